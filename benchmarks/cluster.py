@@ -143,10 +143,10 @@ def nothing() -> list[None]:
 
 def milliseconds_a_task(client: Any) -> float:
     """The milliseconds of a group without work."""
-    from fastmlp.cluster.groups import Cluster, Group
+    from fastmlp.cluster.groups import Cluster, TaskGroup
 
     cluster = Cluster(client, "benchmarks")
-    groups = [Group([i], nothing) for i in range(N_TASKS)]
+    groups = [TaskGroup([i], nothing) for i in range(N_TASKS)]
     run = partial(cluster.run, groups, [], lambda *_: None)
     return 1000 * min(timed(run)[0] for _ in range(2)) / N_TASKS
 

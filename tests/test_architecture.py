@@ -58,11 +58,10 @@ HOUSES: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "fastmlp.estimators": [
-        {"arguments", "warnings"},
-        {"sklearn_bases", "in_batches"},
+        {"common"},
+        {"sklearn_bases"},
         {"mlp", "with_client"},
-        {"ensemble", "search", "net_settings"},
-        {"net_estimators"},
+        {"ensemble", "search", "net_estimators"},
         {"__init__"},
     ],
 }

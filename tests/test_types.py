@@ -21,8 +21,8 @@ import pytest
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, cluster
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators import arguments, sklearn_bases
-from fastmlp.estimators.mlp.solvers import SOLVERS
+from fastmlp.estimators import common, sklearn_bases
+from fastmlp.estimators.mlp.fitting.to_core import SOLVERS
 from fastmlp.network import resolve, spec
 from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
 
@@ -133,7 +133,7 @@ def names_in(kind: Any) -> set[str]:
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),
         (penalties.PenaltyName, penalties.RULES),
-        (arguments.SolverName, SOLVERS),
+        (common.SolverName, SOLVERS),
     ],
     ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],
 )
@@ -143,7 +143,7 @@ def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "parameter"),
-    [(arguments.RegressionLoss, "loss"), (arguments.LearningRate, "learning_rate")],
+    [(common.RegressionLoss, "loss"), (common.LearningRate, "learning_rate")],
 )
 def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: str) -> None:
     assert names_in(kind) == MLPRegressor._parameter_constraints[parameter][0].options

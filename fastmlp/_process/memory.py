@@ -32,8 +32,8 @@ def require(n_bytes: int, who: str, what: str) -> None:
 
 def available() -> int | None:
     """Return how many bytes the process can still allocate, or None if that is unknown."""
-    told = [n for n in (_machine(), _control_group(), _address_space()) if n is not None]
-    return max(0, min(told)) if told else None
+    limits = [n for n in (_machine(), _control_group(), _address_space()) if n is not None]
+    return max(0, min(limits)) if limits else None
 
 
 def _machine() -> int | None:

@@ -46,8 +46,8 @@ def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
     """
     if isinstance(seed, np.random.SeedSequence):
         return deepcopy(seed)
-    found = getattr(generator.bit_generator, "seed_seq", None)
-    return found if hasattr(found, "spawn") else np.random.SeedSequence()
+    sequence = getattr(generator.bit_generator, "seed_seq", None)
+    return sequence if hasattr(sequence, "spawn") else np.random.SeedSequence()
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def random_state_from(state: Any) -> np.random.RandomState:
 
 
 def pickled(random: np.random.Generator | np.random.RandomState) -> Any:
-    """Return what stands for a generator in a pickle: its state, or itself if its kind is unknown.
+    """A generator's state for a pickle, or the generator itself if its kind is unknown.
 
     NumPy 1.26 does not load the generators that NumPy 2 pickles. Nets that share a generator have
     one each after a pickle.
@@ -148,29 +148,29 @@ def unpickled(content: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if isinstance(value, str) else int(value)
 
 
-def _like(template: Any, given: Any, name: str) -> Any:
+def _like(template: Any, value: Any, name: str) -> Any:
     """Return `given` after checking that it has the template's keys, sizes and integer ranges."""
     if isinstance(template, dict):
-        if not isinstance(given, dict) or given.keys() != template.keys():
+        if not isinstance(value, dict) or value.keys() != template.keys():
             raise ValueError(f"a generator's {name} must have {sorted(template)}")
-        return {key: _like(template[key], given[key], key) for key in template}
+        return {key: _like(template[key], value[key], key) for key in template}
     if isinstance(template, np.ndarray):
-        if not isinstance(given, list) or len(given) != template.size:
+        if not isinstance(value, list) or len(value) != template.size:
             raise ValueError(f"a generator's {name} must be {template.size} integers")
         most = int(np.iinfo(template.dtype).max)
-        return np.array([_integer(number, most, name) for number in given], template.dtype)
+        return np.array([_integer(number, most, name) for number in value], template.dtype)
     if isinstance(template, str):
-        return given
-    return _integer(given, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
+        return value
+    return _integer(value, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
 
 
-def _integer(given: Any, most: int, name: str) -> int:
-    if type(given) is not int or not 0 <= given <= most:
+def _integer(value: Any, most: int, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"a generator's {name} must be an integer from 0 to {most}")
-    return given
+    return value

@@ -121,9 +121,9 @@ class Pool:
             self.end()
         if self._failed is not None:
             i, error = self._failed
-            told = self._tasks[i].name or (name and f"{name} {i}")
-            if told:
-                error.add_note(f"in {told}")
+            label = self._tasks[i].name or (name and f"{name} {i}")
+            if label:
+                error.add_note(f"in {label}")
             raise error
         check()
         return self._outcomes

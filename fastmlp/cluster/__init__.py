@@ -1,8 +1,14 @@
 """The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
 
-from fastmlp.cluster.forecast import DelayedCommunicator, Forecast, MirrorCommunicator, forecast
+from fastmlp.cluster.forecast import (
+    DelayedCommunicator,
+    Forecast,
+    MirrorCommunicator,
+    ThreadCommunicator,
+    forecast,
+    threads,
+)
 from fastmlp.cluster.predict import predict
-from fastmlp.cluster.thread_ranks import ThreadCommunicator, threads
 
 __all__ = [
     "DelayedCommunicator",

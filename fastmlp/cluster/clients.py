@@ -11,7 +11,7 @@ from typing import Any, final
 from fastmlp.validation.packages import needs
 
 
-def client_of(given: Any, who: str) -> Any:
+def client_of(client: Any, who: str) -> Any:
     """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
 
     Raises
@@ -25,24 +25,24 @@ def client_of(given: Any, who: str) -> Any:
         is a task of a worker.
     """
     _check_no_task(who)
-    if given == "auto":
+    if client == "auto":
         try:
             from distributed import get_client
         except ImportError as error:
             raise ImportError(needs(f'{who}: client="auto"', "distributed")) from error
         try:
-            given = get_client()
+            client = get_client()
         except ValueError as error:
             raise ValueError(
                 f'{who}: client="auto" found no client: make one, distributed.Client(address)'
             ) from error
     kind = getattr(sys.modules.get("distributed"), "Client", ())
-    if not isinstance(given, kind):
-        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {given!r}')
-    if given.asynchronous or given.status != "running":
-        state = "asynchronous" if given.asynchronous else given.status
+    if not isinstance(client, kind):
+        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {client!r}')
+    if client.asynchronous or client.status != "running":
+        state = "asynchronous" if client.asynchronous else client.status
         raise ValueError(f"{who}: client must be a running one that is not asynchronous: {state}")
-    return given
+    return client
 
 
 def _check_no_task(who: str) -> None:
@@ -72,7 +72,7 @@ BYTES_A_SECOND = 1e7
 
 
 @final
-class Watch:
+class ClientWatch:
     """Looks at a client, at its workers and at the clock while a call waits for them.
 
     Parameters
@@ -121,7 +121,7 @@ class Watch:
         )
 
     def next(self, arriving: "SimpleQueue[Any]") -> Any:
-        """Return what arrives next.
+        """The next object that arrives.
 
         Raises
         ------
@@ -134,9 +134,9 @@ class Watch:
         """
         while True:
             with suppress(Empty):
-                found = arriving.get(timeout=LOOK_SECONDS)
+                arrived = arriving.get(timeout=LOOK_SECONDS)
                 self._idle = 0.0
-                return found
+                return arrived
             self.check()
             self._idle += LOOK_SECONDS
             if self._idle > self.limit:
@@ -159,15 +159,15 @@ class Watch:
                 "and call again"
             )
 
-    def within(self, seconds: float, call: Callable[[], Any], told: str) -> Any:
-        """Return what a call to the cluster returns, which may hang for ever.
+    def within(self, seconds: float, call: Callable[[], Any], complaint: str) -> Any:
+        """The result of a call to the cluster, which may hang for ever.
 
         Raises
         ------
         ConnectionError
             If the scheduler goes away, or the client is closed.
         TimeoutError
-            If it takes longer; `told` is the message's beginning. Its thread is left behind.
+            If it takes longer; `complaint` is the message's beginning. Its thread is left behind.
         """
         answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
@@ -181,30 +181,33 @@ class Watch:
         waited = 0.0
         while True:
             with suppress(Empty):
-                found, error = answers.get(timeout=LOOK_SECONDS)
+                answer, error = answers.get(timeout=LOOK_SECONDS)
                 if error is None:
-                    return found
+                    return answer
                 self.check()
                 raise error
             self.check()
             waited += LOOK_SECONDS
             if waited > seconds:
                 raise TimeoutError(
-                    f"{self._who}: {told} for {seconds:g} s{self._silent()}: restart what hangs, "
-                    "such as by client.restart_workers([address]), and call again"
+                    f"{self._who}: {complaint} for {seconds:g} s{self._silent()}: restart what "
+                    "hangs, such as by client.restart_workers([address]), and call again"
                 )
 
     def _silent(self) -> str:
         """Return the workers that the scheduler has not heard of lately, as text."""
-        told: SimpleQueue[Any] = SimpleQueue()
-        ask = lambda: told.put(self._client.scheduler_info())  # noqa: E731
+        answers: SimpleQueue[Any] = SimpleQueue()
+        ask = lambda: answers.put(self._client.scheduler_info())  # noqa: E731
         threading.Thread(target=ask, daemon=True).start()
         with suppress(Empty):
-            its = {
-                name: about["last_seen"] for name, about in told.get(timeout=1.0)["workers"].items()
+            seen_at = {
+                name: about["last_seen"]
+                for name, about in answers.get(timeout=1.0)["workers"].items()
             }
             silent = [
-                name for name, seen in its.items() if seen < max(its.values()) - SILENT_SECONDS
+                name
+                for name, seen in seen_at.items()
+                if seen < max(seen_at.values()) - SILENT_SECONDS
             ]
             return f" (nothing has been heard of {', '.join(silent)})" if silent else ""
         return ""

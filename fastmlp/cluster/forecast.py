@@ -1,7 +1,8 @@
-"""The forecast of a fit on several machines: one rank's work measured, its messages simulated."""
+"""Ranks in one process: threads, simulated networks, and a forecast of a fit on machines."""
 
 import copy
 import math
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, final
@@ -16,6 +17,125 @@ from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
+
+
+class _Meeting:
+    """The state that ranks share: a barrier, and the array that each of them sends."""
+
+    def __init__(self, n: int, timeout: float) -> None:
+        self.barrier, self.timeout = threading.Barrier(n), timeout
+        self.sent: list[Array] = [np.empty(0)] * n
+
+    def wait(self) -> None:
+        """Wait for all ranks.
+
+        Raises
+        ------
+        RuntimeError
+            If one has aborted, or has not come within the timeout.
+        """
+        try:
+            self.barrier.wait(self.timeout)
+        except threading.BrokenBarrierError:
+            raise RuntimeError(
+                f"another rank has failed, or has not come within {self.timeout:g} seconds: all "
+                "ranks must make the same calls, each in a thread of its own"
+            ) from None
+
+
+@final
+class ThreadCommunicator:
+    """One rank of several threads of a process, of those that `threads` makes.
+
+    It has the collectives that `MLP.fit` takes from MPI's communicators, by their names.
+
+    Examples
+    --------
+    >>> from fastmlp.cluster import threads
+    >>> [communicator.Get_rank() for communicator in threads(3)]
+    [0, 1, 2]
+    """
+
+    def __init__(self, rank: int, meeting: _Meeting) -> None:
+        self._rank, self._meeting = rank, meeting
+
+    def Get_rank(self) -> int:
+        """Return the number of this rank, from 0."""
+        return self._rank
+
+    def Get_size(self) -> int:
+        """Return the number of ranks."""
+        return len(self._meeting.sent)
+
+    def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
+        parts = self._exchanged(sendbuf, recvbuf)
+        for part, sent in zip(parts, self._meeting.sent, strict=True):
+            part[...] = sent.reshape(parts.shape)[self._rank]
+        self._meeting.wait()
+
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
+        parts = self._exchanged(sendbuf, recvbuf)
+        for part, sent in zip(parts, self._meeting.sent, strict=True):
+            part[...] = sent.reshape(-1)
+        self._meeting.wait()
+
+    def _exchanged(self, sendbuf: Array, recvbuf: Array) -> Array:
+        """Show `sendbuf` to the others, and wait for theirs; return the parts of `recvbuf`."""
+        parts = recvbuf.reshape(self.Get_size(), -1)
+        self._meeting.sent[self._rank] = sendbuf
+        self._meeting.wait()
+        return parts
+
+    def Abort(self, errorcode: int = 0) -> None:
+        """End the waiting of all other ranks, now and later, by an error."""
+        self._meeting.barrier.abort()
+
+    def __repr__(self) -> str:
+        return f"ThreadCommunicator(rank {self._rank} of {self.Get_size()})"
+
+
+@explained
+def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
+    """Return the communicators of so many ranks, each for a thread of this process.
+
+    Parameters
+    ----------
+    n : int of 1 or more
+    timeout : float
+        Seconds that a rank waits for the others in one call, before it raises.
+
+    Returns
+    -------
+    list of ThreadCommunicator, one per rank
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong type or value.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> import numpy as np
+    >>> from fastmlp.cluster import threads
+    >>> def of_all(comm):
+    ...     ranks = np.empty(comm.Get_size(), np.int64)
+    ...     comm.Allgather(np.array([comm.Get_rank()]), ranks)
+    ...     return ranks.tolist()
+    >>> with ThreadPoolExecutor(2) as pool:
+    ...     list(pool.map(of_all, threads(2)))
+    [[0, 1], [0, 1]]
+    """
+    who = "threads"
+    n = scalars.positive_integer(who, "n", n)
+    valid = scalars.is_positive(timeout)
+    seconds = scalars.real(who, "timeout", timeout, "a positive number of seconds", valid)
+    meeting = _Meeting(n, seconds)
+    return [ThreadCommunicator(rank, meeting) for rank in range(n)]
+
+
 # Bytes that a rank has gathered from which on a ring is taken, as in MPICH: below it doubling has
 # fewer rounds, above it neighbours alone exchange.
 RING_BYTES = 512 * 1024
@@ -98,7 +218,7 @@ class DelayedCommunicator:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be.
+        If an argument is of a wrong type or value.
 
     Examples
     --------
@@ -134,17 +254,17 @@ class DelayedCommunicator:
         return self._communicator.Get_size()
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i; part i of `recvbuf` is what rank i sent here."""
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
         self._communicator.Alltoall(sendbuf, recvbuf)
         self._delay(self._network.alltoall(self.Get_size(), sendbuf.nbytes), sendbuf.nbytes)
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
+        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
         self._communicator.Allgather(sendbuf, recvbuf)
         self._delay(self._network.allgather(self.Get_size(), recvbuf.nbytes), recvbuf.nbytes)
 
     def Abort(self, errorcode: int = 0) -> None:
-        """Abort what exchanges the messages, if it can."""
+        """Abort the communicator below, if it can."""
         abort = getattr(self._communicator, "Abort", None)
         if abort is not None:
             abort(errorcode)
@@ -165,7 +285,7 @@ class DelayedCommunicator:
 
 @final
 class MirrorCommunicator:
-    """Rank 0 of n, all of which do what this one does: so one rank's work can be timed alone.
+    """Rank 0 of n equal ranks, so that one rank's work can be timed alone.
 
     A rank computes, packs, sums and copies as it would among n. What the others would send is what
     it has sent itself: after an `Alltoall`, an `Allgather` of as many numbers gives the sums of n
@@ -178,7 +298,7 @@ class MirrorCommunicator:
     Raises
     ------
     TypeError, ValueError
-        If `n_ranks` is not what it must be.
+        If `n_ranks` is of a wrong type or value.
 
     Examples
     --------
@@ -209,7 +329,7 @@ class MirrorCommunicator:
         recvbuf.reshape(self._n_ranks, -1)[...] = np.reshape(sendbuf, (self._n_ranks, -1))[0]
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Let each rank's part of `recvbuf` be what it would send."""
+        """Fill `recvbuf` with the parts that the ranks would send."""
         sent, self._sent = self._sent, None
         parts = recvbuf.reshape(self._n_ranks, -1)
         if sent is None or (sent.size, sent.dtype) != (recvbuf.size, recvbuf.dtype):
@@ -321,7 +441,7 @@ def forecast(
     ranks: Sequence[int] = RANKS,
     average_every: int | None = None,
 ) -> Forecast:
-    """Return what a step of `fit` would take on several machines like this one.
+    """Return the time that a step of `fit` would take on several machines like this one.
 
     Fits on one machine are timed, and those of one rank of several, as `MirrorCommunicator` makes
     it, with its share of each batch. To the latter is added what the messages take by
@@ -354,7 +474,7 @@ def forecast(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, such as fewer rows than a batch; and what `fit`
+        If an argument is of a wrong type or value, such as fewer rows than a batch; and what `fit`
         raises.
 
     See Also
@@ -373,7 +493,7 @@ def forecast(
     """
     who = "cluster.forecast"
     batch = scalars.positive_integer(who, "batch_size", batch_size)
-    numbers = [scalars.positive_integer(who, "ranks", each) for each in ranks]
+    numbers = [scalars.positive_integer(who, "ranks", rank) for rank in ranks]
     if average_every is not None:
         average_every = scalars.positive_integer(who, "average_every", average_every)
     network = {
@@ -390,14 +510,14 @@ def forecast(
         speed_up = alone / (step.seconds + step.messages)
         return OfRanks(n, rows, step.seconds, step.messages, step.n_bytes, speed_up)
 
-    found = [n for n in numbers if n <= batch]
-    each_step = [of_ranks(n, None) for n in found]
-    averaged = [of_ranks(n, average_every) for n in found] if average_every else []
+    fitting = [n for n in numbers if n <= batch]
+    each_step = [of_ranks(n, None) for n in fitting]
+    averaged = [of_ranks(n, average_every) for n in fitting] if average_every else []
     return Forecast(alone, each_step, averaged, average_every)
 
 
 class _Step(NamedTuple):
-    """What a step has taken: its computing, its messages, and the bytes that were sent."""
+    """The time of a step, that of its messages, and the bytes sent."""
 
     seconds: float
     messages: float = 0.0
@@ -410,8 +530,8 @@ class _Data:
     def __init__(self, net: MLP, X: Any, y: Any, batch: int, who: str) -> None:
         self.n_steps = len(X) // batch
         if not self.n_steps:
-            told = f"got {len(X)} for a batch_size of {batch}"
-            raise ValueError(f"{who}: X must have the rows of a batch or more, {told}")
+            sizes = f"got {len(X)} for a batch_size of {batch}"
+            raise ValueError(f"{who}: X must have the rows of a batch or more, {sizes}")
         n = self.n_steps * batch
         self._net, self.X, self._y, self._who = copy.copy(net), X[:n], y[:n], who
 
@@ -422,7 +542,7 @@ class _Data:
         comm: DelayedCommunicator | None = None,
         every: int | None = None,
     ) -> _Step:
-        """Return what a step takes in the fastest of some fits on the first rows."""
+        """The time of a step in the fastest of several fits on the first rows."""
         net = copy.copy(self._net)
 
         def fit(epochs: int) -> _Step:
@@ -443,23 +563,25 @@ class _Data:
             return _Step(seconds, now[0] - sent[0], now[1] - sent[1])
 
         fit(1)
-        one = fit(1)
-        n = max(2, round(SECONDS / one.seconds))
+        single = fit(1)
+        n = max(2, round(SECONDS / single.seconds))
         several = min(fit(n) for _ in range(TURNS))
         # What ranks tell each other before the first step is not a step's.
         later = (n - 1) * self.n_steps
-        messages, n_bytes = ((b - a) / later for a, b in zip(one[1:], several[1:], strict=True))
+        messages, n_bytes = ((b - a) / later for a, b in zip(single[1:], several[1:], strict=True))
         return _Step(several.seconds / (n * self.n_steps), messages, n_bytes)
 
 
-def _lines(found: Forecast) -> list[str]:
+def _lines(prediction: Forecast) -> list[str]:
     head = f"{'ranks':>5}  {'rows each':>9}  {'computing':>10}  {'messages':>10}  {'sent':>8}"
     head += f"  {'speed-up':>8}"
-    lines = [f"{head}  {'averaged':>8}" if found.averaged else head]
-    for i, each in enumerate(found.each_step):
-        line = f"{each.n_ranks:>5}  {each.rows:>9,}  {_time(each.computing):>10}"
-        line += f"  {_time(each.messages):>10}  {_bytes(each.n_bytes):>8}  {each.speed_up:>7.2f}x"
-        lines.append(line + (f"  {found.averaged[i].speed_up:>7.2f}x" if found.averaged else ""))
+    lines = [f"{head}  {'averaged':>8}" if prediction.averaged else head]
+    for i, step in enumerate(prediction.each_step):
+        line = f"{step.n_ranks:>5}  {step.rows:>9,}  {_time(step.computing):>10}"
+        line += f"  {_time(step.messages):>10}  {_bytes(step.n_bytes):>8}  {step.speed_up:>7.2f}x"
+        lines.append(
+            line + (f"  {prediction.averaged[i].speed_up:>7.2f}x" if prediction.averaged else "")
+        )
     return lines
 
 

@@ -1,11 +1,17 @@
-"""Groups of tasks on the workers of a Dask client: what they share is sent once."""
+"""Groups of tasks on the workers of a Dask client: arrays that they share are sent once."""
 
+import io
+import pickle
+import platform
+import socket
+import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,8 +20,107 @@ from fastmlp import __version__
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
-from fastmlp.cluster import clients, worker
-from fastmlp.cluster.clients import BYTES_A_SECOND, Watch
+from fastmlp.cluster import clients
+from fastmlp.cluster.clients import BYTES_A_SECOND, ClientWatch
+
+
+def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
+    """An object as bytes, and the places in `shared` of the arrays that it holds.
+
+    Shared arrays are known by their identity, and are not part of the bytes. Functions of the
+    user's program go along as code.
+    """
+    from cloudpickle import Pickler
+
+    places = {id(value): i for i, value in enumerate(shared)}
+    held: dict[int, None] = {}
+
+    class SharingPickler(Pickler):  # type: ignore[misc, unused-ignore]
+        def persistent_id(self, value: Any) -> int | None:
+            place = places.get(id(value))
+            if place is not None:
+                held[place] = None
+            return place
+
+    file = io.BytesIO()
+    SharingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
+    return file.getvalue(), list(held)
+
+
+def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
+    """Return the object; `shared` are the arrays at their places."""
+
+    class SharingUnpickler(pickle.Unpickler):
+        def persistent_load(self, place: Any) -> Any:
+            return shared[place]
+
+    return SharingUnpickler(io.BytesIO(packed)).load()
+
+
+# Seconds that a group which is to end waits for a callback that does not return.
+PATIENCE = 5.0
+HOST, THREADS = "host", "threads"
+
+
+def facts() -> dict[str, Any]:
+    """Versions and hardware that may change the bits of a fit, and the threads for tasks."""
+    from fastmlp.compiler.target import vector_bytes  # Numba, which fit_many imports when it trains
+
+    libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
+    return {
+        "fastmlp": __version__,
+        "Python": platform.python_version(),
+        **libraries,
+        "processor": f"{platform.machine()}, vectors of {8 * vector_bytes()} bits",
+        HOST: socket.gethostname(),
+        THREADS: thread_limit(),
+    }
+
+
+def run_group(
+    packed: bytes,
+    places: Sequence[int],
+    shares: Mapping[str, int],
+    timeout: float | None,
+    *arrays: Any,
+) -> Any:
+    """The result of the packed function, which runs in a pool of its own.
+
+    Parameters
+    ----------
+    packed : bytes, of `pack`
+    places : of the arrays in what was packed
+    shares : how many threads a task has, by the names of hosts
+    timeout : seconds after which `TimeoutError` is raised, or None
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer. A thread of a callback that never returns is left behind.
+    CancelledError
+        If the client does not want the result any more.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    own = thread_limit() // worker.state.nthreads
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def look() -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise CancelledError(str(key))
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"a group of tasks took more than {timeout:g} s")
+
+    n_threads = shares.get(socket.gethostname(), max(1, own))
+    pool = Pool(n_threads, PATIENCE, look)
+    work = unpack(packed, dict(zip(places, arrays, strict=True)))
+    (outcome,) = pool.run([Task(1.0, work)], "")
+    assert outcome is not None
+    return outcome.result
+
 
 # A group is to take a fifth of a second or more (operations at full speed: 5e10 a second, one core
 # of 2.1 GHz with AVX-512): a task without work takes 2.5 ms.
@@ -25,13 +130,13 @@ GROUPS_EACH = 8
 # How often what was lost with its workers is sent again.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
-OF_HOST = (worker.HOST, worker.THREADS)
+OF_HOST = (HOST, THREADS)
 
 # The arrays of a client's last call, by their content: another call with them sends nothing.
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
-class Group(NamedTuple):
+class TaskGroup(NamedTuple):
     """Tasks that a worker does in one call.
 
     Attributes
@@ -80,58 +185,59 @@ class Cluster:
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
         self._client, self._who, self._timeout = client, who, timeout
-        self._watch = Watch(client, who, timeout)
+        self._watch = ClientWatch(client, who, timeout)
         self.interrupted = False
-        told = self.each(worker.facts)
-        if not told:
+        facts_of = self.each(facts)
+        if not facts_of:
             raise RuntimeError(
                 f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
             )
-        others = sorted({its["fastmlp"] for its in told.values()} - {__version__})
+        others = sorted({host["fastmlp"] for host in facts_of.values()} - {__version__})
         if others:
             raise RuntimeError(
                 f"{who}: the workers have fastmlp {', '.join(others)}, and here it is "
                 f"{__version__}: install the same"
             )
-        self._warn_of_others([worker.facts(), *told.values()])
+        self._warn_of_others([facts(), *facts_of.values()])
         n_threads = self._asked(client.nthreads, "the scheduler has not answered")
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
-        for address, its in told.items():
-            at_once[its[worker.HOST]] += n_threads.get(address, 1)
+        for address, host in facts_of.items():
+            at_once[host[HOST]] += n_threads.get(address, 1)
         # What a machine has, divided among the tasks that run there at once.
         self._shares = {
-            its[worker.HOST]: max(1, its[worker.THREADS] // at_once[its[worker.HOST]])
-            for its in told.values()
+            host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
 
-    def _asked(self, call: Callable[[], Any], told: str, seconds: float | None = None) -> Any:
-        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, told)
+    def _asked(self, call: Callable[[], Any], complaint: str, seconds: float | None = None) -> Any:
+        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, complaint)
 
     def each(
         self, function: Callable[..., Any], *words: Any, seconds: float | None = None
     ) -> dict[str, Any]:
-        """Return what a function returns on each worker, but on those that die meanwhile.
+        """The results of a function by worker, without workers that die meanwhile.
 
         Raises
         ------
         TimeoutError
-            If it takes longer than so many seconds; None: than `waiting.ANSWER_SECONDS`.
+            If it takes longer than so many seconds; None: than `clients.ANSWER_SECONDS`.
         Exception
             What the function raises.
         """
         ask = partial(self._client.run, function, *words, on_error="return")
-        told = self._asked(ask, "the workers have not all answered", seconds)
-        for its in told.values():
-            if isinstance(its, Exception) and not isinstance(its, OSError):
-                raise its
-        return {name: its for name, its in told.items() if not isinstance(its, Exception)}
+        answers = self._asked(ask, "the workers have not all answered", seconds)
+        for answer in answers.values():
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise answer
+        return {
+            name: answer for name, answer in answers.items() if not isinstance(answer, Exception)
+        }
 
-    def _warn_of_others(self, told: Sequence[dict[str, Any]]) -> None:
+    def _warn_of_others(self, all_facts: Sequence[dict[str, Any]]) -> None:
         """Warn if processors or versions differ, here or among the workers."""
         different = []
-        for name in told[0]:
-            known = sorted({str(its[name]) for its in told})
+        for name in all_facts[0]:
+            known = sorted({str(known_facts[name]) for known_facts in all_facts})
             if len(known) > 1 and name not in OF_HOST:
                 different.append(f"{name} {' and '.join(known)}")
         if different:
@@ -143,7 +249,7 @@ class Cluster:
 
     def run(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[TaskGroup],
         arrays: Iterable[Any],
         done: Callable[[int, Any], Any],
         name: str = "task",
@@ -190,9 +296,31 @@ class Cluster:
             f"{self._who}: the workers of {name} {_told(numbers)} were lost {ROUNDS} times"
         )
 
+    def run_items(
+        self,
+        work: Callable[[Any], Sequence[Any]],
+        items: Sequence[Any],
+        costs: Sequence[float],
+        arrays: Iterable[Any],
+        done: Callable[[int, Any], Any],
+        name: str,
+    ) -> None:
+        """Run a function on items, in groups of about the same cost; the rest is as of `run`.
+
+        Parameters
+        ----------
+        work : function of a list of items, which is pickled; returns one result for each
+        items, costs : sequences of one length
+        """
+        groups = [
+            TaskGroup(numbers, partial(work, [items[i] for i in numbers]))
+            for numbers in dealt(costs, self.n_at_once)
+        ]
+        self.run(groups, arrays, done, name)
+
     def _round(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[TaskGroup],
         left: Sequence[int],
         arrays: list[Any],
         done: Callable[[int, Any], Any],
@@ -245,26 +373,28 @@ class Cluster:
             ) from error
 
     def _submitted(
-        self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
+        self, groups: Sequence[TaskGroup], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
 
-        packed = {i: worker.pack(groups[i].work, arrays) for i in left}
+        packed = {i: pack(groups[i].work, arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
-        given = dict(enumerate(arrays))
-        given |= zip(several, self._scattered([arrays[place] for place in several]), strict=True)
+        arguments = dict(enumerate(arrays))
+        arguments |= zip(
+            several, self._scattered([arrays[place] for place in several]), strict=True
+        )
         submitted: dict[Any, int] = {}
         # Groups of large nets are large, and a warning of Dask's would be about its own arguments.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             for rank, i in enumerate(left):
                 content, places = packed[i]
-                how = (content, places, self._shares, self._timeout)
+                leading = (content, places, self._shares, self._timeout)
                 future = self._client.submit(
-                    worker.run_group,
-                    *how,
-                    *(given[place] for place in places),
+                    run_group,
+                    *leading,
+                    *(arguments[place] for place in places),
                     key=f"fastmlp-{self._who}-{uuid4().hex}",
                     priority=-rank,
                     pure=False,
@@ -277,13 +407,15 @@ class Cluster:
         from dask.base import tokenize
 
         before = _sent.get(self._client, {})
-        tokens = [tokenize(each) for each in arrays]
+        tokens = [tokenize(array) for array in arrays]
         now = {
             token: before[token]
             for token in tokens
             if token in before and before[token].status not in LOST
         }
-        new = {token: each for token, each in zip(tokens, arrays, strict=True) if token not in now}
+        new = {
+            token: array for token, array in zip(tokens, arrays, strict=True) if token not in now
+        }
         if new:
             now |= zip(new, self._scatter(list(new.values())), strict=True)
         _sent[self._client] = now
@@ -292,7 +424,7 @@ class Cluster:
     def _scatter(self, arrays: list[Any]) -> list[Any]:
         """Send arrays to all workers; again if one dies meanwhile."""
         send = partial(self._client.scatter, arrays, broadcast=True, hash=False)
-        n_bytes = sum(getattr(each, "nbytes", 0) for each in arrays)
+        n_bytes = sum(getattr(array, "nbytes", 0) for array in arrays)
         seconds = clients.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
         for _ in range(ROUNDS - 1):
             try:
@@ -310,21 +442,9 @@ def _told(numbers: Sequence[int]) -> str:
     return f"{', '.join(map(str, sorted(numbers)[:8]))}{more}"
 
 
-class TasksOfGroup:
-    """The work of a group: a function without arguments that is pickled.
-
-    Parameters
-    ----------
-    tasks : sequence of Task
-        The tasks of a group run side by side, on the threads that the group has.
-    """
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self.tasks = tasks
-
-    def __call__(self) -> list[Outcome | None]:
-        """Run the tasks; return their outcomes."""
-        return Pool(share() or thread_limit()).run(self.tasks)
+def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
+    """The outcomes of tasks, which run at once on the threads that their group has."""
+    return Pool(share() or thread_limit()).run(tasks)
 
 
 def run_tasks(
@@ -342,10 +462,6 @@ def run_tasks(
         On Ctrl-C, when `done` has been called with what was done before.
     """
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
-    groups = [
-        Group(numbers, TasksOfGroup([named[i] for i in numbers]))
-        for numbers in dealt([task.cost for task in tasks], cluster.n_at_once)
-    ]
-    cluster.run(groups, arrays, done, name)
+    cluster.run_items(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
     if cluster.interrupted:
         raise KeyboardInterrupt

@@ -58,7 +58,7 @@ def predict(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, such as an array with columns in several chunks, or
+        If an argument is of a wrong type or value, as columns in several chunks are, or
         a DataFrame that lacks a column. What is wrong with the numbers of a partition is raised
         when it is computed.
     ImportError
@@ -94,9 +94,9 @@ def predict(
     return _of_array(model, collection, probabilities)
 
 
-def _is(given: Any, module: str, name: str) -> bool:
+def _is(value: Any, module: str, name: str) -> bool:
     """Return True if it is of a class of Dask's, which is not imported for that."""
-    return isinstance(given, getattr(sys.modules.get(module), name, ()))
+    return isinstance(value, getattr(sys.modules.get(module), name, ()))
 
 
 def _sent_once(model: Any) -> Any:
@@ -159,5 +159,5 @@ def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
 
 def _array_predictions(rows: Array, model: Any, method: str, none: Array) -> Array:
     """Return the predictions of a chunk; `none` are those of no rows."""
-    found: Array = getattr(model, method)(rows) if len(rows) else none
-    return found
+    predictions: Array = getattr(model, method)(rows) if len(rows) else none
+    return predictions

@@ -1,8 +1,9 @@
-"""scikit-learn's interface to the nets of `MLP`: what `MLP.as_estimator` returns."""
+"""scikit-learn's interface to the nets of `MLP`, which `MLP.as_estimator` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Self
 
@@ -13,10 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from fastmlp._process import task_pool
-from fastmlp.estimators import net_settings
-from fastmlp.estimators.arguments import Table
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp.losses import pinball_score
+from fastmlp.estimators.common import InBatches, Table
+from fastmlp.estimators.mlp.fitting.to_core import pinball_score, squeezed
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
     ClassifierMixin,
@@ -26,11 +25,101 @@ from fastmlp.estimators.sklearn_bases import (
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
-from fastmlp.rules.loss_settings import Quantile, spelled
+from fastmlp.rules import activations, losses, penalties
+from fastmlp.rules.loss_settings import Quantile, Smoothed, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
+from fastmlp.validation import keywords
 from fastmlp.validation.calls import explained
+
+# Arguments of `MLP.fit` that an estimator's settings have not: data, what belongs to one fit, and
+# validation rows, which searches and pipelines would not transform.
+OF_ONE_FIT = {
+    "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
+    "checkpoint_every", "resume",
+}  # fmt: skip
+
+
+def parameters_of(function: Callable[..., Any], but: set[str]) -> list[inspect.Parameter]:
+    """Return the parameters of a method, without those in `but`."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter for parameter in parameters if parameter.name not in but]
+
+
+NET = parameters_of(MLP.__init__, {"self", "seed"})
+FIT = parameters_of(MLP.fit, OF_ONE_FIT)
+OF_NETS = [parameter.name for parameter in NET]
+OF_FITS = [parameter.name for parameter in FIT]
+_SELF, _SEED = "self", "random_state"
+SIGNATURE = inspect.Signature(
+    [
+        inspect.Parameter(_SELF, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *NET,
+        *FIT,
+        inspect.Parameter(_SEED, inspect.Parameter.KEYWORD_ONLY, default=None),
+    ]
+)
+KNOWN = [*OF_NETS, *OF_FITS, _SEED]
+
+
+def check_names(settings: dict[str, Any], who: str) -> None:
+    """Check that there are such settings.
+
+    Raises
+    ------
+    TypeError
+        If there is none of a name.
+    """
+    for name in settings.keys() - set(KNOWN):
+        meant = keywords.suggestion_for(name, KNOWN, "MLP")
+        raise TypeError(
+            f"{who}: got an unexpected keyword argument {name!r}{meant} known: {', '.join(KNOWN)}"
+        )
+
+
+def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
+    """Return the arguments with which `MLP` makes a net like this one, but its seed."""
+    *hidden, output = [_name(rule, activations.RULES) for rule in network.activations]
+    loss = spelled(network.loss)
+    smoothed = isinstance(loss, Smoothed)
+    strengths: dict[Any, float] = {}
+    for rule, strength in network.penalties:
+        name = _name(rule, penalties.RULES)
+        strengths[name] = strengths.get(name, 0.0) + strength
+    of_spec = {
+        "activation": _one_for_all(hidden) if hidden else "relu",
+        "output_activation": None if network.loss.link or output == "identity" else output,
+        "loss": loss.name if smoothed else network.loss if loss is None else loss,
+        "label_smoothing": loss.label_smoothing if smoothed else 0.0,
+        "l2": strengths.pop("l2", 0.0),
+        "l1": strengths.pop("l1", 0.0),
+        "penalties": strengths or None,
+        "initializer": initializer,
+        "layer_rates": _one_for_all(net.layer_rates) if network.layer_rates else None,
+        "dtype": network.dtype.name,
+        **dict.fromkeys(("dropout", "input_dropout", "input_noise"), 0.0),
+        **({} if network.dropout is None else network.dropout.in_use()),
+    }
+    return {name: of_spec[name] if name in of_spec else getattr(net, name) for name in OF_NETS}
+
+
+def link_of(loss: Any) -> str | None:
+    """Return the link that a loss owns, given as `MLP` takes it."""
+    known: Any = losses.LOSSES.get(loss) if isinstance(loss, str) else loss
+    return getattr(getattr(known, "loss", known), "link", None)
+
+
+def _one_for_all(values: Sequence[Any]) -> Any:
+    """Return the value of all layers, if it is the same: it fits nets of any depth."""
+    first, *others = values
+    same = all(value == first for value in others) and not isinstance(first, float)
+    return first if same else list(values)
+
+
+def _name(rule: Any, table: dict[str, Any]) -> Any:
+    return next((name for name, known in table.items() if known is rule), rule)
+
 
 Array = NDArray[Any]
 Callbacks = Listener | Iterable[Listener]
@@ -55,14 +144,14 @@ class NetEstimator(InBatches, BaseEstimator):
     history_: History
 
     def __init__(self, **settings: Any) -> None:
-        net_settings.check_names(settings, type(self).__name__)
-        given = net_settings.SIGNATURE.bind(self, **settings)
-        given.apply_defaults()
-        for name in net_settings.KNOWN:
-            setattr(self, name, given.arguments[name])
+        check_names(settings, type(self).__name__)
+        bound = SIGNATURE.bind(self, **settings)
+        bound.apply_defaults()
+        for name in KNOWN:
+            setattr(self, name, bound.arguments[name])
 
     # Where scikit-learn reads the names of parameters.
-    __init__.__signature__ = net_settings.SIGNATURE  # type: ignore[attr-defined]
+    __init__.__signature__ = SIGNATURE  # type: ignore[attr-defined]
 
     def _loss(self) -> Loss:
         return loss(self.loss)
@@ -73,8 +162,8 @@ class NetEstimator(InBatches, BaseEstimator):
 
     def _train(self, X: Array, y: Array, sample_weight: Any, weights: Any, **options: Any) -> Self:
         """Make a net, and fit it on checked data; `weights` are those of the classes."""
-        of_net = {name: getattr(self, name) for name in net_settings.OF_NETS}
-        of_fit = {name: getattr(self, name) for name in net_settings.OF_FITS}
+        of_net = {name: getattr(self, name) for name in OF_NETS}
+        of_fit = {name: getattr(self, name) for name in OF_FITS}
         of_fit["class_weight"] = weights
         net = MLP(**of_net, seed=self._seed())
         self.history_ = net.fit(X, y, sample_weight=sample_weight, **of_fit, **options)
@@ -137,7 +226,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the classes are not those of the
+            If data or parameters are of a wrong type or value, or the classes are not those of the
             outputs.
         """
         rows, labels = self._checked(X, y, y_numeric=False)
@@ -169,16 +258,16 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     def _weights_of_codes(self) -> Any:
         """Return `class_weight` by the indices of the classes."""
-        given = self.class_weight
-        if not isinstance(given, Mapping):
-            return given
+        weights = self.class_weight
+        if not isinstance(weights, Mapping):
+            return weights
         index = {label: i for i, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in given if label not in index]
+        unknown = [label for label in weights if label not in index]
         if unknown:
             raise ValueError(
                 f"{type(self).__name__}: class_weight has classes that y has not: {unknown}"
             )
-        return {index[label]: weight for label, weight in given.items()}
+        return {index[label]: weight for label, weight in weights.items()}
 
     def predict(self, X: Table) -> Array:
         """Return the labels of the largest outputs, or of those above one half.
@@ -250,7 +339,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be.
+            If data or parameters are of a wrong type or value.
         """
         rows, targets = self._checked(X, y, y_numeric=True)
         options: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
@@ -272,11 +361,11 @@ class NetRegressor(RegressorMixin, NetEstimator):
         """
         outputs = self._predictions(X)
         if self._loss().link == "mean_std":
-            mean, deviation = _squeezed(outputs[:, ::2]), _squeezed(outputs[:, 1::2])
+            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
             raise ValueError("NetRegressor.predict: return_std=True needs loss='gaussian_nll'")
-        return _squeezed(outputs)
+        return squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; of `Quantile` the negative mean pinball loss.
@@ -294,10 +383,6 @@ class NetRegressor(RegressorMixin, NetEstimator):
         return pinball_score(self._predictions(X), targets, sample_weight, settings.levels)
 
 
-def _squeezed(outputs: Array) -> Array:
-    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-
-
 def estimator_of(
     net: MLP, network: Network, initializer: Any, kind: Any, settings: dict[str, Any]
 ) -> NetEstimator:
@@ -309,7 +394,7 @@ def estimator_of(
         If there is no such kind or setting, or a layer of the net is frozen.
     """
     who = "MLP.as_estimator"
-    net_settings.check_names(settings, who)
+    check_names(settings, who)
     if not all(net.trainable):
         raise ValueError(
             f"{who}: each fit draws new weights, also for frozen layers, which would keep them: "
@@ -317,9 +402,9 @@ def estimator_of(
         )
     if kind is None:
         chosen = settings.get("loss", network.loss)
-        classes = net_settings.link_of(chosen) in ("softmax", "sigmoid")
+        classes = link_of(chosen) in ("softmax", "sigmoid")
         kind = "classifier" if classes else "regressor"
     kinds: dict[Any, type[NetEstimator]] = {"classifier": NetClassifier, "regressor": NetRegressor}
     if kind not in kinds:
         raise ValueError(f"{who}: kind must be 'classifier', 'regressor' or None, got {kind!r}")
-    return kinds[kind](**net_settings.settings_of(net, network, initializer) | settings)
+    return kinds[kind](**settings_of(net, network, initializer) | settings)

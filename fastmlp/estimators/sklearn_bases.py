@@ -1,4 +1,4 @@
-"""What the estimators take over from scikit-learn; the types, which it does not have, are ours."""
+"""The parts of scikit-learn that estimators build on; their types are in the stub beside it."""
 
 from sklearn.base import (
     BaseEstimator,

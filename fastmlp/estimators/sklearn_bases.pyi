@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     Configurable,

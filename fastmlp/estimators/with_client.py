@@ -1,4 +1,4 @@
-"""An estimator that may hold a client of Dask's: what copies and pickles of it have."""
+"""An estimator with a client of Dask's: copies share the client, pickles have none."""
 
 import copy
 from collections.abc import Mapping

@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.data.sources import Source
-from fastmlp.many.endings import concluded, interrupted
+from fastmlp.many.jobs import (
+    WHO,
+    NetJob,
+    check_generators,
+    is_over_source,
+    jobs_of,
+    jobs_over,
+    nets_of,
+    who,
+)
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
-from fastmlp.many.sources import is_over_source, jobs_over
-from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
-from fastmlp.many.training import locked, trained
+from fastmlp.many.training import concluded, interrupted, locked, trained
 from fastmlp.model import MLP
-from fastmlp.training.bar import bar_over
+from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import FitOptions, Listener
@@ -172,19 +180,19 @@ def fit_many(
     if on is not None and n_threads is not None:
         raise ValueError(f"{WHO}: with client= workers use their own threads: leave n_threads out")
     held_out = (validation_rows, validation_split)
-    each = nets_of(nets)
+    checked = nets_of(nets)
     feed, files = None, None
     parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
     try:
         if is_over_source(X, y, validation_data, parts):
             files = None if on is None else files_of(X, validation_data)
             sizes = (epochs, batch_size)
-            jobs, feed = jobs_over(each, (X, y), validation_data, options, sizes)
+            jobs, feed = jobs_over(checked, (X, y), validation_data, options, sizes)
         else:
-            jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
+            jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
         # The first call of a process imports Numba there: 0.3 s.
-        return interrupted([None] * len(each))
+        return interrupted([None] * len(checked))
     if not jobs:
         return []
     if shuffle:
@@ -202,5 +210,67 @@ def fit_many(
         return concluded(trained_on(cluster, jobs, options, bar, files))
 
 
-def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:
+def _bar(jobs: Sequence[NetJob], progress: bool) -> AbstractContextManager[Any]:
     return bar_over(sum(job.epochs for job in jobs), len(jobs), WHO, shown=progress)
+
+
+class Call(NamedTuple):
+    """Arguments of `fit_many` for some nets; see there."""
+
+    nets: list[MLP]
+    X: Any
+    y: Any
+    batch_size: int
+    rows: Any
+    validation_rows: Any
+    sample_weight: Any
+
+    def jobs(self, epochs: int) -> list[NetJob]:
+        """Return the checked arguments, by net."""
+        parts = self.rows, (self.validation_rows, None), self.sample_weight
+        return jobs_of(self.nets, self.X, self.y, epochs, self.batch_size, *parts)
+
+
+def fit_together(
+    cluster: Cluster | None,
+    calls: Sequence[Call],
+    *,
+    epochs: int,
+    callbacks: Listener,
+    time_limit: float | None,
+    n_threads: int | None = None,
+    bar: Bar | None = None,
+) -> list[list[History]]:
+    """Return the histories of each call; the nets have the parameters of their best epochs.
+
+    Calls one after the other would each wait for its last net. The time limit also ends an epoch:
+    a net that has no other is as it is then, and its history has no epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not valid.
+    ConnectionError, TimeoutError, RuntimeError
+        As `Cluster.run`.
+    """
+    options = FitOptions.checked(
+        WHO,
+        callbacks=callbacks,
+        keep_best=True,
+        time_limit=time_limit,
+        within_epochs=True,
+        validation_rows=True,
+    )
+    ends = list(accumulate(len(call.nets) for call in calls))
+    try:
+        jobs = [job for call in calls for job in call.jobs(epochs)]
+    except KeyboardInterrupt:
+        histories = interrupted([None] * ends[-1])
+    else:
+        jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
+        with locked(jobs):
+            if cluster is None:
+                histories = concluded(trained(jobs, options, bar, n_threads))
+            else:
+                histories = concluded(trained_on(cluster, jobs, options, bar, None))
+    return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]

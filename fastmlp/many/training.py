@@ -1,34 +1,167 @@
-"""The fits of many nets in a pool: on this machine, or on a worker of a cluster."""
+"""The fits of many nets: in a pool on this machine, on GPUs, and their ends."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
+
+from fastmlp._process import task_pool, warnings
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
+from fastmlp._process.warnings import warn
+from fastmlp.backends import protocol
+from fastmlp.backends.protocol import GroupEngine
 from fastmlp.data.feed import Feed
-from fastmlp.many.gpu import Fit, queues_of
-from fastmlp.many.sources import SharedFeed
-from fastmlp.many.tasks import Job, who
+from fastmlp.many.jobs import WHO, NetJob, SharedFeed, who
 from fastmlp.training import loop
 from fastmlp.training.bar import Bar
-from fastmlp.training.history import Callback, History, Report
+from fastmlp.training.history import Callback, History, Report, Status, record, record_divergence
+from fastmlp.training.loop import rates_at
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import by_buffers
 
+FitFunction = Callable[[], History]
 
-class Ended(NamedTuple):
+
+class GpuQueue:
+    """The nets on one GPU.
+
+    Nets that train as one block, without validation rows and unwatched, train together, with the
+    bits of their own fits, which use the same kernels. The other nets have their own fits, the
+    costliest first.
+
+    Parameters
+    ----------
+    index : the number of the GPU
+    jobs : by the nets' numbers
+    fits : each net's own fit
+    shuffle : bool
+    watched : bool, True if something looks at each epoch, or at the time
+    bar : of the epochs of all nets, or None
+
+    Attributes
+    ----------
+    outcomes : of the nets that have begun, by their numbers
+    """
+
+    def __init__(
+        self,
+        index: int,
+        jobs: Mapping[int, NetJob],
+        fits: Mapping[int, FitFunction],
+        *,
+        shuffle: bool,
+        watched: bool,
+        bar: Any,
+    ) -> None:
+        self._index, self._jobs, self._fits = index, jobs, fits
+        self._shuffle, self._watched, self._bar = shuffle, watched, bar
+        self.outcomes: dict[int, Outcome] = {}
+
+    @property
+    def task(self) -> Task:
+        """The task that trains all nets; its thread waits for the GPU most of the time."""
+        return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
+
+    def _run(self) -> None:
+        together: dict[Any, list[int]] = {}
+        by_themselves = []
+        for i, job in self._jobs.items():
+            if self._is_block(job):
+                together.setdefault(_kind(job), []).append(i)
+            else:
+                by_themselves.append(i)
+        for places in together.values():
+            task_pool.check()
+            self._train_together(places)
+        for i in sorted(by_themselves, key=lambda i: (-self._jobs[i].cost, i)):
+            task_pool.check()
+            self._train_alone(i)
+
+    def _is_block(self, job: NetJob) -> bool:
+        """Return True if the net's own fit is one block, unwatched and without validation."""
+        if self._watched or job.held_out is not None:
+            return False
+        return _group_engine(job).fits_in_group(job.batch_size)
+
+    def _train_alone(self, i: int) -> None:
+        with warnings.collected() as warned:
+            try:
+                self.outcomes[i] = Outcome(self._fits[i](), warned)
+            except BaseException as error:
+                error.add_note(f"in nets {i}")
+                raise
+
+    def _train_together(self, places: list[int]) -> None:
+        jobs = [self._jobs[i] for i in places]
+        first_steps = [job.core.state.n_steps for job in jobs]
+        outcomes = [protocol.Outcome(n_steps) for n_steps in first_steps]
+        try:
+            _group_engine(jobs[0]).train_group(
+                [(*job.core, job.data) for job in jobs],
+                outcomes,
+                epochs=jobs[0].epochs,
+                batch_size=max(job.batch_size for job in jobs),
+                shuffle=self._shuffle,
+                on_epochs=None if self._bar is None else self._bar.update,
+            )
+        finally:
+            for i, first_step, outcome in zip(places, first_steps, outcomes, strict=True):
+                if outcome.seconds:
+                    self._conclude(i, first_step, outcome)
+
+    def _conclude(self, i: int, first_step: int, outcome: protocol.Outcome) -> None:
+        """Record the history that the net's own fit would have."""
+        job, history = self._jobs[i], History(seconds=outcome.seconds)
+        with warnings.collected() as warned:
+            per_epoch = -(-job.data.n_rows // job.batch_size)
+            total = first_step + job.epochs * per_epoch
+            rates = partial(rates_at, job.core.state.optimizer, total=total)
+            record(history, np.array(outcome.loss), rates, first_step, per_epoch)
+            if outcome.diverged_at is not None:
+                record_divergence(history, outcome.diverged_at)
+            elif len(history.loss) < job.epochs:
+                history.status = Status.INTERRUPTED
+        self.outcomes[i] = Outcome(history, warned)
+        if self._bar is not None:
+            self._bar.net_ends(job.epochs - len(history.loss))
+
+
+def _kind(job: NetJob) -> Any:
+    """Return the key of nets that may train together; batches of all rows have the size None."""
+    x, y, whole = job.data.x, job.data.y, job.batch_size == job.data.n_rows
+    return id(x), id(y), job.epochs, None if whole else job.batch_size
+
+
+def _group_engine(job: NetJob) -> GroupEngine[Any]:
+    return cast(GroupEngine[Any], job.core.engine)
+
+
+def queues_of(jobs: list[NetJob], fits: list[FitFunction], **options: Any) -> list[GpuQueue]:
+    """Return a queue for each GPU with nets; `how` are keyword arguments of `GpuQueue`."""
+    places: dict[int, list[int]] = {}
+    for i, job in enumerate(jobs):
+        if job.core.engine.queue is not None:
+            places.setdefault(job.core.engine.queue, []).append(i)
+    return [
+        GpuQueue(index, {i: jobs[i] for i in numbers}, {i: fits[i] for i in numbers}, **options)
+        for index, numbers in places.items()
+    ]
+
+
+class CallOutcomes(NamedTuple):
     """The nets' outcomes, None for those that had not begun, and True if Ctrl-C ended the call."""
 
     outcomes: Sequence[Outcome | None]
     interrupted: bool
 
 
-def locked(jobs: Sequence[Job]) -> ExitStack:
+def locked(jobs: Sequence[NetJob]) -> ExitStack:
     """Return a context in which no other fit of the nets begins; they know their columns in it."""
     with ExitStack() as stack:
         for job in jobs:
@@ -38,12 +171,12 @@ def locked(jobs: Sequence[Job]) -> ExitStack:
 
 
 def trained(
-    jobs: list[Job],
+    jobs: list[NetJob],
     options: FitOptions,
     bar: Bar | None,
     n_threads: int | None,
     feed: Feed | None = None,
-) -> Ended:
+) -> CallOutcomes:
     """Train all nets, which are locked, on as many threads; `feed` is that of a source."""
     n = n_threads_of(n_threads)
     options = replace(options, callbacks=_one_at_a_time(options.callbacks))
@@ -68,22 +201,28 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 
 
 def _trained(
-    pool: Pool, jobs: list[Job], options: FitOptions, bar: Bar | None, shared: SharedFeed | None
-) -> Ended:
+    pool: Pool,
+    jobs: list[NetJob],
+    options: FitOptions,
+    bar: Bar | None,
+    shared: SharedFeed | None,
+) -> CallOutcomes:
     """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
     fits = [_fit(job, options, bar, shared) for job in jobs]
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    of_queues: dict[str, Any] = {"shuffle": options.shuffle, "watched": options.watched, "bar": bar}
-    queues = queues_of(jobs, fits, **of_queues)
+    watched = options.watched
+    queues = queues_of(jobs, fits, shuffle=options.shuffle, watched=watched, bar=bar)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {jobs[i].number}") for i in on_cpu]
     ended = pool.run([*tasks, *(queue.task for queue in queues)])
-    found = dict(zip(on_cpu, ended, strict=False))
+    outcomes = dict(zip(on_cpu, ended, strict=False))
     for queue in queues:
-        found |= queue.outcomes
-    return Ended([found.get(i) for i in range(len(jobs))], pool.interrupted)
+        outcomes |= queue.outcomes
+    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
-def _fit(job: Job, options: FitOptions, bar: Bar | None, shared: SharedFeed | None) -> Fit:
+def _fit(
+    job: NetJob, options: FitOptions, bar: Bar | None, shared: SharedFeed | None
+) -> FitFunction:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
@@ -99,3 +238,30 @@ def _fit(job: Job, options: FitOptions, bar: Bar | None, shared: SharedFeed | No
         return history
 
     return fit
+
+
+def concluded(ended: CallOutcomes) -> list[History]:
+    """The histories; the warnings of the fits are repeated here."""
+    for i, outcome in enumerate(ended.outcomes):
+        for message, category in outcome.warnings if outcome else ():
+            warn(f"{who(i)}: {message}", category)
+    if ended.interrupted:
+        return interrupted(ended.outcomes)
+    return _histories(ended.outcomes)
+
+
+def interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
+    """Return the histories of a call that Ctrl-C has ended, and warn."""
+    histories = _histories(outcomes)
+    done = sum(history.status is not Status.INTERRUPTED for history in histories)
+    begun = sum(outcome is not None for outcome in outcomes)
+    warn(
+        f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} keep what "
+        "they have learnt so far, and the others are as they were",
+        UserWarning,
+    )
+    return histories
+
+
+def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
+    return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]

@@ -70,7 +70,7 @@ def _decimal(number: float) -> str:
 
 
 def title(ax: "Axes", text: str) -> None:
-    """Set the title on the left to what was best, unless the user has set another one."""
+    """Set the title on the left, unless the user has set another one."""
     if not ax.get_title(loc="left") or ax.get_title(loc="left").startswith("best"):
         ax.set_title(text, loc="left", fontsize="medium")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_NAMES = 20
 
 
-class Feature(NamedTuple):
+class PlottedFeature(NamedTuple):
     """A column of a table.
 
     Attributes
@@ -49,7 +49,7 @@ class Feature(NamedTuple):
         return frame
 
 
-def feature_of(ensemble: Any, X: Any, feature: int | str) -> Feature:
+def feature_of(ensemble: Any, X: Any, feature: int | str) -> PlottedFeature:
     """Return a column of X, by number or name.
 
     A pipeline may need the names and kinds of a data frame's columns: its table is the frame.
@@ -74,7 +74,7 @@ def feature_of(ensemble: Any, X: Any, feature: int | str) -> Feature:
         values = np.asarray(table.iloc[:, column] if is_frame else table[:, column], float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"plot_ensemble: the column {name!r} has no numbers") from error
-    return Feature(table, column, name, values)
+    return PlottedFeature(table, column, name, values)
 
 
 def _names(ensemble: Any, X: Any) -> Sequence[Any] | None:
@@ -87,8 +87,8 @@ def _column(feature: Any, names: Sequence[Any] | None, n_features: int) -> int:
         known = [] if names is None else [str(name) for name in names]
         if feature in known:
             return known.index(feature)
-        some = ", ".join(known[:MOST_NAMES]) + (", ..." if len(known) > MOST_NAMES else "")
-        hint = f"they are {some}" if known else "X has no names: give the column's number"
+        listed = ", ".join(known[:MOST_NAMES]) + (", ..." if len(known) > MOST_NAMES else "")
+        hint = f"they are {listed}" if known else "X has no names: give the column's number"
         raise ValueError(f"plot_ensemble: no feature has the name {feature!r}; {hint}")
     if isinstance(feature, bool) or not isinstance(feature, Integral):
         hint = "; the targets are y=..." if hasattr(feature, "__len__") else ""
@@ -189,18 +189,18 @@ def plot_ensemble(
             "MLPEnsembleClassifier, or a Pipeline that ends in one, got "
             f"{type(members).__name__}"
         )
-    its = feature_of(ensemble, X, feature)
-    points = None if y is None else _points(members, np.asarray(y), label, len(its.values))
-    low, high = its.values.min(), its.values.max()
+    axis = feature_of(ensemble, X, feature)
+    points = None if y is None else _points(members, np.asarray(y), label, len(axis.values))
+    low, high = axis.values.min(), axis.values.max()
     margin = (high - low) / 4
     along = np.linspace(low - margin, high + margin, n_points)
-    band = _band(ensemble, members, its.rows(along), label)
+    band = _band(ensemble, members, axis.rows(along), label)
     ax = new_axes() if ax is None else ax
     _draw(ax, along, band)
-    _draw_rows(ax, its, points)
-    ax.set_xlabel(its.name)
+    _draw_rows(ax, axis, points)
+    ax.set_xlabel(axis.name)
     ax.set_ylabel(band.name)
-    held = "other features at their means" if its.has_others else None
+    held = "other features at their means" if axis.has_others else None
     tidy(ax, title=held, fontsize="small", title_fontsize="small")
     return ax
 
@@ -220,7 +220,7 @@ def _band(ensemble: Any, members: Any, rows: Any, label: int) -> Band:
 
 
 def _points(members: Any, y: NDArray[Any], label: int, n_rows: int) -> NDArray[Any]:
-    """Return what is drawn of y: an output, or 1 for rows of the class and 0 for others."""
+    """The points of y: an output, or 1 for rows of the class and 0 for others."""
     if y.ndim not in (1, 2) or len(y) != n_rows:
         raise ValueError(f"plot_ensemble: y must have the {n_rows} rows of X, got shape {y.shape}")
     if y.ndim == 1 and hasattr(members, "predict_proba"):
@@ -237,18 +237,17 @@ def _draw(ax: "Axes", along: NDArray[Any], band: Band) -> None:
         ax.fill_between(along, low, high, alpha=alpha, label=name, **style)
 
 
-def _draw_rows(ax: "Axes", feature: Feature, points: NDArray[Any] | None) -> None:
+def _draw_rows(ax: "Axes", feature: PlottedFeature, points: NDArray[Any] | None) -> None:
     """Draw the rows: as points if there is a y, else as marks on the axis."""
     if points is None:
         marks: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": INK, "alpha": 0.4}
         shown = feature.values[:: max(1, len(feature.values) // MOST_MARKS)]
         ax.plot(shown, np.full(len(shown), 0.01), "|", markersize=8, label="rows", **marks)
         return
-    some = slice(None, None, -(-len(points) // MOST_POINTS))
+    drawn = slice(None, None, -(-len(points) // MOST_POINTS))
     style: dict[str, Any] = {"markersize": 3, "alpha": 0.35, "markeredgewidth": 0}
-    ax.plot(
-        feature.values[some], points[some], "o", color=INK, label="y of the rows", zorder=1, **style
-    )
+    style |= {"color": INK, "label": "y of the rows", "zorder": 1}
+    ax.plot(feature.values[drawn], points[drawn], "o", **style)
 
 
 def _output(table: NDArray[Any], label: int) -> NDArray[Any]:
@@ -294,30 +293,30 @@ def plot_leaderboard(model: Any, ax: "Axes | None" = None, *, most: int = 15) ->
     >>> [label.get_text() for label in ax.get_yticklabels()], ax.get_title(loc="left")
     (['64x64 relu'], 'ensemble of 1 member: -0.5')
     """
-    its = model.steps[-1][1] if hasattr(model, "steps") else model
-    board = getattr(its, "leaderboard_", None)
+    estimator = model.steps[-1][1] if hasattr(model, "steps") else model
+    board = getattr(estimator, "leaderboard_", None)
     if board is None:
         raise TypeError(
             "plot_leaderboard: model must be a fitted TabularMLPClassifier or "
-            f"TabularMLPRegressor, or a Pipeline that ends in one, got {type(its).__name__}"
+            f"TabularMLPRegressor, or a Pipeline that ends in one, got {type(estimator).__name__}"
         )
     every = board if isinstance(board, list) else board.to_dict("records")
     rows, n = every[:most], sum(row["weight"] > 0 for row in every)
     ax = new_axes() if ax is None else ax
     for place, row in enumerate(rows):
         score, weight = row["validation_score"], row["weight"]
-        ax.plot([score, its.validation_score_], [place, place], color=FAINT, zorder=1)
+        ax.plot([score, estimator.validation_score_], [place, place], color=FAINT, zorder=1)
         face = INK if weight else "none"
         ax.scatter([score], [place], 25 + 250 * weight, face, edgecolors=INK, zorder=3)
-        told = f"{weight:.2f}" if weight else ""
+        label = f"{weight:.2f}" if weight else ""
         ax.annotate(
-            told, (score, place), (0, 8), textcoords="offset points", color=SOFT, ha="center"
+            label, (score, place), (0, 8), textcoords="offset points", color=SOFT, ha="center"
         )
-    ax.axvline(its.validation_score_, color=WRONG, linewidth=1.4, label="the ensemble")
+    ax.axvline(estimator.validation_score_, color=WRONG, linewidth=1.4, label="the ensemble")
     ax.set_yticks(range(len(rows)), [str(row["member"])[:MOST_LETTERS] for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.7)
     ax.set_xlabel("score on the rows to validate on")
     tidy(ax)
     members = "1 member" if n == 1 else f"{n} members"
-    title(ax, f"ensemble of {members}: {its.validation_score_:.4g}")
+    title(ax, f"ensemble of {members}: {estimator.validation_score_:.4g}")
     return ax

@@ -1,4 +1,4 @@
-"""The losses of a fit, and the curves of what a user has at hand."""
+"""Pictures of the losses of fits, and their curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -65,7 +65,7 @@ class Curves(NamedTuple):
         return {**scores, **self.metrics}
 
 
-class Best(NamedTuple):
+class BestEpoch(NamedTuple):
     """The best epoch of some fits, counted from 1, by the curve of the name `field`."""
 
     fit: Curves
@@ -74,7 +74,7 @@ class Best(NamedTuple):
     epoch: int
 
 
-def curves_of(given: Fits) -> list[Curves]:
+def curves_of(fits: Fits) -> list[Curves]:
     """Return the curves of each fit.
 
     Raises
@@ -84,37 +84,37 @@ def curves_of(given: Fits) -> list[Curves]:
     ValueError
         If an estimator has no curve, or there is no fit.
     """
-    if isinstance(given, Mapping):
-        named = [(str(key), f"history[{key!r}]", one) for key, one in given.items()]
-    elif (members := getattr(given, "estimators_", None)) is not None:
-        named = [(f"member {i}", f"history.estimators_[{i}]", one) for i, one in enumerate(members)]
-    elif isinstance(given, Iterable) and not hasattr(given, "get_params"):
-        named = [(f"net {i}", f"history[{i}]", one) for i, one in enumerate(given)]
+    if isinstance(fits, Mapping):
+        named = [(str(key), f"history[{key!r}]", fit) for key, fit in fits.items()]
+    elif (members := getattr(fits, "estimators_", None)) is not None:
+        named = [(f"member {i}", f"history.estimators_[{i}]", fit) for i, fit in enumerate(members)]
+    elif isinstance(fits, Iterable) and not hasattr(fits, "get_params"):
+        named = [(f"net {i}", f"history[{i}]", fit) for i, fit in enumerate(fits)]
     else:
-        return [_curves("", "history", given)]
+        return [_curves("", "history", fits)]
     if not named:
-        raise ValueError(f"plot_history: history is an empty {type(given).__name__}")
+        raise ValueError(f"plot_history: history is an empty {type(fits).__name__}")
     # Scores have an axis of their own, which one fit alone has room for.
-    return [_curves(*one)._replace(scores=(), metrics={}) for one in named]
+    return [_curves(*fit)._replace(scores=(), metrics={}) for fit in named]
 
 
-def best_of(fits: Sequence[Curves]) -> Best | None:
+def best_of(fits: Sequence[Curves]) -> BestEpoch | None:
     """Return the best epoch by scores, else by validation loss, else by training loss; of a fit
     that has kept an epoch, that one."""
     for field, sign in (("scores", -1), ("validation_loss", 1), ("loss", 1)):
-        found = [
-            Best(fit, field, value, epoch)
+        candidates = [
+            BestEpoch(fit, field, value, epoch)
             for fit in fits
             for epoch, value in enumerate(map(float, getattr(fit, field)), 1)
             if np.isfinite(value) and fit.kept in (None, epoch)
         ]
-        if found:
-            return min(found, key=lambda best: sign * best.value)
+        if candidates:
+            return min(candidates, key=lambda best: sign * best.value)
     return None
 
 
 def metric_of(estimator: Any, scoring: Any) -> str:
-    """Return the name of what an estimator's `scoring` measures."""
+    """The name of the metric of an estimator's `scoring`."""
     if isinstance(scoring, str):
         return scoring
     if scoring is not None:
@@ -124,34 +124,34 @@ def metric_of(estimator: Any, scoring: Any) -> str:
     return {"classifier": "accuracy", "regressor": "R²"}.get(kind, "score")
 
 
-def _curves(name: str, where: str, given: Any) -> Curves:
-    if isinstance(given, Report):
-        given = given.history
-    if isinstance(given, History):
-        kept = None if given.best_epoch is None else given.best_epoch + 1
-        curves = Curves(name, given.loss, given.validation_loss, metrics=given.metrics, kept=kept)
-        return curves._replace(learning_rate=given.learning_rate)
-    if not hasattr(given, "get_params"):
-        hint = ": take what its fit returned" if hasattr(given, "fit") else ""
-        raise TypeError(f"plot_history: {where} must be {WANTED}, got {type(given).__name__}{hint}")
-    return _of_estimator(name, given)
+def _curves(name: str, where: str, fit: Any) -> Curves:
+    if isinstance(fit, Report):
+        fit = fit.history
+    if isinstance(fit, History):
+        kept = None if fit.best_epoch is None else fit.best_epoch + 1
+        curves = Curves(name, fit.loss, fit.validation_loss, metrics=fit.metrics, kept=kept)
+        return curves._replace(learning_rate=fit.learning_rate)
+    if not hasattr(fit, "get_params"):
+        hint = ": take what its fit returned" if hasattr(fit, "fit") else ""
+        raise TypeError(f"plot_history: {where} must be {WANTED}, got {type(fit).__name__}{hint}")
+    return _of_estimator(name, fit)
 
 
-def _of_estimator(name: str, given: Any) -> Curves:
+def _of_estimator(name: str, estimator: Any) -> Curves:
     """Return the curves of an estimator, of a search's best one, or of a pipeline's last step."""
-    given = getattr(given, "best_estimator_", given)
-    given = given.steps[-1][1] if hasattr(given, "steps") else given
-    loss = getattr(given, "loss_curve_", None)
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    estimator = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    loss = getattr(estimator, "loss_curve_", None)
     if loss is None:
         raise ValueError(
-            f"plot_history: this {type(given).__name__} has no loss_curve_: fit it first, with "
+            f"plot_history: this {type(estimator).__name__} has no loss_curve_: fit it first, with "
             "another solver than 'lbfgs', which has no epochs"
         )
-    scoring = getattr(given, "scoring", None)
+    scoring = getattr(estimator, "scoring", None)
     # With scoring="loss" they are the validation loss, negative.
-    scores = () if scoring == "loss" else getattr(given, "validation_scores_", None) or ()
-    validation_loss = getattr(given, "validation_loss_curve_", None) or ()
-    return Curves(name, loss, validation_loss, scores, metric_of(given, scoring))
+    scores = () if scoring == "loss" else getattr(estimator, "validation_scores_", None) or ()
+    validation_loss = getattr(estimator, "validation_loss_curve_", None) or ()
+    return Curves(name, loss, validation_loss, scores, metric_of(estimator, scoring))
 
 
 TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
@@ -350,7 +350,7 @@ def _told(drawn: list[Curves]) -> str:
 
 
 def _name_curves(ax: "Axes") -> None:
-    """Draw a legend: of several fits an entry for each, and what solid and dashed lines are."""
+    """Draw a legend: an entry for each of several fits, and for solid and dashed lines."""
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     dashed = [line for line in lines if str(line.get_label()).endswith(", validation")]
     lines = [line for line in lines if line not in dashed]

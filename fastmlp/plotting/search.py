@@ -46,17 +46,17 @@ class Candidates(NamedTuple):
 
     def values(self, name: str) -> dict[int, Any]:
         """Return the values of a parameter by candidate, for candidates that have it."""
-        return {i: each[name] for i, each in enumerate(self.params) if name in each}
+        return {i: params[name] for i, params in enumerate(self.params) if name in params}
 
     def short(self, name: str) -> str:
         """Return a name without its step of a pipeline, if no other parameter is called so."""
         last = name.rpartition("__")[2]
-        names = {each for params in self.params for each in params}
-        return last if sum(each.rpartition("__")[2] == last for each in names) == 1 else name
+        names = {other for params in self.params for other in params}
+        return last if sum(other.rpartition("__")[2] == last for other in names) == 1 else name
 
     def by_influence(self) -> list[str]:
         """Return parameters of several values, by the variance of the means that they explain."""
-        names = dict.fromkeys(name for each in self.params for name in each)
+        names = dict.fromkeys(name for params in self.params for name in params)
         several = [name for name in names if len(distinct([*self.values(name).values()])) > 1]
         return sorted(several, key=self._influence, reverse=True) or list(names)
 
@@ -89,8 +89,8 @@ def candidates_of(search: Any) -> Candidates:
     results, refit = getattr(search, "cv_results_", None), getattr(search, "refit", None)
     if results is None:
         raise ValueError("plot_search: search must be fitted")
-    one = "mean_test_score" in results
-    metric = "score" if one else str(refit)
+    is_single = "mean_test_score" in results
+    metric = "score" if is_single else str(refit)
     if f"mean_test_{metric}" not in results:
         raise ValueError(
             "plot_search: search has several metrics: set its refit to the name of one of them"
@@ -98,7 +98,7 @@ def candidates_of(search: Any) -> Candidates:
     mean = np.asarray(results[f"mean_test_{metric}"], float)
     spread = np.asarray(results[f"std_test_{metric}"], float)
     best = getattr(search, "best_index_", np.argsort(-mean, kind="stable")[0])
-    if one:
+    if is_single:
         metric = metric_of(getattr(search, "estimator", None), getattr(search, "scoring", None))
     return Candidates(results["params"], mean, spread, int(best), metric)
 
@@ -222,11 +222,11 @@ def _choose(
     candidates: Candidates, parameter: str | None, color: str | None
 ) -> tuple[str, str | None]:
     """Return the parameters for the axis and, if there is one of several values, the colours."""
-    known = sorted({name for each in candidates.params for name in each})
-    for given in (parameter, color):
-        if given is not None and given not in known:
+    known = sorted({name for params in candidates.params for name in params})
+    for chosen in (parameter, color):
+        if chosen is not None and chosen not in known:
             raise ValueError(
-                f"plot_search: no parameter {given!r} was searched; there are {', '.join(known)}"
+                f"plot_search: no parameter {chosen!r} was searched; there are {', '.join(known)}"
             )
     if not known:
         raise ValueError("plot_search: search has no parameters: its only candidate is {}")
@@ -262,17 +262,17 @@ def _colour(ax: "Axes", candidates: Candidates, places: NDArray[Any], name: str)
     values, viridis = candidates.values(name), colormaps["viridis"]
     once, mean = distinct([*values.values()]), candidates.mean
     if len(once) > MOST_COLOURS and are_numbers(once):
-        some, numbers = [*values], np.asarray([*values.values()], float)
+        drawn, numbers = [*values], np.asarray([*values.values()], float)
         scale = "log" if _spans_decades(numbers) else "linear"
-        points = ax.scatter(places[some], mean[some], 30, numbers, norm=scale, zorder=3)
+        points = ax.scatter(places[drawn], mean[drawn], 30, numbers, norm=scale, zorder=3)
         ax.figure.colorbar(points, ax=ax, label=name)
         return
     for i, value in enumerate(once):
-        some = [j for j, its in values.items() if text_of(its) == text_of(value)]
+        drawn = [j for j, text in values.items() if text_of(text) == text_of(value)]
         # viridis ends in a yellow that is hard to see on white.
         color = viridis(0.9 * i / max(len(once) - 1, 1))
         label = f"{candidates.short(name)}={text_of(value)}"
-        ax.scatter(places[some], mean[some], 30, [color], label=label, zorder=3)
+        ax.scatter(places[drawn], mean[drawn], 30, [color], label=label, zorder=3)
 
 
 def _spans_decades(numbers: NDArray[np.float64]) -> bool:
@@ -282,5 +282,5 @@ def _spans_decades(numbers: NDArray[np.float64]) -> bool:
 def _told(candidates: Candidates) -> str:
     """Return a sentence on the candidate that the search chose."""
     params = candidates.params[candidates.best]
-    told = ", ".join(f"{candidates.short(name)}={text_of(value)}" for name, value in params.items())
-    return f"best: {candidates.metric} {candidates.mean[candidates.best]:.4g} with {told}"
+    settings = ", ".join(f"{candidates.short(key)}={text_of(it)}" for key, it in params.items())
+    return f"best: {candidates.metric} {candidates.mean[candidates.best]:.4g} with {settings}"

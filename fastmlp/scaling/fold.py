@@ -34,7 +34,7 @@ def identity(n_features: int) -> Affine:
 
 
 def affine_of(scaler: Any, name: str, who: str) -> Affine:
-    """Return what a fitted scaler does; `name` is its name in messages.
+    """The product and sum of a fitted scaler; `name` is its name in messages.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def _scaled(center: Any, scale: Any) -> Affine:
     return Affine(1 / scale, -center / scale)
 
 
-def _told(given: Any) -> str:
-    return repr(given) if isinstance(given, str | int | float) else f"a {type(given).__name__}"
+def _told(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def _standard(scaler: Any) -> tuple[Any, Any]:
@@ -167,7 +167,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
     whole = _is(model, "Pipeline")
     if whole:
         *before, (_, model) = model.steps
-        steps = [each for name, step in before for each in _steps_of(step, name)] + steps
+        steps = [leaf for name, step in before for leaf in _steps_of(step, name)] + steps
     _refuse_tables(model)
     if not whole and scaler is None and targets is None:
         raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
@@ -196,8 +196,8 @@ def _refuse_tables(model: Any) -> None:
         )
 
 
-class Parts(NamedTuple):
-    """The layers of a net that is written to, and what forgets its training state."""
+class NetLayers(NamedTuple):
+    """The layers of a net, which are written to, and a function that resets its training."""
 
     weights: Any
     biases: Any
@@ -205,26 +205,26 @@ class Parts(NamedTuple):
     forget: Callable[[], object]
 
 
-def _nets_in(model: Any) -> list[Parts]:
-    """Return the nets in a model; none in what is no fitted model of fastmlp."""
+def _nets_in(model: Any) -> list[NetLayers]:
+    """The nets in a fitted model of fastmlp; none in another object."""
     if isinstance(model, MLP):
         state = core_of(model).state
-        return [Parts(model.weights, model.biases, "", state.restart)]
+        return [NetLayers(model.weights, model.biases, "", state.restart)]
     if not any(kind.__module__.startswith("fastmlp.") for kind in type(model).__mro__):
         return []
     if hasattr(model, "estimators_"):
-        return [part for each in model.estimators_ for part in _nets_in(each)]
+        return [part for member in model.estimators_ for part in _nets_in(member)]
     if hasattr(model, "coefs_"):
         forget = partial(vars(model).pop, "_optimizer", None)
-        return [Parts(model.coefs_, model.intercepts_, model.out_activation_, forget)]
+        return [NetLayers(model.coefs_, model.intercepts_, model.out_activation_, forget)]
     return _nets_in(model.net_) if hasattr(model, "net_") else []
 
 
-def _is(given: Any, kind: str) -> bool:
+def _is(value: Any, kind: str) -> bool:
     """Return True for an object of this class of scikit-learn's, by name: none is imported."""
     return any(
-        each.__name__ == kind and each.__module__.startswith("sklearn.")
-        for each in type(given).__mro__
+        base.__name__ == kind and base.__module__.startswith("sklearn.")
+        for base in type(value).__mro__
     )
 
 
@@ -233,13 +233,13 @@ def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return []
     if _is(step, "Pipeline"):
-        inner = [(f"{name}[{its!r}]", each) for its, each in step.steps]
-        return [found for its, each in inner for found in _steps_of(each, its)]
+        inner = [(f"{name}[{label!r}]", part) for label, part in step.steps]
+        return [leaf for label, part in inner for leaf in _steps_of(part, label)]
     return [(name, step)]
 
 
 def _of_targets(model: Any) -> tuple[Any, Affine]:
-    """Return the regressor, and what it was trained on: the targets, changed."""
+    """The regressor, and the change of the targets that it was trained on."""
     if not hasattr(model, "regressor_"):
         raise ValueError(f"{WHO}: the TransformedTargetRegressor is not fitted")
     if model.func is not None:
@@ -252,17 +252,17 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
     return model.regressor_, affine_of(model.transformer_, "transformer", WHO)
 
 
-def _fold_inputs(net: Parts, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
+def _fold_inputs(net: NetLayers, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
     n_features = len(net.weights[0])
     change = identity(n_features)
     for name, step in steps:
-        its = affine_of(step, name, WHO)
-        if len(its.factor) != n_features:
+        affine = affine_of(step, name, WHO)
+        if len(affine.factor) != n_features:
             raise ValueError(
-                f"{WHO}: {name} scales {count(len(its.factor), 'column')}, but the net has "
+                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the net has "
                 f"{count(n_features, 'input')}"
             )
-        change = change.then(its)
+        change = change.then(affine)
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
     if (lost > LARGEST_ERROR).any():
         worst = int(np.argmax(lost))
@@ -278,7 +278,7 @@ def _fold_inputs(net: Parts, steps: list[tuple[str, Any]], names: Sequence[str])
     _assign(net.weights[0], weights * change.factor[:, None])
 
 
-def _fold_targets(net: Parts, change: Affine) -> None:
+def _fold_targets(net: NetLayers, change: Affine) -> None:
     if net.output != "identity":
         raise ValueError(
             f"{WHO}: scaled targets need an output activation of identity, got {net.output!r}"
@@ -298,11 +298,11 @@ def _assign(array: Any, numbers: Any) -> None:
 
 def _names(model: Any, scalers: list[Any]) -> tuple[str, ...]:
     """Return the names of the columns of the first scaler, or else of the model; or none."""
-    for each in (*scalers[:1], model):
+    for holder in (*scalers[:1], model):
         for attribute in ("feature_names", "feature_names_in_"):
-            found = getattr(each, attribute, None)
-            if found is not None:
-                return tuple(found)
+            names = getattr(holder, attribute, None)
+            if names is not None:
+                return tuple(names)
     return ()
 
 

@@ -134,7 +134,7 @@ class Standardizer:
         self._learned: tuple[Numbers, Numbers] | None = None
 
     def fit(self, X: Any) -> Self:
-        """Learn from rows in memory or from a source of blocks, and forget what was learned before.
+        """Learn from rows in memory or from a source of blocks, as if for the first time.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If a block is not what it must be, or there are no rows; the message has its number.
+            If a block has a wrong type or value, or there are no rows; the message has its number.
 
         Examples
         --------
@@ -169,9 +169,9 @@ class Standardizer:
                 self._learn(piece.content, f"{who}: {piece.name}" if piece.name else who)
         if not self.n_rows:
             raise ValueError(f"{who}: there are no rows")
-        its = getattr(X, "feature_names", None)
-        if self.feature_names is None and its is not None:
-            self.feature_names = validation.names_given(its, len(self._mean), f"{who}: names")
+        names = getattr(X, "feature_names", None)
+        if self.feature_names is None and names is not None:
+            self.feature_names = validation.names_given(names, len(self._mean), f"{who}: names")
         return self
 
     def partial_fit(self, X: ArrayLike) -> Self:
@@ -189,7 +189,7 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If X is not what it must be, or has not as many columns as before.
+            If X is of a wrong type or value, or has not as many columns as before.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class Standardizer:
         Raises
         ------
         TypeError, ValueError
-            If X is not what it must be, or nothing has been learned.
+            If X is of a wrong type or value, or nothing has been learned.
 
         Examples
         --------
@@ -310,8 +310,8 @@ class Standardizer:
         robust = "robust=True" if self.robust else ""
         if not self.n_rows:
             return f"Standardizer({robust})"
-        told = f"{count(len(self._mean), 'column')}, {count(self.n_rows, 'row')}"
-        return f"<Standardizer({robust}): {told}>"
+        sizes = f"{count(len(self._mean), 'column')}, {count(self.n_rows, 'row')}"
+        return f"<Standardizer({robust}): {sizes}>"
 
 
 def _quartiles(sample: Sample) -> tuple[Numbers, Numbers]:

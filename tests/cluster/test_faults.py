@@ -18,7 +18,7 @@ from distributed import Client
 
 from fastmlp import MLP, MLPEnsembleRegressor, Report, fit_many
 from fastmlp.cluster import clients, groups
-from fastmlp.cluster.groups import Cluster, Group
+from fastmlp.cluster.groups import Cluster, TaskGroup
 
 # Workers cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -131,7 +131,7 @@ def test_a_cluster_without_workers_is_told(client: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(clients, "EMPTY_SECONDS", 0.5)
     monkeypatch.setattr(client, "nthreads", lambda: {})
     with pytest.raises(RuntimeError, match=r"has had no workers for 0\.5 s: start some, and"):
-        cluster.run([Group([0], sleep)], [], lambda *_: None)
+        cluster.run([TaskGroup([0], sleep)], [], lambda *_: None)
 
 
 def die() -> list[None]:
@@ -144,7 +144,7 @@ def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
     try:
         with pytest.raises(RuntimeError, match="died one after the other, such as for want of me"):
-            cluster.run([Group([0], die)], [], lambda *_: None, "nets")
+            cluster.run([TaskGroup([0], die)], [], lambda *_: None, "nets")
     finally:
         client.cluster.scheduler.allowed_failures = before
     client.wait_for_workers(2, timeout=SOON)

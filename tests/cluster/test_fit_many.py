@@ -15,7 +15,7 @@ import pytest
 
 from fastmlp import MLP, SGD, EarlyStopping, Report, Status, fit_many
 from fastmlp.cli import warmup as warming
-from fastmlp.cluster import groups, worker
+from fastmlp.cluster import groups
 from fastmlp.cluster.groups import dealt
 from fastmlp.network.state import NetState
 
@@ -78,10 +78,10 @@ def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
 
 def test_what_is_shared_is_not_packed() -> None:
     held, other = np.arange(1000.0), np.arange(2000.0)
-    packed, places = worker.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
+    packed, places = groups.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
     assert places == [1]
     assert len(packed) < 2000
-    found = worker.unpack(packed, {1: held})
+    found = groups.unpack(packed, {1: held})
     assert found["a"] is held
     assert found["c"]() == 3
 
@@ -236,8 +236,8 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
 def test_other_versions_and_processors_are_told(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = worker.facts()
-    monkeypatch.setattr(worker, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
+    here = groups.facts()
+    monkeypatch.setattr(groups, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
     monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here})
     with pytest.warns(UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"):
         groups.Cluster(client, "fit_many")

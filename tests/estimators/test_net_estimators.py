@@ -31,7 +31,7 @@ from fastmlp import (
     Tweedie,
 )
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators import net_settings
+from fastmlp.estimators import net_estimators
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 LABELS = np.array(["low", "middle", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
@@ -103,7 +103,7 @@ def test_its_parameters_make_the_same_net_again(name: str) -> None:
 
 
 def test_every_keyword_of_a_net_and_of_a_fit_is_a_parameter() -> None:
-    fit = set(inspect.signature(MLP.fit).parameters) - net_settings.OF_ONE_FIT
+    fit = set(inspect.signature(MLP.fit).parameters) - net_estimators.OF_ONE_FIT
     net = set(inspect.signature(MLP).parameters) - {"seed"}
     model = MLP((2, 1)).as_estimator()
     assert set(model.get_params()) == net | fit | {"random_state"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Status
-from fastmlp.many.together import Call, fit_together
+from fastmlp.many.fit_many import Call, fit_together
 from fastmlp.model import core_of
 from fastmlp.training import loop
 

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
 from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
-from fastmlp.estimators.mlp import archive, label_codec
+from fastmlp.estimators.mlp import archive, codecs
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 
@@ -35,12 +35,14 @@ def pack(ensemble: Any, *, training: bool) -> Content:
         **archive.feature_names_of(ensemble),
     }
     if isinstance(ensemble, MLPEnsembleClassifier):
-        header["labels"] = label_codec.of_classes(ensemble.classes_)
+        header["labels"] = codecs.of_classes(ensemble.classes_)
     members: list[Any] = []
     arrays: dict[str, Any] = {}
     for i, member in enumerate(ensemble.estimators_):
-        its, its_arrays = archive.inside(archive.pack(member, training=training), f"members.{i}")
-        members.append(its)
+        header_of_member, its_arrays = archive.inside(
+            archive.pack(member, training=training), f"members.{i}"
+        )
+        members.append(header_of_member)
         arrays |= its_arrays
     return Content(type(ensemble).__name__, header | {"members": members}, arrays)
 
@@ -61,16 +63,16 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
         raise FileError(f"{len(header['members'])} members of {ensemble.n_members}")
     members = []
     of_members = archive.arrays_at(arrays, "members")
-    for i, told in enumerate(header["members"]):
-        its = archive.content_of(told, of_members.get(str(i), {}))
-        if its.kind != ensemble.member.__name__:
-            raise FileError(f"a member of kind {its.kind!r} in a file of {content.kind!r}")
-        members.append(archive.unpack(its, own, n_threads))
+    for i, stored in enumerate(header["members"]):
+        inner = archive.content_of(stored, of_members.get(str(i), {}))
+        if inner.kind != ensemble.member.__name__:
+            raise FileError(f"a member of kind {inner.kind!r} in a file of {content.kind!r}")
+        members.append(archive.unpack(inner, own, n_threads))
     ensemble.estimators_ = members
     ensemble.n_iter_ = np.array([member.n_iter_ for member in members])
     ensemble.n_features_in_ = members[0].n_features_in_
     if "labels" in header:
-        ensemble.classes_ = label_codec.classes_from(header["labels"])
+        ensemble.classes_ = codecs.classes_from(header["labels"])
     archive.take_feature_names(ensemble, header, ensemble.n_features_in_)
     _check(ensemble, header["n_features"])
     return ensemble

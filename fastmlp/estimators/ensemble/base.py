@@ -14,13 +14,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Outcome, Task, check
 from fastmlp.cluster.groups import Cluster, run_tasks
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp import advice
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.row_subset import derive_form
-from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
+from fastmlp.estimators.common import InBatches, warn
+from fastmlp.estimators.mlp.fitting import advice
+from fastmlp.estimators.mlp.fitting.epochs import reports_of
+from fastmlp.estimators.mlp.fitting.rows import derive_form
+from fastmlp.estimators.mlp.fitting.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
-from fastmlp.estimators.warnings import warn
 from fastmlp.estimators.with_client import PARAMETERS, WithClient
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.pool import pool_of
@@ -74,14 +73,14 @@ class Ensemble(InBatches, WithClient, Settings):
             seed = int(random.randint(np.iinfo(np.int32).max))
             # A bootstrap sample: n rows drawn with replacement.
             rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
-            fits.append(Fit(self._member(seed), X, y, weight, rows))
+            fits.append(EnsembleFit(self._member(seed), X, y, weight, rows))
         for outcome in self._outcomes(fits, bar):
             for message, category in outcome.warnings if outcome else ():
                 warn(message, category)
         self.estimators_ = [fit.member for fit in fits]
         self.n_iter_ = np.array([fit.member.n_iter_ for fit in fits])
 
-    def _outcomes(self, fits: Sequence["Fit"], bar: Bar | None) -> Sequence[Outcome | None]:
+    def _outcomes(self, fits: Sequence["EnsembleFit"], bar: Bar | None) -> Sequence[Outcome | None]:
         """Fit the members, here or on a cluster."""
         cluster = self._cluster(f"{type(self).__name__}.fit")
         if cluster is not None:
@@ -93,8 +92,8 @@ class Ensemble(InBatches, WithClient, Settings):
         return outcomes
 
     def _member(self, seed: int) -> Any:
-        told = self.get_params(deep=False).items()
-        settings = {name: value for name, value in told if name not in OWN}
+        parameters = self.get_params(deep=False).items()
+        settings = {name: value for name, value in parameters if name not in OWN}
         return self.member(**settings, random_state=seed)
 
     def _checked_rows(self, X: Any) -> Any:
@@ -118,8 +117,8 @@ class Ensemble(InBatches, WithClient, Settings):
         return (X.tocsr() if issparse(X) else X), y
 
 
-class Fit(NamedTuple):
-    """What to do with a member: its fit to rows that all members share; None: to all of them."""
+class EnsembleFit(NamedTuple):
+    """The fit of a member to some rows of the data that all members share; rows None: to all."""
 
     member: Any
     X: Any
@@ -147,23 +146,23 @@ class Fit(NamedTuple):
             bar.net_ends(member.max_iter - member.n_iter_)
 
     def there(self) -> dict[str, Any]:
-        """Fit the member on a worker; return what it has learnt, and how it got there."""
+        """Fit the member on a worker; return its attributes, with the state of training."""
         self.run()
         state: dict[str, Any] = self.member.whole_state()
         return state
 
 
-def _on_cluster(cluster: Cluster, fits: Sequence[Fit], bar: Bar | None) -> list[Outcome]:
+def _on_cluster(cluster: Cluster, fits: Sequence[EnsembleFit], bar: Bar | None) -> list[Outcome]:
     """Fit the members on the workers of a cluster."""
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
 
     def done(number: int, outcome: Outcome) -> None:
-        found[number], member = outcome, fits[number].member
+        outcomes[number], member = outcome, fits[number].member
         member.__setstate__(outcome.result)
         if bar is not None:
             bar.update(member.n_iter_)
             bar.net_ends(member.max_iter - member.n_iter_)
 
-    arrays = [each for each in fits[0][1:4] if each is not None]
+    arrays = [array for array in fits[0][1:4] if array is not None]
     run_tasks(cluster, [Task(fit.cost, fit.there) for fit in fits], arrays, done, "member")
-    return [found[i] for i in range(len(fits))]
+    return [outcomes[i] for i in range(len(fits))]

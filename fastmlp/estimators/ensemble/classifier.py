@@ -10,7 +10,7 @@ from scipy.special import xlogy
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     ClassWeight,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     HiddenLayerSizes,
@@ -20,7 +20,7 @@ from fastmlp.estimators.arguments import (
 )
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
-from fastmlp.estimators.mlp.losses import quantile_score
+from fastmlp.estimators.mlp.fitting.to_core import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average

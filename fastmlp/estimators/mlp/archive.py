@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
+from fastmlp.estimators.mlp import codecs
 from fastmlp.estimators.mlp.classifier import MLPClassifier
+from fastmlp.estimators.mlp.fitting import to_core
+from fastmlp.estimators.mlp.fitting.epochs import reset_records
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of, network_of
 from fastmlp.estimators.mlp.regressor import MLPRegressor
-from fastmlp.estimators.mlp.stochastic import reset_records
-from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
@@ -86,13 +87,13 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
     ValueError
         If one has no name.
     """
-    told = estimator.get_params(deep=False).items()
-    return {name: param_codec.of(value) for name, value in told if name not in but}
+    parameters = estimator.get_params(deep=False).items()
+    return {name: codecs.of_value(value) for name, value in parameters if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
     """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
-    parameters = {name: param_codec.value_from(value, own) for name, value in spelled.items()}
+    parameters = {name: codecs.value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
 
 
@@ -110,18 +111,18 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
     >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
     {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
     """
-    start, found = place and f"{place}.", dict[str, dict[str, Any]]()
+    start, by_place = place and f"{place}.", dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         if name.startswith(start):
             inner, _, own = name.removeprefix(start).partition(".")
-            found.setdefault(inner, {})[own] = array
-    return found
+            by_place.setdefault(inner, {})[own] = array
+    return by_place
 
 
 def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
     """Return the content that `inside` put into another file, of its arrays alone."""
-    told = dict(header)
-    return Content(told.pop("kind"), told, arrays)
+    entries = dict(header)
+    return Content(entries.pop("kind"), entries, arrays)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
-        form["labels"] = label_codec.of(estimator)
+        form["labels"] = codecs.of_labels(estimator)
     form |= feature_names_of(estimator)
     if hasattr(estimator, "_sklearn_output_config"):
         form["transform_output"] = estimator._sklearn_output_config["transform"]
@@ -167,8 +168,8 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     """Set the labels; return the output activation for them."""
-    classes = label_codec.classes_from(spelled)
-    binarizer = label_codec.binarizer_from(spelled, classes)
+    classes = codecs.classes_from(spelled)
+    binarizer = codecs.binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
     if classifier.n_outputs_ != n_outputs:
         raise FileError(f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs")
@@ -180,18 +181,18 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
     """Set the names of the features, if the header has them."""
     if "feature_names" not in header:
         return
-    given = header["feature_names"]
-    if type(given) is not list or any(type(name) is not str for name in given):
+    names = header["feature_names"]
+    if type(names) is not list or any(type(name) is not str for name in names):
         raise FileError("feature_names must be a list of names")
-    if len(given) != n_features:
-        raise FileError(f"{len(given)} names of {n_features} features")
-    estimator.feature_names_in_ = np.array(given, object)
+    if len(names) != n_features:
+        raise FileError(f"{len(names)} names of {n_features} features")
+    estimator.feature_names_in_ = np.array(names, object)
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:
     """Return the counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
-    numbers = {name: param_codec.of(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
+    numbers = {name: codecs.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
 
 
@@ -200,24 +201,24 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
     return {name: np.array(y, np.float64) for name, y in curves.items() if y is not None}
 
 
-def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
-    if solvers.is_stochastic(estimator.solver):
+def _take_attributes(estimator: Any, stored: Mapping[str, Any], content: Content) -> None:
+    if to_core.is_stochastic(estimator.solver):
         reset_records(estimator)
     for name in COUNTS:
-        if name in told or name != "_no_improvement_count":
-            setattr(estimator, name, optimizer_codec.count(told[name], name))
+        if name in stored or name != "_no_improvement_count":
+            setattr(estimator, name, codecs.count(stored[name], name))
     for name in NUMBERS:
-        if name in told:
-            setattr(estimator, name, _number(told[name], name))
+        if name in stored:
+            setattr(estimator, name, _number(stored[name], name))
     for name in CURVES:
         if name in content.arrays:
             setattr(estimator, name, _curve(content.arrays[name], name))
-        elif name in told:
+        elif name in stored:
             setattr(estimator, name, None)
 
 
 def _number(spelled: Any, name: str) -> float | None:
-    value = param_codec.value_from(spelled, {})
+    value = codecs.value_from(spelled, {})
     if value is not None and type(value) not in (int, float):
         raise FileError(f"{name} must be a number or null, got {value!r}")
     return value
@@ -240,10 +241,10 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    told, state = optimizer_codec.of(optimizer), estimator.__dict__.get("_state")
+    stored, state = codecs.of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
-        told["averaged_from"] = state.averaged_from
-    return told, arrays
+        stored["averaged_from"] = state.averaged_from
+    return stored, arrays
 
 
 def _slots_of(estimator: Any, network: Network) -> Any:
@@ -258,11 +259,11 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
     spelled, arrays, layout = content.header["books"], content.arrays, network.layout
     if spelled is None:
         return
-    estimator._optimizer = optimizer_codec.optimizer_from(spelled, own)
+    estimator._optimizer = codecs.optimizer_from(spelled, own)
     state = estimator._live_state()
-    flat, state.optimizer = state.parameters, solvers.averaged(estimator)
+    flat, state.optimizer = state.parameters, to_core.averaged(estimator)
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
-    state.averaged_from = optimizer_codec.count(spelled.get("averaged_from", 0), "averaged_from")
+    state.averaged_from = codecs.count(spelled.get("averaged_from", 0), "averaged_from")
     if "best" in arrays:
         best = model_state.checked(arrays["best"], "best", flat).copy()
         estimator._best_coefs = weight_views(layout, best)

@@ -16,36 +16,40 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
 from fastmlp.data.feed import Feed
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp import advice, regularization, solvers
-from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
-from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
-from fastmlp.estimators.mlp.lbfgs import LBFGS
-from fastmlp.estimators.mlp.parameters import (
+from fastmlp.estimators.common import InBatches
+from fastmlp.estimators.mlp.fitting import advice, to_core
+from fastmlp.estimators.mlp.fitting.epochs import (
+    Epochs,
+    HeldOut,
+    Reports,
+    batch_rows,
+    hold_out,
+    reset_records,
+    validation_rows,
+)
+from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
+from fastmlp.estimators.mlp.fitting.net import (
+    Copies,
     dtype_of,
     flat_of,
+    net_around,
     sizes_of,
     stand_in,
     state_from,
     take_slots,
     write_back,
 )
-from fastmlp.estimators.mlp.pickling import Copies
-from fastmlp.estimators.mlp.prediction_cache import PredictionCache
-from fastmlp.estimators.mlp.predictions import Predictions
-from fastmlp.estimators.mlp.reports import Reports
-from fastmlp.estimators.mlp.row_subset import RowSubset
-from fastmlp.estimators.mlp.shared_net import net_around
-from fastmlp.estimators.mlp.sources import (
+from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
-    Over,
+    RowSubset,
+    SourceOptions,
     by_buffers,
     check_whole,
     feed_of,
     part_of,
 )
-from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
 from fastmlp.network import spec
@@ -64,7 +68,7 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden):
+class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -81,7 +85,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
 
     more_constraints: ClassVar[dict[str, Any]] = {
         "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
-        "solver": [StrOptions(solvers.SOLVERS), Optimizer],
+        "solver": [StrOptions(to_core.SOLVERS), Optimizer],
         "n_jobs": [None, Integral],
         "scoring": [None, str, callable],
         "pickle_state": ["boolean"],
@@ -92,10 +96,10 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
     }
 
-    def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
-        """Store the arguments of `__init__`: what scikit-learn's class `theirs` has by its own."""
-        names = parameters_of(theirs)
-        theirs.__init__(self, **{name: arguments[name] for name in names})
+    def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
+        """Store the arguments of `__init__`, those of scikit-learn's class by its own."""
+        names = parameters_of(parent)
+        parent.__init__(self, **{name: arguments[name] for name in names})
         for name in self._get_param_names():
             if name not in names:
                 setattr(self, name, arguments[name])
@@ -113,7 +117,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
-        regularization.check(self)
+        to_core.check_regularization(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
@@ -136,7 +140,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
-        over: Over = ARRAYS,
+        over: SourceOptions = ARRAYS,
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
         if not incremental:
@@ -174,8 +178,8 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         """
         self.__dict__.update(form)
         part = RowSubset(X, y, weight, rows)
-        its = self._of_classes(part.of(weight), X, part.of(y))
-        return self._refusing_overflow(self._learn, part.weighted(its), reports=reports)
+        weights = self._of_classes(part.of(weight), X, part.of(y))
+        return self._refusing_overflow(self._learn, part.weighted(weights), reports=reports)
 
     def _learn(
         self,
@@ -194,11 +198,11 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             self._fit_epochs(part, incremental, held_out, reports, feed)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
-            self._minimize(part, units, reports)
+            minimize_loss(self, part, units, reports)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -211,20 +215,20 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         return int(y.shape[1])
 
     def _check_solver(self) -> bool:
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             return True
         return bool(super()._check_solver())
 
     def _hidden_sizes(self) -> list[Any]:
-        given = self.hidden_layer_sizes
-        sizes = list(given) if hasattr(given, "__iter__") else [given]
+        chosen = self.hidden_layer_sizes
+        sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
-    def _checked_weight(self, given: Any, X: Any, y: Array) -> Any:
+    def _checked_weight(self, sample_weight: Any, X: Any, y: Array) -> Any:
         """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
-        weight = None if given is None else _check_sample_weight(given, X)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         return self._of_classes(weight, X, y)
 
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
@@ -247,7 +251,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         # `hold_out` makes these copies if early stopping needs them.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             reset_records(self)
             before = None
         self._adopt()
@@ -295,8 +299,8 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         elif state is not before:
             take_slots(state, before)
         self._state = state
-        state.optimizer = solvers.averaged(self)
-        state.n_steps = solvers.steps_of(self._optimizer)
+        state.optimizer = to_core.averaged(self)
+        state.n_steps = to_core.steps_of(self._optimizer)
         return state
 
     def _fit_epochs(
@@ -309,7 +313,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
     ) -> None:
         anew = not incremental or not hasattr(self, "_optimizer")
         if anew:
-            self._optimizer = solvers.new_optimizer(self)
+            self._optimizer = to_core.new_optimizer(self)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
@@ -317,9 +321,9 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        network = regularization.in_training(self, network)
+        network = to_core.in_training(self, network)
         if network.dropout is not None:
-            state.key = regularization.key_of_fit(self)
+            state.key = to_core.key_of_fit(self)
         engine = engine_of(self, network, state.lock)
         data = part.data(engine)
         batch_size = batch_rows(self, data.n_rows)
@@ -334,6 +338,21 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         finally:
             del self._held_out
             write_back(state, self.coefs_, self.intercepts_)
+
+    def _loss_grad_lbfgs(
+        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
+    ) -> tuple[float, Array]:
+        """The objective and its gradient at these parameters, shape (n_parameters,)."""
+        objective = getattr(self, "_objective", None)
+        objective = objective or objective_on(self, RowSubset(X, y, sample_weight))
+        value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
+        return value, slopes
+
+    def _unpack(self, packed_parameters: Array) -> None:
+        """Assign these parameters, in the dtype of the net."""
+        state = self._live_state()
+        state.assign(packed_parameters)
+        write_back(state, self.coefs_, self.intercepts_)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:

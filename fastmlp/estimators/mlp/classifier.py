@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     ClassWeight,
@@ -25,10 +25,9 @@ from fastmlp.estimators.arguments import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.held_out import accuracy
-from fastmlp.estimators.mlp.losses import loss_of_classifier
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.sources import Over
+from fastmlp.estimators.mlp.fitting.epochs import accuracy, reports_of
+from fastmlp.estimators.mlp.fitting.rows import SourceOptions
+from fastmlp.estimators.mlp.fitting.to_core import loss_of_classifier
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
@@ -98,7 +97,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, where a parameter is of a wrong type or value.
 
     See Also
     --------
@@ -212,11 +211,11 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = Over(target, buffer_rows, classes)
+        over = SourceOptions(target, buffer_rows, classes)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     def predict(self, X: Table) -> Array:

@@ -100,8 +100,8 @@ class Graph:
 
 
 def _names(activation: Any, n_hidden: int) -> list[Any]:
-    one = isinstance(activation, str) or callable(activation)
-    return [activation] * n_hidden if one else list(activation)
+    is_single = isinstance(activation, str) or callable(activation)
+    return [activation] * n_hidden if is_single else list(activation)
 
 
 def are_words(classes: Array) -> bool:
@@ -138,8 +138,8 @@ def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         graph.node("Cast", [right], label.full_name, to=graph.kinds.INT64)
         return
     if estimator.n_outputs_ == 1:
-        one = graph.constant(np.array([1.0]), graph.kind)
-        values = graph.node("Concat", [graph.node("Sub", [one, values]), values], axis=1)
+        ones = graph.constant(np.array([1.0]), graph.kind)
+        values = graph.node("Concat", [graph.node("Sub", [ones, values]), values], axis=1)
     graph.node("Identity", [values], probability.full_name)
     graph.label(values, label.full_name)
 
@@ -179,7 +179,7 @@ def number_type(operator: Any) -> Callable[[list[Any]], Any]:
 def _is_double(operator: Any) -> bool:
     from skl2onnx.common.data_types import DoubleTensorType
 
-    return any(isinstance(each.type, DoubleTensorType) for each in operator.inputs)
+    return any(isinstance(variable.type, DoubleTensorType) for variable in operator.inputs)
 
 
 # Of a classifier's converter.

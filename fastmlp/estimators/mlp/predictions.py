@@ -1,23 +1,66 @@
-"""Predictions of an estimator, for many rows and for a few in microseconds."""
+"""Predictions of an estimator, and the activations of its last hidden layer."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import validate_data
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastmlp.estimators.mlp import advice
-from fastmlp.estimators.mlp.parameters import dtype_of, stand_in, state_from
-from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
-from fastmlp.estimators.mlp.to_core import engine_of, features_of, network_of
+from fastmlp._process.buffer_pool import FreeList
+from fastmlp.backends.protocol import Predictor
+from fastmlp.estimators.common import Table
+from fastmlp.estimators.mlp.fitting import advice
+from fastmlp.estimators.mlp.fitting.net import dtype_of, stand_in, state_from
+from fastmlp.estimators.mlp.fitting.to_core import engine_of, features_of, network_of
+from fastmlp.estimators.sklearn_bases import (
+    ClassNamePrefixFeaturesOutMixin,
+    _SetOutputMixin,
+    available_if,
+)
 from fastmlp.network.state import NetState
+
+
+class QuickPredictor(NamedTuple):
+    """The predictor of the last small batch, with the net and settings that it is valid for."""
+
+    state: NetState
+    predictor: Predictor
+    activation: Any
+    out_activation: str
+
+
+@final
+class PredictionCache:
+    """A mutable cache: `predict` must not change the attributes of an estimator.
+
+    Attributes
+    ----------
+    buffers : FreeList of buffers for predictions of many rows
+    quick : Quick, or None before the first small batch
+    """
+
+    buffers: FreeList
+    quick: QuickPredictor | None
+
+    def __init__(self) -> None:
+        self.buffers = FreeList()
+        self.quick = None
+
 
 Array = NDArray[Any]
 
 
-class Predictions:
-    """An estimator whose parameters are in `coefs_` and `intercepts_`."""
+class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
+    """An estimator whose parameters are in `coefs_` and `intercepts_`.
+
+    Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
+    take an estimator with `fit_transform`, or an unfitted one with `transform`, for a transformer.
+    A subclass that is a `TransformerMixin` is one.
+    """
 
     activation: Any
     out_activation_: str
@@ -54,7 +97,7 @@ class Predictions:
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and predictor.is_quick and flat is state.parameters:
-            cache.quick = Quick(state, predictor, self.activation, self.out_activation_)
+            cache.quick = QuickPredictor(state, predictor, self.activation, self.out_activation_)
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
@@ -68,3 +111,40 @@ class Predictions:
         if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
             return None
         return predictor.quick(X)
+
+    def transform(self, X: Table) -> Array:
+        """Return the activations of the last hidden layer; only a fitted estimator has it.
+
+        A step before the last one of a pipeline must be a transformer. Put a fitted estimator into
+        scikit-learn's `FrozenEstimator`; one that the pipeline fits is of a class of your own:
+        ``class Features(TransformerMixin, MLPClassifier): ...``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_units)
+            Of a net without hidden layers, the features as they are.
+
+        Raises
+        ------
+        AttributeError
+            If the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        rows = self._validated_rows(X)
+        if len(self.coefs_) == 1:
+            return rows.toarray() if hasattr(rows, "toarray") else rows
+        return self._outputs(rows, hidden=True)
+
+    @property
+    def _n_features_out(self) -> int:
+        """The number of names that `get_feature_names_out` returns."""
+        return int(self.coefs_[-1].shape[0])
+
+
+# Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
+available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
+Predictions.transform = available(Predictions.transform)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     HiddenLayerSizes,
@@ -24,16 +24,16 @@ from fastmlp.estimators.arguments import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.held_out import r2
-from fastmlp.estimators.mlp.losses import (
+from fastmlp.estimators.mlp.fitting.epochs import r2, reports_of
+from fastmlp.estimators.mlp.fitting.rows import SourceOptions
+from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
     loss_of_regressor,
     pinball_score,
     quantile_score,
+    squeezed,
 )
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
@@ -108,7 +108,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, where a parameter is of a wrong type or value.
 
     See Also
     --------
@@ -221,11 +221,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = Over(target, buffer_rows)
+        over = SourceOptions(target, buffer_rows)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     @available_if(lambda estimator: estimator._check_solver())
@@ -271,14 +271,14 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         if self.loss == "gaussian_nll":
             check_is_fitted(self)
             outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
-            mean, deviation = _squeezed(outputs[:, ::2]), _squeezed(outputs[:, 1::2])
+            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
             raise ValueError(
                 f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
                 f"{self.loss!r}"
             )
-        return super().predict(X) if outputs is None else _squeezed(outputs)
+        return super().predict(X) if outputs is None else squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; for ``loss="quantile"`` the negative mean pinball loss.
@@ -332,7 +332,3 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             )
         X, y = super()._validate_input(X, y, incremental, reset)
         return X, checked_targets(self, y)
-
-
-def _squeezed(outputs: Array) -> Array:
-    return outputs[:, 0] if outputs.shape[1] == 1 else outputs

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import archive, label_codec, param_codec
+from fastmlp.estimators.mlp import archive, codecs
 from fastmlp.estimators.mlp.archive import KINDS
 from fastmlp.estimators.search.search_cv import MLPSearchCV
 from fastmlp.estimators.with_client import PARAMETERS
@@ -54,7 +54,7 @@ def pack(search: Any, *, training: bool) -> Content:
         },
         "parameters": archive.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
-        "attributes": {name: param_codec.of(there[name]) for name in ATTRIBUTES if name in there},
+        "attributes": {name: codecs.of_value(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),
     }
     if "best_estimator_" in there:
@@ -82,12 +82,12 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     for name, value in header["attributes"].items():
         if name not in ATTRIBUTES:
             raise FileError(f"unknown attribute {name!r}")
-        setattr(search, name, param_codec.value_from(value, own))
+        setattr(search, name, codecs.value_from(value, own))
     if BEST in header:
-        its = archive.content_of(header[BEST], archive.arrays_at(arrays)[BEST])
-        if its.kind != spelled["kind"]:
-            raise FileError(f"the best of {spelled['kind']!r} is of kind {its.kind!r}")
-        search.best_estimator_ = archive.unpack(its, own, n_threads)
+        best = archive.content_of(header[BEST], archive.arrays_at(arrays)[BEST])
+        if best.kind != spelled["kind"]:
+            raise FileError(f"the best of {spelled['kind']!r} is of kind {best.kind!r}")
+        search.best_estimator_ = archive.unpack(best, own, n_threads)
         archive.take_feature_names(search, header, search.best_estimator_.n_features_in_)
     if hasattr(search, "best_index_"):
         search.best_params_ = results["params"][search.best_index_]
@@ -104,15 +104,15 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         if name != "params" and not name.startswith("param_")
     }
     _check_sizes(results["params"], sum(values.size for values in numbers.values()))
-    told = {
+    header = {
         "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
-        "params": param_codec.of(list(results["params"])),
+        "params": codecs.of_value(list(results["params"])),
     }
     arrays = {
         f"{RESULTS}.{name}": values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
         for name, values in numbers.items()
     }
-    return told, arrays
+    return header, arrays
 
 
 def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
@@ -120,24 +120,26 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
 
     Of each name there is an array of all candidates, and a text has the length of the longest.
     """
-    n, n_names = len(candidates), len({name for each in candidates for name in each})
-    wide = (value for each in candidates for value in each.values() if isinstance(value, WIDE))
+    n, n_names = len(candidates), len({name for candidate in candidates for name in candidate})
+    wide = (
+        value for candidate in candidates for value in candidate.values() if isinstance(value, WIDE)
+    )
     longest = max((len(str(value)) for value in wide), default=0)
-    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > label_codec.MAX_TEXT_BYTES:
-        told = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
-        raise FileError(f"{n:,} candidates of {told}")
+    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > codecs.MAX_TEXT_BYTES:
+        sizes = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
+        raise FileError(f"{n:,} candidates of {sizes}")
 
 
-def _results_from(told: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    candidates = param_codec.value_from(told["params"], {})
-    if type(candidates) is not list or any(type(each) is not dict for each in candidates):
+def _results_from(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    candidates = codecs.value_from(header["params"], {})
+    if type(candidates) is not list or any(type(candidate) is not dict for candidate in candidates):
         raise FileError("params must be a list of dicts")
-    _check_sizes(candidates, sum(each.size for each in arrays.values()))
-    if len({name for name, _ in told["names"]}) != len(told["names"]):
+    _check_sizes(candidates, sum(candidate.size for candidate in arrays.values()))
+    if len({name for name, _ in header["names"]}) != len(header["names"]):
         raise FileError("names of results must differ")
     others = {"params": candidates, **dict(_yield_masked_array_for_each_param(candidates))}
     results: dict[str, Any] = {}
-    for name, kind in told["names"]:
+    for name, kind in header["names"]:
         if kind is False:
             results[name] = others[name]
             continue

@@ -20,11 +20,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp._process.task_pool import share
 from fastmlp.backends.devices import thread_limit
-from fastmlp.estimators.arguments import Configurable, Folds, Grid, Metrics, RandomState, Table
-from fastmlp.estimators.mlp.to_core import n_threads_of
-from fastmlp.estimators.search.backend import PoolBackend
-from fastmlp.estimators.search.on_cluster import ClusterBackend
-from fastmlp.estimators.search.progress import FitBar
+from fastmlp.estimators.common import Configurable, Folds, Grid, Metrics, RandomState, Table
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.estimators.search.backends import ClusterBackend, FitBar, PoolBackend
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
 from fastmlp.estimators.with_client import WithClient
 from fastmlp.validation import scalars
@@ -223,7 +221,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return self
 
     def _backend(self, bar: FitBar) -> PoolBackend:
-        """Return what runs the fits: a pool of threads, or a cluster."""
+        """The backend that runs the fits: a pool of threads, or a cluster."""
         cluster = self._cluster("MLPSearchCV.fit")
         if cluster is not None:
             return ClusterBackend(cluster, bar)

@@ -7,6 +7,7 @@ the 21 ms of a fit of 64-64-10 on digits, all of it under the GIL.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Number
 from traceback import format_exc
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from sklearn.utils.validation import validate_data
 from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.task_pool import check
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastmlp.estimators.mlp.row_subset import derive_form
+from fastmlp.estimators.mlp.fitting.rows import derive_form
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]
@@ -77,7 +78,14 @@ class Trials:
 
     def task(self, items: Items) -> Callable[[], list[Any]]:
         """Return a function that runs calls of `_fit_and_score`, as trials where possible."""
-        return lambda: [self._do(*item) for item in items]
+        return partial(self._do_all, items)
+
+    def __reduce__(self) -> Any:
+        """A copy in another process shares nothing yet."""
+        return Trials, ()
+
+    def _do_all(self, items: Items) -> list[Any]:
+        return [self._do(*item) for item in items]
 
     def _do(self, call: Any, arguments: Any, named: dict[str, Any]) -> Any:
         estimator, X, y = arguments
@@ -113,12 +121,12 @@ class Trials:
                 others = fold._replace(test=fold.train, targets=fold.y[fold.train])
                 named["test"] = named["train"]
                 result["train_scores"] = scores(others, estimator, X, y, **named)
-        told = {
+        optional = {
             "n_test_samples": len(fold.test),
             "parameters": parameters,
             "estimator": estimator,
         }
-        result |= {name: it for name, it in told.items() if named.get(f"return_{name}")}
+        result |= {name: it for name, it in optional.items() if named.get(f"return_{name}")}
         if named.get("return_times"):
             result |= {"fit_time": middle - begin, "score_time": end - middle}
         return result
@@ -175,7 +183,7 @@ def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
 
 
 def make_fold(
-    estimator: Any, data: tuple[Array, Array], given: tuple[Any, Any], train: Any, test: Any
+    estimator: Any, data: tuple[Array, Array], originals: tuple[Any, Any], train: Any, test: Any
 ) -> Fold | None:
     """Return a fold, with the attributes that an unfitted estimator takes from its rows, or None.
 
@@ -185,7 +193,7 @@ def make_fold(
     before = dict(vars(estimator))
     rows = np.arange(len(X), dtype=np.int64)[train]
     try:
-        dtype, table = derive_form(estimator, *given, rows)
+        dtype, table = derive_form(estimator, *originals, rows)
     except (TypeError, ValueError):
         return None
     if dtype != X.dtype:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import label_codec
+from fastmlp.estimators.mlp import codecs
 from fastmlp.estimators.mlp.archive import (
     arrays_at,
     content_of,
@@ -70,7 +70,7 @@ def pack(model: Any, *, training: bool) -> Content:
         "training": model.training_,
     }
     if isinstance(model, TabularMLPClassifier):
-        header["labels"] = label_codec.of_classes(model.classes_)
+        header["labels"] = codecs.of_classes(model.classes_)
     kept = {name: array for name, array in arrays.items() if name != "extra_weights"}
     return Content(type(model).__name__, header, kept)
 
@@ -91,7 +91,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     pack_ = from_state(header["pack"], arrays)
     classes = None
     if isinstance(model, TabularMLPClassifier):
-        classes = label_codec.classes_from(header["labels"])
+        classes = codecs.classes_from(header["labels"])
     _check(pack_, schema, classes)
     model._take(schema, pack_, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])

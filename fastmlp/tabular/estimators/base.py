@@ -13,9 +13,8 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted
 
 from fastmlp import validation as checks
 from fastmlp._process import warnings
-from fastmlp.estimators.arguments import Folds, RandomState, Scoring
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp.to_core import n_threads_of
+from fastmlp.estimators.common import Folds, InBatches, RandomState, Scoring
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
 from fastmlp.network import spec

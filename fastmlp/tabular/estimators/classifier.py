@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions
 
-from fastmlp.estimators.arguments import ClassWeight, Folds, RandomState, Scoring
+from fastmlp.estimators.common import ClassWeight, Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments

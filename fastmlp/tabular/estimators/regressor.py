@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.estimators.arguments import Folds, RandomState, Scoring
+from fastmlp.estimators.common import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import get_scorer, get_scorer_names
 
-from fastmlp.estimators.arguments import Scoring
+from fastmlp.estimators.common import Scoring
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.rules import metrics
 from fastmlp.tabular.pack import TableRows

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.cluster.groups import Cluster
-from fastmlp.many.together import Call, fit_together
+from fastmlp.many.fit_many import Call, fit_together
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.averages import EMA

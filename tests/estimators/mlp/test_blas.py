@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastmlp import MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators.mlp.blas import OneThread, one_thread
+from fastmlp.estimators.mlp.fitting.lbfgs import OneThread, one_thread
 
 
 def blas_threads() -> list[int]:

@@ -102,7 +102,7 @@ def test_searches_in_parallel_end_on_every_threading_layer(
 def test_a_worker_of_joblib_takes_one_thread() -> None:
     import joblib
 
-    from fastmlp.estimators.mlp.to_core import n_threads_of
+    from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 
     assert n_threads_of(None) is None
     assert n_threads_of(1) == 1

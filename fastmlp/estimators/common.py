@@ -1,15 +1,69 @@
-"""Predictions of an estimator, a batch at a time."""
+"""Shared by all estimators: types of their arguments, warnings, and predictions in batches."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from fastmlp._process import warnings
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.data.sources import Source
-from fastmlp.estimators.arguments import Table
+from fastmlp.network.spec import Activation
+from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+
+
+class Sparse(Protocol):
+    """A sparse matrix or array of SciPy's."""
+
+    def tocsr(self) -> Any: ...
+
+
+class Configurable(Protocol):
+    """An estimator as searches take it."""
+
+    def get_params(self, deep: bool = ...) -> Any: ...
+
+    def set_params(self, **parameters: Any) -> Any: ...
+
+
+class Splitter(Protocol):
+    """A splitter of rows into folds, such as `KFold`."""
+
+    @property
+    def split(self) -> Callable[..., Any]: ...
+
+
+Table = ArrayLike | Sparse
+Activations = Activation | Sequence[Activation]
+HiddenLayerSizes = int | Sequence[int] | NDArray[np.integer[Any]]
+RegressionLoss = Literal["squared_error", "poisson", "gamma", "tweedie", "quantile", "gaussian_nll"]
+SolverName = Literal["lbfgs"] | OptimizerName
+Solver = SolverName | Optimizer
+BatchSize = int | Literal["auto"]
+LearningRate = Literal["constant", "invscaling", "adaptive"]
+RandomState = int | np.random.RandomState
+ClassWeight = Mapping[Any, float] | Literal["balanced"]
+Scoring = str | Callable[..., float]
+Metrics = Scoring | Sequence[str] | Mapping[str, Scoring]
+Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Folds = int | Iterable[Any] | Splitter
+
+
+# The module that raises them in scikit-learn.
+MODULE = "sklearn.neural_network._multilayer_perceptron"
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the user's line, but for filters by module as from scikit-learn's own estimators.
+
+    So ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")``, which
+    was written for scikit-learn's, holds for these as well.
+    """
+    warnings.warn(message, category, MODULE)
+
 
 Array = NDArray[Any]
 Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
@@ -43,7 +97,7 @@ class InBatches:
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
+            If rows are of a wrong type or value, pyarrow is missing, or a file cannot be read; when
             they are asked for. A note names the rows.
 
         See Also

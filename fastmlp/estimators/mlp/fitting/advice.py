@@ -1,4 +1,4 @@
-"""What to do about settings and data that scikit-learn refuses, added to its words."""
+"""Advice on settings and data that scikit-learn refuses."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +9,8 @@ import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
-from fastmlp.estimators.mlp.solvers import SOLVERS
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS
-from fastmlp.estimators.warnings import warn
+from fastmlp.estimators.common import warn
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, SOLVERS
 from fastmlp.network import spec
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
@@ -39,8 +38,8 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
     try:
         check()
     except InvalidParameterError as error:
-        found = re.match(r"The '(\w+)' parameter", str(error))
-        name = found[1] if found else ""
+        match = re.match(r"The '(\w+)' parameter", str(error))
+        name = match[1] if match else ""
         advice = _advice(name, getattr(estimator, name, None), estimator)
         if advice:
             error.args = (f"{error} {advice}",)
@@ -49,7 +48,7 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
 
 @contextmanager
 def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
-    """Check that no entries of data are masked; say of text in X where it is, and what to do.
+    """Check that no entries of data are masked; add a hint to an error about text in X.
 
     Where columns have no names scikit-learn's words stay as they are, and a note is added.
 
@@ -58,17 +57,17 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
     ValueError
         If an entry is masked.
     """
-    for name, given in {"X": X, **others}.items():
-        validation.unmasked(given, type(estimator).__name__, name)
+    for name, array in {"X": X, **others}.items():
+        validation.unmasked(array, type(estimator).__name__, name)
     try:
         yield
     except ValueError as error:
         if str(error).startswith(NO_NUMBER):
-            told = hints.of_kind(X, np.asarray(X), "X")
+            hint = hints.of_kind(X, np.asarray(X), "X")
             if hasattr(X, "columns"):
-                error.args = (f"{error}{told}",)
+                error.args = (f"{error}{hint}",)
             else:
-                error.add_note(f"X holds {told.lstrip(': ')}")
+                error.add_note(f"X holds {hint.lstrip(': ')}")
         raise
 
 
@@ -113,7 +112,7 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 
 
 def _advice(name: str, value: Any, estimator: Any) -> str:
-    """Return what may be meant by a parameter's value, as a sentence, or nothing."""
+    """The suggestion of another value for a parameter, as a sentence, or ""."""
     kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
     if name == "activation" and isinstance(value, int):
         return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"

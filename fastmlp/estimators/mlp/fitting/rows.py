@@ -1,33 +1,119 @@
-"""Fits of an estimator over a source: its blocks, checked, with binarized targets."""
+"""The rows of a fit: subsets of arrays, and blocks of a source."""
 
 from collections import Counter
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import _safe_indexing
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_sample_weight, check_X_y
+from sklearn.utils.validation import _check_sample_weight, _num_samples, check_X_y
 
-from fastmlp.backends.protocol import Engine
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.feed import Feed, check_source, tabled
 from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Rows, all_rows
 from fastmlp.data.sources import Opened, Piece, is_source, opened, parts_of, targets_of
-from fastmlp.estimators.mlp.advice import checking
-from fastmlp.estimators.mlp.losses import checked_targets
-from fastmlp.estimators.mlp.row_subset import RowSubset
-from fastmlp.estimators.mlp.to_core import data_of
+from fastmlp.estimators.mlp.fitting.advice import checking
+from fastmlp.estimators.mlp.fitting.to_core import checked_targets, data_of
 from fastmlp.network.state import NetState
 from fastmlp.training.loop import ByBuffers
 from fastmlp.training.rows import check_length
 from fastmlp.validation import unnamed
 from fastmlp.validation.suggestions import count
 
+Array = NDArray[Any]
+RowIndex = NDArray[np.int64]
 
-class Over(NamedTuple):
+
+class RowSubset(NamedTuple):
+    """Some rows of checked data, or all rows.
+
+    Attributes
+    ----------
+    X : (n_samples, n_features) array or sparse matrix
+    y : (n_samples, n_outputs) array, binarized
+    weight : (n_samples,) array, or None
+    rows : (n,) array of int64, in any order; None: all rows
+    """
+
+    X: Any
+    y: Array
+    weight: Any = None
+    rows: RowIndex | None = None
+
+    def of(self, array: Any) -> Any:
+        """Return these rows of an array with a row for each row of X."""
+        return array if array is None or self.rows is None else array[self.rows]
+
+    def data(self, engine: Engine[Any]) -> Data:
+        """Return the subset in the core's form."""
+        return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
+
+    def shares(self, other: "RowSubset") -> bool:
+        """Return True if both are subsets of the same data."""
+        return all(a is b for a, b in zip(self[:3], other[:3], strict=True))
+
+    def weighted(self, weight: Array | None) -> Self:
+        """Return these rows with weights, shape (n,), one for each; other rows get the weight 0."""
+        if weight is None or self.rows is None:
+            return self._replace(weight=weight)
+        of_all = np.zeros(len(self.y), weight.dtype)
+        of_all[self.rows] = weight
+        return self._replace(weight=of_all)
+
+    def split(self, estimator: Any) -> tuple[Self, Self]:
+        """Return the rows to train on, and the rows that early stopping holds out.
+
+        As in scikit-learn only a binary target is stratified: targets of several classes have
+        several columns here.
+        """
+        rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
+        binary = is_classifier(estimator) and estimator.n_outputs_ == 1
+        # The draw depends on the number of rows alone.
+        train, test = train_test_split(
+            rows,
+            random_state=estimator._random_state,
+            test_size=estimator.validation_fraction,
+            stratify=self.of(self.y) if binary else None,
+        )
+        if len(test) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        return self._replace(rows=train), self._replace(rows=test)
+
+
+def derive_form(estimator: Any, X: Any, y: Any, rows: RowIndex) -> tuple[np.dtype[Any], Array]:
+    """Set labels, names and width on an unfitted estimator, as its `fit` on some rows would.
+
+    X is known to be valid: the first ``len(rows)`` rows stand for `rows`, which would be a copy.
+
+    Returns
+    -------
+    dtype : in which the estimator takes X
+    targets : (n_samples, n_outputs) array, binarized; zeros in other rows
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the estimator does not take such targets.
+    """
+    n, n_samples = len(rows), _num_samples(X)
+    subset = X if n == n_samples else _safe_indexing(X, slice(n) if n < n_samples else rows)
+    checked, targets = estimator._validate_input(subset, _safe_indexing(y, rows), False, reset=True)
+    table = np.zeros((n_samples, targets.size // n), targets.dtype)
+    table[rows] = targets.reshape(n, -1)
+    return checked.dtype, table
+
+
+class SourceOptions(NamedTuple):
     """Arguments of a fit that are for a source."""
 
     target: Any = None
@@ -45,8 +131,8 @@ class Over(NamedTuple):
         if self.target is not None or (y is None and is_source(X)):
             return True
         unnamed(y, who)
-        for name, given in self._asdict().items():
-            if given is not None:
+        for name, value in self._asdict().items():
+            if value is not None:
                 raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
         return False
 
@@ -61,11 +147,11 @@ class Over(NamedTuple):
         return tabled(X, None, self.target, who, known), None, weight
 
 
-ARRAYS = Over()
+ARRAYS = SourceOptions()
 
 
 def feed_of(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, over: Over, *, first_pass: bool
+    estimator: Any, X: Any, y: Any, sample_weight: Any, over: SourceOptions, *, first_pass: bool
 ) -> Feed:
     """Return the feed of a source, its first buffer filled.
 
@@ -77,7 +163,7 @@ def feed_of(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If the source, or what is in its blocks, is not what it must be.
+        If the source, or a block, has another type, shape or values than `fit` takes.
     """
     who = f"{type(estimator).__name__}.fit"
     known = None if first_pass else getattr(estimator, "feature_names_in_", None)
@@ -86,7 +172,7 @@ def feed_of(
     reading = Reading(int(estimator.max_iter), batch, bool(estimator.shuffle), over.buffer_rows)
     check_source(X, y, sample_weight, reading, who)
     first = _first(opened(X, who), who)
-    # An iterator has lost it.
+    # An iterator cannot be read twice: its first block goes before the others.
     whole = chain([first.content], X) if hasattr(X, "__next__") else X
     classes = estimator.classes_ if not first_pass and is_classifier(estimator) else over.classes
     convert = _Conversion(estimator, who)
@@ -106,7 +192,7 @@ def rows_of_source(estimator: Any, X: Any) -> RowSubset:
     Raises
     ------
     TypeError, ValueError, MemoryError
-        If they are not what they must be, or do not fit into memory.
+        If they have other types, shapes or values than `fit` takes, or do not fit into memory.
     """
     who = f"{type(estimator).__name__}.fit: X_val"
     x, y, weight = all_rows(opened(X, who), _Conversion(estimator, who), who)
@@ -176,23 +262,23 @@ class _Conversion:
             )
         if several or (classes is not None and weight != "balanced"):
             return None if several else classes
-        found, counts = list[Any](), Counter[Any]()
+        labels, counts = list[Any](), Counter[Any]()
         for y in targets_of(source, self._who):
             present, n = np.unique(y, return_counts=True)
-            found.append(present)
+            labels.append(present)
             counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
         if weight == "balanced":
             n_rows = counts.total()
-            self._class_weight = {one: n_rows / (len(counts) * n) for one, n in counts.items()}
-        return np.unique(np.concatenate(found)) if classes is None else classes
+            self._class_weight = {label: n_rows / (len(counts) * n) for label, n in counts.items()}
+        return np.unique(np.concatenate(labels)) if classes is None else classes
 
     def first(self, first: Piece, classes: Any) -> Rows | None:
-        """Set on the estimator what a fit derives from its first block; return its rows."""
+        """Set labels, names and width on the estimator by the first block; return its rows."""
         estimator, y = self._estimator, parts_of(first.content, self._who)[1]
         if is_classifier(estimator):
             labels = y if classes is None else classes
             if type_of_target(labels).startswith("continuous"):
-                value = next(one for one in np.ravel(labels) if one % 1)
+                value = next(number for number in np.ravel(labels) if number % 1)
                 raise ValueError(
                     f"{self._who}: the target holds numbers with fractions, such as {value:.6g}, "
                     "no classes; of numbers use MLPRegressor"
@@ -207,7 +293,7 @@ class _Conversion:
         Raises
         ------
         TypeError, ValueError
-            If they are not what they must be; a note names the block.
+            If they are of a wrong type or value; a note names the block.
         """
         return self._converted(piece, reset=False)
 
@@ -230,9 +316,9 @@ class _Conversion:
     def _rows(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Rows:
         estimator, classifies = self._estimator, is_classifier(self._estimator)
         kinds, numeric = (np.float64, np.float32), not classifies
-        how: dict[str, Any] = {"multi_output": True, "dtype": kinds, "y_numeric": numeric}
+        options: dict[str, Any] = {"multi_output": True, "dtype": kinds, "y_numeric": numeric}
         # Blocks have no names of columns, which `validate_data` would warn of.
-        X, y = check_X_y(X, y, estimator=estimator, **how)
+        X, y = check_X_y(X, y, estimator=estimator, **options)
         if reset:
             vars(estimator).pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[1]

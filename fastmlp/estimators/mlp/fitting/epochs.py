@@ -1,0 +1,495 @@
+"""Training by batches and epochs: rows held out, reports, and scikit-learn's rules of stopping."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from fastmlp import validation
+from fastmlp._process.task_pool import Stopped
+from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.data.sources import is_source
+from fastmlp.estimators.common import warn
+from fastmlp.estimators.mlp.fitting import to_core
+from fastmlp.estimators.mlp.fitting.advice import checking
+from fastmlp.estimators.mlp.fitting.net import net_around
+from fastmlp.estimators.mlp.fitting.rows import RowSubset, rows_of_source
+from fastmlp.network.state import NetState
+from fastmlp.training.bar import new_bar, shown
+from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
+from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
+from fastmlp.validation import scalars
+
+Array = NDArray[Any]
+
+
+class HeldOut:
+    """The rows on which an estimator is validated during training.
+
+    Parameters
+    ----------
+    part : RowSubset
+    data : Data, the same rows in the core's form
+
+    Attributes
+    ----------
+    X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
+
+    Raises
+    ------
+    ValueError
+        If all weights are 0.
+    """
+
+    weight: Any
+    labels: Any
+
+    def __init__(
+        self,
+        estimator: Any,
+        part: RowSubset,
+        data: Data,
+        state: NetState,
+        engine: Engine[Any],
+    ) -> None:
+        self._targets, self.weight = part.of(part.y), part.of(part.weight)
+        if self.weight is not None and not self.weight.any():
+            # The message of scikit-learn's metrics.
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        self.labels = estimator._labels_of(self._targets)
+        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
+        self._metric, self._flat = estimator._metric, state.parameters
+        of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
+        self._has_common_class = of_classes and hasattr(estimator, "classes_")
+        self._evaluation = engine.evaluation(data)
+        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
+
+    def loss(self) -> float:
+        """Return the mean loss, without penalty, at the current parameters."""
+        return self._evaluation(self._flat, self._outputs)
+
+    def score(self) -> float:
+        """Return the metric at the parameters of the last call of `loss`."""
+        return float(self._metric(self._outputs, self._targets, self.weight))
+
+    def common_share(self) -> float:
+        """Return the share of the most common class; 0 of other targets, and of several labels."""
+        if not self._has_common_class:
+            return 0.0
+        shares = np.average(self._targets, axis=0, weights=self.weight)
+        return float(max(shares.max(), 1 - shares[0] if len(shares) == 1 else 0.0))
+
+
+def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
+    """Return the validation data given to `fit`, checked and with binarized targets, or None.
+
+    X may be a source.
+    """
+    if X is None and y is None:
+        return None
+    if y is None and weight is None and is_source(X):
+        return rows_of_source(estimator, X)
+    if X is None or y is None:
+        present, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
+        raise ValueError(f"{present} is provided, but {lacks} was not provided.")
+    dtype = (np.float64, np.float32)
+    with checking(estimator, X, y_val=y, sample_weight_val=weight):
+        X, y = validate_data(
+            estimator,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=dtype,
+            reset=False,
+        )
+    weight = None if weight is None else _check_sample_weight(weight, X)
+    targets = estimator._binarized(y)
+    if estimator._outputs_for(targets) != estimator.n_outputs_:
+        raise ValueError(
+            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
+        )
+    return RowSubset(X, targets, weight)
+
+
+def hold_out(
+    estimator: Any,
+    held_out: RowSubset | None,
+    part: RowSubset,
+    data: Data,
+    state: NetState,
+    engine: Engine[Any],
+) -> HeldOut | None:
+    """Return the rows to validate on, or None if there are none."""
+    if held_out is None:
+        return None
+    if estimator.validation_loss_curve_ is None:
+        estimator.validation_loss_curve_ = []
+    estimator._best_coefs = [coef.copy() for coef in state.weights]
+    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
+    # If both are subsets of one table, targets and weights in the core's form are shared too.
+    own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
+    return HeldOut(estimator, held_out, own, state, engine)
+
+
+def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
+    """Return the share of rows with the right class, or with all labels right.
+
+    `sklearn.metrics.accuracy_score` of the labels takes 600 us, more than an epoch of a small net.
+    """
+    if one_hot:
+        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
+    else:
+        right = ((outputs > 0.5) == targets).all(axis=1)
+    return float(np.average(right, weights=weight))
+
+
+def r2(outputs: Array, targets: Array, weight: Any) -> float:
+    """Return the coefficient of determination, the mean over outputs; NaN for a net that diverged.
+
+    `sklearn.metrics.r2_score` takes 400 us for it.
+    """
+    if not np.isfinite(outputs).all():
+        return np.nan
+    weights = np.float64(1) if weight is None else weight[:, None]
+    mean = np.average(targets, axis=0, weights=weight)
+    residual = (weights * (targets - outputs) ** 2).sum(axis=0, dtype=np.float64)
+    total = (weights * (targets - mean) ** 2).sum(axis=0, dtype=np.float64)
+    scores = np.where(residual == 0, 1.0, 0.0)
+    np.divide(residual, total, out=residual, where=total != 0)
+    return float(np.mean(np.where(total != 0, 1 - residual, scores)))
+
+
+INSTEAD: dict[type, str] = {
+    EarlyStopping: "early_stopping=True, n_iter_no_change=10, tol=1e-4",
+    ReduceLROnPlateau: 'solver="sgd", learning_rate="adaptive"',
+}
+# From this `verbose` on there is a second line for each epoch.
+DETAILED = 2
+
+
+@final
+class Reports:
+    """The callbacks, the bar and the second line of one fit.
+
+    Parameters
+    ----------
+    estimator : the estimator; its attributes record the training
+    callbacks : callable, or a sequence of them
+    progress : bool or bar
+        True: show a bar; a bar: count epochs in it.
+
+    Attributes
+    ----------
+    looks : bool, True if callbacks look at the parameters after each epoch
+
+    Raises
+    ------
+    TypeError
+        If an argument is of a wrong type or value.
+    ImportError
+        If a bar is asked for without tqdm.
+    """
+
+    looks: bool
+
+    def __init__(self, estimator: Any, callbacks: Any, progress: Any) -> None:
+        self._estimator, self._history = estimator, History()
+        self._callbacks = listeners(callbacks, f"{type(estimator).__name__}.fit")
+        self._progress, self._bar = progress, None if isinstance(progress, bool) else progress
+        self.looks = bool(self._callbacks)
+        self._start = time.perf_counter()
+        self._net: Any = None
+
+    def begin(self, state: NetState) -> AbstractContextManager[Any]:
+        """Prepare for the training of a state; return the bar, or nothing, for a with statement."""
+        if self._callbacks:
+            self._net = net_around(self._estimator, state)
+        if self._progress is not True:
+            return nullcontext()
+        self._bar = new_bar(self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit")
+        return self._bar
+
+    def epoch_ends(self, rate: float, state: NetState) -> bool:
+        """Report an epoch that the estimator has recorded; return True to stop after it.
+
+        `rate` is the learning rate of its last step, or NaN.
+        """
+        estimator, history = self._estimator, self._history
+        history.loss.append(float(estimator.loss_))
+        history.learning_rate.append(rate)
+        if estimator.__dict__.get("_held_out") is not None:
+            history.validation_loss.append(estimator.validation_loss_curve_[-1])
+            if estimator.early_stopping:
+                score = estimator.validation_scores_[-1]
+                history.metrics.setdefault("validation_score", []).append(score)
+        if self._bar is not None:
+            self._bar.set_postfix(shown(history), refresh=False)
+            self._bar.update(1)
+        if estimator.verbose >= DETAILED:
+            print(self._second_line())
+        return bool(self._callbacks) and self._call_back(state)
+
+    def _second_line(self) -> str:
+        history, seconds = self._history, time.perf_counter() - self._start
+        rate, losses = history.learning_rate[-1], history.validation_loss
+        parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
+        parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
+        return f"    {', '.join(parts)}"
+
+    def _call_back(self, state: NetState) -> bool:
+        history = self._history
+        losses = history.validation_loss
+        report = Report(
+            epoch=len(history.loss) - 1,
+            loss=history.loss[-1],
+            validation_loss=losses[-1] if losses else None,
+            learning_rate=history.learning_rate[-1],
+            net=self._net,
+            history=history,
+            metrics={name: values[-1] for name, values in history.metrics.items()},
+        )
+        with state.lock.calling_back():
+            for callback in self._callbacks:
+                callback(report)
+        if report.stopping:
+            history.status = Status.STOPPED
+        return report.stopping
+
+
+def print_loss(estimator: Any) -> None:
+    """Print scikit-learn's line of an epoch, or iteration, if `verbose` asks for it."""
+    if estimator.verbose:
+        print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
+
+
+def reports_of(estimator: Any, callbacks: Any, progress: Any) -> Reports | None:
+    """Check the arguments of a fit; return the reports of its epochs, or None without any."""
+    who = f"{type(estimator).__name__}.fit"
+    if not hasattr(progress, "update"):
+        scalars.boolean(who, "progress", progress)
+    if progress is False and callbacks == () and not estimator.verbose >= DETAILED:
+        return None
+    return Reports(estimator, callbacks, progress)
+
+
+def listeners(callbacks: Any, who: str) -> tuple[Callback, ...]:
+    """Check callbacks; those of `MLP` that need its monitors are refused."""
+    if isinstance(callbacks, Iterator):
+        callbacks = list(callbacks)
+    for callback in callbacks if isinstance(callbacks, Iterable) else (callbacks,):
+        for kind, instead in INSTEAD.items():
+            if callback is kind or isinstance(callback, kind):
+                owner = who.removesuffix(".fit")
+                raise TypeError(
+                    f"{who}: {kind.__name__} is for MLP.fit; write {owner}({instead}) instead"
+                )
+    return validation.callbacks(callbacks, who)
+
+
+@final
+class Epochs:
+    """The request of an estimator's fit to the training loop.
+
+    The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
+    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the
+    estimator's attributes are updated afterwards.
+
+    Parameters
+    ----------
+    estimator : the estimator; its attributes record the training
+    data : Data, to train on
+    batch_size : int
+    held_out : HeldOut, optional
+    incremental : bool
+        One epoch only, and no warnings.
+    reports : Reports, optional
+        Callbacks, bar and lines of each epoch.
+    """
+
+    # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
+    data: Data
+    batch_size: int
+    last_step: int
+    n_rows: int
+    history: History
+    trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
+
+    _trainer: Trainer
+    _state: NetState
+
+    def __init__(
+        self,
+        estimator: Any,
+        data: Data,
+        batch_size: int,
+        held_out: HeldOut | None,
+        incremental: bool,
+        reports: Reports | None = None,
+    ) -> None:
+        self.data, self.batch_size = data, batch_size
+        # Of an epoch, which over a source has several buffers.
+        self.n_rows, self.history = data.n_rows, History()
+        self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
+        self._reports = reports
+        self._stops_early = estimator.early_stopping and not incremental
+        self._most = 1 if incremental else int(estimator.max_iter)
+        self._begun = self._over = False
+
+    def begin(
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
+    ) -> AbstractContextManager[Any]:
+        """Prepare; return a context in which the windows run."""
+        self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
+        self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
+        last = self.last_step = state.n_steps + self._most * steps_per_epoch
+        state.average_over(state.n_steps, last)
+        optimizer, n_rows = self._estimator._optimizer, self.n_rows
+        self._rule = to_core.Rule(optimizer, steps_per_epoch, n_rows, last)
+        self._estimator.n_iter_ = 0
+        self._begun = True
+        return nullcontext() if self._reports is None else self._reports.begin(state)
+
+    def window(self, most: int) -> int:
+        """Return the number of epochs up to the first one after which the rule may stop the fit."""
+        if self._over or self._estimator.n_iter_ >= self._most:
+            return 0
+        return self._epochs_ahead()
+
+    def order(self, n_epochs: int) -> Order:
+        """Return the rows' orders; each is the one before it, shuffled again."""
+        estimator = self._estimator
+        if not estimator.shuffle:
+            return self._trainer.plain_order()
+        if len(self._order) != self.data.n_rows:
+            self._order = self._trainer.plain_order()[0]
+        # scikit-learn shuffles positions of the previous order.
+        orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
+        self._order = orders[-1]
+        return orders
+
+    def rates(self, n_epochs: int) -> Rates:
+        """Return the learning rates of the next epochs."""
+        self._first_step = self._state.n_steps
+        self._rates: Rates = self._rule.ahead(self._first_step, n_epochs, self._estimator.t_)
+        return self._rates
+
+    def end_window(self, losses: Array, diverged: float | None) -> None:
+        """Record epochs with these losses, and apply the stopping rule to each."""
+        if self._held_out or self._looks:
+            self._trainer.store()
+            self._note_steps()
+        self._over = any(self._end_epoch(i, loss) for i, loss in enumerate(losses))
+
+    def cut_short(self, losses: Array) -> None:
+        """Record the epochs that were complete at Ctrl-C."""
+        self.end_window(losses, None)
+
+    def interrupted(self, error: KeyboardInterrupt) -> None:
+        """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a
+        pool."""
+        if not self._begun or isinstance(error, Stopped):
+            raise error
+        warn("Training interrupted by user.", UserWarning)
+
+    def close(self) -> None:
+        """Record the steps taken in the optimizer object."""
+        if self._begun:
+            self._note_steps()
+
+    def _note_steps(self) -> None:
+        optimizer, state = self._estimator._optimizer, self._state
+        to_core.note_steps(optimizer, state.optimizer, state.n_steps)
+
+    def _epochs_ahead(self) -> int:
+        """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
+        estimator = self._estimator
+        if self._held_out or self._looks or estimator.verbose or estimator.early_stopping:
+            return 1
+        certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
+        most = MAX_ORDER_NUMBERS // self.data.n_rows
+        return max(1, int(min(certain, self._most - estimator.n_iter_, most)))
+
+    @property
+    def _looks(self) -> bool:
+        return self._reports is not None and self._reports.looks
+
+    def _end_epoch(self, i: int, loss: float) -> bool:
+        """Record epoch i of the window; return True if the fit ends with it."""
+        estimator, held_out = self._estimator, self._held_out
+        estimator.n_iter_ += 1
+        estimator.loss_ = loss
+        estimator.t_ += self.n_rows
+        estimator.loss_curve_.append(loss)
+        print_loss(estimator)
+        if held_out:
+            estimator.validation_loss_curve_.append(held_out.loss())
+        rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
+        estimator._update_no_improvement_count(self._stops_early, *rows)
+        estimator._optimizer.iteration_ends(estimator.t_)
+        if self._is_stopped(i) or self._is_over():
+            return True
+        if not self._incremental and estimator.n_iter_ == estimator.max_iter:
+            message = (
+                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
+                "optimization hasn't converged yet."
+            )
+            warn(message, ConvergenceWarning)
+        return False
+
+    def _is_stopped(self, i: int) -> bool:
+        """Report epoch i of the window; return True if a callback asks to stop."""
+        if self._reports is None:
+            return False
+        last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
+        try:
+            return self._reports.epoch_ends(float(self._rates(last_step)[0]), self._state)
+        finally:
+            if self._reports.looks:
+                # Parameters that a callback wrote are used, also before it raised.
+                self._state.begin_average()
+                self._trainer.load()
+
+    def _is_over(self) -> bool:
+        """Return True if there was no progress for too long, and there is no lower rate to try."""
+        estimator = self._estimator
+        if estimator._no_improvement_count <= estimator.n_iter_no_change:
+            return False
+        what = "Validation score" if self._stops_early else "Training loss"
+        message = (
+            f"{what} did not improve more than tol={estimator.tol:f} for "
+            f"{int(estimator.n_iter_no_change)} consecutive epochs."
+        )
+        if estimator._optimizer.trigger_stopping(message, estimator.verbose):
+            return True
+        estimator._no_improvement_count = 0
+        return False
+
+
+def batch_rows(estimator: Any, n_rows: int) -> int:
+    """Return the batch size of an estimator's fit on so many rows."""
+    if estimator.batch_size == "auto":
+        return min(200, n_rows)
+    if estimator.batch_size > n_rows:
+        warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            UserWarning,
+        )
+    return min(int(estimator.batch_size), n_rows)
+
+
+def reset_records(estimator: Any) -> None:
+    """Reset the records of a training, which scikit-learn does for its own solvers only."""
+    early = estimator.early_stopping
+    estimator.loss_curve_ = []
+    estimator._no_improvement_count = 0
+    estimator.validation_scores_ = [] if early else None
+    estimator.best_validation_score_ = -np.inf if early else None
+    estimator.best_loss_ = None if early else np.inf
+    estimator.validation_loss_curve_ = None

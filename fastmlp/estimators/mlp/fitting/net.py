@@ -1,0 +1,282 @@
+"""The net of an estimator: its state, the `MLP` that shares it, and its copies and pickles.
+
+`coefs_` and `intercepts_` hold views of its parameters. The two lists are public: if a user has put
+other arrays into them, their numbers are gathered for each call, and written back after training.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from copy import deepcopy
+from numbers import Integral
+from typing import Any, NamedTuple, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import random_state
+from fastmlp.estimators.mlp.fitting import to_core
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.model import MLP, net_on
+from fastmlp.network.spec import make_layout
+from fastmlp.network.state import NetState
+from fastmlp.rules import updates
+from fastmlp.rules.loss_settings import Quantile, Tweedie
+from fastmlp.rules.optimizers import Custom
+
+Array = NDArray[Any]
+# The optimizer of a net before its fit sets the solver's; L-BFGS has none.
+NO_OPTIMIZER = Custom(updates.sgd)
+
+
+def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
+    """Return a net with a copy of these weights and biases.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of the arrays do not fit together as layers.
+    """
+    layout = make_layout(sizes_of(coefs))
+    biases = biases_of(intercepts, layout.sizes[1:])
+    return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
+
+
+def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
+    """Return all weights, then all biases, in one new vector."""
+    return np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)])
+
+
+def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
+    """Return True if these lists hold the views of the state and no other arrays."""
+    if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
+        return False
+    for mine, theirs in zip(state.weights, coefs, strict=True):
+        if mine is not theirs:
+            return False
+    return all(mine is theirs for mine, theirs in zip(state.biases, intercepts, strict=True))
+
+
+def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> None:
+    """Write the parameters into the arrays of these lists; an array that cannot hold them is
+    replaced by the view."""
+    for views, arrays in ((state.weights, coefs), (state.biases, intercepts)):
+        for i, view in enumerate(views):
+            if arrays[i] is view:
+                continue
+            if can_hold(arrays[i], view):
+                arrays[i][...] = view
+            else:
+                arrays[i] = view
+
+
+def take_slots(state: NetState, before: NetState | None) -> None:
+    """Copy the optimizer's state of another net, if it has the same layers."""
+    if before is not None and before.layout == state.layout:
+        state.optimizer, state.averaged_from = before.optimizer, before.averaged_from
+        state.set_slots(before.slots())
+
+
+def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
+    """Return the sizes of the layers that these matrices connect.
+
+    Shapes that do not fit together raise: kernels would read past the end of the flat vector.
+    """
+    shapes = [np.shape(coef) for coef in coefs]
+    for i, shape in enumerate(shapes):
+        if len(shape) != 2:
+            raise ValueError(f"coefs_[{i}] must be an array of two dimensions, got {coefs[i]!r}")
+        if i and shape[0] != shapes[i - 1][1]:
+            raise ValueError(
+                f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has {shapes[i - 1][1]} "
+                "columns"
+            )
+    return (shapes[0][0], *(shape[1] for shape in shapes))
+
+
+def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
+    """Return the biases of layers of these widths; one number counts for all units of a layer."""
+    if len(intercepts) != len(widths):
+        raise ValueError(
+            f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
+        )
+    biases = []
+    for i, (bias, width) in enumerate(zip(intercepts, widths, strict=True)):
+        shape = np.shape(bias)
+        if shape not in ((width,), (1, width), (1,), ()):
+            raise ValueError(
+                f"intercepts_[{i}] has the shape {shape}, but coefs_[{i}] has {width} columns"
+            )
+        biases.append(bias if shape == (width,) else np.broadcast_to(bias, (1, width)))
+    return biases
+
+
+def can_hold(array: Any, view: Array) -> bool:
+    """Return True if the array holds all numbers of the view that are written to it."""
+    return (
+        isinstance(array, np.ndarray)
+        and (array.dtype, array.size) == (view.dtype, view.size)
+        and array.flags.writeable
+    )
+
+
+def dtype_of(*arrays: Array) -> np.dtype[Any]:
+    """Return the dtype to compute in: float32 if no array is wider, else float64."""
+    kind = np.result_type(*arrays)
+    if kind in (np.dtype(np.float16), np.dtype(np.float32)):
+        return np.dtype(np.float32)
+    return np.dtype(np.float64)
+
+
+class LossForNet(NamedTuple):
+    """An estimator's loss in the words of `MLP`.
+
+    Attributes
+    ----------
+    loss : name, or loss with settings
+    share : what the estimator's objective is multiplied by: means over outputs are sums there
+    """
+
+    loss: Any
+    share: float = 1.0
+
+
+@final
+class SharedNet(NamedTuple):
+    """A net that shares an estimator's parameters, with the settings that it is valid for."""
+
+    net: MLP
+    state: NetState
+    settings: tuple[Any, ...]
+
+
+def net_around(estimator: Any, state: NetState) -> MLP:
+    """Return a net with the parameters of a state, which is an estimator's; made once for it."""
+    settings = (
+        estimator.activation,
+        estimator.out_activation_,
+        estimator.alpha,
+        estimator.solver,
+        estimator.n_jobs,
+        estimator.dropout,
+        estimator.input_dropout,
+        estimator.input_noise,
+        estimator.average,
+        estimator.compute_dtype,
+    )
+    made: SharedNet | None = estimator.__dict__.get("_shared_net")
+    if made is not None and made.state is state:
+        same = (a is b for a, b in zip(settings, made.settings, strict=True))
+        if all(same):
+            return made.net
+    loss, share = spelled(estimator, state.layout.sizes[-1])
+    seed = estimator.random_state
+    net = net_on(
+        state,
+        activation=estimator.activation,
+        loss=loss,
+        label_smoothing=getattr(estimator, "label_smoothing", 0.0),
+        optimizer=to_core.for_net(estimator),
+        l2=share * float(estimator.alpha),
+        dropout=estimator.dropout,
+        input_dropout=estimator.input_dropout,
+        input_noise=estimator.input_noise,
+        compute_dtype=estimator.compute_dtype if state.parameters.dtype == np.float32 else None,
+        seed=int(seed) if isinstance(seed, Integral) else None,
+        n_threads=n_threads_of(estimator.n_jobs),
+    )
+    estimator._shared_net = SharedNet(net, state, settings)
+    return net
+
+
+def spelled(estimator: Any, n_outputs: int) -> LossForNet:
+    """Return an estimator's loss as `MLP` is given it, for a net of so many outputs."""
+    match estimator.out_activation_:
+        case "softmax":
+            return LossForNet("cross_entropy")
+        case "logistic":
+            return LossForNet("binary_cross_entropy", 1 / n_outputs)
+    match estimator.loss:
+        case "squared_error":
+            # The gradient there is that of half the sum over outputs.
+            return LossForNet("mse", 2 / n_outputs)
+        case "poisson":
+            return LossForNet("poisson", 1 / n_outputs)
+        case "quantile":
+            return LossForNet(Quantile(estimator.quantile))
+        case "tweedie":
+            return LossForNet(Tweedie(estimator.power))
+    return LossForNet(estimator.loss)
+
+
+# Attributes that training leaves, and predictions do not need.
+TRAINING_STATE = (
+    "_optimizer",
+    "_best_coefs",
+    "_best_intercepts",
+    "_random_state",
+    "_coef_indptr",
+    "_intercept_indptr",
+)
+# Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
+OWN = ("_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net")
+# The name of the optimizer's state in a pickle.
+SLOTS = "_slots_of_optimizer"
+# And that of the step after which its average counts.
+AVERAGED = "_averaged_from"
+
+
+class Copies:
+    """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
+
+    pickle_state: bool
+    random_state: Any
+    _state: NetState
+    _random_state: Any
+
+    def _adopt(self) -> None:
+        """Copy all parameters to one vector, and replace the arrays by its views."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        left_out = OWN if self.pickle_state else (*OWN, *TRAINING_STATE)
+        kept = {name: value for name, value in state.items() if name not in left_out}
+        random = kept.get("_random_state")
+        # A RandomState that the user passed stays the one that is in the parameter.
+        if random is not None and random is not self.random_state:
+            kept["_random_state"] = random_state.pickled(random)
+        return kept | self._slots() if self.pickle_state else kept
+
+    def _slots(self) -> dict[str, Any]:
+        """Return a copy of the optimizer's state under its name; nothing if there is none."""
+        state: NetState | None = self.__dict__.get("_state")
+        slots = None if state is None else state.slots()
+        if slots is None or state is None:
+            return {}
+        return {SLOTS: slots, AVERAGED: state.averaged_from}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        slots, others = state.get(SLOTS), (SLOTS, AVERAGED)
+        parent: Any = super()
+        parent.__setstate__({name: value for name, value in state.items() if name not in others})
+        if "_random_state" in state:
+            self._random_state = random_state.unpickled(state["_random_state"])
+        if hasattr(self, "coefs_"):
+            # A user's own arrays that do not fit together: later calls raise for them.
+            with suppress(ValueError):
+                self._adopt()
+                if slots is not None and slots.shape[1:] == self._state.parameters.shape:
+                    self._state.optimizer = to_core.averaged(self)
+                    self._state.set_slots(slots)
+                    self._state.averaged_from = state.get(AVERAGED, 0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy with the state of training, which a pickle may leave out."""
+        memo[id(self)] = other = type(self).__new__(type(self))
+        other.__setstate__(deepcopy(self.whole_state(), memo))
+        return other
+
+    def whole_state(self) -> dict[str, Any]:
+        """The argument of `__setstate__` with the state of training, for a copy elsewhere."""
+        state = {name: value for name, value in vars(self).items() if name not in OWN}
+        return state | self._slots()

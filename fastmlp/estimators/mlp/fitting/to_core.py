@@ -1,0 +1,395 @@
+"""From an estimator's settings to the core: network, loss, optimizer, dropout, engine; scores."""
+
+from copy import copy
+from dataclasses import fields, replace
+from typing import Any, cast
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
+
+from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.locks import NetLock
+from fastmlp._process.random_state import key_of
+from fastmlp.backends import devices
+from fastmlp.backends.protocol import Data, Engine
+from fastmlp.network import resolve, spec
+from fastmlp.network.layer_settings import dropout_of
+from fastmlp.network.spec import Network, make_layout
+from fastmlp.rules import activations, updates
+from fastmlp.rules.dropout import Dropout, Key
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.loss_settings import Quantile, Smoothed, Tweedie
+from fastmlp.rules.losses import LOSSES, Loss
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer, is_averaged
+from fastmlp.rules.optimizers.protocol import OptimizerSettings
+from fastmlp.rules.penalties import l2
+from fastmlp.rules.schedules import rates_of
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.training.pool import cost_of
+
+Array = NDArray[Any]
+ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
+
+
+def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
+    """Return an estimator's network, with its loss and its penalty."""
+    hidden = resolve.hidden_activations(estimator.activation, len(sizes) - 2)
+    out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
+    penalties = ((l2, float(estimator.alpha)),) if estimator.alpha > 0 else ()
+    rules = (*hidden, activations.identity)
+    return Network(make_layout(sizes), rules, estimator._loss(), LINKS[out], penalties, dtype)
+
+
+def features_of(network: Network) -> Network:
+    """Return the network that predicts the activations of the last hidden layer."""
+    layout = make_layout(network.layout.sizes[:-1])
+    return network._replace(
+        layout=layout, activations=network.activations[:-1], link=LINKS["identity"]
+    )
+
+
+def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
+    """Return validated rows, binarized targets and weights in the core's form."""
+    table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
+    data: Data = engine.trusted(X, table, sample_weight)
+    return data
+
+
+def engine_of(
+    estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
+) -> Engine[Any]:
+    """Return the CPU's engine for a network, with as many threads as the estimator may use."""
+    return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
+
+
+def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
+    """Return the estimated operations of a fit of all epochs; 1 if the settings are not valid."""
+    try:
+        hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
+        batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+        layout = make_layout((n_features, *hidden, 1))
+        return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
+        return 1.0
+
+
+def n_threads_of(n_jobs: int | None) -> int | None:
+    """Return the most threads to use, or None for all.
+
+    n_jobs None means all threads, but one inside a worker of joblib, which divides the cores.
+    """
+    if n_jobs is None:
+        backend, _ = joblib.parallel.get_active_backend()
+        return 1 if backend.nesting_level else None
+    return int(joblib.effective_n_jobs(n_jobs))
+
+
+# Beside scikit-learn's.
+OF_REGRESSORS = ("gamma", "tweedie", "quantile", "gaussian_nll")
+
+
+def loss_of_regressor(estimator: Any) -> Loss:
+    """Return the loss of a regressor."""
+    match estimator.loss:
+        case "quantile":
+            return Quantile(estimator.quantile).loss
+        case "tweedie":
+            return Tweedie(estimator.power).loss
+        case "gamma" | "gaussian_nll":
+            return LOSSES[estimator.loss]
+    return SKLEARN_LOSSES[estimator.loss]
+
+
+def loss_of_classifier(estimator: Any) -> Loss:
+    """Return the loss of a classifier, by its output activation; sums over labels, as there."""
+    is_softmax = estimator.out_activation_ == "softmax"
+    if estimator.label_smoothing > 0:
+        name = "cross_entropy" if is_softmax else "binary_cross_entropy"
+        return Smoothed(name, float(estimator.label_smoothing)).loss._replace(over_outputs="sum")
+    return SKLEARN_LOSSES["log_loss" if is_softmax else "binary_log_loss"]
+
+
+def checked_targets(regressor: Any, y: Any) -> Array:
+    """Return a regressor's targets as a dense array, after a check that its loss takes them.
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers: NumPy would make numbers of texts and of dates too.
+    ValueError
+        If the loss does not take them.
+    """
+    dense: Array = y.toarray() if issparse(y) else y
+    if dense.dtype.kind not in "biuf":
+        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
+    least, accepted = float(dense.min()) if dense.size else 1.0, regressor._loss().targets
+    # scikit-learn does not check the targets of its "poisson".
+    if regressor.loss in OF_REGRESSORS and (
+        (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
+    ):
+        limit = "above 0" if accepted == "positive" else "0 or more"
+        raise ValueError(
+            f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
+        )
+    return dense
+
+
+def squeezed(outputs: Array) -> Array:
+    """One column as a vector, shape (n_rows,); several as they are, shape (n_rows, n)."""
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+
+def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Any) -> float:
+    """Return the negative mean pinball loss, over levels or outputs, and rows."""
+    error = targets - outputs
+    losses = np.maximum(levels * error, (np.asarray(levels) - 1) * error)
+    return -float(np.average(losses.mean(axis=1, dtype=np.float64), weights=weight))
+
+
+def quantile_score(estimator: Any, X: Any, y: Any, weight: Any) -> float:
+    """Return the negative mean pinball loss of an estimator's predictions."""
+    targets = np.asarray(y, np.float64).reshape(len(y), -1)
+    outputs = estimator.predict(X).reshape(len(targets), -1)
+    return pinball_score(outputs, targets, weight, estimator.quantile)
+
+
+Rates = NDArray[np.float64]
+SETTINGS = ("beta_1", "beta_2", "epsilon")
+SOLVERS = {"lbfgs", *OPTIMIZERS}
+
+
+class CoreOptimizer(BaseOptimizer):
+    """A scikit-learn optimizer object for a core optimizer that scikit-learn does not have.
+
+    Attributes
+    ----------
+    core : Optimizer
+    t : int, steps so far
+    """
+
+    core: Optimizer
+    t: int
+
+    def __init__(self, core: Optimizer) -> None:
+        rate = core.learning_rate
+        super().__init__(np.nan if callable(rate) else rate)
+        self.core, self.t = core, 0
+
+
+def is_stochastic(solver: Any) -> bool:
+    """Return True if a solver works by batches and epochs."""
+    return bool(solver != "lbfgs")
+
+
+def new_optimizer(estimator: Any) -> Any:
+    """Return a new optimizer object for the estimator's solver."""
+    rate = estimator.learning_rate_init
+    # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
+    if isinstance(estimator.solver, type):
+        example = f"{estimator.solver.__name__}(...)"
+        raise TypeError(
+            f"{type(estimator).__name__}: solver must be an optimizer, not its class: {example}"
+        )
+    if not isinstance(estimator.solver, str):
+        return CoreOptimizer(estimator.solver)
+    if estimator.solver == "sgd":
+        schedule, power = estimator.learning_rate, estimator.power_t
+        momentum = (estimator.momentum, estimator.nesterovs_momentum)
+        return SGDOptimizer([], rate, schedule, *momentum, power)
+    if estimator.solver == "adam":
+        return AdamOptimizer([], rate, estimator.beta_1, estimator.beta_2, estimator.epsilon)
+    kind = OPTIMIZERS[estimator.solver]
+    names = {field.name for field in fields(kind)} & set(SETTINGS)
+    return CoreOptimizer(kind(float(rate), **{name: getattr(estimator, name) for name in names}))
+
+
+def core_of(optimizer: Any) -> Optimizer:
+    """Return the core's optimizer of an optimizer object."""
+    if isinstance(optimizer, CoreOptimizer):
+        return optimizer.core
+    if isinstance(optimizer, AdamOptimizer):
+        settings = {name: getattr(optimizer, name) for name in SETTINGS}
+        return Adam(**settings, epsilon_hat=True)
+    if not optimizer.momentum:
+        return Custom(updates.sgd)
+    rule = updates.sgd_nesterov if optimizer.nesterov else updates.sgd_momentum
+    return Custom(rule, constants=(optimizer.momentum,))
+
+
+def averaged(estimator: Any) -> Optimizer:
+    """Return the core's optimizer that trains an estimator, with its average."""
+    return with_average(core_of(estimator._optimizer), estimator)
+
+
+def with_average(core: Optimizer, estimator: Any) -> Optimizer:
+    """Return an optimizer with the average of an estimator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not one of fastmlp's, or averages already.
+    """
+    if estimator.average is None:
+        return core
+    who = type(estimator).__name__
+    if not isinstance(core, OptimizerSettings):
+        raise TypeError(
+            f"{who}: average={estimator.average!r} needs an optimizer of fastmlp's as the solver, "
+            f"got {core!r}"
+        )
+    if is_averaged(core):
+        raise ValueError(
+            f"{who}: give average={estimator.average!r} or an optimizer that averages, not both: "
+            f"solver={core!r}"
+        )
+    settings: Any = core
+    return cast(Optimizer, replace(settings, average=estimator.average))
+
+
+def for_net(estimator: Any) -> Optimizer:
+    """Return the optimizer of an `MLP` with an estimator's settings; "lbfgs" gives Adam."""
+    return with_average(_for_net(estimator), estimator)
+
+
+def _for_net(estimator: Any) -> Optimizer:
+    if estimator.solver == "sgd":
+        momentum = float(estimator.momentum)
+        nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
+        return SGD(float(estimator.learning_rate_init), momentum, nesterov)
+    if estimator.solver in ("adam", "lbfgs"):
+        settings: Any = {name: float(getattr(estimator, name)) for name in SETTINGS}
+        return Adam(float(estimator.learning_rate_init), **settings, epsilon_hat=True)
+    return core_of(new_optimizer(estimator))
+
+
+class Rule:
+    """The learning rates of the next epochs, as the optimizer object would set them.
+
+    Parameters
+    ----------
+    optimizer : scikit-learn's optimizer object
+    steps_per_epoch, n_rows : int
+    last_step : int, when the fit ends at the latest
+    """
+
+    def __init__(self, optimizer: Any, steps_per_epoch: int, n_rows: int, last_step: int) -> None:
+        self._optimizer, self._steps_per_epoch = optimizer, steps_per_epoch
+        self._n_rows, self._last_step = n_rows, last_step
+
+    def ahead(self, first_step: int, n_epochs: int, t: int) -> Any:
+        """Return a function from step numbers to rates, for epochs from `first_step` on.
+
+        `t` is the number of rows seen before them.
+        """
+        if isinstance(self._optimizer, CoreOptimizer):
+            rate = self._optimizer.core.learning_rate
+            return lambda steps: rates_of(rate, steps, self._last_step)
+        by_epoch = self._by_epoch(n_epochs, t)
+        # How many steps an epoch has may not be known: then there is one.
+        last = n_epochs - 1
+        return lambda steps: by_epoch[
+            np.minimum((steps - first_step) // self._steps_per_epoch, last)
+        ]
+
+    def _by_epoch(self, n_epochs: int, t: int) -> Rates:
+        if isinstance(self._optimizer, AdamOptimizer):
+            # Its `learning_rate` is that of its last step, corrections included.
+            return np.full(n_epochs, float(self._optimizer.learning_rate_init))
+        optimizer, rates = copy(self._optimizer), np.empty(n_epochs)
+        for i in range(n_epochs):
+            rates[i] = optimizer.learning_rate
+            optimizer.iteration_ends(t + (i + 1) * self._n_rows)
+        return rates
+
+
+def steps_of(optimizer: Any) -> int:
+    """Return how many steps an optimizer object has counted; 0 for a new SGD of scikit-learn's."""
+    return getattr(optimizer, "t", 0)
+
+
+def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
+    """Set an optimizer object's count of steps, and Adam's rate at the last step."""
+    # scikit-learn's SGD has no such attribute.
+    optimizer.t = step
+    if isinstance(optimizer, AdamOptimizer) and step > 0:
+        rate = np.array([float(optimizer.learning_rate_init)])
+        optimizer.learning_rate = float(core.coefficients(step, rate)[0, 0])
+
+
+NAMES = ("dropout", "input_dropout", "input_noise")
+
+
+def names_in_use(estimator: Any) -> list[str]:
+    """Return the names of the settings that are not 0."""
+    return [name for name in NAMES if _is_used(getattr(estimator, name))]
+
+
+def _is_used(value: Any) -> bool:
+    # A comparison of floats takes 40 ns, the other way 3 us.
+    if type(value) is float:
+        return value != 0
+    return callable(value) or bool(np.any(np.asarray(value, object) != 0))
+
+
+def dropout_of_estimator(estimator: Any) -> Dropout | None:
+    """The dropout and noise of an estimator's training, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is of a wrong type or value.
+    """
+    if not names_in_use(estimator):
+        return None
+    dropout = estimator.dropout
+    rates = dropout.tolist() if isinstance(dropout, np.ndarray) else dropout
+    n_hidden = len(estimator._hidden_sizes())
+    return dropout_of(rates, estimator.input_dropout, estimator.input_noise, n_hidden)
+
+
+def in_training(estimator: Any, network: Network) -> Network:
+    """An estimator's network with the dropout, noise and precision of training.
+
+    Raises
+    ------
+    ValueError
+        If it is to round, and parameters of an earlier fit are float64.
+    """
+    who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
+    computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
+    return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
+
+
+def key_of_fit(estimator: Any) -> Key:
+    """The key of the masks and noise of a fit, by the random state and the rows seen so far.
+
+    Without them each call of `partial_fit` with "sgd", whose steps are not counted, would draw the
+    same masks.
+    """
+    seed = int(estimator._random_state.randint(np.iinfo(np.int32).max))
+    return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
+
+
+def check_regularization(estimator: Any) -> None:
+    """Check the settings of an estimator, and that one that uses them works by batches.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are of a wrong type or value, or the solver is "lbfgs".
+    """
+    average, computed = (
+        [] if getattr(estimator, name) is None else [name] for name in ("average", "compute_dtype")
+    )
+    for name in [*names_in_use(estimator), *average, *computed]:
+        if isinstance(estimator.solver, str) and estimator.solver == "lbfgs":
+            raise ValueError(
+                f"{type(estimator).__name__}: {name}={getattr(estimator, name)!r} needs a solver "
+                'that works by batches, such as solver="adam"; "lbfgs" uses all rows at once'
+            )
+    dropout_of_estimator(estimator)
+    if average and not isinstance(estimator.solver, str | type):
+        with_average(estimator.solver, estimator)

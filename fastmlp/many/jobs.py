@@ -1,0 +1,392 @@
+"""The nets of a call, each with its rows, epochs and batch size, of arrays or of one source."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import validation
+from fastmlp._process import task_pool
+from fastmlp.backends.protocol import Data, Order
+from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.feed import Feed
+from fastmlp.data.rows import Rows
+from fastmlp.data.sources import has_blocks, is_source
+from fastmlp.model import MLP, Core, core_of
+from fastmlp.network import layer_settings
+from fastmlp.training.options import FitOptions
+from fastmlp.training.pool import cost_of
+from fastmlp.training.rows import RawRows, rows_of, split
+from fastmlp.validation import Names, scalars, unnamed
+from fastmlp.validation.suggestions import listed
+
+WHO = "fit_many"
+
+
+class NetJob(NamedTuple):
+    """One net's part of the call, checked.
+
+    Attributes
+    ----------
+    core : Core, the net's engine and state
+    data, held_out : Data, to train and to validate on; held_out may be None
+    batch_size : no more than there are rows
+    names : of the columns of X, or None
+    number : of the net in the call
+    """
+
+    net: MLP
+    core: Core
+    data: Data
+    held_out: Data | None
+    epochs: int
+    batch_size: int
+    names: validation.Names
+    number: int
+
+    @property
+    def cost(self) -> float:
+        """About how long the fit takes, in operations at full speed."""
+        return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
+
+
+def nets_of(sequence: Any) -> list[MLP]:
+    """Check that the nets are a sequence of different `MLP`; return them as a list."""
+    if isinstance(sequence, MLP) or not isinstance(sequence, Iterable):
+        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {sequence!r}")
+    nets, places = list(sequence), dict[int, int]()
+    for i, net in enumerate(nets):
+        if not isinstance(net, MLP):
+            raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
+        if places.setdefault(id(net), i) != i:
+            raise ValueError(f"{WHO}: nets[{i}] is the net that nets[{places[id(net)]}] is")
+    return nets
+
+
+def jobs_of(
+    nets: list[MLP],
+    X: Any,
+    y: Any,
+    epochs: Any,
+    batch_size: Any,
+    rows: Any,
+    held_out: tuple[Any, Any],
+    sample_weight: Any,
+) -> list[NetJob]:
+    """Check all arguments; return each net's job.
+
+    `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
+    """
+    n = len(nets)
+    validation_rows, validation_split = held_out
+    each_epochs = each_integer(epochs, "epochs", n)
+    each_batch_size = each_integer(batch_size, "batch_size", n)
+    shared = Shared(X, y)
+    each_weight = _each(sample_weight, "sample_weight", n)
+    # X first: a wrong X would else be reported as rows out of range.
+    cores = [core_of(net) for net in nets]
+    for i, core in enumerate(cores):
+        layer_settings.require_trained(core.engine.network, who(i))
+    named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
+    wholes, each_names = [data for data, _ in named], [names for _, names in named]
+    each_rows = [_index(index, shared, i, "rows") for i, index in _numbered(rows, "rows", n)]
+    numbered = _numbered(validation_rows, "validation_rows", n)
+    each_held_out = [_index(index, shared, i, "validation_rows") for i, index in numbered]
+    jobs = []
+    for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
+        parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
+        for part in parts if each_held_out[i] is not None else parts[:1]:
+            if part.mass == 0:
+                raise ValueError(f"{who(i)}: sample_weight must not be 0 in all of its rows")
+        data, validated = parts[0], None if each_held_out[i] is None else parts[1]
+        if validation_split is not None:
+            data, validated = split(data, validation_split, who(i))
+        batch = min(each_batch_size[i], data.n_rows)
+        jobs.append(NetJob(net, core, data, validated, each_epochs[i], batch, each_names[i], i))
+    return jobs
+
+
+def check_generators(jobs: list[NetJob]) -> None:
+    """Raise if two nets draw their orders of rows from one generator: which net draws first, and so
+    the bits, would depend on the threads."""
+    places = dict[int, int]()
+    for i, job in enumerate(jobs):
+        if job.batch_size < job.data.n_rows:
+            first = places.setdefault(id(job.core.state.generator), i)
+            if first != i:
+                raise ValueError(
+                    f"{who(i)} shuffles by the generator that nets[{first}] does; make each net "
+                    "with a seed of its own, as one of generator.spawn(n)"
+                )
+
+
+class Shared:
+    """X, y and weights in the nets' forms, each form made once and shared by nets."""
+
+    def __init__(self, X: Any, y: Any) -> None:
+        validation.warn_of_forgotten(X, WHO)
+        self._x, self._y = validation.named(X, None, WHO)[0], y
+        self._made: dict[Any, Any] = {}
+        # Objects known by their id must stay alive.
+        self._kept: list[Any] = []
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of X; 0 where it is no array."""
+        return len(self._x) if hasattr(self._x, "__len__") else 0
+
+    def data(self, core: Core, weight: Any, who: str) -> tuple[Data, validation.Names]:
+        """Return all rows, in the form and on the device of a net, and the names of its columns."""
+        self._kept.append(weight)
+        x, names = validation.named(self._x, core.state.feature_names, who)
+        own = None if x is self._x else names
+
+        def memo(key: Any, make: Callable[[], Any]) -> Any:
+            return self.memo((own, key) if key[0] == "x" else key, make)
+
+        return core.engine.data(x, self._y, weight, who, memo), names
+
+    def index(self, rows: Any, who: str, name: str) -> Order:
+        """Return checked indices of rows."""
+        self._kept.append(rows)
+        make = partial(validation.row_index, rows, self.n_rows, who, name)
+        index: Order = self.memo(("index", id(rows)), make)
+        return index
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the object made under this key; make it on the first call."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _index(rows: Any, shared: Shared, i: int, name: str) -> Order | None:
+    return None if rows is None else shared.index(rows, who(i), name)
+
+
+def who(i: int) -> str:
+    """Return the name of a net in messages."""
+    return f"{WHO}: nets[{i}]"
+
+
+def each_integer(values: Any, name: str, n: int) -> list[int]:
+    """Return one integer per net, from one for all or from a sequence."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [scalars.positive_integer(WHO, name, values)] * n
+    numbers = list(values)
+    _as_many(numbers, name, n)
+    return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
+
+
+def _numbered(values: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
+    return enumerate(_each(values, name, n))
+
+
+def _each(values: Any, name: str, n: int) -> list[Any]:
+    """Return one array or None per net, from one for all or from a sequence of them."""
+    if not isinstance(values, Sequence) and not (isinstance(values, np.ndarray) and values.ndim):
+        return [values] * n
+    if len(values) == 0 or (np.ndim(values[0]) == 0 and values[0] is not None):
+        return [values] * n
+    parts = list(values)
+    _as_many(parts, name, n)
+    return parts
+
+
+def _as_many(values: Sequence[Any], name: str, n: int) -> None:
+    if len(values) != n:
+        raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(values)}")
+
+
+# Seconds that a wait lasts at a time.
+LOOK_SECONDS = 0.1
+
+
+def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any]) -> bool:
+    """Return True if X is to be a source; `parts` are arguments that go with arrays.
+
+    Raises
+    ------
+    TypeError
+        If the arguments do not go together.
+    """
+    unnamed(y, WHO)
+    if y is not None and not has_blocks(X):
+        if validation_data is not None:
+            raise TypeError(f"{WHO}: validation_data is for a source; use validation_rows, indices")
+        return False
+    if y is None and not is_source(X) and not is_table(X) and paths_of(X) is None:
+        raise TypeError(
+            f"{WHO}: missing 1 required argument: 'y'; call {WHO}(nets, X, y), or {WHO}(nets, "
+            f"source), with a source such as Blocks; got X of type {type(X).__name__}"
+        )
+    for name, value in parts.items():
+        if value is not None:
+            advice = "validation_data" if name.startswith("validation") else f"no {name}"
+            raise TypeError(f"{WHO}: {name} is for arrays; with a source give {advice}")
+    return True
+
+
+def jobs_over(
+    nets: Sequence[MLP],
+    rows: tuple[Any, Any],
+    validation_data: Any,
+    options: FitOptions,
+    sizes: tuple[Any, Any],
+) -> tuple[list[NetJob], Feed | None]:
+    """Return each net's job over a source, and the feed of its first buffer.
+
+    Parameters
+    ----------
+    rows : the source, and y, which must be None
+    options : FitOptions, but for epochs and batch size
+    sizes : epochs and batch size, each one number or one for each net
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If an argument is of a wrong type or value.
+    """
+    epochs = each_integer(sizes[0], "epochs", len(nets))
+    batches = each_integer(sizes[1], "batch_size", len(nets))
+    if not nets:
+        return [], None
+    cores = [core_of(net) for net in nets]
+    forms = []
+    for i, core in enumerate(cores):
+        network = core.engine.network
+        first, last = network.layout.sizes[0], network.layout.sizes[-1]
+        forms.append((first, last, network.dtype, network.loss.targets, network.loss.per_target))
+        if core.engine.queue is not None:
+            raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
+        if forms[i] != forms[0]:
+            raise ValueError(
+                f"{who(i)} has other inputs, outputs, targets or another dtype than nets[0]: with "
+                "a source make a call for each kind"
+            )
+    # Whole batches of each net.
+    options = replace(options, epochs=max(epochs), batch_size=math.lcm(*batches))
+    raw = RawRows(*rows, None, validation_data)
+    feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
+    assert feed is not None
+    per_net = zip(nets, cores, epochs, batches, strict=True)
+    jobs = [
+        NetJob(net, core, data, held_out, n_epochs, min(size, data.n_rows), names, i)
+        for i, (net, core, n_epochs, size) in enumerate(per_net)
+    ]
+    return jobs, feed
+
+
+def _names_of(cores: Sequence[Core]) -> Names:
+    """Return the names of columns that nets know, which must be the same in all that know some."""
+    first: Names = None
+    for i, core in enumerate(cores):
+        names = core.state.feature_names
+        if names is not None and first is not None and names != first:
+            raise ValueError(
+                f"{who(i)} has the feature_names {listed([*names])}, and nets before it have "
+                f"{listed([*first])}: with a source make a call for each kind"
+            )
+        first = first or names
+    return first
+
+
+class SharedFeed:
+    """A feed for many fits, each in a thread of its own, that share some cores.
+
+    Parameters
+    ----------
+    feed : Feed
+    n_fits : int, which all take `part`
+    n_threads : int, how many of them train at once
+    """
+
+    def __init__(self, feed: Feed, n_fits: int, n_threads: int) -> None:
+        self._feed, self._cores = feed, threading.Semaphore(n_threads)
+        self._changed = threading.Condition()
+        self._number = self._waiting = 0
+        self._active, self._starts = n_fits, True
+
+    def part(self) -> "FeedPart":
+        """Return the feed of one fit."""
+        return FeedPart(self, self._feed)
+
+    def close(self) -> None:
+        """End the reading."""
+        self._feed.close()
+
+    def enter(self) -> None:
+        """Begin a fit: wait for a core."""
+        with self._changed:
+            if self._starts:
+                self._feed.start(0)
+            self._starts = False
+        self._take_core()
+
+    def leave(self) -> None:
+        """End a fit that has a core."""
+        self._cores.release()
+        with self._changed:
+            self._active -= 1
+            self._changed.notify_all()
+
+    def advance(self) -> None:
+        """Wait until all fits are here; the last one reads the next buffer."""
+        self._cores.release()
+        with self._changed:
+            number, self._waiting = self._number, self._waiting + 1
+            while self._number == number:
+                if self._waiting == self._active:
+                    self._waiting = 0
+                    self._feed.next()
+                    self._number += 1
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait(LOOK_SECONDS)
+                    task_pool.check()
+        self._take_core()
+
+    def _take_core(self) -> None:
+        while not self._cores.acquire(timeout=LOOK_SECONDS):
+            task_pool.check()
+
+
+class FeedPart:
+    """One fit's view of a `SharedFeed`: a `Buffers`."""
+
+    is_whole = False
+
+    def __init__(self, shared: SharedFeed, feed: Feed) -> None:
+        self._shared, self._feed, self._has_core = shared, feed, False
+        self.n_rows = feed.n_rows
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of the current buffer."""
+        return self._feed.rows
+
+    @property
+    def ends(self) -> bool:
+        """True if an epoch ends with it."""
+        return self._feed.ends
+
+    def start(self, epoch: int) -> None:
+        """Begin the fit."""
+        self._shared.enter()
+        self._has_core = True
+
+    def next(self) -> None:
+        """Go on to the next buffer, with all other fits."""
+        self._has_core = False
+        self._shared.advance()
+        self._has_core = True
+
+    def close(self) -> None:
+        """End the fit."""
+        if self._has_core:
+            self._shared.leave()
+        self._has_core = False
