@@ -10,10 +10,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
+from fastmlp.backends.cpu.kernels.parts import (
     Kernel,
-    Net,
     Scalar,
     Span,
     layers_of,
@@ -21,6 +19,7 @@ from fastmlp.backends.cpu.plan.records import (
     rows_of_part,
     signed,
 )
+from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (

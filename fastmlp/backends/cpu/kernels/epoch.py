@@ -8,18 +8,10 @@ which Python keeps to about 50 ms.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
-    BlockAddresses,
-    Job,
-    Kernel,
-    Net,
-    Scalar,
-    layers_of,
-    n_strips_of,
-)
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
 from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 

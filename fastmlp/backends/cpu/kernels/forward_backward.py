@@ -11,21 +11,9 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outputs
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import (
-    BLOCK,
-    RELU_DROPPED,
-    Batch,
-    BlockAddresses,
-    Kernel,
-    Layer,
-    Net,
-    Scalar,
-    Span,
-    layers_of,
-    rows_of_part,
-    signed,
-)
+from fastmlp.backends.cpu.plan.records import BLOCK, RELU_DROPPED, Batch, BlockAddresses, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.gemm import next_panels
 from fastmlp.backends.cpu.simd.microkernel import (

@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
 from fastmlp.backends.cpu.plan.plan import Plan
-from fastmlp.backends.cpu.plan.records import (
-    BlockAddresses,
-    Kernel,
-    Net,
-    Scalar,
-    Span,
-    Tile,
-    address,
-)
+from fastmlp.backends.cpu.plan.records import BlockAddresses, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.compiler import block_of, call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of

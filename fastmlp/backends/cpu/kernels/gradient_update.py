@@ -11,21 +11,9 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import (
-    NONE,
-    Batch,
-    BlockAddresses,
-    Kernel,
-    Layer,
-    Net,
-    Piece,
-    Scalar,
-    Tile,
-    layers_of,
-    part_of,
-    signed,
-)
+from fastmlp.backends.cpu.plan.records import NONE, Batch, BlockAddresses, Layer, Net, Tile
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES

@@ -4,17 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import (
-    ALL,
-    NONE,
-    OTHERS,
-    Batch,
-    Kernel,
-    Net,
-    Piece,
-    Scalar,
-    Tile,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar
+from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, Batch, Net, Tile
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES

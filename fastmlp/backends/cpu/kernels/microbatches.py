@@ -13,16 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, signed
 from fastmlp.backends.cpu.plan.plan import Plan
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
-    BlockAddresses,
-    Kernel,
-    Net,
-    Scalar,
-    address,
-    signed,
-)
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net, address
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import (

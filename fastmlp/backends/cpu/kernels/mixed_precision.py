@@ -9,16 +9,8 @@ compiles.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.memory_traffic import passes_by
-from fastmlp.backends.cpu.plan.records import (
-    BlockAddresses,
-    Kernel,
-    Layer,
-    Net,
-    Scalar,
-    Span,
-    Tile,
-    layers_of,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
+from fastmlp.backends.cpu.plan.records import BlockAddresses, Layer, Net, Tile
 from fastmlp.backends.cpu.simd.pack import pairs
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at

@@ -7,16 +7,8 @@ rows.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
-    BlockAddresses,
-    Kernel,
-    Layer,
-    Net,
-    Scalar,
-    Span,
-    layers_of,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels

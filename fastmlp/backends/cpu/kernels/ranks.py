@@ -7,6 +7,7 @@ parameters are averaged instead, a call does some steps by the rank's own rows.
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
 from fastmlp.backends.cpu.kernels.step import (
     scale_penalties,
     set_mass,
@@ -14,7 +15,7 @@ from fastmlp.backends.cpu.kernels.step import (
     sum_of,
     take_stored_step,
 )
-from fastmlp.backends.cpu.plan.records import Batch, Job, Kernel, Net, Scalar
+from fastmlp.backends.cpu.plan.records import Batch, Job, Net
 from fastmlp.compiler import njit, record_at, row
 
 

@@ -14,17 +14,8 @@ from fastmlp.backends.cpu.kernels.elementwise import Loop
 from fastmlp.backends.cpu.kernels.epoch import training
 from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
 from fastmlp.backends.cpu.kernels.output_layer import losses
-from fastmlp.backends.cpu.plan.records import (
-    BLOCK,
-    Batch,
-    BlockAddresses,
-    Job,
-    Kernel,
-    Layer,
-    Net,
-    Scalar,
-    layers_of,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
+from fastmlp.backends.cpu.plan.records import BLOCK, Batch, BlockAddresses, Job, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
 from fastmlp.backends.cpu.simd.microkernel import Epilogue

@@ -11,12 +11,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
-from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
-    BlockAddresses,
+from fastmlp.backends.cpu.kernels.parts import (
     Kernel,
-    Net,
     Scalar,
     Span,
     layers_of,
@@ -24,6 +20,8 @@ from fastmlp.backends.cpu.plan.records import (
     part_of,
     signed,
 )
+from fastmlp.backends.cpu.plan.packing import row_offset
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (

@@ -10,15 +10,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.plan.records import (
-    Batch,
-    BlockAddresses,
-    Job,
-    Kernel,
-    Net,
-    Scalar,
-    n_strips_of,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
 from fastmlp.compiler import call, njit, record_at, row
 
 

@@ -8,14 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.matrix_units import MatrixSweep, TileSweep, configure, release
-from fastmlp.backends.cpu.simd.microkernel import (
-    Epilogue,
-    ProductOperands,
-    Start,
-    Sweep,
-    TileForm,
-    sweep,
-)
+from fastmlp.backends.cpu.simd.microkernel import Epilogue, Operands, Start, Sweep, TileForm, sweep
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS
@@ -77,15 +70,9 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Swe
         tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices"),
         tiles(STRIP_ROWS, 1, prefetches=by_column),
     )
-    # A single row: the row after it is padding, where two are the fewest.
-    fewest = 2 if pairs == "matrices" else 1
-    others = (
-        tiles(SMALL_TILE_ROWS, 2),
-        eight_1,
-        tiles(fewest, 4),
-        tiles(fewest, 2),
-        tiles(fewest, 1),
-    )
+    # A single row: the row after it is padding, where two are the least.
+    least = 2 if pairs == "matrices" else 1
+    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(least, 4), tiles(least, 2), tiles(least, 1))
     if not has_narrow(pairs):
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
@@ -112,12 +99,7 @@ def _row_products(
 
     @njit
     def multiply_rows(
-        c: Panels,
-        start: Start,
-        factors: ProductOperands,
-        epilogue: Epilogue,
-        shape: Shape,
-        streams: int,
+        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, streams: int
     ) -> int:
         (b, b_stride, a, a_stride, depth), (n_columns, n) = factors, shape
         n_panels = (n_columns + lanes - 1) // lanes
@@ -127,7 +109,7 @@ def _row_products(
             operands = (
                 Panels(c.address + p * c.stride, c.stride),
                 Start(start.address + p * start.stride, start.row_stride, start.stride),
-                ProductOperands(b + p * b_stride, b_stride, a, a_stride, depth),
+                Operands(b + p * b_stride, b_stride, a, a_stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + p * c.stride),
             )
             left = n_panels - p
@@ -175,12 +157,7 @@ def product(
     begin_tiles, end_tiles = (vector_function(f, scalar, lanes) for f in (configure, release))
 
     def multiply(
-        c: Panels,
-        start: Start,
-        factors: ProductOperands,
-        epilogue: Epilogue,
-        shape: Shape,
-        streams: int,
+        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, streams: int
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
         # First the rows of whole strips, then the remaining rows.
@@ -195,7 +172,7 @@ def product(
             r += multiply_rows(
                 Panels(c.address + r * vector, c.stride),
                 Start(start.address + r * start.row_stride, start.row_stride, start.stride),
-                ProductOperands(b, b_stride, a + skip, a_stride, depth),
+                Operands(b, b_stride, a + skip, a_stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + r * vector),
                 Shape(shape.n_columns, n),
                 streams,

@@ -97,7 +97,7 @@ class Start(NamedTuple):
     stride: Word
 
 
-class ProductOperands(NamedTuple):
+class Operands(NamedTuple):
     """The panels of B and of A, and how many products go into a sum."""
 
     b: Word
@@ -117,7 +117,7 @@ def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorF
     """
 
     def product(
-        v: Vectors, c: Panels, start: Start, factors: ProductOperands, epilogue: Epilogue,
+        v: Vectors, c: Panels, start: Start, factors: Operands, epilogue: Epilogue,
         n_rows: Word, streams: Word,
     ) -> None:  # fmt: skip
         (kind or Sweep)(v, tile, c, start, factors, epilogue, n_rows).run(streams)
@@ -129,7 +129,7 @@ class Sweep:
     """One sweep: for each block of the sums, for each tile of rows."""
 
     def __init__(
-        self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: ProductOperands,
+        self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: Operands,
         epilogue: Epilogue, n_rows: Word,
     ) -> None:  # fmt: skip
         self.v, self.tile, self.n_rows = v, tile, n_rows

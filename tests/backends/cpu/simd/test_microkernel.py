@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
     STORE,
     WHERE_POSITIVE,
     Epilogue,
-    ProductOperands,
+    Operands,
     Start,
     TileForm,
     sweep,
@@ -49,14 +49,14 @@ def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = Fa
     multiply = sweep(TileForm(dtype, lanes_of(dtype), *shape, by_column, narrow))
 
     def sweep_once(
-        c: Panels, start: Start, factors: ProductOperands, epilogue: Epilogue, n_rows: Any
+        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, n_rows: Any
     ) -> None:
         multiply(c, start, factors, epilogue, n_rows, 0)
 
     return block(sweep_once)
 
 
-class Operands(NamedTuple):
+class Matrices(NamedTuple):
     """Matrices of a product of `height` rows, and the memory that it writes to."""
 
     start: Any
@@ -65,18 +65,18 @@ class Operands(NamedTuple):
     c: Any
 
 
-def draw(rng: Any, dtype: Any, vectors: int, height: int, depth: int) -> Operands:
+def draw(rng: Any, dtype: Any, vectors: int, height: int, depth: int) -> Matrices:
     width = vectors * lanes_of(dtype)
     start, a, b = (
         rng.normal(size=size).astype(dtype)
         for size in ((height, width), (height, depth), (depth, width))
     )
     memory = np.full((vectors + 2, PANEL_ROWS, lanes_of(dtype)), UNTOUCHED, dtype)
-    return Operands(start, a, b, memory)
+    return Matrices(start, a, b, memory)
 
 
 def multiply(
-    compiled: Block, these: Operands, by_column: bool, epilogue: int = STORE, **options: Any
+    compiled: Block, these: Matrices, by_column: bool, epilogue: int = STORE, **options: Any
 ) -> Any:
     """Run a sweep into the inner panels of the memory, and return what it has in the end.
 

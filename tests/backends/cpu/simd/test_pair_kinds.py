@@ -19,7 +19,7 @@ from panelled import INTERPRETED, address, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, ProductOperands, Start
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Operands, Start
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK
@@ -87,7 +87,7 @@ def multiply(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool) ->
         gemm.product(np.float32, by_column, kind)(
             Panels(address(c), c[0].nbytes),
             Start(address(origin), vector, origin[0].nbytes),
-            ProductOperands(
+            Operands(
                 address(right), right[0].nbytes, address(left), left[0].nbytes, (depth + 1) // 2
             ),
             Epilogue(STORE, 0),

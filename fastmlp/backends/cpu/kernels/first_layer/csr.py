@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.records import (
-    BLOCK,
-    RELU,
-    RELU_DROPPED,
-    Batch,
-    Layer,
-    Net,
-    Scalar,
-    Tile,
-)
+from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.plan.records import BLOCK, RELU, RELU_DROPPED, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.first_layer.csr import activate
+from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import (
     Batch,
     BlockAddresses,
     Expansion,
     Layer,
     Net,
-    Scalar,
     Tile,
     address,
 )

@@ -1,0 +1,54 @@
+"""Strips of rows, parts of a loop, and the types of kernels' arguments."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.compiler import njit, record_at, records_at
+
+# The argument of a kernel's factory: the type of a net's numbers.
+Scalar = type[np.floating[Any]]
+# The function that a factory returns.
+Kernel = Callable[..., Any]
+# First and last number of a range, or first number and count.
+Span = tuple[int, int]
+# A tile, its layer, and the address of its weights.
+Piece = tuple[Tile, Layer, int]
+
+
+@njit
+def signed(i: Any) -> Any:
+    """Return the index of a `prange` loop as int64: Numba's is unsigned, and minus one a float."""
+    return np.int64(i)
+
+
+@njit
+def n_strips_of(n_rows: int) -> int:
+    """Return the number of strips of so many rows."""
+    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
+
+
+@njit
+def part_of(part: int, n_parts: int, n: int) -> Span:
+    """Return the first of n items that a part has, and the one after its last."""
+    # Two divisions take 5 of the 205 ns of 2-4-1@4.
+    if n_parts == 1:
+        return 0, n
+    return part * n // n_parts, (part + 1) * n // n_parts
+
+
+@njit
+def layers_of(net: Net) -> Sequence[Layer]:
+    """Return the net's layers."""
+    return records_at(net.layers, net.n_layers, Layer)
+
+
+@njit
+def rows_of_part(net: Net, part: int, n_parts: int) -> Span:
+    """Return the first row of a part of the chunk's strips, and the row after its last."""
+    n_rows = record_at(net.batch, Batch).n_rows
+    first, last = part_of(part, n_parts, n_strips_of(n_rows))
+    return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)
