@@ -16,7 +16,7 @@ from fastmlp._process import random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import Batch, batches_of
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import precision, resolve

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.data import outputs
 from fastmlp.data.arrow import ARROW_FILES, FILES, expanded, imported
-from fastmlp.data.encodings import CSV_FILES, CSVFile, require_text
+from fastmlp.data.csv_files import CSV_FILES, CSVFile, require_text
 
 
 def data_of(

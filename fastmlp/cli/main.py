@@ -15,14 +15,15 @@ from fastmlp import __version__
 from fastmlp.cli.forecast import add_forecast, run_forecast
 from fastmlp.cli.options import (
     CommandError,
+    Parser,
     UsageError,
     add_others,
     add_train,
     as_toml,
+    parsed,
     settle_model,
     take_config,
 )
-from fastmlp.cli.parser import Parser, parsed
 
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastmlp.data import csv_files
-from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
-from fastmlp.data.encodings import CSV_FILES, CSVFile, encoding_of
-from fastmlp.data.places import Place
+from fastmlp.data.columns import Columns, Encoder, Named, Place, Wanted, columns_of
+from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
 from fastmlp.data.sources import Block
 from fastmlp.validation.packages import needs
 

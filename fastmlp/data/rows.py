@@ -1,4 +1,4 @@
-"""The rows of a block, checked and of a net's dtype, and buffers that hold many of them."""
+"""Rows of a net's dtype: how a source is read, its blocks as rows, and buffers of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,72 @@ from fastmlp import validation
 from fastmlp._process import memory
 from fastmlp.data.sources import Opened, Piece, parts_of
 from fastmlp.network.spec import Network
+from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
+
+# A buffer has so many batches at least.
+LEAST_BATCHES = 16
+# Where the memory that is available is not known.
+DEFAULT_BYTES = 1 << 30
+
+
+class Reading(NamedTuple):
+    """The settings of a fit that decide how its source is read.
+
+    Attributes
+    ----------
+    buffer_rows : rows to hold in memory and to mix; None: what an eighth of the memory holds
+    shuffle : bool, mix blocks and rows
+    steps_per_epoch : steps after which an epoch ends; None: at the end of the source
+    class_weight : mapping of classes to numbers, or None
+    validation_split : must be None
+    target : the columns of y, where the source is files or a table
+    """
+
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    buffer_rows: int | None = None
+    steps_per_epoch: int | None = None
+    class_weight: Any = None
+    validation_split: Any = None
+    target: Any = None
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """The rows after which an epoch ends; None: at the end of the source."""
+        steps = self.steps_per_epoch
+        return None if steps is None else int(steps) * self.batch_size
+
+    def rows_of_a_buffer(self, n_rows: int | None, row_bytes: int, who: str) -> int:
+        """Return the rows of a buffer: all of an epoch, or a multiple of the batch size.
+
+        Parameters
+        ----------
+        n_rows : int, of an epoch, or None if that is not known
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the settings are not what they must be.
+        """
+        given, batch = self.buffer_rows, self.batch_size
+        least = LEAST_BATCHES * batch
+        if given is not None:
+            most = scalars.positive_integer(who, "buffer_rows", given)
+        else:
+            available = memory.available()
+            n_bytes = DEFAULT_BYTES if available is None else available // 8
+            most = max(least, n_bytes // row_bytes)
+        if n_rows is not None and n_rows <= most:
+            return n_rows
+        if most < least:
+            raise ValueError(
+                f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or more, "
+                f"{least}, got {given}"
+            )
+        return most // batch * batch
+
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.data.sources import Source
 from fastmlp.many.endings import concluded, interrupted
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on

@@ -10,7 +10,7 @@ from fastmlp.backends.protocol import Data
 from fastmlp.cluster.groups import Cluster, Group, dealt
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.many.sources import jobs_over
 from fastmlp.many.tasks import WHO, Job, who
 from fastmlp.many.training import Ended, How, locked, trained

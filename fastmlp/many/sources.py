@@ -8,8 +8,7 @@ from typing import Any
 from fastmlp._process import task_pool
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Feed
-from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Rows
+from fastmlp.data.rows import Reading, Rows
 from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
 from fastmlp.model import MLP, Core, core_of

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.arrow import source_of
-from fastmlp.data.batches import ROWS, Choice
+from fastmlp.data.batches import ROWS, Choice, records_of
 from fastmlp.data.blocks import Blocks
-from fastmlp.data.places import Place
-from fastmlp.data.records import records_of
+from fastmlp.data.columns import Place
 from fastmlp.data.sources import has_blocks
 from fastmlp.tabular.columns import Column, names_of, text_names
 from fastmlp.validation.suggestions import listed, suggestion

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.places import require_target
+from fastmlp.data.columns import require_target
 from fastmlp.tabular import dates, rule
 from fastmlp.tabular.dates import Parts
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.places import Place, lacking, missing_in
+from fastmlp.data.columns import Place, lacking, missing_in
 from fastmlp.scaling.standardizer import Standardizer
 from fastmlp.tabular import dates, rule
 from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made

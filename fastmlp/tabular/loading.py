@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastmlp._process import memory
-from fastmlp.data.places import require_target
+from fastmlp.data.columns import require_target
 from fastmlp.tabular.batches import Batches
 
 # A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
-from fastmlp.data.maps import in_blocks
-from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Conversion, all_rows
+from fastmlp.data.rows import Conversion, Reading, all_rows
 from fastmlp.data.sources import Part, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState

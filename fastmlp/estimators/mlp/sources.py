@@ -13,8 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_X_y
 
 from fastmlp.backends.protocol import Engine
 from fastmlp.data.feed import Feed, check_source, tabled
-from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Rows, all_rows
+from fastmlp.data.rows import Reading, Rows, all_rows
 from fastmlp.data.sources import Opened, Piece, is_source, opened, parts_of, targets_of
 from fastmlp.estimators.mlp.advice import checking
 from fastmlp.estimators.mlp.losses import checked_targets

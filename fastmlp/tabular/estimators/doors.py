@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
-from fastmlp.data.places import lacking
+from fastmlp.data.columns import lacking
 from fastmlp.tabular.batches import require
 from fastmlp.tabular.estimators.targets import Given, array, missing
 from fastmlp.tabular.in_memory import is_rows

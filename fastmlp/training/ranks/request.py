@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.warnings import collected
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.network.state import NetState
 from fastmlp.training.checkpoint import File, Progress, digest
 from fastmlp.training.history import Callback, History, Report, Status

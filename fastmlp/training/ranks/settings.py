@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.training.checkpoint import digest

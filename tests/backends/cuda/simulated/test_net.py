@@ -27,7 +27,7 @@ from fastmlp import (
 from fastmlp.backends.cuda import design
 from fastmlp.backends.cuda.card import Card, is_device_array
 from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.data import reading
+from fastmlp.data import rows as reading
 from fastmlp.model import core_of
 
 N_ROWS = 10
