@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.tabular.sources import Table
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.model import Task as EncodedTask
+from fastmlp.tabular.rule import Task as EncodedTask
 from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
 from fastmlp.tabular.pack import pack as packs
 from fastmlp.tabular.pack.prior import Recipe, draw

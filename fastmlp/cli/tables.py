@@ -19,6 +19,7 @@ from fastmlp.data.outputs import Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
+from fastmlp.tabular.columns import names_of
 from fastmlp.tabular.fitted import FittedTable
 from fastmlp.tabular.loading import TooLarge
 from fastmlp.tabular.packing import estimators, train_pack_of
@@ -205,7 +206,8 @@ def run_score(arguments: argparse.Namespace) -> None:
         model = _loaded(arguments)
         encoding = arguments.encoding
         given = data_of(arguments.data, "score", model.text_names, encoding=encoding)
-        rows = Rows(given, model.columns, "score", [model.target.name])
+        read = names_of(model.columns)
+        rows = Rows(given, read, model.text_names, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 

@@ -11,7 +11,6 @@ from fastmlp.data.batches import ROWS, Choice, records_of
 from fastmlp.data.blocks import Blocks
 from fastmlp.data.columns import Place
 from fastmlp.data.sources import has_blocks
-from fastmlp.tabular.columns import Column, names_of, text_names
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
@@ -46,15 +45,21 @@ class Rows:
     Parameters
     ----------
     given : what `records_of` takes
-    columns : the inputs
+    names : of the columns that are inputs
+    texts : those of them that are texts in CSV, whatever they look like
     others : names of columns to read that are no inputs
     """
 
     def __init__(
-        self, given: Any, columns: Sequence[Column], who: str, others: Sequence[str] = ()
+        self,
+        given: Any,
+        names: Sequence[str],
+        texts: Sequence[str],
+        who: str,
+        others: Sequence[str] = (),
     ) -> None:
         self._given, self._who = given, who
-        self._choice = Choice(names_of(columns), others, text_names(columns), nulls=True)
+        self._choice = Choice(tuple(names), others, texts, nulls=True)
 
     def __iter__(self) -> Iterator[Batch]:
         each = records_of(self._given, self._choice, ROWS, self._who)

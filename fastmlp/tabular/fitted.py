@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp.tabular.batches import Batch
 from fastmlp.tabular.columns import Column, Target, text_names
-from fastmlp.tabular.model import Task
+from fastmlp.tabular.rule import Task
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
-from fastmlp.tabular import columns, dates
+from fastmlp.tabular import arrow_columns, dates
 from fastmlp.tabular.rule import Kind
 from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
 
@@ -158,7 +158,7 @@ def kind_of(values: Any) -> Kind:
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
     if hasattr(values, "num_chunks"):
-        return columns.kind_of(values.type)
+        return arrow_columns.kind_of(values.type)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return _KINDS.get(dtype.kind, "others")
@@ -167,7 +167,7 @@ def kind_of(values: Any) -> Kind:
     if isinstance(dtype, np.dtype) or str(dtype) == "object":
         return _kind_of_objects(values)
     if hasattr(dtype, "pyarrow_dtype"):
-        return columns.kind_of(dtype.pyarrow_dtype)
+        return arrow_columns.kind_of(dtype.pyarrow_dtype)
     if isinstance(dtype.type, type) and issubclass(dtype.type, str):
         return "texts"
     return _KINDS.get(dtype.kind, "others")
@@ -234,7 +234,7 @@ def numbers(values: Any, name: str, who: str) -> Array:
         If it holds no numbers.
     """
     if hasattr(values, "num_chunks"):
-        return columns.numbers(values, name, who)
+        return arrow_columns.numbers(values, name, who)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
@@ -260,7 +260,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
         If it holds others.
     """
     if hasattr(values, "num_chunks"):
-        return columns.moments(values, kind, name, who)
+        return arrow_columns.moments(values, kind, name, who)
     dtype, its = values.dtype, kind_of(values)
     if its == "texts":
         found = levels_in(values)
@@ -294,7 +294,7 @@ def levels_in(values: Any) -> Found:
             return Found(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]
     elif len(values) > FEW_ROWS and of_arrow:
-        return _without_missing(*columns.dictionary(values))
+        return _without_missing(*arrow_columns.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
         codes, found = values.factorize()
         return Found(codes, found.tolist())

@@ -1,19 +1,20 @@
 """TableModel: a net with what its columns are, so that it predicts from raw ones."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
 from fastmlp.network.precision import ComputeDTypes
+from fastmlp.tabular.arrow_columns import numbers
 from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, names_of, numbers, text_names
+from fastmlp.tabular.columns import Column, Target, names_of, text_names
+from fastmlp.tabular.rule import Task
 
 Array = NDArray[Any]
 LARGEST = float(np.finfo(np.float32).max)
-Task = Literal["classification", "regression"]
 
 
 class TableModel:
@@ -141,7 +142,7 @@ class TableModel:
         return self.answers(outputs), probabilities
 
     def _rows(self, X: Any, who: str) -> Rows:
-        return Rows(X, self.columns, who)
+        return Rows(X, self.feature_names, self.text_names, who)
 
     def _outputs(self, X: Any, who: str) -> Array:
         none = np.empty((0, self.net.layer_sizes[-1]), np.float32)

@@ -10,6 +10,7 @@ from fastmlp.tabular import dates
 from fastmlp.tabular.dates import Parts
 from fastmlp.validation.suggestions import count
 
+Task = Literal["classification", "regression"]
 Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind
 # A text column with more levels, and in more than this share of the rows another, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5

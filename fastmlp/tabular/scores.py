@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp.tabular.batches import Batch
 from fastmlp.tabular.columns import Target
-from fastmlp.tabular.model import Task
+from fastmlp.tabular.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 

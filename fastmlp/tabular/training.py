@@ -12,6 +12,7 @@ from fastmlp.model import MLP
 from fastmlp.network.losses import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
+from fastmlp.tabular.arrow_columns import numbers
 from fastmlp.tabular.batches import (
     Batch,
     Batches,
@@ -22,9 +23,10 @@ from fastmlp.tabular.batches import (
     made,
     require,
 )
-from fastmlp.tabular.columns import Target, numbers
+from fastmlp.tabular.columns import Target, names_of, text_names
 from fastmlp.tabular.learning import Learned, Say, Wanted, learn
-from fastmlp.tabular.model import LARGEST, TableModel, Task, encoded, require_float32
+from fastmlp.tabular.model import LARGEST, TableModel, encoded, require_float32
+from fastmlp.tabular.rule import Task
 from fastmlp.tabular.scores import score
 from fastmlp.training.history import History, Report, Status
 from fastmlp.validation.suggestions import count, listed
@@ -192,7 +194,8 @@ class Table:
         """Return the rows of the file to validate on."""
         settings = self._settings
         who = f"{self._who}: --valid"
-        return Counted(Rows(settings.valid, learned.columns, who, beside(settings)), say)
+        names, texts = names_of(learned.columns), text_names(learned.columns)
+        return Counted(Rows(settings.valid, names, texts, who, beside(settings)), say)
 
     def part(self, learned: Learned) -> Any:
         """Return the source of the rows to train on."""

@@ -15,10 +15,10 @@ from fastmlp.network.precision import ComputeDType
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.rule import Task as EncodedTask
 from fastmlp.tabular.schema import Values
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report, Status
