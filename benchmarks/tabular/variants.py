@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.tabular.sources import Table
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.rule import Task as EncodedTask
 from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
 from fastmlp.tabular.pack import pack as packs
 from fastmlp.tabular.pack.prior import Recipe, draw
@@ -22,6 +21,7 @@ from fastmlp.tabular.pack.scoring import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
 from fastmlp.tabular.pack.settings import encodings_for
 from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema.rule import Task as EncodedTask
 
 WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"
 Encodings = Mapping[str, Encoding]

@@ -18,14 +18,12 @@ from fastmlp.data.arrow import imported
 from fastmlp.data.outputs import Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.batches import Rows
-from fastmlp.tabular.columns import names_of
-from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.loading import TooLarge
-from fastmlp.tabular.packing import estimators, train_pack_of
+from fastmlp.tabular.plain.columns import names_of
+from fastmlp.tabular.plain.packing import FittedTable, estimators, train_pack_of
+from fastmlp.tabular.plain.scores import score
+from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
 from fastmlp.tabular.schema import reasons
-from fastmlp.tabular.scores import score
-from fastmlp.tabular.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
+from fastmlp.tabular.schema.batches import Rows, TooLarge
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 

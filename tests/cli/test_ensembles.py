@@ -12,8 +12,9 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel, packing
+from fastmlp.tabular import TableModel
 from fastmlp.tabular.pack import settings
+from fastmlp.tabular.plain import packing
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 

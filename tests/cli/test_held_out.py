@@ -12,9 +12,9 @@ import pytest
 import fastmlp
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import training
-from fastmlp.tabular.batches import Batches, drawn
 from fastmlp.tabular.pack import settings
+from fastmlp.tabular.plain import training
+from fastmlp.tabular.schema.batches import Batches, drawn
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 N = 150

@@ -14,7 +14,7 @@ from fastmlp.cli.main import main
 from fastmlp.cli.options import MODELS, PRESETS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import settings
-from fastmlp.tabular.training import Settings
+from fastmlp.tabular.plain.training import Settings
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 TRAIN = ["train", "a.csv", "--target", "y"]

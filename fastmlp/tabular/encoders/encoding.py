@@ -14,8 +14,8 @@ from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
 from fastmlp.tabular.encoders.quantile import NoisyQuantile
 from fastmlp.tabular.encoders.robust import RobustSmoothClip
 from fastmlp.tabular.encoders.target import TargetStatistics
-from fastmlp.tabular.rule import Task
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import MOST_PIECES, Expanded
 

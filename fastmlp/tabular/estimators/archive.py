@@ -10,13 +10,13 @@ from fastmlp.estimators.mlp import label_codec
 from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.archive import check_training
 from fastmlp.tabular.encoders.encoding import NUMERIC
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
 from fastmlp.tabular.pack import archive
 from fastmlp.tabular.pack.pack import Pack
+from fastmlp.tabular.plain.archive import check_training
 from fastmlp.tabular.schema import Schema
 
 KINDS: dict[str, type[Any]] = {

@@ -23,13 +23,13 @@ from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import doors, extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
-from fastmlp.tabular.in_memory import is_rows
 from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, Part, Preset, Settings, train_pack
 from fastmlp.tabular.pack.folds import Fold, validated
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Schema, Values, reasons
+from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 

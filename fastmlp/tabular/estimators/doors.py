@@ -5,10 +5,9 @@ from typing import Any
 
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
 from fastmlp.data.columns import lacking
-from fastmlp.tabular.batches import require
 from fastmlp.tabular.estimators.targets import Given, array, missing
-from fastmlp.tabular.in_memory import is_rows
-from fastmlp.tabular.loading import read
+from fastmlp.tabular.schema.batches import read, require
+from fastmlp.tabular.schema.in_memory import is_rows
 
 
 def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:

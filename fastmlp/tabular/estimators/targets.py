@@ -9,9 +9,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 from fastmlp import validation
-from fastmlp.tabular import dates
 from fastmlp.tabular.pack import Part
-from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema import Schema, dates
 from fastmlp.validation import hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed

@@ -18,8 +18,8 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
-from fastmlp.tabular.rule import Task as EncodedTask
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.schema.rule import Task as EncodedTask
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report, Status
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow
 import pytest
 
-from fastmlp.tabular.batches import Batches, everything
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.learning import MOST_LEVELS, Learned, Wanted, learn
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.learning import MOST_LEVELS, Learned, Wanted, learn
+from fastmlp.tabular.schema.batches import Batches, everything
 
 
 def learned(

@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 
 from fastmlp.data.columns import Place, lacking, missing_in
 from fastmlp.scaling.standardizer import Standardizer
-from fastmlp.tabular import dates, rule
-from fastmlp.tabular.arrow_columns import dictionary, is_number, kind_of, moments, numbers, texts
-from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.rule import Task
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.schema import dates, rule
+from fastmlp.tabular.schema.arrow_columns import (
+    dictionary,
+    is_number,
+    kind_of,
+    moments,
+    numbers,
+    texts,
+)
+from fastmlp.tabular.schema.batches import Batch, Batches, Mask, Places, made
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]

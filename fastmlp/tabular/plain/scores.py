@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular.batches import Batch
-from fastmlp.tabular.columns import Target
-from fastmlp.tabular.rule import Task
+from fastmlp.tabular.plain.columns import Target
+from fastmlp.tabular.schema.batches import Batch
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 

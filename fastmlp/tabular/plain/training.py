@@ -12,8 +12,12 @@ from fastmlp.model import MLP
 from fastmlp.network.losses import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
-from fastmlp.tabular.arrow_columns import numbers
-from fastmlp.tabular.batches import (
+from fastmlp.tabular.plain.columns import Target, names_of, text_names
+from fastmlp.tabular.plain.learning import Learned, Say, Wanted, learn
+from fastmlp.tabular.plain.model import LARGEST, TableModel, encoded, require_float32
+from fastmlp.tabular.plain.scores import score
+from fastmlp.tabular.schema.arrow_columns import numbers
+from fastmlp.tabular.schema.batches import (
     Batch,
     Batches,
     Places,
@@ -23,11 +27,7 @@ from fastmlp.tabular.batches import (
     made,
     require,
 )
-from fastmlp.tabular.columns import Target, names_of, text_names
-from fastmlp.tabular.learning import Learned, Say, Wanted, learn
-from fastmlp.tabular.model import LARGEST, TableModel, encoded, require_float32
-from fastmlp.tabular.rule import Task
-from fastmlp.tabular.scores import score
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.training.history import History, Report, Status
 from fastmlp.validation.suggestions import count, listed
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from fastmlp.model import MLP
 from fastmlp.network.precision import ComputeDTypes
-from fastmlp.tabular.arrow_columns import numbers
-from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, names_of, text_names
-from fastmlp.tabular.rule import Task
+from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
+from fastmlp.tabular.schema.arrow_columns import numbers
+from fastmlp.tabular.schema.batches import Batch, Rows, whole
+from fastmlp.tabular.schema.rule import Task
 
 Array = NDArray[Any]
 LARGEST = float(np.finfo(np.float32).max)
@@ -37,7 +37,7 @@ class TableModel:
     >>> import numpy as np
     >>> import pyarrow
     >>> from fastmlp import MLP
-    >>> from fastmlp.tabular.columns import Column, Target
+    >>> from fastmlp.tabular.plain.columns import Column, Target
     >>> net = MLP((3, 1), loss="binary_cross_entropy", initializer="zeros")
     >>> net.weights[0][:] = [[1], [9], [-9]]
     >>> columns = (Column("age", None, 40.0, 10.0), Column("town", ("Bern", "Chur")))

@@ -17,10 +17,10 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.batches import Batches, everything
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.dates import PARTS, Parts, all_of, of_texts
-from fastmlp.tabular.learning import Learned, Wanted, learn
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.learning import Learned, Wanted, learn
+from fastmlp.tabular.schema.batches import Batches, everything
+from fastmlp.tabular.schema.dates import PARTS, Parts, all_of, of_texts
 
 NAN = float("nan")
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

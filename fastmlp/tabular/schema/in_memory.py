@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
-from fastmlp.tabular import arrow_columns, dates
-from fastmlp.tabular.rule import Kind
+from fastmlp.tabular.schema import arrow_columns, dates
+from fastmlp.tabular.schema.rule import Kind
 from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
 
 Array = NDArray[Any]

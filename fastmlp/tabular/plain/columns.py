@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.columns import require_target
-from fastmlp.tabular import dates
-from fastmlp.tabular.arrow_columns import decoded, moments, numbers, places, texts
-from fastmlp.tabular.dates import Parts
+from fastmlp.tabular.schema import dates
+from fastmlp.tabular.schema.arrow_columns import decoded, moments, numbers, places, texts
+from fastmlp.tabular.schema.dates import Parts
 
 Array = NDArray[Any]
 # How Arrow writes numbers and booleans.

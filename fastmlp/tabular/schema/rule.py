@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
-from fastmlp.tabular import dates
-from fastmlp.tabular.dates import Parts
+from fastmlp.tabular.schema import dates
+from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation.suggestions import count
 
 Task = Literal["classification", "regression"]
@@ -52,7 +52,7 @@ def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
 
     Examples
     --------
-    >>> from fastmlp.tabular.rule import Facts, decided
+    >>> from fastmlp.tabular.schema.rule import Facts, decided
     >>> decided(Facts("texts", False, 9, 9, levels=["a", "b"]))
     'levels'
     >>> decided(Facts("texts", False, 9, 9, levels=["a"]))

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular import dates, in_memory, rule
-from fastmlp.tabular.batches import require
-from fastmlp.tabular.dates import Parts, are_levels
-from fastmlp.tabular.in_memory import Level, Table
-from fastmlp.tabular.rule import Facts, LeftOut
+from fastmlp.tabular.schema import dates, in_memory, rule
+from fastmlp.tabular.schema.batches import require
+from fastmlp.tabular.schema.dates import Parts, are_levels
+from fastmlp.tabular.schema.in_memory import Level, Table
+from fastmlp.tabular.schema.rule import Facts, LeftOut
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular import dates, rule
+from fastmlp.tabular.schema import dates, rule
 
 Array = NDArray[Any]
 
