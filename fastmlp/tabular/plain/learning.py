@@ -1,7 +1,7 @@
 """What a pass over a table learns of its columns: kinds, scales, levels and classes."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from fastmlp.tabular.schema.arrow_columns import (
     numbers,
     texts,
 )
-from fastmlp.tabular.schema.batches import Batch, Batches, Mask, Places, made
+from fastmlp.tabular.schema.batches import Batch, Mask, Places, made
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.suggestions import count
 
@@ -313,7 +313,7 @@ class Targets:
             )
 
 
-def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> Learned:
+def learn(batches: Iterable[Batch], wanted: Wanted, mask: Mask, say: Say, who: str) -> Learned:
     """Return what one pass learns; `mask` has the rows that are trained on.
 
     Raises

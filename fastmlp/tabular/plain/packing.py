@@ -11,7 +11,7 @@ from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
 from fastmlp.tabular.plain.learning import Learned, Say
 from fastmlp.tabular.plain.scores import score
 from fastmlp.tabular.plain.training import Settings, Table, scaled, weights
-from fastmlp.tabular.schema.batches import Batch, Room
+from fastmlp.tabular.schema.batches import Batch, Room, held
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.packages import needs
 
@@ -41,14 +41,15 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
     """
     kinds = estimators()
     table = Table(data, settings, who)
-    learned, valid = table.learn(say), settings.valid
     room = Room(memory.available())
-    take = _taking(learned, settings, room)
+    table.hold(room)
+    learned, valid = table.learn(say), settings.valid
+    take = _taking(learned, settings)
     training = _joined(table.each(take, held_out=False))
     held_out: Iterable[Batch] | None = None
     validation: Part | None = None
     if not isinstance(valid, float | int):
-        held_out = table.to_validate(learned, say)
+        held_out = held(table.to_validate(learned, say), room)
         validation = _joined(map(take, held_out))
     elif valid:
         pairs = table.each(lambda batch: (batch, take(batch)), held_out=True)
@@ -107,7 +108,7 @@ def estimators() -> dict[bool, Any]:
     return {True: TabularMLPClassifier, False: TabularMLPRegressor}
 
 
-def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch], Part]:
+def _taking(learned: Learned, settings: Settings) -> Callable[[Batch], Part]:
     """Return a function that takes a record batch into memory: X is a record batch."""
     names = list(names_of(learned.columns))
     target, weight = learned.target, settings.weight
@@ -116,9 +117,7 @@ def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch
         scaled(target, batch)
         y = labels_of(target, target.values(batch.column(target.name), batch.where))
         weighted = None if weight is None else weights(weight, batch)
-        its = batch.rows.select(names)
-        room.take(its.nbytes)
-        return Part(its, y, weighted)
+        return Part(batch.rows.select(names), y, weighted)
 
     return take
 

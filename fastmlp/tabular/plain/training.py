@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,9 +21,11 @@ from fastmlp.tabular.schema.batches import (
     Batch,
     Batches,
     Places,
+    Room,
     Rows,
     drawn,
     everything,
+    held,
     made,
     require,
 )
@@ -163,10 +165,22 @@ class Table:
         how = (names, chosen is not None, settings.categorical)
         self._wanted = Wanted(target, settings.task, *how)
         self._batches, self._who = Batches(data, who, names, others), who
+        # What a pass reads.
+        self._rows: Iterable[Batch] = self._batches
         self._settings = settings
         valid = settings.valid
         self._fraction = float(valid) if isinstance(valid, float | int) else 0.0
         self._kept: Places = {}
+
+    def hold(self, room: Room) -> None:
+        """Read all rows into memory, for all passes.
+
+        Raises
+        ------
+        TooLarge
+            If they do not fit there.
+        """
+        self._rows = held(self._batches, room)
 
     def _mask(self, *, held_out: bool) -> Any:
         if not self._fraction:
@@ -175,7 +189,7 @@ class Table:
 
     def learn(self, say: Say) -> Learned:
         """Return what the first pass learns."""
-        learned = learn(self._batches, self._wanted, self._mask(held_out=False), say, self._who)
+        learned = learn(self._rows, self._wanted, self._mask(held_out=False), say, self._who)
         n, valid = sum(learned.sizes.values()), self._settings.valid
         if not n or (self._fraction and n == learned.n_rows):
             raise ValueError(
@@ -211,7 +225,7 @@ class Table:
     def each(self, make: Callable[[Batch], T], *, held_out: bool) -> Iterator[T]:
         """Yield the result for each batch of the rows to train on, or of those to validate on."""
         mask = self._mask(held_out=held_out)
-        return (made(make, batch, mask(batch)) for batch in self._batches)
+        return (made(make, batch, mask(batch)) for batch in self._rows)
 
     def batches(self, *, held_out: bool) -> Iterator[Batch]:
         """Yield the record batches of the rows to train on, or of those to validate on."""

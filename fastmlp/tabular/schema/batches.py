@@ -1,6 +1,6 @@
 """Record batches of files and tables, pass by pass, and as one table in memory, if they fit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -215,6 +215,21 @@ class Room:
         self._left -= n_bytes
         if self._left < 0:
             raise TooLarge(f"more than {memory.readable(self._most)} of columns")
+
+
+def held(batches: Iterable[Batch], room: Room) -> list[Batch]:
+    """Return the batches of a pass, in memory.
+
+    Raises
+    ------
+    TooLarge
+        If they do not fit there.
+    """
+    kept = list[Batch]()
+    for batch in batches:
+        room.take(batch.rows.nbytes)
+        kept.append(batch)
+    return kept
 
 
 def read(given: Any, beside: list[str], who: str, target: str | None) -> Any:
