@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastmlp: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Ended as ended:
+    except CommandEnded as ended:
         print(f"fastmlp: ended by {ended.name}", file=sys.stderr)
         return ended.code
     return 0
@@ -100,7 +100,7 @@ def _close_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Ended(BaseException):
+class CommandEnded(BaseException):
     """A signal that ends the command."""
 
     def __init__(self, number: int) -> None:
@@ -115,7 +115,7 @@ def ending() -> Iterator[None]:
     """
 
     def end(number: int, _: Any) -> None:
-        raise Ended(number)
+        raise CommandEnded(number)
 
     mine = threading.current_thread() is threading.main_thread()
     found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -21,9 +21,9 @@ from fastmlp.tabular import TableModel
 from fastmlp.tabular.plain.columns import names_of
 from fastmlp.tabular.plain.packing import FittedTable, estimators, train_pack_of
 from fastmlp.tabular.plain.scores import score
-from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
+from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, TrainSettings, train
 from fastmlp.tabular.schema import reasons
-from fastmlp.tabular.schema.batches import Rows, TooLarge
+from fastmlp.tabular.schema.batches import ChosenBatches, TooLarge
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
@@ -77,8 +77,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    given: Any = {name: told[name] for name in Settings._fields if name in told}
-    settings = Settings(**given, ends=ends)
+    given: Any = {name: told[name] for name in TrainSettings._fields if name in told}
+    settings = TrainSettings(**given, ends=ends)
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
     _check_options(settings, arguments.model)
     require_new(output, force=arguments.force, who="train")
@@ -95,7 +95,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _trained(
-    data: Any, settings: Settings, arguments: argparse.Namespace, output: str
+    data: Any, settings: TrainSettings, arguments: argparse.Namespace, output: str
 ) -> dict[str, Any]:
     """Train and write a model; return what its training said."""
     if arguments.model == "tabular":
@@ -119,11 +119,11 @@ def _last_line(model: Any) -> str:
     return str(model.summary()).splitlines()[-1]
 
 
-def _check_options(settings: Settings, model: str) -> None:
+def _check_options(settings: TrainSettings, model: str) -> None:
     """Check that no option is of the other kind of model, and that the target is not ignored."""
     names, other = (OF_PLAIN, "plain") if model == "tabular" else (OF_PACKS, "tabular")
     for name in names:
-        if getattr(settings, name) != Settings._field_defaults[name]:
+        if getattr(settings, name) != TrainSettings._field_defaults[name]:
             option = name.replace("_", "-")
             raise UsageError(f"argument --{option}: needs --model {other}")
     if settings.target in settings.ignore:
@@ -205,7 +205,7 @@ def run_score(arguments: argparse.Namespace) -> None:
         encoding = arguments.encoding
         given = data_of(arguments.data, "score", model.text_names, encoding=encoding)
         read = names_of(model.columns)
-        rows = Rows(given, read, model.text_names, "score", [model.target.name])
+        rows = ChosenBatches(given, read, model.text_names, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 

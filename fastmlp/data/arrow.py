@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastmlp.data import csv_files
-from fastmlp.data.columns import Columns, Encoder, Named, Place, Wanted, columns_of
+from fastmlp.data.columns import ColumnNames, Encoder, NamedBlocks, NamedColumns, Place, columns_of
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
 from fastmlp.data.sources import Block
 from fastmlp.validation.packages import needs
@@ -115,7 +115,7 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
-class ParquetBlocks(Named):
+class ParquetBlocks(NamedBlocks):
     """Row groups of Parquet files, or pieces of them, as blocks.
 
     Attributes
@@ -123,7 +123,7 @@ class ParquetBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, paths: list[str], wanted: Wanted, rows: int | None, who: str) -> None:
+    def __init__(self, paths: list[str], wanted: ColumnNames, rows: int | None, who: str) -> None:
         imported(who)
         import pyarrow.parquet
 
@@ -133,7 +133,7 @@ class ParquetBlocks(Named):
         self._metadata: dict[str, Any] = {}
         sizes = []
         self._rows = rows
-        self._columns: Columns | None = None
+        self._columns: NamedColumns | None = None
         for path in paths:
             with naming(path), self._open(path) as file:
                 columns = columns_of(file.schema_arrow, wanted, f"{who}: {path}")
@@ -164,7 +164,7 @@ class ParquetBlocks(Named):
         return columns.block(batch, Place(f"row group {group} of {path}", first, f" of {path}"))
 
 
-class ArrowFileBlocks(Named):
+class ArrowFileBlocks(NamedBlocks):
     """Record batches of Arrow files, or pieces of them, as blocks.
 
     Attributes
@@ -172,11 +172,11 @@ class ArrowFileBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, paths: list[str], wanted: Wanted, rows: int, who: str) -> None:
+    def __init__(self, paths: list[str], wanted: ColumnNames, rows: int, who: str) -> None:
         self._ipc, self._source = imported(who).ipc, imported(who).OSFile
         # Files, batches, the first row in a batch, and in the file.
         self._places: list[tuple[str, int, int, int]] = []
-        self._columns: Columns | None = None
+        self._columns: NamedColumns | None = None
         sizes = []
         for path in paths:
             with self._opened(path, ()) as file:
@@ -211,7 +211,7 @@ class ArrowFileBlocks(Named):
             return columns.block(batch, Place(f"batch {k} of {path}", row, f" of {path}"))
 
 
-class TableBlocks(Named):
+class TableBlocks(NamedBlocks):
     """Slices of a table in memory as blocks.
 
     Attributes
@@ -219,7 +219,7 @@ class TableBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, batches: list[tuple[Any, Place]], columns: Columns) -> None:
+    def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
         self._batches, self._columns = batches, columns
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
@@ -229,7 +229,7 @@ class TableBlocks(Named):
         return self._columns.block(*self._batches[i])
 
 
-def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks:
+def table_blocks(table: Any, wanted: ColumnNames, rows: int, who: str) -> TableBlocks:
     """Return blocks of a table in memory: of pyarrow, pandas, polars, or alike."""
     arrow = imported(who)
     if type(table).__module__.startswith("pandas"):
@@ -244,18 +244,20 @@ def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks
     return TableBlocks(batches, columns)
 
 
-class Passes(Named):
+class Passes(NamedBlocks):
     """Begins passes over batches.
 
     Parameters
     ----------
     batches : callable
         Yields record batches, what errors call each, and the columns.
-    columns : Columns, or None if they are known once the first batch has been read
+    columns : NamedColumns, or None if they are known once the first batch has been read
     """
 
     def __init__(
-        self, batches: Callable[[], Iterator[tuple[Any, Place, Columns]]], columns: Columns | None
+        self,
+        batches: Callable[[], Iterator[tuple[Any, Place, NamedColumns]]],
+        columns: NamedColumns | None,
     ) -> None:
         self._batches, self._columns = batches, columns
 
@@ -298,11 +300,11 @@ def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
     return scanner.to_reader()
 
 
-def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
+def stream_of(given: Any, wanted: ColumnNames, who: str) -> Passes:
     """Return what begins a pass over what Arrow reads as a stream of batches."""
     arrow = imported(who)
 
-    def begin() -> Iterator[tuple[Any, Place, Columns]]:
+    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
         if hasattr(given, "scanner"):
             reader = scanning(given, BLOCK_ROWS)
         elif hasattr(given, "to_reader"):
@@ -326,14 +328,14 @@ def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
     return Passes(begin, columns_of(schema, wanted, who) if known else None)
 
 
-def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
+def csv_stream(paths: list[str], wanted: ColumnNames, who: str) -> Passes:
     """Return what begins a pass over files of comma-separated values."""
     imported(who)
     with naming(paths[0]):
         schema = csv_files.schema_of(paths[0], who)
         first = columns_of(schema, wanted, f"{who}: {paths[0]}")
 
-    def begin() -> Iterator[tuple[Any, Place, Columns]]:
+    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
         for path in paths:
             with naming(path):
                 its = schema if path == paths[0] else csv_files.schema_of(path, who)
@@ -348,12 +350,14 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
     return Passes(begin, first)
 
 
-def _chosen(columns: Columns) -> csv_files.Chosen:
+def _chosen(columns: NamedColumns) -> csv_files.ChosenColumns:
     """Return how the columns are read of CSV: an encoder finds out itself what targets are."""
     names, targets = columns.names, columns.targets
     if columns.encoder is None:
-        return csv_files.Chosen(names, names, labels=targets, nulls=True)
-    return csv_files.Chosen(names, [name for name in names if name not in targets], nulls=True)
+        return csv_files.ChosenColumns(names, names, labels=targets, nulls=True)
+    return csv_files.ChosenColumns(
+        names, [name for name in names if name not in targets], nulls=True
+    )
 
 
 def source_of(
@@ -373,7 +377,7 @@ def source_of(
     TypeError, ValueError
         If they are neither, or of an unknown kind, or have no such columns.
     """
-    wanted = Wanted(target, features, None, encoder)
+    wanted = ColumnNames(target, features, None, encoder)
     paths = paths_of(given)
     if paths is not None:
         return _of_paths(expanded(paths, who), wanted, who)
@@ -386,7 +390,7 @@ def source_of(
     return ReadOnce(given, begin()) if hasattr(given, "read_next_batch") else begin
 
 
-def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
+def _of_paths(paths: list[str], wanted: ColumnNames, who: str) -> Any:
     by_kind: dict[str | None, str] = {}
     for path in paths:
         by_kind.setdefault(next((end for end in FILES if path.lower().endswith(end)), None), path)

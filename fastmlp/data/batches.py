@@ -23,13 +23,13 @@ from fastmlp.data.arrow import (
     scanning,
 )
 from fastmlp.data.columns import Place, names_in
-from fastmlp.data.csv_files import CSV_FILES, Chosen
+from fastmlp.data.csv_files import CSV_FILES, ChosenColumns
 from fastmlp.data.sources import Piece, is_source, opened
 from fastmlp.validation import frames
 from fastmlp.validation.suggestions import listed
 
 # Returns the columns to read, of a schema; the text is what errors call the table.
-Choose = Callable[[Any, str], csv_files.Chosen]
+Choose = Callable[[Any, str], csv_files.ChosenColumns]
 Batches = Iterator[Any]
 
 
@@ -175,7 +175,7 @@ ROWS = 65536
 FRAMES = ("pandas", "polars", "pyarrow")
 
 
-class Batch(NamedTuple):
+class PredictBatch(NamedTuple):
     """Rows to predict.
 
     Attributes
@@ -199,7 +199,7 @@ def names_of_model(model: Any) -> validation.Names:
     return None
 
 
-def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iterator[Batch]:
+def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iterator[PredictBatch]:
     """Yield the rows of X in their order, at most so many at a time.
 
     Parameters
@@ -219,7 +219,7 @@ def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iter
     for piece in blocks_of(given, who):
         content = validation.named(piece.content, names, who)[0]
         for part in _slices(content, rows):
-            yield Batch(part if order is None else np.take(part, order, axis=1), piece.name)
+            yield PredictBatch(part if order is None else np.take(part, order, axis=1), piece.name)
 
 
 def _order(its: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
@@ -255,7 +255,7 @@ class Choice:
         self.features, self.keep, self._texts = list(names or ()), list(keep), texts
         self._nulls = nulls
 
-    def __call__(self, schema: Any, who: str) -> Chosen:
+    def __call__(self, schema: Any, who: str) -> ChosenColumns:
         """Return the columns to read of a schema.
 
         Raises
@@ -272,19 +272,19 @@ class Choice:
         validation.named(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
         all_names = list(dict.fromkeys([*self.features, *kept]))
-        return Chosen(all_names, numbers, self._texts, nulls=self._nulls)
+        return ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)
 
 
-def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[Batch]:
+def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
     """Yield the rows of files or of a table, at most so many at a time."""
     table = imported(who).Table
     for batch, where in records_of(given, choice, rows, who):
         # A table: scikit-learn finds no names in a record batch.
         X = table.from_batches([batch.select(choice.features)])
-        yield Batch(X, where, batch.select(choice.keep))
+        yield PredictBatch(X, where, batch.select(choice.keep))
 
 
-def predicted(method: Callable[[Any], T], batch: Batch, *, named: bool, who: str) -> T:
+def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str) -> T:
     """Return what a model's method has of a batch; its errors have a note that names the rows.
 
     Parameters

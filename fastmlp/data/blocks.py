@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
-from fastmlp.data.columns import Wanted
+from fastmlp.data.columns import ColumnNames
 from fastmlp.data.sources import Block, seed_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -189,7 +189,7 @@ class Blocks:
             raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
-        wanted = Wanted(target, features, weight)
+        wanted = ColumnNames(target, features, weight)
         blocks = arrow.ParquetBlocks(arrow.expanded(found, who), wanted, rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
@@ -233,7 +233,7 @@ class Blocks:
         if not arrow.is_table(table):
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
-        blocks = arrow.table_blocks(table, Wanted(target, features, weight), rows, who)
+        blocks = arrow.table_blocks(table, ColumnNames(target, features, weight), rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod

@@ -79,7 +79,7 @@ Array = NDArray[Any]
 Encoder = Callable[[Any, Place], Any]
 
 
-class Columns(NamedTuple):
+class NamedColumns(NamedTuple):
     """The columns that rows are made of, by their names.
 
     Attributes
@@ -95,7 +95,7 @@ class Columns(NamedTuple):
     encoder: Encoder | None = None
 
     @property
-    def of_targets(self) -> "Columns":
+    def of_targets(self) -> "NamedColumns":
         """Those of y alone."""
         return self._replace(features=(), weight=None)
 
@@ -111,9 +111,9 @@ class Columns(NamedTuple):
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     @property
-    def wanted(self) -> "Wanted":
+    def wanted(self) -> "ColumnNames":
         """The same columns, to be found in another table."""
-        return Wanted(self.target, self.features, self.weight, self.encoder)
+        return ColumnNames(self.target, self.features, self.weight, self.encoder)
 
     def block(self, batch: Any, where: Place) -> Any:
         """Return the rows of a record batch; `where` is what errors call it.
@@ -140,10 +140,10 @@ class Columns(NamedTuple):
         return X, y, frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[:, 0]
 
 
-class Named:
+class NamedBlocks:
     """Blocks of columns that are known by their names."""
 
-    _columns: Columns | None
+    _columns: NamedColumns | None
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -157,7 +157,7 @@ class Named:
         return made
 
 
-class Wanted(NamedTuple):
+class ColumnNames(NamedTuple):
     """Names of columns as they are given; without `features` all but the others are features."""
 
     target: Any
@@ -166,7 +166,7 @@ class Wanted(NamedTuple):
     encoder: Encoder | None = None
 
 
-def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
+def columns_of(schema: Any, wanted: ColumnNames, who: str) -> NamedColumns:
     """Return the columns of a table by their names.
 
     Raises
@@ -188,7 +188,7 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     wanted_names = {*chosen, *targets, *weights}
     if twice := frames.repeated(name for name in known if name in wanted_names):
         raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
-    return Columns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
+    return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 
 def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:

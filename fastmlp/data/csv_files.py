@@ -214,7 +214,7 @@ NOT_UTF8 = "string", "invalid UTF8 data"
 VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 
 
-class Chosen(NamedTuple):
+class ChosenColumns(NamedTuple):
     """The columns to read of a file or table.
 
     Attributes
@@ -254,7 +254,7 @@ def schema_of(path: str, who: str) -> Any:
     return schema
 
 
-def batches_of(path: str, schema: Any, chosen: Chosen, who: str) -> Iterator[Any]:
+def batches_of(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Iterator[Any]:
     """Yield record batches of chosen columns, and at the end one without rows.
 
     Parameters

@@ -24,7 +24,7 @@ from fastmlp.validation.suggestions import count
 MOST_ERRORS = 6.0
 
 
-class Moments(NamedTuple):
+class TargetMoments(NamedTuple):
     """Number, mean and variance of the targets of some rows, shape (n_targets,)."""
 
     n: int
@@ -32,12 +32,12 @@ class Moments(NamedTuple):
     variance: NDArray[np.float64]
 
 
-def moments(y: NDArray[Any]) -> Moments:
+def moments(y: NDArray[Any]) -> TargetMoments:
     """Return the moments of targets, shape (n_rows, n_targets)."""
-    return Moments(len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64))
+    return TargetMoments(len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64))
 
 
-def warn_of_order(first: Moments, later: Moments, who: str) -> bool:
+def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
     """Warn if the means of two buffers are more than six standard errors apart; return if so."""
     error = np.sqrt(first.variance / first.n + later.variance / later.n)
     far = np.abs(first.mean - later.mean) > MOST_ERRORS * error
@@ -141,7 +141,7 @@ class Load:
         self._thread.__exit__()
 
 
-class Filled(NamedTuple):
+class FilledBuffer(NamedTuple):
     """A buffer with rows; `ends`: it ends an epoch."""
 
     buffer: Buffer
@@ -215,9 +215,9 @@ class Feed:
         self._free: queue.SimpleQueue[tuple[Buffer, Load] | None] = queue.SimpleQueue()
         self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
-        self._reader: Reader[Filled] | None = None
+        self._reader: Reader[FilledBuffer] | None = None
         self._rows_of_first: int | None = None
-        self._first: Moments | None = None
+        self._first: TargetMoments | None = None
         per_epoch = reading.rows_per_epoch
         self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
         self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, row_bytes, who)
@@ -229,7 +229,7 @@ class Feed:
         if self.is_whole and self.rows.weight.size and not self.rows.weight.any():
             raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
 
-    def _take(self, filled: Filled) -> None:
+    def _take(self, filled: FilledBuffer) -> None:
         self._buffer, self.rows, self.ends = filled.buffer, filled.buffer.rows, filled.ends
 
     @property
@@ -284,11 +284,11 @@ class Feed:
         self._load.end()
         self._ahead.end()
 
-    def _filled(self, buffer: Buffer, *, ends: bool) -> Filled:
+    def _filled(self, buffer: Buffer, *, ends: bool) -> FilledBuffer:
         self._load.end()
-        return Filled(buffer, ends)
+        return FilledBuffer(buffer, ends)
 
-    def _fill(self, first: int) -> Generator[Filled, None, None]:
+    def _fill(self, first: int) -> Generator[FilledBuffer, None, None]:
         """Yield buffers of rows for all epochs from the first on."""
         if self._reading.rows_per_epoch is not None:
             passes = (rows for number in counting() for rows in self._pass(number))
@@ -298,8 +298,8 @@ class Feed:
             yield from self._buffers(self._pass(epoch), 1)
 
     def _after(
-        self, epochs: int, filling: Generator[Filled, None, None]
-    ) -> Generator[Filled, None, None]:
+        self, epochs: int, filling: Generator[FilledBuffer, None, None]
+    ) -> Generator[FilledBuffer, None, None]:
         """Yield the buffers after so many epochs of `steps_per_epoch`; those before are dropped."""
         ended = int(self.ends)
         while ended < epochs:
@@ -335,7 +335,7 @@ class Feed:
                 "it anew, or epochs=1"
             )
 
-    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[Filled, None, None]:
+    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[FilledBuffer, None, None]:
         """Yield buffers of the blocks; epochs end after `rows_per_epoch`, or with the blocks."""
         per_epoch = self._reading.rows_per_epoch
         buffer: Buffer | None = None

@@ -12,8 +12,8 @@ from fastmlp._process import whole_files
 from fastmlp.data.arrow import imported
 from fastmlp.data.batches import (
     ROWS,
-    Batch,
     Choice,
+    PredictBatch,
     batches_of,
     has_names,
     named_batches,
@@ -28,7 +28,7 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
 
 Array = NDArray[Any]
-Columns = dict[str, Array]
+ArraysByName = dict[str, Array]
 
 
 class Form(NamedTuple):
@@ -50,7 +50,7 @@ class Form(NamedTuple):
     compute_dtype: ComputeDTypes | None = None
 
 
-class Outputs:
+class PredictionColumns:
     """Makes columns of predictions from batches.
 
     Parameters
@@ -67,7 +67,7 @@ class Outputs:
         given = form.compute_dtype
         self._how = {} if given is None else {"compute_dtype": given}
 
-    def __call__(self, batch: Batch) -> Columns:
+    def __call__(self, batch: PredictBatch) -> ArraysByName:
         """Return the columns by their names."""
         rows, n = batch.rows, None
         if hasattr(self._model, "answers_of"):
@@ -79,14 +79,14 @@ class Outputs:
         columns = predicted(self._columns, batch._replace(rows=rows), **how)
         return {name: its[:n] for name, its in columns.items()}
 
-    def _of_table(self, batch: Batch) -> Columns:
+    def _of_table(self, batch: PredictBatch) -> ArraysByName:
         where = f"{self._who}: {batch.where}"
         answers, probabilities = self._model.answers_of(batch.rows, where, **self._how)
         if probabilities is None:
             return {self._output: answers}
         return self._with_probabilities(answers, probabilities, self._model.classes_)
 
-    def _columns(self, rows: Any) -> Columns:
+    def _columns(self, rows: Any) -> ArraysByName:
         model = self._model
         if hasattr(model, "predict_proba"):
             return self._of_classifier(rows)
@@ -102,7 +102,7 @@ class Outputs:
             return {self._output: values.reshape(-1)}
         return _each(self._output, values, np.arange(n_outputs))
 
-    def _of_classifier(self, rows: Any) -> Columns:
+    def _of_classifier(self, rows: Any) -> ArraysByName:
         model = self._model
         probabilities, classes = model.predict_proba(rows), model.classes_
         if self._several is None:
@@ -114,21 +114,23 @@ class Outputs:
             return {self._output: model.predict(rows)}
         return self._of_classes(probabilities, classes)
 
-    def _of_classes(self, probabilities: Array, classes: Array) -> Columns:
+    def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
         labels = classes[probabilities.argmax(axis=1)]
         return self._with_probabilities(labels, probabilities, classes)
 
-    def _with_probabilities(self, labels: Array, probabilities: Array, classes: Array) -> Columns:
+    def _with_probabilities(
+        self, labels: Array, probabilities: Array, classes: Array
+    ) -> ArraysByName:
         each = _each("probability", probabilities, classes) if self._form.probabilities else {}
         return {**each, self._output: labels}
 
-    def _of_labels(self, probabilities: Array, labels: Array) -> Columns:
+    def _of_labels(self, probabilities: Array, labels: Array) -> ArraysByName:
         above = (probabilities > 0.5).astype(np.int64)
         columns = _each("probability", probabilities, labels)
         return {**columns, **_each(self._output, above, labels)}
 
 
-def _each(name: str, values: Array, classes: Array) -> Columns:
+def _each(name: str, values: Array, classes: Array) -> ArraysByName:
     return {
         f"{name}_{each}": np.ascontiguousarray(its)
         for each, its in zip(classes, values.T, strict=True)
@@ -320,7 +322,7 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
         raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
     else:
         batches = batches_of(source, names, rows, who)
-    outputs = Outputs(model, form, named=names is not None, who=who)
+    outputs = PredictionColumns(model, form, named=names is not None, who=who)
     first = next(batches, None)
     if first is None:
         raise ValueError(f"{who}: there are no rows")
@@ -343,7 +345,7 @@ def _check_precision(model: Any, given: Any, who: str) -> None:
     precision.compute_dtype(given, net.layer_sizes, net.dtype, who)
 
 
-def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:
+def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:
     """Return a record batch of the columns to keep, and of predictions."""
     import pyarrow
 

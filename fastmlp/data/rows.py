@@ -104,7 +104,7 @@ class Rows(NamedTuple):
         return sum(int(array[:1].nbytes) for array in self)
 
 
-class _Named:
+class _NamedArray:
     """An array as NumPy reads it, with the names of its columns, which errors tell."""
 
     def __init__(self, array: Any, names: Sequence[str]) -> None:
@@ -175,7 +175,7 @@ class Conversion:
     def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
         network, dtype, loss = self._network, self._network.dtype, self._network.loss
         sizes = network.layout.sizes
-        named = X if self._names is None else _Named(X, self._names)
+        named = X if self._names is None else _NamedArray(X, self._names)
         x = validation.features(named, sizes[0], dtype, who)
         how = (sizes[-1], loss.targets, dtype, who, loss.per_target)
         table = validation.targets(y, len(x), *how)

@@ -100,7 +100,7 @@ class RandomAccess:
                 yield Piece(f"block {i}", self._sizes[i], self._source.read(i))
 
 
-class Part:
+class SourceSlice:
     """The rows of a `BlockSource` from the first to the one before the last, as a source."""
 
     def __init__(self, source: Any, first: int, last: int) -> None:
@@ -122,7 +122,7 @@ class Part:
             return content
         return tuple(None if part is None else part[rows] for part in content)
 
-    def _of_targets(self) -> "Part":
+    def _of_targets(self) -> "SourceSlice":
         part = copy(self)
         part._source = y_alone(self._source)
         return part

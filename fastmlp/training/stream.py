@@ -13,7 +13,7 @@ from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.data.rows import Conversion, Reading, all_rows
-from fastmlp.data.sources import Part, has_blocks, is_source, opened
+from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
@@ -81,7 +81,7 @@ def rows_of(engine: Engine[Any], given: GivenRows) -> FitRows:
     if reading.validation_split is not None and has_blocks(X):
         n = sum(X.block_sizes)
         first = first_held_out(n, reading.validation_split, who)
-        X, validated = Part(X, 0, first), Part(X, first, n)
+        X, validated = SourceSlice(X, 0, first), SourceSlice(X, first, n)
         reading = reading._replace(validation_split=None)
     if validated is not None and (is_table(validated) or paths_of(validated) is not None):
         its = names or getattr(X, "feature_names", None)

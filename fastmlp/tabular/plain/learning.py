@@ -20,7 +20,7 @@ from fastmlp.tabular.schema.arrow_columns import (
     numbers,
     texts,
 )
-from fastmlp.tabular.schema.batches import Batch, Mask, Places, made
+from fastmlp.tabular.schema.batches import Mask, Places, TableBatch, made
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.suggestions import count
 
@@ -34,7 +34,7 @@ MOST_CLASSES = 20
 Say = Callable[[str], Any]
 
 
-class Wanted(NamedTuple):
+class ColumnSettings(NamedTuple):
     """What the columns of a table are to be.
 
     Attributes
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
     categorical: tuple[str, ...]
 
 
-class Learned(NamedTuple):
+class LearnedColumns(NamedTuple):
     """What a pass has learned.
 
     Attributes
@@ -79,7 +79,7 @@ class Learned(NamedTuple):
         return {"left_out": self.dropped} if self.dropped else {}
 
 
-class Numbers:
+class NumberStatistics:
     """Numbers so far: a column of them, or a part of dates."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Numbers:
         return float(self._scaler.center[0]), float(self._scaler.scale[0])
 
 
-class Feature:
+class FeatureLearner:
     """A column so far; `asked`: it is to be categories, however many levels it has."""
 
     def __init__(self, name: str, type_: Any, *, asked: bool) -> None:
@@ -118,7 +118,7 @@ class Feature:
         # Of texts the first batch with a value tells, and none after one that are no dates.
         self._temporal = kind if dates.is_kind(kind) else None
         self._may_be_dates = kind == "texts"
-        self._numbers = [Numbers()]
+        self._numbers = [NumberStatistics()]
         self._n = self._n_rows = self.n_rare = 0
         self._counts: Counter[str] = Counter()
 
@@ -159,7 +159,7 @@ class Feature:
 
     def _add_moments(self, values: Array, kind: dates.Kind) -> None:
         parts = dates.all_of(kind)
-        self._numbers += [Numbers() for _ in parts.names[len(self._numbers) :]]
+        self._numbers += [NumberStatistics() for _ in parts.names[len(self._numbers) :]]
         for so_far, part in zip(self._numbers, parts.numbers(values).T, strict=True):
             so_far.add(part)
 
@@ -205,11 +205,11 @@ def _iso(counts: Counter[str]) -> Counter[str]:
     return found
 
 
-class Targets:
+class TargetLearner:
     """The target so far: the rows of each class, and the moments of those trained on."""
 
     def __init__(self, name: str, task: Task | None) -> None:
-        self._name, self._task, self._moments = name, task, Numbers()
+        self._name, self._task, self._moments = name, task, NumberStatistics()
         self._counts, self._trained = Counter[Any](), set[Any]()
         # The batch and the row of the first of a class that was not trained on then.
         self._first: dict[Any, tuple[int, int]] = {}
@@ -217,7 +217,7 @@ class Targets:
         self._n = self._n_missing = 0
         self._first_missing = ""
 
-    def add(self, batch: Batch, part: Batch) -> None:
+    def add(self, batch: TableBatch, part: TableBatch) -> None:
         """Learn from a batch, and from its part that is trained on."""
         import pyarrow.types as kinds
 
@@ -313,7 +313,9 @@ class Targets:
             )
 
 
-def learn(batches: Iterable[Batch], wanted: Wanted, mask: Mask, say: Say, who: str) -> Learned:
+def learn(
+    batches: Iterable[TableBatch], wanted: ColumnSettings, mask: Mask, say: Say, who: str
+) -> LearnedColumns:
     """Return what one pass learns; `mask` has the rows that are trained on.
 
     Raises
@@ -321,10 +323,10 @@ def learn(batches: Iterable[Batch], wanted: Wanted, mask: Mask, say: Say, who: s
     TypeError, ValueError
         If columns are not what they must be, or none is left.
     """
-    target, sizes, n_rows = Targets(wanted.target, wanted.task), dict[int, int](), 0
-    so_far: dict[str, Feature] | None = None
+    target, sizes, n_rows = TargetLearner(wanted.target, wanted.task), dict[int, int](), 0
+    so_far: dict[str, FeatureLearner] | None = None
 
-    def add(columns: dict[str, Feature], batch: Batch, part: Batch) -> int:
+    def add(columns: dict[str, FeatureLearner], batch: TableBatch, part: TableBatch) -> int:
         target.add(batch, part)
         for name, column in columns.items():
             column.add(part.column(name), part.where)
@@ -342,23 +344,23 @@ def learn(batches: Iterable[Batch], wanted: Wanted, mask: Mask, say: Say, who: s
     for number, rows in kept.items():
         sizes[number] += len(rows)
     columns, dropped = _columns(so_far, say, who)
-    return Learned(columns, found, sizes, n_rows, kept, single, dropped)
+    return LearnedColumns(columns, found, sizes, n_rows, kept, single, dropped)
 
 
-def _begun(schema: Any, wanted: Wanted, who: str) -> dict[str, Feature]:
+def _begun(schema: Any, wanted: ColumnSettings, who: str) -> dict[str, FeatureLearner]:
     """Return what learns of each column, by its kind."""
-    found: dict[str, Feature] = {}
+    found: dict[str, FeatureLearner] = {}
     for name in wanted.features:
         kind, asked = schema.field(name).type, name in wanted.categorical
         if kind_of(kind) == "others" and (wanted.chosen or asked):
             told = f"holds {kind}, neither numbers, dates nor texts"
             raise TypeError(f"{who}: the column {name!r} {told}; leave it out")
-        found[name] = Feature(name, kind, asked=asked)
+        found[name] = FeatureLearner(name, kind, asked=asked)
     return found
 
 
 def _columns(
-    so_far: dict[str, Feature], say: Say, who: str
+    so_far: dict[str, FeatureLearner], say: Say, who: str
 ) -> tuple[tuple[Column, ...], dict[str, str]]:
     """Return the inputs, and why other columns are left out."""
     columns, dropped = list[Column](), dict[str, str]()

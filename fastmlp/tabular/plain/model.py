@@ -10,7 +10,7 @@ from fastmlp.model import MLP
 from fastmlp.network.precision import ComputeDTypes
 from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
 from fastmlp.tabular.schema.arrow_columns import numbers
-from fastmlp.tabular.schema.batches import Batch, Rows, whole
+from fastmlp.tabular.schema.batches import ChosenBatches, TableBatch, whole
 from fastmlp.tabular.schema.rule import Task
 
 Array = NDArray[Any]
@@ -119,11 +119,11 @@ class TableModel:
         none = np.empty((0, self.net.layer_sizes[0]), np.float32)
         return np.concatenate([none, *map(self.encoded, self._rows(X, "TableModel.inputs"))])
 
-    def encoded(self, batch: Batch) -> Array:
+    def encoded(self, batch: TableBatch) -> Array:
         """Return the net's inputs of a record batch."""
         return encoded(self.columns, batch)
 
-    def outputs(self, batch: Batch, compute_dtype: ComputeDTypes | None = None) -> Array:
+    def outputs(self, batch: TableBatch, compute_dtype: ComputeDTypes | None = None) -> Array:
         """Return the net's outputs of a record batch, shape (n_rows, n_outputs)."""
         if not batch.rows.num_rows:
             return np.empty((0, self.net.layer_sizes[-1]), np.float32)
@@ -137,12 +137,12 @@ class TableModel:
 
         `where` is what errors call the rows; `compute_dtype` is as for `MLP.predict`.
         """
-        outputs = self.outputs(Batch(0, whole(table), where), compute_dtype)
+        outputs = self.outputs(TableBatch(0, whole(table), where), compute_dtype)
         probabilities = None if self.target.classes is None else self.probabilities(outputs)
         return self.answers(outputs), probabilities
 
-    def _rows(self, X: Any, who: str) -> Rows:
-        return Rows(X, self.feature_names, self.text_names, who)
+    def _rows(self, X: Any, who: str) -> ChosenBatches:
+        return ChosenBatches(X, self.feature_names, self.text_names, who)
 
     def _outputs(self, X: Any, who: str) -> Array:
         none = np.empty((0, self.net.layer_sizes[-1]), np.float32)
@@ -167,7 +167,7 @@ class TableModel:
         return f"<TableModel: {told}, {self.net!r}>"
 
 
-def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
+def encoded(columns: tuple[Column, ...], batch: TableBatch) -> Array:
     """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
     widths = [column.n_inputs for column in columns]
     X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
@@ -183,7 +183,7 @@ def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
     return X
 
 
-def require_float32(values: Array, batch: Batch, column: Column | Target) -> None:
+def require_float32(values: Array, batch: TableBatch, column: Column | Target) -> None:
     """Check that a scaled column of a record batch, shape (n_rows,), is within float32.
 
     Raises

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
-from fastmlp.tabular.plain.learning import Learned, Say
+from fastmlp.tabular.plain.learning import LearnedColumns, Say
 from fastmlp.tabular.plain.scores import score
-from fastmlp.tabular.plain.training import Settings, Table, scaled, weights
-from fastmlp.tabular.schema.batches import Batch, Room, held
+from fastmlp.tabular.plain.training import TrainingTable, TrainSettings, scaled, weights
+from fastmlp.tabular.schema.batches import MemoryBudget, TableBatch, held
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.packages import needs
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 N_FOLDS = 5
 
 
-def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
+def train_pack_of(data: Any, settings: TrainSettings, say: Say, who: str) -> Any:
     """Return a fitted `TabularMLPClassifier` or `TabularMLPRegressor` of files or a table.
 
     The kind of task, what is left out and the rows that are held out are those of `train`.
@@ -40,14 +40,14 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
         If data or settings are not what they must be.
     """
     kinds = estimators()
-    table = Table(data, settings, who)
-    room = Room(memory.available())
+    table = TrainingTable(data, settings, who)
+    room = MemoryBudget(memory.available())
     table.hold(room)
     learned, valid = table.learn(say), settings.valid
     take = _taking(learned, settings)
     training = _joined(table.each(take, held_out=False))
-    held_out: Iterable[Batch] | None = None
-    validation: Part | None = None
+    held_out: Iterable[TableBatch] | None = None
+    validation: TableInMemory | None = None
     if not isinstance(valid, float | int):
         held_out = held(table.to_validate(learned, say), room)
         validation = _joined(map(take, held_out))
@@ -76,7 +76,7 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
     return model
 
 
-class Part(NamedTuple):
+class TableInMemory(NamedTuple):
     """Rows in memory: a table of Arrow, and targets and weights of shape (n_rows,)."""
 
     X: Any
@@ -108,27 +108,29 @@ def estimators() -> dict[bool, Any]:
     return {True: TabularMLPClassifier, False: TabularMLPRegressor}
 
 
-def _taking(learned: Learned, settings: Settings) -> Callable[[Batch], Part]:
+def _taking(
+    learned: LearnedColumns, settings: TrainSettings
+) -> Callable[[TableBatch], TableInMemory]:
     """Return a function that takes a record batch into memory: X is a record batch."""
     names = list(names_of(learned.columns))
     target, weight = learned.target, settings.weight
 
-    def take(batch: Batch) -> Part:
+    def take(batch: TableBatch) -> TableInMemory:
         scaled(target, batch)
         y = labels_of(target, target.values(batch.column(target.name), batch.where))
         weighted = None if weight is None else weights(weight, batch)
-        return Part(batch.rows.select(names), y, weighted)
+        return TableInMemory(batch.rows.select(names), y, weighted)
 
     return take
 
 
-def _joined(parts: Iterable[Part]) -> Part:
+def _joined(parts: Iterable[TableInMemory]) -> TableInMemory:
     """Return the rows of all parts."""
     import pyarrow
 
     X, y, weight = zip(*parts, strict=True)
     weighted = None if weight[0] is None else np.concatenate(weight)
-    return Part(pyarrow.Table.from_batches(X), np.concatenate(y), weighted)
+    return TableInMemory(pyarrow.Table.from_batches(X), np.concatenate(y), weighted)
 
 
 class FittedTable:
@@ -193,7 +195,7 @@ class FittedTable:
         found: Array = self.model.predict(X)
         return found
 
-    def outputs(self, batch: Batch) -> Array:
+    def outputs(self, batch: TableBatch) -> Array:
         """Return probabilities, shape (n_rows, n_classes), or numbers, shape (n_rows,)."""
         found: Array = self.model._predicted(self.model.schema_.read(batch.rows, batch.where))
         return found
@@ -214,7 +216,7 @@ class FittedTable:
 
         `where` is what errors call the rows.
         """
-        outputs = self.outputs(Batch(0, table, where))
+        outputs = self.outputs(TableBatch(0, table, where))
         return self.answers(outputs), None if self.classes_ is None else outputs
 
 

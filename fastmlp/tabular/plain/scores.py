@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.tabular.plain.columns import Target
-from fastmlp.tabular.schema.batches import Batch
+from fastmlp.tabular.schema.batches import TableBatch
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
@@ -16,7 +16,7 @@ from fastmlp.validation.packages import needs
 Array = NDArray[Any]
 
 
-class Model(Protocol):
+class ScoredModel(Protocol):
     """What is scored: a `TableModel`, or another that is asked as it is."""
 
     @property
@@ -27,7 +27,7 @@ class Model(Protocol):
     def target(self) -> Target:
         """The column of the targets."""
 
-    def outputs(self, batch: Batch) -> Array:
+    def outputs(self, batch: TableBatch) -> Array:
         """Return what is predicted of a record batch."""
 
     def answers(self, outputs: Array) -> Array:
@@ -37,7 +37,7 @@ class Model(Protocol):
         """Return the classes' probabilities of it."""
 
 
-class Metric(Protocol):
+class StreamedMetric(Protocol):
     """A metric of the rows so far."""
 
     def add(self, y: Array, predictions: Array) -> None:
@@ -147,7 +147,7 @@ def absolute_error(y: Array, predictions: Array) -> Array:
     return np.abs(y - predictions)
 
 
-METRICS: dict[Task, dict[str, Callable[[], Metric]]] = {
+METRICS: dict[Task, dict[str, Callable[[], StreamedMetric]]] = {
     "classification": {
         "accuracy": lambda: Mean(is_right),
         "log_loss": lambda: Mean(surprise),
@@ -174,7 +174,7 @@ SYNONYMS = {
 
 
 def score(
-    model: Model, batches: Iterable[Batch], who: str, names: Sequence[str] = ()
+    model: ScoredModel, batches: Iterable[TableBatch], who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows, by the metrics' names; without names the default ones.
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Places = dict[int, list[int]]
 
 
-class Batch(NamedTuple):
+class TableBatch(NamedTuple):
     """A record batch, its number in a pass, and what errors call it."""
 
     number: int
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
         """Return a column of Arrow's."""
         return self.rows.column(name)
 
-    def part(self, mask: Array | None) -> "Batch":
+    def part(self, mask: Array | None) -> "TableBatch":
         """Return some of the rows, by a mask of shape (n_rows,)."""
         if mask is None:
             return self
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         return self._replace(rows=self.rows.filter(pyarrow.array(mask)))
 
 
-class Rows:
+class ChosenBatches:
     """Record batches of files or of a table, in their order; each iteration is a pass.
 
     Parameters
@@ -62,14 +62,14 @@ class Rows:
         self._given, self._who = given, who
         self._choice = Choice(tuple(names), others, texts, nulls=True)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TableBatch]:
         each = records_of(self._given, self._choice, ROWS, self._who)
         for i, (rows, place) in enumerate(each):
             if rows.num_rows:
-                yield Batch(i, rows, place.by(self._who))
+                yield TableBatch(i, rows, place.by(self._who))
 
 
-class Batches:
+class TrainingBatches:
     """Record batches of files or of a table to train on; each iteration is a pass.
 
     Parameters
@@ -95,7 +95,7 @@ class Batches:
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TableBatch]:
         source = self._source
         if has_blocks(source):
             pairs = (source.read(i) for i in range(len(source.block_sizes)))
@@ -103,10 +103,10 @@ class Batches:
             pairs = iter(source() if callable(source) else source)
         for i, (rows, place) in enumerate(pairs):
             if rows.num_rows:
-                yield Batch(i, rows, place.by(self._who))
+                yield TableBatch(i, rows, place.by(self._who))
 
     def part(
-        self, encode: Callable[[Batch], Any], mask: "Mask", sizes: dict[int, int], seed: int
+        self, encode: Callable[[TableBatch], Any], mask: "Mask", sizes: dict[int, int], seed: int
     ) -> Any:
         """Return a source of encoded rows: those that a mask has of each batch.
 
@@ -120,17 +120,17 @@ class Batches:
 
         def read(i: int) -> Any:
             rows, place = source.read(i)
-            batch = Batch(i, rows, place.by(self._who))
+            batch = TableBatch(i, rows, place.by(self._who))
             return made(encode, batch, mask(batch))
 
         of_all = tuple(sizes.get(i, 0) for i in range(len(source.block_sizes)))
         return Blocks(of_all, read, seed)
 
 
-Mask = Callable[[Batch], Array | None]
+Mask = Callable[[TableBatch], Array | None]
 
 
-def made(make: Callable[[Batch], T], batch: Batch, mask: Array | None) -> T:
+def made(make: Callable[[TableBatch], T], batch: TableBatch, mask: Array | None) -> T:
     """Return the result for a part of a batch; errors count rows of the batch, not of the part."""
     try:
         return make(batch.part(mask))
@@ -143,7 +143,7 @@ def drawn(fraction: float, seed: int, kept: Places, *, held_out: bool) -> Mask:
     """Return the mask of rows that are held out, a fraction of all drawn at random, or of the
     others; `kept` are rows that are never held out."""
 
-    def mask(batch: Batch) -> Array:
+    def mask(batch: TableBatch) -> Array:
         numbers = np.random.default_rng([seed, batch.number]).random(batch.rows.num_rows)
         out = numbers < fraction
         out[kept.get(batch.number, [])] = False
@@ -152,7 +152,7 @@ def drawn(fraction: float, seed: int, kept: Places, *, held_out: bool) -> Mask:
     return mask
 
 
-def everything(batch: Batch) -> None:
+def everything(batch: TableBatch) -> None:
     """Return the mask of all rows."""
 
 
@@ -195,7 +195,7 @@ class TooLarge(Exception):
     """A table that does not fit into memory with its inputs; the message says how large it is."""
 
 
-class Room:
+class MemoryBudget:
     """How many bytes of columns still fit; None: it is not known."""
 
     def __init__(self, available: int | None) -> None:
@@ -217,7 +217,7 @@ class Room:
             raise TooLarge(f"more than {memory.readable(self._most)} of columns")
 
 
-def held(batches: Iterable[Batch], room: Room) -> list[Batch]:
+def held(batches: Iterable[TableBatch], room: MemoryBudget) -> list[TableBatch]:
     """Return the batches of a pass, in memory.
 
     Raises
@@ -225,7 +225,7 @@ def held(batches: Iterable[Batch], room: Room) -> list[Batch]:
     TooLarge
         If they do not fit there.
     """
-    kept = list[Batch]()
+    kept = list[TableBatch]()
     for batch in batches:
         room.take(batch.rows.nbytes)
         kept.append(batch)
@@ -250,9 +250,9 @@ def read(given: Any, beside: list[str], who: str, target: str | None) -> Any:
     """
     import pyarrow
 
-    room, rows = Room(memory.available()), list[Any]()
+    room, rows = MemoryBudget(memory.available()), list[Any]()
     try:
-        for batch in Batches(given, who, None, beside):
+        for batch in TrainingBatches(given, who, None, beside):
             if target is not None:
                 require_target(batch.column(target), target, batch.where)
             room.take(batch.rows.nbytes)

@@ -23,7 +23,7 @@ ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimen
 ACCEPTED += "of lists or of dicts"
 
 
-class Table(NamedTuple):
+class MemoryTable(NamedTuple):
     """A table whose columns are got by their places.
 
     Attributes
@@ -40,14 +40,14 @@ class Table(NamedTuple):
     block: Callable[[Sequence[int]], Array | None]
 
 
-class Found(NamedTuple):
+class LevelCodes(NamedTuple):
     """The values of a column, each once, and their places: -1 where one is missing."""
 
     codes: Array
     values: list[Any]
 
 
-def table_of(given: Any, who: str) -> Table:
+def table_of(given: Any, who: str) -> MemoryTable:
     """Return a table in memory.
 
     Raises
@@ -77,7 +77,7 @@ def is_rows(given: Any) -> bool:
     return isinstance(given, list) and bool(given) and all(isinstance(x, Mapping) for x in given)
 
 
-def _of_rows(rows: list[Mapping[str, Any]]) -> Table:
+def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
     """Return a table of mappings: a key that a row lacks is a missing value."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
@@ -87,14 +87,14 @@ def _of_rows(rows: list[Mapping[str, Any]]) -> Table:
         return found
 
     known = tuple(names) if all(isinstance(name, str) for name in names) else None
-    return Table(known, len(names), len(rows), column, _no_block)
+    return MemoryTable(known, len(names), len(rows), column, _no_block)
 
 
-def _of_pandas(frame: Any, who: str) -> Table:
+def _of_pandas(frame: Any, who: str) -> MemoryTable:
     names = names_of(frame)
     if names is None:
         require_different(frame, who)
-        return Table(None, frame.shape[1], len(frame), lambda j: frame.iloc[:, j], _no_block)
+        return MemoryTable(None, frame.shape[1], len(frame), lambda j: frame.iloc[:, j], _no_block)
 
     def block(places: Sequence[int]) -> Array | None:
         # By the frame's own blocks: 2 ms for a row of 2,000 columns, and 90 column by column.
@@ -105,24 +105,24 @@ def _of_pandas(frame: Any, who: str) -> Table:
         found: Array = part.to_numpy(np.float64)
         return found
 
-    return Table(names, len(names), len(frame), lambda j: frame[names[j]], block)
+    return MemoryTable(names, len(names), len(frame), lambda j: frame[names[j]], block)
 
 
-def _of_arrow(table: Any, who: str) -> Table:
+def _of_arrow(table: Any, who: str) -> MemoryTable:
     names = names_of(table)
     if names is None:
         require_different(table, who)
-    return Table(names, table.num_columns, table.num_rows, table.column, _no_block)
+    return MemoryTable(names, table.num_columns, table.num_rows, table.column, _no_block)
 
 
-def _of_array(array: Array) -> Table:
+def _of_array(array: Array) -> MemoryTable:
     def block(places: Sequence[int]) -> Array | None:
         if array.dtype.kind not in "fiu":
             return None
         part = array if _are_all(places, array.shape[1]) else array[:, places]
         return part.astype(np.float64, copy=False)
 
-    return Table(None, array.shape[1], len(array), lambda j: array[:, j], block)
+    return MemoryTable(None, array.shape[1], len(array), lambda j: array[:, j], block)
 
 
 def _are_all(places: Sequence[int], n: int) -> bool:
@@ -279,7 +279,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
 
 
-def levels_in(values: Any) -> Found:
+def levels_in(values: Any) -> LevelCodes:
     """Return the values of a column, each once, and their places.
 
     Raises
@@ -291,13 +291,13 @@ def levels_in(values: Any) -> Found:
     if hasattr(getattr(values, "dtype", None), "categories"):
         codes, categories = values.array.codes, values.dtype.categories
         if len(values) > FEW_ROWS:
-            return Found(codes, categories.tolist())
+            return LevelCodes(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]
     elif len(values) > FEW_ROWS and of_arrow:
         return _without_missing(*arrow_columns.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
         codes, found = values.factorize()
-        return Found(codes, found.tolist())
+        return LevelCodes(codes, found.tolist())
     else:
         # Of numbers of nanoseconds NumPy makes int.
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
@@ -308,10 +308,10 @@ def levels_in(values: Any) -> Found:
     return _without_missing(codes, list(places))
 
 
-def _without_missing(codes: Array, values: list[Any]) -> Found:
+def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
     """Return codes of -1 for None, NaN and alike."""
     missing = [place for place, value in enumerate(values) if _is_missing(value)]
-    return Found(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
+    return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
 
 
 def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastmlp.tabular.schema import dates, in_memory, rule
 from fastmlp.tabular.schema.batches import require
 from fastmlp.tabular.schema.dates import Parts, are_levels
-from fastmlp.tabular.schema.in_memory import Level, Table
+from fastmlp.tabular.schema.in_memory import Level, MemoryTable
 from fastmlp.tabular.schema.rule import Facts, LeftOut
 from fastmlp.validation.suggestions import count, listed
 
@@ -201,7 +201,7 @@ class Schema:
             numbers = np.concatenate([numbers, *its], axis=1)
         return Values(numbers, self._coded(table, places, who))
 
-    def _places(self, table: Table, who: str) -> Mapping[str, int]:
+    def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
         """Return the places of the columns in a table, by their names."""
         if self.named and table.names is not None:
             if table.names != self.columns:
@@ -212,7 +212,7 @@ class Schema:
             raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}")
         return {name: place for place, name in enumerate(self.columns)}
 
-    def _numbers(self, table: Table, places: Mapping[str, int], who: str) -> Array:
+    def _numbers(self, table: MemoryTable, places: Mapping[str, int], who: str) -> Array:
         of_all = [places[name] for name in self.numeric_names]
         found = table.block(of_all) if of_all else None
         if found is None:
@@ -224,7 +224,7 @@ class Schema:
             raise _infinite(found[:, first], self.numeric_names[first], who)
         return found
 
-    def _coded(self, table: Table, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
+    def _coded(self, table: MemoryTable, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
             known = self._codes[name]
@@ -289,7 +289,7 @@ def reasons(dropped: Mapping[str, str]) -> list[str]:
     return [f"{name!r} {why}" for name, why in dropped.items()]
 
 
-def _check(table: Table, who: str) -> None:
+def _check(table: MemoryTable, who: str) -> None:
     if not table.n_rows or not table.n_columns:
         lacking = "rows" if table.n_columns else "columns"
         raise ValueError(f"{who}: X has no {lacking}")
@@ -386,7 +386,7 @@ def _refused(name: str, kind: str) -> str:
     )
 
 
-def _levels_in(values: Any, name: str, who: str) -> in_memory.Found:
+def _levels_in(values: Any, name: str, who: str) -> in_memory.LevelCodes:
     try:
         return in_memory.levels_in(values)
     except TypeError as error:

@@ -9,19 +9,21 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular.plain.columns import Column, Target
-from fastmlp.tabular.plain.learning import MOST_LEVELS, Learned, Wanted, learn
-from fastmlp.tabular.schema.batches import Batches, everything
+from fastmlp.tabular.plain.learning import MOST_LEVELS, ColumnSettings, LearnedColumns, learn
+from fastmlp.tabular.schema.batches import TrainingBatches, everything
 
 
 def learned(
     columns: dict[str, Any], notes: list[str] | None = None, task: Any = None, **wanted: Any
-) -> Learned:
+) -> LearnedColumns:
     """What is learned of a table, of two batches, with the target t."""
     table = pyarrow.table(columns)
     half = pyarrow.concat_tables([table.slice(0, len(table) // 2), table.slice(len(table) // 2)])
     names = tuple(name for name in columns if name != "t")
-    told = Wanted("t", task, names, wanted.get("chosen", False), wanted.get("categorical", ()))
-    batches = Batches(half, "train", names, ["t"])
+    told = ColumnSettings(
+        "t", task, names, wanted.get("chosen", False), wanted.get("categorical", ())
+    )
+    batches = TrainingBatches(half, "train", names, ["t"])
     return learn(batches, told, everything, (notes or []).append, "train")
 
 
