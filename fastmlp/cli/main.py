@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _close_output() -> None:
-    """Give up what standard output does not take: Python would try again at its end, and say so."""
+    """Close standard output on a broken pipe: Python would write the rest at its end, and fail."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -118,8 +118,8 @@ def ending() -> Iterator[None]:
         raise CommandEnded(number)
 
     mine = threading.current_thread() is threading.main_thread()
-    found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    taken = [number for number in found if mine and signal.getsignal(number) is signal.SIG_DFL]
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in signals if mine and signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, end)
     try:
@@ -214,8 +214,8 @@ def _warmup(arguments: argparse.Namespace) -> None:
     if arguments.shared:
         cache.share()
     cache.failures.clear()
-    told: Any = {"compute_dtype": arguments.compute_dtype}
-    seconds = warmup(report=lambda line: print(line, flush=True), **told)
+    settings: Any = {"compute_dtype": arguments.compute_dtype}
+    seconds = warmup(report=lambda line: print(line, flush=True), **settings)
     if cache.failures:
         raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
     print(f"{seconds:.1f} s, kept in {cache.folder()}")

@@ -48,8 +48,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print an error, and exit with code 2."""
-        if found := CHOICE.fullmatch(message):
-            start, word, choices = found.groups()
+        if choice := CHOICE.fullmatch(message):
+            start, word, choices = choice.groups()
             known = [each.strip("' ") for each in choices.split(",")]
             message = f"{start}{word!r}{suggestion(word, known)} known: {', '.join(known)}"
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
@@ -57,15 +57,15 @@ class Parser(argparse.ArgumentParser):
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; those that are none are an error of the command's parser."""
-    found, extra = parser.parse_known_args(arguments)
+    namespace, extra = parser.parse_known_args(arguments)
     if extra:
-        command: Parser = getattr(found, "parser", parser)
+        command: Parser = getattr(namespace, "parser", parser)
         command.error(_unknown(extra, command))
-    return found
+    return namespace
 
 
 def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
-    """Return what is wrong with arguments that are none of a command's."""
+    """The message for arguments that a command does not know."""
     first = next((each for each in extra if each.startswith("-")), None)
     if first is None:
         several = "values of one option are separated by commas, without spaces"
@@ -235,11 +235,11 @@ def take_config(path: str, parser: argparse.ArgumentParser) -> None:
         If it cannot be read.
     """
     try:
-        told = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no TOML: {error}") from None
     known = {one.dest: one for one in parser._actions if one.dest not in NO_SETTINGS}
-    for key, value in told.items():
+    for key, value in config.items():
         action = known.get(key.replace("-", "_"))
         if action is None:
             shown = [name.replace("_", "-") for name in known]
@@ -262,10 +262,10 @@ def _value(value: Any, action: argparse.Action) -> Any:
         return tuple(map(str, value if isinstance(value, list) else [value]))
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     convert: Any = action.type or str
-    found = convert(text)
-    if action.choices is not None and found not in action.choices:
-        raise ValueError(f"must be one of {', '.join(action.choices)}, got {found!r}")
-    return found
+    converted = convert(text)
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"must be one of {', '.join(action.choices)}, got {converted!r}")
+    return converted
 
 
 def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
@@ -284,12 +284,12 @@ def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> s
 
 def settle_model(arguments: argparse.Namespace) -> str | None:
     """Set the kind of model; return a note if `--preset` named it, as it did once."""
-    given = arguments.preset
-    if given not in MODELS:
+    preset = arguments.preset
+    if preset not in MODELS:
         arguments.model = arguments.model or MODELS[0]
         return None
-    arguments.model, arguments.preset = arguments.model or given, "balanced"
-    return f"note: --preset {given} is now --model {given}"
+    arguments.model, arguments.preset = arguments.model or preset, "balanced"
+    return f"note: --preset {preset} is now --model {preset}"
 
 
 def _preset(text: str) -> str:
@@ -308,8 +308,8 @@ def loss_name(text: str) -> str:
 def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
     """Check that a word is one of those in a table."""
     if text not in table:
-        told = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
+        raise argparse.ArgumentTypeError(message)
     return text
 
 
@@ -327,8 +327,8 @@ def _encoding(text: str) -> str:
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        told = f"must be numbers of units with commas, such as 128,128, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be numbers of units with commas, such as 128,128, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return tuple(map(int, parts))
 
 
@@ -357,6 +357,6 @@ def _valid(text: str) -> Any:
             return text
         fraction = -1.0
     if not 0 <= fraction < 1:
-        told = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return fraction

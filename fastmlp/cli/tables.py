@@ -40,7 +40,7 @@ EVERY = 1.0
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Make errors of the data a `CommandError`, and warnings lines of standard error."""
+    """Make errors of the data a `CommandError`, and write warnings to standard error."""
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
@@ -67,18 +67,18 @@ def run_train(arguments: argparse.Namespace) -> None:
     """Train, write the model, and print the scores of the rows that were held out."""
     limit = arguments.time_limit
     ends = None if limit is None else time.monotonic() + limit
-    told = vars(arguments)
+    options = vars(arguments)
     if not arguments.data:
         raise UsageError("the following arguments are required: DATA")
     if arguments.target is None:
         if not all(path.lower().endswith(".npz") for path in arguments.data):
             raise UsageError("the following arguments are required: --target")
-        told["target"] = "y"
+        options["target"] = "y"
     output = arguments.output
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    given: Any = {name: told[name] for name in TrainSettings._fields if name in told}
-    settings = TrainSettings(**given, ends=ends)
+    fields: Any = {name: options[name] for name in TrainSettings._fields if name in options}
+    settings = TrainSettings(**fields, ends=ends)
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
     _check_options(settings, arguments.model)
     require_new(output, force=arguments.force, who="train")
@@ -89,9 +89,9 @@ def run_train(arguments: argparse.Namespace) -> None:
                 valid=data_of([arguments.valid], "train", encoding=arguments.encoding)
             )
         data = data_of(arguments.data, "train", encoding=arguments.encoding)
-        told = _trained(data, settings, arguments, output)
+        options = _trained(data, settings, arguments, output)
     say(f"model: {output}")
-    _print_scores(told.get("scores", {}), as_json=arguments.json)
+    _print_scores(options.get("scores", {}), as_json=arguments.json)
 
 
 def _trained(
@@ -100,13 +100,13 @@ def _trained(
     """Train and write a model; return what its training said."""
     if arguments.model == "tabular":
         try:
-            found = train_pack_of(data, settings, say, "train")
+            ensemble = train_pack_of(data, settings, say, "train")
         except TooLarge as error:
             say(f"note: --model plain, as the table does not fit into memory: {error}")
         else:
-            fastmlp.save(found, output)
-            say(_last_line(found))
-            return FittedTable(found, output).training
+            fastmlp.save(ensemble, output)
+            say(_last_line(ensemble))
+            return FittedTable(ensemble, output).training
     progress = _Progress(settings.epochs or EPOCHS, quiet=arguments.quiet)
     model = train(data, settings, say, progress, "train")
     fastmlp.save(model, output)
@@ -168,10 +168,10 @@ class _Progress:
 
 
 def _tell_end(model: TableModel) -> None:
-    told = model.training
-    best = f", the best is {told['best_epoch']}" if "best_epoch" in told else ""
-    why = fastmlp.Status[told["status"]].value
-    say(f"{count(told['epochs'], 'epoch')}{best}: {why}")
+    training = model.training
+    best = f", the best is {training['best_epoch']}" if "best_epoch" in training else ""
+    why = fastmlp.Status[training["status"]].value
+    say(f"{count(training['epochs'], 'epoch')}{best}: {why}")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -192,8 +192,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
             if isinstance(model, FittedTable):
                 raise UsageError("argument --compute-dtype: needs a model of --model plain")
             form = form._replace(compute_dtype=arguments.compute_dtype)
-        how = {"encoding": arguments.encoding, "nulls": False}
-        data = data_of(arguments.data, who, model.text_names, **how)
+        reading = {"encoding": arguments.encoding, "nulls": False}
+        data = data_of(arguments.data, who, model.text_names, **reading)
         reader = reader_of(model, data, form, who)
         write_rows(reader, output)
 
@@ -203,9 +203,9 @@ def run_score(arguments: argparse.Namespace) -> None:
     with telling():
         model = _loaded(arguments)
         encoding = arguments.encoding
-        given = data_of(arguments.data, "score", model.text_names, encoding=encoding)
+        data = data_of(arguments.data, "score", model.text_names, encoding=encoding)
         read = names_of(model.columns)
-        rows = ChosenBatches(given, read, model.text_names, "score", [model.target.name])
+        rows = ChosenBatches(data, read, model.text_names, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 
@@ -250,7 +250,7 @@ MOST_SHOWN = 8
 
 def show_net(model: TableModel, *, as_json: bool) -> None:
     """Print the columns of a net, what its training said, and its layers."""
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "task": model.task,
         "target": model.target._asdict(),
         "columns": [column._asdict() for column in model.columns],
@@ -258,7 +258,7 @@ def show_net(model: TableModel, *, as_json: bool) -> None:
         "training": model.training,
     }
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(content))
         return
     _show_task(model)
     print(f"columns   {len(model.feature_names)}")
@@ -276,18 +276,18 @@ def show_net(model: TableModel, *, as_json: bool) -> None:
 
 def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
     """Print the columns of an ensemble, what its training said, and its members."""
-    its, schema = model.model, model.model.schema_
+    ensemble, schema = model.model, model.model.schema_
     if as_json:
-        told = {
+        content = {
             "task": model.task,
             "target": model.training.get("target"),
             "classes": None if model.classes_ is None else model.classes_.tolist(),
             "schema": schema.to_json(),
-            "members": [[str(one.recipe), one.weight, one.score] for one in its.members_],
-            "validation_score": its.validation_score_,
+            "members": [[str(one.recipe), one.weight, one.score] for one in ensemble.members_],
+            "validation_score": ensemble.validation_score_,
             "training": model.training,
         }
-        print(json.dumps(told))
+        print(json.dumps(content))
         return
     _show_task(model)
     print(f"columns   {len(schema.read_names)}")
@@ -299,7 +299,7 @@ def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
             kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
         print(f"  {name}: {kind}")
     _show_training(model.training)
-    print(f"\n{its.summary()}")
+    print(f"\n{ensemble.summary()}")
 
 
 def _show_task(model: TableModel | FittedTable) -> None:
@@ -309,9 +309,9 @@ def _show_task(model: TableModel | FittedTable) -> None:
         print(f"classes   {_listed(model.classes_.tolist())}")
 
 
-def _show_training(told: dict[str, Any]) -> None:
-    for name in sorted(told.keys() - {"scores", "target", "left_out"}):
-        print(f"{name:<9} {told[name]}")
+def _show_training(training: dict[str, Any]) -> None:
+    for name in sorted(training.keys() - {"scores", "target", "left_out"}):
+        print(f"{name:<9} {training[name]}")
 
 
 def _listed(values: Any) -> str:

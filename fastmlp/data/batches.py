@@ -33,14 +33,14 @@ Choose = Callable[[Any, str], csv_files.ChosenColumns]
 Batches = Iterator[Any]
 
 
-def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
-    """Yield record batches of at most so many rows, and what errors call each.
+def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
+    """Yield record batches of at most so many rows, and their places.
 
     One batch is in memory at a time. A table without rows has one batch, without rows.
 
     Parameters
     ----------
-    given : path or list of paths, table, frame, reader, relation or data set
+    X : path or list of paths, table, frame, reader, relation or data set
 
     Raises
     ------
@@ -50,9 +50,9 @@ def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tupl
         If pyarrow is not installed.
     """
     imported(who)
-    paths = paths_of(given)
+    paths = paths_of(X)
     if paths is None:
-        yield from _cut(_of_table(given, choose, rows, who), "", rows)
+        yield from _cut(_of_table(X, choose, rows, who), "", rows)
         return
     for path in expanded(paths, who):
         with naming(path):
@@ -70,22 +70,22 @@ def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
             n += part.num_rows
 
 
-def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
+def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
     arrow = imported(who)
-    if is_lazy(given) or not is_table(given):
-        raise no_table(given, "expected files, a table or a frame,", who)
-    if hasattr(given, "scanner"):
-        names = choose(given.schema, who).names
-        reader = scanning(given, rows, names)
-    elif type(given).__module__.startswith("pandas"):
+    if is_lazy(X) or not is_table(X):
+        raise no_table(X, "expected files, a table or a frame,", who)
+    if hasattr(X, "scanner"):
+        names = choose(X.schema, who).names
+        reader = scanning(X, rows, names)
+    elif type(X).__module__.startswith("pandas"):
         # With its index, a frame of pandas would have a column more.
-        reader = arrow.Table.from_pandas(given, preserve_index=False).to_reader()
-    elif isinstance(given, arrow.RecordBatchReader):
-        reader = given  # by its stream an error would lose its type
-    elif hasattr(given, "to_reader"):
-        reader = given.to_reader()
+        reader = arrow.Table.from_pandas(X, preserve_index=False).to_reader()
+    elif isinstance(X, arrow.RecordBatchReader):
+        reader = X  # by its stream an error would lose its type
+    elif hasattr(X, "to_reader"):
+        reader = X.to_reader()
     else:
-        reader = arrow.RecordBatchReader.from_stream(given)
+        reader = arrow.RecordBatchReader.from_stream(X)
     names = choose(reader.schema, who).names
     # A database refuses a second query until the first is read to its end, or closed.
     try:
@@ -140,31 +140,31 @@ def _of_csv(path: str, choose: Choose, rows: int, who: str) -> Batches:
     yield from csv_files.batches_of(path, schema, choose(schema, who), who)
 
 
-def blocks_of(given: Any, who: str) -> Iterator[Piece]:
+def blocks_of(X: Any, who: str) -> Iterator[Piece]:
     """Yield X of each block of rows.
 
     Parameters
     ----------
-    given : one of
+    X : one of
         - a source, of blocks of (X, ...) or of X
         - a list of such blocks
         - rows in memory: an array, a list of rows, a frame
     """
-    if is_source(given):
-        pieces = opened(given, who).blocks(0, mixed=False)
-    elif isinstance(given, list | tuple) and _is_block(given[0] if given else None):
-        pieces = (Piece(f"block {i}", None, block) for i, block in enumerate(given))
+    if is_source(X):
+        pieces = opened(X, who).blocks(0, mixed=False)
+    elif isinstance(X, list | tuple) and _is_block(X[0] if X else None):
+        pieces = (Piece(f"block {i}", None, block) for i, block in enumerate(X))
     else:
-        yield Piece("", None, given)
+        yield Piece("", None, X)
         return
     for piece in pieces:
         content = piece.content
         yield piece._replace(content=content[0] if isinstance(content, tuple) else content)
 
 
-def _is_block(given: Any) -> bool:
+def _is_block(value: Any) -> bool:
     """Return True for a block of rows, False for one row."""
-    first = given[0] if isinstance(given, tuple) and given else given
+    first = value[0] if isinstance(value, tuple) and value else value
     return not isinstance(first, list | tuple) and np.ndim(first) == 2
 
 
@@ -181,7 +181,7 @@ class PredictBatch(NamedTuple):
     Attributes
     ----------
     rows : array, frame or table of Arrow's
-    where : what errors call them; "" for rows in memory
+    where : their name in errors; "" for rows in memory
     kept : record batch of the columns to keep, or None
     """
 
@@ -193,44 +193,46 @@ class PredictBatch(NamedTuple):
 def names_of_model(model: Any) -> validation.Names:
     """Return the names of the columns that a model was trained on, or None."""
     for attribute in ("feature_names", "feature_names_in_"):
-        found = getattr(model, attribute, None)
-        if found is not None:
-            return tuple(found)
+        names = getattr(model, attribute, None)
+        if names is not None:
+            return tuple(names)
     return None
 
 
-def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iterator[PredictBatch]:
+def batches_of(X: Any, names: validation.Names, rows: int, who: str) -> Iterator[PredictBatch]:
     """Yield the rows of X in their order, at most so many at a time.
 
     Parameters
     ----------
-    given : array, frame, table, source as `fit` takes it, path or list of paths
+    X : array, frame, table, source as `fit` takes it, path or list of paths
     names : names of the columns of X, where they are known
     rows : int of 1 or more
     """
-    if instead_of(given):
-        raise no_table(given, "expected rows, files or a table,", who)
-    streamed = is_table(given) and not _is_in_memory(given)
-    if paths_of(given) is not None or streamed or is_lazy(given):
-        yield from named_batches(given, Choice(names, ()), rows, who)
+    if instead_of(X):
+        raise no_table(X, "expected rows, files or a table,", who)
+    streamed = is_table(X) and not _is_in_memory(X)
+    if paths_of(X) is not None or streamed or is_lazy(X):
+        yield from named_batches(X, Choice(names, ()), rows, who)
         return
-    its = getattr(given, "feature_names", None) if is_source(given) else None
-    order = None if names is None or its is None else _order(tuple(its), names, who)
-    for piece in blocks_of(given, who):
+    source_names = getattr(X, "feature_names", None) if is_source(X) else None
+    order = (
+        None if names is None or source_names is None else _order(tuple(source_names), names, who)
+    )
+    for piece in blocks_of(X, who):
         content = validation.named(piece.content, names, who)[0]
         for part in _slices(content, rows):
             yield PredictBatch(part if order is None else np.take(part, order, axis=1), piece.name)
 
 
-def _order(its: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
+def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
     """Return the places of the model's columns in those of a source; None: they are the same."""
-    missing = [repr(name) for name in names if name not in its]
+    missing = [repr(name) for name in names if name not in source_names]
     if missing:
         raise ValueError(
             f"{who}: the source lacks the columns {listed(missing)}; it has "
-            f"{listed(list(map(repr, its)))}"
+            f"{listed(list(map(repr, source_names)))}"
         )
-    return None if its == names else [its.index(name) for name in names]
+    return None if source_names == names else [source_names.index(name) for name in names]
 
 
 class Choice:
@@ -285,7 +287,7 @@ def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[P
 
 
 def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str) -> T:
-    """Return what a model's method has of a batch; its errors have a note that names the rows.
+    """The result of a model's method for a batch; errors have a note that names the rows.
 
     Parameters
     ----------
@@ -302,23 +304,23 @@ def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, w
         raise
 
 
-def has_names(given: Any) -> bool:
+def has_names(X: Any) -> bool:
     """Return True for files, tables and frames, whose columns have names."""
-    return not is_source(given) and (paths_of(given) is not None or is_table(given))
+    return not is_source(X) and (paths_of(X) is not None or is_table(X))
 
 
-def _is_in_memory(given: Any) -> bool:
-    ours = type(given).__module__.split(".")[0] in FRAMES
-    return ours and (hasattr(given, "iloc") or hasattr(given, "slice"))
+def _is_in_memory(X: Any) -> bool:
+    ours = type(X).__module__.split(".")[0] in FRAMES
+    return ours and (hasattr(X, "iloc") or hasattr(X, "slice"))
 
 
-def _slices(given: Any, rows: int) -> Iterator[Any]:
+def _slices(X: Any, rows: int) -> Iterator[Any]:
     """Yield so many rows at a time; what has no length is yielded whole: the model refuses it."""
-    shape = getattr(given, "shape", None)
-    n = shape[0] if shape else len(given) if hasattr(given, "__len__") else None
+    shape = getattr(X, "shape", None)
+    n = shape[0] if shape else len(X) if hasattr(X, "__len__") else None
     if n is None:
-        yield given
+        yield X
         return
-    places = getattr(given, "iloc", given)
+    places = getattr(X, "iloc", X)
     for first in range(0, n, rows):
         yield places[first : first + rows]

@@ -11,7 +11,7 @@ from fastmlp.validation.suggestions import count, suggestion
 
 
 class Place(str):
-    """What errors call some rows of a file or a table, such as "batch 1 of a.csv".
+    """The name, in errors, of some rows of a file or a table, such as "batch 1 of a.csv".
 
     Attributes
     ----------
@@ -37,18 +37,18 @@ class Place(str):
         return made
 
     def by(self, who: str) -> Self:
-        """Return the same place, with who reads before it."""
+        """The same place, after the name of the caller."""
         made = type(self)(f"{who}: {self}", self.first, self.of)
         made.unit = self.unit
         return made
 
     def row(self, i: int) -> str:
-        """Return what errors call the row i of them."""
+        """The name, in errors, of row i."""
         return f"{self.unit} {self.first + i}"
 
 
 def missing_in(column: Any) -> tuple[int, int]:
-    """Return how many values of an Arrow column are missing, NaN too, and the first one's place."""
+    """The number of missing values of an Arrow column, NaN too, and the row of the first."""
     import pyarrow.compute as compute
 
     missing = compute.is_null(column, nan_is_null=True)
@@ -56,9 +56,9 @@ def missing_in(column: Any) -> tuple[int, int]:
 
 
 def lacking(name: str, n: int, first: str) -> str:
-    """Return a sentence of so many missing targets, and what to do; `first` is the first one's."""
-    told = f"{count(n, 'missing value')}, the first in {first}"
-    return f"the target {name!r} has {told}; fill them in, or leave their rows out"
+    """The message of `n` missing targets; `first` is the place of the first."""
+    lack = f"{count(n, 'missing value')}, the first in {first}"
+    return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
 
 
 def require_target(column: Any, name: str, where: str) -> None:
@@ -86,7 +86,7 @@ class NamedColumns(NamedTuple):
     ----------
     target : one name, for y of shape (n_rows,), or several, for a column each
     weight : a name, or None
-    encoder : what makes a block of a record batch and its name; None: rows of numbers
+    encoder : makes a block of a record batch and its place; None: rows of numbers
     """
 
     features: tuple[str, ...]
@@ -96,7 +96,7 @@ class NamedColumns(NamedTuple):
 
     @property
     def of_targets(self) -> "NamedColumns":
-        """Those of y alone."""
+        """The columns of y alone."""
         return self._replace(features=(), weight=None)
 
     @property
@@ -166,7 +166,7 @@ class ColumnNames(NamedTuple):
     encoder: Encoder | None = None
 
 
-def columns_of(schema: Any, wanted: ColumnNames, who: str) -> NamedColumns:
+def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns:
     """Return the columns of a table by their names.
 
     Raises
@@ -174,7 +174,7 @@ def columns_of(schema: Any, wanted: ColumnNames, who: str) -> NamedColumns:
     TypeError, ValueError
         If they are no names, or there are no such columns, or several of a name.
     """
-    (target, features, weight, encoder), known = wanted, list(schema.names)
+    (target, features, weight, encoder), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
     weights = [] if weight is None else names_in(weight, "weight", known, who)
@@ -191,11 +191,11 @@ def columns_of(schema: Any, wanted: ColumnNames, who: str) -> NamedColumns:
     return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 
-def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
-    names = [given] if isinstance(given, str) else given
+def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
+    names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
         short = names is None or isinstance(names, str | int | float | list | tuple)
-        shown = repr(given) if short else f"a {type(given).__name__}"
+        shown = repr(value) if short else f"a {type(value).__name__}"
         raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:
@@ -214,5 +214,5 @@ def _labels(column: Any) -> Array | None:
     is_text = kinds.is_string(values.type) or kinds.is_large_string(values.type)
     if not (is_text or str(values.type) == "string_view"):
         return None
-    found: Array = values.to_numpy(zero_copy_only=False)
-    return found
+    texts: Array = values.to_numpy(zero_copy_only=False)
+    return texts

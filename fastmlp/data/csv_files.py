@@ -160,9 +160,9 @@ def _faults(path: str, encoding: str) -> Iterator[tuple[int, str, bytes]]:
                 continue
             # Of bytes as latin-1 has them, whatever they are, csv finds the values.
             values = next(csv.reader([line.decode("latin-1")]), [])
-            found = [value.encode("latin-1") for value in values]
-            names = names or [one.decode(encoding, "replace").lstrip("\ufeff") for one in found]
-            for name, value in zip(names, found, strict=False):
+            encoded = [value.encode("latin-1") for value in values]
+            names = names or [one.decode(encoding, "replace").lstrip("\ufeff") for one in encoded]
+            for name, value in zip(names, encoded, strict=False):
                 if not _is_text(value, encoding):
                     yield number, name, value
 
@@ -318,19 +318,19 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
     except UnicodeError:
         raise undecodable(path, who) from None
     except ValueError as error:
-        found = INVALID.match(str(error))
-        if found is not None and found.group(3, 4) == NOT_UTF8:
-            raise undecodable(path, who, [names[int(found.group(1))]]) from None
-        told = _of_value(found, names) or _of_row(str(error))
-        if told is None:
+        match = INVALID.match(str(error))
+        if match is not None and match.group(3, 4) == NOT_UTF8:
+            raise undecodable(path, who, [names[int(match.group(1))]]) from None
+        message = _of_value(match, names) or _of_row(str(error))
+        if message is None:
             raise
-        raise ValueError(f"{who}: {told}") from None
+        raise ValueError(f"{who}: {message}") from None
 
 
-def _of_value(found: re.Match[str] | None, names: list[str]) -> str | None:
-    if found is None:
+def _of_value(match: re.Match[str] | None, names: list[str]) -> str | None:
+    if match is None:
         return None
-    place, line, kind, what = found.groups()
+    place, line, kind, what = match.groups()
     expected = VALUES.get(kind, f"of the type {kind}")
     return (
         f"{_line(line)}column {names[int(place)]!r}: {what}, but its values are {expected} in the "
@@ -340,10 +340,10 @@ def _of_value(found: re.Match[str] | None, names: list[str]) -> str | None:
 
 
 def _of_row(error: str) -> str | None:
-    found = TORN.match(error)
-    if found is None:
+    match = TORN.match(error)
+    if match is None:
         return None
-    line, expected, got, row = found.groups()
+    line, expected, got, row = match.groups()
     few = "is the file cut, or a comma missing?"
     what = few if int(got) < int(expected) else 'a value with a comma needs quotes: "1,5"'
     return f"{_line(line)}{got} values for the {expected} columns of the header: {row!r}; {what}"

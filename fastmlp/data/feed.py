@@ -110,7 +110,7 @@ class Reader(Generic[T]):
 
 
 class Load:
-    """What the reading of one buffer takes of the process: a thread, if it computes for long.
+    """The processor time of one buffer's reading: it takes a thread, if it computes for long.
 
     Training has a thread less meanwhile. A team of as many threads as cores would wait at each
     barrier for the member whose core the reading has: 502 -> 432 ns a row (20-64-64-1@256, 2

@@ -32,7 +32,7 @@ ArraysByName = dict[str, Array]
 
 
 class Form(NamedTuple):
-    """What predictions are to have.
+    """The form of predictions: their columns and batches.
 
     Attributes
     ----------
@@ -64,8 +64,8 @@ class PredictionColumns:
         self._output = form.output
         self._link = getattr(model, "_link", None)
         self._several: bool | None = None
-        given = form.compute_dtype
-        self._how = {} if given is None else {"compute_dtype": given}
+        compute_dtype = form.compute_dtype
+        self._how = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
 
     def __call__(self, batch: PredictBatch) -> ArraysByName:
         """Return the columns by their names."""
@@ -77,7 +77,7 @@ class PredictionColumns:
             rows, n = _zeros_like(batch.rows), 0
         how: Any = {"named": self._named, "who": self._who}
         columns = predicted(self._columns, batch._replace(rows=rows), **how)
-        return {name: its[:n] for name, its in columns.items()}
+        return {name: values[:n] for name, values in columns.items()}
 
     def _of_table(self, batch: PredictBatch) -> ArraysByName:
         where = f"{self._who}: {batch.where}"
@@ -132,8 +132,8 @@ class PredictionColumns:
 
 def _each(name: str, values: Array, classes: Array) -> ArraysByName:
     return {
-        f"{name}_{each}": np.ascontiguousarray(its)
-        for each, its in zip(classes, values.T, strict=True)
+        f"{name}_{each}": np.ascontiguousarray(column)
+        for each, column in zip(classes, values.T, strict=True)
     }
 
 
@@ -296,11 +296,11 @@ def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int
     return n
 
 
-def kept_names(given: Any, who: str) -> list[str]:
+def kept_names(keep: Any, who: str) -> list[str]:
     """Return the names of columns to keep as a list."""
-    names = [given] if isinstance(given, str) else given
+    names = [keep] if isinstance(keep, str) else keep
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{who}: keep must be a column's name, or several, got {given!r}")
+        raise TypeError(f"{who}: keep must be a column's name, or several, got {keep!r}")
     return list(names)
 
 
@@ -331,25 +331,25 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     return arrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
 
 
-def _check_precision(model: Any, given: Any, who: str) -> None:
+def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
     """Check that a model's predictions can have products in a compute dtype, if one is given."""
-    if given is None:
+    if compute_dtype is None:
         return
     # A model of tables with one net has it as `net`.
     net = getattr(model, "net", model)
     if not hasattr(net, "predict_raw"):
         instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
         raise TypeError(
-            f"{who}: compute_dtype={given!r} needs an MLP, got {model!r}: use {instead}"
+            f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
         )
-    precision.compute_dtype(given, net.layer_sizes, net.dtype, who)
+    precision.compute_dtype(compute_dtype, net.layer_sizes, net.dtype, who)
 
 
 def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:
     """Return a record batch of the columns to keep, and of predictions."""
     import pyarrow
 
-    columns = {name: pyarrow.array(its) for name, its in outputs(batch).items()}
+    columns = {name: pyarrow.array(values) for name, values in outputs(batch).items()}
     twice = [name for name in columns if name in keep]
     if twice:
         raise ValueError(
@@ -362,5 +362,7 @@ def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who
 
 def _like(first: Any, batch: Any) -> Any:
     """Return a batch with the types of the first: a file may hold other ones than that before."""
-    columns = [its.cast(kind) for its, kind in zip(batch.columns, first.schema.types, strict=True)]
+    columns = [
+        column.cast(kind) for column, kind in zip(batch.columns, first.schema.types, strict=True)
+    ]
     return type(first).from_arrays(columns, schema=first.schema)

@@ -59,10 +59,10 @@ class Reading(NamedTuple):
         TypeError, ValueError
             If the settings are not what they must be.
         """
-        given, batch = self.buffer_rows, self.batch_size
+        buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch
-        if given is not None:
-            most = scalars.positive_integer(who, "buffer_rows", given)
+        if buffer_rows is not None:
+            most = scalars.positive_integer(who, "buffer_rows", buffer_rows)
         else:
             available = memory.available()
             n_bytes = DEFAULT_BYTES if available is None else available // 8
@@ -72,7 +72,7 @@ class Reading(NamedTuple):
         if most < least:
             raise ValueError(
                 f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or more, "
-                f"{least}, got {given}"
+                f"{least}, got {buffer_rows}"
             )
         return most // batch * batch
 

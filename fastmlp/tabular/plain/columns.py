@@ -1,4 +1,4 @@
-"""What a table's columns are to a net: inputs and targets, and how Arrow's columns become them."""
+"""A net's inputs and targets as columns of a table, and their values from Arrow's columns."""
 
 import re
 from collections.abc import Sequence
@@ -133,7 +133,7 @@ class Target(NamedTuple):
         return codes
 
     def scaled(self, column: Any, where: str) -> Array:
-        """Return what a net is trained on, shape (n_rows,); raises as `values` does."""
+        """The targets that a net is trained on, shape (n_rows,); raises as `values` does."""
         values = self.values(column, where)
         return values if self.classes is not None else (values - self.center) / self.scale
 

@@ -1,4 +1,4 @@
-"""What a pass over a table learns of its columns: kinds, scales, levels and classes."""
+"""Columns of a table learned by one pass: kinds, scales, levels and classes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ Say = Callable[[str], Any]
 
 
 class ColumnSettings(NamedTuple):
-    """What the columns of a table are to be.
+    """The choice of a table's target and features.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class ColumnSettings(NamedTuple):
 
 
 class LearnedColumns(NamedTuple):
-    """What a pass has learned.
+    """The columns and the target as a pass has learned them.
 
     Attributes
     ----------
@@ -149,13 +149,13 @@ class FeatureLearner:
         codes, values = dictionary(column)
         if not any(values):
             return
-        found = dates.of_texts(values)
-        kind = None if found is None else dates.kind_of(found)
-        if found is None or kind is None or self._temporal not in (None, kind):
+        moments_of_values = dates.of_texts(values)
+        kind = None if moments_of_values is None else dates.kind_of(moments_of_values)
+        if moments_of_values is None or kind is None or self._temporal not in (None, kind):
             self._may_be_dates, self._temporal = False, None
             return
         self._temporal = kind
-        self._add_moments(np.append(found, dates.missing(1, kind))[codes], kind)
+        self._add_moments(np.append(moments_of_values, dates.missing(1, kind))[codes], kind)
 
     def _add_moments(self, values: Array, kind: dates.Kind) -> None:
         parts = dates.all_of(kind)
@@ -171,12 +171,12 @@ class FeatureLearner:
         n = self._n if by_levels else self._numbers[-1].n
         lows, highs = np.array([(one.low, one.high) for one in self._numbers]).T
         facts = (self._asked, n, self._n_rows, lows, highs, self._counts, self._type)
-        found = rule.decided(rule.Facts(kind, *facts))
-        if found == "levels":
+        decision = rule.decided(rule.Facts(kind, *facts))
+        if decision == "levels":
             return (self._categories(),)
-        if found == "number":
+        if decision == "number":
             return (Column(self._name, None, *self._numbers[0].moments, n < self._n_rows),)
-        return self._parts(found, n) if isinstance(found, dates.Parts) else found
+        return self._parts(decision, n) if isinstance(decision, dates.Parts) else decision
 
     def _categories(self) -> Column:
         # Of equally frequent ones the first of the alphabet.
@@ -199,10 +199,10 @@ class FeatureLearner:
 
 def _iso(counts: Counter[str]) -> Counter[str]:
     """Return how often there is each date or time, of ISO texts of several forms."""
-    found: Counter[str] = Counter()
+    iso_counts: Counter[str] = Counter()
     for text, n in counts.items():
-        found[dates.as_level(text)] += n
-    return found
+        iso_counts[dates.as_level(text)] += n
+    return iso_counts
 
 
 class TargetLearner:
@@ -275,8 +275,8 @@ class TargetLearner:
         import pyarrow.types as kinds
 
         if self._n_missing:
-            told = lacking(self._name, self._n_missing, self._first_missing)
-            raise ValueError(f"{who}: {told} ({count(self._n, 'row')} in all)")
+            lack = lacking(self._name, self._n_missing, self._first_missing)
+            raise ValueError(f"{who}: {lack} ({count(self._n, 'row')} in all)")
         classes = self._counts
         if len(classes) == 1:
             raise ValueError(
@@ -314,16 +314,16 @@ class TargetLearner:
 
 
 def learn(
-    batches: Iterable[TableBatch], wanted: ColumnSettings, mask: Mask, say: Say, who: str
+    batches: Iterable[TableBatch], settings: ColumnSettings, mask: Mask, say: Say, who: str
 ) -> LearnedColumns:
-    """Return what one pass learns; `mask` has the rows that are trained on.
+    """The columns and the target, by one pass; `mask` has the rows that are trained on.
 
     Raises
     ------
     TypeError, ValueError
         If columns are not what they must be, or none is left.
     """
-    target, sizes, n_rows = TargetLearner(wanted.target, wanted.task), dict[int, int](), 0
+    target, sizes, n_rows = TargetLearner(settings.target, settings.task), dict[int, int](), 0
     so_far: dict[str, FeatureLearner] | None = None
 
     def add(columns: dict[str, FeatureLearner], batch: TableBatch, part: TableBatch) -> int:
@@ -335,28 +335,28 @@ def learn(
     for batch in batches:
         n_rows += batch.rows.num_rows
         if so_far is None:
-            so_far = _begun(batch.rows.schema, wanted, who)
+            so_far = _begun(batch.rows.schema, settings, who)
         sizes[batch.number] = made(partial(add, so_far, batch), batch, mask(batch))
     if so_far is None:
         raise ValueError(f"{who}: there are no rows, but a header or a schema")
-    found = target.target(wanted.task, say, who)
-    kept, single = ({}, ()) if found.classes is None else (target.kept, target.single)
+    learned_target = target.target(settings.task, say, who)
+    kept, single = ({}, ()) if learned_target.classes is None else (target.kept, target.single)
     for number, rows in kept.items():
         sizes[number] += len(rows)
     columns, dropped = _columns(so_far, say, who)
-    return LearnedColumns(columns, found, sizes, n_rows, kept, single, dropped)
+    return LearnedColumns(columns, learned_target, sizes, n_rows, kept, single, dropped)
 
 
-def _begun(schema: Any, wanted: ColumnSettings, who: str) -> dict[str, FeatureLearner]:
-    """Return what learns of each column, by its kind."""
-    found: dict[str, FeatureLearner] = {}
-    for name in wanted.features:
-        kind, asked = schema.field(name).type, name in wanted.categorical
-        if kind_of(kind) == "others" and (wanted.chosen or asked):
-            told = f"holds {kind}, neither numbers, dates nor texts"
-            raise TypeError(f"{who}: the column {name!r} {told}; leave it out")
-        found[name] = FeatureLearner(name, kind, asked=asked)
-    return found
+def _begun(schema: Any, settings: ColumnSettings, who: str) -> dict[str, FeatureLearner]:
+    """A learner for each column, by its kind."""
+    learners: dict[str, FeatureLearner] = {}
+    for name in settings.features:
+        kind, asked = schema.field(name).type, name in settings.categorical
+        if kind_of(kind) == "others" and (settings.chosen or asked):
+            reason = f"holds {kind}, neither numbers, dates nor texts"
+            raise TypeError(f"{who}: the column {name!r} {reason}; leave it out")
+        learners[name] = FeatureLearner(name, kind, asked=asked)
+    return learners
 
 
 def _columns(
@@ -365,12 +365,12 @@ def _columns(
     """Return the inputs, and why other columns are left out."""
     columns, dropped = list[Column](), dict[str, str]()
     for name, feature in so_far.items():
-        its = feature.becomes()
-        if isinstance(its, rule.LeftOut):
-            dropped[name] = its.why
-            say(f"note: column {name!r} is left out: it {its.why}")
+        inputs = feature.becomes()
+        if isinstance(inputs, rule.LeftOut):
+            dropped[name] = inputs.why
+            say(f"note: column {name!r} is left out: it {inputs.why}")
             continue
-        columns.extend(its)
+        columns.extend(inputs)
         if feature.n_rare:
             rare = f"the {feature.n_rare} rarest are taken as unknown"
             say(f"note: column {name!r}: {MOST_LEVELS} levels are kept; {rare}")

@@ -1,4 +1,4 @@
-"""TableModel: a net with what its columns are, so that it predicts from raw ones."""
+"""TableModel: a net and the columns that it was trained on: it predicts from raw columns."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ class TableModel:
     net : MLP
         Takes scaled numbers and categories as columns of 0 and 1: see `inputs`.
     training : dict
-        What the training said of itself, such as the number of rows and the scores.
+        The report of the training, such as the number of rows and the scores.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class TableModel:
 
     @property
     def task(self) -> Task:
-        """What is predicted: classes, or numbers."""
+        """The kind of predictions: classes, or numbers."""
         return "regression" if self.target.classes is None else "classification"
 
     @property
@@ -163,8 +163,8 @@ class TableModel:
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def __repr__(self) -> str:
-        told = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
-        return f"<TableModel: {told}, {self.net!r}>"
+        task = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
+        return f"<TableModel: {task}, {self.net!r}>"
 
 
 def encoded(columns: tuple[Column, ...], batch: TableBatch) -> Array:
@@ -193,10 +193,10 @@ def require_float32(values: Array, batch: TableBatch, column: Column | Target) -
     """
     if (np.abs(values) <= LARGEST).all():
         return
-    its = numbers(batch.column(column.name), column.name, batch.where)
-    row = int(np.nanargmax(np.abs(its)))
+    raw = numbers(batch.column(column.name), column.name, batch.where)
+    row = int(np.nanargmax(np.abs(raw)))
     raise ValueError(
-        f"{batch.where}: the column {column.name!r} has {its[row]:g} in row {row}: less "
+        f"{batch.where}: the column {column.name!r} has {raw[row]:g} in row {row}: less "
         f"{column.center:.3g} and divided by {column.scale:.3g}, as in training, it is beyond "
         f"float32, {LARGEST:.2g}"
     )

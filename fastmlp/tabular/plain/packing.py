@@ -86,8 +86,8 @@ class TableInMemory(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
-        found: list[str] = self.X.column_names
-        return found
+        names: list[str] = self.X.column_names
+        return names
 
 
 def estimators() -> dict[bool, Any]:
@@ -162,9 +162,9 @@ class FittedTable:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What the fit said of itself."""
-        told: dict[str, Any] = self.model.training_
-        return told
+        """The report of the fit."""
+        training: dict[str, Any] = self.model.training_
+        return training
 
     @property
     def target(self) -> Target:
@@ -192,13 +192,13 @@ class FittedTable:
 
     def predict(self, X: Any) -> Array:
         """Return labels, or numbers, shape (n_rows,)."""
-        found: Array = self.model.predict(X)
-        return found
+        predictions: Array = self.model.predict(X)
+        return predictions
 
     def outputs(self, batch: TableBatch) -> Array:
         """Return probabilities, shape (n_rows, n_classes), or numbers, shape (n_rows,)."""
-        found: Array = self.model._predicted(self.model.schema_.read(batch.rows, batch.where))
-        return found
+        outputs: Array = self.model._predicted(self.model.schema_.read(batch.rows, batch.where))
+        return outputs
 
     def answers(self, outputs: Array) -> Array:
         """Return labels of probabilities, or numbers as they are."""

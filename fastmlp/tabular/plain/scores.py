@@ -17,18 +17,18 @@ Array = NDArray[Any]
 
 
 class ScoredModel(Protocol):
-    """What is scored: a `TableModel`, or another that is asked as it is."""
+    """A model that can be scored: a `TableModel`, or one with the same members."""
 
     @property
     def task(self) -> Task:
-        """What is predicted: classes, or numbers."""
+        """The kind of predictions: classes, or numbers."""
 
     @property
     def target(self) -> Target:
         """The column of the targets."""
 
     def outputs(self, batch: TableBatch) -> Array:
-        """Return what is predicted of a record batch."""
+        """The outputs of a record batch."""
 
     def answers(self, outputs: Array) -> Array:
         """Return labels, or numbers, of it."""
@@ -131,9 +131,9 @@ def is_right(codes: Array, probabilities: Array) -> Array:
 
 def surprise(codes: Array, probabilities: Array) -> Array:
     """Return minus the logarithm of the probability of each row's class."""
-    its = probabilities[np.arange(len(codes)), codes].astype(np.float64)
+    p = probabilities[np.arange(len(codes)), codes].astype(np.float64)
     least = np.finfo(probabilities.dtype).eps
-    return -np.log(np.clip(its, least, 1))
+    return -np.log(np.clip(p, least, 1))
 
 
 def squared_error(y: Array, predictions: Array) -> Array:
@@ -193,8 +193,8 @@ def score(
     for batch in batches:
         y, outputs = target.values(batch.column(target.name), batch.where), model.outputs(batch)
         n += len(y)
-        how = model.answers if target.classes is None else model.probabilities
-        predictions = how(outputs)
+        answers_of = model.answers if target.classes is None else model.probabilities
+        predictions = answers_of(outputs)
         for metric in metrics.values():
             metric.add(y, predictions)
     if not n:

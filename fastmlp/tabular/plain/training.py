@@ -162,10 +162,10 @@ class TrainingTable:
             raise ValueError(f"{who}: {within!r} is among the features: leave it out")
         out = {*others, *settings.ignore}
         names = tuple(name for name in known if name not in out) if chosen is None else chosen
-        how = (names, chosen is not None, settings.categorical)
-        self._wanted = ColumnSettings(target, settings.task, *how)
+        choice = (names, chosen is not None, settings.categorical)
+        self._wanted = ColumnSettings(target, settings.task, *choice)
         self._batches, self._who = TrainingBatches(data, who, names, others), who
-        # What a pass reads.
+        # Batches of a pass: of the files, or held in memory.
         self._rows: Iterable[TableBatch] = self._batches
         self._settings = settings
         valid = settings.valid
@@ -188,7 +188,7 @@ class TrainingTable:
         return drawn(self._fraction, self._settings.seed, self._kept, held_out=held_out)
 
     def learn(self, say: Say) -> LearnedColumns:
-        """Return what the first pass learns."""
+        """The columns and the target, learned by a first pass."""
         learned = learn(self._rows, self._wanted, self._mask(held_out=False), say, self._who)
         n, valid = sum(learned.sizes.values()), self._settings.valid
         if not n or (self._fraction and n == learned.n_rows):
@@ -291,9 +291,15 @@ def weights(name: str, batch: TableBatch) -> Array:
     TypeError, ValueError
         If they are no numbers of 0 or more.
     """
-    found = numbers(batch.column(name), name, batch.where)
-    _check(found, (found >= 0) & (found <= LARGEST), f"the weight {name!r}", "0 or more", batch)
-    return found
+    row_weights = numbers(batch.column(name), name, batch.where)
+    _check(
+        row_weights,
+        (row_weights >= 0) & (row_weights <= LARGEST),
+        f"the weight {name!r}",
+        "0 or more",
+        batch,
+    )
+    return row_weights
 
 
 def _check(values: Array, valid: Array, name: str, expected: str, batch: TableBatch) -> None:
@@ -318,7 +324,7 @@ def _net(learned: LearnedColumns, settings: TrainSettings) -> MLP:
 
 
 def _aimed(learned: LearnedColumns, settings: TrainSettings, who: str) -> LearnedColumns:
-    """Return what was learned, with targets as the loss takes them.
+    """The learned columns, with the target in the units that the loss takes.
 
     Raises
     ------
@@ -354,7 +360,7 @@ def _told(
     learned: LearnedColumns, settings: TrainSettings, batch: int, history: History
 ) -> dict[str, Any]:
     best = history.best_epoch
-    told = learned.told | {
+    training = learned.told | {
         "rows": sum(learned.sizes.values()),
         "epochs": len(history.loss),
         "batch_size": batch,
@@ -363,5 +369,5 @@ def _told(
         "loss": history.loss[-1],
     }
     if best is not None:
-        told |= {"best_epoch": best + 1, "validation_loss": history.validation_loss[best]}
-    return told
+        training |= {"best_epoch": best + 1, "validation_loss": history.validation_loss[best]}
+    return training

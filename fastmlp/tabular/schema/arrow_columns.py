@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 def kind_of(kind: Any) -> rule.Kind:
-    """Return what a column of a data type of Arrow holds; levels are places, true and false."""
+    """The kind of a data type of Arrow; levels are dictionaries and booleans."""
     import pyarrow.types as kinds
 
     of_kind: dict[rule.Kind, tuple[Any, ...]] = {
@@ -48,11 +48,11 @@ def numbers(column: Any, name: str, where: str) -> Array:
         return np.full(len(column), np.nan)
     if not is_number(kind):
         raise TypeError(f"{where}: the column {name!r} must hold numbers, got {kind}")
-    found: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
-    if np.isinf(found).any():
-        row = int(np.argmax(np.isinf(found)))
+    values: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values)))
         raise ValueError(f"{where}: the column {name!r} is infinite in row {row}")
-    return found
+    return values
 
 
 def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
@@ -64,12 +64,12 @@ def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
         If it holds others.
     """
     column = decoded(column)
-    its = kind_of(column.type)
-    if its == kind:
+    kind_of_column = kind_of(column.type)
+    if kind_of_column == kind:
         return dates.of_arrow(column)
-    if its == "nothing":
+    if kind_of_column == "nothing":
         return dates.missing(len(column), kind)
-    if its != "texts":
+    if kind_of_column != "texts":
         raise TypeError(f"{where}: {dates.refused(name, kind, str(column.type))}")
     return dates.read(*dictionary(column), kind, name, where)
 
@@ -99,10 +99,13 @@ def texts(column: Any, *, as_dates: bool = False) -> Any:
     import pyarrow.types as kinds
 
     column = decoded(column)
-    its = kind_of(column.type)
-    if its in dates.PARTS or (as_dates and its == "texts"):
+    kind_of_column = kind_of(column.type)
+    if kind_of_column in dates.PARTS or (as_dates and kind_of_column == "texts"):
         codes, values = dictionary(column)
-        each = [dates.as_level(one) if its == "texts" else dates.text_of(one) for one in values]
+        each = [
+            dates.as_level(one) if kind_of_column == "texts" else dates.text_of(one)
+            for one in values
+        ]
         return pyarrow.array([*each, None], "string").take(pyarrow.array(codes % (len(each) + 1)))
     if kinds.is_floating(column.type):
         with suppress(pyarrow.ArrowInvalid):
@@ -120,6 +123,8 @@ def places(column: Any, values: tuple[Any, ...]) -> Array:
     import pyarrow
     import pyarrow.compute as compute
 
-    found = compute.index_in(column, value_set=pyarrow.array(values, column.type), skip_nulls=True)
-    codes: Array = found.fill_null(-1).to_numpy(zero_copy_only=False)
+    indices = compute.index_in(
+        column, value_set=pyarrow.array(values, column.type), skip_nulls=True
+    )
+    codes: Array = indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return codes.astype(np.int64)

@@ -45,7 +45,7 @@ class ChosenBatches:
 
     Parameters
     ----------
-    given : what `records_of` takes
+    data : what `records_of` takes
     names : of the columns that are inputs
     texts : those of them that are texts in CSV, whatever they look like
     others : names of columns to read that are no inputs
@@ -53,13 +53,13 @@ class ChosenBatches:
 
     def __init__(
         self,
-        given: Any,
+        data: Any,
         names: Sequence[str],
         texts: Sequence[str],
         who: str,
         others: Sequence[str] = (),
     ) -> None:
-        self._given, self._who = given, who
+        self._given, self._who = data, who
         self._choice = Choice(tuple(names), others, texts, nulls=True)
 
     def __iter__(self) -> Iterator[TableBatch]:
@@ -74,24 +74,24 @@ class TrainingBatches:
 
     Parameters
     ----------
-    given : what `source_of` takes
+    data : what `source_of` takes
     inputs : columns to read; None: all but the others
     others : columns to read that are no inputs: integers in CSV stay what they are
     """
 
     def __init__(
         self,
-        given: Any,
+        data: Any,
         who: str,
         inputs: Sequence[str] | None = None,
         others: Sequence[str] = (),
     ) -> None:
         self._who = who
         if inputs is None:
-            self._source = source_of(given, list(others), who, encoder=_with_place)
+            self._source = source_of(data, list(others), who, encoder=_with_place)
         else:
             beside = [name for name in dict.fromkeys(others) if name not in inputs]
-            self._source = source_of(given, beside, who, list(inputs), _with_place)
+            self._source = source_of(data, beside, who, list(inputs), _with_place)
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
 
@@ -167,9 +167,9 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
     missing = [name for name in names if name not in known]
     if missing:
         others = [name for name in known if name not in names]
-        told = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
+        suggested = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
         one, several = "there is no column", f"{len(missing)} columns are missing:"
-        lacks = f"{one if len(missing) == 1 else several} {listed(told)}"
+        lacks = f"{one if len(missing) == 1 else several} {listed(suggested)}"
         raise ValueError(f"{who}: {lacks}; known: {listed([*map(repr, known)], 20)}")
 
 
@@ -232,12 +232,12 @@ def held(batches: Iterable[TableBatch], room: MemoryBudget) -> list[TableBatch]:
     return kept
 
 
-def read(given: Any, beside: list[str], who: str, target: str | None) -> Any:
+def read(data: Any, beside: list[str], who: str, target: str | None) -> Any:
     """Return files, or what a query has, as a table of Arrow.
 
     Parameters
     ----------
-    given : what `source_of` takes
+    data : what `source_of` takes
     beside : names of columns that are no inputs: integers in CSV stay what they are
     target : the one of them in which no value may be missing
 
@@ -252,14 +252,14 @@ def read(given: Any, beside: list[str], who: str, target: str | None) -> Any:
 
     room, rows = MemoryBudget(memory.available()), list[Any]()
     try:
-        for batch in TrainingBatches(given, who, None, beside):
+        for batch in TrainingBatches(data, who, None, beside):
             if target is not None:
                 require_target(batch.column(target), target, batch.where)
             room.take(batch.rows.nbytes)
             rows.append(pyarrow.Table.from_batches([batch.rows]))
     except TooLarge as error:
-        told = f"the table has {error}, too many to train on in memory"
-        raise MemoryError(f"{who}: {told}; {LARGER}") from None
+        message = f"the table has {error}, too many to train on in memory"
+        raise MemoryError(f"{who}: {message}; {LARGER}") from None
     if not rows:
         raise ValueError(f"{who}: there are no rows")
     return pyarrow.concat_tables(rows, promote_options="permissive")

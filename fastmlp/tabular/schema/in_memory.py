@@ -47,7 +47,7 @@ class LevelCodes(NamedTuple):
     values: list[Any]
 
 
-def table_of(given: Any, who: str) -> MemoryTable:
+def table_of(X: Any, who: str) -> MemoryTable:
     """Return a table in memory.
 
     Raises
@@ -57,24 +57,24 @@ def table_of(given: Any, who: str) -> MemoryTable:
     TypeError, ValueError
         If it is no table.
     """
-    if hasattr(given, "iloc") and hasattr(given, "columns"):
-        return _of_pandas(given, who)
-    if is_rows(given):
-        return _of_rows(given)
-    if is_lazy(given):
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        return _of_pandas(X, who)
+    if is_rows(X):
+        return _of_rows(X)
+    if is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 has no such stream of a series.
-    if hasattr(given, "__arrow_c_stream__") or is_series(given):
-        if len(getattr(given, "shape", "XY")) != 2 or hasattr(given, "num_chunks"):
-            told = f"got {type(given).__name__}: make a table of one column, as by X.to_frame()"
-            raise TypeError(f"{who}: X must be {ACCEPTED}, {told}")
-        return _of_arrow(imported(who).table(given), who)
-    return _of_array(_array(given, who))
+    if hasattr(X, "__arrow_c_stream__") or is_series(X):
+        if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
+            got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
+            raise TypeError(f"{who}: X must be {ACCEPTED}, {got}")
+        return _of_arrow(imported(who).table(X), who)
+    return _of_array(_array(X, who))
 
 
-def is_rows(given: Any) -> bool:
+def is_rows(X: Any) -> bool:
     """Return True for a list of mappings, a row each, from names of columns to values."""
-    return isinstance(given, list) and bool(given) and all(isinstance(x, Mapping) for x in given)
+    return isinstance(X, list) and bool(X) and all(isinstance(x, Mapping) for x in X)
 
 
 def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
@@ -82,9 +82,9 @@ def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def column(j: int) -> Array:
-        found = np.empty(len(rows), object)
-        found[:] = [row.get(names[j]) for row in rows]
-        return found
+        objects = np.empty(len(rows), object)
+        objects[:] = [row.get(names[j]) for row in rows]
+        return objects
 
     known = tuple(names) if all(isinstance(name, str) for name in names) else None
     return MemoryTable(known, len(names), len(rows), column, _no_block)
@@ -102,8 +102,8 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
         kinds = set(part.dtypes.array)
         if not all(isinstance(one, np.dtype) and one.kind in "fiu" for one in kinds):
             return None
-        found: Array = part.to_numpy(np.float64)
-        return found
+        values: Array = part.to_numpy(np.float64)
+        return values
 
     return MemoryTable(names, len(names), len(frame), lambda j: frame[names[j]], block)
 
@@ -133,17 +133,17 @@ def _no_block(places: Sequence[int]) -> None:
     return None
 
 
-def _array(given: Any, who: str) -> Array:
-    if hasattr(given, "toarray"):
+def _array(X: Any, who: str) -> Array:
+    if hasattr(X, "toarray"):
         raise TypeError(f"{who}: X is a sparse matrix; use X.toarray()")
-    if hasattr(given, "__next__") or isinstance(given, str | bytes | dict):
-        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(given).__name__}")
-    validation.unmasked(given, who, "X")
+    if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
+        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}")
+    validation.unmasked(X, who, "X")
     try:
-        array = np.asarray(given)
-        if not isinstance(given, np.ndarray) and array.dtype.kind not in "fiub":
+        array = np.asarray(X)
+        if not isinstance(X, np.ndarray) and array.dtype.kind not in "fiub":
             # NumPy makes texts of numbers beside texts.
-            array = np.array(given, dtype=object)
+            array = np.array(X, dtype=object)
     except ValueError as error:
         raise ValueError(f"{who}: the rows of X must have one length: {error}") from error
     if array.ndim != 2:
@@ -153,7 +153,7 @@ def _array(given: Any, who: str) -> Array:
 
 
 def kind_of(values: Any) -> Kind:
-    """Return what a column holds.
+    """The kind of a column's values.
 
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
@@ -183,7 +183,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def type_of(values: Any) -> str:
-    """Return what messages call what a column holds: its type, or those of its objects."""
+    """The type of a column as text: that of the column, or those of its objects."""
     kind = str(getattr(values, "type", None) or values.dtype)
     return kind if kind != "object" else " and ".join(sorted(t.__name__ for t in _types_in(values)))
 
@@ -213,8 +213,8 @@ def _kind_of_objects(values: Any) -> Kind:
     known: dict[Kind, Any] = {
         "dates": dates.DATES, "times": dates.TIMES, "durations": dates.DURATIONS
     }  # fmt: skip
-    its = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
-    return next(its, "others")
+    kinds = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
+    return next(kinds, "others")
 
 
 def _is_missing(value: Any) -> bool:
@@ -239,11 +239,11 @@ def numbers(values: Any, name: str, who: str) -> Array:
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
     if (kind := kind_of(values)) not in ("numbers", "levels", "nothing"):
-        told = f"dtype {dtype}" if isinstance(dtype, np.dtype) and dtype.kind != "O" else kind
-        raise TypeError(f"{who}: the column {name!r} must hold numbers, got {told}")
+        got = f"dtype {dtype}" if isinstance(dtype, np.dtype) and dtype.kind != "O" else kind
+        raise TypeError(f"{who}: the column {name!r} must hold numbers, got {got}")
     if not isinstance(dtype, np.dtype) and kind == "numbers":
-        found: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        return found
+        array: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        return array
     each = [np.nan if _is_missing(value) else value for value in values]
     try:
         return np.array(each, np.float64)
@@ -261,14 +261,16 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     """
     if hasattr(values, "num_chunks"):
         return arrow_columns.moments(values, kind, name, who)
-    dtype, its = values.dtype, kind_of(values)
-    if its == "texts":
-        found = levels_in(values)
-        each = ["" if _is_missing(value) else value for value in found.values]
-        return dates.read(found.codes, each, kind, name, who)
-    if its == "nothing" or (its == "numbers" and np.isnan(numbers(values, name, who)).all()):
+    dtype, kind_of_column = values.dtype, kind_of(values)
+    if kind_of_column == "texts":
+        levels = levels_in(values)
+        each = ["" if _is_missing(value) else value for value in levels.values]
+        return dates.read(levels.codes, each, kind, name, who)
+    if kind_of_column == "nothing" or (
+        kind_of_column == "numbers" and np.isnan(numbers(values, name, who)).all()
+    ):
         return dates.missing(len(values), kind)
-    if its != kind:
+    if kind_of_column != kind:
         raise TypeError(f"{who}: {dates.refused(name, kind, type_of(values))}")
     if hasattr(dtype, "pyarrow_dtype"):
         return dates.of_arrow(values.array.__arrow_array__())
@@ -296,8 +298,8 @@ def levels_in(values: Any) -> LevelCodes:
     elif len(values) > FEW_ROWS and of_arrow:
         return _without_missing(*arrow_columns.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
-        codes, found = values.factorize()
-        return LevelCodes(codes, found.tolist())
+        codes, uniques = values.factorize()
+        return LevelCodes(codes, uniques.tolist())
     else:
         # Of numbers of nanoseconds NumPy makes int.
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"

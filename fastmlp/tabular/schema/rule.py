@@ -48,7 +48,7 @@ class Facts(NamedTuple):
 
 
 def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
-    """Return what becomes of a column.
+    """The outcome of the rule for a column.
 
     Examples
     --------
