@@ -229,7 +229,7 @@ def interrupt(*_: Any) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "fastmlp.cli.demo._Progress.__call__",
+        "fastmlp.cli.demo._DemoProgress.__call__",
         "sklearn.neural_network.MLPClassifier._update_no_improvement_count",
     ],
 )
