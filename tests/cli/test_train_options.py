@@ -127,5 +127,5 @@ for module in ("sklearn", "safetensors", "pyarrow"):
     sklearn, safetensors, pyarrow = python(script).splitlines()
     assert sklearn.startswith("1 fastmlp: --model tabular needs scikit-learn: pip install")
     assert sklearn.endswith("or use --model plain")
-    assert safetensors.startswith("1 fastmlp: files need safetensors: pip install")
+    assert safetensors.startswith("1 fastmlp: a model file needs safetensors: pip install")
     assert pyarrow.startswith("1 fastmlp: fastmlp train needs pyarrow: pip install")

@@ -29,7 +29,7 @@ from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Schema, Values, reasons
-from fastmlp.tabular.schema.in_memory import is_rows
+from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -125,11 +125,12 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         scalars.boolean(who, "progress", given.progress)
         X, y, given = doors.opened(X, y, given, who)
         targets.check_rows(X, training=True)
-        schema = Schema.learn(X, self.categorical_features, who)
+        table = table_of(X, who)
+        schema = Schema.learn(table, self.categorical_features, who)
         if schema.dropped:
             told = "; ".join(reasons(schema.dropped))
             warnings.warn(f"{who}: columns left out: {told}", UserWarning)
-        values = schema.read(X, who)
+        values = schema.read(table, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)
         of_class = self._class_weights(places, classes, given.sample_weight, who)

@@ -48,7 +48,7 @@ class LevelCodes(NamedTuple):
 
 
 def table_of(X: Any, who: str) -> MemoryTable:
-    """Return a table in memory.
+    """Return a table in memory; what is one already is returned as it is.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def table_of(X: Any, who: str) -> MemoryTable:
     TypeError, ValueError
         If it is no table.
     """
+    if isinstance(X, MemoryTable):
+        return X
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         return _of_pandas(X, who)
     if is_rows(X):
