@@ -41,6 +41,13 @@ SYNONYMS = {
     "give its value without an option": "data input i m model",
 }
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
+FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
+PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
+# Actions that are no settings.
+NO_SETTINGS = ("help", "config", "dry_run")
+# Of `--model`, and once words of `--preset`.
+MODELS = ("tabular", "plain")
+PRESETS = ("fast", "balanced", "best")
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,12 +83,6 @@ def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
         key: words for key, words in SYNONYMS.items() if key in options or " " in key
     }
     return f"there is no option {word}{suggestion(word, options, here).rstrip(';')}"
-
-
-FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
-PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
-# Actions that are no settings.
-NO_SETTINGS = ("help", "config", "dry_run")
 
 
 class CommandError(Exception):
@@ -153,9 +154,6 @@ def add_train(
     return train
 
 
-# Of `--model`, and once words of `--preset`.
-MODELS = ("tabular", "plain")
-PRESETS = ("fast", "balanced", "best")
 _DEFAULT = {
     "model": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
     " tables of any size; default: tabular, and plain where the table does not fit into memory",

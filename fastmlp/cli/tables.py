@@ -36,6 +36,8 @@ IN_OPTIONS = {
 }
 # Seconds between two lines of progress.
 EVERY = 1.0
+# Levels and classes of a line.
+MOST_SHOWN = 8
 
 
 @contextmanager
@@ -242,10 +244,6 @@ def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
     if not isinstance(model, TableModel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
     return model
-
-
-# Levels and classes of a line.
-MOST_SHOWN = 8
 
 
 def show_net(model: TableModel, *, as_json: bool) -> None:

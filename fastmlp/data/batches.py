@@ -31,6 +31,11 @@ from fastmlp.validation.suggestions import listed
 # Returns the columns to read, of a schema; the text is what errors call the table.
 Choose = Callable[[Any, str], csv_files.ChosenColumns]
 Batches = Iterator[Any]
+T = TypeVar("T")
+# The most rows of a batch, where nothing else is said.
+ROWS = 65536
+# Libraries whose tables in memory have slices of rows.
+FRAMES = ("pandas", "polars", "pyarrow")
 
 
 def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
@@ -168,13 +173,6 @@ def _is_block(value: Any) -> bool:
     return not isinstance(first, list | tuple) and np.ndim(first) == 2
 
 
-T = TypeVar("T")
-# The most rows of a batch, where nothing else is said.
-ROWS = 65536
-# Libraries whose tables in memory have slices of rows.
-FRAMES = ("pandas", "polars", "pyarrow")
-
-
 class PredictBatch(NamedTuple):
     """Rows to predict.
 
@@ -277,10 +275,10 @@ class Choice:
         return ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)
 
 
-def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
+def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
     """Yield the rows of files or of a table, at most so many at a time."""
     table = imported(who).Table
-    for batch, where in records_of(given, choice, rows, who):
+    for batch, where in records_of(data, choice, rows, who):
         # A table: scikit-learn finds no names in a record batch.
         X = table.from_batches([batch.select(choice.features)])
         yield PredictBatch(X, where, batch.select(choice.keep))

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import count, suggestion
 
+Array = NDArray[Any]
+
 
 class Place(str):
     """The name, in errors, of some rows of a file or a table, such as "batch 1 of a.csv".
@@ -75,7 +77,6 @@ def require_target(column: Any, name: str, where: str) -> None:
         raise ValueError(f"{where}: {lacking(name, n, place.row(first))}")
 
 
-Array = NDArray[Any]
 Encoder = Callable[[Any, Place], Any]
 
 

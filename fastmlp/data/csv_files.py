@@ -20,6 +20,17 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# What pyarrow says of a value, and of a row. By one thread it counts the rows, the header too, but
+# not empty lines.
+INVALID = re.compile(
+    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
+)
+TORN = re.compile(
+    r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL
+)
+# The kind of value, and what it says of it, where text is not UTF-8.
+NOT_UTF8 = "string", "invalid UTF8 data"
+VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 
 
 @final
@@ -199,19 +210,6 @@ def _is_text(value: bytes, encoding: str) -> bool:
 
 def _opened(path: str) -> IO[bytes]:
     return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
-
-
-# What pyarrow says of a value, and of a row. By one thread it counts the rows, the header too, but
-# not empty lines.
-INVALID = re.compile(
-    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
-)
-TORN = re.compile(
-    r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL
-)
-# The kind of value, and what it says of it, where text is not UTF-8.
-NOT_UTF8 = "string", "invalid UTF8 data"
-VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 
 
 class ChosenColumns(NamedTuple):

@@ -22,6 +22,14 @@ from fastmlp.validation.suggestions import count
 
 # Means of two buffers are further apart than chance has them.
 MOST_ERRORS = 6.0
+T = TypeVar("T")
+# Seconds that a wait lasts at a time, so that signals are handled, and how long the end may take.
+LOOK_SECONDS, END_SECONDS = 0.1, 1.0
+# Seconds of computing from which the reading of a buffer counts as a thread. A call of the training
+# loop is as long, and has one number of threads to its end.
+LEAST_SECONDS = 0.05
+# The part of the reading's time in which it computes; a source that waits more needs no core.
+COMPUTING = 0.25
 
 
 class TargetMoments(NamedTuple):
@@ -50,16 +58,6 @@ def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
             UserWarning,
         )
     return bool(far.any())
-
-
-T = TypeVar("T")
-# Seconds that a wait lasts at a time, so that signals are handled, and how long the end may take.
-LOOK_SECONDS, END_SECONDS = 0.1, 1.0
-# Seconds of computing from which the reading of a buffer counts as a thread. A call of the training
-# loop is as long, and has one number of threads to its end.
-LEAST_SECONDS = 0.05
-# The part of the reading's time in which it computes; a source that waits more needs no core.
-COMPUTING = 0.25
 
 
 class Reader(Generic[T]):
@@ -414,8 +412,8 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
     TypeError, ValueError
         If they do not.
     """
-    for name, given in (("y", y), ("sample_weight", sample_weight)):
-        if given is not None:
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
     if reading.validation_split is not None:
         raise ValueError(

@@ -17,6 +17,7 @@ from fastmlp.validation.suggestions import count
 LEAST_BATCHES = 16
 # Where the memory that is available is not known.
 DEFAULT_BYTES = 1 << 30
+Array = NDArray[Any]
 
 
 class Reading(NamedTuple):
@@ -75,9 +76,6 @@ class Reading(NamedTuple):
                 f"{least}, got {buffer_rows}"
             )
         return most // batch * batch
-
-
-Array = NDArray[Any]
 
 
 class Rows(NamedTuple):

@@ -18,6 +18,10 @@ Array = NDArray[Any]
 T = TypeVar("T")
 # Numbers of rows, by the number of their batch.
 Places = dict[int, list[int]]
+# A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
+TIMES = 16
+LARGER = "MLPClassifier and MLPRegressor with target= read larger ones in parts, and so does the "
+LARGER += "command fastmlp train --model plain"
 
 
 class TableBatch(NamedTuple):
@@ -183,12 +187,6 @@ def whole(table: Any) -> Any:
 
 def _with_place(batch: Any, place: Place) -> tuple[Any, Place]:
     return batch, place
-
-
-# A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
-TIMES = 16
-LARGER = "MLPClassifier and MLPRegressor with target= read larger ones in parts, and so does the "
-LARGER += "command fastmlp train --model plain"
 
 
 class TooLarge(Exception):
