@@ -97,10 +97,10 @@ LOADS = (
 
 def missing_card() -> str | None:
     """Return in words why there is no card, or None."""
-    from fastmlp.backends.cuda import adapter
+    from fastmlp.backends.cuda.device import adapter, card
 
     try:
-        adapter.require(0, "benchmarks.gpu")
+        card.require(0, "benchmarks.gpu")
     except (ImportError, RuntimeError) as error:
         return str(error)
     return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
@@ -159,8 +159,8 @@ def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
 
 def fits(load: Load, dtype: str = "float32") -> bool:
     """Whether one block has room for the net in shared memory."""
-    from fastmlp.backends.cuda import design
-    from fastmlp.backends.cuda.card import card_of
+    from fastmlp.backends.cuda.device.card import card_of
+    from fastmlp.backends.cuda.plan import design
 
     needed = design.space_bytes(core_of(load.net(dtype=dtype)).engine.network, load.batch)
     return needed <= card_of(0).shared_bytes
@@ -201,11 +201,11 @@ def drill() -> None:
 
 def together(load: Load) -> Callable[[int], None]:
     """Return what trains many nets in one launch, for so many epochs, their data on the device."""
-    from fastmlp.backends.cuda.batched_fits import Group
-    from fastmlp.backends.cuda.batched_member import Member
-    from fastmlp.backends.cuda.card import card_of
-    from fastmlp.backends.cuda.device_arrays import to_device
+    from fastmlp.backends.cuda.device.arrays import to_device
+    from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Rows
+    from fastmlp.backends.cuda.training.batched_fits import Group
+    from fastmlp.backends.cuda.training.batched_member import Member
     from fastmlp.backends.protocol import Outcome
 
     card, members = card_of(0), []
@@ -222,7 +222,7 @@ def together(load: Load) -> Callable[[int], None]:
 
     def run(n_epochs: int) -> None:
         with card.current():
-            group.train(n_epochs, shuffle=True, told=None)
+            group.train(n_epochs, shuffle=True, on_epochs=None)
 
     return run
 
@@ -315,8 +315,9 @@ def part(do: Callable[[], Any]) -> Any:
 
 def card_facts() -> dict[str, Any]:
     """Return what card it is."""
-    from fastmlp.backends.cuda import adapter
-    from fastmlp.backends.cuda.card import card_of
+    from fastmlp.backends.cuda.device import adapter
+    from fastmlp.backends.cuda.device import card as device_card
+    from fastmlp.backends.cuda.device.card import card_of
 
     its = adapter.MODULE.gpus[0]
     name = its.name.decode() if isinstance(its.name, bytes) else str(its.name)
@@ -324,7 +325,7 @@ def card_facts() -> dict[str, Any]:
     card = card_of(0)
     return {
         "name": name,
-        "CUDA of the driver": adapter._versions()[0],
+        "CUDA of the driver": device_card._versions()[0],
         "packages": {each: machine.installed(each) for each in ("numba-cuda", "cuda-bindings")},
         "compute capability": capability,
         "multiprocessors": card.n_multiprocessors,

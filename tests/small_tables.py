@@ -76,6 +76,13 @@ COLUMNS: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "texts or none": lambda g, n: _some(g.choice(TOWNS, n), g),
     "many texts": lambda g, n: [f"level {k:02}" for k in g.integers(n // 4, size=n)],
     "category": lambda g, n: pd.Categorical(g.integers(5, size=n)),
+    "date": lambda g, n: pd.Timestamp(2024, 1, 1) + pd.to_timedelta(g.integers(900, size=n), "D"),
+    "time or none": lambda g, n: pd.Series(
+        np.datetime64("2024-03-01T05:30", "us") + g.integers(10**12, size=n).astype("m8[us]")
+    ).mask(g.random(n) < 0.2),
+    "ISO texts": lambda g, n: _some(
+        np.datetime_as_string(np.datetime64("2023-11-05") + g.integers(60, size=n)), g
+    ),
     "constant": lambda g, n: np.full(n, 7),
     "constant text": lambda g, n: ["same"] * n,
     "nothing": lambda g, n: np.full(n, np.nan),

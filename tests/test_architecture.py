@@ -48,6 +48,14 @@ HOUSES: dict[str, list[set[str]]] = {
         {"engine"},
         {"__init__"},
     ],
+    "fastmlp.backends.cuda": [
+        {"device"},
+        {"plan"},
+        {"kernels"},
+        {"training", "predict"},
+        {"engine"},
+        {"__init__"},
+    ],
     "fastmlp.estimators": [
         {"arguments", "warnings"},
         {"sklearn_bases", "in_batches"},

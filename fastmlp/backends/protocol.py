@@ -301,7 +301,7 @@ class GroupEngine(Engine[P], Protocol):
         epochs: int,
         batch_size: int,
         shuffle: bool,
-        told: Callable[[int], object] | None,
+        on_epochs: Callable[[int], object] | None,
     ) -> None:
         """Train nets over shared X and y for so many epochs each, a block a net.
 
@@ -309,6 +309,6 @@ class GroupEngine(Engine[P], Protocol):
         ----------
         members : engine, state and rows of each net; states are brought up to date
         outcomes : of the members, written to also where an exception ends the call
-        told : called with the number of epochs that a launch has ended, or None
+        on_epochs : called with the number of epochs that a launch has ended, or None
         """
         ...

@@ -97,7 +97,7 @@ class GpuQueue:
                 epochs=jobs[0].epochs,
                 batch_size=max(job.batch_size for job in jobs),
                 shuffle=self._shuffle,
-                told=None if self._bar is None else self._bar.update,
+                on_epochs=None if self._bar is None else self._bar.update,
             )
         finally:
             for i, first_step, outcome in zip(places, first_steps, outcomes, strict=True):

@@ -45,18 +45,18 @@ def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cuda import adapter
+    from fastmlp.backends.cuda.device import card
 
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("no_such_package",))
     assert info()["GPU"] == 'none: no package; pip install "numba-cuda[cu13]"'
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("numba",))
-    monkeypatch.setattr(adapter, "count", lambda who: 2)
+    monkeypatch.setattr(card, "count", lambda who: 2)
     assert info()["GPU"] == "2 seen by the driver"
 
     def fail(who: str) -> int:
         raise RuntimeError(f"{who}: the driver is not there")
 
-    monkeypatch.setattr(adapter, "count", fail)
+    monkeypatch.setattr(card, "count", fail)
     assert info()["GPU"] == "none: the driver is not there"
 
 

@@ -40,7 +40,7 @@ def nets_of(model):
             inner = getattr(model, name)
             each = inner if isinstance(inner, list | tuple) else [inner]
             return [net for one in each for net in nets_of(one)]
-    return [model]
+    return [] if hasattr(model, "cv_results_") else [model]  # a search without a best estimator
 
 def weights_of(net):
     return [*net.weights, *net.biases] if isinstance(net, MLP) else net.coefs_ + net.intercepts_
@@ -53,8 +53,8 @@ def used(model):
                  for each in schema.columns], [None] * len(schema.columns)]
         if not any(isinstance(each, bool) for each in rows[0]):
             model.predict(rows)
-    else:
-        net = nets_of(model)[0]
+    elif nets := nets_of(model):
+        net = nets[0]
         n_inputs = len(weights_of(net)[0])
         if n_inputs < 100:
             (net if isinstance(model, TableModel) else model).predict(np.ones((1, n_inputs)))

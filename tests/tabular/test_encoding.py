@@ -254,6 +254,9 @@ def test_cosines_are_of_the_columns_that_are_scaled() -> None:
     ):
         with pytest.raises(ValueError, match="cosines must be of the columns that are scaled"):
             Encoding.from_state(encoding.to_json(), {**encoding.arrays, **wrong})
+    high = {"cosines.frequencies_": encoding.arrays["cosines.frequencies_"] + np.float32(3e38)}
+    with pytest.raises(ValueError, match="frequencies must be at most"):
+        Encoding.from_state(encoding.to_json(), {**encoding.arrays, **high})
 
 
 def test_memory_is_that_of_the_arrays() -> None:

@@ -8,19 +8,20 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda import adapter, design, device_arrays
-from fastmlp.backends.cuda.batched_fits import train_together
-from fastmlp.backends.cuda.batched_member import Member
-from fastmlp.backends.cuda.card import Card, card_of, is_device_array
-from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch_config import configured, synchronize
-from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, Need
-from fastmlp.backends.cuda.predictor import Predictor
-from fastmlp.backends.cuda.refusals import refuse_predicting
-from fastmlp.backends.cuda.session import Session
-from fastmlp.backends.cuda.trainer import Trainer
+from fastmlp.backends.cuda.device import arrays as device_arrays
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import is_device_array
+from fastmlp.backends.cuda.device.card import Card, card_of, require
+from fastmlp.backends.cuda.kernels.launch import launch_update
+from fastmlp.backends.cuda.plan import design
+from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.rules import refuse_predicting, rules_of
+from fastmlp.backends.cuda.plan.session import Session
+from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
+from fastmlp.backends.cuda.training.batched_fits import train_together
+from fastmlp.backends.cuda.training.batched_member import Member
+from fastmlp.backends.cuda.training.optimizer_state import Moments
+from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import Data, GroupEngine, Memo, Outcome, Select, as_given, no_memo
 from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
@@ -54,7 +55,7 @@ class Engine:
     queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
-        adapter.require(index)
+        require(index)
         self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = card_of(index), index
 
@@ -161,18 +162,14 @@ class Engine:
         groups = groups_of(optimizer, self.network.factors)
         need = Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
-        n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
-        kernel = design.apply_kernel(rules, n_threads)
         with self.card.current():
             session = Session(
                 self.card, [self.network], need, shared=False, who="MLP.apply_gradient"
             )
             slots.load(session, parameters)
-            session.put(GRADIENT, np.ascontiguousarray(gradient))
-            session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
-            n_blocks = 2 * self.card.n_multiprocessors
-            arguments = (session.memory[0], session.device_plans[0])
-            configured(kernel, arguments, n_blocks, n_threads)(*arguments)
+            session.put("gradient", np.ascontiguousarray(gradient))
+            session.put("coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype))
+            launch_update(rules, session)
             synchronize()
             values = slots.store(session)
         with self.lock.parameters:
@@ -203,7 +200,7 @@ class Engine:
         epochs: int,
         batch_size: int,
         shuffle: bool,
-        told: Callable[[int], object] | None,
+        on_epochs: Callable[[int], object] | None,
     ) -> None:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
         brought up to date, also if an exception ends the call."""
@@ -211,14 +208,14 @@ class Engine:
         try:
             train_together(
                 self.card,
-                [_member(*each, epochs, batch_size) for each in members],
+                [_member(*member, epochs, batch_size) for member in members],
                 first.x,
                 first.y,
                 epochs=epochs,
                 batch_size=batch_size,
                 shuffle=shuffle,
                 outcomes=outcomes,
-                told=told,
+                on_epochs=on_epochs,
             )
         finally:
             for (_, state, _), outcome in zip(members, outcomes, strict=True):

@@ -12,6 +12,8 @@ from fastmlp.validation.calls import explained
 
 # In standard deviations: frequencies beyond are drawn anew.
 LARGEST = 3.0
+# Angles of scaled numbers beyond float32's range have no cosine.
+HIGHEST = 1e30
 
 
 class CosineEncoder(NumberEncoder):
@@ -85,6 +87,10 @@ class CosineEncoder(NumberEncoder):
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         return self.frequencies_.shape[0] * (self.frequencies_.shape[1] + 1)
+
+    def _check_arrays(self) -> None:
+        if (np.abs(self.frequencies_) > HIGHEST).any():
+            raise ValueError(f"frequencies must be at most {HIGHEST}")
 
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.frequencies_.shape[1]

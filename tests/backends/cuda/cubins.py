@@ -80,13 +80,15 @@ def _resources(log: str) -> Resources:
 def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, kernel and signature of each kernel, with the shapes used on a GPU."""
     from nets import Net
-    from numba import types
+    from numba import from_dtype, types
 
-    from fastmlp.backends.cuda import design, finite, shuffling, upload
-    from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import grid, single_block
-    from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-    from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
+    from fastmlp.backends.cuda.device import arrays as device_arrays
+    from fastmlp.backends.cuda.device.adapter import SCALARS
+    from fastmlp.backends.cuda.kernels import gradient_update, grid, shuffling, single_block
+    from fastmlp.backends.cuda.plan import design
+    from fastmlp.backends.cuda.plan.design import BlockShape, GridShape
+    from fastmlp.backends.cuda.plan.records import Layer, NetProgress, Nets, Plan, dtype_of
+    from fastmlp.backends.cuda.plan.rules import rules_of
     from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
@@ -94,35 +96,39 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
     rules, scalar = rules_of(network, Adam(0.01, average=EMA())), SCALARS[dtype]
 
-    def arrays(*dimensions: int) -> Any:
-        kinds = (scalar, scalar, scalar, types.float64, types.int64)
-        return [types.Array(k, n, "C") for k, n in zip(kinds, dimensions, strict=True)]
+    def array(kind: Any, n: int) -> Any:
+        return types.Array(kind, n, "C")
 
+    def records(kind: Any) -> Any:
+        return array(from_dtype(dtype_of(kind)), 1)
+
+    matrix, orders = array(scalar, 2), array(types.int64, 2)
+    of_nets = (matrix, array(types.float64, 2), *map(records, (NetProgress, Plan, Layer)), orders)
+    nets = types.NamedTuple(of_nets, Nets)
     for shared in (True, False):
         name = f"one block, {'shared' if shared else 'global'} memory"
         kernel = single_block.make_kernel(rules, BlockShape(shared))
-        yield name, kernel, types.void(*arrays(2, 2, 2, 2, 2))
-    one = arrays(2, 2, 1, 1, 1)
+        yield name, kernel, types.void(matrix, matrix, nets)
     numbers = (types.int64, types.int64)
     for name, shape in (
         ("16x128 rows, 32x32 weights", GridShape(design.FEW_ROWS, design.FEW_WEIGHTS)),
         ("64x64 rows, 64x64 weights", GridShape(design.MANY_ROWS, design.MANY_WEIGHTS)),
     ):
         made = grid.make_kernels(rules, shape)
-        yield f"phase, {name}", made.phase, types.void(*one, *numbers)
-        yield f"run, {name}", made.run, types.void(*one)
-    matrix = types.Array(scalar, 2, "C")
-    yield "finite", finite._finite_kernel(), types.void(matrix, types.float64[::1])
-    yield "distribute", upload._distribution_kernel(), types.void(matrix, matrix, types.int64)
-    words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
-    yield "make_orders", shuffling._order_kernel(), types.void(words, rows, rows, types.int64)
-    apply = grid.make_apply(rules, 256)
-    yield "apply", apply, types.void(one[2], one[4])
+        yield f"phase, {name}", made.phase, types.void(matrix, matrix, nets, *numbers)
+        yield f"run, {name}", made.run, types.void(matrix, matrix, nets)
+    signature = types.void(matrix, types.float64[::1])
+    yield "finite", device_arrays._finite_kernel(), signature
+    signature = types.void(matrix, matrix, types.int64)
+    yield "distribute", device_arrays._distribution_kernel(), signature
+    signature = types.void(array(types.uint32, 2), orders, records(Plan), orders, types.int64)
+    yield "make_orders", shuffling._order_kernel(), signature
+    yield "apply", gradient_update.make_apply(rules, 256), types.void(nets)
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
     kernel = single_block.make_kernel(dropping, BlockShape(True))
-    yield "one block, dropout", kernel, types.void(*arrays(2, 2, 2, 2, 2))
+    yield "one block, dropout", kernel, types.void(matrix, matrix, nets)
     made = grid.make_kernels(dropping, GridShape(design.FEW_ROWS, design.FEW_WEIGHTS))
-    yield "phase, dropout", made.phase, types.void(*one, *numbers)
+    yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 
 
 def main() -> None:

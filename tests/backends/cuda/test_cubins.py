@@ -4,6 +4,7 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
     assert its.shared <= MOST_SHARED, (name, its)
 
 
+def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
+    from fastmlp.backends.cuda.device.adapter import type_of
+    from fastmlp.backends.cuda.plan.records import Nets
+
+    *_, (_, _, signature) = cubins.kernels("float32")
+    *_, expected, _, _ = signature.args
+    nets = Nets(*(SimpleNamespace(dtype=kind.dtype, _numba_type_=kind) for kind in expected))
+    assert nets._numba_type_ == type_of(nets) == expected
+    assert nets._numba_type_ is nets._numba_type_
+
+
 def device_rules() -> dict[str, tuple[Any, int, int]]:
     """Return each rule of scalars, its number of arguments, and its number of results."""
     found: dict[str, tuple[Any, int, int]] = {}
@@ -120,14 +132,15 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.device.adapter import SCALARS
     from fastmlp.backends.cuda.kernels import rule_blocks
+    from fastmlp.backends.cuda.plan.rules import rules_of
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, its in (CASES | SKLEARN_LOSSES).items():
         link = LINKS[its.link or "identity"]
-        of_net = rule_blocks.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+        of_net = rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
         cubins.without_a_card(OURS)
         loss, predict = (
             rule_blocks.row_loss(of_net, np.dtype(dtype).type),

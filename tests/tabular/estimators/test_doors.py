@@ -199,7 +199,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"X": X, "y": LABELS, "groups": GROUPS[:7]}, r"inconsistent numbers of samples: \[120, 7\]"),
     ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
     ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
-    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument, got 3"),
+    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument"),
     ({"X": X, "y": LABELS, "progress": 3}, "progress must be True or False"),
     (
         {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.adapter import device_function
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules, compiled
+from fastmlp.backends.cuda.device.adapter import device_function
+from fastmlp.backends.cuda.kernels.rule_blocks import compiled
+from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.rules import elementary
 from fastmlp.rules.dropout import (
     HIDDEN,

@@ -2,74 +2,58 @@
 
 from typing import Any, NamedTuple
 
-from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+import numpy as np
+
+from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product, Strip
-from fastmlp.backends.cuda.kernels.batch import batch_of, make_begin_batch, make_mass
-from fastmlp.backends.cuda.kernels.dropout import make_drawing
-from fastmlp.backends.cuda.kernels.output_layer import make_output_layer
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
-    ACTIVATION,
-    BATCH,
-    COEFFICIENTS,
-    DELTA,
-    DELTA_STRIDE,
-    DERIVATIVE,
-    DRAWS,
-    FIRST,
-    FIRST_ROW,
-    INPUT,
-    INPUT_STRIDE,
-    LAYER_WORDS,
-    LAYERS,
-    LOWEST,
-    MODE,
-    N_COEFFICIENTS,
-    N_IN,
-    N_LAYERS,
-    N_ORDERS,
-    N_OUT,
-    N_ROWS,
-    ORDERS,
-    PARAMETERS,
-    TRAIN,
-    B,
-    W,
+from fastmlp.backends.cuda.kernels.arguments import (
+    Batch,
+    Extent,
+    Net,
+    Operand,
+    OutputRow,
+    Product,
+    Rows,
+    Strip,
+    batch_of,
+    coefficients_at,
+    steps_per_epoch,
 )
+from fastmlp.backends.cuda.kernels.dropout import make_drawing
+from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.records import N_PARTIAL_SUMS, PREDICT, TRAIN
+from fastmlp.backends.cuda.plan.rules import Rules
 
 
 def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
-    """Make ``forward_backward(staging, rows, net, step)``; `MODE` says whether it trains, predicts
-    into ``rows.y``, or evaluates."""
+    """Make ``forward_backward(staging, rows, net, step)``; the plan's `mode` says whether it
+    trains, predicts into ``rows.y``, or evaluates."""
     strip_rows = shape.rows.tile_rows
-    gather, mass_of = _make_gather(rules, shape), make_mass(shape)
-    begin_batch, find_batch = make_begin_batch(rules, shape), device_function(batch_of)
-    layer_pass, output_layer = _make_layer_pass(rules, shape), make_output_layer(rules, shape)
+    gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
+    begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
+    layer_pass = _make_layer_pass(rules, shape)
 
-    def forward_backward(staging: Any, rows: Any, net: Any, step: Any) -> None:
-        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan[N_LAYERS]
-        start, n = find_batch(plan, step)
+    def forward_backward(staging: Any, rows: Rows, net: Net, step: int) -> None:
+        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
+        start, n = batch_of(plan, step)
         index = -1
-        if plan[N_ORDERS] > 0:
-            per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
-            index = plan[ORDERS] + step // per_epoch % plan[N_ORDERS] * plan[N_ROWS] + start
-        training = plan[MODE] == TRAIN
+        if plan.n_orders > 0:
+            index = step // steps_per_epoch(plan) % plan.n_orders * plan.n_rows + start
+        training = plan.mode == TRAIN
         mass = 1.0
         if training:
             mass = mass_of(net, index, n, t)
             begin_batch(net, start, mass, t)
         if mass == 0:
             return
-        at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS] + plan[DRAWS]
+        at = coefficients_at(plan, step) + plan.draws
         batch = Batch(index, n, mass, at)
         for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
             low = q * strip_rows
             strip = Strip(low, min(strip_rows, n - low))
             gather(rows.x, net, batch, strip, t)
-            n_passes = 2 * n_layers - 1 - plan[LOWEST] if training else n_layers
+            n_passes = 2 * n_layers - 1 - plan.lowest if training else n_layers
             for p in range(n_passes):
                 back = p >= n_layers
                 i = 2 * n_layers - 1 - p if back else p
@@ -80,29 +64,93 @@ def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
     return device_function(forward_backward)
 
 
+def _make_mass(shape: GridShape) -> Any:
+    """Make the sum of a batch's row weights: each block computes it, in the same order.
+
+    For the gradient of a chunk, it is the mass of all chunks, which the host has written.
+    """
+    n_threads, double = shape.n_threads, SCALARS["float64"]
+
+    def mass_of(net: Net, index: int, n: int, t: int) -> Any:
+        memory, plan = net.memory, net.plan
+        if index < 0:
+            return net.progress.batch_mass
+        if plan.weighted == 0:
+            return float(n)
+        parts = cuda.shared.array(N_PARTIAL_SUMS, double)
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
+            part = 0.0
+            for r in range(s, n, N_PARTIAL_SUMS):
+                part += memory[unsigned(plan.weights + net.orders[unsigned(index + r)])]
+            parts[s] = part
+        cuda.syncthreads()
+        total = 0.0
+        for s in range(N_PARTIAL_SUMS):
+            total += parts[s]
+        cuda.syncthreads()
+        return total
+
+    return device_function(mass_of)
+
+
+def _make_begin_batch(rules: Rules, shape: GridShape) -> Any:
+    """Make the work of all blocks before a batch, while no block writes to the weights: the backup
+    of the parameters at an epoch's beginning, and the partial sums of the penalties."""
+    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
+    penalty, copy_average = rule_blocks.penalty(rules, scalar), rule_blocks.copy_average(rules)
+
+    def begin_batch(net: Net, start: int, mass: float, t: int) -> None:
+        memory, sums, plan, progress = net.memory, net.sums, net.plan, net.progress
+        first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
+        if start == 0 and plan.n_orders > 0:
+            for i in range(first, plan.n_parameters, n_all):
+                memory[unsigned(plan.backup + i)] = memory[unsigned(plan.parameters + i)]
+            average, backup = plan.average, plan.average_backup
+            copy_average(memory, backup, average, first, plan.n_parameters, n_all)
+            if first == 0:
+                progress.epoch_loss = 0.0
+                progress.epoch_mass = 0.0
+        if first == 0:
+            progress.batch_mass = mass
+        if plan.n_penalties == 0 or mass == 0:
+            return
+        # Partial sum s has the weights s, s + N_PENALTY_SUMS, ...
+        n_weights = net.layers[0].b
+        for s in range(first, plan.n_penalty_sums, n_all):
+            total = 0.0
+            for i in range(s, n_weights, plan.n_penalty_sums):
+                value, _ = penalty(
+                    memory[unsigned(plan.parameters + i)], sums, plan.strengths, 1.0 / mass
+                )
+                total += value
+            sums[unsigned(plan.penalty_sums + s)] = total
+
+    return device_function(begin_batch)
+
+
 def _make_gather(rules: Rules, shape: GridShape) -> Any:
     """Make the copy of a strip's features to the first layer's inputs, with noise and dropout, and
     the columns of 1."""
     n_threads, draws = shape.n_threads, rules.draws
     disturb = make_drawing(rules).disturbed
 
-    def gather(x: Any, net: Any, batch: Any, strip: Any, t: Any) -> None:
+    def gather(x: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
         memory, plan, low, n = net.memory, net.plan, strip.first, strip.n_rows
-        index = batch.order
-        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
-        inputs = plan[LAYERS + INPUT] + low * stride
+        index, layer = batch.order, net.layers[0]
+        n_in, stride = layer.n_in, layer.input_stride
+        inputs = layer.inputs + low * stride
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
+            row = net.orders[unsigned(index + low + r)] if index >= 0 else plan.first_row + low + r
             value = x[row, k]
             if draws:
                 value = disturb(memory, batch.coefficients, value, low + r, k)
             memory[unsigned(inputs + r * stride + k)] = value
-        for i in range(plan[N_LAYERS]):
-            a = LAYERS + i * LAYER_WORDS
+        for i in range(plan.n_layers):
+            layer = net.layers[i]
             for r in range(t, n, n_threads):
-                at = plan[a + INPUT] + (low + r) * plan[a + INPUT_STRIDE] + plan[a + N_IN]
+                at = layer.inputs + (low + r) * layer.input_stride + layer.n_in
                 memory[unsigned(at)] = 1
         cuda.syncthreads()
 
@@ -120,33 +168,34 @@ class LayerPass(NamedTuple):
     derivative, derivative_stride : offset of the derivatives' first row, and of the next row
     """
 
-    a: Any
-    b: Any
-    out: Any
-    width: Any
-    depth: Any
-    derivative: Any
-    derivative_stride: Any
+    a: Operand
+    b: Operand
+    out: Product
+    width: int
+    depth: int
+    derivative: int
+    derivative_stride: int
 
 
-def pass_of(plan: Any, i: Any, back: Any, low: Any) -> Any:
+@device_function
+def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
     """Return the pass of the strip that begins at row `low` through layer i.
 
     Forward: values and derivatives of layer i. Backward: deltas of the layer below.
     """
-    a = LAYERS + i * LAYER_WORDS
-    after, before = a + LAYER_WORDS, a - LAYER_WORDS
-    n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-    w, bias = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
-    source, stride = plan[a + INPUT], plan[a + INPUT_STRIDE]
+    plan, layer, after = net.plan, net.layers[i], net.layers[i + 1]
+    n_in, n_out = layer.n_in, layer.n_out
+    w, bias = plan.parameters + layer.w, plan.parameters + layer.b
+    source, stride = layer.inputs, layer.input_stride
     depth, width, column, down = n_in, n_out, 1, n_out
-    out, out_stride = plan[after + INPUT], plan[after + INPUT_STRIDE]
-    derivative, derivative_stride = plan[after + DERIVATIVE], out_stride
+    out, out_stride = after.inputs, after.input_stride
+    derivative, derivative_stride = after.derivatives, out_stride
     if back:
-        source, stride = plan[a + DELTA], plan[a + DELTA_STRIDE]
+        source, stride = layer.deltas, layer.delta_stride
         depth, width, column, down = n_out, n_in, n_out, 1
-        out, out_stride = plan[before + DELTA], plan[before + DELTA_STRIDE]
-        derivative, derivative_stride, bias = plan[a + DERIVATIVE], plan[a + INPUT_STRIDE], -1
+        before = net.layers[i - 1]
+        out, out_stride = before.deltas, before.delta_stride
+        derivative, derivative_stride, bias = layer.derivatives, layer.input_stride, -1
     return LayerPass(
         Operand(source + low * stride, stride, 1),
         Operand(w, column, down),
@@ -161,17 +210,16 @@ def pass_of(plan: Any, i: Any, back: Any, low: Any) -> Any:
 def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
     """Make the pass of a strip through a layer, forward or backward: one product for both, which
     is compiled once."""
-    product, activate = make_product(rules, shape.rows), rule_blocks.activation(rules)
+    product, activate = make_staged_product(rules, shape.rows), rule_blocks.activation(rules)
     tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
     kept, draws = make_drawing(rules).factor, rules.draws
-    find_pass = device_function(pass_of)
 
     def layer_pass(
-        staging: Any, net: Any, i: Any, back: Any, strip: Any, draws_at: Any, t: Any
+        staging: Any, net: Net, i: int, back: bool, strip: Strip, draws_at: int, t: int
     ) -> None:
         memory, plan, n = net.memory, net.plan, strip.n_rows
-        layer = find_pass(plan, i, back, strip.first)
-        a, b, out, code = layer.a, layer.b, layer.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
+        layer, code = pass_of(net, i, back, strip.first), net.layers[i].activation
+        a, b, out = layer.a, layer.b, layer.out
         for left in range(0, layer.width, tile_columns):
             initial = out.initial + left if out.initial >= 0 else -1
             product(
@@ -194,10 +242,39 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
                 memory[unsigned(at)] *= memory[unsigned(derivative_at)]
             else:
                 value, slope = activate(code, memory[unsigned(at)])
-                if draws and i < plan[N_LAYERS] - 1:
+                if draws and i < plan.n_layers - 1:
                     factor = kept(memory, draws_at, i, strip.first + r, j)
                     value, slope = value * factor, slope * factor
                 memory[unsigned(at)], memory[unsigned(derivative_at)] = value, slope
         cuda.syncthreads()
 
     return device_function(layer_pass)
+
+
+def _make_output_layer(rules: Rules, shape: GridShape) -> Any:
+    """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
+    n_threads = shape.n_threads
+    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
+    link = rule_blocks.row_link(rules)
+
+    def output_layer(y: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
+        memory, sums, plan = net.memory, net.sums, net.plan
+        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
+        width, index = plan.n_outputs, batch.order
+        for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
+            row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
+            offset = r * after.input_stride
+            outputs, derivatives = after.inputs + offset, after.derivatives + offset
+            if plan.mode == PREDICT:
+                link(memory, outputs, y, row, width)
+            else:
+                weight = 1.0
+                if plan.weighted != 0:
+                    weight = float(memory[unsigned(plan.weights + row)])
+                deltas = layer.deltas + r * layer.delta_stride
+                at, place = OutputRow(outputs, derivatives, deltas, width), plan.row_losses + r
+                row_loss(memory, at, sums, place, y, row, weight / batch.mass)
+                sums[unsigned(place)] *= weight
+        cuda.syncthreads()
+
+    return device_function(output_layer)

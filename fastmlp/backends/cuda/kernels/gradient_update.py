@@ -1,98 +1,63 @@
-"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update."""
+"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update.
+
+And the update alone, by a gradient that the host gives.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.device.adapter import cuda, device_function, is_finite, kernel, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product
-from fastmlp.backends.cuda.kernels.batch import batch_of
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
-    ACCUMULATE,
-    AVERAGE,
-    BATCH_LOSS,
-    BATCH_MASS,
-    BIAS_COEFFICIENTS,
-    COEFFICIENTS,
-    DELTA,
-    DELTA_STRIDE,
-    EPOCH_LOSS,
-    EPOCH_MASS,
-    EVALUATE,
-    FIRST,
-    FIRST_TILE,
-    GRADIENT,
-    INPUT,
-    INPUT_STRIDE,
-    LAST_CHUNK,
-    LAYER_WORDS,
-    LAYERS,
-    LOSS_SUMS,
-    MODE,
-    N_COEFFICIENTS,
-    N_IN,
-    N_OUT,
-    N_PARTIAL_SUMS,
-    N_PENALTY_SUMS,
-    N_TILES,
-    NON_FINITE,
-    PARAMETERS,
-    PENALTY_SUMS,
-    REACHED,
-    ROW_LOSSES,
-    STRENGTHS,
-    WEIGHT_COEFFICIENTS,
-    B,
-    M,
-    V,
-    W,
+from fastmlp.backends.cuda.kernels.arguments import (
+    Batch,
+    Extent,
+    Net,
+    Operand,
+    Product,
+    batch_of,
+    coefficients_at,
+    end_batch,
+    sum_losses,
 )
+from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.records import EVALUATE, Layer, Nets
+from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.rules.groups import FROZEN
 
 
 class Tile(NamedTuple):
-    """A tile of a layer's weights and biases.
+    """A tile of a layer's weights and biases: its rows and columns."""
 
-    Attributes
-    ----------
-    layer : index of the layer's words in the plan
-    top, left, height, width : rows and columns
-    """
-
-    layer: Any
-    top: Any
-    left: Any
-    height: Any
-    width: Any
+    layer: Layer
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 def make_gradient_update(rules: Rules, shape: GridShape) -> Any:
     """Make ``gradient_update(staging, net, step)``, which also sums the batch's losses."""
     tile_update = _make_tile_update(rules, shape)
     batch_loss = _make_batch_loss(rules, shape)
-    find_batch = device_function(batch_of)
 
-    def gradient_update(staging: Any, net: Any, step: Any) -> None:
-        sums, plan = net.sums, net.plan
-        t, mass = cuda.threadIdx.x, sums[BATCH_MASS]
+    def gradient_update(staging: Any, net: Net, step: int) -> None:
+        plan, progress = net.plan, net.progress
+        t, mass = cuda.threadIdx.x, progress.batch_mass
         if mass == 0:
             if t == 0 and cuda.blockIdx.x == 0:
-                sums[BATCH_LOSS] = 0.0
-                sums[REACHED] = step + 1
+                progress.batch_loss = 0.0
+                progress.reached = step + 1
             return
-        _, n = find_batch(plan, step)
-        at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS]
-        batch = Batch(-1, n, mass, at)
+        _, n = batch_of(plan, step)
+        batch = Batch(-1, n, mass, coefficients_at(plan, step))
         # The last block has no more tiles than the others.
         if cuda.blockIdx.x == cuda.gridDim.x - 1:
-            batch_loss(sums, plan, step, batch, t)
-        if plan[MODE] == EVALUATE:
+            batch_loss(net, step, batch, t)
+        if plan.mode == EVALUATE:
             return
-        for q in range(cuda.blockIdx.x, plan[N_TILES], cuda.gridDim.x):
+        for q in range(cuda.blockIdx.x, plan.n_tiles, cuda.gridDim.x):
             tile_update(staging, net, q, batch, t)
 
     return device_function(gradient_update)
@@ -103,61 +68,44 @@ def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
     since later calls have other parameters."""
     n_threads, training = shape.n_threads, rules.update is not None
 
-    def batch_loss(sums: Any, plan: Any, step: Any, batch: Any, t: Any) -> None:
-        for s in range(t, N_PARTIAL_SUMS, n_threads):
-            part = 0.0
-            for r in range(s, batch.n_rows, N_PARTIAL_SUMS):
-                part += sums[unsigned(plan[ROW_LOSSES] + r)]
-            sums[unsigned(LOSS_SUMS + s)] = part
+    def batch_loss(net: Net, step: int, batch: Batch, t: int) -> None:
+        sum_losses(net, batch.n_rows, t, n_threads)
         cuda.syncthreads()
         if t == 0:
-            loss = 0.0
-            for s in range(N_PARTIAL_SUMS):
-                loss += sums[unsigned(LOSS_SUMS + s)]
-            loss /= batch.mass
-            if plan[LAST_CHUNK] != 0:
-                for s in range(plan[N_PENALTY_SUMS]):
-                    loss += sums[unsigned(plan[PENALTY_SUMS] + s)]
-            sums[BATCH_LOSS] = loss
-            sums[EPOCH_LOSS] += loss * batch.mass
-            sums[EPOCH_MASS] += batch.mass
-            sums[REACHED] = step + 1
-            if training and not loss - loss == 0:
-                sums[NON_FINITE] = 1.0
+            end_batch(net, batch.mass)
+            net.progress.reached = step + 1
+            if training and not is_finite(net.progress.batch_loss):
+                net.progress.non_finite = 1
 
     return device_function(batch_loss)
 
 
 def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
     """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
-    product, down, across = (
-        make_product(rules, shape.weights),
-        shape.weights.tile_rows,
-        shape.weights.tile_columns,
-    )
-    finish = _make_finish(rules, shape)
+    product, finish = make_staged_product(rules, shape.weights), _make_finish(rules, shape)
+    down, across = shape.weights.tile_rows, shape.weights.tile_columns
 
-    def tile_update(staging: Any, net: Any, q: Any, batch: Any, t: Any) -> None:
+    def tile_update(staging: Any, net: Net, q: int, batch: Batch, t: int) -> None:
         plan, i = net.plan, 0
-        while q >= plan[unsigned(LAYERS + (i + 1) * LAYER_WORDS + FIRST_TILE)]:
+        while q >= net.layers[unsigned(i + 1)].first_tile:
             i += 1
-        a = LAYERS + i * LAYER_WORDS
-        if plan[a + WEIGHT_COEFFICIENTS] == FROZEN and plan[a + BIAS_COEFFICIENTS] == FROZEN:
+        layer = net.layers[unsigned(i)]
+        if layer.weight_coefficients == FROZEN and layer.bias_coefficients == FROZEN:
             return
-        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+        n_in, n_out = layer.n_in, layer.n_out
         columns = (n_out + across - 1) // across
-        own = q - plan[a + FIRST_TILE]
+        own = q - layer.first_tile
         top, left = own // columns * down, own % columns * across
-        tile = Tile(a, top, left, min(down, n_in + 1 - top), min(across, n_out - left))
-        gradient = plan[GRADIENT] + plan[a + W] + top * n_out + left
+        tile = Tile(layer, top, left, min(down, n_in + 1 - top), min(across, n_out - left))
+        gradient = plan.gradient + layer.w + top * n_out + left
         product(
             staging,
             net.memory,
-            Operand(plan[a + INPUT] + top, 1, plan[a + INPUT_STRIDE]),
-            Operand(plan[a + DELTA] + left, 1, plan[a + DELTA_STRIDE]),
+            Operand(layer.inputs + top, 1, layer.input_stride),
+            Operand(layer.deltas + left, 1, layer.delta_stride),
             Extent(tile.height, tile.width, batch.n_rows),
             Product(gradient, n_out, -1),
-            Update(plan[ACCUMULATE], n_in - top, plan[GRADIENT] + plan[a + B] + left),
+            Update(plan.accumulate, n_in - top, plan.gradient + layer.b + left),
             t,
         )
         cuda.syncthreads()
@@ -169,39 +117,74 @@ def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
 
 def _make_finish(rules: Rules, shape: GridShape) -> Any:
     """Make the penalty's part of a tile's gradient, and the optimizer step."""
-    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
-    penalty, training = rule_blocks.penalty(rules, scalar), rules.update is not None
-    optimizer, follow = rule_blocks.update(rules, scalar), rule_blocks.follow(rules)
+    n_threads, training = shape.n_threads, rules.update is not None
+    penalty, take_step = rule_blocks.penalty(rules, np.dtype(rules.dtype).type), _make_step(rules)
 
-    def finish(net: Any, tile: Any, batch: Any, t: Any) -> None:
-        memory, plan, a = net.memory, net.plan, tile.layer
-        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+    def finish(net: Net, tile: Tile, batch: Batch, t: int) -> None:
+        memory, plan, layer = net.memory, net.plan, tile.layer
+        n_in, n_out = layer.n_in, layer.n_out
         for q in range(t, tile.height * tile.width, n_threads):
             k, j = tile.top + q // tile.width, tile.left + q % tile.width
-            flat, at = plan[a + W] + k * n_out + j, plan[a + WEIGHT_COEFFICIENTS]
+            flat, at = layer.w + k * n_out + j, layer.weight_coefficients
             if k == n_in:
-                flat, at = plan[a + B] + j, plan[a + BIAS_COEFFICIENTS]
+                flat, at = layer.b + j, layer.bias_coefficients
             if at == FROZEN:
                 continue
-            w, g = plan[PARAMETERS] + flat, plan[GRADIENT] + flat
-            gradient = memory[unsigned(g)]
-            if k < n_in and plan[LAST_CHUNK] != 0:
-                _, derivative = penalty(
-                    memory[unsigned(w)], net.sums, plan[STRENGTHS], 1.0 / batch.mass
-                )
+            gradient = memory[unsigned(plan.gradient + flat)]
+            if k < n_in and plan.last_chunk != 0:
+                w = memory[unsigned(plan.parameters + flat)]
+                _, derivative = penalty(w, net.sums, plan.strengths, 1.0 / batch.mass)
                 gradient += derivative
             if training:
-                m, v, at = plan[M] + flat, plan[V] + flat, batch.coefficients + at
-                memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
-                    memory,
-                    at,
-                    memory[unsigned(w)],
-                    gradient,
-                    memory[unsigned(m)],
-                    memory[unsigned(v)],
-                )
-                follow(memory, plan[AVERAGE] + flat, at, memory[unsigned(w)])
+                take_step(net, flat, batch.coefficients + at, gradient)
             else:
-                memory[unsigned(g)] = gradient
+                memory[unsigned(plan.gradient + flat)] = gradient
 
     return device_function(finish)
+
+
+def _make_step(rules: Rules) -> Any:
+    """Make ``take_step(net, i, at, gradient)``: parameter i's optimizer step, by the coefficients
+    from ``memory[at]`` on; nothing for rules without an optimizer."""
+    optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
+    follow = rule_blocks.follow(rules)
+
+    def take_step(net: Net, i: int, at: int, gradient: Any) -> None:
+        memory, plan = net.memory, net.plan
+        w, m, v = unsigned(plan.parameters + i), unsigned(plan.m + i), unsigned(plan.v + i)
+        memory[w], memory[m], memory[v] = optimizer(
+            memory, at, memory[w], gradient, memory[m], memory[v]
+        )
+        follow(memory, plan.average + i, at, memory[w])
+
+    return device_function(take_step)
+
+
+@device_function
+def _coefficients_of(net: Net, i: int) -> int:
+    """Return the offset of parameter i's coefficients in a step's, or FROZEN."""
+    offset = FROZEN
+    for j in range(net.plan.n_layers):
+        layer = net.layers[j]
+        if 0 <= i - layer.w < layer.n_in * layer.n_out:
+            offset = layer.weight_coefficients
+        if 0 <= i - layer.b < layer.n_out:
+            offset = layer.bias_coefficients
+    return offset
+
+
+def make_apply(rules: Rules, n_threads: int) -> Any:
+    """Make the kernel ``apply(nets)``: a step of the first net, by the gradient in memory."""
+    take_step = _make_step(rules)
+
+    def apply(nets: Nets) -> None:
+        progress, plan = nets.progress[0], nets.plans[0]
+        net = Net(nets.memory[0], nets.sums[0], progress, plan, nets.layers, nets.orders[0])
+        first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
+        for i in range(first, plan.n_parameters, cuda.gridDim.x * n_threads):
+            at = _coefficients_of(net, i)
+            if at != FROZEN:
+                gradient = net.memory[unsigned(plan.gradient + i)]
+                take_step(net, i, plan.coefficients + at, gradient)
+
+    return kernel(apply)

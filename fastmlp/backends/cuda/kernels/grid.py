@@ -9,58 +9,33 @@ launch runs one phase of a step, or a cooperative launch runs many steps.
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.device.adapter import (
+    SCALARS,
+    cuda,
+    device_function,
+    is_finite,
+    kernel,
+    unsigned,
+)
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Net, Rows
+from fastmlp.backends.cuda.kernels.arguments import Net, Rows, steps_per_epoch
 from fastmlp.backends.cuda.kernels.forward_backward import make_forward_backward
 from fastmlp.backends.cuda.kernels.gradient_update import make_gradient_update
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
-    AVERAGE,
-    AVERAGE_BACKUP,
-    BACKUP,
-    BATCH,
-    BIAS_COEFFICIENTS,
-    COEFFICIENTS,
-    DIVERGED,
-    EPOCH_LOSS,
-    EPOCH_MASS,
-    FIRST,
-    GRADIENT,
-    LAST,
-    LAYER_WORDS,
-    LAYERS,
-    LOSSES,
-    N_IN,
-    N_LAYERS,
-    N_OUT,
-    N_PARAMETERS,
-    N_ROWS,
-    NON_FINITE,
-    PARAMETERS,
-    REACHED,
-    WEIGHT_COEFFICIENTS,
-    B,
-    M,
-    V,
-    W,
-)
-from fastmlp.rules.groups import FROZEN
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.records import Nets
+from fastmlp.backends.cuda.plan.rules import Rules
 
 FORWARD_BACKWARD, GRADIENT_UPDATE, CHECK_FINITE, END_EPOCH = 0, 1, 2, 3
 
 
 class Kernels(NamedTuple):
-    """The kernels for some rules and shapes.
+    """The kernels for some rules and shapes, on the first net.
 
     Attributes
     ----------
-    phase : ``phase(x, y, memory, sums, plan, step, which)``, one phase of one step
-    run : ``run(x, y, memory, sums, plan)``, the steps FIRST to LAST in one cooperative launch; None
-        without an optimizer
+    phase : ``phase(x, y, nets, step, which)``, one phase of one step
+    run : ``run(x, y, nets)``, the plan's steps in one cooperative launch; None without an
+        optimizer
     """
 
     phase: Any
@@ -75,13 +50,16 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
     training = rules.update is not None
     scalar, size = SCALARS[rules.dtype], shape.staging
 
-    def phase(x: Any, y: Any, memory: Any, sums: Any, plan: Any, step: Any, which: Any) -> None:
-        staging, net = cuda.shared.array(size, scalar), Net(memory, sums, plan)
-        # Other blocks of the launch that sets NON_FINITE may see it or not: END_EPOCH undoes their
-        # writes. All threads of one block must see the same, or some would wait at a barrier
+    def phase(x: Any, y: Any, nets: Nets, step: int, which: int) -> None:
+        staging, progress = cuda.shared.array(size, scalar), nets.progress[0]
+        memory, sums, plan, orders = nets.memory[0], nets.sums[0], nets.plans[0], nets.orders[0]
+        net = Net(memory, sums, progress, plan, nets.layers, orders)
+        # Other blocks of the launch that sets `non_finite` may see it or not: END_EPOCH undoes
+        # their writes. All threads of one block must see the same, or some would wait at a barrier
         # for threads that have returned.
-        if training and which != END_EPOCH and cuda.syncthreads_or(int(sums[NON_FINITE] != 0)) != 0:
-            return
+        if training and which != END_EPOCH:
+            if cuda.syncthreads_or(int(progress.non_finite != 0)) != 0:
+                return
         if which == FORWARD_BACKWARD:
             forward_backward(staging, Rows(x, y), net, step)
         elif which == GRADIENT_UPDATE:
@@ -91,14 +69,15 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
         elif training:
             end_epoch(net)
 
-    def run(x: Any, y: Any, memory: Any, sums: Any, plan: Any) -> None:
-        staging, rows, net = cuda.shared.array(size, scalar), Rows(x, y), Net(memory, sums, plan)
-        grid = cuda.cg.this_grid()
-        if sums[NON_FINITE] != 0:
+    def run(x: Any, y: Any, nets: Nets) -> None:
+        staging, progress = cuda.shared.array(size, scalar), nets.progress[0]
+        memory, sums, plan, orders = nets.memory[0], nets.sums[0], nets.plans[0], nets.orders[0]
+        net, grid = Net(memory, sums, progress, plan, nets.layers, orders), cuda.cg.this_grid()
+        if progress.non_finite != 0:
             return
-        per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
-        for step in range(plan[FIRST], plan[LAST]):
-            forward_backward(staging, rows, net, step)
+        per_epoch = steps_per_epoch(plan)
+        for step in range(plan.first, plan.last):
+            forward_backward(staging, Rows(x, y), net, step)
             grid.sync()
             gradient_update(staging, net, step)
             grid.sync()
@@ -107,9 +86,9 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
                 grid.sync()
                 end_epoch(net)
                 grid.sync()
-            if sums[NON_FINITE] != 0:
+            if progress.non_finite != 0:
                 break
-        if sums[NON_FINITE] != 0:
+        if progress.non_finite != 0:
             end_epoch(net)
 
     return Kernels(kernel(phase), kernel(run) if training else None)
@@ -119,85 +98,33 @@ def _make_finite_check(shape: GridShape) -> Any:
     """Make the check, at the end of an epoch, that all parameters are finite."""
     n_threads = shape.n_threads
 
-    def check_finite(net: Any) -> None:
+    def check_finite(net: Net) -> None:
         memory, plan = net.memory, net.plan
         first, n_all = cuda.blockIdx.x * n_threads + cuda.threadIdx.x, cuda.gridDim.x * n_threads
-        for i in range(first, plan[N_PARAMETERS], n_all):
-            w = memory[unsigned(plan[PARAMETERS] + i)]
-            if not w - w == 0:
-                net.sums[NON_FINITE] = 1.0
+        for i in range(first, plan.n_parameters, n_all):
+            if not is_finite(memory[unsigned(plan.parameters + i)]):
+                net.progress.non_finite = 1
 
     return device_function(check_finite)
 
 
 def _make_end_epoch(rules: Rules, shape: GridShape) -> Any:
-    """Make the end of an epoch, which writes its loss.
+    """Make the end of an epoch, which writes its loss, or goes back if training has diverged."""
+    n_threads, restore = shape.n_threads, rule_blocks.restore(rules)
 
-    If a number is not finite, training has diverged: the parameters from before the epoch are
-    restored, and the optimizer's state is set to zeros.
-    """
-    n_threads, copy_average = shape.n_threads, rule_blocks.copy_average(rules)
-
-    def end_epoch(net: Any) -> None:
-        memory, sums, plan = net.memory, net.sums, net.plan
+    def end_epoch(net: Net) -> None:
+        plan, progress = net.plan, net.progress
         first, n_all = cuda.blockIdx.x * n_threads + cuda.threadIdx.x, cuda.gridDim.x * n_threads
-        diverged = sums[NON_FINITE] != 0
+        diverged = progress.non_finite != 0
         if diverged:
-            for i in range(first, plan[N_PARAMETERS], n_all):
-                memory[unsigned(plan[PARAMETERS] + i)] = memory[unsigned(plan[BACKUP] + i)]
-                memory[unsigned(plan[M] + i)] = 0
-                memory[unsigned(plan[V] + i)] = 0
-            average, backup = plan[AVERAGE], plan[AVERAGE_BACKUP]
-            copy_average(memory, average, backup, first, plan[N_PARAMETERS], n_all)
-        if first == 0 and sums[DIVERGED] == 0:
-            per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
-            done = int(sums[REACHED])
+            restore(net.memory, plan, first, n_all)
+        if first == 0 and progress.diverged == 0:
+            per_epoch, done = steps_per_epoch(plan), progress.reached
             if diverged or done % per_epoch == 0:
-                sums[unsigned(plan[LOSSES] + (done - 1) // per_epoch)] = (
-                    sums[EPOCH_LOSS] / sums[EPOCH_MASS]
-                )
+                mean = progress.epoch_loss / progress.epoch_mass
+                net.sums[unsigned(plan.losses + (done - 1) // per_epoch)] = mean
             if diverged:
-                sums[REACHED] = done - 1
-                sums[DIVERGED] = 1.0
+                progress.reached = done - 1
+                progress.diverged = 1
 
     return device_function(end_epoch)
-
-
-def _place_of(plan: Any, i: Any) -> Any:
-    """Return where the coefficients of parameter i begin in a step's, or FROZEN."""
-    place = FROZEN
-    for layer in range(plan[N_LAYERS]):
-        a = LAYERS + layer * LAYER_WORDS
-        n_out = plan[a + N_OUT]
-        if 0 <= i - plan[a + W] < plan[a + N_IN] * n_out:
-            place = plan[a + WEIGHT_COEFFICIENTS]
-        if 0 <= i - plan[a + B] < n_out:
-            place = plan[a + BIAS_COEFFICIENTS]
-    return place
-
-
-def make_apply(rules: Rules, n_threads: int) -> Any:
-    """Make the kernel ``apply(memory, plan)``: one optimizer step with the gradient in memory."""
-    optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
-    find_place = device_function(_place_of)
-    follow = rule_blocks.follow(rules)
-
-    def apply(memory: Any, plan: Any) -> None:
-        first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
-        for i in range(first, plan[N_PARAMETERS], cuda.gridDim.x * n_threads):
-            w, m, v = plan[PARAMETERS] + i, plan[M] + i, plan[V] + i
-            g, place = memory[unsigned(plan[GRADIENT] + i)], find_place(plan, i)
-            if place == FROZEN:
-                continue
-            place += plan[COEFFICIENTS]
-            memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
-                memory,
-                place,
-                memory[unsigned(w)],
-                g,
-                memory[unsigned(m)],
-                memory[unsigned(v)],
-            )
-            follow(memory, plan[AVERAGE] + i, place, memory[unsigned(w)])
-
-    return kernel(apply)

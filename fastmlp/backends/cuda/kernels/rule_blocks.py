@@ -1,88 +1,82 @@
 """A network's rules as device functions, which are compiled into the kernels.
 
-A kernel is made once for each `Rules`, the rules in use.
+The functions of `fastmlp.rules.elementary` are libdevice's, in the argument's precision. Their
+errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
 """
 
+import importlib
+import math
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from fastmlp.backends.cuda.adapter import SIMULATED, device_function, unsigned
-from fastmlp.backends.cuda.kernels.elementary import FORMS
-from fastmlp.backends.cuda.plan import AVERAGE_OF_M, NO_AVERAGE, OWN_AVERAGE
-from fastmlp.backends.cuda.refusals import refuse
-from fastmlp.network.spec import Network
+from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
+from fastmlp.backends.cuda.plan.records import NO_AVERAGE, OWN_AVERAGE, Plan
+from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.rules import elementary
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
-from fastmlp.rules.links import Link
-from fastmlp.rules.losses import Loss, in_dtype
-from fastmlp.rules.optimizers import (
-    Optimizer,
-    coefficients_of,
-    gradient_rule_of,
-    is_averaged,
-    lag_of,
-)
+from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import N_MOMENTS
 
 Function = Callable[..., Any]
 
 
-class Rules(NamedTuple):
-    """The rules of a kernel, the key of the cache of compiled kernels.
+def logistic(x: Any) -> Any:
+    one = type(x)(1)
+    e = math.exp(-abs(x))
+    return (e if x < 0 else one) / (one + e)
 
-    Attributes
-    ----------
-    activations : the distinct activations of a net; an activation's code is its index here
-    update : the optimizer's rule, or None for a kernel without an update
-    n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
-    gradient_rule : the name of what changes each number of the gradient before; "": nothing does
-    average : as of a plan's `Need`; the gain of an average of its own is the last coefficient
-    draws : True for training with dropout or noise
+
+def softplus(x: Any) -> Any:
+    zero = type(x)(0)
+    return (zero if x < zero else x) + math.log1p(math.exp(-abs(x)))
+
+
+FORMS: dict[Function, Function] = {
+    elementary.exp: lambda x: math.exp(x),
+    elementary.expm1: lambda x: math.expm1(x),
+    elementary.log: lambda x: math.log(x),
+    elementary.log1p: lambda x: math.log1p(x),
+    elementary.sqrt: lambda x: math.sqrt(x),
+    elementary.tanh: lambda x: math.tanh(x),
+    elementary.erf: lambda x: math.erf(x),
+    elementary.logistic: logistic,
+    elementary.softplus: softplus,
+}
+
+
+def _register() -> None:
+    """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
+
+    Numba's own module has no `overload`. It is imported without an installed compiler, where
+    `card.require` raises.
     """
+    extending = importlib.import_module(f"{MODULE.__name__}.extending")
+    if not hasattr(extending, "overload"):
+        return
+    overload = extending.overload
 
-    dtype: str
-    activations: tuple[Function, ...]
-    loss: Loss
-    link: Link
-    penalties: tuple[Function, ...]
-    update: Function | None = None
-    n_coefficients: int = 0
-    gradient_rule: str = ""
-    average: int = NO_AVERAGE
-    draws: bool = False
+    def register(function: Function, form: Function) -> None:
+        @overload(function, strict=False)
+        def choose(x: Any) -> Function:
+            return form
+
+    for function, form in FORMS.items():
+        register(function, form)
+
+    @overload(elementary.exponentials, strict=False)
+    def choose_exponentials(raw: Any, out: Any) -> Function:
+        return elementary.exponentials
+
+    @overload(elementary.probabilities, strict=False)
+    def choose_probabilities(raw: Any, out: Any, rest: Any) -> Function:
+        return elementary.probabilities
 
 
-def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
-    """Return the rules of a network, and of its optimizer if there is one.
-
-    Raises
-    ------
-    ValueError
-        If there are no kernels for the optimizer, or for a training of the network.
-    """
-    update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
-    if optimizer is not None:
-        refuse(network, optimizer)
-        update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
-        n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
-        if is_averaged(optimizer):
-            average = AVERAGE_OF_M if lag_of(optimizer) else OWN_AVERAGE
-    return Rules(
-        network.dtype.name,
-        tuple(dict.fromkeys(network.activations)),
-        network.loss,
-        network.link,
-        tuple(rule for rule, _ in network.penalties),
-        update,
-        n,
-        gradient_rule,
-        average,
-        optimizer is not None and network.dropout is not None,
-    )
+if not SIMULATED:
+    _register()
 
 
 @cache
@@ -198,6 +192,24 @@ def copy_average(rules: Rules) -> Any:
         pass
 
     return device_function(nothing if rules.average == NO_AVERAGE else copy)
+
+
+def restore(rules: Rules) -> Any:
+    """Make ``f(memory, plan, first, step)``: the end of a training that has diverged.
+
+    Every `step`-th parameter, from the `first` on, and its average become those before the epoch;
+    the optimizer's state becomes 0.
+    """
+    copy = copy_average(rules)
+
+    def back(memory: Any, plan: Plan, first: int, step: int) -> None:
+        for i in range(first, plan.n_parameters, step):
+            memory[unsigned(plan.parameters + i)] = memory[unsigned(plan.backup + i)]
+            memory[unsigned(plan.m + i)] = 0
+            memory[unsigned(plan.v + i)] = 0
+        copy(memory, plan.average, plan.average_backup, first, plan.n_parameters, step)
+
+    return device_function(back)
 
 
 def _taker(n: int) -> Any:

@@ -1,8 +1,7 @@
 """Settings for Numba's simulator of CUDA."""
 
 from numba.cuda.simulator import kernel, kernelapi
-from shared_memory import Shared
-from turns import Block
+from simulator import Block, Shared
 
 kernel.BlockManager = Block
 kernelapi.FakeCUDAShared = Shared

@@ -14,14 +14,9 @@ from typing import Any
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
-from shared_memory import Shared
-from turns import Block, Thread
-
-from fastmlp.backends.cuda.plan import NON_FINITE
+from simulator import Block, Record, Shared, Thread
 
 Order = Callable[[Sequence[Any]], Sequence[Any]]
-# The index of `sums` among a kernel's arguments.
-SUMS = 3
 
 
 def in_random_order(seed: int) -> Order:
@@ -90,8 +85,6 @@ class Watched:
         self.array, self.shape = array, array.shape
         self._name, self._watch, self._shared = name, watch, shared
         self._base, self._strides = array.__array_interface__["data"][0], array.strides
-        # Other blocks of a launch may or may not see its NON_FINITE: see kernels/grid.py.
-        self._flag = NON_FINITE if name == f"argument {SUMS}" else -1
 
     def __len__(self) -> int:
         return len(self.array)
@@ -99,29 +92,53 @@ class Watched:
     def _key(self, key: Any) -> Any:
         place = key if isinstance(key, tuple) else (key,)
         assert min(place) >= 0, f"{self._name}[{key}]"
-        if place[-1] == self._flag:
-            return None
         block = this_thread().block if self._shared else None
         at = self._base + sum(int(i) * n for i, n in zip(place, self._strides, strict=True))
         return block, at
 
     def __getitem__(self, key: Any) -> Any:
         value = self.array[key]
+        if isinstance(value, np.void):
+            return WatchedRecord(value, self._key(key)[1], self._name, self._watch)
         if isinstance(value, np.ndarray):
             if isinstance(key, tuple | slice):
                 return value
             return Watched(value, self._name, self._watch, shared=self._shared)
-        place = self._key(key)
-        if place is not None:
-            self._watch.read(place, f"{self._name}[{key}]")
+        self._watch.read(self._key(key), f"{self._name}[{key}]")
         return value
 
     def __setitem__(self, key: Any, value: Any) -> None:
         before = self.array[key].tobytes()
         self.array[key] = value
         place = self._key(key)
-        if place is not None and self.array[key].tobytes() != before:
+        if self.array[key].tobytes() != before:
             self._watch.write(place, f"{self._name}[{key}]")
+
+
+class WatchedRecord(Record):
+    """A record that records the accesses of its fields."""
+
+    __slots__ = ("_address", "_name", "_watch")
+
+    def __init__(self, fields: Any, address: int, name: str, watch: Watch) -> None:
+        super().__init__(fields)
+        for slot, value in zip(self.__slots__, (address, name, watch), strict=True):
+            object.__setattr__(self, slot, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # Other blocks of a launch may or may not see its `non_finite`: see kernels/grid.py.
+        if name != "non_finite":
+            self._watch.read(self._key(name), f"{self._name}.{name}")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = super().__getattr__(name).tobytes()
+        super().__setattr__(name, value)
+        if name != "non_finite" and super().__getattr__(name).tobytes() != before:
+            self._watch.write(self._key(name), f"{self._name}.{name}")
+
+    def _key(self, name: str) -> Any:
+        return None, self._address + self._fields.dtype.fields[name][1]
 
 
 class WatchedThread(Thread):
@@ -153,7 +170,7 @@ class WatchedBlock(Block):
         """Run all threads of the block."""
         if not any(grid_point):
             self._watch.cells.clear()
-        super().run(grid_point, *(self._watched(i, each) for i, each in enumerate(arguments)))
+        super().run(grid_point, *arguments)
 
     def turn(self, threads: Sequence[Any]) -> None:
         """Run each thread to its next barrier, or to its end."""
@@ -166,11 +183,11 @@ class WatchedBlock(Block):
         """Return a thread of the block."""
         return WatchedThread(*given)
 
-    def _watched(self, i: int, argument: Any) -> Any:
-        item = getattr(argument, "_item", None)
-        if item is None:
-            return argument
-        return Watched(item._ary, f"argument {i}", self._watch, shared=False)
+    def replaced(self, array: NDArray[Any]) -> Any:
+        """Return an array of a kernel's arguments that records its accesses."""
+        name = f"array of {array.shape}, {array.dtype.names or array.dtype}"
+        array = array.view(array.dtype.descr) if array.dtype.names else array
+        return Watched(array, name, self._watch, shared=False)
 
 
 def watched(order: Order, monkeypatch: Any) -> None:

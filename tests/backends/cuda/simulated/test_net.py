@@ -24,9 +24,10 @@ from fastmlp import (
     Status,
     fit_many,
 )
-from fastmlp.backends.cuda import design
-from fastmlp.backends.cuda.card import Card, is_device_array
-from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.backends.cuda.device.arrays import is_device_array
+from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda.plan import design
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.data import rows as reading
 from fastmlp.model import core_of
 

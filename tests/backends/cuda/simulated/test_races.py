@@ -9,9 +9,11 @@ from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
 from fastmlp import EMA, MLP, fit_many
-from fastmlp.backends.cuda import adapter, batched_fits, evaluation, finite
-from fastmlp.backends.cuda.adapter import cuda, kernel
-from fastmlp.backends.cuda.launch_config import configured
+from fastmlp.backends.cuda import predict
+from fastmlp.backends.cuda.device import adapter, arrays
+from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
+from fastmlp.backends.cuda.plan.records import NetProgress, dtype_of
+from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
 
@@ -62,7 +64,7 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
-    monkeypatch.setattr(evaluation, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(predict, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
         engine, its = gpu(net), parameters.copy()
@@ -75,8 +77,8 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
         engine.update(its, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
         yield its
         yield moments.flat()
-        yield finite.all_finite(adapter.MODULE.to_device(data.x))
-        yield finite.all_finite(adapter.MODULE.to_device(data.x * np.nan))
+        yield arrays.all_finite(adapter.MODULE.to_device(data.x))
+        yield arrays.all_finite(adapter.MODULE.to_device(data.x * np.nan))
 
     expected = list(answers())
     watched(ORDERS[order](), monkeypatch)
@@ -105,7 +107,8 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
-        made, numbers = kernel(body), np.zeros((1, 4))
+        made, records = kernel(body), body is of_fields
+        numbers = np.zeros(1, dtype_of(NetProgress)) if records else np.zeros((1, 4))
         configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
@@ -125,6 +128,11 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         if cuda.threadIdx.x == 0:
             x[0, 0] = 1.0 + x[0, 0]
 
+    def of_fields(x: Any) -> None:
+        progress = x[0]
+        progress.batch_mass = 1.0
+        progress.reached = 1 + cuda.threadIdx.x
+
     def gone(x: Any) -> None:
         if cuda.threadIdx.x == 0:
             cuda.syncthreads()
@@ -141,6 +149,7 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         (unordered, 1, "no barrier behind it|is changed by one thread and read by"),
         (late, 1, "no barrier behind it|is changed by one thread and read by"),
         (of_blocks, 2, "is changed by one block and read by|is changed by block"),
+        (of_fields, 1, r"array of \(1,\), .*\.reached is changed by thread \d, no barrier"),
         (gone, 1, "some wait for threads that are gone"),
         (apart, 1, "threads wait at different barriers"),
     ):

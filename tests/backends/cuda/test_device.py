@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda import card as card_module
-from fastmlp.backends.cuda.card import Card, adopted
-from fastmlp.backends.cuda.launch_config import compiled_for
+from fastmlp.backends.cuda.device import adapter, arrays
+from fastmlp.backends.cuda.device import card as card_module
+from fastmlp.backends.cuda.device.adapter import compiled_for
+from fastmlp.backends.cuda.device.arrays import adopted
+from fastmlp.backends.cuda.device.card import Card
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +45,7 @@ def net(device: str) -> MLP:
 
 
 def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) -> None:
-    monkeypatch.setattr(adapter, "installed", lambda: package)
+    monkeypatch.setattr(card_module, "installed", lambda: package)
     monkeypatch.setattr(adapter, "MODULE", Module(devices))
 
 
@@ -88,19 +89,19 @@ def test_a_device_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
-    monkeypatch.setattr(adapter, "_versions", lambda: (12, 13))
+    monkeypatch.setattr(card_module, "_versions", lambda: (12, 13))
     words = (
         r"MLP: the NVIDIA driver is for CUDA 12, .* CUDA 13: .* or pip install .numba-cuda\[cu12"
     )
     with pytest.raises(RuntimeError, match=words):
         net("cuda")
-    monkeypatch.setattr(adapter, "_versions", lambda: (13, 12))
+    monkeypatch.setattr(card_module, "_versions", lambda: (13, 12))
     assert net("cuda").device == "cuda"
 
 
 def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
-    monkeypatch.setattr(adapter, "_first_user", os.getppid())
+    monkeypatch.setattr(card_module, "_first_user", os.getppid())
     with pytest.raises(RuntimeError, match=r"MLP: this process was forked from .* \"spawn\""):
         net("cuda")
 
@@ -125,7 +126,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cuda.session import require
+    from fastmlp.backends.cuda.plan.session import require
 
     free = [10]
     its = card(monkeypatch)
@@ -151,7 +152,7 @@ def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
     calls: list[str] = []
     has([Device()], monkeypatch)
     monkeypatch.setattr(adapter, "SIMULATED", False)
-    monkeypatch.setattr(card_module, "_device_of", lambda address: ordinal)
+    monkeypatch.setattr(arrays, "_device_of", lambda address: ordinal)
     context = SimpleNamespace(device=SimpleNamespace(id=0))
     for name, does in (
         ("current_context", lambda: context),
@@ -242,7 +243,7 @@ print([name for name in names if name in sys.modules])
 
 
 def test_the_benchmark_says_that_there_is_no_card() -> None:
-    from fastmlp.backends.cuda.adapter import require
+    from fastmlp.backends.cuda.device.card import require
 
     try:
         require(0)

@@ -7,7 +7,7 @@ from nets import Net
 from runs import gpu
 
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda import evaluation as cuda_evaluation
+from fastmlp.backends.cuda import predict as cuda_predict
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 
@@ -23,7 +23,7 @@ def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> N
     expected = np.empty((7, net.sizes[-1]))
     CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
     # Three rows at a time.
-    monkeypatch.setattr(cuda_evaluation, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
     got = gpu(net).predictions(parameters, data.x, None, raw=raw)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
@@ -47,7 +47,7 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
     parameters, data = net.draw(rng, 7, weighted=weighted)
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)
-    monkeypatch.setattr(cuda_evaluation, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
     told, gradient = gpu(net).loss_and_gradient(parameters, Data(*data))
     assert told == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)

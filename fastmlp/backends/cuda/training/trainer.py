@@ -7,24 +7,16 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import host_bytes
-from fastmlp.backends.cuda.design import Design, Kind, design_for
-from fastmlp.backends.cuda.device_arrays import to_device
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import host_bytes, to_device
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch import launch_steps
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.backends.cuda.plan import (
-    COEFFICIENTS,
-    DIVERGED,
-    LOSSES,
-    REACHED,
-    WEIGHTS,
-    Need,
-)
-from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.cuda.kernels.launch import launch_steps
+from fastmlp.backends.cuda.plan.design import Design, Kind, design_for
+from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.rules import rules_of
+from fastmlp.backends.cuda.plan.session import Session, require
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
@@ -91,16 +83,15 @@ class Trainer:
             who="MLP.fit",
         )
         self._send(data)
-        self._losses = int(session.plans[0, LOSSES])
+        self._losses = int(session.plans["losses"][0])
         self._order: Any = None
         self.load()
 
     def take(self, data: Data) -> None:
-        """Train on these rows from the next window on: of the width of those before, and not more
-        of them."""
+        """Train on these rows from the next window on: as wide as those before, and not more."""
         self._subset, self._n_rows, self._order = data.rows, data.n_rows, None
         self.units_per_epoch = -(-self._n_rows // self._batch)
-        self._session.set(N_ROWS=self._n_rows)
+        self._session.set(n_rows=self._n_rows)
         self._send(data)
 
     def _send(self, data: Data) -> None:
@@ -108,7 +99,7 @@ class Trainer:
         with self._card.current():
             self._rows = Rows(to_device(self._card, data.x), to_device(self._card, data.y))
             if data.weight.size:
-                self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+                self._session.put("weights", np.ascontiguousarray(data.weight))
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows), the
@@ -145,19 +136,19 @@ class Trainer:
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
-            self._session.set_sum(REACHED, 0.0)
+            self._session.set_progress(reached=0)
 
     @property
     def reached(self) -> int:
         """The unit of the window that the launches have reached, interrupted or not."""
         with self._card.current():
-            return int(self._session.sum_at(REACHED))
+            return int(self._session.progress()["reached"][0])
 
     @property
     def diverged(self) -> bool:
         """True if the last call met a number that is not finite."""
         with self._card.current():
-            return bool(self._session.sum_at(DIVERGED))
+            return bool(self._session.progress()["diverged"][0])
 
     def step_of(self, unit: int) -> int:
         """Return the number of steps of a window that are complete before this unit."""
@@ -191,16 +182,16 @@ class Trainer:
         """Copy the order to the GPU, once per window: the calls of a window pass the same array."""
         if order is self._order:
             return
-        self._session.set(N_ORDERS=len(order))
+        self._session.set(n_orders=len(order))
         self._session.send_orders([order])
         self._order = order
 
     def _launch(self, constants: Array, first: int, last: int) -> None:
         session = self._session
-        session.put(COEFFICIENTS, np.ascontiguousarray(constants).reshape(-1))
+        session.put("coefficients", np.ascontiguousarray(constants).reshape(-1))
         # The losses begin with the epoch of the first step.
-        session.set(FIRST=first, LAST=last, LOSSES=self._losses - first // self.units_per_epoch)
-        session.send_heads()
+        session.set(first=first, last=last, losses=self._losses - first // self.units_per_epoch)
+        session.send_plans()
         launch_steps(self.design, self._rules, session, self._rows, first, last)
         synchronize()
 
@@ -211,8 +202,7 @@ class Trainer:
         high = reached // per_epoch if reached == last else reached // per_epoch + 1
         if high > low:
             start = self._losses
-            found = self._session.sums[0, start : start + high - low].copy_to_host()
-            losses[low:high] = found
+            losses[low:high] = self._session.nets.sums[0, start : start + high - low].copy_to_host()
 
 
 def _need(design: Design, network: Network, batch: int, data: Data) -> Need:

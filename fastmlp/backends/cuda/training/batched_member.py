@@ -1,4 +1,4 @@
-"""One net of a batched fit: what it trains on, and its progress."""
+"""One net of a batched fit: the net, its rows and generator, and its progress."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process.locks import NetLock
 from fastmlp._process.random_state import shuffling_words
-from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Outcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
@@ -118,8 +118,8 @@ class MemberFit:
         rate = optimizer.learning_rate
         rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
         groups = groups_of(optimizer, self.member.network.factors).groups
-        its = (optimizer, step + 1, rates, groups, self.member.averaged_from)
-        table, dropout, key = coefficients_of(*its), self.member.network.dropout, self.member.key
+        dropout, key = self.member.network.dropout, self.member.key
+        table = coefficients_of(optimizer, step + 1, rates, groups, self.member.averaged_from)
         if dropout is None or key is None:
             return table
         return np.column_stack([table, numbers_of(dropout, key, steps, total)])

@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.card import Card, card_of
-from fastmlp.backends.cuda.device_arrays import to_host
-from fastmlp.backends.cuda.plan import AVERAGE, PARAMETERS, M
-from fastmlp.backends.cuda.session import Session
+from fastmlp.backends.cuda.device.arrays import to_host
+from fastmlp.backends.cuda.device.card import Card, card_of, require
+from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 
@@ -37,7 +35,7 @@ class Moments:
     def __init__(
         self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
     ) -> None:
-        adapter.require(index)
+        require(index)
         self.network, self.card, self._lag = network, card_of(index), 0.0
         self.n_slots, n = n_slots if flat is None else len(flat), network.layout.n_parameters
         zeros = np.zeros(self.n_slots * n, network.dtype)
@@ -66,28 +64,28 @@ class Moments:
         n = self.network.layout.n_parameters
         if self.n_slots > N_SLOTS and parameters is not None:
             self.begin(parameters, self._lag)
-        session.put(M, self.state[: N_SLOTS * n], net)
+        session.put("m", self.state[: N_SLOTS * n], net)
         if self.n_slots > N_SLOTS:
-            session.put(PARAMETERS, self._slot(2), net)
+            session.put("parameters", self._slot(2), net)
             if not self._lag:
-                session.put(AVERAGE, self._slot(3), net)
+                session.put("average", self._slot(3), net)
         elif parameters is not None:
-            session.put(PARAMETERS, np.ascontiguousarray(parameters), net)
+            session.put("parameters", np.ascontiguousarray(parameters), net)
 
     def store(self, session: Session, net: int = 0) -> Array:
         """Copy the state from a net's memory; return the parameters that the net shows."""
         n = self.network.layout.n_parameters
-        self.state[: N_SLOTS * n].copy_to_device(session.get(M, N_SLOTS * n, net))
-        trained = session.get(PARAMETERS, n, net)
+        self.state[: N_SLOTS * n].copy_to_device(session.get("m", N_SLOTS * n, net))
+        trained = session.get("parameters", n, net)
         if self.n_slots == N_SLOTS:
             return np.ascontiguousarray(to_host(trained))
         self._slot(2).copy_to_device(trained)
         if self._lag:
-            m, shown = to_host(session.get(M, n, net)), to_host(trained)
+            m, shown = to_host(session.get("m", n, net)), to_host(trained)
             with np.errstate(all="ignore"):
                 shown = np.ascontiguousarray(shown - self._lag * m)
         else:
-            shown = np.ascontiguousarray(to_host(session.get(AVERAGE, n, net)))
+            shown = np.ascontiguousarray(to_host(session.get("average", n, net)))
         self._slot(3).copy_to_device(shown)
         return shown
 

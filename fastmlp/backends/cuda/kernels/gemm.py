@@ -1,12 +1,85 @@
-"""Matrix products of one block: tiles staged in shared memory, sums in registers."""
+"""Matrix products of one block, in registers, of numbers in memory or staged in shared memory."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_shape import TileShape
+from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
+from fastmlp.backends.cuda.plan.design import TileShape
+from fastmlp.backends.cuda.plan.rules import Rules
+
+WARP = 32
+# Rows and columns of a thread's tile: with 16 sums, each number loaded is used four times.
+TILE = (4, 4)
+
+
+def make_register_product(rules: Rules, n_threads: int) -> Any:
+    """Make ``product(numbers, a, b, extent, out, t)``: sums over the depth, in its order.
+
+    Tiles are of 4 x 4 sums, or of one where a warp would have idle threads.
+    """
+    rows, columns = TILE
+    large = _make_tiles(rules, TILE, n_threads)
+    single = _make_tiles(rules, (1, 1), n_threads)
+
+    def product(numbers: Any, a: Any, b: Operand, extent: Extent, out: Product, t: int) -> None:
+        across, down = (
+            (extent.n_columns + columns - 1) // columns,
+            (extent.n_rows + rows - 1) // rows,
+        )
+        if across * down >= WARP:
+            large(numbers, a, b, extent, out, t)
+        else:
+            single(numbers, a, b, extent, out, t)
+
+    return device_function(product)
+
+
+def _make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Any:
+    """Make the product in tiles of so many rows and columns.
+
+    The rows of a thread's tile are far apart, and its columns too, so that neighbouring threads
+    read neighbouring numbers. Rows and columns past the edge repeat the last one; their sums are
+    not written.
+    """
+    scalar, (rows, columns) = SCALARS[rules.dtype], tile
+    index, zero = SCALARS["int32"], np.dtype(rules.dtype).type(0)
+    size, n_places = rows * columns, rows + columns
+
+    def tiles(numbers: Any, a: Any, b: Operand, extent: Extent, out: Product, t: int) -> None:
+        sums = cuda.local.array(size, scalar)
+        places = cuda.local.array(n_places, index)
+        n_rows, n_columns = extent.n_rows, extent.n_columns
+        down, across = (n_rows + rows - 1) // rows, (n_columns + columns - 1) // columns
+        for q in range(t, down * across, n_threads):
+            top = q // across
+            left = q - top * across
+            for i in range(rows):
+                places[i] = a.start + min(top + i * down, n_rows - 1) * a.stride
+            for j in range(columns):
+                column = min(left + j * across, n_columns - 1)
+                places[rows + j] = b.start + column * b.stride
+                first = numbers[unsigned(out.initial + column)] if out.initial >= 0 else zero
+                for i in range(rows):
+                    sums[i * columns + j] = first
+            # A while loop: NVVM makes 12 instructions a turn of a range.
+            x_at, w_at, end = 0, 0, extent.depth * a.depth_stride
+            while x_at < end:
+                for i in range(rows):
+                    x = numbers[unsigned(places[i] + x_at)]
+                    for j in range(columns):
+                        w = numbers[unsigned(places[rows + j] + w_at)]
+                        sums[i * columns + j] += x * w
+                x_at += a.depth_stride
+                w_at += b.depth_stride
+            for i in range(rows):
+                for j in range(columns):
+                    r, c = top + i * down, left + j * across
+                    if r < n_rows and c < n_columns:
+                        numbers[unsigned(out.start + r * out.stride + c)] = sums[i * columns + j]
+
+    return device_function(tiles)
 
 
 class Update(NamedTuple):
@@ -23,7 +96,7 @@ class Update(NamedTuple):
     last_start: Any
 
 
-def make_product(rules: Rules, shape: TileShape) -> Any:
+def make_staged_product(rules: Rules, shape: TileShape) -> Any:
     """Make ``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
 
     Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
@@ -37,7 +110,14 @@ def make_product(rules: Rules, shape: TileShape) -> Any:
     multiply = _make_multiply(shape, b_place)
 
     def product(
-        staging: Any, memory: Any, a: Any, b: Any, extent: Any, out: Any, update: Any, t: Any
+        staging: Any,
+        memory: Any,
+        a: Any,
+        b: Operand,
+        extent: Extent,
+        out: Product,
+        update: Update,
+        t: int,
     ) -> None:
         sums = cuda.local.array(n_sums, scalar)
         begin(sums, memory, extent, out, update, t)
@@ -58,7 +138,7 @@ def _make_stage(rules: Rules, shape: TileShape, size: int, place: int) -> Any:
     zero = np.dtype(rules.dtype).type(0)
 
     def stage(
-        staging: Any, memory: Any, operand: Any, n: Any, done: Any, depth: Any, t: Any
+        staging: Any, memory: Any, operand: Operand, n: int, done: Any, depth: Any, t: int
     ) -> None:
         # A while loop: NVVM unrolls a range, 255 registers, spills -> 228, none (float64, sm_75).
         q = t
@@ -82,7 +162,7 @@ def _make_begin(rules: Rules, shape: TileShape) -> Any:
     zero = np.dtype(rules.dtype).type(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def begin(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
+    def begin(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
@@ -106,7 +186,7 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
     step, a_stride, b_stride = shape.depth, shape.tile_rows + 1, shape.tile_columns + 1
 
-    def multiply(staging: Any, sums: Any, t: Any) -> None:
+    def multiply(staging: Any, sums: Any, t: int) -> None:
         tx, ty = t % across, t // across
         # A while loop: NVVM makes 12 instructions a turn of a range.
         x_at, w_at, end = ty, b_place + tx, ty + step * a_stride
@@ -126,7 +206,7 @@ def _make_write(shape: TileShape) -> Any:
     """Make the copy of a thread's sums to memory."""
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def write(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
+    def write(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):

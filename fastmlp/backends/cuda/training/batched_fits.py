@@ -14,27 +14,17 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
-from fastmlp.backends.cuda.batched_member import Member, MemberFit
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.design import Design, design_for
-from fastmlp.backends.cuda.device_arrays import to_device
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import packed, to_device
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
-from fastmlp.backends.cuda.launch import launch_single_block
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.plan import (
-    COEFFICIENTS,
-    DIVERGED,
-    LAST,
-    LOSSES,
-    PARAMETERS,
-    REACHED,
-    WEIGHTS,
-    Need,
-)
-from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.backends.cuda.shuffling import MIN_DEVICE_ORDERS, make_orders
-from fastmlp.backends.cuda.upload import packed
+from fastmlp.backends.cuda.kernels.launch import launch_single_block
+from fastmlp.backends.cuda.kernels.shuffling import MIN_DEVICE_ORDERS, make_orders
+from fastmlp.backends.cuda.plan.design import Design, design_for
+from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.rules import Rules, rules_of
+from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
+from fastmlp.backends.cuda.training.batched_member import Member, MemberFit
 from fastmlp.backends.protocol import Outcome
 from fastmlp.rules.groups import groups_of
 
@@ -57,7 +47,7 @@ def train_together(
     batch_size: int,
     shuffle: bool = True,
     outcomes: Sequence[Outcome] = (),
-    told: Callable[[int], object] | None = None,
+    on_epochs: Callable[[int], object] | None = None,
 ) -> Sequence[Outcome]:
     """Train each net for so many epochs: nets with the same layers and rules at once, as many as
     fit into memory.
@@ -66,7 +56,7 @@ def train_together(
     ----------
     x, y : validated rows, on the host or the GPU
     outcomes : of the members, written to also if an exception ends the call
-    told : called with the number of epochs that a launch has ended, or None
+    on_epochs : called with the number of epochs that a launch has ended, or None
 
     Returns
     -------
@@ -89,13 +79,13 @@ def train_together(
     with card.current():
         require(card, sum(a.nbytes for a in (x, y) if isinstance(a, np.ndarray)), "fit_many")
         rows = Rows(to_device(card, x), to_device(card, y))
-        for places in groups.values():
-            at_once = _how_many(card, members[places[0]], len(x), batch_size)
-            for start in range(0, len(places), at_once):
-                part = places[start : start + at_once]
+        for numbers in groups.values():
+            at_once = _most_at_once(card, members[numbers[0]], len(x), batch_size)
+            for start in range(0, len(numbers), at_once):
+                part = numbers[start : start + at_once]
                 chosen, results = [members[i] for i in part], [outcomes[i] for i in part]
                 group = Group(card, chosen, results, rows, batch_size)
-                group.train(epochs, shuffle=shuffle, told=told)
+                group.train(epochs, shuffle=shuffle, on_epochs=on_epochs)
     return outcomes
 
 
@@ -117,15 +107,15 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
     return need.of_groups(groups, rules.n_coefficients)
 
 
-def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
+def _most_at_once(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
     """Return the number of such nets that fit into the GPU's memory."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
     # Orders (8 bytes), their random words (4 bytes), and the rows in use.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
-    each = bytes_of(member.network, need) + orders
-    require(card, each, "fit_many")
-    return max(1, int(0.9 * card.free_bytes()) // each)
+    n_bytes = bytes_of(member.network, need) + orders
+    require(card, n_bytes, "fit_many")
+    return max(1, int(0.9 * card.free_bytes()) // n_bytes)
 
 
 def _hashable(key: Any) -> bool:
@@ -163,16 +153,18 @@ class Group:
         need = _need(first, self._rules, n_rows, batch, block.n_threads)
         networks = [member.network for member in members]
         self._session = session = Session(card, networks, need, shared=block.shared, who="fit_many")
-        self._losses = int(session.plans[0, LOSSES])
+        self._losses = int(session.plans["losses"][0])
         self._steps = min(FIRST_STEPS, MOST_STEPS)
-        session.put_all(PARAMETERS, np.stack([member.parameters for member in members]))
+        session.put_all("parameters", np.stack([member.parameters for member in members]))
         if len(first.weight):
-            session.put_all(WEIGHTS, np.stack([member.weight for member in members]))
+            session.put_all("weights", np.stack([member.weight for member in members]))
         for i, fit in enumerate(fits):
-            session.set(i, N_ROWS=len(fit.rows), BATCH=fit.batch)
+            session.set(i, n_rows=len(fit.rows), batch=fit.batch)
             fit.member.moments.load(session, None, i)
 
-    def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
+    def train(
+        self, epochs: int, *, shuffle: bool, on_epochs: Callable[[int], object] | None
+    ) -> None:
         """Train for so many epochs; at the end, parameters and states are up to date."""
         window = max(1, MOST_ORDER_NUMBERS // max(len(fit.rows) for fit in self._fits))
         totals = [fit.outcome.n_steps + epochs * fit.per_epoch for fit in self._fits]
@@ -184,8 +176,8 @@ class Group:
                     task_pool.check()
                     self._launch(totals, min(window, epochs - done - n_epochs))
                     n_ended = self._advance()
-                    if told is not None:
-                        told(n_ended)
+                    if on_epochs is not None:
+                        on_epochs(n_ended)
         finally:
             if self._going:
                 # An interrupt may have come after a launch, before `_advance`.
@@ -201,11 +193,11 @@ class Group:
     def _begin(self, n_epochs: int, shuffle: bool) -> None:
         """Begin a window of epochs."""
         session, fits = self._session, self._fits
-        session.set_sums(REACHED, 0.0)
+        session.set_progress(reached=0)
         words = [fit.begin(n_epochs, shuffle) for fit in fits]
         n_orders = [n_epochs if drawn.size else 1 for drawn in words]
         for i, drawn in enumerate(words):
-            session.set(i, N_ORDERS=n_orders[i], SHUFFLED=drawn.size > 0)
+            session.set(i, n_orders=n_orders[i], shuffled=drawn.size > 0)
         if sum(n_orders) < MIN_DEVICE_ORDERS:
             session.send_orders([fit.order(drawn) for fit, drawn in zip(fits, words, strict=True)])
             return
@@ -215,9 +207,8 @@ class Group:
         session.reserve_orders(
             max(n * len(fit.rows) for n, fit in zip(n_orders, fits, strict=True))
         )
-        session.send_heads()
-        plans = session.device_plans
-        make_orders(session.card, words, self._device_rows, plans, max(n_orders))
+        session.send_plans()
+        make_orders(session.card, words, self._device_rows, session.nets, max(n_orders))
 
     def _launch(self, totals: Sequence[int], upcoming: int) -> None:
         """Do as many steps of each net as take about `CALL_SECONDS`; meanwhile, draw the random
@@ -226,10 +217,10 @@ class Group:
         for i, fit in enumerate(self._fits):
             last = min(fit.unit + self._steps, fit.end)
             losses = self._losses - fit.unit // fit.per_epoch
-            session.set(i, FIRST=fit.unit, LAST=last, LOSSES=losses)
-        constants = packed(self._coefficients(totals), session.memory.dtype)
-        session.put_all(COEFFICIENTS, constants)
-        session.send_heads()
+            session.set(i, first=fit.unit, last=last, losses=losses)
+        constants = packed(self._coefficients(totals), session.nets.memory.dtype)
+        session.put_all("coefficients", constants)
+        session.send_plans()
         launch_single_block(self.design.block, self._rules, session, self._rows)
         for fit in self._fits:
             fit.draw_ahead(upcoming)
@@ -241,9 +232,9 @@ class Group:
         """Return the coefficients of a launch for each net, computed once for nets that share
         them."""
         computed: dict[Any, Array] = {}
-        found = []
+        tables = []
         for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
-            last = int(self._session.plans[i, LAST])
+            last = int(self._session.plans["last"][i])
             member, done = fit.member, (fit.outcome.n_steps, last - fit.unit, total)
             drawn = (member.network.dropout, member.key)
             key: Any = (member.optimizer, *done, member.averaged_from, *drawn)
@@ -251,16 +242,16 @@ class Group:
             key = key if _hashable(key) else i
             if key not in computed:
                 computed[key] = fit.coefficients(last, total) if last > fit.unit else np.empty(0)
-            found.append(computed[key])
-        return found
+            tables.append(computed[key])
+        return tables
 
     def _advance(self) -> int:
         """Record the progress of all nets; return the number of epochs that have ended."""
         n_ended = 0
-        for fit, sums in zip(self._fits, self._session.sums.copy_to_host(), strict=True):
+        sums = self._session.nets.sums.copy_to_host()[:, self._losses :]
+        for fit, progress, losses in zip(self._fits, self._session.progress(), sums, strict=True):
             if fit.unit < fit.end:
-                reached, diverged = int(sums[REACHED]), bool(sums[DIVERGED])
-                n_ended += fit.advance(reached, diverged, sums[self._losses :])
+                n_ended += fit.advance(int(progress.reached), bool(progress.diverged), losses)
         return n_ended
 
     def _store(self) -> None:

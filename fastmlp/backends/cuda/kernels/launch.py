@@ -1,8 +1,15 @@
-"""Launches of the training kernels."""
+"""The compiled kernels, cached, and their launches."""
 
+from functools import cache
 from typing import Any
 
-from fastmlp.backends.cuda.design import Design, grid_kernels, single_block_kernel
+from fastmlp.backends.cuda.device.adapter import (
+    SIMULATED,
+    allow_shared_bytes,
+    configured,
+    max_cooperative_blocks,
+)
+from fastmlp.backends.cuda.kernels import gradient_update, grid, single_block
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.grid import (
     CHECK_FINITE,
@@ -10,15 +17,27 @@ from fastmlp.backends.cuda.kernels.grid import (
     FORWARD_BACKWARD,
     GRADIENT_UPDATE,
 )
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_config import (
-    allow_shared_bytes,
-    configured,
-    max_cooperative_blocks,
-)
-from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
-from fastmlp.backends.cuda.plan import BATCH, N_ROWS
-from fastmlp.backends.cuda.session import Session
+from fastmlp.backends.cuda.plan.design import SIMULATED_THREADS, BlockShape, Design, GridShape
+from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.session import Session
+
+
+@cache
+def single_block_kernel(rules: Rules, shape: BlockShape) -> Any:
+    """Return the kernel of one block, made once per process and rules."""
+    return single_block.make_kernel(rules, shape)
+
+
+@cache
+def grid_kernels(rules: Rules, shape: GridShape) -> grid.Kernels:
+    """Return the kernels of a grid, made once per process and rules."""
+    return grid.make_kernels(rules, shape)
+
+
+@cache
+def apply_kernel(rules: Rules, n_threads: int) -> Any:
+    """Return the kernel of one optimizer step, made once per process and rules."""
+    return gradient_update.make_apply(rules, n_threads)
 
 
 def launch_steps(
@@ -29,12 +48,13 @@ def launch_steps(
         launch_single_block(design.block, rules, session, rows)
         return
     kernels, n_threads = grid_kernels(rules, design.grid), design.grid.n_threads
-    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    arguments = (*rows, session.nets)
     if design.kind == "grid":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
         configured(kernels.run, arguments, n_blocks, n_threads)(*arguments)
         return
-    per_epoch = -(-int(session.plans[0, N_ROWS]) // int(session.plans[0, BATCH]))
+    plan = session.plans[0]
+    per_epoch = -(-int(plan["n_rows"]) // int(plan["batch"]))
     phase = configured(kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads)
     for step in range(first, last):
         phase(*arguments, step, FORWARD_BACKWARD)
@@ -48,8 +68,8 @@ def launch_steps(
 def launch_single_block(shape: BlockShape, rules: Rules, session: Session, rows: Rows) -> None:
     """Launch the steps of all nets of a session, one block a net."""
     kernel = single_block_kernel(rules, shape)
-    arguments = (*rows, session.memory, session.sums, session.device_plans)
-    n_bytes = session.sizes.space * session.memory.dtype.itemsize if shape.shared else 0
+    arguments = (*rows, session.nets)
+    n_bytes = session.sizes.space * session.nets.memory.dtype.itemsize if shape.shared else 0
     allow_shared_bytes(kernel, arguments, n_bytes)
     n_blocks = len(session.plans)
     configured(kernel, arguments, n_blocks, shape.n_threads, n_bytes)(*arguments)
@@ -61,11 +81,17 @@ def launch_chunk(
     """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
     the plan's mode is TRAIN."""
     kernel = grid_kernels(rules, shape).phase
-    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    arguments = (*rows, session.nets)
     phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
     phase(*arguments, 0, FORWARD_BACKWARD)
     if losses:
         phase(*arguments, 0, GRADIENT_UPDATE)
+
+
+def launch_update(rules: Rules, session: Session) -> None:
+    """Launch one optimizer step by the gradient in memory."""
+    kernel = apply_kernel(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
+    configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 
 def phase_blocks(session: Session) -> int:

@@ -1,15 +1,85 @@
-"""The kernel and the block shapes for a net and a batch; the compiled kernels, cached."""
+"""The kernel for a net and a batch, and its shapes: threads of a block, tiles of a product."""
 
-from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.kernels import grid, single_block
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape, TileShape
-from fastmlp.backends.cuda.plan import N_TILES, Need, make_plan
+from fastmlp.backends.cuda.device import adapter
+from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda.plan.plan import Need, make_plan
 from fastmlp.network.spec import Network
+
+
+class BlockShape(NamedTuple):
+    """The shape of the kernel of one block.
+
+    Attributes
+    ----------
+    shared : True if the block's space is in shared memory, False if in global memory
+    n_threads : int
+    """
+
+    shared: bool
+    n_threads: int = 256
+
+
+class TileShape(NamedTuple):
+    """The tile of a matrix product that a block computes.
+
+    Attributes
+    ----------
+    across, down : threads along columns and along rows
+    rows, columns : sums of a thread
+    depth : depth of the tiles in shared memory
+    """
+
+    across: int
+    down: int
+    rows: int
+    columns: int
+    depth: int = 16
+
+    @property
+    def n_threads(self) -> int:
+        """The threads of a block."""
+        return self.across * self.down
+
+    @property
+    def tile_rows(self) -> int:
+        """The rows of a block's tile."""
+        return self.down * self.rows
+
+    @property
+    def tile_columns(self) -> int:
+        """The columns of a block's tile."""
+        return self.across * self.columns
+
+    @property
+    def staging(self) -> int:
+        """The numbers of shared memory; one padding column reduces bank conflicts."""
+        return self.depth * (self.tile_rows + 1 + self.tile_columns + 1)
+
+
+class GridShape(NamedTuple):
+    """The shapes of the grid's kernels; both phases have the same number of threads.
+
+    Attributes
+    ----------
+    rows : the tile of the forward and the backward pass
+    weights : the tile of the gradient
+    """
+
+    rows: TileShape
+    weights: TileShape
+
+    @property
+    def n_threads(self) -> int:
+        """The threads of a block."""
+        return self.rows.n_threads
+
+    @property
+    def staging(self) -> int:
+        """The numbers of shared memory, enough for either phase."""
+        return max(self.rows.staging, self.weights.staging)
+
 
 # One block does about 0.2 TFLOP/s of an H100's 25. It takes 15 us for 3 MFLOP a step, the least
 # time of a grid's two barriers and phases. An estimate, not yet measured on a GPU.
@@ -64,29 +134,11 @@ def grid_shape(network: Network, n_rows: int, card: Card) -> GridShape:
 
 def n_tiles(network: Network, shape: TileShape) -> int:
     """Return the number of tiles of a net's weights."""
-    plan, _ = make_plan(network, Need(1, 1, tile=(shape.tile_rows, shape.tile_columns)))
-    return int(plan[N_TILES])
+    need = Need(1, 1, tile=(shape.tile_rows, shape.tile_columns))
+    return int(make_plan(network, need).plan["n_tiles"][0])
 
 
 def space_bytes(network: Network, batch: int) -> int:
     """Return the bytes of shared memory in which one block trains a net."""
-    sizes = make_plan(network, Need(batch, batch, block=True))[1]
+    sizes = make_plan(network, Need(batch, batch, block=True)).sizes
     return sizes.space * network.dtype.itemsize
-
-
-@cache
-def single_block_kernel(rules: Rules, shape: BlockShape) -> Any:
-    """Return the kernel of one block, made once per process and rules."""
-    return single_block.make_kernel(rules, shape)
-
-
-@cache
-def grid_kernels(rules: Rules, shape: GridShape) -> grid.Kernels:
-    """Return the kernels of a grid, made once per process and rules."""
-    return grid.make_kernels(rules, shape)
-
-
-@cache
-def apply_kernel(rules: Rules, n_threads: int) -> Any:
-    """Return the kernel of one optimizer step, made once per process and rules."""
-    return grid.make_apply(rules, n_threads)

@@ -3,33 +3,24 @@
 Rows pass through the GPU in chunks, so that the memory for activations is bounded.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process.locks import NetLock
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import gathered, host_bytes
-from fastmlp.backends.cuda.design import grid_shape
-from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import gathered, host_bytes, to_device, to_host
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch import launch_chunk
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.plan import (
-    BATCH_MASS,
-    EPOCH_LOSS,
-    EVALUATE,
-    GRADIENT,
-    PARAMETERS,
-    PREDICT,
-    TRAIN,
-    WEIGHTS,
-    Need,
-)
-from fastmlp.backends.cuda.session import Session, require
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.cuda.kernels.launch import launch_chunk
+from fastmlp.backends.cuda.plan.design import grid_shape
+from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.records import EVALUATE, PREDICT, TRAIN
+from fastmlp.backends.cuda.plan.rules import rules_of
+from fastmlp.backends.cuda.plan.session import Session, require
+from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import unsmoothed
 
@@ -71,32 +62,32 @@ class ForwardPass:
         )
         require(card, host_bytes(data), who)
         self.session = Session(card, [network], need, shared=False, who=who)
-        self.session.set(MODE=mode)
+        self.session.set(mode=mode)
         with card.current():
             self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:
-                self.session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+                self.session.put("weights", np.ascontiguousarray(data.weight))
 
     def run(self, parameters: Array) -> None:
         """Pass all rows through the net with these parameters."""
         session = self.session
         with self._lock.parameters:
             values = parameters.copy()
-        session.put(PARAMETERS, values)
-        session.set_sum(EPOCH_LOSS, 0.0)
-        session.set_sum(BATCH_MASS, self.mass if self._mode == TRAIN else 1.0)
+        session.put("parameters", values)
+        mass = self.mass if self._mode == TRAIN else 1.0
+        session.set_progress(epoch_loss=0.0, batch_mass=mass)
         for first in range(0, self._n_rows, self._chunk):
             n = min(self._chunk, self._n_rows - first)
             last = first + n == self._n_rows
-            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, ACCUMULATE=first > 0, LAST_CHUNK=last)
-            session.send_heads()
+            session.set(n_rows=n, batch=n, first_row=first, accumulate=first > 0, last_chunk=last)
+            session.send_plans()
             losses = self._mode != PREDICT
             launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
         synchronize()
 
     def loss(self) -> float:
         """Return the mean loss over the rows, at the parameters of the last run."""
-        return self.session.sum_at(EPOCH_LOSS) / self.mass
+        return float(self.session.progress()["epoch_loss"][0]) / self.mass
 
 
 class Prediction:
@@ -155,5 +146,61 @@ class Objective:
         """Return the objective and its gradient, flat, at these parameters."""
         with self._card.current():
             self._pass.run(parameters)
-            gradient = to_host(self._pass.session.get(GRADIENT, len(parameters)))
+            gradient = to_host(self._pass.session.get("gradient", len(parameters)))
             return self._pass.loss(), gradient.copy()
+
+
+class PredictingEngine(Protocol):
+    """The part of an engine that a predictor calls."""
+
+    def predictions(
+        self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
+    ) -> Any: ...
+
+
+class Predictor:
+    """Predictions of one net on a GPU.
+
+    Parameters
+    ----------
+    engine : Engine
+    parameters : (n_parameters,) array on the host, live: changes count
+    raw : bool
+        Predict the outputs before activation or link.
+    select : from X and the caller's name to the columns to predict from
+    """
+
+    is_quick = False
+
+    def __init__(
+        self,
+        engine: PredictingEngine,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+    ) -> None:
+        self._engine, self._parameters, self._raw = engine, parameters, raw
+        self._select = select
+
+    def __reduce__(self) -> Any:
+        """Return a call that makes None: a copy of a net makes a predictor of its own."""
+        return type(None), ()
+
+    def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
+        """Return predictions, shape (n_rows, n_outputs): on the GPU if X or `out` is.
+
+        Predictions on the host that are not finite warn.
+        """
+        x = self._select(X, who)
+        result = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
+        on_host = isinstance(result, np.ndarray)
+        return validation.warn_if_not_finite(result, who) if on_host else result
+
+    def quick(self, x: object, out: object = None) -> Array | None:
+        """Return None: a few rows go to the GPU as many do."""
+        return None
+
+    def write(self, x: Array, out: Array) -> None:
+        """Write predictions of validated rows to `out`, unchecked."""
+        self._engine.predictions(self._parameters, x, out, raw=self._raw)

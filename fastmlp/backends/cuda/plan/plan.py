@@ -1,0 +1,155 @@
+"""The plan of a net: its records, and the sizes of the arrays that they describe."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cuda.plan.records import (
+    FIXED_SUMS,
+    NO_AVERAGE,
+    OWN_AVERAGE,
+    Layer,
+    Plan,
+    dtype_of,
+)
+from fastmlp.network.spec import Network
+from fastmlp.rules.groups import ParameterGroups
+
+
+class Sizes(NamedTuple):
+    """Numbers that a plan needs in memory, in sums, and in the block's space."""
+
+    memory: int
+    sums: int
+    space: int
+
+
+class Need(NamedTuple):
+    """The requirements of a plan.
+
+    Attributes
+    ----------
+    rows : rows of a batch, or of a chunk
+    n_rows : rows of an epoch
+    n_weights : rows with a weight; 0: rows count alike
+    n_coefficients, n_steps : coefficients of a step, and steps of the longest launch
+    n_drawn : numbers of dropout, which end a step's coefficients
+    places : each layer's offsets of the coefficients of its weights and biases, or FROZEN; empty:
+        all are 0
+    lowest : the first layer that is trained
+    n_epochs : epochs of the longest window
+    n_orders : orders of the rows
+    train : True if memory has the optimizer's state and a backup of the parameters
+    average : NO_AVERAGE, OWN_AVERAGE or AVERAGE_OF_M
+    block : True if a block keeps weights, gradients and activations in a space of its own
+    n_penalty_sums : partial sums of the penalties
+    tile : rows and columns of a tile of weights
+    """
+
+    rows: int
+    n_rows: int
+    n_weights: int = 0
+    n_coefficients: int = 0
+    n_steps: int = 0
+    n_epochs: int = 0
+    n_orders: int = 0
+    train: bool = False
+    average: int = NO_AVERAGE
+    block: bool = False
+    n_penalty_sums: int = 0
+    tile: tuple[int, int] = (1, 1)
+    places: tuple[tuple[int, int], ...] = ()
+    lowest: int = 0
+    n_drawn: int = 0
+
+    def of_groups(self, groups: ParameterGroups, width: int) -> "Need":
+        """Return the need of these groups of parameters, with `width` coefficients each."""
+        n, places = width * len(groups.groups) + self.n_drawn, groups.places(width)
+        return self._replace(n_coefficients=n, places=places, lowest=groups.lowest)
+
+
+class _Allocator:
+    """Assigns consecutive offsets."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.end = start
+
+    def take(self, n: int) -> int:
+        start, self.end = self.end, self.end + n
+        return start
+
+
+def _odd(n: int) -> int:
+    """Return a stride at which neither rows nor columns share a bank of shared memory."""
+    return n | 1
+
+
+class NetPlan(NamedTuple):
+    """A net's plan, shape (1,), its layers, shape (n_layers + 1,), and the sizes of its arrays."""
+
+    plan: NDArray[Any]
+    layers: NDArray[Any]
+    sizes: Sizes
+
+
+def make_plan(network: Network, need: Need) -> NetPlan:
+    """Return a net's records, and the sizes of its arrays."""
+    layout, plans = network.layout, np.zeros(1, dtype_of(Plan))
+    plan: Any = plans[0]
+    memory, sums = _Allocator(), _Allocator(FIXED_SUMS)
+    plan.n_layers, plan.n_parameters = layout.n_layers, layout.n_parameters
+    plan.n_outputs, plan.lowest = layout.sizes[-1], need.lowest
+    plan.n_rows, plan.batch, plan.last_chunk = need.n_rows, need.rows, 1
+    plan.parameters = memory.take(layout.n_parameters)
+    if need.train:
+        for name in ("m", "v", "backup"):
+            plan[name] = memory.take(layout.n_parameters)
+    if need.average != NO_AVERAGE:
+        own = need.average == OWN_AVERAGE
+        plan.average = memory.take(layout.n_parameters) if own else plan.m
+        plan.average_backup = memory.take(layout.n_parameters)
+    plan.gradient = memory.take(0 if need.block else layout.n_parameters)
+    plan.n_coefficients, plan.draws = need.n_coefficients, need.n_coefficients - need.n_drawn
+    plan.coefficients = memory.take(need.n_coefficients * need.n_steps)
+    plan.weighted, plan.weights = need.n_weights > 0, memory.take(need.n_weights)
+    plan.scratch = memory.end
+    plan.n_penalties = len(network.penalties)
+    plan.strengths, plan.row_losses = sums.take(len(network.penalties)), sums.take(need.rows)
+    plan.penalty_sums, plan.n_penalty_sums = sums.take(need.n_penalty_sums), need.n_penalty_sums
+    plan.losses = sums.take(need.n_epochs)
+    space = _Allocator(0 if need.block else memory.end)
+    layers = _layers(network, need, space)
+    plan.n_tiles = layers[-1].first_tile
+    own_space = space.end if need.block else 0
+    return NetPlan(
+        plans, layers, Sizes(memory.end if need.block else space.end, sums.end, own_space)
+    )
+
+
+def _layers(network: Network, need: Need, space: _Allocator) -> NDArray[Any]:
+    layout, sizes = network.layout, network.layout.sizes
+    codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
+    stride = _odd if need.block else int
+    places = need.places or [(0, 0)] * layout.n_layers
+    layers: Any = np.zeros(layout.n_layers + 1, dtype_of(Layer))
+    tiles = 0
+    for i, (n_in, n_out) in enumerate(pairwise((*sizes, sizes[-1]))):
+        layer = layers[i]
+        layer.n_in, layer.n_out, layer.first_tile = n_in, n_out, tiles
+        layer.input_stride = stride(n_in + 1)
+        layer.inputs = space.take(need.rows * int(layer.input_stride))
+        layer.derivatives = space.take(need.rows * int(layer.input_stride) if i > 0 else 0)
+        if i == layout.n_layers:
+            break
+        layer.w, layer.b = layout.weights[i], layout.biases[i]
+        layer.weight_coefficients, layer.bias_coefficients = places[i]
+        layer.activation = codes[network.activations[i]]
+        layer.delta_stride = layer.block_stride = stride(n_out)
+        layer.deltas = space.take(need.rows * int(layer.delta_stride))
+        if need.block:
+            layer.block_weights = space.take((n_in + 1) * int(layer.block_stride))
+            layer.block_gradient = space.take((n_in + 1) * int(layer.block_stride))
+        tiles += -(-(n_in + 1) // need.tile[0]) * -(-n_out // need.tile[1])
+    return layers
