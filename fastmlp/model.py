@@ -16,7 +16,6 @@ from fastmlp._process import random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
-from fastmlp.data.rows import Reading
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import precision, resolve
@@ -47,18 +46,15 @@ from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
-from fastmlp.training.history import History
+from fastmlp.training.history import History, interrupted
+from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, monitors_of
-from fastmlp.training.ranks.communicator import CommunicatorLike
-from fastmlp.training.ranks.ranks import Ranks
-from fastmlp.training.ranks.request import request_on
-from fastmlp.training.ranks.rows import by_buffers_on, rows_on, share_of
-from fastmlp.training.ranks.settings import agree
-from fastmlp.training.recording import interrupted
-from fastmlp.training.single_step import single_step
+from fastmlp.training.options import FitOptions, Listener
+from fastmlp.training.ranks.exchange import CommunicatorLike
+from fastmlp.training.ranks.together import ranks_of
+from fastmlp.training.request import FitRequest
+from fastmlp.training.rows import RawRows
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.training.stream import GivenRows
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -101,8 +97,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         for n classes ("binary_cross_entropy": 2). Validation losses are of the labels themselves.
     layer_rates : sequence of float or mapping, one per layer, or a mapping, optional
         Factors of the learning rate of the layers, hidden and output: ``[0.1, 0.1, 1.0]``, or
-        ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. What has
-        the factor 0 is frozen.
+        ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. The
+        factor 0 freezes.
     dropout : float in [0, 1) or schedule, or a sequence of them, one per hidden layer
         In the steps of `fit`, each output of a hidden layer is 0 with this probability, and else
         is divided by one minus it. A schedule, such as ``Cosine(0.2)``, is the rate over the fit.
@@ -155,7 +151,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be; nothing has been compiled then.
+        If an argument has a wrong type or value; nothing has been compiled then.
     ImportError, RuntimeError
         If a GPU is asked for, and the package, the driver or the device is missing.
     MemoryError
@@ -231,8 +227,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
     @property
     def compute_dtype(self) -> Computed:
-        """What training rounds operands of products to: of wide layers, or one dtype per layer; or
-        None."""
+        """The dtype that training rounds operands of products to: of wide layers, or one per layer;
+        or None."""
         return self._network.compute_dtype
 
     @property
@@ -246,10 +242,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._n_threads
 
     @n_threads.setter
-    def n_threads(self, given: int | None) -> None:
-        if given is not None:
-            given = scalars.positive_integer("MLP", "n_threads", given)
-        self._n_threads = given
+    def n_threads(self, n_threads: int | None) -> None:
+        if n_threads is not None:
+            n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
+        self._n_threads = n_threads
         self._engine = self._predictor = None
 
     @property
@@ -263,8 +259,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._state.optimizer
 
     @optimizer.setter
-    def optimizer(self, given: OptimizerLike) -> None:
-        optimizer, state = resolve.optimizer(given), self._state
+    def optimizer(self, setting: OptimizerLike) -> None:
+        optimizer, state = resolve.optimizer(setting), self._state
         with state.lock.training("MLP.optimizer"):
             if optimizer.rule is not state.optimizer.rule:
                 state.restart()
@@ -276,9 +272,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._state.feature_names
 
     @feature_names.setter
-    def feature_names(self, given: Iterable[str] | None) -> None:
-        names = validation.names_given(given, self.layer_sizes[0], "MLP.feature_names")
-        self._state.feature_names = names
+    def feature_names(self, names: Iterable[str] | None) -> None:
+        checked = validation.names_given(names, self.layer_sizes[0], "MLP.feature_names")
+        self._state.feature_names = checked
 
     @property
     def trainable(self) -> list[bool]:
@@ -287,8 +283,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
 
     @trainable.setter
-    def trainable(self, given: bool | Sequence[bool]) -> None:
-        self._change(trainable=rates_of_layers.trainable(given, self._network.layout.n_layers))
+    def trainable(self, switches: bool | Sequence[bool]) -> None:
+        self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
 
     @property
     def layer_rates(self) -> "list[float | Rates]":
@@ -296,16 +292,18 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return rates_of_layers.all_shown(self._network)
 
     @layer_rates.setter
-    def layer_rates(self, given: "LayerRates | None") -> None:
-        self._change(layer_rates=rates_of_layers.layer_rates(given, self._network.layout.n_layers))
+    def layer_rates(self, factors: "LayerRates | None") -> None:
+        self._change(
+            layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
+        )
 
     def _change(self, **fields: Any) -> None:
-        """Change what a fit does with the layers."""
+        """Change settings of the layers."""
         with self._state.lock.training(f"MLP.{next(iter(fields))}"):
             before, self._network = self._network, self._network._replace(**fields)
             self._engine = self._predictor = None
             if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
-                # What is frozen stays as it is seen, and the other layers were averaged beside it.
+                # Frozen layers stay as they are seen, and the others were averaged beside them.
                 self._state.train_shown()
 
     @property
@@ -419,7 +417,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         resume : bool
             Go on from the checkpoint, where there is one: a fit that was killed at any moment and
             then resumed, with the same arguments on a net that was made alike, ends in the bits of
-            one that was not. What functions keep for themselves is not in the file.
+            one that was not. State that functions keep is not in the file.
         communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
             Train one net on several processes or machines, its ranks: each gives its own rows, of
             any number, also none, and its own validation rows; all else is the same on all. A batch
@@ -445,7 +443,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If data or arguments are not what they must be; the net is unchanged then.
+            If data or arguments have a wrong type, shape or value; the net is unchanged then.
         FileError
             A ValueError, where the checkpoint to resume from is not one, or damaged.
         RuntimeError
@@ -468,61 +466,36 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         (20, True)
         """
         who, state = "MLP.fit", self._state
-        ranks = Ranks(communicator, who)
+        ranks = ranks_of(communicator, who)
         with ranks.ending_together():
             with ranks.agreeing():
                 rates_of_layers.require_trained(self._network, who)
-                scalars.positive_integer(who, "epochs", epochs)
-                scalars.positive_integer(who, "batch_size", batch_size)
-                scalars.boolean(who, "shuffle", shuffle)
-                scalars.boolean(who, "progress", progress)
-                every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
+                options = FitOptions.checked(
+                    who, epochs=epochs, batch_size=batch_size, shuffle=shuffle, target=target,
+                    buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
+                    class_weight=class_weight, validation_data=validation_data,
+                    validation_split=validation_split, metrics=metrics,
+                    early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
+                    callbacks=callbacks, progress=progress, checkpoint=checkpoint,
+                    checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
+                )  # fmt: skip
                 validation.ranks(communicator, average_every, self._device, who)
-                validated = validation.validates(validation_data, validation_split, who)
-                listeners, monitors = monitors_of(
-                    who,
-                    callbacks,
-                    early_stopping=early_stopping,
-                    keep_best=keep_best,
-                    metrics=metrics,
-                    time_limit=time_limit,
-                    validated=validated,
-                )
-            share, of_source = share_of(ranks, int(batch_size)), (buffer_rows, steps_per_epoch)
-            how = (int(epochs), share, shuffle, *of_source)
-            reading = Reading(*how, class_weight, validation_split, target)
-            others: Any = {"batch_size": int(batch_size), "average_every": average_every}
-            others |= {"validation": validated, "checkpoints": checkpoint is not None}
-            others["resume"] = resume
-            agree(ranks, self._network, state, reading, monitors, others)
-            own, names = (X, y, sample_weight), self.feature_names
-            given = GivenRows(own, validation_data, names, reading, who)
+            ranks.agree_on(options, self._network, state)
+            raw = RawRows(X, y, sample_weight, validation_data)
             try:
-                engine, rows = rows_on(ranks, self._on_device, given, monitors)
-            except KeyboardInterrupt:
+                engine, rows = ranks.rows(self._on_device, raw, options, self.feature_names)
+            except KeyboardInterrupt as error:
                 # The first call of a process imports Numba there: 0.3 s.
-                if ranks.size > 1:
-                    raise
+                ranks.interrupted(error)
                 return interrupted(History())
-            request = request_on(
-                ranks,
-                rows,
-                reading,
-                int(batch_size),
-                state=state,
-                average_every=average_every,
-                callbacks=listeners,
-                monitors=monitors,
-                progress=progress,
-                net=self,
-            )
-            buffered = by_buffers_on(ranks, request, rows.feed, engine, state)
+            options = ranks.options(options, state)
+            request = FitRequest(rows.data, options, held_out=rows.held_out, net=self, ranks=ranks)
+            buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
                 if checkpoint is not None:
-                    file = CheckpointFile(checkpoint, self._network, state)
-                    request.keep(file, state, every, resume=resume)
-                loop.fit(engine, state, buffered)
+                    request.keep(CheckpointFile(checkpoint, self._network, state), state)
+                loop.fit(engine, state, request, buffered)
             return request.history
 
     @explained
@@ -546,7 +519,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If the data are not what they must be.
+            If the data have a wrong type, shape or value.
 
         Examples
         --------
@@ -573,7 +546,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If the gradient is not what it must be; the net is unchanged then.
+            If the gradient has a wrong type, shape or value; the net is unchanged then.
 
         Examples
         --------
@@ -621,7 +594,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If X or `out` is not what it must be.
+            If X or `out` has a wrong type, shape or value.
 
         Examples
         --------
@@ -647,7 +620,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
-        Takes, returns and raises what `predict` does.
+        Parameters, results and errors are those of `predict`.
         """
         who = "MLP.predict_raw"
         return self._new_predictor(who, compute_dtype, raw=True)(X, out, who)
@@ -680,8 +653,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
-            they are asked for. The message names the rows.
+            If rows have a wrong type, shape or value, pyarrow is missing, or a file cannot be read;
+            when they are asked for. The message names the rows.
 
         See Also
         --------
@@ -718,8 +691,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self, who: str = "MLP.predict", compute_dtype: object = None, *, raw: bool = False
     ) -> Predictor:
         state, computed = self._state, self._computed(compute_dtype, who)
-        how: Any = {"raw": raw, "select": state.select, "compute_dtype": computed}
-        return self._on_device().predictor(state.parameters, **how)
+        return self._on_device().predictor(
+            state.parameters, raw=raw, select=state.select, compute_dtype=computed
+        )
 
     def _computed(self, compute_dtype: object, who: str) -> Computed:
         layout, dtype = self._network.layout, self._network.dtype
@@ -777,7 +751,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
         ImportError
             If safetensors is not installed.
         OSError
@@ -836,7 +810,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             A ValueError, where the file is damaged, of another kind or of a later version, or
             names a rule that is neither fastmlp's nor among `rules`.
         TypeError, ValueError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
         OSError
             If there is no file, or it cannot be read.
         ImportError
@@ -928,14 +902,14 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
     def _on_device(self) -> Engine[Any]:
-        """Return the engine of the net's device, made on first use: it imports Numba."""
+        """The engine of the net's device, made on first use: it imports Numba."""
         if self._engine is None:
-            how = (self._network, self._n_threads, self._state.lock)
-            self._engine = devices.engine_on(self._device, *how)
+            lock = self._state.lock
+            self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)
         return self._engine
 
     def __copy__(self) -> Self:
-        """Return what `copy.deepcopy` does: two nets that had arrays in common would train both."""
+        """A deep copy: two nets that had arrays in common would train both."""
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -950,12 +924,12 @@ class Core(NamedTuple):
 
 
 def core_of(net: MLP) -> Core:
-    """Return a net's engine, and its state."""
+    """A net's engine and state."""
     return Core(net._on_device(), net._state)
 
 
 def net_on(state: NetState, **settings: Any) -> MLP:
-    """Return a net that shares a state's parameters and lock; its optimizer starts from step 0."""
+    """A net that shares a state's parameters and lock; its optimizer starts from step 0."""
     net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
     own, net._initializer = net._state, None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
@@ -964,12 +938,12 @@ def net_on(state: NetState, **settings: Any) -> MLP:
 
 
 def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
-    """Return the net that a file holds; `own` are the user's rules by their names.
+    """The net that a file holds; `own` are the user's rules by their names.
 
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        If it is not what it must be.
+        If the file's content is not a net's.
     """
     saved = model_state.unpack(content, own)
     network = saved.network

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.model import MLP
 from fastmlp.training.history import Status
-from fastmlp.training.ranks.communicator import Communicator
+from fastmlp.training.ranks.exchange import Communicator
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 

@@ -1,6 +1,7 @@
 """Rows of a net's dtype: how a source is read, its blocks as rows, and buffers of them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +21,13 @@ DEFAULT_BYTES = 1 << 30
 Array = NDArray[Any]
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """The settings of a fit that decide how its source is read.
 
     Attributes
     ----------
-    buffer_rows : rows to hold in memory and to mix; None: what an eighth of the memory holds
+    buffer_rows : rows to hold in memory and to mix; None: those that an eighth of the memory holds
     shuffle : bool, mix blocks and rows
     steps_per_epoch : steps after which an epoch ends; None: at the end of the source
     class_weight : mapping of classes to numbers, or None
@@ -58,7 +60,7 @@ class Reading(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            If the settings are not what they must be.
+            If a setting has a wrong type or value.
         """
         buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch

@@ -29,7 +29,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import Quantile, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
-from fastmlp.training.monitors import Listener
+from fastmlp.training.options import Listener
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]

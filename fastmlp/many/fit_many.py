@@ -11,18 +11,17 @@ from numpy.typing import ArrayLike
 
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
-from fastmlp.data.rows import Reading
 from fastmlp.data.sources import Source
 from fastmlp.many.endings import concluded, interrupted
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
 from fastmlp.many.sources import is_over_source, jobs_over
 from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
-from fastmlp.many.training import How, locked, trained
+from fastmlp.many.training import locked, trained
 from fastmlp.model import MLP
 from fastmlp.training.bar import bar_over
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, monitors_of
+from fastmlp.training.options import FitOptions, Listener
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -158,13 +157,14 @@ def fit_many(
     >>> [len(history.loss) for history in histories]
     [20, 20, 20]
     """
-    scalars.boolean(WHO, "shuffle", shuffle)
-    scalars.boolean(WHO, "progress", progress)
+    options = FitOptions.checked(
+        WHO, shuffle=shuffle, target=target, buffer_rows=buffer_rows,
+        validation_data=validation_data, validation_rows=validation_rows,
+        validation_split=validation_split, metrics=metrics, early_stopping=early_stopping,
+        keep_best=keep_best, time_limit=time_limit, callbacks=callbacks, progress=progress,
+    )  # fmt: skip
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
-    for name, given in (("rows", validation_rows), ("data", validation_data)):
-        if given is not None and validation_split is not None:
-            raise ValueError(f"{WHO}: give validation_{name} or validation_split, not both")
     timeout = scalars.seconds(WHO, "group_timeout", group_timeout)
     on = None if client is None else client_of(client, WHO)
     if on is None and timeout is not None:
@@ -172,25 +172,14 @@ def fit_many(
     if on is not None and n_threads is not None:
         raise ValueError(f"{WHO}: with client= workers use their own threads: leave n_threads out")
     held_out = (validation_rows, validation_split)
-    listeners, monitors = monitors_of(
-        WHO,
-        callbacks,
-        early_stopping=early_stopping,
-        keep_best=keep_best,
-        metrics=metrics,
-        time_limit=time_limit,
-        validated=any(given is not None for given in (*held_out, validation_data)),
-    )
     each = nets_of(nets)
-    reading = Reading(1, 1, shuffle, buffer_rows, target=target)
-    reading = reading._replace(validation_split=validation_split)
     feed, files = None, None
     parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
     try:
         if is_over_source(X, y, validation_data, parts):
-            files = None if on is None else files_of(X, validation_data, reading)
+            files = None if on is None else files_of(X, validation_data)
             sizes = (epochs, batch_size)
-            jobs, feed = jobs_over(each, (X, y), validation_data, reading, sizes)
+            jobs, feed = jobs_over(each, (X, y), validation_data, options, sizes)
         else:
             jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
@@ -201,17 +190,16 @@ def fit_many(
     if shuffle:
         check_generators(jobs)
     for i, job in enumerate(jobs):
-        monitors.check(job.core.engine.network, job.held_out, who(i))
-    how = How(shuffle, listeners, monitors)
+        options.check_rows(job.core.engine.network, job.held_out, who(i))
     if on is None:
         with locked(jobs), _bar(jobs, progress) as bar:
-            return concluded(trained(jobs, how, bar, n_threads, feed))
+            return concluded(trained(jobs, options, bar, n_threads, feed))
     check_devices(jobs)
     if feed is not None:
         feed.close()
     cluster = Cluster(on, WHO, timeout)
     with locked(jobs), _bar(jobs, progress) as bar:
-        return concluded(trained_on(cluster, jobs, how, bar, files))
+        return concluded(trained_on(cluster, jobs, options, bar, files))
 
 
 def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:

@@ -11,8 +11,8 @@ from fastmlp._process.task_pool import Outcome, Task
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import GroupEngine
 from fastmlp.many.tasks import Job
-from fastmlp.training.history import History, Status
-from fastmlp.training.recording import rates_at, record, record_divergence
+from fastmlp.training.history import History, Status, record, record_divergence
+from fastmlp.training.loop import rates_at
 
 Fit = Callable[[], History]
 

@@ -10,12 +10,12 @@ from fastmlp.backends.protocol import Data
 from fastmlp.cluster.groups import Cluster, Group, dealt
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
-from fastmlp.data.rows import Reading
 from fastmlp.many.sources import jobs_over
 from fastmlp.many.tasks import WHO, Job, who
-from fastmlp.many.training import Ended, How, locked, trained
+from fastmlp.many.training import Ended, locked, trained
 from fastmlp.model import MLP, core_of
 from fastmlp.training.bar import Bar
+from fastmlp.training.options import FitOptions
 from fastmlp.validation import Names
 from fastmlp.validation.expanded import Expanded
 
@@ -28,7 +28,6 @@ class Files(NamedTuple):
 
     path: Any
     validation_data: Any
-    reading: Reading
 
 
 class Parcel(NamedTuple):
@@ -53,14 +52,14 @@ class NetsOfGroup:
     """The work of a group: a function without arguments that is pickled."""
 
     parcels: list[Parcel]
-    how: How
+    options: FitOptions
     files: Files | None
 
     def __call__(self) -> list[tuple[Outcome, dict[str, Any]]]:
         """Train the nets; return each one's outcome, and what training has changed in it."""
         jobs, feed = self._jobs()
         with locked(jobs):
-            ended = trained(jobs, self.how, None, None, feed)
+            ended = trained(jobs, self.options, None, None, feed)
         found = []
         for job, outcome in zip(jobs, ended.outcomes, strict=True):
             assert outcome is not None
@@ -72,14 +71,14 @@ class NetsOfGroup:
         if self.files is None:
             return [it.job() for it in self.parcels], None
         sizes = [it.epochs for it in self.parcels], [it.batch_size for it in self.parcels]
-        path, validation_data, reading = self.files
+        path, validation_data = self.files
         nets = [it.net for it in self.parcels]
-        jobs, feed = jobs_over(nets, (path, None), validation_data, reading, sizes)
+        jobs, feed = jobs_over(nets, (path, None), validation_data, self.options, sizes)
         numbers = [it.number for it in self.parcels]
         return [job._replace(number=n) for job, n in zip(jobs, numbers, strict=True)], feed
 
 
-def files_of(path: Any, validation_data: Any, reading: Reading) -> Files:
+def files_of(path: Any, validation_data: Any) -> Files:
     """Return the files of a call.
 
     Raises
@@ -92,7 +91,7 @@ def files_of(path: Any, validation_data: Any, reading: Reading) -> Files:
             f"{WHO}: with client= a source must be a path, or a list of paths, of files that all "
             f"workers see, got one of type {type(path).__name__}"
         )
-    return Files(path, validation_data, reading)
+    return Files(path, validation_data)
 
 
 def check_devices(jobs: Sequence[Job]) -> None:
@@ -105,13 +104,11 @@ def check_devices(jobs: Sequence[Job]) -> None:
 
 
 def trained_on(
-    cluster: Cluster, jobs: list[Job], how: How, bar: Bar | None, files: Files | None
+    cluster: Cluster, jobs: list[Job], options: FitOptions, bar: Bar | None, files: Files | None
 ) -> Ended:
     """Train all nets, which are locked, on the workers of a cluster."""
-    # A view of a dict, as of no metrics, is not pickled.
-    how = how._replace(monitors=how.monitors._replace(metrics=dict(how.monitors.metrics)))
     groups = [
-        Group(numbers, NetsOfGroup([_parcel(jobs[i], files) for i in numbers], how, files))
+        Group(numbers, NetsOfGroup([_parcel(jobs[i], files) for i in numbers], options, files))
         for numbers in dealt([job.cost for job in jobs], cluster.n_at_once)
     ]
     found: dict[int, Outcome] = {}

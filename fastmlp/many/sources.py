@@ -3,16 +3,18 @@
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastmlp._process import task_pool
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Feed
-from fastmlp.data.rows import Reading, Rows
+from fastmlp.data.rows import Rows
 from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
 from fastmlp.model import MLP, Core, core_of
-from fastmlp.training.stream import GivenRows, rows_of
+from fastmlp.training.options import FitOptions
+from fastmlp.training.rows import RawRows, rows_of
 from fastmlp.validation import Names, unnamed
 from fastmlp.validation.suggestions import listed
 
@@ -49,7 +51,7 @@ def jobs_over(
     nets: Sequence[MLP],
     rows: tuple[Any, Any],
     validation_data: Any,
-    reading: Reading,
+    options: FitOptions,
     sizes: tuple[Any, Any],
 ) -> tuple[list[Job], Feed | None]:
     """Return each net's job over a source, and the feed of its first buffer.
@@ -57,7 +59,7 @@ def jobs_over(
     Parameters
     ----------
     rows : the source, and y, which must be None
-    reading : Reading, but for epochs and batch size
+    options : FitOptions, but for epochs and batch size
     sizes : epochs and batch size, each one number or one for each net
 
     Raises
@@ -83,9 +85,9 @@ def jobs_over(
                 "a source make a call for each kind"
             )
     # Whole batches of each net.
-    reading = reading._replace(epochs=max(epochs), batch_size=math.lcm(*batches))
-    given = GivenRows((*rows, None), validation_data, _names_of(cores), reading, WHO)
-    feed, data, held_out, names = rows_of(cores[0].engine, given)
+    options = replace(options, epochs=max(epochs), batch_size=math.lcm(*batches))
+    raw = RawRows(*rows, None, validation_data)
+    feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
     assert feed is not None
     each = zip(nets, cores, epochs, batches, strict=True)
     jobs = [

@@ -10,8 +10,8 @@ from fastmlp import validation
 from fastmlp.backends.protocol import Data, Order
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.network import layer_rates
-from fastmlp.training.monitors import split
 from fastmlp.training.pool import cost_of
+from fastmlp.training.rows import split
 from fastmlp.validation import scalars
 
 WHO = "fit_many"

@@ -8,11 +8,11 @@ from fastmlp.cluster.groups import Cluster
 from fastmlp.many.endings import concluded, interrupted
 from fastmlp.many.on_cluster import trained_on
 from fastmlp.many.tasks import WHO, Job, jobs_of
-from fastmlp.many.training import How, locked, trained
+from fastmlp.many.training import locked, trained
 from fastmlp.model import MLP
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import History
-from fastmlp.training.monitors import Listener, monitors_of
+from fastmlp.training.options import FitOptions, Listener
 
 
 class Call(NamedTuple):
@@ -54,17 +54,15 @@ def fit_together(
     ConnectionError, TimeoutError, RuntimeError
         As `Cluster.run`.
     """
-    listeners, monitors = monitors_of(
+    options = FitOptions.checked(
         WHO,
-        callbacks,
-        early_stopping=None,
+        callbacks=callbacks,
         keep_best=True,
-        metrics=None,
         time_limit=time_limit,
-        validated=True,
+        within_epochs=True,
+        validation_rows=True,
     )
     ends = list(accumulate(len(call.nets) for call in calls))
-    how = How(True, listeners, monitors._replace(within_epochs=True))
     try:
         jobs = [job for call in calls for job in call.jobs(epochs)]
     except KeyboardInterrupt:
@@ -73,7 +71,7 @@ def fit_together(
         jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
         with locked(jobs):
             if cluster is None:
-                histories = concluded(trained(jobs, how, bar, n_threads))
+                histories = concluded(trained(jobs, options, bar, n_threads))
             else:
-                histories = concluded(trained_on(cluster, jobs, how, bar, None))
+                histories = concluded(trained_on(cluster, jobs, options, bar, None))
     return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,23 +15,10 @@ from fastmlp.many.tasks import Job, who
 from fastmlp.training import loop
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report
-from fastmlp.training.monitors import Monitors
+from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of
 from fastmlp.training.request import FitRequest
-from fastmlp.training.stream import by_buffers
-
-
-class How(NamedTuple):
-    """The settings of all fits of a call."""
-
-    shuffle: bool
-    callbacks: Sequence[Callback]
-    monitors: Monitors
-
-    @property
-    def watched(self) -> bool:
-        """True if something looks at a fit before its end."""
-        return bool(self.callbacks) or self.monitors.look_at_fits
+from fastmlp.training.rows import by_buffers
 
 
 class Ended(NamedTuple):
@@ -50,21 +38,25 @@ def locked(jobs: Sequence[Job]) -> ExitStack:
 
 
 def trained(
-    jobs: list[Job], how: How, bar: Bar | None, n_threads: int | None, feed: Feed | None = None
+    jobs: list[Job],
+    options: FitOptions,
+    bar: Bar | None,
+    n_threads: int | None,
+    feed: Feed | None = None,
 ) -> Ended:
     """Train all nets, which are locked, on as many threads; `feed` is that of a source."""
     n = n_threads_of(n_threads)
-    how = how._replace(callbacks=_one_at_a_time(how.callbacks))
+    options = replace(options, callbacks=_one_at_a_time(options.callbacks))
     if feed is None or feed.is_whole:
-        return _trained(Pool(n), jobs, how, bar, None)
+        return _trained(Pool(n), jobs, options, bar, None)
     shared = SharedFeed(feed, len(jobs), n)
     try:
-        return _trained(Pool(len(jobs)), jobs, how, bar, shared)
+        return _trained(Pool(len(jobs)), jobs, options, bar, shared)
     finally:
         shared.close()
 
 
-def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
+def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     """Return the callbacks under one lock: two never run at once."""
     lock = threading.Lock()
 
@@ -72,16 +64,16 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
         with lock:
             callback(report)
 
-    return [partial(alone, callback) for callback in callbacks]
+    return tuple(partial(alone, callback) for callback in callbacks)
 
 
 def _trained(
-    pool: Pool, jobs: list[Job], how: How, bar: Bar | None, shared: SharedFeed | None
+    pool: Pool, jobs: list[Job], options: FitOptions, bar: Bar | None, shared: SharedFeed | None
 ) -> Ended:
     """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
-    fits = [_fit(job, how, bar, shared) for job in jobs]
+    fits = [_fit(job, options, bar, shared) for job in jobs]
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    of_queues: dict[str, Any] = {"shuffle": how.shuffle, "watched": how.watched, "bar": bar}
+    of_queues: dict[str, Any] = {"shuffle": options.shuffle, "watched": options.watched, "bar": bar}
     queues = queues_of(jobs, fits, **of_queues)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {jobs[i].number}") for i in on_cpu]
     ended = pool.run([*tasks, *(queue.task for queue in queues)])
@@ -91,24 +83,16 @@ def _trained(
     return Ended([found.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
-def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
+def _fit(job: Job, options: FitOptions, bar: Bar | None, shared: SharedFeed | None) -> Fit:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
         check()
-        request = FitRequest(
-            job.data,
-            job.epochs,
-            job.batch_size,
-            shuffle=how.shuffle,
-            held_out=job.held_out,
-            callbacks=how.callbacks,
-            monitors=how.monitors,
-            progress=False if bar is None else bar,
-            net=job.net,
-        )
-        over = request if shared is None else by_buffers(request, shared.part(), *job.core)
-        loop.fit(*job.core, over)
+        progress: Any = False if bar is None else bar
+        own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
+        request = FitRequest(job.data, own, held_out=job.held_out, net=job.net)
+        feed = None if shared is None else shared.part()
+        loop.fit(*job.core, request, by_buffers(request, feed, *job.core))
         history = request.history
         if bar is not None:
             bar.net_ends(job.epochs - len(history.loss))

@@ -36,7 +36,7 @@ class Bar:
     def __init__(self, bar: Any, n_nets: int) -> None:
         self._bar, self._n_nets, self._n_done = bar, n_nets, 0
         self._lock = threading.Lock()
-        self._tell()
+        self._show_nets()
 
     def __enter__(self) -> "Bar":
         return self
@@ -53,13 +53,13 @@ class Bar:
         """Count a net that has ended, so many epochs before its last."""
         with self._lock:
             self._n_done += 1
-            self._tell()
+            self._show_nets()
             self._bar.update(n_epochs)
 
     def set_postfix(self, numbers: Any = None, **others: Any) -> None:
         """Show no loss: losses of different nets cannot be compared."""
 
-    def _tell(self) -> None:
+    def _show_nets(self) -> None:
         self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)
 
 

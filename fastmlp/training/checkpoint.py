@@ -20,7 +20,7 @@ DIGEST_BYTES = 16
 EVERY = timedelta(minutes=1)
 
 
-class Fit(NamedTuple):
+class FitSettings(NamedTuple):
     """The settings that, with the net, determine the bits of a fit; JSON values."""
 
     epochs: int
@@ -40,8 +40,8 @@ class Fit(NamedTuple):
         """The names of the series in a file."""
         return (*SERIES, *(f"{METRIC}{name}" for name in self.metrics or ()))
 
-    def told(self) -> dict[str, Any]:
-        """Return the settings that are in use."""
+    def in_use(self) -> dict[str, Any]:
+        """The settings that are in use, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
@@ -120,10 +120,10 @@ class Checkpoint:
     file : File
     every : int or timedelta
         Write after so many epochs, or at the first end of an epoch after so much time.
-    fit : Fit
+    fit : FitSettings
     """
 
-    def __init__(self, file: File, every: int | timedelta, fit: Fit) -> None:
+    def __init__(self, file: File, every: int | timedelta, fit: FitSettings) -> None:
         self._file, self._every, self._fit = file, every, fit
         self._pending: Saved | None = None
         self._last_epoch, self._last_time = 0, time.monotonic()
@@ -167,8 +167,8 @@ class Checkpoint:
 
         `best` are the parameters of the best epoch; they are not copied.
         """
-        told = {
-            **self._fit.told(),
+        facts = {
+            **self._fit.in_use(),
             "first_step": first_step,
             "status": history.status.name,
             "seconds": history.seconds,
@@ -176,7 +176,7 @@ class Checkpoint:
         series = {name: list(getattr(history, name)) for name in SERIES}
         for name in self._fit.metrics or ():
             series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
-        self._pending = Saved(self._file.capture(), told, series, best)
+        self._pending = Saved(self._file.capture(), facts, series, best)
         if isinstance(self._every, int):
             return len(history.loss) - self._last_epoch >= self._every
         return time.monotonic() - self._last_time >= self._every.total_seconds()
@@ -197,7 +197,7 @@ class Checkpoint:
         self._pending = None
 
 
-def _progress(saved: Any, fit: Fit) -> Progress:
+def _progress(saved: Any, fit: FitSettings) -> Progress:
     """Return the progress of a checkpoint's fit.
 
     Raises
@@ -210,10 +210,10 @@ def _progress(saved: Any, fit: Fit) -> Progress:
     uneven = any(len(values) != n_validated for values in metrics.values())
     if n_rates != n_epochs or n_validated not in (0, n_epochs) or uneven:
         raise ValueError("losses and learning rates must be one for each epoch")
-    told = saved.told
-    status, seconds = Status[told["status"]], float(told["seconds"])
+    facts = saved.told
+    status, seconds = Status[facts["status"]], float(facts["seconds"])
     lists: dict[str, Any] = {name: list(saved.series[name]) for name in SERIES}
     if n_epochs:
         lists["metrics"] = metrics
     history = History(**lists, status=status, seconds=seconds)
-    return Progress(told["first_step"], history, saved.best)
+    return Progress(facts["first_step"], history, saved.best)

@@ -1,10 +1,15 @@
-"""The record of a fit: losses by epoch, and why it ended."""
+"""The record of a fit: losses by epoch, why it ended, and the warnings that go with its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process.warnings import warn
+from fastmlp.network import html
 from fastmlp.validation.attributes import OF_HISTORIES, Advising
 from fastmlp.validation.packages import needs
 
@@ -75,12 +80,10 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
         best = "" if self.best_epoch is None else f", best_epoch {self.best_epoch}"
-        how = f"{self.status.name}, {self.seconds:.3g} s"
-        return f"History({len(self.loss)} epochs{last}{best}, {how})"
+        ending = f"{self.status.name}, {self.seconds:.3g} s"
+        return f"History({len(self.loss)} epochs{last}{best}, {ending})"
 
     def _repr_html_(self) -> str:
-        from fastmlp.training.history_html import history_html
-
         return history_html(self.loss, self.validation_loss, self.seconds, self.status.value)
 
     def to_frame(self) -> "DataFrame":
@@ -169,3 +172,88 @@ class Report:
 
 
 Callback = Callable[[Report], Any]
+
+
+def interrupted(history: History, *, restores: bool = False) -> History:
+    """Record that Ctrl-C has ended the fit, and warn; `restores`: the best epoch is restored."""
+    history.status = Status.INTERRUPTED
+    epoch = len(history.loss)
+    kept = f"has the parameters of epoch {history.best_epoch}, the best"
+    state = kept if restores else "keeps what it has learnt"
+    warn(f"fit interrupted in epoch {epoch}; the net {state}", UserWarning)
+    return history
+
+
+def record(
+    history: History,
+    losses: NDArray[np.float64],
+    rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    first_step: int,
+    steps_per_epoch: int,
+) -> None:
+    """Add completed epochs: their losses, and the learning rates of their last steps."""
+    last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
+    history.loss += losses.tolist()
+    history.learning_rate += rates(last_steps).tolist()
+
+
+def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:
+    """Record that the next epoch diverged, and warn; `restores`: the best epoch is restored."""
+    history.status = Status.DIVERGED
+    before = "keeps its parameters from before that epoch"
+    kept = f"has the parameters of epoch {history.best_epoch}, the best" if restores else before
+    warn(
+        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net {kept}; "
+        "try a smaller learning rate, or standardise X",
+        RuntimeWarning,
+    )
+
+
+HEADER = ("loss", "first", "best", "in epoch", "last")
+WIDTH, HEIGHT, MARGIN = 320, 64, 3
+
+
+def history_html(
+    loss: Sequence[float], validation_loss: Sequence[float], seconds: float, status: str
+) -> str:
+    """Return the losses, the seconds and the status as HTML; epochs are counted from 1."""
+    curves = {"training": np.asarray(loss, float), "validation": np.asarray(validation_loss, float)}
+    rows = [HEADER, *(_row(name, curve) for name, curve in curves.items() if curve.size)]
+    n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"
+    parts = [html.text(n, strong="History")]
+    if len(rows) > 1:
+        parts.append(html.table(rows))
+    if len(loss) > 1:
+        parts.append(_line(list(curves.values())))
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _row(name: str, curve: NDArray[Any]) -> tuple[str, ...]:
+    finite = np.where(np.isfinite(curve), curve, np.inf)
+    best = int(finite.argmin())
+    return (name, f"{curve[0]:.4g}", f"{curve[best]:.4g}", f"{best + 1:,}", f"{curve[-1]:.4g}")
+
+
+def _line(curves: list[NDArray[Any]]) -> str:
+    """Return the losses as a drawing, logarithmic where all are positive; validation is dashed."""
+    finite = np.concatenate(curves)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return ""
+    is_log = finite.min() > 0
+    low, high = (np.log(finite) if is_log else finite)[[finite.argmin(), finite.argmax()]]
+    lines = ""
+    for curve, dash in zip(curves, ("", ' stroke-dasharray="4 3"'), strict=True):
+        # At most WIDTH points, whatever the number of epochs.
+        epochs = np.unique(np.linspace(0, max(len(curve) - 1, 0), WIDTH).astype(int))[: len(curve)]
+        epochs = epochs[np.isfinite(curve[epochs])]
+        values = np.log(curve[epochs]) if is_log else curve[epochs]
+        x = MARGIN + (WIDTH - 2 * MARGIN) * epochs / (len(curves[0]) - 1)
+        y = MARGIN + (HEIGHT - 2 * MARGIN) * (high - values) / ((high - low) or 1)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(x, y, strict=True))
+        lines += f'<polyline points="{path}"{dash}/>' if path else ""
+    name = f"loss by epoch{', logarithmic' if is_log else ''}: solid for training, dashed for "
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" fill="none" stroke="currentColor" '
+        f'stroke-width="1.5"><title>{name}validation</title>{lines}</svg>'
+    )

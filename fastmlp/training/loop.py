@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import Group, groups_of
-from fastmlp.rules.optimizers import coefficients_of
+from fastmlp.rules.optimizers import Optimizer, coefficients_of
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training.history import History, Status
 
 CALL_SECONDS = 0.05
 # A guess for the first call, so low that the call is not longer on a slow core either.
@@ -34,18 +38,26 @@ class Request(Protocol):
     """The settings of a fit, and its actions between windows.
 
     A window is a number of epochs, planned at once: their order of rows and their learning rates.
+
+    Attributes
+    ----------
+    data : the rows to train on, of the current buffer
+    n_rows : int, of an epoch
     """
 
-    @property
-    def data(self) -> Data:
-        """The rows to train on."""
-        ...
+    data: Data
+    n_rows: int
 
     @property
     def batch_size(self) -> int: ...
 
     @property
-    def options(self) -> Mapping[str, bool]:
+    def history(self) -> History:
+        """The record of the fit."""
+        ...
+
+    @property
+    def trainer_options(self) -> Mapping[str, Any]:
         """Options of `Engine.trainer`."""
         ...
 
@@ -93,8 +105,13 @@ class Request(Protocol):
         ...
 
 
-def fit(engine: Engine[Any], state: NetState, request: Request) -> None:
-    """Train a net as requested; `state` is brought up to date, also after Ctrl-C or an error."""
+def fit(
+    engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
+) -> None:
+    """Train a net as requested; `state` is brought up to date, also after Ctrl-C or an error.
+
+    `buffered` is given if the rows come in buffers.
+    """
     try:
         with task_pool.turn():
             trainer = engine.trainer(
@@ -103,22 +120,23 @@ def fit(engine: Engine[Any], state: NetState, request: Request) -> None:
                 state.optimizer,
                 request.data,
                 request.batch_size,
-                **request.options,
+                **request.trainer_options,
             )
         groups = groups_of(state.optimizer, engine.network.factors).groups
         calls, dropout = Calls(trainer, state, groups), engine.network.dropout
+        epochs = calls if buffered is None else buffered.begin(calls, trainer, state)
         with request.begin(engine, trainer, state):
             if dropout is not None:
                 key, total = state.kept_key(), request.last_step
                 calls.drawn = partial(numbers_of, dropout, key, total=total)
             try:
-                while n_epochs := request.window(calls.epochs_at_once()):
+                while n_epochs := epochs.window(request):
                     losses, rates = np.full(n_epochs, np.nan), request.rates(n_epochs)
                     first_step = state.n_steps
                     try:
-                        n_done = calls.run(request.order(n_epochs), losses, rates)
+                        n_done = epochs.run(request, losses, rates)
                     except KeyboardInterrupt:
-                        request.cut_short(losses[: calls.epochs_since(first_step)])
+                        request.cut_short(losses[: epochs.completed_since(first_step)])
                         raise
                     diverged = None
                     if trainer.diverged:
@@ -133,6 +151,8 @@ def fit(engine: Engine[Any], state: NetState, request: Request) -> None:
     except KeyboardInterrupt as error:
         request.interrupted(error)
     finally:
+        if buffered is not None:
+            buffered.close()
         request.close()
 
 
@@ -169,7 +189,7 @@ class Calls:
 
     Attributes
     ----------
-    drawn : from numbers of steps to what dropout draws with, or None
+    drawn : from numbers of steps to the numbers that dropout draws with, or None
     """
 
     drawn: Rates | None = None
@@ -178,30 +198,32 @@ class Calls:
         self._trainer, self._state, self._groups = trainer, state, groups
         self._pace = Pace(trainer.unit_flops)
 
-    def epochs_at_once(self) -> int:
-        """Return the number of epochs that one call does."""
-        return max(1, self._pace.units // self._trainer.units_per_epoch)
+    def window(self, request: Request) -> int:
+        """Return the number of epochs of the next window; 0 ends the fit."""
+        return request.window(max(1, self._pace.units // self._trainer.units_per_epoch))
 
-    def epochs_since(self, first_step: int) -> int:
+    def completed_since(self, first_step: int) -> int:
         """Return the number of epochs completed since the state had `first_step` steps."""
         trainer = self._trainer
         return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
 
-    def run(self, order: Order, losses: NDArray[np.float64], rates: Rates) -> int:
+    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> int:
         """Do an epoch for each of the losses to fill; return the number of epochs completed.
 
-        `rates` returns the learning rates of step numbers; `order` is as `Trainer.run` takes it.
+        `rates` returns the learning rates of step numbers.
         """
         trainer, state, unit = self._trainer, self._state, 0
-        first_step, total = state.n_steps, len(losses) * trainer.units_per_epoch
+        order, first_step = request.order(len(losses)), state.n_steps
+        total = len(losses) * trainer.units_per_epoch
         trainer.begin()
         try:
             while unit < total and not trainer.diverged:
                 last = min(unit + self._pace.units, total)
                 step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
                 steps, of_step = first_step + np.arange(step, end), first_step + step + 1
-                its = (state.optimizer, of_step, rates(steps), self._groups)
-                coefficients = coefficients_of(*its, state.averaged_from)
+                coefficients = coefficients_of(
+                    state.optimizer, of_step, rates(steps), self._groups, state.averaged_from
+                )
                 if self.drawn is not None:
                     coefficients = np.column_stack([coefficients, self.drawn(steps)])
                 start = time.perf_counter()
@@ -212,3 +234,113 @@ class Calls:
         finally:
             # Also correct if an interrupt comes between a call and the assignment of its result.
             state.n_steps = first_step + trainer.step_of(trainer.reached)
+
+
+def _size_of(data: Data) -> tuple[int, float]:
+    return data.n_rows, data.mass
+
+
+class ByBuffers:
+    """Epochs, as of `Calls`, over rows that come in buffers: one epoch a window.
+
+    Parameters
+    ----------
+    request : Request, whose rows are those of the first buffer
+    feed : Buffers
+    data_of : from the rows of a buffer to the device's data
+    size_of : from data to the number of rows in the buffers of all ranks, and their mass
+    """
+
+    _calls: Calls
+    _trainer: Trainer
+    _state: NetState
+
+    def __init__(
+        self,
+        request: Request,
+        feed: Buffers,
+        data_of: Callable[[Any], Data],
+        size_of: Callable[[Data], tuple[int, float]] = _size_of,
+    ) -> None:
+        self._request, self._feed, self._data_of, self._size_of = request, feed, data_of, size_of
+        # Of a stream whose length is not known, an epoch counts the rows.
+        request.n_rows = feed.n_rows or request.n_rows
+        self._at_first_buffer = True
+        self._before: NDArray[Any] | None = None
+
+    def begin(self, calls: Calls, trainer: Trainer, state: NetState) -> Self:
+        """Begin to read ahead, at the epoch at which the fit begins or resumes; return self."""
+        self._calls, self._trainer, self._state = calls, trainer, state
+        n_done = len(self._request.history.loss)
+        self._at_first_buffer = not n_done
+        self._feed.start(n_done)
+        return self
+
+    def window(self, request: Request) -> int:
+        """Return 1, an epoch; 0 ends the fit."""
+        return min(1, request.window(1))
+
+    def completed_since(self, first_step: int) -> int:
+        """Return 0: an epoch that is cut short is not complete."""
+        return 0
+
+    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> int:
+        """Do an epoch, a call or more for each buffer; return 1, or 0 if it diverged."""
+        self._trainer.store()
+        self._before = self._state.parameters.copy()
+        by_rows = request.trainer_options.get("by_rows")
+        loss = total_mass = 0.0
+        total_rows = 0
+        ends = False
+        while not ends:
+            if not self._at_first_buffer:
+                self._next_buffer()
+            self._at_first_buffer = False
+            losses[0] = np.nan
+            if not self._calls.run(request, losses, rates):
+                return 0
+            n_rows, mass = self._size_of(request.data)
+            mass = n_rows if by_rows else mass
+            if mass:
+                loss, total_mass = loss + float(losses[0]) * mass, total_mass + mass
+            total_rows += n_rows
+            ends = self._feed.ends
+        request.n_rows = total_rows
+        losses[0] = loss / total_mass if total_mass else float("nan")
+        return 1
+
+    def _next_buffer(self) -> None:
+        try:
+            self._feed.next()
+        except Exception:
+            self._request.history.status = Status.INTERRUPTED
+            raise
+        self._request.data = self._data_of(self._feed.rows)
+        self._trainer.take(self._request.data)
+
+    def close(self) -> None:
+        """End the reading; after a divergence, go back to the epoch's first parameters."""
+        self._feed.close()
+        if self._request.history.status is Status.DIVERGED and self._before is not None:
+            # The trainer has gone back to the start of a buffer.
+            self._state.assign(self._before)
+
+
+def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) -> None:
+    """Take the next step of the net's optimizer, with this flat gradient."""
+    step, slots = state.n_steps, engine.slots(state)
+    # A fit that has ended early may have ended before its average.
+    state.averaged_from = min(state.averaged_from, step)
+    rates = rates_at(state.optimizer, np.array([step]), step + 1)
+    groups = groups_of(state.optimizer, engine.network.factors).groups
+    coefficients = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
+    engine.update(state.parameters, slots, state.optimizer, gradient, coefficients)
+    state.n_steps += 1
+
+
+def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """Return the learning rates of step numbers; the fit ends at step `total`."""
+    rate = optimizer.learning_rate
+    if not callable(rate):
+        return np.full(len(steps), float(rate))
+    return validation.rates(rates_of(rate, steps, total), len(steps), rate)

@@ -1,15 +1,15 @@
-"""Metrics of validation rows after each epoch, all from the predictions of one pass."""
+"""Metrics of validation rows, and the loss: by one pass over them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends import devices
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, links
@@ -60,7 +60,7 @@ class Metric(NamedTuple):
 Metrics = Mapping[str, Metric]
 
 
-def metrics_of(given: Any, who: str) -> dict[str, Metric]:
+def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
     """Return the metrics by their names.
 
     Raises
@@ -68,36 +68,40 @@ def metrics_of(given: Any, who: str) -> dict[str, Metric]:
     TypeError, ValueError
         If they are none, or a name is not known.
     """
-    if given is None:
+    if argument is None:
         return {}
-    if isinstance(given, str) or callable(given):
-        given = [given]
-    if not isinstance(given, Iterable):
-        raise TypeError(f"{who}: metrics must be names, or a dict of names and {WANTED}: {given!r}")
-    named = given.items() if isinstance(given, Mapping) else [(_name(one), one) for one in given]
-    found: dict[str, Metric] = {}
-    for name, one in named:
+    if isinstance(argument, str) or callable(argument):
+        argument = [argument]
+    if not isinstance(argument, Iterable):
+        raise TypeError(
+            f"{who}: metrics must be names, or a dict of names and {WANTED}: {argument!r}"
+        )
+    pairs: Iterable[Any] = ((_name(metric), metric) for metric in argument)
+    if isinstance(argument, Mapping):
+        pairs = argument.items()
+    metrics: dict[str, Metric] = {}
+    for name, metric in pairs:
         if not isinstance(name, str) or not name or name in RESERVED:
             taken = f", not {', '.join(map(repr, RESERVED))}"
             raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
-        if name in found:
+        if name in metrics:
             raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
-        found[name] = _metric(one, name, who)
-    return found
+        metrics[name] = _metric(metric, name, who)
+    return metrics
 
 
-def _name(given: Any) -> Any:
-    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+def _name(metric: Any) -> Any:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
-def _metric(given: Any, name: str, who: str) -> Metric:
-    if isinstance(given, str):
-        return _known(given, who)
-    if not callable(given) or isinstance(given, type):
-        raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {given!r}")
-    if next(iter(_parameters(given)), "") == "estimator":
-        return Metric(scorer=given, mode="max")
-    return Metric(function=given)
+def _metric(metric: Any, name: str, who: str) -> Metric:
+    if isinstance(metric, str):
+        return _known(metric, who)
+    if not callable(metric) or isinstance(metric, type):
+        raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {metric!r}")
+    if next(iter(_parameters(metric)), "") == "estimator":
+        return Metric(scorer=metric, mode="max")
+    return Metric(function=metric)
 
 
 def _known(name: str, who: str) -> Metric:
@@ -199,7 +203,7 @@ class Measures:
         TypeError
             If a metric does not return a number.
         Exception
-            What a function of the user's raises, with a note that names the metric.
+            Any error of a user's function, with a note that names the metric.
         """
         return {name: self._value(name, measure) for name, measure in self._of.items()}
 
@@ -248,9 +252,10 @@ def _targets(network: Network, data: Data) -> Array:
     return targets[:, 0].astype(np.int64 if labels else targets.dtype)
 
 
-def _rows(given: Any, rows: NDArray[np.int64] | None) -> Array:
-    """Return a copy of the rows in use, on the host."""
-    array = given.copy_to_host() if hasattr(given, "copy_to_host") else np.array(given)
+def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
+    """A copy of the rows in use, on the host, shape (n_rows, ...)."""
+    on_device = hasattr(source, "copy_to_host")
+    array = source.copy_to_host() if on_device else np.array(source)
     return array if rows is None or not array.size else array[rows]
 
 
@@ -266,8 +271,8 @@ def _scored(
         classes_ = np.arange(max(n_outputs, 2))
 
         def predict_proba(self, X: Any) -> Array:
-            one = predictions[:, 0]
-            return np.column_stack([1 - one, one]) if n_outputs == 1 else predictions
+            positive = predictions[:, 0]
+            return np.column_stack([1 - positive, positive]) if n_outputs == 1 else predictions
 
         def predict(self, X: Any) -> Array:
             return self.predict_proba(X).argmax(axis=1)
@@ -280,3 +285,34 @@ def _scored(
     if classes and targets.ndim == 2:
         targets = targets.argmax(axis=1)
     return partial(scorer, Classifier() if classes else Regressor(), None, targets, **weight)
+
+
+class Validation(Protocol):
+    """The loss and the metrics of validation rows."""
+
+    def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
+        """Return both at these parameters."""
+        ...
+
+
+@final
+class OnePass:
+    """The loss and the metrics of validation rows, by one pass over them.
+
+    Parameters
+    ----------
+    engine : Engine
+    held_out : Data, the rows
+    metrics : Metrics, which may be empty
+    """
+
+    def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
+        self._evaluation = engine.evaluation(held_out)
+        self._measures = Measures(metrics, engine.network, held_out) if metrics else None
+
+    def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
+        """Return the loss and the metrics at these parameters."""
+        measures = self._measures
+        if measures is None:
+            return self._evaluation(parameters), {}
+        return self._evaluation(parameters, measures.predictions), measures()

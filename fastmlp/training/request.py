@@ -2,31 +2,33 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from functools import partial
-from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.task_pool import Stopped
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
 from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.checkpoint import Checkpoint, File, Fit, Progress, digest
-from fastmlp.training.history import Callback, History, Report, Status
-from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
-from fastmlp.training.monitors import NONE, Monitors, Watch
-from fastmlp.training.recording import interrupted, rates_at, record, record_divergence
-from fastmlp.training.validation_loss import NewValidation, OnePass, Validation
-
-# Takes a generator, a number of orders and of rows.
-Draw = Callable[[np.random.Generator, int, int], NDArray[np.uint32]]
+from fastmlp.training.checkpoint import Checkpoint, File, FitSettings, Progress, digest
+from fastmlp.training.history import (
+    History,
+    Report,
+    Status,
+    interrupted,
+    record,
+    record_divergence,
+)
+from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates, rates_at
+from fastmlp.training.metrics import Validation
+from fastmlp.training.options import FitOptions
+from fastmlp.training.ranks.alone import ALONE, Alone
+from fastmlp.training.ranks.together import Together
+from fastmlp.training.stopping import EpochWatch
 
 
 class OutOfTime(Stopped):
@@ -40,19 +42,12 @@ class FitRequest:
     Parameters
     ----------
     data : Data, to train on
-    epochs, batch_size : int
-    shuffle : bool
+    options : FitOptions
     held_out : Data, optional
         To validate on after each epoch.
-    callbacks : sequence of callables
-    monitors : Monitors
-        Early stopping, plateaus, metrics and time.
-    progress : bool or bar
-        True: show a bar; a bar: count epochs in it.
     net : MLP
         The `net` of reports to callbacks.
-    validation_of : makes what validates
-    draw : draws the random words of orders, as `shuffling_words`
+    ranks : Alone or Together
 
     Attributes
     ----------
@@ -61,13 +56,7 @@ class FitRequest:
     steps_per_epoch : int, where batches do not follow from the rows, or None
     """
 
-    batch_size: int
-    epochs: int
-    shuffle: bool
-    history: History
     last_step: int
-    n_rows: int
-    options: Mapping[str, Any] = {}
     steps_per_epoch: int | None = None
 
     _engine: Engine[Any]
@@ -77,56 +66,38 @@ class FitRequest:
     def __init__(
         self,
         data: Data,
-        epochs: int,
-        batch_size: int,
+        options: FitOptions,
         *,
-        shuffle: bool,
         held_out: Data | None = None,
-        callbacks: Sequence[Callback] = (),
-        monitors: Monitors = NONE,
-        progress: Any = False,
         net: Any = None,
-        validation_of: NewValidation = OnePass,
-        draw: Draw = shuffling_words,
+        ranks: "Alone | Together" = ALONE,
     ) -> None:
-        self.data, self.batch_size, self.epochs = data, batch_size, epochs
+        self.data, self._held_out, self._net, self._ranks = data, held_out, net, ranks
+        self.n_rows, self.history = ranks.n_rows(data.n_rows), History()
+        self.batch_size, self.epochs = min(options.batch_size, self.n_rows), options.epochs
         # In a batch of all rows, their order changes only the rounding.
-        self.shuffle = shuffle and batch_size < data.n_rows
-        self.history, self.n_rows = History(), data.n_rows
-        self._held_out, self._callbacks, self._monitors = held_out, callbacks, monitors
-        self._watch, self._is_done = Watch(monitors), False
-        looking = held_out is not None or bool(callbacks)
-        self._looks = looking or monitors.look_at_epochs
-        self._progress, self._net = progress, net
+        self.shuffle = options.shuffle and self.batch_size < self.n_rows
+        self.trainer_options = ranks.trainer_options(options.average_every)
+        self._options, self._is_done = options, False
+        self._watch = EpochWatch(options.early_stopping, options.plateau)
+        looking = held_out is not None or bool(options.callbacks)
+        self._looks = looking or options.look_at_epochs
         self._bar: Any = None
-        self._validation_of, self._draw = validation_of, draw
         self._validation: Validation | None = None
         self._checkpoint: Checkpoint | None = None
         self._first_step: int | None = None
         self._random: Any = None
         self._start = time.perf_counter()
 
-    def digests(self) -> dict[str, str]:
-        """Return hashes of the rows, by which a checkpoint's fit is recognised."""
-        found = {"data": _digest(self.data)}
-        if self._monitors.look_at_epochs and self._held_out is not None:
-            found["validation_data"] = _digest(self._held_out)
-        return found
+    def _digests(self) -> dict[str, str]:
+        """The hashes of the rows, by which a checkpoint's fit is recognised."""
+        digests = {"data": _digest(self.data)}
+        if self._options.look_at_epochs and self._held_out is not None:
+            digests["validation_data"] = _digest(self._held_out)
+        return digests
 
-    def keep(
-        self,
-        file: File,
-        state: NetState,
-        every: int | timedelta,
-        *,
-        resume: bool,
-        hashed: Mapping[str, str] | None = None,
-        how: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Progress | None:
-        """Write checkpoints of the fit to a file; with `resume`, continue from its checkpoint.
-
-        `hashed` are digests of all ranks' rows, and `how` further fields of `Fit`. Returns the
-        progress so far, if there is any.
+    def keep(self, file: File, state: NetState) -> None:
+        """Write checkpoints of the fit to a file, as the options say, or go on from its checkpoint.
 
         Raises
         ------
@@ -135,19 +106,30 @@ class FitRequest:
         OSError
             If the first checkpoint cannot be written.
         """
-        told = {**(hashed or self.digests()), **self._monitors.settings(), **how}
-        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.n_rows, **told)
-        keeper = Checkpoint(file, every, fit)
-        so_far = keeper.resume(validated=self._held_out is not None) if resume else None
+        options, ranks = self._options, self._ranks
+        settings = {
+            **ranks.joined(self._digests()),
+            **options.monitors(),
+            **ranks.checkpoint_settings(options.average_every),
+        }
+        fit = FitSettings(self.epochs, self.batch_size, self.shuffle, self.n_rows, **settings)
+        so_far = ranks.resumed(partial(self._open, file, fit, state), state)
         if so_far is not None:
-            self.go_on(so_far)
-        else:
+            self._go_on(so_far)
+
+    def _open(self, file: File, fit: FitSettings, state: NetState) -> Progress | None:
+        """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
+        options = self._options
+        keeper = Checkpoint(file, options.checkpoint_every, fit)
+        validated = self._held_out is not None
+        so_far = keeper.resume(validated=validated) if options.resume else None
+        if so_far is None:
             keeper.take(state.n_steps, History())
             keeper.write()
         self._checkpoint = keeper
         return so_far
 
-    def go_on(self, so_far: Progress) -> None:
+    def _go_on(self, so_far: Progress) -> None:
         """Continue from this progress."""
         self.history, self._first_step = so_far.history, so_far.first_step
         self._watch.repeat(self.history, so_far.best)
@@ -163,10 +145,10 @@ class FitRequest:
         total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
         state.average_over(self._first_step, total)
         self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
-        self._bar = self._progress
-        if isinstance(self._progress, bool):
+        self._bar = progress = self._options.progress
+        if isinstance(progress, bool):
             done = len(self.history.loss)
-            self._bar = new_bar(self.epochs, done, "fit") if self._progress else None
+            self._bar = new_bar(self.epochs, done, "fit") if progress else None
             if self._bar is not None:
                 return self._bar
         return nullcontext()
@@ -183,7 +165,7 @@ class FitRequest:
         if history.status is not Status.COMPLETED or not left:
             self._is_done = history.status is not Status.DIVERGED
             return 0
-        if self._is_late():
+        if self._ranks.of_first(self._is_late()):
             history.status = Status.OUT_OF_TIME
             return 0
         if self._looks:
@@ -198,7 +180,7 @@ class FitRequest:
         return bool(self.history.loss) and self._time_is_up()
 
     def _time_is_up(self) -> bool:
-        limit = self._monitors.time_limit
+        limit = self._options.time_limit
         return limit is not None and time.perf_counter() - self._start >= limit
 
     def order(self, n_epochs: int) -> Order:
@@ -208,12 +190,12 @@ class FitRequest:
         generator = self._state.generator
         assert generator is not None
         self._random = generator.bit_generator.state
-        return self._trainer.orders(self._draw(generator, n_epochs, self.data.n_rows))
+        return self._trainer.orders(self._ranks.draw(generator, n_epochs, self.data.n_rows))
 
     def rates(self, n_epochs: int) -> Rates:
         """Return the optimizer's learning rates, as a function of step numbers."""
         self._window_step = self._state.n_steps
-        return self._rates_in_time if self._monitors.within_epochs else self._rates
+        return self._rates_in_time if self._options.within_epochs else self._rates
 
     def _rates_in_time(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the learning rates of a call's steps, if there is time for it.
@@ -229,7 +211,14 @@ class FitRequest:
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         """Record the epochs, validate, move the bar, call the callbacks, write a checkpoint."""
+        with self._ranks.warning():
+            self._end_window(losses, diverged)
+
+    def _end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         history, n_done = self.history, len(losses)
+        if diverged is None:
+            # Of ranks with buffers, and of streams, the steps are known after an epoch.
+            self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
         record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
         looks = self._looks and diverged is None
         if looks:
@@ -258,6 +247,7 @@ class FitRequest:
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
         """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does; or the time."""
+        self._ranks.interrupted(error)
         late = isinstance(error, OutOfTime)
         self.history.status = Status.OUT_OF_TIME if late else Status.INTERRUPTED
         if not isinstance(error, Stopped):
@@ -287,10 +277,10 @@ class FitRequest:
             history=history,
             metrics={name: values[-1] for name, values in history.metrics.items()},
         )
-        if self._callbacks:
+        if self._options.callbacks:
             try:
                 with state.lock.calling_back():
-                    for callback in self._callbacks:
+                    for callback in self._options.callbacks:
                         callback(report)
             finally:
                 # Parameters that a callback wrote before it raised are used, too.
@@ -302,7 +292,8 @@ class FitRequest:
     def _validate(self, held_out: Data) -> None:
         """Record the loss and the metrics of the validation rows, by one pass over them."""
         if self._validation is None:
-            self._validation = self._validation_of(self._engine, held_out, self._monitors.metrics)
+            metrics = self._options.metrics
+            self._validation = self._ranks.new_validation(self._engine, held_out, metrics)
         loss, values = self._validation(self._state.parameters)
         if not math.isfinite(loss):
             warn(

@@ -1,7 +1,7 @@
-"""When a fit stops, which epoch it keeps, and when it goes on at a lower rate.
+"""Early stopping, the epoch that is kept, and lower rates after plateaus.
 
-`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. What they count is
-kept for each net: `Patience`, `Plateau`.
+`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. Their counts are
+kept for each net: `Patience`, `Plateau`, and both in a `EpochWatch`.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.training.history import History
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -49,7 +50,7 @@ class EarlyStopping:
     Raises
     ------
     TypeError, ValueError
-        If a setting is not what it must be.
+        If a setting has a wrong type or value.
 
     Examples
     --------
@@ -94,7 +95,7 @@ class ReduceLROnPlateau:
     Parameters
     ----------
     factor : float in (0, 1), default 0.1
-        What the rate is multiplied by.
+        The rate is multiplied by it.
     patience : int of 0 or more, default 10
         Lower the rate after so many epochs in a row that are no better; 0 lowers it where 1 does.
     min_delta : float of 0 or more, default 1e-4
@@ -111,7 +112,7 @@ class ReduceLROnPlateau:
     Raises
     ------
     TypeError, ValueError
-        If a setting is not what it must be.
+        If a setting has a wrong type or value.
 
     Examples
     --------
@@ -147,7 +148,7 @@ class ReduceLROnPlateau:
 Settings = EarlyStopping | ReduceLROnPlateau
 
 
-class Best:
+class BestValue:
     """The best of the values that it takes.
 
     Attributes
@@ -171,7 +172,7 @@ class Best:
 
 
 class Patience:
-    """What `EarlyStopping` counts in one fit.
+    """The counts of `EarlyStopping` in one fit.
 
     Attributes
     ----------
@@ -179,7 +180,7 @@ class Patience:
     """
 
     def __init__(self, settings: EarlyStopping, mode: str) -> None:
-        self._settings, self._best = settings, Best(settings.min_delta, mode)
+        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
         self.best_epoch: int | None = None
         self._wait = 0
 
@@ -196,15 +197,15 @@ class Patience:
 
 
 class Plateau:
-    """What `ReduceLROnPlateau` counts in one fit.
+    """The counts of `ReduceLROnPlateau` in one fit.
 
     Attributes
     ----------
-    scale : float, what the optimizer's rates are multiplied by
+    scale : float, by which the optimizer's rates are multiplied
     """
 
     def __init__(self, settings: ReduceLROnPlateau, mode: str) -> None:
-        self._settings, self._best = settings, Best(settings.min_delta, mode)
+        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
         self.scale = 1.0
         self._wait = self._cooldown = 0
 
@@ -227,12 +228,71 @@ class Plateau:
         lowest = self._settings.min_lr
 
         def lowered(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-            given = rates(steps)
+            full = rates(steps)
             # A schedule may pass below the lowest rate by itself.
-            floored: NDArray[np.float64] = np.maximum(given * self.scale, np.minimum(given, lowest))
+            floored: NDArray[np.float64] = np.maximum(full * self.scale, np.minimum(full, lowest))
             return floored
 
         return lowered
+
+
+class EpochWatch:
+    """The state of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
+
+    It is a function of the history, but for the parameters of the best epoch.
+
+    Attributes
+    ----------
+    best : (n_parameters,) array, the parameters of the best epoch, if they are to be restored
+    """
+
+    def __init__(self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None) -> None:
+        self._stopping, self._plateau = stopping, plateau
+        if self._stopping is not None:
+            self._patience = Patience(self._stopping, str(self._stopping.mode))
+        if self._plateau is not None:
+            self._lowering = Plateau(self._plateau, str(self._plateau.mode))
+        self.best: NDArray[Any] | None = None
+
+    def take(self, history: History, parameters: NDArray[Any]) -> bool:
+        """Look at the last epoch; return True if the fit is to stop after it."""
+        epoch = len(history.loss) - 1
+        stop = self._take(history, epoch)
+        restores = self._stopping is not None and self._stopping.restore_best_weights
+        if restores and history.best_epoch == epoch:
+            # A new array: a checkpoint that is not written yet has the one before.
+            self.best = parameters.copy()
+        return stop
+
+    def repeat(self, history: History, best: NDArray[Any] | None) -> None:
+        """Look at all epochs of a fit that goes on."""
+        for epoch in range(len(history.loss)):
+            self._take(history, epoch)
+        self.best = best
+
+    def _take(self, history: History, epoch: int) -> bool:
+        if self._plateau is not None:
+            value = series(history, self._plateau.monitor)[epoch]
+            self._lowering.take(value, history.learning_rate[epoch])
+        if self._stopping is None:
+            return False
+        stop = self._patience.take(epoch, series(history, self._stopping.monitor)[epoch])
+        history.best_epoch = self._patience.best_epoch
+        return stop
+
+    def scaled(self, rates: Rates) -> Rates:
+        """Return the learning rates of steps, lowered after plateaus."""
+        return rates if self._plateau is None else self._lowering.scaled(rates)
+
+
+def series(history: History, name: str) -> list[float]:
+    """Return the losses, or the metric, of this name."""
+    by_name: list[float] = {
+        "loss": history.loss,
+        "validation_loss": history.validation_loss,
+        **history.metrics,
+    }[name]
+    return by_name
 
 
 def _check_shared(settings: Settings, first: str) -> None:

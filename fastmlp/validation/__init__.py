@@ -1,6 +1,6 @@
 """Checks of the caller's arguments, before anything is compiled.
 
-An error names the caller, what was expected, what was given, and the known names.
+An error names the caller, the expected value, the actual one, and the known names.
 """
 
 from fastmlp.validation.arrays import (
@@ -15,8 +15,18 @@ from fastmlp.validation.arrays import (
     warn_if_not_finite,
     weights,
 )
-from fastmlp.validation.class_weights import BALANCED, balanced, class_counts, class_weights
-from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validates, validation_pair
+from fastmlp.validation.fits import (
+    BALANCED,
+    balanced,
+    callbacks,
+    checkpoint,
+    class_counts,
+    class_weights,
+    ranks,
+    rates,
+    validates,
+    validation_pair,
+)
 from fastmlp.validation.frames import Names, named, names_given, warn_of_forgotten
 
 __all__ = [

@@ -110,12 +110,12 @@ def targets(
 
 
 def weights(
-    given: object, n_rows: int, kind: np.dtype[Any], who: str, *, all_zero: bool = False
+    argument: object, n_rows: int, kind: np.dtype[Any], who: str, *, all_zero: bool = False
 ) -> Array:
     """Return sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
-    if given is None:
+    if argument is None:
         return np.empty(0, kind)
-    numbers = vector(given, n_rows, kind, "sample_weight", who)
+    numbers = vector(argument, n_rows, kind, "sample_weight", who)
     # Kernels flush denormals to zero.
     tiny = numbers < np.finfo(kind).tiny
     if (numbers < 0).any() or (tiny.all() and not all_zero):
@@ -123,9 +123,9 @@ def weights(
     return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
 
 
-def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
+def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
     """Return the indices of rows, shape (n,), from indices or from a mask of shape (n_rows,)."""
-    array = _numbers(given, who, name)
+    array = _numbers(argument, who, name)
     if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
         raise TypeError(
             f"{who}: {name} must be indices of rows, or a mask, in one dimension, got dtype "
@@ -145,12 +145,12 @@ def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int
     return np.ascontiguousarray(array, np.int64)
 
 
-def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
+def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
     """Return a vector of finite numbers, shape (n,), of dtype `kind`."""
-    array = _numbers(given, who, name)
+    array = _numbers(argument, who, name)
     if array.shape != (n,):
         raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
-    return _finite(_cast(array, kind, who, name), given, who, name)
+    return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
@@ -181,12 +181,13 @@ def warn_if_not_finite(predictions: Array, who: str) -> Array:
     return predictions
 
 
-def _brief(given: object) -> str:
+def _brief(argument: object) -> str:
     """Return a short description of an array, or the type's name."""
-    if not isinstance(given, np.ndarray):
-        return type(given).__name__
-    order = "" if given.flags.c_contiguous else ", not C-contiguous"
-    return f"{given.dtype} {given.shape}{order}{'' if given.flags.writeable else ', read-only'}"
+    if not isinstance(argument, np.ndarray):
+        return type(argument).__name__
+    order = "" if argument.flags.c_contiguous else ", not C-contiguous"
+    writeable = "" if argument.flags.writeable else ", read-only"
+    return f"{argument.dtype} {argument.shape}{order}{writeable}"
 
 
 def unnamed(y: object, who: str) -> None:
@@ -202,7 +203,7 @@ def unnamed(y: object, who: str) -> None:
         raise TypeError(f"{who}: y must be an array, got {y!r}; {instead}")
 
 
-def unmasked(given: object, who: str, name: str) -> None:
+def unmasked(argument: object, who: str, name: str) -> None:
     """Check that no entry of a masked array is masked.
 
     Raises
@@ -210,34 +211,35 @@ def unmasked(given: object, who: str, name: str) -> None:
     ValueError
         If one is.
     """
-    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+    if isinstance(argument, np.ma.MaskedArray) and np.ma.is_masked(argument):
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
 
 
-def _numbers(given: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
+def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
     """Return an array of real numbers; that of a frame's columns is of `kind`, if it is made."""
-    unmasked(given, who, name)
-    if hasattr(given, "toarray"):
-        its = "expanded" if hasattr(given, "pieces") else "a sparse matrix"
-        raise TypeError(f"{who}: {name} is {its}; use {name}.toarray()")
-    if type(given) is not np.ndarray:
-        given = frames.known(given, who)
-        if frames.is_frame(given) or frames.is_series(given):
-            return frames.numbers(given, kind, who, name)
+    unmasked(argument, who, name)
+    if hasattr(argument, "toarray"):
+        form = "expanded" if hasattr(argument, "pieces") else "a sparse matrix"
+        raise TypeError(f"{who}: {name} is {form}; use {name}.toarray()")
+    if type(argument) is not np.ndarray:
+        argument = frames.known(argument, who)
+        if frames.is_frame(argument) or frames.is_series(argument):
+            return frames.numbers(argument, kind, who, name)
     try:
-        array = np.asarray(given)
+        array = np.asarray(argument)
     except ValueError as error:
         raise ValueError(f"{who}: {name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:
-            rows = f"; try np.array(list({name}))" if hasattr(given, "__next__") else ""
-            rows = f"; use {name}.collect()" if hasattr(given, "collect") else rows
-            if name == "X" and isinstance(given, str | os.PathLike):
+            rows = f"; try np.array(list({name}))" if hasattr(argument, "__next__") else ""
+            rows = f"; use {name}.collect()" if hasattr(argument, "collect") else rows
+            if name == "X" and isinstance(argument, str | os.PathLike):
                 rows = "; of files predict_batches predicts, and fastmlp.predict_parquet"
             raise TypeError(
-                f"{who}: {name} must be an array of real numbers, got {type(given).__name__}{rows}"
+                f"{who}: {name} must be an array of real numbers, got "
+                f"{type(argument).__name__}{rows}"
             )
-        hint = hints.of_kind(given, array, name)
+        hint = hints.of_kind(argument, array, name)
         raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
@@ -252,10 +254,10 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
         return np.ascontiguousarray(array, kind)
 
 
-def _finite(array: Array, given: object, who: str, name: str) -> Array:
+def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     """Check that all numbers are finite, in blocks: no mask as large as the data is made.
 
-    `given` is what the array was converted from: its number, and its column's name, are shown.
+    The array was made of `argument`, whose number, and whose column's name, are shown.
     """
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
@@ -264,10 +266,10 @@ def _finite(array: Array, given: object, who: str, name: str) -> Array:
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
-            place = f", column {hints.column_name(given, column)}" if array.ndim == 2 else ""
-            if frames.is_frame(given):
-                frames.check(given, who, name)
-            value = frames.value(given, row, column)
+            place = f", column {hints.column_name(argument, column)}" if array.ndim == 2 else ""
+            if frames.is_frame(argument):
+                frames.check(argument, who, name)
+            value = frames.value(argument, row, column)
             raise ValueError(
                 f"{who}: {name} must be finite as {array.dtype}, got {value} in row {row}{place}"
                 f"{hints.of_value(value, array.dtype, name)}"
@@ -275,11 +277,11 @@ def _finite(array: Array, given: object, who: str, name: str) -> Array:
     return array
 
 
-def _class_labels(given: object, array: Array, n_outputs: int, who: str) -> None:
+def _class_labels(argument: object, array: Array, n_outputs: int, who: str) -> None:
     if array.dtype.kind == "f":
         raise TypeError(
             f"{who}: class labels must be integers from 0 to {n_outputs - 1}, "
-            f"got dtype {array.dtype}{hints.of_real_labels(given, array)}"
+            f"got dtype {array.dtype}{hints.of_real_labels(argument, array)}"
         )
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_outputs:

@@ -1,9 +1,9 @@
-"""Attributes of other libraries' models, and what does their work here."""
+"""Attributes of other libraries' models, and advice for each."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-# What to do here, and the attributes elsewhere.
+# From advice to the attributes of other libraries.
 OF_NETS = {
     "predict returns probabilities, of the losses cross_entropy and binary_cross_entropy": (
         "predict_proba"
@@ -67,7 +67,7 @@ OF_HISTORIES = {
 
 
 class Elsewhere:
-    """An attribute that a class lacks, as all others to `hasattr`; its error says what to use.
+    """An attribute that a class lacks, as all others to `hasattr`; its error has advice.
 
     `__getattr__` would slow every access: a prediction of one row, 0.79 -> 0.86 us on Python 3.11.
     """
@@ -91,7 +91,7 @@ class Advising(type):
     Parameters
     ----------
     advice : mapping
-        What to do here, and the attributes elsewhere, separated by spaces.
+        From advice to the attributes of other libraries, separated by spaces.
 
     Examples
     --------
@@ -108,7 +108,9 @@ class Advising(type):
         cls, name: str, bases: tuple[type, ...], space: dict[str, Any], advice: Mapping[str, str]
     ) -> "Advising":
         lacking = {
-            word: Elsewhere(told) for told, words in advice.items() for word in words.split()
+            word: Elsewhere(sentence)
+            for sentence, words in advice.items()
+            for word in words.split()
         }
         shown = {"__dir__": lambda self: set(object.__dir__(self)) - lacking.keys()}
         return super().__new__(cls, name, bases, {**lacking, **shown, **space})

@@ -1,4 +1,4 @@
-"""Calls that do not fit a function's signature: the message says what the user may have meant."""
+"""Calls that do not fit a function's signature: the message suggests the right one."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ def explained(target: F) -> F:
 
 
 def misfit(function: Any, n: int) -> str:
-    """Return what to add to a message if a function does not take `n` arguments by place.
+    """The end of a message if a function does not take `n` arguments by place, else "".
 
     Examples
     --------
@@ -68,7 +68,7 @@ def _explaining(function: Any) -> Any:
 
 
 def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """Return what does not fit in a call, or None."""
+    """The message for a call that does not fit the signature; None if it fits."""
     owner, _, name = function.__qualname__.rpartition(".")
     method = bool(owner) and not owner.endswith("<locals>")
     who = owner if name in ("__init__", "__new__") else function.__qualname__.split("<locals>.")[-1]
@@ -103,8 +103,8 @@ def _too_many(
 ) -> str:
     sizes = next((name for name in positional if name.endswith("layer_sizes")), None)
     if sizes and all(isinstance(value, int) for value in values):
-        given = repr(values) if sizes == positional[0] else f"{sizes}={values!r}"
-        return f"{sizes} must be one sequence, got {len(values)} numbers: {who}({given})"
+        call = repr(values) if sizes == positional[0] else f"{sizes}={values!r}"
+        return f"{sizes} must be one sequence, got {len(values)} numbers: {who}({call})"
     taken = f"{count(len(positional), 'positional argument')} ({', '.join(positional)})"
     others = ", ".join(f"{name}=..." for name in known if name not in positional)
     advice = f"; name the others: {others}" if others else ""

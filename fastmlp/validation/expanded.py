@@ -124,7 +124,7 @@ class Expanded:
 
     @property
     def kind(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        """What a number of each column stands for: plain, pieces, levels."""
+        """The meaning of each column: how many are plain, the counts of pieces, of levels."""
         return self.plain, self.pieces, self.levels
 
     @property
@@ -172,10 +172,10 @@ class Expanded:
         return f"Expanded({len(self)} rows: {columns}; {self.shape[1]} inputs)"
 
 
-def _counts(given: Any, name: str, most: int | None) -> tuple[int, ...]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise TypeError(f"{WHO}: {name} must be a sequence of int, got {given!r}")
-    counts = tuple(scalars.positive_integer(WHO, f"{name}[{i}]", n) for i, n in enumerate(given))
+def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:
+    if isinstance(argument, str) or not isinstance(argument, Iterable):
+        raise TypeError(f"{WHO}: {name} must be a sequence of int, got {argument!r}")
+    counts = tuple(scalars.positive_integer(WHO, f"{name}[{i}]", n) for i, n in enumerate(argument))
     if most is not None and max(counts, default=0) > most:
         raise ValueError(f"{WHO}: a column has at most {most} {name}, got {max(counts)}")
     return counts

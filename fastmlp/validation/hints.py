@@ -1,4 +1,4 @@
-"""What to do about data that are not accepted; computed on failure only."""
+"""Hints at the ends of messages about data that are not accepted; computed on failure only."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date, time, timedelta
@@ -12,26 +12,26 @@ from fastmlp.validation.suggestions import count
 Array = NDArray[Any]
 AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
 RENAME = "rename them, or leave all but one out"
-# Of what a net of numbers does not take.
+# For columns that a net of numbers does not take.
 A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
 A_TABLE += "texts, dates and missing values"
 MISSING = "fill missing values in, or leave their rows out"
 
 
-def of_shape(given: object, array: Array, n_features: int) -> str:
-    """Return how to make rows of features, shape (n_rows, n_features), of an array."""
-    its = "X.reshape" if hasattr(given, "reshape") else "np.asarray(X).reshape"
+def of_shape(X: object, array: Array, n_features: int) -> str:
+    """How to make rows of features, shape (n_rows, n_features), of an array."""
+    reshape = "X.reshape" if hasattr(X, "reshape") else "np.asarray(X).reshape"
     if array.ndim == 0:
         return "; use [[X]]" if n_features == 1 else ""
     if array.ndim == 1 and n_features == 1:
-        return f"; for one feature use {its}(-1, 1)"
+        return f"; for one feature use {reshape}(-1, 1)"
     if array.ndim == 1:
-        return f"; for one row use {its}(1, -1)" if len(array) == n_features else ""
-    return f"; {its}(len(X), -1) has {count(array[0].size, 'feature')}" if len(array) else ""
+        return f"; for one row use {reshape}(1, -1)" if len(array) == n_features else ""
+    return f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}" if len(array) else ""
 
 
-def of_kind(given: object, array: Array, name: str) -> str:
-    """Return how to make real numbers of an array of another dtype."""
+def of_kind(argument: object, array: Array, name: str) -> str:
+    """How to make real numbers of an array of another dtype."""
     if array.dtype.kind in "mM":
         spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
         return f"; {spans} / np.timedelta64(1, 'D') are days"
@@ -42,66 +42,66 @@ def of_kind(given: object, array: Array, name: str) -> str:
         return ""
     table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
     for j, column in enumerate(table.T):
-        its = column_name(given, j) if array.ndim > 1 else ""
+        label = column_name(argument, j) if array.ndim > 1 else ""
         try:
             numbers = column.astype(float)
         except (TypeError, ValueError):
-            return of_example(next(no_numbers(column.tolist()), column[0]), given, name, its)
+            return of_example(next(no_numbers(column.tolist()), column[0]), argument, name, label)
         if np.isnan(numbers).any():
-            return of_example(None, given, name, its)
+            return of_example(None, argument, name, label)
     return f"; try np.asarray({name}, float)"
 
 
-def column_name(given: object, j: int) -> str:
-    """Return a column's name in a data frame, as it is written in Python, or its number."""
+def column_name(table: object, j: int) -> str:
+    """A column's name in a data frame, as it is written in Python, or its number."""
     # Of Arrow tables `columns` are the columns themselves.
-    found: Any = getattr(given, "column_names", None) or getattr(given, "columns", ())
-    names = list(found)
+    columns: Any = getattr(table, "column_names", None) or getattr(table, "columns", ())
+    names = list(columns)
     return repr(names[j]) if len(names) > j else str(j)
 
 
-def of_example(value: Any, given: object, name: str, column: str) -> str:
-    """Return what a value that is no number is, where it is, and what to do about it.
+def of_example(value: Any, argument: object, name: str, column: str) -> str:
+    """A hint about a value that is not a number: its kind, its place, a remedy.
 
     `column` is the column's name as it is written in Python, or its number, or nothing.
     """
     where = f" in column {column}" if column else ""
-    its = f"{name}[{column}]" if column else name
+    selection = f"{name}[{column}]" if column else name
     if isinstance(value, str | bytes):
         if name == "y":
             return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
-        return f": text, such as {value!r}{where}; {_as_numbers(value, given, name, column)}"
+        return f": text, such as {value!r}{where}; {_as_numbers(value, argument, name, column)}"
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return f": a missing value{where}; {MISSING}"
     if isinstance(value, np.timedelta64 | timedelta):
-        return f": time spans{where}; {_days(its, given)}"
+        return f": time spans{where}; {_days(selection, argument)}"
     if isinstance(value, np.datetime64 | date):
-        return f": dates{where}; {_days(f'({its} - {its}.min())', given)}"
+        return f": dates{where}; {_days(f'({selection} - {selection}.min())', argument)}"
     if isinstance(value, time):
         return f": times of day{where}; make numbers of them"
     return f": a {type(value).__name__}{where}; make numbers of it"
 
 
-def _days(spans: str, given: object) -> str:
-    """Return how to make numbers of time spans, of a data frame's column or of Arrow."""
-    if hasattr(given, "column_names") or not hasattr(given, "shape"):
+def _days(spans: str, argument: object) -> str:
+    """How to make numbers of time spans, of a data frame's column or of Arrow."""
+    if hasattr(argument, "column_names") or not hasattr(argument, "shape"):
         return "make numbers of them"
     return f"{spans}.dt.total_seconds() / 86400 are days"
 
 
-def _as_numbers(text: str | bytes, given: object, name: str, column: str) -> str:
-    """Return how to make numbers of text: read them, or encode categories."""
+def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> str:
+    """How to make numbers of text: read them, or encode categories."""
     try:
         float(text)
     except ValueError:
-        return f"encode it: {_encoder(given, name, column)}"
-    if hasattr(given, "iloc"):
+        return f"encode it: {_encoder(argument, name, column)}"
+    if hasattr(argument, "iloc"):
         return f"try pandas.to_numeric({name}[{column}])"
-    return f"cast it to numbers, or encode it: {_encoder(given, name, column)}"
+    return f"cast it to numbers, or encode it: {_encoder(argument, name, column)}"
 
 
 def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
-    """Return what to do about a number that is not finite as `kind`."""
+    """A hint about a number that is not finite as `kind`."""
     if np.isnan(value):
         return f"; {MISSING}"
     if not np.isfinite(value):
@@ -112,22 +112,22 @@ def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
 
 
 def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
-    """Return what to do about targets of a wrong number of columns: they may be class labels."""
+    """A hint about targets of a wrong number of columns: they may be class labels."""
     labels = n_columns == 1 and array.dtype.kind in "iub"
     if labels and array.min() >= 0 and array.max() <= n_outputs:
         return "; for class labels use loss='cross_entropy'"
     return ""
 
 
-def of_real_labels(given: object, array: Array) -> str:
-    """Return what to do about class labels that are floating-point numbers."""
+def of_real_labels(y: object, array: Array) -> str:
+    """A hint about class labels that are floating-point numbers."""
     if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         return "; for targets that are no classes use loss='mse'"
-    return "; use y.astype(int)" if hasattr(given, "astype") else "; use np.asarray(y, int)"
+    return "; use y.astype(int)" if hasattr(y, "astype") else "; use np.asarray(y, int)"
 
 
 def of_labels(array: Array, n_outputs: int) -> str:
-    """Return what to do about class labels that are out of range."""
+    """A hint about class labels that are out of range."""
     labels = np.unique(array)
     if n_outputs == 1:
         return "; for two classes use loss='binary_cross_entropy'"
@@ -139,7 +139,7 @@ def of_labels(array: Array, n_outputs: int) -> str:
 
 
 def of_unit_targets(table: Array) -> str:
-    """Return what to do about targets of binary cross-entropy that are beyond [0, 1]."""
+    """A hint about targets of binary cross-entropy that are beyond [0, 1]."""
     values = np.unique(table)
     if len(values) == 2:
         return f"; number two classes 0 and 1: {AS_CLASSES}"
@@ -157,9 +157,9 @@ def no_numbers(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-def _encoder(given: object, name: str, column: str) -> str:
-    if hasattr(given, "to_dummies"):
+def _encoder(argument: object, name: str, column: str) -> str:
+    if hasattr(argument, "to_dummies"):
         return f"{name}.to_dummies({column})"
-    if hasattr(given, "iloc"):
+    if hasattr(argument, "iloc"):
         return f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
     return "as scikit-learn's OneHotEncoder(sparse_output=False) does"

@@ -1,4 +1,4 @@
-"""Keywords of other libraries, and what stands for them here."""
+"""Keywords of other libraries, and the words here for them."""
 
 from collections.abc import Iterable
 
@@ -226,7 +226,7 @@ ADVICE: dict[str, dict[str, str]] = {
 
 
 def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
-    """Return what stands between an unknown keyword of a function and its known keywords.
+    """The suggestion for an unknown keyword of a function; ";" if there is none.
 
     Examples
     --------
@@ -253,12 +253,14 @@ def _advice_of(who: str) -> dict[str, str]:
 
 
 def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
-    """Return what to say to each word: the known keyword of its group, or what to do without."""
-    found: dict[str, str] = {}
+    """The words of each answer: a known keyword of their group, or advice."""
+    answers: dict[str, str] = {}
     for table in ({name: name for name in names}, advice):
         for words in (group.split() for group in GROUPS):
             answer = next((table[word] for word in words if word in table), None)
             for word in words if answer else ():
-                found.setdefault(word, str(answer))
-    found |= advice
-    return {answer: " ".join(w for w in found if found[w] == answer) for answer in found.values()}
+                answers.setdefault(word, str(answer))
+    answers |= advice
+    return {
+        answer: " ".join(w for w in answers if answers[w] == answer) for answer in answers.values()
+    }

@@ -1,4 +1,4 @@
-"""Checks of single numbers, with one form of message: caller, what was expected, what was given."""
+"""Checks of single numbers, with one form of message: caller, expected value, actual value."""
 
 import math
 import os

@@ -1,25 +1,25 @@
-"""What a user may have meant by a word that is not known."""
+"""Suggestions for words that are not known, and parts of messages."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-# Below it difflib finds words that share a few letters: "nonsense" and "lecun_normal".
+# Below it difflib matches words that share a few letters: "nonsense" and "lecun_normal".
 SIMILARITY = 0.7
 # A text of a file with 3,000,000 characters took 110 MB.
 LONGEST = 100
-# From what to write here, a known word or a sentence, to the words of it elsewhere.
+# From a known word, or a sentence of advice, to the words of other libraries for it.
 Synonyms = Mapping[str, str]
 NONE: Synonyms = MappingProxyType({})
 
 
 def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
-    """Return what stands between an unknown word and the list of the known ones.
+    """The suggestion for an unknown word, before the list of the known ones; ";" if there is none.
 
     Parameters
     ----------
-    word : what was given
+    word : the unknown one, a str or any other object
     known : the known words
-    synonyms : what to write here, a known word or a sentence, and the words of it elsewhere
+    synonyms : for each known word, or sentence of advice, the words of other libraries
 
     Examples
     --------
@@ -50,7 +50,7 @@ def same_word(word: str, known: Iterable[str]) -> str | None:
 
 
 def count(n: int, noun: str) -> str:
-    """Return a number of things.
+    """A number with its noun, in the plural where it is not 1.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def count(n: int, noun: str) -> str:
 
 
 def listed(names: list[str], most: int = 5) -> str:
-    """Return names with commas, and the number of those beyond `most`.
+    """Names with commas, and the number of those beyond `most`.
 
     Examples
     --------
@@ -76,8 +76,8 @@ def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
     """Return the known words that are meant, or one sentence, or nothing."""
     answers: dict[str, list[str]] = {}
     for answer, words in synonyms.items():
-        for each in words.split():
-            answers.setdefault(_letters(each), []).append(answer)
+        for synonym in words.split():
+            answers.setdefault(_letters(synonym), []).append(answer)
     answers |= {_letters(name): [name] for name in names}
     letters = _letters(word)
     for same in (letters, letters.removesuffix("loss")):

@@ -21,7 +21,8 @@ from fastmlp import (
     Status,
     fit_many,
 )
-from fastmlp.training.monitors import Monitors, Watch
+from fastmlp.training.options import FitOptions
+from fastmlp.training.stopping import EpochWatch
 
 random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (80, 3))
@@ -83,9 +84,9 @@ def keras_rates(
     return rates
 
 
-def follow(losses: Sequence[float], monitors: Monitors, rate: float = 0.1) -> History:
+def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> History:
     """Return the history of a fit whose validation losses are given."""
-    watch, history = Watch(monitors), History()
+    watch, history = EpochWatch(*settings), History()
     rates = watch.scaled(lambda steps: np.full(len(steps), rate))
     for epoch, loss in enumerate(losses):
         history.loss.append(0.0)
@@ -109,12 +110,12 @@ def test_it_stops_and_restores_at_keras_epochs(
         patience=patience, min_delta=min_delta, start_from_epoch=start, mode="min"
     )
     losses = CURVES[curve].tolist()
-    history = follow(losses, Monitors(settings))
+    history = follow(losses, settings, None)
     expected = keras_stopping(losses, patience, min_delta, start)
     assert (len(history.loss), history.best_epoch) == expected
     # The same of scores, of which higher is better.
     scores = [-loss for loss in losses]
-    history = follow(scores, Monitors(EarlyStopping(**{**vars(settings), "mode": "max"})))
+    history = follow(scores, EarlyStopping(**{**vars(settings), "mode": "max"}), None)
     assert (len(history.loss), history.best_epoch) == expected
 
 
@@ -134,16 +135,16 @@ def test_rates_fall_at_keras_epochs(
         "min_lr": min_lr,
     }
     plateau = ReduceLROnPlateau(**settings, mode="min")
-    history = follow(CURVES[curve].tolist(), Monitors(plateau=plateau))
+    history = follow(CURVES[curve].tolist(), None, plateau)
     expected = keras_rates(CURVES[curve].tolist(), 0.1, **settings)
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-14)
 
 
 def test_losses_that_are_not_finite_are_no_better() -> None:
     losses = [np.nan, -np.inf, 1.0, np.nan, np.inf, 2.0]
-    history = follow(losses, Monitors(EarlyStopping(patience=3, mode="min")))
+    history = follow(losses, EarlyStopping(patience=3, mode="min"), None)
     assert (len(history.loss), history.best_epoch) == (6, 2)
-    history = follow([np.nan] * 6, Monitors(EarlyStopping(patience=3, mode="min")))
+    history = follow([np.nan] * 6, EarlyStopping(patience=3, mode="min"), None)
     assert (len(history.loss), history.best_epoch) == (3, None)
 
 
@@ -327,8 +328,8 @@ def test_a_split_of_many_nets_is_that_of_their_rows() -> None:
 
 
 def test_fits_that_use_none_of_it_keep_nothing() -> None:
-    assert Watch(Monitors()).best is None
-    assert not Monitors().look_at_epochs
+    assert EpochWatch(None, None).best is None
+    assert not FitOptions().look_at_epochs
     history = make().fit(X, Y, epochs=2)
     assert (history.best_epoch, history.metrics) == (None, {})
     assert "best" not in repr(history)

@@ -39,9 +39,9 @@ from fastmlp.estimators.mlp.shared_net import net_around
 from fastmlp.estimators.mlp.sources import (
     ARRAYS,
     Over,
+    by_buffers,
     check_whole,
     feed_of,
-    over_feed,
     part_of,
 )
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
@@ -326,7 +326,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         self._held_out = hold_out(self, validation, part, data, state, engine)
         try:
             epochs = Epochs(self, data, batch_size, self._held_out, incremental, reports)
-            loop.fit(engine, state, over_feed(epochs, feed, engine, state))
+            loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
             if self.early_stopping:
                 state.assign(flat_of(self._best_coefs, self._best_intercepts))
                 assert self._held_out is not None

@@ -20,7 +20,8 @@ from fastmlp.estimators.mlp.losses import checked_targets
 from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.estimators.mlp.to_core import data_of
 from fastmlp.network.state import NetState
-from fastmlp.training.stream import StreamRequest, check_length
+from fastmlp.training.loop import ByBuffers
+from fastmlp.training.rows import check_length
 from fastmlp.validation import unnamed
 from fastmlp.validation.suggestions import count
 
@@ -133,13 +134,15 @@ def check_whole(estimator: Any, feed: Feed | None, what: str, instead: str) -> N
         )
 
 
-def over_feed(request: Any, feed: Feed | None, engine: Engine[Any], state: NetState) -> Any:
-    """Return the request of a fit over all buffers of a feed, which may be one."""
+def by_buffers(
+    request: Any, feed: Feed | None, engine: Engine[Any], state: NetState
+) -> ByBuffers | None:
+    """The way of a fit over all buffers of a feed; None if its rows are in memory."""
     if feed is None or feed.is_whole:
-        return request
+        return None
     if feed.n_rows is None:
         check_length(engine, state)
-    return StreamRequest(request, feed, lambda rows: data_of(engine, *rows))
+    return ByBuffers(request, feed, lambda rows: data_of(engine, *rows))
 
 
 def _first(source: Opened, who: str) -> Piece:

@@ -47,7 +47,7 @@ class Epochs:
     last_step: int
     n_rows: int
     history: History
-    options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
+    trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     _trainer: Trainer
     _state: NetState

@@ -1,1 +1,1 @@
-"""One net trained by several ranks: what they exchange, and what they agree on."""
+"""One net trained by several ranks: their exchanges, and the settings that they agree on."""

@@ -1,5 +1,6 @@
 """What ranks agree on: settings, errors, callbacks, the end of a fit, validation."""
 
+import inspect
 import re
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from ranked import on_ranks, outcomes, parts_of
 
 from fastmlp import MLP, SGD, Adam, EarlyStopping, ReduceLROnPlateau, Status
 from fastmlp.cluster import threads
+from fastmlp.training.ranks.alone import Alone
+from fastmlp.training.ranks.together import Together
 
 SHARES = (60, 3, 0, 37)
 N = sum(SHARES)
@@ -41,6 +44,12 @@ def errors_of(fit: Any) -> list[Any]:
     found = outcomes(4, fit)
     assert all(isinstance(each, Exception) for each in found), found
     return found
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Alone) if not name.startswith("_")])
+def test_a_fit_alone_is_asked_as_ranks_are(name: str) -> None:
+    alone, together = (inspect.signature(getattr(kind, name)) for kind in (Alone, Together))
+    assert list(alone.parameters) == list(together.parameters)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.training import loop
+from fastmlp.training.options import FitOptions
 from fastmlp.training.request import FitRequest
 
 SIZES = (5, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
@@ -94,7 +95,7 @@ def test_bits_do_not_depend_on_threads(dtype: str, batch_size: int) -> None:
         engine, state = core_of(net)
         engine.n_threads = n_threads  # type: ignore[attr-defined]
         data = engine.data(X, y, None, "MLP.fit")
-        request = FitRequest(data, 2, batch_size, shuffle=True)
+        request = FitRequest(data, FitOptions(2, batch_size))
         trainer.TRAININGS.clear()
         loop.fit(engine, state, request)
         found.add((net.parameters.tobytes(), *request.history.loss))
@@ -166,7 +167,8 @@ def test_hidden_layers_are_dropped_on_sparse_rows(activation: str) -> None:
     for rows in (X, scipy.sparse.csr_array(X)):
         net = made(dropout=0.3, activation=activation)
         engine, state = core_of(net)
-        loop.fit(engine, state, FitRequest(engine.trusted(rows, y, None), 2, 16, shuffle=True))
+        data = engine.trusted(rows, y, None)
+        loop.fit(engine, state, FitRequest(data, FitOptions(2, 16)))
         found.append(net.parameters.copy())
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12)
 
@@ -177,4 +179,4 @@ def test_inputs_of_sparse_rows_cannot_be_dropped(given: dict[str, float]) -> Non
     engine, state = core_of(made(**given))
     data = engine.trusted(scipy.sparse.csr_array(X), y, None)
     with pytest.raises(ValueError, match=r"need dense rows, and X is sparse or expanded: pass"):
-        loop.fit(engine, state, FitRequest(data, 1, 16, shuffle=True))
+        loop.fit(engine, state, FitRequest(data, FitOptions(1, 16)))

@@ -1,34 +1,91 @@
-"""One rank's view of all ranks: ordered sums, objects of all or of rank 0, agreements."""
+"""The ranks that train one net: their communicator, ordered sums, and agreements."""
 
 import pickle
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.training.ranks.communicator import CommunicatorLike, communicator_of
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
+
+
+class Communicator(Protocol):
+    """The collectives that training on several ranks takes, by the names of mpi4py.
+
+    ``mpi4py.MPI.COMM_WORLD`` has them, and so have those that `fastmlp.cluster.threads` returns.
+    All ranks call the same ones in the same order. Buffers are C-contiguous arrays, of one size on
+    all ranks. If it has ``Abort(errorcode)`` as well, a rank that fails ends the others by it.
+    """
+
+    def Get_rank(self) -> int:
+        """Return the number of this rank, from 0."""
+        ...
+
+    def Get_size(self) -> int:
+        """Return the number of ranks."""
+        ...
+
+    def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send part i of `sendbuf` to rank i; rank i's goes to part i of `recvbuf`.
+
+        Both have the same size and dtype, as many equal parts as there are ranks.
+        """
+        ...
+
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send `sendbuf` to all ranks; rank i's goes to part i of `recvbuf`."""
+        ...
+
+
+CommunicatorLike: TypeAlias = Communicator | Literal["world"]
+NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
+
+
+def communicator_of(argument: Any, who: str) -> Communicator | None:
+    """Return the communicator that is meant by the argument: "world" is MPI's of all processes.
+
+    Raises
+    ------
+    ImportError
+        If it is "world", and mpi4py, or an MPI, is not installed.
+    TypeError
+        If it is none.
+    """
+    if argument is None:
+        return None
+    if isinstance(argument, str) and argument == "world":
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            needed = needs(f'{who}: communicator="world"', "mpi4py")
+            raise ImportError(f"{needed} ({error})") from error
+        return MPI.COMM_WORLD
+    lacking = [name for name in NAMES if not callable(getattr(argument, name, None))]
+    if lacking:
+        raise TypeError(
+            f'{who}: communicator must be "world", or one of mpi4py, such as MPI.COMM_WORLD, or '
+            f"have its {', '.join(NAMES)}; got {argument!r}, without {', '.join(lacking)}"
+        )
+    communicator: Communicator = argument
+    return communicator
+
+
 T = TypeVar("T")
 
 
-@final
-class Ranks:
+class Exchange:
     """The ranks that train one net, as one of them sees them.
 
     Parameters
     ----------
-    communicator : Communicator, "world", or None: one rank, alone
+    communicator : Communicator
     who : the function that errors name
-
-    Raises
-    ------
-    TypeError, ImportError
-        If it is no communicator.
 
     Attributes
     ----------
@@ -38,15 +95,12 @@ class Ranks:
     rank: int
     size: int
 
-    def __init__(self, communicator: CommunicatorLike | None, who: str) -> None:
-        self._communicator: Any = communicator_of(communicator, who)
-        self._who, self._received = who, np.empty(0)
-        self.rank, self.size = 0, 1
-        # True once all ranks raise: then none waits for another, and nobody has to be ended.
+    def __init__(self, communicator: Communicator, who: str) -> None:
+        self._communicator, self._who, self._received = communicator, who, np.empty(0)
+        # True once all ranks raise: then no rank waits for another, and no abort is needed.
         self._fail_alike = False
-        if self._communicator is not None:
-            self.rank = int(self._communicator.Get_rank())
-            self.size = int(self._communicator.Get_size())
+        self.rank = int(communicator.Get_rank())
+        self.size = int(communicator.Get_size())
 
     @property
     def is_first(self) -> bool:
@@ -72,10 +126,10 @@ class Ranks:
 
     def allgather(self, values: Array) -> Array:
         """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
-        found = np.empty((self.size, len(values)), values.dtype)
+        gathered = np.empty((self.size, len(values)), values.dtype)
         if values.size:
-            self._communicator.Allgather(np.ascontiguousarray(values), found)
-        return found
+            self._communicator.Allgather(np.ascontiguousarray(values), gathered)
+        return gathered
 
     def flags(self, *flags: bool) -> Array:
         """Return the flags of all ranks, shape (size, n)."""
@@ -87,11 +141,11 @@ class Ranks:
         sizes = self.allgather(np.array([len(own)], np.int64))[:, 0]
         padded = np.zeros(int(sizes.max()), np.uint8)
         padded[: len(own)] = own
-        found = self.allgather(padded)
-        return [pickle.loads(row[:n].tobytes()) for row, n in zip(found, sizes, strict=True)]
+        gathered = self.allgather(padded)
+        return [pickle.loads(row[:n].tobytes()) for row, n in zip(gathered, sizes, strict=True)]
 
     def broadcast(self, content: T) -> T:
-        """Return rank 0's object, which may be large; what others give does not count."""
+        """Return rank 0's object, which may be large; the others' are not sent."""
         own = np.frombuffer(pickle.dumps(content if self.is_first else None), np.uint8)
         n = int(self.allgather(np.array([len(own)], np.int64))[0, 0])
         sent = np.zeros(-(-n // self.size) * self.size, np.uint8)
@@ -101,8 +155,8 @@ class Ranks:
         received = np.empty_like(sent)
         self._communicator.Alltoall(sent, received)
         self._communicator.Allgather(received.reshape(self.size, -1)[0], sent)
-        found: T = pickle.loads(sent[:n].tobytes())
-        return found
+        received_content: T = pickle.loads(sent[:n].tobytes())
+        return received_content
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -113,9 +167,6 @@ class Ranks:
         RuntimeError
             If another rank has raised an error.
         """
-        if self.size == 1:
-            yield
-            return
         own: Exception | None = None
         try:
             yield
@@ -139,7 +190,7 @@ class Ranks:
         """
         all_settings = self.allgather_objects(settings)
         for name in settings:
-            values = [its.get(name, "") for its in all_settings]
+            values = [of_rank.get(name, "") for of_rank in all_settings]
             other = next((i for i, value in enumerate(values) if value != values[0]), None)
             if other is not None:
                 self._fail_alike = True
@@ -159,7 +210,7 @@ class Ranks:
             yield
         except BaseException:
             abort = getattr(self._communicator, "Abort", None)
-            if abort is not None and self.size > 1 and not self._fail_alike:
+            if abort is not None and not self._fail_alike:
                 text = f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
                 sys.stderr.write(text + traceback.format_exc())
                 sys.stderr.flush()

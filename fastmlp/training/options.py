@@ -1,0 +1,209 @@
+"""The arguments of a fit: checked here for `MLP.fit` and `fit_many`, and carried in one record."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Self, TypeAlias, TypeVar
+
+import numpy as np
+
+from fastmlp import validation
+from fastmlp.backends.protocol import Data
+from fastmlp.data.rows import Reading
+from fastmlp.network.spec import Network
+from fastmlp.training import metrics as of_metrics
+from fastmlp.training.checkpoint import EVERY
+from fastmlp.training.history import Callback
+from fastmlp.training.metrics import Metrics
+from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
+from fastmlp.validation import scalars
+
+Listener: TypeAlias = Callback | EarlyStopping | ReduceLROnPlateau
+MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss training_loss"}
+
+
+@dataclass(frozen=True)
+class FitOptions(Reading):
+    """The arguments of a fit, but for its rows; those of `Reading` are checked with a source.
+
+    Attributes
+    ----------
+    who : the function that errors name
+    validated : bool, True if the fit has validation rows
+    callbacks : functions of a `Report`
+    early_stopping, plateau : settings with a known mode, or None
+    metrics : by their names
+    time_limit : in seconds, or None
+    within_epochs : bool, True if the time may also end within an epoch, the first one too
+    progress : bool, or a bar in which epochs are counted
+    checkpoint, checkpoint_every, resume, average_every : as for `MLP.fit`
+    """
+
+    epochs: int = 1
+    batch_size: int = 1
+    shuffle: bool = True
+    who: str = "MLP.fit"
+    validated: bool = False
+    callbacks: tuple[Callback, ...] = ()
+    early_stopping: EarlyStopping | None = None
+    plateau: ReduceLROnPlateau | None = None
+    metrics: Metrics = field(default_factory=dict)
+    time_limit: float | None = None
+    within_epochs: bool = False
+    progress: Any = False
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: int | timedelta = EVERY
+    resume: bool = False
+    average_every: int | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        who: str,
+        *,
+        callbacks: Any = (),
+        early_stopping: Any = None,
+        keep_best: Any = False,
+        metrics: Any = None,
+        validation_data: Any = None,
+        validation_rows: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """The arguments of a fit, checked; `fields` are those that have the names of fields.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong type or value, or does not go with the others.
+        """
+        unchecked = cls(who=who, **fields)
+        epochs = scalars.positive_integer(who, "epochs", unchecked.epochs)
+        batch_size = scalars.positive_integer(who, "batch_size", unchecked.batch_size)
+        scalars.boolean(who, "shuffle", unchecked.shuffle)
+        scalars.boolean(who, "progress", unchecked.progress)
+        checkpoints = (unchecked.checkpoint, unchecked.checkpoint_every, unchecked.resume)
+        every = validation.checkpoint(*checkpoints, who)
+        held_out = {"validation_data": validation_data, "validation_rows": validation_rows}
+        validated = validation.validates(held_out, unchecked.validation_split, who)
+        functions, stopping, plateau, asked = _listeners(callbacks, early_stopping, keep_best, who)
+        measured = of_metrics.metrics_of(metrics, who)
+        if measured and not validated:
+            raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
+        return replace(
+            unchecked,
+            epochs=epochs,
+            batch_size=batch_size,
+            checkpoint_every=every,
+            validated=validated,
+            callbacks=functions,
+            early_stopping=stopping and _resolved(stopping, measured, validated, who, asked),
+            plateau=plateau and _resolved(plateau, measured, validated, who),
+            metrics=measured,
+            time_limit=scalars.seconds(who, "time_limit", unchecked.time_limit),
+        )
+
+    @property
+    def look_at_epochs(self) -> bool:
+        """True if early stopping or a plateau looks at each epoch's end."""
+        return self.early_stopping is not None or self.plateau is not None
+
+    @property
+    def watched(self) -> bool:
+        """True if something looks at a fit before its end."""
+        return bool(self.callbacks) or self.look_at_epochs or self.time_limit is not None
+
+    def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
+        """Check that a net and its validation rows, or none, suit the metrics and monitors.
+
+        Raises
+        ------
+        ValueError
+            If they do not.
+        """
+        if held_out is not None:
+            of_metrics.check(self.metrics, network, held_out, who)
+            return
+        looking = [look.monitor for look in (self.early_stopping, self.plateau) if look]
+        if self.metrics or any(monitor != "loss" for monitor in looking):
+            raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
+
+    def monitors(self) -> dict[str, Any]:
+        """The monitors in use, by name, as JSON values: the bits of a fit depend on them."""
+        settings = {
+            "early_stopping": self.early_stopping and asdict(self.early_stopping),
+            "reduce_lr_on_plateau": self.plateau and asdict(self.plateau),
+            "metrics": list(self.metrics),
+        }
+        return {name: value for name, value in settings.items() if value}
+
+
+def _listeners(
+    callbacks: Any, early_stopping: Any, keep_best: Any, who: str
+) -> tuple[tuple[Callback, ...], EarlyStopping | None, ReduceLROnPlateau | None, str]:
+    """The functions to call, the settings that look at epochs, and the word for the first in the
+    call."""
+    if isinstance(callbacks, Iterator):
+        callbacks = list(callbacks)
+    listeners = callbacks if isinstance(callbacks, Iterable) else (callbacks,)
+    kinds = (EarlyStopping, ReduceLROnPlateau)
+    for listener in listeners:
+        if listener in kinds:
+            name = listener.__name__
+            raise TypeError(f"{who}: callbacks has the class {name}: {name}(...)")
+    settings = [listener for listener in listeners if isinstance(listener, kinds)]
+    others = [listener for listener in listeners if not isinstance(listener, kinds)]
+    functions = validation.callbacks(others if settings else callbacks, who)
+    stoppings = [listener for listener in settings if isinstance(listener, EarlyStopping)]
+    plateaus = [listener for listener in settings if isinstance(listener, ReduceLROnPlateau)]
+    asked = "EarlyStopping"
+    if early_stopping is not None:
+        stoppings.append(_early_stopping(early_stopping, who))
+        asked = "early_stopping"
+    for kind, n in zip(kinds, (len(stoppings), len(plateaus)), strict=True):
+        if n > 1:
+            raise ValueError(f"{who}: got {n} {kind.__name__}, at most one is possible")
+    if scalars.boolean(who, "keep_best", keep_best):
+        asked = asked if stoppings else "keep_best"
+        stopping = stoppings[0] if stoppings else EarlyStopping(patience=None)
+        stoppings = [replace(stopping, restore_best_weights=True)]
+    return functions, next(iter(stoppings), None), next(iter(plateaus), None), asked
+
+
+S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)
+
+
+def _resolved(
+    settings: S, metrics: Metrics, validated: bool, who: str, asked: str = "ReduceLROnPlateau"
+) -> S:
+    """The settings with their mode, checked; `asked` is the word for them in the call."""
+    owner, monitor = f"{who}: {asked}", settings.monitor
+    scalars.known(owner, "monitor", monitor, [*MONITORS, *metrics], MONITORS)
+    if monitor == "validation_loss" and not validated:
+        instead = f"{type(settings).__name__}(monitor='loss')"
+        raise ValueError(f"{owner} looks at validation rows: {_advice(who)}, or use {instead}")
+    mode = settings.mode or (metrics[monitor].mode if monitor in metrics else "min")
+    if mode is None:
+        raise ValueError(
+            f"{owner}: monitor={monitor!r} needs mode='max' if higher is better, else mode='min'"
+        )
+    return replace(settings, mode=mode)  # type: ignore[arg-type]
+
+
+def _advice(who: str) -> str:
+    rows = "validation_rows=" if who.startswith("fit_many") else "validation_data=(X_val, y_val)"
+    return f"give {rows} or validation_split=0.1"
+
+
+def _early_stopping(argument: Any, who: str) -> EarlyStopping:
+    if isinstance(argument, EarlyStopping):
+        return argument
+    if isinstance(argument, bool) or not isinstance(argument, int | np.integer):
+        hint = "; try early_stopping=10" if argument is True else ""
+        raise TypeError(
+            f"{who}: early_stopping must be a number of epochs or EarlyStopping(...), got "
+            f"{argument!r}{hint}"
+        )
+    if argument < 0:
+        raise ValueError(f"{who}: early_stopping must be 0 or more epochs, got {argument}")
+    return EarlyStopping(patience=int(argument))

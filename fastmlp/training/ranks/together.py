@@ -1,0 +1,315 @@
+"""A fit on several ranks: settings, rows, checkpoints and validation of all of them."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp._process.random_state import shuffling_words
+from fastmlp._process.warnings import collected
+from fastmlp.backends.protocol import Data, Engine
+from fastmlp.data.feed import Feed
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.training.checkpoint import digest
+from fastmlp.training.history import Callback, Report
+from fastmlp.training.loop import ByBuffers
+from fastmlp.training.metrics import Measures, Metrics
+from fastmlp.training.options import FitOptions
+from fastmlp.training.ranks.alone import ALONE, Alone
+from fastmlp.training.ranks.exchange import CommunicatorLike, Exchange, communicator_of
+from fastmlp.training.ranks.rows import RanksFeed, class_counts, rows_of_rank
+from fastmlp.training.rows import FitRows, RawRows, check_length
+
+Array = NDArray[Any]
+T = TypeVar("T")
+# Random words of rank 0's generator for each order; each rank's own follow from them.
+N_WORDS = 4
+# A function's address in its repr differs from process to process.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
+    """The ranks of a fit, by `communicator` as `MLP.fit` takes it.
+
+    Raises
+    ------
+    TypeError, ImportError
+        If it is no communicator, or "world" without mpi4py or an MPI.
+    """
+    checked = communicator_of(communicator, who)
+    return ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
+
+
+@final
+class Together(Exchange):
+    """The ranks of a fit; `Alone` has the same methods for one.
+
+    All ranks have the same history, and so they stop, and lower rates, alike. Rank 0 looks at the
+    clock, calls the callbacks, warns, shows the bar and writes checkpoints.
+    """
+
+    def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
+        """Check that all ranks begin the same fit with the same state.
+
+        Raises
+        ------
+        ValueError
+            If they do not, on all of them.
+        """
+        slots = state.slots()
+        settings = {
+            "epochs": options.epochs,
+            "shuffle": options.shuffle,
+            "steps_per_epoch": options.steps_per_epoch,
+            "class_weight": options.class_weight,
+            "batch_size": options.batch_size,
+            "average_every": options.average_every,
+            "validation": options.validated,
+            "checkpoints": options.checkpoint is not None,
+            "resume": options.resume,
+            "layers, rules and penalties": network,
+            "optimizer": state.optimizer,
+            "early_stopping, callbacks and metrics": options.monitors(),
+            "number of steps": state.n_steps,
+        }
+        texts = {name: ADDRESS.sub("", repr(value)) for name, value in settings.items()}
+        texts["parameters (by seed=, or from a file)"] = digest(state.parameters)
+        texts["optimizer's state"] = "zeros" if slots is None else digest(slots)
+        self.agree(texts)
+
+    def rows(
+        self,
+        engine_of: Callable[[], Engine[Any]],
+        raw: RawRows,
+        options: FitOptions,
+        names: validation.Names,
+    ) -> tuple[Engine[Any], FitRows]:
+        """The engine, and this rank's rows of a fit, checked.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            If the rows are not valid for the net or the options; RuntimeError on other ranks.
+        """
+        whole, rest = divmod(options.batch_size, self.size)
+        options = replace(options, batch_size=max(1, whole + (self.rank < rest)))
+        if options.class_weight == validation.BALANCED:
+            with self.agreeing():
+                own = class_counts(raw, options, names)
+            counts = sum(self.allgather_objects(own), Counter[int]())
+            options = replace(options, class_weight=validation.balanced(counts))
+        with self.agreeing():
+            engine = engine_of()
+            rows = rows_of_rank(engine, raw, options, names)
+            if rows.held_out is None or rows.held_out.n_rows:
+                options.check_rows(engine.network, rows.held_out, options.who)
+        all_names = self.allgather_objects(rows.names)
+        return engine, rows._replace(names=next(filter(None, all_names), None))
+
+    def options(self, options: FitOptions, state: NetState) -> FitOptions:
+        """The options of this rank: rank 0 alone has a clock, a bar and callbacks."""
+        return replace(
+            options,
+            callbacks=(partial(self._call_back, state, options.callbacks),),
+            time_limit=options.time_limit if self.is_first else None,
+            progress=options.progress and self.is_first,
+        )
+
+    def _call_back(self, state: NetState, callbacks: Sequence[Callback], report: Report) -> None:
+        """Call the callbacks on rank 0; all ranks stop, and take the parameters, as they say."""
+        parameters, changed = state.parameters, False
+        if self.is_first and callbacks:
+            before = parameters.tobytes()
+            for callback in callbacks:
+                callback(report)
+            changed = parameters.tobytes() != before
+        stops, changed = self.flags(report.stopping, changed)[0]
+        if changed:
+            state.assign(self.broadcast(parameters))
+        report.stopping = bool(stops)
+
+    def buffered(
+        self, request: Any, feed: Feed | None, engine: Engine[Any], state: NetState
+    ) -> ByBuffers | None:
+        """The way of a fit over all buffers of a feed; None if all rows are in memory.
+
+        Raises
+        ------
+        ValueError
+            If a schedule needs the number of steps, and it is not known.
+        """
+        if all(self.allgather_objects(feed is None or feed.is_whole)):
+            return None
+        buffers = RanksFeed(self, engine, feed, request.data)
+        if buffers.n_rows is None:
+            with self.agreeing():
+                check_length(engine, state)
+        else:
+            request.steps_per_epoch = buffers.steps(request.batch_size)
+        return ByBuffers(request, buffers, lambda data: data, self._size_of)
+
+    def _size_of(self, data: Data) -> tuple[int, float]:
+        sizes = self.allgather(np.array([data.n_rows, data.mass], np.float64))
+        n_rows, mass = sizes.sum(axis=0)
+        return int(n_rows), float(mass)
+
+    def n_rows(self, n: int) -> int:
+        """The number of rows of all ranks, of which this one has n.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        total = int(self.allgather(np.array([n], np.int64)).sum())
+        with self.agreeing():
+            if not total:
+                raise ValueError("MLP.fit: X has no rows on any rank")
+        return total
+
+    def trainer_options(self, average_every: int | None) -> Mapping[str, Any]:
+        """Options of `Engine.trainer`."""
+        return {"ranks": self, "average_every": average_every}
+
+    def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
+        """Fields of a checkpoint's `FitSettings`."""
+        return {"ranks": self.size, "average_every": average_every}
+
+    def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
+        """The random words of orders of this rank's n rows, shape (n_orders, n).
+
+        They follow from the number of the rank and from words that rank 0 draws, as many for any
+        number of rows: so the checkpoint of rank 0 is enough for all.
+        """
+        words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
+        seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
+        own = [shuffling_words(np.random.default_rng([*seed, self.rank]), 1, n) for seed in seeds]
+        return np.concatenate(own)
+
+    def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> "OnAllRanks":
+        """The validation of all ranks' rows."""
+        return OnAllRanks(self, engine, held_out, metrics)
+
+    def of_first(self, flag: bool) -> bool:
+        """The flag of rank 0."""
+        return bool(self.flags(flag)[0, 0])
+
+    def warning(self) -> AbstractContextManager[Any]:
+        """A context in which rank 0 alone warns."""
+        return nullcontext() if self.is_first else collected()
+
+    def joined(self, digests: dict[str, str]) -> dict[str, str]:
+        """Digests of all ranks' rows, from those of this one."""
+        return {
+            name: digest(*map(_bytes, self.allgather_objects(own))) for name, own in digests.items()
+        }
+
+    def resumed(self, resume: Callable[[], T], state: NetState) -> T:
+        """The result of a function that rank 0 calls; all take the state that it leaves there."""
+        result: Any = None
+        content: dict[str, Any] = {}
+        with self.agreeing():
+            if self.is_first:
+                result = resume()
+                if result is not None:
+                    with state.lock.calling_back():
+                        content = state.__getstate__()
+                    # Every rank has its own.
+                    del content["optimizer"], content["layout"]
+        result, content = self.broadcast((result, content))
+        if result is not None and not self.is_first:
+            state.adopt(content)
+        return result
+
+    def interrupted(self, error: BaseException) -> None:
+        """Raise Ctrl-C again: it ends all ranks."""
+        raise error
+
+
+def _bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+class _Targets(NamedTuple):
+    """The targets of all ranks' rows, as far as metrics look at `Data`."""
+
+    y: Array
+    weight: Array
+    rows: None = None
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.y)
+
+
+@final
+class OnAllRanks:
+    """The loss and the metrics of all ranks' validation rows, the same on all ranks.
+
+    Metrics are measured by rank 0, on the predictions of all.
+
+    Parameters
+    ----------
+    ranks : Exchange
+    engine : Engine
+    held_out : Data, this rank's rows, which may be none
+    metrics : Metrics, which may be empty
+    """
+
+    def __init__(
+        self, ranks: Exchange, engine: Engine[Any], held_out: Data, metrics: Metrics
+    ) -> None:
+        self._ranks, self._mass = ranks, held_out.mass
+        self._evaluation = engine.evaluation(held_out) if held_out.n_rows else None
+        self._predictions: Array | None = None
+        if metrics:
+            network = engine.network
+            shape = (held_out.n_rows, network.layout.sizes[-1])
+            self._predictions = np.empty(shape, network.dtype)
+            y, weight = self._joined(_in_use(held_out.y, held_out)), self._weights(held_out)
+            whole: Any = _Targets(y, weight)
+            self._measures = Measures(metrics, network, whole) if ranks.is_first else None
+
+    def _weights(self, held_out: Data) -> Array:
+        """Return the weights of all ranks' rows, (0,) if none has any."""
+        own = _in_use(held_out.weight, held_out)
+        if not any(self._ranks.allgather_objects(bool(own.size))):
+            return own
+        return self._joined(own if own.size else np.ones(held_out.n_rows, held_out.weight.dtype))
+
+    def _joined(self, own: Array) -> Array:
+        """Return the rows of all ranks, in their order."""
+        sizes = self._ranks.allgather(np.array([len(own)], np.int64))[:, 0].tolist()
+        padded = np.zeros((max(sizes), *own.shape[1:]), own.dtype)
+        padded[: len(own)] = own
+        parts = self._ranks.allgather(padded.reshape(-1)).reshape(-1, *padded.shape)
+        return np.concatenate([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+    def __call__(self, parameters: Array) -> tuple[float, dict[str, float]]:
+        """Return the loss and the metrics at these parameters."""
+        loss = 0.0
+        if self._evaluation is not None:
+            loss = self._evaluation(parameters, self._predictions)
+        sums = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(axis=0)
+        with np.errstate(all="ignore"):
+            mean = float(sums[0] / sums[1])
+        if self._predictions is None:
+            return mean, {}
+        predictions, values = self._joined(self._predictions), {}
+        if self._measures is not None:
+            self._measures.predictions[:] = predictions
+            values = self._measures()
+        return mean, self._ranks.broadcast(values)
+
+
+def _in_use(array: Array, data: Data) -> Array:
+    """Return the rows in use of an array of `data`."""
+    return array if data.rows is None or not array.size else array[data.rows]

@@ -1,0 +1,234 @@
+"""The rows of a fit: arrays, or a source in buffers; to train on, and to validate on."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import validation
+from fastmlp.backends.protocol import Data, Engine
+from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.blocks import in_blocks
+from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
+from fastmlp.data.rows import Conversion, all_rows
+from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.rules.averages import SWA
+from fastmlp.rules.optimizers import average_of
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training.loop import ByBuffers, Request
+from fastmlp.training.options import FitOptions
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import listed
+
+# A rate that depends on the number of steps has two values for these.
+LENGTHS = (20_000, 30_000)
+
+
+class RawRows(NamedTuple):
+    """The rows of a fit as its caller passes them: arrays, or a source in the place of X."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+    validation_data: Any = None
+
+
+class FitRows(NamedTuple):
+    """The rows of a fit: of the first buffer, if there is a feed, and to validate on, if any."""
+
+    feed: Feed | None
+    data: Any
+    held_out: Any
+    names: validation.Names
+
+
+def rows_of(
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
+) -> FitRows:
+    """The rows of a fit, checked.
+
+    Parameters
+    ----------
+    names : by which the net knows columns of frames, or None
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If the rows are not valid for the net or the options.
+    """
+    network, who, held_out = engine.network, options.who, None
+    where, validated = f"{who}: validation_data", raw.validation_data
+    rows = in_blocks(*raw[:3], who)
+    if rows[0] is not raw.X:
+        # `sample_weight` contains the weights of classes.
+        if options.class_weight is not None and options.validation_split is not None:
+            raise ValueError(
+                f"{who}: class_weight with validation_split would weigh the rows to validate on: "
+                "pass Blocks.from_memmap(X, y)"
+            )
+        options = replace(options, class_weight=None)
+    # The columns of a table are read by the names that are known so far.
+    X = tabled(*rows[:2], options.target, who, names)
+    if options.validation_split is not None and has_blocks(X):
+        n = sum(X.block_sizes)
+        first = first_held_out(n, options.validation_split, who)
+        X, validated = SourceSlice(X, 0, first), SourceSlice(X, first, n)
+        options = replace(options, validation_split=None)
+    if validated is not None and (is_table(validated) or paths_of(validated) is not None):
+        known = names or getattr(X, "feature_names", None)
+        validated = tabled(validated, None, options.target, where, known)
+    # First: a database has one open result at a time.
+    if validated is not None and is_source(validated):
+        convert = Conversion(network, where, None, getattr(validated, "feature_names", None))
+        held_out = engine.trusted(*all_rows(opened(validated, where), convert, where))
+    if options.target is not None:
+        options = replace(options, target=None)
+    feed = feed_of(X, *rows[1:], network, options, who)
+    if feed is None:
+        if names is None:
+            validation.warn_of_forgotten(X, who)
+        X, names = validation.named(X, names, who)
+        data = engine.data(X, rows[1], rows[2], who)
+    else:
+        data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
+        if is_source(validated):
+            _names_of(validated, names, network, where)
+    if held_out is None and validated is not None:
+        X, y, sample_weight = validation.validation_pair(validated, who)
+        held_out = engine.data(validation.named(X, names, where)[0], y, sample_weight, where)
+    return FitRows(feed, data, held_out, names)
+
+
+def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:
+    """Return the names of a source's columns, which must be those that are known, if any are."""
+    of_source = getattr(source, "feature_names", None)
+    own = validation.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
+    if own is not None and names is not None and own != names:
+        raise ValueError(
+            f"{who}: the source has the columns {listed([*own])}, but the net's feature_names are "
+            f"{listed([*names])}: read those, in this order, as by features= of Blocks"
+        )
+    return names if own is None else own
+
+
+def split_rows_of(
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
+) -> FitRows:
+    """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If the rows are not valid for the net or the options.
+    """
+    who, fraction, class_weight = options.who, options.validation_split, options.class_weight
+    network, weight = engine.network, raw.sample_weight
+    if class_weight is not None and raw.y is not None:
+        form = (network.loss.targets, network.layout.sizes[-1], who)
+        weight = validation.class_weights(class_weight, raw.y, weight, *form)
+    rows = rows_of(engine, raw._replace(sample_weight=weight), options, names)
+    if fraction is None or rows.feed is not None:
+        return rows
+    data, held_out = split(rows.data, fraction, who)
+    if class_weight is not None:
+        own = validation.weights(raw.sample_weight, len(data.weight), network.dtype, who)
+        held_out = held_out._replace(weight=own)
+    return rows._replace(data=data, held_out=held_out)
+
+
+def first_held_out(n: int, fraction: Any, who: str) -> int:
+    """Return the place of the first of n rows to validate on, the last ones, a fraction of all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number in (0, 1), or one of the parts would have no rows.
+    """
+    valid = scalars.is_positive(fraction) and fraction < 1
+    share = scalars.real(who, "validation_split", fraction, "a number in (0, 1)", valid)
+    first = int(n * (1 - share))
+    if not 0 < first < n:
+        raise ValueError(
+            f"{who}: validation_split={fraction!r} of {n} rows leaves {first} to train on and "
+            f"{n - first} to validate on"
+        )
+    return first
+
+
+def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
+    """Return the first rows, to train on, and the last ones, a fraction of all, to validate on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number in (0, 1), or one of the parts would have no rows, or no weight.
+    """
+    n = data.n_rows
+    first = first_held_out(n, fraction, who)
+    rows = np.arange(n) if data.rows is None else data.rows
+    parts = data._replace(rows=rows[:first]), data._replace(rows=rows[first:])
+    if any(part.mass == 0 for part in parts):
+        raise ValueError(f"{who}: sample_weight must not be 0 in all rows of a part of the split")
+    return parts
+
+
+def by_buffers(
+    request: Request, feed: Buffers | None, engine: Engine[Any], state: NetState
+) -> ByBuffers | None:
+    """The way of a fit over all buffers of a feed; None if its rows are in memory.
+
+    Raises
+    ------
+    ValueError
+        If a schedule needs the number of steps, and it is not known.
+    """
+    if feed is None or feed.is_whole:
+        return None
+    if feed.n_rows is None:
+        check_length(engine, state)
+    return ByBuffers(request, feed, lambda rows: engine.trusted(*rows))
+
+
+def check_length(engine: Engine[Any], state: NetState) -> None:
+    """Check that a fit needs no number of steps.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    dropout = engine.network.dropout
+    drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
+    for rate in (state.optimizer.learning_rate, *drops):
+        _check_schedule(rate)
+    average = average_of(state.optimizer)
+    if isinstance(average, SWA):
+        raise ValueError(
+            f"MLP.fit: {average!r} needs the number of steps, and how long the stream is is "
+            "known after its first pass: give steps_per_epoch= of fit, or use EMA"
+        )
+
+
+def _check_schedule(schedule: Any) -> None:
+    """Check that a rate does not depend on the step at which the fit ends.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    if not callable(schedule):
+        return
+    steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
+    short, long = (np.asarray(rates_of(schedule, steps, total)) for total in LENGTHS)
+    if not np.array_equal(short, long):
+        raise ValueError(_lacks_length(schedule))
+
+
+def _lacks_length(schedule: object) -> str:
+    return (
+        f"{schedule!r} needs the number of steps, and how long the stream is is known after "
+        "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
+    )
