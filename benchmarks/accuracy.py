@@ -1,23 +1,23 @@
-"""What does mixed precision cost? `python -m benchmarks.accuracy`: losses and scores of seeds.
+"""The price of mixed precision: `python -m benchmarks.accuracy`; losses and scores of seeds.
 
 Each seed trains the same net in float32 and with products of bfloat16: same start, same rows, same
-order. A third fit, in float32 from a start that is a millionth larger, says what any rounding does.
+order. A third fit, in float32 from a start that is a millionth larger, shows any rounding's effect.
 Sizes, rates and epochs are constants here, chosen before a score was seen.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import machine, output, tables
-from benchmarks.page import MIXED, row
-from benchmarks.tables import Rows, Table
+from benchmarks.mixed import PAGE
+from benchmarks.output import say
+from benchmarks.scores import Record
+from benchmarks.tables import Rows
 from benchmarks.workloads import BY_NAME, Array
 from fastmlp import MLP
 
@@ -30,7 +30,7 @@ MOST = 0.01
 
 
 class Task(NamedTuple):
-    """What is trained: how a seed's rows are made, and the net.
+    """A net, and the rows of each seed.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def _of_table(name: str) -> Task:
 
 
 def _of_workload(name: str, n_rows: int, epochs: int) -> Task:
-    """Return the task of a net that is timed, on more rows of its teacher's."""
+    """The task of a net that is timed, on more rows of its teacher's."""
     load = BY_NAME[name]._replace(n_rows=n_rows)
 
     def rows(seed: int) -> tuple[Rows, Rows]:
@@ -89,7 +89,7 @@ TASKS = (
 )
 
 
-def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[dict[str, Any]]:
+def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record]:
     """Train in both precisions, and from a nudged start; yield losses and scores, of float32."""
     train, test = task.rows(seed)
     n_outputs = int(train.y.max()) + 1 if task.score == "accuracy" else 1
@@ -101,7 +101,6 @@ def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[dict[s
             net.parameters[:] *= NUDGE
         begin = time.perf_counter()
         net.fit(*train, epochs=epochs or task.epochs, batch_size=task.batch)
-        table = Table("", task.name, "", task.score)
         yield {
             "task": task.name,
             "net": "-".join(map(str, sizes)),
@@ -113,76 +112,74 @@ def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[dict[s
             "seconds": time.perf_counter() - begin,
             "training": net.loss_and_gradient(*train)[0],
             "test": net.loss_and_gradient(*test)[0],
-            "score": tables.score(table, test.y, net.predict(test.x)),
+            "score": tables.score(task.score, test.y, net.predict(test.x)),
         }
 
 
-def run(tasks: Iterable[Task], seeds: int, epochs: int | None = None) -> dict[str, Any]:
-    """Return all records, and where they were made."""
-    records: list[dict[str, Any]] = []
+def run(tasks: Iterable[Task], seeds: int, epochs: int | None = None) -> Record:
+    """All records, and where they were made."""
+    records: list[Record] = []
     for task in tasks:
         for seed in range(seeds):
-            print(f"{task.name}, seed {seed}", file=sys.stderr, flush=True)
+            say(f"{task.name}, seed {seed}")
             records += measure(task, seed, epochs)
     return {"machine": machine.describe(), "records": records}
 
 
-def of(
-    results: dict[str, Any], task: str, what: str, kind: str = "bfloat16"
-) -> tuple[Array, Array]:
-    """Return a task's numbers by seed, in float32 and of another kind."""
-    found = [r for r in results["records"] if r["task"] == task]
+def of(results: Record, task: str, what: str, kind: str = "bfloat16") -> tuple[Array, Array]:
+    """A task's numbers by seed, in float32 and of another kind."""
+    records = [r for r in results["records"] if r["task"] == task]
     first, second = (
-        np.array([r[what] for r in found if r["kind"] == k]) for k in ("float32", kind)
+        np.array([r[what] for r in records if r["kind"] == k]) for k in ("float32", kind)
     )
     return first, second
 
 
 class Change(NamedTuple):
-    """By how much a mean loss changes, of itself, and the standard error of that: of differences of
-    the same seed."""
+    """The relative change of a mean loss, and the standard error of differences by seed."""
 
     mean: float
     error: float
 
 
-def change(results: dict[str, Any], task: str, what: str, kind: str = "bfloat16") -> Change:
-    """Return what another kind of fit changes."""
+def change(results: Record, task: str, what: str, kind: str = "bfloat16") -> Change:
+    """The change by another kind of fit."""
     plain, other = of(results, task, what, kind)
     error = (other - plain).std(ddof=1) / np.sqrt(len(plain)) / plain.mean()
     return Change(float(other.mean() / plain.mean() - 1), float(error))
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
+def lines(results: Record) -> Iterator[str]:
     """The table, in Markdown."""
-    m, records = results["machine"], results["records"]
+    records = results["records"]
     seeds = len({r["seed"] for r in records})
+    yield machine.measured(results["machine"], f"{len(records)} fits", versions={})
     yield (
-        f"Measured on {m['date']}: {len(records)} fits on {m['cpu']}, fastmlp {m['fastmlp']}. "
         f"Mean losses of {seeds} seeds after the last epoch in float32, and by how much that of "
         "bfloat16 is above it (and the standard error of that, of pairs of fits of the same seed), "
         "and that of float32 from a start that is a millionth larger: what any rounding does. Mean "
         "scores in float32 and their standard deviation by seed, and what bfloat16 adds.\n"
     )
-    yield (
-        "| task | net | rows | epochs | training loss | bfloat16 | nudged | test loss | bfloat16 | "
-        "nudged | score | float32 | by seed | change |"
-    )
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|"
+    rows = []
     for name in dict.fromkeys(r["task"] for r in records):
         first = next(r for r in records if r["task"] == name)
         cells = [name, first["net"], f"{first['rows']:,}", str(first["epochs"])]
         for what in ("training", "test"):
             changes = (change(results, name, what, kind) for kind in KINDS[1:])
             cells += [f"{of(results, name, what)[0].mean():.4f}"]
-            cells += [f"{each.mean:+.2%} ({each.error:.2%})" for each in changes]
+            cells += [f"{mean:+.2%} ({error:.2%})" for mean, error in changes]
         plain, mixed = of(results, name, "score")
         cells += [first["score_name"], f"{plain.mean():.4f}", f"{plain.std(ddof=1):.4f}"]
-        yield row(*cells, f"{(mixed - plain).mean():+.4f}")
+        rows.append([*cells, f"{(mixed - plain).mean():+.4f}"])
+    titles = ["task", "net", ">rows", ">epochs"]
+    for what in ("training", "test"):
+        titles += [f">{what} loss", ">bfloat16", ">nudged"]
+    titles += ["score", ">float32", ">by seed", ">change"]
+    yield from output.Table(titles, rows).markdown()
     yield f"\n{_verdict(results)}"
 
 
-def _verdict(results: dict[str, Any]) -> str:
+def _verdict(results: Record) -> str:
     names = list(dict.fromkeys(r["task"] for r in results["records"]))
     near, alike = (
         [n for n in names if abs(change(results, n, what).mean) <= MOST]
@@ -198,30 +195,24 @@ def _verdict(results: dict[str, Any]) -> str:
     )
 
 
-def _by_chance(results: dict[str, Any], name: str) -> bool:
-    its = change(results, name, "training")
-    return abs(its.mean) <= 2 * its.error
+def _by_chance(results: Record, name: str) -> bool:
+    mean, error = change(results, name, "training")
+    return abs(mean) <= 2 * error
 
 
 def _within(plain: Array, mixed: Array) -> bool:
     return bool(abs((mixed - plain).mean()) <= plain.std(ddof=1))
 
 
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    return run(SMALL, 2, 2) if options.quick else run(TASKS, SEEDS)
+
+
 def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    """Measure or load, print, and write the section of the page."""
+    parser = output.parser_of("benchmarks.accuracy", __doc__, "docs/mixed-precision.md")
     parser.add_argument("--quick", action="store_true", help="digits, 2 seeds, 2 epochs")
-    parser.add_argument("--json", type=Path, help="where the results go, or come from")
-    parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
-    parser.add_argument("--pages", action="store_true", help="rewrite docs/mixed-precision.md")
-    options = parser.parse_args(words)
-    output.check(parser, options)
-    if options.from_json:
-        results = output.earlier(options)
-    else:
-        results = run(SMALL, 2, 2) if options.quick else run(TASKS, SEEDS)
-        output.keep(results, options)
-    output.show(lines(results), options, MIXED, "accuracy")
+    output.run(parser, words, _measured, PAGE, accuracy=lines)
 
 
 if __name__ == "__main__":

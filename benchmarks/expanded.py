@@ -1,12 +1,11 @@
-"""A step on expanded rows and on the inputs that they stand for, one thread: python -m
-benchmarks.expanded"""
+"""A step on expanded rows and on dense ones, one thread: `python -m benchmarks.expanded`."""
 
-import math
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.scores import geometric
 from fastmlp import MLP, AdamW
 from fastmlp.tabular import Expanded
 
@@ -23,7 +22,7 @@ TABLES: list[tuple[int, int, list[int], tuple[int, ...], int]] = [
 
 
 def rows_of(plain: int, n_pieces: int, levels: list[int]) -> Expanded:
-    """Return random rows in float32."""
+    """Random rows in float32."""
     rng = np.random.default_rng(0)
     parts: list[Any] = [rng.normal(size=(N_ROWS, plain)), rng.uniform(0, 16, (N_ROWS, n_pieces))]
     parts += [rng.integers(n, size=(N_ROWS, 1)) for n in levels]
@@ -32,7 +31,7 @@ def rows_of(plain: int, n_pieces: int, levels: list[int]) -> Expanded:
 
 
 def seconds_of(net: MLP, x: Any, y: Any, batch_size: int) -> float:
-    """Return the seconds of a step."""
+    """The seconds of a step."""
     start = time.perf_counter()
     net.fit(x, y, epochs=EPOCHS, batch_size=batch_size)
     return (time.perf_counter() - start) / (EPOCHS * -(-N_ROWS // batch_size))
@@ -50,12 +49,12 @@ def main() -> None:
                 (MLP(sizes, optimizer=AdamW(1e-4), seed=0, n_threads=1), x)
                 for x in (rows.toarray(), rows)
             ]
-            found = [[seconds_of(net, x, y, batch_size) for net, x in pairs] for _ in range(ROUNDS)]
-            dense, expanded = (min(each) * 1e6 for each in zip(*found, strict=True))
+            times = [[seconds_of(net, x, y, batch_size) for net, x in pairs] for _ in range(ROUNDS)]
+            dense, expanded = (1e6 * np.min(times, axis=0)).tolist()
             ratios.append(dense / expanded)
             name = f"{'-'.join(map(str, sizes))}@{batch_size}"
             print(f"{name:20} {dense:7.1f} -> {expanded:6.1f} us, {ratios[-1]:.2f}", flush=True)
-    print(f"geometric mean {math.exp(np.mean(np.log(ratios))):.2f}")
+    print(f"geometric mean {geometric(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""When does one net over machines pay? `python -m benchmarks.forecasts`.
+"""Forecasts of the gain of one net over machines: `python -m benchmarks.forecasts`.
 
-Steps of nets are timed here, alone and as one rank of several; what messages take is computed, from
-latency and bandwidth. Two ranks on this machine measure those of the loopback.
+Steps of nets are timed here, alone and as one rank of several; the time of messages is computed
+from latency and bandwidth. Two ranks on this machine measure those of the loopback.
 """
 
 import argparse
@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import machine, output
-from benchmarks.machines import AS_ROOT, LOOPBACK, mpiexec
-from benchmarks.page import MACHINES
+from benchmarks.machines import AS_ROOT, LOOPBACK, PAGE, mpiexec
+from benchmarks.race import asked_for
+from benchmarks.scores import Record
 from benchmarks.workloads import CE, Workload
 from fastmlp import MLP
 from fastmlp.cluster.forecast import RANKS, Interconnect, forecast
@@ -47,12 +47,12 @@ LOADS = tuple(
 TRANSPORTS = {"TCP over loopback": {**AS_ROOT, **LOOPBACK}, "shared memory": AS_ROOT}
 MEASURE = (
     "from mpi4py import MPI; from fastmlp.cluster.forecast import measured; "
-    "found = measured(MPI.COMM_WORLD); "
-    "MPI.COMM_WORLD.Get_rank() or print(found.latency, found.bandwidth)"
+    "network = measured(MPI.COMM_WORLD); "
+    "MPI.COMM_WORLD.Get_rank() or print(network.latency, network.bandwidth)"
 )
 
 
-def loopback() -> Iterator[dict[str, Any]]:
+def loopback() -> Iterator[Record]:
     """Yield latency and bandwidth between two processes of this machine."""
     if mpiexec() is None:
         return
@@ -65,14 +65,14 @@ def loopback() -> Iterator[dict[str, Any]]:
         yield {"title": title, "latency": latency, "bandwidth": bandwidth}
 
 
-def measure(load: Workload) -> Iterator[dict[str, Any]]:
+def measure(load: Workload) -> Iterator[Record]:
     """Yield the forecast of a net on each network.
 
-    What is computed is the same on all: the least of its times counts.
+    Computing is the same on all networks: the least of its times counts.
     """
     x, y = load.data()
     net = MLP(load.sizes, loss=load.loss, seed=0)
-    found = [
+    every = [
         forecast(
             net,
             x,
@@ -84,90 +84,79 @@ def measure(load: Workload) -> Iterator[dict[str, Any]]:
         )
         for network in NETWORKS
     ]
-    alone = min(one.alone for one in found)
-    for network, one in zip(NETWORKS, found, strict=True):
+    alone = min(on_network.alone for on_network in every)
+    for network, on_network in zip(NETWORKS, every, strict=True):
         record = {"load": load.name, "parameters": net.parameters.size, "alone": alone}
         record["network"] = network.title
         for key in ("each_step", "averaged"):
-            columns = zip(*(getattr(each, key) for each in found), strict=True)
+            columns = zip(*(getattr(other, key) for other in every), strict=True)
             computing = [min(row.computing for row in rows) for rows in columns]
-            rows = zip(getattr(one, key), computing, strict=True)
             record[key] = [
                 {"ranks": row.n_ranks, "speed_up": alone / (seconds + row.messages)}
-                for row, seconds in rows
+                for row, seconds in zip(getattr(on_network, key), computing, strict=True)
             ]
         yield record
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
+def lines(results: Record) -> Iterator[str]:
     """The tables, in Markdown."""
-    m, records = results["machine"], results["records"]
-    yield f"Measured on {m['date']}: {m['cores']} cores of {m['cpu']}, fastmlp {m['fastmlp']}.\n"
+    yield f"{machine.measured(results['machine'], versions={})}\n"
     yield from _costs(results)
     for network in NETWORKS:
-        its = [r for r in records if r["network"] == network.title]
-        if not its:
-            continue
-        yield (
-            f"\n**Simulated**, {network.title}: the time of a step on one machine over that on "
-            f"several; in brackets with averages every {AVERAGE_EVERY} steps.\n"
-        )
-        yield f"| net@batch | alone | {' | '.join(f'{n} ranks' for n in RANKS)} |"
-        yield "|---|--:|" + "--:|" * len(RANKS)
-        for r in its:
+        rows = []
+        for r in (r for r in results["records"] if r["network"] == network.title):
             pairs = zip(r["each_step"], r["averaged"], strict=True)
             cells = [f"{a['speed_up']:.2g} ({b['speed_up']:.2g})" for a, b in pairs]
-            yield f"| {r['load']} | {_time(r['alone'])} | {' | '.join(cells)} |"
+            rows.append((r["load"], _time(r["alone"]), *cells))
+        if rows:
+            yield (
+                f"\n**Simulated**, {network.title}: the time of a step on one machine over that on "
+                f"several; in brackets with averages every {AVERAGE_EVERY} steps.\n"
+            )
+            titles = ("net@batch", ">alone", *(f">{n} ranks" for n in RANKS))
+            yield from output.Table(titles, rows).markdown()
 
 
-def _costs(results: dict[str, Any]) -> Iterator[str]:
-    """What a step computes and sends, of four ranks, over each network."""
-    networks = {each["title"]: each for each in results["loopback"]}
-    networks |= {each.title: each._asdict() for each in NETWORKS}
-    for title, each in networks.items():
-        if title in TRANSPORTS:
-            rate = f"{each['bandwidth'] / 1e9:.3g} Gbit/s"
-            yield f"- {title}, measured: {1e6 * each['latency']:.3g} us, {rate}"
-    yield f"\n| net@batch | parameters | bytes | alone | {' | '.join(networks)} |"
-    yield "|---|--:|--:|--:|" + "--:|" * len(networks)
+def _costs(results: Record) -> Iterator[str]:
+    """The bytes and times of the messages of a step of four ranks, over each network."""
+    networks = {r["title"]: Interconnect(r["latency"], r["bandwidth"]) for r in results["loopback"]}
+    for title, network in networks.items():
+        rate = f"{network.bandwidth / 1e9:.3g} Gbit/s"
+        yield f"- {title}, measured: {1e6 * network.latency:.3g} us, {rate}"
+    networks |= {n.title: Interconnect(n.latency, n.bandwidth) for n in NETWORKS}
+    rows = []
     for r in {r["load"]: r for r in results["records"]}.values():
         n_bytes = 4 * r["parameters"]
-        cells = [r["load"], f"{r['parameters']:,}", _bytes(n_bytes), _time(r["alone"])]
-        for each in networks.values():
-            network = Interconnect(each["latency"], each["bandwidth"])
-            cells.append(_time(network.alltoall(4, n_bytes) + network.allgather(4, n_bytes)))
-        yield f"| {' | '.join(cells)} |"
+        size = f"{n_bytes / 1e3:.0f} kB" if n_bytes < 1e6 else f"{n_bytes / 1e6:.1f} MB"
+        times = [_time(n.alltoall(4, n_bytes) + n.allgather(4, n_bytes)) for n in networks.values()]
+        rows.append((r["load"], f"{r['parameters']:,}", size, _time(r["alone"]), *times))
+    yield ""
+    titles = ("net@batch", ">parameters", ">bytes", ">alone", *(f">{title}" for title in networks))
+    yield from output.Table(titles, rows).markdown()
 
 
 def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
 
 
-def _bytes(n: float) -> str:
-    return f"{n / 1e3:.0f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB"
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    loads = [load for load in LOADS if asked_for(load.name, options.loads)]
+    new = [record for load in loads for record in measure(load)]
+    done = {r["load"] for r in new}
+    records = [*(r for r in earlier.get("records", []) if r["load"] not in done), *new]
+    order = [load.name for load in LOADS]
+    return {
+        "machine": machine.describe(),
+        "loopback": list(loopback()),
+        "records": sorted(records, key=lambda r: order.index(r["load"])),
+    }
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure what is asked for, add it to what was measured before, print and write it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forecasts", description=__doc__)
-    parser.add_argument("--loads", nargs="*", metavar="NAME", help="parts of names; default: all")
-    parser.add_argument("--json", type=Path, help="results, which replace those there of the same")
-    parser.add_argument("--pages", action="store_true", help=f"rewrite {MACHINES.name}")
-    options = parser.parse_args(words)
-    before = output.earlier(options)
-    names = options.loads
-    loads = [load for load in LOADS if names is None or any(n in load.name for n in names)]
-    new = [record for load in loads for record in measure(load)]
-    done = {r["load"] for r in new}
-    records = [*(r for r in before.get("records", []) if r["load"] not in done), *new]
-    order = [load.name for load in LOADS]
-    results = {
-        "machine": machine.describe(),
-        "loopback": list(loopback()) if loads else before["loopback"],
-        "records": sorted(records, key=lambda r: order.index(r["load"])),
-    }
-    output.keep(results, options)
-    output.show(lines(results), options, MACHINES, "forecasts")
+    """Measure, add to the earlier results, print and write the section of the page."""
+    parser = output.parser_of("benchmarks.forecasts", __doc__, f"docs/how-to/{PAGE.name}")
+    parser.add_argument("--loads", nargs="+", metavar="NAME", help="parts of names; default: all")
+    output.run(parser, words, _measured, PAGE, forecasts=lines)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The GPU path on a card: is it right, is it clean, how fast is it; one command, one JSON file.
+"""The GPU path on a card: parity, races of memory, speed; one command, one JSON file.
 
     python -m benchmarks.gpu [--out gpu.json] [--quick] [--parts parity races sanitizer]
 
 It compares losses and weights with the CPU's over 100 steps, runs the same twice for the same bits,
 runs compute-sanitizer where it is on PATH, and times fastmlp's designs beside PyTorch's eager mode,
 ``torch.compile(mode="reduce-overhead")`` and CUDA graphs, where PyTorch is installed. A part that
-fails is told in the file, and the others go on; what must hold stands beside what was measured.
+fails has its error in the file, and the others go on; limits stand beside the measured numbers.
 With `--parts`, the file keeps what it has of the others: each fits into a loan of ten minutes.
 """
 
@@ -30,8 +30,8 @@ from fastmlp import MLP, Adam
 from fastmlp.model import core_of
 
 PARITY_STEPS = 100
-# How far losses, relative, and weights may be from the CPU's by then. In float32 a slope of about 0
-# has either sign, and Adam takes a step of 0.001 for it.
+# The most that losses, relative, and weights may differ from the CPU's by then. In float32 a slope
+# of about 0 has either sign, and Adam takes a step of 0.001 for it.
 TOLERANCES = {"float32": (1e-3, 1e-2), "float64": (1e-8, 1e-6)}
 # racecheck looks at shared memory; races in the card's memory are looked for in the simulator, by
 # tests/backends/cuda/simulated/test_races.py.
@@ -47,7 +47,7 @@ class Load(NamedTuple):
 
     Attributes
     ----------
-    wanted : how many times faster than a CUDA graph of PyTorch's it must be
+    wanted : the least time of a CUDA graph of PyTorch over the load's
     """
 
     sizes: tuple[int, ...]
@@ -96,7 +96,7 @@ LOADS = (
 
 
 def missing_card() -> str | None:
-    """Return in words why there is no card, or None."""
+    """The reason that there is no card, or None."""
     from fastmlp.backends.cuda.device import adapter, card
 
     try:
@@ -130,13 +130,13 @@ def trained(load: Load, device: str, dtype: str, kind: str | None, n_steps: int)
 
 def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
     """Compare every design with the CPU, and with itself."""
-    told = []
+    records = []
     for load, dtype in itertools.product(loads, TOLERANCES):
         on_cpu = part(partial(trained, load, "cpu", dtype, None, PARITY_STEPS))
         for kind in DESIGNS:
-            of = {"net": load.name, "dtype": dtype, "design": kind, "steps": PARITY_STEPS}
-            told.append(of | part(partial(compared, load, dtype, kind, on_cpu)))
-    return told
+            about = {"net": load.name, "dtype": dtype, "design": kind, "steps": PARITY_STEPS}
+            records.append(about | part(partial(compared, load, dtype, kind, on_cpu)))
+    return records
 
 
 def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
 
 
 def fits(load: Load, dtype: str = "float32") -> bool:
-    """Whether one block has room for the net in shared memory."""
+    """Return True if one block has room for the net in shared memory."""
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.plan import design
 
@@ -171,7 +171,7 @@ def sanitized() -> dict[str, Any]:
     program = shutil.which("compute-sanitizer")
     if program is None:
         return {"skipped": "compute-sanitizer is not on PATH"}
-    told = {}
+    results = {}
     for tool, options in TOOLS.items():
         command = [program, "--tool", tool, *options, "--error-exitcode", "3"]
         done = subprocess.run(
@@ -181,8 +181,8 @@ def sanitized() -> dict[str, Any]:
             timeout=900,
         )
         tail = (done.stdout + done.stderr)[-2000:]
-        told[tool] = {"exit code": done.returncode, "held": done.returncode == 0, "tail": tail}
-    return told
+        results[tool] = {"exit code": done.returncode, "held": done.returncode == 0, "tail": tail}
+    return results
 
 
 def drill() -> None:
@@ -200,7 +200,7 @@ def drill() -> None:
 
 
 def together(load: Load) -> Callable[[int], None]:
-    """Return what trains many nets in one launch, for so many epochs, their data on the device."""
+    """A function that trains many nets for n epochs in one launch, their data on the device."""
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Rows
@@ -245,7 +245,7 @@ def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: f
 
 
 def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
-    """Return what trains for so many epochs, its data on the device."""
+    """A function that trains for n epochs, the data on the device."""
     net = load.net()
     engine, state = core_of(net)
     data = engine.data(*load.data(), None, "benchmarks.gpu")
@@ -264,21 +264,21 @@ def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
 
 
 def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
-    """Return what makes each contestant; a call of it trains for so many epochs."""
-    found: dict[str, Callable[[], Callable[[int], None]]] = {}
+    """The makers of the contestants, which are functions that train for n epochs."""
+    makers: dict[str, Callable[[], Callable[[int], None]]] = {}
     if load.n_nets > 1:
-        found["fastmlp, a block each"] = lambda: together(load)
+        makers["fastmlp, a block each"] = lambda: together(load)
     else:
         for kind in DESIGNS:
             if kind != "single_block" or fits(load):
-                found[f"fastmlp, {kind}"] = partial(trainer_of, load, kind)
+                makers[f"fastmlp, {kind}"] = partial(trainer_of, load, kind)
     try:
         from benchmarks.peers import torch_cuda
     except ImportError:
-        return found
+        return makers
     for variant in torch_cuda.VARIANTS:
-        found[f"PyTorch, {variant}"] = partial(torch_cuda.make, load, variant)
-    return found
+        makers[f"PyTorch, {variant}"] = partial(torch_cuda.make, load, variant)
+    return makers
 
 
 def race(load: Load, seconds: float) -> dict[str, Any]:
@@ -287,11 +287,11 @@ def race(load: Load, seconds: float) -> dict[str, Any]:
     ours = least(times, "fastmlp")
     graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
     wanted = None if load.wanted is None else {"times a graph": load.wanted}
-    told: dict[str, Any] = {"net": load.name, "seconds per step": times, "wanted": wanted}
+    record: dict[str, Any] = {"net": load.name, "seconds per step": times, "wanted": wanted}
     if ours and graph:
-        told["times a graph"] = graph / ours
-        told["held"] = load.wanted is None or graph / ours >= load.wanted
-    return told
+        record["times a graph"] = graph / ours
+        record["held"] = load.wanted is None or graph / ours >= load.wanted
+    return record
 
 
 def timed(make: Callable[[], Callable[[int], None]], seconds: float) -> Any:
@@ -299,14 +299,14 @@ def timed(make: Callable[[], Callable[[int], None]], seconds: float) -> Any:
     return seconds_per_step(make(), 32, seconds)
 
 
-def least(times: dict[str, Any], of: str) -> float | None:
-    """Return the least median of those whose name begins so."""
-    medians = [t["median"] for n, t in times.items() if n.startswith(of) and "median" in t]
+def least(times: dict[str, Any], library: str) -> float | None:
+    """The least median of a library's contestants."""
+    medians = [t["median"] for n, t in times.items() if n.startswith(library) and "median" in t]
     return min(medians, default=None)
 
 
 def part(do: Callable[[], Any]) -> Any:
-    """Do a part; return what came of it, or how it failed."""
+    """The result of a part, or its error."""
     try:
         return do()
     except Exception as error:
@@ -314,19 +314,19 @@ def part(do: Callable[[], Any]) -> Any:
 
 
 def card_facts() -> dict[str, Any]:
-    """Return what card it is."""
+    """The card and its libraries."""
     from fastmlp.backends.cuda.device import adapter
     from fastmlp.backends.cuda.device import card as device_card
     from fastmlp.backends.cuda.device.card import card_of
 
-    its = adapter.MODULE.gpus[0]
-    name = its.name.decode() if isinstance(its.name, bytes) else str(its.name)
-    capability = ".".join(map(str, its.compute_capability))
+    device = adapter.MODULE.gpus[0]
+    name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
+    capability = ".".join(map(str, device.compute_capability))
     card = card_of(0)
     return {
         "name": name,
         "CUDA of the driver": device_card._versions()[0],
-        "packages": {each: machine.installed(each) for each in ("numba-cuda", "cuda-bindings")},
+        "packages": machine.versions(("numba-cuda", "cuda-bindings")),
         "compute capability": capability,
         "multiprocessors": card.n_multiprocessors,
         "shared bytes of a block": card.shared_bytes,
@@ -340,36 +340,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the time for each figure")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, where none is named")
     parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     missing = missing_card()
     if missing:
         print(missing, file=sys.stderr)
         return 1
-    if asked.drill:
+    if options.drill:
         drill()
         return 0
-    before = json.loads(asked.out.read_text()) if asked.out.exists() and asked.parts else {}
-    told = before | {"machine": machine.describe(), "card": part(card_facts)}
+    before = json.loads(options.out.read_text()) if options.out.exists() and options.parts else {}
+    results = before | {"machine": machine.describe(), "card": part(card_facts)}
 
     def write() -> None:
-        told["held"] = verdicts(told)
-        asked.out.write_text(json.dumps(told, indent=1) + "\n")
+        results["held"] = verdicts(results)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
 
     # After each step, so that a run that is cut short leaves what it has.
-    for name, do in work(asked.quick).items():
-        if name in (asked.parts or PARTS):
-            told[name] = []
+    for name, do in work(options.quick).items():
+        if name in (options.parts or PARTS):
+            results[name] = []
             for step in do:
-                told[name].append(part(step))
+                results[name].append(part(step))
                 write()
-                print(json.dumps(told[name][-1], indent=1))
-    print(json.dumps(told["held"], indent=1))
-    print(f"written to {asked.out}")
+                print(json.dumps(results[name][-1], indent=1))
+    print(json.dumps(results["held"], indent=1))
+    print(f"written to {options.out}")
     return 0
 
 
 def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
-    """Return the steps of each part."""
+    """The steps of each part."""
     seconds = SECONDS / 10 if quick else SECONDS
     return {
         "parity": [lambda load=load: parity([load]) for load in LOADS[:4]],  # type: ignore[misc]
@@ -378,18 +378,17 @@ def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
     }
 
 
-def verdicts(told: dict[str, Any]) -> dict[str, bool | None]:
-    """Return what must hold, by name, and whether it does; None where it could not be measured."""
-    found: dict[str, bool | None] = {}
-    parts = [its for load in told.get("parity", ()) if isinstance(load, list) for its in load]
-    for its in parts:
-        found[f"parity: {its['net']}, {its['dtype']}, {its['design']}"] = its.get("held")
-    for its in told.get("races", ()):
-        if its.get("wanted"):
-            found[f"race: {its['net']}"] = its.get("held")
-    for its in told.get("sanitizer", ()):
-        found |= {tool: its[tool]["held"] if tool in its else None for tool in TOOLS}
-    return found
+def verdicts(results: dict[str, Any]) -> dict[str, bool | None]:
+    """The limits by name, and whether they hold; None where they could not be measured."""
+    held: dict[str, bool | None] = {}
+    for r in (r for load in results.get("parity", ()) if isinstance(load, list) for r in load):
+        held[f"parity: {r['net']}, {r['dtype']}, {r['design']}"] = r.get("held")
+    for r in results.get("races", ()):
+        if r.get("wanted"):
+            held[f"race: {r['net']}"] = r.get("held")
+    for r in results.get("sanitizer", ()):
+        held |= {tool: r[tool]["held"] if tool in r else None for tool in TOOLS}
+    return held
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ the same scores.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import cores
-from benchmarks.scores import counted
+from benchmarks.race import Race
+from benchmarks.scores import Record, counted
 
 FOLDS = 5
 GRID: dict[str, list[Any]] = {
@@ -24,11 +25,10 @@ GRID: dict[str, list[Any]] = {
 }
 QUICK: dict[str, list[Any]] = {"hidden_layer_sizes": [(8,)], "alpha": [1e-4, 1e-2]}
 FIXED = {"max_iter": 30, "random_state": 0}
-TIMES = ("mean_fit_time", "std_fit_time", "mean_score_time", "std_score_time")
 
 
-def search(contestant: str, quick: bool) -> dict[str, Any]:
-    """Search, timed; return seconds, the scores and the best parameters."""
+def search(contestant: str, quick: bool) -> Record:
+    """The seconds of a search, the scores and the best parameters."""
     from sklearn.datasets import load_digits
 
     X, y = load_digits(return_X_y=True)
@@ -66,60 +66,45 @@ def _search(contestant: str, parameters: dict[str, list[Any]], fixed: dict[str, 
     return GridSearchCV(model, parameters, cv=FOLDS, n_jobs=cores())
 
 
-def race(contestants: list[Any], quick: bool, say: Callable[[str], None]) -> list[Any]:
-    """Return a record of both searches, at each number of threads where there are both."""
+def measure(race: Race) -> list[Record]:
+    """A record of both searches, at each number of threads where both contestants are."""
     records = []
-    for threads in dict.fromkeys(c.n_threads for c in contestants):
-        pair = {c.name: c for c in contestants if c.n_threads == threads}
+    for threads in dict.fromkeys(c.n_threads for c in race.contestants):
+        pair = {c.name: c for c in race.contestants if c.n_threads == threads}
         if not {"fastmlp", "sklearn"} <= pair.keys():
             continue
-        record: dict[str, Any] = {"threads": threads, "quick": quick}
+        record: Record = {"threads": threads, "quick": race.quick}
         for name in ("fastmlp", "sklearn"):
-            say(f"grid: {pair[name].title}, threads {threads}")
-            if name == "fastmlp" or quick:
+            race.say(f"grid: {pair[name].title}, {counted(threads)}")
+            if name == "fastmlp" or race.quick:
                 pair[name].ask("search", quick=True)  # compiles, and starts the processes
-            record[name] = pair[name].ask("search", quick=quick)
+            record[name] = pair[name].ask("search", quick=race.quick)
         records.append(record)
     return records
 
 
-def lines(records: list[dict[str, Any]]) -> Iterator[str]:
-    """Times, and whether the scores are the same."""
+def lines(records: list[Record]) -> Iterator[str]:
+    """Sentences for the page and the terminal: times, and the scores that differ."""
     for r in records:
         ours, theirs = r["fastmlp"], r["sklearn"]
         if "seconds" not in ours or "seconds" not in theirs:
-            yield f"\ngrid: {ours.get('error', theirs.get('error'))}"
             continue
-        same = "the same best" if ours["best"] == theirs["best"] else "ANOTHER best"
+        n, scores = len(ours["scores"][0]), np.array([ours["scores"], theirs["scores"]])
+        different = int((np.abs(scores[0] - scores[1]) > 1e-9).sum())
         yield (
-            f"\n{candidates(r)} candidates x {FOLDS} folds on digits, {counted(r['threads'])}: "
-            f"fastmlp {ours['seconds']:.3g} s, GridSearchCV {theirs['seconds']:.3g} s, "
-            f"{ratio(r):.2f}x; {different(r)} of {FOLDS * candidates(r)} scores differ, {same}"
+            f"\nA search of {n} candidates x {FOLDS} folds on digits, float64: "
+            f"`MLPSearchCV` {ours['seconds']:.3g} s, `GridSearchCV` in processes "
+            f"{theirs['seconds']:.3g} s, {theirs['seconds'] / ours['seconds']:.2f}x; "
+            f"{different} scores differ."
         )
 
 
-def table(records: list[dict[str, Any]]) -> Iterator[str]:
-    """The same as a sentence for docs/benchmarks.md."""
+def verdicts(records: list[Record]) -> Iterator[str]:
+    """For the terminal: errors, and whether the best candidates are the same."""
     for r in records:
-        if "seconds" in r["fastmlp"] and "seconds" in r["sklearn"]:
-            yield (
-                f"\nA search of {candidates(r)} candidates x {FOLDS} folds on digits, float64: "
-                f"`MLPSearchCV` {r['fastmlp']['seconds']:.3g} s, `GridSearchCV` in processes "
-                f"{r['sklearn']['seconds']:.3g} s, {ratio(r):.2f}x; {different(r)} scores differ."
-            )
-
-
-def candidates(record: dict[str, Any]) -> int:
-    """Return how many candidates there are."""
-    return len(record["fastmlp"]["scores"][0])
-
-
-def ratio(record: dict[str, Any]) -> float:
-    """Return scikit-learn's time over fastmlp's."""
-    return float(record["sklearn"]["seconds"] / record["fastmlp"]["seconds"])
-
-
-def different(record: dict[str, Any]) -> int:
-    """Return how many scores are not the same."""
-    ours, theirs = (np.array(record[name]["scores"]) for name in ("fastmlp", "sklearn"))
-    return int((np.abs(ours - theirs) > 1e-9).sum())
+        ours, theirs = r["fastmlp"], r["sklearn"]
+        if error := ours.get("error", theirs.get("error")):
+            yield f"\ngrid: {error}"
+        else:
+            same = "the same best" if ours["best"] == theirs["best"] else "ANOTHER best"
+            yield f"  {counted(r['threads'])}: {same}"

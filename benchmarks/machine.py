@@ -1,4 +1,4 @@
-"""Where a run was made."""
+"""The machine of a run, and the versions of libraries."""
 
 import datetime
 import os
@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from benchmarks.scores import Record
 
 LIBRARIES = (
     "numba",
@@ -23,8 +24,8 @@ LIBRARIES = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """Return the machine, its load and the libraries' versions."""
+def describe() -> Record:
+    """The machine, its load and the libraries' versions."""
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
@@ -39,20 +40,22 @@ def describe() -> dict[str, Any]:
     }
 
 
-def told(results: dict[str, Any]) -> str:
-    """Return a sentence of the machine and the versions of results."""
-    m = results["machine"]
-    libraries = ", ".join(f"{name} {its}" for name, its in results["versions"].items())
-    return f"On {m['cores']} cores of {m['cpu']}, Python {m['python']}; {libraries}; {m['date']}."
+def measured(machine: Record, *facts: str, versions: Record | None = None) -> str:
+    """The sentence that a page begins with: date, facts of the run, the machine and versions."""
+    names = machine["versions"] if versions is None else versions
+    listed = ", ".join(f"{name} {number}" for name, number in names.items())
+    where = f"{machine['cores']} cores of {machine['cpu']}"
+    where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"
+    return f"Measured on {machine['date']}: {', '.join([*facts, where])}{listed and '; '}{listed}."
 
 
 def cores() -> int:
-    """Return how many cores the process may use."""
+    """The number of cores that the process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fastmlp_state() -> str:
-    """Return the version, and the commit where there is one."""
+    """fastmlp's version, and the commit of a checkout."""
     import fastmlp
 
     commit = commit_of(Path(__file__).parent.parent)
@@ -60,22 +63,22 @@ def fastmlp_state() -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Return the commit that a folder has checked out, or None."""
+    """The commit of a checkout, or None."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return done.stdout.strip()
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the distributions that are installed."""
-    return {name: found for name in names if (found := installed(name))}
+    """The versions of those distributions that are installed."""
+    return {name: number for name in names if (number := installed(name))}
 
 
 def installed(name: str) -> str | None:
-    """Return the version of a distribution, or None."""
+    """The version of a distribution, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -83,7 +86,7 @@ def installed(name: str) -> str | None:
 
 
 def first_line(path: str) -> str | None:
-    """Return a file's first line, or None."""
+    """A file's first line, or None."""
     try:
         return Path(path).read_text().splitlines()[0]
     except (OSError, IndexError):
@@ -91,7 +94,7 @@ def first_line(path: str) -> str | None:
 
 
 def cpu_model() -> str:
-    """Return the processor's name; its family and model where the name says little."""
+    """The processor's name, family, model and vector instructions."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
@@ -103,7 +106,7 @@ def cpu_model() -> str:
 
 
 def caches() -> str:
-    """Return the sizes of the first core's data caches."""
+    """The sizes of the first core's data caches."""
     folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
     facts = [[first_line(str(f / part)) for part in ("level", "type", "size")] for f in folders]
     return ", ".join(f"L{level} {size}" for level, kind, size in facts if kind != "Instruction")

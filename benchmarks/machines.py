@@ -1,7 +1,7 @@
 """One net over two processes: fastmlp over MPI beside PyTorch's DistributedDataParallel over gloo.
 
 Each process has one thread and a core of its own, and half of the rows. Both are on this machine:
-what is measured is what a step costs beside its messages, not what several machines gain.
+measured is the price of the messages of a step, not the gain of several machines.
 """
 
 import json
@@ -15,15 +15,17 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import race
-from benchmarks.contestant import ROOT, cores_first, environment
-from benchmarks.scores import quartiles
+from benchmarks.contestant import cores_first, environment
+from benchmarks.output import DOCS, ROOT, Table
+from benchmarks.race import Race, in_turns
+from benchmarks.scores import Quartiles, Record, over, reason
 from benchmarks.workloads import CE, Array, Workload
 
+PAGE = DOCS / "how-to" / "machines.md"
 RANKS = 2
 # Of each contestant: processes that are started, and times that each of them takes.
 TURNS, REPEATS = 3, 5
@@ -43,7 +45,7 @@ YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
 class Way(NamedTuple):
-    """A library and what its messages go over."""
+    """A library, and the settings of the network of its messages."""
 
     title: str
     module: str
@@ -68,12 +70,12 @@ AIMS = dict(zip(BY_NAME, (2.0, 2.0, 1.2), strict=True))
 
 
 def of_name(name: str, *, quick: bool) -> Workload:
-    """Return what a name stands for."""
+    """The workload of a name, or a short form of it."""
     return BY_NAME[name].quick() if quick else BY_NAME[name]
 
 
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
-    """Return the rows of a rank."""
+    """The rows of a rank."""
     x, y = workload.data()
     n = len(x) // size
     return x[rank * n : (rank + 1) * n], y[rank * n : (rank + 1) * n]
@@ -86,25 +88,25 @@ def bind(rank: int) -> None:
 
 
 def sample(parameters: Array) -> list[float]:
-    """Return some of the parameters."""
+    """Some of the parameters."""
     chosen = np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)
     return [float(number) for number in parameters[chosen]]
 
 
 def epochs_of(seconds: float, *, quick: bool) -> int:
-    """Return the epochs that are timed at once, of what one takes."""
+    """The epochs that are timed at once, from the seconds of one."""
     return 1 if quick else max(1, round(SECONDS / seconds))
 
 
-def report(ways: dict[str, dict[str, Any]]) -> None:
+def report(ways: dict[str, Record]) -> None:
     """Print the fastest of a contestant's ways."""
-    tried = {way: min(each["step_seconds"]) for way, each in ways.items()}
+    tried = {way: min(record["step_seconds"]) for way, record in ways.items()}
     best = min(tried, key=lambda way: tried[way])
     print(json.dumps({"way": best, "tried": tried, **ways[best]}), flush=True)
 
 
 def missing(name: str) -> str | None:
-    """Return why a contestant cannot take part, or None."""
+    """The reason that a contestant cannot take part, or None."""
     absent = [library for library in CONTESTANTS[name].needs if find_spec(library) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
@@ -114,19 +116,19 @@ def missing(name: str) -> str | None:
 
 
 def mpiexec() -> str | None:
-    """Return the program that starts ranks: the environment's own, or that of the path."""
+    """The program that starts ranks: the environment's own, or that of the path."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return shutil.which("mpiexec", path=folders)
 
 
-def run(name: str, workload: str, *, quick: bool) -> dict[str, Any]:
-    """Return what the processes of a contestant say of a workload, or why they say nothing."""
+def run(name: str, workload: str, *, quick: bool) -> Record:
+    """The reply of a contestant's processes on a workload, or an error."""
     with tempfile.TemporaryDirectory() as folder:
         size = "quick" if quick else "full"
         polite = YIELD if quick else {}
         started = _start(name, [workload, size, str(Path(folder) / "meeting")], polite)
         try:
-            said = [process.communicate(timeout=LIMIT_SECONDS) for process in started]
+            outputs = [process.communicate(timeout=LIMIT_SECONDS) for process in started]
         except subprocess.TimeoutExpired:
             return {"error": f"no result within {LIMIT_SECONDS} s"}
         finally:
@@ -134,18 +136,18 @@ def run(name: str, workload: str, *, quick: bool) -> dict[str, Any]:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    for process, (_, words) in zip(started, said, strict=True):
+    for process, (_, errors) in zip(started, outputs, strict=True):
         if process.returncode:
-            return {"error": _last_words(words)}
-    found: dict[str, Any] = json.loads(said[0][0].strip().splitlines()[-1])
-    return found
+            return {"error": _last_error(errors)}
+    reply: Record = json.loads(outputs[0][0].strip().splitlines()[-1])
+    return reply
 
 
-def _last_words(text: str) -> str:
-    """Return the last error of a text, or its last line; mpiexec says more after a rank's."""
-    said = [line for line in text.splitlines() if line.strip("\0 ")]
-    errors = [line for line in said if re.match(r"\w+(Error|Exception): ", line)]
-    return [*(said or ["nothing said"]), *errors][-1][:200]
+def _last_error(text: str) -> str:
+    """The last error of a text, or its last line; mpiexec writes more after a rank's."""
+    lines = [line for line in text.splitlines() if line.strip("\0 ")]
+    errors = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
+    return [*(lines or ["no output"]), *errors][-1][:200]
 
 
 def _start(
@@ -174,35 +176,28 @@ def _process(command: list[str], settings: dict[str, str]) -> subprocess.Popen[s
     )
 
 
-def measure(
-    libraries: list[str], names: list[str] | None, effort: race.Effort, say: race.Say
-) -> list[dict[str, Any]]:
-    """Return a record per workload and contestant: what each of its turns has said.
+def measure(race: Race, libraries: list[str]) -> list[Record]:
+    """A record per workload and contestant: the replies of its turns."""
+    records: list[Record] = []
 
-    Only workloads are tried whose names contain one of `names`, if there are some.
-    """
-    records = []
-    for workload in MACHINES:
-        if not race.asked_for(workload.name, names):
-            continue
-        ready = []
-        for name, way in CONTESTANTS.items():
-            if way.title not in libraries:
-                continue
-            record: dict[str, Any] = {"workload": workload.name, "contestant": name, "turns": []}
-            records.append(record)
-            if reason := missing(name):
-                record["unsupported"] = reason
-            else:
-                ready.append(record)
-        for turn in range(min(effort.repeats, TURNS)):
-            for record in race.rotated(ready, turn):
-                say(f"{workload.name}, {RANKS} processes: {record['contestant']}")
-                reply = run(record["contestant"], workload.name, quick=effort.quick)
-                if "error" in reply:
-                    record["error"] = reply["error"]
-                else:
-                    record["turns"].append(reply)
+    def turn(record: Record) -> None:
+        race.say(f"{record['workload']}, {RANKS} processes: {record['contestant']}")
+        reply = run(record["contestant"], record["workload"], quick=race.quick)
+        if "error" in reply:
+            record["error"] = reply["error"]
+        else:
+            record["turns"].append(reply)
+
+    for workload in (w for w in MACHINES if race.asked_for(w.name)):
+        names = [name for name, way in CONTESTANTS.items() if way.title in libraries]
+        new: list[Record] = [
+            {"workload": workload.name, "contestant": name, "turns": []} for name in names
+        ]
+        for record in new:
+            record |= {"unsupported": why} if (why := missing(record["contestant"])) else {}
+        ready = [(record,) for record in new if "unsupported" not in record]
+        in_turns(ready, min(race.repeats, TURNS), turn)
+        records += new
     return records
 
 
@@ -211,74 +206,71 @@ class Finding(NamedTuple):
 
     Attributes
     ----------
-    ratio : PyTorch's time over this one's, quartiles of turns; None without PyTorch's
+    ratio : PyTorch's time over this one's, by turn; NaN without PyTorch's
     """
 
     steps_a_second: float
-    ratio: Any
+    ratio: Quartiles
     way: str
 
+    @property
+    def cell(self) -> str:
+        """Steps a second, and the ratio."""
+        return f"{self.steps_a_second:,.0f}: {self.ratio.cell}"
 
-def findings(results: dict[str, Any]) -> dict[str, dict[str, Finding]]:
-    """Return what was found, by workload and contestant."""
-    found: dict[str, dict[str, Finding]] = {}
-    records = {(r["workload"], r["contestant"]): r for r in results.get("machines") or []}
+
+def findings(results: Record) -> dict[str, dict[str, Finding]]:
+    """Steps a second and ratios, by workload and contestant."""
+    by_workload: dict[str, dict[str, Finding]] = {}
+    records = {(r["workload"], r["contestant"]): r for r in results["machines"]}
     for (workload, name), record in records.items():
-        if not record["turns"]:
-            continue
-        seconds, theirs = _seconds(record), _seconds(records.get((workload, TORCH)))
-        pairs = zip(theirs, seconds, strict=False)
-        ratio = quartiles([their / own for their, own in pairs]) if theirs else None
-        way = record["turns"][0]["way"]
-        finding = Finding(1 / float(np.median(seconds)), ratio, way)
-        found.setdefault(workload, {})[name] = finding
-    return found
+        if record["turns"]:
+            seconds = _seconds(record)
+            ratio = over(_seconds(records.get((workload, TORCH), {"turns": []})), seconds)
+            finding = Finding(1 / float(np.median(seconds)), ratio, record["turns"][0]["way"])
+            by_workload.setdefault(workload, {})[name] = finding
+    return by_workload
 
 
-def _seconds(record: dict[str, Any] | None) -> list[float]:
-    """Return the seconds of a step, by turn: the least of its times.
+def _seconds(record: Record) -> list[float]:
+    """The seconds of a step, by turn: the least of its times.
 
     A rank that has a core of its own and shares it for a moment holds the other up too.
     """
-    turns = record["turns"] if record else []
-    return [min(turn["step_seconds"]) for turn in turns]
+    return [min(turn["step_seconds"]) for turn in record["turns"]]
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
-    """All of it, as text."""
-    for workload, its in findings(results).items():
+def lines(results: Record) -> Iterator[str]:
+    """All of it, for the terminal."""
+    for workload, contestants in findings(results).items():
         yield f"\none net over {RANKS} processes of one thread, {workload}"
-        yield f"  {'contestant':<24} {'steps/s':>8} {'/ PyTorch':>9} {'quartiles':>15}  way"
-        for name, one in its.items():
-            q = one.ratio
-            ratio = f"{q.median:>9.2f} {f'{q.low:.2f} - {q.high:.2f}':>15}" if q else f"{'-':>25}"
-            yield f"  {name:<24} {one.steps_a_second:>8,.0f} {ratio}  {one.way}"
-    for r in results.get("machines") or []:
+        rows = [
+            (name, f"{f.steps_a_second:,.0f}", f"{f.ratio.median:.2f}", f.ratio.spread, f.way)
+            for name, f in contestants.items()
+        ]
+        titles = ("contestant", ">steps/s", ">/ PyTorch", ">quartiles", "way")
+        yield from Table(titles, rows).text()
+    for r in results["machines"]:
         if not r["turns"]:
-            why = r.get("error") or r.get("unsupported") or "no result"
-            yield f"  {r['workload']}: {r['contestant']}: {why}"
+            yield f"  {r['workload']}: {r['contestant']}: {reason(r)}"
 
 
-def table(results: dict[str, Any]) -> Iterator[str]:
-    """The same in Markdown."""
+def table(results: Record, threads: int) -> Iterator[str]:
+    """The same for the page."""
     yield (
-        f"Steps a second, of the least of {REPEATS} times, medians of {TURNS} starts of the "
+        f"\nSteps a second, of the least of {REPEATS} times, medians of {TURNS} starts of the "
         "processes; in brackets quartiles of the ratio.\n"
     )
-    yield (
-        "| net@batch | PyTorch's DDP | fastmlp, the same over TCP | aim | "
-        "fastmlp, over shared memory |\n|---|--:|--:|--:|--:|"
-    )
-    for workload, its in findings(results).items():
-        if TORCH in its and OURS in its:
-            cells = [workload, f"{its[TORCH].steps_a_second:,.0f}", _cell(its[OURS])]
-            cells += [f"{AIMS[workload]:g}x", _cell(its[SHARED]) if SHARED in its else "-"]
-            yield f"| {' | '.join(cells)} |"
-    ways = {f"{its[TORCH].way} ({name})" for name, its in findings(results).items() if TORCH in its}
+    rows, ways = [], set()
+    for workload, contestants in findings(results).items():
+        if TORCH in contestants:
+            theirs = contestants[TORCH]
+            ways.add(f"{theirs.way} ({workload})")
+            if OURS in contestants:
+                shared = contestants[SHARED].cell if SHARED in contestants else "-"
+                cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
+                rows.append((*cells, f"{AIMS[workload]:g}x", shared))
+    titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP", ">aim")
+    yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
     if ways:
         yield f"\nPyTorch, the fastest of its ways: {'; '.join(sorted(ways))}."
-
-
-def _cell(one: Finding) -> str:
-    q = one.ratio
-    return f"{one.steps_a_second:,.0f}: **{q.median:.2f}x** ({q.low:.2f} to {q.high:.2f})"

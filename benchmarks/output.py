@@ -1,41 +1,126 @@
-"""What programs share that measure, keep results as JSON, and put a table into a page."""
+"""The one store of results, and the one writer of tables and pages, of all programs.
+
+A program has a function that measures and functions that write sections of a page; `run` parses its
+options, keeps what was measured as JSON, and prints the sections or puts them into the page.
+"""
 
 import argparse
 import json
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.page import between_markers
+from benchmarks.scores import Record
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
-def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program if --json has no folder, or --from-json no file."""
-    if options.from_json and not (options.json and options.json.is_file()):
-        parser.error("--from-json needs --json FILE, a file that is there")
+class Table(NamedTuple):
+    """Rows of cells under titles, of which those that begin with ">" are of numbers."""
+
+    titles: Sequence[str]
+    rows: Iterable[Sequence[Any]]
+
+    def markdown(self) -> Iterator[str]:
+        """The lines for a page."""
+        yield row(*(title.removeprefix(">") for title in self.titles))
+        yield "|" + "".join("--:|" if t.startswith(">") else "---|" for t in self.titles)
+        for cells in self.rows:
+            yield row(*cells)
+
+    def text(self) -> Iterator[str]:
+        """The lines for a terminal, in columns as wide as their widest cell."""
+        rows = [[t.removeprefix(">") for t in self.titles], *([*map(str, r)] for r in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        signs = [">" if title.startswith(">") else "<" for title in self.titles]
+        for cells in rows:
+            columns = zip(cells, signs, widths, strict=True)
+            yield "  ".join(f"{cell:{sign}{n}}" for cell, sign, n in columns).rstrip()
+
+
+def row(*cells: Any) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def between_markers(page: Path, inside: str, name: str = "benchmarks") -> None:
+    """Replace the text that a page has between the markers of a name."""
+    begin, end = (word.replace("benchmarks", name) for word in (BEGIN, END))
+    text = page.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page} must have {begin} and {end} once each")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    page.write_text(f"{head}{begin}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{end}{tail}")
+
+
+def say(text: str) -> None:
+    """Show the progress of a run, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parser_of(module: str, about: str | None, page: str) -> argparse.ArgumentParser:
+    """The parser of the options that all programs have."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    parser.add_argument("--json", type=Path, help="where results are kept; a run adds to them")
+    parser.add_argument("--from-json", action="store_true", help="show the results of --json")
+    parser.add_argument("--pages", action="store_true", help=f"rewrite {page}")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, words: list[str] | None) -> argparse.Namespace:
+    """The options; a file or folder that is not there ends the program."""
+    options = parser.parse_args(words)
+    if options.from_json:
+        if not options.json:
+            parser.error("--from-json needs --json FILE")
+        if not options.json.is_file():
+            parser.error(f"there is no file {options.json}")
     if options.json and not options.json.parent.is_dir():
         parser.error(f"there is no folder {options.json.parent}")
+    return options
 
 
-def earlier(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the results at --json; none if there is no file yet."""
+def earlier(options: argparse.Namespace) -> Record:
+    """The results at --json; empty if there is no file yet."""
     if options.json is None or not options.json.is_file():
         return {}
-    found: dict[str, Any] = json.loads(options.json.read_text())
-    return found
+    results: Record = json.loads(options.json.read_text())
+    return results
 
 
-def keep(results: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write the results to --json, if it is given."""
+def keep(results: Record, options: argparse.Namespace) -> None:
+    """Write the results to --json, if there is such an option."""
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
 
-def show(
-    lines: Iterable[str], options: argparse.Namespace, page: Path, name: str = "benchmarks"
-) -> None:
-    """Print lines; with --pages, put them between the page's markers of a name."""
-    text = "\n".join(lines)
-    print(text)
-    if options.pages and text:
-        between_markers(page, text, name)
+def run(
+    parser: argparse.ArgumentParser,
+    words: list[str] | None,
+    measure: Callable[[argparse.Namespace, Record], Record],
+    page: Path,
+    **sections: Callable[[Record], Iterable[str]],
+) -> Record:
+    """Measure or load results, keep them, print their sections, and write these with --pages.
+
+    Parameters
+    ----------
+    measure : from the options and the earlier results to those of both
+    page : has markers with the name of each section
+    sections : from results to lines of Markdown; a section without lines is not written
+    """
+    options = parsed(parser, words)
+    results = earlier(options)
+    if not options.from_json:
+        results = measure(options, results)
+        keep(results, options)
+    for name, write in sections.items():
+        text = "\n".join(write(results))
+        print(text)
+        if options.pages and text:
+            between_markers(page, text, name)
+    return results

@@ -1,14 +1,16 @@
-"""What the machine could do at best: fused multiply-adds in registers, on one thread or several."""
+"""The peak of a machine: fused multiply-adds in registers, on one thread or several."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
 from numba import float32, float64, njit, types
 from numba.extending import intrinsic
+
+from benchmarks.scores import Record
 
 Step = Callable[[ir.Value], ir.Value]
 
@@ -21,7 +23,7 @@ class _BFloat16(ir.Type):
 
 
 def vector_bytes() -> int:
-    """Return the width of the host's vector registers."""
+    """The width of the host's vector registers."""
     features = binding.get_host_cpu_features()
     return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
@@ -32,8 +34,8 @@ def multiplies_pairs() -> bool:
 
 
 def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step:
-    """Return what emits a chain's next value: 0.999 times it, and 0.001; or for "bfloat16" itself
-    and two products of each lane's pair."""
+    """A function that emits a chain's next value: 0.999 times the last, and 0.001; for "bfloat16"
+    the last and two products of each lane's pair."""
 
     def function(name: str, *kinds: ir.Type) -> ir.Function:
         signature = ir.FunctionType(vector, kinds)
@@ -76,7 +78,7 @@ def _loop(builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: in
 
 
 def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
-    """Return a compiled loop of n rounds that releases the GIL, and its operations a round.
+    """A compiled loop of n rounds that releases the GIL, and its operations a round.
 
     With "bfloat16" operands are pairs of it, and sums float32.
     """
@@ -101,12 +103,12 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
 
 
 def dtypes() -> list[str]:
-    """Return the dtypes of operands that have a peak on this host."""
+    """The dtypes of operands that have a peak on this host."""
     return ["float32", "float64", *(["bfloat16"] if multiplies_pairs() else [])]
 
 
 def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
-    """Return GFLOP/s of n_threads threads, the best of five tries."""
+    """GFLOP/s of n_threads threads, the best of five tries."""
     run, flops = fma_loop(dtype)
     run(1)
     n = int(seconds * 50e9 / flops)
@@ -114,7 +116,7 @@ def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
 
 
 def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
-    """Return rounds a second, all threads together."""
+    """Rounds a second, all threads together."""
     threads = [threading.Thread(target=run, args=(np.int64(n),)) for _ in range(n_threads)]
     begin = time.perf_counter()
     for thread in threads:
@@ -122,6 +124,21 @@ def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
     for thread in threads:
         thread.join()
     return n * n_threads / (time.perf_counter() - begin)
+
+
+def measure(contestants: Sequence[Any], *, quick: bool) -> list[Record]:
+    """FMA peaks by dtype and threads, and the sgemm of each library, in their processes."""
+    records = []
+    for contestant in contestants:
+        key = {"contestant": contestant.name, "threads": contestant.n_threads}
+        if contestant.name == "fastmlp":
+            for dtype in dtypes():
+                reply = contestant.ask("peak", dtype=dtype, threads=contestant.n_threads)
+                records.append({**key, "what": f"fma {dtype}", **reply})
+        reply = contestant.ask("sgemm", size=512 if quick else 2048)
+        if reply.get("gflops"):
+            records.append({**key, "what": "sgemm", **reply})
+    return records
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import PEERS
-from benchmarks.scores import Heat, counted, heats
+from benchmarks.scores import Record, counted
+from benchmarks.training import Heat, heats
 
 COLORS = {
     "jax": "#7b3294",
@@ -22,7 +23,7 @@ MARKERS = {"jax": "o", "compile": "s", "torch": "D", "sklearn": "^", "numpy": "v
 OFFSETS = {name: 0.11 * (i - 2) for i, name in enumerate(COLORS)}
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
+def draw(results: Record, path: Path) -> None:
     """Write a picture of the heats at the most threads."""
     import matplotlib as mpl
 
@@ -79,7 +80,8 @@ def _label(axes: Any, shown: list[Heat]) -> None:
     axes.set_yticks(range(len(shown)), [h.workload.description for h in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
-    ticks = [t for t in TICKS if _within(axes, t)]
+    low, high = axes.get_xlim()
+    ticks = [t for t in TICKS if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.text(1.01, 1.0, "fastest\npeer", transform=axes.transAxes, va="bottom", fontsize=8)
@@ -90,8 +92,3 @@ def _label(axes: Any, shown: list[Heat]) -> None:
     handles, _ = axes.get_legend_handles_labels()
     handles.append(Patch(color="#b8dfc0", label="fastest peer, with quartiles (red: it is ahead)"))
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
-
-
-def _within(axes: Any, tick: float) -> bool:
-    low, high = axes.get_xlim()
-    return low <= tick <= high

@@ -1,129 +1,118 @@
-"""Results as text for the terminal."""
+"""The whole report for the terminal, and the pages of docs, of the parts of `compare`.
 
+A part is a module with `lines(results)` for the terminal and, if it has a page, `table(results,
+threads)` in Markdown.
+"""
+
+import os
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
-from benchmarks import estimators, machines, many, mixed, recipe, stream
-from benchmarks.peers import PEERS
-from benchmarks.scores import Heat, counted, geometric_means, heats, quartiles
-
-HEADER = (
-    f"  {'contestant':<14} {'us/step':>10} {'quartiles':>17} {'samples/s':>10} {'GFLOP/s':>8} "
-    f"{'% peak':>6}  {'/ fastmlp':>9} {'quartiles':>15} {'loss':>8} {'first':>7}  variant"
+from benchmarks import (
+    cold_start,
+    estimators,
+    machine,
+    machines,
+    many,
+    mixed,
+    predictions,
+    recipe,
+    stream,
+    training,
 )
+from benchmarks.output import between_markers
+from benchmarks.peers import PEERS
+from benchmarks.scores import Record, counted, peak_of
+
+LISTS = ("training", "predictions", "estimators", "streams", "machines", "cold_starts", "peaks")
+DICTS = ("recipe", "many", "mixed", "peers", "skipped")
+PARTS = (training, recipe, predictions, estimators, many, stream, machines, mixed, cold_start)
+# The parts of docs/benchmarks.md; the others have pages of their own.
+TABLES = (training, predictions, many, cold_start)
 
 
-def digits(number: float) -> str:
-    """Return a number in three digits, without an exponent."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+def empty() -> Record:
+    """Results of no part."""
+    return {**{name: [] for name in LISTS}, **{name: {} for name in DICTS}}
 
 
-def heat_lines(heat: Heat) -> Iterator[str]:
-    """A workload: every contestant, the fastest peer marked."""
-    yield f"\n{heat.workload.description}; {heat.workload.flops / 1e6:.3g} MFLOP a step; " + (
-        counted(heat.threads)
-    )
-    yield HEADER
-    for s in sorted(heat.scores, key=lambda score: score.us.median):
-        mark = "*" if s is heat.fastest_peer else " "
-        iqr = f"{digits(s.us.low)} - {digits(s.us.high)}"
-        spread = f"{s.ratio.low:.2f} - {s.ratio.high:.2f}"
-        yield (
-            f"{mark} {s.title:<14} {digits(s.us.median):>10} {iqr:>17} "
-            f"{s.samples_per_second:>10,.0f} {digits(s.gflops):>8} {s.percent_of_peak:>6.1f}  "
-            f"{s.ratio.median:>9.2f} {spread:>15} {s.loss:>8.4f} {s.first_seconds:>6.1f}s  "
-            f"{s.variant}"
-        )
-    for name, reason in heat.absent:
-        yield f"  {PEERS[name].title:<14} - {reason}"
-
-
-def mean_lines(results: dict[str, Any]) -> Iterator[str]:
-    """Geometric means of all workloads, lost ones included."""
-    all_heats = heats(results)
-    for threads in dict.fromkeys(heat.threads for heat in all_heats):
-        yield f"\ngeometric mean of time over fastmlp's, {counted(threads)}"
-        for name, (mean, wins, n) in geometric_means(all_heats, threads).items():
-            title = PEERS[name].title if name in PEERS else name
-            yield f"  {title:<14} {mean:>6.2f}x   fastmlp ahead on {wins} of {n}"
-
-
-def speedup_lines(results: dict[str, Any]) -> Iterator[str]:
-    """What more threads gain, by contestant."""
-    by_key = {(h.workload.name, h.threads): h for h in heats(results)}
-    counts = sorted({threads for _, threads in by_key})
-    if len(counts) < 2:
-        return
-    few, many = counts[0], counts[-1]
-    names = list(dict.fromkeys(name for name, _ in by_key))
-    yield f"\nspeed-up from {few} to {many} threads"
-    contestants = [n for n in PEERS if PEERS[n].trains]
-    yield f"  {'workload':<26}" + "".join(f"{PEERS[n].title:>15}" for n in contestants)
-    for name in names:
-        pairs = [(by_key[name, few].of(n), by_key[name, many].of(n)) for n in contestants]
-        cells = [f"{a.us.median / b.us.median:.2f}" if a and b else "-" for a, b in pairs]
-        yield f"  {name:<26}" + "".join(f"{cell:>15}" for cell in cells)
-
-
-def prediction_lines(results: dict[str, Any]) -> Iterator[str]:
-    """Latency of one row, time of many."""
-    for n_rows in dict.fromkeys(r["n_rows"] for r in results["predictions"]):
-        yield f"\npredict {n_rows:,} rows of 16-64-64-2, us a call"
-        rows = [r for r in results["predictions"] if r["n_rows"] == n_rows and r["seconds"]]
-        for r in sorted(rows, key=lambda r: (r["threads"], quartiles(r["seconds"]).median)):
-            q = quartiles([1e6 * s for s in r["seconds"]])
-            title = PEERS[r["contestant"]].title
-            spread = f"({digits(q.low)} - {digits(q.high)})"
-            yield (
-                f"  {title:<14} {r['way']:<15} {counted(r['threads']):<10} "
-                f"{digits(q.median):>10} {spread:>20}"
-            )
-
-
-def cold_lines(results: dict[str, Any]) -> Iterator[str]:
-    """New processes."""
-    if results["cold_starts"]:
-        yield "\na new process, one epoch of 16-64-64-2@64: seconds with an empty and a full cache"
-    for r in results["cold_starts"]:
-        title = PEERS[r["contestant"]].title
-        if "error" in r:
-            yield f"  {title:<14} {r['error']}"
-            continue
-        full = quartiles(r["full"]).median
-        yield f"  {title:<14} {r['empty']:>6.2f} {full:>6.2f}   peak memory {r['peak_mb']:,.0f} MB"
-
-
-def machine_lines(results: dict[str, Any]) -> Iterator[str]:
+def machine_lines(results: Record) -> Iterator[str]:
     """The machine, the libraries, the peaks."""
     m = results["machine"]
     yield f"{m['date']}: {m['cpu']}, {m['cores']} cores; {m['caches']}; governor {m['governor']}"
     yield f"Python {m['python']}, fastmlp {m['fastmlp']}, load before {m['load']:.2f}"
     yield f"PyTorch's MKL {'with' if results.get('mkl_shim') else 'without'} the shim (--mkl-shim)"
-    for name, about in results["peers"].items():
+    for name, about in {**results["peers"], **results["skipped"]}.items():
         yield f"  {PEERS[name].title}: {about}"
     for r in results["peaks"]:
         title = "peak of registers" if r["what"].startswith("fma") else PEERS[r["contestant"]].title
         yield f"  {r['what']}, {counted(r['threads'])}: {r.get('gflops', 0):.0f} GFLOP/s, {title}"
-    for name, reason in results["skipped"].items():
-        yield f"  {PEERS[name].title}: {reason}"
 
 
-def all_lines(results: dict[str, Any]) -> Iterator[str]:
+def all_lines(results: Record) -> Iterator[str]:
     """The whole report."""
+    results = {**empty(), **results}
     yield from machine_lines(results)
-    for heat in heats(results):
-        yield from heat_lines(heat)
-    for heat in recipe.heats_of(results):
-        yield from heat_lines(heat)
-    yield from recipe.lines(results)
-    yield from speedup_lines(results)
-    yield from prediction_lines(results)
-    yield from estimators.lines(results)
-    yield from many.lines(results)
-    yield from stream.lines(results)
-    yield from machines.lines(results)
-    yield from mixed.lines(results)
-    yield from cold_lines(results)
-    yield from mean_lines(results)
+    for part in PARTS:
+        yield from part.lines(results)
+    yield from training.mean_lines(results)
     idle = results["idle_cpu"]
     yield f"\nCPU that waiting contestants used: {idle:.2f} s of {results['seconds']:.0f} s"
+
+
+def pages(results: Record, picture: Path | None) -> dict[Path, str]:
+    """The text of each page whose parts have results."""
+    results = {**empty(), **results}
+    threads = max((r["threads"] for r in results["training"]), default=1)
+    texts: dict[Path, str] = {}
+    if results["training"]:
+        intro = [_intro(results, threads), *_picture(picture, training.PAGE)]
+        tables = (line for part in TABLES for line in part.table(results, threads))
+        texts[training.PAGE] = "\n".join([*intro, *tables])
+        shown = [f"{line.lstrip()}\n" for line in _picture(picture, training.README)]
+        texts[training.README] = "\n".join([*shown, training.summary(results, threads)])
+    for part, name in ((recipe, "recipe"), (stream, "streams"), (mixed, "mixed")):
+        if results[name]:
+            threads = part.most_threads(results)
+            lines = [_intro(results, threads), *part.table(results, threads)]
+            texts[part.PAGE] = "\n".join(lines)
+    if results["machines"]:
+        lines = [_intro(results, 1), *machines.table(results, 1)]
+        texts[machines.PAGE] = "\n".join(lines)
+    return texts
+
+
+def rewrite(results: Record, picture: Path | None) -> None:
+    """Write the pages of the parts that have results."""
+    for page, text in pages(results, picture).items():
+        between_markers(page, text)
+
+
+def _picture(picture: Path | None, page: Path) -> Iterator[str]:
+    if picture:
+        shown = os.path.relpath(picture, page.parent)
+        yield f"\n![Time of the peers over fastmlp's, by workload]({shown})"
+
+
+def _intro(results: Record, threads: int) -> str:
+    intro = machine.measured(results["machine"], counted(threads))
+    if results.get("mkl_shim") and "torch" in results["peers"]:
+        intro += (
+            "\nPyTorch's MKL was told to take this processor for Intel's (`--mkl-shim`): its sgemm "
+            f"ran at {_sgemm(results, threads)}."
+        )
+    if results.get("quick"):
+        intro += "\n\n**A quick run: few rows and repeats, to try the suite, not to compare.**"
+    return intro
+
+
+def _sgemm(results: Record, threads: int) -> str:
+    """PyTorch's and NumPy's GFLOP/s, beside the peak."""
+    rates = {
+        r["contestant"]: r["gflops"]
+        for r in results["peaks"]
+        if r["what"] == "sgemm" and r["threads"] == threads
+    }
+    peak = peak_of(results, "float32", threads)
+    beside = f", NumPy's at {rates['numpy']:.0f}" if "numpy" in rates else ""
+    return f"{rates.get('torch', float('nan')):.0f} GFLOP/s{beside}, of {peak:.0f}"

@@ -1,16 +1,12 @@
-"""From records to numbers for people: medians, quartiles, rates, ratios of interleaved repeats."""
+"""From records to numbers for people: quartiles, ratios of turns of the same round, peaks."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.peers import PEERS
-from benchmarks.workloads import BY_NAME, Workload
-
-
-def counted(n_threads: int) -> str:
-    """Return "1 thread", "2 threads"."""
-    return f"{n_threads} thread{'s' if n_threads != 1 else ''}"
+Record = dict[str, Any]
 
 
 class Quartiles(NamedTuple):
@@ -20,59 +16,55 @@ class Quartiles(NamedTuple):
     median: float
     high: float
 
-
-class Score(NamedTuple):
-    """One contestant on one workload; `ratio` is its time over fastmlp's, above 1 a win of ours."""
-
-    contestant: str
-    variant: str
-    us: Quartiles
-    samples_per_second: float
-    gflops: float
-    percent_of_peak: float
-    ratio: Quartiles
-    loss: float
-    first_seconds: float
+    @property
+    def spread(self) -> str:
+        """The quartiles of a ratio as text; a dash without a ratio."""
+        return "-" if np.isnan(self.low) else f"{self.low:.2f} to {self.high:.2f}"
 
     @property
-    def title(self) -> str:
-        """The contestant's name for people."""
-        return PEERS[self.contestant].title
-
-
-class Heat(NamedTuple):
-    """A workload at a number of threads: who took part, and who could not."""
-
-    workload: Workload
-    threads: int
-    scores: list[Score]
-    absent: list[tuple[str, str]]
-
-    @property
-    def ours(self) -> Score | None:
-        """fastmlp's score."""
-        return next((s for s in self.scores if s.contestant == "fastmlp"), None)
-
-    @property
-    def fastest_peer(self) -> Score | None:
-        """The peer with the least time, in turns of the same round: where a machine has two speeds
-        for seconds at a time, medians of times may be of one or of the other."""
-        peers = [s for s in self.scores if s.contestant != "fastmlp"]
-        by_ratio = self.ours is not None
-        return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
-
-    def of(self, name: str) -> Score | None:
-        """Return a contestant's score, if it has one."""
-        return next((s for s in self.scores if s.contestant == name), None)
+    def cell(self) -> str:
+        """A ratio as a cell of a table: the median in bold, the quartiles in brackets."""
+        return f"**{self.median:.2f}x** ({self.spread})"
 
 
 def quartiles(values: Any) -> Quartiles:
-    """Return the quartiles of some numbers."""
-    return Quartiles(*(float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])))
+    """Quartiles of some numbers; NaN without any."""
+    numbers = values if len(values) else [np.nan]
+    return Quartiles(*(float(q) for q in np.quantile(numbers, [0.25, 0.5, 0.75])))
 
 
-def peak_of(results: dict[str, Any], dtype: str, threads: int) -> float:
-    """Return the best GFLOP/s that multiply-adds reached, NaN if not measured."""
+def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
+    """Quartiles of their time over ours, of turns of the same round; NaN without such turns."""
+    return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
+
+
+def geometric(values: Iterable[float]) -> float:
+    """The geometric mean of some numbers."""
+    return float(np.exp(np.mean(np.log(np.asarray([*values])))))
+
+
+def counted(n_threads: int) -> str:
+    """The number of threads in words: "1 thread", "2 threads"."""
+    return f"{n_threads} thread{'s' if n_threads != 1 else ''}"
+
+
+def digits(number: float) -> str:
+    """A number in three digits, without an exponent."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def reason(record: Record) -> str:
+    """The reason that a record has no turns."""
+    return str(record.get("unsupported") or record.get("error") or "no result")
+
+
+def ways(title: str, records: Iterable[Record], key: str = "way") -> str:
+    """A sentence of the ways by which a contestant was the fastest."""
+    return f"\n{title}: {'; '.join(dict.fromkeys(record[key] for record in records))}."
+
+
+def peak_of(results: Record, dtype: str, threads: int) -> float:
+    """The highest GFLOP/s of multiply-adds in registers; NaN if not measured."""
     rates = [
         record["gflops"]
         for record in results["peaks"]
@@ -81,59 +73,19 @@ def peak_of(results: dict[str, Any], dtype: str, threads: int) -> float:
     return max(rates, default=float("nan"))
 
 
-def heats(results: dict[str, Any]) -> list[Heat]:
-    """Return all workloads, in the order they were run."""
-    keys = dict.fromkeys((r["workload"], r["threads"]) for r in results["training"])
-    return [_heat(results, *key) for key in keys]
+def bold_if(text: str, bold: bool) -> str:
+    """The text, in bold where it is to be."""
+    return f"**{text}**" if bold else text
 
 
-def _heat(results: dict[str, Any], name: str, threads: int) -> Heat:
-    workload = BY_NAME[name]
-    if results.get("quick"):
-        workload = workload.quick()
-    records = [r for r in results["training"] if (r["workload"], r["threads"]) == (name, threads)]
-    ran = {r["contestant"]: r for r in records if r["step_seconds"]}
-    base = ran.get("fastmlp", {}).get("step_seconds")
-    peak = peak_of(results, workload.dtype, threads)
-    scores = [_score(workload, record, base, peak) for record in ran.values()]
-    absent = [
-        (r["contestant"], r.get("unsupported") or r.get("error") or "no result")
-        for r in records
-        if r["contestant"] not in ran
-    ]
-    return Heat(workload, threads, scores, absent)
+def ranks_of(losses: NDArray[Any]) -> NDArray[Any]:
+    """Ranks by row, 1 for the least loss; ties share theirs, and NaN is last.
 
-
-def _score(workload: Workload, record: dict[str, Any], base: Any, peak: float) -> Score:
-    seconds = np.array(record["step_seconds"])
-    rate = 1 / float(np.median(seconds))
-    together = min(len(seconds), len(base)) if base else 0
-    ratio = seconds[:together] / np.array(base[:together]) if together else [float("nan")]
-    gflops = workload.flops * rate / 1e9
-    return Score(
-        contestant=record["contestant"],
-        variant=record["variant"],
-        us=quartiles(seconds * 1e6),
-        samples_per_second=workload.batch * rate,
-        gflops=gflops,
-        percent_of_peak=100 * gflops / peak,
-        ratio=quartiles(ratio),
-        loss=record["loss"],
-        first_seconds=record["first_seconds"],
-    )
-
-
-def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int, int]]:
-    """Return, by contestant and for the "fastest peer", (mean ratio, wins, workloads)."""
-    here = [heat for heat in all_heats if heat.threads == threads and heat.ours]
-    ratios: dict[str, list[float]] = {}
-    for heat in here:
-        for score in heat.scores:
-            if score.contestant != "fastmlp":
-                ratios.setdefault(score.contestant, []).append(score.ratio.median)
-        if heat.fastest_peer:
-            ratios.setdefault("fastest peer", []).append(heat.fastest_peer.ratio.median)
-    return {
-        name: (float(np.exp(np.mean(np.log(r)))), sum(x > 1 for x in r), len(r))
-        for name, r in ratios.items()
-    }
+    Parameters
+    ----------
+    losses : (tables, models)
+    """
+    filled = np.where(np.isnan(losses), np.inf, losses)
+    below = (filled[:, None, :] < filled[:, :, None]).sum(axis=2)
+    same = (filled[:, None, :] == filled[:, :, None]).sum(axis=2)
+    return np.asarray(1 + below + 0.5 * (same - 1))

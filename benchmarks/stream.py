@@ -5,17 +5,21 @@ them as they are read. Nothing is faster than the slower of the first two.
 """
 
 import tempfile
+import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import race
+from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.scores import counted, quartiles
+from benchmarks.race import Entry, Race, in_turns, key_of
+from benchmarks.scores import Quartiles, Record, counted, over, reason, ways
 from benchmarks.workloads import Workload
 
+PAGE = DOCS / "stream.md"
 MODULES = {
     "fastmlp": "fastmlp_stream",
     "torch": "torch_stream",
@@ -67,7 +71,7 @@ BY_NAME = {stream.name: stream for stream in STREAMS}
 
 
 def of_name(name: str, quick: bool) -> Stream:
-    """Return what a name stands for."""
+    """The stream of a name, or a short form of it."""
     return BY_NAME[name].quick() if quick else BY_NAME[name]
 
 
@@ -86,122 +90,127 @@ def write(workload: Workload, path: Path) -> None:
             file.write_table(pyarrow.table(columns, schema=schema), row_group_size=GROUP_ROWS)
 
 
-def measure(
-    contestants: list[Any], names: list[str] | None, effort: race.Effort, say: race.Say
-) -> list[dict[str, Any]]:
-    """Return a record per net and contestant: nanoseconds a row of each verb, by turn.
-
-    Only nets are tried whose names contain one of `names`, if there are some.
-    """
+def measure(race: Race) -> list[Record]:
+    """Nanoseconds a row of each verb by turn, of each net and contestant."""
     records = []
-    for stream in STREAMS:
-        if not race.asked_for(stream.name, names):
-            continue
-        group = [
-            c for c in contestants if c.name in MODULES and (c.name == "fastmlp" or not stream.ours)
-        ]
+    for stream in (s for s in STREAMS if race.asked_for(s.name)):
+        names = ["fastmlp"] if stream.ours else [*MODULES]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.parquet"
-            say(f"{stream.name}: writing the file")
-            write((stream.quick() if effort.quick else stream).workload, path)
-            records += _turns(stream, group, path, effort, say)
+            race.say(f"{stream.name}: writing the file")
+            write((stream.quick() if race.quick else stream).workload, path)
+            records += _turns(race, stream, race.those(names), path)
     return records
 
 
-def _turns(
-    stream: Stream, contestants: list[Any], path: Path, effort: race.Effort, say: race.Say
-) -> list[dict[str, Any]]:
-    records, ready = [], []
-    for contestant in contestants:
-        say(f"{stream.name}: preparing {contestant.title}, {counted(contestant.n_threads)}")
-        reply = contestant.ask(
-            "prepare_stream", name=stream.name, path=str(path), quick=effort.quick
-        )
-        record = {
-            "stream": stream.name,
-            "contestant": contestant.name,
-            "threads": contestant.n_threads,
-        }
-        record |= {**reply, "turns": []}
-        records.append(record)
-        if "way" in reply:
-            ready.append((contestant, record))
-    for repeat in range(min(effort.repeats, TURNS)):
-        for contestant, record in race.rotated(ready, repeat):
-            replies = {verb: contestant.ask("stream", what=verb) for verb in VERBS}
-            if all("ns" in reply for reply in replies.values()):
-                record["turns"].append({verb: reply["ns"] for verb, reply in replies.items()})
+def _turns(race: Race, stream: Stream, contestants: list[Any], path: Path) -> list[Record]:
+    records = [key_of(c, stream=stream.name, turns=[]) for c in contestants]
+    request: Record = {"name": stream.name, "path": str(path), "quick": race.quick}
+    ready: list[Entry] = []
+    for entry in zip(contestants, records, strict=True):
+        ready += race.prepare(*entry, stream.name, "prepare_stream", **request)
+
+    def turn(contestant: Any, record: Record) -> None:
+        replies = {verb: contestant.ask("stream", what=verb) for verb in VERBS}
+        if all("ns" in reply for reply in replies.values()):
+            record["turns"].append({verb: reply["ns"] for verb, reply in replies.items()})
+
+    in_turns(ready, min(race.repeats, TURNS), turn)
     for contestant, _ in ready:
         contestant.ask("end_stream")
     return records
 
 
-def medians(record: dict[str, Any]) -> dict[str, float]:
-    """Return the medians of a record's turns, and what follows from them.
+class Medians(NamedTuple):
+    """Medians of a record's turns, nanoseconds a row, and ratios of them.
 
-    Beside the verbs: `over`, the time over the slower of reading and training; `kept`, the speed
-    from memory that is kept; `most`, how much could be, as reading takes a core for its time.
+    Attributes
+    ----------
+    over : the time over the slower of reading and training
+    kept : the share of the speed from memory that is kept
+    most : the share that could be kept, as reading takes a core for its time
     """
+
+    reading: float
+    memory: float
+    streamed: float
+    over: float
+    kept: float
+    most: float
+
+
+def medians(record: Record) -> Medians:
+    """The medians of a record's turns."""
     turns = record["turns"]
-    found = {key: float(np.median([turn[key] for turn in turns])) for key in VERBS}
-    found["over"] = float(
-        np.median([t["streamed"] / max(t["reading"], t["memory"]) for t in turns])
-    )
-    found["kept"] = float(np.median([t["memory"] / t["streamed"] for t in turns]))
-    reading, memory = found["reading"], found["memory"]
-    found["most"] = memory / max(reading, memory + reading / record["threads"])
-    return found
+    reading, memory, streamed, over_slower, kept = np.median(
+        [
+            (
+                *(t[v] for v in VERBS),
+                t["streamed"] / max(t["reading"], t["memory"]),
+                t["memory"] / t["streamed"],
+            )
+            for t in turns
+        ],
+        axis=0,
+    ).tolist()
+    most = memory / max(reading, memory + reading / record["threads"])
+    return Medians(reading, memory, streamed, over_slower, kept, most)
 
 
-def ratios(record: dict[str, Any], ours: dict[str, Any]) -> Any:
-    """Return a peer's time over fastmlp's, by turn."""
-    pairs = zip(record["turns"], ours["turns"], strict=False)
-    return quartiles([theirs["streamed"] / own["streamed"] for theirs, own in pairs])
+class StreamedNet(NamedTuple):
+    """A net at a number of threads, and the records that have turns, by contestant."""
+
+    stream: Stream
+    threads: int
+    records: dict[str, Record]
+
+    def ratio(self, name: str) -> Quartiles:
+        """A contestant's time over fastmlp's, by turn."""
+        theirs, ours = (self.records.get(n, {"turns": []})["turns"] for n in (name, "fastmlp"))
+        return over([t["streamed"] for t in theirs], [t["streamed"] for t in ours])
 
 
-def groups(results: dict[str, Any]) -> Iterator[tuple[Stream, int, dict[str, dict[str, Any]]]]:
+def groups(results: Record) -> Iterator[StreamedNet]:
     """Yield each net with its number of threads and the records that have turns."""
-    records = [r for r in results.get("streams") or [] if r["turns"]]
-    for name, threads in dict.fromkeys((r["stream"], r["threads"]) for r in records):
-        its = {
-            r["contestant"]: r for r in records if (r["stream"], r["threads"]) == (name, threads)
-        }
-        yield of_name(name, results.get("quick", False)), threads, its
+    records = [r for r in results["streams"] if r["turns"]]
+    for key in dict.fromkeys((r["stream"], r["threads"]) for r in records):
+        group = {r["contestant"]: r for r in records if (r["stream"], r["threads"]) == key}
+        yield StreamedNet(of_name(key[0], results.get("quick", False)), key[1], group)
 
 
 def title(name: str) -> str:
-    """Return a contestant's name for people."""
+    """A contestant's name for people."""
     return TITLES.get(name, PEERS[name].title)
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
-    """All of it, as text."""
-    for stream, threads, its in groups(results):
-        yield f"\nrows of Parquet into {stream.name}, {counted(threads)}; ns a row, medians"
-        yield (
-            f"  {'contestant':<14} {'reading':>8} {'memory':>8} {'streamed':>8} {'/ slower':>8} "
-            f"{'kept':>5} {'most':>5} {'grown, MB':>9}  {'/ fastmlp':>9}  way"
-        )
-        for name, record in its.items():
+def most_threads(results: Record) -> int:
+    """The number of threads that the page shows."""
+    return max((r["threads"] for r in results["streams"]), default=1)
+
+
+def lines(results: Record) -> Iterator[str]:
+    """All of it, for the terminal."""
+    titles = ["contestant", *(f">{verb}" for verb in VERBS), ">/ slower", ">kept", ">most"]
+    titles += [">grown, MB", ">/ fastmlp", "way"]
+    for group in groups(results):
+        threads = counted(group.threads)
+        yield f"\nrows of Parquet into {group.stream.name}, {threads}; ns a row, medians"
+        rows = []
+        for name, record in group.records.items():
             m = medians(record)
-            ratio = ratios(record, its["fastmlp"]).median if "fastmlp" in its else float("nan")
-            yield (
-                f"  {title(name):<14} {m['reading']:>8.0f} {m['memory']:>8.0f} "
-                f"{m['streamed']:>8.0f} {m['over']:>8.2f} {m['kept']:>5.2f} {m['most']:>5.2f} "
-                f"{record['grown'] / 1e6:>9.0f}  {ratio:>9.2f}  {record['way']}"
-            )
-    for r in results.get("streams") or []:
+            cells = [f"{number:.0f}" for number in m[:3]] + [f"{number:.2f}" for number in m[3:]]
+            ratio = f"{group.ratio(name).median:.2f}"
+            rows.append((title(name), *cells, f"{record['grown'] / 1e6:.0f}", ratio, record["way"]))
+        yield from Table(titles, rows).text()
+    for r in results["streams"]:
         if not r["turns"]:
-            why = r.get("error") or r.get("unsupported") or "no result"
-            yield f"  {r['stream']}: {title(r['contestant'])}: {why}"
+            yield f"  {r['stream']}: {title(r['contestant'])}: {reason(r)}"
 
 
-def table(results: dict[str, Any], threads: int) -> Iterator[str]:
-    """fastmlp beside its limits, and the peers beside it, in Markdown."""
-    found = [
-        (stream, its) for stream, n, its in groups(results) if n == threads and "fastmlp" in its
-    ]
-    if not found:
+def table(results: Record, threads: int) -> Iterator[str]:
+    """fastmlp beside its limits, and the peers beside it, for the page."""
+    shown = [g for g in groups(results) if g.threads == threads and "fastmlp" in g.records]
+    if not shown:
         return
     yield (
         "\nfastmlp beside its limits, nanoseconds a row. `over` is its time over the slower "
@@ -209,40 +218,77 @@ def table(results: dict[str, Any], threads: int) -> Iterator[str]:
         "share of the speed from memory, and `possible` what would be left of it if the reading "
         "took its time on one core and nothing else.\n"
     )
-    yield (
-        "| net@batch | MFLOP a step | reading | from memory | streamed | over | kept | "
-        "possible | memory, MB |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    )
-    for stream, its in found:
-        m = medians(its["fastmlp"])
-        cells = [stream.name, f"{stream.workload.flops / 1e6:.3g}"]
-        cells += [f"{m[verb]:,.0f}" for verb in VERBS]
-        cells += [f"{m['over']:.2f}", f"{m['kept']:.0%}", f"{m['most']:.0%}"]
-        yield f"| {' | '.join(cells)} | {its['fastmlp']['grown'] / 1e6:,.0f} |"
-    titles = " | ".join(title(name) for name in COLUMNS)
+    titles = ["net@batch", ">MFLOP a step", ">reading", ">from memory", ">streamed", ">over"]
+    titles += [">kept", ">possible", ">memory, MB"]
+    rows = []
+    for group in shown:
+        m, load = medians(group.records["fastmlp"]), group.stream.workload
+        cells = [group.stream.name, f"{load.flops / 1e6:.3g}", *(f"{ns:,.0f}" for ns in m[:3])]
+        cells += [f"{m.over:.2f}", f"{m.kept:.0%}", f"{m.most:.0%}"]
+        rows.append([*cells, f"{group.records['fastmlp']['grown'] / 1e6:,.0f}"])
+    yield from Table(titles, rows).markdown()
     yield (
         "\nThe peers over the same file: their time over fastmlp's, medians (and quartiles) of "
         f"turns, which is to be {LEAST:g} at least; below 1 the peer is ahead.\n"
     )
-    yield f"| net@batch | fastmlp, rows a second | fastest peer | {titles} |"
-    yield "|---|--:|---|" + "--:|" * len(COLUMNS)
-    yield from (_row(stream, its) for stream, its in found if len(its) > 1)
-    yield from _ways(found)
-
-
-def _row(stream: Stream, its: dict[str, dict[str, Any]]) -> str:
-    by_name = {n: ratios(r, its["fastmlp"]) for n, r in its.items() if n != "fastmlp"}
-    best = min(by_name, key=lambda name: by_name[name].median)
-    q = by_name[best]
-    cells = [stream.name, f"{1e9 / medians(its['fastmlp'])['streamed']:,.0f}"]
-    cells += [f"**{q.median:.2f}x** ({q.low:.2f} to {q.high:.2f}), {title(best)}"]
-    cells += [f"{by_name[name].median:.2f}x" if name in by_name else "-" for name in COLUMNS]
-    return f"| {' | '.join(cells)} |"
-
-
-def _ways(found: list[tuple[Stream, dict[str, dict[str, Any]]]]) -> Iterator[str]:
+    peers = [f">{title(name)}" for name in COLUMNS]
+    titles = ["net@batch", ">fastmlp, rows a second", "fastest peer", *peers]
+    yield from Table(titles, [_cells(g) for g in shown if len(g.records) > 1]).markdown()
     for name in COLUMNS:
-        its = [(stream, records[name]) for stream, records in found if name in records]
-        ways = dict.fromkeys(record["way"] for _, record in its)
-        if ways:
-            yield f"\n{title(name)}, the fastest of its ways: {'; '.join(ways)}."
+        if records := [group.records[name] for group in shown if name in group.records]:
+            yield ways(f"{title(name)}, the fastest of its ways", records)
+
+
+def _cells(group: StreamedNet) -> list[str]:
+    ratios = {name: group.ratio(name) for name in group.records if name != "fastmlp"}
+    best = min(ratios, key=lambda name: ratios[name].median)
+    cells = [group.stream.name, f"{1e9 / medians(group.records['fastmlp']).streamed:,.0f}"]
+    cells += [f"{ratios[best].cell}, {title(best)}"]
+    return cells + [f"{ratios[n].median:.2f}x" if n in ratios else "-" for n in COLUMNS]
+
+
+class Turns:
+    """The fastest of a contestant's ways to train on a file.
+
+    Attributes
+    ----------
+    way : its name
+    tried : seconds of all ways
+    grown : bytes by which the process has grown at most when it first trained in that way
+    """
+
+    def __init__(self, contestant: str, name: str, path: str, quick: bool) -> None:
+        module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
+        load, self.tried = of_name(name, quick), dict[str, float]()
+        grown = {}
+        for way in module.WAYS:
+            self._run = module.streamed(load, Path(path), way, contestant)
+            before = _memory(reset=True)
+            self._run.streamed()
+            grown[way] = _memory() - before
+            begin = time.perf_counter()
+            if len(module.WAYS) > 1:
+                self._run.streamed()
+            self.tried[way] = time.perf_counter() - begin
+        self.way = min(self.tried, key=lambda way: self.tried[way])
+        self.grown = grown[self.way]
+        if self.way != module.WAYS[-1]:
+            self._run = module.streamed(load, Path(path), self.way, contestant)
+            self._run.streamed()
+
+    def take(self, what: str) -> Record:
+        """Nanoseconds a row of a verb."""
+        begin = time.perf_counter()
+        n = getattr(self._run, what)()
+        seconds = time.perf_counter() - begin
+        return {"ns": 1e9 * seconds / n}
+
+
+def _memory(*, reset: bool = False) -> int:
+    """The most bytes that the process has had in memory; `reset`: from now on."""
+    if not Path("/proc/self/clear_refs").exists():
+        return 0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

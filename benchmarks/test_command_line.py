@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import command_line
-from benchmarks.command_line import PAGE, Table
-from benchmarks.page import BEGIN, END
+from benchmarks.command_line import PAGE, CsvTable
+from benchmarks.output import BEGIN, END
+from benchmarks.samples import MACHINE
 from fastmlp.compiler.jit import INTERPRETED
 
 pd = pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -25,10 +26,10 @@ def test_both_learn_a_table(who: str, score: str, tmp_path: Path) -> None:
     table["y"] = number if score == "R2" else np.where(number > 0.5, "yes", "no")
     for name in ("train.csv", "later.csv"):
         table.to_csv(tmp_path / name, index=False)
-    found = command_line.measure(Table("", "made", "y", score, ("a", "b")), who, tmp_path)
-    assert found["who"] == who
-    assert found["score"] > 0.95
-    assert min(found["train"], found["predict"]) > 0
+    record = command_line.measure(CsvTable("", "made", "y", score, ("a", "b")), who, tmp_path)
+    assert record["who"] == who
+    assert record["score"] > 0.95
+    assert min(record["train"], record["predict"]) > 0
 
 
 def test_the_table_has_the_shortest_times() -> None:
@@ -37,7 +38,6 @@ def test_the_table_has_the_shortest_times() -> None:
         same | {"train": 2.0, "predict": 0.25, "score": 0.5},
         same | {"train": 1.0, "predict": 0.75, "score": 0.7},
     ]
-    m = {"cores": 2, "cpu": "A CPU", "python": "3.11", "date": "d"}
-    *_, last = command_line.lines({"machine": m, "versions": {}, "records": records})
+    *_, last = command_line.lines({"machine": MACHINE, "versions": {}, "records": records})
     assert last == "| t | 1,234 | fastmlp | 1.0 s | 0.2 s | R2 0.6000 |"
     assert [PAGE.read_text().count(mark) for mark in (BEGIN, END)] == [1, 1]

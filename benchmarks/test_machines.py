@@ -1,16 +1,14 @@
-"""One net over two processes: the contestants do the same, and what is told of it."""
+"""One net over two processes: the contestants do the same; the report and the page."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import machines, page, report
+from benchmarks import machines, report
 from benchmarks.machines import AIMS, BY_NAME, OURS, SHARED, TORCH
-from benchmarks.race import Effort
-from benchmarks.test_suite import results
-
-__all__ = ["results"]
+from benchmarks.samples import short_race
 
 SMALL = next(iter(BY_NAME))
 
@@ -19,8 +17,8 @@ def turn(*seconds: float, way: str = "fit") -> dict[str, Any]:
     return {"way": way, "step_seconds": list(seconds)}
 
 
-def told(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results of one workload, in which one contestant could not take part."""
+def with_machines(results: dict[str, Any]) -> dict[str, Any]:
+    """Results of one workload, in which one contestant could not take part."""
     results["machines"] = [
         {"workload": SMALL, "contestant": OURS, "turns": [turn(2e-3, 9e-3), turn(2e-3)]},
         {"workload": SMALL, "contestant": SHARED, "turns": [turn(1e-3), turn(1e-3)]},
@@ -31,18 +29,17 @@ def told(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_ratios_are_of_turns(results: dict[str, Any]) -> None:
-    found = machines.findings(told(results))[SMALL]
-    assert found[OURS].steps_a_second == pytest.approx(500)
-    assert found[OURS].ratio.median == pytest.approx(2.5)
-    assert found[SHARED].ratio.median == pytest.approx(5)
-    assert found[TORCH].ratio.median == 1
+    findings = machines.findings(with_machines(results))[SMALL]
+    assert findings[OURS].steps_a_second == pytest.approx(500)
+    medians = [findings[name].ratio.median for name in (OURS, SHARED, TORCH)]
+    assert medians == pytest.approx([2.5, 5, 1])
 
 
 def test_what_is_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(told(results)))
-    assert "fastmlp, TCP                  500      2.50" in text
+    text = "\n".join(report.all_lines(with_machines(results)))
+    assert re.search("fastmlp, TCP +500 +2.50 ", text)
     assert "other: PyTorch, TCP: not installed" in text
-    text = "\n".join(page.machines_lines(told(results), None))
+    text = report.pages(with_machines(results), None)[machines.PAGE]
     aim = f"{AIMS[SMALL]:g}x"
     ours = "500: **2.50x** (2.25 to 2.75)"
     assert f"| {SMALL} | 200 | {ours} | {aim} | 1,000: **5.00x** (4.50 to 5.50) |" in text
@@ -63,19 +60,18 @@ def test_contestants_train_the_same_net() -> None:
         if reason := machines.missing(name):
             pytest.skip(f"{name}: {reason}")
     for name in machines.CONTESTANTS:
-        found = machines.run(name, workload, quick=True)
-        assert found.get("error") is None
-        samples[name] = np.array(found["sample"])
-        assert all(seconds > 0 for seconds in found["step_seconds"])
+        reply = machines.run(name, workload, quick=True)
+        assert reply.get("error") is None
+        samples[name] = np.array(reply["sample"])
+        assert all(seconds > 0 for seconds in reply["step_seconds"])
     assert np.array_equal(samples[OURS], samples[SHARED])
     np.testing.assert_allclose(samples[OURS], samples[TORCH], rtol=1e-3, atol=1e-4)
 
 
 def test_who_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "find_spec", lambda name: None)
-    effort = Effort(1, 0, quick=True)
-    found = machines.measure(["fastmlp", "torch"], None, effort, lambda _: None)
-    assert {record["unsupported"] for record in found} == {
+    records = machines.measure(short_race(), ["fastmlp", "torch"])
+    assert {record["unsupported"] for record in records} == {
         "not installed: mpi4py",
         "not installed: torch",
     }

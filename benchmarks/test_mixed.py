@@ -1,36 +1,34 @@
-"""Mixed precision: all contestants round the same operands, and what is told of it."""
+"""Mixed precision: all contestants round the same operands; the report and the page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, bfloat16, mixed, page, peak, report, tables
-from benchmarks.peers import IN_MIXED, PEERS, load, missing
-from benchmarks.race import Effort
-from benchmarks.test_recipe import Ours
-from benchmarks.test_suite import record, results
-from benchmarks.worker import form_of
+from benchmarks import accuracy, bfloat16, mixed, peak, report, tables
+from benchmarks.peers import PEERS, load, missing
+from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
-
-__all__ = ["results"]
 
 NET = Workload((96, 128, 64, 6), 32, 320, "tanh", "cross_entropy", Rule("sgd", 0.01))
 NAME = "32-256-256-10@256"
-PARAMETERS = [(name, i) for name in IN_MIXED if name != "fastmlp" for i in range(4)]
+NAMES = [name for name, peer in PEERS.items() if "mixed" in peer.forms and name != "fastmlp"]
+PARAMETERS = [(name, i) for name in NAMES for i in range(4)]
 
 
 def change(name: str, variant: int, precision: str | None) -> Any:
-    """Return what ten steps add to the parameters."""
+    """The change of the parameters by ten steps."""
     if reason := missing(name):
         pytest.skip(reason)
     workload = NET._replace(compute_dtype=precision)
-    module = load(name, form_of(workload))
-    if variant >= len(module.VARIANTS):
+    module = load(name)
+    variants = module.VARIANTS[workload.form]
+    if variant >= len(variants):
         pytest.skip("no such variant")
-    run = module.make(workload, module.VARIANTS[variant])
+    run = module.make(workload, variants[variant])
     run.steps(10)
     assert np.isfinite(run.loss())
     return run.parameters() - flat(NET.start())
@@ -48,8 +46,8 @@ def test_ten_steps_are_those_of_float32_but_for_rounding(name: str, variant: int
     assert error < 0.01
 
 
-def told(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results of a net on which PyTorch in bfloat16 is the fastest peer."""
+def with_mixed(results: dict[str, Any]) -> dict[str, Any]:
+    """Results of a net on which PyTorch in bfloat16 is the fastest peer."""
     half = f"{NAME} in bfloat16"
     results["mixed"] = {
         "training": [
@@ -67,10 +65,10 @@ def told(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_nets_in_mixed_precision_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(told(results)))
-    assert "PyTorch        bfloat16     2.500    1.25   1.25 - 1.25   0.5000  first" in text
+    text = "\n".join(report.all_lines(with_mixed(results)))
+    assert re.search("PyTorch +bfloat16 +2.500 +1.25 +1.25 to 1.25 +0.5000 +first", text)
     assert f"{NAME} in bfloat16: JAX: it ended" in text
-    text = "\n".join(page.mixed_lines(told(results), None))
+    text = report.pages(with_mixed(results), None)[mixed.PAGE]
     share = BY_NAME[NAME].flops / 2e-3 / 400e9
     assert (
         f"| {NAME} | 3 | 2 | {share:.0%}, aim 74% | **1.50x** (1.50 to 1.50); 1.50x | 1.15x | "
@@ -92,9 +90,8 @@ def test_nets_have_aims_and_are_float32s() -> None:
 
 
 def test_turns_of_little() -> None:
-    effort, twins = Effort(2, 0, quick=True), [Ours("fastmlp"), Ours("fastmlp")]
-    found = mixed.measure(twins, [NAME], effort, lambda _: None, {})
-    again = mixed.measure(twins, [NAME], effort, lambda _: None, found)
+    race = short_race(Ours(), Ours(), names=[NAME])
+    again = mixed.measure(race, mixed.measure(race, {}))
     assert [len(r["step_seconds"]) for r in again["training"]] == [4, 4]
     (group,) = mixed.groups({"mixed": again, "quick": True})
     assert group.name == NAME

@@ -1,32 +1,30 @@
 """The recipe: all contestants do the same work, and the prices' arithmetic and tables."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import page, recipe, report
-from benchmarks.peers import PEERS, WITH_RECIPE, load, missing
-from benchmarks.race import Effort
+from benchmarks import recipe, report
+from benchmarks.peers import PEERS, load, missing
 from benchmarks.recipe import BY_PRICE, LARGE, PRICES, SMALL
-from benchmarks.test_suite import record, results
-from benchmarks.worker import Worker
+from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, RECIPES, Recipe, Workload
-
-__all__ = ["results"]
 
 # Three epochs of 16 steps: of eight in a call there are two.
 NET = Workload((20, 64, 32, 6), 16, 256, "relu", "cross_entropy")
-PARAMETERS = [(name, i) for name in WITH_RECIPE if name != "fastmlp" for i in range(5)]
+NAMES = [name for name, peer in PEERS.items() if "recipe" in peer.forms and name != "fastmlp"]
+PARAMETERS = [(name, i) for name in NAMES for i in range(5)]
 
 
 def run_of(name: str, workload: Workload, variant: int) -> Any:
     if reason := missing(name):
         pytest.skip(reason)
-    module = load(name, "recipe")
-    if variant >= len(module.VARIANTS):
+    module = load(name)
+    if variant >= len(module.VARIANTS["recipe"]):
         pytest.skip("no such variant")
-    return module.make(workload, module.VARIANTS[variant])
+    return module.make(workload, module.VARIANTS["recipe"][variant])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -75,51 +73,41 @@ def test_workloads_and_aims_are_there() -> None:
     assert len(BY_PRICE) == len(PRICES)
 
 
-def told(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results with a workload, a price that holds, one that does not, and one of metrics."""
+def with_prices(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with a workload, a price that holds, one that does not, and one of metrics."""
     name = f"{LARGE} with the recipe"
     turns = [{"without": 1.0, "with": 1.0 + x, "prediction": None} for x in (0.0, 0.2, 0.1)]
     metric = [{"without": 1.0, "with": 1.2, "prediction": 0.1}]
     prices = {f"EMA, {LARGE}": turns, f"dropout, {LARGE}": turns, f"metrics, {SMALL}": metric}
     results["recipe"] = {
         "training": [record("fastmlp", name, [1e-3] * 3), record("jax", name, [2e-3] * 3)],
-        "prices": [{"name": n, "threads": 2, "turns": found} for n, found in prices.items()],
+        "prices": [{"name": n, "threads": 2, "turns": t} for n, t in prices.items()],
     }
     results["recipe"]["prices"] += [{"name": PRICES[1].name, "threads": 2, "turns": []}]
     return results
 
 
 def test_prices_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(told(results)))
-    assert "* JAX                 2,000" in text
-    assert "1.100   1.050 - 1.150   1.08  above" in text
-    assert "1.100   1.050 - 1.150   1.10\n" in text
-    assert "2.000   2.000 - 2.000   1.00  above" in text
-    assert f"{PRICES[1].name:<36}       2 no result" in text
-    text = "\n".join(page.recipe_lines(told(results), None))
+    text = "\n".join(report.all_lines(with_prices(results)))
+    assert re.search(r"\* +JAX +2,000", text)
+    assert re.search(r"1.100 +1.050 - 1.150 +1.08 +above", text)
+    assert re.search(r"1.100 +1.050 - 1.150 +1.10\n", text)
+    assert re.search(r"2.000 +2.000 - 2.000 +1.00 +above", text)
+    assert f"{PRICES[1].name}, 2 threads: no result" in text
+    text = report.pages(with_prices(results), None)[recipe.PAGE]
     assert f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - | 1.3x |" in text
     assert f"| EMA | {LARGE} | 1.100 (1.050 to 1.150) | 1.08 |" in text
     results["recipe"] = {}
-    assert "at most |" not in "\n".join(page.recipe_lines(results, None))
-
-
-class Ours(Worker):
-    """A contestant in this process."""
-
-    title, n_threads = "fastmlp", 2
-
-    def ask(self, verb: str, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = getattr(self, verb)(**options)
-        return answer
+    assert recipe.PAGE not in report.pages(results, None)
 
 
 def test_prices_of_little() -> None:
     """Every feature is one that fastmlp has."""
-    effort = Effort(2, 0, quick=True)
-    found = recipe.measure([Ours("fastmlp")], [SMALL], effort, lambda _: None, {})
-    assert not found["training"]
-    assert len(found["prices"]) == sum(price.workload == SMALL for price in PRICES)
-    again = recipe.measure([Ours("fastmlp")], [SMALL], effort, lambda _: None, found)
+    race = short_race(Ours(), names=[SMALL])
+    first = recipe.measure(race, {})
+    assert not first["training"]
+    assert len(first["prices"]) == sum(price.workload == SMALL for price in PRICES)
+    again = recipe.measure(race, first)
     for price in again["prices"]:
         assert len(price["turns"]) == 4
         assert np.isfinite(recipe.ratios(price)).all()

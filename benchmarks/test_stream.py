@@ -1,20 +1,17 @@
-"""Rows streamed from Parquet: all contestants train on all of them, and what is told of it."""
+"""Rows streamed from Parquet: all contestants train on all of them; the report and the page."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import page, report, stream
+from benchmarks import report, stream
 from benchmarks.peers import missing
-from benchmarks.race import Effort
+from benchmarks.samples import Ours, short_race
 from benchmarks.stream import BY_NAME, STREAMS
-from benchmarks.test_recipe import Ours
-from benchmarks.test_suite import results
 from benchmarks.worker import Worker
-
-__all__ = ["results"]
 
 SMALL = STREAMS[0]
 
@@ -23,8 +20,8 @@ def turn(reading: float, memory: float, streamed: float) -> dict[str, float]:
     return {"reading": reading, "memory": memory, "streamed": streamed}
 
 
-def told(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results with a net that keeps its speed, and a peer; and with one of fastmlp's."""
+def with_streams(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with a net that keeps its speed, and a peer; and with one of fastmlp's."""
     record = {"threads": 2, "way": "the way", "grown": 2e8, "stream": SMALL.name}
     results["streams"] = [
         {**record, "contestant": "fastmlp", "turns": [turn(100, 400, 480)] * 3},
@@ -36,19 +33,20 @@ def told(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_follows_from_turns() -> None:
-    found = stream.medians({"threads": 2, "turns": [turn(100, 400, 480), turn(100, 400, 440)]})
-    assert found["over"] == pytest.approx(1.15)
-    assert found["kept"] == pytest.approx((400 / 480 + 400 / 440) / 2)
-    assert found["most"] == pytest.approx(400 / 450)
-    found = stream.medians({"threads": 2, "turns": [turn(400, 100, 400)]})
-    assert (found["over"], found["kept"], found["most"]) == (1, 0.25, 0.25)
+    *_, over, kept, most = stream.medians(
+        {"threads": 2, "turns": [turn(100, 400, 480), turn(100, 400, 440)]}
+    )
+    assert over == pytest.approx(1.15)
+    assert kept == pytest.approx((400 / 480 + 400 / 440) / 2)
+    assert most == pytest.approx(400 / 450)
+    assert stream.medians({"threads": 2, "turns": [turn(400, 100, 400)]})[3:] == (1, 0.25, 0.25)
 
 
 def test_streams_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(told(results)))
-    assert "PyTorch             200      900     1920     2.13  0.47" in text
+    text = "\n".join(report.all_lines(with_streams(results)))
+    assert re.search("PyTorch +200 +900 +1920 +2.13 +0.47", text)
     assert f"{SMALL.name}: Keras: not installed: keras" in text
-    text = "\n".join(page.stream_lines(told(results), None))
+    text = report.pages(with_streams(results), None)[stream.PAGE]
     flops = f"{SMALL.workload.flops / 1e6:.3g}"
     assert f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
     assert f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |" in text
@@ -84,10 +82,9 @@ def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
 
 def test_streams_of_little() -> None:
     pytest.importorskip("pyarrow", reason="it writes the file")
-    ours, effort = Ours("fastmlp"), Effort(2, 0, quick=True)
-    found = stream.measure([ours], [SMALL.name, STREAMS[-1].name], effort, lambda _: None)
-    assert [record["stream"] for record in found] == [SMALL.name, STREAMS[-1].name]
-    for record in found:
+    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]))
+    assert [record["stream"] for record in records] == [SMALL.name, STREAMS[-1].name]
+    for record in records:
         assert len(record["turns"]) == 2
-        assert np.isfinite(list(stream.medians(record).values())).all()
-    assert list(BY_NAME) == [each.name for each in STREAMS]
+        assert np.isfinite(stream.medians(record)).all()
+    assert list(BY_NAME) == [s.name for s in STREAMS]

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import page, tables
-from benchmarks.tables import RECIPES, SMALL, TABLES, Table
+from benchmarks import tables
+from benchmarks.samples import MACHINE, PAGE
+from benchmarks.tables import RECIPES, SMALL, TABLES, Dataset
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
 
 
 def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Return results with these scores, by table, recipe and seed."""
+    """Results with these scores, by table, recipe and seed."""
     facts = {"rows": 1000, "inputs": 5, "classes": 1, "epochs": 3, "seconds": 0.5, "loss": 0.25}
     return {
-        "machine": {"date": "d", "cores": 2, "cpu": "A CPU", "python": "3.11", "fastmlp": "0.1"},
+        "machine": MACHINE,
         "versions": {"numpy": "2.0"},
         "records": [
             {"table": table, "recipe": recipe, "seed": seed, "score": value, **facts}
@@ -31,13 +32,8 @@ def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 def test_ranks_gains_and_errors() -> None:
     flat = {recipe: [0.5, 0.6] for recipe in RECIPES}
     results = results_of({"Wage": {**flat, "dropout": [0.6, 0.6], "EMA": [0.3, 0.4]}})
-    assert tables.ranks(results, "Wage") == {
-        "plain": 3,
-        "early stopping": 3,
-        "dropout": 1,
-        "EMA": 5,
-        "all": 3,
-    }
+    ranks = {"plain": 3, "early stopping": 3, "dropout": 1, "EMA": 5, "all": 3}
+    assert tables.ranks(results, "Wage") == ranks
     assert tables.gains(results, "Wage", "dropout") == pytest.approx([0.1, 0])
     assert tables.error_left(results, "Wage", "EMA") == pytest.approx(0.65 / 0.45)
     text = "\n".join(tables.lines(results))
@@ -53,7 +49,7 @@ def test_there_are_ten_tables_of_all_kinds() -> None:
 
 
 @pytest.mark.parametrize("table", SMALL, ids=lambda table: table.name)
-def test_rows_are_in_one_part_each(table: Table) -> None:
+def test_rows_are_in_one_part_each(table: Dataset) -> None:
     parts = tables.split(table, 3)
     lengths = [len(part.y) for part in parts]
     assert np.allclose(np.array(lengths) / sum(lengths), [0.6, 0.2, 0.2], atol=0.01)
@@ -75,7 +71,7 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
     # None of the rows has the same category as another.
     frame = pd.DataFrame({"number": numbers, "kind": [f"k{i}" for i in range(50)]})
     monkeypatch.setattr(tables, "read", lambda table: (frame, pd.Series(np.arange(50.0))))
-    train, _, test = tables.split(Table("", "", "", "R2"), 0)
+    train, _, test = tables.split(Dataset("", "", "", "R2"), 0)
     assert train.x.shape[1] == 2 + len(train.x)
     assert np.all(train.x[:, 2:].sum(axis=1) == 1)
     assert np.all(test.x[:, 2:] == 0)
@@ -84,7 +80,7 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, file = tmp_path / "page.md", tmp_path / "all.json"
-    written.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    written.write_text(PAGE)
     monkeypatch.setattr(tables, "PAGE", written)
     tables.main(["--quick", "--json", str(file), "--pages"])
     text = written.read_text()

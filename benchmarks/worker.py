@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks import estimators, grid, many
 from benchmarks import peak as fma
-from benchmarks.peers import Form, load
+from benchmarks.peers import load
 from benchmarks.peers.run import Unsupported
-from benchmarks.streaming import Turns
+from benchmarks.scores import Record
+from benchmarks.stream import Turns
 from benchmarks.workloads import BY_NAME, Workload
 
 TURNS = 3
@@ -36,40 +37,39 @@ class Worker:
         self.turns: Turns | None = None
         self.clock = time.perf_counter
 
-    def about(self) -> dict[str, Any]:
-        """What the library says it runs on."""
+    def about(self) -> Record:
+        """The library's description of itself."""
         return {"about": self.module.about()}
 
-    def folder(self) -> dict[str, Any]:
+    def folder(self) -> Record:
         """The folder that fastmlp was imported from."""
         return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
 
-    def count_cpu_time(self) -> dict[str, Any]:
+    def count_cpu_time(self) -> Record:
         """Time all later turns by the CPU time of this process, which others disturb less."""
         self.clock = time.process_time
         return {}
 
-    def peak(self, dtype: str, threads: int) -> dict[str, Any]:
+    def peak(self, dtype: str, threads: int) -> Record:
         """GFLOP/s of multiply-adds in registers."""
         return {"gflops": fma.peak(dtype, threads)}
 
-    def sgemm(self, size: int) -> dict[str, Any]:
+    def sgemm(self, size: int) -> Record:
         """GFLOP/s of the library's own product, or nothing."""
         product = getattr(self.module, "sgemm", None)
         return {"gflops": max(product(size) for _ in range(3)) if product else None}
 
     def prepare(
         self, workload: str, quick: bool, all_variants: bool, variant: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Record:
         """Make the run of every variant, or of one, and keep the fastest, in turns of all."""
         self.run = None
         load_ = BY_NAME[workload].quick() if quick else BY_NAME[workload]
-        module = load(self.name, form_of(load_))
-        variants = [variant] if variant else module.VARIANTS
+        variants = [variant] if variant else self.module.VARIANTS[load_.form]
         runs, replies = {}, {}
         for name in variants if all_variants else variants[:1]:
             try:
-                runs[name], replies[name] = _first(module, load_, name)
+                runs[name], replies[name] = _first(self.module, load_, name)
             except Unsupported:
                 if name == variants[0]:
                     raise
@@ -85,7 +85,7 @@ class Worker:
         self.run = runs[best]
         return {**replies[best], "epoch_seconds": tried[best], "tried": tried}
 
-    def turn(self, n: int) -> dict[str, Any]:
+    def turn(self, n: int) -> Record:
         """Train n epochs, timed, after one from the start, to wake pools, caches and memory."""
         self.run.reset()
         self.run.epochs(1)
@@ -93,7 +93,7 @@ class Worker:
         self.run.epochs(n)
         return {"seconds": self.clock() - begin}
 
-    def predictors_of(self, workload: str, n_rows: int) -> dict[str, Any]:
+    def predictors_of(self, workload: str, n_rows: int) -> Record:
         """Make the ways to predict so many rows; return their names."""
         load_ = BY_NAME[workload].quick()
         self.run = run = self.module.make(load_)
@@ -105,8 +105,8 @@ class Worker:
             predict(self.x)
         return {"names": list(self.predictors)}
 
-    def predict(self, name: str, calls: int) -> dict[str, Any]:
-        """Return seconds a call."""
+    def predict(self, name: str, calls: int) -> Record:
+        """The seconds of a call."""
         predict, x = self.predictors[name], self.x
         for _ in range(max(1, calls // 10)):
             predict(x)
@@ -115,7 +115,7 @@ class Worker:
             predict(x)
         return {"seconds": (self.clock() - begin) / calls}
 
-    def prepare_many(self, name: str, quick: bool) -> dict[str, Any]:
+    def prepare_many(self, name: str, quick: bool) -> Record:
         """Make many nets in each way, keep the fastest; return its seconds and their mean loss."""
         replies = [self._try_many(name, quick, way) for way in many.ways(self.name)]
         best = min(replies, key=lambda reply: reply["again_seconds"])
@@ -123,20 +123,14 @@ class Worker:
             self._try_many(name, quick, best["way"])
         return best
 
-    def _try_many(self, name: str, quick: bool, way: str | None) -> dict[str, Any]:
+    def _try_many(self, name: str, quick: bool, way: str | None) -> Record:
         self.many = many.Trainer(self.name, name, quick, way)
-        begin = time.perf_counter()
-        self.many.train("seconds")
-        first = time.perf_counter() - begin
-        again = first
-        if len(many.ways(self.name)) > 1:
-            begin = time.perf_counter()
-            self.many.train("seconds")
-            again = time.perf_counter() - begin
+        n = 2 if len(many.ways(self.name)) > 1 else 1
+        times = [self.train_many("seconds")["seconds"] for _ in range(n)]
         loss = float(np.mean(self.many.nets.losses))
-        return {"way": way, "first_seconds": first, "again_seconds": again, "loss": loss}
+        return {"way": way, "first_seconds": times[0], "again_seconds": times[-1], "loss": loss}
 
-    def train_many(self, what: str) -> dict[str, Any]:
+    def train_many(self, what: str) -> Record:
         """Train them again, timed; or one by its own fit, alone."""
         if what == "alone":
             return {"seconds": self.many.single.alone()}
@@ -144,51 +138,46 @@ class Worker:
         self.many.train(what)
         return {"seconds": self.clock() - begin}
 
-    def prepare_price(self, name: str, quick: bool) -> dict[str, Any]:
+    def prepare_price(self, name: str, quick: bool) -> Record:
         """Make the two fits of which one is with a feature."""
         self.pair = import_module("benchmarks.peers.fastmlp_price").Pair(name, quick)
         return {"epochs": self.pair.epochs}
 
-    def price(self, featured: list[bool]) -> dict[str, Any]:
-        """Take a turn of both."""
+    def price(self, featured: list[bool]) -> Record:
+        """The seconds of a turn of both."""
         return self.pair.turn(self.clock, featured)
 
-    def prepare_stream(self, name: str, path: str, quick: bool) -> dict[str, Any]:
+    def prepare_stream(self, name: str, path: str, quick: bool) -> Record:
         """Make the fastest way to train on a file of Parquet."""
         self.run = self.turns = None
         self.turns = Turns(self.name, name, path, quick)
         return {"way": self.turns.way, "tried": self.turns.tried, "grown": self.turns.grown}
 
-    def stream(self, what: str) -> dict[str, Any]:
+    def stream(self, what: str) -> Record:
         """Read the file, train on its rows from memory, or as they are read."""
         assert self.turns is not None
         return self.turns.take(what)
 
-    def end_stream(self) -> dict[str, Any]:
+    def end_stream(self) -> Record:
         """Drop the rows in memory."""
         self.turns = None
         return {}
 
-    def search(self, quick: bool) -> dict[str, Any]:
+    def search(self, quick: bool) -> Record:
         """Search a grid; return seconds, scores and the best."""
         return grid.search(self.name, quick)
 
-    def fit_estimator(self, **task: Any) -> dict[str, Any]:
+    def fit_estimator(self, **task: Any) -> Record:
         """Fit the library's scikit-learn estimator; return seconds and epochs."""
         return estimators.fit(self.name, **task, clock=self.clock)
 
-    def predict_estimator(self, **task: Any) -> dict[str, Any]:
+    def predict_estimator(self, **task: Any) -> Record:
         """Predict with the library's scikit-learn estimator; return seconds a call."""
         return estimators.predict(self.name, **task, clock=self.clock)
 
 
-def form_of(workload: Workload) -> Form:
-    """Return which of a contestant's modules a workload takes."""
-    return "recipe" if workload.recipe else "mixed" if workload.compute_dtype else "module"
-
-
-def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, dict[str, Any]]:
-    """Return a run, what its first epoch took, and the loss that one leaves."""
+def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, Record]:
+    """A run, the seconds of its first epoch, and the loss after one from the start."""
     begin = time.perf_counter()
     run = module.make(workload, variant)
     run.epochs(1)
@@ -199,7 +188,7 @@ def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, dict[str
 
 
 def _epoch_seconds(run: Any) -> float:
-    """Return seconds an epoch, of several in one call: fewer entries from Python."""
+    """The seconds of an epoch, of several in one call: fewer entries from Python."""
     run.reset()
     n = min(max(1, int(0.1 / _seconds(run, 1))), 1000)
     return _seconds(run, n) / n
@@ -211,8 +200,8 @@ def _seconds(run: Any, n: int) -> float:
     return time.perf_counter() - begin
 
 
-def answer(worker: Worker, line: str) -> dict[str, Any]:
-    """Do what a request says; errors are answers too."""
+def answer(worker: Worker, line: str) -> Record:
+    """The reply to a request, or the error that it raised."""
     request = json.loads(line)
     try:
         return getattr(worker, request.pop("verb"))(**request)
@@ -225,7 +214,7 @@ def answer(worker: Worker, line: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until the pipe closes; what libraries print goes to stderr."""
+    """Answer until the pipe closes; output of libraries goes to stderr."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

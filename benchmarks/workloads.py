@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What may be added to the optimizer; the learning rate then falls to 0 as half a cosine.
+    """Additions to the optimizer; the learning rate then falls to 0 as half a cosine.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Recipe(NamedTuple):
         return f"dropout {self.dropout:g}, EMA {self.average:g}, norm {self.norm:g}, cosine"
 
     def rate(self, highest: float, step: int, total: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         return highest * 0.5 * (1 + math.cos(math.pi * step / total))
 
     def weight(self, step: int) -> float:
-        """Return the weight of a step's parameters in the average, steps counted from 1."""
+        """The weight of a step's parameters in the average, steps counted from 1."""
         return (1 - self.average) / (1 - self.average**step)
 
 
@@ -75,7 +75,7 @@ class Workload(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Sizes, batch, and what is unusual: "28-300x5-1@100"."""
+        """Sizes, batch, and unusual settings: "28-300x5-1@100"."""
         runs = [(size, len(list(run))) for size, run in groupby(self.sizes)]
         words = "-".join(f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs)
         unusual = "-f64" if self.dtype == "float64" else ""
@@ -92,8 +92,13 @@ class Workload(NamedTuple):
         return f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
 
     @property
+    def form(self) -> str:
+        """The form of training: "recipe", "mixed" for mixed precision, or "plain"."""
+        return "recipe" if self.recipe else "mixed" if self.compute_dtype else "plain"
+
+    @property
     def shuffle(self) -> bool:
-        """Whether the order of the rows matters."""
+        """Return True if a step takes fewer than all rows, whose order matters then."""
         return self.batch < self.n_rows
 
     @property
@@ -117,7 +122,7 @@ class Workload(NamedTuple):
         return self._replace(n_rows=n_rows, batch=n_rows if full else self.batch)
 
     def data(self) -> tuple[Array, Array]:
-        """Return X, shape (n_rows, sizes[0]), and y of a smooth random teacher.
+        """X, shape (n_rows, sizes[0]), and y of a smooth random teacher.
 
         y is int64 labels of shape (n_rows,) for cross-entropy, else (n_rows, sizes[-1]).
         """
@@ -134,7 +139,7 @@ class Workload(NamedTuple):
         return x.astype(self.dtype), y.astype(self.dtype)
 
     def start(self) -> list[tuple[Array, Array]]:
-        """Return new starting weights, shape (n_in, n_out), and biases (n_out,), by layer."""
+        """New starting weights, shape (n_in, n_out), and biases (n_out,), by layer."""
         rng = np.random.default_rng(2)
         gain = 2 if self.activation == "relu" else 1
         return [
@@ -177,21 +182,11 @@ WORKLOADS = [
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE, dtype="float64"),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE, dtype="float64"),
 ]
-RECIPES = [
-    workload._replace(recipe=Recipe())
-    for workload in WORKLOADS
-    if workload.name in ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
-]
-MIXED = [
-    workload._replace(compute_dtype="bfloat16")
-    for workload in WORKLOADS
-    if workload.name
-    in (
-        "128-1024-1024-10@512",
-        "784-512-512-10@128",
-        "1024-2048-2048-1000@512",
-        "32-256-256-10@256",
-        "23-256-256-1@256",
-    )
-]
+WITH_RECIPE = ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
+RECIPES = [load._replace(recipe=Recipe()) for load in WORKLOADS if load.name in WITH_RECIPE]
+IN_MIXED = (
+    *("128-1024-1024-10@512", "784-512-512-10@128", "1024-2048-2048-1000@512"),
+    *("32-256-256-10@256", "23-256-256-1@256"),
+)
+MIXED = [load._replace(compute_dtype="bfloat16") for load in WORKLOADS if load.name in IN_MIXED]
 BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES + MIXED}

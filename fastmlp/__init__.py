@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.many.fit_many import fit_many
+    from fastmlp.saving import load, save
     from fastmlp.scaling.fold import fold
     from fastmlp.scaling.standardizer import Standardizer
-    from fastmlp.serialization.saving import load, save
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
     from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
 
@@ -106,10 +106,10 @@ _ROOMS = {
     "Standardizer": "scaling.standardizer",
     "fit_many": "many.fit_many",
     "fold": "scaling.fold",
-    "load": "serialization.saving",
+    "load": "saving",
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
-    "save": "serialization.saving",
+    "save": "saving",
 }
 
 

@@ -17,14 +17,14 @@ from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
-from fastmlp.network import layer_rates as rates_of_layers
-from fastmlp.network import precision, resolve
-from fastmlp.network.dropout import dropout_of
-from fastmlp.network.losses import smoothed
-from fastmlp.network.parameter_layout import Views
-from fastmlp.network.precision import Computed, ComputeDTypes
+from fastmlp.network import layer_settings as rates_of_layers
+from fastmlp.network import resolve, spec
+from fastmlp.network.layer_settings import dropout_of
+from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import (
     Activation,
+    Computed,
+    ComputeDTypes,
     DropoutLike,
     DType,
     InitializerLike,
@@ -35,6 +35,7 @@ from fastmlp.network.spec import (
     Penalties,
     Rates,
     Seed,
+    Views,
 )
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
@@ -200,7 +201,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         network, self._loss_name, self._output_name = resolve.network(*arguments)
         factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
         drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
-        computed = precision.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
+        computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
         network = network._replace(layer_rates=factors, dropout=drawn)
         self._network = network._replace(compute_dtype=computed)
         rule = resolve.optimizer(optimizer)
@@ -697,7 +698,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
     def _computed(self, compute_dtype: object, who: str) -> Computed:
         layout, dtype = self._network.layout, self._network.dtype
-        return precision.compute_dtype(compute_dtype, layout.sizes, dtype, who)
+        return spec.compute_dtype(compute_dtype, layout.sizes, dtype, who)
 
     @explained
     def to(self, device: str) -> Self:

@@ -1,14 +1,20 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the drills, which a call that names no test leaves out.
+
+A drill is a test that takes half a second of processor time or more, with its child processes.
+Drills stand in drills.txt: the name of the function, with the parameters if only some take as long,
+or the whole node id where two tests have one name.
+"""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.runner import runtestprotocol
 
 import fastmlp
 
@@ -18,9 +24,76 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends", TESTS / "soak"]
 
+DRILLS = frozenset((TESTS / "drills.txt").read_text(encoding="utf-8").split("\n"))
+# Twice what makes a drill, as processors differ, and a busy one has colder caches.
+LIMIT = 1.0
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="the drills too, and the others' limit")
     parser.addoption("--soak", action="store_true", help="the drills of tests/soak at full size")
+    parser.addoption("--golden", action="store_true", help="write the messages that have changed")
+
+
+def _names_no_test(config: pytest.Config) -> bool:
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run in two processes if no test is named. In `addopts` it would be an error where xdist is
+    not installed, and would keep a named test from a debugger."""
+    option = config.option
+    alone = hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist")
+    if _names_no_test(config) and not alone and not option.usepdb:
+        if option.numprocesses is None:
+            option.numprocesses = min(2, os.cpu_count() or 1)
+        # Files come by their names; else those of few tests would be last.
+        option.dist, option.loadscopereorder = "loadfile", False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    option = config.option
+    option.fast = _names_no_test(config) and not (option.all or option.soak or option.markexpr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        names = {item.name, item.nodeid}
+        if names & DRILLS or {name.partition("[")[0] for name in names} & DRILLS:
+            item.add_marker("drill")
+    if config.option.fast:
+        drills = [item for item in items if item.get_closest_marker("drill")]
+        items[:] = [item for item in items if not item.get_closest_marker("drill")]
+        config.hook.pytest_deselected(items=drills)
+
+
+def _processor_time() -> float:
+    """Seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Function, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Report a test over the limit that is no drill. It runs again, as a test that is the first to
+    use a kernel or a package pays for its compilation or import."""
+    start = _processor_time()
+    result = yield
+    seconds = _processor_time() - start
+    if not item.config.option.all or seconds <= LIMIT or item.get_closest_marker("drill"):
+        return result
+    start = _processor_time()
+    item._initrequest()
+    runtestprotocol(item, log=False, nextitem=nextitem)
+    seconds = min(seconds, _processor_time() - start)
+    if seconds > LIMIT:
+        text = f"{seconds:.1f} s of processor time: add {item.name!r} to tests/drills.txt"
+        report = pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "teardown")
+        item.ihook.pytest_runtest_logreport(report=report)
+    return result
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fastmlp.tabular import Encoding, Schema
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.pack.outputs import outputs_of
-from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.pack.settings import Recipe
 
 FEW: dict[str, Any] = {"n_members": 2, "max_iter": 8, "random_state": 0}
 TOWNS = np.array(["Bern", "Chur", "Genf", "Zug"])

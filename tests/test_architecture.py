@@ -25,13 +25,14 @@ HOUSES: dict[str, list[set[str]]] = {
         {"model"},
         {"__init__"},  # only re-exports what lies below; the doors may come in by it
         {"cluster"},
-        {"many", "estimators", "plotting", "saving", "scaling"},
+        {"many", "estimators", "plotting", "scaling"},
         {"tabular"},
+        {"saving"},
         {"cli"},
         {"__main__"},
     ],
     "fastmlp.backends": [
-        {"protocol", "shares", "shuffle"},
+        {"protocol", "shuffle"},
         {"cpu", "cuda"},
         {"devices"},
         {"__init__"},
@@ -66,10 +67,8 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
 }
 # They name types of what stands above them, for type checkers alone: what is loaded on first use,
-# the net that a callback is given, and the estimators that can be saved.
-NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.training.history", "fastmlp.serialization.saving"}
-# A file of a room that stands on a floor of its own: it also saves what is built on nets.
-ANNEXES = {"fastmlp.serialization.saving": "saving"}
+# and the net that a callback is given.
+NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.training.history"}
 OPTIONAL = {
     "dask",
     "distributed",
@@ -99,8 +98,6 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def room_of(module: str, house: str = "fastmlp") -> str:
-    if module in ANNEXES:
-        return ANNEXES[module]
     return module.removeprefix(f"{house}.").split(".")[0]
 
 

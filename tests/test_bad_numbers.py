@@ -7,7 +7,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, Status
+from fastmlp import MLP, SGD, Adam, Custom, Status
 from fastmlp.rules.losses import LOSSES
 
 X = np.random.default_rng(0).uniform(-1, 1, (30, 3))
@@ -73,6 +73,21 @@ def test_huge_columns_train_or_diverge_aloud(dtype: str) -> None:
     before = net.parameters.copy()
     with pytest.warns(RuntimeWarning, match=r"diverged in epoch 0 .* standardise X"):
         history = net.fit(X * (1e30 if dtype == "float32" else 1e200), Y, epochs=3)
+    assert history.status is Status.DIVERGED
+    assert net.parameters.tobytes() == before.tobytes()
+
+
+def leap(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w - type(w)(1e38) * g * rate, m, v
+
+
+@pytest.mark.parametrize("sizes", [(3, 1), (3, 40), (3, 40, 1), (3, 40, 40)])
+def test_biases_alone_that_are_not_finite_are_a_divergence(sizes: tuple[int, ...]) -> None:
+    """The loss is that of before the step, and a row of zeros moves no weight of a first layer."""
+    net = make(sizes, activation="relu", loss="mae", optimizer=Custom(leap, learning_rate=1e3))
+    before = net.parameters.copy()
+    with pytest.warns(RuntimeWarning, match="diverged in epoch 0"):
+        history = net.fit(np.zeros((4, 3)), np.ones((4, sizes[-1])), epochs=1)
     assert history.status is Status.DIVERGED
     assert net.parameters.tobytes() == before.tobytes()
 

@@ -16,13 +16,13 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
     averages,
-    gradient_rules,
     initializers,
     loss_settings,
     losses,
     optimizers,
     penalties,
     schedules,
+    updates,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ TABLES = {
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(averages.AVERAGES),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
-    "clipping, of every optimizer": [*gradient_rules.RULES, *gradient_rules.NORMS],
+    "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
     "penalties": list(penalties.RULES),
     "initializers": list(initializers.RULES),

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.workloads import Array, Workload, flat
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine
 
-VARIANTS = ("fit",)
+VARIANTS = dict.fromkeys(("plain", "mixed", "recipe"), ("fit",))
 
 
 def about() -> str:
@@ -46,7 +46,7 @@ class FastmlpFit:
         self.net = self.made()
 
     def made(self, **changes: Any) -> MLP:
-        """Return a new net at the start, with further settings, or others."""
+        """A new net at the start, with further settings, or others."""
         load = self.workload
         settings: dict[str, Any] = {
             "activation": load.activation,

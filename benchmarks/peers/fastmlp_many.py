@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sweeps import Nets, Sweep
+from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array, flat
 from fastmlp import MLP, Adam, fit_many
 
@@ -48,7 +48,7 @@ class FitMany(Nets):
         return np.stack([net.parameters for net in self.nets])
 
     def alone(self, repeats: int = 5) -> float:
-        """Return the seconds of a net's own fit on one thread: the best, mean over all settings."""
+        """The seconds of a net's own fit on one thread: the best, mean over all settings."""
         n = min(len(set(self.settings)), self.sweep.n_nets)
         options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
         best = []

@@ -16,7 +16,7 @@ TURN_SECONDS = 0.3
 
 
 def settings(feature: str, workload: Workload) -> dict[str, Any]:
-    """Return what the feature changes of a net's settings."""
+    """The settings of a net that the feature changes."""
     rate = workload.rule.rate
     changes: dict[str, dict[str, Any]] = {
         "EMA": {"optimizer": Adam(rate, average=EMA(0.99))},
@@ -49,17 +49,17 @@ class Pair:
         self.held_out = slice(0, max(1, load.n_rows // 10))
         self.epochs = 1
         if not quick:
-            took = [self.seconds(time.perf_counter, False) for _ in range(2)]
-            self.epochs = max(1, round(TURN_SECONDS / took[-1]))
+            *_, second = (self.seconds(time.perf_counter, False) for _ in range(2))
+            self.epochs = max(1, round(TURN_SECONDS / second))
 
     def turn(self, clock: Clock, featured: list[bool]) -> dict[str, Any]:
-        """Fit without and with, in the order asked for; return seconds an epoch."""
-        took = {with_it: self.seconds(clock, with_it) for with_it in featured}
+        """The seconds of an epoch without and with the feature, in an order."""
+        seconds = {with_it: self.seconds(clock, with_it) for with_it in featured}
         prediction = self.prediction(clock) if self.feature == VALIDATED else None
-        return {"without": took[False], "with": took[True], "prediction": prediction}
+        return {"without": seconds[False], "with": seconds[True], "prediction": prediction}
 
     def seconds(self, clock: Clock, with_it: bool) -> float:
-        """Make a net, train it for an epoch, and return the seconds an epoch of a further fit."""
+        """The seconds of an epoch of a new net, after a first."""
         changes = settings(self.feature, self.load) if with_it else {}
         options: dict[str, Any] = {"batch_size": self.load.batch}
         x, y = self.run.x, self.run.y
@@ -73,10 +73,10 @@ class Pair:
         return (clock() - begin) / self.epochs
 
     def prediction(self, clock: Clock) -> float:
-        """Return the seconds of a prediction of the rows held out, the median of 20."""
-        x, took = self.run.x[self.held_out], []
+        """The seconds of a prediction of the rows held out, the median of 20."""
+        x, times = self.run.x[self.held_out], []
         for _ in range(20):
             begin = clock()
             self.run.net.predict(x)
-            took.append(clock() - begin)
-        return float(np.median(took))
+            times.append(clock() - begin)
+        return float(np.median(times))

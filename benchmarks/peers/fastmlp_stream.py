@@ -12,11 +12,11 @@ from fastmlp import Blocks
 WAYS = ("Blocks.from_parquet",)
 
 
-class Streamed:
+class FastmlpStreamed:
     """A new net for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str) -> None:
-        self.load, self.how = stream.workload, stream
+        self.load, self.stream = stream.workload, stream
         self.run = FastmlpFit(stream.workload)
         self.source = Blocks.from_parquet(path, target="y")
 
@@ -26,14 +26,14 @@ class Streamed:
 
     def memory(self) -> int:
         self.run.reset()
-        self.run.epochs(self.how.epochs)
-        return self.how.epochs * self.load.n_rows
+        self.run.epochs(self.stream.epochs)
+        return self.stream.epochs * self.load.n_rows
 
     def streamed(self) -> int:
-        how: dict[str, Any] = {"epochs": self.how.epochs, "buffer_rows": self.how.buffer_rows}
-        self.run.made().fit(self.source, batch_size=self.load.batch, **how)
-        return self.how.epochs * self.load.n_rows
+        options: dict[str, Any] = {"epochs": self.stream.epochs, "batch_size": self.load.batch}
+        self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
+        return self.stream.epochs * self.load.n_rows
 
 
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> Streamed:
-    return Streamed(stream, path, way)
+def streamed(stream: Stream, path: Path, way: str, contestant: str) -> FastmlpStreamed:
+    return FastmlpStreamed(stream, path, way)

@@ -9,12 +9,12 @@ import numpy as np
 from jax import lax
 
 from benchmarks.machine import cores
+from benchmarks.many import Nets, Sweep
 from benchmarks.peers.jax_scan import objective, update
-from benchmarks.sweeps import Nets, Sweep
 from benchmarks.workloads import Array
 
 
-class Vmapped(Nets):
+class JaxVmapped(Nets):
     """All nets in one program; orders of rows come from the host, within the clock."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -35,7 +35,7 @@ class Vmapped(Nets):
         self.losses = np.asarray(losses)[:, -self.sweep.workload.n_steps :].mean(1)
 
     def _steps(self, rng: np.random.Generator, epochs: int, shuffle: bool) -> Array:
-        """Return one net's rows, shape (steps, batch)."""
+        """One net's rows, shape (steps, batch)."""
         load = self.sweep.workload
         orders = np.tile(np.arange(load.n_rows, dtype=np.int32), (epochs, 1))
         if shuffle:
@@ -71,7 +71,7 @@ class Vmapped(Nets):
         return np.concatenate([np.asarray(part).reshape(n, -1) for part in parts], 1)
 
 
-class OnThreads(Vmapped):
+class OnThreads(JaxVmapped):
     """A program for one net, run by a Python thread on each core: compiled code holds no lock."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -84,18 +84,18 @@ class OnThreads(Vmapped):
         self.pool = ThreadPoolExecutor(cores())
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        def one(i: int) -> Any:
+        def trained(i: int) -> Any:
             steps = self._steps(np.random.default_rng(i), epochs, shuffle)
             return jax.block_until_ready(self._train(self.nets[i], self.settings[i], steps))
 
-        done = list(self.pool.map(one, range(self.sweep.n_nets)))
+        done = list(self.pool.map(trained, range(self.sweep.n_nets)))
         self.p = jax.tree.map(lambda *parts: np.stack(parts), *[p for p, _ in done])
         last = self.sweep.workload.n_steps
         self.losses = np.array([np.asarray(losses)[-last:].mean() for _, losses in done])
 
 
-WAYS = {"vmap": Vmapped, "a net on each core": OnThreads}
+WAYS = {"vmap": JaxVmapped, "a net on each core": OnThreads}
 
 
-def many(sweep: Sweep, way: str = "vmap") -> Vmapped:
+def many(sweep: Sweep, way: str = "vmap") -> JaxVmapped:
     return WAYS[way](sweep)

@@ -1,4 +1,8 @@
-"""JAX: an epoch is one jitted `lax.scan` with donated state, the update written out."""
+"""JAX: an epoch is one jitted `lax.scan` with donated state and the update written out.
+
+The recipe has optax's chain; mixed precision has products of bfloat16 that sum in float32, forth
+and back.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,11 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
-from benchmarks.workloads import Array, Workload, flat
+from benchmarks.workloads import Array, Recipe, Workload, flat
 
-VARIANTS = ("gather in the scan", "gather ahead", "one flat vector")
+POLICY = "layers in bfloat16"
+_PLAIN = ("gather in the scan", "gather ahead", "one flat vector")
+VARIANTS = {
+    "plain": _PLAIN,
+    "mixed": (*_PLAIN, f"{POLICY}, gather ahead"),
+    "recipe": (
+        "threefry",
+        "threefry, packed",
+        "threefry, packed, masks ahead",
+        "threefry, packed, 8 bits, masks ahead",
+        "threefry, packed, 8 bits, masks ahead, one flat vector",
+    ),
+}
+HALF = jnp.bfloat16
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 State = Any
 
@@ -20,9 +38,10 @@ def about() -> str:
     return f"JAX {jax.__version__} on {jax.devices()[0]}"
 
 
-def make(workload: Workload, variant: str = VARIANTS[0]) -> "JaxScan":
+def make(workload: Workload, variant: str = "") -> "JaxScan":
     jax.config.update("jax_enable_x64", workload.dtype == "float64")
-    return JaxScan(workload, variant)
+    kinds = {"plain": JaxScan, "mixed": JaxMixed, "recipe": JaxRecipe}
+    return kinds[workload.form](workload, variant or VARIANTS[workload.form][0])
 
 
 def forward(activation: str, layers: Any, x: Any) -> Any:
@@ -46,7 +65,7 @@ def loss_of(workload: Workload, raw: Any, y: Any) -> Any:
 
 
 def update(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> tuple[Any, Any, Any]:
-    """Return the new (p, m, v) of one array."""
+    """The new (p, m, v) of one array."""
     rule = workload.rule
     if rule.kind == "sgd":
         if not rule.momentum:
@@ -172,3 +191,149 @@ class JaxScan:
 
     def _repeat(self, state: State, x: Any, y: Any, n: Any) -> State:
         return lax.fori_loop(0, n, lambda _, s: self._step(s, x, y)[0], state)
+
+
+def _sums(a: Any, b: Any) -> Any:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def product(x: Any, w: Any) -> Any:
+    """x @ w in float32 of rounded operands; so are those of the derivatives."""
+    return _sums(x.astype(HALF), w.astype(HALF))
+
+
+def _forth(x: Any, w: Any) -> tuple[Any, Any]:
+    rounded = x.astype(HALF), w.astype(HALF)
+    return _sums(*rounded), (*rounded, jnp.zeros((), x.dtype))
+
+
+def _back(kept: Any, slope: Any) -> tuple[Any, Any]:
+    (x, w, like), slope = kept, slope.astype(HALF)
+    return _sums(slope, w.T).astype(like.dtype), _sums(x.T, slope)
+
+
+product.defvjp(_forth, _back)
+
+
+class JaxMixed(JaxScan):
+    """In mixed precision: inputs are rounded ahead. Outputs of layers are float32; or bfloat16, as
+    biases are, as a policy of Flax or jmp has it."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        super().__init__(workload, variant.removeprefix(f"{POLICY}, "))
+        self.by_policy, self.exact = variant.startswith(POLICY), self.x
+        self.x = self.x.astype(HALF)
+
+    def loss(self) -> float:
+        return float(super()._objective(self.state[0], self.exact, self.y))
+
+    def _objective(self, p: Any, x: Any, y: Any) -> Any:
+        act, layers = ACTIVATIONS[self.workload.activation], self._layers(p)
+        for i, (w, b) in enumerate(layers):
+            if self.by_policy:
+                x = x.astype(HALF) @ w.astype(HALF) + b.astype(HALF)
+            else:
+                x = product(x, w) + b
+            x = act(x) if i < len(layers) - 1 else x
+        return loss_of(self.workload, x.astype(jnp.float32), y)
+
+
+class JaxRecipe(JaxScan):
+    """With the recipe, by optax's chain: state (parameters, optax's, average, steps done, steps of
+    the fit), all on the device."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        assert workload.recipe
+        self.recipe: Recipe = workload.recipe
+        words = variant.split(", ")
+        self.bits = 8 if "8 bits" in words else 16
+        self.packed = "packed" in words
+        self.ahead = "masks ahead" in words
+        super().__init__(
+            workload, "one flat vector" if words[-1] == "one flat vector" else words[0]
+        )
+
+    def reset(self) -> None:
+        super().reset()
+        p = self.state[0]
+        average = jax.tree.map(jnp.copy, p)
+        zero = jnp.zeros((), self.workload.dtype)
+        key = jax.random.key(0)
+        self.state = (p, self._optimizer(1).init(p), average, key, zero, jnp.copy(zero))
+
+    def _optimizer(self, total: Any) -> Any:
+        rate = self.workload.rule.rate
+        return optax.chain(
+            optax.clip_by_global_norm(self.recipe.norm),
+            optax.adam(lambda step: rate * 0.5 * (1 + jnp.cos(jnp.pi * step / total))),
+        )
+
+    def epochs(self, n: int) -> None:
+        self._horizon(n * self.workload.n_steps)
+        super().epochs(n)
+
+    def steps(self, n: int) -> None:
+        self._horizon(n)
+        super().steps(n)
+
+    def _run(self, order: Array) -> None:
+        # Packed, a word of 32 bits gives two decisions of 16, else one.
+        with jax.threefry_partitionable(not self.packed):
+            super()._run(order)
+
+    def _horizon(self, n: int) -> None:
+        *state, _ = self.state
+        self.state = (*state, state[-1] + n)
+
+    def loss(self) -> float:
+        return float(self._objective(self.state[2], self.x, self.y))
+
+    def parameters(self) -> Array:
+        return flat(self._layers(self.state[2]))
+
+    def _masks(self, key: Any, shape: tuple[int, ...]) -> Any:
+        """Draw masks of 0 and 1 / (1 - rate), of all hidden layers beside each other.
+
+        16 bits decide, as in fastmlp, or 8: with `bernoulli`, of 32, XLA takes longer.
+        """
+        n = 2**self.bits
+        least = round(n * self.recipe.dropout)
+        bits = jax.random.bits(key, shape, f"uint{self.bits}")
+        return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(self.workload.dtype)
+
+    def _dropped(self, p: Any, x: Any, y: Any, masks: Any) -> Any:
+        *hidden, (w, b) = self._layers(p)
+        first = 0
+        for weight, bias in hidden:
+            x = ACTIVATIONS[self.workload.activation](x @ weight + bias)
+            x = x * masks[:, first : first + x.shape[1]]
+            first += x.shape[1]
+        # Of a net without hidden layers, whose inputs are the last hidden values.
+        return objective(self.workload, [(w, b)], x, y)
+
+    def _scan(self, state: Any, x: Any, y: Any, order: Any) -> tuple[Any, Any]:
+        p, rule, average, key, done, total = state
+        optimizer = self._optimizer(total)
+        key, own = jax.random.split(key)
+        units, dropping = sum(self.workload.sizes[1:-1]), self.recipe.dropout > 0
+        draws = jax.random.split(own, len(order))
+        if self.ahead and dropping:
+            draws = self._masks(own, (*order.shape, units))
+
+        def step(state: Any, batch: Any) -> tuple[Any, Any]:
+            p, rule, average, done = state
+            index, draw = batch
+            rows = (part.at[index].get(mode="promise_in_bounds") for part in (x, y))
+            if dropping:
+                masks = draw if self.ahead else self._masks(draw, (len(index), units))
+                loss, g = jax.value_and_grad(self._dropped)(p, *rows, masks)
+            else:
+                loss, g = jax.value_and_grad(self._objective)(p, *rows)
+            change, rule = optimizer.update(g, rule, p)
+            p, done = optax.apply_updates(p, change), done + 1
+            weight = (1 - self.recipe.average) / (1 - self.recipe.average**done)
+            return (p, rule, optax.incremental_update(p, average, weight), done), loss
+
+        state, losses = lax.scan(step, (p, rule, average, done), (order, draws))
+        return (*state[:3], key, state[3], total), losses

@@ -15,7 +15,7 @@ WAYS = ("PyDataset", "PyDataset, one worker thread", "PyDataset, 16 steps a call
 MOST_ROWS = 256_000
 
 
-class Streamed:
+class KerasStreamed:
     """A model, and a data set for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str) -> None:
@@ -36,7 +36,7 @@ class Streamed:
     def rows(self) -> Any:
         path, batch, options = self.path, self.load.batch, self.options
 
-        class Rows(self.keras.utils.PyDataset):  # type: ignore[name-defined]
+        class ParquetBatches(self.keras.utils.PyDataset):  # type: ignore[name-defined]
             def __init__(self) -> None:
                 super().__init__(**options)
                 from pyarrow.parquet import ParquetFile
@@ -44,16 +44,16 @@ class Streamed:
                 file = ParquetFile(path)
                 sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 rng = np.random.default_rng()
-                every = [
+                places = [
                     (g, k) for g in rng.permutation(len(sizes)) for k in range(sizes[g] // batch)
                 ]
-                self.places = every[: max(1, MOST_ROWS // batch)]
+                self.places = places[: max(1, MOST_ROWS // batch)]
 
                 @lru_cache(maxsize=2)
                 def group(g: int) -> Any:
                     table = file.read_row_group(g)
                     order = rng.permutation(table.num_rows)
-                    columns = [one.to_numpy() for one in table.columns]
+                    columns = [column.to_numpy() for column in table.columns]
                     return np.stack(columns[:-1], 1)[order], columns[-1][order, None]
 
                 self.group = group
@@ -66,7 +66,7 @@ class Streamed:
                 x, y = self.group(int(g))
                 return x[k * batch : (k + 1) * batch], y[k * batch : (k + 1) * batch]
 
-        return Rows()
+        return ParquetBatches()
 
     def reading(self) -> int:
         rows = self.rows()
@@ -83,7 +83,7 @@ class Streamed:
         return len(rows) * self.load.batch
 
 
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> Streamed:
+def streamed(stream: Stream, path: Path, way: str, contestant: str) -> KerasStreamed:
     if find_spec("keras") is None:
         raise Unsupported("not installed: keras")
-    return Streamed(stream, path, way)
+    return KerasStreamed(stream, path, way)

@@ -12,15 +12,15 @@ import numpy as np
 
 from benchmarks.workloads import Array, Workload, flat
 
-VARIANTS = ("loop",)
+VARIANTS = {"plain": ("loop",)}
 
 
 def about() -> str:
     text = io.StringIO()
     with redirect_stdout(text):
         np.show_config()
-    found = re.search(r"OpenBLAS [\w. ]+", text.getvalue())
-    return f"NumPy {np.__version__}, {found[0].strip() if found else 'another BLAS'}"
+    blas = re.search(r"OpenBLAS [\w. ]+", text.getvalue())
+    return f"NumPy {np.__version__}, {blas[0].strip() if blas else 'another BLAS'}"
 
 
 def sgemm(size: int) -> float:

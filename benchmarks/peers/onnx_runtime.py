@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.peers.run import Unsupported
 from benchmarks.workloads import Array, Workload
 
-VARIANTS = ("run",)
+VARIANTS = {"plain": ("run",)}
 ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 
 
@@ -59,12 +59,12 @@ class OnnxRuntime:
         return x
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        found: dict[str, Callable[[Any], Any]] = {}
-        for n, each in self.sessions.items():
+        ways: dict[str, Callable[[Any], Any]] = {}
+        for n, session_ in self.sessions.items():
             where = "" if n == max(self.sessions) else ", one thread"
-            found[f"run{where}"] = _run(each)
-            found[f"bound buffers{where}"] = _bound(each, self.n_outputs)
-        return found
+            ways[f"run{where}"] = _run(session_)
+            ways[f"bound buffers{where}"] = _bound(session_, self.n_outputs)
+        return ways
 
     def epochs(self, n: int) -> None:
         raise Unsupported("ONNX Runtime predicts only")

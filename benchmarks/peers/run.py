@@ -1,4 +1,4 @@
-"""What every contestant can do."""
+"""The interface of every contestant."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ class Unsupported(Exception):
 class Run(Protocol):
     """One net in training, its data in memory in the library's own form.
 
-    Calls return when the work is done, not when it is under way.
+    Calls return when the work is done, not while it is under way.
     """
 
     def reset(self) -> None:
@@ -29,13 +29,13 @@ class Run(Protocol):
         """Compute the gradient on the first batch."""
 
     def loss(self) -> float:
-        """Return the mean loss over all rows, without penalties."""
+        """The mean loss over all rows, without penalties."""
 
     def parameters(self) -> Array:
-        """Return all weights, then all biases, in one vector."""
+        """All weights, then all biases, in one vector."""
 
     def rows(self, x: Array) -> Any:
-        """Return these rows in the library's own form."""
+        """These rows in the library's own form."""
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         """Ways to predict, by name: from rows to the last layer's values, before any link."""

@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from benchmarks.peers.run import Unsupported
 from benchmarks.workloads import Array, Workload, flat
 
-VARIANTS = ("fit",)
+VARIANTS = {"plain": ("fit",)}
 EPSILON = 7e-10
 ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic"}
 

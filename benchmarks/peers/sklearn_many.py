@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from benchmarks.machine import cores
-from benchmarks.sweeps import Nets, Sweep
+from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array
 
 NEVER = 1_000_000

@@ -15,8 +15,8 @@ Tensor: TypeAlias = torch.Tensor
 
 
 def make(load: Any, variant: str) -> Callable[[int], None]:
-    """Return what trains for so many epochs."""
-    contestant = Contestant(load)
+    """A function that trains for n epochs."""
+    contestant = CudaNet(load)
     return {
         "eager": contestant.eager,
         "reduce-overhead": contestant.compiled,
@@ -25,7 +25,7 @@ def make(load: Any, variant: str) -> Callable[[int], None]:
     }[variant]()
 
 
-class Contestant:
+class CudaNet:
     """Parameters, rows and an optimizer on the device."""
 
     def __init__(self, load: Any) -> None:

@@ -19,7 +19,7 @@ from benchmarks import machines
 from benchmarks.peers.torch_eager import LOSSES, forward
 from benchmarks.workloads import Array, Workload, flat
 
-# What DDP is given. By hand there is one all-reduce of all gradients after the backward pass.
+# Options of DDP. By hand there is one all-reduce of all gradients after the backward pass.
 BY_HAND = "one all-reduce by hand"
 WAYS: dict[str, dict[str, Any]] = {
     "DDP": {},
@@ -49,7 +49,7 @@ class Net(nn.Module):
         return forward(self.activation, list(self.p), x)
 
 
-class Ranks:
+class DistributedNet:
     """A net that two processes train, and this one's rows."""
 
     def __init__(self, workload: Workload, way: str) -> None:
@@ -101,7 +101,7 @@ def _view_gradients(net: Net, gradient: Tensor) -> None:
         p.grad = part.view_as(p)
 
 
-def _seconds(run: Ranks, n: int) -> float:
+def _seconds(run: DistributedNet, n: int) -> float:
     dist.barrier()
     begin = time.perf_counter()
     run.epochs(n)
@@ -117,21 +117,21 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
     load = machines.of_name(name, quick=quick)
-    found = {}
+    results = {}
     for way in WAYS:
-        run = Ranks(load, way)
+        run = DistributedNet(load, way)
         run.epochs(1, shuffle=False)
         sample = machines.sample(run.parameters())
         n = _agreed(machines.epochs_of(_seconds(run, 1), quick=quick))
         turns = [_seconds(run, n) / (n * load.n_steps) for _ in range(machines.REPEATS)]
-        found[way] = {"step_seconds": turns, "loss": run.loss(), "sample": sample}
+        results[way] = {"step_seconds": turns, "loss": run.loss(), "sample": sample}
     if rank == 0:
-        machines.report(found)
+        machines.report(results)
     dist.destroy_process_group()
 
 
 def _agreed(n: int) -> int:
-    """Return the first process's number."""
+    """The first process's number."""
     number = torch.tensor([n])
     dist.broadcast(number, 0)
     return int(number)

@@ -1,5 +1,8 @@
-"""PyTorch, eager: functional layers, autograd, a fused optimizer."""
+"""PyTorch, eager: functional layers, autograd, a fused optimizer; the recipe; mixed precision."""
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,9 +11,24 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from benchmarks.workloads import Array, Workload, flat
+from benchmarks.workloads import Array, Recipe, Workload, flat
 
-VARIANTS = ("gather each step", "gather each epoch", "gather each epoch, one thread")
+PRECISION = "float32 matmul precision medium"
+VARIANTS = {
+    "plain": ("gather each step", "gather each epoch", "gather each epoch, one thread"),
+    "mixed": ("autocast, gather each step", "autocast, gather each epoch", PRECISION),
+    "recipe": (
+        "gather each epoch",
+        "gather each epoch, one thread",
+        "gather and masks each epoch",
+        "gather and masks each epoch, one thread",
+    ),
+}
+# Three steps of a net that a name stands for, with a line of oneDNN's for each primitive.
+STEPS = (
+    "from benchmarks.peers.torch_eager import make; from benchmarks.workloads import BY_NAME; "
+    "make(BY_NAME[{!r}].quick(), {!r}).steps(3)"
+)
 N_THREADS = torch.get_num_threads()
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
@@ -23,9 +41,9 @@ Tensor: TypeAlias = torch.Tensor
 
 
 def about() -> str:
-    wanted = ("oneAPI", "MKL-DNN", "CPU capability", "OpenMP")
+    words = ("oneAPI", "MKL-DNN", "CPU capability", "OpenMP")
     lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
-    facts = [line for line in lines if any(word in line for word in wanted) and "=" not in line]
+    facts = [line for line in lines if any(word in line for word in words) and "=" not in line]
     return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {'; '.join(facts)}"
 
 
@@ -37,12 +55,13 @@ def sgemm(size: int) -> float:
     return 2e-9 * size**3 / (time.perf_counter() - begin)
 
 
-def make(workload: Workload, variant: str = VARIANTS[0]) -> "TorchEager":
-    return TorchEager(workload, variant)
+def make(workload: Workload, variant: str = "") -> "TorchEager":
+    kinds = {"plain": TorchEager, "mixed": TorchMixed, "recipe": TorchRecipe}
+    return kinds[workload.form](workload, variant or VARIANTS[workload.form][0])
 
 
 def forward(activation: str, parameters: list[Tensor], x: Tensor) -> Tensor:
-    """Return the last layer's values; parameters are weights (n_out, n_in) and biases in turn."""
+    """The last layer's values; parameters are weights (n_out, n_in) and biases in turn."""
     act, last = ACTIVATIONS[activation], len(parameters) - 2
     for i in range(0, last, 2):
         x = act(F.linear(x, parameters[i], parameters[i + 1]))
@@ -50,7 +69,7 @@ def forward(activation: str, parameters: list[Tensor], x: Tensor) -> Tensor:
 
 
 def raw_of(workload: Workload, parameters: list[Tensor], x: Tensor) -> Tensor:
-    """Return the last layer's values, of products in the workload's precision."""
+    """The last layer's values, of products in the workload's precision."""
     if workload.compute_dtype is None:
         return forward(workload.activation, parameters, x)
     with torch.autocast("cpu", dtype=getattr(torch, workload.compute_dtype)):
@@ -162,7 +181,7 @@ class TorchEager:
 
 
 def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a forward pass of plain products; activations need no memory of their own."""
+    """A forward pass of plain products, with activations in place."""
     weights, act = [w.T.contiguous() for w in p[::2]], IN_PLACE[activation]
     *hidden, (last, bias) = zip(weights, p[1::2], strict=True)
 
@@ -182,3 +201,129 @@ class _Net(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return forward(self.activation, list(self.p), x)
+
+
+class TorchMixed(TorchEager):
+    """In mixed precision: products by autocast, which keeps a forward pass's rounded weights, of
+    inputs that are rounded ahead; or float32 products whose operands PyTorch may round."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        super().__init__(workload, variant.removeprefix("autocast, "))
+        self.variant, self.by_leave, self.exact = variant, variant == PRECISION, self.x
+        if not self.by_leave:
+            self.x = self.x.bfloat16()
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        torch.set_float32_matmul_precision("medium" if self.by_leave else "highest")
+        super().step(x, y)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.by_leave:
+            return LOSSES[self.workload.loss](forward(self.workload.activation, self.p, x), y)
+        return super().objective(x, y)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        torch.set_float32_matmul_precision("highest")
+        raw = forward(self.workload.activation, self.p, self.exact)
+        return float(LOSSES[self.workload.loss](raw, self.y))
+
+
+def kernels(workload: Workload, variant: str) -> list[str]:
+    """The kernels that oneDNN runs for a workload's products: implementation and dtypes."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS.format(workload.name, variant)],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    calls = [line.split(",") for line in done.stdout.splitlines() if ",exec,cpu," in line]
+    products = [fields for fields in calls if "matmul" in fields or "inner_product" in fields]
+    return list(
+        dict.fromkeys(f"{fields[5]}, {fields[6]}, {_dtypes(fields)}" for fields in products)
+    )
+
+
+def _dtypes(fields: list[str]) -> str:
+    """Each tensor and its dtype: "src:bf16 wei:bf16 dst:bf16"."""
+    tensors = next(field for field in fields if field.startswith("src"))
+    return " ".join(":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split())
+
+
+def recipe_objective(
+    load: Workload, parameters: list[Tensor], x: Tensor, y: Tensor, masks: Any
+) -> Tensor:
+    """The loss with dropout: PyTorch's, or by a mask of 0 and 1 / (1 - rate)."""
+    assert load.recipe
+    act, last = ACTIVATIONS[load.activation], len(parameters) - 2
+    rate, first = load.recipe.dropout, 0
+    for i in range(0, last, 2):
+        x = act(F.linear(x, parameters[i], parameters[i + 1]))
+        if masks is not None:
+            x = x * masks[:, first : first + x.shape[1]]
+            first += x.shape[1]
+        elif rate:
+            x = F.dropout(x, rate)
+    return LOSSES[load.loss](F.linear(x, parameters[last], parameters[last + 1]), y)
+
+
+class TorchRecipe(TorchEager):
+    """With the recipe: foreach clipping and average, a fused optimizer. The parameters are the
+    average."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        assert workload.recipe
+        self.recipe: Recipe = workload.recipe
+        self.masked = "masks" in variant and self.recipe.dropout > 0
+        super().__init__(workload, variant.replace("gather and masks", "gather"))
+
+    def reset(self) -> None:
+        super().reset()
+        self.average = [part.detach().clone() for part in self.p]
+        self.done = self.total = 0
+
+    def masks(self) -> Iterator[Tensor | None]:
+        """Yield the masks of each step of an epoch, of all hidden layers beside each other."""
+        load = self.workload
+        if not self.masked:
+            yield from (None for _ in range(load.n_steps))
+            return
+        kept = 1 - self.recipe.dropout
+        drawn = torch.empty(load.n_rows, sum(load.sizes[1:-1]), dtype=self.x.dtype)
+        yield from drawn.bernoulli_(kept).mul_(1 / kept).split(load.batch)
+
+    def epochs(self, n: int) -> None:
+        torch.set_num_threads(self.n_threads)
+        self.total = self.done + n * self.workload.n_steps
+        for _ in range(n):
+            for (x, y), masks in zip(self.batches(), self.masks(), strict=True):
+                self.step(x, y, masks)
+
+    def steps(self, n: int) -> None:
+        self.total = self.done + n
+        batch = self.workload.batch
+        for i, masks in zip(range(n), self.masks(), strict=False):
+            rows = slice(i * batch, (i + 1) * batch)
+            self.step(self.x[rows], self.y[rows], masks)
+
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        recipe_objective(self.workload, self.p, x, y, masks).backward()
+        torch.nn.utils.clip_grad_norm_(self.p, self.recipe.norm, foreach=True)
+        rate = self.recipe.rate(self.workload.rule.rate, self.done, self.total)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.done += 1
+        with torch.no_grad():
+            # As `swa_utils.get_ema_multi_avg_fn` does; the weight is that of a debiased mean.
+            torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        load = self.workload._replace(recipe=self.recipe._replace(dropout=0))
+        return float(recipe_objective(load, self.average, self.x, self.y, None))
+
+    def parameters(self) -> Array:
+        p = [part.numpy() for part in self.average]
+        return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])

@@ -8,11 +8,11 @@ import torch
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from benchmarks.sweeps import Nets, Sweep
+from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array
 
 
-class Vmapped(Nets):
+class TorchVmapped(Nets):
     """Stacked parameters; a step gathers a batch for each net.
 
     Adam works by element, and so on the stacks as on each net.
@@ -71,5 +71,5 @@ class Vmapped(Nets):
         return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
 
 
-def many(sweep: Sweep) -> Vmapped:
-    return Vmapped(sweep)
+def many(sweep: Sweep) -> TorchVmapped:
+    return TorchVmapped(sweep)

@@ -45,7 +45,7 @@ class RowGroups(IterableDataset[Pair]):
         with ParquetFile(self.path) as file:
             for group in np.random.default_rng().permutation(file.num_row_groups):
                 table = file.read_row_group(int(group))
-                columns = [torch.from_numpy(one.to_numpy()) for one in table.columns]
+                columns = [torch.from_numpy(c.to_numpy()) for c in table.columns]
                 x, y = torch.stack(columns[:-1], 1), columns[-1][:, None]
                 if self.batch is None:
                     yield x, y
@@ -53,7 +53,7 @@ class RowGroups(IterableDataset[Pair]):
                     yield from batches_of(x, y, self.batch)
 
 
-class Streamed:
+class TorchStreamed:
     """A net, and a loader for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
@@ -91,5 +91,5 @@ class Streamed:
         return n
 
 
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> Streamed:
-    return Streamed(stream, path, way, contestant)
+def streamed(stream: Stream, path: Path, way: str, contestant: str) -> TorchStreamed:
+    return TorchStreamed(stream, path, way, contestant)

@@ -1,96 +1,84 @@
-"""What each part of the pack is worth: `python -m benchmarks.tabular.ablation --pages`.
+"""The worth of each part of the pack: `python -m benchmarks.tabular.ablation --pages`.
 
 The tables are real ones that the recipe was made on, never those that are kept aside. A loss is the
-log loss of classes or the RMSE of numbers, of the rows to test on.
+log loss of classes or the RMSE of numbers, of the rows to test on. Prediction intervals are
+measured, too: the share of the targets in them, beside the quantiles of trees.
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from importlib import import_module
 
 import numpy as np
 
 from benchmarks import machine, output
-from benchmarks.page import ROOT, row
-from benchmarks.scores import counted
-from benchmarks.tabular import intervals
-from benchmarks.tabular.compare import score
+from benchmarks.output import say
+from benchmarks.scores import Record, counted
+from benchmarks.tabular.compare import PAGE, score
+from benchmarks.tabular.models import MOST_LEVELS, fitted, native
 from benchmarks.tabular.report import geometric
-from benchmarks.tabular.sources import aside, chosen, read, sources
+from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
 from benchmarks.tabular.variants import WHOLE, complete, rows_of, variants
+from benchmarks.workloads import Array
 from fastmlp.tabular.pack import PRESETS
 
-PAGE = ROOT / "docs" / "tables.md"
 TABLES = (
     *("attrition", "churn_telecom", "prenatal_care", "unemployment_benefits"),
     *("british_election", "hpc", "police_force"),
     *("ames", "computers", "concrete", "sacramento", "wage"),
 )
-Records = dict[str, list[dict[str, Any]]]
-Say = Callable[[str], None]
+COVERAGE = 0.9
+FASTMLP, TREES = "fastmlp", "quantiles of trees"
 
 
-def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tabular.ablation", description=__doc__
-    )
-    names = "names, or development or small"
-    parser.add_argument("--tables", nargs="+", default=TABLES, metavar="NAME", help=names)
-    parser.add_argument("--intervals", nargs="*", metavar="NAME", default=["development"],
-                        help="tables of numbers whose intervals are looked at")  # fmt: skip
-    parser.add_argument("--preset", choices=PRESETS, default="balanced")
-    parser.add_argument("--turns", type=int, default=2, help="packs of each, with own seeds")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="what is there already is not run again")
-    parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
-    parser.add_argument("--pages", action="store_true", help="rewrite the sections of the page")
-    return parser
+def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+    results = {
+        "machine": machine.describe(),
+        "threads": options.threads,
+        "preset": options.preset,
+        "variants": earlier.get("variants", []),
+        "intervals": earlier.get("intervals", []),
+    }
+    with complete():
+        run(options, results)
+    return results
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write what was asked for."""
-    parser = arguments()
-    options = parser.parse_args(words)
-    output.check(parser, options)
-    found = earlier = output.earlier(options)
-    if not options.from_json:
-        found = {
-            "machine": machine.describe(),
-            "threads": options.threads,
-            "preset": options.preset,
-            "variants": earlier.get("variants", []),
-            "intervals": earlier.get("intervals", []),
-        }
-        with complete():
-            run(options, found)
-    sections = {"ablation": ablation_lines(found), "intervals": interval_lines(found)}
-    for name, lines in sections.items():
-        output.show(lines, options, PAGE, name)
+    """Run or load, print, and write the sections of the page."""
+    parser = output.parser_of("benchmarks.tabular.ablation", __doc__, "docs/tables.md")
+    add = parser.add_argument
+    names = "names, or development or small"
+    add("--tables", nargs="+", default=TABLES, metavar="NAME", help=names)
+    names = "tables of numbers for the intervals"
+    add("--intervals", nargs="*", default=["development"], metavar="NAME", help=names)
+    add("--preset", choices=PRESETS, default="balanced")
+    add("--turns", type=int, default=2, help="packs of each, with own seeds")
+    add("--threads", type=int, default=2)
+    sections = {"ablation": ablation_lines, "intervals": interval_lines}
+    output.run(parser, words, _measured, PAGE, **sections)
 
 
-def run(options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Add the records of what was asked for; what there is already is not run again."""
+def run(options: argparse.Namespace, results: Record) -> None:
+    """Add the records of the options; a table that has records is not run again."""
     tables, threads, preset = _developed(options.tables), options.threads, options.preset
     numeric = [n for n in _developed(options.intervals) if sources()[n].task == "regression"]
     turns = range(options.turns)
-    missing = [(t, n) for t in turns for n in tables if not _known(found["variants"], n, t)]
+    missing = [(t, n) for t in turns for n in tables if not _known(results["variants"], n, t)]
     _warm_up({sources()[name].task for _, name in missing}, threads)
     for turn in turns:
         for name in (n for t, n in missing if t == turn):
             table = read(sources()[name])
-            for variant, its in variants(rows_of(table), turn, threads, preset):
+            for variant, ablated in variants(rows_of(table), turn, threads, preset):
                 record = {"table": name, "turn": turn, "variant": variant}
-                record |= {"seconds": its.seconds, "cpu": its.cpu}
-                found["variants"].append(record | score(table, its.predictions))
-            _say(f"turn {turn + 1}, {name}")
-            output.keep(found, options)
-        for name in (n for n in numeric if not _known(found["intervals"], n, turn)):
-            found["intervals"] += intervals.records(read(sources()[name]), threads, turn, preset)
-            _say(f"turn {turn + 1}, intervals of {name}")
-            output.keep(found, options)
+                record |= {"seconds": ablated.seconds, "cpu": ablated.cpu}
+                results["variants"].append(record | score(table, ablated.predictions))
+            say(f"turn {turn + 1}, {name}")
+            output.keep(results, options)
+        for name in (n for n in numeric if not _known(results["intervals"], n, turn)):
+            results["intervals"] += intervals_of(read(sources()[name]), threads, turn, preset)
+            say(f"turn {turn + 1}, intervals of {name}")
+            output.keep(results, options)
 
 
 def _developed(words: list[str]) -> list[str]:
@@ -101,7 +89,7 @@ def _developed(words: list[str]) -> list[str]:
     return names
 
 
-def _known(records: list[dict[str, Any]], name: str, turn: int) -> bool:
+def _known(records: list[Record], name: str, turn: int) -> bool:
     return any((r["table"], r["turn"]) == (name, turn) for r in records)
 
 
@@ -109,16 +97,56 @@ def _warm_up(tasks: set[str], threads: int) -> None:
     """Have the code of all variants compiled before any is timed."""
     small = {"binary": "breast_cancer", "multiclass": "digits", "regression": "diabetes"}
     for task in sorted(tasks):
-        _say(f"warm up: {task}")
+        say(f"warm up: {task}")
         for _ in variants(rows_of(read(sources()[small[task]])), 0, threads, "fast"):
             pass
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def pack_intervals(table: SplitTable, threads: int, seed: int, preset: str) -> Array:
+    """fastmlp's intervals of the rows to test on, shape (n_rows, 2)."""
+    model = fitted(table, threads, seed, preset=preset)
+    return np.asarray(model.predict_interval(table.x.iloc[table.test], COVERAGE))
 
 
-class Grid:
+def tree_intervals(table: SplitTable, seed: int) -> Array:
+    """The outer quantiles of scikit-learn's trees, one model for each, shape (n_rows, 2)."""
+    trees = import_module("sklearn.ensemble")
+    x, train, validation = native(table, MOST_LEVELS), table.train, table.validation
+    quantiles = []
+    for quantile in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2):
+        model = trees.HistGradientBoostingRegressor(
+            loss="quantile",
+            quantile=quantile,
+            max_iter=1000,
+            early_stopping=True,
+            random_state=seed,
+        )
+        model.fit(
+            x.iloc[train], table.y[train], X_val=x.iloc[validation], y_val=table.y[validation]
+        )
+        quantiles.append(model.predict(x.iloc[table.test]))
+    return np.stack(quantiles, axis=1)
+
+
+def held(table: SplitTable, intervals: Array) -> dict[str, float]:
+    """The share of targets that intervals hold, and their mean width in deviations of y."""
+    y = table.y[table.test]
+    inside = (intervals[:, 0] <= y) & (y <= intervals[:, 1])
+    width = np.maximum(intervals[:, 1] - intervals[:, 0], 0)
+    return {"held": float(inside.mean()), "width": float(width.mean() / table.y.std())}
+
+
+def intervals_of(table: SplitTable, threads: int, seed: int, preset: str) -> list[Record]:
+    """A record of the intervals of each model."""
+    by_model = {
+        FASTMLP: pack_intervals(table, threads, seed, preset),
+        TREES: tree_intervals(table, seed),
+    }
+    about = {"table": table.name, "rows": len(table.test), "turn": seed}
+    return [about | {"model": name, **held(table, pairs)} for name, pairs in by_model.items()]
+
+
+class Changes:
     """Changes of the loss in per cent, and ratios of CPU seconds, nan where nothing changes.
 
     Attributes
@@ -126,76 +154,84 @@ class Grid:
     changes, ratios : (tables, variants), geometric means of turns
     """
 
-    def __init__(self, records: list[dict[str, Any]]) -> None:
+    def __init__(self, records: list[Record]) -> None:
         self.tables = list(dict.fromkeys(r["table"] for r in records))
         self.variants = [v for v in dict.fromkeys(r["variant"] for r in records) if v != WHOLE]
         self.changes = np.array([self._of(records, "score", name) for name in self.tables])
         self.ratios = np.array([self._of(records, "cpu", name) for name in self.tables])
         self.changes = 100 * (self.changes - 1)
 
-    def _of(self, records: list[dict[str, Any]], key: str, table: str) -> list[float]:
-        its = {(r["variant"], r["turn"]): r[key] for r in records if r["table"] == table}
-        turns = [turn for variant, turn in its if variant == WHOLE]
-        found = []
+    def _of(self, records: list[Record], key: str, table: str) -> list[float]:
+        """The ratios of each variant's numbers to the whole pack's."""
+        numbers = {(r["variant"], r["turn"]): r[key] for r in records if r["table"] == table}
+        turns = [turn for variant, turn in numbers if variant == WHOLE]
+        ratios = []
         for variant in self.variants:
-            known = [t for t in turns if (variant, t) in its]
-            logs = [np.log(its[variant, t] / its[WHOLE, t]) for t in known]
-            found.append(float(np.exp(np.mean(logs))) if logs else float("nan"))
-        return found
+            known = [t for t in turns if (variant, t) in numbers]
+            logs = [np.log(numbers[variant, t] / numbers[WHOLE, t]) for t in known]
+            ratios.append(float(np.exp(np.mean(logs))) if logs else float("nan"))
+        return ratios
 
 
-def ablation_lines(found: dict[str, Any]) -> Iterator[str]:
+def ablation_lines(results: Record) -> Iterator[str]:
     """Yield the section on the parts: a row a part, then a row a table."""
-    records = found["variants"]
+    records = results["variants"]
     if not records:
         return
-    grid, turns = Grid(records), len({r["turn"] for r in records})
-    yield _intro(found, f"{len(grid.tables)} tables, {_packs(turns)} of the preset "
-                        f"`{found['preset']}`")  # fmt: skip
-    yield "\n| without | tables | loss, geometric mean | median | greater on | CPU seconds |"
-    yield "|---|--:|--:|--:|--:|--:|"
+    grid = Changes(records)
+    yield _intro(results, records, f"{len(grid.tables)} tables", "")
+    rows = []
     for j, name in enumerate(grid.variants):
         change = grid.changes[:, j][~np.isnan(grid.changes[:, j])]
         mean = 100 * (geometric(1 + change / 100) - 1)
-        yield row(
-            name,
-            len(change),
-            f"{mean:+.1f} %",
-            f"{np.median(change):+.1f} %",
-            f"{(change > 0).sum()} of {len(change)}",
-            f"{geometric(grid.ratios[:, j]):.2f}x",
-        )
+        cells = [len(change), f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
+        cells += [f"{(change > 0).sum()} of {len(change)}"]
+        rows.append((name, *cells, f"{geometric(grid.ratios[:, j]):.2f}x"))
+    titles = ("without", ">tables", ">loss, geometric mean", ">median", ">greater on")
+    yield ""
+    yield from output.Table((*titles, ">CPU seconds"), rows).markdown()
     yield "\nBy table, in per cent of the whole pack's loss; a dash where it has no such part:\n"
-    yield row("table", *grid.variants)
-    yield f"|---|{'--:|' * len(grid.variants)}"
-    for name, changes in zip(grid.tables, grid.changes, strict=True):
-        yield row(name, *("-" if np.isnan(c) else f"{c:+.1f}" for c in changes))
+    rows = [
+        (name, *("-" if np.isnan(c) else f"{c:+.1f}" for c in changes))
+        for name, changes in zip(grid.tables, grid.changes, strict=True)
+    ]
+    yield from output.Table(("table", *(f">{v}" for v in grid.variants)), rows).markdown()
 
 
-def interval_lines(found: dict[str, Any]) -> Iterator[str]:
-    """Yield the section on intervals: a row a table."""
-    records = found["intervals"]
+def interval_lines(results: Record) -> Iterator[str]:
+    """Yield the section on intervals: a row a table, means over turns."""
+    records = results["intervals"]
     if not records:
         return
+    yield f"{_intro(results, records, '', ' a table')}\n"
+    tables = list(dict.fromkeys(r["table"] for r in records))
+    means = np.array([[_means(records, name, m) for m in (FASTMLP, TREES)] for name in tables])
+    rows = []
+    for name, mean in zip(tables, means, strict=True):
+        n_rows = next(r["rows"] for r in records if r["table"] == name)
+        rows.append((name, f"{n_rows:,}", *_cells(mean)))
+    rows.append(("mean", "", *_cells(means.mean(axis=0))))
+    columns = [title for m in (FASTMLP, TREES) for title in (f">{m}: held", ">width")]
+    yield from output.Table(("table", ">rows to test on", *columns), rows).markdown()
+
+
+def _means(records: list[Record], table: str, model: str) -> tuple[float, float]:
+    fits = [r for r in records if (r["table"], r["model"]) == (table, model)]
+    return float(np.mean([r["held"] for r in fits])), float(np.mean([r["width"] for r in fits]))
+
+
+def _cells(mean: Array) -> list[str]:
+    return [text for held, width in mean for text in (f"{100 * held:.1f} %", f"{width:.2f}")]
+
+
+def _intro(results: Record, records: list[Record], tables: str, ending: str) -> str:
     turns = len({r["turn"] for r in records})
-    yield _intro(found, f"{_packs(turns)} of the preset `{found['preset']}` a table")
-    yield ""
-    yield from intervals.lines(records)
-
-
-def _packs(turns: int) -> str:
-    return "one pack" if turns == 1 else f"{turns} packs of own seeds"
-
-
-def _intro(found: dict[str, Any], what: str) -> str:
-    m = found["machine"]
-    versions = ", ".join(
-        f"{n} {m['versions'][n]}" for n in ("numba", "numpy", "scikit-learn") if n in m["versions"]
-    )
-    return (
-        f"Measured on {m['date']}: {what}, {counted(found['threads'])}, {m['cores']} cores of "
-        f"{m['cpu']}, Python {m['python']}, fastmlp {m['fastmlp']}; {versions}."
-    )
+    packs = "one pack" if turns == 1 else f"{turns} packs of own seeds"
+    what = f"{packs} of the preset `{results['preset']}`{ending}"
+    versions = results["machine"]["versions"]
+    shown = {n: versions[n] for n in ("numba", "numpy", "scikit-learn") if n in versions}
+    facts = [*filter(None, [tables]), what, counted(results["threads"])]
+    return machine.measured(results["machine"], *facts, versions=shown)
 
 
 if __name__ == "__main__":

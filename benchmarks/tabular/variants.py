@@ -11,15 +11,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.tabular.sources import Table
+from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
+from fastmlp.tabular.pack import PRESETS, Pack, Preset, TableRows, pool
 from fastmlp.tabular.pack import pack as packs
-from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Task
+from fastmlp.tabular.pack.outputs import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
-from fastmlp.tabular.pack.settings import encodings_for
+from fastmlp.tabular.pack.settings import Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.schema.rule import Task as EncodedTask
 
@@ -27,13 +26,13 @@ WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"
 Encodings = Mapping[str, Encoding]
 
 
-class Nets(NamedTuple):
-    """How the nets of a variant are trained.
+class NetsTraining(NamedTuple):
+    """The training of the nets of a variant.
 
     Attributes
     ----------
-    encodings : what it has in the place of the pack's encodings
-    recipes : what it has in the place of a recipe
+    encodings : from the pack's encodings to those of the variant
+    recipe : from a recipe of the pack to that of the variant
     averaged : whether nets have averaged parameters
     """
 
@@ -42,18 +41,18 @@ class Nets(NamedTuple):
     averaged: bool = True
 
 
-class Rows(NamedTuple):
+class PackRows(NamedTuple):
     """A table as a pack takes it: values of a schema, learned of the rows to train on."""
 
     task: Task
     n_classes: int
-    training: Part
-    validation: Part
-    test: Part
+    training: TableRows
+    validation: TableRows
+    test: TableRows
 
 
 class Ablated(NamedTuple):
-    """What a variant predicts for the rows to test on, and its seconds.
+    """A variant's predictions of the rows to test on, and its seconds.
 
     Attributes
     ----------
@@ -67,22 +66,22 @@ class Ablated(NamedTuple):
 
 @contextmanager
 def complete() -> Iterator[None]:
-    """Raise where a signal ends a fit, which itself goes on with nets as they are then."""
+    """Raise if a signal ends a fit, which else would go on with half-trained nets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="fit_many interrupted")
         yield
 
 
-def rows_of(table: Table) -> Rows:
-    """Return a table's parts."""
+def rows_of(table: SplitTable) -> PackRows:
+    """A table's parts."""
     schema = Schema.learn(table.x.iloc[table.train])
     parts = [
-        Part(schema.read(table.x.iloc[rows]), table.y[rows])
+        TableRows(schema.read(table.x.iloc[rows]), table.y[rows])
         for rows in (table.train, table.validation, table.test)
     ]
     n_classes = 0 if table.task == "regression" else int(table.y.max()) + 1
-    return Rows(table.task, n_classes, *parts)
+    return PackRows(table.task, n_classes, *parts)
 
 
 def _scaled_alone(encodings: Encodings) -> Encodings:
@@ -94,24 +93,24 @@ def _first_alone(encodings: Encodings) -> Encodings:
 
 
 def _no_statistics(encodings: Encodings) -> Encodings:
-    return {name: replace(one, target_levels=None) for name, one in encodings.items()}
+    return {name: replace(e, target_levels=None) for name, e in encodings.items()}
 
 
 def best_alone(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
-    """Return the candidate with the least loss; in the place of `bagged`."""
-    losses = np.array([loss(one, known.get("weight")) for one in predictions])
+    """The candidate with the least loss; in the place of `bagged`."""
+    losses = np.array([loss(candidate, known.get("weight")) for candidate in predictions])
     return Selection((np.arange(len(losses)) == losses.argmin()).astype(np.float64), losses.min())
 
 
 def all_alike(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
-    """Return all candidates with the same weight; in the place of `bagged`."""
+    """All candidates with the same weight; in the place of `bagged`."""
     n = len(predictions)
     mean = np.mean(np.asarray(predictions), axis=0)
     return Selection(np.full(n, 1 / n), loss(mean, known.get("weight")))
 
 
 def once(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
-    """Return one selection, of all rows as they are; in the place of `bagged`."""
+    """One selection, of all rows; in the place of `bagged`."""
     weight = known.get("weight")
     most = known.get("max_members")
     return greedy(predictions, lambda mean: loss(mean, weight), max_members=most)
@@ -123,42 +122,36 @@ SELECTIONS = {
     "bags: one selection": once,
 }
 ENCODINGS = {
-    "pieces: scaled columns alone": Nets(encodings=_scaled_alone),
-    "finer pieces in every other net": Nets(encodings=_first_alone),
-    "target statistics": Nets(encodings=_no_statistics),
+    "pieces: scaled columns alone": NetsTraining(encodings=_scaled_alone),
+    "finer pieces in every other net": NetsTraining(encodings=_first_alone),
+    "target statistics": NetsTraining(encodings=_no_statistics),
 }
 NETS = {
     **ENCODINGS,
-    "averaged parameters": Nets(averaged=False),
-    "L1 penalty": Nets(recipe=lambda recipe: recipe._replace(l1=0.0)),
+    "averaged parameters": NetsTraining(averaged=False),
+    "L1 penalty": NetsTraining(recipe=lambda recipe: recipe._replace(l1=0.0)),
 }
 
 
 def variants(
-    rows: Rows, seed: int, threads: int | None, preset: Preset = "balanced"
+    rows: PackRows, seed: int, threads: int | None, preset: Preset = "balanced"
 ) -> Iterator[tuple[str, Ablated]]:
-    """Yield each variant's name and what it does; those that change nothing are left out.
+    """Yield each variant's name and predictions; those that change nothing are left out.
 
     The whole pack comes first. Two packs are the whole one and that of another seed.
     """
 
-    def trained(nets: Nets, seed: int) -> tuple[Any, float, float]:
+    def trained(nets: NetsTraining, seed: int) -> tuple[Any, float, float]:
         return _timed(lambda: train(rows, nets, seed, threads, preset))
 
-    whole = trained(Nets(), seed)
+    whole = trained(NetsTraining(), seed)
     usual = _ablated(rows, whole)
     yield WHOLE, usual
     for name, selection in SELECTIONS.items():
         yield name, _ablated(rows, whole, selection)
-    second = _ablated(rows, trained(Nets(), seed + 1000))
-    yield (
-        TWO_SEEDS,
-        Ablated(
-            (usual.predictions + second.predictions) / 2,
-            usual.seconds + second.seconds,
-            usual.cpu + second.cpu,
-        ),
-    )
+    second = _ablated(rows, trained(NetsTraining(), seed + 1000))
+    mean = (usual.predictions + second.predictions) / 2
+    yield TWO_SEEDS, Ablated(mean, usual.seconds + second.seconds, usual.cpu + second.cpu)
     encodings = _encodings(rows)
     n_inputs = _inputs(rows, encodings)
     for name, nets in NETS.items():
@@ -167,11 +160,13 @@ def variants(
         yield name, _ablated(rows, trained(nets, seed))
 
 
-def train(rows: Rows, nets: Nets, seed: int, threads: int | None, preset: Preset) -> Any:
-    """Train the nets of a variant, and return what the selection takes."""
+def train(
+    rows: PackRows, nets: NetsTraining, seed: int, threads: int | None, preset: Preset
+) -> Any:
+    """Train the nets of a variant, and return the arguments of the selection."""
 
     def drawn(*known: Any) -> list[Recipe]:
-        return [nets.recipe(one) for one in draw(*known)]
+        return [nets.recipe(recipe) for recipe in draw(*known)]
 
     with ExitStack() as changes:
         changes.enter_context(patch.object(packs, "draw", drawn))
@@ -191,13 +186,13 @@ def train(rows: Rows, nets: Nets, seed: int, threads: int | None, preset: Preset
 
 
 def select(known: Any, selection: Any = None) -> Pack:
-    """Return the pack of nets that `train` has trained, by another selection than the pack's."""
+    """The pack of nets that `train` has trained, by another selection than the pack's."""
     with patch.object(packs, "bagged", selection or bagged):
-        # Its generator is among what is known, and each selection begins with it anew.
+        # The last argument is a generator, with which each selection begins anew.
         return packs._pack(*(*known[:-1], copy.deepcopy(known[-1])))
 
 
-def _ablated(rows: Rows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
+def _ablated(rows: PackRows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
     known, seconds, cpu = trained
     predictions, more, more_cpu = _timed(lambda: select(known, selection).predict(rows.test.values))
     if rows.n_classes:
@@ -207,16 +202,16 @@ def _ablated(rows: Rows, trained: tuple[Any, float, float], selection: Any = Non
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    found = call()
-    return found, time.perf_counter() - begin, time.process_time() - begin_cpu
+    result = call()
+    return result, time.perf_counter() - begin, time.process_time() - begin_cpu
 
 
-def _encodings(rows: Rows) -> Encodings:
+def _encodings(rows: PackRows) -> Encodings:
     return encodings_for(rows.training.values.numbers.shape[1])
 
 
-def _inputs(rows: Rows, encodings: Encodings) -> list[int]:
-    """Return how many inputs nets have, by encoding."""
+def _inputs(rows: PackRows, encodings: Encodings) -> list[int]:
+    """The number of inputs of nets, by encoding."""
     values, y, rng = rows.training.values, rows.training.y, np.random.default_rng(0)
     kind: EncodedTask = "classification" if rows.n_classes else "regression"
-    return [replace(one).fit(values, y, kind, rng).n_inputs for one in encodings.values()]
+    return [replace(e).fit(values, y, kind, rng).n_inputs for e in encodings.values()]

@@ -45,10 +45,10 @@ def engine_on(
     buffers : where calls leave buffers for the next ones; None: the engine's own
     """
     if device == "cpu":
-        found: Engine[Any] = _module("cpu").Engine(network, n_threads, lock, buffers)
+        engine: Engine[Any] = _module("cpu").Engine(network, n_threads, lock, buffers)
     else:
-        found = _module("cuda").Engine(network, index_of(device), lock)
-    return found
+        engine = _module("cuda").Engine(network, index_of(device), lock)
+    return engine
 
 
 def thread_limit() -> int:

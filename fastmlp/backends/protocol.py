@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
 
@@ -16,17 +15,17 @@ Array = NDArray[Any]
 Order = NDArray[np.int64]
 # Takes X and the caller's name; returns X with the columns that the net knows.
 Select = Callable[[Any, str], Any]
-# Takes a key and a function without arguments; returns what that returns, or returned at this key.
+# Takes a key and a function; returns its result, or the one that was kept at this key.
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
 def no_memo(key: Any, make: Callable[[], Any]) -> Any:
-    """Return what `make` returns, and keep nothing."""
+    """Return the result of `make`, which is not kept: the memo of a fit that shares no rows."""
     return make()
 
 
 def as_given(X: Any, who: str) -> Any:
-    """Return X."""
+    """Return X: the `select` of nets that know no names of columns."""
     return X
 
 
@@ -48,7 +47,7 @@ class Data(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many rows to work on."""
+        """The number of rows to work on."""
         return len(self.x if self.rows is None else self.rows)
 
     @property
@@ -98,7 +97,7 @@ class Predictor(Protocol):
         ...
 
 
-class Ranks(Protocol):
+class RankExchange(Protocol):
     """The processes, or threads, that train one net, as one of them sees them: a rank.
 
     All ranks make the same calls in the same order.
@@ -106,7 +105,7 @@ class Ranks(Protocol):
     Attributes
     ----------
     rank : int, from 0
-    size : int, how many there are
+    size : int, the number of ranks
     """
 
     rank: int
@@ -260,7 +259,7 @@ class Engine(Protocol[P]):
         batch_size: int,
         **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs.
+        """Return a trainer on `data`: its buffers are allocated, its blocks are compiled.
 
         `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
         which the CPU has, and fits on several ranks `ranks` and `average_every`.

@@ -17,8 +17,8 @@ from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.model import MLP
-from fastmlp.network import precision, resolve
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network import resolve, spec
+from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -121,7 +121,7 @@ def _checked(dtypes: Sequence[str]) -> list[str]:
 def _check_precision(compute_dtype: object, dtypes: list[str]) -> None:
     if compute_dtype is None:
         return
-    scalars.known("warmup", "compute_dtype", compute_dtype, precision.KNOWN, precision.SYNONYMS)
+    scalars.known("warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS)
     if "float32" not in dtypes:
         raise ValueError(
             f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes, got {dtypes}"

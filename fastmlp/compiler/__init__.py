@@ -3,7 +3,7 @@
 Importing it loads all of Numba.
 """
 
-import fastmlp.compiler.compiler
+import fastmlp.compiler.deferred_numba
 import fastmlp.compiler.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp.compiler.blocks import Block, block_of, call, is_ours
 from fastmlp.compiler.intrinsics import (
@@ -11,16 +11,27 @@ from fastmlp.compiler.intrinsics import (
     fence,
     fetch_add,
     flush_denormals,
+    flushed,
     load_acquire,
     next_word,
     pause,
+    prange,
     restore_denormals,
+    restored,
     store_release,
+    thread_number,
 )
 from fastmlp.compiler.jit import COMPILER, INTERPRETED, kernel, njit
-from fastmlp.compiler.memory import coefficients_at, fma, row, rows, stack
-from fastmlp.compiler.parallel import flushed, prange, restored, thread_number
-from fastmlp.compiler.records import Record, record_at, records_at
+from fastmlp.compiler.memory import (
+    Record,
+    coefficients_at,
+    fma,
+    record_at,
+    records_at,
+    row,
+    rows,
+    stack,
+)
 
 __all__ = [
     "COMPILER",

@@ -145,8 +145,8 @@ _taken: list[Any] = []
 
 def _locks() -> list[Any]:
     """Return the compiler locks in the order of acquisition; every call of LLVM takes the last."""
-    theirs = [getattr(owner, "_lock", None) for owner in _OWNERS]
-    return [_lock, *(lock for lock in theirs if lock is not None)]
+    others = [getattr(owner, "_lock", None) for owner in _OWNERS]
+    return [_lock, *(lock for lock in others if lock is not None)]
 
 
 def _take_locks() -> None:
@@ -235,11 +235,11 @@ def _of_words(loop: Loop) -> Loop:
 def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
     """Compile a block by Numba: the translator declines it, or must not compile it."""
     # The words of a NamedTuple are passed one by one: a homogeneous tuple would be an LLVM array.
-    given = (
+    arguments = (
         types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
         for kind in parameters_of(loop)
     )
-    kind = (tuple(given), types.void)
+    kind = (tuple(arguments), types.void)
     if COMPILER == "numba":
         # Code from the disk cache names functions of the threads' runtime.
         from numba.np.ufunc.parallel import _launch_threads
@@ -330,7 +330,7 @@ def call(address: Any, arguments: Any) -> None:
 
 def flattened(arguments: tuple[Any, ...]) -> list[Any]:
     """Return a tuple's integers, and those of tuples in it, one after the other."""
-    parts = (flattened(one) if isinstance(one, tuple) else [one] for one in arguments)
+    parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
     return [word for part in parts for word in part]
 
 

@@ -44,8 +44,8 @@ def sources(package: Path = PACKAGE) -> list[Path]:
 
     All of them, in 6 ms: a list of the modules that reach compiled code was wrong twice.
     """
-    found = [*package.rglob("*.py"), *package.rglob("*.pyc")]
-    return sorted(path for path in found if path.parent.name != "__pycache__")
+    files = [*package.rglob("*.py"), *package.rglob("*.pyc")]
+    return sorted(path for path in files if path.parent.name != "__pycache__")
 
 
 def fingerprint(package: Path = PACKAGE) -> str:

@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.compiler.bits import magic
-
 LN2 = 0.6931471805599453
+
+
+def magic(dtype: Any) -> Any:
+    """Return the number whose last bit is worth 1: adding it rounds a small number to an integer.
+
+    The last bits of the sum are that integer, which `scaled` uses as an exponent. The factor 1.5,
+    not 1, keeps the sum's exponent unchanged for negative integers.
+    """
+    kind = np.dtype(dtype).type
+    return kind(1.5 * 2.0 ** np.finfo(kind).nmant)
 
 
 class Coefficients(NamedTuple):
@@ -20,7 +28,7 @@ class Coefficients(NamedTuple):
     Parameters
     ----------
     magic : float
-        See `fastmlp.compiler.bits.magic`.
+        See `magic`.
     bias : float
         The exponent's bias, which `octave` adds.
     log2_e, ln2, ln2_low : float

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import types
 
-from fastmlp.compiler import parallel
-from fastmlp.compiler.emission import as_number, emitted_code, of_float
+from fastmlp.compiler import intrinsics
 from fastmlp.compiler.intrinsics import EMITTED
-from fastmlp.compiler.memory import coefficients_at, row, rows
+from fastmlp.compiler.memory import coefficients_at, record_at, records_at, row, rows
 from fastmlp.compiler.operands import (
     BOOL,
     INT64,
     KINDS,
     WORD,
+    MatrixOperand,
     Number,
-    Record,
-    Table,
+    RecordOperand,
     Unsupported,
     View,
     calculated,
@@ -39,7 +39,71 @@ from fastmlp.compiler.operands import (
     truth,
     tuple_like,
 )
-from fastmlp.compiler.records import record_at, records_at
+
+NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
+DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
+
+
+class TargetContext:
+    """Stands in for Numba's target context when emitted functions generate code."""
+
+    def get_dummy_value(self) -> None:
+        """Return None: the result of a function without a result."""
+
+
+def of_float(builder: Any, name: str, operand: Any) -> Number:
+    """Return the square root ("sqrt") or the absolute value ("fabs") of a float."""
+    number = number_of(operand)
+    if number.dtype.kind != "f":
+        raise Unsupported(f"{name} of an integer")
+    kind = number.value.type
+    function = builder.module.declare_intrinsic(f"llvm.{name}", [kind])
+    return Number(builder.call(function, [number.value]), number.dtype)
+
+
+def as_number(builder: Any, kind: Any, operand: Any) -> Any:
+    """Return a number as a scalar of this type."""
+    if is_constant(operand):
+        return kind(operand)
+    dtype = np.dtype(kind)
+    if dtype == BOOL:
+        return truth(builder, operand)
+    return converted(builder, operand, dtype)
+
+
+def emitted_code(builder: Any, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
+    """Put an emitted function's code where the builder stands, and return its result."""
+    kinds = [_kind_for_numba(operand, literal=literal) for operand in arguments]
+    made = define(None, *kinds)
+    if made is None:
+        raise Unsupported("arguments of an emitted function")
+    signature, generate = made
+    values = [_value_for_numba(builder, operand) for operand in arguments]
+    result = generate(TargetContext(), builder, signature, values)
+    returned = signature.return_type
+    if returned == types.void:
+        return None
+    return Number(result, DTYPES[types.unliteral(returned)])
+
+
+def _kind_for_numba(operand: Any, *, literal: bool) -> Any:
+    if is_tuple(operand):
+        kinds = [_kind_for_numba(item, literal=False) for item in operand]
+        return types.BaseTuple.from_types(kinds, type(operand))
+    if literal and type(operand) is int:
+        return types.literal(operand)
+    return NUMBA[number_of(operand).dtype]
+
+
+def _value_for_numba(builder: Any, operand: Any) -> Any:
+    if not is_tuple(operand):
+        return number_of(operand).value
+    values = [_value_for_numba(builder, item) for item in operand]
+    packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
+    for i, value in enumerate(values):
+        packed = builder.insert_value(packed, value, i)
+    return packed
+
 
 # Compiled forms that translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
@@ -99,13 +163,13 @@ class Expressions:
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
         """Return the operands of several expressions; starred ones are unpacked."""
-        found: list[Any] = []
+        results: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
-                found.extend(self.value(node.value))
+                results.extend(self.value(node.value))
             else:
-                found.append(self.value(node))
-        return tuple(found)
+                results.append(self.value(node))
+        return tuple(results)
 
     def _BinOp(self, node: ast.BinOp) -> Any:
         left, right = self.value(node.left), self.value(node.right)
@@ -149,28 +213,28 @@ class Expressions:
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
         """Return the result of one of two branches; only that branch is run."""
-        builder, ends, found = self.builder, [], []
+        builder, ends, results = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
         builder.cbranch(test, *blocks)
         for block, way in zip(blocks, (then, otherwise), strict=True):
             builder.position_at_end(block)
-            found.append(movable(way()))
+            results.append(movable(way()))
             ends.append(builder.block)
-        kinds = self.meeting(*found)
+        kinds = self.meeting(*results)
         for i, end in enumerate(ends):
             builder.position_at_end(end)
-            found[i] = self.met(found[i], kinds)
+            results[i] = self.met(results[i], kinds)
             ends[i] = builder.block
             builder.branch(after)
         builder.position_at_end(after)
         registers = []
-        for pair in zip(*map(registers_of, found), strict=True):
+        for pair in zip(*map(registers_of, results), strict=True):
             phi = builder.phi(pair[0].type)
             for register, end in zip(pair, ends, strict=True):
                 phi.add_incoming(register, end)
             registers.append(phi)
-        return in_registers(found[0], iter(registers))
+        return in_registers(results[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
         """Return the common dtype, or dtypes, of two operands."""
@@ -192,19 +256,19 @@ class Expressions:
 
     def _Attribute(self, node: ast.Attribute) -> Any:
         owner = self.value(node.value)
-        if isinstance(owner, Record):
+        if isinstance(owner, RecordOperand):
             dtype = owner.dtype.fields[node.attr][0]  # type: ignore[index]
             place = self.field(owner, node.attr)
             return Number(self.builder.load(place), dtype)
         if isinstance(owner, View) and node.attr in ("dtype", "itemsize"):
             return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
-        if isinstance(owner, Table):
+        if isinstance(owner, MatrixOperand):
             return self.of_table(owner, node.attr)
         if not (is_constant(owner) or node.attr in getattr(owner, "_fields", ())):
             raise Unsupported(ast.dump(node))
         return getattr(owner, node.attr)
 
-    def of_table(self, table: Table, name: str) -> Any:
+    def of_table(self, table: MatrixOperand, name: str) -> Any:
         """Return a table's transpose, or its shape."""
         if name == "T":
             return table._replace(transposed=not table.transposed)
@@ -213,7 +277,7 @@ class Expressions:
         shape = Number(table.n, INT64), Number(table.width, INT64)
         return shape[::-1] if table.transposed else shape
 
-    def field(self, record: Record, name: str) -> Any:
+    def field(self, record: RecordOperand, name: str) -> Any:
         """Return a pointer to a record's field."""
         dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
         place = self.builder.add(record.address, ir.Constant(WORD, offset))
@@ -224,9 +288,9 @@ class Expressions:
         if isinstance(owner, View):
             place = self.element(owner, index)
             if owner.dtype.fields:
-                return Record(place, owner.dtype)
+                return RecordOperand(place, owner.dtype)
             return Number(self.builder.load(place), owner.dtype)
-        if isinstance(owner, Table):
+        if isinstance(owner, MatrixOperand):
             return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
         if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
@@ -236,14 +300,14 @@ class Expressions:
 
     def one_of(self, numbers: tuple[Any, ...], index: Number) -> Number:
         """Return the number at an index of a tuple of numbers of one dtype; beyond it, the last."""
-        *others, found = (number_of(one) for one in numbers)
-        if any(one.dtype != found.dtype for one in others):
+        *others, number = (number_of(item) for item in numbers)
+        if any(item.dtype != number.dtype for item in others):
             raise Unsupported("an index of a tuple of several dtypes")
         for i in reversed(range(len(others))):
             here = compared(self.builder, "Eq", index, i).value
-            value = self.builder.select(here, others[i].value, found.value)
-            found = Number(value, found.dtype)
-        return found
+            value = self.builder.select(here, others[i].value, number.value)
+            number = Number(value, number.dtype)
+        return number
 
     def element(self, view: View, index: Any) -> Any:
         """Return the address of a record, or a pointer to a number."""
@@ -264,7 +328,7 @@ class Expressions:
         base = self.builder.inttoptr(address, kind.as_pointer())
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
-    def cell(self, table: Table, places: Any) -> Any:
+    def cell(self, table: MatrixOperand, places: Any) -> Any:
         """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
@@ -282,15 +346,15 @@ class Expressions:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
         if function is record_at:
             place = converted(self.builder, arguments[0], INT64).value
-            return Record(place, arguments[1].dtype)
-        if function is parallel.thread_number:
+            return RecordOperand(place, arguments[1].dtype)
+        if function is intrinsics.thread_number:
             return self.thread
-        if function in (parallel.flushed, parallel.restored):
+        if function in (intrinsics.flushed, intrinsics.restored):
             return 0
         if function is rows:
             address, n, width, dtype = arguments
-            ends = (converted(self.builder, one, INT64).value for one in (address, n, width))
-            return Table(next(ends), next(ends), next(ends), np.dtype(dtype))
+            ends = (converted(self.builder, word, INT64).value for word in (address, n, width))
+            return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
         if function is coefficients_at:
             return self.coefficients(*arguments)
         if function in (min, max):
@@ -319,7 +383,7 @@ class Expressions:
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""
-        begin, count = (converted(self.builder, one, INT64).value for one in (address, n))
+        begin, count = (converted(self.builder, word, INT64).value for word in (address, n))
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:

@@ -1,12 +1,18 @@
-"""Functions with two bodies, Python and LLVM IR: atomics, denormals, random words."""
+"""Functions with two bodies, Python and LLVM IR: atomics, denormals, random words, `prange` loops.
+
+Two compilers take the same text of a `prange` loop. The translator turns the loop's body into a
+function of (names that it reads, first, last, thread) for the team at the address `team`, the
+kernel's first argument. Numba runs the loop on its own threads.
+"""
 
 import ctypes
 import platform
 from collections.abc import Callable
 from typing import Any
 
+import numba
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 
 from fastmlp.compiler.target import is_arm
@@ -245,3 +251,58 @@ def _next_word(typing_context: Any, generator: Any) -> Any:
         return builder.zext(bits, WORD)
 
     return types.int64(types.int64), generate
+
+
+__all__ = ["flushed", "prange", "restored", "thread_number"]
+
+ShareLoop = Callable[[Any, Any, Any, Any], None]
+_runtime: list[ShareLoop] = []
+
+
+def runtime(share_loop: ShareLoop) -> ShareLoop:
+    """Register the function that a translated loop calls: ``(team, body, n, environment)``."""
+    _runtime[:] = [share_loop]
+    return share_loop
+
+
+def share_loop() -> Any:
+    """Return the registered function, uncompiled."""
+    return getattr(_runtime[0], "py_func", _runtime[0])
+
+
+def thread_number() -> Any:
+    """Return the number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
+
+    The threads of a loop have different numbers: each may have buffers of its own.
+    """
+    return 0
+
+
+def flushed() -> Any:
+    """Flush denormals in an iteration that a thread of Numba runs; return its previous mode.
+
+    It does nothing in translated code: the threads of a team flush denormals when they enter.
+    """
+    return 0
+
+
+def restored(mode: Any) -> None:
+    """Restore the mode that `flushed` returned."""
+
+
+@numba.extending.overload(thread_number)
+def _thread_number() -> Any:
+    return lambda: numba.get_thread_id()
+
+
+@numba.extending.overload(flushed)
+def _flushed() -> Any:
+    return lambda: flush_denormals()
+
+
+@numba.extending.overload(restored)
+def _restored(mode: Any) -> Any:
+    def restore(mode: Any) -> Any:
+        restore_denormals(mode)
+
+    return restore

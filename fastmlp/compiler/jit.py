@@ -101,8 +101,8 @@ def _alone(function: Any) -> Any:
     """Return the function with 0 for its thread's number: a call without a team uses the buffers of
     the first thread, also where a thread of a team makes it."""
     names = {**function.__globals__, "thread_number": _first_thread}
-    what = function.__code__, names, function.__name__, function.__defaults__
-    return update_wrapper(FunctionType(*what, function.__closure__), function)
+    parts = function.__code__, names, function.__name__, function.__defaults__
+    return update_wrapper(FunctionType(*parts, function.__closure__), function)
 
 
 @numba.njit

@@ -1,17 +1,23 @@
-"""Views of memory by address, memory on the stack, and the fused multiply-add.
+"""Numbers and records at an address, memory on the stack, and the fused multiply-add.
 
-Each function has a Python body, so kernels run uncompiled too.
+Each function has a Python body, so kernels run uncompiled too. A record is a class with annotated
+fields, which define a dtype: a field annotated `int` is an int64, a count or an address; a field
+annotated `float` is a float64. Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads
+it at its address.
 """
 
 import ctypes
+import inspect
 import sys
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import from_dtype, types
 from numba.core import cgutils
+from numba.extending import typeof_impl
 from numba.np.arrayobj import make_array, populate_array
 
 from fastmlp.compiler.intrinsics import emitted
@@ -137,3 +143,65 @@ def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
         return builder.ptrtoint(entry_alloca(builder, line), ir.IntType(64))
 
     return types.intp(n_bytes), generate
+
+
+NUMBERS: dict[Any, Any] = {int: np.int64, float: np.float64, "int": np.int64, "float": np.float64}
+
+
+class RecordType(type):
+    """The metaclass of records, which makes their dtype.
+
+    Attributes
+    ----------
+    dtype : np.dtype of a record with these fields
+    size : int, the bytes of a record
+    """
+
+    dtype: np.dtype[Any]
+    size: int
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        fields = [(field, NUMBERS[kind]) for field, kind in inspect.get_annotations(cls).items()]
+        cls.dtype = np.dtype((np.record, fields))
+        cls.size = cls.dtype.itemsize
+
+
+class Record(metaclass=RecordType):
+    """The base class of records. It is never instantiated: kernels read NumPy's records."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def record_at(address: Any, kind: type[R]) -> R:
+    """Return the record at `address`, live."""
+    return records_at(address, 1, kind)[0]
+
+
+def records_at(address: Any, n: Any, kind: type[R]) -> Sequence[R]:
+    """Return the n records at `address`, live."""
+    records: Sequence[R] = row(address, n, kind.dtype)
+    return records
+
+
+@typeof_impl.register(RecordType)
+def _typeof(kind: RecordType, context: Any) -> Any:
+    return types.DType(from_dtype(kind.dtype))
+
+
+@emitted(records_at)
+def _records_at(typing_context: Any, address: Any, n: Any, kind: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return view_of(context, builder, signature.return_type, arguments[0], arguments[1:2])
+
+    return types.Array(kind.dtype, 1, "C")(types.intp, types.intp, kind), generate
+
+
+@emitted(record_at)
+def _record_at(typing_context: Any, address: Any, kind: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer: ir.Type = context.get_value_type(signature.return_type)
+        return builder.inttoptr(arguments[0], pointer)
+
+    return kind.dtype(types.intp, kind), generate

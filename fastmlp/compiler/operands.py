@@ -40,7 +40,7 @@ class View(NamedTuple):
     dtype: np.dtype[Any]
 
 
-class Table(NamedTuple):
+class MatrixOperand(NamedTuple):
     """n contiguous rows of numbers at an address; n columns if `transposed`."""
 
     address: Any
@@ -50,7 +50,7 @@ class Table(NamedTuple):
     transposed: bool = False
 
 
-class Record(NamedTuple):
+class RecordOperand(NamedTuple):
     """A record at an address."""
 
     address: Any
@@ -87,7 +87,9 @@ OF_INTEGERS = {
 
 def is_tuple(operand: Any) -> bool:
     """Return True if an operand is a tuple or a NamedTuple of operands."""
-    return isinstance(operand, tuple) and not isinstance(operand, Number | View | Table | Record)
+    return isinstance(operand, tuple) and not isinstance(
+        operand, Number | View | MatrixOperand | RecordOperand
+    )
 
 
 def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
@@ -97,7 +99,9 @@ def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
 
 def is_constant(*operands: Any) -> bool:
     """Return True if all operands are known when translating."""
-    return not any(isinstance(one, Number | View | Table | Record | tuple) for one in operands)
+    return not any(
+        isinstance(one, Number | View | MatrixOperand | RecordOperand | tuple) for one in operands
+    )
 
 
 def number_of(operand: Any) -> Number:
@@ -152,10 +156,10 @@ def common(a: Number, b: Number) -> np.dtype[Any]:
     """Return the common dtype of two numbers, as in Numba: integers have 64 bits."""
     if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
         raise Unsupported("integers with and without sign")
-    found = np.result_type(a.dtype, b.dtype)
-    if found.kind == "f":
-        return found
-    return np.dtype(np.uint64) if found.kind == "u" else INT64
+    dtype = np.result_type(a.dtype, b.dtype)
+    if dtype.kind == "f":
+        return dtype
+    return np.dtype(np.uint64) if dtype.kind == "u" else INT64
 
 
 def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
@@ -244,12 +248,12 @@ def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
 
 def kind_of(operand: Any) -> Any:
     """Return an operand's kind: one name may hold operands of one kind only."""
-    if isinstance(operand, (Number, View, Record)):
+    if isinstance(operand, (Number, View, RecordOperand)):
         return type(operand), operand.dtype
-    if isinstance(operand, Table):
-        return Table, operand.dtype, operand.transposed
+    if isinstance(operand, MatrixOperand):
+        return MatrixOperand, operand.dtype, operand.transposed
     if is_tuple(operand):
-        return type(operand), *(kind_of(one) for one in operand)
+        return type(operand), *(kind_of(item) for item in operand)
     return type(operand), operand
 
 
@@ -259,26 +263,26 @@ def registers_of(operand: Any) -> list[Any]:
         return [operand.value]
     if isinstance(operand, View):
         return [operand.address, operand.n]
-    if isinstance(operand, Table):
+    if isinstance(operand, MatrixOperand):
         return [operand.address, operand.n, operand.width]
-    if isinstance(operand, Record):
+    if isinstance(operand, RecordOperand):
         return [operand.address]
     if is_tuple(operand):
-        return [register for one in operand for register in registers_of(one)]
+        return [register for item in operand for register in registers_of(item)]
     return []
 
 
 def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
     """Return an operand of the same kind that is held in other registers."""
-    if isinstance(operand, (Number, Record)):
+    if isinstance(operand, (Number, RecordOperand)):
         return type(operand)(next(registers), operand.dtype)
     if isinstance(operand, View):
         return View(next(registers), next(registers), operand.dtype)
-    if isinstance(operand, Table):
+    if isinstance(operand, MatrixOperand):
         address, n, width = (next(registers) for _ in range(3))
         return operand._replace(address=address, n=n, width=width)
     if is_tuple(operand):
-        return tuple_like(operand, (in_registers(one, registers) for one in operand))
+        return tuple_like(operand, (in_registers(item, registers) for item in operand))
     return operand
 
 

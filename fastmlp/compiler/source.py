@@ -22,8 +22,8 @@ def definition_of(function: FunctionType) -> Definition:
         If its source is not available, as in a frozen program.
     """
     code = function.__code__
-    found = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))
-    node = found.get((code.co_name, code.co_firstlineno))
+    definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))
+    node = definitions.get((code.co_name, code.co_firstlineno))
     if node is None:
         raise Unsupported(f"no source of {code.co_name}")
     return node
@@ -73,19 +73,19 @@ def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
 
 def check_shared(node: ast.For, outside: set[str]) -> None:
     """Raise if a `prange` loop assigns a name of outside, returns or breaks."""
-    for one in ast.walk(node):
-        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id in outside:
-            raise Unsupported(f"a prange loop assigns {one.id!r}, a name of outside")
-        if isinstance(one, ast.Return):
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and part.id in outside:
+            raise Unsupported(f"a prange loop assigns {part.id!r}, a name of outside")
+        if isinstance(part, ast.Return):
             raise Unsupported("a prange loop returns")
-    for one in _own_statements(node.body):
-        if isinstance(one, ast.Break):
+    for part in _own_statements(node.body):
+        if isinstance(part, ast.Break):
             raise Unsupported("a prange loop breaks")
 
 
 def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield statements and the statements in their branches, without those of inner loops."""
-    for one in statements:
-        yield one
-        if isinstance(one, ast.If):
-            yield from _own_statements(one.body + one.orelse)
+    for statement in statements:
+        yield statement
+        if isinstance(statement, ast.If):
+            yield from _own_statements(statement.body + statement.orelse)

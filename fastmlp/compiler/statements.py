@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, Protocol
 from llvmlite import ir
 from numba import prange
 
-from fastmlp.compiler import parallel
+from fastmlp.compiler import intrinsics
 from fastmlp.compiler.expressions import Expressions
 from fastmlp.compiler.memory import entry_alloca
 from fastmlp.compiler.operands import (
     INT64,
     WORD,
+    MatrixOperand,
     Number,
-    Record,
-    Table,
+    RecordOperand,
     Unsupported,
     View,
     calculated,
@@ -127,7 +127,7 @@ class Body(Expressions):
         return in_registers(slot.operand, iter(registers))
 
     def _slot(self, operand: Any) -> Slot:
-        places = [entry_alloca(self.builder, one.type) for one in registers_of(operand)]
+        places = [entry_alloca(self.builder, part.type) for part in registers_of(operand)]
         return Slot(operand, places)
 
     def _keep(self, slot: Slot, operand: Any) -> None:
@@ -157,11 +157,11 @@ class Body(Expressions):
         elif isinstance(target, ast.Tuple):
             if not is_tuple(operand):
                 raise Unsupported(ast.dump(target))
-            for one, part in zip(target.elts, operand, strict=True):
-                self.assign(one, part)
+            for target_item, part in zip(target.elts, operand, strict=True):
+                self.assign(target_item, part)
         elif isinstance(target, ast.Attribute):
             record = self.value(target.value)
-            if not isinstance(record, Record):
+            if not isinstance(record, RecordOperand):
                 raise Unsupported(ast.dump(target))
             dtype = record.dtype.fields[target.attr][0]  # type: ignore[index]
             self.builder.store(self._stored(operand, dtype), self.field(record, target.attr))
@@ -175,7 +175,7 @@ class Body(Expressions):
 
     def _assign_elements(self, target: ast.Subscript, operand: Any) -> None:
         view = self.value(target.value)
-        if isinstance(view, Table):
+        if isinstance(view, MatrixOperand):
             place = self.cell(view, self.value(target.slice))
             self.builder.store(self._stored(operand, view.dtype), place)
             return
@@ -313,7 +313,7 @@ class Body(Expressions):
         if len(arguments) != 1 or "team" not in self._known:
             raise Unsupported("prange takes one number, in a kernel with an argument `team`")
         check_shared(node, self._known)
-        read = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+        read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         captured = {name: self.load(name) for name in sorted(self._known & read)}
         operands, team, zero = tuple(captured.values()), self.load("team"), ir.Constant(WORD, 0)
         direct, shared = self._unit.define_loop(self._function, node, captured)
@@ -322,7 +322,7 @@ class Body(Expressions):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
                 environment = Number(stored(self.builder, operands), INT64)
-                self.call_function(parallel.share_loop(), (team, block, n, environment))
+                self.call_function(intrinsics.share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
 

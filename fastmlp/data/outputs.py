@@ -21,8 +21,8 @@ from fastmlp.data.batches import (
     predicted,
 )
 from fastmlp.data.sources import Source
-from fastmlp.network import precision
-from fastmlp.network.precision import ComputeDTypes
+from fastmlp.network import spec
+from fastmlp.network.spec import ComputeDTypes
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
@@ -342,7 +342,7 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
         raise TypeError(
             f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
         )
-    precision.compute_dtype(compute_dtype, net.layer_sizes, net.dtype, who)
+    spec.compute_dtype(compute_dtype, net.layer_sizes, net.dtype, who)
 
 
 def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:

@@ -24,7 +24,7 @@ from fastmlp.estimators.sklearn_bases import (
     available_if,
 )
 from fastmlp.model import MLP
-from fastmlp.network.losses import loss
+from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import Quantile, spelled
 from fastmlp.rules.losses import Loss

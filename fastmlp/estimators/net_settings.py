@@ -76,7 +76,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
         "layer_rates": _one_for_all(net.layer_rates) if network.layer_rates else None,
         "dtype": network.dtype.name,
         **dict.fromkeys(("dropout", "input_dropout", "input_noise"), 0.0),
-        **({} if network.dropout is None else network.dropout.told()),
+        **({} if network.dropout is None else network.dropout.in_use()),
     }
     return {name: of_spec[name] if name in of_spec else getattr(net, name) for name in OF_NETS}
 

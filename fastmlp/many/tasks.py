@@ -9,7 +9,7 @@ import numpy as np
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Order
 from fastmlp.model import MLP, Core, core_of
-from fastmlp.network import layer_rates
+from fastmlp.network import layer_settings
 from fastmlp.training.pool import cost_of
 from fastmlp.training.rows import split
 from fastmlp.validation import scalars
@@ -80,7 +80,7 @@ def jobs_of(
     # X first: a wrong X would else be reported as rows out of range.
     cores = [core_of(net) for net in nets]
     for i, core in enumerate(cores):
-        layer_rates.require_trained(core.engine.network, who(i))
+        layer_settings.require_trained(core.engine.network, who(i))
     named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
     wholes, each_names = [data for data, _ in named], [names for _, names in named]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]

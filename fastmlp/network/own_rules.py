@@ -1,4 +1,4 @@
-"""Checks of rules of the user's own, which are called uncompiled."""
+"""Checks of custom rules, which are called uncompiled: their results, and their slopes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp._process.warnings import warn
+from fastmlp.network.spec import OWNER
 from fastmlp.rules import activations, losses, penalties
 from fastmlp.validation.suggestions import same_word
 
-OWNER = "MLP"
 NAMES: Mapping[str, Iterable[str]] = {
     "activation": activations.RULES,
     "loss": losses.LOSSES,
@@ -77,14 +77,13 @@ class _Derivative(NamedTuple):
 
 def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> None:
     """Warn if the slope is not the derivative of the value at most points: some may be kinks."""
-    every = list(_derivatives(function, n_arguments, constants))
-    wrong = [each for each in every if each.is_wrong]
-    if 2 * len(wrong) <= len(every):
+    derivatives = list(_derivatives(function, n_arguments, constants))
+    wrong = [derivative for derivative in derivatives if derivative.is_wrong]
+    if 2 * len(wrong) <= len(derivatives):
         return
     point, slope, difference = wrong[0]
-    swapped = kind == "loss" and not any(
-        each._replace(slope=-each.slope).is_wrong for each in every
-    )
+    negated = (derivative._replace(slope=-derivative.slope) for derivative in derivatives)
+    swapped = kind == "loss" and not any(derivative.is_wrong for derivative in negated)
     hint = "; its arguments are (prediction, target), in this order" if swapped else ""
     warn(
         f"{OWNER}: the slope of the {kind} {function.__name__!r} is not the derivative of its "

@@ -1,17 +1,15 @@
-"""From what the user passes to `MLP` to rules: names are looked up, functions are checked."""
+"""The arguments of `MLP` as rules: names are looked up, functions are checked."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
-from fastmlp.network.losses import check_outputs, loss
-from fastmlp.network.own_rules import OWNER, own_rule
-from fastmlp.network.parameter_layout import Layout, make_layout
-from fastmlp.network.spec import Network
+from fastmlp.network.own_rules import check_function, own_rule
+from fastmlp.network.spec import OWNER, Layout, Network, make_layout
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import name_of
 from fastmlp.rules import (
@@ -24,6 +22,7 @@ from fastmlp.rules import (
     penalties,
     schedules,
 )
+from fastmlp.rules.optimizers.protocol import finite_numbers
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count, suggestion
 
@@ -32,7 +31,7 @@ Array = NDArray[Any]
 DEVICES = {"cuda": "gpu nvidia"}
 
 
-class Named(NamedTuple):
+class NamedNetwork(NamedTuple):
     """A network, and the names of its loss, which may be a loss with settings, and of its output
     layer's activation or link."""
 
@@ -45,37 +44,37 @@ def network(
     sizes: object,
     activation: object,
     output: object,
-    given_loss: object,
+    loss_setting: object,
     l2: object,
     l1: object,
     penalties: object,
     kind: Any,
-) -> Named:
+) -> NamedNetwork:
     """Return the network that the arguments of `MLP` describe."""
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
-    function = loss(given_loss)
-    loss_name = given_loss if isinstance(given_loss, str) else loss_settings.spelled(function)
+    function = loss(loss_setting)
+    loss_name = loss_setting if isinstance(loss_setting, str) else loss_settings.spelled(function)
     loss_name = name_of(function.rule) if loss_name is None else loss_name
-    check_outputs(given_loss, function, checked)
+    check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
     made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
-    return Named(made, loss_name, name_of(function.link or rule))
+    return NamedNetwork(made, loss_name, name_of(function.link or rule))
 
 
 def initial_state(
     network: Network, optimizer: optimizers.Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
-    """Return a state of step 0: weights of the initializer that is given or that suits the
+    """Return a state of step 0: weights of the initializer, or of the one that suits the
     activations, biases of 0."""
     layout = network.layout
     room_for_parameters(layout, network.dtype)
     parameters = np.zeros(layout.n_parameters, network.dtype)
     state = NetState(layout, parameters, optimizer, generator)
     rules = initializer(rule, network.activations)
-    for each, weights in zip(rules, state.weights, strict=True):
-        initial_weights(each, generator, weights)
+    for initialize, weights in zip(rules, state.weights, strict=True):
+        initial_weights(initialize, generator, weights)
     return state
 
 
@@ -86,13 +85,13 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
             f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
             "such as (3, 16, 1)"
         )
-    given = tuple(sizes)
-    if len(given) < 2:
+    numbers = tuple(sizes)
+    if len(numbers) < 2:
         raise ValueError(
-            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {given!r}"
+            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {numbers!r}"
         )
     return tuple(
-        scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(given)
+        scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(numbers)
     )
 
 
@@ -105,67 +104,67 @@ def activation(rule: object) -> activations.ActivationRule:
     return own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
 
 
-def hidden_activations(given: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
+def hidden_activations(setting: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
     """Return one rule per hidden layer, from one name or rule, or from a sequence of them."""
-    if isinstance(given, str) or callable(given):
-        return (activation(given),) * n_hidden
-    if not isinstance(given, Sequence):
+    if isinstance(setting, str) or callable(setting):
+        return (activation(setting),) * n_hidden
+    if not isinstance(setting, Sequence):
         raise TypeError(
             f"{OWNER}: activation must be a name, a function, or one of them per hidden layer, "
-            f"got {given!r}"
+            f"got {setting!r}"
         )
-    if len(given) != n_hidden:
+    if len(setting) != n_hidden:
         raise ValueError(
-            f"{OWNER}: activation names {count(len(given), 'layer')}, but layer_sizes has "
+            f"{OWNER}: activation names {count(len(setting), 'layer')}, but layer_sizes has "
             f"{n_hidden} hidden"
         )
-    return tuple(activation(rule) for rule in given)
+    return tuple(activation(rule) for rule in setting)
 
 
 def output_activation(
-    given: object, name: str, function: losses.Loss
+    setting: object, name: str, function: losses.Loss
 ) -> tuple[activations.ActivationRule, links.Link]:
     """Return the output layer's rule and the link to predictions; raise if they do not fit."""
     if function.link is None:
-        if isinstance(given, str) and given in links.LINKS and given not in activations.RULES:
-            owner = next(loss for loss, its in losses.LOSSES.items() if its.link == given)
+        if isinstance(setting, str) and setting in links.LINKS and setting not in activations.RULES:
+            owner = next(loss for loss, row in losses.LOSSES.items() if row.link == setting)
             raise ValueError(
-                f"{OWNER}: unknown activation {given!r} of the loss {name!r}; it comes with "
+                f"{OWNER}: unknown activation {setting!r} of the loss {name!r}; it comes with "
                 f"loss={owner!r}"
             )
-        rule = activation("identity" if given is None else given)
+        rule = activation("identity" if setting is None else setting)
         return rule, links.LINKS["identity"]
-    alias = activations.ALIASES.get(given, given) if isinstance(given, str) else given
+    alias = activations.ALIASES.get(setting, setting) if isinstance(setting, str) else setting
     if alias is not None and alias != function.link:
         raise ValueError(
             f"{OWNER}: the loss {name!r} owns its output link {function.link!r}; "
-            f"output_activation must be None or {function.link!r}, got {given!r}"
+            f"output_activation must be None or {function.link!r}, got {setting!r}"
         )
     return activation("identity"), links.LINKS[function.link]
 
 
-def optimizer(given: object) -> optimizers.Optimizer:
+def optimizer(setting: object) -> optimizers.Optimizer:
     """Return the optimizer of this name or with this update rule, or check an optimizer."""
-    if isinstance(given, str):
-        scalars.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
-        return optimizers.OPTIMIZERS[given]()
+    if isinstance(setting, str):
+        scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
+        return optimizers.OPTIMIZERS[setting]()
     # The library's own first: the check of the protocol takes a seventh of making a net.
-    if type(given) in optimizers.OPTIMIZERS.values():
-        return cast(optimizers.Optimizer, given)
-    if isinstance(given, optimizers.Custom):
+    if type(setting) in optimizers.OPTIMIZERS.values():
+        return cast(optimizers.Optimizer, setting)
+    if isinstance(setting, optimizers.Custom):
         form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"
-        own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
-    if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
-        return given
-    is_rate = type(given) in schedules.SCHEDULES.values() or isinstance(given, float)
-    if callable(given) and not isinstance(given, type) and not is_rate:
+        own_rule("optimizer", form, setting.rule, 5 + len(setting.constants), 3)
+    if isinstance(setting, optimizers.Optimizer) and not isinstance(setting, type):
+        return setting
+    is_rate = type(setting) in schedules.SCHEDULES.values() or isinstance(setting, float)
+    if callable(setting) and not isinstance(setting, type) and not is_rate:
         form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
-        return optimizers.Custom(own_rule("optimizer", form, given, 5, 3))
-    meant = f"Adam({given!r})" if is_rate else f"{getattr(given, '__name__', '')}()"
-    hint = f", did you mean {meant}?" if is_rate or isinstance(given, type) else ";"
+        return optimizers.Custom(own_rule("optimizer", form, setting, 5, 3))
+    meant = f"Adam({setting!r})" if is_rate else f"{getattr(setting, '__name__', '')}()"
+    hint = f", did you mean {meant}?" if is_rate or isinstance(setting, type) else ";"
     raise TypeError(
         f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update rule, "
-        f"got {given!r}{hint} known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
+        f"got {setting!r}{hint} known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
     )
 
 
@@ -197,21 +196,21 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
     """Check that there is memory for the parameters, and for drawing one layer in float64."""
     largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
     n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
-    what = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
-    memory.require(n_bytes, OWNER, what)
+    purpose = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
+    memory.require(n_bytes, OWNER, purpose)
 
 
-def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return one initializer per layer: the given one, or the default of the layer's activation."""
-    if given is None:
+def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
+    """Return one initializer per layer: that of `MLP`, or the default of the activation."""
+    if setting is None:
         names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
         return [initializers.RULES[name] for name in names]
-    if isinstance(given, str):
-        scalars.known(OWNER, "initializer", given, initializers.RULES, initializers.SYNONYMS)
-        return [initializers.RULES[given]] * len(rules)
-    if not callable(given):
-        raise TypeError(f"{OWNER}: initializer must be a name or a function, got {given!r}")
-    return [given] * len(rules)
+    if isinstance(setting, str):
+        scalars.known(OWNER, "initializer", setting, initializers.RULES, initializers.SYNONYMS)
+        return [initializers.RULES[setting]] * len(rules)
+    if not callable(setting):
+        raise TypeError(f"{OWNER}: initializer must be a name or a function, got {setting!r}")
+    return [setting] * len(rules)
 
 
 def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
@@ -233,14 +232,14 @@ def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
     )
 
 
-def dtype(given: Any) -> np.dtype[Any]:
+def dtype(setting: Any) -> np.dtype[Any]:
     """Check a dtype: float32 or float64."""
     try:
-        kind = np.dtype(given)
+        kind = np.dtype(setting)
     except TypeError:
         kind = np.dtype(object)
-    if given is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"{OWNER}: dtype must be 'float32' or 'float64', got {given!r}")
+    if setting is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"{OWNER}: dtype must be 'float32' or 'float64', got {setting!r}")
     return kind
 
 
@@ -257,22 +256,88 @@ def generator(seed: Any) -> np.random.Generator:
         ) from error
 
 
-def device(given: object) -> str:
+def device(setting: object) -> str:
     """Check a device's name, not that the device exists."""
-    number = given.removeprefix("cuda:") if isinstance(given, str) else ""
-    numbered = given != number and number.isascii() and number.isdigit()
-    if given not in ("cpu", "cuda") and not numbered:
+    number = setting.removeprefix("cuda:") if isinstance(setting, str) else ""
+    numbered = setting != number and number.isascii() and number.isdigit()
+    if setting not in ("cpu", "cuda") and not numbered:
         raise ValueError(
-            f"{OWNER}: unknown device {given!r}{suggestion(given, ('cpu', 'cuda'), DEVICES)} "
+            f"{OWNER}: unknown device {setting!r}{suggestion(setting, ('cpu', 'cuda'), DEVICES)} "
             "known: cpu, cuda, cuda:0, cuda:1, ..."
         )
-    return str(given)
+    return str(setting)
 
 
-def own_rules(given: object, who: str) -> Mapping[str, Any]:
+def own_rules(setting: object, who: str) -> Mapping[str, Any]:
     """Check a mapping from names to the user's own rules."""
-    if given is None:
+    if setting is None:
         return {}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {given!r}")
-    return given
+    if not isinstance(setting, Mapping):
+        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {setting!r}")
+    return setting
+
+
+def loss(setting: object) -> losses.Loss:
+    """Return the loss of this name, or check a loss of the user's own."""
+    if isinstance(setting, str):
+        scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
+        return losses.LOSSES[setting]
+    if isinstance(setting, loss_settings.SETTINGS):
+        return setting.loss
+    if isinstance(setting, losses.Loss):
+        return _own_loss(setting) if loss_settings.spelled(setting) is None else setting
+    if setting in loss_settings.SETTINGS:
+        raise TypeError(f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?")
+    form = "loss(prediction, target) -> (value, slope)"
+    return losses.Loss(own_rule("loss", form, setting, 2, 2))
+
+
+def _own_loss(setting: losses.Loss) -> losses.Loss:
+    if setting.link is not None:
+        scalars.known(OWNER, "link", setting.link, links.LINKS)
+    scalars.known("Loss", "targets", setting.targets, get_args(losses.Targets))
+    scalars.known("Loss", "over_outputs", setting.over_outputs, ("mean", "sum"))
+    constants = finite_numbers("Loss", "constants", setting.constants)
+    per_target = scalars.positive_integer("Loss", "per_target", setting.per_target)
+    if scalars.boolean("Loss", "by_row", setting.by_row):
+        check_function("loss", "rule(outputs, targets, slopes, values)", setting.rule)
+    elif per_target > 1:
+        raise ValueError(f"Loss: per_target={per_target} needs by_row=True: a rule that takes rows")
+    else:
+        form = "rule(output, target) -> (value, slope)"
+        own_rule("loss", form, setting.rule, 2, 2, constants)
+    return setting._replace(constants=constants)
+
+
+def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
+    """Check the number of outputs that a loss needs."""
+    name = loss_settings.spelled(function)
+    # A net in a file has its `Loss` in place of a name: it loads.
+    if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
+        binary = "binary_focal" if function.rule is losses.focal else "binary_cross_entropy"
+        raise ValueError(
+            f"{OWNER}: loss={name!r} needs one output for each class, but layer_sizes="
+            f"{sizes} has 1 output, whose softmax is always 1; for two classes use "
+            f"loss={binary!r}"
+        )
+    n, per_target = sizes[-1], function.per_target
+    in_levels = function.rule is losses.quantiles
+    if n % per_target or (in_levels and n != per_target):
+        purpose = "in all, one for each level" if in_levels else "for each column of y"
+        raise ValueError(
+            f"{OWNER}: loss={name or name_of(function.rule)!r} needs {count(per_target, 'output')} "
+            f"{purpose}, but layer_sizes={sizes} has {count(n, 'output')}"
+        )
+
+
+def smoothed(setting: object, label_smoothing: object) -> object:
+    """Return the loss of `MLP`, with its labels smoothed if `label_smoothing` is above 0."""
+    amount = scalars.fraction(OWNER, "label_smoothing", label_smoothing)
+    if amount == 0:
+        return setting
+    if isinstance(setting, losses.Loss):
+        setting = loss_settings.spelled(setting)
+    if not isinstance(setting, str) or setting not in loss_settings.SMOOTHED:
+        known = " or ".join(map(repr, loss_settings.SMOOTHED))
+        raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
+    return loss_settings.Smoothed(setting, amount)

@@ -1,16 +1,13 @@
-"""The spec of a net: layer sizes, rules and dtype, without parameters.
+"""The spec of a net: sizes, layout of the parameters, precision, rules and dtype."""
 
-The types are those of what users give for them: names, and functions of their own.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypedDict
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp.network.parameter_layout import Layout
-from fastmlp.network.precision import Computed
 from fastmlp.rules.activations import ActivationName, ActivationRule
 from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
@@ -20,6 +17,204 @@ from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.rules.penalties import PenaltyName, PenaltyRule
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import suggestion
+
+# Who raises the errors of arguments.
+OWNER = "MLP"
+Vector = NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """Sizes of the layers and offsets into the flat vector of parameters.
+
+    The weights of layer i begin at ``weights[i]``, a C-contiguous (n_in, n_out) matrix; its biases
+    begin at ``biases[i]``, shape (n_out,).
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+    n_weights: int
+    n_parameters: int
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with weights."""
+        return len(self.sizes) - 1
+
+
+class Views(list[Vector]):
+    """A list of views of a flat vector. Setting an item writes to the vector.
+
+    Parameters
+    ----------
+    views : iterable of arrays
+    name : str, default "views"
+        The name of the list in messages.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flat = np.zeros(3)
+    >>> views = Views([flat[:1], flat[1:]])
+    >>> views[1] = 7.0
+    >>> flat
+    array([0., 7., 7.])
+    """
+
+    def __init__(self, views: Iterable[Vector], name: str = "views") -> None:
+        super().__init__(views)
+        self._name = name
+
+    def __setitem__(self, place: Any, numbers: Any) -> None:
+        views, several = self[place], isinstance(place, slice)
+        pairs = zip(views, numbers, strict=True) if several else [(views, numbers)]
+        for view, row in pairs:
+            try:
+                view[...] = row
+            except ValueError as error:
+                shape = f"{self._name}[{place!r}] has the shape {view.shape}"
+                raise ValueError(
+                    f"{shape}, got numbers of shape {np.shape(row)}: {error}"
+                ) from None
+
+    def __reduce__(self) -> Any:
+        """Make a copy, or a pickle, a plain list: its arrays are not views of the net's vector."""
+        return list, (list(self),)
+
+
+def make_layout(sizes: tuple[int, ...]) -> Layout:
+    """Return the layout of a net with layers of these sizes.
+
+    Examples
+    --------
+    >>> make_layout((2, 4, 1)).n_parameters
+    17
+    """
+    shapes = list(pairwise(sizes))
+    offsets = [0]
+    for n_in, n_out in shapes:
+        offsets.append(offsets[-1] + n_in * n_out)
+    for _, n_out in shapes:
+        offsets.append(offsets[-1] + n_out)
+    n = len(shapes)
+    return Layout(sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1])
+
+
+def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
+    """Return one number a layer for its weights, and one for its biases, as numbers of parameters.
+
+    Examples
+    --------
+    >>> spread(make_layout((1, 2, 1)), [1, 2], [3, 4])
+    array([1, 1, 2, 2, 3, 3, 4])
+    """
+    sizes = [n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
+    return np.repeat([*weights, *biases], [*sizes, *layout.sizes[1:]])
+
+
+def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Return the weight matrices, shape (n_in, n_out) each, as views of `flat`."""
+    shapes = pairwise(layout.sizes)
+    return [
+        flat[start : start + n_in * n_out].reshape(n_in, n_out)
+        for start, (n_in, n_out) in zip(layout.weights, shapes, strict=True)
+    ]
+
+
+def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Return the bias vectors, shape (n_out,) each, as views of `flat`."""
+    return [
+        flat[start : start + n_out]
+        for start, n_out in zip(layout.biases, layout.sizes[1:], strict=True)
+    ]
+
+
+ComputeDType = Literal["bfloat16"]
+LayerDType = Literal["bfloat16", "float32"]
+OF_LAYER = {"bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half", "float32": "None fp32 f4"}
+# The argument of a net, and its attribute.
+ComputeDTypes = ComputeDType | Sequence[LayerDType]
+Computed = ComputeDType | tuple[LayerDType, ...] | None
+KNOWN = get_args(ComputeDType)
+SYNONYMS = {
+    "bfloat16": OF_LAYER["bfloat16"],
+    "None means that": "float32 float64 None",
+}
+# Fewest inputs and outputs of a layer that takes part; its outputs are too many to be held
+# transposed. None -> 64 -> 32, us a step: 19.5 -> 19.5 -> 14.9 (48-48-48-10@64, 1 thread),
+# 146 -> 145 -> 100 (784-32-10@128); 32 -> 16 gains 2 % (32-256-256-10@256).
+WIDE_INPUTS, WIDE_OUTPUTS = 32, 32
+# A layer of fewer outputs may be held transposed, and then has no products of pairs.
+FEWEST_OUTPUTS = 17
+
+
+def compute_dtype(
+    setting: object, sizes: Sequence[int], dtype: np.dtype[Any], who: str = OWNER
+) -> Computed:
+    """Check a compute dtype: None, or for a net of float32 "bfloat16", or one dtype per layer."""
+    if setting is None:
+        return None
+    if isinstance(setting, list | tuple):
+        return _of_layers(setting, sizes, dtype, who)
+    if not isinstance(setting, str) or setting not in KNOWN:
+        meant = suggestion(setting, KNOWN, SYNONYMS)
+        raise ValueError(
+            f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of bfloat16 and "
+            "float32 for each layer, or None for dtype"
+        )
+    _check_dtype(dtype, who)
+    return "bfloat16"
+
+
+def _of_layers(
+    setting: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
+) -> tuple[LayerDType, ...] | None:
+    """Check the dtypes of layers; return None if none is bfloat16."""
+    name, n_layers = "compute_dtype", len(sizes) - 1
+    if len(setting) != n_layers:
+        raise ValueError(
+            f"{who}: {name} must have one dtype for each of the {n_layers} layers, got "
+            f"{len(setting)}"
+        )
+    for i, layer_dtype in enumerate(setting):
+        scalars.known(who, f"{name}[{i}]", layer_dtype, OF_LAYER, OF_LAYER)
+        if layer_dtype == "bfloat16" and sizes[i + 1] < FEWEST_OUTPUTS:
+            raise ValueError(
+                f"{who}: {name}[{i}]='bfloat16' needs at least {FEWEST_OUTPUTS} outputs, got "
+                f"{sizes[i + 1]}; use 'float32' for that layer"
+            )
+    if "bfloat16" not in setting:
+        return None
+    _check_dtype(dtype, who)
+    return tuple(setting)
+
+
+def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
+    if dtype != np.float32:
+        raise ValueError(
+            f"{who}: compute_dtype='bfloat16' needs dtype='float32', got {dtype.name!r}"
+        )
+
+
+def paired_layers(
+    layout: Layout, chosen: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
+) -> tuple[bool, ...]:
+    """Return for each layer True if its products take bfloat16: the chosen ones, or wide ones.
+
+    It is never a first layer on sparse or expanded rows, which is no product of matrices. With
+    None, nothing is rounded, and the tuple is empty.
+    """
+    if chosen is None:
+        return ()
+    sizes = pairwise(layout.sizes)
+    if chosen == "bfloat16":
+        paired = [n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes]
+    else:
+        paired = [layer == "bfloat16" for layer in chosen]
+    return tuple(layer and not (sparse and i == 0) for i, layer in enumerate(paired))
+
 
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
@@ -57,9 +252,9 @@ class Network(NamedTuple):
     penalties : pairs of a rule and its strength
     layer_rates : factors of the learning rate, one of each layer; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained
-    dropout : what training drops and adds, or None
+    dropout : rates of dropout and noise in training, or None
     compute_dtype : "bfloat16" if training rounds the operands of wide layers' products; of which
-        layers, if it is told; or None
+        layers, if layers are named; or None
     """
 
     layout: Layout
@@ -75,7 +270,7 @@ class Network(NamedTuple):
 
     @property
     def factors(self) -> tuple[Factors, ...]:
-        """The factors of the learning rate of each layer; 0 for what is frozen."""
+        """The factors of the learning rate of each layer; 0 for frozen weights or biases."""
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
 
 
@@ -84,4 +279,4 @@ def _factors(
     layer_rates: tuple[Factors, ...], trainable: tuple[bool, ...], n: int
 ) -> tuple[Factors, ...]:
     pairs = zip(layer_rates or (Factors(),) * n, trainable or (True,) * n, strict=True)
-    return tuple(its if trains else Factors(0.0, 0.0) for its, trains in pairs)
+    return tuple(factors if trains else Factors(0.0, 0.0) for factors, trains in pairs)

@@ -1,4 +1,4 @@
-"""What training changes: parameters, the optimizer and its state, counters, random numbers."""
+"""The state that training changes: parameters, optimizer, counters, random numbers."""
 
 from collections.abc import Callable, Hashable
 from copy import deepcopy
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
+from fastmlp.network.spec import Layout, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer, average_start, is_averaged, lag_of
 
@@ -60,7 +60,7 @@ class NetState:
     generator : numpy.random.Generator, optional
         Of the initial weights and the orders of the rows. None: the orders come from elsewhere.
     key : two integers of 32 bits, optional
-        Of what training draws, as dropout's masks.
+        Of the random numbers of training, such as dropout's masks.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class NetState:
         self._packed, self._form = None, None
 
     def unpack(self) -> None:
-        """Drop what a backend has packed: the optimizer's state is one flat array again."""
+        """Drop the packed form of a backend: the optimizer's state is one flat array again."""
         if self._packed is not None:
             self.set_slots(self.slots())
 
@@ -164,8 +164,8 @@ class NetState:
             self._packed, self._form = pack(self.slots()), form
             self._slots = None
         self.begin_average()
-        found: Any = self._packed
-        return found
+        packed: Any = self._packed
+        return packed
 
     def kept_key(self) -> Key:
         """Return the key; a state without one gets one from fresh entropy, and keeps it."""
@@ -243,10 +243,10 @@ class NetState:
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
         self.averaged_from = content.get("averaged_from", 0)
-        self.feature_names = content.get("feature_names")  # not in pickles of old
+        self.feature_names = content.get("feature_names")  # not in pickles of old versions
 
     def adopt(self, content: dict[str, Any]) -> None:
-        """Take over what training has changed of a copy, as `__getstate__` returned it there."""
+        """Take over the changes that training has made to a copy, from its `__getstate__`."""
         self.assign(content["parameters"])
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])

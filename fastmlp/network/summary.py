@@ -1,13 +1,12 @@
-"""A net's repr and its summary."""
+"""A net's repr and its summary, as text and as HTML for notebooks."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fastmlp.network.layer_rates import all_shown
-from fastmlp.network.parameter_layout import spread
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.layer_settings import all_shown
+from fastmlp.network.spec import Network, paired_layers, spread
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.optimizers import Optimizer
 
@@ -15,7 +14,7 @@ HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3, 5, 6)
 
 
-class Table(str):
+class SummaryTable(str):
     """Text of several lines, which a notebook and a prompt show without ``print``."""
 
     __slots__ = ()
@@ -54,17 +53,17 @@ class Description(NamedTuple):
             f"dtype={network.dtype.name!r}{computed})"
         )
 
-    def table(self) -> Table:
+    def table(self) -> SummaryTable:
         """Return the layers as a table, with the settings in a last line."""
-        return Table("\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"]))
+        return SummaryTable(
+            "\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"])
+        )
 
     def html(self) -> str:
         """Return the layers and the settings as HTML."""
-        from fastmlp.network import html
-
-        head = html.text(f"{self._size()}, on {self.device}", strong="MLP")
-        layers = html.table(self._rows(), LEFT_COLUMNS)
-        return f"<div>{head}{layers}{html.text(self._settings())}</div>"
+        head = html_text(f"{self._size()}, on {self.device}", strong="MLP")
+        layers = html_table(self._rows(), LEFT_COLUMNS)
+        return f"<div>{head}{layers}{html_text(self._settings())}</div>"
 
     def _size(self) -> str:
         layout, pairs = self.network.layout, self.network.factors
@@ -74,21 +73,21 @@ class Description(NamedTuple):
 
     def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
-        factors, told = self.network.factors, self.network.layer_rates or self.network.trainable
+        factors, varies = self.network.factors, self.network.layer_rates or self.network.trainable
         products = self._products()
-        more = (("learning rate",) if told else ()) + (("products in",) if products else ())
+        more = (("learning rate",) if varies else ()) + (("products in",) if products else ())
         rows: list[tuple[str, ...]] = [(*HEADER, *more)]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}")
-            own = ((_rate(factors[i]),) if told else ()) + products[i : i + 1]
-            rows.append((*row, *own))
+            cells = ((_rate(factors[i]),) if varies else ()) + products[i : i + 1]
+            rows.append((*row, *cells))
         return rows
 
     def _products(self) -> tuple[str, ...]:
-        """Return what training rounds the operands of each layer's products to, if to anything."""
+        """Return the dtype of each layer's products in training; empty if it is the net's."""
         paired = paired_layers(self.network.layout, self.network.compute_dtype)
-        return tuple("bfloat16" if its else "float32" for its in paired)
+        return tuple("bfloat16" if is_paired else "float32" for is_paired in paired)
 
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
@@ -97,7 +96,7 @@ class Description(NamedTuple):
 
     def _dropout(self) -> dict[str, Any]:
         dropout = self.network.dropout
-        return {} if dropout is None else dropout.told()
+        return {} if dropout is None else dropout.in_use()
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]
@@ -109,8 +108,8 @@ def name_of(rule: Any) -> str:
 
 
 def _rate(factors: Factors) -> str:
-    """Return what a layer makes of the learning rate."""
-    weights, biases = (f"x {each:g}" if each else "frozen" for each in factors)
+    """Return the factors of a layer's learning rate as text."""
+    weights, biases = (f"x {factor:g}" if factor else "frozen" for factor in factors)
     return weights if weights == biases else f"{weights}, biases {biases}"
 
 
@@ -130,10 +129,41 @@ def _brief(optimizer: object) -> str:
     """Return the optimizer with its learning rate and the settings that are not the default."""
     if not is_dataclass(optimizer):
         return repr(optimizer)
-    told = []
+    shown_fields = []
     for field in fields(optimizer):
         value = getattr(optimizer, field.name)
         if field.name == "learning_rate" or value != field.default:
             shown = name_of(value) if field.name == "rule" else repr(value)
-            told.append(f"{field.name}={shown}")
-    return f"{type(optimizer).__name__}({', '.join(told)})"
+            shown_fields.append(f"{field.name}={shown}")
+    return f"{type(optimizer).__name__}({', '.join(shown_fields)})"
+
+
+CELL = "padding:0.1em 0.8em;text-align:{}"
+LINE = "border-bottom:1px solid currentColor;"
+
+
+def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """Return rows as a table; the first is the header, the columns `left` are left-aligned."""
+    lines = "".join(f"<tr>{_cells(row, i == 0, left)}</tr>" for i, row in enumerate(rows))
+    return f'<table style="border-collapse:collapse;margin:0.3em 0">{lines}</table>'
+
+
+def html_text(shown: str, *, strong: str = "") -> str:
+    """Return a line of text, after the word `strong` in bold type."""
+    bold = f"<strong>{_escaped(strong)}</strong> " if strong else ""
+    return f"<div>{bold}{_escaped(shown)}</div>"
+
+
+def _cells(row: Sequence[str], is_header: bool, left: Collection[int]) -> str:
+    tag, line = ("th", LINE) if is_header else ("td", "")
+    styles = [line + CELL.format("left" if i in left else "right") for i in range(len(row))]
+    return "".join(
+        f'<{tag} style="{style}">{_escaped(cell)}</{tag}>'
+        for style, cell in zip(styles, row, strict=True)
+    )
+
+
+def _escaped(shown: str) -> str:
+    from html import escape
+
+    return escape(shown)

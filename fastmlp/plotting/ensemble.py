@@ -256,7 +256,7 @@ def _output(table: NDArray[Any], label: int) -> NDArray[Any]:
 
 
 # Of names; a longer one is cut.
-MOST_LETTERS = 48
+MOST_LETTERS = 60
 
 
 def plot_leaderboard(model: Any, ax: "Axes | None" = None, *, most: int = 15) -> "Axes":

@@ -105,7 +105,7 @@ Average = EMA | SWA
 AVERAGES: dict[str, type[EMA] | type[SWA]] = {"EMA": EMA, "SWA": SWA}
 
 
-def checked_average(owner: str, given: object) -> Average:
+def checked_average(owner: str, average: object) -> Average:
     """Check the `average` of an optimizer.
 
     Raises
@@ -113,17 +113,17 @@ def checked_average(owner: str, given: object) -> Average:
     TypeError
         If it is not an average.
     """
-    if isinstance(given, EMA | SWA):
-        return given
+    if isinstance(average, EMA | SWA):
+        return average
     expected = "EMA(momentum), SWA(start) or None"
     hint = ""
-    if isinstance(given, type) and given in AVERAGES.values():
-        hint = f"; did you mean {given.__name__}()?"
-    elif isinstance(given, str):
-        meant = given.upper() if given.upper() in AVERAGES else "EMA"
+    if isinstance(average, type) and average in AVERAGES.values():
+        hint = f"; did you mean {average.__name__}()?"
+    elif isinstance(average, str):
+        meant = average.upper() if average.upper() in AVERAGES else "EMA"
         hint = f"; did you mean {meant}()?"
-    elif given is True:
+    elif average is True:
         hint = "; did you mean EMA()?"
-    elif scalars.is_positive(given):
-        hint = f"; did you mean EMA({given!r})?"
-    raise TypeError(f"{owner}: average must be {expected}, got {given!r}{hint}")
+    elif scalars.is_positive(average):
+        hint = f"; did you mean EMA({average!r})?"
+    raise TypeError(f"{owner}: average must be {expected}, got {average!r}{hint}")

@@ -1,22 +1,122 @@
-"""Dropout and noise: the numbers of each step that kernels draw with, and what they draw.
+"""Dropout and noise: random numbers, and the numbers of each step that kernels draw them with.
 
 A step's numbers are one row of floats, after the optimizer's coefficients: the key and the number
 of the step in pieces of 16 bits, which float32 holds exactly, then rates. Nothing that is drawn is
-stored: it is a function of key, step, layer, row of the batch and unit (`fastmlp.rules.philox`).
+stored: it is a function of key, step, layer, row of the batch and unit, by Philox4x32-10, a
+generator without a state. Its words of 32 bits are held in 64, of which the upper halves are not
+used. The text of generator and normals serves NumPy and both backends, which compile it.
 
 References
 ----------
+Box & Muller (1958), "A note on the generation of random normal deviates".
+Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
 Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from overfitting".
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.optimizers import Schedule
-from fastmlp.rules.philox import LOW, philox_of
 from fastmlp.rules.schedules import rates_of
+
+MULTIPLIER_0, MULTIPLIER_2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+# The steps of the key after each round.
+STEP_0, STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def one_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    """Return counter and key after a round."""
+    p0, p2 = (c0 & LOW) * MULTIPLIER_0, (c2 & LOW) * MULTIPLIER_2
+    return (p2 >> HALF) ^ c1 ^ k0, p2, (p0 >> HALF) ^ c3 ^ k1, p0, k0 + STEP_0, k1 + STEP_1
+
+
+def philox_of(compiled: Callable[[Any], Any]) -> Any:
+    """Make ``philox(c0, c1, c2, c3, k0, k1) -> (w0, w1, w2, w3)``, with each function `compiled`.
+
+    The lower 32 bits of each result are its word.
+
+    Examples
+    --------
+    >>> zero = np.uint64(0)
+    >>> words = philox_of(lambda function: function)(zero, zero, zero, zero, zero, zero)
+    >>> [f"{int(word & LOW):x}" for word in words]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    after = compiled(one_round)
+
+    def five_rounds(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+        c0, c1, c2, c3, k0, k1 = after(c0, c1, c2, c3, k0, k1)
+        c0, c1, c2, c3, k0, k1 = after(c0, c1, c2, c3, k0, k1)
+        c0, c1, c2, c3, k0, k1 = after(c0, c1, c2, c3, k0, k1)
+        c0, c1, c2, c3, k0, k1 = after(c0, c1, c2, c3, k0, k1)
+        return after(c0, c1, c2, c3, k0, k1)
+
+    half = compiled(five_rounds)
+
+    def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+        c0, c1, c2, c3, k0, k1 = half(c0, c1, c2, c3, k0, k1)
+        c0, c1, c2, c3, k0, k1 = half(c0, c1, c2, c3, k0, k1)
+        return c0, c1, c2, c3
+
+    return compiled(philox)
+
+
+EIGHT = np.uint64(8)
+# sin(pi t) / t in powers of t^2: for abs(t) <= 1/2 the first term left out is 1e-18.
+SINE = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)]
+
+
+def normals_of(
+    scalar: type[Any],
+    compiled: Callable[[Any], Any],
+    fma: Callable[..., Any],
+    log: Callable[[Any], Any],
+    sqrt: Callable[[Any], Any],
+) -> Any:
+    """Make the function that turns two words into two independent numbers of N(0, 1).
+
+    They are sqrt(-2 log u) times cosine and sine of 2 pi v, where u and v in [0, 1) are the upper
+    24 bits of a word each, u plus half a bit. `scalar` is their dtype.
+
+    Examples
+    --------
+    >>> make = normals_of(np.float64, lambda f: f, lambda a, b, c: a * b + c, np.log, np.sqrt)
+    >>> [float(z.round(6)) for z in make(np.uint64(1 << 31), np.uint64(1 << 29))]
+    [0.832555, 0.832555]
+    """
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = map(scalar, SINE)
+    fraction, half, one, two = scalar(2.0**-24), scalar(0.5), scalar(1), scalar(2)
+    zero = scalar(0)
+
+    def sine_of(t: Any) -> Any:
+        """Return sin(pi t) for abs(t) <= 1/2."""
+        s = t * t
+        high = fma(fma(fma(fma(c10, s, c9), s, c8), s, c7), s, c6)
+        low = fma(fma(fma(high, s, c5), s, c4), s, c3)
+        return fma(fma(fma(low, s, c2), s, c1), s, c0) * t
+
+    def upper_bits(word: Any) -> Any:
+        return scalar(np.int32((word & LOW) >> EIGHT))
+
+    sine, uniform = compiled(sine_of), compiled(upper_bits)
+
+    def normals(one_word: Any, other: Any) -> Any:
+        # 2 v, and from there the angle in halves of a turn, in [-1, 1).
+        length = sqrt(-two * log((uniform(one_word) + half) * fraction))
+        turn = uniform(other) * (two * fraction)
+        angle = turn - two if turn >= one else turn
+        distance = abs(angle)
+        folded = one - distance if distance > half else distance
+        signed = -folded if angle < zero else folded
+        return length * sine(half - distance), length * sine(signed)
+
+    return compiled(normals)
+
 
 Array = NDArray[Any]
 Rate = float | Schedule
@@ -36,7 +136,7 @@ PHILOX = philox_of(lambda function: function)
 
 
 class Dropout(NamedTuple):
-    """What a net drops and adds in training; 0 stands for nothing.
+    """The rates of a net's dropout and noise in training; 0: none.
 
     Attributes
     ----------
@@ -54,14 +154,14 @@ class Dropout(NamedTuple):
         """The numbers of a step."""
         return HIDDEN + 2 * len(self.hidden)
 
-    def told(self) -> dict[str, Any]:
-        """Return what is in use, by the names of `MLP`'s arguments."""
+    def in_use(self) -> dict[str, Any]:
+        """Return the rates in use, by the names of `MLP`'s arguments."""
         alike = all(rate == self.hidden[0] for rate in self.hidden)
         hidden = self.hidden[0] if self.hidden and alike else list(self.hidden)
         used = any(map(is_used, self.hidden))
-        told = {"dropout": hidden} if used else {}
+        settings = {"dropout": hidden} if used else {}
         inputs = {"input_dropout": self.inputs, "input_noise": self.noise}
-        return told | {name: rate for name, rate in inputs.items() if is_used(rate)}
+        return settings | {name: rate for name, rate in inputs.items() if is_used(rate)}
 
     @property
     def draws_at_inputs(self) -> bool:
@@ -107,7 +207,7 @@ def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int)
 
 
 def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
-    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of what is kept.
+    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of kept units.
 
     Parameters
     ----------
@@ -155,18 +255,18 @@ def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDA
 
 
 def checked(rate: Rate, steps: NDArray[np.int64], total: int, name: str) -> NDArray[np.float64]:
-    """Return the rates of steps, after a check of what a schedule returns."""
-    given, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
+    """Return the rates of steps; a schedule's are checked."""
+    returned, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"
-    what = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
+    message = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
     try:
-        array = np.asarray(given, np.float64)
+        array = np.asarray(returned, np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{what}, got {given!r}") from None
+        raise TypeError(f"{message}, got {returned!r}") from None
     if array.shape != steps.shape:
-        raise ValueError(f"{what}, got an array of shape {array.shape}")
+        raise ValueError(f"{message}, got an array of shape {array.shape}")
     good = (array >= 0) & (array < below)
     if not good.all():
         first = int(np.argmin(good))
-        raise ValueError(f"{what}, got {array[first]} at step {steps[first]}")
+        raise ValueError(f"{message}, got {array[first]} at step {steps[first]}")
     return array

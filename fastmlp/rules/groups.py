@@ -20,8 +20,8 @@ class Factors(NamedTuple):
     biases: float = 1.0
 
 
-class Group(NamedTuple):
-    """What parameters of a group have in common: a factor of the rate, and if weights decay."""
+class ParameterGroup(NamedTuple):
+    """The settings of the parameters of a group: a factor of the rate, and if weights decay."""
 
     factor: float = 1.0
     decays: bool = True
@@ -31,7 +31,7 @@ class Group(NamedTuple):
         return optimizer if self.decays else replace(optimizer, weight_decay=0.0)
 
 
-WHOLE = (Group(),)
+WHOLE = (ParameterGroup(),)
 
 
 class ParameterGroups(NamedTuple):
@@ -44,7 +44,7 @@ class ParameterGroups(NamedTuple):
         FROZEN
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ParameterGroup, ...]
     weights: tuple[int, ...]
     biases: tuple[int, ...]
 
@@ -85,11 +85,17 @@ def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
 @lru_cache(maxsize=256)
 def _groups(factors: tuple[Factors, ...], same: bool) -> ParameterGroups:
     """Return the groups; `same`: biases decay as weights do."""
-    found: dict[Group, int] = {}
+    numbers_of_groups: dict[ParameterGroup, int] = {}
 
     def number_of(factor: float, decays: bool) -> int:
-        return FROZEN if factor == 0 else found.setdefault(Group(factor, decays), len(found))
+        return (
+            FROZEN
+            if factor == 0
+            else numbers_of_groups.setdefault(
+                ParameterGroup(factor, decays), len(numbers_of_groups)
+            )
+        )
 
-    numbers = [(number_of(its.weights, True), number_of(its.biases, same)) for its in factors]
+    numbers = [(number_of(layer.weights, True), number_of(layer.biases, same)) for layer in factors]
     weights, biases = zip(*numbers, strict=True)
-    return ParameterGroups(tuple(found), weights, biases)
+    return ParameterGroups(tuple(numbers_of_groups), weights, biases)

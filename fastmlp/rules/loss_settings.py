@@ -11,11 +11,13 @@ from fastmlp.rules.losses import (
     LOSSES,
     Loss,
     binary_focal,
+    focal,
     quantile,
+    quantiles,
     smoothed_binary_cross_entropy,
+    smoothed_cross_entropy,
     tweedie,
 )
-from fastmlp.rules.row_losses import focal, quantiles, smoothed_cross_entropy
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -57,12 +59,12 @@ class Quantile:
     levels: Any = 0.5
 
     def __post_init__(self) -> None:
-        given: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
-        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        numbers: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
+        if isinstance(numbers, str | bytes) or not isinstance(numbers, Iterable):
             raise TypeError(
                 f"Quantile: levels must be a number in (0, 1), or several, got {self.levels!r}"
             )
-        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in given)
+        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in numbers)
         if not levels or any(low >= high for low, high in pairwise(levels)):
             raise ValueError(
                 f"Quantile: levels must be one or more, in ascending order, got {self.levels!r}"
@@ -129,7 +131,7 @@ class Focal:
     """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
     of the right class, so that rows that are right already count little.
 
-    `class_weight` of `MLP.fit` does what alpha does elsewhere.
+    `class_weight` of `MLP.fit` takes the place of alpha elsewhere.
 
     Parameters
     ----------
@@ -246,7 +248,7 @@ _OF_RULES: dict[Callable[..., Any], str] = {
 
 
 def spelled(loss: Loss) -> Any:
-    """Return how `MLP` is given a loss: its name, or a loss with settings; None for a user's own.
+    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom.
 
     Examples
     --------
@@ -264,8 +266,8 @@ def spelled(loss: Loss) -> Any:
 
 def of_settings(settings: Any) -> dict[str, Any]:
     """Return a loss with settings as JSON: its name, and the settings."""
-    told = {name: _as_json(value) for name, value in asdict(settings).items()}
-    return {**told, "name": _OF_RULES[settings.loss.rule]}
+    values = {name: _as_json(value) for name, value in asdict(settings).items()}
+    return {**values, "name": _OF_RULES[settings.loss.rule]}
 
 
 def _as_json(value: Any) -> Any:

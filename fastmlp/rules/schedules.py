@@ -225,8 +225,8 @@ class Warmup:
         n_steps = scalars.positive_integer("Warmup", "n_steps", self.n_steps)
         object.__setattr__(self, "n_steps", n_steps)
         if isinstance(self.schedule, type):
-            wanted = f"{self.schedule.__name__}(...)"
-            raise TypeError(f"Warmup: schedule must be a schedule, not its class: {wanted}")
+            call = f"{self.schedule.__name__}(...)"
+            raise TypeError(f"Warmup: schedule must be a schedule, not its class: {call}")
         check_schedule("Warmup", "schedule", self.schedule)
         if not callable(self.schedule):
             expected = "a finite number above 0 or a schedule"

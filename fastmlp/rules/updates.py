@@ -1,12 +1,47 @@
-"""Update rules: how one step changes one parameter, the inner formula of each optimizer.
+"""Gradient rules and update rules: how one step changes the gradient, then one parameter.
 
-A rule takes a parameter w, its gradient g, two slots of state (m, v) that start at 0 and the
-coefficients of the step, and returns the new (w, m, v).
+A gradient rule takes g, the derivative of the objective with its penalties, and the value of the
+setting that asks for it, and returns the new g. NaN must stay NaN, so that a divergence is seen. To
+add one: write the function, put it in `GRADIENT_RULES` under the name of its setting, and give
+`fastmlp.rules.optimizers.protocol.OptimizerSettings` that field. Clipping by norm needs the whole
+gradient before the first number changes: `NORMS` names its settings, `norm_factor` is its formula,
+and backends take the norms.
+
+An update rule, the inner formula of an optimizer, takes a parameter w, its gradient g, two slots of
+state (m, v) that start at 0 and the coefficients of the step, and returns the new (w, m, v).
 """
 
 from collections.abc import Callable
 
 from fastmlp.rules.elementary import sqrt
+
+GradientRule = Callable[..., float]
+
+
+def unchanged(g: float) -> float:
+    """g."""
+    return g
+
+
+def clip(g: float, limit: float) -> float:
+    """min(max(g, -limit), limit)."""
+    return -limit if g < -limit else limit if g > limit else g
+
+
+GRADIENT_RULES: dict[str, GradientRule] = {"clipvalue": clip}
+
+# Settings that clip by norm, and True where each variable has its own: a layer's weights, or its
+# biases.
+NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
+
+
+def norm_factor(norm: float, limit: float) -> float:
+    """min(1, limit / norm), and NaN for a norm that is not finite: 0 times the gradient would hide
+    the divergence."""
+    if norm - norm != 0:
+        return norm - norm
+    return 1.0 if norm <= limit else limit / norm
+
 
 Triple = tuple[float, float, float]
 UpdateRule = Callable[..., Triple]

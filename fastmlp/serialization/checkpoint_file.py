@@ -24,7 +24,7 @@ ADDED = (
 )
 
 
-class Saved(NamedTuple):
+class SavedFit(NamedTuple):
     """The content of a checkpoint.
 
     Attributes
@@ -63,7 +63,7 @@ class CheckpointFile:
         """Set the net back to a captured state."""
         model_state.restore(self._state, state)
 
-    def write(self, saved: Saved) -> None:
+    def write(self, saved: SavedFit) -> None:
         """Write a checkpoint.
 
         Raises
@@ -72,12 +72,12 @@ class CheckpointFile:
             If it cannot be written; the file is as it was.
         """
         kind, header, arrays = model_state.pack(saved.state)
-        series = {name: np.array(its, np.float64) for name, its in saved.series.items()}
+        series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}
         content = Content(kind, {**header, "fit": saved.told}, {**arrays, **series, **best})
         safetensors_file.write(self.path, content)
 
-    def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> Saved | None:
+    def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
         """Return the checkpoint, or None where there is no file yet.
 
         Parameters
@@ -94,23 +94,23 @@ class CheckpointFile:
         """
         if not self.path.exists():
             return None
-        content, here = safetensors_file.read(self.path), self.capture()
+        content, state_now = safetensors_file.read(self.path), self.capture()
         with self.refusing():
-            there = {**content.header, **_told(content, fit)}
-            there["optimizer"] = codec.completed(there["optimizer"])
+            settings = {**content.header, **_told(content, fit)}
+            settings["optimizer"] = codec.completed(settings["optimizer"])
         names_added = ("layer_rates", "trainable", "compute_dtype", *model_state.DROPOUT)
         added = dict.fromkeys(names_added)
-        expected = {**added, **model_state.header_of(here), **fit}
+        expected = {**added, **model_state.header_of(state_now), **fit}
         # A file of an earlier version has none.
-        there.setdefault("feature_names", expected.get("feature_names"))
+        settings.setdefault("feature_names", expected.get("feature_names"))
         for name, value in expected.items():
-            if there.get(name) != value:
+            if settings.get(name) != value:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "
-                    f"{there.get(name)!r}, here it is {value!r}; resume=False starts over"
+                    f"{settings.get(name)!r}, here it is {value!r}; resume=False starts over"
                 )
         with self.refusing():
-            state = model_state.state_of(content, here.network, here.optimizer)
+            state = model_state.state_of(content, state_now.network, state_now.optimizer)
             first = content.header["fit"]["first_step"]
             series = _series(content, names)
             if state.generator is None or type(first) is not int or not 0 <= first <= state.n_steps:
@@ -118,7 +118,7 @@ class CheckpointFile:
             best = content.arrays.get(BEST)
             if best is not None:
                 best = model_state.checked(best, BEST, state.parameters).copy()
-        return Saved(state, content.header["fit"], series, best)
+        return SavedFit(state, content.header["fit"], series, best)
 
     def refusing(self) -> AbstractContextManager[None]:
         """Return a context in which what the file lacks is a `FileError`."""
@@ -128,12 +128,12 @@ class CheckpointFile:
 def _told(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
     if "fit" not in content.header:
         raise FileError("a model file, not a checkpoint; MLP.load reads it")
-    told = {**dict.fromkeys(ADDED), **content.header["fit"]}
-    return {name: told[name] for name in names}
+    settings = {**dict.fromkeys(ADDED), **content.header["fit"]}
+    return {name: settings[name] for name in names}
 
 
 def _series(content: Content, names: Sequence[str]) -> Series:
     arrays: dict[str, NDArray[Any]] = {name: content.arrays[name] for name in names}
-    if any(each.ndim != 1 or each.dtype != np.float64 for each in arrays.values()):
+    if any(numbers.ndim != 1 or numbers.dtype != np.float64 for numbers in arrays.values()):
         raise FileError("losses and learning rates must be float64 vectors")
-    return {name: each.tolist() for name, each in arrays.items()}
+    return {name: numbers.tolist() for name, numbers in arrays.items()}

@@ -13,7 +13,7 @@ from fastmlp.rules import loss_settings
 from fastmlp.rules.averages import AVERAGES
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
-from fastmlp.rules.optimizers.protocol import Settings
+from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import scalars
 
@@ -86,7 +86,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
     names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
-    if not isinstance(optimizer, Settings) or type(optimizer) not in names:
+    if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: _setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
@@ -95,8 +95,8 @@ def of_optimizer(optimizer: Optimizer) -> Any:
 def optimizer_from(spelled: Any, own: Own) -> Optimizer:
     """Decode an optimizer; its constructor checks the settings."""
     if "own" in spelled:
-        found: Optimizer = rule_from(spelled, {}, "optimizer", own)
-        return found
+        optimizer: Optimizer = rule_from(spelled, {}, "optimizer", own)
+        return optimizer
     settings = dict(spelled)
     name = settings.pop("name")
     scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
@@ -114,12 +114,12 @@ def completed(spelled: Any) -> Any:
     """Return an encoded object with the settings that later versions have added, at defaults."""
     if not isinstance(spelled, dict):
         return spelled
-    told = {name: completed(value) for name, value in spelled.items()}
+    settings = {name: completed(value) for name, value in spelled.items()}
     kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
-    known = fields(kinds[told["name"]]) if told.get("name") in kinds else ()
+    known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
-    added = [f for f in known if f.name not in told and not hasattr(Settings, f.name)]
-    return told | {f.name: _setting(f.default) for f in added}
+    added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
+    return settings | {f.name: _setting(f.default) for f in added}
 
 
 def of_rate(rate: Any) -> Any:

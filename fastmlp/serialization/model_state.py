@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process import random_state
-from fastmlp.network import layer_rates, losses, precision, resolve
-from fastmlp.network.dropout import dropout_of
-from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
-from fastmlp.network.spec import Network
+from fastmlp.network import layer_settings, resolve, spec
+from fastmlp.network.layer_settings import dropout_of
+from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, penalties
 from fastmlp.rules.dropout import Key
@@ -62,8 +61,17 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
         plain = State(network, state.optimizer, 0, parameters)
         return plain._replace(feature_names=state.feature_names)
     random = random_state.state_of(state.generator)
-    its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
-    return State(network, *its, state.averaged_from, state.feature_names)
+    return State(
+        network,
+        state.optimizer,
+        state.n_steps,
+        parameters,
+        moments=state.slots(),
+        generator=random,
+        key=state.key,
+        averaged_from=state.averaged_from,
+        feature_names=state.feature_names,
+    )
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -117,15 +125,15 @@ def header_of(state: State) -> dict[str, Any]:
         ],
         "dtype": network.dtype.name,
         **_compute_dtype(network),
-        **layer_rates.in_use(network),
+        **layer_settings.in_use(network),
         **_dropout(network),
         **names,
     }
 
 
 def _compute_dtype(network: Network) -> dict[str, Any]:
-    told = network.compute_dtype
-    return {"compute_dtype": list(told) if isinstance(told, tuple) else told} if told else {}
+    dtype = network.compute_dtype
+    return {"compute_dtype": list(dtype) if isinstance(dtype, tuple) else dtype} if dtype else {}
 
 
 def _dropout(network: Network) -> dict[str, Any]:
@@ -169,10 +177,10 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
     A layer is a few bytes of a header, and takes hundreds of memory.
     """
-    given, held = content.header["layer_sizes"], len(content.arrays)
-    if 2 * (len(given) - 1) > held:
-        raise FileError(f"claims {len(given) - 1:,} layers, but holds {held:,} arrays")
-    return resolve.layer_sizes(given)
+    sizes, held = content.header["layer_sizes"], len(content.arrays)
+    if 2 * (len(sizes) - 1) > held:
+        raise FileError(f"claims {len(sizes) - 1:,} layers, but holds {held:,} arrays")
+    return resolve.layer_sizes(sizes)
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
@@ -189,8 +197,17 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     key = _key(content.header.get("key"))
     names = content.header.get("feature_names")
     names = validation.names_given(names, network.layout.sizes[0], "feature_names")
-    its = (parameters, moments, random, key, counts["averaged_from"], names)
-    return State(network, optimizer, counts["n_steps"], *its)
+    return State(
+        network,
+        optimizer,
+        counts["n_steps"],
+        parameters,
+        moments=moments,
+        generator=random,
+        key=key,
+        averaged_from=counts["averaged_from"],
+        feature_names=names,
+    )
 
 
 def _key(stored: Any) -> Key | None:
@@ -207,10 +224,10 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         return codec.rule_from(spelled, activations.RULES, "activation", own)
 
     hidden = [known(spelled) for spelled in header["activation"]]
-    loss = losses.loss(codec.loss_from(header["loss"], own))
+    loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
-    given = spelled if loss.link else known(spelled)
-    output, link = resolve.output_activation(given, str(header["loss"]), loss)
+    activation = spelled if loss.link else known(spelled)
+    output, link = resolve.output_activation(activation, str(header["loss"]), loss)
     dtype = resolve.dtype(header["dtype"])
     return Network(
         layout=make_layout(sizes),
@@ -219,10 +236,10 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=dtype,
-        layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
-        trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
+        layer_rates=layer_settings.layer_rates(header.get("layer_rates"), len(sizes) - 1),
+        trainable=layer_settings.trainable(header.get("trainable", True), len(sizes) - 1),
         dropout=_dropout_from(header, len(sizes) - 2, own),
-        compute_dtype=precision.compute_dtype(header.get("compute_dtype"), sizes, dtype),
+        compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
 
 

@@ -134,8 +134,8 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except DEFECTS as error:
-        told = isinstance(error, TypeError | ValueError)
-        why = str(error) if told else f"damaged: {type(error).__name__}: {error}"
+        is_message = isinstance(error, TypeError | ValueError)
+        why = str(error) if is_message else f"damaged: {type(error).__name__}: {error}"
         shown = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
         raise FileError(f"{os.fspath(path)}: {shown}") from error
 
@@ -162,8 +162,8 @@ def _table(file: BinaryIO) -> dict[str, Any]:
     except ValueError as error:
         raise FileError(f"not a safetensors file, or a damaged one: {error}") from None
     ends = [tensor["data_offsets"][1] for name, tensor in table.items() if name != "__metadata__"]
-    if size != (told := 8 + length + max(ends, default=0)):
-        raise FileError(f"damaged: it has {size:,} bytes, and its header tells of {told:,}")
+    if size != (expected := 8 + length + max(ends, default=0)):
+        raise FileError(f"damaged: it has {size:,} bytes, and its header tells of {expected:,}")
     return table
 
 

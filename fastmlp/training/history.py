@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
-from fastmlp.network import html
+from fastmlp.network import summary
 from fastmlp.validation.attributes import OF_HISTORIES, Advising
 from fastmlp.validation.packages import needs
 
@@ -220,9 +220,9 @@ def history_html(
     curves = {"training": np.asarray(loss, float), "validation": np.asarray(validation_loss, float)}
     rows = [HEADER, *(_row(name, curve) for name, curve in curves.items() if curve.size)]
     n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"
-    parts = [html.text(n, strong="History")]
+    parts = [summary.html_text(n, strong="History")]
     if len(rows) > 1:
-        parts.append(html.table(rows))
+        parts.append(summary.html_table(rows))
     if len(loss) > 1:
         parts.append(_line(list(curves.values())))
     return f"<div>{''.join(parts)}</div>"

@@ -19,7 +19,7 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.groups import Group, groups_of
+from fastmlp.rules.groups import ParameterGroup, groups_of
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import History, Status
@@ -194,7 +194,7 @@ class Calls:
 
     drawn: Rates | None = None
 
-    def __init__(self, trainer: Trainer, state: NetState, groups: Sequence[Group]) -> None:
+    def __init__(self, trainer: Trainer, state: NetState, groups: Sequence[ParameterGroup]) -> None:
         self._trainer, self._state, self._groups = trainer, state, groups
         self._pace = Pace(trainer.unit_flops)
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.network.parameter_layout import make_layout
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
 from fastmlp.validation.packages import needs
@@ -263,28 +262,51 @@ def _scored(
     scorer: Function, loss: Loss, targets: Array, predictions: Array, weight: Mapping[str, Array]
 ) -> Callable[[], Any]:
     """Return a call of a scorer of scikit-learn's, with an estimator of these predictions."""
+    n_outputs = predictions.shape[1]
+    is_classifier = loss.targets == "classes" or (loss.targets == "unit" and n_outputs == 1)
+    if is_classifier and targets.ndim == 2:
+        targets = targets.argmax(axis=1)
+    estimator = estimator_of(np.arange(max(n_outputs, 2)) if is_classifier else None)
+
+    def score() -> Any:
+        X = predictions[:, 0] if n_outputs == 1 else predictions
+        X = np.column_stack([1 - X, X]) if is_classifier and n_outputs == 1 else X
+        return scorer(estimator, X, targets, **weight)
+
+    return score
+
+
+def estimator_of(classes: Array | None) -> Any:
+    """An estimator for scorers, whose X are its predictions.
+
+    Parameters
+    ----------
+    classes : (n_classes,) array of labels, whose probabilities X are; None: X are numbers
+    """
+    numbers, labels = _estimators()
+    return numbers() if classes is None else labels(classes)
+
+
+@cache
+def _estimators() -> tuple[Any, Any]:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    n_outputs = predictions.shape[1]
+    class Numbers(RegressorMixin, BaseEstimator):
+        def predict(self, X: Array) -> Array:
+            return X
 
-    class Classifier(ClassifierMixin, BaseEstimator):
-        classes_ = np.arange(max(n_outputs, 2))
+    class Labels(ClassifierMixin, BaseEstimator):
+        def __init__(self, classes_: Array) -> None:
+            self.classes_ = classes_
 
-        def predict_proba(self, X: Any) -> Array:
-            positive = predictions[:, 0]
-            return np.column_stack([1 - positive, positive]) if n_outputs == 1 else predictions
+        def predict_proba(self, X: Array) -> Array:
+            return X
 
-        def predict(self, X: Any) -> Array:
-            return self.predict_proba(X).argmax(axis=1)
+        def predict(self, X: Array) -> Array:
+            labels: Array = self.classes_[X.argmax(axis=1)]
+            return labels
 
-    class Regressor(RegressorMixin, BaseEstimator):
-        def predict(self, X: Any) -> Array:
-            return predictions[:, 0] if n_outputs == 1 else predictions
-
-    classes = loss.targets == "classes" or (loss.targets == "unit" and n_outputs == 1)
-    if classes and targets.ndim == 2:
-        targets = targets.argmax(axis=1)
-    return partial(scorer, Classifier() if classes else Regressor(), None, targets, **weight)
+    return Numbers, Labels
 
 
 class Validation(Protocol):

@@ -2,7 +2,7 @@
 
 from fastmlp._process.task_pool import Pool, share
 from fastmlp.backends import devices
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 # Estimates in operations at full speed: the start of a fit, a step beside its arithmetic, an
 # element of a layer's outputs, a parameter's update. They only order the fits of a pool.

@@ -9,7 +9,7 @@ import pytest
 from fastmlp import MLP
 from fastmlp._process import memory
 from fastmlp.backends.cpu.plan import workspace
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 
 HUGE = [(10**6, 10**6, 1), (2**31, 2**31), (2**62, 2), (2**40, 1, 2**40), (1, 2**61)]
 

@@ -73,10 +73,10 @@ class Drill:
 
     @property
     def calls(self) -> int:
-        """How often the block was called: n_loops if the leader was alone."""
+        """The number of calls of the block: n_loops if the leader was alone."""
         return int(self.memory[0])
 
     @property
     def exact(self) -> bool:
-        """Whether every item was done once in each loop."""
+        """True if every item was done once in each loop."""
         return bool((self.memory[1:] == self.n_loops).all())

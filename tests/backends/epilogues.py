@@ -1,4 +1,4 @@
-"""What a product does to its sums last, for the tests of products and of tiles."""
+"""Epilogues in NumPy, for the tests of products and of tiles."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ each_epilogue = pytest.mark.parametrize(
 
 
 def finished(value: Any, epilogue: int, operand: Any) -> Any:
-    """What the epilogue makes of a product."""
+    """The product after its epilogue."""
     if epilogue in (PLUS, RELU_PLUS):
         value = value + operand
     if epilogue in (RELU, RELU_PLUS):
@@ -47,7 +47,7 @@ def finished(value: Any, epilogue: int, operand: Any) -> Any:
 
 
 def magnitude(size: Any, epilogue: int, operand: Any) -> Any:
-    """What rounding of sums of this size is relative to, when the epilogue is done."""
+    """The size that rounding of sums is relative to, after the epilogue."""
     if epilogue in (PLUS, RELU_PLUS):
         return size + abs(operand)
     return size * abs(operand) if epilogue == TIMES else size

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
-from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.groups import Factors, groups_of
@@ -44,7 +43,7 @@ class Net(NamedTuple):
 
     @property
     def network(self) -> Network:
-        """What the engine takes."""
+        """The network, as the engine takes it."""
         loss = CASES[self.loss]
         outer = "identity" if loss.link else self.output_activation
         names = [self.activation] * (len(self.sizes) - 2) + [outer]
@@ -60,7 +59,7 @@ class Net(NamedTuple):
 
     @property
     def oracle(self) -> dict[str, Any]:
-        """What the oracle takes by keyword."""
+        """The keywords of the oracle."""
         return {
             "activations": [self.activation] * (len(self.sizes) - 2),
             "loss": self.loss,
@@ -82,7 +81,7 @@ class Net(NamedTuple):
 def network_of(
     sizes: tuple[int, ...], activation: str, output: str, link: str, dtype: str
 ) -> Network:
-    """What the engine takes, by the names of its rules; without penalties."""
+    """A network by the names of its rules; without penalties."""
     names = [activation] * (len(sizes) - 2) + [output]
     rules = tuple(ACTIVATIONS[name] for name in names)
     return Network(make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype))
@@ -111,7 +110,7 @@ def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Arr
 
 
 def distance(a: Array, b: Array) -> float:
-    """How far a is from b, relative to the norm of b."""
+    """The distance of a from b, relative to the norm of b."""
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
@@ -121,7 +120,7 @@ def orders(rng: np.random.Generator, n_epochs: int, n_rows: int) -> NDArray[np.i
 
 
 class Run(NamedTuple):
-    """What a training leaves behind."""
+    """The results of a training."""
 
     parameters: Array
     moments: Array

@@ -29,7 +29,7 @@ class Scene(NamedTuple):
 
     @property
     def n_layers(self) -> int:
-        """How many layers the net has."""
+        """The number of layers."""
         return len(self.session.plan.layers)
 
     def gradient(self, phase_one: Callable[[], None], split: int = 0) -> bytes:

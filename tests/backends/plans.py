@@ -8,7 +8,7 @@ from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Layout, make_layout
 
 # Layers of few outputs, which may be transposed, as often as others.
 layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size=5).map(

@@ -9,6 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from loss_cases import CASES, constants_of, options_of, outputs_for
 from numba.extending import register_jitable
 
@@ -38,9 +39,6 @@ each_link = pytest.mark.parametrize("name", links.LINKS)
 each_loss = pytest.mark.parametrize("name", CASES)
 each_penalty = pytest.mark.parametrize("name", penalties.RULES)
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off no rule is compiled"
-)
 
 
 @numba.njit

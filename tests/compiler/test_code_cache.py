@@ -15,12 +15,11 @@ from typing import Any
 
 import numba
 import pytest
+from conditions import only_compiled
 
 from fastmlp.compiler import cache, kernel
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
-)
+pytestmark = only_compiled
 
 # Prints relu(-1), relu(2), sigmoid(0) and how often the compiler ran.
 EVALUATE = """
@@ -50,7 +49,7 @@ from fastmlp.rules import activations, links, losses, penalties
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import SGD
 

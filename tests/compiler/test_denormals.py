@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from drills import shared
 from machine_code import assembly_for
 
@@ -18,15 +19,12 @@ from fastmlp.backends.cpu.threads.team import lead
 from fastmlp.compiler import block_of, flush_denormals, restore_denormals, row
 from fastmlp.training.history import Status
 
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled code leaves the mode alone"
-)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "n_parts", "block", "n", "address")]))
 
 
 def denormals_are_kept() -> bool:
-    """Whether this thread computes with denormal numbers: results of it, and arguments."""
+    """True if this thread computes with denormal numbers, as results and as arguments."""
     small = np.finfo(np.float32).smallest_subnormal
     made = np.float32(1e-38) * np.float32(1e-2) != 0 and 1e-300 * float("1e-20") != 0
     read = small * np.float32(2.0**30) * np.float32(2.0**100) != 0

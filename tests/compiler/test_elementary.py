@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from loss_cases import CASES, options_of
 from scipy import special
 
@@ -17,9 +18,7 @@ from fastmlp.compiler.blocks import Block
 from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off NumPy's functions are used"
-)
+pytestmark = only_compiled
 # Where a function bends, vanishes, overflows or changes its formula.
 SCALES = (1e-300, 1e-20, 1e-8, 1e-3, 0.1, 0.5, 1, 2, 4, 8, 20, 40, 90, 750)
 N_POINTS = 1 << 14
@@ -256,7 +255,7 @@ def called_by(block: Block) -> set[str]:
 
 
 def foreign(block: Block) -> set[str]:
-    """What the block calls that is no instruction, nor of Numba's own."""
+    """The functions that the block calls, without intrinsics and Numba's own."""
     called = {name for name in called_by(block) if not name.startswith(OF_NUMBA)}
     return {name for name in called if not name.startswith("llvm.") or LIBRARY.match(name)}
 

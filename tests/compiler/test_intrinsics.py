@@ -1,6 +1,8 @@
 """Functions with two bodies: interpreted and compiled they give the same results."""
 
+import ctypes
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,14 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from numba import types
+from numpy.random import MT19937, PCG64, SFC64, Philox
 
 import fastmlp.compiler
+from fastmlp.backends.shuffle import generator_address
 from fastmlp.compiler import (
+    INTERPRETED,
     Record,
     block_of,
     call,
@@ -22,6 +28,7 @@ from fastmlp.compiler import (
     flush_denormals,
     fma,
     load_acquire,
+    next_word,
     pause,
     record_at,
     records_at,
@@ -31,11 +38,8 @@ from fastmlp.compiler import (
     stack,
     store_release,
 )
+from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.intrinsics import emitted
-
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one body only"
-)
 
 
 def shifted(x: Any, by: Any) -> Any:
@@ -262,3 +266,90 @@ def test_types_that_have_no_other_body_are_refused() -> None:
 def test_a_literal_that_is_none_is_refused() -> None:
     with pytest.raises(numba.TypingError):
         repeat_often(1.5, 3)
+
+
+@numba.njit
+def through_each(address: Any) -> Any:
+    store_release(address, 5)
+    before = fetch_add(address, 3)
+    pause()
+    swapped = exchange_if(address, 8, 1 << 40)
+    refused = exchange_if(address, 8, 7)
+    return before, swapped, refused, load_acquire(address)
+
+
+@numba.njit(nogil=True)
+def add_ones(address: Any, n: Any) -> None:
+    for _ in range(n):
+        fetch_add(address, 1)
+
+
+@numba.njit(nogil=True)
+def swap_in_ones(address: Any, n: Any) -> None:
+    for _ in range(n):
+        before = load_acquire(address)
+        while not exchange_if(address, before, before + 1):
+            before = load_acquire(address)
+
+
+def test_each_does_what_it_says_compiled_and_interpreted() -> None:
+    words = np.zeros(3, np.int64)
+    for function in (through_each, getattr(through_each, "py_func", through_each)):
+        assert function(words[1:].ctypes.data) == (5, True, False, 1 << 40)
+        assert words.tolist() == [0, 1 << 40, 0]
+
+
+def from_two_threads(function: Any, n: int) -> int:
+    """The word after two threads at the same time."""
+    word = np.zeros(1, np.int64)
+    function(word.ctypes.data, 0)
+    threads = [threading.Thread(target=function, args=(word.ctypes.data, n)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return int(word[0])
+
+
+N = 10 if numba.config.DISABLE_JIT else 100_000
+
+
+def test_no_addition_is_lost() -> None:
+    assert from_two_threads(add_ones, N) == 2 * N
+
+
+def test_no_exchange_is_lost() -> None:
+    assert from_two_threads(swap_in_ones, N) == 2 * N
+
+
+KINDS = (MT19937, PCG64, SFC64, Philox)
+
+
+def draw(generator: Any, out: Any, n: Any) -> None:
+    numbers = row(out, n, np.int64)
+    for i in range(n):
+        numbers[i] = next_word(generator)
+
+
+def words(bits: Any, n: int, function: Any) -> list[int]:
+    out = np.zeros(n, np.int64)
+    function(generator_address(bits), out.ctypes.data, n)
+    return [int(word) for word in out]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_those_that_numpy_draws(kind: Any) -> None:
+    ways = [draw] if INTERPRETED else [draw, NativeCode(draw, None, light=True).entry]  # type: ignore[arg-type]
+    for function in ways:
+        bits, expected = kind(3), kind(3)
+        # A generator of 64 bits keeps the half that it has not given out: an odd number of words.
+        found = words(bits, 1001, function)
+        its = expected.ctypes
+        assert found == [its.next_uint32(its.state) for _ in range(1001)]
+        assert bits.random_raw() == expected.random_raw()
+
+
+def test_the_address_is_that_of_numpys_own_interface() -> None:
+    bits = MT19937(0)
+    state = ctypes.c_int64.from_address(generator_address(bits)).value
+    assert state == bits.ctypes.state_address

@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.threads.team import JOINED
@@ -23,12 +23,10 @@ from fastmlp.compiler import (
     thread_number,
 )
 from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
+from fastmlp.compiler.intrinsics import flushed, restored
 from fastmlp.compiler.operands import Unsupported
-from fastmlp.compiler.parallel import flushed, restored
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is translated"
-)
+pytestmark = only_compiled
 N = 37
 FACTOR = 0.25
 # Rounds of waiting for another thread, of about 0.5 us: ten seconds and more.
@@ -36,7 +34,7 @@ LONGEST = 1 << 25
 
 
 class Job(Record):
-    """What the drivers below read.
+    """The record of the drivers below.
 
     team: address of the team's record, or 0
     out: address of float64 numbers

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from loss_cases import CASES, options_of
 from numba.extending import register_jitable
 
@@ -26,9 +26,7 @@ from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is translated"
-)
+pytestmark = only_compiled
 PAIR = np.dtype((np.record, [("count", np.int64), ("mass", np.float64)]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.network.state import N_SLOTS, NetState
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers import Adam

@@ -1,4 +1,4 @@
-"""What a notebook and a prompt show of a net."""
+"""A net's text in a prompt and in a notebook."""
 
 import copy
 import pickle

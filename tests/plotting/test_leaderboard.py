@@ -11,7 +11,7 @@ from fastmlp.plotting import plot_leaderboard
 
 BOARD = pd.DataFrame(
     {
-        "member": ["64x64 relu pieces", "trees", "x" * 90],
+        "member": ["64x64 relu, piecewise linear", "trees", "x" * 90],
         "weight": [0.75, 0.25, 0.0],
         "validation_score": [-0.3, -0.4, -0.9],
         "best_epoch": [5.0, np.nan, 3.0],
@@ -24,7 +24,7 @@ MODEL = SimpleNamespace(leaderboard_=BOARD, validation_score_=-0.25)
 def test_members_by_their_score_and_weight(board: Any) -> None:
     ax = plot_leaderboard(SimpleNamespace(leaderboard_=board, validation_score_=-0.25))
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["64x64 relu pieces", "trees", "x" * 48]
+    assert names == ["64x64 relu, piecewise linear", "trees", "x" * 60]
     dots: list[Any] = [one for one in ax.collections if len(np.asarray(one.get_offsets()))]
     assert [one.get_offsets()[0].tolist() for one in dots] == [[-0.3, 0], [-0.4, 1], [-0.9, 2]]
     assert dots[0].get_sizes()[0] > dots[1].get_sizes()[0] > dots[2].get_sizes()[0]
@@ -36,7 +36,7 @@ def test_members_by_their_score_and_weight(board: Any) -> None:
 
 def test_the_last_step_of_a_pipeline_and_few_of_many() -> None:
     ax = plot_leaderboard(SimpleNamespace(steps=[("model", MODEL)]), most=1)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["64x64 relu pieces"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["64x64 relu, piecewise linear"]
     assert "2 members" in ax.get_title(loc="left")
 
 

@@ -1,4 +1,4 @@
-"""What dropout and noise draw: their distribution, and the numbers of a step."""
+"""Random numbers of dropout and noise: their distribution, and the numbers of a step."""
 
 import naive
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from fastmlp import Cosine
 from fastmlp.rules import dropout
-from fastmlp.rules.dropout import Dropout, mask, noise, numbers_of
+from fastmlp.rules.dropout import LOW, Dropout, mask, noise, numbers_of, philox_of
 
 KEY = (0xDEADBEEF, 0x12345678)
 
@@ -79,3 +79,25 @@ def test_a_schedule_out_of_range_is_an_error_at_its_step(value: float) -> None:
 
     with pytest.raises(ValueError, match=r"dropout, .*must return 3 rates in \[0, 1\).* at step 4"):
         numbers_of(Dropout((rates,)), KEY, np.arange(3, 6), 10)
+
+
+FULL = 0xFFFFFFFF
+# Counter, key, output: kat_vectors of Random123.
+ANSWERS = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([FULL] * 4, [FULL] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), ANSWERS)
+def test_the_known_answers(counter: list[int], key: list[int], expected: list[int]) -> None:
+    philox = philox_of(lambda function: function)
+    words = philox(*map(np.uint64, (*counter, *key)))
+    assert [int(word & LOW) for word in words] == expected
+    arrays = [np.array([word]) for word in counter]
+    assert np.ravel(naive.philox(arrays, (key[0], key[1]))).tolist() == expected

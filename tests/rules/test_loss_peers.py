@@ -1,4 +1,4 @@
-"""Losses against scikit-learn's, and linear nets against its linear models."""
+"""Losses against scikit-learn's functions, and linear nets against its linear models."""
 
 from typing import Any
 
@@ -8,10 +8,12 @@ from loss_cases import CASES, constants_of
 from scipy.optimize import minimize
 from sklearn import _loss
 from sklearn.linear_model import GammaRegressor, TweedieRegressor
+from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
 
 from fastmlp import MLP, Quantile, Tweedie
 from fastmlp.rules.loss_settings import Smoothed
 from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 RAW = np.array([0, 1e-3, -1e-3, 1, -1, 30, -30])
 PEERS: dict[str, tuple[Any, Any]] = {
@@ -115,3 +117,62 @@ def test_a_linear_net_reaches_the_objective_of_a_linear_model(loss: Any, peer: A
 def test_constants_are_of_the_nets_dtype() -> None:
     (levels,) = constants_of("three quantiles", "float32")
     assert {type(level) for level in levels} == {np.float32}
+
+
+LINKS = {None: "identity", "exp": "exp", "sigmoid": "logistic", "softmax": "softmax"}
+each_loss = pytest.mark.parametrize("name", SKLEARN_LOSSES)
+
+
+def draw(name: str, scale: float, dtype: Any) -> tuple[Any, Any]:
+    """Raw outputs, shape (20, 4), and targets."""
+    rng = np.random.default_rng(0)
+    raw = rng.normal(scale=scale, size=(20, 4)).astype(dtype)
+    targets = {
+        "squared_error": rng.normal(size=(20, 4)),
+        "poisson": rng.poisson(2.0, size=(20, 4)),
+        "binary_log_loss": rng.integers(0, 2, size=(20, 4)),
+        "log_loss": rng.integers(0, 4, size=(20, 1)),
+    }
+    return raw, targets[name].astype(dtype)
+
+
+def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
+    """Values, shape (n_rows,), and slopes."""
+    loss, slopes, values = SKLEARN_LOSSES[name], np.empty_like(raw), np.empty(len(raw))
+    if loss.by_row:
+        loss.rule(raw, targets, slopes, values)
+        return values, slopes
+    pairs = np.array(
+        [
+            [loss.rule(*pair) for pair in zip(*rows, strict=True)]
+            for rows in zip(raw, targets, strict=True)
+        ]
+    )
+    assert loss.over_outputs == "sum"
+    return pairs[..., 0].sum(axis=1), pairs[..., 1]
+
+
+@each_loss
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-13)])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_value_and_slope_are_those_of_scikit_learn(
+    name: str, scale: float, dtype: Any, tolerance: float
+) -> None:
+    raw, targets = draw(name, 1.0 if name == "poisson" else scale, dtype)
+    prediction = raw.copy()
+    ACTIVATIONS[LINKS[SKLEARN_LOSSES[name].link]](prediction)
+    expected = np.eye(4, dtype=dtype)[targets[:, 0].astype(int)] if name == "log_loss" else targets
+    values, slopes = evaluate(name, raw, targets)
+    by_row = [
+        LOSS_FUNCTIONS[name](t[None], p[None]) for t, p in zip(expected, prediction, strict=True)
+    ]
+    np.testing.assert_allclose(values, by_row, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(slopes, prediction - expected, rtol=tolerance, atol=tolerance)
+    assert slopes.dtype == dtype
+
+
+def test_a_negative_count_has_no_loss() -> None:
+    with np.errstate(invalid="ignore"):
+        values, slopes = evaluate("poisson", np.zeros((1, 1)), np.array([[-1.0]]))
+    assert np.isnan(values).all()
+    assert slopes == 2

@@ -53,7 +53,7 @@ def draw_rows(name: str) -> list[tuple[Any, Any]]:
 
 
 def as_targets(name: str, one_hot: Any) -> Any:
-    """What a one-hot row is for this loss."""
+    """A one-hot row as a target of this loss."""
     n = outputs_for(name, len(one_hot)) // CASES[name].per_target
     return np.maximum(one_hot[:n], 0.5) if CASES[name].targets == "positive" else one_hot[:n]
 

@@ -8,7 +8,6 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp.rules.gradient_rules import NORMS
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -23,8 +22,9 @@ from fastmlp.rules.optimizers import (
     gradient_rule_of,
     norm_limit_of,
 )
-from fastmlp.rules.optimizers.protocol import Settings
+from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import Cosine
+from fastmlp.rules.updates import NORMS
 
 # Every optimizer as it comes, and the forms that other settings call for.
 FORMS: list[Any] = [kind(0.05) for kind in OPTIMIZERS.values()] + [
@@ -243,7 +243,7 @@ def test_adam_with_epsilon_hat_is_that_of_scikit_learn(rng: np.random.Generator)
 @pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), Custom])
 def test_every_optimizer_documents_the_shared_settings(kind: Any) -> None:
     parameters = kind.__doc__.partition("Parameters")[2].partition("Raises")[0]
-    for field in fields(Settings):
+    for field in fields(OptimizerSettings):
         assert f"    {field.name} : " in parameters
 
 

@@ -1,4 +1,4 @@
-"""Penalties, uncompiled: against the oracle, in both precisions, far out, and at NaN."""
+"""Penalties and gradient rules, uncompiled: against the oracle, in both precisions, and at NaN."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastmlp.rules.penalties import RULES
+from fastmlp.rules.updates import GRADIENT_RULES, clip, norm_factor
 
 POINTS = np.linspace(-3, 3, 20)  # an even number: none at 0, where l1 has a kink
 each_rule = pytest.mark.parametrize("name", RULES)
@@ -59,3 +60,26 @@ def test_no_overflow_at_large_weights(name: str, dtype: Any) -> None:
     with np.errstate(over="raise", invalid="raise"):
         pairs = [RULES[name](dtype(w)) for w in (-1e4, -80, 80, 1e4)]
     assert np.isfinite(pairs).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clip_is_that_of_numpy(dtype: Any) -> None:
+    slopes = np.array([-np.inf, -3, -0.5, -0.0, 0, 1e-30, 0.5, 0.6, np.inf], dtype)
+    clipped = np.array([clip(g, dtype(0.5)) for g in slopes], dtype)
+    assert np.array_equal(clipped, np.clip(slopes, -0.5, 0.5))
+
+
+@pytest.mark.parametrize("rule", GRADIENT_RULES.values(), ids=GRADIENT_RULES)
+def test_nan_of_the_gradient_stays_nan(rule: Any) -> None:
+    assert np.isnan(rule(np.float64(np.nan), np.float64(0.5)))
+
+
+def test_a_norm_is_scaled_down_to_its_limit() -> None:
+    assert [norm_factor(norm, 2.0) for norm in (0.0, 1.0, 2.0, 8.0)] == [1.0, 1.0, 1.0, 0.25]
+
+
+@pytest.mark.parametrize("norm", [np.inf, np.nan])
+def test_a_norm_that_is_not_finite_makes_nan(norm: float) -> None:
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(norm_factor(np.float64(norm), 2.0))
+        assert np.isnan(norm_factor(norm, 2.0))

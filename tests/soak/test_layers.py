@@ -1,4 +1,4 @@
-"""Threads and processes of every kind, on every threading layer, each in a process of its own.
+"""Threads and processes of every kind, on every threading layer.
 
 What is known to abort, kill or hang a program that uses Numba's threads: two Python threads in a
 parallel kernel, a fork after one, a fork of that fork, pools of processes and of threads.
@@ -24,8 +24,10 @@ import os, signal, sys, threading, warnings
 import numpy as np
 from work import *
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-if __name__ == "__main__":
+def begin(scenario):
+    print(scenario, file=sys.stderr, flush=True)
     signal.alarm(100)
+if __name__ == "__main__":
     serial = {seed: fitted(seed, n_threads=1) for seed in range(8)}
 """
 
@@ -162,28 +164,37 @@ SCENARIOS = {
             finally:
                 os._exit(1)
         return process
-    told, ready = os.pipe()
+    served, ready = os.pipe()
     assert same(serial[0]) == 0
     workers = [worker() for _ in range(2)]
     for _ in workers:
-        os.read(told, 1)
+        os.read(served, 1)
     os.kill(workers[0], signal.SIGKILL)
     os.waitpid(workers[0], 0)
     workers[0] = worker()
-    os.read(told, 1)
+    os.read(served, 1)
     for process in workers:
         os.kill(process, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     """,
 }
-# Their processes are as new on any layer, or it is a compilation that they wait for.
-ON_ONE_LAYER = {
-    "multiprocessing spawn",
-    "multiprocessing forkserver",
-    "joblib loky",
-    "fork beside a compilation",
+# In one process, in this order: it has launched nothing before the first fork.
+FORKS = (
+    "fork before any launch",
+    "fork",
+    "fork of a fork",
+    "fork from another thread",
+    "fork beside a fit",
+    "multiprocessing fork",
+    "joblib multiprocessing",
+)
+THREADS = ("threads", "threads after set_num_threads", "threads beside another library")
+TOGETHER = {"forks": FORKS, "threads": (*THREADS, "joblib threading")}
+ALONE = {
+    name: (name,) for name in SCENARIOS if not any(name in names for names in TOGETHER.values())
 }
-FORKING = {name for name in SCENARIOS if "fork" in name} | {"joblib multiprocessing"}
+# Their processes are as new on any layer, or it is a compilation that they wait for.
+ON_ONE_LAYER = ALONE.keys() - {"workers forked before"}
 
 
 def environment(layer: str) -> dict[str, str]:
@@ -193,17 +204,21 @@ def environment(layer: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenarios", [*TOGETHER, *ALONE])
 def test_every_scenario_on_every_layer(
-    scenario: str, layer: str, python: Callable[..., str], soak: bool
+    scenarios: str, layer: str, python: Callable[..., str], soak: bool
 ) -> None:
-    if scenario in ON_ONE_LAYER and layer != LAYERS[0] and not soak:
+    if scenarios in ON_ONE_LAYER and layer != LAYERS[0] and not soak:
         pytest.skip("on one layer: --soak")
-    if scenario in FORKING and not hasattr(os, "fork"):
-        pytest.skip("this system cannot fork")
-    if "joblib" in scenario and importlib.util.find_spec("joblib") is None:
-        pytest.skip("joblib comes with scikit-learn, which is not installed")
-    python(BEGIN + SCENARIOS[scenario], **environment(layer))
+    names = (TOGETHER | ALONE)[scenarios]
+    if not hasattr(os, "fork"):
+        names = tuple(name for name in names if "fork" not in name)
+    if importlib.util.find_spec("joblib") is None:
+        names = tuple(name for name in names if "joblib" not in name)
+    if not names:
+        pytest.skip("this system cannot fork, or joblib is not installed")
+    texts = [f"\n    begin({name!r})\n{SCENARIOS[name].rstrip()}" for name in names]
+    python(BEGIN + "".join(texts), timeout=120 * len(names), **environment(layer))
 
 
 MANY_FITS = """

@@ -25,7 +25,7 @@ from fastmlp.tabular import (
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import CodeEncoder
-from fastmlp.tabular.encoders.quantile import NOISE
+from fastmlp.tabular.encoders.numbers import NOISE
 
 NAN, INF = np.nan, np.inf
 OF_NUMBERS = [
@@ -222,6 +222,13 @@ def test_greedy_edges() -> None:
     rest = [*[4] * 20, *range(10, 20)]
     expected = {0.0, 1.0, 2.0, 3.0, *np.quantile(rest, [0, 0.25, 0.5, 0.75, 1]).tolist()}
     assert edges_of(values, 8) == sorted(expected)
+
+
+def test_a_number_is_frequent_if_a_bin_cannot_hold_it() -> None:
+    values = np.r_[np.arange(93.0), np.repeat(50.5, 7)]
+    assert edges_of(values, 10) == np.quantile(values, np.linspace(0, 1, 11)).tolist()
+    assert 50.5 not in edges_of(values, 10)
+    assert 50.5 in edges_of(np.r_[values, np.repeat(50.5, 5)], 10)
 
 
 def test_tree_edges_are_where_the_targets_change() -> None:

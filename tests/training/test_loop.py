@@ -56,6 +56,35 @@ def test_the_pace_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
+def test_an_interrupted_window_counts_the_steps_that_it_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interrupt comes after a call, before the assignment of its result."""
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
+    run = Trainer.run
+
+    def interrupted(trainer: Trainer, *arguments: Any) -> int:
+        if run(trainer, *arguments) == 3:
+            raise KeyboardInterrupt
+        return trainer.reached
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    net = make_net()
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 0"):
+        history = net.fit(X, Y, epochs=2, batch_size=10)
+    assert history.status is Status.INTERRUPTED
+    assert net.n_steps == 3
+
+
+@pytest.mark.parametrize("n_rows", [4, 5, 6])
+def test_rows_are_shuffled_if_they_are_more_than_a_batch(n_rows: int) -> None:
+    nets = [make_net(), make_net()]
+    for net, shuffle in zip(nets, (True, False), strict=True):
+        net.fit(X[:n_rows], Y[:n_rows], epochs=5, batch_size=4, shuffle=shuffle)
+    same = nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert same == (n_rows == 4)
+
+
 def test_fits_go_on_where_the_last_ended() -> None:
     nets = [make_net() for _ in range(2)]
     nets[0].fit(X, Y, epochs=6, batch_size=10, shuffle=False)

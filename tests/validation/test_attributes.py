@@ -13,51 +13,6 @@ from fastmlp import MLP, History
 from fastmlp.validation.attributes import OF_HISTORIES, OF_NETS
 
 NET = MLP((3, 4, 1), seed=0)
-LACKING = {
-    "predict_proba": "predict returns probabilities",
-    "predict_log_proba": r"np.log\(net.predict\(X\)\)",
-    "decision_function": "predict_raw",
-    "score": "MLPClassifier and MLPRegressor have score",
-    "evaluate": r"net.loss_and_gradient\(X, y\)\[0\] is the loss",
-    "compile": r"MLP\(layer_sizes, loss=..., optimizer=...\)",
-    "partial_fit": r"net.fit\(X, y, epochs=1\)",
-    "get_params": "scikit-learn's estimators",
-    "coefs_": "use weights",
-    "state_dict": "use parameters, or save and load",
-    "history": r"history = net.fit\(X, y\)",
-    "forward": "use predict",
-    "__call__": r"use predict: net.predict\(X\)",
-    "add": r"MLP\(\(n_inputs, 32, n_outputs\)\)",
-    "jacobian": "by inputs, take differences of predict",
-    "eval": "predict is without",
-    "cuda": r"net.to\('cuda'\)",
-    "count_params": r"len\(net.parameters\)",
-    "named_parameters": "weights and biases",
-    "learning_rate": r"net.optimizer = Adam\(0.01\)",
-}
-
-
-@pytest.mark.parametrize("name", LACKING)
-def test_an_attribute_elsewhere_names_ours(name: str) -> None:
-    told = f"^'MLP' object has no attribute {name!r}; .*{LACKING[name]}"
-    with pytest.raises(AttributeError, match=told):
-        getattr(NET, name)
-    with pytest.raises(AttributeError, match=f"^type object 'MLP' has no attribute {name!r}; "):
-        getattr(MLP, name)
-
-
-def test_a_call_names_predict() -> None:
-    with pytest.raises(AttributeError, match=r"'__call__'; use predict: net.predict\(X\)$"):
-        NET(np.ones((2, 3)))  # type: ignore[operator]
-
-
-def test_a_history_is_no_net() -> None:
-    with pytest.raises(
-        AttributeError, match=r"fit returns a History, not the net: net.fit\(X, y\)"
-    ):
-        History().predict  # type: ignore[attr-defined]  # noqa: B018
-    with pytest.raises(AttributeError, match=r"the lists are attributes: history.loss"):
-        History().history  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize(("kind", "table"), [(MLP, OF_NETS), (History, OF_HISTORIES)])
@@ -70,11 +25,6 @@ def test_they_are_not_there(kind: type, table: dict[str, str]) -> None:
     assert "Elsewhere" not in pydoc.render_doc(kind)
     assert {"loss"} <= {*dir(History())}
     assert {"fit", "predict", "weights", "_state"} <= {*dir(NET)}
-
-
-def test_other_names_have_the_error_of_python() -> None:
-    with pytest.raises(AttributeError, match=r"^'MLP' object has no attribute 'fitt'$"):
-        NET.fitt  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.skipif(

@@ -1,11 +1,9 @@
 """Weights of classes: the same fit as with the sample weights that they stand for."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from numba.core import event
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp import MLP
@@ -67,52 +65,3 @@ def test_rows_that_are_split_off_have_no_class_weights() -> None:
     of_rows, apart = compute_sample_weight(given, LABELS) * WEIGHT, net()
     apart.fit(X[:45], LABELS[:45], epochs=1, sample_weight=of_rows[:45])
     assert apart.parameters.tobytes() == model.parameters.tobytes()
-
-
-WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: bits(net(), LABELS, class_weight="even"), ValueError, "'balanced', or a mapping"),
-    (lambda: bits(net(), LABELS, class_weight=[1, 2]), TypeError, "'balanced', or a mapping"),
-    (
-        lambda: bits(net(), LABELS, class_weight={3: 1.0}),
-        ValueError,
-        "the keys of class_weight must be class labels, integers from 0 to 2, got 3",
-    ),
-    (lambda: bits(net(), LABELS, class_weight={"a": 1.0}), ValueError, "got 'a'"),
-    (
-        lambda: bits(net(), LABELS, class_weight={0: -1.0}),
-        ValueError,
-        r"class_weight\[0\] must be a finite number of 0 or more, got -1.0",
-    ),
-    (lambda: bits(net(1, "mse"), X[:, 0], class_weight="balanced"), ValueError, "sample_weight"),
-    (
-        lambda: bits(net(2, "binary_cross_entropy"), np.eye(2)[TWO], class_weight="balanced"),
-        ValueError,
-        "'binary_cross_entropy' with one output",
-    ),
-    (lambda: bits(net(), SOFT, class_weight="balanced"), ValueError, "rows of probabilities"),
-    (
-        lambda: bits(net(1, "binary_cross_entropy"), SOFT[:, 0], class_weight={1: 2}),
-        ValueError,
-        "probabilities; for those use sample_weight",
-    ),
-    (lambda: bits(net(), ["a"] * 60, class_weight={1: 2}), TypeError, "needs y of class labels"),
-    (
-        lambda: bits(net(), LABELS, class_weight={1: 2}, sample_weight=np.ones(59)),
-        ValueError,
-        r"sample_weight must have shape \(60,\), got \(59,\)",
-    ),
-    (
-        lambda: bits(net(), LABELS, class_weight={0: 0, 1: 0, 2: 0}),
-        ValueError,
-        "must be 0 or more, and not all 0",
-    ),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
-def test_what_is_wrong_is_told_before_anything_is_compiled(
-    call: Callable[[], Any], kind: type[Exception], words: str
-) -> None:
-    with event.install_recorder("numba:compile") as recorder, pytest.raises(kind, match=words):
-        call()
-    assert recorder.buffer == []

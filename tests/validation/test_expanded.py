@@ -1,8 +1,5 @@
 """Expanded rows: what they are made of, and what is no such row."""
 
-import re
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -30,38 +27,6 @@ def test_rows_are_chosen() -> None:
 
 def test_its_text_tells_the_columns() -> None:
     assert repr(ROWS) == "Expanded(3 rows: 1 plain, 1 of pieces, 1 of levels; 7 inputs)"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"plain": -1}, "Expanded: plain must be an integer of 0 or more, got -1"),
-        ({"pieces": [0]}, "Expanded: pieces[0] must be an integer of 1 or more, got 0"),
-        ({"pieces": [3, 129]}, "Expanded: a column has at most 128 pieces, got 129"),
-        ({"levels": [1.5]}, "Expanded: levels[0] must be"),
-        ({"plain": 1, "levels": [3]}, "Expanded: values have 3 columns, not 2: 1 plain"),
-        (
-            {"plain": 2, "levels": [2]},
-            "Expanded: column 2 must hold levels from -1 to 1, got 2.0 in row 0",
-        ),
-        ({"levels": [10, 2, 3]}, "Expanded: column 0 must hold levels from -1 to 9, got"),
-    ],
-    ids=str,
-)
-def test_columns_that_do_not_fit(arguments: dict[str, Any], words: str) -> None:
-    values = VALUES if "levels" not in arguments or len(arguments["levels"]) < 3 else VALUES + 0.5
-    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
-        Expanded(values, **arguments)
-
-
-def test_counts_are_a_sequence() -> None:
-    with pytest.raises(TypeError, match="pieces must be a sequence of int, got 3"):
-        Expanded(VALUES, pieces=3)  # type: ignore[arg-type]
-
-
-def test_values_are_finite() -> None:
-    with pytest.raises(ValueError, match="Expanded: values: X must be finite"):
-        Expanded([[np.nan]], pieces=[2])
 
 
 def test_a_net_has_as_many_inputs() -> None:

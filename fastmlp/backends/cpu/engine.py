@@ -14,20 +14,18 @@ from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
-from fastmlp.backends.cpu.plan.optimizer_state import Moments, Panels
+from fastmlp.backends.cpu.plan.optimizer_state import Moments, PanelPacking
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data, Memo, Select, as_given, no_memo
-from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
 from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, average_of, norm_limit_of
+from fastmlp.rules.updates import norm_factor
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded
 
@@ -131,8 +129,8 @@ class Engine(Runner):
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net, packed for training on dense or other rows."""
         sparse = data is not None and not isinstance(data.x, np.ndarray)
-        how: Any = {"sparse": sparse, "n_slots": n_slots_of(state.optimizer)}
-        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, **how))
+        form: Any = {"sparse": sparse, "n_slots": n_slots_of(state.optimizer)}
+        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, **form))
 
     def moments(
         self, flat: Array | None = None, *, sparse: bool = False, n_slots: int = N_SLOTS
@@ -150,7 +148,7 @@ class Engine(Runner):
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        network, panels = self.network, Panels(self.network, spacing=slots.spacing)
+        network, panels = self.network, PanelPacking(self.network, spacing=slots.spacing)
         limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
         if limit is not None:
             gradient = _clipped(gradient, network.layout, groups, limit)
@@ -166,11 +164,11 @@ class Engine(Runner):
         else:
             numbers = 1 + spread(network.layout, groups.weights, groups.biases)
             of_group = panels.packed(numbers.astype(network.dtype))
-            for number, its in enumerate(np.split(constants[0], len(groups.groups)), 1):
+            for number, group_constants in enumerate(np.split(constants[0], len(groups.groups)), 1):
                 where = np.flatnonzero(of_group == number)
-                own = [numbers[where] for numbers in state]
-                step(own, its, len(where))
-                for numbers, changed in zip(state, own, strict=True):
+                members = [numbers[where] for numbers in state]
+                step(members, group_constants, len(where))
+                for numbers, changed in zip(state, members, strict=True):
                     numbers[where] = changed
         with self.lock.parameters:
             publish(panels.flat(slots.shown(w)), parameters)
@@ -184,7 +182,7 @@ class Engine(Runner):
         batch_size: int,
         **options: Any,
     ) -> protocol.Trainer:
-        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`, or,
+        """Return a trainer on `data`, allocated and compiled; `options` are those of `Trainer`, or,
         with `ranks`, of `RankTrainer`."""
         kind = RankTrainer if "ranks" in options else Trainer
         return kind(self, parameters, slots, optimizer, data, batch_size, **options)
@@ -194,12 +192,14 @@ def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: No
     """Return a flat gradient clipped by its norm, as kernels/gradient_norm.py clips it."""
     result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
     views = [*weight_views(layout, result), *bias_views(layout, result)]
-    variables = [its for its, number in zip(views, numbers, strict=True) if number != FROZEN]
+    variables = [
+        variable for variable, number in zip(views, numbers, strict=True) if number != FROZEN
+    ]
     with np.errstate(all="ignore"):
-        squares = [np.square(its, dtype=np.float64).sum() for its in variables]
-        for its, square in zip(variables, squares, strict=True):
+        squares = [np.square(variable, dtype=np.float64).sum() for variable in variables]
+        for variable, square in zip(variables, squares, strict=True):
             norm = np.sqrt(square if limit.by_variable else sum(squares))
-            its *= result.dtype.type(norm_factor(norm, limit.limit))
+            variable *= result.dtype.type(norm_factor(norm, limit.limit))
     return result
 
 

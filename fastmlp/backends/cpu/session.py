@@ -22,8 +22,8 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
     expanded_gradient,
 )
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
+from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import names_of, phase
 from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
@@ -138,9 +138,9 @@ class Session:
         self._gradient, self._norms = np.empty(0, network.dtype), None
         self._replicas = None
         if partition.microbatch_rows:
-            how = (new_plan, new_workspace, self.workspace)
+            makers = (new_plan, new_workspace, self.workspace)
             rows_of = (partition.rows, partition.microbatch_rows)
-            self._make_replicas(Replicas(*how, n_threads, *rows_of))
+            self._make_replicas(Replicas(*makers, n_threads, *rows_of))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
@@ -174,8 +174,8 @@ class Session:
     def n_bytes(self) -> int:
         """The bytes of its buffers."""
         arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
-        own = sum(it.nbytes for it in (*arrays, self._gradient))
-        return own + (self._replicas.n_bytes if self._replicas else 0)
+        n = sum(it.nbytes for it in (*arrays, self._gradient))
+        return n + (self._replicas.n_bytes if self._replicas else 0)
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
         """Point the plan to the blocks of a first layer on rows that are no matrix, and to buffers:
@@ -259,6 +259,7 @@ class Session:
         """Clip the gradient by its norm from now on; None: do not."""
         self._blocks["update"] = phase("update", self._network.dtype, limit is not None).address
         if limit is None:
+            self.net["factors"] = 0
             return
         self.keep_gradient()
         self._norms = self._norms or Norms(self.plan, self._network.dtype)

@@ -1,6 +1,6 @@
-"""Every measured constant of the CPU backend: what a port to another machine measures again.
+"""Every measured constant of the CPU backend, to be measured again for another machine.
 
-A constant states what it decides and the figures that chose it, as
+A constant states its decision and the figures that chose it, as
 ``before -> after (net@batch, threads)``; a section states the command that measures it again. Times
 are of one step unless a comment says otherwise.
 """
@@ -111,7 +111,7 @@ MICROBATCH_FLOPS = 10_000_000
 # Operations a second of one thread: 60 to 180 GFLOP/s are measured. A rate too high errs on the
 # side of one thread.
 RATE = 1.2e11
-# Bytes a second that a core fetches of what another core has just written: 1.8 MB of weights in
+# Bytes a second that a core fetches of another core's last writes: 1.8 MB of weights in
 # 0.4 ms (784-512-512-10, 2 threads). Cores of a virtual machine may move nearer or farther.
 FETCH_RATE = 4e9
 # Estimated seconds of a join, to compare the forms of a step.

@@ -23,8 +23,7 @@ from fastmlp.backends.cuda.training.batched_member import Member
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import Data, GroupEngine, Memo, Outcome, Select, as_given, no_memo
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.activations import identity
 from fastmlp.rules.groups import groups_of

@@ -24,8 +24,7 @@ from fastmlp.estimators.arguments import (
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPClassifier
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
-from fastmlp.network.precision import ComputeDTypes
-from fastmlp.network.spec import DropoutLike
+from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.validation.calls import explained

@@ -12,7 +12,7 @@ from fastmlp import validation
 from fastmlp.estimators.mlp.solvers import SOLVERS
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS
 from fastmlp.estimators.warnings import warn
-from fastmlp.network import precision
+from fastmlp.network import spec
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import hints
@@ -126,7 +126,7 @@ def _advice(name: str, value: Any, estimator: Any) -> str:
     if name == "average" and value is not None:
         return "Did you mean EMA(0.99)?" if value is True or isinstance(value, int | float) else ""
     if name == "compute_dtype":
-        return _sentence(suggestion(value, precision.KNOWN, precision.SYNONYMS))
+        return _sentence(suggestion(value, spec.KNOWN, spec.SYNONYMS))
     if name == "learning_rate" and isinstance(value, float):
         return f"Did you mean learning_rate_init={value!r}?"
     if name == "learning_rate":

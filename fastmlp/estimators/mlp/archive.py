@@ -12,8 +12,7 @@ from fastmlp.estimators.mlp.regressor import MLPRegressor
 from fastmlp.estimators.mlp.stochastic import reset_records
 from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
-from fastmlp.network.parameter_layout import bias_views, weight_views
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError

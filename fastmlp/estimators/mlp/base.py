@@ -48,7 +48,7 @@ from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
-from fastmlp.network import precision
+from fastmlp.network import spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
@@ -89,7 +89,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
         "average": [EMA, SWA, None],
-        "compute_dtype": [StrOptions({*precision.KNOWN}), list, tuple, None],
+        "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
     }
 
     def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:

@@ -30,8 +30,7 @@ from fastmlp.estimators.mlp.losses import loss_of_classifier
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context
-from fastmlp.network.precision import ComputeDTypes
-from fastmlp.network.spec import DropoutLike
+from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
 from fastmlp.rules import updates
 from fastmlp.rules.optimizers import Custom

@@ -7,8 +7,8 @@ import numpy as np
 
 from fastmlp._process.random_state import key_of
 from fastmlp.estimators.mlp import solvers
-from fastmlp.network import precision
-from fastmlp.network.dropout import dropout_of
+from fastmlp.network import spec
+from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.dropout import Dropout, Key
 
@@ -52,7 +52,7 @@ def in_training(estimator: Any, network: Network) -> Network:
         If it is to round, and parameters of an earlier fit are float64.
     """
     who, given = type(estimator).__name__, estimator.compute_dtype
-    computed = precision.compute_dtype(given, network.layout.sizes, network.dtype, who)
+    computed = spec.compute_dtype(given, network.layout.sizes, network.dtype, who)
     return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
 
 

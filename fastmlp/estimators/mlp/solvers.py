@@ -14,7 +14,7 @@ from sklearn.neural_network._stochastic_optimizers import (
 
 from fastmlp.rules import updates
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer, is_averaged
-from fastmlp.rules.optimizers.protocol import Settings
+from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import rates_of
 
 Rates = NDArray[np.float64]
@@ -96,7 +96,7 @@ def with_average(core: Optimizer, estimator: Any) -> Optimizer:
     if estimator.average is None:
         return core
     who = type(estimator).__name__
-    if not isinstance(core, Settings):
+    if not isinstance(core, OptimizerSettings):
         raise TypeError(
             f"{who}: average={estimator.average!r} needs an optimizer of fastmlp's as the solver, "
             f"got {core!r}"

@@ -11,8 +11,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network import resolve
-from fastmlp.network.parameter_layout import make_layout
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.penalties import l2

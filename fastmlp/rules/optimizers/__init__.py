@@ -10,9 +10,16 @@ its name in `OptimizerName`.
 
 from typing import Literal
 
-from fastmlp.rules.optimizers.adam import Adam, AdamW, Nadam
-from fastmlp.rules.optimizers.adaptive import Adagrad, RMSprop
-from fastmlp.rules.optimizers.custom import Custom
+from fastmlp.rules.optimizers.first_order import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Custom,
+    Nadam,
+    RMSprop,
+    ScheduleFreeAdamW,
+)
 from fastmlp.rules.optimizers.protocol import (
     NormLimit,
     Optimizer,
@@ -27,8 +34,6 @@ from fastmlp.rules.optimizers.protocol import (
     n_coefficients_of,
     norm_limit_of,
 )
-from fastmlp.rules.optimizers.schedule_free import ScheduleFreeAdamW
-from fastmlp.rules.optimizers.sgd import SGD
 
 __all__ = [
     "OPTIMIZERS",

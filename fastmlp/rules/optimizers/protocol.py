@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.averages import EMA, SWA, Average, checked_average
-from fastmlp.rules.gradient_rules import NORMS, RULES
-from fastmlp.rules.groups import WHOLE, Group
-from fastmlp.rules.updates import UpdateRule, schedule_free_adamw
+from fastmlp.rules.groups import WHOLE, ParameterGroup
+from fastmlp.rules.updates import GRADIENT_RULES, NORMS, UpdateRule, schedule_free_adamw
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import misfit
 
@@ -41,7 +40,7 @@ class Optimizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class OptimizerSettings:
     """The settings that all optimizers of the library share: one way of clipping at most.
 
     Parameters
@@ -73,7 +72,7 @@ class Settings:
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
-        shared = (Settings.__doc__ or "").partition("----------")[2].rstrip()
+        shared = (OptimizerSettings.__doc__ or "").partition("----------")[2].rstrip()
         cls.__doc__ = (cls.__doc__ or "").replace("\n\n    Raises", f"{shared}\n\n    Raises", 1)
 
     def __post_init__(self, use_ema: bool, ema_momentum: float | None) -> None:
@@ -83,12 +82,12 @@ class Settings:
     def _check(self) -> None:
         """Check the settings, and store them as Python's numbers."""
         check_learning_rate(self)
-        clips = [name for name in (*RULES, *NORMS) if getattr(self, name) is not None]
+        clips = [name for name in (*GRADIENT_RULES, *NORMS) if getattr(self, name) is not None]
         check_settings(self, scalars.positive, *clips)
         if len(clips) > 1:
-            told = f"{', '.join(clips[:-1])} or {clips[-1]}"
+            choices = f"{', '.join(clips[:-1])} or {clips[-1]}"
             few = "not both" if len(clips) == 2 else "one of them"
-            raise ValueError(f"{type(self).__name__}: give {told}, {few}")
+            raise ValueError(f"{type(self).__name__}: give {choices}, {few}")
         if self.average is not None:
             checked_average(type(self).__name__, self.average)
 
@@ -109,19 +108,19 @@ class Settings:
 
     def settings(self) -> dict[str, Any]:
         """Return the optimizer's own settings, then those of all optimizers that are in use."""
-        shared = [field.name for field in fields(Settings)]
+        shared = [field.name for field in fields(OptimizerSettings)]
         own = [field.name for field in fields(self) if field.name not in shared]
         used = [name for name in shared if getattr(self, name) is not None]
         return {name: getattr(self, name) for name in [*own, *used]}
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
-        return f"{type(self).__name__}({told})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        return f"{type(self).__name__}({shown})"
 
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
     """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
-    return next((name for name in RULES if getattr(optimizer, name, None) is not None), "")
+    return next((name for name in GRADIENT_RULES if getattr(optimizer, name, None) is not None), "")
 
 
 class NormLimit(NamedTuple):
@@ -174,7 +173,7 @@ def coefficients_of(
     optimizer: Optimizer,
     first_step: int,
     rates: Rates,
-    groups: Sequence[Group] = WHOLE,
+    groups: Sequence[ParameterGroup] = WHOLE,
     averaged_from: int = 0,
 ) -> Rates:
     """Return the numbers that each step takes: for one group of parameters after the other, the
@@ -193,9 +192,9 @@ def n_coefficients_of(optimizer: Optimizer) -> int:
 
 
 def _coefficients(optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int) -> Rates:
-    its: Any = optimizer
+    settings: Any = optimizer
     origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
-    table: Rates = its.coefficients(first_step, rates, **origin)
+    table: Rates = settings.coefficients(first_step, rates, **origin)
     name, average = gradient_rule_of(optimizer), average_of(optimizer)
     if name:
         table = np.column_stack([table, np.full(len(table), getattr(optimizer, name))])
@@ -222,8 +221,8 @@ def check_learning_rate(optimizer: Any) -> None:
     """Check that an optimizer's learning rate is a number above 0, or a schedule."""
     name, rate = type(optimizer).__name__, optimizer.learning_rate
     if isinstance(rate, type):
-        wanted = f"{rate.__name__}(...)"
-        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
+        call = f"{rate.__name__}(...)"
+        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {call}")
     check_schedule(name, "learning_rate", rate)
     if not callable(rate):
         expected = "a finite number above 0 or a schedule"

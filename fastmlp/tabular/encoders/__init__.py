@@ -3,14 +3,15 @@
 They learn from training rows alone, and return float32.
 """
 
-from fastmlp.tabular.encoders.cosine import CosineEncoder
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.encoders.marks import MissingMarks
-from fastmlp.tabular.encoders.one_hot import OneHotLevels
+from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
+from fastmlp.tabular.encoders.numbers import (
+    CosineEncoder,
+    MissingMarks,
+    NoisyQuantile,
+    RobustSmoothClip,
+)
 from fastmlp.tabular.encoders.piecewise import PiecewiseLinear
-from fastmlp.tabular.encoders.quantile import NoisyQuantile
-from fastmlp.tabular.encoders.robust import RobustSmoothClip
-from fastmlp.tabular.encoders.target import TargetStatistics
 
 __all__ = [
     "CosineEncoder",

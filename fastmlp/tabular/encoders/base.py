@@ -1,4 +1,4 @@
-"""What the encoders have in common: checks, names, and their state as arrays."""
+"""The base of encoders: checks, names of columns, and learned numbers as arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -86,16 +86,16 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """How many encoded columns each number of `write_short` stands for, one after the other."""
+        """The number of encoded columns that each number of `write_short` stands for, in order."""
         return (1,) * self.n_outputs
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """What was learned, by name."""
+        """The learned arrays, by name."""
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
-        """Take over what an equal encoder has learned.
+        """Take over the learned arrays of an encoder with the same parameters.
 
         Raises
         ------
@@ -105,14 +105,16 @@ class Encoder(TransformerMixin, BaseEstimator):
         sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
         for name, (dtype, names) in self.ARRAYS.items():
             array = arrays[name]
-            # Of an array of 2**40 rows of no numbers a file holds no byte.
+            # An array of shape (2**40, 0) takes no byte of a file.
             known = array.ndim == len(names) and (array.size or array.ndim == 1)
             if not known or array.dtype != dtype:
-                told = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
-                raise ValueError(f"{name} must be {told}, got {array.dtype}, {array.shape}")
-            for size, one in zip(array.shape, names, strict=True):
-                if sizes.setdefault(one, size) != size:
-                    raise ValueError(f"{name} has a size of {size}, {one} is {sizes[one]}")
+                expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
+                raise ValueError(f"{name} must be {expected}, got {array.dtype}, {array.shape}")
+            for size, size_name in zip(array.shape, names, strict=True):
+                if sizes.setdefault(size_name, size) != size:
+                    raise ValueError(
+                        f"{name} has a size of {size}, {size_name} is {sizes[size_name]}"
+                    )
             setattr(self, name, array)
         self.n_features_in_ = n_features
         self._check_arrays()
@@ -132,23 +134,24 @@ class NumberEncoder(Encoder):
     """An encoder of columns of numbers, among them NaN."""
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
-        how = {"dtype": np.float64, "ensure_all_finite": False, "reset": reset}
         who = type(self).__name__
         try:
-            found: Array = validate_data(self, X, **how)
+            numbers: Array = validate_data(
+                self, X, dtype=np.float64, ensure_all_finite=False, reset=reset
+            )
         except ValueError as error:
             if not str(error).startswith("could not convert"):
                 raise
-            told = "texts go through Schema and OneHotLevels"
-            raise ValueError(f"{who}: X must hold numbers: {error}; {told}") from error
-        infinite = np.isinf(found)
+            advice = "texts go through Schema and OneHotLevels"
+            raise ValueError(f"{who}: X must hold numbers: {error}; {advice}") from error
+        infinite = np.isinf(numbers)
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
             names = getattr(self, "feature_names_in_", None)
-            told = repr(names[column]) if names is not None else column
-            told = f"{told} is infinite in row {row}"
-            raise ValueError(f"{who}: the column {told}; make NaN of it, a missing value")
-        return found
+            name = repr(names[column]) if names is not None else column
+            place = f"the column {name} is infinite in row {row}"
+            raise ValueError(f"{who}: {place}; make NaN of it, a missing value")
+        return numbers
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -180,38 +183,37 @@ class CodeEncoder(Encoder):
             raise ValueError("the tables of levels do not fit their starts")
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
-        how = {"dtype": None, "ensure_all_finite": False, "reset": reset}
-        found: Array = validate_data(self, X, **how)
+        codes: Array = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
         who = type(self).__name__
-        if found.dtype.kind not in "iu":
-            found = _whole(found, who)
-        if found.size and found.min() < -1:
-            raise ValueError(f"{who}: codes must be -1 or more, got {found.min()}")
-        if reset and found.size and found.max() > LARGEST_CODE:
-            told = f"places among levels, at most {LARGEST_CODE}, got {found.max()}"
-            raise ValueError(f"{who}: codes must be {told}: make such of numbers by Schema")
-        return found
+        if codes.dtype.kind not in "iu":
+            codes = _whole(codes, who)
+        if codes.size and codes.min() < -1:
+            raise ValueError(f"{who}: codes must be -1 or more, got {codes.min()}")
+        if reset and codes.size and codes.max() > LARGEST_CODE:
+            expected = f"places among levels, at most {LARGEST_CODE}, got {codes.max()}"
+            raise ValueError(f"{who}: codes must be {expected}: make such of numbers by Schema")
+        return codes
 
 
-def _whole(given: Array, who: str) -> Array:
-    """Return codes that are no integers as such; -1 for NaN.
+def _whole(codes: Array, who: str) -> Array:
+    """Codes of another dtype as integers, shape (n_rows, n_features); -1 for NaN.
 
     Raises
     ------
     TypeError, ValueError
         If they are no whole numbers.
     """
-    told = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
+    expected = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
     try:
-        numbers = given.astype(np.float64)
+        numbers = codes.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{who}: X must hold {told}, got {given.dtype}: {error}") from error
+        raise type(error)(f"{who}: X must hold {expected}, got {codes.dtype}: {error}") from error
     numbers = np.where(np.isnan(numbers), -1.0, numbers)
     wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
     if wrong.any():
         first = numbers[wrong][0]
         name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
-        raise ValueError(f"{who}: X must hold {told}: {name}")
+        raise ValueError(f"{who}: X must hold {expected}: {name}")
     return numbers.astype(np.int64)
 
 

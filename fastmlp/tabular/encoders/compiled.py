@@ -67,7 +67,7 @@ def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
 
 
 def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array) -> None:
-    """Write what a table has of the levels of codes.
+    """Write the rows of a table for the levels of codes.
 
     Parameters
     ----------
@@ -105,11 +105,11 @@ def _run(
         If it would read or write beyond their ends.
     """
     n_rows, n_features = X.shape
-    if any(each.shape != (n_features,) for each in of_features):
+    if any(array.shape != (n_features,) for array in of_features):
         raise ValueError(f"{n_features} features must have as many numbers each")
     if out.shape != (n_rows, n_columns) or out.dtype != F32:
         raise ValueError(f"out must be of float32, of shape {(n_rows, n_columns)}")
-    addresses = [each.ctypes.data for each in (*of_features, *others)]
+    addresses = [array.ctypes.data for array in (*of_features, *others)]
     block_of(factory, F64)(*_matrix(X), *_matrix(out), *addresses, *more)
 
 
@@ -143,15 +143,15 @@ def _give(values: int, n: int, to: int, down: int) -> None:
 def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int) -> None:
     """Write the place of each of n numbers among the pieces of a column. The edges below it are
     counted, by vectors of rows: a search would branch at each."""
-    x, its, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, F64)
+    x, edge, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, F64)
     places, zero, one = row(to, n, F32), 0.0, 1.0
     piece[:] = zero
     for e in range(1, n_pieces):
         for i in range(n):
-            piece[i] += one if its[e] <= x[i] else zero
+            piece[i] += one if edge[e] <= x[i] else zero
     for i in range(n):
         k = INT(piece[i])
-        low, high = its[k], its[k + 1]
+        low, high = edge[k], edge[k + 1]
         value = low if x[i] < low else x[i]
         share = ((high if value > high else value) - low) / (high - low)
         # NaN of a piece that is wider than the largest number.

@@ -1,4 +1,4 @@
-"""Encoding: which encoders turn the rows of a table into a net's inputs, and what they learned."""
+"""Encoding: the encoders that turn the rows of a table into a net's inputs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,13 +7,14 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from fastmlp.tabular.encoders.base import Array, Encoder
-from fastmlp.tabular.encoders.cosine import CosineEncoder
-from fastmlp.tabular.encoders.marks import MissingMarks
-from fastmlp.tabular.encoders.one_hot import OneHotLevels
+from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
+from fastmlp.tabular.encoders.numbers import (
+    CosineEncoder,
+    MissingMarks,
+    NoisyQuantile,
+    RobustSmoothClip,
+)
 from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
-from fastmlp.tabular.encoders.quantile import NoisyQuantile
-from fastmlp.tabular.encoders.robust import RobustSmoothClip
-from fastmlp.tabular.encoders.target import TargetStatistics
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
@@ -25,7 +26,7 @@ Embedding = Literal["none", "piecewise", "cosine"]
 SEEDS = 2**31
 
 
-class Part(NamedTuple):
+class EncodingPart(NamedTuple):
     """An encoder and the columns that it takes, by their places."""
 
     encoder: Encoder
@@ -34,7 +35,7 @@ class Part(NamedTuple):
 
 @dataclass
 class Encoding:
-    """Which encoders turn the rows of a table into a net's inputs.
+    """The encoders that turn the rows of a table into a net's inputs.
 
     The inputs are, one after the other: the scaled numbers, each followed by its cosines where
     there are such; 1 where a number is missing, for columns in which one was in training; target
@@ -84,7 +85,9 @@ class Encoding:
     max_levels: int = 100
     min_rows: int = 5
     target_levels: int | None = 8
-    _parts: dict[str, Part] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _parts: dict[str, EncodingPart] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         scalars.known("Encoding", "scaling", self.scaling, get_args(Scaling))
@@ -167,25 +170,25 @@ class Encoding:
 
     def _expanded(self, values: Values, statistics: Array | None) -> Expanded:
         """Return rows in short, with target statistics that are known already."""
-        found = self._written(values, statistics, short=True)
+        inputs = self._written(values, statistics, short=True)
         parts = self._inputs()
-        plain = sum(one.encoder.n_outputs for name, one in parts.items() if name not in SHORT)
+        plain = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
         pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
-        return Expanded(found, plain=plain, pieces=pieces, levels=levels)
+        return Expanded(inputs, plain=plain, pieces=pieces, levels=levels)
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
         """Return the inputs, in short or not, with target statistics that are known already."""
         _check(values)
         parts = self._inputs()
         widths = {
-            name: len(one.encoder.spans) if short and name in SHORT else one.encoder.n_outputs
-            for name, one in parts.items()
+            name: len(part.encoder.spans) if short and name in SHORT else part.encoder.n_outputs
+            for name, part in parts.items()
         }
-        found, first = np.empty((len(values.numbers), sum(widths.values())), np.float32), 0
+        inputs, first = np.empty((len(values.numbers), sum(widths.values())), np.float32), 0
         for name, (encoder, columns) in parts.items():
             X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
             end = first + widths[name]
-            out, first = found[:, first:end], end
+            out, first = inputs[:, first:end], end
             if short and name in SHORT:
                 encoder.write_short(X, out)
             elif name == "statistics" and statistics is not None:
@@ -193,9 +196,9 @@ class Encoding:
             else:
                 scaled = name == "cosines"
                 encoder.write(self._parts["scaled"].encoder.encoded(X) if scaled else X, out)
-        return found
+        return inputs
 
-    def _inputs(self) -> dict[str, Part]:
+    def _inputs(self) -> dict[str, EncodingPart]:
         """Return the parts that make inputs: all but scaled numbers of which there are cosines."""
         if not self._parts:
             raise ValueError("Encoding: nothing has been learned; call fit")
@@ -209,8 +212,8 @@ class Encoding:
 
     def _begun(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
-    ) -> Iterator[tuple[str, Part, Array, Any]]:
-        """Yield each part to learn, with what it learns from."""
+    ) -> Iterator[tuple[str, EncodingPart, Array, Any]]:
+        """Yield each part to learn: name, part, columns and targets."""
         _check(values)
         scalars.known("Encoding", "task", task, get_args(Task))
         rng = np.random.default_rng(rng)
@@ -221,20 +224,22 @@ class Encoding:
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
         self._parts = {}
         for name, columns in self._columns(values).items():
-            part = Part(self._encoder(name, seeds.get(name), task), columns)
+            part = EncodingPart(self._encoder(name, seeds.get(name), task), columns)
             X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
             if name == "cosines":
                 X = np.zeros((1, len(columns)))
             yield name, part, X, y
 
     def _columns(self, values: Values) -> dict[str, Array]:
-        """Return which columns each part takes; a part without columns is none."""
+        """The columns of each part, by their places; a part without columns is left out."""
         numbers = np.arange(values.numbers.shape[1])
         codes = np.arange(values.codes.shape[1])
         few = np.inf if self.target_levels is None else self.target_levels
         n_levels = values.codes.max(axis=0, initial=-1) + 1
-        n_met = np.array([np.count_nonzero(np.bincount(its[its >= 0])) for its in values.codes.T])
-        each = {
+        n_met = np.array(
+            [np.count_nonzero(np.bincount(column[column >= 0])) for column in values.codes.T]
+        )
+        columns_of = {
             "scaled": numbers,
             "cosines": numbers if self.embedding == "cosine" else numbers[:0],
             "missing": numbers,
@@ -243,7 +248,7 @@ class Encoding:
             "pieces": numbers if self.embedding == "piecewise" else numbers[:0],
             "levels": codes[n_met > 2],
         }
-        return {name: columns for name, columns in each.items() if len(columns)}
+        return {name: columns for name, columns in columns_of.items() if len(columns)}
 
     def _encoder(self, name: str, seed: int | None, task: Task) -> Encoder:
         if name == "scaled":
@@ -259,7 +264,7 @@ class Encoding:
         return TargetStatistics(task=task, random_state=seed)
 
     @property
-    def parts(self) -> Mapping[str, Part]:
+    def parts(self) -> Mapping[str, EncodingPart]:
         """The encoders that have learned, by their part of the inputs, in this order.
 
         Where there are cosines, the scaled numbers are what those are made of, and no inputs.
@@ -268,12 +273,12 @@ class Encoding:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """What was learned: arrays of float32, float64 or int64 by name, for a file."""
-        found: dict[str, Array] = {}
+        """The learned arrays of float32, float64 or int64, by name, for a file."""
+        arrays: dict[str, Array] = {}
         for name, (encoder, columns) in self._parts.items():
-            found[f"{name}.columns"] = columns
-            found |= {f"{name}.{key}": array for key, array in encoder.arrays.items()}
-        return found
+            arrays[f"{name}.columns"] = columns
+            arrays |= {f"{name}.{key}": array for key, array in encoder.arrays.items()}
+        return arrays
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain data; with `arrays` they are all that there is."""
@@ -292,32 +297,32 @@ class Encoding:
         TypeError, ValueError, LookupError
             If they are not those of an encoding.
         """
-        found = cls(**settings)
+        encoding = cls(**settings)
         for name in PARTS:
             if (columns := arrays.get(f"{name}.columns")) is None:
                 continue
             known = columns.ndim == 1 and columns.dtype.kind == "i" and columns.size
             if not known or columns.min() < 0:
                 raise ValueError(f"columns of {name} must be places")
-            encoder = found._encoder(name, None, "regression")
+            encoder = encoding._encoder(name, None, "regression")
             learned = {key: arrays[f"{name}.{key}"] for key in encoder.ARRAYS}
             if not all(np.isfinite(array).all() for array in learned.values()):
                 raise ValueError(f"numbers of {name} must be finite")
             if name == "levels" and (learned["values_"] != 1).any():
                 raise ValueError("levels must be one-hot; those of -1 and 1 are pairs")
-            found._parts[name] = Part(encoder.restore(learned, len(columns)), columns)
-        found._inputs()
-        if "cosines" in found._parts:
-            scaled, cosines = (found._parts[name].columns for name in ("scaled", "cosines"))
+            encoding._parts[name] = EncodingPart(encoder.restore(learned, len(columns)), columns)
+        encoding._inputs()
+        if "cosines" in encoding._parts:
+            scaled, cosines = (encoding._parts[name].columns for name in ("scaled", "cosines"))
             if not np.array_equal(scaled, cosines):
                 raise ValueError("cosines must be of the columns that are scaled")
-        return found
+        return encoding
 
 
 def _check(values: Any) -> None:
     if not isinstance(values, Values):
-        told = f"as of Schema.learn(X).read(X), got {type(values).__name__}"
-        raise TypeError(f"Encoding: values must be Values, {told}")
+        expected = f"as of Schema.learn(X).read(X), got {type(values).__name__}"
+        raise TypeError(f"Encoding: values must be Values, {expected}")
 
 
 def _columns(table: Array, places: Array) -> Array:

@@ -97,9 +97,9 @@ class PiecewiseLinear(NumberEncoder):
             raise ValueError(f"{who}: bins='tree' needs y, targets of shape {(len(X),)}{got}")
         edges = [self._edges(column, y) for column in X.T]
         self.edges_ = np.concatenate([np.empty(0), *edges])
-        self.n_pieces_ = np.array([max(0, len(each) - 1) for each in edges], np.int64)
+        self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
         numbers = [there(column) for column in X.T]
-        self.medians_ = np.array([np.median(each) if len(each) else 0.0 for each in numbers])
+        self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
 
     def _edges(self, column: Array, y: Any) -> Array:
         values = there(column)
@@ -141,9 +141,9 @@ class PiecewiseLinear(NumberEncoder):
         for j, n in enumerate(self.n_pieces_):
             if n:
                 edges = self.edges_[first : first + n + 1]
-                found = np.searchsorted(edges[1:-1], filled[:, j], side="right")
-                low, high = edges[found], edges[found + 1]
-                piece[:, j] = found
+                place = np.searchsorted(edges[1:-1], filled[:, j], side="right")
+                low, high = edges[place], edges[place + 1]
+                piece[:, j] = place
                 shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
                 fraction[:, j] = np.clip(np.nan_to_num(shares), 0, 1)
                 first += n + 1
@@ -199,17 +199,17 @@ def quantile_edges(values: Array, n_bins: int) -> Array:
 
 def greedy_edges(values: Array, n_bins: int) -> Array:
     """Return edges, sorted: frequent numbers, and the quantiles of the others."""
-    each, counts = np.unique(values, return_counts=True)
-    if len(each) <= 2:
-        return each[:0]
-    if len(each) <= n_bins + 1:
-        return each
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= 2:
+        return distinct[:0]
+    if len(distinct) <= n_bins + 1:
+        return distinct
     order = np.argsort(-counts, kind="stable")[: n_bins // 2]
     frequent = order[counts[order] > len(values) / n_bins]
-    others = np.ones(len(each), bool)
+    others = np.ones(len(distinct), bool)
     others[frequent] = False
-    rest = np.repeat(each[others], counts[others])
-    edges = [each[~others], quantile_edges(rest, n_bins - len(frequent))]
+    rest = np.repeat(distinct[others], counts[others])
+    edges = [distinct[~others], quantile_edges(rest, n_bins - len(frequent))]
     return np.unique(np.concatenate(edges))
 
 

@@ -7,15 +7,24 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp import label_codec
-from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
+from fastmlp.estimators.mlp.archive import (
+    arrays_at,
+    content_of,
+    inside,
+    parameters_from,
+    parameters_of,
+)
 from fastmlp.estimators.with_client import PARAMETERS
+from fastmlp.model import core_of, unpacked
+from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.encoders.encoding import NUMERIC
+from fastmlp.tabular.encoders.encoding import NUMERIC, Encoding
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
-from fastmlp.tabular.pack import archive
-from fastmlp.tabular.pack.pack import Pack
+from fastmlp.tabular.pack.outputs import LOSSES, NetOutputs
+from fastmlp.tabular.pack.pack import Array, Member, Pack
+from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.plain.archive import check_training
 from fastmlp.tabular.schema import Schema
 
@@ -50,14 +59,14 @@ def pack(model: Any, *, training: bool) -> Content:
             f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which a file of "
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
-    told, arrays = archive.state_of(model.pack_)
+    pack_header, arrays = state_of(model.pack_)
     # A splitter of scikit-learn's has no name, and places of rows are of the table.
     left_out = LEFT_OUT if isinstance(model.cv, int | None) else (*LEFT_OUT, "cv")
     header = {
         "parameters": parameters_of(model, but=left_out),
         "schema": model.schema_.to_json(),
         "leaderboard": [_plain(row) for row in reports.rows_of(model.leaderboard_)],
-        "pack": told,
+        "pack": pack_header,
         "training": model.training_,
     }
     if isinstance(model, TabularMLPClassifier):
@@ -79,12 +88,12 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     model._validate_params()
     schema = Schema.from_json(header["schema"])
     arrays = {**content.arrays, "extra_weights": np.empty(0)}
-    found = archive.from_state(header["pack"], arrays)
+    pack_ = from_state(header["pack"], arrays)
     classes = None
     if isinstance(model, TabularMLPClassifier):
         classes = label_codec.classes_from(header["labels"])
-    _check(found, schema, classes)
-    model._take(schema, found, [], classes)
+    _check(pack_, schema, classes)
+    model._take(schema, pack_, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
     check_training(model.training_)
@@ -93,18 +102,18 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     return model
 
 
-def _check(found: Pack, schema: Schema, classes: Any) -> None:
+def _check(pack_: Pack, schema: Schema, classes: Any) -> None:
     """Raise if the parts do not suit each other."""
-    if (found.task == "regression") != (classes is None):
-        raise FileError(f"a pack of {found.task} in a file of another kind")
+    if (pack_.task == "regression") != (classes is None):
+        raise FileError(f"a pack of {pack_.task} in a file of another kind")
     if classes is not None:
-        n_classes = max(found.outputs.n_outputs, 2)
+        n_classes = max(pack_.outputs.n_outputs, 2)
         if len(classes) != n_classes or not np.array_equal(np.unique(classes), classes):
             raise FileError(f"classes must be {n_classes} labels, sorted, and each there once")
-    if not found.members:
+    if not pack_.members:
         raise FileError("a pack without members")
     n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
-    for encoding in found.encodings:
+    for encoding in pack_.encodings:
         for name, (_, columns) in encoding.parts.items():
             if columns.max() >= (n_numbers if name in NUMERIC else n_categories):
                 raise FileError(f"{name}.columns beyond the columns of the table")
@@ -115,9 +124,115 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in row.items()}
 
 
-def _row(told: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: told[name] for name in reports.COLUMNS}
-    name, *numbers = found.values()
-    if not isinstance(name, str) or any(type(one) not in (float, type(None)) for one in numbers):
+def _row(stored: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: stored[name] for name in reports.COLUMNS}
+    name, *numbers = row.values()
+    if not isinstance(name, str) or any(
+        type(number) not in (float, type(None)) for number in numbers
+    ):
         raise FileError("a row of the leaderboard must be a name and numbers")
-    return {name: float("nan") if one is None else one for name, one in found.items()}
+    return {name: float("nan") if number is None else number for name, number in row.items()}
+
+
+PLAIN = ("extra_weights", "residuals")
+
+
+def state_of(pack: Pack) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return a pack as JSON and as arrays, for a file.
+
+    Raises
+    ------
+    ValueError
+        If a parameter of a net is not finite.
+    """
+    arrays = {name: getattr(pack, name) for name in PLAIN}
+    encodings, members = [], []
+    for i, encoding in enumerate(pack.encodings):
+        encodings.append(encoding.to_json())
+        arrays |= {f"encodings.{i}.{name}": array for name, array in encoding.arrays.items()}
+    for i, member in enumerate(pack.members):
+        engine, state = core_of(member.net)
+        saved = model_state.pack(model_state.capture(engine.network, state, training=False))
+        net, net_arrays = inside(saved, f"members.{i}")
+        fields = member._replace(net=None, recipe=None)._asdict()  # type: ignore[arg-type]
+        members.append(fields | {"net": net, "recipe": member.recipe._asdict()})
+        arrays |= net_arrays
+    header = {
+        "outputs": pack.outputs._asdict(),
+        "encodings": encodings,
+        "members": members,
+        "validation_score": pack.validation_score,
+        "n_trained": pack.n_trained,
+    }
+    return header, arrays
+
+
+def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
+    """Return the pack of `state_of`, after checking every part of it.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        If it is not that of a pack.
+    """
+    outputs = _outputs(header["outputs"])
+    of_encodings, of_members = (arrays_at(arrays, name) for name in ("encodings", "members"))
+    encodings = [
+        Encoding.from_state(fields, of_encodings.get(str(i), {}))
+        for i, fields in enumerate(header["encodings"])
+    ]
+    members = []
+    for i, fields in enumerate(header["members"]):
+        net = unpacked(content_of(fields["net"], of_members.get(str(i), {})), {}, None)
+        recipe = Recipe(**fields["recipe"])
+        recipe = recipe._replace(hidden=tuple(recipe.hidden))
+        member = Member(**{**fields, "net": net, "recipe": recipe})
+        _check_member(member, encodings, outputs)
+        members.append(member)
+    extra_weights, residuals = (_vector(arrays[name], name) for name in PLAIN)
+    if (np.diff(residuals) < 0).any():
+        raise FileError("residuals must ascend")
+    score, n_trained = header["validation_score"], header["n_trained"]
+    if type(score) is not float or type(n_trained) is not int:
+        raise FileError("validation_score and n_trained must be numbers")
+    return Pack(
+        outputs,
+        encodings,
+        members,
+        extra_weights=extra_weights,
+        validation_score=score,
+        residuals=residuals,
+        n_trained=n_trained,
+    )
+
+
+def _outputs(stored: Mapping[str, Any]) -> NetOutputs:
+    outputs = NetOutputs(**stored)
+    outputs = outputs._replace(bias=tuple(outputs.bias))
+    numbers = (outputs.center, outputs.scale, outputs.low, outputs.high, *outputs.bias)
+    if outputs.task not in LOSSES or type(outputs.n_outputs) is not int:
+        raise FileError(f"outputs of an unknown task: {outputs.task!r}, {outputs.n_outputs!r}")
+    if (
+        not all(type(number) is float and np.isfinite(number) for number in numbers)
+        or outputs.scale <= 0
+    ):
+        raise FileError("outputs must have finite numbers, and a scale above 0")
+    return outputs
+
+
+def _check_member(member: Member, encodings: list[Encoding], outputs: NetOutputs) -> None:
+    """Raise if a member does not suit the rest."""
+    place, weight = member.encoding, member.weight
+    if type(place) is not int or not 0 <= place < len(encodings):
+        raise FileError(f"a member with the encoding {place!r} of {len(encodings)}")
+    sizes = member.net.layer_sizes
+    if (sizes[0], sizes[-1]) != (encodings[place].n_inputs, outputs.n_outputs):
+        raise FileError(f"a net of {sizes} for {encodings[place].n_inputs} inputs")
+    if type(weight) is not float or not 0 < weight <= 1:
+        raise FileError(f"a weight must be in (0, 1], got {weight!r}")
+
+
+def _vector(array: Array, name: str) -> Array:
+    if array.ndim != 1 or array.dtype != np.float64 or not np.isfinite(array).all():
+        raise FileError(f"{name} must be a vector of finite numbers")
+    return array

@@ -1,4 +1,4 @@
-"""What both models of tables have in common: a fit, and the rows of tables to predict."""
+"""The base of both models of tables: a fit, and the rows of tables to predict."""
 
 import time
 from collections.abc import Sequence
@@ -18,16 +18,23 @@ from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
-from fastmlp.network import precision
-from fastmlp.network.precision import ComputeDType
-from fastmlp.tabular.estimators import doors, extras, reports, splits, targets
-from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
-from fastmlp.tabular.estimators.scoring import score_of
-from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, Part, Preset, Settings, train_pack
-from fastmlp.tabular.pack.folds import Fold, validated
-from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.network import spec
+from fastmlp.network.spec import ComputeDType
+from fastmlp.tabular.estimators import extras, fit_arguments, reports, splits
+from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
+from fastmlp.tabular.pack import (
+    PRESETS,
+    Caller,
+    Member,
+    Pack,
+    PackSettings,
+    Preset,
+    TableRows,
+    train_pack,
+)
+from fastmlp.tabular.pack.outputs import Scorer, Task
+from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
-from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.validation import scalars
@@ -40,15 +47,15 @@ FEW_ROWS = 1000
 # Parameters whose wrong values are told what may have been meant: what is known, and other words.
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
-    "compute_dtype": (precision.KNOWN, precision.SYNONYMS),
+    "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
 }
 
 
 class Divided(NamedTuple):
     """Rows to train on and to validate on; with folds the former have the latter among them."""
 
-    training: Part
-    held_out: Part
+    training: TableRows
+    held_out: TableRows
     folds: list[Fold] | None
 
 
@@ -90,7 +97,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         "cv": ["cv_object"],
         "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
-        "compute_dtype": [StrOptions({*precision.KNOWN}), None],
+        "compute_dtype": [StrOptions({*spec.KNOWN}), None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -118,39 +125,39 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    def _fit_table(self, X: Any, y: Any, given: targets.Given) -> None:
+    def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
-        callbacks = checks.callbacks(given.callbacks, who)
-        scalars.boolean(who, "progress", given.progress)
-        X, y, given = doors.opened(X, y, given, who)
-        targets.check_rows(X, training=True)
+        callbacks = checks.callbacks(arguments.callbacks, who)
+        scalars.boolean(who, "progress", arguments.progress)
+        X, y, arguments = fit_arguments.opened(X, y, arguments, who)
+        fit_arguments.check_rows(X, training=True)
         table = table_of(X, who)
         schema = Schema.learn(table, self.categorical_features, who)
         if schema.dropped:
-            told = "; ".join(reasons(schema.dropped))
-            warnings.warn(f"{who}: columns left out: {told}", UserWarning)
+            left_out = "; ".join(reasons(schema.dropped))
+            warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
         values = schema.read(table, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)
-        of_class = self._class_weights(places, classes, given.sample_weight, who)
-        part = Part(values, places)
-        whole, kept = targets.weighted(part, given.sample_weight, who, of_class)
+        of_class = self._class_weights(places, classes, arguments.sample_weight, who)
+        part = TableRows(values, places)
+        whole, kept = fit_arguments.weighted(part, arguments.sample_weight, who, of_class)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        validation = targets.to_validate(given, schema, classes, self.cv, who, of_class)
+        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
-        groups = splits.groups_of(given.groups, n_rows, who)
+        groups = splits.groups_of(arguments.groups, n_rows, who)
         groups = None if groups is None else groups[kept]
-        rows = splits.Rows(whole.y, classes is not None, groups, kept)
+        rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
         data = self._divided(whole, validation, rows, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
-        caller = Caller(who, start, callbacks, given.progress)
+        caller = Caller(who, start, callbacks, arguments.progress)
         pack, members, board = self._trained(data, classes, seed, caller)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
         self.training_ = {"rows": len(data.training.y), "validation_rows": len(data.held_out.y)}
-        name = given.target or getattr(y, "name", None)
+        name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
         self._kept = kept_of(data.held_out, np.random.default_rng([seed, 2]))
@@ -163,7 +170,12 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         return PRESETS[self.preset].cv if n_rows < FEW_ROWS else None
 
     def _divided(
-        self, whole: Part, validation: Part | None, rows: splits.Rows, seed: int, who: str
+        self,
+        whole: TableRows,
+        validation: TableRows | None,
+        rows: splits.RowsToSplit,
+        seed: int,
+        who: str,
     ) -> "Divided":
         """Return rows to train on, and those to validate on: given, of folds or held out."""
         if validation is not None:
@@ -175,17 +187,20 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             return Divided(whole, held_out, folds)
         if rows.groups is None:
             generator = np.random.default_rng(seed)
-            how = (self.validation_fraction, generator)
-            mask = splits.held_out(whole.y, *how, classes=rows.classes)
+            mask = splits.held_out(
+                whole.y, self.validation_fraction, generator, classes=rows.classes
+            )
         else:
             mask = splits.held_out_groups(rows.groups, self.validation_fraction, seed)
-        training, held_out = (whole.take(np.flatnonzero(some)) for some in (~mask, mask))
+        training, held_out = (
+            whole.take(np.flatnonzero(rows_of_part)) for rows_of_part in (~mask, mask)
+        )
         return Divided(training, held_out, None)
 
     def _trained(
         self, data: "Divided", classes: Array | None, seed: int, caller: Caller
     ) -> tuple[Pack, list[tuple[str, Any]], Any]:
-        """Return the pack, the estimators beside it, and how each did."""
+        """The pack, the estimators beside it, and the leaderboard."""
         cluster = self._cluster(caller.who)
         task: Task = "regression"
         if classes is not None:
@@ -203,24 +218,24 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             settings=self._settings()._replace(score=score),
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),
-            extra=[one.predictions for one in beside],
+            extra=[extra.predictions for extra in beside],
             cluster=cluster,
             folds=data.folds,
             caller=caller,
         )
         scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
-        scores = [scorer.score_of(one.predictions) for one in beside]
-        board = reports.leaderboard(pack, [one.name for one in beside], scores)
-        return pack, [(one.name, one.estimator) for one in beside], board
+        scores = [scorer.score_of(extra.predictions) for extra in beside]
+        board = reports.leaderboard(pack, [extra.name for extra in beside], scores)
+        return pack, [(extra.name, extra.estimator) for extra in beside], board
 
-    def _settings(self) -> Settings:
-        """Return the settings of the preset, but for what the parameters say."""
-        found = PRESETS[self.preset]
-        return found._replace(
-            n_members=self.n_members or found.n_members,
-            max_members=self.max_members or found.max_members,
+    def _settings(self) -> PackSettings:
+        """The settings of the preset, replaced by the parameters that are not None."""
+        preset = PRESETS[self.preset]
+        return preset._replace(
+            n_members=self.n_members or preset.n_members,
+            max_members=self.max_members or preset.max_members,
             ensemble=self.ensemble,
-            epochs=self.max_iter or found.epochs,
+            epochs=self.max_iter or preset.epochs,
             time_limit=self.time_limit,
             compute_dtype=self.compute_dtype,
         )
@@ -246,33 +261,35 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         if schema.named:
             self.feature_names_in_ = np.array(schema.columns, object)
 
-    def _say(self, told: str, start: float) -> None:
+    def _say(self, message: str, start: float) -> None:
         if self.verbose:
-            reports.say(f"{time.perf_counter() - start:.1f} s: {told}")
+            reports.say(f"{time.perf_counter() - start:.1f} s: {message}")
 
     def _values(self, X: Any, method: str) -> Values:
         """Return the rows of a table to predict."""
         check_is_fitted(self)
         who = f"{type(self).__name__}.{method}"
-        doors.check_no_path(X, who)
-        targets.check_rows(X)
+        fit_arguments.check_no_path(X, who)
+        fit_arguments.check_rows(X)
         if self.schema_.named:
-            X = doors.in_training_order(X, self.schema_.columns)
+            X = fit_arguments.in_training_order(X, self.schema_.columns)
         elif not is_rows(X):
             _check_n_features(self, X, reset=False)
         return self.schema_.read(X, who)
 
     def _predicted(self, values: Values) -> Array:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
-        its = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
+        members = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
         n = self._n_classes
         if not len(values.codes):
             return np.empty((0, n) if n else 0)
         none = np.empty(0)
-        more = [extras.answers(one, values, n) if weight else none for (_, one), weight in its]
-        found = self.pack_.predict(values, more)
+        more = [
+            extras.answers(model, values, n) if weight else none for (_, model), weight in members
+        ]
+        predictions = self.pack_.predict(values, more)
         # In float64 the sum of float32 probabilities is up to 1e-7 beside 1.
-        return found / found.sum(axis=1, keepdims=True) if n else found
+        return predictions / predictions.sum(axis=1, keepdims=True) if n else predictions
 
     def _spread(self, values: Values) -> Array:
         """Return the members' weighted standard deviation, of the shape of predictions."""
@@ -288,8 +305,9 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         """Yield the weight and the predictions of each member."""
         pack = self.pack_
         strips = in_strips(len(values.codes), lambda rows: [*pack.each(values.part(rows))])
-        for its in zip(*strips, strict=True):
-            yield its[0][0].weight, np.concatenate([predictions for _, predictions in its])
+        for pairs in zip(*strips, strict=True):
+            weight = pairs[0][0].weight
+            yield weight, np.concatenate([predictions for _, predictions in pairs])
         for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
             if weight:
                 yield weight, extras.answers(model, values, self._n_classes)
@@ -326,7 +344,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
-        """How much worse the score is with a column shuffled, shape (n_features,).
+        """The loss of score when a column is shuffled, shape (n_features,).
 
         By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
         them, five times; computed when it is asked for first. The score is minus the log loss, or
@@ -338,7 +356,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             If the model is not fitted, or comes from a file, which has no rows.
         """
         check_is_fitted(self, "pack_")
-        kept: Kept | None = getattr(self, "_kept", None)
+        kept: KeptRows | None = getattr(self, "_kept", None)
         if kept is None:
             raise AttributeError(
                 f"{type(self).__name__}: feature_importances_ needs rows to validate on, which a "

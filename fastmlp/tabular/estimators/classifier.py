@@ -9,8 +9,8 @@ from sklearn.utils._param_validation import StrOptions
 
 from fastmlp.estimators.arguments import ClassWeight, Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
-from fastmlp.tabular.estimators import targets
+from fastmlp.network.spec import ComputeDType
+from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Pack, Preset
 from fastmlp.tabular.pack.settings import Ensemble
@@ -224,7 +224,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit_table(X, y, targets.Given(*weights, target, groups, callbacks, progress))
+        self._fit_table(
+            X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress)
+        )
         return self
 
     def predict(self, X: Any) -> Array:
@@ -262,8 +264,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         X : as for `predict`
         """
         with np.errstate(divide="ignore"):
-            found: NDArray[np.float64] = np.log(self.predict_proba(X))
-        return found
+            logarithms: NDArray[np.float64] = np.log(self.predict_proba(X))
+        return logarithms
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
         """Return the members' standard deviation of the probabilities, (n_rows, n_classes).
@@ -275,7 +277,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         return self._spread(self._values(X, "predict_std"))
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
-        classes, places = targets.classes_in(y, n_rows, who)
+        classes, places = fit_arguments.classes_in(y, n_rows, who)
         return places, classes
 
     def _class_weights(
@@ -283,7 +285,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     ) -> Array | None:
         if self.class_weight is None or classes is None:
             return None
-        return targets.class_weights(self.class_weight, places, classes, sample_weight, who)
+        return fit_arguments.class_weights(self.class_weight, places, classes, sample_weight, who)
 
     def _take(
         self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None

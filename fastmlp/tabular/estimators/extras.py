@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from fastmlp.tabular.pack import Part
-from fastmlp.tabular.pack.folds import Fold, validated
+from fastmlp.tabular.pack import TableRows
+from fastmlp.tabular.pack.rows import Fold, validated
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ def matrix(values: Values) -> Array:
     return np.concatenate([values.numbers, codes], axis=1)
 
 
-def named(given: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
+def named(members: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
     """Return estimators with names: their own, or those of their classes.
 
     Raises
@@ -42,26 +42,26 @@ def named(given: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
     ValueError
         If two have one name.
     """
-    found = []
-    for one in given or ():
-        name, estimator = one if isinstance(one, tuple) else (type(one).__name__, one)
+    pairs = []
+    for member in members or ():
+        name, estimator = member if isinstance(member, tuple) else (type(member).__name__, member)
         if (
             not hasattr(estimator, "fit")
             or not isinstance(name, str)
             or isinstance(estimator, type)
         ):
-            told = "estimators, or pairs of a name and an estimator"
-            raise TypeError(f"{who}: extra_members must be {told}, got {one!r}")
-        found.append((name, estimator))
-    if len({name for name, _ in found}) != len(found):
+            expected = "estimators, or pairs of a name and an estimator"
+            raise TypeError(f"{who}: extra_members must be {expected}, got {member!r}")
+        pairs.append((name, estimator))
+    if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError(f"{who}: extra_members must have names that differ")
-    return found
+    return pairs
 
 
 def fitted(
     members: Sequence[tuple[str, Any]],
-    training: Part,
-    validation: Part | None,
+    training: TableRows,
+    validation: TableRows | None,
     *,
     n_classes: int,
     folds: Sequence[Fold] = (),
@@ -71,15 +71,15 @@ def fitted(
     Without such rows each is fitted once for each fold, for the predictions of the fold's rows,
     and then to all rows.
     """
-    found = []
-    for name, each in members:
-        model = _fit(each, training)
+    extras = []
+    for name, estimator in members:
+        model = _fit(estimator, training)
         if validation is not None:
             predictions = answers(model, validation.values, n_classes)
         else:
-            predictions = _out_of_folds(each, training, n_classes, folds)
-        found.append(Extra(name, model, predictions))
-    return found
+            predictions = _out_of_folds(estimator, training, n_classes, folds)
+        extras.append(Extra(name, model, predictions))
+    return extras
 
 
 def answers(model: Any, values: Values, n_classes: int) -> Array:
@@ -87,24 +87,25 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
     X = matrix(values)
     if not n_classes:
         return np.asarray(model.predict(X), np.float64).reshape(len(X))
-    found = np.zeros((len(X), n_classes))
+    probabilities = np.zeros((len(X), n_classes))
     if len(X):
-        found[:, model.classes_] = model.predict_proba(X)
-    return found
+        probabilities[:, model.classes_] = model.predict_proba(X)
+    return probabilities
 
 
-def _fit(estimator: Any, part: Part) -> Any:
+def _fit(estimator: Any, part: TableRows) -> Any:
     more = {} if part.weight is None else {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
         raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
     return clone(estimator).fit(matrix(part.values), part.y, **more)
 
 
-def _out_of_folds(estimator: Any, part: Part, n_classes: int, folds: Sequence[Fold]) -> Array:
+def _out_of_folds(estimator: Any, part: TableRows, n_classes: int, folds: Sequence[Fold]) -> Array:
     rows = validated(folds)
-    found = np.empty((len(rows), n_classes) if n_classes else len(rows))
+    predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
         model = _fit(estimator, part.take(first))
-        its = answers(model, part.take(second).values, n_classes)
-        found[np.searchsorted(rows, second)] = its
-    return found
+        predictions[np.searchsorted(rows, second)] = answers(
+            model, part.take(second).values, n_classes
+        )
+    return predictions

@@ -1,16 +1,252 @@
-"""Converters of skl2onnx from a model of tables to an ONNX graph."""
+"""Models of tables as ONNX graphs: converters for skl2onnx, and the nodes that they add."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp.onnx import OPTIONS, Graph, number_type, set_class_types
 from fastmlp.model import core_of
-from fastmlp.tabular.estimators.onnx_inputs import columns_of, inputs_of
+from fastmlp.tabular.encoders import (
+    CosineEncoder,
+    Encoding,
+    MissingMarks,
+    OneHotLevels,
+    PiecewiseLinear,
+    RobustSmoothClip,
+    TargetStatistics,
+)
+from fastmlp.tabular.encoders.base import Encoder
+from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
 from fastmlp.tabular.pack import Member
-from fastmlp.tabular.pack.outputs import Outputs
-from fastmlp.tabular.pack.scoring import Task
+from fastmlp.tabular.pack.outputs import NetOutputs, Task
+from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema.in_memory import Level
+from fastmlp.validation.suggestions import count, listed
+
+Array = NDArray[Any]
+
+
+class ColumnNodes(NamedTuple):
+    """The names in a graph of the columns of a table.
+
+    Attributes
+    ----------
+    numbers : name of float64 of shape (n_rows, n_numeric); "" if there are none
+    places : names of int64 of shape (n_rows,), of each category
+        0 for what is missing or unknown, else 1 + the code.
+    n_levels : of each category
+    """
+
+    numbers: str
+    places: list[str]
+    n_levels: list[int]
+
+
+def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNodes:
+    """Add the reading of a table: one input of all columns, or an input for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If inputs are missing, or are texts where numbers were, or numbers where texts were.
+    """
+    if schema.dates:
+        names = listed([*map(repr, schema.dates)])
+        told = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
+        raise NotImplementedError(f"to_onnx: {told}: train on numbers of your own in their place")
+    n = len(schema.columns)
+    if len(inputs) == 1 and n > 1 and inputs[0].type.shape[1] in (n, None):
+        of_name = dict.fromkeys(schema.columns, inputs[0])
+        place = {name: j for j, name in enumerate(schema.columns)}
+    else:
+        of_name, place = _by_column(schema, inputs), {}
+    for name in (*schema.numeric_names, *schema.categorical_names):
+        _check_type(of_name[name], name, schema.levels.get(name))
+
+    def column(name: str) -> str:
+        whole = of_name[name].full_name
+        return _taken(graph, whole, [place[name]]) if place else whole
+
+    numbers = ""
+    if place and schema.numeric_names:
+        chosen = [place[name] for name in schema.numeric_names]
+        numeric = _taken(graph, inputs[0].full_name, chosen)
+        numbers = graph.node("Cast", [numeric], to=graph.kinds.DOUBLE)
+    elif schema.numeric_names:
+        floats = [
+            graph.node("Cast", [of_name[name].full_name], to=graph.kinds.DOUBLE)
+            for name in schema.numeric_names
+        ]
+        numbers = graph.node("Concat", floats, axis=1)
+    levels = {name: schema.levels[name] for name in schema.categorical_names}
+    places = [_places(graph, column(name), levels[name], name) for name in levels]
+    return ColumnNodes(numbers, places, [*map(len, levels.values())])
+
+
+def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Return the input of each column: by name or, where a table had none, by place."""
+    by_name = {each.raw_name: each for each in inputs}
+    names = [*schema.numeric_names, *schema.categorical_names]
+    by_place = not schema.named or len(inputs) == 1
+    if by_place and len(inputs) == len(schema.columns):
+        by_name = dict(zip(schema.columns, inputs, strict=True))
+    lacking = [name for name in names if name not in by_name]
+    if lacking or any(by_name[name].type.shape[1] not in (1, None) for name in names):
+        n = count(len(schema.columns), "column")
+        expected = f"one input of {n}, or one of shape [None, 1] for each"
+        without = f"; without {listed(list(map(repr, lacking)))}" if lacking else ""
+        raise ValueError(
+            f"to_onnx: the model needs {expected}, got {listed([_shown(one) for one in inputs])}"
+            f"{without}: pass X[:1], of a frame as in training"
+        )
+    return by_name
+
+
+def _shown(node: Any) -> str:
+    return f"{node.raw_name!r} of shape {list(node.type.shape)}"
+
+
+def _check_type(node: Any, name: str, levels: Sequence[Level] | None) -> None:
+    from skl2onnx.common.data_types import StringTensorType
+
+    was = "texts" if levels and isinstance(levels[0], str) else "numbers"
+    kind = "texts" if isinstance(node.type, StringTensorType) else "numbers"
+    if kind != was:
+        advice = ": give each column an input of its own" if was == "texts" else ""
+        raise TypeError(
+            f"to_onnx: the column {name!r} held {was} in training, and is to be {kind}{advice}"
+        )
+
+
+def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> str:
+    """Add a category; return the places of its levels."""
+    flat = graph.node("Reshape", [column, graph.constant(np.array([-1]), graph.kinds.INT64)])
+    keys: dict[str, Any]
+    if isinstance(levels[0], str):
+        keys = {"keys_strings": list(levels)}
+    else:
+        flat = graph.node("Cast", [flat], to=graph.kinds.FLOAT)
+        floats = np.array(levels, np.float32)
+        if len(np.unique(floats)) < len(levels):
+            reason = "has levels that are the same number in float32"
+            raise NotImplementedError(f"to_onnx: the column {name!r} {reason}")
+        keys = {"keys_floats": floats.tolist()}
+    values = list(range(1, len(levels) + 1))
+    options: dict[str, Any] = {"values_int64s": values, "default_int64": 0}
+    # skl2onnx would ask for the newest version, 4, which it then refuses.
+    options |= {"op_domain": "ai.onnx.ml", "op_version": 2}
+    return graph.node("LabelEncoder", [flat], **keys, **options)
+
+
+def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes, net: str) -> str:
+    """Add an encoding; return the name of the net's inputs, float32 of shape (n_rows, n_inputs).
+
+    Raises
+    ------
+    NotImplementedError
+        If an encoder has no nodes here; the message names it, and the net.
+    """
+    parts: dict[str, str] = {}
+    for name, (encoder, places) in encoding.parts.items():
+        if not encoder.n_outputs:
+            continue
+        if isinstance(encoder, OneHotLevels | TargetStatistics):
+            parts[name] = _levels(graph, encoder, columns, places)
+        elif type(encoder) in NUMERIC:
+            numbers = parts.pop("scaled") if name == "cosines" else columns.numbers
+            parts[name] = NUMERIC[type(encoder)](graph, encoder, numbers)
+        else:
+            kind = type(encoder).__name__
+            raise NotImplementedError(
+                f"to_onnx: the numbers of the net {net!r} go through {kind}, which has no ONNX "
+                f"nodes here; known: {', '.join(sorted(kind_of.__name__ for kind_of in NUMERIC))}"
+            )
+    return graph.node("Concat", [*parts.values()], axis=1)
+
+
+def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
+    wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
+    # NaN is looked for before Clip, which may make a bound of it.
+    missing = graph.node("IsNaN", [x])
+    z = graph.node("Sub", [x, graph.constant(encoder.center_[None], wide)])
+    z = graph.node("Mul", [z, graph.constant(encoder.factor_[None], wide)])
+    ends = [graph.constant(np.array(end), wide) for end in (-LARGEST, LARGEST)]
+    z = graph.node("Cast", [graph.node("Clip", [z, *ends])], to=single)
+    z = graph.node("Where", [missing, graph.constant(np.zeros(1), single), z])
+    part = graph.node("Div", [z, graph.constant(np.array([BOUND]), single)])
+    square = graph.node("Mul", [part, part])
+    root = graph.node("Sqrt", [graph.node("Add", [square, graph.constant(np.ones(1), single)])])
+    return graph.node("Div", [z, root])
+
+
+def _marks(graph: Graph, encoder: MissingMarks, x: str) -> str:
+    missing = graph.node("IsNaN", [_taken(graph, x, encoder.columns_)])
+    return graph.node("Cast", [missing], to=graph.kinds.FLOAT)
+
+
+def _pieces(graph: Graph, encoder: PiecewiseLinear, x: str) -> str:
+    wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
+    lows, factors = encoder.table
+    medians = graph.constant(encoder.medians_[None], wide)
+    filled = graph.node("Where", [graph.node("IsNaN", [x]), medians, x])
+    n = encoder.n_pieces_
+    shares = _taken(graph, filled, np.repeat(np.arange(len(n)), n))
+    shares = graph.node("Sub", [shares, graph.constant(lows[None], wide)])
+    shares = graph.node("Mul", [shares, graph.constant(factors[None], wide)])
+    ends = [graph.constant(np.array(end), single) for end in (0.0, 1.0)]
+    return graph.node("Clip", [graph.node("Cast", [shares], to=single), *ends])
+
+
+def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
+    """Add cosines of scaled numbers, in which none is missing."""
+    k, n = encoder.frequencies_.shape
+    angles = graph.constant(2 * np.pi * encoder.frequencies_.reshape(1, -1), graph.kinds.FLOAT)
+    repeated = _taken(graph, scaled, np.repeat(np.arange(k), n))
+    waves = graph.node("Cos", [graph.node("Mul", [repeated, angles])])
+    both = graph.node("Concat", [scaled, waves], axis=1)
+    order = np.concatenate([np.arange(k)[:, None], k + np.arange(k * n).reshape(k, n)], axis=1)
+    return _taken(graph, both, order.ravel())
+
+
+NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
+    CosineEncoder: _cosines,
+    MissingMarks: _marks,
+    PiecewiseLinear: _pieces,
+    RobustSmoothClip: _robust,
+}
+
+
+def _levels(
+    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, chosen: Array
+) -> str:
+    """Add the encoding of categories: a table for each, from which rows are taken."""
+    starts = encoder.starts_
+    if isinstance(encoder, OneHotLevels):
+        of_features = (encoder.columns_[a:b] for a, b in pairwise(starts))
+        widths = [len(np.unique(outputs[outputs >= 0])) for outputs in of_features]
+    else:
+        widths = [encoder.table_.shape[1]] * len(chosen)
+    nodes = []
+    for j, (column, (a, b)) in enumerate(
+        zip(chosen, pairwise(np.cumsum([0, *widths])), strict=True)
+    ):
+        if a < b:
+            codes = np.full((columns.n_levels[column] + 1, len(chosen)), -1)
+            codes[:, j] = np.arange(len(codes)) - 1
+            table = graph.constant(encoder.encoded(codes)[:, a:b], graph.kinds.FLOAT)
+            nodes.append(graph.node("Gather", [table, columns.places[column]], axis=0))
+    return graph.node("Concat", nodes, axis=1)
+
+
+def _taken(graph: Graph, values: str, places: Array | list[int]) -> str:
+    """Add the choice of columns."""
+    indices = graph.constant(np.asarray(places, np.int64), graph.kinds.INT64)
+    return graph.node("Gather", [values, indices], axis=1)
+
 
 LINKS: dict[Task, str] = {"binary": "sigmoid", "multiclass": "softmax", "regression": "identity"}
 
@@ -37,18 +273,18 @@ def _predictions(graph: Graph, inputs: Any) -> str:
     others = zip(model.extra_members_, pack.extra_weights, strict=True)
     used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
     if used:
-        told = f"the ensemble holds {', '.join(used)}, and only nets are converted"
-        raise NotImplementedError(f"to_onnx: {told}: fit without extra_members")
-    columns, found = columns_of(graph, model.schema_, inputs), []
+        reason = f"the ensemble holds {', '.join(used)}, and only nets are converted"
+        raise NotImplementedError(f"to_onnx: {reason}: fit without extra_members")
+    columns, outputs = columns_of(graph, model.schema_, inputs), []
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]
         if members:
             rows = inputs_of(graph, encoding, columns, str(members[0].recipe))
-            found += [_net(graph, rows, member, pack.outputs) for member in members]
-    return graph.node("Sum", found)
+            outputs += [_net(graph, rows, member, pack.outputs) for member in members]
+    return graph.node("Sum", outputs)
 
 
-def _net(graph: Graph, values: str, member: Member, outputs: Outputs) -> str:
+def _net(graph: Graph, values: str, member: Member, outputs: NetOutputs) -> str:
     """Add a net; return the name of its predictions times its weight."""
     net, wide = member.net, graph.kinds.DOUBLE
 

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.estimators.arguments import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
-from fastmlp.tabular.estimators import targets
+from fastmlp.network.spec import ComputeDType
+from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Preset
 from fastmlp.tabular.pack.settings import Ensemble
@@ -132,7 +132,9 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit_table(X, y, targets.Given(*weights, target, groups, callbacks, progress))
+        self._fit_table(
+            X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress)
+        )
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -190,10 +192,10 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         half, n = self.pack_.half_width(coverage), len(self.pack_.residuals)
         if math.isinf(half):
             needed = math.ceil(coverage / (1 - coverage))
-            told = f"needs {needed} rows to validate on, there were {n}"
-            raise ValueError(f"{who}: coverage={coverage} {told}; use cv=5, or a lower coverage")
+            reason = f"needs {needed} rows to validate on, there were {n}"
+            raise ValueError(f"{who}: coverage={coverage} {reason}; use cv=5, or a lower coverage")
         middle = self._predicted(values)
         return np.stack([middle - half, middle + half], axis=1)
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
-        return targets.numbers(y, n_rows, who), None
+        return fit_arguments.numbers(y, n_rows, who), None

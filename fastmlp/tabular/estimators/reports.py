@@ -1,12 +1,12 @@
-"""What a model of tables tells of itself: a leaderboard, a summary and HTML."""
+"""Reports of a model of tables: leaderboard, summary and HTML."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastmlp.network import html as pieces
-from fastmlp.network.summary import Table
+from fastmlp.network import summary as pieces
+from fastmlp.network.summary import SummaryTable
 from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import reasons
 from fastmlp.validation.suggestions import count
@@ -47,11 +47,11 @@ def framed(rows: list[dict[str, Any]]) -> Any:
 
 def rows_of(board: Any) -> list[dict[str, Any]]:
     """Return the rows of a leaderboard."""
-    found: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
-    return found
+    rows: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
+    return rows
 
 
-def summary(model: Any) -> Table:
+def summary(model: Any) -> SummaryTable:
     """Return the ensemble and what it was selected from, as text."""
     cells = _cells(model)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -62,15 +62,15 @@ def summary(model: Any) -> Table:
         ).rstrip()
         for row in cells
     ]
-    left_out = [f"left out: {told}" for told in reasons(dropped(model))]
-    return Table("\n".join([*lines, *left_out, _last(model)]))
+    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
+    return SummaryTable("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
-    told = [f"left out: {one}" for one in reasons(dropped(model))]
-    its = "; ".join([_last(model), *told])
-    return pieces.text(its, strong=type(model).__name__) + pieces.table(_cells(model))
+    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
+    last = "; ".join([_last(model), *left_out])
+    return pieces.html_text(last, strong=type(model).__name__) + pieces.html_table(_cells(model))
 
 
 def dropped(model: Any) -> dict[str, str]:
@@ -78,23 +78,23 @@ def dropped(model: Any) -> dict[str, str]:
     return {**model.training_.get("left_out", {}), **model.schema_.dropped}
 
 
-def say(told: str) -> None:
+def say(message: str) -> None:
     """Print what is done."""
-    print(told, flush=True)
+    print(message, flush=True)
 
 
 def unfitted(model: Any) -> str:
     """Return a model that is not fitted as HTML."""
-    return pieces.text("not fitted", strong=repr(model))
+    return pieces.html_text("not fitted", strong=repr(model))
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
+    cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
     for row in rows_of(model.leaderboard_):
         name, weight, score, epoch = (row[column] for column in COLUMNS)
-        told = "" if epoch != epoch else f"{epoch:.0f}"
-        found.append((name, f"{weight:.3f}", f"{score:.4g}", told))
-    return found
+        epoch_text = "" if epoch != epoch else f"{epoch:.0f}"
+        cells.append((name, f"{weight:.3f}", f"{score:.4g}", epoch_text))
+    return cells
 
 
 def _last(model: Any) -> str:

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from fastmlp.tabular.pack.folds import Fold, drawn
+from fastmlp.tabular.pack.rows import Fold, drawn
 
 Array = NDArray[Any]
 
 
-class Rows(NamedTuple):
+class RowsToSplit(NamedTuple):
     """Rows of a table that are to be divided.
 
     Attributes
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     kept: Array
 
 
-def groups_of(given: Any, n_rows: int, who: str) -> Array | None:
+def groups_of(groups: Any, n_rows: int, who: str) -> Array | None:
     """Return the groups of rows as integers, shape (n_rows,), or None.
 
     Raises
@@ -37,20 +37,22 @@ def groups_of(given: Any, n_rows: int, who: str) -> Array | None:
     ValueError
         If there is not one for each row, one is missing, or all are one.
     """
-    if given is None:
+    if groups is None:
         return None
-    found = column_or_1d(np.asarray(given))
-    check_consistent_length(np.empty(n_rows), found)
-    missing = np.array([one is None or one != one for one in found.tolist()], np.bool_)
+    labels = column_or_1d(np.asarray(groups))
+    check_consistent_length(np.empty(n_rows), labels)
+    missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():
         raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
-    groups = np.unique(found, return_inverse=True)[1]
-    if not groups.any():
+    numbers = np.unique(labels, return_inverse=True)[1]
+    if not numbers.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
-    return groups
+    return numbers
 
 
-def folds(cv: Any, n_folds: int | None, rows: Rows, seed: int, who: str) -> list[Fold] | None:
+def folds(
+    cv: Any, n_folds: int | None, rows: RowsToSplit, seed: int, who: str
+) -> list[Fold] | None:
     """Return the places of the rows to train on and to validate on in each fold, or None.
 
     Parameters
@@ -80,21 +82,21 @@ def folds(cv: Any, n_folds: int | None, rows: Rows, seed: int, who: str) -> list
     return list(kind(n_folds).split(rows.y, rows.y, rows.groups))
 
 
-def _given(cv: Any, rows: Rows, who: str) -> list[Fold]:
+def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
     """Return the folds of a splitter, or of pairs, checked; no row is validated on twice."""
     if hasattr(cv, "split"):
         pairs = list(cv.split(np.empty((len(rows.y), 1)), rows.y, rows.groups))
     else:
         places = np.where(rows.kept, np.cumsum(rows.kept) - 1, -1)
         pairs = [[_kept(places, part, who) for part in pair] for pair in cv]
-    found = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
-    if not found or any(not len(part) for fold in found for part in fold):
+    checked = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
+    if not checked or any(not len(part) for fold in checked for part in fold):
         raise ValueError(f"{who}: cv must have rows to train on and to validate on in each fold")
-    if any(np.isin(first, second).any() for first, second in found):
+    if any(np.isin(first, second).any() for first, second in checked):
         raise ValueError(f"{who}: cv has a fold that trains and validates on the same row")
-    if np.bincount(np.concatenate([second for _, second in found])).max() > 1:
+    if np.bincount(np.concatenate([second for _, second in checked])).max() > 1:
         raise ValueError(f"{who}: cv validates on a row in two folds; each row counts once")
-    return found
+    return checked
 
 
 def _kept(places: Array, part: Any, who: str) -> Array:
@@ -106,12 +108,12 @@ def _kept(places: Array, part: Any, who: str) -> Array:
         raise TypeError(f"{who}: cv must be a number, a splitter or pairs of places of rows")
     if part.size and not (-len(places) <= part.min() and part.max() < len(places)):
         raise ValueError(f"{who}: cv has places beyond the {len(places)} rows")
-    found = places[part]
-    return found[found >= 0]
+    places_kept = places[part]
+    return places_kept[places_kept >= 0]
 
 
 def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Return which rows are held out, shape (n_rows,): those of a fraction of the groups."""
+    """The mask of the rows held out, shape (n_rows,): those of a fraction of the groups."""
     split = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
     mask = np.zeros(len(groups), np.bool_)
     mask[next(split.split(groups, groups=groups))[1]] = True
@@ -121,7 +123,7 @@ def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.boo
 def held_out(
     y: Array, fraction: float, generator: np.random.Generator, *, classes: bool
 ) -> NDArray[np.bool_]:
-    """Return which rows are held out, shape (n_rows,): at least one, and not all.
+    """The mask of the rows held out, shape (n_rows,): at least one, and not all.
 
     In the order of their targets, equal ones at random, the rows are cut into groups of about one
     size, and of each group one row is drawn. Of a class none is held out that has one row only.

@@ -12,24 +12,26 @@ from fastmlp._process.warnings import warn
 from fastmlp.cluster.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import conformal
-from fastmlp.tabular.pack.folds import Fold, drawn, validated
-from fastmlp.tabular.pack.inputs import inputs_of
-from fastmlp.tabular.pack.outputs import Outputs, outputs_of
+from fastmlp.tabular.pack.outputs import (
+    NetOutputs,
+    Scorer,
+    Task,
+    half_width,
+    outputs_of,
+    sorted_residuals,
+)
 from fastmlp.tabular.pack.pool import (
     Limits,
     Listeners,
-    Part,
     Split,
+    TableRows,
     Trained,
     train,
     train_together,
 )
-from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.tabular.pack.rows import Fold, drawn, in_strips, inputs_of, validated
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
-from fastmlp.tabular.pack.settings import Settings, encodings_for
-from fastmlp.tabular.pack.strips import in_strips
+from fastmlp.tabular.pack.settings import PackSettings, Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Values
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import Callback
@@ -61,7 +63,7 @@ class Member(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who asks for a pack, since when, and who looks on.
+    """The caller of a training: name, start of the time limit, callbacks.
 
     Attributes
     ----------
@@ -83,7 +85,7 @@ class Pack:
     Attributes
     ----------
     task : "binary", "multiclass" or "regression"
-    outputs : Outputs
+    outputs : NetOutputs
     encodings : tuple of fitted encodings
     members : tuple of Member
     extra_weights : (n_extra,) array, of the predictions of models that are not the pack's
@@ -93,7 +95,7 @@ class Pack:
     n_trained : int, how many nets the members were chosen from
     """
 
-    outputs: Outputs
+    outputs: NetOutputs
     encodings: tuple[Encoding, ...]
     members: tuple[Member, ...]
     extra_weights: Array
@@ -103,7 +105,7 @@ class Pack:
 
     def __init__(
         self,
-        outputs: Outputs,
+        outputs: NetOutputs,
         encodings: Sequence[Encoding],
         members: Sequence[Member],
         *,
@@ -118,7 +120,7 @@ class Pack:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task: "binary", "multiclass" or "regression"."""
         return self.outputs.task
 
     @property
@@ -133,19 +135,19 @@ class Pack:
         ----------
         values : Values
         extra : sequence of arrays
-            What the further models predict, in the order of `extra_weights`.
+            Predictions of the further models, in the order of `extra_weights`.
         """
         strips = in_strips(len(values.numbers), lambda rows: self._nets(values.part(rows)))
-        found = np.concatenate(strips)
+        total = np.concatenate(strips)
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:
-                found += weight * predictions
-        return found
+                total += weight * predictions
+        return total
 
     def half_width(self, coverage: float) -> float:
         """Return the half width of intervals around predictions of numbers that hold this share of
-        the targets; see `conformal.half_width`."""
-        return conformal.half_width(self.residuals, coverage)
+        the targets; see `outputs.half_width`."""
+        return half_width(self.residuals, coverage)
 
     def each(self, values: Values) -> Iterator[tuple[Member, NDArray[np.float64]]]:
         """Yield each net of the ensemble and its predictions; rows are encoded once."""
@@ -167,12 +169,12 @@ class Pack:
 
 
 def train_pack(
-    training: Part,
-    validation: Part | None,
+    training: TableRows,
+    validation: TableRows | None,
     *,
     task: Task,
     n_classes: int,
-    settings: Settings,
+    settings: PackSettings,
     seed: int,
     encodings: Mapping[str, Encoding] | None = None,
     n_threads: int | None = None,
@@ -188,8 +190,8 @@ def train_pack(
 
     Parameters
     ----------
-    training : Part
-    validation : Part, or None
+    training : TableRows
+    validation : TableRows, or None
         None: folds of the rows of training.
     seed : int, of all that is drawn
     encodings : mapping of str to Encoding, optional
@@ -218,11 +220,10 @@ def train_pack(
     parts, of_rows = _splits(training, held_out, None if validation is not None else folds)
     splits = []
     for k, (first, second) in enumerate(parts):
-        its = {name: replace(one) for name, one in encodings.items()}
+        copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        how = (outputs, generator, settings.compute_dtype)
-        splits.append(Split(own, its, first, second, *how))
+        splits.append(Split(own, copies, first, second, outputs, generator, settings.compute_dtype))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
         limits = _limits(settings, start, len(splits), caller.callbacks, bar)
@@ -237,13 +238,13 @@ def train_pack(
     return _pack(outputs, fits, candidates, extra, scorer, held_out.y, *chosen_by)
 
 
-def _deadline(settings: Settings, start: float, share: float = 1.0) -> float | None:
-    """Return when a share of the time is over; None: there is no limit."""
+def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
+    """The end of a share of the time, of `time.perf_counter`; None: there is no limit."""
     return None if settings.time_limit is None else start + share * settings.time_limit
 
 
 def _limits(
-    settings: Settings,
+    settings: PackSettings,
     start: float,
     n_splits: int,
     callbacks: Sequence[Callback],
@@ -267,8 +268,8 @@ def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: 
     if len(trained) < n or n_cut == n:
         cut = f", {n_cut} of them cut short" if n_cut else ""
         verb = "was" if len(trained) == 1 else "were"
-        told = f"{len(trained)} of {n} nets {verb} trained within time_limit={limit:g}{cut}"
-        warn(f"{who}: {told}", UserWarning)
+        message = f"{len(trained)} of {n} nets {verb} trained within time_limit={limit:g}{cut}"
+        warn(f"{who}: {message}", UserWarning)
 
 
 def _pools(splits: Sequence[Split], limits: Limits, cluster: Cluster | None) -> list[list[Trained]]:
@@ -286,15 +287,15 @@ class Candidate(NamedTuple):
     predictions: NDArray[np.float64]
 
 
-def _validated(training: Part, folds: Sequence[Fold]) -> Part:
+def _validated(training: TableRows, folds: Sequence[Fold]) -> TableRows:
     """Return the rows that folds validate on: as a rule all."""
     rows = validated(folds)
     return training if len(rows) == len(training.y) else training.take(rows)
 
 
 def _splits(
-    training: Part, held_out: Part, folds: Sequence[Fold] | None
-) -> tuple[list[tuple[Part, Part]], list[Array]]:
+    training: TableRows, held_out: TableRows, folds: Sequence[Fold] | None
+) -> tuple[list[tuple[TableRows, TableRows]], list[Array]]:
     """Return rows to train on and to validate on, and the places of the latter in `held_out`."""
     if folds is None:
         return [(training, held_out)], [np.arange(len(held_out.y))]
@@ -307,25 +308,25 @@ def _candidates(
     pools: Sequence[Sequence[Trained]], of_rows: Sequence[Array], n: int
 ) -> list[Candidate]:
     """Return the recipes of which there is a net for each fold."""
-    found = []
+    candidates = []
     by_number = [{net.recipe.number: net for net in pool} for pool in pools]
-    for number in sorted(set.intersection(*(set(each) for each in by_number))):
-        nets = tuple(each[number] for each in by_number)
+    for number in sorted(set.intersection(*(set(of_pool) for of_pool in by_number))):
+        nets = tuple(of_pool[number] for of_pool in by_number)
         predictions = np.empty((n, *nets[0].predictions.shape[1:]))
         for net, rows in zip(nets, of_rows, strict=True):
             predictions[rows] = net.predictions
-        found.append(Candidate(nets, predictions))
-    return found
+        candidates.append(Candidate(nets, predictions))
+    return candidates
 
 
 def _pack(
-    outputs: Outputs,
+    outputs: NetOutputs,
     fits: Sequence[Mapping[str, Encoding]],
     candidates: Sequence[Candidate],
     extra: Sequence[Array],
     scorer: Scorer,
     y: Array,
-    settings: Settings,
+    settings: PackSettings,
     generator: np.random.Generator,
     deadline: float | None,
 ) -> Pack:
@@ -333,7 +334,7 @@ def _pack(
     predictions = [*(candidate.predictions for candidate in candidates), *extra]
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
-    seen = [scorer.seen(one) for one in predictions]
+    seen = [scorer.seen(of_candidate) for of_candidate in predictions]
     weights, loss = _selected(seen, scorer, settings, generator, deadline)
     if not weights.any():
         raise ValueError("the score of the validation rows is no number, whatever is predicted")
@@ -347,10 +348,14 @@ def _pack(
             members.append(
                 Member(trained.recipe, place, trained.net, share, score, trained.best_epoch)
             )
-    mean = sum(weight * one for weight, one in zip(weights, predictions, strict=True) if weight)
+    mean = sum(
+        weight * of_candidate
+        for weight, of_candidate in zip(weights, predictions, strict=True)
+        if weight
+    )
     residuals = np.empty(0)
     if outputs.task == "regression":
-        residuals = conformal.sorted_residuals(y, np.asarray(mean))
+        residuals = sorted_residuals(y, np.asarray(mean))
     return Pack(
         outputs,
         [fits[k][name] for k, name in used],
@@ -365,7 +370,7 @@ def _pack(
 def _selected(
     predictions: Sequence[Array],
     scorer: Scorer,
-    settings: Settings,
+    settings: PackSettings,
     generator: np.random.Generator,
     deadline: float | None,
 ) -> Selection:
@@ -373,7 +378,7 @@ def _selected(
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
     # Of one candidate there is no choice: a million rows took a second.
     if settings.ensemble == "greedy" and len(predictions) > 1:
-        how: dict[str, Any] = {"max_members": most, "deadline": deadline}
-        return bagged(predictions, loss, len(predictions[0]), generator, weight=weight, **how)
+        options: dict[str, Any] = {"max_members": most, "deadline": deadline}
+        return bagged(predictions, loss, len(predictions[0]), generator, weight=weight, **options)
     most = 1 if settings.ensemble == "best" else most
     return equal(predictions, loss, weight=weight, max_members=most)

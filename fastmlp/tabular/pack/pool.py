@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from fastmlp.cluster.groups import Cluster
 from fastmlp.many.together import Call, fit_together
 from fastmlp.model import MLP
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.averages import EMA
-from fastmlp.rules.optimizers.adam import AdamW
+from fastmlp.rules.optimizers.first_order import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack.inputs import Inputs, joined
-from fastmlp.tabular.pack.outputs import Outputs
-from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.pack.outputs import NetOutputs
+from fastmlp.tabular.pack.rows import Inputs, joined
+from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task as EncodedTask
 from fastmlp.training.bar import Bar
@@ -36,17 +36,17 @@ AVERAGED_EPOCHS, AVERAGED_STEPS = 1.0, 20
 PATIENCE_SHARE = 0.3
 
 
-class Part(NamedTuple):
+class TableRows(NamedTuple):
     """Rows of a table: values of a schema, targets and weights, shape (n_rows,), or None."""
 
     values: Values
     y: Array
     weight: Array | None = None
 
-    def take(self, rows: Array) -> "Part":
+    def take(self, rows: Array) -> "TableRows":
         """Return some of the rows."""
         weight = None if self.weight is None else self.weight[rows]
-        return Part(self.values.part(rows), self.y[rows], weight)
+        return TableRows(self.values.part(rows), self.y[rows], weight)
 
 
 class Listeners:
@@ -67,7 +67,7 @@ class Listeners:
 
 
 class Limits(NamedTuple):
-    """How long nets train, and who looks on.
+    """The ends of trainings, and the callbacks that are called.
 
     Attributes
     ----------
@@ -144,17 +144,17 @@ class Trained(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What a pool of nets is trained from: recipes, and rows to train and to validate on.
+    """The recipes of a pool of nets, and rows to train and to validate on.
 
-    The encodings learn from the rows to train on; `generator` draws what is drawn there. Nets have
-    the `compute_dtype`.
+    The encodings learn from the rows to train on; `generator` draws their seeds. Nets have the
+    `compute_dtype`.
     """
 
     recipes: Sequence[Recipe]
     encodings: Mapping[str, Encoding]
-    training: Part
-    validation: Part
-    outputs: Outputs
+    training: TableRows
+    validation: TableRows
+    outputs: NetOutputs
     generator: np.random.Generator
     compute_dtype: ComputeDType | None = None
 
@@ -170,16 +170,16 @@ def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[
     KeyboardInterrupt
         On Ctrl-C, if there are no nets that can be used; else those that there are, are returned.
     """
-    found: list[Trained] = []
+    trained: list[Trained] = []
     prepared = _prepared(split, limits, cluster)
-    while not (found and limits.are_over) and (fits := next(prepared, None)) is not None:
+    while not (trained and limits.are_over) and (fits := next(prepared, None)) is not None:
         histories = _fit([fits], limits, cluster)
-        found += fits.trained(histories[0])
+        trained += fits.trained(histories[0])
         if _interrupted(histories):
-            if not (found and limits.alone):
+            if not (trained and limits.alone):
                 raise KeyboardInterrupt
             break
-    return found
+    return trained
 
 
 def train_together(
@@ -188,11 +188,11 @@ def train_together(
     """Train the nets of all splits in one call of a cluster, without a deadline; see `train`."""
     pools = [list(_prepared(split, limits, cluster)) for split in splits]
     histories = _fit([fits for pool in pools for fits in pool], limits, cluster)
-    each = iter(histories)
-    found = [[net for fits in pool for net in fits.trained(next(each))] for pool in pools]
-    if _interrupted(histories) and not (found[0] and limits.alone):
+    ended = iter(histories)
+    trained = [[net for fits in pool for net in fits.trained(next(ended))] for pool in pools]
+    if _interrupted(histories) and not (trained[0] and limits.alone):
         raise KeyboardInterrupt
-    return found
+    return trained
 
 
 def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator["_Fits"]:
@@ -200,15 +200,15 @@ def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator
     recipes, encodings, training, validation, outputs, generator, compute_dtype = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
-    rows = _Rows(training, validation, outputs, compute_dtype)
+    rows = _SplitRows(training, validation, outputs, compute_dtype)
     for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
         if name not in inputs:
-            encoding, its = encodings[name], keys[name]
+            encoding, key = encodings[name], keys[name]
             kind: EncodedTask = "classification"
             if outputs.task == "regression":
                 kind = "regression"
-            first = encoding.fit_expanded(training.values, training.y, kind, its)
+            first = encoding.fit_expanded(training.values, training.y, kind, key)
             inputs[name] = joined(first, encoding.expanded(validation.values))
         yield rows.fits(group, inputs[name])
 
@@ -222,19 +222,19 @@ def _groups(
     if limits.deadline is not None:
         n = limits.n_threads or 2 if cluster is None else cluster.n_at_once
     for first in range(0, len(recipes), n):
-        some = recipes[first : first + n]
-        for name in dict.fromkeys(recipe.encoding for recipe in some):
-            yield [recipe for recipe in some if recipe.encoding == name]
+        chosen = recipes[first : first + n]
+        for name in dict.fromkeys(recipe.encoding for recipe in chosen):
+            yield [recipe for recipe in chosen if recipe.encoding == name]
 
 
-class _Rows:
+class _SplitRows:
     """The rows of a split: first those of training, then those of validation."""
 
     def __init__(
         self,
-        training: Part,
-        validation: Part,
-        outputs: Outputs,
+        training: TableRows,
+        validation: TableRows,
+        outputs: NetOutputs,
         compute_dtype: ComputeDType | None,
     ) -> None:
         self._outputs, self._n = outputs, len(training.y)
@@ -245,12 +245,14 @@ class _Rows:
             self._weight = np.concatenate([_weights(part) for part in (training, validation)])
 
     def fits(self, recipes: Sequence[Recipe], X: Inputs) -> "_Fits":
-        """Return new nets, and what to train them on."""
+        """New nets with the rows that they train on."""
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)
-        how = (X.shape[1], self._outputs, steps, self._compute_dtype)
-        nets = [_net(recipe, *how) for recipe in recipes]
+        nets = [
+            _net(recipe, X.shape[1], self._outputs, steps, self._compute_dtype)
+            for recipe in recipes
+        ]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
         return _Fits(recipes, call, self._outputs)
 
@@ -260,19 +262,19 @@ class _Fits(NamedTuple):
 
     recipes: Sequence[Recipe]
     call: Call
-    outputs: Outputs
+    outputs: NetOutputs
 
     def trained(self, histories: Sequence[History]) -> list[Trained]:
         """Return the nets that have a best epoch, or a part of their first."""
-        found = []
+        nets = []
         held_out = self.call.X[len(self.call.rows) :]
         for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
             cut = history.status is Status.OUT_OF_TIME
             if history.best_epoch is not None or cut:
                 predictions = self.outputs.predictions(net.predict(held_out))
                 best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
-                found.append(Trained(recipe, net, predictions, best, n_epochs, cut))
-        return found
+                nets.append(Trained(recipe, net, predictions, best, n_epochs, cut))
+        return nets
 
 
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list[list[History]]:
@@ -280,7 +282,7 @@ def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list
     # A bar is not pickled, as the callback of a cluster is.
     return fit_together(
         cluster,
-        [one.call for one in fits],
+        [nets.call for nets in fits],
         epochs=limits.epochs,
         callbacks=limits._replace(bar=None).look,
         time_limit=limits.left,
@@ -290,10 +292,10 @@ def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list
 
 
 def _interrupted(histories: Sequence[Sequence[History]]) -> bool:
-    return any(one.status is Status.INTERRUPTED for its in histories for one in its)
+    return any(history.status is Status.INTERRUPTED for of_call in histories for history in of_call)
 
 
-def _weights(part: Part) -> Array:
+def _weights(part: TableRows) -> Array:
     return np.ones(len(part.y)) if part.weight is None else part.weight
 
 
@@ -305,7 +307,7 @@ def _batch_size(n_rows: int) -> int:
 def _net(
     recipe: Recipe,
     n_inputs: int,
-    outputs: Outputs,
+    outputs: NetOutputs,
     steps_per_epoch: int,
     compute_dtype: ComputeDType | None,
 ) -> MLP:

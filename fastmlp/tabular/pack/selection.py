@@ -140,7 +140,7 @@ def bagged(
     if not weights.any():
         return Selection(weights, np.inf)
     weights /= weights.sum()
-    mean = sum(one * predictions[i] for i, one in enumerate(weights) if one)
+    mean = sum(share * predictions[i] for i, share in enumerate(weights) if share)
     return Selection(weights, loss(np.asarray(mean), weight))
 
 
@@ -152,7 +152,7 @@ def equal(
     max_members: int | None = None,
 ) -> Selection:
     """Return the mean of the candidates that do best each by itself; as `bagged`."""
-    losses = np.array([loss(one, weight) for one in predictions])
+    losses = np.array([loss(candidate, weight) for candidate in predictions])
     order = np.argsort(losses, kind="stable")[:max_members]
     order = order[~np.isnan(losses[order])]
     weights = np.zeros(len(predictions))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
-from fastmlp.network.precision import ComputeDTypes
+from fastmlp.network.spec import ComputeDTypes
 from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
 from fastmlp.tabular.schema.arrow_columns import numbers
 from fastmlp.tabular.schema.batches import ChosenBatches, TableBatch, whole

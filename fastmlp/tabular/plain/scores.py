@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.rules import metrics
 from fastmlp.tabular.plain.columns import Target
 from fastmlp.tabular.schema.batches import TableBatch
 from fastmlp.tabular.schema.rule import Task
@@ -78,7 +79,7 @@ class R2:
 
     def add(self, y: Array, predictions: Array) -> None:
         """Take rows."""
-        self._errors += float(squared_error(y, predictions).sum())
+        self._errors += float(metrics.squared_errors(y, predictions).sum())
         # Chan et al., Updating formulae and a pairwise algorithm for computing sample variances.
         n, mean = self._n + len(y), float(y.mean())
         apart = mean - self._mean
@@ -123,39 +124,21 @@ class Auc:
         return float(self._area(codes, p, multi_class="ovr", labels=classes))
 
 
-def is_right(codes: Array, probabilities: Array) -> Array:
-    """Return 1 where the most probable class is the row's."""
-    right: Array = probabilities.argmax(axis=1) == codes
-    return right
-
-
 def surprise(codes: Array, probabilities: Array) -> Array:
     """Return minus the logarithm of the probability of each row's class."""
-    p = probabilities[np.arange(len(codes)), codes].astype(np.float64)
-    least = np.finfo(probabilities.dtype).eps
-    return -np.log(np.clip(p, least, 1))
-
-
-def squared_error(y: Array, predictions: Array) -> Array:
-    """Return the squared error of each row."""
-    error: Array = (y - predictions) ** 2
-    return error
-
-
-def absolute_error(y: Array, predictions: Array) -> Array:
-    """Return the absolute error of each row."""
-    return np.abs(y - predictions)
+    own = metrics.of_classes(codes, probabilities).astype(np.float64)
+    return metrics.log_losses(own, float(np.finfo(probabilities.dtype).eps))
 
 
 METRICS: dict[Task, dict[str, Callable[[], StreamedMetric]]] = {
     "classification": {
-        "accuracy": lambda: Mean(is_right),
+        "accuracy": lambda: Mean(metrics.hits),
         "log_loss": lambda: Mean(surprise),
         "auc": Auc,
     },
     "regression": {
-        "rmse": lambda: Mean(squared_error, math.sqrt),
-        "mae": lambda: Mean(absolute_error),
+        "rmse": lambda: Mean(metrics.squared_errors, math.sqrt),
+        "mae": lambda: Mean(metrics.absolute_errors),
         "r2": R2,
     },
 }
@@ -188,15 +171,15 @@ def score(
     known, target = METRICS[model.task], model.target
     for name in names:
         scalars.known(who, "metric", name, known, SYNONYMS)
-    metrics = {name: known[name]() for name in names or DEFAULTS[model.task]}
+    measured = {name: known[name]() for name in names or DEFAULTS[model.task]}
     n = 0
     for batch in batches:
         y, outputs = target.values(batch.column(target.name), batch.where), model.outputs(batch)
         n += len(y)
-        answers_of = model.answers if target.classes is None else model.probabilities
-        predictions = answers_of(outputs)
-        for metric in metrics.values():
+        how = model.answers if target.classes is None else model.probabilities
+        predictions = how(outputs)
+        for metric in measured.values():
             metric.add(y, predictions)
     if not n:
         raise ValueError(f"{who}: there are no rows")
-    return {name: metric.value() for name, metric in metrics.items()}
+    return {name: metric.value() for name, metric in measured.items()}

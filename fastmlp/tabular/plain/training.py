@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
-from fastmlp.network.losses import loss as loss_of
+from fastmlp.network.resolve import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
 from fastmlp.tabular.plain.columns import Target, names_of, text_names

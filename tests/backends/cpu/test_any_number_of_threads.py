@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from conditions import needs_threads
+from conditions import needs_threads, only_compiled
 from nets import PENALTY_SETS, Net, orders, train
 from pairwise import all_pairs
 
@@ -27,9 +27,6 @@ SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
 N_ROWS, BATCH, N_AT_ONCE = (37, 20, 45) if numba.config.DISABLE_JIT else (130, 70, 200)
 each_split_layer = pytest.mark.parametrize("split_layer", SPLIT_LAYERS)
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
-)
 
 SAME_BITS_ON = """
 import hashlib, itertools, os

@@ -26,7 +26,7 @@ KINDS: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[Any]:
-    """What is kept, nothing before each test and after it."""
+    """The sessions of ended fits: none before each test and after it."""
     trainer.TRAININGS.clear()
     yield trainer.TRAININGS
     trainer.TRAININGS.clear()

@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
+from conditions import only_compiled
 
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one compiler, Python"
-)
+pytestmark = only_compiled
 Python = Callable[..., str]
 # Compiled for half a minute each: what teams share in one dtype, single rows in the other, and each
 # of the other forms of a step in one of them.

@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.network import precision
+from fastmlp.network import spec
 
 N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
 SHAPES = [(5, 6, 3)] if INTERPRETED else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]
@@ -31,7 +31,7 @@ SHARED = (5, 6, 7, 3) if INTERPRETED else (65, 170, 90, 40)
 def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     count_as_wide(WIDE, monkeypatch)
     if INTERPRETED:
-        monkeypatch.setattr(precision, "FEWEST_OUTPUTS", WIDE)
+        monkeypatch.setattr(spec, "FEWEST_OUTPUTS", WIDE)
 
 
 def draw(sizes: Any, n_rows: int = N_ROWS) -> tuple[Any, Any]:

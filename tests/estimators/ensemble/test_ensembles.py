@@ -264,8 +264,8 @@ def test_a_search_over_an_ensemble() -> None:
 @needs_compiler
 @parametrize_with_checks(
     [
-        MLPEnsembleClassifier((20,), n_members=2, max_iter=100),
-        MLPEnsembleRegressor(hidden_layer_sizes=(20,), n_members=2, solver="lbfgs", max_iter=100),
+        MLPEnsembleClassifier((4,), n_members=2, max_iter=20, learning_rate_init=0.05),
+        MLPEnsembleRegressor(hidden_layer_sizes=(4,), n_members=2, solver="lbfgs", max_iter=20),
     ]
 )
 @pytest.mark.filterwarnings("default")

@@ -31,7 +31,7 @@ from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.estimators import splits
-from fastmlp.tabular.estimators.importance import kept_of
+from fastmlp.tabular.estimators.scoring import kept_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()
@@ -258,7 +258,7 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     groups = splits.groups_of(generator.integers(0, n_groups, n).astype(str), n, "fit")
     assert groups is not None
     n_groups = len(np.unique(groups))
-    rows = splits.Rows(y, classes, groups, np.ones(n, np.bool_))
+    rows = splits.RowsToSplit(y, classes, groups, np.ones(n, np.bool_))
     mask = splits.held_out_groups(groups, 0.2, seed)
     for cv in (None, 3, GroupKFold(3)):
         found = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")

@@ -141,7 +141,7 @@ def test_a_graph_that_is_asked_for_before_fit() -> None:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "quantiles": (
         lambda: to_onnx(with_encoding(Encoding(scaling="quantile")), NUMBERS),
-        r"numbers of the net '\d+x\d+ silu .*' go through NoisyQuantile, which has no ONNX nodes",
+        r"numbers of the net '\d+x\d+ silu, .*' go through NoisyQuantile, which has no ONNX nodes",
     ),
     "trees": (
         lambda: to_onnx(

@@ -10,11 +10,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 from sklearn.tree import DecisionTreeClassifier
 
-from fastmlp.tabular.estimators import extras, targets
+from fastmlp.tabular.estimators import extras, fit_arguments
 from fastmlp.tabular.estimators.scoring import QUICK, score_of
 from fastmlp.tabular.estimators.splits import held_out
-from fastmlp.tabular.pack import Part
-from fastmlp.tabular.pack.folds import drawn
+from fastmlp.tabular.pack import TableRows
+from fastmlp.tabular.pack.rows import drawn
 from fastmlp.tabular.schema import Values
 
 
@@ -58,30 +58,30 @@ LABELS: list[tuple[Any, list[Any]]] = [
 
 @pytest.mark.parametrize(("y", "classes"), LABELS)
 def test_labels_and_their_places(y: Any, classes: list[Any]) -> None:
-    found, places = targets.classes_in(y, 3, "fit")
+    found, places = fit_arguments.classes_in(y, 3, "fit")
     assert found.tolist() == classes
     assert (found[places] == np.asarray(y)).all()
-    assert (targets.places_of(y, found, 3, "fit") == places).all()
+    assert (fit_arguments.places_of(y, found, 3, "fit") == places).all()
 
 
 @pytest.mark.parametrize("y", [["a", None, "b"], pd.Series([1, pd.NA, 2]), [1.0, np.nan, 0.0]])
 def test_missing_targets_have_their_row(y: Any) -> None:
     with pytest.raises(ValueError, match="contains NaN: 1 missing value, the first in row 1"):
-        targets.classes_in(y, 3, "fit")
+        fit_arguments.classes_in(y, 3, "fit")
 
 
 def test_labels_of_several_types() -> None:
     with pytest.raises(TypeError, match=r"fit: labels of y must be of one type"):
-        targets.classes_in(np.array(["a", 1, "a"], object), 3, "fit")
+        fit_arguments.classes_in(np.array(["a", 1, "a"], object), 3, "fit")
 
 
 def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
-    found = targets.weights([0, 2, 6], 3, "fit")
+    found = fit_arguments.weights([0, 2, 6], 3, "fit")
     assert found is not None
     assert found.tolist() == [0, 0.5, 1.5]
-    assert targets.weights(None, 3, "fit") is None
+    assert fit_arguments.weights(None, 3, "fit") is None
     with pytest.raises(ValueError, match="Negative values"):
-        targets.weights([1, -1, 1], 3, "fit")
+        fit_arguments.weights([1, -1, 1], 3, "fit")
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -132,7 +132,7 @@ def test_a_function_is_a_score() -> None:
 def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
     values = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
     np.testing.assert_array_equal(extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]])
-    part = Part(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
+    part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
     # With other seeds the trees of scikit-learn 1.7 do not split these rows.
     tree = [("tree", DecisionTreeClassifier(random_state=2))]
     (found,) = extras.fitted(tree, part, part, n_classes=3)

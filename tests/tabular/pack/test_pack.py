@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
-from fastmlp.tabular.pack.inputs import FEWEST_ROWS, inputs_of, joined
+from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
 from fastmlp.tabular.pack.pool import Limits
+from fastmlp.tabular.pack.rows import FEWEST_ROWS, inputs_of, joined
 from fastmlp.tabular.schema import Values
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
-FEW = Settings(n_members=4, max_members=3, epochs=15, patience=5)
+FEW = PackSettings(n_members=4, max_members=3, epochs=15, patience=5)
 ENCODINGS = {"pieces": Encoding(n_bins=8)}
 
 
@@ -32,15 +32,15 @@ def table(n: int, seed: int = 0) -> tuple[Values, Array]:
     return Values(numbers, codes), y
 
 
-def parts(n: int, n_classes: int = 0) -> tuple[Part, Part]:
+def parts(n: int, n_classes: int = 0) -> tuple[TableRows, TableRows]:
     values, y = table(n)
     if n_classes:
         y = np.searchsorted(np.quantile(y, np.linspace(0, 1, n_classes + 1)[1:-1]), y)
-    whole, cut = Part(values, y), n * 2 // 3
+    whole, cut = TableRows(values, y), n * 2 // 3
     return whole.take(np.arange(cut)), whole.take(np.arange(cut, n))
 
 
-def trained(first: Part, second: Part | None, **changed: Any) -> Pack:
+def trained(first: TableRows, second: TableRows | None, **changed: Any) -> Pack:
     arguments = {"task": "regression", "n_classes": 1, "settings": FEW, "seed": 0, **changed}
     return train_pack(first, second, encodings=ENCODINGS, **arguments)
 
@@ -104,7 +104,7 @@ def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
-    monkeypatch.setattr("fastmlp.tabular.pack.strips.CHUNK", 7)
+    monkeypatch.setattr("fastmlp.tabular.pack.rows.CHUNK", 7)
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
 
 

@@ -37,6 +37,13 @@ def caruana(y: Array, candidates: Array, n_rounds: int) -> list[int]:
     return min(history, key=lambda pair: pair[0])[1]
 
 
+def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
+    """The second round adds the other candidate, as the first place that gives the least loss."""
+    candidates = [np.full(3, 0.6), np.zeros(3)]
+    selection = greedy(candidates, lambda mean: float(abs(np.round(mean).mean())), n_rounds=2)
+    assert selection.weights.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_with_replacement_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)

@@ -1,1 +1,1 @@
-"""How many threads a piece of work is given: the cost model and the autotuner."""
+"""The number of threads of a call: the cost model and the autotuner."""

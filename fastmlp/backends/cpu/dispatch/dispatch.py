@@ -95,7 +95,7 @@ _driver = lru_cache(maxsize=64)(block_of)
 
 
 class Threads(NamedTuple):
-    """How a call runs.
+    """The threads of a call, and the autotuner that takes its time.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Threads(NamedTuple):
 
 
 def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
-    """Return on how many threads to run a call.
+    """Return the threads to run a call on.
 
     A team runs it if the cost model finds that a team pays and the autotuner finds it faster. The
     pool of `fit_many` bounds the number, and so do the threads that other calls of the process use
@@ -139,20 +139,20 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
 
 
 def pieces_of(work: Work, n_threads: int) -> int:
-    """Return into how many pieces to cut a thread's part of the work between two joins."""
+    """Return the number of pieces of a thread's part of the work between two joins."""
     flops = work.flops / max(work.n_joins, 1) / n_threads
     return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
 
 
-class Job(Protocol):
+class JobHolder(Protocol):
     """An object with the record of a driver's job, such as a session.
 
     Attributes
     ----------
     record : record array, shape (1,), with the fields `team` and `n_parts`
     job : the record's fields by their names
-    kind : tuple, hashable: what calls have in common that share an autotuner, such as the sizes of
-        the layers, the dtypes, and about how many rows there are
+    kind : tuple, hashable: calls of one kind share an autotuner; it has the sizes of the layers,
+        the dtypes, and about how many rows there are
     """
 
     record: Any
@@ -200,7 +200,7 @@ class Runner:
         n_joins = 1 if by_microbatches else several + (tiles > 0)
         return Work(shared * self.network.layout.n_weights * rows, n_joins)
 
-    def run(self, driver: Callable[..., Any], session: Job, work: Work, **fields: Any) -> Any:
+    def run(self, driver: Callable[..., Any], session: JobHolder, work: Work, **fields: Any) -> Any:
         """Set fields of the session's job, run the driver on it, and return the job."""
         task_pool.check()
         job = session.job

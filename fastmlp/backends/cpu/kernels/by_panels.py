@@ -10,8 +10,10 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import (
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
     Kernel,
+    Net,
     Scalar,
     Span,
     layers_of,
@@ -19,7 +21,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     rows_of_part,
     signed,
 )
-from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
@@ -63,8 +64,8 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
-    its = layer_kernels(scalar)
-    forward_layer, add_partial_sums = its.forward, its.add_partial_sums
+    layer_functions = layer_kernels(scalar)
+    forward_layer, add_partial_sums = layer_functions.forward, layer_functions.add_partial_sums
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
-from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
+from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Kernel, Net, Scalar, layers_of
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import fma, njit, record_at, row, stack
 from fastmlp.compiler.target import lanes_of
@@ -25,15 +24,15 @@ from fastmlp.rules.dropout import (
     OF_NOISE,
     PURPOSES,
     UNITS,
+    normals_of,
+    philox_of,
 )
-from fastmlp.rules.normals import normals_of
-from fastmlp.rules.philox import philox_of
 
 PIECE = np.uint64(16)
 
 
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one returns what a block of rows draws with, the other draws.
+    """Make two functions: one returns the numbers that a block of rows draws with, the other draws.
 
     Drawn with are: the position of the first row in its batch, the purpose with the high bits of
     the step, the low bits of the step, and the key.

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.plan.records import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
-from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.losses import Constants, in_dtype
 from fastmlp.rules.penalties import RULES
+from fastmlp.rules.updates import GRADIENT_RULES, unchanged
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]
@@ -148,8 +147,8 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Make two functions: the gradient rule of this name ("": none), and the one that reads what it
-    takes beside g, which follows the coefficients of the update rule."""
+    """Make two functions: the gradient rule of this name ("": none), and the one that reads its
+    settings, which follow the coefficients of the update rule."""
     n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
 
     @njit
@@ -200,22 +199,22 @@ def penalised_update_loop(
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     sum_rows = moves(scalar, lanes).sum_rows
 
-    def loop(its: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
+    def loop(state: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
         n, scale = n_rows * lanes, row(penalty.scale, 1, np.float64)[0]
         w, g, m, v = (
-            row(its.w, n, scalar),
-            row(its.g, n, scalar),
-            row(its.m, n, scalar),
-            row(its.v, n, scalar),
+            row(state.w, n, scalar),
+            row(state.g, n, scalar),
+            row(state.m, n, scalar),
+            row(state.v, n, scalar),
         )
         value, factor = row(penalty.values, n, scalar), scalar(scale)
-        constants = coefficients_at(its.coefficients, n_coefficients, scalar)
-        settings = settings_at(its.coefficients)
+        constants = coefficients_at(state.coefficients, n_coefficients, scalar)
+        settings = settings_at(state.coefficients)
         for i in range(n):
             value[i], slope = find(w[i])
             slope = change(g[i] + factor * slope, *settings)
             w[i], m[i], v[i] = rule(w[i], slope, m[i], v[i], *constants)
-        follow(its.average, its.w, its.coefficients, n)
+        follow(state.average, state.w, state.coefficients, n)
         sum_rows(penalty.values, penalty.zeros, penalty.values, n_rows)
         _add(value, width, scale, penalty.total)
 

@@ -8,10 +8,18 @@ which Python keeps to about 50 ms.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
-from fastmlp.backends.cpu.kernels.step import clipped_steps, set_mass, steps, sum_of
+from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Job,
+    Kernel,
+    Net,
+    Scalar,
+    layers_of,
+    n_strips_of,
+)
 from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 
@@ -103,11 +111,6 @@ def train(scalar: Scalar) -> Kernel:
     return training(scalar, steps(scalar), _nothing)
 
 
-def train_clipped(scalar: Scalar) -> Kernel:
-    """Make the driver of training by batches that clips the gradient by its norm."""
-    return training(scalar, clipped_steps(scalar), _nothing)
-
-
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Make the functions that begin a batch, check it, and go back to the epoch's start."""
     copy = copying(scalar)
@@ -145,7 +148,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         row(net.v, n, scalar)[:] = 0
         if net.average != 0:
             copy(net.average_backup, net.average, n)
-        call(record_at(net.blocks, Blocks).transposes, (job.net,))
+        call(record_at(net.blocks, BlockAddresses).transposes, (job.net,))
         job.diverged = 1.0
 
     return start_batch, may_go_on, restore
@@ -219,7 +222,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
 @njit
 def _forward(job: Job, net: Net, mode: int) -> None:
     """Run phase one by rows, as far as `mode` asks."""
-    block = record_at(net.blocks, Blocks).forward_backward
+    block = record_at(net.blocks, BlockAddresses).forward_backward
     call(block, (job.team, job.net, job.n_parts, mode, 0))
 
 

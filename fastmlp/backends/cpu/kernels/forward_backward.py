@@ -11,9 +11,21 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outputs
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import BLOCK, RELU_DROPPED, Batch, Blocks, Layer, Net
+from fastmlp.backends.cpu.plan.records import (
+    BLOCK,
+    RELU_DROPPED,
+    Batch,
+    BlockAddresses,
+    Kernel,
+    Layer,
+    Net,
+    Scalar,
+    Span,
+    layers_of,
+    rows_of_part,
+    signed,
+)
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.gemm import next_panels
 from fastmlp.backends.cpu.simd.microkernel import (
@@ -42,7 +54,7 @@ from fastmlp.compiler.target import lanes_of
 
 
 class LayerKernels(NamedTuple):
-    """What one layer does to n rows, from buffer row `at` on; for one dtype.
+    """The functions of one layer and dtype, for n rows from buffer row `at` on.
 
     Attributes
     ----------
@@ -90,13 +102,15 @@ def gathering(scalar: Scalar) -> Kernel:
             place = index[r] if batch.index else start + r
             source = batch.x + (place * net.n_in + low) * size
             pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
-        some = (low // lanes, (high - low + lanes - 1) // lanes)
+        group = (low // lanes, (high - low + lanes - 1) // lanes)
         if net.disturbs:
-            call(record_at(net.blocks, Blocks).disturb, (net.address, inputs, *some, at, n))
+            call(
+                record_at(net.blocks, BlockAddresses).disturb, (net.address, inputs, *group, at, n)
+            )
         first = layers_of(net)[0]
         if first.pairs:
-            its = (inputs, net.panel, first.inputs_along, first.inputs_across, net.n_in)
-            call(record_at(net.blocks, Blocks).pair_rows, (*its, *some, at, n))
+            values = (inputs, net.panel, first.inputs_along, first.inputs_across, net.n_in)
+            call(record_at(net.blocks, BlockAddresses).pair_rows, (*values, *group, at, n))
 
     return gather
 
@@ -108,7 +122,7 @@ def _forward(scalar: Scalar) -> Kernel:
 
     @njit
     def operands_of(layer: Layer, p: int, n_panels: int, n: int) -> Any:
-        """Return what a product takes for some panels: its start, its weights, and its shape."""
+        """Return the arguments of a product of some panels: start, weights, and shape."""
         start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
         weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
         return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
@@ -121,7 +135,7 @@ def _forward(scalar: Scalar) -> Kernel:
 
         If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
         """
-        blocks, (at, n), (p, most) = record_at(net.blocks, Blocks), rows, panels
+        blocks, (at, n), (p, most) = record_at(net.blocks, BlockAddresses), rows, panels
         down, waits, pairs = at * vector, layer.form == BLOCK, layer.pairs
         product = blocks.pair_product if pairs else blocks.product
         is_relu = layer.form == RELU_LAYER or layer.form == RELU_DROPPED
@@ -161,13 +175,13 @@ def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     takes pairs."""
     if layer.dropped:
         which = (net.address, layer.dropped - 1, *panels, *rows)
-        call(record_at(net.blocks, Blocks).drop, which)
+        call(record_at(net.blocks, BlockAddresses).drop, which)
     pair_outputs(net, layer, panels, rows)
 
 
 @njit
 def inputs_of(net: Net, i: int) -> int:
-    """Return the address of what the products of layer i take: its inputs, or their pairs."""
+    """Return the address of the inputs of layer i's products, or of their pairs."""
     layers = layers_of(net)
     if layers[i].pairs:
         return layers[i].inputs_along
@@ -188,15 +202,15 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
             skip = p * net.panel + at * vector
             to = z if layer.form == BLOCK else layer.outputs + skip
             sums = row(to, count, scalar)
-            one = row(layer.outputs + skip, count, scalar)
-            other = row(layer.deltas + skip, count, scalar)
+            first_half = row(layer.outputs + skip, count, scalar)
+            second_half = row(layer.deltas + skip, count, scalar)
             if layer.form == RELU_LAYER or layer.form == RELU_DROPPED:
                 for i in range(count):
-                    total = one[i] + other[i]
+                    total = first_half[i] + second_half[i]
                     sums[i] = scalar(0) if total < 0 else total
             else:
                 for i in range(count):
-                    sums[i] = one[i] + other[i]
+                    sums[i] = first_half[i] + second_half[i]
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
         complete(net, layer, panels, rows)
@@ -216,7 +230,7 @@ def _backward(scalar: Scalar) -> Kernel:
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
         weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-        blocks, pairs, deltas = record_at(net.blocks, Blocks), layer.pairs, layer.deltas
+        blocks, pairs, deltas = record_at(net.blocks, BlockAddresses), layer.pairs, layer.deltas
         if pairs:
             deltas = layer.deltas_along
         depth = (layer.n_out + pairs) >> pairs
@@ -233,7 +247,7 @@ def _backward(scalar: Scalar) -> Kernel:
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
         weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-        product, start = record_at(net.blocks, Blocks).gradient_product, (net.zeros, 0, 0)
+        product, start = record_at(net.blocks, BlockAddresses).gradient_product, (net.zeros, 0, 0)
         r, stop = at, at + n
         while r < stop:
             # Up to the end of a panel of deltas, then whole panels.
@@ -251,31 +265,31 @@ def _backward(scalar: Scalar) -> Kernel:
         layers, (p, most) = layers_of(net), panels
         layer, below = layers[i], layers[i - 1]
         if layer.transposed == 0:
-            call(record_at(net.blocks, Blocks).row_backward, (net.address, i, *panels))
+            call(record_at(net.blocks, BlockAddresses).row_backward, (net.address, i, *panels))
             return
         stop = min(p + most, below.n_panels)
         while p < stop:
-            some = (p, next_panels(stop - p) if below.pairs else most)
+            group = (p, next_panels(stop - p) if below.pairs else most)
             if i == net.n_layers - 1 and layer.is_transposed:
-                multiply_transposed(net, layer, below, some, rows)
+                multiply_transposed(net, layer, below, group, rows)
             else:
-                multiply(net, layer, below, some, rows)
-            pair_deltas(net, below, some, rows)
-            p += some[1]
+                multiply(net, layer, below, group, rows)
+            pair_deltas(net, below, group, rows)
+            p += group[1]
 
     return backward_layer
 
 
 def forward_backward(scalar: Scalar) -> Kernel:
     """Make the block of phase one by rows."""
-    its, finish = layer_kernels(scalar), output_layer(scalar)
-    gather, forward_layer, add_partial_sums, backward_layer = its
+    gather, forward_layer, add_partial_sums, backward_layer = layer_kernels(scalar)
+    finish = output_layer(scalar)
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
     def begin(net: Net, rows: Span, at: int, split: int) -> int:
         """Gather the rows, unless split-K has; return the first layer that is to be computed."""
-        sparse, (start, n) = record_at(net.blocks, Blocks).sparse_forward, rows
+        sparse, (start, n) = record_at(net.blocks, BlockAddresses).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
             complete(net, layers_of(net)[0], (0, net.max_width), (at, n))

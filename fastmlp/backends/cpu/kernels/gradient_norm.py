@@ -12,14 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
 from fastmlp.backends.cpu.plan.plan import Plan
-from fastmlp.backends.cpu.plan.records import Blocks, Net, Tile, address
+from fastmlp.backends.cpu.plan.records import (
+    BlockAddresses,
+    Kernel,
+    Net,
+    Scalar,
+    Span,
+    Tile,
+    address,
+)
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.compiler import block_of, call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.optimizers import NormLimit
+from fastmlp.rules.updates import norm_factor
 
 # A layer's variables, and a tile's sums.
 WEIGHTS, BIASES = range(2)
@@ -67,7 +74,7 @@ def clipping(scalar: Scalar) -> Kernel:
     def by_norm(
         net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span
     ) -> None:
-        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, Blocks), shape, when
+        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, BlockAddresses), shape, when
         if apply:
             factor = net.factors + (2 * tile.layer + variable) * 8
             call(blocks.scaled, (factor, g, n_rows * lanes))

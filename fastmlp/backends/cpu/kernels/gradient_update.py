@@ -10,11 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
-from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
-from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
+from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import NONE, Batch, Blocks, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import (
+    NONE,
+    Batch,
+    BlockAddresses,
+    Kernel,
+    Layer,
+    Net,
+    Piece,
+    Scalar,
+    Tile,
+    layers_of,
+    part_of,
+    signed,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
@@ -81,7 +92,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
         """Write X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
-        blocks, left, right = record_at(net.blocks, Blocks), inputs, layer.deltas
+        blocks, left, right = record_at(net.blocks, BlockAddresses), inputs, layer.deltas
         pairs, product = layer.pairs, blocks.gradient_product
         if pairs:
             right, product = layer.deltas_across, blocks.pair_gradient_product
@@ -146,7 +157,7 @@ def _gradients(scalar: Scalar) -> Kernel:
             inputs = layers_of(net)[tile.layer - 1].outputs
         if tile.layer == 0 and control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
-        sparse = record_at(net.blocks, Blocks).sparse_gradient
+        sparse = record_at(net.blocks, BlockAddresses).sparse_gradient
         single = control.n_rows == 1 and control.more == 0 and layer.pairs == 0
         if control.n_rows == 0:
             stored_gradient(net, piece, g)
@@ -184,14 +195,14 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     def step_penalised(net: Net, piece: Piece, p: int, w: int, g: int, values: int) -> None:
         """Add the penalty to panel p of the gradient and take the optimizer's step, in one."""
         tile, layer, _ = piece
-        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
+        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
         total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
         coefficients = batch.coefficients + layer.weight_coefficients
         state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
-        how = (net.scales, total, values, net.zeros)
-        call(blocks.penalised, (w, g, *state, *how, *_shape_of(tile, layer, p, lanes)))
+        penalty = (net.scales, total, values, net.zeros)
+        call(blocks.penalised, (w, g, *state, *penalty, *_shape_of(tile, layer, p, lanes)))
 
     return penalise, step_penalised
 
@@ -204,7 +215,7 @@ def _finishing(scalar: Scalar) -> Kernel:
         """Take the optimizer's step with n numbers of the gradient, or store the gradient."""
         skip = w - net.parameters
         if apply:
-            batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
+            batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
             coefficients += batch.coefficients
             state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
             call(blocks.optimizer, (w, g, *state, n))
@@ -218,8 +229,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
     """Make two functions: one steps a panel of a tile, the other biases by themselves."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, finish = lanes * size, _finishing(scalar)
-    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
-    pack_row, sum_rows = its.pack_row, its.sum_rows
+    vector_moves, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
+    pack_row, sum_rows = vector_moves.pack_row, vector_moves.sum_rows
     clip = clipping(scalar) if by_norm else unclipped
 
     @njit
@@ -231,7 +242,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
         shape, when = _shape_of(tile, layer, p, lanes), (control.ends, control.apply)
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
         clip(net, tile, p, WEIGHTS, g, shape, when)
-        if control.ends and control.apply and record_at(net.blocks, Blocks).penalised != 0:
+        if control.ends and control.apply and record_at(net.blocks, BlockAddresses).penalised != 0:
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
         if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
@@ -284,7 +295,9 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
         non_temporal = non_temporal_of(net, control.split)
         if trains:
             write_gradient(net, t, piece, control, scratch)
-        if control.ends and not (trains and apply and record_at(net.blocks, Blocks).penalised):
+        if control.ends and not (
+            trains and apply and record_at(net.blocks, BlockAddresses).penalised
+        ):
             # Also of frozen weights: their values count in the loss.
             penalise(net, piece, scratch)
         for p in range(tile.n_panels if trains else 0):
@@ -292,7 +305,10 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
             if apply and layer.transposed_copy:
                 transpose_panel(piece, p, non_temporal)
         if trains and apply and layer.pairs:
-            call(record_at(net.blocks, Blocks).pair_tiles, (net.address, t, t + 1, non_temporal))
+            call(
+                record_at(net.blocks, BlockAddresses).pair_tiles,
+                (net.address, t, t + 1, non_temporal),
+            )
         if tile.last == layer.packed_rows and not layer.steps_biases_with_weights:
             n = tile.n_panels
             if layer.is_transposed:

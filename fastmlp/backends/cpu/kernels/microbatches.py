@@ -13,9 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, signed
 from fastmlp.backends.cpu.plan.plan import Plan
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net, address
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Kernel,
+    Net,
+    Scalar,
+    address,
+    signed,
+)
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import (
@@ -47,15 +54,15 @@ def microbatches(scalar: Scalar) -> Kernel:
     def differentiate(net: Net, i: int, thread: int) -> None:
         """Compute the gradient of microbatch i with the thread's replica of the net."""
         replica = row(net.replicas, thread + 1, np.int64)[thread]
-        own, batch = record_at(replica, Net), record_at(net.batch, Batch)
-        rows, blocks = record_at(own.batch, Batch), record_at(net.blocks, Blocks)
+        copy, batch = record_at(replica, Net), record_at(net.batch, Batch)
+        rows, blocks = record_at(copy.batch, Batch), record_at(net.blocks, BlockAddresses)
         begin = i * net.microbatch_rows
         rows.x, rows.y, rows.weight, rows.scale = batch.x, batch.y, batch.weight, batch.scale
         rows.coefficients, rows.position = batch.coefficients, batch.position + begin
         rows.index = batch.index + begin * 8
         rows.n_rows = min(net.microbatch_rows, batch.n_rows - begin)
-        own.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
-        own.gradient = net.partials + i * net.n_packed * size
+        copy.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
+        copy.gradient = net.partials + i * net.n_packed * size
         call(blocks.forward_backward, (0, replica, 1, TRAIN, 0))
         call(blocks.update, (0, replica, 1, rows.n_rows, 0, 0, 0, 0))
 
@@ -110,15 +117,15 @@ class Replicas:
         parameters = workspace.parameters
         others = [with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)]
         self._workspaces = [workspace, *others]
-        self._plans = [new_plan(each) for each in self._workspaces]
+        self._plans = [new_plan(workspace) for workspace in self._workspaces]
         self._addresses = np.array([address(plan.net) for plan in self._plans], np.int64)
         n_microbatches = -(-rows // microbatch_rows)
         self._partials: NDArray[Any] = aligned(n_microbatches * parameters.size, parameters.dtype)
         self._losses = aligned(-(-rows // STRIP_ROWS), np.float64)
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
         self._microbatch_rows = microbatch_rows
-        own = sum(getattr(it, name).nbytes for it in others for name in OWN)
-        self.n_bytes = own + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
+        n_bytes = sum(getattr(it, name).nbytes for it in others for name in OWN)
+        self.n_bytes = n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
 
     def point_to_draws(self, n_bytes: int) -> None:
         """Set the bytes from a step's coefficients to the numbers of dropout."""

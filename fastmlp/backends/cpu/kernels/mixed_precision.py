@@ -1,4 +1,4 @@
-"""Where the operands of products in bfloat16 are rounded: once each, where they are written.
+"""Mixed precision: operands of products in bfloat16 are rounded once, where they are written.
 
 Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
 weights when the optimizer has stepped their tile, or once a call of predictions. Everything but
@@ -8,9 +8,17 @@ compiles.
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
-from fastmlp.backends.cpu.kernels.transposed_copies import passes_by
-from fastmlp.backends.cpu.plan.records import Blocks, Layer, Net, Tile
+from fastmlp.backends.cpu.kernels.memory_traffic import passes_by
+from fastmlp.backends.cpu.plan.records import (
+    BlockAddresses,
+    Kernel,
+    Layer,
+    Net,
+    Scalar,
+    Span,
+    Tile,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.pack import pairs
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at
@@ -22,8 +30,8 @@ def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Round some panels of a layer's outputs, if the next layer's products take pairs."""
     if layer.outputs_along:
         forms = (layer.outputs_along, layer.outputs_across)
-        its = (layer.outputs, net.panel, *forms, layer.n_out)
-        call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
+        outputs = (layer.outputs, net.panel, *forms, layer.n_out)
+        call(record_at(net.blocks, BlockAddresses).pair_rows, (*outputs, *panels, *rows))
 
 
 @njit
@@ -31,8 +39,8 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Round some panels of a layer's deltas, if its own products take pairs."""
     if layer.pairs:
         forms = (layer.deltas_along, layer.deltas_across)
-        its = (layer.deltas, net.panel, *forms, layer.n_out)
-        call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
+        deltas = (layer.deltas, net.panel, *forms, layer.n_out)
+        call(record_at(net.blocks, BlockAddresses).pair_rows, (*deltas, *panels, *rows))
 
 
 def pair_rows(scalar: Scalar) -> Kernel:
@@ -41,9 +49,16 @@ def pair_rows(scalar: Scalar) -> Kernel:
     vector, store = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes).pair_rows
 
     def run(
-        its: Panels, along: int, across: int, width: int, panel: int, n_panels: int, at: int, n: int
+        values: Panels,
+        along: int,
+        across: int,
+        width: int,
+        panel: int,
+        n_panels: int,
+        at: int,
+        n: int,
     ) -> None:
-        source, stride = its
+        source, stride = values
         down, n_columns = panel * stride + at * vector, min(n_panels * lanes, width - panel * lanes)
         half = down // 2
         if n_columns > 0:
@@ -55,8 +70,12 @@ def pair_rows(scalar: Scalar) -> Kernel:
 def pair_tiles(scalar: Scalar) -> Kernel:
     """Make the block that rounds the weights of some tiles, for the passes forward and back."""
     lanes = lanes_of(scalar)
-    vector, its = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes)
-    square, non_temporal_square, half = its.pair_square, its.pair_square_non_temporal, lanes // 2
+    vector, stores = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes)
+    square, non_temporal_square, half = (
+        stores.pair_square,
+        stores.pair_square_non_temporal,
+        lanes // 2,
+    )
 
     @njit
     def pair_panel(net: Net, tile: Tile, p: int, non_temporal: int) -> None:

@@ -7,8 +7,16 @@ rows.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Kernel,
+    Layer,
+    Net,
+    Scalar,
+    Span,
+    layers_of,
+)
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -113,15 +121,15 @@ def _predictions(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    its = moves(scalar, lanes)
-    pack_columns, unpack_row = its.pack_columns, its.unpack_row
+    vector_moves = moves(scalar, lanes)
+    pack_columns, unpack_row = vector_moves.pack_columns, vector_moves.unpack_row
 
     @njit
     def write_predictions(
         net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
         start, n = rows
-        call(record_at(net.blocks, Blocks).link, (values, place, n, net.n_out))
+        call(record_at(net.blocks, BlockAddresses).link, (values, place, n, net.n_out))
         # From columns to rows by way of panels: one by one a number took 4 ns.
         panels = outer.outputs + at * vector
         pack_columns(place, panels, net.panel, net.n_out, n)
@@ -137,8 +145,8 @@ def _deltas(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector, unit = lanes * size, delta_unit(lanes)
-    its = moves(scalar, lanes)
-    pack_columns, unpack_row = its.pack_columns, its.unpack_row
+    vector_moves = moves(scalar, lanes)
+    pack_columns, unpack_row = vector_moves.pack_columns, vector_moves.unpack_row
 
     @njit
     def place_deltas(net: Net, outer: Layer, n: int, at: int, deltas: int) -> None:
@@ -179,7 +187,7 @@ def output_layer(scalar: Scalar) -> Kernel:
         if mode != FORWARD:
             targets = gather_targets(net, rows, skip)
             row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
-            loss = record_at(net.blocks, Blocks).loss
+            loss = record_at(net.blocks, BlockAddresses).loss
             call(loss, (values, targets, slopes, row_losses, *shape))
             sum_losses(net, rows, at, skip)
         if _of(net).out:

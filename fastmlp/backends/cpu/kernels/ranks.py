@@ -7,30 +7,20 @@ parameters are averaged instead, a call does some steps by the rank's own rows.
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
-from fastmlp.backends.cpu.kernels.step import clipped_steps, set_mass, steps, sum_of, update_again
-from fastmlp.backends.cpu.plan.records import Batch, Job, Net
+from fastmlp.backends.cpu.kernels.step import (
+    scale_penalties,
+    set_mass,
+    steps,
+    sum_of,
+    take_stored_step,
+)
+from fastmlp.backends.cpu.plan.records import Batch, Job, Kernel, Net, Scalar
 from fastmlp.compiler import njit, record_at, row
 
 
-@njit
-def _apply(job: Job, net: Net) -> None:
-    """Take the optimizer's step with the summed gradient, penalties included."""
-    update_again(job, net, 1, 1)
-
-
-@njit
-def _apply_clipped(job: Job, net: Net) -> None:
-    """Take the optimizer's step with the summed gradient, clipped by its norm."""
-    update_again(job, net, 1, 0)
-    take_norms(net)
-    update_again(job, net, 0, 1)
-
-
-def _sharing(scalar: Scalar, step: Kernel) -> Kernel:
+def _sharing(scalar: Scalar) -> Kernel:
     """Make the function that does this rank's rows of step s, and returns their weighted loss."""
-    size = np.dtype(scalar).itemsize
+    size, step = np.dtype(scalar).itemsize, steps(scalar)
 
     @njit
     def share(job: Job, net: Net, s: int, apply: int) -> float:
@@ -52,10 +42,13 @@ def _sharing(scalar: Scalar, step: Kernel) -> Kernel:
     return share
 
 
-def _by_gradients(scalar: Scalar, apply: Kernel) -> Kernel:
-    size, share = np.dtype(scalar).itemsize, _sharing(scalar, steps(scalar))
+def exchange(scalar: Scalar) -> Kernel:
+    """Make the driver that takes step `first` with the summed gradient, and writes its penalties to
+    `losses`; and then stores the gradient of step `last`, whose weighted loss is `loss`. -1: none.
+    """
+    size, share = np.dtype(scalar).itemsize, _sharing(scalar)
 
-    def exchange(address: int) -> None:
+    def exchange_gradients(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         if job.first >= 0:
@@ -63,7 +56,7 @@ def _by_gradients(scalar: Scalar, apply: Kernel) -> Kernel:
                 job.coefficients + job.first * job.n_coefficients * size
             )
             set_mass(net, row(job.wholes + job.first * 8, 1, np.float64)[0])
-            apply(job, net)
+            take_stored_step(job, net, 1)
             penalties = sum_of(net.tile_penalties, net.n_tiles) if net.n_penalties > 0 else 0.0
             row(job.losses + job.first * 8, 1, np.float64)[0] = penalties
         if job.last >= 0:
@@ -73,55 +66,25 @@ def _by_gradients(scalar: Scalar, apply: Kernel) -> Kernel:
             set_mass(net, row(job.masses + job.last * 8, 1, np.float64)[0])
             job.loss = share(job, net, job.last, 0)
 
-    return exchange
+    return exchange_gradients
 
 
-def exchange(scalar: Scalar) -> Kernel:
-    """Make the driver that takes step `first` with the summed gradient, and writes its penalties to
-    `losses`; and then stores the gradient of step `last`, whose weighted loss is `loss`. -1: none.
-    """
-    return _by_gradients(scalar, _apply)
+def train_alone(scalar: Scalar) -> Kernel:
+    """Make the driver of steps `first` to `last` by this rank's rows alone; `losses` receives their
+    weighted losses, penalties included."""
+    share = _sharing(scalar)
 
-
-def exchange_clipped(scalar: Scalar) -> Kernel:
-    """Make the driver that does what `exchange` does, and clips the gradient by its norm."""
-    return _by_gradients(scalar, _apply_clipped)
-
-
-def _alone(scalar: Scalar, step: Kernel) -> Kernel:
-    share = _sharing(scalar, step)
-
-    def train_alone(address: int) -> None:
+    def train_steps(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         for s in range(job.first, job.last):
             mass = row(job.masses + s * 8, 1, np.float64)[0]
             if mass != 0:
                 set_mass(net, mass)
-                _scale_penalties(net, row(job.wholes + s * 8, 1, np.float64)[0])
+                scale_penalties(net, row(job.wholes + s * 8, 1, np.float64)[0])
                 total = share(job, net, s, 1)
                 if net.n_penalties > 0:
                     total += mass * sum_of(net.tile_penalties, net.n_tiles)
                 row(job.losses + s * 8, 1, np.float64)[0] = total
 
-    return train_alone
-
-
-@njit
-def _scale_penalties(net: Net, mass: float) -> None:
-    """Set the factors of penalties to those of a batch of this mass."""
-    strengths = row(net.strengths, net.n_penalties, np.float64)
-    scales = row(net.scales, net.n_penalties, np.float64)
-    for p in range(net.n_penalties):
-        scales[p] = strengths[p] / mass
-
-
-def train_alone(scalar: Scalar) -> Kernel:
-    """Make the driver of steps `first` to `last` by this rank's rows alone; `losses` receives their
-    weighted losses, penalties included."""
-    return _alone(scalar, steps(scalar))
-
-
-def train_alone_clipped(scalar: Scalar) -> Kernel:
-    """Make the driver that does what `train_alone` does, and clips the gradient by its norm."""
-    return _alone(scalar, clipped_steps(scalar))
+    return train_steps

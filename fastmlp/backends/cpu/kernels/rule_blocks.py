@@ -8,7 +8,6 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.epoch import train_clipped
 from fastmlp.backends.cpu.kernels.first_layer.csr import (
     sparse_columns,
     sparse_forward,
@@ -80,11 +79,14 @@ def link(network: Network, *, needed: bool = True) -> int:
 
 def loss(network: Network) -> int:
     """Return the address of the loss's block."""
-    its = network.loss
-    options: dict[str, Any] = {"by_row": its.by_row, "mean": its.over_outputs == "mean"}
-    if its.constants:
-        options["constants"] = its.constants
-    return block_of(elementwise.loss_loop, network.dtype, its.rule, **options).address
+    loss_of_net = network.loss
+    options: dict[str, Any] = {
+        "by_row": loss_of_net.by_row,
+        "mean": loss_of_net.over_outputs == "mean",
+    }
+    if loss_of_net.constants:
+        options["constants"] = loss_of_net.constants
+    return block_of(elementwise.loss_loop, network.dtype, loss_of_net.rule, **options).address
 
 
 def penalties(network: Network) -> list[int]:
@@ -112,13 +114,13 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
 
 
 def drawing(network: Network) -> dict[str, Any]:
-    """Return what `Addresses` has of dropout and noise in training."""
-    its = network.dropout
-    if its is None:
+    """Return the fields of `Addresses` for dropout and noise in training."""
+    rates = network.dropout
+    if rates is None:
         return {}
-    numbers = [i + 1 if is_used(rate) else 0 for i, rate in enumerate(its.hidden)]
+    numbers = [i + 1 if is_used(rate) else 0 for i, rate in enumerate(rates.hidden)]
     drop = block_of(dropout.dropout, network.dtype).address if any(numbers) else 0
-    disturbs = is_used(its.inputs) or is_used(its.noise)
+    disturbs = is_used(rates.inputs) or is_used(rates.noise)
     disturb = block_of(dropout.input_noise, network.dtype).address if disturbs else 0
     return {"drop": drop, "disturb": disturb, "dropped": (*numbers, 0)}
 
@@ -139,7 +141,7 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward_backward": (forward_backward, {}),
     "update": (update, {}),
 }
-# What mixed precision needs beside the phases.
+# The blocks of mixed precision beside the phases.
 FORWARD_PAIRED = ("pair_product", "pair_rows", "pair_weights")
 TRAIN_PAIRED = ("pair_product", "pair_rows", "pair_tiles", "pair_gradient_product")
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -156,7 +158,6 @@ OTHERS = (
     split_k_backward,
     forward_backward_by_panels,
     row_backward,
-    train_clipped,
     single_row.descend,
     sparse_forward,
     sparse_columns,

@@ -14,8 +14,17 @@ from fastmlp.backends.cpu.kernels.elementwise import Loop
 from fastmlp.backends.cpu.kernels.epoch import training
 from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
 from fastmlp.backends.cpu.kernels.output_layer import losses
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
-from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Job, Layer, Net
+from fastmlp.backends.cpu.plan.records import (
+    BLOCK,
+    Batch,
+    BlockAddresses,
+    Job,
+    Kernel,
+    Layer,
+    Net,
+    Scalar,
+    layers_of,
+)
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
 from fastmlp.backends.cpu.simd.microkernel import Epilogue
@@ -52,8 +61,8 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     and the pending step alone."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its = fused_steps(scalar, lanes)
-    forward_panels, forward_transposed = its.forward, its.forward_transposed
+    fused = fused_steps(scalar, lanes)
+    forward_panels, forward_transposed = fused.forward, fused.forward_transposed
 
     @njit
     def place_of(layer: Layer, turn: int) -> int:
@@ -103,8 +112,8 @@ def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
     """Make the function that computes all deltas, and multiplies them by minus the rate."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
-    backward_transposed, steps = its.backward_transposed, its.steps
+    fused, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
+    backward_transposed, steps = fused.backward_transposed, fused.steps
 
     @njit
     def backward(net: Net, batch: Batch) -> None:
@@ -141,7 +150,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
             values = net.value
             call(outer.activation, (net.raw, values, net.slope, outer.n_panels * lanes))
         targets, shape = batch.y + r * net.n_targets * size, (1, net.n_out, net.n_targets)
-        block = record_at(net.blocks, Blocks).loss
+        block = record_at(net.blocks, BlockAddresses).loss
         call(block, (values, targets, net.loss_slope, net.row_losses, *shape))
         scale_deltas(net, outer, (0, 1), 0)
         loss = row(net.row_losses, 1, np.float64)[0]

@@ -11,8 +11,12 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
-from fastmlp.backends.cpu.kernels.parts import (
+from fastmlp.backends.cpu.plan.packing import row_offset
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
     Kernel,
+    Net,
     Scalar,
     Span,
     layers_of,
@@ -20,8 +24,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     part_of,
     signed,
 )
-from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
@@ -41,8 +43,8 @@ def split_k(scalar: Scalar) -> Kernel:
     """Make the block of the split layer's products, and of the layer or rows below it."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its = layer_kernels(scalar)
-    gather, forward_layer = its.gather, its.forward
+    layer_functions = layer_kernels(scalar)
+    gather, forward_layer = layer_functions.gather, layer_functions.forward
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
@@ -59,7 +61,7 @@ def split_k(scalar: Scalar) -> Kernel:
         left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
         weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
-        product = record_at(net.blocks, Blocks).product
+        product = record_at(net.blocks, BlockAddresses).product
         call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
     @njit

@@ -10,8 +10,15 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Job,
+    Kernel,
+    Net,
+    Scalar,
+    n_strips_of,
+)
 from fastmlp.compiler import call, njit, record_at, row
 
 
@@ -23,6 +30,29 @@ def sum_of(address: int, n: int) -> float:
     for i in range(n):
         total += values[i]
     return total
+
+
+@njit
+def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
+    """Do phase two with the gradient that is stored."""
+    shared = job.team != 0 and net.microbatch_rows == 0
+    team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
+    split = net.split_layer if shared else 0
+    call(
+        record_at(net.blocks, BlockAddresses).update,
+        (team, job.net, n_parts, 0, 1, ends, apply, split),
+    )
+
+
+@njit
+def take_stored_step(job: Job, net: Net, ends: int) -> None:
+    """Take the optimizer's step with the gradient that is stored, clipped by its norm if the
+    optimizer asks for that; where the gradient `ends` its batch, penalties are added first."""
+    if net.factors:
+        if ends:
+            update_again(job, net, ends, 0)
+        take_norms(net)
+    update_again(job, net, 0 if net.factors else ends, 1)
 
 
 def steps(scalar: Scalar) -> Kernel:
@@ -43,7 +73,7 @@ def steps(scalar: Scalar) -> Kernel:
     @njit
     def step_by_microbatches(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         """Do both phases by microbatches; then one thread takes the step, which is little work."""
-        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         call(blocks.microbatches, (job.team, job.net))
         add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
         if ends:
@@ -51,53 +81,38 @@ def steps(scalar: Scalar) -> Kernel:
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     @njit
-    def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+    def both_phases(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         """Do phase one in the form of the net's partition, then phase two; return the weighted
-        loss. If the chunk `ends` its batch, penalties are added; with `apply` the optimizer's step
-        is taken."""
+        loss."""
         if net.microbatch_rows > 0:
             return step_by_microbatches(job, net, more, ends, apply)
-        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         split = net.split_layer if job.team != 0 else 0
-        its = (job.team, job.net, job.n_parts)
+        share = (job.team, job.net, job.n_parts)
         if split > 0:
-            call(blocks.split_k, its)
+            call(blocks.split_k, share)
         if net.by_panels and job.team != 0:
-            call(blocks.by_panels, (*its, TRAIN, split))
+            call(blocks.by_panels, (*share, TRAIN, split))
         else:
-            call(blocks.forward_backward, (*its, TRAIN, split))
+            call(blocks.forward_backward, (*share, TRAIN, split))
             if split - 1 > net.lowest:
-                call(blocks.split_k_backward, its)
+                call(blocks.split_k_backward, share)
         if blocks.sparse_columns and net.lowest == 0:
             call(blocks.sparse_columns, (job.net,))
-        call(blocks.update, (*its, n_rows, more, ends, apply, split))
+        call(blocks.update, (*share, n_rows, more, ends, apply, split))
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
-    return step
-
-
-def clipped_steps(scalar: Scalar) -> Kernel:
-    """Make the function that does what `steps` does, and clips the gradient by its norm."""
-    step = steps(scalar)
-
     @njit
-    def clipped_step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        loss = step(job, net, more, ends, 0)
-        if apply:
-            take_norms(net)
-            update_again(job, net, 0, 1)
+    def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+        """Do both phases; return the weighted loss. If the chunk `ends` its batch, penalties are
+        added; with `apply` the optimizer's step is taken, after clipping by norm where it is
+        asked for."""
+        loss = both_phases(job, net, more, ends, 0 if net.factors else apply)
+        if apply and net.factors:
+            take_stored_step(job, net, 0)
         return loss
 
-    return clipped_step
-
-
-@njit
-def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
-    """Do phase two with the gradient that is stored."""
-    shared = job.team != 0 and net.microbatch_rows == 0
-    team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
-    split = net.split_layer if shared else 0
-    call(record_at(net.blocks, Blocks).update, (team, job.net, n_parts, 0, 1, ends, apply, split))
+    return step
 
 
 def objective(scalar: Scalar) -> Any:
@@ -122,6 +137,12 @@ def set_mass(net: Net, mass: float) -> None:
     # Written only when it changes: else workers fetch its line once more.
     if batch.scale != scale:
         batch.scale = scale
+    scale_penalties(net, mass)
+
+
+@njit
+def scale_penalties(net: Net, mass: float) -> None:
+    """Set the factors of penalties to those of a batch of this mass: strength / mass."""
     strengths = row(net.strengths, net.n_penalties, np.float64)
     scales = row(net.scales, net.n_penalties, np.float64)
     for p in range(net.n_penalties):

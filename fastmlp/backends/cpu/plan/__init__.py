@@ -1,1 +1,1 @@
-"""What the kernels read: records, packed parameters, workspace, partition."""
+"""The data of kernels: records, packed parameters, workspace, partition."""

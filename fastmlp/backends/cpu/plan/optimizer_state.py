@@ -33,7 +33,7 @@ def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = CLOSE) 
     return round_up(numbers_packed(layers, lanes), PAGE_ROWS)
 
 
-class Panels:
+class PanelPacking:
     """Moves flat vectors of a net's parameters into the panels of training, and back.
 
     Attributes
@@ -103,17 +103,17 @@ class Moments:
         self.network, self.sparse, self.spacing = network, sparse, CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
-        self._its: Panels | None = None
+        self._packing: PanelPacking | None = None
         self._packed = None if flat is None else self._pack(flat)
 
     @property
     def m(self) -> Array:
-        """The first numbers, a packed vector as `Panels` has them."""
+        """The first numbers, a packed vector as `PanelPacking` has them."""
         return self._arrays()[0]
 
     @property
     def v(self) -> Array:
-        """The second numbers, a packed vector as `Panels` has them."""
+        """The second numbers, a packed vector as `PanelPacking` has them."""
         return self._arrays()[1]
 
     @property
@@ -123,9 +123,9 @@ class Moments:
 
     @property
     def average(self) -> Array | None:
-        """What the parameters shown follow from, beside those trained, packed; None: nothing.
+        """The packed vector from which the parameters that the net shows are computed.
 
-        The average, or m of a rule that averages by itself.
+        It is the average, or m of a rule that averages by itself; None: there is no average.
         """
         if self.n_slots == N_SLOTS:
             return None
@@ -159,7 +159,7 @@ class Moments:
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
-        self.spacing, self._its = spacing, None
+        self.spacing, self._packing = spacing, None
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
@@ -179,11 +179,11 @@ class Moments:
         panels = self._panels()
         return tuple(panels.packed(np.ascontiguousarray(row)) for row in flat)
 
-    def _panels(self) -> Panels:
+    def _panels(self) -> PanelPacking:
         """Return the plan that packs, which takes 0.1 ms to make."""
-        if self._its is None:
-            self._its = Panels(self.network, sparse=self.sparse, spacing=self.spacing)
-        return self._its
+        if self._packing is None:
+            self._packing = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
+        return self._packing
 
     def __reduce__(self) -> Any:
         """Panels are as wide as this machine's registers; a copy may live on another."""

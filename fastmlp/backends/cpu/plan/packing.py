@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
 from fastmlp.compiler import njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 
 class Spacing(NamedTuple):

@@ -32,9 +32,7 @@ from fastmlp.backends.cpu.tuning import (
     STRIP_ROWS,
 )
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network.parameter_layout import Layout
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Layout, Network, paired_layers
 
 
 def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
@@ -111,7 +109,7 @@ class Step(NamedTuple):
 
 
 class StepCost(NamedTuple):
-    """What a step costs a team.
+    """The cost of a step for a team.
 
     Attributes
     ----------
@@ -240,7 +238,7 @@ def _largest_part(n: int, n_threads: int) -> float:
 
 
 class Partition(NamedTuple):
-    """How a step is divided.
+    """The division of a step among threads.
 
     ============  =======================================  =====================================
     form          a team shares phase one                  chosen by

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.plan.records import (
     OTHERS,
     RELU,
     Batch,
-    Blocks,
+    BlockAddresses,
     Layer,
     Net,
     Tile,
@@ -33,7 +33,7 @@ from fastmlp.backends.cpu.tuning import (
     STRIP_ROWS,
     TILE_ROWS,
 )
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
@@ -140,9 +140,9 @@ def _mark_cached(
         n_groups = groups_of_panels(round_up(layer.rows, lanes) // lanes)
         for thread, share in enumerate(shares):
             ends = (part * n_groups // len(shares) for part in (thread, thread + 1))
-            its = share["layer"] == i
+            of_layer = share["layer"] == i
             for name, end in zip(("cached_first", "cached_last"), ends, strict=True):
-                share[name][its] = end * LARGEST_TILE[1] * lanes
+                share[name][of_layer] = end * LARGEST_TILE[1] * lanes
 
 
 def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:
@@ -196,11 +196,11 @@ class Addresses(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A `Net` record and what it points to.
+    """A `Net` record and the arrays that it points to.
 
     Attributes
     ----------
-    net, batch, blocks : record arrays of `Net`, `Batch`, `Blocks`, shape (1,) each
+    net, batch, blocks : record arrays of `Net`, `Batch`, `BlockAddresses`, shape (1,) each
     layers : record array of `Layer`, shape (n_layers,)
     tiles : record array of `Tile`, shape (n_tiles,)
     strip_losses : float64, shape (n_strips,), the weighted loss of each strip of rows
@@ -241,7 +241,7 @@ def make_plan(
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
         "batch": aligned(1, Batch.dtype).view(np.recarray),
-        "blocks": aligned(1, Blocks.dtype).view(np.recarray),
+        "blocks": aligned(1, BlockAddresses.dtype).view(np.recarray),
         "layers": layers,
         "tiles": tiles,
         "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
@@ -316,8 +316,8 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             # Only their signs are read once they are rounded: deltas take their place, line by
             # line. 18.4 -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
             deltas = outputs
-        its = (n_in, n_out, n_panels, *packs, outputs, deltas, *offsets, *form, dropped)
-        layers.append((*its, *pairs[i]))
+        fields = (n_in, n_out, n_panels, *packs, outputs, deltas, *offsets, *form, dropped)
+        layers.append((*fields, *pairs[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)
@@ -336,7 +336,9 @@ def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
         inputs[i] = (place, place + sizes[i] // 2)
         deltas[i] = (delta, delta + sizes[i + 1] // 2)
         output, delta = output + (sizes[i] if i > 0 else 0), delta + sizes[i + 1]
-    return [(its, *inputs[i], *inputs[i + 1], *deltas[i]) for i, its in enumerate(paired)]
+    return [
+        (is_paired, *inputs[i], *inputs[i + 1], *deltas[i]) for i, is_paired in enumerate(paired)
+    ]
 
 
 def _non_temporal(workspace: Workspace, by_panels: bool) -> int:

@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
 )
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 Buffer = NDArray[Any]
 
@@ -103,7 +103,7 @@ def make_workspace(
     parts: int = 1,
     paired: tuple[bool, ...] = (),
 ) -> Workspace:
-    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
+    """Allocate for chunks of `rows` rows; without `train`, only the buffers of a forward pass.
 
     Up to `parts` threads may compute output layers at a time. So many features are `gathered` to
     panels; None: all, or none if they are sparse.

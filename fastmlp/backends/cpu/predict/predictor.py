@@ -21,8 +21,7 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
 )
 from fastmlp.backends.protocol import Select, as_given
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, paired_layers
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded
 
@@ -134,11 +133,11 @@ class Predictor:
         """
         small = self._small
         if small is not None:
-            found = small(X, out)
-            if found is not None:
-                return found
-        found = self._by_plain_blocks(X, out, who)
-        return self._checked(X, out, who) if found is None else found
+            predictions = small(X, out)
+            if predictions is not None:
+                return predictions
+        predictions = self._by_plain_blocks(X, out, who)
+        return self._checked(X, out, who) if predictions is None else predictions
 
     def quick(self, X: object, out: object = None) -> Array | None:
         """Return the predictions of a small batch of plain arrays, without checks or copies.

@@ -13,8 +13,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.records import FlatLayer, FlatNet, make_flat
-from fastmlp.backends.cpu.predict.row_blocks import rows_in_lanes
+from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, make_flat, rows_in_lanes
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,
@@ -77,15 +76,15 @@ def row_by_row(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
     def predict_each(address: int) -> None:
         net, like = record_at(address, FlatNet), row(address, 0, scalar)
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        one, other = net.buffers, net.buffers + net.block_bytes
+        first, other = net.buffers, net.buffers + net.block_bytes
         derivatives = other + net.block_bytes
         for r in range(net.n_rows):
-            inputs, z = net.x + r * net.n_in * size, one
+            inputs, z = net.x + r * net.n_in * size, first
             for i in range(net.n_layers):
                 layer = layers[i]
                 _products(net, layer, inputs, z, like)
                 inputs = z
-                z = other if z == one else one
+                z = other if z == first else first
                 if layer.activation:
                     call(layer.activation, (inputs, z, derivatives, layer.n_out))
                     inputs, z = z, inputs
@@ -122,7 +121,7 @@ class SmallBatch:
     Parameters
     ----------
     network : Network
-    parameters : (n_parameters,) array, live: each call reads what it holds then
+    parameters : (n_parameters,) array, live: each call reads its numbers of that moment
     most : int, the most rows of a call
     in_lanes : bool
         More than `ONE_BY_ONE` rows go by vectors of rows, whose block takes 0.3 s to compile;

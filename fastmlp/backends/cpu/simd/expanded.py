@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 
 class Places(NamedTuple):
-    """Where the numbers of rows lie among the inputs.
+    """The places of rows' numbers among the inputs.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Places(NamedTuple):
     columns: Word
 
 
-class Numbers(NamedTuple):
+class SortedNumbers(NamedTuple):
     """Numbers sorted by the input that they lie in, and by rows within it.
 
     Attributes
@@ -52,7 +52,7 @@ class Numbers(NamedTuple):
     fractions: Word
 
 
-class Expanded(NamedTuple):
+class ExpandedLoops(NamedTuple):
     """Functions of addresses, for one scalar type and width of vectors: the loops below."""
 
     running_sums: VectorFunction
@@ -62,10 +62,10 @@ class Expanded(NamedTuple):
     sum_levels: VectorFunction
 
 
-def expanded(scalar: Scalar, lanes: int) -> Expanded:
+def expanded(scalar: Scalar, lanes: int) -> ExpandedLoops:
     """Return the functions for panels of so many lanes."""
     loops = (running_sums, add_pieces, add_levels, sum_pieces, sum_levels)
-    return Expanded(*(vector_function(loop, scalar, lanes) for loop in loops))
+    return ExpandedLoops(*(vector_function(loop, scalar, lanes) for loop in loops))
 
 
 def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
@@ -126,15 +126,21 @@ def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Vari
 
 
 def sum_pieces(
-    v: Vectors, target: Panels, deltas: Panels, numbers: Numbers, n: Word, n_after: Word, pair: Word
+    v: Vectors,
+    target: Panels,
+    deltas: Panels,
+    numbers: SortedNumbers,
+    n: Word,
+    n_after: Word,
+    pair: Word,
 ) -> None:
     """Store for each of n inputs of a column the sum of the rows of its numbers, times their
     fractions, and of the rows of all numbers above it, those of `n_after` further inputs included;
     with `pair` in the next panel too."""
-    for panels, wanted in _panels(v, pair):
+    for panels, applies in _panels(v, pair):
         above = [v.variable(v.zero) for _ in panels]
         within = [v.variable(v.zero) for _ in panels]
-        n_inputs, rest = v.choose(wanted, n, 0), v.choose(wanted, n_after, 0)
+        n_inputs, rest = v.choose(applies, n, 0), v.choose(applies, n_after, 0)
         for number in _numbers(v, numbers, n_inputs, rest):
             for p, total in zip(panels, above, strict=True):
                 total.value = total.value + _row(v, deltas, numbers, number, p)
@@ -153,13 +159,13 @@ def sum_pieces(
 
 
 def sum_levels(
-    v: Vectors, target: Panels, deltas: Panels, numbers: Numbers, n: Word, pair: Word
+    v: Vectors, target: Panels, deltas: Panels, numbers: SortedNumbers, n: Word, pair: Word
 ) -> None:
     """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next panel
     too."""
-    for panels, wanted in _panels(v, pair):
+    for panels, applies in _panels(v, pair):
         totals = [v.variable(v.zero) for _ in panels]
-        for k in v.range(v.choose(wanted, n, 0)):
+        for k in v.range(v.choose(applies, n, 0)):
             for total in totals:
                 total.value = v.zero
             for number in _numbers(v, numbers, k, 1):
@@ -177,11 +183,11 @@ def _panels(v: Vectors, pair: Word) -> Iterator[tuple[range, Condition]]:
         yield range(n_panels), v.equal(pair, n_panels - 1)
 
 
-def _numbers(v: Vectors, numbers: Numbers, k: Word, n: Word | int) -> Iterator[Word]:
+def _numbers(v: Vectors, numbers: SortedNumbers, k: Word, n: Word | int) -> Iterator[Word]:
     """Yield the numbers of inputs k to k + n."""
     begin = numbers.starts + k * 8
     yield from v.range(v.word(begin), v.word(begin + n * 8))
 
 
-def _row(v: Vectors, panels: Panels, numbers: Numbers, number: Word, p: int) -> Vector:
+def _row(v: Vectors, panels: Panels, numbers: SortedNumbers, number: Word, p: int) -> Vector:
     return v.load(panels.address + panels.stride * p + v.int32(numbers.rows + number * 4))

@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.tuning import FMA_CHAINS
 
 
 class Row(NamedTuple):
-    """Where the numbers of two rows are.
+    """The addresses of the numbers of two rows.
 
     Attributes
     ----------
@@ -61,8 +61,8 @@ def forward(
     for group in v.range(whole):
         _forward_panels(v, FMA_CHAINS, group * FMA_CHAINS, weights, n_in, row, positive)
     for count in range(1, FMA_CHAINS):
-        some = partial(_forward_panels, v, count, whole * FMA_CHAINS, weights, n_in, row, positive)
-        v.when(v.equal(rest, count), some)
+        shape = (count, whole * FMA_CHAINS, weights, n_in, row, positive)
+        v.when(v.equal(rest, count), partial(_forward_panels, v, *shape))
 
 
 def _forward_panels(

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.matrix_units import MatrixSweep, TileSweep, configure, release
-from fastmlp.backends.cpu.simd.microkernel import Epilogue, Factors, Start, Sweep, Tile, sweep
+from fastmlp.backends.cpu.simd.microkernel import (
+    Epilogue,
+    ProductOperands,
+    Start,
+    Sweep,
+    TileForm,
+    sweep,
+)
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS
@@ -36,7 +43,7 @@ def groups_of_panels(n_panels: int) -> int:
 
 
 class Shape(NamedTuple):
-    """How many columns and rows C has."""
+    """The numbers of columns and rows of C."""
 
     n_columns: int
     n_rows: int
@@ -62,7 +69,7 @@ def has_narrow(pairs: PairProducts | None) -> bool:
 
 def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
-        tile = Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind, pairs=pairs)
+        tile = TileForm(scalar, lanes_of(scalar), rows, vectors, by_column, **kind, pairs=pairs)
         return sweep(tile, _KINDS.get(pairs))
 
     # Along its rows, bfmmla takes a panel of A at once: too little to share prefetches over.
@@ -71,8 +78,14 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Swe
         tiles(STRIP_ROWS, 1, prefetches=by_column),
     )
     # A single row: the row after it is padding, where two are the fewest.
-    one = 2 if pairs == "matrices" else 1
-    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(one, 4), tiles(one, 2), tiles(one, 1))
+    fewest = 2 if pairs == "matrices" else 1
+    others = (
+        tiles(SMALL_TILE_ROWS, 2),
+        eight_1,
+        tiles(fewest, 4),
+        tiles(fewest, 2),
+        tiles(fewest, 1),
+    )
     if not has_narrow(pairs):
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
@@ -99,7 +112,12 @@ def _row_products(
 
     @njit
     def multiply_rows(
-        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
+        c: Panels,
+        start: Start,
+        factors: ProductOperands,
+        epilogue: Epilogue,
+        shape: Shape,
+        streams: int,
     ) -> int:
         (b, b_stride, a, a_stride, depth), (n_columns, n) = factors, shape
         n_panels = (n_columns + lanes - 1) // lanes
@@ -109,7 +127,7 @@ def _row_products(
             operands = (
                 Panels(c.address + p * c.stride, c.stride),
                 Start(start.address + p * start.stride, start.row_stride, start.stride),
-                Factors(b + p * b_stride, b_stride, a, a_stride, depth),
+                ProductOperands(b + p * b_stride, b_stride, a, a_stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + p * c.stride),
             )
             left = n_panels - p
@@ -157,7 +175,12 @@ def product(
     begin_tiles, end_tiles = (vector_function(f, scalar, lanes) for f in (configure, release))
 
     def multiply(
-        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
+        c: Panels,
+        start: Start,
+        factors: ProductOperands,
+        epilogue: Epilogue,
+        shape: Shape,
+        streams: int,
     ) -> None:
         b, b_stride, a, a_stride, depth = factors
         # First the rows of whole strips, then the remaining rows.
@@ -172,7 +195,7 @@ def product(
             r += multiply_rows(
                 Panels(c.address + r * vector, c.stride),
                 Start(start.address + r * start.row_stride, start.row_stride, start.stride),
-                Factors(b, b_stride, a + skip, a_stride, depth),
+                ProductOperands(b, b_stride, a + skip, a_stride, depth),
                 Epilogue(epilogue.number, epilogue.operand + r * vector),
                 Shape(shape.n_columns, n),
                 streams,

@@ -65,16 +65,16 @@ class MatrixSweep(Sweep):
     def rows(self, a: Word, rows: Sequence[Word | int], whole: bool) -> list[Vector]:
         """Return the left operands from rows of two pairs, the second perhaps not one."""
         v = self.v
-        found = [v.load(a + skip) for skip in rows[::2]]
+        loaded = [v.load(a + skip) for skip in rows[::2]]
         if whole:
-            return found
-        return [v.shuffle(both, v.zero, [0, 4, 2, 6]) for both in found]
+            return loaded
+        return [v.shuffle(both, v.zero, [0, 4, 2, 6]) for both in loaded]
 
     def columns(self, a: Word, columns: Sequence[Word | int], whole: bool) -> list[Vector]:
         """Return the left operands from columns, four at a time, or the two that there are."""
         if len(columns) > 2:
-            its = (self.woven(a + skip, whole) for skip in columns[:: self.v.lanes])
-            return [operand for both in its for operand in both]
+            woven = (self.woven(a + skip, whole) for skip in columns[:: self.v.lanes])
+            return [operand for both in woven for operand in both]
         half = self.v.of_lanes(2)
         first = half.load(a + columns[0])
         second = half.load(a + columns[0] + self.v.bytes) if whole else half.zero

@@ -55,8 +55,8 @@ def finished_delta(v: Vectors, number: Word, delta: Vector, operand: Vector) -> 
     return v.select(v.equal(number, TIMES), product, value)
 
 
-class Tile(NamedTuple):
-    """What a microkernel is compiled for.
+class TileForm(NamedTuple):
+    """The form that a microkernel is compiled for.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Start(NamedTuple):
     stride: Word
 
 
-class Factors(NamedTuple):
+class ProductOperands(NamedTuple):
     """The panels of B and of A, and how many products go into a sum."""
 
     b: Word
@@ -108,7 +108,7 @@ class Factors(NamedTuple):
 
 
 @cache
-def sweep(tile: Tile, kind: "Callable[..., Sweep] | None" = None) -> VectorFunction:
+def sweep(tile: TileForm, kind: "Callable[..., Sweep] | None" = None) -> VectorFunction:
     """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
 
     ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
@@ -117,8 +117,8 @@ def sweep(tile: Tile, kind: "Callable[..., Sweep] | None" = None) -> VectorFunct
     """
 
     def product(
-        v: Vectors, c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Word,
-        streams: Word,
+        v: Vectors, c: Panels, start: Start, factors: ProductOperands, epilogue: Epilogue,
+        n_rows: Word, streams: Word,
     ) -> None:  # fmt: skip
         (kind or Sweep)(v, tile, c, start, factors, epilogue, n_rows).run(streams)
 
@@ -129,7 +129,7 @@ class Sweep:
     """One sweep: for each block of the sums, for each tile of rows."""
 
     def __init__(
-        self, v: Vectors, tile: Tile, c: Panels, start: Start, factors: Factors,
+        self, v: Vectors, tile: TileForm, c: Panels, start: Start, factors: ProductOperands,
         epilogue: Epilogue, n_rows: Word,
     ) -> None:  # fmt: skip
         self.v, self.tile, self.n_rows = v, tile, n_rows

@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_fun
 from fastmlp.backends.cpu.tuning import SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
 
 
-class Rows(NamedTuple):
+class MatrixRows(NamedTuple):
     """Rows of a matrix: where they begin, and bytes between them."""
 
     address: Word
@@ -149,7 +149,7 @@ def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n
 
 
 def add_rows(
-    v: Vectors, target: Word, start: Word, matrix: Rows, width: Word, sparse: SparseRow
+    v: Vectors, target: Word, start: Word, matrix: MatrixRows, width: Word, sparse: SparseRow
 ) -> None:
     """Store `start` plus the product of a sparse row with the first `width` columns of a matrix, at
     most `lanes` of them."""
@@ -160,7 +160,7 @@ def add_rows(
 
 
 def add_wide_rows(
-    v: Vectors, target: Panels, start: Panels, matrix: Rows, sparse: SparseRow
+    v: Vectors, target: Panels, start: Panels, matrix: MatrixRows, sparse: SparseRow
 ) -> None:
     """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of a
     matrix, to and from panels. The totals stay in registers."""
@@ -172,7 +172,7 @@ def add_wide_rows(
         v.store(total.value, target.address + target.stride * c)
 
 
-def _each(v: Vectors, sparse: SparseRow, matrix: Rows) -> Iterator[tuple[Word, Vector]]:
+def _each(v: Vectors, sparse: SparseRow, matrix: MatrixRows) -> Iterator[tuple[Word, Vector]]:
     """Yield, for each number of a sparse row, the address of the matrix's row, and the number in
     every lane."""
     for i in v.range(sparse.n):
@@ -253,8 +253,8 @@ def _pair_square(
 ) -> None:  # fmt: skip
     rows = [v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)]
     both = [v.rounded(a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
-    for i, each in enumerate(both):
-        store(v.mixed(each, _woven(v)), across + i * v.bytes)
+    for i, vector in enumerate(both):
+        store(v.mixed(vector, _woven(v)), across + i * v.bytes)
 
     def transpose() -> None:
         for j, column in enumerate(_transposed(v, both)):

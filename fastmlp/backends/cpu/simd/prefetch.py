@@ -1,4 +1,4 @@
-"""What products prefetch while they multiply: a few lines at a time.
+"""Prefetches of a product while it multiplies: a few lines at a time.
 
 Cores keep some tens of requests at a time, and a load after more of them waits: 64 lines prefetched
 at once gained nothing (products of 1024-2048-2048-1000@32).
@@ -14,8 +14,8 @@ from fastmlp.backends.cpu.simd.vector_function import vector_function
 from fastmlp.backends.cpu.tuning import MOST_STREAMS
 from fastmlp.compiler.target import LINE_BYTES
 
-# What the caller of a product reads next: `n_streams` pieces of memory of `n_lines` lines each; the
-# addresses of the pieces follow the record.
+# Memory that is read after a product: `n_streams` pieces of `n_lines` lines each; the addresses of
+# the pieces follow the record.
 STREAMS = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
 STREAMS_BYTES = STREAMS.itemsize + 8 * MOST_STREAMS
 

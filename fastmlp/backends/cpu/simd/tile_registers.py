@@ -2,7 +2,7 @@
 
 One instruction adds a product of pairs of bfloat16 to 16 x 16 sums, up to 16 pairs deep. It sums
 the first numbers' products of all pairs, and the second ones', each from 0 by fused multiply-adds,
-then adds both sums and these to what the register has. It rounds to nearest even and takes
+then adds both sums and these to the register's number. It rounds to nearest even and takes
 subnormal numbers for zeros, whatever the thread's settings.
 
 The unit needs a cycle for each row of the left operand, however deep it is.
@@ -49,7 +49,7 @@ class TileRegisters(ABC):
 
 
 class LLVMTileRegisters(TileRegisters):
-    """Emits AMX's instructions; what the compiler knows of memory ends at each of them."""
+    """Emits AMX's instructions; the compiler assumes nothing of memory across each of them."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
@@ -107,7 +107,7 @@ class _State(threading.local):
 
 
 class NumPyTileRegisters(TileRegisters):
-    """Computes what the instructions do, to the bit but for subnormal numbers.
+    """Computes the results of the instructions, to the bit but for subnormal numbers.
 
     A product of two bfloat16 is a float32, so that a fused step rounds once here, too.
     """
@@ -141,7 +141,7 @@ class NumPyTileRegisters(TileRegisters):
 
     def multiply(self, sums: int, left: int, right: int) -> None:
         tiles = self.state.tiles
-        (a, its_a), (b, its_b) = (pair_of(tiles[each]) for each in (left, right))
+        (a, its_a), (b, its_b) = (pair_of(tiles[side]) for side in (left, right))
         first, second = (np.zeros_like(tiles[sums]) for _ in range(2))
         for k in range(DEEP):
             first = a[:, k, None] * b[k] + first

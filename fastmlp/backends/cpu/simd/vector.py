@@ -67,7 +67,7 @@ class Variable(Protocol):
     value: Vector
 
 
-class Part(NamedTuple):
+class VectorAccess(NamedTuple):
     """Access to a whole vector of a row, or to the lanes that a row has in its last one."""
 
     load: Callable[[Word], Vector]
@@ -205,7 +205,7 @@ class Vectors(ABC):
         """Iterate as Python's range; the body is emitted once."""
 
     @abstractmethod
-    def parts(self, n: Word) -> Iterator[tuple[Word, Part]]:
+    def parts(self, n: Word) -> Iterator[tuple[Word, VectorAccess]]:
         """Iterate over the whole vectors of a row of n numbers, and its last numbers if any are
         left; yields each vector's index."""
 

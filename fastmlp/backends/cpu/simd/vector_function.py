@@ -39,8 +39,8 @@ def _vector_function(loop: Callable[..., None], dtype: np.dtype[Any], lanes: int
             loop(v, *(v.argument(value, _fields_of(kind)) for value, kind in pairs))
             return context.get_dummy_value()
 
-        given = (types.intp if _fields_of(kind) is None else kind for kind in kinds)
-        return types.void(*given), generate
+        kinds_of_words = (types.intp if _fields_of(kind) is None else kind for kind in kinds)
+        return types.void(*kinds_of_words), generate
 
     if not INTERPRETED:
         run.__name__ = loop.__name__

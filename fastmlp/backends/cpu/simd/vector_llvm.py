@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from fastmlp.backends.cpu.simd.tile_registers import LLVMTileRegisters
-from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
+from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
 from fastmlp.compiler.intrinsics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
 from fastmlp.compiler.target import is_arm, multiplies_pairs
@@ -102,7 +102,7 @@ class _Vector:
         return self.builder.fcmp_ordered(">", self.value, other.value)
 
 
-class _Variable:
+class LLVMVariable:
     """A vector on the stack, which LLVM promotes to a register."""
 
     def __init__(self, builder: Any, value: Any) -> None:
@@ -185,9 +185,9 @@ class LLVMVectors(Vectors):
 
     def _everywhere(self, number: Any, kind: Any) -> Any:
         empty, nowhere = ir.Constant(kind, ir.Undefined), [0] * kind.count
-        one = self.builder.insert_element(empty, number, LANE(0))
+        first_lane = self.builder.insert_element(empty, number, LANE(0))
         places = ir.Constant(ir.VectorType(LANE, kind.count), nowhere)
-        return self.builder.shuffle_vector(one, one, places)
+        return self.builder.shuffle_vector(first_lane, first_lane, places)
 
     def word(self, address: Any) -> Any:
         return _Word(self.builder, self.builder.load(self._pointer(address, WORD)))
@@ -219,11 +219,11 @@ class LLVMVectors(Vectors):
         return self._multiplied("llvm.aarch64.neon.bfmmla", a, b, c)
 
     def _multiplied(self, name: str, a: Any, b: Any, c: Any) -> Any:
-        """Return what an instruction of this name makes of c, and of vectors of pairs."""
+        """Return the result of the instruction of this name for c and vectors of pairs."""
         pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        factors = [self.builder.bitcast(each.value, pairs) for each in (a, b)]
+        factors = [self.builder.bitcast(vector.value, pairs) for vector in (a, b)]
         return self._vector(self.builder.call(function, [c.value, *factors]))
 
     def _of_pairs(self, pairs: Any) -> tuple[Any, Any]:
@@ -242,7 +242,7 @@ class LLVMVectors(Vectors):
             name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
             function = cgutils.get_or_insert_function(self.builder.module, kind, name)
             return self._in_floats(self.builder.call(function, [b.value, a.value]))
-        both = [self._upper_bits(each) for each in (a, b)]
+        both = [self._upper_bits(vector) for vector in (a, b)]
         places = ir.Constant(ir.VectorType(LANE, 2 * self.lanes), list(range(2 * self.lanes)))
         return self._in_floats(self.builder.shuffle_vector(*both, places))
 
@@ -303,15 +303,15 @@ class LLVMVectors(Vectors):
         with cgutils.for_range(self.builder, _register(last), _register(first)) as loop:
             yield _Word(self.builder, loop.index)
 
-    def parts(self, n: Any) -> Iterator[tuple[Any, Part]]:
+    def parts(self, n: Any) -> Iterator[tuple[Any, VectorAccess]]:
         whole, rest = n // self.lanes, n % self.lanes
         mask = self.first(rest)
         for index in self.range(whole):
-            yield index, Part(self.load, self.store)
+            yield index, VectorAccess(self.load, self.store)
         with self.builder.if_then(rest > 0, likely=True):
             yield (
                 whole,
-                Part(
+                VectorAccess(
                     lambda address: self.load_masked(address, mask),
                     lambda value, address: self.store_masked(value, address, mask),
                 ),
@@ -342,4 +342,4 @@ class LLVMVectors(Vectors):
         builder.position_at_end(after)
 
     def variable(self, value: Any) -> Any:
-        return _Variable(self.builder, value)
+        return LLVMVariable(self.builder, value)

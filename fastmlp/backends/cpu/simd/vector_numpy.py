@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastmlp.backends.cpu.simd.tile_registers import NumPyTileRegisters, pair_of
-from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
+from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
 
 # A process's first page is empty, and no address has more bits.
 PAGE, ADDRESS_BITS = 4096, 56
@@ -44,7 +44,7 @@ def sum_to_odd(a: Any, b: Any) -> Any:
     return (kept.view(np.uint32) | (np.isfinite(kept) & (cut != 0))).view(np.float32)
 
 
-class _Variable:
+class NumPyVariable:
     def __init__(self, value: Any) -> None:
         self.value = value
 
@@ -117,8 +117,8 @@ class NumPyVectors(Vectors):
 
     def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
         # Two pairs of each row; a product of two bfloat16 is a float32.
-        its, their = ([half.reshape(2, 2) for half in pair_of(each)] for each in (a, b))
-        low, high = (x[:, None] * y for x, y in zip(its, their, strict=True))
+        left, right = ([half.reshape(2, 2) for half in pair_of(pairs)] for pairs in (a, b))
+        low, high = (x[:, None] * y for x, y in zip(left, right, strict=True))
         for pair in sum_to_odd(low, high).reshape(4, 2).T:
             c = sum_to_odd(c, pair)
         return c
@@ -157,15 +157,15 @@ class NumPyVectors(Vectors):
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
         return iter(builtins.range(first) if last is None else builtins.range(first, last))
 
-    def parts(self, n: Any) -> Iterator[tuple[Any, Part]]:
+    def parts(self, n: Any) -> Iterator[tuple[Any, VectorAccess]]:
         whole, rest = divmod(n, self.lanes)
         for index in builtins.range(whole):
-            yield index, Part(self.load, self.store)
+            yield index, VectorAccess(self.load, self.store)
         if rest:
             mask = self.first(rest)
             yield (
                 whole,
-                Part(
+                VectorAccess(
                     lambda address: self.load_masked(address, mask),
                     lambda value, address: self.store_masked(value, address, mask),
                 ),
@@ -184,4 +184,4 @@ class NumPyVectors(Vectors):
         cases.get(word, next(iter(cases.values())))()
 
     def variable(self, value: Any) -> Any:
-        return _Variable(value)
+        return NumPyVariable(value)

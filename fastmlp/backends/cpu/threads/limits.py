@@ -35,9 +35,9 @@ def threading_layer() -> str:
     try:
         return numba.threading_layer()
     except ValueError:
-        wanted = numba.config.THREADING_LAYER
+        layer = numba.config.THREADING_LAYER
         priority = numba.config.THREADING_LAYER_PRIORITY
-        for name in CHOICES.get(wanted, priority if wanted == "default" else (wanted,)):
+        for name in CHOICES.get(layer, priority if layer == "default" else (layer,)):
             if _present(name):
                 return name
         return "workqueue"
@@ -63,8 +63,10 @@ def _in_dask_task(module: ModuleType, most: int) -> int:
     running = getattr(module.thread_state, "execution_state", None)
     if running is None:
         return most
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(most, int(told)) if told.isdecimal() else most // running["worker"].state.nthreads
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return (
+        min(most, int(setting)) if setting.isdecimal() else most // running["worker"].state.nthreads
+    )
 
 
 def free_threads(limit: int) -> int:
@@ -86,13 +88,13 @@ class reserved:
     left the process with fewer threads for good.
     """
 
-    def __init__(self, wanted: int) -> None:
-        self._wanted, self._n = wanted, 0
+    def __init__(self, most: int) -> None:
+        self._most, self._n = most, 0
 
     def __enter__(self) -> int:
         try:
             with _lock:
-                n = free_threads(self._wanted)
+                n = free_threads(self._most)
                 _state["busy"] += n
                 self._n = n
         except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows
@@ -155,7 +157,7 @@ def after_fork(renew: Callable[[], None]) -> None:
 def _remember_fork() -> None:
     """Note that this is a forked child, if Numba's threads ran before, for any library.
 
-    A thread of the parent that starts them at that moment holds a lock of Numba's, which nobody
+    A thread of the parent that starts them at that moment holds a lock of Numba's, which no thread
     gives back here: the child has another one.
     """
     global _lock

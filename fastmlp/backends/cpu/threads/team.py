@@ -41,7 +41,7 @@ from fastmlp.compiler import (
     restore_denormals,
     store_release,
 )
-from fastmlp.compiler.parallel import runtime
+from fastmlp.compiler.intrinsics import runtime
 
 # Bytes. Neighbouring pairs of cache lines travel together on x86, and are one line on Apple's
 # cores.

@@ -1,4 +1,4 @@
-"""How a team gathers: in a parallel region of Numba's, or from this pool's own Python threads.
+"""The pool of workers: a team gathers from its Python threads, or in a region of Numba's.
 
 A region is launched in 17 us while OpenMP's threads still spin, but ends only when all of them have
 entered, and 20 ms after the last region they sleep: 0.1 -> 4 to 7 ms (a call beside a busy process,
@@ -171,7 +171,7 @@ def _block(factory: Callable[..., Any]) -> Block:
 
 
 def compile_all() -> None:
-    """Compile what a team needs, without launching one."""
+    """Compile the blocks of a team, without launching one."""
     entry()
     for factory in (share, lead, post, serve):
         _block(factory)
@@ -182,12 +182,12 @@ def compile_all() -> None:
 def run(
     driver: Block,
     job: NDArray[Any],
-    wanted: int,
+    n_threads: int,
     region: bool = False,
     pieces: int = 1,
     patient: bool = True,
 ) -> bool:
-    """Run a driver on a job, on up to `wanted` threads; return False if a worker had to be woken.
+    """Run a driver on a job, on up to `n_threads` threads; return False if a worker was woken.
 
     Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
     its words of memory are not atomic.
@@ -201,7 +201,7 @@ def run(
     patient : True if the leader waits briefly for sleeping workers
     """
     address = job.ctypes.data
-    with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
+    with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1
             _block(lead).entry(0, 1, driver.address, address)
@@ -226,7 +226,7 @@ def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
         _block(lead).entry(0, 1, driver.address, job.ctypes.data)
 
 
-class Pool:
+class WorkerPool:
     """The Python threads that enter teams as workers; idle ones sleep and cost nothing.
 
     Parameters
@@ -318,13 +318,13 @@ class Pool:
             del team
 
 
-_POOLS: list[Pool] = []
+_POOLS: list[WorkerPool] = []
 
 
-def _pool() -> Pool:
+def _pool() -> WorkerPool:
     """Return the process's pool. The first call makes it, which compiles."""
     if not _POOLS:
-        _POOLS.append(Pool())
+        _POOLS.append(WorkerPool())
     return _POOLS[0]
 
 

@@ -1,9 +1,10 @@
-"""One rank's part of a fit on the CPU: its share of each batch, and what the ranks exchange.
+"""One rank's part of a fit on the CPU: its share of each batch, and the exchange of the ranks.
 
 By gradients, each step sums those of all ranks, and all take the same step. By averages, each rank
 takes steps of its own, and now and then all take the mean of their parameters and state.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,12 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.protocol import Data, Ranks
-from fastmlp.backends.shares import places_of
+from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
-BY_GRADIENTS = (drivers.exchange, drivers.exchange_clipped)
-ALONE = (drivers.train_alone, drivers.train_alone_clipped)
 # Losses are exchanged, and a divergence is seen, after so many steps.
 LOSS_STEPS = 256
 
@@ -51,7 +49,7 @@ class RankTrainer:
         data: Data,
         batch_size: int,
         *,
-        ranks: Ranks,
+        ranks: RankExchange,
         average_every: int | None = None,
     ) -> None:
         self._ranks, self._batch_size, self._alone = ranks, batch_size, average_every is not None
@@ -65,20 +63,20 @@ class RankTrainer:
             optimizer,
             data,
             max(rows, 1),
-            drivers=ALONE if self._alone else BY_GRADIENTS,
+            driver=drivers.train_alone if self._alone else drivers.exchange,
         )
         session = inner.session
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
-        told = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
-        # Panels differ with a machine's vectors and threads; then what is exchanged is flat.
-        self._alike = bool((told == told[0]).all())
+        layouts = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
+        # Panels differ with a machine's vectors and threads; then flat vectors are exchanged.
+        self._alike = bool((layouts == layouts[0]).all())
         self._n_parameters = len(parameters)
         self._n = self._packed if self._alike else self._n_parameters
         self._gradient = session.keep_gradient(ranks.size)
         self._sent = np.empty(0, parameters.dtype)
-        # An odd number: the paces of fits that exchange nothing are kept by even ones.
+        # Paces of calls are kept by this number: odd for fits with ranks, even for others.
         self.unit_flops = inner.unit_flops + 1
         self.begin()
         self._count()
@@ -87,8 +85,8 @@ class RankTrainer:
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
         """Return the rows of each rank, and True if any has weights."""
-        told = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
-        return told[:, 0].tolist(), bool(told[:, 1].any())
+        counts = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
+        return counts[:, 0].tolist(), bool(counts[:, 1].any())
 
     def _count(self) -> None:
         """Find this rank's rows of each batch."""
@@ -147,7 +145,7 @@ class RankTrainer:
         return last
 
     def _begin_epoch(self, order: NDArray[np.int64]) -> None:
-        """Keep what a divergence goes back to, and sum the weights of each batch's rows."""
+        """Back up the parameters for a divergence, and sum the weights of each batch's rows."""
         session, rank = self._inner.session, self._ranks.rank
         workspace, moments = session.workspace, session.moments
         workspace.backup[:] = workspace.parameters
@@ -231,8 +229,8 @@ class RankTrainer:
         first, self._settled = self._settled, last
         wholes = self._wholes[first:last]
         if self._alone and wholes.any():
-            own = self._masses[self._ranks.rank, first:last]
-            self._average_all(float(own.sum() / wholes.sum()))
+            masses = self._masses[self._ranks.rank, first:last]
+            self._average_all(float(masses.sum() / wholes.sum()))
         with np.errstate(all="ignore"):
             of_steps = self._ranks.allgather(self._losses[first:last]).sum(axis=0)
             of_steps += self._penalties[first:last] * wholes * (not self._alone)
@@ -249,10 +247,10 @@ class RankTrainer:
         workspace, moments, n = session.workspace, session.moments, self._packed
         assert moments is not None
         state = [moments.m, moments.v][: self._n_moments]
-        if moments.average is not None and not any(moments.average is each for each in state):
+        if moments.average is not None and not any(moments.average is array for array in state):
             state.append(moments.average)
         with np.errstate(all="ignore"):
-            self._exchange([workspace.parameters, *(each[:n] for each in state)], share)
+            self._exchange([workspace.parameters, *(array[:n] for array in state)], share)
         session.blocks["transposes"](address(session.plan.net))
 
     def _is_finite(self) -> bool:
@@ -296,3 +294,36 @@ class RankTrainer:
     def plain_order(self) -> NDArray[np.int64]:
         """Return this rank's rows in the order of the data, shape (1, n_rows)."""
         return self._inner.plain_order()
+
+
+def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
+    """Return where the rows of each batch begin in the order of each rank.
+
+    Each batch has a share of each rank's rows, in proportion to how many it has. All batches have
+    `batch_size` rows but the last one.
+
+    Parameters
+    ----------
+    n_rows : of each rank
+    batch_size : int, of all ranks together
+
+    Returns
+    -------
+    int64, shape (n_ranks, n_batches + 1)
+
+    Examples
+    --------
+    >>> places_of([4, 0, 2], 3)
+    array([[0, 2, 4],
+           [0, 0, 0],
+           [0, 1, 2]])
+    """
+    total = sum(n_rows)
+    ends = np.arange(-(-total // batch_size) + 1, dtype=np.int64) * batch_size
+    # One rank after the other takes its part of the rows that are left. A part grows by 0 or 1 with
+    # each row, and so does the rest.
+    left, places = np.minimum(ends, total), []
+    for n in n_rows:
+        places.append(left * n // max(total, 1))
+        left, total = left - places[-1], total - n
+    return np.stack(places)

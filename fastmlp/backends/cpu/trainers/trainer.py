@@ -28,17 +28,14 @@ Array = NDArray[Any]
 
 # Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
-# Those that train without clipping by norm, and with it.
-Drivers = tuple[Callable[..., Any], Callable[..., Any]]
-DRIVERS: Drivers = (epoch.train, epoch.train_clipped)
 # The work of a call that runs on one thread.
 ALONE = Work(0, 0)
 
 
 def check_rows(network: Network, data: Data) -> None:
     """Check that rows of this kind can have the noise that a network adds to its inputs."""
-    its = network.dropout
-    if its is not None and its.draws_at_inputs and not isinstance(data.x, np.ndarray):
+    dropout = network.dropout
+    if dropout is not None and dropout.draws_at_inputs and not isinstance(data.x, np.ndarray):
         raise ValueError(
             "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
             "X.toarray(), or use dropout, of the hidden layers"
@@ -55,7 +52,7 @@ class Trainer:
         epoch's start, of which it keeps a copy.
     by_rows : bool
         True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
-    drivers : of calls of `do`, in the place of those of `run`
+    driver : of calls of `do`, in the place of that of `run`
 
     Attributes
     ----------
@@ -78,7 +75,7 @@ class Trainer:
         *,
         guarded: bool = True,
         by_rows: bool = False,
-        drivers: Drivers = DRIVERS,
+        driver: Callable[..., Any] = epoch.train,
     ) -> None:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
@@ -101,7 +98,7 @@ class Trainer:
         self._engine, self._batch_size = engine, batch_size
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
-        plain = drivers is DRIVERS and single_row.is_plain(network, optimizer)
+        plain = driver is epoch.train and single_row.is_plain(network, optimizer)
         self._online = by_rows_of_x and plain
         self._parameters = parameters
         # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
@@ -109,21 +106,18 @@ class Trainer:
         dtypes = (network.dtype, network.compute_dtype)
         shape = (network.layout, *dtypes, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
-        found = TRAININGS.take(self._key) if dense else None
-        self._session = found or self._new_session(blocks, data, moments)
-        if found:
-            found.serve(network, blocks, data, moments)
-        limit = norm_limit_of(optimizer)
-        self._session.clip_by_norm(limit)
-        self._driver = drivers[limit is not None]
-        if self._online:
-            self._driver = single_row.descend
+        kept = TRAININGS.take(self._key) if dense else None
+        self._session = kept or self._new_session(blocks, data, moments)
+        if kept:
+            kept.serve(network, blocks, data, moments)
+        self._session.clip_by_norm(norm_limit_of(optimizer))
+        self._driver = single_row.descend if self._online else driver
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
-        if not found and drivers is DRIVERS:
+        if not kept and driver is epoch.train:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
@@ -220,7 +214,7 @@ class Trainer:
         return self.reached
 
     def constants(self, coefficients: Rates) -> Array:
-        """Return the coefficients of steps in the net's dtype, and what is drawn with them."""
+        """Return coefficients of steps, and numbers of their dropout, in the net's dtype."""
         constants = np.ascontiguousarray(coefficients, self._engine.network.dtype)
         if self._n_drawn:
             n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
@@ -244,7 +238,7 @@ class Trainer:
         return self._session
 
     def step_of(self, unit: int) -> int:
-        """Return how many steps of a window are complete before this unit."""
+        """Return the number of steps of a window that are complete before this unit."""
         epoch, within = divmod(unit, self.units_per_epoch)
         steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
         return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)

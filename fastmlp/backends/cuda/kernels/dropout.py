@@ -15,6 +15,7 @@ from fastmlp.rules import elementary
 from fastmlp.rules.dropout import (
     HIDDEN,
     INPUTS,
+    LOW,
     NOISE,
     NORMALS,
     OF_HIDDEN,
@@ -22,9 +23,9 @@ from fastmlp.rules.dropout import (
     OF_NOISE,
     PURPOSES,
     UNITS,
+    normals_of,
+    philox_of,
 )
-from fastmlp.rules.normals import normals_of
-from fastmlp.rules.philox import LOW, philox_of
 
 PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
 

@@ -15,10 +15,8 @@ from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_funct
 from fastmlp.backends.cuda.plan.records import NO_AVERAGE, OWN_AVERAGE, Plan
 from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.rules import elementary
-from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
-from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.losses import in_dtype
-from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
 
 Function = Callable[..., Any]
 

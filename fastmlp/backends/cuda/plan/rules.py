@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda.plan.records import AVERAGE_OF_M, NO_AVERAGE, OWN_AVERAGE
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Network
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import (

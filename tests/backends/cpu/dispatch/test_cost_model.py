@@ -1,20 +1,17 @@
-"""Whether a team pays: by what launching and joining cost."""
+"""The cost model: a team pays if it saves more than launching and joining cost."""
 
 import time
 from itertools import pairwise
 from typing import Any
 
-import numba
 import pytest
+from conditions import only_compiled
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.dispatch.cost_model import Costs, Work
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.tuning import RATE, SECONDS_VALID, WORTH_COMPILING
 
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
-)
 QUICK = Costs(launch=10e-6, join=0.3e-6, speedup=1.9)
 
 

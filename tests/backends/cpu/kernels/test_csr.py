@@ -12,8 +12,7 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.network.parameter_layout import make_layout
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules.activations import RULES, identity
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES

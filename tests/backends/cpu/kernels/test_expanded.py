@@ -47,7 +47,7 @@ def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded
 
 
 def inputs_of(rows: Expanded) -> Any:
-    """What the rows stand for, number by number."""
+    """The inputs that the rows stand for, number by number."""
     inputs = []
     for values in rows.values.tolist():
         row, rest = values[: rows.plain], values[rows.plain :]

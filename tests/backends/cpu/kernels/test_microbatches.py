@@ -1,4 +1,4 @@
-"""Lots: pieces of a chunk that a thread takes through both phases by itself."""
+"""Microbatches: pieces of a chunk that one thread takes through both phases."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 N_ROWS = 203
@@ -31,7 +31,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little work: microbatches of 56 rows of a batch of 203."""
+    """Microbatches of 56 rows of a batch of 203, though the work is little."""
     monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
 
 

@@ -1,4 +1,4 @@
-"""What memory is asked for ahead of its use: each line once, and only of what there is."""
+"""Prefetches of phase two: each line once, and only of memory that there is."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from panelled import block
 
 from fastmlp import MLP
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for, prefetches_rows_of
+from fastmlp.backends.cpu.kernels.memory_traffic import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, address
@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 
@@ -61,7 +61,7 @@ class Scene:
         self.batch.order_stop = address(self.order) + self.order.nbytes
 
     def wanted(self, look: Block, *, apply: int = 0, split: int = 0) -> list[tuple[int, int]]:
-        """What all tiles want: where pieces of memory begin, and their lines."""
+        """The pieces of memory of all tiles: first addresses, and numbers of lines."""
         found = []
         for t in range(self.net.n_tiles):
             words = np.zeros(STREAMS_BYTES // 8, np.int64)

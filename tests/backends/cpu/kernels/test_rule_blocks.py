@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conditions import only_compiled
 from loss_cases import CASES, options_of
 from nets import Net
-from panelled import INTERPRETED
 
 from fastmlp.backends.cpu.kernels import elementwise, rule_blocks
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
@@ -24,7 +24,6 @@ from fastmlp.rules.updates import N_MOMENTS
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parents[1], HERE.parents[2], HERE.parents[3])
-only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, Numba compiles nothing")
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 

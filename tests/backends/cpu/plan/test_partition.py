@@ -1,12 +1,17 @@
-"""How a step is divided: by rows, by panels, by split-K."""
+"""The partition of a step, and tiles: they cover the parameters in even shares."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nets import Net
+from plans import SIZE, for_every_layout, layouts, plan_of, spacings, split_layers, widths
 
-from fastmlp.backends.cpu.plan.packing import CLOSE
+from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import Step, panels_pay, partition_of, split_layer_of
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, TILE_ROWS
+from fastmlp.network.spec import Layout, make_layout
 
 
 def step_of(sizes: tuple[int, ...], rows: int) -> Step:
@@ -76,3 +81,124 @@ def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
     assert twice.n_threads == 2
     assert twice.cost is not None
     assert twice.spacing != CLOSE
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_tiles_cover_every_row_of_every_panel_once(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, split_layer=split_layer)
+    covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
+    biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
+    for piece in plan.tiles:
+        layer = plan.layers[piece.layer]
+        panels = slice(piece.panel, piece.panel + piece.n_panels)
+        assert panels.stop <= layer.packed_panels
+        assert piece.last <= layer.packed_rows
+        covered[piece.layer][panels, piece.first : piece.last] += 1
+        # The last piece of a panel takes its biases, of a transposed layer the last of all.
+        if piece.last == layer.packed_rows and not layer.is_transposed:
+            biases[piece.layer][panels] += 1
+        elif piece.last == layer.packed_rows and panels.stop == layer.packed_panels:
+            biases[piece.layer] += 1
+    assert all((count == 1).all() for count in covered)
+    assert all((count == 1).all() for count in biases)
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_a_tile_is_small(layout: Layout, lanes: int, split_layer: int) -> None:
+    tiles = plan_of(layout, lanes, split_layer=split_layer)[0].tiles
+    assert (tiles.last > tiles.first).all()
+    assert (tiles.last - tiles.first <= TILE_ROWS).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_tiles_start_at_whole_panels_and_squares(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
+    # The gradient reads its inputs by panel, the transposition its weights by square.
+    assert TILE_ROWS % lanes == 0
+    assert (plan_of(layout, lanes, split_layer=split_layer)[0].tiles["first"] % lanes == 0).all()
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 2))
+def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> None:
+    plan, _ = plan_of(layout, lanes, n_threads=2, split_layer=split_layer)
+    net, i = plan.net[0], plan.net[0].split_layer - 1
+    assert net.middle % lanes == 0
+    if i < 0:
+        assert net.middle == 0
+        return
+    assert 0 <= net.middle < plan.layers[i].n_in
+    own = plan.tiles[(plan.tiles.layer == i) & (plan.tiles.first < plan.tiles.last)]
+    assert ((own.last <= net.middle) | (own.first >= net.middle)).all()
+
+
+def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
+    plan, _ = plan_of(make_layout((320, 40)), 16, n_threads=2, split_layer=1)
+    first, second = plan.tiles.reshape(2, -1)
+    assert plan.net[0].middle == 160
+    assert first.last.max() == 160
+    assert second.first.min() == 160
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 3), split_layers)
+def test_each_member_keeps_the_transposes_of_its_own_rows(
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer, by_panels=True)
+    for i, layer in enumerate(plan.layers):
+        shares = [share[share.layer == i] for share in plan.tiles.reshape(n_threads, -1)]
+        whole = i < max(plan.net[0].split_layer, 1) or layer.is_transposed
+        groups = groups_of_panels(-(-layer.packed_rows // lanes))
+        for thread, share in enumerate(shares):
+            # Those of its part of the layer below, as a team shares it on the way back.
+            low, high = (part * groups // n_threads for part in (thread, thread + 1))
+            rows = np.array([0, layer.packed_rows] if whole else [low, high])
+            unit = 1 if whole else LARGEST_TILE[1] * lanes
+            own = share[share.first < share.last]
+            assert (own.cached_first == rows[0] * unit).all()
+            assert (own.cached_last == rows[1] * unit).all()
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 3), spacings)
+def test_a_tile_knows_where_its_parameters_lie(
+    layout: Layout, lanes: int, n_threads: int, spacing: Spacing
+) -> None:
+    split_layer = min(spacing.split_layer, layout.n_layers)
+    plan, buffers = plan_of(
+        layout, lanes, n_threads=n_threads, split_layer=split_layer, spacing=spacing
+    )
+    for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
+        layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
+        place = layer.packed + held.place(piece.panel, piece.first) * lanes * SIZE
+        assert plan.net[0].parameters + piece.offset == place
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(2, 5), split_layers)
+def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
+) -> None:
+    alone = plan_of(layout, lanes, split_layer=split_layer)[0]
+    shared = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer)[0]
+    tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
+    assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
+    assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
+    shares = shared.tiles.reshape(n_threads, -1)
+    work = (shares.last - shares.first) * shares.n_panels
+    largest = work.max()
+    loads = work.sum(axis=1)
+    assert loads.max() - loads.min() <= largest
+
+
+def test_a_forward_pass_has_no_tiles() -> None:
+    plan, _ = plan_of(make_layout((3, 2)), 16, train=False)
+    assert len(plan.tiles) == plan.net[0].n_tiles == 0

@@ -1,14 +1,27 @@
 """A session's tables: addresses point where they say."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plans import SIZE, for_every_layout, layouts, plan_of, spacings, widths
 
 from fastmlp.backends.cpu.plan.packing import Spacing, holds_transposed, round_up
-from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, address
+from fastmlp.backends.cpu.plan.records import (
+    ALL,
+    NONE,
+    OTHERS,
+    Batch,
+    BlockAddresses,
+    Job,
+    Layer,
+    Net,
+    Tile,
+    address,
+)
 from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.compiler import Record
+from fastmlp.network.spec import Layout, make_layout
 
 
 def test_what_no_cache_holds_goes_past_them() -> None:
@@ -141,3 +154,14 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
     assert plan.penalties.tolist() == [7, 8]
     assert plan.strengths.tolist() == [0.1, 0.2]
     assert plan.scales.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", [Net, Batch, BlockAddresses, Layer, Tile, Job])
+def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
+    # Uncompiled, `record.transpose` would be the method, not the field.
+    assert not set(kind.dtype.names or ()) & set(dir(np.record))
+
+
+def test_an_offset_counts_numbers_not_bytes() -> None:
+    numbers = np.zeros(4, np.float32)
+    assert address(numbers, 3) == numbers[3:].ctypes.data

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.network import precision
+from fastmlp.network import spec
 from fastmlp.validation.expanded import Expanded
 
 N_ROWS, WIDE = (9, 4) if INTERPRETED else (2 * ROW_BLOCK + 43, 33)
@@ -63,7 +63,7 @@ def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) 
 
 @pytest.mark.parametrize("pattern", ["010", "101"])
 def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "FEWEST_OUTPUTS", 1)
+    monkeypatch.setattr(spec, "FEWEST_OUTPUTS", 1)
     told = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
     net, x, how = make(), draw(), dict[str, Any](compute_dtype=told)
     w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))

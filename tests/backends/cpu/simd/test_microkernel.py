@@ -19,9 +19,9 @@ from fastmlp.backends.cpu.simd.microkernel import (
     STORE,
     WHERE_POSITIVE,
     Epilogue,
-    Factors,
+    ProductOperands,
     Start,
-    Tile,
+    TileForm,
     sweep,
 )
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -46,10 +46,10 @@ each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row"
 
 @cache
 def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = False) -> Block:
-    multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column, narrow))
+    multiply = sweep(TileForm(dtype, lanes_of(dtype), *shape, by_column, narrow))
 
     def sweep_once(
-        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Any
+        c: Panels, start: Start, factors: ProductOperands, epilogue: Epilogue, n_rows: Any
     ) -> None:
         multiply(c, start, factors, epilogue, n_rows, 0)
 

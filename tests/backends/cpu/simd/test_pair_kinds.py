@@ -19,7 +19,7 @@ from panelled import INTERPRETED, address, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Factors, Start
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, ProductOperands, Start
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK
@@ -52,7 +52,7 @@ each_kind = pytest.mark.parametrize("kind", MACHINES)
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["along", "by_column"])
 # Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
 HEIGHTS, WIDTHS = [1, 5, 8, 24, 33], [1, 17, 40]
-DEPTHS = [1, 3, 31, 32, 79]
+DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
 
 
 def disguise(kind: PairProducts, monkeypatch: pytest.MonkeyPatch) -> Machine:
@@ -87,7 +87,7 @@ def multiply(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool) ->
         gemm.product(np.float32, by_column, kind)(
             Panels(address(c), c[0].nbytes),
             Start(address(origin), vector, origin[0].nbytes),
-            Factors(
+            ProductOperands(
                 address(right), right[0].nbytes, address(left), left[0].nbytes, (depth + 1) // 2
             ),
             Epilogue(STORE, 0),
@@ -99,7 +99,7 @@ def multiply(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool) ->
 
 @each_kind
 @each_reading
-@pytest.mark.parametrize("depth", [*DEPTHS, 2 * DEPTH_BLOCK + 19])
+@pytest.mark.parametrize("depth", [*DEPTHS_OF_KINDS, 2 * DEPTH_BLOCK + 19])
 def test_a_product_is_that_of_rounded_numbers(
     kind: PairProducts, by_column: bool, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +301,7 @@ def test_avx512_bf16_alone_uses_no_tile(by_column: bool, monkeypatch: pytest.Mon
 STEP = """
 from fastmlp.compiler import target
 target.permits_tiles = lambda: True
-from fastmlp.network import precision
+from fastmlp.network import spec
 from backends.cpu.test_mixed_precision import check_step
 
 precision.WIDE_INPUTS = precision.WIDE_OUTPUTS = 4

@@ -76,7 +76,7 @@ def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 def results(
     loop: Callable[..., None], dtype: Any, numbers: Any, counts: tuple[int, int]
 ) -> tuple[Any, Any]:
-    """What a loop writes, as NumPy computes it and as it is compiled."""
+    """The numbers that a loop writes, computed by NumPy and compiled."""
     lanes, found = lanes_of(dtype), []
     compiled = vector_function(loop, dtype, lanes)
 

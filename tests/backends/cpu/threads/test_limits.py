@@ -1,19 +1,16 @@
-"""How a call is launched: thread counts, layers, and processes that fork."""
+"""Launches of calls: thread counts, layers, and processes that fork."""
 
 import os
 from collections.abc import Callable
 
 import numba
 import pytest
+from conditions import only_compiled
 from nets import Net
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER
-
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels run on one thread"
-)
 
 FORKING = """
 import os, signal, sys, warnings

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.parts import Scalar
-from fastmlp.backends.cpu.plan.records import BLOCK, RELU, RELU_DROPPED, Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import (
+    BLOCK,
+    RELU,
+    RELU_DROPPED,
+    Batch,
+    Layer,
+    Net,
+    Scalar,
+    Tile,
+)
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.pack import Rows, SparseRow, moves
+from fastmlp.backends.cpu.simd.pack import MatrixRows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS
 from fastmlp.compiler import call, njit, record_at, records_at, row, stack
@@ -124,14 +132,14 @@ def sparse_forward(scalar: Scalar) -> Any:
                 add_wide_rows(
                     Panels(outputs + p * net.panel, net.panel),
                     Panels(layer.biases + p * layer.packed_panel, layer.packed_panel),
-                    Rows(weights + p * panel, stride),
+                    MatrixRows(weights + p * panel, stride),
                     numbers,
                 )
             for p in range(n_wide, layer.n_panels):
                 add_rows(
                     outputs + p * net.panel,
                     layer.biases + p * layer.packed_panel,
-                    Rows(weights + p * panel, stride),
+                    MatrixRows(weights + p * panel, stride),
                     layer.n_out - p * lanes,
                     numbers,
                 )
@@ -198,7 +206,7 @@ def sparse_gradient(scalar: Scalar) -> Any:
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
                     before + k * vector if more else net.zeros,
-                    Rows(deltas, vector),
+                    MatrixRows(deltas, vector),
                     lanes,
                     SparseRow(rows, values, starts[k + 1] - starts[k]),
                 )

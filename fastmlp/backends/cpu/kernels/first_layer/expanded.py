@@ -14,10 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.first_layer.csr import activate
-from fastmlp.backends.cpu.kernels.parts import Scalar
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Expansion, Layer, Net, Tile, address
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Expansion,
+    Layer,
+    Net,
+    Scalar,
+    Tile,
+    address,
+)
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.expanded import Numbers, Places, expanded
+from fastmlp.backends.cpu.simd.expanded import Places, SortedNumbers, expanded
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -30,7 +38,7 @@ Array = NDArray[Any]
 
 
 class ExpansionBuffers:
-    """The record of an expansion, and what it points to.
+    """The record of an expansion, and the arrays that it points to.
 
     Parameters
     ----------
@@ -91,18 +99,18 @@ def _locating(scalar: Scalar) -> Any:
             fractions[c] = rest if rest < one else one
 
     @njit
-    def locate_rows(net: Net, its: Expansion, first: int, last: int, at: int) -> None:
+    def locate_rows(net: Net, expansion: Expansion, first: int, last: int, at: int) -> None:
         """Gather the plain inputs of rows to panels, and find the pieces of the other numbers."""
-        batch, n = record_at(net.batch, Batch), its.n_columns
-        firsts, lasts = row(its.firsts, n, np.int32), row(its.lasts, n, scalar)
-        wholes = row(its.wholes, n, scalar)
+        batch, n = record_at(net.batch, Batch), expansion.n_columns
+        firsts, lasts = row(expansion.firsts, n, np.int32), row(expansion.lasts, n, scalar)
+        wholes = row(expansion.wholes, n, scalar)
         for r in range(first, last):
             place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
-            source, to = batch.x + place * (its.n_plain + n) * size, at + r - first
-            pack_row(source, net.inputs + to * vector, net.panel, its.n_plain)
-            numbers = row(source + its.n_plain * size, n, scalar)
-            offsets = row(its.offsets + to * n * 4, n, np.int32)
-            fractions = row(its.fractions + to * n * size, n, scalar)
+            source, to = batch.x + place * (expansion.n_plain + n) * size, at + r - first
+            pack_row(source, net.inputs + to * vector, net.panel, expansion.n_plain)
+            numbers = row(source + expansion.n_plain * size, n, scalar)
+            offsets = row(expansion.offsets + to * n * 4, n, np.int32)
+            fractions = row(expansion.fractions + to * n * size, n, scalar)
             locate(numbers, firsts, lasts, wholes, offsets, fractions, n)
 
     return locate_rows
@@ -113,11 +121,11 @@ def _placing(scalar: Scalar) -> Any:
     size = np.dtype(scalar).itemsize
 
     @njit
-    def places_of(its: Expansion, at: int, first: int, last: int) -> Places:
+    def places_of(expansion: Expansion, at: int, first: int, last: int) -> Places:
         """Return the places of columns `first` up to `last`, from buffer row `at` on."""
-        number = at * its.n_columns + first
-        offsets, fractions = its.offsets + number * 4, its.fractions + number * size
-        return Places(offsets, fractions, its.n_columns, last - first)
+        number = at * expansion.n_columns + first
+        offsets, fractions = expansion.offsets + number * 4, expansion.fractions + number * size
+        return Places(offsets, fractions, expansion.n_columns, last - first)
 
     return places_of
 
@@ -131,13 +139,13 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
     running_sums, add_pieces, add_levels, *_ = loops
 
     @njit
-    def begin(net: Net, layer: Layer, its: Expansion, at: int, n: int) -> None:
+    def begin(net: Net, layer: Layer, expansion: Expansion, at: int, n: int) -> None:
         outputs, down = layer.outputs + at * vector, at * vector
-        if its.n_plain > 0:
+        if expansion.n_plain > 0:
             start = (layer.biases, 0, layer.packed_panel)
             weights = (layer.weights, layer.weight_panel)
-            a = (net.inputs + down, net.panel, its.n_plain, STORE, 0)
-            product, shape = record_at(net.blocks, Blocks).product, (layer.n_out, n, 0)
+            a = (net.inputs + down, net.panel, expansion.n_plain, STORE, 0)
+            product, shape = record_at(net.blocks, BlockAddresses).product, (layer.n_out, n, 0)
             call(product, (outputs, net.panel, *start, *weights, *a, *shape))
             return
         for p in range(layer.n_panels):
@@ -146,18 +154,20 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
                 pack_row(biases, panel + r * vector, 0, lanes)
 
     @njit
-    def add_columns(its: Expansion, weights: int, target: int, at: int, n: int, sums: int) -> None:
-        groups = row(its.groups, its.n_groups + 1, np.int64)
-        starts = row(its.starts, its.n_columns + 1, np.int64)
-        for g in range(its.n_groups):
+    def add_columns(
+        expansion: Expansion, weights: int, target: int, at: int, n: int, sums: int
+    ) -> None:
+        groups = row(expansion.groups, expansion.n_groups + 1, np.int64)
+        starts = row(expansion.starts, expansion.n_columns + 1, np.int64)
+        for g in range(expansion.n_groups):
             low, high = groups[g], groups[g + 1]
             begin = sums - starts[low] * vector
             for c in range(low, high):
                 down = starts[c] * vector
                 running_sums(weights + down, begin + down, starts[c + 1] - starts[c])
-            add_pieces(target, begin, weights, places_of(its, at, low, high), n)
-        if its.n_columns > its.n_pieces:
-            levels = places_of(its, at, its.n_pieces, its.n_columns)
+            add_pieces(target, begin, weights, places_of(expansion, at, low, high), n)
+        if expansion.n_columns > expansion.n_pieces:
+            levels = places_of(expansion, at, expansion.n_pieces, expansion.n_columns)
             add_levels(target, weights, levels, n)
 
     return begin, add_columns
@@ -174,14 +184,14 @@ def expanded_forward(scalar: Scalar) -> Any:
 
     def forward(address: int, first: int, last: int, at: int) -> None:
         sums, net = stack(sums_bytes), record_at(address, Net)
-        layer, its = record_at(net.layers, Layer), record_at(net.expansion, Expansion)
+        layer, expansion = record_at(net.layers, Layer), record_at(net.expansion, Expansion)
         n, like = last - first, row(address, 0, scalar)
-        locate_rows(net, its, first, last, at)
-        begin(net, layer, its, at, n)
+        locate_rows(net, expansion, first, last, at)
+        begin(net, layer, expansion, at, n)
         for p in range(layer.n_panels):
             skip = p * net.panel + at * vector
             outputs, weights = layer.outputs + skip, layer.weights + p * layer.weight_panel
-            add_columns(its, weights, outputs, at, n, sums)
+            add_columns(expansion, weights, outputs, at, n, sums)
             activate(layer, outputs, layer.deltas + skip, n * lanes, sums, like)
 
     return forward
@@ -198,7 +208,7 @@ def _plain_gradient(scalar: Scalar) -> Any:
         factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
         n_columns = min(tile.n_panels * lanes, layer.n_out - tile.panel * lanes)
         shape, start = (n_columns, last - tile.first), (net.zeros, 0, 0)
-        product = record_at(net.blocks, Blocks).gradient_product
+        product = record_at(net.blocks, BlockAddresses).gradient_product
         call(product, (g, g_panel, *start, *factors, STORE, 0, *shape, 0))
 
     return plain_gradient
@@ -210,12 +220,12 @@ def expanded_columns(scalar: Scalar) -> Any:
 
     def sort(address: int) -> None:
         net = record_at(address, Net)
-        its, n_rows = record_at(net.expansion, Expansion), record_at(net.batch, Batch).n_rows
-        width = its.n_columns
+        expansion, n_rows = record_at(net.expansion, Expansion), record_at(net.batch, Batch).n_rows
+        width = expansion.n_columns
         n_numbers = n_rows * width
         starts = row(net.column_starts, net.n_in + 2, np.int64)
-        offsets = row(its.offsets, n_numbers, np.int32)
-        fractions = row(its.fractions, n_numbers, scalar)
+        offsets = row(expansion.offsets, n_numbers, np.int32)
+        fractions = row(expansion.fractions, n_numbers, scalar)
         rows = row(net.column_rows, n_numbers, np.int32)
         sorted_fractions = row(net.column_values, n_numbers, scalar)
         # While the numbers are placed, starts[k + 1] is where the next one of input k goes.
@@ -242,17 +252,17 @@ def _column_gradients(scalar: Scalar) -> Any:
 
     @njit
     def column_gradients(
-        net: Net, its: Expansion, tile: Tile, g: Panels, deltas: Panels, pair: int
+        net: Net, expansion: Expansion, tile: Tile, g: Panels, deltas: Panels, pair: int
     ) -> None:
-        columns = row(its.columns, tile.last - its.n_plain, np.int64)
-        starts = row(its.starts, its.n_columns + 1, np.int64)
+        columns = row(expansion.columns, tile.last - expansion.n_plain, np.int64)
+        starts = row(expansion.starts, expansion.n_columns + 1, np.int64)
         rows, fractions = net.column_rows, net.column_values
-        k = max(tile.first, its.n_plain)
+        k = max(tile.first, expansion.n_plain)
         while k < tile.last:
-            c = columns[k - its.n_plain]
+            c = columns[k - expansion.n_plain]
             to = Panels(g.address + (k - tile.first) * vector, g.stride)
-            numbers = Numbers(net.column_starts + k * 8, rows, fractions)
-            if c < its.n_pieces:
+            numbers = SortedNumbers(net.column_starts + k * 8, rows, fractions)
+            if c < expansion.n_pieces:
                 stop = min(starts[c + 1], tile.last)
                 sum_pieces(to, deltas, numbers, stop - k, starts[c + 1] - stop, pair)
                 k = stop
@@ -278,20 +288,20 @@ def expanded_gradient(scalar: Scalar) -> Any:
         """Add the gradient of the chunks before."""
         n, down = (tile.last - tile.first) * lanes, panel * layer.packed_panel
         before = net.gradient - net.parameters + layer.packed + down + tile.first * vector
-        own, other = row(g, n, scalar), row(before, n, scalar)
+        sums, others = row(g, n, scalar), row(before, n, scalar)
         for i in range(n):
-            own[i] += other[i]
+            sums[i] += others[i]
 
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
         tile, layer = records_at(net.tiles, net.n_tiles, Tile)[t], record_at(net.layers, Layer)
-        its = record_at(net.expansion, Expansion)
-        if tile.first < its.n_plain:
-            plain_gradient(net, layer, tile, min(tile.last, its.n_plain), g, g_panel)
+        expansion = record_at(net.expansion, Expansion)
+        if tile.first < expansion.n_plain:
+            plain_gradient(net, layer, tile, min(tile.last, expansion.n_plain), g, g_panel)
         for p in range(0, tile.n_panels, 2):
-            pair, own = 1 if p + 1 < tile.n_panels else 0, Panels(g + p * g_panel, g_panel)
+            pair, panel = 1 if p + 1 < tile.n_panels else 0, Panels(g + p * g_panel, g_panel)
             deltas = Panels(layer.deltas + (tile.panel + p) * net.panel, net.panel)
-            column_gradients(net, its, tile, own, deltas, pair)
+            column_gradients(net, expansion, tile, panel, deltas, pair)
         for p in range(tile.n_panels if more else 0):
             go_on(net, layer, tile, tile.panel + p, g + p * g_panel)
 

@@ -1,0 +1,235 @@
+"""Training: seconds a step of each workload beside the peers', and their geometric means."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import race
+from benchmarks.output import DOCS, ROOT, Table
+from benchmarks.peers import PEERS
+from benchmarks.scores import (
+    Quartiles,
+    Record,
+    counted,
+    digits,
+    geometric,
+    over,
+    peak_of,
+    quartiles,
+    reason,
+)
+from benchmarks.workloads import BY_NAME, Workload
+
+PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
+COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
+BEST = "fastest peer"
+TITLES = ["", "contestant", ">us/step", ">quartiles", ">samples/s", ">GFLOP/s", ">% peak"]
+TITLES += [">/ fastmlp", ">quartiles", ">loss", ">first", "variant"]
+
+
+class Score(NamedTuple):
+    """A contestant on a workload; `ratio` is the time over fastmlp's, above 1 where that wins."""
+
+    contestant: str
+    variant: str
+    us: Quartiles
+    samples_per_second: float
+    gflops: float
+    percent_of_peak: float
+    ratio: Quartiles
+    loss: float
+    first_seconds: float
+
+    @property
+    def title(self) -> str:
+        """The contestant's name for people."""
+        return PEERS[self.contestant].title
+
+
+class Heat(NamedTuple):
+    """A workload at a number of threads: scores, and the contestants that have none."""
+
+    workload: Workload
+    threads: int
+    scores: list[Score]
+    absent: list[tuple[str, str]]
+
+    @property
+    def ours(self) -> Score | None:
+        """fastmlp's score."""
+        return self.of("fastmlp")
+
+    @property
+    def fastest_peer(self) -> Score | None:
+        """The peer with the least time, in turns of the same round: where a machine has two speeds
+        for seconds at a time, medians of times may be of one or of the other."""
+        peers = [s for s in self.scores if s.contestant != "fastmlp"]
+        by_ratio = self.ours is not None
+        return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
+
+    def of(self, name: str) -> Score | None:
+        """A contestant's score, or None."""
+        return next((s for s in self.scores if s.contestant == name), None)
+
+    def ratio(self, name: str) -> str:
+        """The cell of a contestant's ratio."""
+        score = self.of(name)
+        return f"{score.ratio.median:.2f}x" if score else "-"
+
+    def fastest(self) -> str:
+        """The cell of the fastest peer: ratio, quartiles, name."""
+        peer = self.fastest_peer
+        return f"{peer.ratio.cell}, {peer.title}" if peer else "-"
+
+
+def heats(results: Record) -> list[Heat]:
+    """All workloads, in the order they were run."""
+    keys = dict.fromkeys((r["workload"], r["threads"]) for r in results["training"])
+    return [_heat(results, *key) for key in keys]
+
+
+def _heat(results: Record, name: str, threads: int) -> Heat:
+    workload = BY_NAME[name].quick() if results.get("quick") else BY_NAME[name]
+    records = [r for r in results["training"] if (r["workload"], r["threads"]) == (name, threads)]
+    ran = {r["contestant"]: r for r in records if r["step_seconds"]}
+    base = ran.get("fastmlp", {}).get("step_seconds")
+    peak = peak_of(results, workload.dtype, threads)
+    scores = [_score(workload, record, base, peak) for record in ran.values()]
+    absent = [(r["contestant"], reason(r)) for r in records if r["contestant"] not in ran]
+    return Heat(workload, threads, scores, absent)
+
+
+def _score(workload: Workload, record: Record, base: list[float] | None, peak: float) -> Score:
+    seconds = np.array(record["step_seconds"])
+    rate = 1 / float(np.median(seconds))
+    gflops = workload.flops * rate / 1e9
+    return Score(
+        contestant=record["contestant"],
+        variant=record["variant"],
+        us=quartiles(seconds * 1e6),
+        samples_per_second=workload.batch * rate,
+        gflops=gflops,
+        percent_of_peak=100 * gflops / peak,
+        ratio=over(record["step_seconds"], base),
+        loss=record["loss"],
+        first_seconds=record["first_seconds"],
+    )
+
+
+def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int, int]]:
+    """(mean ratio, wins, workloads) by contestant, and of the fastest peer."""
+    ratios: dict[str, list[float]] = {}
+    for heat in all_heats:
+        if heat.threads != threads or not heat.ours:
+            continue
+        peers = [(s.contestant, s) for s in heat.scores if s.contestant != "fastmlp"]
+        peers += [(BEST, heat.fastest_peer)] if heat.fastest_peer else []
+        for name, score in peers:
+            ratios.setdefault(name, []).append(score.ratio.median)
+    return {n: (geometric(r), sum(x > 1 for x in r), len(r)) for n, r in ratios.items()}
+
+
+def measure(this: race.Race, workload: Workload, earlier: list[Record] | None) -> list[Record]:
+    """A record of each contestant that trains; another pass adds its turns."""
+    trainers = [c for c in this.contestants if PEERS[c.name].trains]
+    return race.train(this, [(contestant, workload) for contestant in trainers], earlier)
+
+
+def heat_lines(heat: Heat) -> Iterator[str]:
+    """A workload for the terminal: every contestant, the fastest peer marked."""
+    load = heat.workload
+    yield f"\n{load.description}; {load.flops / 1e6:.3g} MFLOP a step; {counted(heat.threads)}"
+    rows = [
+        (
+            "*" if s is heat.fastest_peer else "",
+            s.title,
+            digits(s.us.median),
+            f"{digits(s.us.low)} - {digits(s.us.high)}",
+            f"{s.samples_per_second:,.0f}",
+            digits(s.gflops),
+            f"{s.percent_of_peak:.1f}",
+            f"{s.ratio.median:.2f}",
+            s.ratio.spread,
+            f"{s.loss:.4f}",
+            f"{s.first_seconds:.1f}s",
+            s.variant,
+        )
+        for s in sorted(heat.scores, key=lambda score: score.us.median)
+    ]
+    yield from Table(TITLES, rows).text()
+    yield from (f"   {PEERS[name].title} - {why}" for name, why in heat.absent)
+
+
+def lines(results: Record) -> Iterator[str]:
+    """All workloads for the terminal, and the gain of more threads."""
+    all_heats = heats(results)
+    for heat in all_heats:
+        yield from heat_lines(heat)
+    by_key = {(h.workload.name, h.threads): h for h in all_heats}
+    counts = sorted({threads for _, threads in by_key})
+    if len(counts) < 2:
+        return
+    few, most = counts[0], counts[-1]
+    yield f"\nspeed-up from {few} to {most} threads"
+    contestants = [n for n in PEERS if PEERS[n].trains]
+    rows = []
+    for name in dict.fromkeys(name for name, _ in by_key):
+        pairs = [(by_key[name, few].of(n), by_key[name, most].of(n)) for n in contestants]
+        cells = [f"{a.us.median / b.us.median:.2f}" if a and b else "-" for a, b in pairs]
+        rows.append((name, *cells))
+    yield from Table(("workload", *(f">{PEERS[n].title}" for n in contestants)), rows).text()
+
+
+def mean_lines(results: Record) -> Iterator[str]:
+    """Geometric means of all workloads for the terminal, lost ones included."""
+    all_heats = heats(results)
+    for threads in dict.fromkeys(heat.threads for heat in all_heats):
+        yield f"\ngeometric mean of time over fastmlp's, {counted(threads)}"
+        for name, (mean, wins, n) in geometric_means(all_heats, threads).items():
+            title = PEERS[name].title if name in PEERS else name
+            yield f"  {title:<14} {mean:>6.2f}x   fastmlp ahead on {wins} of {n}"
+
+
+def table(results: Record, threads: int) -> Iterator[str]:
+    """The page's table."""
+    yield (
+        "\nTraining: microseconds a step, the share of the cores' multiply-add peak, and each "
+        "peer's time over fastmlp's: medians (and quartiles) of interleaved repeats; below 1 the "
+        "peer is ahead.\n"
+    )
+    all_heats = heats(results)
+    titles = [
+        "net@batch",
+        ">fastmlp, us",
+        ">of peak",
+        BEST,
+        *(f">{PEERS[n].title}" for n in COLUMNS),
+    ]
+    rows: list[Iterable[str]] = [
+        (
+            heat.workload.description,
+            digits(heat.ours.us.median),
+            f"{heat.ours.percent_of_peak:.0f} %",
+            heat.fastest(),
+            *map(heat.ratio, COLUMNS),
+        )
+        for heat in all_heats
+        if heat.threads == threads and heat.ours
+    ]
+    means = geometric_means(all_heats, threads)
+    best, *cells = [f"{means[n][0]:.2f}x" if n in means else "-" for n in (BEST, *COLUMNS)]
+    rows.append(("geometric mean", "", "", f"**{best}**", *cells))
+    yield from Table(titles, [[*cells] for cells in rows]).markdown()
+
+
+def summary(results: Record, threads: int) -> str:
+    """The README's sentence: the geometric means."""
+    m, means = results["machine"], geometric_means(heats(results), threads)
+    peers = ", ".join(f"{PEERS[n].title} {means[n][0]:.2f}" for n in COLUMNS if n in means)
+    best, _, count = means.get(BEST, (float("nan"), 0, 0))
+    return (
+        f"A training step takes the fastest peer of each net {best:.2f} times as long as fastmlp, "
+        f"by the geometric\nmean of {count} nets ({peers}), on {m['cores']} cores of\n"
+        f"{m['cpu']}, {m['date']}."
+    )

@@ -1,0 +1,202 @@
+"""Settings of single layers: learning rates, frozen layers, dropout and noise."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from fastmlp.network.spec import OWNER, Network
+from fastmlp.rules import dropout as rules
+from fastmlp.rules.dropout import Dropout, Rate, is_used
+from fastmlp.rules.groups import Factors
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import count
+
+FORM = (
+    "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or one such "
+    "mapping for all layers"
+)
+SYNONYMS = {
+    "weights": "weight w kernel kernels coefs",
+    "biases": "bias b intercept intercepts",
+    "a sequence has one entry a layer, in their order": "0 1 2 layer layers",
+}
+
+
+class Switches(list[bool]):
+    """A list of a net's `trainable`. Setting an item sets it in the net.
+
+    Parameters
+    ----------
+    values : sequence of bool
+    assign : callable
+        Takes the whole list when an item has been set.
+    """
+
+    def __init__(self, values: Sequence[bool], assign: Callable[[list[bool]], None]) -> None:
+        super().__init__(values)
+        self._assign = assign
+
+    def __setitem__(self, place: SupportsIndex | slice, value: Any) -> None:
+        changed = list(self)
+        changed[place] = value
+        self._assign(changed)
+        super().__setitem__(place, value)
+
+    def __reduce__(self) -> Any:
+        """Make a copy, or a pickle, a plain list."""
+        return list, (list(self),)
+
+
+def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
+    """Check factors of the learning rate; return those of each layer, or () if all are 1."""
+    if setting is None:
+        return ()
+    if isinstance(setting, Mapping):
+        factors = [_factors(setting, name)] * n_layers
+    else:
+        _check_sequence(setting, n_layers, name, FORM)
+        factors = [_factors(rates, f"{name}[{i}]") for i, rates in enumerate(setting)]
+    return () if factors == [Factors()] * n_layers else tuple(factors)
+
+
+def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
+    """Check which layers are trained; return a bool for each, or () if all are."""
+    if isinstance(setting, bool | np.bool_):
+        setting = [setting] * n_layers
+    else:
+        _check_sequence(setting, n_layers, name, "True or False, or one of them for each layer")
+    switches = [
+        scalars.boolean(OWNER, f"{name}[{i}]", _plain(switch)) for i, switch in enumerate(setting)
+    ]
+    return () if all(switches) else tuple(switches)
+
+
+def require_trained(network: Network, who: str) -> None:
+    """Check that something is trained."""
+    if not any(map(any, network.factors)):
+        raise ValueError(
+            f"{who}: all layers are frozen, there is nothing to train; set net.trainable = True, "
+            "or a factor of layer_rates above 0"
+        )
+
+
+def frozen(network: Network) -> list[tuple[bool, bool]]:
+    """Return for each layer if its weights are frozen, and if its biases are."""
+    return [(factors.weights == 0, factors.biases == 0) for factors in network.factors]
+
+
+def in_use(network: Network) -> dict[str, Any]:
+    """Return rates and frozen layers as JSON, by the names of MLP's attributes; without those of a
+    net that trains all of its layers alike."""
+    rates, switches = network.layer_rates, network.trainable
+    settings = {"layer_rates": [shown(factors) for factors in rates], "trainable": list(switches)}
+    return {name: values for name, values in settings.items() if values}
+
+
+def all_shown(network: Network) -> list[Any]:
+    """Return the factors of all layers as a user writes them."""
+    rates = network.layer_rates or (Factors(),) * network.layout.n_layers
+    return [shown(factors) for factors in rates]
+
+
+def shown(factors: Factors) -> Any:
+    """Return the factors of a layer as a user writes them."""
+    weights, biases = factors
+    return weights if weights == biases else {"weights": weights, "biases": biases}
+
+
+def _factors(setting: Any, name: str) -> Factors:
+    if not isinstance(setting, Mapping):
+        number = scalars.non_negative(OWNER, name, setting)
+        return Factors(number, number)
+    for key in setting:
+        scalars.known(OWNER, f"key of {name}", key, Factors._fields, SYNONYMS)
+    numbers = {
+        key: scalars.non_negative(OWNER, f"{name}[{key!r}]", factor)
+        for key, factor in setting.items()
+    }
+    return Factors(**numbers)
+
+
+def _check_sequence(setting: Any, n_layers: int, name: str, form: str) -> None:
+    a_sequence = isinstance(setting, Sequence) or (
+        isinstance(setting, np.ndarray) and setting.ndim == 1
+    )
+    if isinstance(setting, str | bytes | Set) or not a_sequence:
+        raise TypeError(f"{OWNER}: {name} must be {form}, got {setting!r}")
+    if len(setting) != n_layers:
+        raise ValueError(
+            f"{OWNER}: {name} must have one entry for each of {count(n_layers, 'layer')}, hidden "
+            f"and output, got {len(setting)}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
+# A schedule is tried at these steps of a fit that ends after them.
+TRIAL = np.arange(101)
+
+
+def dropout_of(
+    dropout: object, input_dropout: object, input_noise: object, n_hidden: int
+) -> Dropout | None:
+    """Return the checked rates of a net with so many hidden layers; None if all are 0."""
+    rates = Dropout(
+        _rates(dropout, n_hidden),
+        _rate("input_dropout", input_dropout),
+        _rate("input_noise", input_noise, is_noise=True),
+    )
+    return rates if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))) else None
+
+
+def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
+    """Return one rate per hidden layer, from one number or schedule, or from a sequence of them."""
+    if isinstance(setting, str | bytes | Set | Mapping) or not isinstance(setting, Iterable):
+        rate = _rate("dropout", setting)
+        if is_used(rate) and not n_hidden:
+            raise ValueError(
+                f"{OWNER}: dropout={setting!r} is of hidden layers, but layer_sizes has none; "
+                "input_dropout is of the inputs"
+            )
+        return (rate,) * n_hidden
+    rates = tuple(_rate(f"dropout[{i}]", item) for i, item in enumerate(setting))
+    if len(rates) != n_hidden:
+        raise ValueError(
+            f"{OWNER}: dropout has {count(len(rates), 'rate')}, but layer_sizes has "
+            f"{n_hidden} hidden; the outputs are never dropped"
+        )
+    return rates
+
+
+def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
+    """Check a number in the range of rates, or of standard deviations, or a schedule."""
+    if isinstance(setting, type):
+        raise TypeError(
+            f"{OWNER}: {name} must be a schedule, not its class: {setting.__name__}(...)"
+        )
+    if callable(setting):
+        schedule: Rate = setting
+        try:
+            rules.checked(schedule, TRIAL, len(TRIAL), name)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise TypeError(
+                f"{OWNER}: {name} must be a number or a schedule, a function of step numbers and "
+                f"of the total of steps, got {setting!r}; calling it failed: {error}"
+            ) from error
+        return schedule
+    expected, check = "a finite number of 0 or more", scalars.non_negative
+    if not is_noise:
+        expected, check = "a number in [0, 1)", scalars.fraction
+    try:
+        return check(OWNER, name, setting)
+    except (TypeError, ValueError) as error:
+        of_layers = ", one for each hidden layer," if name == "dropout" else ""
+        raise type(error)(
+            f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as Cosine(0.2), "
+            f"got {setting!r}"
+        ) from None

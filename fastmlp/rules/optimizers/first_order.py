@@ -1,0 +1,511 @@
+"""Optimizers that step along the gradient: their settings, and the coefficients of a step."""
+
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.rules import updates
+from fastmlp.rules.optimizers.protocol import (
+    OptimizerSettings,
+    Rates,
+    Schedule,
+    check_settings,
+    columns,
+    finite_numbers,
+    powers,
+)
+from fastmlp.rules.updates import UpdateRule
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class SGD(OptimizerSettings):
+    """Stochastic gradient descent, with momentum and Nesterov's form of it.
+
+    ``m <- momentum m - rate g``, then ``w <- w + m``, or with `nesterov`
+    ``w <- w + momentum m - rate g``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.01
+    momentum : float in [0, 1), default 0
+    nesterov : bool, default False
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range, or `nesterov` is True without a momentum.
+
+    References
+    ----------
+    Polyak (1964), "Some methods of speeding up the convergence of iteration methods".
+    Sutskever, Martens, Dahl & Hinton (2013), "On the importance of initialization and momentum in
+    deep learning".
+
+    Examples
+    --------
+    >>> from fastmlp import SGD
+    >>> SGD(0.1, momentum=0.9)
+    SGD(learning_rate=0.1, momentum=0.9, nesterov=False)
+    """
+
+    learning_rate: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.fraction, "momentum")
+        check_settings(self, scalars.boolean, "nesterov")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0, got momentum=0.0")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule for these settings."""
+        if self.nesterov:
+            return updates.sgd_nesterov
+        return updates.sgd_momentum if self.momentum else updates.sgd
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate,), or (rate, momentum)."""
+        return columns(rates, rates, *([self.momentum] if self.momentum else []))
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class Adam(OptimizerSettings):
+    """Adaptive moments.
+
+    ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
+    ``w <- w - rate m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta_1^t)`` and
+    ``v' = v / (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the paper's
+    algorithm and in PyTorch.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        Add epsilon to the uncorrected root, the paper's "epsilon hat", as Keras and scikit-learn
+        do: the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range.
+
+    References
+    ----------
+    Kingma & Ba (2015), "Adam: a method for stochastic optimization", arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> from fastmlp import Adam
+    >>> Adam(0.01).beta_2
+    0.999
+    """
+
+    learning_rate: float | Schedule = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    epsilon_hat: bool = field(default=False, kw_only=True)
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.fraction, "beta_1", "beta_2")
+        check_settings(self, scalars.positive, "epsilon")
+        check_settings(self, scalars.boolean, "epsilon_hat")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adam`."""
+        return updates.adam
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
+
+        The gains are 1 - beta, computed in float64: in float32, 1 - 0.999 has an error of 5e-5.
+        """
+        t = first_step + np.arange(len(rates))
+        root = np.sqrt(1 - powers(self.beta_2, t))
+        rate = rates * root / (1 - powers(self.beta_1, t))
+        return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
+
+    def _epsilon(self, root: Rates) -> Any:
+        """Return the term that the rule adds to the uncorrected root of v; `root` corrects it."""
+        return self.epsilon if self.epsilon_hat else self.epsilon * root
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
+
+    The decay acts on every parameter, biases included, as in the paper and in PyTorch, unless
+    `decay_biases` is False.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        As in `Adam`.
+    weight_decay : float of 0 or more, default 0.01
+    decay_biases : bool, default True
+        False: biases do not decay, as in most recipes for tables.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range.
+
+    References
+    ----------
+    Loshchilov & Hutter (2019), "Decoupled weight decay regularization", arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> from fastmlp import AdamW
+    >>> AdamW(weight_decay=0.1).weight_decay
+    0.1
+    """
+
+    weight_decay: float = 0.01
+    decay_biases: bool = field(default=True, kw_only=True)
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.non_negative, "weight_decay")
+        check_settings(self, scalars.boolean, "decay_biases")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adamw`."""
+        return updates.adamw
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return Adam's coefficients and keep = 1 - rate weight_decay."""
+        keep = 1 - rates * self.weight_decay
+        return np.column_stack([super().coefficients(first_step, rates), keep])
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class Nadam(Adam):
+    """Adam with Nesterov's momentum and a momentum schedule.
+
+    With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of mu_1 to mu_t:
+    ``w <- w - rate u / (sqrt(v') + epsilon)`` with
+    ``u = mu_(t+1) m / (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        As in `Adam`.
+    momentum_decay : float of 0 or more, default 0.004
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range.
+
+    References
+    ----------
+    Dozat (2016), "Incorporating Nesterov momentum into Adam".
+
+    Examples
+    --------
+    >>> from fastmlp import Nadam
+    >>> Nadam(0.002).momentum_decay
+    0.004
+    """
+
+    momentum_decay: float = 0.004
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.non_negative, "momentum_decay")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.nadam`."""
+        return updates.nadam
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
+        t = first_step + np.arange(len(rates) + 1)
+        mu = self._momentum(t)
+        product = self._product(first_step) * np.cumprod(mu)
+        root = np.sqrt(1 - powers(self.beta_2, t[:-1]))
+        rate_m = rates * root * mu[1:] / (1 - product[1:])
+        rate_g = rates * root * (1 - mu[:-1]) / (1 - product[:-1])
+        return columns(rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
+
+    def _momentum(self, t: NDArray[np.int64]) -> Any:
+        return self.beta_1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
+
+    def _product(self, step: int) -> float:
+        """Return the product of the momenta before `step`; 0 if it is below 1e-30."""
+        vanished = 70 / -np.log(self.beta_1) if self.beta_1 else 1.0
+        if step > vanished:
+            return 0.0
+        product: Any = 1.0
+        for first in range(1, step, 1 << 16):
+            product *= np.prod(self._momentum(np.arange(first, min(first + (1 << 16), step))))
+        return float(product)
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class RMSprop(OptimizerSettings):
+    """Divide the gradient by a running mean of its size.
+
+    ``v <- rho v + (1 - rho) g^2``, ``m <- momentum m + g / (sqrt(v) + epsilon)``,
+    ``w <- w - rate m``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    rho : float in [0, 1), default 0.9
+    momentum : float in [0, 1), default 0
+    epsilon : float above 0, default 1e-8
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range.
+
+    References
+    ----------
+    Tieleman & Hinton (2012), "Lecture 6.5: rmsprop", Coursera.
+
+    Examples
+    --------
+    >>> from fastmlp import RMSprop
+    >>> RMSprop(rho=0.99).momentum
+    0.0
+    """
+
+    learning_rate: float | Schedule = 0.001
+    rho: float = 0.9
+    momentum: float = 0.0
+    epsilon: float = 1e-8
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.fraction, "rho", "momentum")
+        check_settings(self, scalars.positive, "epsilon")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.rmsprop`."""
+        return updates.rmsprop
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
+        return columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class Adagrad(OptimizerSettings):
+    """Divide the gradient by the root of the sum of its squares so far.
+
+    ``v <- v + g^2``, ``w <- w - rate g / (sqrt(v) + epsilon)``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.01
+    epsilon : float above 0, default 1e-10
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range.
+
+    References
+    ----------
+    Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
+    optimization".
+
+    Examples
+    --------
+    >>> from fastmlp import Adagrad
+    >>> Adagrad(0.1)
+    Adagrad(learning_rate=0.1, epsilon=1e-10)
+    """
+
+    learning_rate: float | Schedule = 0.01
+    epsilon: float = 1e-10
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, scalars.positive, "epsilon")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adagrad`."""
+        return updates.adagrad
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, epsilon)."""
+        return columns(rates, rates, self.epsilon)
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class ScheduleFreeAdamW(OptimizerSettings):
+    """AdamW with an average of its iterates, built in, in place of a schedule.
+
+    Gradients are taken at ``y = (1 - beta_1) z + beta_1 x``. Step t, with the rate
+    ``r = learning_rate min(1, t / warmup_steps)``, is ``v <- beta_2 v + (1 - beta_2) g^2``,
+    ``s = g / (sqrt(v / (1 - beta_2^t)) + epsilon) + weight_decay y``, ``z <- z - r s``, and x
+    becomes the mean of all z so far, each weighted by the square of its rate. The net's parameters
+    are x for whatever looks at it, while and after it trains; a further fit goes on from y and z,
+    and the length of a fit need not be known ahead.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.0025
+        A number: a schedule would be a second one.
+    beta_1 : float in (0, 1), default 0.9
+        The share of x in y.
+    beta_2 : float in [0, 1), default 0.999
+    epsilon : float above 0, default 1e-8
+        Added to the corrected root, as in `Adam`.
+    weight_decay : float of 0 or more, default 0
+        Of y, biases included.
+    warmup_steps : int of 0 or more, default 0
+        The rate rises linearly over the first so many steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not a number or out of range, or if there is an `average`.
+
+    References
+    ----------
+    Defazio et al. (2024), "The road less scheduled", arXiv:2405.15682.
+
+    Examples
+    --------
+    >>> from fastmlp import MLP, ScheduleFreeAdamW
+    >>> net = MLP((2, 4, 1), optimizer=ScheduleFreeAdamW(0.01, warmup_steps=100))
+    """
+
+    learning_rate: float = 0.0025
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+
+    def _check(self) -> None:
+        who, rate = type(self).__name__, self.learning_rate
+        if callable(rate):
+            raise TypeError(
+                f"{who}: learning_rate must be a finite number above 0, got {rate!r}: the average "
+                "takes the place of a schedule; use warmup_steps, or AdamW with the schedule"
+            )
+        check_settings(self, scalars.positive, "learning_rate", "epsilon")
+        super()._check()
+        if self.average is not None:
+            raise ValueError(
+                f"{who}: it averages by itself, got average={self.average!r}: leave it out, or use "
+                "AdamW with it"
+            )
+        check_settings(self, scalars.inner_fraction, "beta_1")
+        check_settings(self, scalars.fraction, "beta_2")
+        check_settings(self, scalars.non_negative, "weight_decay")
+        check_settings(self, _steps, "warmup_steps")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.schedule_free_adamw`."""
+        return updates.schedule_free_adamw
+
+    def coefficients(self, first_step: int, rates: Rates, averaged_from: int = 0) -> Rates:
+        """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), with the bias
+        correction of v folded in; x counts the steps after step `averaged_from`."""
+        t = first_step + np.arange(len(rates))
+        root = np.sqrt(1 - powers(self.beta_2, t))
+        of_z = rates * self._risen(t)
+        share = self._risen(t) ** 2 / (self._mass(t) - self._mass(np.array(averaged_from)))
+        rate_m = of_z * self.beta_1 * (1 - share)
+        fixed = (1 - self.beta_2, self.epsilon * root, root, self.weight_decay)
+        return columns(rates, of_z - rate_m, *fixed, share, rate_m)
+
+    def _risen(self, t: Any) -> Any:
+        """Return the rates at steps t in parts of the full rate."""
+        return np.minimum(t / max(self.warmup_steps, 1), 1.0)
+
+    def _mass(self, t: Any) -> Any:
+        """Return the sums of squares of the rates, in parts of the full rate, up to steps t."""
+        n = float(max(self.warmup_steps, 1))
+        low = np.minimum(t, n)
+        return low * (low + 1) * (2 * low + 1) / (6 * n * n) + (t - low)
+
+
+def _steps(owner: str, name: str, value: object) -> int:
+    """Check a number of steps, 0 or more."""
+    expected = "an integer of 0 or more"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
+    return scalars.positive_integer(owner, name, value) if value else 0
+
+
+@explained
+@dataclass(frozen=True, repr=False)
+class Custom(OptimizerSettings):
+    """An optimizer from a rule of your own.
+
+    Parameters
+    ----------
+    rule : callable
+        ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
+        and two slots of state that start at 0. It is compiled on first use, and may call the
+        functions of `fastmlp.rules.elementary` and NumPy's.
+    learning_rate : float or schedule, default 0.001
+    constants : tuple of float, default ()
+        Further coefficients that the rule takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting has the wrong type or is out of range.
+
+    Examples
+    --------
+    >>> from fastmlp import Custom, MLP
+    >>> def sign_descent(w, g, m, v, rate):
+    ...     return (w - rate if g > 0 else w + rate), m, v
+    >>> net = MLP((2, 4, 1), optimizer=Custom(sign_descent, learning_rate=0.01))
+    """
+
+    rule: UpdateRule
+    learning_rate: float | Schedule = 0.001
+    constants: tuple[float, ...] = field(default=())
+
+    def _check(self) -> None:
+        if not callable(self.rule):
+            raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
+        super()._check()
+        check_settings(self, finite_numbers, "constants")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return the rate and the constants."""
+        return columns(rates, rates, *self.constants)

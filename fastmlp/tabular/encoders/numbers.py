@@ -1,0 +1,305 @@
+"""Encoders of columns of numbers: scaled, as quantiles, with cosines, and marks of missing ones."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import ndtri
+from sklearn.preprocessing import QuantileTransformer
+from sklearn.utils import check_random_state
+
+from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips, there
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+class RobustSmoothClip(NumberEncoder):
+    """Scale columns by their median and the distance of their quartiles, and draw outliers in.
+
+    With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``, which is
+    about z where that is small, and between -3 and 3. Where the quartiles are equal, z is
+    ``2 (x - median) / (max - min)``, and 0 in a column of one value. NaN becomes 0, the median.
+    The method is that of RealMLP, in Holzmüller, Grinsztajn and Steinwart, "Better by default"
+    (2024).
+
+    Attributes
+    ----------
+    center_ : (n_features,) array of float64
+        The medians.
+    factor_ : (n_features,) array of float64
+        Factors of distances from the median.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import RobustSmoothClip
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0], [1000.0]])
+    >>> RobustSmoothClip().fit_transform(X).round(2).ravel()
+    array([-0.95, -0.49,  0.  ,  0.49,  3.  ], dtype=float32)
+    """
+
+    ARRAYS: ClassVar = {
+        "center_": (np.float64, ("n_features",)),
+        "factor_": (np.float64, ("n_features",)),
+    }
+    center_: Array
+    factor_: Array
+
+    def learn(self, X: Array, y: Any = None) -> None:
+        """Learn from checked rows."""
+        learned = [_quartiles(there(column)) for column in X.T]
+        self.center_, self.factor_ = np.array(learned, np.float64).reshape(-1, 2).T.copy()
+
+    def write(self, X: Array, out: Array) -> None:
+        """Write the scaled columns of checked rows to `out`."""
+        from fastmlp.tabular.encoders import compiled
+
+        compiled.write_clipped(X, out, self.center_, self.factor_)
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded columns."""
+        return len(self.center_)
+
+    def _names(self, names: list[str]) -> Sequence[str]:
+        return names
+
+
+def _quartiles(values: Array) -> tuple[float, float]:
+    """Return a column's median and factor, of the numbers that are there."""
+    if not len(values):
+        return 0.0, 0.0
+    low, middle, high = np.quantile(values, QUARTILES)
+    distance = high - low or (values.max() - values.min()) / 2
+    with np.errstate(over="ignore", divide="ignore"):
+        factor = 1 / distance if distance > 0 else 0.0
+    return float(middle), float(min(factor, np.finfo(np.float64).max))
+
+
+# Rows for a quantile, and the fewest and the most of them.
+ROWS, FEWEST, MOST = 30, 10, 1000
+# Beside a column's standard deviation.
+NOISE = 1e-5
+# As scikit-learn: numbers that close to the ends are the ends, which are +-5.2.
+CLOSE = 1e-7
+END = float(-ndtri(CLOSE - np.spacing(1)))
+
+
+class NoisyQuantile(NumberEncoder):
+    """Map each column's quantiles to those of the normal distribution.
+
+    scikit-learn's QuantileTransformer learns max(min(n_rows / 30, 1000), 10) quantiles of the
+    standardized columns, to which noise of deviation 1e-5 is added, so that equal numbers, such as
+    zeros, take the middle of their ranks. What is transformed has no noise. NaN becomes 0. The
+    method is that of Gorishniy and others, "Revisiting deep learning models for tabular data"
+    (2021).
+
+    Parameters
+    ----------
+    random_state : int, RandomState or None
+        Of the noise.
+
+    Attributes
+    ----------
+    center_, scale_ : (n_features,) arrays of float64
+        Means and standard deviations.
+    quantiles_ : (n_quantiles, n_features) array of float64
+        Of the standardized columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import NoisyQuantile
+    >>> X = np.exp(np.linspace(0, 2, 3001))[:, None]
+    >>> encoder = NoisyQuantile(random_state=0).fit(X)
+    >>> encoder.transform(X[[300, 1600, 2700]]).round(1).ravel()
+    array([-1.3,  0.1,  1.3], dtype=float32)
+    """
+
+    ARRAYS: ClassVar = {
+        "center_": (np.float64, ("n_features",)),
+        "scale_": (np.float64, ("n_features",)),
+        "quantiles_": (np.float64, ("n_quantiles", "n_features")),
+    }
+    center_: Array
+    scale_: Array
+    quantiles_: Array
+
+    @explained
+    def __init__(self, random_state: Any = None) -> None:
+        self.random_state = random_state
+
+    def learn(self, X: Array, y: Any = None) -> None:
+        """Learn from checked rows."""
+        moments = [_moments(there(column)) for column in X.T]
+        self.center_, self.scale_ = np.array(moments, np.float64).reshape(-1, 2).T.copy()
+        noise = check_random_state(self.random_state).normal(0, NOISE, X.shape)
+        n = max(min(len(X) // ROWS, MOST), FEWEST)
+        transformer = QuantileTransformer(
+            n_quantiles=min(n, len(X)), output_distribution="normal", subsample=None
+        )
+        filled = (X - self.center_) / self.scale_ + noise
+        # A column without numbers has no quantiles: any are as good.
+        filled[:, np.isnan(filled).all(axis=0)] = 0
+        self.quantiles_ = transformer.fit(filled).quantiles_
+
+    def write(self, X: Array, out: Array) -> None:
+        """Write the mapped columns of checked rows to `out`."""
+        references = np.linspace(0, 1, len(self.quantiles_))
+        for j, quantiles in enumerate(np.ascontiguousarray(self.quantiles_.T)):
+            z = (X[:, j] - self.center_[j]) / self.scale_[j]
+            share = np.interp(z, quantiles, references)
+            if (quantiles[1:] <= quantiles[:-1]).any():
+                # Of equal quantiles the middle.
+                down = np.interp(-z, -quantiles[::-1], -references[::-1])
+                share = (share - down) / 2
+            share[z + CLOSE > quantiles[-1]] = 1
+            share[z - CLOSE < quantiles[0]] = 0
+            mapped = np.clip(ndtri(share), -END, END)
+            mapped[np.isnan(z)] = 0
+            out[:, j] = mapped
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded columns."""
+        return len(self.center_)
+
+    def _names(self, names: list[str]) -> Sequence[str]:
+        return names
+
+
+def _moments(values: Array) -> tuple[float, float]:
+    if not len(values):
+        return 0.0, 1.0
+    return float(values.mean()), float(values.std()) or 1.0
+
+
+# In standard deviations: frequencies beyond are drawn anew.
+LARGEST = 3.0
+# Angles of scaled numbers beyond float32's range have no cosine.
+HIGHEST = 1e30
+
+
+class CosineEncoder(NumberEncoder):
+    """Encode each number x as x and ``cos(2 pi w x)`` for random frequencies w, which stay fixed.
+
+    The frequencies are normal, truncated at 3 deviations, of deviation `scale`. Columns should be
+    scaled before; NaN is taken as 0. The cosines are those of Gorishniy, Rubachev and Babenko, "On
+    embeddings for numerical features in tabular deep learning" (2022), where w is trained.
+
+    Parameters
+    ----------
+    n_frequencies : int
+        For each column.
+    scale : float
+        Above 0.
+    random_state : int, RandomState or None
+        Of the frequencies.
+
+    Attributes
+    ----------
+    frequencies_ : (n_features, n_frequencies) array of float32
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import CosineEncoder
+    >>> encoder = CosineEncoder(n_frequencies=2, random_state=0).fit(np.zeros((5, 1)))
+    >>> encoder.transform([[0.0], [0.5]]).shape
+    (2, 3)
+    >>> encoder.transform([[0.0]])
+    array([[0., 1., 1.]], dtype=float32)
+    """
+
+    ARRAYS: ClassVar = {"frequencies_": (np.float32, ("n_features", "n_frequencies"))}
+    frequencies_: Array
+
+    @explained
+    def __init__(
+        self, n_frequencies: int = 8, scale: float = 0.3, random_state: Any = None
+    ) -> None:
+        self.n_frequencies = n_frequencies
+        self.scale = scale
+        self.random_state = random_state
+
+    def learn(self, X: Array, y: Any = None) -> None:
+        """Draw the frequencies for checked rows."""
+        who = type(self).__name__
+        n = scalars.positive_integer(who, "n_frequencies", self.n_frequencies)
+        scale, random = (
+            scalars.positive(who, "scale", self.scale),
+            check_random_state(self.random_state),
+        )
+        drawn = random.normal(size=(X.shape[1], n))
+        while (beyond := np.abs(drawn) > LARGEST).any():
+            drawn[beyond] = random.normal(size=int(beyond.sum()))
+        self.frequencies_ = (scale * drawn).astype(np.float32)
+
+    def write(self, X: Array, out: Array) -> None:
+        """Write the numbers and cosines of checked rows to `out`."""
+        n_features, n = self.frequencies_.shape
+        angles = np.float32(2 * np.pi) * self.frequencies_
+        for part in strips(len(X), out.shape[1]):
+            with np.errstate(over="ignore"):
+                x = X[part].astype(np.float32)
+            x[~np.isfinite(x)] = 0
+            features = out[part].reshape(len(x), n_features, n + 1)
+            features[:, :, 0] = x
+            features[:, :, 1:] = np.cos(x[:, :, None] * angles)
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded columns."""
+        return self.frequencies_.shape[0] * (self.frequencies_.shape[1] + 1)
+
+    def _check_arrays(self) -> None:
+        if (np.abs(self.frequencies_) > HIGHEST).any():
+            raise ValueError(f"frequencies must be at most {HIGHEST}")
+
+    def _names(self, names: list[str]) -> Sequence[str]:
+        n = self.frequencies_.shape[1]
+        return [label for name in names for label in (name, *(f"{name}_cos{i}" for i in range(n)))]
+
+
+class MissingMarks(NumberEncoder):
+    """Mark missing numbers by 1, and others by 0, in the columns where one is missing in training.
+
+    Attributes
+    ----------
+    columns_ : (n_outputs,) array of int64
+        The places of those columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import MissingMarks
+    >>> encoder = MissingMarks().fit([[1.0, np.nan], [2.0, 3.0]])
+    >>> encoder.transform([[np.nan, np.nan], [np.nan, 4.0]])
+    array([[1.],
+           [0.]], dtype=float32)
+    """
+
+    ARRAYS: ClassVar = {"columns_": (np.int64, ("n_outputs",))}
+    columns_: Array
+
+    def learn(self, X: Array, y: Any = None) -> None:
+        """Learn from checked rows."""
+        self.columns_ = np.flatnonzero(np.isnan(X).any(axis=0)).astype(np.int64)
+
+    def write(self, X: Array, out: Array) -> None:
+        """Write the marks of checked rows to `out`."""
+        out[:] = np.isnan(X[:, self.columns_])
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded columns."""
+        return len(self.columns_)
+
+    def _check_arrays(self) -> None:
+        if ((self.columns_ < 0) | (self.columns_ >= self.n_features_in_)).any():
+            raise ValueError("columns_ must be places of features")
+
+    def _names(self, names: list[str]) -> Sequence[str]:
+        return [f"{names[column]}_missing" for column in self.columns_]

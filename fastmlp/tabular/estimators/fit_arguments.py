@@ -1,0 +1,377 @@
+"""The arguments of a fit on a table: files, frames, rows, targets and weights, checked."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
+
+from fastmlp import validation
+from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
+from fastmlp.data.columns import lacking
+from fastmlp.tabular.pack import TableRows
+from fastmlp.tabular.schema import Schema, dates
+from fastmlp.tabular.schema.batches import read, require
+from fastmlp.tabular.schema.in_memory import is_rows
+from fastmlp.validation import hints, scalars
+from fastmlp.validation.frames import MISSING_TYPES
+from fastmlp.validation.suggestions import count, listed
+
+Array = NDArray[Any]
+
+
+class FitArguments(NamedTuple):
+    """The arguments of `fit` beside X and y."""
+
+    sample_weight: Any
+    X_val: Any
+    y_val: Any
+    sample_weight_val: Any
+    target: Any
+    groups: Any
+    callbacks: Any
+    progress: Any
+
+
+def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
+    """Return targets as an array, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no vector of so many, or some are missing or not finite.
+    """
+    if y is None:
+        raise ValueError(f"{who}: requires y to be passed, but the target y is None")
+    validation.unmasked(y, who, name)
+    targets: Array = column_or_1d(array(y), warn=True)
+    if len(targets) != n_rows:
+        check_consistent_length(np.empty(n_rows), targets)
+    _no_nan(missing(targets), who, name)
+    if targets.dtype.kind == "f":
+        assert_all_finite(targets, input_name=name)
+    return targets
+
+
+def array(y: Any) -> Array:
+    """Return targets as an array of any shape, in which missing values are seen as such."""
+    # NumPy takes a null of Arrow's dictionaries for their last value.
+    values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
+    targets = np.asarray(values)
+    if targets.dtype.kind in "US" and not isinstance(values, np.ndarray):
+        # Of a list of texts and NaN it makes the text "nan".
+        objects = np.array(values, object)
+        return objects if missing(objects.ravel()).any() else targets
+    return targets
+
+
+def missing(values: Array) -> NDArray[np.bool_]:
+    """Return True for each missing value, shape (n_rows,)."""
+    if values.dtype.kind in "fmM":
+        return values != values
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), np.bool_)
+    return np.array([_is_missing(value) for value in values], np.bool_)
+
+
+def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
+    """Return targets as numbers; raises as `vector` does."""
+    targets = vector(y, n_rows, who, name)
+    if targets.dtype.kind in "mM" or (targets.dtype.kind == "O" and _are_dates(targets)):
+        kind = f"got {targets.dtype}{hints.of_kind(y, targets, name)}"
+        raise TypeError(f"{who}: {name} must hold real numbers, {kind}")
+    try:
+        as_numbers = targets.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
+    assert_all_finite(as_numbers, input_name=name)
+    return as_numbers
+
+
+def _are_dates(values: Array) -> bool:
+    return any(isinstance(value, (*dates.DATES, dates.TIMES, *dates.DURATIONS)) for value in values)
+
+
+def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
+    """Return the labels, sorted, and the place of each row's, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` does, or if the targets are no labels, or of one class only.
+    """
+    labels = vector(y, n_rows, who)
+    try:
+        classes, places = np.unique(labels, return_inverse=True)
+        check_classification_targets(labels)
+    except TypeError as error:
+        raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
+    if len(classes) < 2:
+        message = f"y holds one class only, {classes.tolist()[0]!r}"
+        raise ValueError(f"{who}: {message}; a classifier needs two or more")
+    return classes, places.astype(np.int64)
+
+
+def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64]:
+    """Return the place of each row's label among known ones, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` does, or if a label is unknown.
+    """
+    labels = vector(y, n_rows, who, "y_val")
+    unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
+    if unknown:
+        known = listed(list(map(repr, classes.tolist())))
+        raise ValueError(f"{who}: y_val has labels that y has not: {listed(unknown)}; y: {known}")
+    return np.searchsorted(classes, labels).astype(np.int64)
+
+
+def weights(sample_weight: Any, n_rows: int, who: str) -> Array | None:
+    """Return weights of rows, or None; the mean of those that are not 0 is 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not numbers of 0 or more, one for each row, or all are 0.
+    """
+    if sample_weight is None:
+        return None
+    rows = np.empty((n_rows, 1))
+    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        # scikit-learn 1.7 says nothing of zeros.
+        raise ValueError(f"{who}: sample_weight must have at least one non-zero number")
+    return np.asarray(weight * (np.count_nonzero(weight) / weight.sum()))
+
+
+def class_weights(
+    class_weight: Any, places: Array, classes: Array, sample_weight: Any, who: str
+) -> Array:
+    """Return the weight of each class, shape (n_classes,); see scikit-learn's `class_weight`.
+
+    Parameters
+    ----------
+    class_weight : "balanced", or mapping of labels to numbers
+    places : (n_rows,) array, each row's place among the classes
+    sample_weight : (n_rows,) array, or None; rows of weight 0 are not counted
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a key is no label, or a number is below 0.
+    """
+    labels = classes.tolist()
+    if not isinstance(class_weight, str):
+        if unknown := [repr(key) for key in class_weight if key not in labels]:
+            known = listed(list(map(repr, labels)))
+            message = f"class_weight has keys that are no labels of y: {listed(unknown)}"
+            raise ValueError(f"{who}: {message}; y: {known}")
+        for key, value in class_weight.items():
+            scalars.non_negative(who, f"class_weight[{key!r}]", value)
+        return np.array([class_weight.get(label, 1.0) for label in labels], np.float64)
+    weight = weights(sample_weight, len(places), who)
+    there = places if weight is None else places[weight != 0]
+    counts = np.bincount(there, minlength=len(labels))
+    shares = np.maximum(counts, 1) * max(np.count_nonzero(counts), 1)
+    return np.asarray(len(there) / shares)
+
+
+def weighted(
+    part: TableRows, sample_weight: Any, who: str, of_class: Array | None = None
+) -> tuple[TableRows, NDArray[np.bool_]]:
+    """Return rows with weights, as `weights` has them, and which rows they are, a mask: those whose
+    weight is 0 are left out.
+
+    `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
+    """
+    if of_class is not None:
+        rows = np.empty((len(part.y), 1))
+        of_rows = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        sample_weight = of_class[part.y] * of_rows
+    weight = weights(sample_weight, len(part.y), who)
+    if weight is None:
+        return part, np.ones(len(part.y), np.bool_)
+    rows_with_weight, kept = part._replace(weight=weight), weight != 0
+    return rows_with_weight if kept.all() else rows_with_weight.take(np.flatnonzero(kept)), kept
+
+
+def to_validate(
+    arguments: FitArguments,
+    schema: Schema,
+    classes: Array | None,
+    cv: Any,
+    who: str,
+    of_class: Array | None = None,
+) -> TableRows | None:
+    """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` and `weights` do, if there are no rows, only one of `X_val` and `y_val` is
+        given, or there are folds to validate on.
+    """
+    if arguments.X_val is None and arguments.y_val is None:
+        return None
+    if arguments.X_val is None or arguments.y_val is None:
+        has, lacks = ("y_val", "X_val") if arguments.X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{who}: {has} is given, and {lacks} is not")
+    if cv is not None:
+        raise ValueError(f"{who}: cv={cv} needs no X_val: leave one of both out")
+    if arguments.groups is not None:
+        raise ValueError(f"{who}: groups are of rows held out of X, and X_val is given")
+    values = schema.read(arguments.X_val, f"{who}: X_val")
+    n = len(values.codes)
+    if not n:
+        raise ValueError(f"{who}: X_val has no rows")
+    y: Array
+    if classes is None:
+        y = numbers(arguments.y_val, n, who, "y_val")
+    else:
+        y = places_of(arguments.y_val, classes, n, who)
+    return weighted(TableRows(values, y), arguments.sample_weight_val, who, of_class)[0]
+
+
+def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
+    if missing.any():
+        message = (
+            f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
+        )
+        raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
+
+
+def _is_missing(value: Any) -> bool:
+    named = value is None or type(value).__name__ in MISSING_TYPES
+    return named or (isinstance(value, float) and value != value)
+
+
+def check_rows(X: Any, *, training: bool = False) -> None:
+    """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
+
+    Raises
+    ------
+    ValueError
+        If X is a vector, complex or without columns or, in training, has one row.
+    """
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind == "c":
+            raise ValueError("Complex data not supported")
+        if X.ndim == 1:
+            raise ValueError(
+                "Expected 2D array, got 1D array instead. Reshape your data either using "
+                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
+            )
+        if X.ndim == 2 and not X.shape[1]:
+            message = f"Found array with 0 feature(s) (shape={X.shape})"
+            raise ValueError(f"{message} while a minimum of 1 is required.")
+    if training and (getattr(X, "shape", None) or (0,))[0] == 1:
+        raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
+
+
+def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any, FitArguments]:
+    """Return a table in memory without the columns that are named beside it, y, and the rest.
+
+    With `arguments.target` X is a table that has it, or files; so is X_val without y_val.
+
+    Raises
+    ------
+    MemoryError
+        If a file or a query does not fit into memory.
+    TypeError, ValueError, ImportError, OSError
+        If arguments do not go together, a column is missing, or a file cannot be read.
+    """
+    target = arguments.target
+    if isinstance(y, str):
+        raise ValueError(f"{who}: y is a text: name the target's column by target={y!r}")
+    if target is not None:
+        if not isinstance(target, str):
+            raise TypeError(f"{who}: target must be a column's name, got {target!r}")
+        if y is not None:
+            raise ValueError(f"{who}: give y or target={target!r}, not both")
+    named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
+    X, columns = _taken(X, named, who)
+    validated = {"sample_weight_val": arguments.sample_weight_val}
+    if arguments.y_val is None:
+        validated["y_val"] = target
+    X_val, columns_val = _taken(arguments.X_val, validated, f"{who}: X_val")
+    y = columns.pop("y", y)
+    if target is not None:
+        _require_targets(y, target, who)
+    return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
+
+
+def _require_targets(y: Any, target: str, who: str) -> None:
+    """Check that no value of the target's column is missing, in the words of all readers."""
+    values = array(y)
+    if values.ndim == 1 and (gaps := missing(values)).any():
+        first = f"row {int(gaps.argmax())}"
+        raise ValueError(f"{who}: {lacking(target, int(gaps.sum()), first)}")
+
+
+def in_training_order(X: Any, columns: Sequence[str]) -> Any:
+    """Return rows that are mappings with all columns that there were; other tables as they are.
+
+    A key that no row has is then a missing value, as one that some rows lack.
+    """
+    if is_rows(X) and any(name in row for row in X for name in columns):
+        return [{**dict.fromkeys(columns), **X[0]}, *X[1:]]
+    return X
+
+
+def check_no_path(X: Any, who: str) -> None:
+    """Raise TypeError if X is a path of a file, or several."""
+    if _are_files(X):
+        name = who.partition(".")[0]
+        raise TypeError(
+            f"{who}: X is a path: {name}.predict_batches reads files, and fastmlp.predict_parquet "
+            "writes predictions beside columns of them"
+        )
+
+
+def _are_files(X: Any) -> bool:
+    paths = paths_of(X)
+    if paths is None or not isinstance(X, list | tuple):
+        return paths is not None
+    return all(path.lower().endswith(FILES) for path in paths)
+
+
+def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]]:
+    """Return a table without some columns, and those columns, by what they are for.
+
+    Parameters
+    ----------
+    named : what is a text is a column's name; other values are left out
+    """
+    names = {word: name for word, name in named.items() if isinstance(name, str)}
+    if X is None or not names:
+        if _are_files(X):
+            raise ValueError(f"{who}: X is a path: name the target's column by target=")
+        return X, {}
+    chosen = list(names.values())
+    if is_rows(X):
+        require(chosen, list(dict.fromkeys(key for row in X for key in row)), who)
+        columns = {word: [row.get(name) for row in X] for word, name in names.items()}
+        return [{k: v for k, v in row.items() if k not in chosen} for row in X], columns
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        require(chosen, list(map(str, X.columns)), who)
+        return X.drop(columns=chosen), {word: X[name] for word, name in names.items()}
+    table = _table(X, chosen, who, names.get("y", names.get("y_val")))
+    require(chosen, table.column_names, who)
+    columns = {word: table.column(name) for word, name in names.items()}
+    return table.drop_columns(chosen), columns
+
+
+def _table(X: Any, beside: list[str], who: str, target: str | None) -> Any:
+    """Return a table of Arrow of what is no frame of pandas."""
+    if isinstance(X, imported(who).Table):
+        return X
+    if type(X).__module__.startswith("polars") and not is_lazy(X):
+        return imported(who).table(X)
+    if paths_of(X) is None and not is_table(X) and not is_lazy(X):
+        raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
+    return read(X, beside, who, target)

@@ -1,0 +1,643 @@
+"""Predictions of few rows and of row blocks: the bits of any other call, on any threads."""
+
+import copy
+import pickle
+import sys
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from loss_cases import CASES, outputs_for
+from nets import network_of
+from panelled import INTERPRETED
+from peak_memory import peak_of
+
+from fastmlp import MLP
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.evaluation import Prediction
+from fastmlp.backends.cpu.predict import predictor
+from fastmlp.backends.cpu.predict.predictor import Predictor, Way, plain_out, way_for
+from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
+from fastmlp.compiler.target import lanes_of
+from fastmlp.model import core_of
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.validation.arrays import FINITE_BLOCK
+
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+SIZES = (5, 19, 6, 3)
+# In plain Python 64 rows of every rule took minutes.
+MOST = 6 if numba.config.DISABLE_JIT else GIL_ROWS
+N_ROWS = MOST + 9
+
+
+@pytest.fixture(autouse=True)
+def fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "GIL_ROWS", MOST)
+
+
+def assert_same_bits(network: Network, rng: Any) -> None:
+    """One to four rows at a time give the bits of all rows together."""
+    dtype, sizes = network.dtype, network.layout.sizes
+    parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
+    x = rng.normal(size=(N_ROWS, sizes[0])).astype(dtype)
+    expected = np.empty((N_ROWS, sizes[-1]), dtype)
+    assert Engine(network, 1).predict(parameters, x, expected) is None
+    assert np.isfinite(expected).all()
+    most = way_for(ONE_BY_ONE + 1, network).quick
+    quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
+    for n in sorted({1, 2, 3, 5, quick.most}):
+        for first in (0, 3, N_ROWS - n):
+            rows = slice(first, first + n)
+            out = np.empty((n, sizes[-1]), dtype)
+            found: Any = quick(x[rows], None)
+            assert np.array_equal(found, expected[rows])
+            assert quick(x[rows], out) is out
+            assert np.array_equal(out, expected[rows])
+            quick.write(x[rows], out)
+            assert np.array_equal(out, expected[rows])
+            first_call = Engine(network, 1).predict(parameters, x[rows], out)
+            assert isinstance(first_call, SmallBatch)
+            assert np.array_equal(out, expected[rows])
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bits_are_those_of_many_rows_with_every_activation(
+    activation: str, dtype: str, rng: Any
+) -> None:
+    assert_same_bits(network_of(SIZES, activation, activation, "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("link", LINKS)
+def test_bits_are_those_of_many_rows_with_every_link(link: str, dtype: str, rng: Any) -> None:
+    assert_same_bits(network_of(SIZES, "relu", "identity", link, dtype), rng)
+
+
+WIDE = [(1, 1), (1, 1, 1), (40, 1), (3, 70), (9, 33, 2), (16, 64, 64, 2), (257, 3), (600, 5, 2)]
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", WIDE[:5] if INTERPRETED else WIDE, ids=str)
+def test_bits_are_those_of_many_rows_at_every_size(
+    sizes: tuple[int, ...], dtype: str, rng: Any
+) -> None:
+    # Sums of more than 256 products come in blocks there.
+    assert_same_bits(network_of(sizes, "tanh", "identity", "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("loss", CASES)
+def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any, rng: Any) -> None:
+    net = MLP((5, 7, outputs_for(loss, 3)), loss=CASES[loss], dtype=dtype, seed=0)
+    x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
+    expected = net.predict(x)
+    assert not has_quick_way(net)
+    for _ in range(3):
+        assert np.array_equal(net.predict(x[:2]), expected[:2])
+        assert has_quick_way(net)
+
+
+def has_quick_way(net: MLP) -> bool:
+    """True if buffers for small batches have been made."""
+    predictor: Any = net._predictor
+    return predictor is not None and predictor._small is not None
+
+
+def net_and_rows(dtype: Any = "float32") -> tuple[MLP, Any]:
+    """A net that has predicted few rows before, and three rows."""
+    net = MLP((4, 6, 2), activation="tanh", dtype=dtype, seed=0)
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
+    net.predict(x)
+    assert has_quick_way(net)
+    return net, x
+
+
+def slowly(net: MLP, x: Any, out: Any = None) -> Any:
+    """The predictions of a net that has no quick way."""
+    other = copy.deepcopy(net)
+    assert other._predictor is None
+    return other.predict(x, out)
+
+
+def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = net_and_rows()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the slow way")
+
+    for slower in ("_checked", "_by_plain_blocks"):
+        monkeypatch.setattr(Predictor, slower, fail)
+    assert net.predict(x).shape == (3, 2)
+    assert net.predict(x[:1]).shape == (1, 2)
+
+
+@each_dtype
+def test_parameters_are_live(dtype: str) -> None:
+    net, x = net_and_rows(dtype)
+    before = net.predict(x)
+    net.weights[0][1, 2] += 1
+    after = net.predict(x)
+    assert not np.array_equal(after, before)
+    assert np.array_equal(after, slowly(net, x))
+    net.biases[-1][:] = 7
+    assert np.array_equal(net.predict(x), slowly(net, x))
+    net.fit(x, np.zeros((3, 2)), epochs=2)
+    assert np.array_equal(net.predict(x), slowly(net, x))
+    net.apply_gradient(np.ones(net.parameters.size))
+    assert np.array_equal(net.predict(x), slowly(net, x))
+
+
+@each_dtype
+def test_out_is_written_and_returned(dtype: str) -> None:
+    net, x = net_and_rows(dtype)
+    out = np.full((3, 2), np.nan, dtype)
+    assert net.predict(x, out) is out
+    assert np.array_equal(out, net.predict(x))
+    assert net.predict(x, out=out) is out
+
+
+def test_without_out_every_call_returns_an_array_of_its_own() -> None:
+    net, x = net_and_rows()
+    one, other = net.predict(x), net.predict(-x)
+    assert not np.shares_memory(one, other)
+    assert np.array_equal(one, slowly(net, x))
+
+
+def test_predictions_in_the_place_of_the_rows(rng: Any) -> None:
+    net = MLP((4, 9, 4), dtype="float64", seed=0)
+    x = rng.normal(size=(3, 4))
+    expected = net.predict(x)
+    assert net.predict(x, x) is x
+    assert np.array_equal(x, expected)
+
+
+def read_only(array: Any) -> Any:
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def with_number(x: Any, number: float) -> Any:
+    x = x.copy()
+    x[-1, -1] = number
+    return x
+
+
+class Own(np.ndarray[Any, Any]):
+    """An array of a class of its own."""
+
+
+ROWS: dict[str, Any] = {
+    "as they should be": lambda x: x,
+    "none": lambda x: x[:0],
+    "more than few": lambda x: np.concatenate([x] * 2),
+    "one feature less": lambda x: np.ascontiguousarray(x[:, 1:]),
+    "one feature more": lambda x: np.hstack([x, x[:, :1]]),
+    "one dimension": lambda x: x[0],
+    "three dimensions": lambda x: x[None],
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "integers": lambda x: x.astype(np.int64),
+    "other bytes": lambda x: x.astype(x.dtype.newbyteorder()),
+    "complex": lambda x: x.astype(complex),
+    "strings": lambda x: x.astype(str),
+    "objects": lambda x: x.astype(object),
+    "list": lambda x: x.tolist(),
+    "ragged": lambda x: [[1.0], [1.0, 2.0]],
+    "nothing": lambda x: None,
+    "by column": np.asfortranarray,
+    "strided": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: x[::-1],
+    "read-only": read_only,
+    "subclass": lambda x: x.view(Own),
+    "masked": np.ma.masked_array,
+    "nan": lambda x: with_number(x, np.nan),
+    "infinite": lambda x: with_number(x, np.inf),
+    "minus infinite": lambda x: with_number(x, -np.inf),
+    "huge": lambda x: with_number(x, 3e38),
+    "minus zero": lambda x: with_number(x, -0.0),
+    "denormal": lambda x: with_number(x, 1e-45),
+}
+OUTS: dict[str, Any] = {
+    "none": lambda: None,
+    "as it should be": lambda: np.zeros((3, 2), np.float32),
+    "rows less": lambda: np.zeros((2, 2), np.float32),
+    "columns more": lambda: np.zeros((3, 3), np.float32),
+    "flat": lambda: np.zeros(6, np.float32),
+    "three dimensions": lambda: np.zeros((3, 2, 1), np.float32),
+    "float64": lambda: np.zeros((3, 2)),
+    "by column": lambda: np.zeros((3, 2), np.float32, order="F"),
+    "strided": lambda: np.zeros((3, 4), np.float32)[:, ::2],
+    "read-only": lambda: read_only(np.zeros((3, 2), np.float32)),
+    "subclass": lambda: np.zeros((3, 2), np.float32).view(Own),
+    "other bytes": lambda: np.zeros((3, 2), np.dtype(np.float32).newbyteorder()),
+    "list": lambda: [[0.0, 0.0]] * 3,
+}
+
+
+def outcome(predict: Any, x: Any, out: Any) -> Any:
+    """The result of a call and its `out`, or the text of its error."""
+    try:
+        with np.errstate(all="ignore"):
+            result = predict(x, out)
+    except (TypeError, ValueError) as error:
+        return type(error), str(error)
+    same = out is None or result is out
+    return type(result), result.dtype, result.shape, result.tobytes(), same
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_of_any_kind_have_the_outcome_of_the_slow_way(rows: str) -> None:
+    net, x = net_and_rows()
+    given = ROWS[rows](x)
+    expected = outcome(lambda x, out: slowly(net, x, out), given, None)
+    assert has_quick_way(net)
+    assert outcome(net.predict, given, None) == expected
+    assert outcome(net.predict, given, None) == expected  # and of another call after it
+
+
+@pytest.mark.parametrize("rows", ["as they should be", "nan", "one feature less", "none"])
+@pytest.mark.parametrize("place", OUTS)
+def test_places_of_any_kind_have_the_outcome_of_the_slow_way(place: str, rows: str) -> None:
+    net, x = net_and_rows()
+    given = ROWS[rows](x)
+    expected = outcome(lambda x, out: slowly(net, x, out), given, OUTS[place]())
+    assert outcome(net.predict, given, OUTS[place]()) == expected
+
+
+def test_what_is_wrong_writes_nothing() -> None:
+    net, x = net_and_rows()
+    out = np.full((3, 2), 5, np.float32)
+    with pytest.raises(ValueError, match=r"MLP\.predict"):
+        net.predict(with_number(x, np.nan), out)
+    assert (out == 5).all()
+
+
+def unpickled(net: MLP) -> Any:
+    return pickle.loads(pickle.dumps(net))
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, copy.copy, unpickled])
+def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
+    net, x = net_and_rows()
+    before = net.predict(x)
+    other = make_copy(net)
+    assert np.array_equal(other.predict(x), before)
+    shared = np.shares_memory(other.parameters, net.parameters)
+    other.parameters[:] = 0
+    for _ in range(2):
+        assert not other.predict(x).any()
+        assert np.array_equal(net.predict(x), np.zeros_like(before) if shared else before)
+
+
+def test_a_copy_outlives_the_net_it_was_made_of() -> None:
+    net, x = net_and_rows()
+    before, other = net.predict(x), copy.deepcopy(net)
+    quick = net._predictor
+    assert quick is not None
+    assert other._predictor is None  # addresses mean nothing in a copy
+    del net
+    assert np.array_equal(other.predict(x), before)
+    assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
+
+
+@pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call does not hold the GIL to its end"
+)
+@each_dtype
+def test_two_threads_at_a_time(dtype: str) -> None:
+    net, _ = net_and_rows(dtype)
+    rng = np.random.default_rng(2)
+    tables = [rng.normal(size=(n, 4)).astype(dtype) for n in (1, 4)]
+    expected = [slowly(net, x) for x in tables]
+    wrong: list[Any] = []
+    start = threading.Barrier(2)
+
+    def predict(x: Any, y: Any) -> None:
+        start.wait()
+        for _ in range(20 if INTERPRETED else 3000):
+            if not np.array_equal(net.predict(x), y):
+                wrong.append(x)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        jobs = zip(tables, expected, strict=True)
+        threads = [threading.Thread(target=predict, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+
+
+def test_two_threads_may_both_be_the_first() -> None:
+    net, x = net_and_rows()
+    expected = slowly(net, x)
+    results: list[Any] = []
+
+    def predict() -> None:
+        start.wait()
+        results.append(net.predict(x))
+
+    for _ in range(20):
+        start = threading.Barrier(2)
+        net._predictor = None
+        threads = [threading.Thread(target=predict) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 40
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+WAYS: list[tuple[tuple[int, ...], int, Way]] = [
+    ((16, 64, 64, 2), 1, Way("one by one", 4)),
+    ((16, 64, 64, 2), 5, Way("in lanes", 304)),
+    ((16, 64, 64, 2), 305, Way("row blocks", 0)),
+    ((784, 128, 10), 4, Way("one by one", 4)),
+    ((784, 128, 10), 15, Way("in lanes", 15)),
+    ((784, 128, 10), 16, Way("row blocks", 0)),
+    ((784, 256, 128, 10), 6, Way("in lanes", 6)),
+    ((784, 512, 512, 10), 1, Way("one by one", 1)),
+    ((784, 512, 512, 10), 4, Way("one by one", 1)),
+    ((784, 512, 512, 10), 5, Way("packed panels", 0)),
+    ((128, 1024, 1024, 10), 4, Way("one by one", 1)),
+]
+
+
+@pytest.mark.parametrize(("sizes", "n_rows", "way"), WAYS)
+def test_products_decide_the_way(
+    sizes: tuple[int, ...], n_rows: int, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "GIL_ROWS", GIL_ROWS)
+    assert way_for(n_rows, network_of(sizes, "relu", "identity", "identity", "float32")) == way
+
+
+def test_the_rows_taken_are_bounded() -> None:
+    network = network_of((10, 10, 10), "tanh", "identity", "identity", "float32")
+    parameters = np.zeros(network.layout.n_parameters, np.float32)
+    for most in (1, 3, MOST):
+        quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
+        for n in range(1, MOST + 2):
+            taken = quick(np.ones((n, 10), np.float32), None)
+            assert (taken is not None) == (n <= most)
+
+
+def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(SmallBatch):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(1)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(predictor, "SmallBatch", Counted)
+    net, x = MLP((600, 900, 2), seed=0), np.ones((4, 600), np.float32)
+    expected = net.predict(x[:1])
+    made.clear()
+    for n in (2, 3, 4) * 5:
+        assert np.array_equal(net.predict(x[:n]), np.repeat(expected, n, axis=0))
+    assert len(made) == 1
+
+
+def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:
+    net = MLP((4, 6, 3), loss="cross_entropy", seed=0)
+    x = np.ones((2, 4), np.float32)
+    probabilities = net.predict(x)
+    raw = net.predict_raw(x)
+    assert np.array_equal(net.predict(x), probabilities)
+    assert np.array_equal(net.predict_raw(x), raw)
+    assert not np.array_equal(raw, probabilities)
+
+
+NETS_OF_BLOCKS = [(1, 1), (40, 1), (9, 33, 2), (16, 64, 64, 2), (257, 3), (3, 70, 17)]
+UNTOUCHED = 77.0
+
+
+def some_rows(dtype: str) -> list[int]:
+    lanes = lanes_of(np.dtype(dtype).type)
+    block = VECTORS * lanes
+    return (
+        [1, lanes, lanes + 1, block]
+        if INTERPRETED
+        else [1, 7, lanes, lanes + 1, block, 5 * block + 3]
+    )
+
+
+def assert_same_bits_of_blocks(network: Any, rng: Any) -> None:
+    sizes, dtype, scale = network.layout.sizes, network.dtype, 0.7
+    parameters = rng.normal(scale=scale, size=network.layout.n_parameters).astype(dtype)
+    runner = Engine(network, 1)
+    blocks, panels = RowBlocks(runner, network), Prediction(runner, network)
+    for n in some_rows(dtype.name):
+        x = rng.normal(size=(n, sizes[0])).astype(dtype)
+        out, expected = (
+            np.full((n + 1, sizes[-1]), UNTOUCHED, dtype),
+            np.empty((n, sizes[-1]), dtype),
+        )
+        panels(parameters, x, expected)
+        assert blocks(parameters, x, out[:n])
+        assert np.array_equal(out[:n], expected)
+        assert (out[n] == UNTOUCHED).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bits_are_those_of_panels_with_every_activation(
+    activation: str, dtype: str, rng: Any
+) -> None:
+    assert_same_bits_of_blocks(network_of(SIZES, activation, activation, "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("link", LINKS)
+def test_bits_are_those_of_panels_with_every_link(link: str, dtype: str, rng: Any) -> None:
+    assert_same_bits_of_blocks(network_of(SIZES, "relu", "identity", link, dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", NETS_OF_BLOCKS[:3] if INTERPRETED else NETS_OF_BLOCKS, ids=str)
+def test_bits_are_those_of_panels_at_every_size(
+    sizes: tuple[int, ...], dtype: str, rng: Any
+) -> None:
+    assert_same_bits_of_blocks(network_of(sizes, "relu", "identity", "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("long", [False, True], ids=["pool", "region"])
+def test_bits_do_not_depend_on_the_threads(
+    long: bool, dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "REGION_SECONDS", 0 if long else 1 << 60)
+    network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
+    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
+    x = rng.normal(size=(40 if INTERPRETED else 1234, 16)).astype(dtype)
+    results = []
+    for n_threads in (1, 2, 2, 3):
+        runner = Engine(network, n_threads)
+        # The pool has more threads than there are cores, if it is asked for them.
+        runner.n_threads = min(n_threads, limits.thread_limit()) if long else n_threads
+        out, blocks = np.empty((len(x), 2), dtype), RowBlocks(runner, network)
+        for _ in range(1 if INTERPRETED else 20):
+            out.fill(UNTOUCHED)
+            assert blocks(parameters, x, out)
+            results.append(out.copy())
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+BY_NUMBA = """
+import numpy as np
+from nets import network_of
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler import COMPILER
+
+assert COMPILER == "numba"
+cost_model.pays = lambda work, n_threads: n_threads > 1
+Autotuner.wants_team = lambda self: True
+network = network_of((16, 64, 64, 2), "relu", "identity", "identity", "float32")
+rng = np.random.default_rng(0)
+parameters = rng.normal(size=network.layout.n_parameters).astype(np.float32)
+x = rng.normal(size=(1234, 16)).astype(np.float32)
+one, several = np.empty((2, 1234, 2), np.float32)
+assert RowBlocks(Engine(network, 1), network)(parameters, x, one)
+runner = Engine(network, 2)
+blocks = RowBlocks(runner, network)
+for _ in range(3):
+    several.fill(7)
+    assert blocks(parameters, x, several)
+    assert np.array_equal(one, several)
+safe = limits.parallel_is_safe() and runner.n_threads == 2
+print(int(blocks.job["team"]) == safe, int(blocks.job["n_parts"]) == 1 + safe)
+"""
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there is nothing to compile")
+def test_bits_are_those_of_numbas_own_threads(python: Any) -> None:
+    told = python(BY_NUMBA, FASTMLP_COMPILER="numba", NUMBA_NUM_THREADS="2")
+    assert told.split() == ["True", "True"]
+
+
+@each_dtype
+def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None:
+    network = network_of((5, 8, 2), "relu", "identity", "identity", dtype)
+    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
+    x = rng.normal(size=(100, 5)).astype(dtype)
+    runner = Engine(network, 1)
+    whole, cut = RowBlocks(runner, network), RowBlocks(runner, network)
+    cut._most = 37
+    expected, out = np.empty((2, 100, 2), dtype)
+    assert whole(parameters, x, expected)
+    assert cut(parameters, x, out)
+    assert np.array_equal(out, expected)
+    x[3, 1] = np.nan
+    assert not cut(parameters, x, out)
+
+
+def large(dtype: Any = "float32", **options: Any) -> tuple[MLP, Any]:
+    """A net, and more rows than few."""
+    net = MLP((3, 40, 2), dtype=dtype, seed=0, **options)
+    x = np.random.default_rng(1).normal(size=(1100, 3)).astype(dtype)
+    return net, x
+
+
+@pytest.fixture
+def no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the slow way")
+
+    monkeypatch.setattr(Predictor, "_checked", fail)
+
+
+@pytest.mark.usefixtures("no_other_way")
+@each_dtype
+def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: str) -> None:
+    net, x = large(dtype)
+    expected = net.predict(x)
+    out = np.empty_like(expected)
+    assert net.predict(x, out) is out
+    assert np.array_equal(out, expected)
+    x.setflags(write=False)
+    assert np.array_equal(net.predict(x), expected)
+    net.parameters[:] = 0
+    assert not net.predict(x).any()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
+@pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"])
+@pytest.mark.parametrize("n_rows", [1, 20_000])
+def test_a_plain_out_the_predictions_is_all_the_memory_they_take(
+    n_rows: int, sizes: tuple[int, ...]
+) -> None:
+    net = MLP(sizes, seed=0)
+    x = np.random.default_rng(1).normal(size=(n_rows, 3)).astype(np.float32)
+    out = net.predict(x)
+    net.predict(x, out)
+    # Rows that go by panels are looked at by blocks before.
+    assert peak_of(lambda: net.predict(x, out)) < 5_000 + FINITE_BLOCK
+    assert out.nbytes > 2 * (5_000 + FINITE_BLOCK) or n_rows == 1
+
+
+def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:
+    net, x = large()
+    expected = net.predict(x)
+    for given in (x.astype(np.float64), np.asfortranarray(x), x.tolist(), np.repeat(x, 2, 0)[::2]):
+        assert np.array_equal(net.predict(given), expected)
+    for out in (np.empty((2, 1100), np.float32).T, np.empty((1100, 2))):
+        with pytest.raises((TypeError, ValueError), match=r"MLP\.predict: out"):
+            net.predict(x, out)
+    with pytest.raises(ValueError, match="2 features"):
+        net.predict(np.ascontiguousarray(x[:, :2]))
+
+
+def test_predictions_in_the_place_of_the_rows_of_blocks() -> None:
+    net, rng = MLP((2, 40, 2), seed=0), np.random.default_rng(2)
+    x = rng.normal(size=(1500, 2)).astype(np.float32)
+    expected = net.predict(x)
+    assert plain_out(x, x, core_of(net).engine.network) is None
+    assert net.predict(x, x) is x
+    assert np.array_equal(x, expected)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+@pytest.mark.parametrize("r", [0, 1099])
+def test_rows_that_are_not_finite_are_named(r: int, fault: float) -> None:
+    net, x = large()
+    x[r, 2] = fault
+    with pytest.raises(ValueError, match=rf"got {fault} in row {r}, column 2"):
+        net.predict(x)
+
+
+def test_predictions_that_are_not_finite_are_warned_of() -> None:
+    net, x = large()
+    net.biases[-1][1] = np.inf
+    with pytest.warns(RuntimeWarning, match="not all predictions are finite"):
+        assert np.isinf(net.predict(x)[:, 1]).all()
+
+
+def test_wide_nets_go_by_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of((700, 700, 1), "relu", "identity", "identity", "float32")
+    assert way_for(100, network).method == "row blocks"
+    wider = network._replace(dtype=np.dtype("float64"))
+    assert way_for(100, wider).method == "packed panels"
+    net, x = large()
+    expected = net.predict(x)
+    monkeypatch.setattr(predictor, "BLOCK_BYTES", 0)
+    assert np.array_equal(net.predict(x), expected)

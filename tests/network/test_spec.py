@@ -1,0 +1,204 @@
+"""The spec of a net: the flat vector of parameters, and the keyword of mixed precision."""
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp import MLP
+from fastmlp.network.spec import Layout, Views, bias_views, make_layout, paired_layers, weight_views
+
+layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
+    lambda sizes: make_layout(tuple(sizes))
+)
+for_every_layout = settings(derandomize=True, deadline=None)
+
+
+def views_of(layout: Layout, flat: np.ndarray) -> list[np.ndarray]:
+    return [*weight_views(layout, flat), *bias_views(layout, flat)]
+
+
+@for_every_layout
+@given(layouts)
+def test_views_cover_the_vector_once_weights_first_in_order(layout: Layout) -> None:
+    flat = np.arange(layout.n_parameters)
+    parts = [view.ravel() for view in views_of(layout, flat)]
+    assert np.array_equal(np.concatenate(parts), flat)
+
+
+@for_every_layout
+@given(layouts)
+def test_what_is_written_to_a_view_is_in_the_vector(layout: Layout) -> None:
+    flat = np.zeros(layout.n_parameters, np.float32)
+    for view in views_of(layout, flat):
+        view += 1
+    assert (flat == 1).all()
+
+
+@for_every_layout
+@given(layouts)
+def test_views_are_c_contiguous_with_a_row_for_each_input(layout: Layout) -> None:
+    flat = np.zeros(layout.n_parameters)
+    pairs = list(zip(layout.sizes[:-1], layout.sizes[1:], strict=True))
+    assert [view.shape for view in weight_views(layout, flat)] == pairs
+    assert [view.shape for view in bias_views(layout, flat)] == [(n_out,) for _, n_out in pairs]
+    assert all(view.flags.c_contiguous for view in views_of(layout, flat))
+
+
+@for_every_layout
+@given(layouts)
+def test_counts_are_those_of_the_views(layout: Layout) -> None:
+    flat = np.zeros(layout.n_parameters)
+    assert sum(view.size for view in weight_views(layout, flat)) == layout.n_weights
+    assert sum(view.size for view in views_of(layout, flat)) == layout.n_parameters
+    assert len(layout.weights) == len(layout.biases) == layout.n_layers
+
+
+def test_a_view_that_is_set_is_written_to() -> None:
+    layout, flat = make_layout((2, 4, 1)), np.zeros(17)
+    weights = Views(weight_views(layout, flat))
+    weights[0] = np.ones((2, 4))
+    weights[1] += 2
+    weights[-1] *= 2
+    assert flat.tolist() == [1.0] * 8 + [4.0] * 4 + [0.0] * 5
+    weights[:] = [np.full((2, 4), 5), 6]
+    assert flat.tolist() == [5.0] * 8 + [6.0] * 4 + [0.0] * 5
+    with pytest.raises(ValueError, match=r"broadcast.*\(4,2\)"):
+        weights[0] = np.ones((4, 2))
+    with pytest.raises(ValueError, match="zip"):
+        weights[:] = [0]
+
+
+def test_a_view_that_is_set_to_other_shapes_says_both() -> None:
+    flat = np.zeros(6, np.float32)
+    weights = Views([flat.reshape(3, 2)], "MLP.weights")
+    told = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
+    with pytest.raises(ValueError, match=told):
+        weights[0] = np.ones((2, 2))
+    with pytest.raises(
+        ValueError, match=r"^MLP.weights\[0\] has the shape \(3, 2\).*: could not conv"
+    ):
+        weights[0] = "a"
+    assert not flat.any()
+
+
+@pytest.mark.parametrize("carry", [copy.deepcopy, lambda views: pickle.loads(pickle.dumps(views))])
+def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
+    flat = np.arange(17)
+    other = carry(Views(weight_views(make_layout((2, 4, 1)), flat)))
+    assert type(other) is list
+    assert np.array_equal(other[1], flat[8:12, None])
+
+
+def test_offsets_of_a_worked_example() -> None:
+    # W1 (2, 4), W2 (4, 1), then biases of 4 and 1.
+    assert make_layout((2, 4, 1)) == Layout((2, 4, 1), (0, 8), (12, 16), 12, 17)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_views_keep_the_precision_of_the_vector(dtype: type) -> None:
+    layout = make_layout((3, 2))
+    assert {view.dtype.type for view in views_of(layout, np.zeros(8, dtype))} == {dtype}
+
+
+def test_wide_layers_take_part() -> None:
+    assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (True, False, False, False)
+    assert paired_layers(make_layout((1000, 512, 32, 32)), sparse=True) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("bf16", "unknown compute_dtype 'bf16', did you mean 'bfloat16'?"),
+        ("float16", "did you mean 'bfloat16'?"),
+        ("float32", "unknown compute_dtype 'float32': None means that;"),
+        (np.float32, "known: bfloat16, one of bfloat16 and float32 for each layer, or None"),
+        (16, "unknown compute_dtype 16;"),
+    ],
+)
+def test_another_dtype_is_an_error(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match="MLP: ") as caught:
+        MLP((2, 1), compute_dtype=given)
+    assert words in str(caught.value)
+
+
+TOLD: Any = ("float32", "bfloat16", "float32")
+
+
+def test_told_layers_take_part_however_narrow() -> None:
+    layout = make_layout((3, 90, 20, 90))
+    assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (True, True, False)
+    assert paired_layers(layout, ["bfloat16"] * 3, sparse=True) == (False, True, True)
+    net = MLP((70, 80, 90, 2), compute_dtype=list(TOLD))
+    assert net.compute_dtype == TOLD
+    lines = net.summary().splitlines()
+    assert tuple(line.split()[-1] for line in lines[1:4]) == TOLD
+
+
+def test_nothing_is_rounded_if_no_layer_is_told() -> None:
+    net = MLP((70, 80, 2), compute_dtype=["float32", "float32"], dtype="float64")
+    assert net.compute_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["bfloat16"], "must have one dtype for each of the 2 layers, got 1"),
+        (["bf16", "float32"], r"unknown compute_dtype\[0\] 'bf16', did you mean 'bfloat16'\?"),
+        ([None, "float32"], r"unknown compute_dtype\[0\] None; known: bfloat16, float32"),
+        (TOLD[1:0:-1] * 2, r"compute_dtype\[1\]='bfloat16' needs at least 17 outputs"),
+    ],
+)
+def test_a_wrong_sequence_is_an_error(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^MLP: .*{words}"):
+        MLP((70, 80, 2), compute_dtype=given)
+
+
+def test_float64_is_an_error() -> None:
+    with pytest.raises(ValueError, match="needs dtype='float32', got 'float64'"):
+        MLP((2, 1), dtype="float64", compute_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["predict", "predict_raw", "predict_batches"])
+def test_predictions_take_it_too(name: str) -> None:
+    x = np.ones((3, 2), np.float32)
+    predict: Any = getattr(MLP((2, 1), seed=0), name)
+    with pytest.raises(ValueError, match=f"MLP.{name}: unknown .* did you mean 'bfloat16'"):
+        predict(x, compute_dtype="bf16")
+    double: Any = getattr(MLP((2, 1), dtype="float64"), name)
+    with pytest.raises(ValueError, match=f"MLP.{name}: compute_dtype='bfloat16' needs dtype="):
+        double(x, compute_dtype="bfloat16")
+    plain, mixed = (np.concatenate([*predict(x, compute_dtype=c)]) for c in (None, "bfloat16"))
+    np.testing.assert_array_equal(mixed, plain)
+
+
+def test_a_word_of_elsewhere_leads_to_it() -> None:
+    kwargs: dict[str, Any] = {"mixed_precision": True}
+    with pytest.raises(TypeError, match="did you mean 'compute_dtype'"):
+        MLP((2, 1), **kwargs)
+
+
+def test_the_summary_says_which_layers_take_part() -> None:
+    net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
+    lines = net.summary().splitlines()
+    assert lines[0].endswith("products in")
+    assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
+    assert "compute_dtype='bfloat16'" in repr(net)
+    assert net.compute_dtype == "bfloat16"
+
+
+def test_nothing_is_shown_without_it() -> None:
+    net = MLP((70, 80, 90, 2))
+    assert net.compute_dtype is None
+    assert "compute_dtype" not in repr(net)
+    assert "products" not in net.summary()
+
+
+def test_rates_are_shown_beside_it() -> None:
+    net = MLP((70, 80, 2), compute_dtype="bfloat16", layer_rates=[0.5, 1])
+    first = net.summary().splitlines()[1].split()
+    assert first[-3:] == ["x", "0.5", "bfloat16"]

@@ -1,0 +1,55 @@
+"""A call that names no test leaves the drills out; --all takes them, and limits the others."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+BURNING = """
+import time
+def burn():
+    end = time.process_time() + 0.3
+    while time.process_time() < end: pass
+def test_quick(): pass
+def test_drill(): burn()
+def test_slow(): burn()
+done = []
+def test_first_use():
+    done or burn()
+    done.append(1)
+"""
+
+
+def test_every_drill_is_a_test() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
+    tests = {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, re.M)}
+    drills = (TESTS / "drills.txt").read_text(encoding="utf-8").splitlines()
+    assert drills == sorted(set(drills))
+    assert {drill.rpartition("::")[2].partition("[")[0] for drill in drills} <= tests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "summary"),
+    [
+        ([], "3 passed in"),
+        (["--all"], "4 passed, 1 error in"),
+        (["tests/test_some.py"], "4 passed in"),
+        (["-m", "drill"], "1 passed in"),
+    ],
+)
+def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    conftest = (TESTS / "conftest.py").read_text(encoding="utf-8")
+    (tests / "conftest.py").write_text(conftest.replace("LIMIT = 1.0", "LIMIT = 0.2"))
+    (tests / "drills.txt").write_text("test_drill\n")
+    (tests / "test_some.py").write_text(BURNING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert summary in done.stdout.splitlines()[-1], done.stdout
+    assert ("add 'test_slow' to tests/drills.txt" in done.stdout) == (arguments == ["--all"])
+    assert "test_first_use" not in done.stdout

@@ -1,0 +1,124 @@
+"""The messages of calls that are refused, in messages.txt, and that none costs a compilation.
+
+A block of messages.txt is a call and its error, where `...` stands for any text. For a new call
+write the first line: `pytest tests/validation/test_messages.py --golden` writes what has changed.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from numba import config
+from numba.core import event
+from scipy.sparse import csr_matrix
+
+import fastmlp
+from fastmlp import MLP
+from fastmlp.rules.activations import RULES
+from fastmlp.rules.initializers import RULES as INITIALIZERS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.tabular import Expanded
+
+GOLDEN = Path(__file__).with_name("messages.txt")
+X, Y, VALUES = np.ones((6, 3)), np.ones(6), np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
+LABELS = np.array([0, 1, 2] * 2)
+TABLE = {"a": [1.0, 2.0], "b": ["u", "v"]}
+FRAME = pd.DataFrame(TABLE)
+
+
+def net(**settings: Any) -> MLP:
+    return MLP((3, 4, 1), **settings)
+
+
+def classifier(n: int = 3, loss: Any = "cross_entropy") -> MLP:
+    return MLP((3, 4, n), loss=loss)
+
+
+def spoilt(value: float) -> Any:
+    x = X.copy()
+    x[4, 2] = value
+    return x
+
+
+def own_loss(prediction: Any, target: Any) -> Any:
+    return prediction - target, prediction
+
+
+class KerasCallback:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
+
+    def on_train_begin(self, logs: Any = None) -> None: ...
+
+
+NAMES = {
+    **{name: getattr(fastmlp, name) for name in dir(fastmlp)},
+    **{"X": X, "Y": Y, "VALUES": VALUES, "LABELS": LABELS, "TABLE": TABLE, "FRAME": FRAME},
+    **{"np": np, "pd": pd, "pl": pl, "pa": pa, "fastmlp": fastmlp, "csr_matrix": csr_matrix},
+    **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
+    **{"KerasCallback": KerasCallback, "Expanded": Expanded},
+}
+
+
+def blocks() -> dict[str, str]:
+    """The calls and their messages."""
+    texts = GOLDEN.read_text(encoding="utf-8").strip().split("\n\n")
+    return {call: message for call, _, message in (text.partition("\n") for text in texts)}
+
+
+def matches(pattern: str, message: str) -> bool:
+    return re.fullmatch(re.escape(pattern).replace(r"\.\.\.", ".*"), message) is not None
+
+
+@pytest.mark.parametrize("call", blocks())
+def test_the_message_of_a_call(call: str, request: pytest.FixtureRequest) -> None:
+    with event.install_recorder("numba:compile") as recorder:
+        try:
+            message = f"no error: {eval(call, dict(NAMES))!r}"
+        except Exception as error:
+            message = re.sub(r"0x[0-9a-f]+", "...", f"{type(error).__name__}: {error}")
+    assert recorder.buffer == []
+    golden = blocks()
+    if request.config.getoption("--golden") and not matches(golden[call], message):
+        golden[call] = message
+        text = "\n\n".join("\n".join(block) for block in golden.items())
+        GOLDEN.write_text(text + "\n", encoding="utf-8")
+    assert matches(golden[call], message), message
+
+
+@pytest.mark.parametrize(
+    ("keyword", "table"),
+    [
+        ("activation", RULES),
+        ("loss", LOSSES),
+        ("optimizer", OPTIMIZERS),
+        ("initializer", INITIALIZERS),
+    ],
+)
+def test_an_unknown_name_lists_every_known_one(keyword: str, table: Any) -> None:
+    with pytest.raises(ValueError, match=f"unknown {keyword}") as caught:
+        net(**{keyword: "nonsense"})
+    assert str(caught.value).endswith(f"known: {', '.join(sorted(table))}")
+
+
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="nothing is compiled")
+def test_a_rule_that_does_not_compile_is_named() -> None:
+    def lookup(z: Any) -> Any:
+        return z, type(z)(len(z.hex()) > 0)
+
+    with pytest.raises(TypeError, match=r"the rule '.*lookup' does not compile"):
+        net(activation=lookup).predict(X)
+
+
+def test_a_failed_fit_leaves_the_net_as_it_was() -> None:
+    model = net(seed=0)
+    before = model.parameters.copy()
+    with pytest.raises(ValueError, match="finite"):
+        model.fit(spoilt(np.nan), Y)
+    assert (model.parameters == before).all()
+    assert model.n_steps == 0
