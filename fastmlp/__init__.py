@@ -6,7 +6,7 @@ from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
 from fastmlp.data.blocks import Blocks
-from fastmlp.data.encodings import CSVFile
+from fastmlp.data.csv_files import CSVFile
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie

@@ -15,7 +15,7 @@ from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
-from fastmlp.data.batches import Batch, batches_of
+from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_settings as rates_of_layers
 from fastmlp.network import resolve, spec
@@ -675,7 +675,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         batches = batches_of(source, self.feature_names, batch_rows, who)
         return (self._predicted(batch, who, computed) for batch in batches)
 
-    def _predicted(self, batch: Batch, who: str, compute_dtype: Computed) -> Array:
+    def _predicted(self, batch: PredictBatch, who: str, compute_dtype: Computed) -> Array:
         if compute_dtype is None:
             predictor = self._predictor = self._predictor or self._new_predictor()
         else:

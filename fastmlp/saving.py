@@ -31,7 +31,7 @@ ESTIMATORS = {
     "MLPEnsembleClassifier": "estimators.ensemble",
     "MLPEnsembleRegressor": "estimators.ensemble",
     "MLPSearchCV": "estimators.search",
-    "TableModel": "tabular",
+    "TableModel": "tabular.plain",
     "TabularMLPClassifier": "tabular.estimators",
     "TabularMLPRegressor": "tabular.estimators",
 }

@@ -21,8 +21,8 @@ from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, Tabular
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.training import Settings, Table
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.training import TrainingTable, TrainSettings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
@@ -116,7 +116,7 @@ def load_text() -> None:
 
 
 def learn_table(**columns: Any) -> None:
-    Table(pyarrow.table(columns), Settings("y"), "train").learn(print)
+    TrainingTable(pyarrow.table(columns), TrainSettings("y"), "train").learn(print)
 
 
 def predict_mark() -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack import PRESETS, Pack, Preset, TableRows, pool
 from fastmlp.tabular.pack import pack as packs
 from fastmlp.tabular.pack.outputs import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
 from fastmlp.tabular.pack.settings import Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema.rule import Task as EncodedTask
 
 WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"
 Encodings = Mapping[str, Encoding]

@@ -38,7 +38,7 @@ class Digits(NamedTuple):
     y_held_out: Array
 
 
-class Outcome(NamedTuple):
+class DemoOutcome(NamedTuple):
     """The results of one library.
 
     Attributes
@@ -126,12 +126,12 @@ def _describe(data: Digits, epochs: int, seed: int) -> None:
     print(f"{epochs} epochs, float32, seed {seed}")
 
 
-def _fit_fastmlp(data: Digits, epochs: int, seed: int) -> Outcome:
+def _fit_fastmlp(data: Digits, epochs: int, seed: int) -> DemoOutcome:
     print("\nfastmlp")
     first, _ = _timed(lambda: _read(_fitted(seed, data, 1)[0], data))
     print(f"  first fit, one epoch, with compiling or loading the kernels: {first:.2f} s")
-    seconds, (net, history) = _timed(lambda: _fitted(seed, data, epochs, _Progress(epochs)))
-    return Outcome("fastmlp", first, seconds, history.loss, _read(net, data))
+    seconds, (net, history) = _timed(lambda: _fitted(seed, data, epochs, _DemoProgress(epochs)))
+    return DemoOutcome("fastmlp", first, seconds, history.loss, _read(net, data))
 
 
 def _fitted(
@@ -151,7 +151,7 @@ def _read(net: MLP, data: Digits) -> Array:
     return digits
 
 
-class _Progress:
+class _DemoProgress:
     """A callback that prints the loss about six times in a fit."""
 
     def __init__(self, epochs: int) -> None:
@@ -163,14 +163,14 @@ class _Progress:
             print(f"  epoch {epoch:>4}  loss {report.loss:.4f}")
 
 
-def _fit_sklearn(data: Digits, epochs: int, seed: int) -> Outcome:
+def _fit_sklearn(data: Digits, epochs: int, seed: int) -> DemoOutcome:
     print("\nscikit-learn, MLPClassifier with the same settings")
     first, _ = _timed(lambda: _train_classifier(data, 1, seed))
     print(f"  first fit, one epoch: {first:.2f} s")
     seconds, classifier = _timed(lambda: _train_classifier(data, epochs, seed))
     loss = classifier.loss_curve_
     print(f"  epoch {len(loss):>4}  loss {loss[-1]:.4f}")
-    return Outcome("scikit-learn", first, seconds, loss, classifier.predict(data.X_held_out))
+    return DemoOutcome("scikit-learn", first, seconds, loss, classifier.predict(data.X_held_out))
 
 
 def _train_classifier(data: Digits, epochs: int, seed: int) -> Any:
@@ -203,7 +203,7 @@ def _unfinished() -> Iterator[None]:
             raise KeyboardInterrupt from interrupted
 
 
-def _compare(ours: Outcome, theirs: Outcome, data: Digits) -> None:
+def _compare(ours: DemoOutcome, theirs: DemoOutcome, data: Digits) -> None:
     print(f"\n{'':<14}{'held-out accuracy':>18}{'last loss':>12}{'fit':>10}{'first fit':>12}")
     for outcome in (ours, theirs):
         accuracy = f"{100 * _accuracy(outcome, data):.1f} %"
@@ -221,7 +221,7 @@ def _compare(ours: Outcome, theirs: Outcome, data: Digits) -> None:
     print(f"What it compiles, in the first fit, is {kept}.")
 
 
-def _accuracy(outcome: Outcome, data: Digits) -> float:
+def _accuracy(outcome: DemoOutcome, data: Digits) -> float:
     return float((outcome.predictions == data.y_held_out).mean())
 
 
@@ -231,7 +231,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _draw(ours: Outcome, theirs: Outcome, data: Digits) -> Any:
+def _draw(ours: DemoOutcome, theirs: DemoOutcome, data: Digits) -> Any:
     """Draw the loss curves above, held-out digits below; return the figure."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -248,7 +248,7 @@ def _draw(ours: Outcome, theirs: Outcome, data: Digits) -> Any:
     return figure
 
 
-def _draw_losses(ax: Any, ours: Outcome, theirs: Outcome, data: Digits) -> None:
+def _draw_losses(ax: Any, ours: DemoOutcome, theirs: DemoOutcome, data: Digits) -> None:
     for outcome, color, layer in ((ours, OURS, 3), (theirs, THEIRS, 2)):
         read, seconds = 100 * _accuracy(outcome, data), outcome.seconds
         label = f"{outcome.name}: {read:.1f} % of held-out digits, {seconds:.2f} s"

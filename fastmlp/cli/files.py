@@ -10,18 +10,18 @@ import numpy as np
 
 from fastmlp.data import outputs
 from fastmlp.data.arrow import ARROW_FILES, FILES, expanded, imported
-from fastmlp.data.encodings import CSV_FILES, CSVFile, require_text
+from fastmlp.data.csv_files import CSV_FILES, CSVFile, require_text
 
 
 def data_of(
-    given: Sequence[str],
+    arguments: Sequence[str],
     who: str,
     texts: Collection[str] = (),
     *,
     encoding: str | None = None,
     nulls: bool = True,
 ) -> Any:
-    """Return what the arguments DATA name: paths, or a table.
+    """The data that the arguments DATA name: paths, or a table.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def data_of(
         If pyarrow is missing.
     """
     imported(f"fastmlp {who}")
-    if list(given) == ["-"]:
+    if list(arguments) == ["-"]:
         return _of_standard_input(who, texts, encoding or "utf-8", nulls)
-    paths = expanded(given, who)
+    paths = expanded(arguments, who)
     for path in paths:
         if not os.path.exists(path):
             raise FileNotFoundError(f"{who}: there is no file {path!r}")
@@ -91,8 +91,10 @@ def _of_arrays(path: str, who: str) -> Any:
                 columns[name] = pyarrow.array(array)
             elif array.ndim == 2:
                 short = name.lower()
-                its = {f"{short}{j}": pyarrow.array(array[:, j]) for j in range(array.shape[1])}
-                columns |= its
+                of_columns = {
+                    f"{short}{j}": pyarrow.array(array[:, j]) for j in range(array.shape[1])
+                }
+                columns |= of_columns
             else:
                 raise ValueError(f"{who}: {path}: {name!r} has {array.ndim} dimensions, not 1 or 2")
     lengths = {name: len(column) for name, column in columns.items()}

@@ -65,11 +65,11 @@ def run_forecast(arguments: argparse.Namespace) -> None:
     sizes, batch = arguments.sizes, arguments.batch_size
     loss = arguments.loss or ("cross_entropy" if sizes[-1] > 1 else "mse")
     settings: Any = {"loss": loss, "dtype": arguments.dtype, "n_threads": arguments.threads}
-    comm, network, how = _network(arguments)
+    comm, network, source = _network(arguments)
     try:
         net = MLP(sizes, seed=0, **settings)
         X, y = _rows(net, batch, loss)
-        found = forecast(
+        outlook = forecast(
             net,
             X,
             y,
@@ -83,19 +83,19 @@ def run_forecast(arguments: argparse.Namespace) -> None:
     if comm is not None and comm.Get_rank():
         return
     if arguments.json:
-        told = [[row._asdict() for row in rows] for rows in (found.each_step, found.averaged)]
-        rows = {"each_step": told[0], "averaged": told[1]}
-        print(json.dumps({"alone": found.alone, **network, "measured": comm is not None, **rows}))
+        tables = [[row._asdict() for row in rows] for rows in (outlook.each_step, outlook.averaged)]
+        rows = {"each_step": tables[0], "averaged": tables[1]}
+        print(json.dumps({"alone": outlook.alone, **network, "measured": comm is not None, **rows}))
         return
     n_threads = arguments.threads or _threads()
     print(
         f"{'-'.join(map(str, sizes))}, {net.parameters.size:,} parameters, {arguments.dtype}; "
         f"{batch:,} rows a step\n"
-        f"alone {1e3 * found.alone:.3g} ms a step, {count(n_threads, 'thread')}: measured here\n"
+        f"alone {1e3 * outlook.alone:.3g} ms a step, {count(n_threads, 'thread')}: measured here\n"
         f"network {1e6 * network['latency']:.3g} us, {network['bandwidth'] / 1e9:.3g} Gbit/s: "
-        f"{how}\n"
+        f"{source}\n"
         "simulated: a rank's computing measured here, its messages computed\n"
-        f"averaged: parameters every {found.average_every} steps, no sum in each\n\n{found}"
+        f"averaged: parameters every {outlook.average_every} steps, no sum in each\n\n{outlook}"
     )
 
 
@@ -115,17 +115,17 @@ def _ranks() -> Any:
 
 
 def _network(arguments: argparse.Namespace) -> tuple[Any, dict[str, float], str]:
-    """Return the communicator of several ranks, latency and bandwidth, and whence they are."""
+    """Return the communicator of several ranks, latency and bandwidth, and their source."""
     from fastmlp.cluster.forecast import BANDWIDTH, LATENCY, measured
 
     comm = _ranks()
     network = {"latency": LATENCY, "bandwidth": BANDWIDTH}
-    given = {key: getattr(arguments, key) for key in network}
-    given = {key: value for key, value in given.items() if value is not None}
-    how = "assumed" if comm is None else f"measured between {comm.Get_size()} ranks"
+    options = {key: getattr(arguments, key) for key in network}
+    options = {key: value for key, value in options.items() if value is not None}
+    source = "assumed" if comm is None else f"measured between {comm.Get_size()} ranks"
     if comm is not None:
         network = measured(comm)._asdict()
-    return comm, {**network, **given}, "given" if len(given) == len(network) else how
+    return comm, {**network, **options}, "given" if len(options) == len(network) else source
 
 
 def _rows(net: Any, batch: int, loss: str) -> tuple[Any, Any]:
@@ -145,33 +145,33 @@ def _rows(net: Any, batch: int, loss: str) -> tuple[Any, Any]:
 def _sizes(text: str) -> tuple[int, ...]:
     parts = text.replace(",", "-").split("-")
     if len(parts) < 2 or not all(part.isdecimal() and int(part) for part in parts):
-        told = f"must be numbers of units with hyphens, such as 784-512-512-10, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be numbers of units with hyphens, such as 784-512-512-10, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return tuple(map(int, parts))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        told = f"must be numbers of machines with commas, such as 2,4,8, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be numbers of machines with commas, such as 2,4,8, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return tuple(map(int, parts))
 
 
 def _seconds(text: str) -> float:
-    found = re.fullmatch(r"([\d.]+) ?(ns|us|ms|s)", text)
-    if not found or not _is_number(found[1]):
-        told = f"must be a time such as 30us, 1.5us or 1ms, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
-    return float(found[1]) * SECONDS[found[2]]
+    parts = re.fullmatch(r"([\d.]+) ?(ns|us|ms|s)", text)
+    if not parts or not _is_number(parts[1]):
+        message = f"must be a time such as 30us, 1.5us or 1ms, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return float(parts[1]) * SECONDS[parts[2]]
 
 
 def _bandwidth(text: str) -> float:
-    found = re.fullmatch(r"([\d.]+) ?([kMGT]?)(bit|b|B)(/s|ps)?", text)
-    if not found or not _is_number(found[1]) or not float(found[1]):
-        told = f"must be bits or bytes a second such as 10Gbit or 1.2GB, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
-    return float(found[1]) * PREFIXES[found[2]] * BITS[found[3]]
+    parts = re.fullmatch(r"([\d.]+) ?([kMGT]?)(bit|b|B)(/s|ps)?", text)
+    if not parts or not _is_number(parts[1]) or not float(parts[1]):
+        message = f"must be bits or bytes a second such as 10Gbit or 1.2GB, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return float(parts[1]) * PREFIXES[parts[2]] * BITS[parts[3]]
 
 
 def _is_number(text: str) -> bool:

@@ -97,7 +97,7 @@ def _vector_features() -> str:
 
 
 def _compiler() -> str:
-    """Return what compiles the kernels, and why it is not the translator."""
+    """The compiler of the kernels, and the reason if it is not the translator."""
     if INTERPRETED:
         return "none (NUMBA_DISABLE_JIT=1): kernels are plain Python"
     if COMPILER == "translator":

@@ -15,14 +15,15 @@ from fastmlp import __version__
 from fastmlp.cli.forecast import add_forecast, run_forecast
 from fastmlp.cli.options import (
     CommandError,
+    Parser,
     UsageError,
     add_others,
     add_train,
     as_toml,
+    parsed,
     settle_model,
     take_config,
 )
-from fastmlp.cli.parser import Parser, parsed
 
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
@@ -85,21 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastmlp: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Ended as ended:
+    except CommandEnded as ended:
         print(f"fastmlp: ended by {ended.name}", file=sys.stderr)
         return ended.code
     return 0
 
 
 def _close_output() -> None:
-    """Give up what standard output does not take: Python would try again at its end, and say so."""
+    """Close standard output on a broken pipe: Python would write the rest at its end, and fail."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Ended(BaseException):
+class CommandEnded(BaseException):
     """A signal that ends the command."""
 
     def __init__(self, number: int) -> None:
@@ -114,11 +115,11 @@ def ending() -> Iterator[None]:
     """
 
     def end(number: int, _: Any) -> None:
-        raise Ended(number)
+        raise CommandEnded(number)
 
     mine = threading.current_thread() is threading.main_thread()
-    found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    taken = [number for number in found if mine and signal.getsignal(number) is signal.SIG_DFL]
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in signals if mine and signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, end)
     try:
@@ -213,8 +214,8 @@ def _warmup(arguments: argparse.Namespace) -> None:
     if arguments.shared:
         cache.share()
     cache.failures.clear()
-    told: Any = {"compute_dtype": arguments.compute_dtype}
-    seconds = warmup(report=lambda line: print(line, flush=True), **told)
+    settings: Any = {"compute_dtype": arguments.compute_dtype}
+    seconds = warmup(report=lambda line: print(line, flush=True), **settings)
     if cache.failures:
         raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
     print(f"{seconds:.1f} s, kept in {cache.folder()}")

@@ -1,19 +1,88 @@
-"""The options of `fastmlp train`, `predict`, `score` and `show`, and their files of settings."""
+"""The options of the commands, their parser, whose errors are one line, and files of settings."""
 
 import argparse
+import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from fastmlp.data import encodings
+from fastmlp.data import csv_files
 from fastmlp.rules import activations, losses
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
+# What to write here, and the words of it elsewhere: for each option, without its hyphens.
+SYNONYMS = {
+    "--target": "t y label label_column response",
+    "--preset": "presets quality",
+    "--task": "objective problem_type",
+    "--valid": "validation validation_split validation_fraction test_size valid_data eval_file",
+    "--weight": "weight_column sample_weight weights",
+    "--features": "columns x",
+    "--ignore": "ignore_column drop exclude",
+    "--categorical": "categorical_feature categories",
+    "--hidden": "hidden_layer_sizes layers units hidden_layers",
+    "--epochs": "e max_iter num_epochs n_epochs iterations",
+    "--batch-size": "b bs batch minibatch",
+    "--batch-rows": "batch chunk_size chunksize",
+    "--learning-rate": "lr eta learning_rate_init",
+    "--l2": "alpha weight_decay lambda",
+    "--patience": "early_stopping early_stopping_round n_iter_no_change",
+    "--time-limit": "time timeout max_time",
+    "--seed": "s random_state random_seed",
+    "--threads": "j n_jobs num_threads n_threads jobs nthread",
+    "--output": "o out output_model output_result model_output f file",
+    "--force": "overwrite",
+    "--quiet": "q silent",
+    "--probabilities": "proba probability predict_proba",
+    "--keep": "id id_column",
+    "--metric": "scoring eval_metric",
+    "--compute-dtype": "mixed_precision precision dtype amp bf16 bfloat16",
+    "give its value without an option": "data input i m model",
+}
+CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
 PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
 # Actions that are no settings.
 NO_SETTINGS = ("help", "config", "dry_run")
+# Of `--model`, and once words of `--preset`.
+MODELS = ("tabular", "plain")
+PRESETS = ("fast", "balanced", "best")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error, and exit with code 2."""
+        if choice := CHOICE.fullmatch(message):
+            start, word, choices = choice.groups()
+            known = [each.strip("' ") for each in choices.split(",")]
+            message = f"{start}{word!r}{suggestion(word, known)} known: {', '.join(known)}"
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed arguments; those that are none are an error of the command's parser."""
+    namespace, extra = parser.parse_known_args(arguments)
+    if extra:
+        command: Parser = getattr(namespace, "parser", parser)
+        command.error(_unknown(extra, command))
+    return namespace
+
+
+def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
+    """The message for arguments that a command does not know."""
+    first = next((each for each in extra if each.startswith("-")), None)
+    if first is None:
+        several = "values of one option are separated by commas, without spaces"
+        return f"unrecognized arguments: {' '.join(extra)}; {several}"
+    word = first.split("=")[0]
+    options = [each for each in command._option_string_actions if each.startswith("--")]
+    here: dict[str, Any] = {
+        key: words for key, words in SYNONYMS.items() if key in options or " " in key
+    }
+    return f"there is no option {word}{suggestion(word, options, here).rstrip(';')}"
 
 
 class CommandError(Exception):
@@ -85,9 +154,6 @@ def add_train(
     return train
 
 
-# Of `--model`, and once words of `--preset`.
-MODELS = ("tabular", "plain")
-PRESETS = ("fast", "balanced", "best")
 _DEFAULT = {
     "model": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
     " tables of any size; default: tabular, and plain where the table does not fit into memory",
@@ -167,11 +233,11 @@ def take_config(path: str, parser: argparse.ArgumentParser) -> None:
         If it cannot be read.
     """
     try:
-        told = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no TOML: {error}") from None
     known = {one.dest: one for one in parser._actions if one.dest not in NO_SETTINGS}
-    for key, value in told.items():
+    for key, value in config.items():
         action = known.get(key.replace("-", "_"))
         if action is None:
             shown = [name.replace("_", "-") for name in known]
@@ -194,10 +260,10 @@ def _value(value: Any, action: argparse.Action) -> Any:
         return tuple(map(str, value if isinstance(value, list) else [value]))
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     convert: Any = action.type or str
-    found = convert(text)
-    if action.choices is not None and found not in action.choices:
-        raise ValueError(f"must be one of {', '.join(action.choices)}, got {found!r}")
-    return found
+    converted = convert(text)
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"must be one of {', '.join(action.choices)}, got {converted!r}")
+    return converted
 
 
 def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
@@ -216,12 +282,12 @@ def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> s
 
 def settle_model(arguments: argparse.Namespace) -> str | None:
     """Set the kind of model; return a note if `--preset` named it, as it did once."""
-    given = arguments.preset
-    if given not in MODELS:
+    preset = arguments.preset
+    if preset not in MODELS:
         arguments.model = arguments.model or MODELS[0]
         return None
-    arguments.model, arguments.preset = arguments.model or given, "balanced"
-    return f"note: --preset {given} is now --model {given}"
+    arguments.model, arguments.preset = arguments.model or preset, "balanced"
+    return f"note: --preset {preset} is now --model {preset}"
 
 
 def _preset(text: str) -> str:
@@ -240,8 +306,8 @@ def loss_name(text: str) -> str:
 def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
     """Check that a word is one of those in a table."""
     if text not in table:
-        told = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
+        raise argparse.ArgumentTypeError(message)
     return text
 
 
@@ -251,7 +317,7 @@ def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _encoding(text: str) -> str:
     try:
-        return encodings.known(text, "encoding")
+        return csv_files.known(text, "encoding")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("encoding: ")) from None
 
@@ -259,8 +325,8 @@ def _encoding(text: str) -> str:
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        told = f"must be numbers of units with commas, such as 128,128, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be numbers of units with commas, such as 128,128, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return tuple(map(int, parts))
 
 
@@ -289,6 +355,6 @@ def _valid(text: str) -> Any:
             return text
         fraction = -1.0
     if not 0 <= fraction < 1:
-        told = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
-        raise argparse.ArgumentTypeError(told)
+        message = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
     return fraction

@@ -1,4 +1,4 @@
-"""The commands train, predict, score and show."""
+"""The commands train, predict, score and show: models of tables."""
 
 import argparse
 import json
@@ -14,18 +14,16 @@ from typing import Any
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
-from fastmlp.cli.showing import show_ensemble, show_net
 from fastmlp.data.arrow import imported
-from fastmlp.data.outputs import reader_of
-from fastmlp.data.prediction_columns import Form
+from fastmlp.data.outputs import Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.batches import Rows
-from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.loading import TooLarge
-from fastmlp.tabular.packing import estimators, train_pack_of
-from fastmlp.tabular.scores import score
-from fastmlp.tabular.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
+from fastmlp.tabular.plain.columns import names_of
+from fastmlp.tabular.plain.packing import FittedTable, estimators, train_pack_of
+from fastmlp.tabular.plain.scores import score
+from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, TrainSettings, train
+from fastmlp.tabular.schema import reasons
+from fastmlp.tabular.schema.batches import ChosenBatches, TooLarge
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
@@ -38,11 +36,13 @@ IN_OPTIONS = {
 }
 # Seconds between two lines of progress.
 EVERY = 1.0
+# Levels and classes of a line.
+MOST_SHOWN = 8
 
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Make errors of the data a `CommandError`, and warnings lines of standard error."""
+    """Make errors of the data a `CommandError`, and write warnings to standard error."""
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
@@ -69,18 +69,18 @@ def run_train(arguments: argparse.Namespace) -> None:
     """Train, write the model, and print the scores of the rows that were held out."""
     limit = arguments.time_limit
     ends = None if limit is None else time.monotonic() + limit
-    told = vars(arguments)
+    options = vars(arguments)
     if not arguments.data:
         raise UsageError("the following arguments are required: DATA")
     if arguments.target is None:
         if not all(path.lower().endswith(".npz") for path in arguments.data):
             raise UsageError("the following arguments are required: --target")
-        told["target"] = "y"
+        options["target"] = "y"
     output = arguments.output
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    given: Any = {name: told[name] for name in Settings._fields if name in told}
-    settings = Settings(**given, ends=ends)
+    fields: Any = {name: options[name] for name in TrainSettings._fields if name in options}
+    settings = TrainSettings(**fields, ends=ends)
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
     _check_options(settings, arguments.model)
     require_new(output, force=arguments.force, who="train")
@@ -91,24 +91,24 @@ def run_train(arguments: argparse.Namespace) -> None:
                 valid=data_of([arguments.valid], "train", encoding=arguments.encoding)
             )
         data = data_of(arguments.data, "train", encoding=arguments.encoding)
-        told = _trained(data, settings, arguments, output)
+        options = _trained(data, settings, arguments, output)
     say(f"model: {output}")
-    _print_scores(told.get("scores", {}), as_json=arguments.json)
+    _print_scores(options.get("scores", {}), as_json=arguments.json)
 
 
 def _trained(
-    data: Any, settings: Settings, arguments: argparse.Namespace, output: str
+    data: Any, settings: TrainSettings, arguments: argparse.Namespace, output: str
 ) -> dict[str, Any]:
     """Train and write a model; return what its training said."""
     if arguments.model == "tabular":
         try:
-            found = train_pack_of(data, settings, say, "train")
+            ensemble = train_pack_of(data, settings, say, "train")
         except TooLarge as error:
             say(f"note: --model plain, as the table does not fit into memory: {error}")
         else:
-            fastmlp.save(found, output)
-            say(_last_line(found))
-            return FittedTable(found, output).training
+            fastmlp.save(ensemble, output)
+            say(_last_line(ensemble))
+            return FittedTable(ensemble, output).training
     progress = _Progress(settings.epochs or EPOCHS, quiet=arguments.quiet)
     model = train(data, settings, say, progress, "train")
     fastmlp.save(model, output)
@@ -121,11 +121,11 @@ def _last_line(model: Any) -> str:
     return str(model.summary()).splitlines()[-1]
 
 
-def _check_options(settings: Settings, model: str) -> None:
+def _check_options(settings: TrainSettings, model: str) -> None:
     """Check that no option is of the other kind of model, and that the target is not ignored."""
     names, other = (OF_PLAIN, "plain") if model == "tabular" else (OF_PACKS, "tabular")
     for name in names:
-        if getattr(settings, name) != Settings._field_defaults[name]:
+        if getattr(settings, name) != TrainSettings._field_defaults[name]:
             option = name.replace("_", "-")
             raise UsageError(f"argument --{option}: needs --model {other}")
     if settings.target in settings.ignore:
@@ -170,10 +170,10 @@ class _Progress:
 
 
 def _tell_end(model: TableModel) -> None:
-    told = model.training
-    best = f", the best is {told['best_epoch']}" if "best_epoch" in told else ""
-    why = fastmlp.Status[told["status"]].value
-    say(f"{count(told['epochs'], 'epoch')}{best}: {why}")
+    training = model.training
+    best = f", the best is {training['best_epoch']}" if "best_epoch" in training else ""
+    why = fastmlp.Status[training["status"]].value
+    say(f"{count(training['epochs'], 'epoch')}{best}: {why}")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -194,8 +194,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
             if isinstance(model, FittedTable):
                 raise UsageError("argument --compute-dtype: needs a model of --model plain")
             form = form._replace(compute_dtype=arguments.compute_dtype)
-        how = {"encoding": arguments.encoding, "nulls": False}
-        data = data_of(arguments.data, who, model.text_names, **how)
+        reading = {"encoding": arguments.encoding, "nulls": False}
+        data = data_of(arguments.data, who, model.text_names, **reading)
         reader = reader_of(model, data, form, who)
         write_rows(reader, output)
 
@@ -205,8 +205,9 @@ def run_score(arguments: argparse.Namespace) -> None:
     with telling():
         model = _loaded(arguments)
         encoding = arguments.encoding
-        given = data_of(arguments.data, "score", model.text_names, encoding=encoding)
-        rows = Rows(given, model.columns, "score", [model.target.name])
+        data = data_of(arguments.data, "score", model.text_names, encoding=encoding)
+        read = names_of(model.columns)
+        rows = ChosenBatches(data, read, model.text_names, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 
@@ -243,3 +244,74 @@ def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
     if not isinstance(model, TableModel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
     return model
+
+
+def show_net(model: TableModel, *, as_json: bool) -> None:
+    """Print the columns of a net, what its training said, and its layers."""
+    content: dict[str, Any] = {
+        "task": model.task,
+        "target": model.target._asdict(),
+        "columns": [column._asdict() for column in model.columns],
+        "layer_sizes": list(model.net.layer_sizes),
+        "training": model.training,
+    }
+    if as_json:
+        print(json.dumps(content))
+        return
+    _show_task(model)
+    print(f"columns   {len(model.feature_names)}")
+    for column in model.columns:
+        kind = f"center {column.center:.6g}, scale {column.scale:.6g}"
+        if column.levels is not None:
+            kind = f"levels {_listed(column.levels)}"
+        part = "" if column.part is None else f"{column.part}, "
+        print(f"  {column.name}: {part}{kind}{', and whether missing' * column.indicates}")
+    for one in reasons(model.training.get("left_out", {})):
+        print(f"left out: {one}")
+    _show_training(model.training)
+    print(f"\n{model.net.summary()}")
+
+
+def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
+    """Print the columns of an ensemble, what its training said, and its members."""
+    ensemble, schema = model.model, model.model.schema_
+    if as_json:
+        content = {
+            "task": model.task,
+            "target": model.training.get("target"),
+            "classes": None if model.classes_ is None else model.classes_.tolist(),
+            "schema": schema.to_json(),
+            "members": [[str(one.recipe), one.weight, one.score] for one in ensemble.members_],
+            "validation_score": ensemble.validation_score_,
+            "training": model.training,
+        }
+        print(json.dumps(content))
+        return
+    _show_task(model)
+    print(f"columns   {len(schema.read_names)}")
+    for name in schema.read_names:
+        kind = "numbers"
+        if name in schema.levels:
+            kind = f"levels {_listed(schema.levels[name])}"
+        elif name in schema.dates:
+            kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
+        print(f"  {name}: {kind}")
+    _show_training(model.training)
+    print(f"\n{ensemble.summary()}")
+
+
+def _show_task(model: TableModel | FittedTable) -> None:
+    known = "target" in model.training or isinstance(model, TableModel)
+    print(f"task      {model.task}{f' of {model.target.name!r}' if known else ''}")
+    if model.classes_ is not None:
+        print(f"classes   {_listed(model.classes_.tolist())}")
+
+
+def _show_training(training: dict[str, Any]) -> None:
+    for name in sorted(training.keys() - {"scores", "target", "left_out"}):
+        print(f"{name:<9} {training[name]}")
+
+
+def _listed(values: Any) -> str:
+    shown = ", ".join(map(str, values[:MOST_SHOWN]))
+    return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")

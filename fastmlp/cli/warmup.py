@@ -82,8 +82,8 @@ def warmup(
     scalars.boolean("warmup", "parallel", parallel)
     if client is not None:
         workers = Cluster(client_of(client, "warmup"), "warmup")
-        its = workers.each(_in_worker, kinds, parallel, compute_dtype, seconds=WORKER_SECONDS)
-        return float(max(its.values(), default=0.0))
+        reports = workers.each(_in_worker, kinds, parallel, compute_dtype, seconds=WORKER_SECONDS)
+        return float(max(reports.values(), default=0.0))
     say = report or (lambda line: None)
     start = time.perf_counter()
     block_of(shuffle_again, np.int64)

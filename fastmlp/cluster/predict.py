@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.outputs import kept_names, reader_of
-from fastmlp.data.prediction_columns import Form
+from fastmlp.data.outputs import Form, kept_names, reader_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastmlp.data import csv_files
-from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
-from fastmlp.data.encodings import CSV_FILES, CSVFile, encoding_of
-from fastmlp.data.places import Place
+from fastmlp.data.columns import ColumnNames, Encoder, NamedBlocks, NamedColumns, Place, columns_of
+from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
 from fastmlp.data.sources import Block
 from fastmlp.validation.packages import needs
 
@@ -42,19 +41,19 @@ def imported(who: str) -> Any:
     return pyarrow
 
 
-def is_table(given: object) -> bool:
+def is_table(X: object) -> bool:
     """Return True if it is a table, a frame, a relation or a reader, from which Arrow can read."""
-    return any(hasattr(given, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
+    return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
 
 
-def is_lazy(given: object) -> bool:
+def is_lazy(X: object) -> bool:
     """Return True for a LazyFrame of polars."""
-    return hasattr(given, "collect") and hasattr(given, "collect_schema")
+    return hasattr(X, "collect") and hasattr(X, "collect_schema")
 
 
-def paths_of(given: Any) -> list[str] | None:
+def paths_of(X: Any) -> list[str] | None:
     """Return paths as a list; None if it is neither a path nor a list of paths."""
-    paths = [given] if isinstance(given, str | os.PathLike) else given
+    paths = [X] if isinstance(X, str | os.PathLike) else X
     if not isinstance(paths, list | tuple) or not paths:
         return None
     return [os.fspath(one) for one in paths] if all(map(_is_path, paths)) else None
@@ -72,38 +71,36 @@ def expanded(paths: Sequence[str], who: str) -> list[str]:
 
 
 def _expanded(path: str, who: str) -> list[str]:
-    found = [path]
+    files = [path]
     if os.path.isdir(path):
         # Names such as _SUCCESS are of those who write folders.
         names = [name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))]
-        found = [os.path.join(path, name) for name in names if name.lower().endswith(FILES)]
-        if not found:
-            told = f"has no files of {', '.join(FILES)}; of folders in it pass a pattern, or a "
-            raise FileNotFoundError(f"{who}: the folder {path!r} {told}pyarrow.dataset.dataset")
+        files = [os.path.join(path, name) for name in names if name.lower().endswith(FILES)]
+        if not files:
+            lack = f"has no files of {', '.join(FILES)}; of folders in it pass a pattern, or a "
+            raise FileNotFoundError(f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset")
     elif not os.path.exists(path) and glob.has_magic(path):
-        found = sorted(glob.glob(path))
-        if not found:
+        files = sorted(glob.glob(path))
+        if not files:
             raise FileNotFoundError(f"{who}: there is no file {path!r}")
     encoding = encoding_of(path)
-    return found if encoding == "utf-8" else [CSVFile(one, encoding) for one in found]
+    return files if encoding == "utf-8" else [CSVFile(one, encoding) for one in files]
 
 
-def no_table(given: object, expected: str, who: str) -> TypeError:
-    """Return the error of what is no table, with what to pass instead."""
-    if is_lazy(given):
+def no_table(X: object, expected: str, who: str) -> TypeError:
+    """The error for an object that is no table, with advice."""
+    if is_lazy(X):
         return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
-    return TypeError(f"{who}: {expected} got {type(given).__name__}{instead_of(given)}")
+    return TypeError(f"{who}: {expected} got {type(X).__name__}{instead_of(X)}")
 
 
-def instead_of(given: object) -> str:
-    """Return what to pass instead of another library's object; "" for what may be one of ours."""
-    return (
-        "" if is_table(given) else INSTEAD.get(type(given).__module__.split(".")[0].lstrip("_"), "")
-    )
+def instead_of(X: object) -> str:
+    """The advice for an object of another library; "" for a table and for any other object."""
+    return "" if is_table(X) else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
 
 
-def _is_path(given: object) -> bool:
-    return isinstance(given, str | os.PathLike)
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 @contextmanager
@@ -116,7 +113,7 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
-class ParquetBlocks(Named):
+class ParquetBlocks(NamedBlocks):
     """Row groups of Parquet files, or pieces of them, as blocks.
 
     Attributes
@@ -124,7 +121,9 @@ class ParquetBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, paths: list[str], wanted: Wanted, rows: int | None, who: str) -> None:
+    def __init__(
+        self, paths: list[str], column_names: ColumnNames, rows: int | None, who: str
+    ) -> None:
         imported(who)
         import pyarrow.parquet
 
@@ -134,13 +133,13 @@ class ParquetBlocks(Named):
         self._metadata: dict[str, Any] = {}
         sizes = []
         self._rows = rows
-        self._columns: Columns | None = None
+        self._columns: NamedColumns | None = None
         for path in paths:
             with naming(path), self._open(path) as file:
-                columns = columns_of(file.schema_arrow, wanted, f"{who}: {path}")
+                columns = columns_of(file.schema_arrow, column_names, f"{who}: {path}")
                 # Of all files; without names of features they are those of the first.
                 self._columns = self._columns or columns
-                wanted = self._columns.wanted
+                column_names = self._columns.wanted
                 self._metadata[path] = metadata = file.metadata
             before = 0
             for group in range(metadata.num_row_groups):
@@ -159,13 +158,13 @@ class ParquetBlocks(Named):
         # Threads of pyarrow would compete with those that train.
         file = self._open(path, metadata=self._metadata[path], pre_buffer=True)
         with naming(path), file:
-            how = {"row_groups": [group], "columns": columns.names, "use_threads": False}
-            batches = file.iter_batches(batch_size=n, **how)
+            options = {"row_groups": [group], "columns": columns.names, "use_threads": False}
+            batches = file.iter_batches(batch_size=n, **options)
             batch = next(batch for k, batch in enumerate(batches) if k == piece)
         return columns.block(batch, Place(f"row group {group} of {path}", first, f" of {path}"))
 
 
-class ArrowFileBlocks(Named):
+class ArrowFileBlocks(NamedBlocks):
     """Record batches of Arrow files, or pieces of them, as blocks.
 
     Attributes
@@ -173,17 +172,17 @@ class ArrowFileBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, paths: list[str], wanted: Wanted, rows: int, who: str) -> None:
+    def __init__(self, paths: list[str], column_names: ColumnNames, rows: int, who: str) -> None:
         self._ipc, self._source = imported(who).ipc, imported(who).OSFile
         # Files, batches, the first row in a batch, and in the file.
         self._places: list[tuple[str, int, int, int]] = []
-        self._columns: Columns | None = None
+        self._columns: NamedColumns | None = None
         sizes = []
         for path in paths:
             with self._opened(path, ()) as file:
-                columns = columns_of(file.schema, wanted, f"{who}: {path}")
+                columns = columns_of(file.schema, column_names, f"{who}: {path}")
                 self._columns = self._columns or columns
-                wanted, before = self._columns.wanted, 0
+                column_names, before = self._columns.wanted, 0
                 for k in range(file.num_record_batches):
                     n = file.get_batch(k).num_rows
                     for first in range(0, n, rows):
@@ -212,7 +211,7 @@ class ArrowFileBlocks(Named):
             return columns.block(batch, Place(f"batch {k} of {path}", row, f" of {path}"))
 
 
-class TableBlocks(Named):
+class TableBlocks(NamedBlocks):
     """Slices of a table in memory as blocks.
 
     Attributes
@@ -220,7 +219,7 @@ class TableBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, batches: list[tuple[Any, Place]], columns: Columns) -> None:
+    def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
         self._batches, self._columns = batches, columns
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
@@ -230,7 +229,7 @@ class TableBlocks(Named):
         return self._columns.block(*self._batches[i])
 
 
-def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks:
+def table_blocks(table: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
     """Return blocks of a table in memory: of pyarrow, pandas, polars, or alike."""
     arrow = imported(who)
     if type(table).__module__.startswith("pandas"):
@@ -238,25 +237,27 @@ def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks
         table = arrow.Table.from_pandas(table, preserve_index=False)
     elif not isinstance(table, arrow.Table):
         table = arrow.RecordBatchReader.from_stream(table).read_all()
-    columns, batches, n = columns_of(table.schema, wanted, who), [], 0
+    columns, batches, n = columns_of(table.schema, column_names, who), [], 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
         batches.append((batch, Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
         n += batch.num_rows
     return TableBlocks(batches, columns)
 
 
-class Passes(Named):
+class Passes(NamedBlocks):
     """Begins passes over batches.
 
     Parameters
     ----------
     batches : callable
         Yields record batches, what errors call each, and the columns.
-    columns : Columns, or None if they are known once the first batch has been read
+    columns : NamedColumns, or None if they are known once the first batch has been read
     """
 
     def __init__(
-        self, batches: Callable[[], Iterator[tuple[Any, Place, Columns]]], columns: Columns | None
+        self,
+        batches: Callable[[], Iterator[tuple[Any, Place, NamedColumns]]],
+        columns: NamedColumns | None,
     ) -> None:
         self._batches, self._columns = batches, columns
 
@@ -267,7 +268,9 @@ class Passes(Named):
 
     def _of_targets(self) -> "Passes":
         begin = self._batches
-        return Passes(lambda: ((its, where, all_.of_targets) for its, where, all_ in begin()), None)
+        return Passes(
+            lambda: ((batch, where, all_.of_targets) for batch, where, all_ in begin()), None
+        )
 
 
 class ReadOnce:
@@ -290,27 +293,27 @@ def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
     import pyarrow.dataset
 
     # Without limits it reads 16 batches ahead, of 4 files, and holds the bytes of whole files.
-    how = {"batch_readahead": 1, "fragment_readahead": 1}
+    limits = {"batch_readahead": 1, "fragment_readahead": 1}
     if isinstance(getattr(dataset, "format", None), pyarrow.dataset.ParquetFileFormat):
         parquet: Any = pyarrow.dataset.ParquetFragmentScanOptions
         options = parquet(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER_BYTES)
-        how["fragment_scan_options"] = options
-    scanner = dataset.scanner(columns=columns, batch_size=rows, use_threads=False, **how)
+        limits["fragment_scan_options"] = options
+    scanner = dataset.scanner(columns=columns, batch_size=rows, use_threads=False, **limits)
     return scanner.to_reader()
 
 
-def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
-    """Return what begins a pass over what Arrow reads as a stream of batches."""
+def stream_of(table: Any, column_names: ColumnNames, who: str) -> Passes:
+    """A source that reads a table anew for each pass, as a stream of batches."""
     arrow = imported(who)
 
-    def begin() -> Iterator[tuple[Any, Place, Columns]]:
-        if hasattr(given, "scanner"):
-            reader = scanning(given, BLOCK_ROWS)
-        elif hasattr(given, "to_reader"):
-            reader = given.to_reader()
+    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
+        if hasattr(table, "scanner"):
+            reader = scanning(table, BLOCK_ROWS)
+        elif hasattr(table, "to_reader"):
+            reader = table.to_reader()
         else:
-            reader = arrow.RecordBatchReader.from_stream(given)
-        columns, before = columns_of(reader.schema, wanted, who), 0
+            reader = arrow.RecordBatchReader.from_stream(table)
+        columns, before = columns_of(reader.schema, column_names, who), 0
         # A database refuses a second query until the first is read to its end, or closed.
         try:
             for k, batch in enumerate(reader):
@@ -322,25 +325,25 @@ def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
             reader.close()
 
     # Without a schema, as of a relation, names are known once the first batch has been read.
-    schema = getattr(given, "schema", None)
+    schema = getattr(table, "schema", None)
     known = isinstance(getattr(schema, "names", None), list)
-    return Passes(begin, columns_of(schema, wanted, who) if known else None)
+    return Passes(begin, columns_of(schema, column_names, who) if known else None)
 
 
-def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
-    """Return what begins a pass over files of comma-separated values."""
+def csv_stream(paths: list[str], column_names: ColumnNames, who: str) -> Passes:
+    """A source that reads files of comma-separated values anew for each pass."""
     imported(who)
     with naming(paths[0]):
         schema = csv_files.schema_of(paths[0], who)
-        first = columns_of(schema, wanted, f"{who}: {paths[0]}")
+        first = columns_of(schema, column_names, f"{who}: {paths[0]}")
 
-    def begin() -> Iterator[tuple[Any, Place, Columns]]:
+    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
         for path in paths:
             with naming(path):
-                its = schema if path == paths[0] else csv_files.schema_of(path, who)
-                columns = columns_of(its, first.wanted, f"{who}: {path}")
+                schema_of_file = schema if path == paths[0] else csv_files.schema_of(path, who)
+                columns = columns_of(schema_of_file, first.wanted, f"{who}: {path}")
                 chosen, before = _chosen(columns), 0
-                for k, batch in enumerate(csv_files.batches_of(path, its, chosen, who)):
+                for k, batch in enumerate(csv_files.batches_of(path, schema_of_file, chosen, who)):
                     if batch.num_rows:
                         text, of = f"batch {k} of {path}", f" of {path}"
                         yield batch, Place.in_csv(text, before, of), columns
@@ -349,16 +352,18 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
     return Passes(begin, first)
 
 
-def _chosen(columns: Columns) -> csv_files.Chosen:
+def _chosen(columns: NamedColumns) -> csv_files.ChosenColumns:
     """Return how the columns are read of CSV: an encoder finds out itself what targets are."""
     names, targets = columns.names, columns.targets
     if columns.encoder is None:
-        return csv_files.Chosen(names, names, labels=targets, nulls=True)
-    return csv_files.Chosen(names, [name for name in names if name not in targets], nulls=True)
+        return csv_files.ChosenColumns(names, names, labels=targets, nulls=True)
+    return csv_files.ChosenColumns(
+        names, [name for name in names if name not in targets], nulls=True
+    )
 
 
 def source_of(
-    given: Any,
+    X: Any,
     target: Any,
     who: str,
     features: Sequence[str] | None = None,
@@ -374,20 +379,20 @@ def source_of(
     TypeError, ValueError
         If they are neither, or of an unknown kind, or have no such columns.
     """
-    wanted = Wanted(target, features, None, encoder)
-    paths = paths_of(given)
+    column_names = ColumnNames(target, features, None, encoder)
+    paths = paths_of(X)
     if paths is not None:
-        return _of_paths(expanded(paths, who), wanted, who)
-    if is_lazy(given) or not is_table(given):
-        raise no_table(given, "target= goes with paths, a table or a frame;", who)
-    in_memory = type(given).__module__.split(".")[0] in ("pandas", "polars")
-    if in_memory or isinstance(given, imported(who).Table):
-        return table_blocks(given, wanted, BLOCK_ROWS, who)
-    begin = stream_of(given, wanted, who)
-    return ReadOnce(given, begin()) if hasattr(given, "read_next_batch") else begin
+        return _of_paths(expanded(paths, who), column_names, who)
+    if is_lazy(X) or not is_table(X):
+        raise no_table(X, "target= goes with paths, a table or a frame;", who)
+    in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
+    if in_memory or isinstance(X, imported(who).Table):
+        return table_blocks(X, column_names, BLOCK_ROWS, who)
+    begin = stream_of(X, column_names, who)
+    return ReadOnce(X, begin()) if hasattr(X, "read_next_batch") else begin
 
 
-def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
+def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
     by_kind: dict[str | None, str] = {}
     for path in paths:
         by_kind.setdefault(next((end for end in FILES if path.lower().endswith(end)), None), path)
@@ -396,7 +401,7 @@ def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
         raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
     (end,) = by_kind
     if end == ".parquet":
-        return ParquetBlocks(paths, wanted, None, who)
+        return ParquetBlocks(paths, column_names, None, who)
     if end in ARROW_FILES:
-        return ArrowFileBlocks(paths, wanted, BLOCK_ROWS, who)
-    return csv_stream(paths, wanted, who)
+        return ArrowFileBlocks(paths, column_names, BLOCK_ROWS, who)
+    return csv_stream(paths, column_names, who)

@@ -8,8 +8,10 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import memory
+from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
-from fastmlp.data.columns import Wanted
+from fastmlp.data.columns import ColumnNames
 from fastmlp.data.sources import Block, seed_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -182,13 +184,13 @@ class Blocks:
         Blocks(3 rows in 2 blocks, seed=0)
         """
         who = "Blocks.from_parquet"
-        found = arrow.paths_of(paths)
-        if found is None:
+        files = arrow.paths_of(paths)
+        if files is None:
             raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
-        wanted = Wanted(target, features, weight)
-        blocks = arrow.ParquetBlocks(arrow.expanded(found, who), wanted, rows, who)
+        column_names = ColumnNames(target, features, weight)
+        blocks = arrow.ParquetBlocks(arrow.expanded(files, who), column_names, rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
@@ -231,7 +233,7 @@ class Blocks:
         if not arrow.is_table(table):
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
-        blocks = arrow.table_blocks(table, Wanted(target, features, weight), rows, who)
+        blocks = arrow.table_blocks(table, ColumnNames(target, features, weight), rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
@@ -246,13 +248,15 @@ class Blocks:
     ) -> Self:
         rows, seed = scalars.positive_integer(who, "rows", how[0]), seed_of(how[1], who)
         named = {"X": X, "y": y, "sample_weight": sample_weight}
-        columns = {name: its for name, its in named.items() if its is not None}
-        for name, its in columns.items():
-            if not hasattr(its, "__len__") or not hasattr(its, "__getitem__"):
-                raise TypeError(f"{who}: {name} must be an array, got {type(its).__name__}")
-            if len(its) != len(X):
-                raise ValueError(f"{who}: X has {count(len(X), 'row')}, but {name} has {len(its)}")
-        parts = [_part(its, of_files=of_files) for its in columns.values()]
+        columns = {name: array for name, array in named.items() if array is not None}
+        for name, array in columns.items():
+            if not hasattr(array, "__len__") or not hasattr(array, "__getitem__"):
+                raise TypeError(f"{who}: {name} must be an array, got {type(array).__name__}")
+            if len(array) != len(X):
+                raise ValueError(
+                    f"{who}: X has {count(len(X), 'row')}, but {name} has {len(array)}"
+                )
+        parts = [_part(array, of_files=of_files) for array in columns.values()]
         sizes = tuple(min(rows, len(X) - first) for first in range(0, len(X), rows))
 
         def read(i: int) -> Any:
@@ -260,8 +264,8 @@ class Blocks:
             return tuple(part(first, first + sizes[i]) for part in parts)
 
         def read_targets(i: int) -> Any:
-            its = parts[1](i * rows, i * rows + sizes[i])
-            return its, its
+            y_of_block = parts[1](i * rows, i * rows + sizes[i])
+            return y_of_block, y_of_block
 
         made = cls(sizes, read, seed)
         made._read_targets = read_targets
@@ -296,3 +300,22 @@ class _FilePart:
         if len(numbers) < n:
             raise OSError(f"{self._path} ends before row {last - 1}: has it been cut?")
         return numbers.reshape(last - first, *self._shape)
+
+
+def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, Any]:
+    """Return blocks in the place of a memory map of more than half the memory that is available.
+
+    Rows in random order would be a fault of a page each, where the file is not in memory.
+    """
+    if not isinstance(X, np.memmap) or y is None or X.ndim != 2 or X.nbytes <= memory.SMALL:
+        return X, y, sample_weight
+    available = memory.available()
+    if available is None or X.nbytes <= available // 2:
+        return X, y, sample_weight
+    warn(
+        f"{who}: X is a memory map of {memory.readable(X.nbytes)}, and "
+        f"{memory.readable(available)} of memory are available: it is read in blocks, whose rows "
+        "are mixed in buffers; pass Blocks.from_memmap(X, y) to choose them",
+        UserWarning,
+    )
+    return Blocks.from_memmap(X, y, sample_weight), None, None

@@ -1,4 +1,4 @@
-"""Columns of an Arrow table as rows of numbers."""
+"""Columns of an Arrow table as rows of numbers, and where the rows are, as errors call them."""
 
 from collections.abc import Callable
 from copy import copy
@@ -6,22 +6,88 @@ from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
-from fastmlp.data.places import Place, require_target
 from fastmlp.validation import frames, hints
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.suggestions import count, suggestion
 
 Array = NDArray[Any]
+
+
+class Place(str):
+    """The name, in errors, of some rows of a file or a table, such as "batch 1 of a.csv".
+
+    Attributes
+    ----------
+    first : the number of the first row, from 0; in CSV its line, from 1
+    unit : "row" or "line"
+    of : " of a.csv", or "" for rows in memory
+    """
+
+    first: int
+    unit: str
+    of: str
+
+    def __new__(cls, text: str, first: int = 0, of: str = "") -> Self:
+        made = super().__new__(cls, text)
+        made.first, made.unit, made.of = first, "row", of
+        return made
+
+    @classmethod
+    def in_csv(cls, text: str, first: int, of: str) -> Self:
+        """Return the place of rows of CSV, whose line 1 is the header."""
+        made = cls(text, first + 2, of)
+        made.unit = "line"
+        return made
+
+    def by(self, who: str) -> Self:
+        """The same place, after the name of the caller."""
+        made = type(self)(f"{who}: {self}", self.first, self.of)
+        made.unit = self.unit
+        return made
+
+    def row(self, i: int) -> str:
+        """The name, in errors, of row i."""
+        return f"{self.unit} {self.first + i}"
+
+
+def missing_in(column: Any) -> tuple[int, int]:
+    """The number of missing values of an Arrow column, NaN too, and the row of the first."""
+    import pyarrow.compute as compute
+
+    missing = compute.is_null(column, nan_is_null=True)
+    return int(compute.sum(missing).as_py() or 0), int(compute.index(missing, True).as_py())
+
+
+def lacking(name: str, n: int, first: str) -> str:
+    """The message of `n` missing targets; `first` is the place of the first."""
+    lack = f"{count(n, 'missing value')}, the first in {first}"
+    return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
+
+
+def require_target(column: Any, name: str, where: str) -> None:
+    """Check that no target in an Arrow column is missing.
+
+    Raises
+    ------
+    ValueError
+        If one is; the message has how many, and the row, or the line, of the first.
+    """
+    n, first = missing_in(column)
+    if n:
+        place = where if isinstance(where, Place) else Place(where)
+        raise ValueError(f"{where}: {lacking(name, n, place.row(first))}")
+
+
 Encoder = Callable[[Any, Place], Any]
 
 
-class Columns(NamedTuple):
+class NamedColumns(NamedTuple):
     """The columns that rows are made of, by their names.
 
     Attributes
     ----------
     target : one name, for y of shape (n_rows,), or several, for a column each
     weight : a name, or None
-    encoder : what makes a block of a record batch and its name; None: rows of numbers
+    encoder : makes a block of a record batch and its place; None: rows of numbers
     """
 
     features: tuple[str, ...]
@@ -30,8 +96,8 @@ class Columns(NamedTuple):
     encoder: Encoder | None = None
 
     @property
-    def of_targets(self) -> "Columns":
-        """Those of y alone."""
+    def of_targets(self) -> "NamedColumns":
+        """The columns of y alone."""
         return self._replace(features=(), weight=None)
 
     @property
@@ -46,9 +112,9 @@ class Columns(NamedTuple):
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     @property
-    def wanted(self) -> "Wanted":
+    def wanted(self) -> "ColumnNames":
         """The same columns, to be found in another table."""
-        return Wanted(self.target, self.features, self.weight, self.encoder)
+        return ColumnNames(self.target, self.features, self.weight, self.encoder)
 
     def block(self, batch: Any, where: Place) -> Any:
         """Return the rows of a record batch; `where` is what errors call it.
@@ -75,10 +141,10 @@ class Columns(NamedTuple):
         return X, y, frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[:, 0]
 
 
-class Named:
+class NamedBlocks:
     """Blocks of columns that are known by their names."""
 
-    _columns: Columns | None
+    _columns: NamedColumns | None
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -92,7 +158,7 @@ class Named:
         return made
 
 
-class Wanted(NamedTuple):
+class ColumnNames(NamedTuple):
     """Names of columns as they are given; without `features` all but the others are features."""
 
     target: Any
@@ -101,7 +167,7 @@ class Wanted(NamedTuple):
     encoder: Encoder | None = None
 
 
-def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
+def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns:
     """Return the columns of a table by their names.
 
     Raises
@@ -109,7 +175,7 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     TypeError, ValueError
         If they are no names, or there are no such columns, or several of a name.
     """
-    (target, features, weight, encoder), known = wanted, list(schema.names)
+    (target, features, weight, encoder), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
     weights = [] if weight is None else names_in(weight, "weight", known, who)
@@ -123,14 +189,14 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     wanted_names = {*chosen, *targets, *weights}
     if twice := frames.repeated(name for name in known if name in wanted_names):
         raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
-    return Columns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
+    return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 
-def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
-    names = [given] if isinstance(given, str) else given
+def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
+    names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
         short = names is None or isinstance(names, str | int | float | list | tuple)
-        shown = repr(given) if short else f"a {type(given).__name__}"
+        shown = repr(value) if short else f"a {type(value).__name__}"
         raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:
@@ -149,5 +215,5 @@ def _labels(column: Any) -> Array | None:
     is_text = kinds.is_string(values.type) or kinds.is_large_string(values.type)
     if not (is_text or str(values.type) == "string_view"):
         return None
-    found: Array = values.to_numpy(zero_copy_only=False)
-    return found
+    texts: Array = values.to_numpy(zero_copy_only=False)
+    return texts

@@ -1,12 +1,25 @@
-"""Files of comma-separated values as record batches of Arrow."""
+"""Files of comma-separated values as record batches of Arrow, and the encodings of texts."""
 
+import codecs
+import csv
+import gzip
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self, final
 
-from fastmlp.data.encodings import encoding_of, require_no_mark, undecodable
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
+CSV_FILES = (".csv", ".csv.gz")
+# UTF-32 before UTF-16, whose mark is its beginning.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # What pyarrow says of a value, and of a row. By one thread it counts the rows, the header too, but
 # not empty lines.
 INVALID = re.compile(
@@ -20,7 +33,186 @@ NOT_UTF8 = "string", "invalid UTF8 data"
 VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 
 
-class Chosen(NamedTuple):
+@final
+class CSVFile(str):
+    """The path of a CSV file whose text is not UTF-8, wherever a path is taken.
+
+    Parameters
+    ----------
+    path : path
+        Of a file, or a pattern of them, that ends in .csv or .csv.gz.
+    encoding : str, default "utf-8"
+        One of Python's `standard encodings`_, such as "cp1252", which Excel writes in Western
+        Europe, or "utf-16".
+
+    Attributes
+    ----------
+    encoding : str
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such encoding, or it is not the path of a CSV file.
+
+    Notes
+    -----
+    .. _standard encodings: https://docs.python.org/3/library/codecs.html#standard-encodings
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastmlp import MLP, CSVFile
+    >>> path = os.path.join(tempfile.mkdtemp(), "rows.csv")
+    >>> with open(path, "w", encoding="cp1252") as file:
+    ...     _ = file.write("höhe,y\\n1.5,0\\n2.5,1\\n")
+    >>> net = MLP((1, 4, 1), seed=0)
+    >>> _ = net.fit(CSVFile(path, encoding="cp1252"), target="y", epochs=1)
+    >>> net.feature_names
+    ('höhe',)
+    """
+
+    encoding: str
+
+    @explained
+    def __new__(cls, path: str | os.PathLike[str], encoding: str = "utf-8") -> Self:
+        who = "CSVFile"
+        scalars.path(who, "path", path)
+        text = os.fspath(path)
+        if not text.lower().endswith(CSV_FILES):
+            raise ValueError(f"{who}: the path must end in {' or '.join(CSV_FILES)}, got {text!r}")
+        made = super().__new__(cls, text)
+        made.encoding = known(encoding, who)
+        return made
+
+    def __repr__(self) -> str:
+        return f"CSVFile({str(self)!r}, encoding={self.encoding!r})"
+
+
+def known(encoding: str, who: str) -> str:
+    """Check that there is an encoding of text of this name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none.
+    """
+    if not isinstance(encoding, str):
+        raise TypeError(f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}")
+    try:
+        "a".encode(encoding)
+    except (LookupError, ValueError):
+        some = "some that are known: cp1252, latin-1, utf-16, gb18030, shift_jis"
+        raise ValueError(f"{who}: there is no encoding {encoding!r}; {some}") from None
+    return encoding
+
+
+def encoding_of(path: str) -> str:
+    """Return the encoding of a CSV file."""
+    return getattr(path, "encoding", "utf-8")
+
+
+def require_no_mark(path: str, who: str) -> None:
+    """Check that a file that is read as UTF-8 does not begin as one of UTF-16 or UTF-32 does.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    if encoding_of(path) != "utf-8":
+        return
+    with _opened(path) as file:
+        head = file.read(4)
+    for mark, name in MARKS.items():
+        if head.startswith(mark):
+            raise ValueError(f"{who}: the file is not utf-8 but {name}: {_advice(name)}")
+
+
+def undecodable(path: str, who: str, columns: Collection[str] = ()) -> ValueError:
+    """Return the error of a file that is no text in its encoding, with the first such value.
+
+    Parameters
+    ----------
+    columns : names of those to look at; none: all, and the header
+    """
+    encoding = encoding_of(path)
+    for line, name, value in _faults(path, encoding):
+        if not columns or name in columns:
+            column = f"column {name!r}" if line > 1 else "the header"
+            return _error(value, encoding, f"{who}: line {line}, {column}: ")
+    where = f"column {next(iter(columns))!r}: " if columns else ""
+    return ValueError(f"{who}: {where}the text is not {encoding}: {_advice(None)}")
+
+
+def require_text(table: Any, who: str) -> None:
+    """Check that a table of CSV that was read as UTF-8 has no column of other bytes.
+
+    Raises
+    ------
+    ValueError
+        If it has one.
+    """
+    import pyarrow.types as kinds
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if kinds.is_binary(column.type):
+            value = next(one for one in column.to_pylist() if one and not _is_text(one, "utf-8"))
+            raise _error(value, "utf-8", f"{who}: column {name!r}: ")
+
+
+def _faults(path: str, encoding: str) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the line, the column and the bytes of each value that is not in an encoding."""
+    if not _is_text(b",", encoding):
+        return
+    names: list[str] = []
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if names and _is_text(line, encoding):
+                continue
+            # Of bytes as latin-1 has them, whatever they are, csv finds the values.
+            values = next(csv.reader([line.decode("latin-1")]), [])
+            encoded = [value.encode("latin-1") for value in values]
+            names = names or [one.decode(encoding, "replace").lstrip("\ufeff") for one in encoded]
+            for name, value in zip(names, encoded, strict=False):
+                if not _is_text(value, encoding):
+                    yield number, name, value
+
+
+def _error(value: bytes, encoding: str, where: str) -> ValueError:
+    guess = _likely(value)
+    perhaps = f", perhaps {guess} ({value.decode(guess)!r})" if guess else ""
+    return ValueError(f"{where}{value!r} is not {encoding}{perhaps}: {_advice(guess)}")
+
+
+def _likely(value: bytes) -> str | None:
+    """Return the likely encoding of a value that is not ASCII; None: it cannot be said."""
+    if _is_text(value, "utf-8"):
+        return "utf-8"
+    # In Western Europe letters beyond ASCII stand alone.
+    if re.search(rb"[\x80-\xff]{3}", value):
+        return None
+    return "cp1252" if _is_text(value, "cp1252") else "latin-1"
+
+
+def _advice(encoding: str | None) -> str:
+    name = encoding or "..."
+    known = f"CSVFile(path, encoding={name!r}), or --encoding {name} of the command"
+    return f"pass fastmlp.{known}" if encoding else f"give its encoding: fastmlp.{known}"
+
+
+def _is_text(value: bytes, encoding: str) -> bool:
+    try:
+        value.decode(encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _opened(path: str) -> IO[bytes]:
+    return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+class ChosenColumns(NamedTuple):
     """The columns to read of a file or table.
 
     Attributes
@@ -60,7 +252,7 @@ def schema_of(path: str, who: str) -> Any:
     return schema
 
 
-def batches_of(path: str, schema: Any, chosen: Chosen, who: str) -> Iterator[Any]:
+def batches_of(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Iterator[Any]:
     """Yield record batches of chosen columns, and at the end one without rows.
 
     Parameters
@@ -124,19 +316,19 @@ def _located(names: list[str], path: str, who: str) -> Iterator[None]:
     except UnicodeError:
         raise undecodable(path, who) from None
     except ValueError as error:
-        found = INVALID.match(str(error))
-        if found is not None and found.group(3, 4) == NOT_UTF8:
-            raise undecodable(path, who, [names[int(found.group(1))]]) from None
-        told = _of_value(found, names) or _of_row(str(error))
-        if told is None:
+        match = INVALID.match(str(error))
+        if match is not None and match.group(3, 4) == NOT_UTF8:
+            raise undecodable(path, who, [names[int(match.group(1))]]) from None
+        message = _of_value(match, names) or _of_row(str(error))
+        if message is None:
             raise
-        raise ValueError(f"{who}: {told}") from None
+        raise ValueError(f"{who}: {message}") from None
 
 
-def _of_value(found: re.Match[str] | None, names: list[str]) -> str | None:
-    if found is None:
+def _of_value(match: re.Match[str] | None, names: list[str]) -> str | None:
+    if match is None:
         return None
-    place, line, kind, what = found.groups()
+    place, line, kind, what = match.groups()
     expected = VALUES.get(kind, f"of the type {kind}")
     return (
         f"{_line(line)}column {names[int(place)]!r}: {what}, but its values are {expected} in the "
@@ -146,10 +338,10 @@ def _of_value(found: re.Match[str] | None, names: list[str]) -> str | None:
 
 
 def _of_row(error: str) -> str | None:
-    found = TORN.match(error)
-    if found is None:
+    match = TORN.match(error)
+    if match is None:
         return None
-    line, expected, got, row = found.groups()
+    line, expected, got, row = match.groups()
     few = "is the file cut, or a comma missing?"
     what = few if int(got) < int(expected) else 'a value with a comma needs quotes: "1,5"'
     return f"{_line(line)}{got} values for the {expected} columns of the header: {row!r}; {what}"

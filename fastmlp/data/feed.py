@@ -1,25 +1,145 @@
-"""A source's rows for one fit, buffer after buffer, epoch after epoch."""
+"""A source's rows for one fit, buffer after buffer, epoch after epoch, read ahead by a thread."""
 
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from itertools import count as counting
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process import memory
+from fastmlp._process import memory, task_pool
+from fastmlp._process.warnings import warn
 from fastmlp.data.arrow import is_table, paths_of, source_of
-from fastmlp.data.order import Moments, moments, warn_of_order
-from fastmlp.data.reader import Load, Reader
-from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Buffer, Conversion, Convert, Rows
+from fastmlp.data.rows import Buffer, Conversion, Convert, Reading, Rows
 from fastmlp.data.sources import Opened, has_blocks, is_source, kind_of, opened, targets_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
 
+# Means of two buffers are further apart than chance has them.
+MOST_ERRORS = 6.0
+T = TypeVar("T")
+# Seconds that a wait lasts at a time, so that signals are handled, and how long the end may take.
+LOOK_SECONDS, END_SECONDS = 0.1, 1.0
+# Seconds of computing from which the reading of a buffer counts as a thread. A call of the training
+# loop is as long, and has one number of threads to its end.
+LEAST_SECONDS = 0.05
+# The part of the reading's time in which it computes; a source that waits more needs no core.
+COMPUTING = 0.25
 
-class Filled(NamedTuple):
+
+class TargetMoments(NamedTuple):
+    """Number, mean and variance of the targets of some rows, shape (n_targets,)."""
+
+    n: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def moments(y: NDArray[Any]) -> TargetMoments:
+    """Return the moments of targets, shape (n_rows, n_targets)."""
+    return TargetMoments(len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64))
+
+
+def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
+    """Warn if the means of two buffers are more than six standard errors apart; return if so."""
+    error = np.sqrt(first.variance / first.n + later.variance / later.n)
+    far = np.abs(first.mean - later.mean) > MOST_ERRORS * error
+    if far.any():
+        j = int(np.argmax(far))
+        warn(
+            f"{who}: the mean of y is {first.mean[j]:.4g} in the first buffer and "
+            f"{later.mean[j]:.4g} in a later one: are the rows sorted? They mix badly then: mix "
+            "the source once, or use smaller blocks and a larger buffer_rows",
+            UserWarning,
+        )
+    return bool(far.any())
+
+
+class Reader(Generic[T]):
+    """Runs a generator in a thread of its own; its items and its error arrive in the caller's.
+
+    The generator waits by itself where it is too far ahead. Where the system starts no thread, the
+    caller runs it, an item at a time.
+    """
+
+    def __init__(self, items: Generator[T, None, None]) -> None:
+        self._items = items
+        self._ready: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
+        thread = threading.Thread(target=self._read, name="fastmlp reader", daemon=True)
+        self._thread = thread if task_pool.started(thread) else None
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                self._ready.put(item)
+            self._ready.put(None)
+        except BaseException as error:
+            self._ready.put(error)
+
+    def next(self) -> T | None:
+        """Return the next item, None after the last.
+
+        Raises
+        ------
+        BaseException
+            The generator's, with its traceback.
+        """
+        while True:
+            task_pool.check()
+            if self._thread is None:
+                return next(self._items, None)
+            try:
+                item = self._ready.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def join(self) -> None:
+        """Wait for the thread's end, not longer than `END_SECONDS`: a read may block for ever."""
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
+
+
+class Load:
+    """The processor time of one buffer's reading: it takes a thread, if it computes for long.
+
+    Training has a thread less meanwhile. A team of as many threads as cores would wait at each
+    barrier for the member whose core the reading has: 502 -> 432 ns a row (20-64-64-1@256, 2
+    threads), 1378 -> 1273 ns (20-128-128-1@64), both from Parquet.
+    """
+
+    def __init__(self, *, takes_thread: bool = False) -> None:
+        # Not before a fit: it imports the backend.
+        from fastmlp.backends.cpu.threads import limits
+
+        self._thread, self._computes = limits.reserved(1), takes_thread
+        self._since = 0.0, 0.0
+        if takes_thread:
+            self._thread.__enter__()
+
+    def next(self) -> Self:
+        """Return the load of the next buffer, which is like the last one that has ended."""
+        return type(self)(takes_thread=self._computes)
+
+    def begin(self) -> None:
+        """Begin to read, in this thread."""
+        self._since = time.thread_time(), time.perf_counter()
+
+    def end(self) -> None:
+        """End the reading: the thread is free."""
+        cpu, wall = time.thread_time() - self._since[0], time.perf_counter() - self._since[1]
+        self._computes = cpu > max(LEAST_SECONDS, COMPUTING * wall)
+        self._thread.__exit__()
+
+
+class FilledBuffer(NamedTuple):
     """A buffer with rows; `ends`: it ends an epoch."""
 
     buffer: Buffer
@@ -93,9 +213,9 @@ class Feed:
         self._free: queue.SimpleQueue[tuple[Buffer, Load] | None] = queue.SimpleQueue()
         self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
-        self._reader: Reader[Filled] | None = None
+        self._reader: Reader[FilledBuffer] | None = None
         self._rows_of_first: int | None = None
-        self._first: Moments | None = None
+        self._first: TargetMoments | None = None
         per_epoch = reading.rows_per_epoch
         self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
         self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, row_bytes, who)
@@ -107,7 +227,7 @@ class Feed:
         if self.is_whole and self.rows.weight.size and not self.rows.weight.any():
             raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
 
-    def _take(self, filled: Filled) -> None:
+    def _take(self, filled: FilledBuffer) -> None:
         self._buffer, self.rows, self.ends = filled.buffer, filled.buffer.rows, filled.ends
 
     @property
@@ -162,11 +282,11 @@ class Feed:
         self._load.end()
         self._ahead.end()
 
-    def _filled(self, buffer: Buffer, *, ends: bool) -> Filled:
+    def _filled(self, buffer: Buffer, *, ends: bool) -> FilledBuffer:
         self._load.end()
-        return Filled(buffer, ends)
+        return FilledBuffer(buffer, ends)
 
-    def _fill(self, first: int) -> Generator[Filled, None, None]:
+    def _fill(self, first: int) -> Generator[FilledBuffer, None, None]:
         """Yield buffers of rows for all epochs from the first on."""
         if self._reading.rows_per_epoch is not None:
             passes = (rows for number in counting() for rows in self._pass(number))
@@ -176,8 +296,8 @@ class Feed:
             yield from self._buffers(self._pass(epoch), 1)
 
     def _after(
-        self, epochs: int, filling: Generator[Filled, None, None]
-    ) -> Generator[Filled, None, None]:
+        self, epochs: int, filling: Generator[FilledBuffer, None, None]
+    ) -> Generator[FilledBuffer, None, None]:
         """Yield the buffers after so many epochs of `steps_per_epoch`; those before are dropped."""
         ended = int(self.ends)
         while ended < epochs:
@@ -213,7 +333,7 @@ class Feed:
                 "it anew, or epochs=1"
             )
 
-    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[Filled, None, None]:
+    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[FilledBuffer, None, None]:
         """Yield buffers of the blocks; epochs end after `rows_per_epoch`, or with the blocks."""
         per_epoch = self._reading.rows_per_epoch
         buffer: Buffer | None = None
@@ -292,8 +412,8 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
     TypeError, ValueError
         If they do not.
     """
-    for name, given in (("y", y), ("sample_weight", sample_weight)):
-        if given is not None:
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
     if reading.validation_split is not None:
         raise ValueError(

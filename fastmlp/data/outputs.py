@@ -1,30 +1,147 @@
-"""Predictions of tables: as a stream of Arrow's, and as a Parquet file."""
+"""Predictions of files and tables: columns of them by batch, as a stream of Arrow or a file."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import whole_files
 from fastmlp.data.arrow import imported
 from fastmlp.data.batches import (
     ROWS,
-    Batch,
     Choice,
+    PredictBatch,
     batches_of,
     has_names,
     named_batches,
     names_of_model,
+    predicted,
 )
-from fastmlp.data.prediction_columns import Form, Outputs
 from fastmlp.data.sources import Source
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
+
+Array = NDArray[Any]
+ArraysByName = dict[str, Array]
+
+
+class Form(NamedTuple):
+    """The form of predictions: their columns and batches.
+
+    Attributes
+    ----------
+    keep : names of the columns to keep
+    output : the name of the column of predictions
+    rows : the most rows of a batch
+    probabilities : bool, columns of the classes' probabilities, where there are such
+    compute_dtype : as for `MLP.predict`
+    """
+
+    keep: list[str]
+    output: str = "prediction"
+    rows: int = ROWS
+    probabilities: bool = True
+    compute_dtype: ComputeDTypes | None = None
+
+
+class PredictionColumns:
+    """Makes columns of predictions from batches.
+
+    Parameters
+    ----------
+    model : MLP or estimator, or a model of tables
+    named : bool, the model knows names of columns
+    """
+
+    def __init__(self, model: Any, form: Form, *, named: bool, who: str) -> None:
+        self._model, self._form, self._named, self._who = model, form, named, who
+        self._output = form.output
+        self._link = getattr(model, "_link", None)
+        self._several: bool | None = None
+        compute_dtype = form.compute_dtype
+        self._how = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
+
+    def __call__(self, batch: PredictBatch) -> ArraysByName:
+        """Return the columns by their names."""
+        rows, n = batch.rows, None
+        if hasattr(self._model, "answers_of"):
+            return self._of_table(batch)
+        if batch.kept is not None and not batch.rows.num_rows:
+            # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
+            rows, n = _zeros_like(batch.rows), 0
+        how: Any = {"named": self._named, "who": self._who}
+        columns = predicted(self._columns, batch._replace(rows=rows), **how)
+        return {name: values[:n] for name, values in columns.items()}
+
+    def _of_table(self, batch: PredictBatch) -> ArraysByName:
+        where = f"{self._who}: {batch.where}"
+        answers, probabilities = self._model.answers_of(batch.rows, where, **self._how)
+        if probabilities is None:
+            return {self._output: answers}
+        return self._with_probabilities(answers, probabilities, self._model.classes_)
+
+    def _columns(self, rows: Any) -> ArraysByName:
+        model = self._model
+        if hasattr(model, "predict_proba"):
+            return self._of_classifier(rows)
+        values = model.predict(rows, **self._how)
+        n_outputs = 1 if values.ndim == 1 else values.shape[1]
+        if self._link == "softmax":
+            return self._of_classes(values, np.arange(n_outputs))
+        if self._link == "sigmoid" and n_outputs == 1:
+            return self._of_classes(np.hstack([1 - values, values]), np.arange(2))
+        if self._link == "sigmoid":
+            return self._of_labels(values, np.arange(n_outputs))
+        if n_outputs == 1:
+            return {self._output: values.reshape(-1)}
+        return _each(self._output, values, np.arange(n_outputs))
+
+    def _of_classifier(self, rows: Any) -> ArraysByName:
+        model = self._model
+        probabilities, classes = model.predict_proba(rows), model.classes_
+        if self._several is None:
+            self._several = np.ndim(model.predict(rows[:1])) == 2
+        if self._several:
+            return self._of_labels(probabilities, classes)
+        if len(classes) == 1:
+            # scikit-learn has two columns of probabilities there.
+            return {self._output: model.predict(rows)}
+        return self._of_classes(probabilities, classes)
+
+    def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
+        labels = classes[probabilities.argmax(axis=1)]
+        return self._with_probabilities(labels, probabilities, classes)
+
+    def _with_probabilities(
+        self, labels: Array, probabilities: Array, classes: Array
+    ) -> ArraysByName:
+        each = _each("probability", probabilities, classes) if self._form.probabilities else {}
+        return {**each, self._output: labels}
+
+    def _of_labels(self, probabilities: Array, labels: Array) -> ArraysByName:
+        above = (probabilities > 0.5).astype(np.int64)
+        columns = _each("probability", probabilities, labels)
+        return {**columns, **_each(self._output, above, labels)}
+
+
+def _each(name: str, values: Array, classes: Array) -> ArraysByName:
+    return {
+        f"{name}_{each}": np.ascontiguousarray(column)
+        for each, column in zip(classes, values.T, strict=True)
+    }
+
+
+def _zeros_like(rows: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.table({name: [0.0] for name in rows.schema.names})
+
 
 WriterOf = Callable[[Any, Any], Any]
 
@@ -179,11 +296,11 @@ def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int
     return n
 
 
-def kept_names(given: Any, who: str) -> list[str]:
+def kept_names(keep: Any, who: str) -> list[str]:
     """Return the names of columns to keep as a list."""
-    names = [given] if isinstance(given, str) else given
+    names = [keep] if isinstance(keep, str) else keep
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{who}: keep must be a column's name, or several, got {given!r}")
+        raise TypeError(f"{who}: keep must be a column's name, or several, got {keep!r}")
     return list(names)
 
 
@@ -205,7 +322,7 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
         raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
     else:
         batches = batches_of(source, names, rows, who)
-    outputs = Outputs(model, form, named=names is not None, who=who)
+    outputs = PredictionColumns(model, form, named=names is not None, who=who)
     first = next(batches, None)
     if first is None:
         raise ValueError(f"{who}: there are no rows")
@@ -214,25 +331,25 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     return arrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
 
 
-def _check_precision(model: Any, given: Any, who: str) -> None:
+def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
     """Check that a model's predictions can have products in a compute dtype, if one is given."""
-    if given is None:
+    if compute_dtype is None:
         return
     # A model of tables with one net has it as `net`.
     net = getattr(model, "net", model)
     if not hasattr(net, "predict_raw"):
         instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
         raise TypeError(
-            f"{who}: compute_dtype={given!r} needs an MLP, got {model!r}: use {instead}"
+            f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
         )
-    spec.compute_dtype(given, net.layer_sizes, net.dtype, who)
+    spec.compute_dtype(compute_dtype, net.layer_sizes, net.dtype, who)
 
 
-def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:
+def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:
     """Return a record batch of the columns to keep, and of predictions."""
     import pyarrow
 
-    columns = {name: pyarrow.array(its) for name, its in outputs(batch).items()}
+    columns = {name: pyarrow.array(values) for name, values in outputs(batch).items()}
     twice = [name for name in columns if name in keep]
     if twice:
         raise ValueError(
@@ -245,5 +362,7 @@ def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:
 
 def _like(first: Any, batch: Any) -> Any:
     """Return a batch with the types of the first: a file may hold other ones than that before."""
-    columns = [its.cast(kind) for its, kind in zip(batch.columns, first.schema.types, strict=True)]
+    columns = [
+        column.cast(kind) for column, kind in zip(batch.columns, first.schema.types, strict=True)
+    ]
     return type(first).from_arrays(columns, schema=first.schema)

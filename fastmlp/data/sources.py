@@ -1,4 +1,4 @@
-"""What a source is: blocks of rows that can be read in any order, or a stream of them.
+"""Sources: blocks of rows that can be read in any order, or a stream of them.
 
 A source is recognised by what it can do. No base class is needed.
 """
@@ -100,7 +100,7 @@ class RandomAccess:
                 yield Piece(f"block {i}", self._sizes[i], self._source.read(i))
 
 
-class Part:
+class SourceSlice:
     """The rows of a `BlockSource` from the first to the one before the last, as a source."""
 
     def __init__(self, source: Any, first: int, last: int) -> None:
@@ -122,7 +122,7 @@ class Part:
             return content
         return tuple(None if part is None else part[rows] for part in content)
 
-    def _of_targets(self) -> "Part":
+    def _of_targets(self) -> "SourceSlice":
         part = copy(self)
         part._source = y_alone(self._source)
         return part
@@ -142,24 +142,24 @@ class StreamBlocks:
             yield Piece(f"block {i}", None, content)
 
 
-def is_source(given: object) -> bool:
+def is_source(X: object) -> bool:
     """Return True if the object is a source of rows, and no array, table or collection."""
-    if has_blocks(given):
+    if has_blocks(X):
         return True
-    if isinstance(given, type) or any(hasattr(given, name) for name in OF_ARRAYS):
+    if isinstance(X, type) or any(hasattr(X, name) for name in OF_ARRAYS):
         return False
     collections = (str, bytes, Sequence, Mapping, Set)
-    return callable(given) or (hasattr(given, "__iter__") and not isinstance(given, collections))
+    return callable(X) or (hasattr(X, "__iter__") and not isinstance(X, collections))
 
 
-def has_blocks(given: object) -> bool:
+def has_blocks(X: object) -> bool:
     """Return True if the object is a `BlockSource`."""
-    return hasattr(given, "block_sizes") and hasattr(given, "read")
+    return hasattr(X, "block_sizes") and hasattr(X, "read")
 
 
-def opened(given: Any, who: str) -> Opened:
+def opened(source: Any, who: str) -> Opened:
     """Return a source's rows, pass by pass."""
-    return RandomAccess(given, who) if has_blocks(given) else StreamBlocks(given)
+    return RandomAccess(source, who) if has_blocks(source) else StreamBlocks(source)
 
 
 def y_alone(source: Any) -> Any:
@@ -189,7 +189,7 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
 
 
 def kind_of(source: Any) -> str:
-    """Return what errors call a source that can be read once."""
+    """The name, in errors, of a source that can be read once."""
     return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 
@@ -209,8 +209,8 @@ def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
     return (*content, None)[:3]
 
 
-def _sizes(given: Any, who: str) -> list[int]:
-    sizes = list(given)
+def _sizes(block_sizes: Any, who: str) -> list[int]:
+    sizes = list(block_sizes)
     for size in sizes:
         whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
         if not whole or size < 0:
@@ -218,8 +218,8 @@ def _sizes(given: Any, who: str) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def seed_of(given: Any, who: str) -> int:
+def seed_of(seed: Any, who: str) -> int:
     """Check a source's seed."""
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 0:
-        raise ValueError(f"{who}: seed must be an integer of 0 or more, got {given!r}")
-    return int(given)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"{who}: seed must be an integer of 0 or more, got {seed!r}")
+    return int(seed)

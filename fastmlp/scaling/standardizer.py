@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import validation
-from fastmlp.data.features import blocks_of
+from fastmlp.data.batches import blocks_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count

@@ -4,9 +4,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.tabular.dates import Parts
-from fastmlp.tabular.model import TableModel
+from fastmlp.tabular.plain import TableModel
 from fastmlp.tabular.schema import Schema, Values
+from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation.expanded import Expanded
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import numpy as np
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
-from fastmlp.data.maps import in_blocks
 from fastmlp.data.rows import Conversion, all_rows
-from fastmlp.data.sources import Part, has_blocks, is_source, opened
+from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
@@ -74,7 +74,7 @@ def rows_of(
     if options.validation_split is not None and has_blocks(X):
         n = sum(X.block_sizes)
         first = first_held_out(n, options.validation_split, who)
-        X, validated = Part(X, 0, first), Part(X, first, n)
+        X, validated = SourceSlice(X, 0, first), SourceSlice(X, first, n)
         options = replace(options, validation_split=None)
     if validated is not None and (is_table(validated) or paths_of(validated) is not None):
         known = names or getattr(X, "feature_names", None)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel, packing
+from fastmlp.data.arrow import ParquetBlocks
+from fastmlp.tabular import TableModel
 from fastmlp.tabular.pack import settings
+from fastmlp.tabular.plain import packing
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
@@ -89,6 +92,20 @@ def test_without_rows_to_validate_on_there_are_folds(
     model = fastmlp.load("model.safetensors")
     assert model.cv == packing.N_FOLDS
     assert len(model.pack_.residuals) == 120
+
+
+def test_files_are_read_once(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[str]()
+    whole = ParquetBlocks.read
+
+    def counted(self: ParquetBlocks, i: int) -> Any:
+        read.append(self._places[i][0])
+        return whole(self, i)
+
+    monkeypatch.setattr(ParquetBlocks, "read", counted)
+    command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
+    assert main([*command, "--ignore", "label"]) == 0
+    assert read == ["a.parquet"] * 3
 
 
 def test_a_table_that_does_not_fit_is_trained_on_plainly(

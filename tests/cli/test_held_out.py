@@ -12,9 +12,9 @@ import pytest
 import fastmlp
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import training
-from fastmlp.tabular.batches import Batches, drawn
 from fastmlp.tabular.pack import settings
+from fastmlp.tabular.plain import training
+from fastmlp.tabular.schema.batches import TrainingBatches, drawn
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 N = 150
@@ -48,10 +48,10 @@ def fit(model: str, *arguments: str, data: str = "a.csv", target: str = "y") -> 
     return main([*command, "--force", *MODELS[model], *arguments])
 
 
-def split(given: str, seed: int) -> tuple[training.Table, Any, list[str]]:
+def split(given: str, seed: int) -> tuple[training.TrainingTable, Any, list[str]]:
     said: list[str] = []
-    how = training.Settings("y", ignore=("w",), seed=seed)
-    rows = training.Table([given], how, "train")
+    how = training.TrainSettings("y", ignore=("w",), seed=seed)
+    rows = training.TrainingTable([given], how, "train")
     return rows, rows.learn(said.append), said
 
 
@@ -78,7 +78,7 @@ def test_every_class_is_trained_on_and_no_other_row_changes(kind: str) -> None:
         assert all(repr(label) in notes[0] for label in single)
         # Beside one row of each class that was held out whole, the rows are those of the draw.
         mask = drawn(0.2, seed, {}, held_out=True)
-        each = [batch.part(mask(batch)).rows for batch in Batches([path], "train")]
+        each = [batch.part(mask(batch)).rows for batch in TrainingBatches([path], "train")]
         by_draw = pyarrow.Table.from_batches(each).to_pandas()
         moved = by_draw[~by_draw["a"].isin(held_out["a"].to_pylist())]
         assert len(held_out) == len(by_draw) - len(moved)

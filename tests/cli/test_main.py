@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import fastmlp
 from fastmlp import MLP, SGD
-from fastmlp.cli.demo import Digits, Outcome, _draw_losses, run_demo
+from fastmlp.cli.demo import DemoOutcome, Digits, _draw_losses, run_demo
 from fastmlp.cli.info import format_info, info
 from fastmlp.cli.main import main
 from fastmlp.compiler import cache
@@ -84,7 +84,7 @@ def test_the_title_of_the_demos_picture_tells_the_scale(last: float, told: str) 
     figure = Figure()
     digits = np.array([3, 7])
     data = Digits(np.zeros((2, 64)), digits, np.zeros((2, 64)), digits)
-    outcome = Outcome("fastmlp", 1.0, 0.5, [2.0, last], digits)
+    outcome = DemoOutcome("fastmlp", 1.0, 0.5, [2.0, last], digits)
     _draw_losses(figure.subplots(), outcome, outcome, data)
     assert figure.axes[0].get_title(loc="left").endswith(told)
 
@@ -229,7 +229,7 @@ def interrupt(*_: Any) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "fastmlp.cli.demo._Progress.__call__",
+        "fastmlp.cli.demo._DemoProgress.__call__",
         "sklearn.neural_network.MLPClassifier._update_no_improvement_count",
     ],
 )

@@ -14,7 +14,7 @@ from fastmlp.cli.main import main
 from fastmlp.cli.options import MODELS, PRESETS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import settings
-from fastmlp.tabular.training import Settings
+from fastmlp.tabular.plain.training import TrainSettings
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 TRAIN = ["train", "a.csv", "--target", "y"]
@@ -89,18 +89,18 @@ def test_the_time_limit_counts_from_the_start_of_the_command(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits: list[float] = []
-    seconds = Settings.seconds
+    seconds = TrainSettings.seconds
     # As if the command had begun to read 50 s ago.
     earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 50)
     monkeypatch.setattr("fastmlp.cli.tables.time", earlier)
 
-    def noted(self: Settings, say: Callable[[str], object]) -> float | None:
+    def noted(self: TrainSettings, say: Callable[[str], object]) -> float | None:
         left = seconds(self, say)
         assert left is not None
         limits.append(left)
         return left
 
-    monkeypatch.setattr(Settings, "seconds", noted)
+    monkeypatch.setattr(TrainSettings, "seconds", noted)
     assert main([*TRAIN, "--model", model, "--epochs", "2", "--time-limit", "90"]) == 0
     assert 0 < limits[0] <= 40
     assert "--time-limit was over" not in capsys.readouterr().err

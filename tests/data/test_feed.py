@@ -10,9 +10,9 @@ from fastmlp import MLP, Blocks
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.data import reader
+from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
-from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Reading
 from fastmlp.model import core_of
 
 WAIT_SECONDS = 20.0
@@ -49,8 +49,8 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_has_a_thread_less_while_a_buffer_is_read(
     computes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "LEAST_SECONDS", -1.0 if computes else 1e9)
-    monkeypatch.setattr(reader, "COMPUTING", -1.0)
+    monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0 if computes else 1e9)
+    monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source, less = Source(), 3 if computes else 4
     # Of the first buffer, and of the block after it.
     its = feed(source)
@@ -70,9 +70,9 @@ def test_training_has_a_thread_less_while_a_buffer_is_read(
 def test_the_thread_is_given_back_if_a_read_blocks_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reader, "LEAST_SECONDS", -1.0)
-    monkeypatch.setattr(reader, "COMPUTING", -1.0)
-    monkeypatch.setattr(reader, "END_SECONDS", 0.01)
+    monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(feeding, "COMPUTING", -1.0)
+    monkeypatch.setattr(feeding, "END_SECONDS", 0.01)
     source = Source()
     its = feed(source)
     its.start(0)
@@ -103,7 +103,7 @@ def test_bits_do_not_depend_on_the_threads_that_the_reading_takes(
     source = Blocks.from_arrays(X, X[:, 0] * X[:, 1], rows=256)
     nets = []
     for seconds in (-1.0, 1e9):
-        monkeypatch.setattr(reader, "LEAST_SECONDS", seconds)
+        monkeypatch.setattr(feeding, "LEAST_SECONDS", seconds)
         net = MLP((20, 128, 64, 1), seed=0)
         net.fit(source, epochs=3, batch_size=64, buffer_rows=1024)
         nets.append(net.parameters.tobytes())

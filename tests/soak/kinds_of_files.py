@@ -32,7 +32,7 @@ from fastmlp import (
 )  # fmt: skip
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.columns import Column, Target
+from fastmlp.tabular.plain.columns import Column, Target
 
 X = np.arange(60.0).reshape(20, 3) % 7 / 7
 Y = np.arange(20) % 5 / 5

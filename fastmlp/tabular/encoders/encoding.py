@@ -15,8 +15,8 @@ from fastmlp.tabular.encoders.numbers import (
     RobustSmoothClip,
 )
 from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
-from fastmlp.tabular.model import Task
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import MOST_PIECES, Expanded
 

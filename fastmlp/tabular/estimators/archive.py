@@ -18,7 +18,6 @@ from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.archive import check_training
 from fastmlp.tabular.encoders.encoding import NUMERIC, Encoding
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
@@ -26,6 +25,7 @@ from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
 from fastmlp.tabular.pack.outputs import LOSSES, NetOutputs
 from fastmlp.tabular.pack.pack import Array, Member, Pack
 from fastmlp.tabular.pack.settings import Recipe
+from fastmlp.tabular.plain.archive import check_training
 from fastmlp.tabular.schema import Schema
 
 KINDS: dict[str, type[Any]] = {

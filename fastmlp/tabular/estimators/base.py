@@ -21,7 +21,6 @@ from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import extras, fit_arguments, reports, splits
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
-from fastmlp.tabular.in_memory import is_rows
 from fastmlp.tabular.pack import (
     PRESETS,
     Caller,
@@ -36,6 +35,7 @@ from fastmlp.tabular.pack.outputs import Scorer, Task
 from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
+from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -131,11 +131,12 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
         fit_arguments.check_rows(X, training=True)
-        schema = Schema.learn(X, self.categorical_features, who)
+        table = table_of(X, who)
+        schema = Schema.learn(table, self.categorical_features, who)
         if schema.dropped:
             left_out = "; ".join(reasons(schema.dropped))
             warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
-        values = schema.read(X, who)
+        values = schema.read(table, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)
         of_class = self._class_weights(places, classes, arguments.sample_weight, who)

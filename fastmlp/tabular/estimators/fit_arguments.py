@@ -11,13 +11,11 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from fastmlp import validation
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
-from fastmlp.data.places import lacking
-from fastmlp.tabular import dates
-from fastmlp.tabular.batches import require
-from fastmlp.tabular.in_memory import is_rows
-from fastmlp.tabular.loading import read
+from fastmlp.data.columns import lacking
 from fastmlp.tabular.pack import TableRows
-from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema import Schema, dates
+from fastmlp.tabular.schema.batches import read, require
+from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.validation import hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed

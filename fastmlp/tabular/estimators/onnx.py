@@ -21,10 +21,10 @@ from fastmlp.tabular.encoders import (
 )
 from fastmlp.tabular.encoders.base import Encoder
 from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
-from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.pack.outputs import NetOutputs, Task
 from fastmlp.tabular.schema import Schema
+from fastmlp.tabular.schema.in_memory import Level
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]

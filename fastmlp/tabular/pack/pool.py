@@ -15,11 +15,11 @@ from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.first_order import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack.outputs import NetOutputs
 from fastmlp.tabular.pack.rows import Inputs, joined
 from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.schema.rule import Task as EncodedTask
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report, Status
 

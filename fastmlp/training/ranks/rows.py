@@ -8,8 +8,8 @@ import numpy as np
 
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine
+from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Feed, tabled
-from fastmlp.data.maps import in_blocks
 from fastmlp.data.sources import targets_of
 from fastmlp.network.spec import Network
 from fastmlp.training.options import FitOptions

@@ -16,8 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples, check_X
 
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.feed import Feed, check_source, tabled
-from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Rows, all_rows
+from fastmlp.data.rows import Reading, Rows, all_rows
 from fastmlp.data.sources import Opened, Piece, is_source, opened, parts_of, targets_of
 from fastmlp.estimators.mlp.fitting.advice import checking
 from fastmlp.estimators.mlp.fitting.to_core import checked_targets, data_of

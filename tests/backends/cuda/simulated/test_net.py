@@ -28,7 +28,7 @@ from fastmlp.backends.cuda.device.arrays import is_device_array
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.training.optimizer_state import Moments
-from fastmlp.data import reading
+from fastmlp.data import rows as reading
 from fastmlp.model import core_of
 
 N_ROWS = 10

@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
-from fastmlp.tabular import dates
-from fastmlp.tabular.dates import Parts
+from fastmlp.tabular.schema import dates
+from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation.suggestions import count
 
+Task = Literal["classification", "regression"]
 Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind
 # A text column with more levels, and in more than this share of the rows another, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5
@@ -47,11 +48,11 @@ class Facts(NamedTuple):
 
 
 def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
-    """Return what becomes of a column.
+    """The outcome of the rule for a column.
 
     Examples
     --------
-    >>> from fastmlp.tabular.rule import Facts, decided
+    >>> from fastmlp.tabular.schema.rule import Facts, decided
     >>> decided(Facts("texts", False, 9, 9, levels=["a", "b"]))
     'levels'
     >>> decided(Facts("texts", False, 9, 9, levels=["a"]))

@@ -8,28 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules import metrics
-from fastmlp.tabular.batches import Batch
-from fastmlp.tabular.columns import Target
-from fastmlp.tabular.model import Task
+from fastmlp.tabular.plain.columns import Target
+from fastmlp.tabular.schema.batches import TableBatch
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 
 
-class Model(Protocol):
-    """What is scored: a `TableModel`, or another that is asked as it is."""
+class ScoredModel(Protocol):
+    """A model that can be scored: a `TableModel`, or one with the same members."""
 
     @property
     def task(self) -> Task:
-        """What is predicted: classes, or numbers."""
+        """The kind of predictions: classes, or numbers."""
 
     @property
     def target(self) -> Target:
         """The column of the targets."""
 
-    def outputs(self, batch: Batch) -> Array:
-        """Return what is predicted of a record batch."""
+    def outputs(self, batch: TableBatch) -> Array:
+        """The outputs of a record batch."""
 
     def answers(self, outputs: Array) -> Array:
         """Return labels, or numbers, of it."""
@@ -38,7 +38,7 @@ class Model(Protocol):
         """Return the classes' probabilities of it."""
 
 
-class Metric(Protocol):
+class StreamedMetric(Protocol):
     """A metric of the rows so far."""
 
     def add(self, y: Array, predictions: Array) -> None:
@@ -130,7 +130,7 @@ def surprise(codes: Array, probabilities: Array) -> Array:
     return metrics.log_losses(own, float(np.finfo(probabilities.dtype).eps))
 
 
-METRICS: dict[Task, dict[str, Callable[[], Metric]]] = {
+METRICS: dict[Task, dict[str, Callable[[], StreamedMetric]]] = {
     "classification": {
         "accuracy": lambda: Mean(metrics.hits),
         "log_loss": lambda: Mean(surprise),
@@ -157,7 +157,7 @@ SYNONYMS = {
 
 
 def score(
-    model: Model, batches: Iterable[Batch], who: str, names: Sequence[str] = ()
+    model: ScoredModel, batches: Iterable[TableBatch], who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows, by the metrics' names; without names the default ones.
 

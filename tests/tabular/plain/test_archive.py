@@ -13,8 +13,9 @@ import pytest
 import fastmlp
 from fastmlp import MLP, FileError
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular import TableModel, archive
-from fastmlp.tabular.columns import Column, Target
+from fastmlp.tabular import TableModel
+from fastmlp.tabular.plain import archive
+from fastmlp.tabular.plain.columns import Column, Target
 
 COLUMNS = (Column("a", None, 2.0, 4.0, True), Column("b", ("x", "y", "z")))
 FRAME = pd.DataFrame({"b": ["y", "w", None], "more": 1, "a": [6.0, 2.0, np.nan]})
@@ -106,7 +107,7 @@ def test_content_that_is_none_is_an_error(
 
 
 # Golden files: written once, by the version in their name, and never again.
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 EXPECTED = json.loads((GOLDEN / "tables.json").read_text(encoding="utf-8"))
 
 

@@ -1,19 +1,20 @@
-"""TableModel: a net with what its columns are, so that it predicts from raw ones."""
+"""TableModel: a net and the columns that it was trained on: it predicts from raw columns."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDTypes
-from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, names_of, numbers, text_names
+from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
+from fastmlp.tabular.schema.arrow_columns import numbers
+from fastmlp.tabular.schema.batches import ChosenBatches, TableBatch, whole
+from fastmlp.tabular.schema.rule import Task
 
 Array = NDArray[Any]
 LARGEST = float(np.finfo(np.float32).max)
-Task = Literal["classification", "regression"]
 
 
 class TableModel:
@@ -29,14 +30,14 @@ class TableModel:
     net : MLP
         Takes scaled numbers and categories as columns of 0 and 1: see `inputs`.
     training : dict
-        What the training said of itself, such as the number of rows and the scores.
+        The report of the training, such as the number of rows and the scores.
 
     Examples
     --------
     >>> import numpy as np
     >>> import pyarrow
     >>> from fastmlp import MLP
-    >>> from fastmlp.tabular.columns import Column, Target
+    >>> from fastmlp.tabular.plain.columns import Column, Target
     >>> net = MLP((3, 1), loss="binary_cross_entropy", initializer="zeros")
     >>> net.weights[0][:] = [[1], [9], [-9]]
     >>> columns = (Column("age", None, 40.0, 10.0), Column("town", ("Bern", "Chur")))
@@ -67,7 +68,7 @@ class TableModel:
 
     @property
     def task(self) -> Task:
-        """What is predicted: classes, or numbers."""
+        """The kind of predictions: classes, or numbers."""
         return "regression" if self.target.classes is None else "classification"
 
     @property
@@ -118,11 +119,11 @@ class TableModel:
         none = np.empty((0, self.net.layer_sizes[0]), np.float32)
         return np.concatenate([none, *map(self.encoded, self._rows(X, "TableModel.inputs"))])
 
-    def encoded(self, batch: Batch) -> Array:
+    def encoded(self, batch: TableBatch) -> Array:
         """Return the net's inputs of a record batch."""
         return encoded(self.columns, batch)
 
-    def outputs(self, batch: Batch, compute_dtype: ComputeDTypes | None = None) -> Array:
+    def outputs(self, batch: TableBatch, compute_dtype: ComputeDTypes | None = None) -> Array:
         """Return the net's outputs of a record batch, shape (n_rows, n_outputs)."""
         if not batch.rows.num_rows:
             return np.empty((0, self.net.layer_sizes[-1]), np.float32)
@@ -136,12 +137,12 @@ class TableModel:
 
         `where` is what errors call the rows; `compute_dtype` is as for `MLP.predict`.
         """
-        outputs = self.outputs(Batch(0, whole(table), where), compute_dtype)
+        outputs = self.outputs(TableBatch(0, whole(table), where), compute_dtype)
         probabilities = None if self.target.classes is None else self.probabilities(outputs)
         return self.answers(outputs), probabilities
 
-    def _rows(self, X: Any, who: str) -> Rows:
-        return Rows(X, self.columns, who)
+    def _rows(self, X: Any, who: str) -> ChosenBatches:
+        return ChosenBatches(X, self.feature_names, self.text_names, who)
 
     def _outputs(self, X: Any, who: str) -> Array:
         none = np.empty((0, self.net.layer_sizes[-1]), np.float32)
@@ -162,11 +163,11 @@ class TableModel:
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def __repr__(self) -> str:
-        told = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
-        return f"<TableModel: {told}, {self.net!r}>"
+        task = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
+        return f"<TableModel: {task}, {self.net!r}>"
 
 
-def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
+def encoded(columns: tuple[Column, ...], batch: TableBatch) -> Array:
     """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
     widths = [column.n_inputs for column in columns]
     X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
@@ -182,7 +183,7 @@ def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
     return X
 
 
-def require_float32(values: Array, batch: Batch, column: Column | Target) -> None:
+def require_float32(values: Array, batch: TableBatch, column: Column | Target) -> None:
     """Check that a scaled column of a record batch, shape (n_rows,), is within float32.
 
     Raises
@@ -192,10 +193,10 @@ def require_float32(values: Array, batch: Batch, column: Column | Target) -> Non
     """
     if (np.abs(values) <= LARGEST).all():
         return
-    its = numbers(batch.column(column.name), column.name, batch.where)
-    row = int(np.nanargmax(np.abs(its)))
+    raw = numbers(batch.column(column.name), column.name, batch.where)
+    row = int(np.nanargmax(np.abs(raw)))
     raise ValueError(
-        f"{batch.where}: the column {column.name!r} has {its[row]:g} in row {row}: less "
+        f"{batch.where}: the column {column.name!r} has {raw[row]:g} in row {row}: less "
         f"{column.center:.3g} and divided by {column.scale:.3g}, as in training, it is beyond "
         f"float32, {LARGEST:.2g}"
     )

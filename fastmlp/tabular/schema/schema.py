@@ -1,4 +1,4 @@
-"""What the columns of a table are, as numbers and as codes of levels, learned from the table."""
+"""Schemas: the columns of a table as numbers and as codes of levels, learned from the table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular import dates, in_memory, rule
-from fastmlp.tabular.batches import require
-from fastmlp.tabular.dates import Parts, are_levels
-from fastmlp.tabular.in_memory import Level, Table
-from fastmlp.tabular.rule import Facts, LeftOut
+from fastmlp.tabular.schema import dates, in_memory, rule
+from fastmlp.tabular.schema.batches import require
+from fastmlp.tabular.schema.dates import Parts, are_levels
+from fastmlp.tabular.schema.in_memory import Level, MemoryTable
+from fastmlp.tabular.schema.rule import Facts, LeftOut
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ class Values(NamedTuple):
 
 
 class Schema:
-    """What the columns of a table are: numbers, dates, or categories with their levels.
+    """The columns of a table: numbers, dates, or categories with their levels.
 
     `Schema.learn` makes it of a table; `read` then returns the rows of tables with such columns.
 
@@ -123,12 +123,12 @@ class Schema:
     @property
     def number_names(self) -> tuple[str, ...]:
         """The names of the columns of `Values.numbers`; a date has one for each part."""
-        parts = ([name] * len(its.names) for name, its in self.dates.items())
+        parts = ([name] * len(of_date.names) for name, of_date in self.dates.items())
         return (*self.numeric_names, *(name for some in parts for name in some))
 
     @classmethod
     def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
-        """Return what the columns of a table are.
+        """Return the schema of a table's columns.
 
         Texts, True and False, and types of categories become categories; dates and times, also as
         ISO texts, become their parts; durations seconds; other columns hold numbers. Left out are
@@ -161,13 +161,13 @@ class Schema:
         dropped: dict[str, str] = {}
         parts: dict[str, Parts] = {}
         for j, name in enumerate(columns):
-            found = _learned(table.column(j), name, asked=name in asked, who=who)
-            if isinstance(found, LeftOut):
-                dropped[name] = found.why
-            elif isinstance(found, Parts):
-                parts[name] = found
-            elif found is not None:
-                levels[name] = found
+            learned = _learned(table.column(j), name, asked=name in asked, who=who)
+            if isinstance(learned, LeftOut):
+                dropped[name] = learned.why
+            elif isinstance(learned, Parts):
+                parts[name] = learned
+            elif learned is not None:
+                levels[name] = learned
         if len(dropped) == len(columns):
             raise ValueError(f"{who}: no column is left to learn from: {listed(reasons(dropped))}")
         return cls(columns, levels, dropped, named=table.names is not None, dates=parts)
@@ -194,14 +194,14 @@ class Schema:
         places = self._places(table, who)
         numbers = self._numbers(table, places, who)
         if self.dates:
-            its = [
+            of_dates = [
                 parts.numbers(in_memory.moments(table.column(places[name]), parts.kind, name, who))
                 for name, parts in self.dates.items()
             ]
-            numbers = np.concatenate([numbers, *its], axis=1)
+            numbers = np.concatenate([numbers, *of_dates], axis=1)
         return Values(numbers, self._coded(table, places, who))
 
-    def _places(self, table: Table, who: str) -> Mapping[str, int]:
+    def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
         """Return the places of the columns in a table, by their names."""
         if self.named and table.names is not None:
             if table.names != self.columns:
@@ -212,45 +212,52 @@ class Schema:
             raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}")
         return {name: place for place, name in enumerate(self.columns)}
 
-    def _numbers(self, table: Table, places: Mapping[str, int], who: str) -> Array:
+    def _numbers(self, table: MemoryTable, places: Mapping[str, int], who: str) -> Array:
         of_all = [places[name] for name in self.numeric_names]
-        found = table.block(of_all) if of_all else None
-        if found is None:
-            found = np.empty((table.n_rows, len(of_all)))
+        rows = table.block(of_all) if of_all else None
+        if rows is None:
+            rows = np.empty((table.n_rows, len(of_all)))
             for j, (place, name) in enumerate(zip(of_all, self.numeric_names, strict=True)):
-                found[:, j] = in_memory.numbers(table.column(place), name, who)
-        if (infinite := np.isinf(found).any(axis=0)).any():
+                rows[:, j] = in_memory.numbers(table.column(place), name, who)
+        if (infinite := np.isinf(rows).any(axis=0)).any():
             first = int(infinite.argmax())
-            raise _infinite(found[:, first], self.numeric_names[first], who)
-        return found
+            raise _infinite(rows[:, first], self.numeric_names[first], who)
+        return rows
 
-    def _coded(self, table: Table, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
+    def _coded(self, table: MemoryTable, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
             known = self._codes[name]
             numeric = not isinstance(self.levels[name][0], str)
-            found = _levels_in(table.column(places[name]), name, who)
-            values = in_memory.as_levels(found.values, numeric=numeric)
+            values_and_codes = _levels_in(table.column(places[name]), name, who)
+            values = in_memory.as_levels(values_and_codes.values, numeric=numeric)
             if name in self._dated:
                 values = [dates.as_level(str(each)) for each in values]
-            if numeric and any(isinstance(one, str) for one in _told(values, found.values)):
+            if numeric and any(
+                isinstance(one, str) for one in _told(values, values_and_codes.values)
+            ):
                 raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
             # The last place is that of -1.
             of_found = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
-            codes[:, j] = of_found[found.codes]
+            codes[:, j] = of_found[values_and_codes.codes]
         return codes
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, for `from_json`."""
         levels = {name: list(each) for name, each in self.levels.items()}
         columns, named = list(self.columns), self.named
-        told = {"columns": columns, "levels": levels, "dropped": dict(self.dropped), "named": named}
+        content = {
+            "columns": columns,
+            "levels": levels,
+            "dropped": dict(self.dropped),
+            "named": named,
+        }
         # Schemas without dates are as they were before there were any.
         parts = {name: each.to_json() for name, each in self.dates.items()}
-        return told | {"dates": parts} if parts else told
+        return content | {"dates": parts} if parts else content
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the schema of plain data, checked, as it may come from a file.
 
         Raises
@@ -258,8 +265,8 @@ class Schema:
         TypeError, ValueError, LookupError
             If it is not that of a schema.
         """
-        columns, levels, dropped = told["columns"], told["levels"], told["dropped"]
-        parts = {name: Parts.from_json(each) for name, each in told.get("dates", {}).items()}
+        columns, levels, dropped = content["columns"], content["levels"], content["dropped"]
+        parts = {name: Parts.from_json(each) for name, each in content.get("dates", {}).items()}
         texts = [*columns, *levels, *dropped, *dropped.values()]
         if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(columns):
             raise ValueError("columns must be texts that differ")
@@ -271,17 +278,17 @@ class Schema:
             plain = all(isinstance(level, str | bool | int | float) for level in each)
             if not plain or len(kinds) != 1 or len({*each}) != len(each):
                 raise ValueError(f"levels of {name!r} must be texts or numbers that differ")
-        if type(told["named"]) is not bool:
+        if type(content["named"]) is not bool:
             raise ValueError("named must be true or false")
-        return cls(columns, levels, dropped, named=told["named"], dates=parts)
+        return cls(columns, levels, dropped, named=content["named"], dates=parts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_json() == other.to_json()
 
     def __repr__(self) -> str:
         kinds = f"{len(self.numeric_names)} numeric, {len(self.categorical_names)} categorical"
-        its = f", {len(self.dates)} of dates" if self.dates else ""
-        return f"<Schema: {kinds}{its}, {len(self.dropped)} dropped>"
+        of_dates = f", {len(self.dates)} of dates" if self.dates else ""
+        return f"<Schema: {kinds}{of_dates}, {len(self.dropped)} dropped>"
 
 
 def reasons(dropped: Mapping[str, str]) -> list[str]:
@@ -289,35 +296,37 @@ def reasons(dropped: Mapping[str, str]) -> list[str]:
     return [f"{name!r} {why}" for name, why in dropped.items()]
 
 
-def _check(table: Table, who: str) -> None:
+def _check(table: MemoryTable, who: str) -> None:
     if not table.n_rows or not table.n_columns:
         lacking = "rows" if table.n_columns else "columns"
         raise ValueError(f"{who}: X has no {lacking}")
 
 
-def _asked(given: Any, columns: tuple[str, ...], who: str) -> set[str]:
+def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
     """Return the names of columns that are asked to be categories."""
     expected = "'auto', 'from_dtype', or names, places or a mask of columns"
-    if isinstance(given, str):
-        if given not in BY_TYPE:
-            one = f"; for one column use [{given!r}]" if given in columns else ""
-            raise ValueError(f"{who}: categorical_features must be {expected}, got {given!r}{one}")
+    if isinstance(categorical, str):
+        if categorical not in BY_TYPE:
+            one = f"; for one column use [{categorical!r}]" if categorical in columns else ""
+            raise ValueError(
+                f"{who}: categorical_features must be {expected}, got {categorical!r}{one}"
+            )
         return set()
     try:
-        each = np.asarray(given if hasattr(given, "dtype") else list(given))
+        each = np.asarray(categorical if hasattr(categorical, "dtype") else list(categorical))
     except TypeError:
         each = np.empty((), object)
     if each.ndim != 1 or (each.size and each.dtype.kind not in "biuUOT"):
-        raise TypeError(f"{who}: categorical_features must be {expected}, got {given!r}")
+        raise TypeError(f"{who}: categorical_features must be {expected}, got {categorical!r}")
     if each.dtype.kind == "b":
         if len(each) != len(columns):
-            told = f"{len(each)} for {count(len(columns), 'column')}"
-            raise ValueError(f"{who}: the mask categorical_features has a length of {told}")
+            got = f"{len(each)} for {count(len(columns), 'column')}"
+            raise ValueError(f"{who}: the mask categorical_features has a length of {got}")
         return {name for name, asked in zip(columns, each, strict=True) if asked}
     if each.dtype.kind in "iu":
         if ((each < -len(columns)) | (each >= len(columns))).any():
-            told = f"{count(len(columns), 'column')}, got {given!r}"
-            raise ValueError(f"{who}: categorical_features must be places of {told}")
+            got = f"{count(len(columns), 'column')}, got {categorical!r}"
+            raise ValueError(f"{who}: categorical_features must be places of {got}")
         return {columns[place] for place in each}
     require(each.tolist(), columns, f"{who}: categorical_features")
     return set(each.tolist())
@@ -343,10 +352,10 @@ def _learned(
 
 
 def _with_levels(facts: Facts, values: Any, name: str, who: str) -> tuple[Facts, list[Level]]:
-    """Return what is known of a column by its values, each once, and its levels."""
-    found = _levels_in(values, name, who)
-    there = np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)) > 0
-    each = [value for value, is_there in zip(found.values, there, strict=True) if is_there]
+    """The facts of a column by its distinct values, and its levels."""
+    in_column = _levels_in(values, name, who)
+    there = np.bincount(in_column.codes[in_column.codes >= 0], minlength=len(in_column.values)) > 0
+    each = [value for value, is_there in zip(in_column.values, there, strict=True) if is_there]
     kind, moments = facts.kind, dates.of_texts(each) if facts.kind == "texts" else None
     if moments is not None:
         kind = "dates" if moments.dtype.kind == "M" else "times"
@@ -355,12 +364,14 @@ def _with_levels(facts: Facts, values: Any, name: str, who: str) -> tuple[Facts,
     levels = {*in_memory.as_levels(each, numeric=not texts)}
     if any(isinstance(level, str) for level in levels):
         levels = {*in_memory.as_levels(each, numeric=False)}
-    told = [str(level) for level in levels]
-    return facts._replace(kind=kind, n=int((found.codes >= 0).sum()), levels=told), [*levels]
+    texts_of_levels = [str(level) for level in levels]
+    return facts._replace(kind=kind, n=int((in_column.codes >= 0).sum()), levels=texts_of_levels), [
+        *levels
+    ]
 
 
 def _with_range(facts: Facts, values: Any, name: str, who: str) -> Facts:
-    """Return what is known of a column by the range of its numbers, or of its parts."""
+    """The facts of a column by the range of its numbers, or of its parts."""
     if dates.is_kind(kind := facts.kind):
         rows = dates.all_of(kind).numbers(in_memory.moments(values, kind, name, who))
     else:
@@ -375,8 +386,8 @@ def _with_range(facts: Facts, values: Any, name: str, who: str) -> Facts:
     return facts._replace(n=len(there), lows=lows, highs=highs)
 
 
-def _infinite(found: Array, name: str, who: str) -> ValueError:
-    row = int(np.argmax(np.isinf(found)))
+def _infinite(values: Array, name: str, who: str) -> ValueError:
+    row = int(np.argmax(np.isinf(values)))
     return ValueError(f"{who}: the column {name!r} is infinite in row {row}; make NaN of it")
 
 
@@ -386,7 +397,7 @@ def _refused(name: str, kind: str) -> str:
     )
 
 
-def _levels_in(values: Any, name: str, who: str) -> in_memory.Found:
+def _levels_in(values: Any, name: str, who: str) -> in_memory.LevelCodes:
     try:
         return in_memory.levels_in(values)
     except TypeError as error:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,20 +12,24 @@ from fastmlp.model import MLP
 from fastmlp.network.resolve import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
-from fastmlp.tabular.batches import (
-    Batch,
-    Batches,
+from fastmlp.tabular.plain.columns import Target, names_of, text_names
+from fastmlp.tabular.plain.learning import ColumnSettings, LearnedColumns, Say, learn
+from fastmlp.tabular.plain.model import LARGEST, TableModel, encoded, require_float32
+from fastmlp.tabular.plain.scores import score
+from fastmlp.tabular.schema.arrow_columns import numbers
+from fastmlp.tabular.schema.batches import (
+    ChosenBatches,
+    MemoryBudget,
     Places,
-    Rows,
+    TableBatch,
+    TrainingBatches,
     drawn,
     everything,
+    held,
     made,
     require,
 )
-from fastmlp.tabular.columns import Target, numbers
-from fastmlp.tabular.learning import Learned, Say, Wanted, learn
-from fastmlp.tabular.model import LARGEST, TableModel, Task, encoded, require_float32
-from fastmlp.tabular.scores import score
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.training.history import History, Report, Status
 from fastmlp.validation.suggestions import count, listed
 
@@ -44,7 +48,7 @@ OF_PLAIN: tuple[str, ...] = ("hidden", "activation", "loss", "batch_size", "lear
 OF_PLAIN += ("l2", "patience", "buffer_rows", "checkpoint")
 
 
-class Settings(NamedTuple):
+class TrainSettings(NamedTuple):
     """How to train; the names are those of the command's options.
 
     Attributes
@@ -90,7 +94,7 @@ class Settings(NamedTuple):
 
 
 def train(
-    data: Any, settings: Settings, say: Say, callback: Callable[[Report], Any], who: str
+    data: Any, settings: TrainSettings, say: Say, callback: Callable[[Report], Any], who: str
 ) -> TableModel:
     """Return a model trained on files or a table.
 
@@ -110,7 +114,7 @@ def train(
     KeyboardInterrupt
         On Ctrl-C.
     """
-    table, valid = Table(data, settings, who), settings.valid
+    table, valid = TrainingTable(data, settings, who), settings.valid
     learned = _aimed(table.learn(say), settings, who)
     net = _net(learned, settings)
     training = table.part(learned)
@@ -145,35 +149,47 @@ def train(
     return model
 
 
-class Table:
+class TrainingTable:
     """The rows to train on, and those held out, of one table."""
 
-    def __init__(self, data: Any, settings: Settings, who: str) -> None:
+    def __init__(self, data: Any, settings: TrainSettings, who: str) -> None:
         target, chosen = settings.target, settings.features
         others = beside(settings)
-        known = Batches(data, who).names
+        known = TrainingBatches(data, who).names
         require([*others, *settings.ignore, *settings.categorical], known, who)
         within = next((name for name in others if name in (chosen or ())), None)
         if within is not None:
             raise ValueError(f"{who}: {within!r} is among the features: leave it out")
         out = {*others, *settings.ignore}
         names = tuple(name for name in known if name not in out) if chosen is None else chosen
-        how = (names, chosen is not None, settings.categorical)
-        self._wanted = Wanted(target, settings.task, *how)
-        self._batches, self._who = Batches(data, who, names, others), who
+        choice = (names, chosen is not None, settings.categorical)
+        self._wanted = ColumnSettings(target, settings.task, *choice)
+        self._batches, self._who = TrainingBatches(data, who, names, others), who
+        # Batches of a pass: of the files, or held in memory.
+        self._rows: Iterable[TableBatch] = self._batches
         self._settings = settings
         valid = settings.valid
         self._fraction = float(valid) if isinstance(valid, float | int) else 0.0
         self._kept: Places = {}
+
+    def hold(self, room: MemoryBudget) -> None:
+        """Read all rows into memory, for all passes.
+
+        Raises
+        ------
+        TooLarge
+            If they do not fit there.
+        """
+        self._rows = held(self._batches, room)
 
     def _mask(self, *, held_out: bool) -> Any:
         if not self._fraction:
             return everything
         return drawn(self._fraction, self._settings.seed, self._kept, held_out=held_out)
 
-    def learn(self, say: Say) -> Learned:
-        """Return what the first pass learns."""
-        learned = learn(self._batches, self._wanted, self._mask(held_out=False), say, self._who)
+    def learn(self, say: Say) -> LearnedColumns:
+        """The columns and the target, learned by a first pass."""
+        learned = learn(self._rows, self._wanted, self._mask(held_out=False), say, self._who)
         n, valid = sum(learned.sizes.values()), self._settings.valid
         if not n or (self._fraction and n == learned.n_rows):
             raise ValueError(
@@ -188,40 +204,43 @@ class Table:
         self._kept |= learned.kept
         return learned
 
-    def to_validate(self, learned: Learned, say: Say) -> "Counted":
+    def to_validate(self, learned: LearnedColumns, say: Say) -> "CountedBatches":
         """Return the rows of the file to validate on."""
         settings = self._settings
         who = f"{self._who}: --valid"
-        return Counted(Rows(settings.valid, learned.columns, who, beside(settings)), say)
+        names, texts = names_of(learned.columns), text_names(learned.columns)
+        return CountedBatches(
+            ChosenBatches(settings.valid, names, texts, who, beside(settings)), say
+        )
 
-    def part(self, learned: Learned) -> Any:
+    def part(self, learned: LearnedColumns) -> Any:
         """Return the source of the rows to train on."""
         encode = encoder(learned, self._settings)
         mask, seed = self._mask(held_out=False), self._settings.seed
         return self._batches.part(encode, mask, learned.sizes, seed)
 
-    def held_out(self, learned: Learned) -> Any:
+    def held_out(self, learned: LearnedColumns) -> Any:
         """Return the source of the rows to validate on."""
         encode = encoder(learned, self._settings)
         return lambda: self.each(encode, held_out=True)
 
-    def each(self, make: Callable[[Batch], T], *, held_out: bool) -> Iterator[T]:
+    def each(self, make: Callable[[TableBatch], T], *, held_out: bool) -> Iterator[T]:
         """Yield the result for each batch of the rows to train on, or of those to validate on."""
         mask = self._mask(held_out=held_out)
-        return (made(make, batch, mask(batch)) for batch in self._batches)
+        return (made(make, batch, mask(batch)) for batch in self._rows)
 
-    def batches(self, *, held_out: bool) -> Iterator[Batch]:
+    def batches(self, *, held_out: bool) -> Iterator[TableBatch]:
         """Yield the record batches of the rows to train on, or of those to validate on."""
         return self.each(lambda batch: batch, held_out=held_out)
 
 
-class Counted:
+class CountedBatches:
     """Batches of rows to validate on, whose number is said after the first pass."""
 
-    def __init__(self, rows: Rows, say: Say) -> None:
+    def __init__(self, rows: ChosenBatches, say: Say) -> None:
         self._rows, self._say, self._is_said = rows, say, False
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TableBatch]:
         n = 0
         for batch in self._rows:
             n += batch.rows.num_rows
@@ -231,17 +250,17 @@ class Counted:
         self._is_said = True
 
 
-def beside(settings: Settings) -> list[str]:
+def beside(settings: TrainSettings) -> list[str]:
     """Return the columns that are no inputs."""
     return [settings.target, *([] if settings.weight is None else [settings.weight])]
 
 
-def encoder(learned: Learned, settings: Settings) -> Callable[[Batch], Any]:
+def encoder(learned: LearnedColumns, settings: TrainSettings) -> Callable[[TableBatch], Any]:
     """Return a function from a record batch to (X, y) or (X, y, sample_weight)."""
     columns, target, weight = learned.columns, learned.target, settings.weight
     taken = None if settings.loss is None else loss_of(settings.loss).targets
 
-    def encode(batch: Batch) -> Any:
+    def encode(batch: TableBatch) -> Any:
         X, y = encoded(columns, batch), scaled(target, batch)
         if taken in TAKEN:
             name = f"the target {target.name!r}"
@@ -251,7 +270,7 @@ def encoder(learned: Learned, settings: Settings) -> Callable[[Batch], Any]:
     return encode
 
 
-def scaled(target: Target, batch: Batch) -> Array:
+def scaled(target: Target, batch: TableBatch) -> Array:
     """Return the targets of a record batch as a net is trained on them, shape (n_rows,).
 
     Raises
@@ -264,7 +283,7 @@ def scaled(target: Target, batch: Batch) -> Array:
     return y
 
 
-def weights(name: str, batch: Batch) -> Array:
+def weights(name: str, batch: TableBatch) -> Array:
     """Return the weights of the rows of a record batch, shape (n_rows,).
 
     Raises
@@ -272,12 +291,18 @@ def weights(name: str, batch: Batch) -> Array:
     TypeError, ValueError
         If they are no numbers of 0 or more.
     """
-    found = numbers(batch.column(name), name, batch.where)
-    _check(found, (found >= 0) & (found <= LARGEST), f"the weight {name!r}", "0 or more", batch)
-    return found
+    row_weights = numbers(batch.column(name), name, batch.where)
+    _check(
+        row_weights,
+        (row_weights >= 0) & (row_weights <= LARGEST),
+        f"the weight {name!r}",
+        "0 or more",
+        batch,
+    )
+    return row_weights
 
 
-def _check(values: Array, valid: Array, name: str, expected: str, batch: Batch) -> None:
+def _check(values: Array, valid: Array, name: str, expected: str, batch: TableBatch) -> None:
     """Raise unless all rows are valid; the error has the first that is not."""
     if not valid.all():
         row = int(np.argmin(valid))
@@ -285,7 +310,7 @@ def _check(values: Array, valid: Array, name: str, expected: str, batch: Batch) 
         raise ValueError(f"{batch.where}: {name} must be {expected}, {got}")
 
 
-def _net(learned: Learned, settings: Settings) -> MLP:
+def _net(learned: LearnedColumns, settings: TrainSettings) -> MLP:
     n_inputs = sum(column.n_inputs for column in learned.columns)
     return MLP(
         (n_inputs, *settings.hidden, learned.target.n_outputs),
@@ -298,8 +323,8 @@ def _net(learned: Learned, settings: Settings) -> MLP:
     )
 
 
-def _aimed(learned: Learned, settings: Settings, who: str) -> Learned:
-    """Return what was learned, with targets as the loss takes them.
+def _aimed(learned: LearnedColumns, settings: TrainSettings, who: str) -> LearnedColumns:
+    """The learned columns, with the target in the units that the loss takes.
 
     Raises
     ------
@@ -331,9 +356,11 @@ def _batch_size(n_rows: int) -> int:
     return min(max(SMALLEST_BATCH, power), LARGEST_BATCH)
 
 
-def _told(learned: Learned, settings: Settings, batch: int, history: History) -> dict[str, Any]:
+def _told(
+    learned: LearnedColumns, settings: TrainSettings, batch: int, history: History
+) -> dict[str, Any]:
     best = history.best_epoch
-    told = learned.told | {
+    training = learned.told | {
         "rows": sum(learned.sizes.values()),
         "epochs": len(history.loss),
         "batch_size": batch,
@@ -342,5 +369,5 @@ def _told(learned: Learned, settings: Settings, batch: int, history: History) ->
         "loss": history.loss[-1],
     }
     if best is not None:
-        told |= {"best_epoch": best + 1, "validation_loss": history.validation_loss[best]}
-    return told
+        training |= {"best_epoch": best + 1, "validation_loss": history.validation_loss[best]}
+    return training

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
-from fastmlp.tabular import columns, dates
-from fastmlp.tabular.rule import Kind
+from fastmlp.tabular.schema import arrow_columns, dates
+from fastmlp.tabular.schema.rule import Kind
 from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimen
 ACCEPTED += "of lists or of dicts"
 
 
-class Table(NamedTuple):
+class MemoryTable(NamedTuple):
     """A table whose columns are got by their places.
 
     Attributes
@@ -40,15 +40,15 @@ class Table(NamedTuple):
     block: Callable[[Sequence[int]], Array | None]
 
 
-class Found(NamedTuple):
+class LevelCodes(NamedTuple):
     """The values of a column, each once, and their places: -1 where one is missing."""
 
     codes: Array
     values: list[Any]
 
 
-def table_of(given: Any, who: str) -> Table:
-    """Return a table in memory.
+def table_of(X: Any, who: str) -> MemoryTable:
+    """Return a table in memory; what is one already is returned as it is.
 
     Raises
     ------
@@ -57,44 +57,46 @@ def table_of(given: Any, who: str) -> Table:
     TypeError, ValueError
         If it is no table.
     """
-    if hasattr(given, "iloc") and hasattr(given, "columns"):
-        return _of_pandas(given, who)
-    if is_rows(given):
-        return _of_rows(given)
-    if is_lazy(given):
+    if isinstance(X, MemoryTable):
+        return X
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        return _of_pandas(X, who)
+    if is_rows(X):
+        return _of_rows(X)
+    if is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 has no such stream of a series.
-    if hasattr(given, "__arrow_c_stream__") or is_series(given):
-        if len(getattr(given, "shape", "XY")) != 2 or hasattr(given, "num_chunks"):
-            told = f"got {type(given).__name__}: make a table of one column, as by X.to_frame()"
-            raise TypeError(f"{who}: X must be {ACCEPTED}, {told}")
-        return _of_arrow(imported(who).table(given), who)
-    return _of_array(_array(given, who))
+    if hasattr(X, "__arrow_c_stream__") or is_series(X):
+        if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
+            got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
+            raise TypeError(f"{who}: X must be {ACCEPTED}, {got}")
+        return _of_arrow(imported(who).table(X), who)
+    return _of_array(_array(X, who))
 
 
-def is_rows(given: Any) -> bool:
+def is_rows(X: Any) -> bool:
     """Return True for a list of mappings, a row each, from names of columns to values."""
-    return isinstance(given, list) and bool(given) and all(isinstance(x, Mapping) for x in given)
+    return isinstance(X, list) and bool(X) and all(isinstance(x, Mapping) for x in X)
 
 
-def _of_rows(rows: list[Mapping[str, Any]]) -> Table:
+def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
     """Return a table of mappings: a key that a row lacks is a missing value."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def column(j: int) -> Array:
-        found = np.empty(len(rows), object)
-        found[:] = [row.get(names[j]) for row in rows]
-        return found
+        objects = np.empty(len(rows), object)
+        objects[:] = [row.get(names[j]) for row in rows]
+        return objects
 
     known = tuple(names) if all(isinstance(name, str) for name in names) else None
-    return Table(known, len(names), len(rows), column, _no_block)
+    return MemoryTable(known, len(names), len(rows), column, _no_block)
 
 
-def _of_pandas(frame: Any, who: str) -> Table:
+def _of_pandas(frame: Any, who: str) -> MemoryTable:
     names = names_of(frame)
     if names is None:
         require_different(frame, who)
-        return Table(None, frame.shape[1], len(frame), lambda j: frame.iloc[:, j], _no_block)
+        return MemoryTable(None, frame.shape[1], len(frame), lambda j: frame.iloc[:, j], _no_block)
 
     def block(places: Sequence[int]) -> Array | None:
         # By the frame's own blocks: 2 ms for a row of 2,000 columns, and 90 column by column.
@@ -102,27 +104,27 @@ def _of_pandas(frame: Any, who: str) -> Table:
         kinds = set(part.dtypes.array)
         if not all(isinstance(one, np.dtype) and one.kind in "fiu" for one in kinds):
             return None
-        found: Array = part.to_numpy(np.float64)
-        return found
+        values: Array = part.to_numpy(np.float64)
+        return values
 
-    return Table(names, len(names), len(frame), lambda j: frame[names[j]], block)
+    return MemoryTable(names, len(names), len(frame), lambda j: frame[names[j]], block)
 
 
-def _of_arrow(table: Any, who: str) -> Table:
+def _of_arrow(table: Any, who: str) -> MemoryTable:
     names = names_of(table)
     if names is None:
         require_different(table, who)
-    return Table(names, table.num_columns, table.num_rows, table.column, _no_block)
+    return MemoryTable(names, table.num_columns, table.num_rows, table.column, _no_block)
 
 
-def _of_array(array: Array) -> Table:
+def _of_array(array: Array) -> MemoryTable:
     def block(places: Sequence[int]) -> Array | None:
         if array.dtype.kind not in "fiu":
             return None
         part = array if _are_all(places, array.shape[1]) else array[:, places]
         return part.astype(np.float64, copy=False)
 
-    return Table(None, array.shape[1], len(array), lambda j: array[:, j], block)
+    return MemoryTable(None, array.shape[1], len(array), lambda j: array[:, j], block)
 
 
 def _are_all(places: Sequence[int], n: int) -> bool:
@@ -133,17 +135,17 @@ def _no_block(places: Sequence[int]) -> None:
     return None
 
 
-def _array(given: Any, who: str) -> Array:
-    if hasattr(given, "toarray"):
+def _array(X: Any, who: str) -> Array:
+    if hasattr(X, "toarray"):
         raise TypeError(f"{who}: X is a sparse matrix; use X.toarray()")
-    if hasattr(given, "__next__") or isinstance(given, str | bytes | dict):
-        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(given).__name__}")
-    validation.unmasked(given, who, "X")
+    if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
+        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}")
+    validation.unmasked(X, who, "X")
     try:
-        array = np.asarray(given)
-        if not isinstance(given, np.ndarray) and array.dtype.kind not in "fiub":
+        array = np.asarray(X)
+        if not isinstance(X, np.ndarray) and array.dtype.kind not in "fiub":
             # NumPy makes texts of numbers beside texts.
-            array = np.array(given, dtype=object)
+            array = np.array(X, dtype=object)
     except ValueError as error:
         raise ValueError(f"{who}: the rows of X must have one length: {error}") from error
     if array.ndim != 2:
@@ -153,12 +155,12 @@ def _array(given: Any, who: str) -> Array:
 
 
 def kind_of(values: Any) -> Kind:
-    """Return what a column holds.
+    """The kind of a column's values.
 
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
     if hasattr(values, "num_chunks"):
-        return columns.kind_of(values.type)
+        return arrow_columns.kind_of(values.type)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return _KINDS.get(dtype.kind, "others")
@@ -167,7 +169,7 @@ def kind_of(values: Any) -> Kind:
     if isinstance(dtype, np.dtype) or str(dtype) == "object":
         return _kind_of_objects(values)
     if hasattr(dtype, "pyarrow_dtype"):
-        return columns.kind_of(dtype.pyarrow_dtype)
+        return arrow_columns.kind_of(dtype.pyarrow_dtype)
     if isinstance(dtype.type, type) and issubclass(dtype.type, str):
         return "texts"
     return _KINDS.get(dtype.kind, "others")
@@ -183,7 +185,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def type_of(values: Any) -> str:
-    """Return what messages call what a column holds: its type, or those of its objects."""
+    """The type of a column as text: that of the column, or those of its objects."""
     kind = str(getattr(values, "type", None) or values.dtype)
     return kind if kind != "object" else " and ".join(sorted(t.__name__ for t in _types_in(values)))
 
@@ -213,8 +215,8 @@ def _kind_of_objects(values: Any) -> Kind:
     known: dict[Kind, Any] = {
         "dates": dates.DATES, "times": dates.TIMES, "durations": dates.DURATIONS
     }  # fmt: skip
-    its = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
-    return next(its, "others")
+    kinds = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
+    return next(kinds, "others")
 
 
 def _is_missing(value: Any) -> bool:
@@ -234,16 +236,16 @@ def numbers(values: Any, name: str, who: str) -> Array:
         If it holds no numbers.
     """
     if hasattr(values, "num_chunks"):
-        return columns.numbers(values, name, who)
+        return arrow_columns.numbers(values, name, who)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
     if (kind := kind_of(values)) not in ("numbers", "levels", "nothing"):
-        told = f"dtype {dtype}" if isinstance(dtype, np.dtype) and dtype.kind != "O" else kind
-        raise TypeError(f"{who}: the column {name!r} must hold numbers, got {told}")
+        got = f"dtype {dtype}" if isinstance(dtype, np.dtype) and dtype.kind != "O" else kind
+        raise TypeError(f"{who}: the column {name!r} must hold numbers, got {got}")
     if not isinstance(dtype, np.dtype) and kind == "numbers":
-        found: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        return found
+        array: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        return array
     each = [np.nan if _is_missing(value) else value for value in values]
     try:
         return np.array(each, np.float64)
@@ -260,15 +262,17 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
         If it holds others.
     """
     if hasattr(values, "num_chunks"):
-        return columns.moments(values, kind, name, who)
-    dtype, its = values.dtype, kind_of(values)
-    if its == "texts":
-        found = levels_in(values)
-        each = ["" if _is_missing(value) else value for value in found.values]
-        return dates.read(found.codes, each, kind, name, who)
-    if its == "nothing" or (its == "numbers" and np.isnan(numbers(values, name, who)).all()):
+        return arrow_columns.moments(values, kind, name, who)
+    dtype, kind_of_column = values.dtype, kind_of(values)
+    if kind_of_column == "texts":
+        levels = levels_in(values)
+        each = ["" if _is_missing(value) else value for value in levels.values]
+        return dates.read(levels.codes, each, kind, name, who)
+    if kind_of_column == "nothing" or (
+        kind_of_column == "numbers" and np.isnan(numbers(values, name, who)).all()
+    ):
         return dates.missing(len(values), kind)
-    if its != kind:
+    if kind_of_column != kind:
         raise TypeError(f"{who}: {dates.refused(name, kind, type_of(values))}")
     if hasattr(dtype, "pyarrow_dtype"):
         return dates.of_arrow(values.array.__arrow_array__())
@@ -279,7 +283,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
 
 
-def levels_in(values: Any) -> Found:
+def levels_in(values: Any) -> LevelCodes:
     """Return the values of a column, each once, and their places.
 
     Raises
@@ -291,13 +295,13 @@ def levels_in(values: Any) -> Found:
     if hasattr(getattr(values, "dtype", None), "categories"):
         codes, categories = values.array.codes, values.dtype.categories
         if len(values) > FEW_ROWS:
-            return Found(codes, categories.tolist())
+            return LevelCodes(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]
     elif len(values) > FEW_ROWS and of_arrow:
-        return _without_missing(*columns.dictionary(values))
+        return _without_missing(*arrow_columns.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
-        codes, found = values.factorize()
-        return Found(codes, found.tolist())
+        codes, uniques = values.factorize()
+        return LevelCodes(codes, uniques.tolist())
     else:
         # Of numbers of nanoseconds NumPy makes int.
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
@@ -308,10 +312,10 @@ def levels_in(values: Any) -> Found:
     return _without_missing(codes, list(places))
 
 
-def _without_missing(codes: Array, values: list[Any]) -> Found:
+def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
     """Return codes of -1 for None, NaN and alike."""
     missing = [place for place, value in enumerate(values) if _is_missing(value)]
-    return Found(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
+    return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
 
 
 def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:

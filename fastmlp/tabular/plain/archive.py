@@ -6,9 +6,9 @@ from typing import Any
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.columns import Column, Target, names_of
-from fastmlp.tabular.dates import Parts
-from fastmlp.tabular.model import TableModel
+from fastmlp.tabular.plain.columns import Column, Target, names_of
+from fastmlp.tabular.plain.model import TableModel
+from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation import scalars
 
 KIND = "TableModel"
@@ -55,7 +55,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> T
     return TableModel(columns, target, net, header["training"])
 
 
-def check_training(told: Any) -> None:
+def check_training(training: Any) -> None:
     """Check what a training said of itself.
 
     Raises
@@ -63,12 +63,12 @@ def check_training(told: Any) -> None:
     FileError
         If it is no object, or says why columns are left out in another form.
     """
-    if not isinstance(told, dict) or not isinstance(told.get("left_out", {}), dict):
+    if not isinstance(training, dict) or not isinstance(training.get("left_out", {}), dict):
         raise FileError("training must be an object, and left_out in it one too")
 
 
-def _column(told: Mapping[str, Any]) -> Column:
-    column = Column(**told)
+def _column(fields: Mapping[str, Any]) -> Column:
+    column = Column(**fields)
     if type(column.indicates) is not bool:
         raise FileError(f"indicates must be true or false, got {column.indicates!r}")
     if column.part is not None:
@@ -82,8 +82,8 @@ def _column(told: Mapping[str, Any]) -> Column:
     return column
 
 
-def _target(told: Mapping[str, Any]) -> Target:
-    target = Target(**told)
+def _target(fields: Mapping[str, Any]) -> Target:
+    target = Target(**fields)
     if target.classes is not None:
         kinds, n = {type(label) for label in target.classes}, len(target.classes)
         if n < 2 or len(kinds) != 1 or not kinds <= {*LABELS} or len({*target.classes}) != n:
@@ -93,9 +93,11 @@ def _target(told: Mapping[str, Any]) -> Target:
     return target
 
 
-def _check(told: Column | Target) -> None:
-    if not isinstance(told.name, str):
-        raise FileError(f"a column's name must be a text, got {told.name!r}")
-    numbers = type(told.center) is type(told.scale) is float
-    if not numbers or not scalars.is_positive(told.scale) or abs(told.center) == float("inf"):
-        raise FileError(f"center and scale of {told.name!r} must be finite numbers, scale above 0")
+def _check(column: Column | Target) -> None:
+    if not isinstance(column.name, str):
+        raise FileError(f"a column's name must be a text, got {column.name!r}")
+    numbers = type(column.center) is type(column.scale) is float
+    if not numbers or not scalars.is_positive(column.scale) or abs(column.center) == float("inf"):
+        raise FileError(
+            f"center and scale of {column.name!r} must be finite numbers, scale above 0"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from fastmlp.tabular.scores import METRICS, Auc
+from fastmlp.tabular.plain.scores import METRICS, Auc
 
 N = 1003
 

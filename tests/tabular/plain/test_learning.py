@@ -8,20 +8,22 @@ import numpy as np
 import pyarrow
 import pytest
 
-from fastmlp.tabular.batches import Batches, everything
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.learning import MOST_LEVELS, Learned, Wanted, learn
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.learning import MOST_LEVELS, ColumnSettings, LearnedColumns, learn
+from fastmlp.tabular.schema.batches import TrainingBatches, everything
 
 
 def learned(
     columns: dict[str, Any], notes: list[str] | None = None, task: Any = None, **wanted: Any
-) -> Learned:
+) -> LearnedColumns:
     """What is learned of a table, of two batches, with the target t."""
     table = pyarrow.table(columns)
     half = pyarrow.concat_tables([table.slice(0, len(table) // 2), table.slice(len(table) // 2)])
     names = tuple(name for name in columns if name != "t")
-    told = Wanted("t", task, names, wanted.get("chosen", False), wanted.get("categorical", ()))
-    batches = Batches(half, "train", names, ["t"])
+    told = ColumnSettings(
+        "t", task, names, wanted.get("chosen", False), wanted.get("categorical", ())
+    )
+    batches = TrainingBatches(half, "train", names, ["t"])
     return learn(batches, told, everything, (notes or []).append, "train")
 
 
@@ -34,7 +36,8 @@ def test_every_type_of_arrow() -> None:
             "bool": [True, False, None, False],
             "decimal": pyarrow.array([Decimal("1.5"), Decimal(3)] * 2),
             "text": ["u", "v", "u", None],
-            "large": pyarrow.array(["u", "v", "u", ""], "large_string"),
+            "large": pyarrow.array(["u", "v", "u", None], "large_string"),
+            "empty": pyarrow.array(["u", "v", "u", ""], "large_string"),
             "dictionary": pyarrow.array(["v", "u", "u", "v"]).dictionary_encode(),
             "places": pyarrow.array([7, 8, 8, 7]).dictionary_encode(),
             "code": [3, 1, 1, None],
@@ -49,6 +52,7 @@ def test_every_type_of_arrow() -> None:
     kinds = {column.name: (column.levels, column.indicates) for column in found.columns}
     assert kinds["bool"] == (None, True)
     assert kinds["text"] == kinds["large"] == kinds["dictionary"] == (("u", "v"), False)
+    assert kinds["empty"] == (("", "u", "v"), False)
     assert kinds["places"] == (("7", "8"), False)
     assert kinds["code"] == (("1", "3"), False)
     assert found.sizes == {0: 2, 1: 2}
@@ -67,7 +71,7 @@ def test_columns_that_are_left_out() -> None:
             "day": [datetime.date(2020, 1, 1)] * n,
             "list": [[1]] * n,
             "bytes": [b"a"] * n,
-            "blank": ["", None] * (n // 2),
+            "blank": pyarrow.nulls(n, "string"),
             "comma": ["1,5", "2,5"] * (n // 2),
             "some": [None, 1.0] * (n // 2),
             "t": [0, 1] * (n // 2),

@@ -1,16 +1,16 @@
-"""What a table's columns are to a net: inputs and targets, and how Arrow's columns become them."""
+"""A net's inputs and targets as columns of a table, and their values from Arrow's columns."""
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.places import require_target
-from fastmlp.tabular import dates, rule
-from fastmlp.tabular.dates import Parts
+from fastmlp.data.columns import require_target
+from fastmlp.tabular.schema import dates
+from fastmlp.tabular.schema.arrow_columns import decoded, moments, numbers, places, texts
+from fastmlp.tabular.schema.dates import Parts
 
 Array = NDArray[Any]
 # How Arrow writes numbers and booleans.
@@ -133,108 +133,9 @@ class Target(NamedTuple):
         return codes
 
     def scaled(self, column: Any, where: str) -> Array:
-        """Return what a net is trained on, shape (n_rows,); raises as `values` does."""
+        """The targets that a net is trained on, shape (n_rows,); raises as `values` does."""
         values = self.values(column, where)
         return values if self.classes is not None else (values - self.center) / self.scale
-
-
-def kind_of(kind: Any) -> rule.Kind:
-    """Return what a column of a data type of Arrow holds; levels are places, true and false."""
-    import pyarrow.types as kinds
-
-    of_kind: dict[rule.Kind, tuple[Any, ...]] = {
-        "numbers": (kinds.is_floating, kinds.is_integer, kinds.is_decimal),
-        "levels": (kinds.is_dictionary, kinds.is_boolean),
-        "texts": (kinds.is_string, kinds.is_large_string, lambda one: str(one) == "string_view"),
-        "dates": (kinds.is_date, kinds.is_timestamp),
-        "times": (kinds.is_time,),
-        "durations": (kinds.is_duration,),
-        "nothing": (kinds.is_null,),
-    }
-    known = (name for name, tests in of_kind.items() if any(test(kind) for test in tests))
-    return next(known, "others")
-
-
-def is_number(kind: Any) -> bool:
-    """Return True for a data type of Arrow of numbers, true and false too."""
-    return kind_of(kind) == "numbers" or str(kind) == "bool"
-
-
-def numbers(column: Any, name: str, where: str) -> Array:
-    """Return an Arrow column as float64, shape (n_rows,), NaN where values are missing.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it holds no numbers, or infinite ones.
-    """
-    import pyarrow.types as kinds
-
-    kind = column.type
-    if kinds.is_null(kind):
-        return np.full(len(column), np.nan)
-    if not is_number(kind):
-        raise TypeError(f"{where}: the column {name!r} must hold numbers, got {kind}")
-    found: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
-    if np.isinf(found).any():
-        row = int(np.argmax(np.isinf(found)))
-        raise ValueError(f"{where}: the column {name!r} is infinite in row {row}")
-    return found
-
-
-def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
-    """Return an Arrow column of dates, times or durations, or of their texts, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError
-        If it holds others.
-    """
-    column = decoded(column)
-    its = kind_of(column.type)
-    if its == kind:
-        return dates.of_arrow(column)
-    if its == "nothing":
-        return dates.missing(len(column), kind)
-    if its != "texts":
-        raise TypeError(f"{where}: {dates.refused(name, kind, str(column.type))}")
-    return dates.read(*dictionary(column), kind, name, where)
-
-
-def dictionary(column: Any) -> tuple[Array, list[Any]]:
-    """Return places, -1 for a null, and the values of an Arrow column, each once."""
-    import pyarrow.types as kinds
-
-    if not kinds.is_dictionary(column.type):
-        if str(column.type) == "string_view":
-            column = column.cast("large_string")
-        column = column.dictionary_encode()
-    if hasattr(column, "num_chunks"):
-        column = column.unify_dictionaries().combine_chunks()
-    if hasattr(column, "num_chunks"):
-        column = column.chunk(0)
-    codes = column.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes, column.dictionary.to_pylist()
-
-
-def texts(column: Any, *, as_dates: bool = False) -> Any:
-    """Return an Arrow column of anything as texts; whole numbers have no point.
-
-    Dates are ISO texts, and so are texts of dates, if `as_dates`.
-    """
-    import pyarrow
-    import pyarrow.types as kinds
-
-    column = decoded(column)
-    its = kind_of(column.type)
-    if its in dates.PARTS or (as_dates and its == "texts"):
-        codes, values = dictionary(column)
-        each = [dates.as_level(one) if its == "texts" else dates.text_of(one) for one in values]
-        return pyarrow.array([*each, None], "string").take(pyarrow.array(codes % (len(each) + 1)))
-    if kinds.is_floating(column.type):
-        with suppress(pyarrow.ArrowInvalid):
-            column = column.cast("int64")
-    return column.cast("string")
 
 
 def labels(column: Any, classes: tuple[Label, ...]) -> Any:
@@ -248,18 +149,3 @@ def labels(column: Any, classes: tuple[Label, ...]) -> Any:
     import pyarrow
 
     return decoded(column).cast(pyarrow.array(classes).type)
-
-
-def decoded(column: Any) -> Any:
-    """Return the values of a column of a dictionary's places; others as they are."""
-    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
-
-
-def places(column: Any, values: tuple[Any, ...]) -> Array:
-    """Return the places of an Arrow column's values among others, shape (n_rows,); else -1."""
-    import pyarrow
-    import pyarrow.compute as compute
-
-    found = compute.index_in(column, value_set=pyarrow.array(values, column.type), skip_nulls=True)
-    codes: Array = found.fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes.astype(np.int64)

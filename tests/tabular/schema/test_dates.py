@@ -17,10 +17,10 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.batches import Batches, everything
-from fastmlp.tabular.columns import Column, Target
-from fastmlp.tabular.dates import PARTS, Parts, all_of, of_texts
-from fastmlp.tabular.learning import Learned, Wanted, learn
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.learning import ColumnSettings, LearnedColumns, learn
+from fastmlp.tabular.schema.batches import TrainingBatches, everything
+from fastmlp.tabular.schema.dates import PARTS, Parts, all_of, of_texts
 
 NAN = float("nan")
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -296,12 +296,12 @@ def test_plain_data_is_checked(wrong: Any) -> None:
         Schema.from_json({**told, "dates": {"b": fine}, "dropped": {"b": "why"}})
 
 
-def learned(X: Any, *, categorical: tuple[str, ...] = (), notes: Any = None) -> Learned:
+def learned(X: Any, *, categorical: tuple[str, ...] = (), notes: Any = None) -> LearnedColumns:
     """What a pass learns of all columns but t."""
-    names = tuple(name for name in Batches(X, "train").names if name != "t")
-    wanted = Wanted("t", None, names, False, categorical)
+    names = tuple(name for name in TrainingBatches(X, "train").names if name != "t")
+    wanted = ColumnSettings("t", None, names, False, categorical)
     say = ([] if notes is None else notes).append
-    return learn(Batches(X, "train", names, ["t"]), wanted, everything, say, "train")
+    return learn(TrainingBatches(X, "train", names, ["t"]), wanted, everything, say, "train")
 
 
 def test_a_pass_learns_what_a_schema_does(tmp_path: Path) -> None:

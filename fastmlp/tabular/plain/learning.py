@@ -1,20 +1,18 @@
-"""What a pass over a table learns of its columns: kinds, scales, levels and classes."""
+"""Columns of a table learned by one pass: kinds, scales, levels and classes."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.places import Place, lacking, missing_in
+from fastmlp.data.columns import Place, lacking, missing_in
 from fastmlp.scaling.standardizer import Standardizer
-from fastmlp.tabular import dates, rule
-from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made
-from fastmlp.tabular.columns import (
-    Column,
-    Target,
+from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.schema import dates, rule
+from fastmlp.tabular.schema.arrow_columns import (
     dictionary,
     is_number,
     kind_of,
@@ -22,7 +20,8 @@ from fastmlp.tabular.columns import (
     numbers,
     texts,
 )
-from fastmlp.tabular.model import Task
+from fastmlp.tabular.schema.batches import Mask, Places, TableBatch, made
+from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
@@ -35,8 +34,8 @@ MOST_CLASSES = 20
 Say = Callable[[str], Any]
 
 
-class Wanted(NamedTuple):
-    """What the columns of a table are to be.
+class ColumnSettings(NamedTuple):
+    """The choice of a table's target and features.
 
     Attributes
     ----------
@@ -53,8 +52,8 @@ class Wanted(NamedTuple):
     categorical: tuple[str, ...]
 
 
-class Learned(NamedTuple):
-    """What a pass has learned.
+class LearnedColumns(NamedTuple):
+    """The columns and the target as a pass has learned them.
 
     Attributes
     ----------
@@ -80,7 +79,7 @@ class Learned(NamedTuple):
         return {"left_out": self.dropped} if self.dropped else {}
 
 
-class Numbers:
+class NumberStatistics:
     """Numbers so far: a column of them, or a part of dates."""
 
     def __init__(self) -> None:
@@ -107,7 +106,7 @@ class Numbers:
         return float(self._scaler.center[0]), float(self._scaler.scale[0])
 
 
-class Feature:
+class FeatureLearner:
     """A column so far; `asked`: it is to be categories, however many levels it has."""
 
     def __init__(self, name: str, type_: Any, *, asked: bool) -> None:
@@ -119,7 +118,7 @@ class Feature:
         # Of texts the first batch with a value tells, and none after one that are no dates.
         self._temporal = kind if dates.is_kind(kind) else None
         self._may_be_dates = kind == "texts"
-        self._numbers = [Numbers()]
+        self._numbers = [NumberStatistics()]
         self._n = self._n_rows = self.n_rare = 0
         self._counts: Counter[str] = Counter()
 
@@ -150,17 +149,17 @@ class Feature:
         codes, values = dictionary(column)
         if not any(values):
             return
-        found = dates.of_texts(values)
-        kind = None if found is None else dates.kind_of(found)
-        if found is None or kind is None or self._temporal not in (None, kind):
+        moments_of_values = dates.of_texts(values)
+        kind = None if moments_of_values is None else dates.kind_of(moments_of_values)
+        if moments_of_values is None or kind is None or self._temporal not in (None, kind):
             self._may_be_dates, self._temporal = False, None
             return
         self._temporal = kind
-        self._add_moments(np.append(found, dates.missing(1, kind))[codes], kind)
+        self._add_moments(np.append(moments_of_values, dates.missing(1, kind))[codes], kind)
 
     def _add_moments(self, values: Array, kind: dates.Kind) -> None:
         parts = dates.all_of(kind)
-        self._numbers += [Numbers() for _ in parts.names[len(self._numbers) :]]
+        self._numbers += [NumberStatistics() for _ in parts.names[len(self._numbers) :]]
         for so_far, part in zip(self._numbers, parts.numbers(values).T, strict=True):
             so_far.add(part)
 
@@ -172,12 +171,12 @@ class Feature:
         n = self._n if by_levels else self._numbers[-1].n
         lows, highs = np.array([(one.low, one.high) for one in self._numbers]).T
         facts = (self._asked, n, self._n_rows, lows, highs, self._counts, self._type)
-        found = rule.decided(rule.Facts(kind, *facts))
-        if found == "levels":
+        decision = rule.decided(rule.Facts(kind, *facts))
+        if decision == "levels":
             return (self._categories(),)
-        if found == "number":
+        if decision == "number":
             return (Column(self._name, None, *self._numbers[0].moments, n < self._n_rows),)
-        return self._parts(found, n) if isinstance(found, dates.Parts) else found
+        return self._parts(decision, n) if isinstance(decision, dates.Parts) else decision
 
     def _categories(self) -> Column:
         # Of equally frequent ones the first of the alphabet.
@@ -200,17 +199,17 @@ class Feature:
 
 def _iso(counts: Counter[str]) -> Counter[str]:
     """Return how often there is each date or time, of ISO texts of several forms."""
-    found: Counter[str] = Counter()
+    iso_counts: Counter[str] = Counter()
     for text, n in counts.items():
-        found[dates.as_level(text)] += n
-    return found
+        iso_counts[dates.as_level(text)] += n
+    return iso_counts
 
 
-class Targets:
+class TargetLearner:
     """The target so far: the rows of each class, and the moments of those trained on."""
 
     def __init__(self, name: str, task: Task | None) -> None:
-        self._name, self._task, self._moments = name, task, Numbers()
+        self._name, self._task, self._moments = name, task, NumberStatistics()
         self._counts, self._trained = Counter[Any](), set[Any]()
         # The batch and the row of the first of a class that was not trained on then.
         self._first: dict[Any, tuple[int, int]] = {}
@@ -218,7 +217,7 @@ class Targets:
         self._n = self._n_missing = 0
         self._first_missing = ""
 
-    def add(self, batch: Batch, part: Batch) -> None:
+    def add(self, batch: TableBatch, part: TableBatch) -> None:
         """Learn from a batch, and from its part that is trained on."""
         import pyarrow.types as kinds
 
@@ -276,8 +275,8 @@ class Targets:
         import pyarrow.types as kinds
 
         if self._n_missing:
-            told = lacking(self._name, self._n_missing, self._first_missing)
-            raise ValueError(f"{who}: {told} ({count(self._n, 'row')} in all)")
+            lack = lacking(self._name, self._n_missing, self._first_missing)
+            raise ValueError(f"{who}: {lack} ({count(self._n, 'row')} in all)")
         classes = self._counts
         if len(classes) == 1:
             raise ValueError(
@@ -314,18 +313,20 @@ class Targets:
             )
 
 
-def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> Learned:
-    """Return what one pass learns; `mask` has the rows that are trained on.
+def learn(
+    batches: Iterable[TableBatch], settings: ColumnSettings, mask: Mask, say: Say, who: str
+) -> LearnedColumns:
+    """The columns and the target, by one pass; `mask` has the rows that are trained on.
 
     Raises
     ------
     TypeError, ValueError
         If columns are not what they must be, or none is left.
     """
-    target, sizes, n_rows = Targets(wanted.target, wanted.task), dict[int, int](), 0
-    so_far: dict[str, Feature] | None = None
+    target, sizes, n_rows = TargetLearner(settings.target, settings.task), dict[int, int](), 0
+    so_far: dict[str, FeatureLearner] | None = None
 
-    def add(columns: dict[str, Feature], batch: Batch, part: Batch) -> int:
+    def add(columns: dict[str, FeatureLearner], batch: TableBatch, part: TableBatch) -> int:
         target.add(batch, part)
         for name, column in columns.items():
             column.add(part.column(name), part.where)
@@ -334,42 +335,42 @@ def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> L
     for batch in batches:
         n_rows += batch.rows.num_rows
         if so_far is None:
-            so_far = _begun(batch.rows.schema, wanted, who)
+            so_far = _begun(batch.rows.schema, settings, who)
         sizes[batch.number] = made(partial(add, so_far, batch), batch, mask(batch))
     if so_far is None:
         raise ValueError(f"{who}: there are no rows, but a header or a schema")
-    found = target.target(wanted.task, say, who)
-    kept, single = ({}, ()) if found.classes is None else (target.kept, target.single)
+    learned_target = target.target(settings.task, say, who)
+    kept, single = ({}, ()) if learned_target.classes is None else (target.kept, target.single)
     for number, rows in kept.items():
         sizes[number] += len(rows)
     columns, dropped = _columns(so_far, say, who)
-    return Learned(columns, found, sizes, n_rows, kept, single, dropped)
+    return LearnedColumns(columns, learned_target, sizes, n_rows, kept, single, dropped)
 
 
-def _begun(schema: Any, wanted: Wanted, who: str) -> dict[str, Feature]:
-    """Return what learns of each column, by its kind."""
-    found: dict[str, Feature] = {}
-    for name in wanted.features:
-        kind, asked = schema.field(name).type, name in wanted.categorical
-        if kind_of(kind) == "others" and (wanted.chosen or asked):
-            told = f"holds {kind}, neither numbers, dates nor texts"
-            raise TypeError(f"{who}: the column {name!r} {told}; leave it out")
-        found[name] = Feature(name, kind, asked=asked)
-    return found
+def _begun(schema: Any, settings: ColumnSettings, who: str) -> dict[str, FeatureLearner]:
+    """A learner for each column, by its kind."""
+    learners: dict[str, FeatureLearner] = {}
+    for name in settings.features:
+        kind, asked = schema.field(name).type, name in settings.categorical
+        if kind_of(kind) == "others" and (settings.chosen or asked):
+            reason = f"holds {kind}, neither numbers, dates nor texts"
+            raise TypeError(f"{who}: the column {name!r} {reason}; leave it out")
+        learners[name] = FeatureLearner(name, kind, asked=asked)
+    return learners
 
 
 def _columns(
-    so_far: dict[str, Feature], say: Say, who: str
+    so_far: dict[str, FeatureLearner], say: Say, who: str
 ) -> tuple[tuple[Column, ...], dict[str, str]]:
     """Return the inputs, and why other columns are left out."""
     columns, dropped = list[Column](), dict[str, str]()
     for name, feature in so_far.items():
-        its = feature.becomes()
-        if isinstance(its, rule.LeftOut):
-            dropped[name] = its.why
-            say(f"note: column {name!r} is left out: it {its.why}")
+        inputs = feature.becomes()
+        if isinstance(inputs, rule.LeftOut):
+            dropped[name] = inputs.why
+            say(f"note: column {name!r} is left out: it {inputs.why}")
             continue
-        columns.extend(its)
+        columns.extend(inputs)
         if feature.n_rare:
             rare = f"the {feature.n_rare} rarest are taken as unknown"
             say(f"note: column {name!r}: {MOST_LEVELS} levels are kept; {rare}")

@@ -62,29 +62,29 @@ class Parts(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What the column holds."""
+        """The kind of the column's values."""
         return OF_PART[self.names[-1]]
 
     def numbers(self, moments: Array) -> NDArray[np.float64]:
         """Return the parts of each row, shape (n_rows, n_parts), NaN where one is missing."""
         there = ~np.isnat(moments)
-        found = np.full((len(moments), len(self.names)), np.nan)
+        values = np.full((len(moments), len(self.names)), np.nan)
         if self.kind != "dates":
-            found[there, 0] = _seconds(moments[there])
-            return found
+            values[there, 0] = _seconds(moments[there])
+            return values
         day = moments[there].astype("M8[D]")
         # Below a microsecond libraries differ in what they keep.
         past = (moments[there] - day).astype("m8[us]").astype(np.int64)
         for j, name in enumerate(self.names):
-            found[there, j] = _part(name, day, past, self.origin)
-        return found
+            values[there, j] = _part(name, day, past, self.origin)
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Return them as plain data, for `from_json`."""
         return {"parts": list(self.names), "origin": self.origin}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the parts of plain data, checked, as they may come from a file.
 
         Raises
@@ -92,7 +92,7 @@ class Parts(NamedTuple):
         TypeError, ValueError, LookupError
             If they are none.
         """
-        names, origin = tuple(told["parts"]), told["origin"]
+        names, origin = tuple(content["parts"]), content["origin"]
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
@@ -107,7 +107,7 @@ def is_kind(kind: str) -> TypeGuard[Kind]:
 
 
 def kind_of(moments: Array) -> Kind:
-    """Return what an array without a type of its own holds: dates, or times of day."""
+    """The kind of an array of texts that are read: dates, or times of day."""
     return "dates" if moments.dtype.kind == "M" else "times"
 
 
@@ -154,16 +154,16 @@ def _seconds(spans: Array) -> Array:
 
 def of_texts(texts: Sequence[Any]) -> Array | None:
     """Return ISO texts as dates or times; "" and None are missing; None if they are neither."""
-    found = [text.strip() if isinstance(text, str) else text for text in texts]
-    found = ["" if text is None else text for text in found]
-    there = [text for text in found if text]
+    stripped = [text.strip() if isinstance(text, str) else text for text in texts]
+    stripped = ["" if text is None else text for text in stripped]
+    there = [text for text in stripped if text]
     if not (there and isinstance(there[0], str) and there[0][0].isdigit()):
         return None
     try:
         if all(_ISO_TIME.fullmatch(text) for text in there):
-            days = np.array([f"{EPOCH}T{text}" if text else "NaT" for text in found], "M8[us]")
+            days = np.array([f"{EPOCH}T{text}" if text else "NaT" for text in stripped], "M8[us]")
             return days - np.datetime64(EPOCH, "us")
-        matches = [_ISO_DATE.fullmatch(text) if text else None for text in found]
+        matches = [_ISO_DATE.fullmatch(text) if text else None for text in stripped]
         each = [match.groups() if match else ("NaT", None) for match in matches]
         if sum(match is not None for match in matches) < len(there):
             return None
@@ -181,14 +181,14 @@ def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) ->
     TypeError
         If a text is none; the message has the column's name.
     """
-    none, found = missing(1, kind), of_texts(texts)
-    if found is None or found.dtype != none.dtype or kind == "durations":
+    none, of_values = missing(1, kind), of_texts(texts)
+    if of_values is None or of_values.dtype != none.dtype or kind == "durations":
         each = ((text, of_texts([text])) for text in texts if text)
         wrong = [text for text, one in each if one is None or one.dtype != none.dtype]
         if wrong or kind == "durations":
             raise TypeError(f"{who}: {refused(name, kind, repr([*wrong, *texts][0]))}")
-        found = missing(len(texts), kind)
-    rows: Array = np.append(found, none)[codes]
+        of_values = missing(len(texts), kind)
+    rows: Array = np.append(of_values, none)[codes]
     return rows
 
 
@@ -198,7 +198,7 @@ def missing(n: int, kind: Kind) -> Array:
 
 
 def refused(name: str, kind: Kind, got: str) -> str:
-    """Return what is wrong with a column that held dates, times or durations in training."""
+    """The message for a column that held dates, times or durations in training."""
     return f"the column {name!r} must hold {EXPECTED[kind]}, got {got}"
 
 
@@ -213,8 +213,8 @@ def of_objects(values: Sequence[Any]) -> Array:
     """Return objects of one kind of `datetime` or NumPy; None is missing."""
     times = any(isinstance(value, TIMES) for value in values)
     spans = any(isinstance(value, DURATIONS) for value in values)
-    found: Array = np.array([*map(_plain, values)], "m8[us]" if spans else "M8[us]")
-    return found - np.datetime64(EPOCH, "us") if times else found
+    moments: Array = np.array([*map(_plain, values)], "m8[us]" if spans else "M8[us]")
+    return moments - np.datetime64(EPOCH, "us") if times else moments
 
 
 def _plain(value: Any) -> Any:
@@ -233,8 +233,8 @@ def of_arrow(column: Any) -> Array:
 
     if kinds.is_time(column.type):
         column = column.cast("time64[us]", safe=False).cast("int64").cast("duration[us]")
-    found: Array = column.to_numpy(zero_copy_only=False)
-    return found
+    moments: Array = column.to_numpy(zero_copy_only=False)
+    return moments
 
 
 def text_of(value: Any) -> str:
@@ -259,15 +259,15 @@ def text_of(value: Any) -> str:
 
 def as_level(text: str) -> str:
     """Return an ISO text as `text_of` has it; another as it is."""
-    found = of_texts([text])
-    if found is None or np.isnat(found[0]):
+    moments = of_texts([text])
+    if moments is None or np.isnat(moments[0]):
         return text
-    return text_of(found[0]) if found.dtype.kind == "M" else text_of(_clock(found[0]))
+    return text_of(moments[0]) if moments.dtype.kind == "M" else text_of(_clock(moments[0]))
 
 
 def _clock(span: Any) -> time:
-    found: time = (datetime(1970, 1, 1) + span.item()).time()
-    return found
+    clock: time = (datetime(1970, 1, 1) + span.item()).time()
+    return clock
 
 
 def are_levels(levels: Sequence[Any]) -> bool:
