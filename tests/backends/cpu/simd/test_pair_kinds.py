@@ -304,7 +304,7 @@ target.permits_tiles = lambda: True
 from fastmlp.network import spec
 from backends.cpu.test_mixed_precision import check_step
 
-precision.WIDE_INPUTS = precision.WIDE_OUTPUTS = 4
+spec.WIDE_INPUTS = spec.WIDE_OUTPUTS = 4
 check_step((37, 20, 18, 3), 41, "relu", 41)
 print(target.pair_products(), target.vector_bytes())
 """
