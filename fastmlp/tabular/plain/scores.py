@@ -176,8 +176,8 @@ def score(
     for batch in batches:
         y, outputs = target.values(batch.column(target.name), batch.where), model.outputs(batch)
         n += len(y)
-        how = model.answers if target.classes is None else model.probabilities
-        predictions = how(outputs)
+        answers_of = model.answers if target.classes is None else model.probabilities
+        predictions = answers_of(outputs)
         for metric in measured.values():
             metric.add(y, predictions)
     if not n:
