@@ -28,7 +28,9 @@ def test_every_drill_is_a_test() -> None:
     tests = {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, re.M)}
     drills = (TESTS / "drills.txt").read_text(encoding="utf-8").splitlines()
     assert drills == sorted(set(drills))
-    assert {drill.rpartition("::")[2].partition("[")[0] for drill in drills} <= tests
+    # scikit-learn's own tests are defined there.
+    own = [drill for drill in drills if "test_sklearn_suite.py" not in drill]
+    assert {drill.rpartition("::")[2].partition("[")[0] for drill in own} <= tests
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_what_is_no_path_is_told_by_whom() -> None:
 
 def test_a_rule_without_a_name_is_refused_at_once(path: Path) -> None:
     for settings in (
-        {"activation": lambda z: (z, z)},
+        {"activation": lambda z: (z, 1 + 0 * z)},
         {"optimizer": SGD(lambda s, t: 0.1 + 0 * s)},
     ):
         with pytest.raises(ValueError, match=r"'<lambda>' has no name .* define it with `def`"):

@@ -49,7 +49,8 @@ def used(model):
     \"\"\"Predict, as far as a model has few inputs.\"\"\"
     if hasattr(model, "schema_"):
         schema = model.schema_
-        rows = [[schema.levels[each][0] if each in schema.levels else 1.0
+        rows = [[schema.levels[each][0] if each in schema.levels
+                 else None if each in schema.dates else 1.0
                  for each in schema.columns], [None] * len(schema.columns)]
         if not any(isinstance(each, bool) for each in rows[0]):
             model.predict(rows)

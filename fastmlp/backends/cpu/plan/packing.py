@@ -122,7 +122,8 @@ def packed_layers(
         copied = train and has_copy(i, layout.n_layers, rows, is_transposed=is_transposed)
         pairs = any(paired[i : i + 1])
         n_held = 0 if (first_sparse or pairs) and not train else n_in
-        gap = spacing.rows if i + 1 == spacing.split_layer else 0
+        is_split = i + 1 == spacing.split_layer and not is_transposed
+        gap = spacing.rows if is_split else 0
         shape = (n_held, n_out, lanes, spacing.rows, gap)
         layer = _packed(*shape, is_transposed=is_transposed, copied=copied)
         layers.append(_in_pairs(layer, n_in, lanes, spacing.rows) if pairs else layer)
