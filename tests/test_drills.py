@@ -46,7 +46,7 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
     tests = tmp_path / "tests"
     tests.mkdir()
     conftest = (TESTS / "conftest.py").read_text(encoding="utf-8")
-    (tests / "conftest.py").write_text(conftest.replace("LIMIT = 1.0", "LIMIT = 0.2"))
+    (tests / "conftest.py").write_text(conftest.replace("LIMIT = 2.0", "LIMIT = 0.2"))
     (tests / "drills.txt").write_text("test_drill\n")
     (tests / "test_some.py").write_text(BURNING)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")
