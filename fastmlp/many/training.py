@@ -143,7 +143,7 @@ def _group_engine(job: NetJob) -> GroupEngine[Any]:
 
 
 def queues_of(jobs: list[NetJob], fits: list[FitFunction], **options: Any) -> list[GpuQueue]:
-    """Return a queue for each GPU with nets; `how` are keyword arguments of `GpuQueue`."""
+    """The queues of the GPUs that have nets; `options` are keyword arguments of `GpuQueue`."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:
