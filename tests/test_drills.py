@@ -1,5 +1,6 @@
 """A call that names no test leaves the drills out; --all takes them, and limits the others."""
 
+import os
 import re
 import subprocess
 import sys
@@ -51,7 +52,11 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
     (tests / "test_some.py").write_text(BURNING)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    # The options that this run was given are none of the inner one's.
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTEST_ADDOPTS"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert summary in done.stdout.splitlines()[-1], done.stdout
     assert ("add 'test_slow' to tests/drills.txt" in done.stdout) == (arguments == ["--all"])
     assert "test_first_use" not in done.stdout
