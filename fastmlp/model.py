@@ -6,7 +6,7 @@ from copy import deepcopy
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Self, final
+from typing import Any, Literal, NamedTuple, Self, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +55,7 @@ from fastmlp.training.ranks.exchange import CommunicatorLike
 from fastmlp.training.ranks.together import ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import RawRows
+from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
@@ -209,6 +210,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         devices.require(self._device)
         self._engine: Engine[Any] | None = None
         self._predictor: Predictor | None = None
+        self._steps: Steps | None = None
         self._initializer = initializer
         self.n_threads = n_threads
         generator = resolve.generator(seed)
@@ -247,7 +249,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         if n_threads is not None:
             n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
         self._n_threads = n_threads
-        self._engine = self._predictor = None
+        self._engine = self._predictor = self._steps = None
 
     @property
     def n_steps(self) -> int:
@@ -302,7 +304,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """Change settings of the layers."""
         with self._state.lock.training(f"MLP.{next(iter(fields))}"):
             before, self._network = self._network, self._network._replace(**fields)
-            self._engine = self._predictor = None
+            self._engine = self._predictor = self._steps = None
             if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
                 # Frozen layers stay as they are seen, and the others were averaged beside them.
                 self._state.train_shown()
@@ -565,6 +567,146 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         with state.lock.training(who):
             single_step(self._on_device(), state, slopes)
 
+    def train_on_batch(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Take one optimizer step on these rows, from a training loop of your own.
+
+        It does to the net what ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)`` does, to
+        the bit, and keeps its buffers for the next call: the last few numbers of rows have some.
+        Whatever the net is asked for between two calls sees all steps before, and the next call
+        sees what has changed: another fit, parameters that were written to, a new `optimizer`,
+        `trainable`, `layer_rates`.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
+            Any number of rows. Arrays that are C-contiguous and of the net's dtype are taken as
+            they are, as is y; class labels as int64 or int32. Others are converted, in 20 us and
+            more. A GPU takes arrays that lie there.
+        y : (n_rows,) or (n_rows, n_outputs) array
+        sample_weight : (n_rows,) array, optional
+
+        Returns
+        -------
+        float
+            The mean objective of the rows before the step, penalties included. If it is not
+            finite, no step is taken, and the net is as it was; the first time a RuntimeWarning says
+            so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the data have a wrong type, shape or value, or a schedule, or an average, needs a
+            fit's number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1, n_steps=10_000)``.
+        RuntimeError
+            If another thread is training this net.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP, Adam
+        >>> rng = np.random.default_rng(0)
+        >>> net = MLP((2, 16, 1), optimizer=Adam(0.01), seed=0)
+        >>> losses = []
+        >>> for step in range(300):
+        ...     X = rng.uniform(-1, 1, (32, 2)).astype(np.float32)
+        ...     losses.append(net.train_on_batch(X, X[:, :1] * X[:, 1:]))
+        >>> losses[-1] < losses[0] / 5, net.n_steps
+        (True, 300)
+        """
+        return self._single_steps().on_batch(X, y, sample_weight)
+
+    @explained
+    def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
+        """Take one optimizer step on an objective of your own, from its gradient by the outputs.
+
+        Back-propagation goes on from there. Nothing is divided by the number of rows, and the
+        net's loss plays no part; its penalties are added as in training.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array
+            As for `train_on_batch`.
+        output_gradient : (n_rows, n_outputs) array
+            The gradient of your objective by the raw outputs, which `predict_raw` returns.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `train_on_batch`.
+
+        Warns
+        -----
+        RuntimeWarning
+            The first time that a raw output is not finite: no step is taken then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP, SGD
+        >>> net = MLP((2, 1), optimizer=SGD(0.5), initializer="zeros")
+        >>> X = np.array([[1, 2], [3, 4]], np.float32)
+        >>> net.train_on_gradient(X, net.predict_raw(X) - [[1], [1]])
+        >>> net.parameters
+        array([2., 3., 1.], dtype=float32)
+        """
+        self._single_steps().on_gradient(X, output_gradient)
+
+    @overload
+    def vjp(
+        self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[True] = True
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def vjp(self, X: ArrayLike, output_gradient: ArrayLike, inputs: Literal[False]) -> Array: ...
+    @explained
+    def vjp(self, X: ArrayLike, output_gradient: ArrayLike, inputs: bool = True) -> Any:
+        """Return the gradient by the parameters and by the inputs, from that by the raw outputs.
+
+        It is the vector-Jacobian product of `predict_raw`: no step is taken, nothing is dropped,
+        and penalties are left out. By the inputs it is what a net before this one needs.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array
+        output_gradient : (n_rows, n_outputs) array
+            The gradient of an objective by the raw outputs.
+        inputs : bool, default True
+            Also return the gradient by X.
+
+        Returns
+        -------
+        gradient : (n_parameters,) array of the net's dtype, in the order of `parameters`
+            Summed over the rows.
+        input_gradient : (n_rows, n_features) array of the net's dtype, with `inputs`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the data have a wrong type, shape or value.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP
+        >>> net = MLP((2, 1), initializer="zeros", dtype="float64")
+        >>> net.weights[0] = [[3], [4]]
+        >>> net.vjp([[1.0, 2.0], [5.0, 6.0]], [[1.0], [10.0]])
+        (array([51., 62., 11.]), array([[ 3.,  4.],
+               [30., 40.]]))
+        """
+        return self._single_steps().vjp(X, output_gradient, inputs)
+
+    def _single_steps(self) -> Steps:
+        """The net's single steps, made on first use."""
+        steps = self._steps
+        if steps is None:
+            engine_of = partial(
+                devices.engine_on, self._device, n_threads=self._n_threads, lock=self._state.lock
+            )
+            steps = self._steps = Steps(self._state, engine_of, self._network)
+        return steps
+
     def predict(
         self,
         X: ArrayLike,
@@ -732,7 +874,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         with self._state.lock.training(who):
             self._state.unpack()
             self._device = target
-            self._engine = self._predictor = None
+            self._engine = self._predictor = self._steps = None
         return self
 
     @explained
@@ -914,7 +1056,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_engine": None, "_predictor": None}
+        return {**vars(self), "_engine": None, "_predictor": None, "_steps": None}
 
 
 class Core(NamedTuple):

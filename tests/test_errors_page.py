@@ -84,6 +84,10 @@ def diverge() -> None:
     MLP((3, 4, 1), optimizer=SGD(0.1), seed=0).fit(np.arange(18).reshape(6, 3), 1e9 * Y)
 
 
+def step_far() -> None:
+    net().train_on_batch(X, 1e30 * Y)
+
+
 def keep_first_epoch() -> None:
     rare = np.arange(60) % 20 == 0
     classifier(early_stopping=True, n_iter_no_change=5).set_params(max_iter=50).fit(
@@ -211,6 +215,10 @@ CAUSES: dict[str, Callable[[], Any]] = {
     ).partial_fit(X, Y),
     "is not fitted yet": lambda: classifier().predict(X),
     "fit diverged in epoch": diverge,
+    "the loss is inf, no step was taken": step_far,
+    "needs the number of steps, which single steps do not have": lambda: net(
+        optimizer=Adam(fastmlp.Cosine(0.1))
+    ).train_on_batch(X, Y),
     "early_stopping looks at validation rows": lambda: fit(early_stopping=10),
     "callbacks must be functions of one argument, the Report of an epoch": lambda: fit(
         callbacks=lambda epoch, logs: None

@@ -40,10 +40,11 @@ class BufferPool:
     Parameters
     ----------
     most : int, bytes of all buffers together
+    at_most : int, how many buffers
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, at_most: int = MOST) -> None:
+        self._most, self._at_most = most, at_most
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
     def take(self, key: Any) -> Any:
@@ -59,9 +60,13 @@ class BufferPool:
         if n_bytes > self._most:
             return
         self._things[id(thing)] = key, thing, n_bytes
-        while self.n_bytes > self._most or len(self._things) > MOST:
+        while self.n_bytes > self._most or len(self._things) > self._at_most:
             for oldest in list(self._things)[:1]:
                 self._things.pop(oldest, None)
+
+    def drop(self, thing: Any) -> None:
+        """Drop a buffer, if it is in the pool."""
+        self._things.pop(id(thing), None)
 
     @property
     def n_bytes(self) -> int:

@@ -70,8 +70,13 @@ class Evaluation(Protocol):
         ...
 
 
-# From parameters to the objective on some rows, penalties included, and its flat gradient.
-Objective = Callable[[Array], tuple[float, Array]]
+class Objective(Protocol):
+    """The objective on some rows, penalties included, and its gradient."""
+
+    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
+        """Return the objective at these parameters, and its flat gradient; write the gradient by
+        the inputs to `inputs`, shape (n_rows, n_features), if there is one."""
+        ...
 
 
 class Predictor(Protocol):
@@ -130,6 +135,11 @@ class Trainer(Protocol):
     unit_flops: int
 
     @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        ...
+
+    @property
     def diverged(self) -> bool:
         """True if the last call met a number that is not finite."""
         ...
@@ -141,6 +151,10 @@ class Trainer(Protocol):
 
     def take(self, data: Any) -> None:
         """Train on these rows, of the kind, width and at most the number of those before."""
+        ...
+
+    def resume(self, moments: Any, data: Any) -> None:
+        """Go on, on these rows, as many as before, from the parameters and slots of now."""
         ...
 
     def begin(self) -> None:
@@ -231,8 +245,9 @@ class Engine(Protocol[P]):
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         ...
 
-    def objective(self, data: Data) -> Objective:
-        """Return objective and gradient on all rows of `data`, as a function of the parameters."""
+    def objective(self, data: Data, *, summed: bool = False) -> Objective:
+        """Return objective and gradient on all rows of `data`, as a function of the parameters;
+        `summed`: of the sum of the losses, not of their mean."""
         ...
 
     def slots(self, state: NetState, data: Data | None = None) -> P:
@@ -261,8 +276,9 @@ class Engine(Protocol[P]):
     ) -> Trainer:
         """Return a trainer on `data`: its buffers are allocated, its blocks are compiled.
 
-        `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
-        which the CPU has, and fits on several ranks `ranks` and `average_every`.
+        `options` are those of the device's `Trainer`: `stepping` and `summed` for single steps;
+        the estimators set `guarded` and `by_rows`, which the CPU has, and fits on several ranks
+        `ranks` and `average_every`.
         """
         ...
 

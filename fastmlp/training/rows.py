@@ -15,7 +15,7 @@ from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
-from fastmlp.rules.optimizers import average_of
+from fastmlp.rules.optimizers import Optimizer, average_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions
@@ -199,36 +199,28 @@ def check_length(engine: Engine[Any], state: NetState) -> None:
     ValueError
         If it does.
     """
-    dropout = engine.network.dropout
-    drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
-    for rate in (state.optimizer.learning_rate, *drops):
-        _check_schedule(rate)
-    average = average_of(state.optimizer)
-    if isinstance(average, SWA):
+    setting = setting_of_length(engine.network, state.optimizer)
+    if isinstance(setting, SWA):
         raise ValueError(
-            f"MLP.fit: {average!r} needs the number of steps, and how long the stream is is "
+            f"MLP.fit: {setting!r} needs the number of steps, and how long the stream is is "
             "known after its first pass: give steps_per_epoch= of fit, or use EMA"
+        )
+    if setting is not None:
+        raise ValueError(
+            f"{setting!r} needs the number of steps, and how long the stream is is known after "
+            "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
         )
 
 
-def _check_schedule(schedule: Any) -> None:
-    """Check that a rate does not depend on the step at which the fit ends.
-
-    Raises
-    ------
-    ValueError
-        If it does.
-    """
-    if not callable(schedule):
-        return
+def setting_of_length(network: Network, optimizer: Optimizer) -> object:
+    """The first schedule, or the average, that depends on a fit's last step; or None."""
+    dropout = network.dropout
+    drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
-    short, long = (np.asarray(rates_of(schedule, steps, total)) for total in LENGTHS)
-    if not np.array_equal(short, long):
-        raise ValueError(_lacks_length(schedule))
-
-
-def _lacks_length(schedule: object) -> str:
-    return (
-        f"{schedule!r} needs the number of steps, and how long the stream is is known after "
-        "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
-    )
+    for rate in (optimizer.learning_rate, *drops):
+        if callable(rate):
+            short, long = (np.asarray(rates_of(rate, steps, total)) for total in LENGTHS)
+            if not np.array_equal(short, long):
+                return rate
+    average = average_of(optimizer)
+    return average if isinstance(average, SWA) else None

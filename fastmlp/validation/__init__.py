@@ -5,6 +5,7 @@ An error names the caller, the expected value, the actual one, and the known nam
 
 from fastmlp.validation.arrays import (
     features,
+    matrix,
     out_array,
     row_index,
     table,
@@ -38,6 +39,7 @@ __all__ = [
     "class_counts",
     "class_weights",
     "features",
+    "matrix",
     "named",
     "names_given",
     "out_array",

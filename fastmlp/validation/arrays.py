@@ -153,6 +153,16 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
+def matrix(
+    argument: object, shape: tuple[int, int], kind: np.dtype[Any], name: str, who: str
+) -> Array:
+    """Return a matrix of finite numbers of this shape, of dtype `kind`."""
+    array = _numbers(argument, who, name)
+    if array.shape != shape:
+        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")
+    return _finite(_cast(array, kind, who, name), argument, who, name)
+
+
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
     """Return `out` after checking it, or a new array if it is None."""
     if out is None:

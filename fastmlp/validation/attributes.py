@@ -15,14 +15,12 @@ OF_NETS = {
     "score": "score",
     "net.loss_and_gradient(X, y)[0] is the loss, penalties included": "evaluate",
     "there is nothing to compile: MLP(layer_sizes, loss=..., optimizer=...)": "compile",
-    "fit goes on where the last one ended: net.fit(X, y, epochs=1)": (
-        "partial_fit train_on_batch train_step"
-    ),
+    "one step is net.train_on_batch(X, y)": "partial_fit train_step",
     "use fit": "train fit_generator",
     # To define __call__ makes `callable(net)` true; no type checker sees it.
     "use predict: net.predict(X)": "__call__ forward predict_on_batch",
     "layers are given at once: MLP((n_inputs, 32, n_outputs))": "add add_module append pop",
-    "use loss_and_gradient, by parameters; by inputs, take differences of predict in float64": (
+    "use vjp, by parameters and inputs, or loss_and_gradient": (
         "jacobian gradient gradients grad backprop"
     ),
     "there is one mode: dropout is of fit alone, and predict is without it": "eval training",

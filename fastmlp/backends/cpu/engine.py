@@ -122,9 +122,9 @@ class Engine(Runner):
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
-    def objective(self, data: Data) -> Objective:
+    def objective(self, data: Data, *, summed: bool = False) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
-        return Objective(self, data)
+        return Objective(self, data, summed=summed)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net, packed for training on dense or other rows."""

@@ -14,9 +14,9 @@ from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
+from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK, SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, weight_views
 from fastmlp.rules.loss_settings import unsmoothed
 from fastmlp.validation.expanded import Expanded
 
@@ -98,25 +98,35 @@ class Evaluation:
 
 
 class Objective:
-    """The objective on all rows of some data, penalties included, and its gradient."""
+    """The objective on all rows of some data, penalties included, and its gradient.
 
-    def __init__(self, runner: Runner, data: Data) -> None:
+    Parameters
+    ----------
+    summed : bool
+        True: the objective has the sum of the rows' losses in place of their mean, and may be
+        differentiated by the inputs.
+    """
+
+    def __init__(self, runner: Runner, data: Data, *, summed: bool = False) -> None:
         network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),
             penalties=rule_blocks.penalties(network),
         )
-        self._runner, self._mass = runner, data.mass
+        self._runner, self._mass = runner, 1.0 if summed else data.mass
+        # The deltas of microbatches are not kept.
+        rows = min(data.n_rows, SUMMED_ROWS) if summed else None
         self._session = session = Session(
-            network, blocks, data, train=True, n_threads=runner.n_threads
+            network, blocks, data, rows=rows, train=True, n_threads=runner.n_threads
         )
         self._packed = session.keep_gradient()
         small = session.partition.microbatch_rows > 0
         self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
-    def __call__(self, parameters: Array) -> tuple[float, Array]:
-        """Return the objective and its gradient, flat, at these parameters."""
+    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters; write the gradient by
+        the inputs to `inputs`, if there is such an array."""
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
         for rows in session.chunks():
@@ -124,6 +134,9 @@ class Objective:
             where = {"more": rows.start > 0, "ends": rows.stop == session.data.n_rows}
             job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
             total += job["loss"]
+            if inputs is not None:
+                weights = weight_views(self._runner.network.layout, parameters)[0]
+                np.matmul(session.first_deltas(rows), weights.T, out=inputs[rows])
         gradient = np.empty_like(parameters)
         session.unpack(self._packed, gradient)
         return float(total), gradient

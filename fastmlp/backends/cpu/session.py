@@ -293,6 +293,19 @@ class Session:
         """Copy a packed vector, such as the gradient, to a flat one."""
         self.blocks["unpack"](self._address, address(flat), address(packed))
 
+    def first_deltas(self, rows: slice) -> Array:
+        """Return the first layer's deltas of the chunk of these rows, shape (n, n_units)."""
+        n, width = rows.stop - rows.start, self._network.layout.sizes[1]
+        if self._network.layout.n_layers == 1:
+            # They lie by columns: of the sum of given slopes, they are the targets.
+            deltas: Array = self.data.y[rows]
+            return deltas
+        workspace = self.workspace
+        n_panels = -(-width // workspace.lanes)
+        shape = (n_panels, workspace.panel_rows, workspace.lanes)
+        panels = workspace.deltas[: np.prod(shape)].reshape(shape)[:, :n]
+        return panels.swapaxes(0, 1).reshape(n, -1)[:, :width]
+
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
         n = self.data.n_rows

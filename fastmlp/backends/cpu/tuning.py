@@ -105,6 +105,9 @@ MICROBATCHES = 4
 # takes longer when cut. 603 -> 415 us (4-32-16-4@10000, 2 threads).
 MICROBATCH_FLOPS = 10_000_000
 
+# Most rows of a chunk whose deltas give the gradient by the inputs.
+SUMMED_ROWS = 512
+
 # --- Cost of a step on a team --------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --threads 1 2
 

@@ -131,9 +131,9 @@ class Engine:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self.card, self.network, self.lock, data)
 
-    def objective(self, data: Data) -> Objective:
+    def objective(self, data: Data, *, summed: bool = False) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
-        return Objective(self.card, self.network, self.lock, data)
+        return Objective(self.card, self.network, self.lock, data, summed=summed)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""

@@ -21,7 +21,7 @@ from fastmlp.backends.cuda.plan.records import EVALUATE, PREDICT, TRAIN
 from fastmlp.backends.cuda.plan.rules import rules_of
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.protocol import Data, Select, as_given
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, weight_views
 from fastmlp.rules.loss_settings import unsmoothed
 
 Array = NDArray[Any]
@@ -48,6 +48,7 @@ class ForwardPass:
     ) -> None:
         data = gathered(data)
         self._lock, self._mode, self.mass = lock, mode, data.mass
+        self._layout = network.layout
         self._rules, self._n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
         self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
@@ -68,8 +69,9 @@ class ForwardPass:
             if data.weight.size:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 
-    def run(self, parameters: Array) -> None:
-        """Pass all rows through the net with these parameters."""
+    def run(self, parameters: Array, inputs: Array | None = None) -> None:
+        """Pass all rows through the net with these parameters; write the gradient by the inputs to
+        `inputs`, if there is such an array."""
         session = self.session
         with self._lock.parameters:
             values = parameters.copy()
@@ -83,7 +85,17 @@ class ForwardPass:
             session.send_plans()
             losses = self._mode != PREDICT
             launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
+            if inputs is not None:
+                synchronize()
+                weights = weight_views(self._layout, values)[0]
+                np.matmul(self.first_deltas(), weights.T, out=inputs[first : first + n])
         synchronize()
+
+    def first_deltas(self) -> Array:
+        """Return the first layer's deltas of the last chunk, shape (n, n_units)."""
+        layer, n = self.session.nets.layers.copy_to_host()[0], int(self.session.plans["n_rows"][0])
+        start, width = int(layer["deltas"]), int(layer["delta_stride"])
+        return to_host(self.session.nets.memory[0, start : start + n * width]).reshape(n, width)
 
     def loss(self) -> float:
         """Return the mean loss over the rows, at the parameters of the last run."""
@@ -138,14 +150,19 @@ class Evaluation:
 class Objective:
     """The objective on all rows of some data, penalties included, and its gradient."""
 
-    def __init__(self, card: Card, network: Network, lock: NetLock, data: Data) -> None:
+    def __init__(
+        self, card: Card, network: Network, lock: NetLock, data: Data, *, summed: bool = False
+    ) -> None:
         self._card = card
         self._pass = ForwardPass(card, network, lock, data, TRAIN, "MLP.loss_and_gradient")
+        if summed:
+            self._pass.mass = 1.0
 
-    def __call__(self, parameters: Array) -> tuple[float, Array]:
-        """Return the objective and its gradient, flat, at these parameters."""
+    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters; write the gradient by
+        the inputs to `inputs`, if there is such an array."""
         with self._card.current():
-            self._pass.run(parameters)
+            self._pass.run(parameters, inputs)
             gradient = to_host(self._pass.session.get("gradient", len(parameters)))
             return self._pass.loss(), gradient.copy()
 

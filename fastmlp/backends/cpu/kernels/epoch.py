@@ -66,7 +66,7 @@ def _finiteness(scalar: Scalar) -> Kernel:
     return finite_parameters
 
 
-def _masses(scalar: Scalar) -> Kernel:
+def masses(scalar: Scalar) -> Kernel:
     """Make the function that sums the weights of a batch's rows."""
     size = np.dtype(scalar).itemsize
 
@@ -84,7 +84,7 @@ def _masses(scalar: Scalar) -> Kernel:
 
 
 @njit
-def _end_batch(net: Net, job: Job, n_rows: int) -> None:
+def end_batch(net: Net, job: Job, n_rows: int) -> None:
     if job.batch_mass != 0:
         if net.n_penalties > 0:
             job.batch_loss += sum_of(net.tile_penalties, net.n_tiles)
@@ -94,19 +94,19 @@ def _end_batch(net: Net, job: Job, n_rows: int) -> None:
 
 
 @njit
-def _nothing(net: Net, job: Job) -> None:
+def nothing(net: Net, job: Job) -> None:
     """Do nothing: no step is pending."""
 
 
 def train(scalar: Scalar) -> Kernel:
     """Make the driver of training by batches."""
-    return training(scalar, steps(scalar), _nothing)
+    return training(scalar, steps(scalar), nothing)
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Make the functions that begin a batch, check it, and go back to the epoch's start."""
     copy = copying(scalar)
-    mass_of, finite_parameters = _masses(scalar), _finiteness(scalar)
+    mass_of, finite_parameters = masses(scalar), _finiteness(scalar)
 
     @njit
     def start_batch(net: Net, job: Job, n_rows: int, new_epoch: bool) -> None:
@@ -188,7 +188,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
             low = high
             if high < stop:
                 continue
-            _end_batch(net, job, stop - start)
+            end_batch(net, job, stop - start)
             start = stop
             batch.coefficients += job.n_coefficients * size
             epoch_ends = stop == job.n_rows

@@ -170,8 +170,8 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     return loss_of, begin, prefetch_next
 
 
-def descend(scalar: Scalar) -> Kernel:
-    """Make the driver of training by plain descent on single rows; a unit is a row."""
+def row_steps(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Make the function that does a row, and leaves its step pending, and the one that takes it."""
     size = np.dtype(scalar).itemsize
     place_of, forward, settle = _forward(scalar)
     backward, (loss_of, begin, prefetch_next) = _backward(scalar, place_of), _rows(scalar)
@@ -189,7 +189,12 @@ def descend(scalar: Scalar) -> Kernel:
         backward(net, batch)
         return loss
 
-    return training(scalar, step, settle)
+    return step, settle
+
+
+def descend(scalar: Scalar) -> Kernel:
+    """Make the driver of training by plain descent on single rows; a unit is a row."""
+    return training(scalar, *row_steps(scalar))
 
 
 def row_backward(scalar: type[np.floating[Any]]) -> Loop:

@@ -48,8 +48,17 @@ def take_stored_step(job: Job, net: Net, ends: int) -> None:
     update_again(job, net, 0 if net.factors else ends, 1)
 
 
-def steps(scalar: Scalar) -> Kernel:
-    """Make the function that does both phases of a chunk and returns the weighted loss."""
+@njit
+def always(job: Job, loss: float) -> bool:
+    """Return True: a loss that is not finite is found after its step."""
+    return True
+
+
+def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
+    """Make the function that does both phases of a chunk and returns the weighted loss.
+
+    Phase two is left out where ``may_step(job, loss)`` is False.
+    """
     size = np.dtype(scalar).itemsize
 
     @njit
@@ -64,22 +73,14 @@ def steps(scalar: Scalar) -> Kernel:
                 total[j] += partial[j]
 
     @njit
-    def step_by_microbatches(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """Do both phases by microbatches; then one thread takes the step, which is little work."""
+    def phase_one(job: Job, net: Net, more: int) -> float:
+        """Do phase one in the form of the net's partition, of microbatches also the gradient;
+        return the weighted loss."""
         blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
-        call(blocks.microbatches, (job.team, job.net))
-        add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
-        if ends:
-            call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
-        return sum_of(net.strip_losses, n_strips_of(n_rows))
-
-    @njit
-    def both_phases(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """Do phase one in the form of the net's partition, then phase two; return the weighted
-        loss."""
         if net.microbatch_rows > 0:
-            return step_by_microbatches(job, net, more, ends, apply)
-        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
+            call(blocks.microbatches, (job.team, job.net))
+            add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
+            return sum_of(net.strip_losses, n_strips_of(n_rows))
         split = net.split_layer if job.team != 0 else 0
         share = (job.team, job.net, job.n_parts)
         if split > 0:
@@ -90,19 +91,32 @@ def steps(scalar: Scalar) -> Kernel:
             call(blocks.forward_backward, (*share, TRAIN, split))
             if split - 1 > net.lowest:
                 call(blocks.split_k_backward, share)
+        return sum_of(net.strip_losses, n_strips_of(n_rows))
+
+    @njit
+    def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
+        """Do phase two; of microbatches one thread takes the step, which is little work."""
+        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
+        if net.microbatch_rows > 0:
+            if ends:
+                call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
+            return
         if blocks.sparse_columns and net.lowest == 0:
             call(blocks.sparse_columns, (job.net,))
+        split = net.split_layer if job.team != 0 else 0
+        share = (job.team, job.net, job.n_parts)
         call(blocks.update, (*share, n_rows, more, ends, apply, split))
-        return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         """Do both phases; return the weighted loss. If the chunk `ends` its batch, penalties are
         added; with `apply` the optimizer's step is taken, after clipping by norm where it is
         asked for."""
-        loss = both_phases(job, net, more, ends, 0 if net.factors else apply)
-        if apply and net.factors:
-            take_stored_step(job, net, 0)
+        loss = phase_one(job, net, more)
+        if may_step(job, loss):
+            phase_two(job, net, more, ends, 0 if net.factors else apply)
+            if apply and net.factors:
+                take_stored_step(job, net, 0)
         return loss
 
     return step

@@ -99,6 +99,16 @@ class RankTrainer:
         self._wholes = self._masses.sum(axis=0)
         self._losses, self._penalties = np.zeros(n), np.zeros(n)
 
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        return self._inner.n_bytes
+
+    def resume(self, moments: Moments, data: Data) -> None:
+        """Go on from the parameters, and with the optimizer's state, as they are now."""
+        self._inner.resume(moments, data)
+        self.take(data)
+
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on."""
         self._inner.take(data)

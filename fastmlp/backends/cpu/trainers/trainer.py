@@ -10,7 +10,7 @@ from fastmlp._process.buffer_pool import BufferPool
 from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
-from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
+from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks, single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
@@ -53,6 +53,10 @@ class Trainer:
     by_rows : bool
         True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
     driver : of calls of `do`, in the place of that of `run`
+    stepping : bool
+        True: rows are one batch, and a step whose loss is not finite is not taken.
+    summed : bool
+        True: the step is of the sum of the rows' losses, not of their mean.
 
     Attributes
     ----------
@@ -76,6 +80,8 @@ class Trainer:
         guarded: bool = True,
         by_rows: bool = False,
         driver: Callable[..., Any] = epoch.train,
+        stepping: bool = False,
+        summed: bool = False,
     ) -> None:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
@@ -111,13 +117,17 @@ class Trainer:
         if kept:
             kept.serve(network, blocks, data, moments)
         self._session.clip_by_norm(norm_limit_of(optimizer))
-        self._driver = single_row.descend if self._online else driver
+        if stepping:
+            self._driver = one_step.row_step if self._online else one_step.batch_step
+        else:
+            self._driver = single_row.descend if self._online else driver
         job = self._session.job
+        job["mass"] = float(summed)
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
-        if not kept and driver is epoch.train:
+        if not kept and driver is epoch.train and not stepping:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
@@ -134,6 +144,12 @@ class Trainer:
         """Train on these rows from the next window on: of the kind and width of those before."""
         self._session.take(data)
         self._point_to(data)
+
+    def resume(self, moments: Moments, data: Data) -> None:
+        """Go on from the parameters, and with the optimizer's state, as they are now."""
+        self._session.adopt(moments)
+        self.take(data)
+        self.load()
 
     def _point_to(self, data: Data) -> None:
         self._session.at(slice(0, data.n_rows))
@@ -231,6 +247,11 @@ class Trainer:
         elif cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
         return self._engine.run(self._driver, self._session, unit.times(n_units), **fields)
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        return self._session.n_bytes
 
     @property
     def session(self) -> Session:

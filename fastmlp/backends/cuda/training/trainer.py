@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.device.adapter import synchronize
-from fastmlp.backends.cuda.device.arrays import host_bytes, to_device
+from fastmlp.backends.cuda.device.arrays import host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.launch import launch_steps
@@ -38,6 +38,10 @@ class Trainer:
     parameters : flat, on the host; `load` reads them, `store` writes them
     kind : optional
         The kind of a `design.Design`; None: chosen by net and batch.
+    stepping : bool
+        True: a single batch a time, as of a user's own loop.
+    summed : bool
+        True: steps are of the sum of the rows' losses, which is linear in y, not of their mean.
 
     Attributes
     ----------
@@ -62,7 +66,10 @@ class Trainer:
         batch_size: int,
         *,
         kind: Kind | None = None,
+        stepping: bool = False,
+        summed: bool = False,
     ) -> None:
+        self._summed = summed
         self._card, self._lock = card, lock
         self._parameters, self._moments = parameters, moments
         self._subset, self._n_rows = data.rows, data.n_rows
@@ -94,10 +101,21 @@ class Trainer:
         self._session.set(n_rows=self._n_rows)
         self._send(data)
 
+    def resume(self, moments: Moments, data: Data) -> None:
+        """Go on from the parameters, and with the optimizer's state, as they are now."""
+        self._moments = moments
+        self.take(data)
+        self.load()
+
     def _send(self, data: Data) -> None:
         """Copy the rows to the GPU."""
         with self._card.current():
-            self._rows = Rows(to_device(self._card, data.x), to_device(self._card, data.y))
+            y = (
+                to_host(data.y) * self._parameters.dtype.type(data.n_rows)
+                if self._summed
+                else data.y
+            )
+            self._rows = Rows(to_device(self._card, data.x), to_device(self._card, y))
             if data.weight.size:
                 self._session.put("weights", np.ascontiguousarray(data.weight))
 
@@ -133,10 +151,16 @@ class Trainer:
     def end(self) -> None:
         """End the training; the GPU's memory is freed with this object."""
 
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its numbers on the GPU."""
+        memory = self._session.nets.memory
+        return int(memory.size * memory.dtype.itemsize)
+
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
-            self._session.set_progress(reached=0)
+            self._session.set_progress(reached=0, diverged=0, non_finite=0)
 
     @property
     def reached(self) -> int:

@@ -1,0 +1,204 @@
+"""One step at a time, from the user's own loop: the trainers that are kept between the calls."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp._process.buffer_pool import BufferPool
+from fastmlp._process.warnings import warn
+from fastmlp.backends.protocol import Data, Engine, Trainer
+from fastmlp.network.layer_settings import require_trained
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.rules.activations import identity
+from fastmlp.rules.averages import SWA
+from fastmlp.rules.dropout import numbers_of
+from fastmlp.rules.groups import groups_of
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import OUTPUT_GRADIENT
+from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of
+from fastmlp.training.loop import rates_at
+from fastmlp.training.rows import setting_of_length
+from fastmlp.validation import scalars
+
+Array = NDArray[Any]
+Kind = Literal["batch", "gradient", "vjp"]
+# The trainers of all nets of the process; bytes, and how many.
+KEPT = BufferPool(1 << 26, 4096)
+# The sizes of batches whose trainers a net finds again.
+MOST_SIZES = 8
+
+
+class Steps:
+    """The steps of one net that its user asks for one by one.
+
+    Parameters
+    ----------
+    state : NetState
+    engine_of : from a network to its engine on the net's device
+    network : Network
+    """
+
+    def __init__(
+        self, state: NetState, engine_of: Callable[[Network], Engine[Any]], network: Network
+    ) -> None:
+        raw = network._replace(
+            loss=OUTPUT_GRADIENT,
+            activations=(*network.activations[:-1], identity),
+            link=LINKS["identity"],
+        )
+        plain = raw._replace(penalties=(), dropout=None, compute_dtype=None)
+        networks: dict[Kind, Network] = {"batch": network, "gradient": raw, "vjp": plain}
+        self._engines = {kind: engine_of(network) for kind, network in networks.items()}
+        self._state = state
+        self._trainers: dict[Any, weakref.ref[Kept]] = {}
+        self._checked: Optimizer | None = None
+        self._warned = False
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle as None: a copy of a net makes its own."""
+        return type(None), ()
+
+    def on_batch(self, X: Any, y: Any, sample_weight: Any) -> float:
+        """Take a step on these rows; return their objective."""
+        who, engine = "MLP.train_on_batch", self._engines["batch"]
+        self._check(who)
+        if self._state.feature_names is None:
+            validation.warn_of_forgotten(X, who)
+        X, names = validation.named(X, self._state.feature_names, who)
+        loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
+        self._state.feature_names = names
+        return loss
+
+    def on_gradient(self, X: Any, output_gradient: Any) -> None:
+        """Take a step with the gradient by the raw outputs."""
+        who = "MLP.train_on_gradient"
+        self._check(who)
+        self._step("gradient", self._given("gradient", X, output_gradient, who), who)
+
+    def vjp(self, X: Any, output_gradient: Any, inputs: object) -> Any:
+        """The gradient by the parameters, and by the inputs if they are asked for."""
+        who = "MLP.vjp"
+        scalars.boolean(who, "inputs", inputs)
+        data, state = self._given("vjp", X, output_gradient, who), self._state
+        engine = self._engines["vjp"]
+        by_inputs = np.empty((data.n_rows, state.layout.sizes[0]), state.parameters.dtype)
+        objective = engine.objective(data, summed=True)
+        _, gradient = objective(state.parameters, by_inputs if inputs else None)
+        return (gradient, by_inputs) if inputs else gradient
+
+    def _check(self, who: str) -> None:
+        """Check that single steps can be taken with these settings.
+
+        Raises
+        ------
+        ValueError
+            If all layers are frozen, or a setting depends on a fit's number of steps.
+        """
+        network, optimizer = self._engines["batch"].network, self._state.optimizer
+        if optimizer is self._checked:
+            return
+        require_trained(network, who)
+        setting = setting_of_length(network, optimizer)
+        if setting is not None:
+            instead = "use EMA" if isinstance(setting, SWA) else "give its n_steps="
+            raise ValueError(
+                f"{who}: {setting!r} needs the number of steps, which single steps do not have: "
+                f"{instead}"
+            )
+        self._checked = optimizer
+
+    def _given(self, kind: Kind, X: Any, output_gradient: Any, who: str) -> Data:
+        """Rows whose targets are the gradient by the raw outputs, checked."""
+        X, engine = self._state.select(X, who), self._engines[kind]
+        if not hasattr(output_gradient, "__cuda_array_interface__"):
+            n_rows = len(X) if hasattr(X, "__len__") else 0
+            shape, dtype = (n_rows, self._state.layout.sizes[-1]), engine.network.dtype
+            output_gradient = validation.matrix(
+                output_gradient, shape, dtype, "output_gradient", who
+            )
+        return engine.data(X, output_gradient, None, who)
+
+    def _step(self, kind: Kind, data: Data, who: str) -> float:
+        """Take the next step on these rows, unless its loss is not finite; return the loss."""
+        state, losses = self._state, np.full(1, np.nan)
+        with state.lock.training(who):
+            trainer, step = self._trainer(kind, data), state.n_steps
+            state.average_over(step, step + 1)
+            coefficients, order = self._coefficients(step), trainer.plain_order()
+            trainer.begin()
+            try:
+                for unit in range(trainer.units_per_epoch):
+                    # One at a time: Ctrl-C between them leaves the net as it was.
+                    trainer.run(order, coefficients, losses, unit, unit + 1)
+            finally:
+                # Also where an interrupt comes after the step.
+                if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
+                    trainer.store()
+                    state.n_steps = step + 1
+            if trainer.diverged:
+                self._warn(float(losses[0]), who)
+        return float(losses[0])
+
+    def _warn(self, loss: float, who: str) -> None:
+        """Warn, the first time, that a step was not taken."""
+        if not self._warned:
+            self._warned = True
+            warn(
+                f"{who}: the loss is {loss:.3g}, no step was taken, and the net is as it was; try "
+                "a smaller learning rate, or standardise X",
+                RuntimeWarning,
+            )
+
+    def _coefficients(self, step: int) -> Rates:
+        """The numbers that a step takes."""
+        state, network = self._state, self._engines["batch"].network
+        steps, groups = np.array([step]), groups_of(state.optimizer, network.factors).groups
+        rates = rates_at(state.optimizer, steps, step + 1)
+        row = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
+        if network.dropout is None:
+            return row
+        drawn = numbers_of(network.dropout, state.kept_key(), steps, step + 1)
+        return np.column_stack([row, drawn])
+
+    def _trainer(self, kind: Kind, data: Data) -> Trainer:
+        """A trainer that is ready for these rows: one that was kept, or a new one."""
+        state, engine, trainers = self._state, self._engines[kind], self._trainers
+        slots = engine.slots(state, data)
+        key = (kind, data.n_rows, data.y.shape[1], data.weight.size > 0)
+        kept = self._kept(key)
+        if kept is not None and kept.optimizer is state.optimizer:
+            kept.trainer.resume(slots, data)
+            return kept.trainer
+        for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
+            self._let_go(old)
+        fixed = (state.parameters, slots, state.optimizer, data, data.n_rows)
+        trainer = engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
+        if isinstance(data.x, np.ndarray):
+            kept = Kept(trainer, state.optimizer)
+            trainers[key] = weakref.ref(kept)
+            KEPT.give(None, kept, trainer.n_bytes)
+        return trainer
+
+    def _kept(self, key: Any) -> "Kept | None":
+        reference = self._trainers.get(key)
+        return None if reference is None else reference()
+
+    def _let_go(self, key: Any) -> None:
+        """Leave a trainer's buffers to others."""
+        kept = self._kept(key)
+        self._trainers.pop(key, None)
+        if kept is not None:
+            KEPT.drop(kept)
+            kept.trainer.end()
+
+
+class Kept:
+    """A trainer that waits for the next step of its net, and the optimizer that it was made for."""
+
+    def __init__(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        self.trainer, self.optimizer = trainer, optimizer

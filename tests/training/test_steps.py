@@ -1,0 +1,420 @@
+"""Single steps of the user's own loop: to the bit those of `fit`, whatever happens between them."""
+
+import copy
+import gc
+import os
+import pickle
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Exponential,
+    InverseScaling,
+    Nadam,
+    OneCycle,
+    RMSprop,
+    ScheduleFreeAdamW,
+    StepDecay,
+    Warmup,
+)
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.losses import OUTPUT_GRADIENT
+from fastmlp.rules.optimizers import is_averaged
+from fastmlp.training import steps
+
+RATES: list[Any] = [
+    0.01,
+    Constant(0.02),
+    Cosine(0.05, n_steps=7),
+    Exponential(0.03, every=2),
+    InverseScaling(0.05),
+    StepDecay(0.03, every=2),
+    Warmup(Cosine(0.05, n_steps=9), n_steps=3),
+    OneCycle(0.05, n_steps=8),
+]
+OPTIMIZERS: list[Callable[..., Any]] = [SGD, Adam, AdamW, RMSprop, Nadam, ScheduleFreeAdamW]
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"clipvalue": 0.01},
+    {"clipnorm": 0.05},
+    {"global_clipnorm": 0.05},
+    {"average": EMA(0.8)},
+]
+SHAPES = [(3, 7, 4, 2), (3, 2), (3, 40, 33, 3), (3, 20, 1)]
+LOSSES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll", "huber"]
+SIZES = [1, 2, 5, 8, 33, 64]
+N_SEEDS, N_STEPS = (3, 3) if INTERPRETED else (40, 6)
+
+
+def drawn_optimizer(rng: np.random.Generator) -> Any:
+    kind, settings = OPTIMIZERS[rng.integers(len(OPTIMIZERS))], CHANGES[rng.integers(len(CHANGES))]
+    if kind is ScheduleFreeAdamW:
+        return kind(0.01)
+    momentum = {"momentum": 0.9} if kind is SGD and rng.random() < 0.5 else {}
+    rate = RATES[rng.integers(len(RATES))]
+    return kind(rate, **momentum, **settings)
+
+
+def drawn_net(rng: np.random.Generator) -> MLP:
+    sizes, settings = list(SHAPES[rng.integers(len(SHAPES))]), {}
+    loss = LOSSES[rng.integers(len(LOSSES))]
+    if loss == "cross_entropy":
+        sizes[-1] = 3
+    if loss == "gaussian_nll":
+        sizes[-1] = 2
+    if rng.random() < 0.3 and len(sizes) > 2:
+        settings |= {"dropout": [0.3, Cosine(0.5, n_steps=5)][rng.integers(2)], "input_noise": 0.1}
+    if rng.random() < 0.3:
+        settings |= {"l2": 0.1, "l1": 0.01}
+    if rng.random() < 0.3:
+        settings["layer_rates"] = [*rng.choice([0.0, 0.5, 1.0], len(sizes) - 2).tolist(), 2.0]
+    dtype = ["float32", "float64"][rng.integers(2)]
+    if dtype == "float32" and rng.random() < 0.2:
+        settings["compute_dtype"] = "bfloat16"
+    return MLP(
+        sizes, activation=["relu", "tanh", "gelu"][rng.integers(3)], loss=loss, dtype=dtype,
+        optimizer=drawn_optimizer(rng), seed=int(rng.integers(100)), **settings,
+    )  # fmt: skip
+
+
+def drawn_rows(net: MLP, rng: np.random.Generator) -> Any:
+    n, dtype = SIZES[rng.integers(len(SIZES))], [net.dtype, np.float64][rng.integers(2)]
+    X = rng.uniform(-1, 1, (n, net.layer_sizes[0])).astype(dtype)
+    loss, n_outputs = net._loss_name, net.layer_sizes[-1]
+    if loss == "cross_entropy":
+        y = rng.integers(3, size=n).astype([np.int64, np.int32, np.int8][rng.integers(3)])
+        y = y if rng.random() < 0.6 else np.eye(3, dtype=dtype)[y]
+    else:
+        width = n_outputs // 2 if loss == "gaussian_nll" else n_outputs
+        y = rng.uniform(0, 1, (n, width)).astype(dtype)
+        y = y[:, 0] if width == 1 and rng.random() < 0.5 else y
+    weight = rng.uniform(0.1, 2, n).astype(dtype) if rng.random() < 0.3 else None
+    return X, y, weight
+
+
+def fitted(net: MLP, X: Any, y: Any, weight: Any = None) -> float:
+    options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False}
+    return net.fit(X, y, sample_weight=weight, **options).loss[0]
+
+
+def state_of(net: MLP) -> tuple[Any, ...]:
+    slots = net._state.slots()
+    if slots is not None and not slots.any():
+        slots = None
+    return net.parameters.tobytes(), None if slots is None else slots.tobytes(), net.n_steps
+
+
+def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
+    """The nets after something that a user does between two steps, the same to both."""
+    kind, seed = rng.integers(12), int(rng.integers(1 << 30))
+    for i, net in enumerate(nets):
+        again = np.random.default_rng(seed)
+        if kind == 0:
+            net.parameters[:] += again.normal(0, 0.1, len(net.parameters))
+        elif kind == 1:
+            net.weights[0][0, 0] = 0.5
+        elif kind == 2:
+            net.optimizer = drawn_optimizer(again)
+        elif kind == 3:
+            net.trainable = [*([False] * (len(net.layer_sizes) - 2)), True]
+        elif kind == 4:
+            X, y, weight = drawn_rows(net, again)
+            net.fit(X, y, epochs=2, batch_size=4, sample_weight=weight)
+        elif kind == 5:
+            nets[i] = copy.deepcopy(net)
+        elif kind == 6:
+            nets[i] = pickle.loads(pickle.dumps(net))
+        elif kind == 7:
+            _, gradient = net.loss_and_gradient(*drawn_rows(net, again)[:2])
+            net.apply_gradient(gradient)
+        elif kind == 8:
+            net.layer_rates = [0.5] * (len(net.layer_sizes) - 1)
+        elif kind == 9:
+            net.n_threads = 1 + int(again.integers(2))
+    return nets
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_they_are_fits_of_one_batch_to_the_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = drawn_net(rng)
+    nets = [net, copy.deepcopy(net)]
+    for _ in range(N_STEPS):
+        X, y, weight = drawn_rows(nets[0], rng)
+        expected = fitted(nets[0], X, y, weight)
+        assert nets[1].train_on_batch(X, y, weight) == expected
+        assert state_of(nets[1]) == state_of(nets[0])
+        assert nets[1].predict(X).tobytes() == nets[0].predict(X).tobytes()
+        nets = changed(nets, rng)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="thousands of rows in plain Python")
+@pytest.mark.parametrize("kind", ["microbatches", "chunks", "chunks that are clipped"])
+def test_batches_of_many_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    TRAININGS.clear()
+    if kind != "microbatches":
+        monkeypatch.setattr(partition, "CHUNK_NUMBERS", 100 * (3 + 40 + 33 + 3))
+    optimizer = Adam(0.01, clipnorm=0.1) if "clipped" in kind else Adam(0.01)
+    nets = [MLP((3, 40, 33, 3), optimizer=optimizer, l2=0.1, seed=0) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    for n in (9000, 9000, 300):
+        X, y = rng.normal(size=(n, 3)), rng.normal(size=(n, 3))
+        assert fitted(nets[0], X, y) == nets[1].train_on_batch(X, y)
+        assert state_of(nets[1]) == state_of(nets[0])
+
+
+def test_a_frame_gives_the_names_of_its_columns() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})
+    nets = [MLP((2, 3, 1), seed=0) for _ in range(2)]
+    losses = nets[0].train_on_batch(frame, [1, 2]), nets[1].train_on_batch(frame.values, [1, 2])
+    assert losses[0] == losses[1]
+    assert nets[0].feature_names == ("a", "b")
+    assert nets[0].train_on_batch(frame[["b", "a"]], [1, 2]) == nets[1].train_on_batch(
+        frame.values, [1, 2]
+    )
+
+
+def raw_gradient(net: MLP, X: Any, y: Any) -> Any:
+    """The gradient of the mean squared error by the outputs, in the bits of the kernels."""
+    error = net.predict_raw(X) - y
+    share = net.dtype.type(1 / y.shape[1])
+    return (error + error) * share * net.dtype.type(1 / len(X))
+
+
+@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 16))
+def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    settings: Any = {"l2": 0.1} if seed % 2 else {"dropout": [0.0, 0.3][seed // 2 % 2]}
+    optimizer = drawn_optimizer(rng)
+    while is_averaged(optimizer):
+        # What the net shows is not what it trains.
+        optimizer = drawn_optimizer(rng)
+    nets = [
+        MLP((3, 7, 5, 2), dtype="float64", optimizer=optimizer, seed=1, **settings)
+        for _ in range(2)
+    ]
+    if settings.get("dropout"):
+        # Outputs with dropout are not those of `predict_raw`: a loss whose slope is constant.
+        for net in nets:
+            net._network = net._network._replace(loss=OUTPUT_GRADIENT)
+    for n in (4, 9, 4):
+        X, y = rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
+        given = y if settings.get("dropout") else raw_gradient(nets[1], X, y)
+        nets[0].train_on_batch(X, n * y if settings.get("dropout") else y)
+        nets[1].train_on_gradient(X, given)
+        np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12)
+        assert nets[1].n_steps == nets[0].n_steps
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 20, 19, 4), (3, 40, 30, 20)], ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("n_rows", [1, 5, 30 if INTERPRETED else 1200])
+def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: str, n_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    net = MLP(sizes, activation=activation, dtype="float64", seed=0, loss="cross_entropy", l2=0.3)
+    net.parameters[:] = rng.normal(0, 0.5, len(net.parameters))
+    X, given = rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, sizes[-1]))
+    activations, before = [activation] * (len(sizes) - 2), net.parameters.copy()
+
+    def value(flat: Any, x: Any) -> Any:
+        weights, biases = naive.unflatten(flat, net.weights, net.biases)
+        raw = naive_raw(weights, biases, x, activations)
+        return (raw * given).sum()
+
+    gradient, by_inputs = net.vjp(X, given)
+    assert gradient.tobytes() == net.vjp(X, given, inputs=False).tobytes()
+    for direction in rng.normal(size=(3, len(before))):
+        step = value(before + 1e-20j * direction, X.astype(complex)).imag / 1e-20
+        np.testing.assert_allclose(gradient @ direction, step, rtol=1e-9)
+    for direction in rng.normal(size=(3, *X.shape)):
+        step = value(before.astype(complex), X + 1e-20j * direction).imag / 1e-20
+        np.testing.assert_allclose((by_inputs * direction).sum(), step, rtol=1e-9)
+    assert net.parameters.tobytes() == before.tobytes()
+    assert net.n_steps == 0
+
+
+def naive_raw(weights: Any, biases: Any, x: Any, activations: list[str]) -> Any:
+    values = x
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        z = values @ w + b
+        values = naive.VALUES[activations[i]](z) if i < len(activations) else z
+    return values
+
+
+def test_a_net_in_front_is_trained_by_the_gradient_of_its_outputs() -> None:
+    rng = np.random.default_rng(0)
+    front = MLP((3, 8, 4), dtype="float64", optimizer=SGD(0.05), seed=0)
+    back = MLP((4, 8, 1), dtype="float64", optimizer=SGD(0.05), seed=1)
+    X = rng.uniform(-1, 1, (32, 3))
+    y = X[:, :1] * X[:, 1:2]
+    losses = []
+    for _ in range(200):
+        middle = front.predict_raw(X)
+        error = back.predict(middle) - y
+        given = 2 * error / len(X)
+        losses.append(float((error**2).mean()))
+        _, by_inputs = back.vjp(middle, given)
+        back.train_on_gradient(middle, given)
+        front.train_on_gradient(X, by_inputs)
+    assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize("n", [1, 4, 200])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1), Adam(0.1, clipnorm=1)], ids=str)
+def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None:
+    net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
+    good, huge = np.ones((n, 2), np.float32), np.full((n, 2), 1e30, np.float32)
+    net.train_on_batch(good, good[:, 0])
+    before = state_of(net)
+    with pytest.warns(RuntimeWarning, match="MLP.train_on_batch: the loss is inf, no step") as seen:
+        assert net.train_on_batch(huge, huge[:, 0]) == np.inf
+    assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert net.train_on_batch(huge, huge[:, 0]) == np.inf
+        assert state_of(net) == before
+        other = copy.deepcopy(net)
+        assert net.train_on_batch(good, good[:, 0]) == other.train_on_batch(good, good[:, 0])
+    assert state_of(net) == state_of(other)
+    net.parameters[:] = 1e38
+    net.train_on_gradient(good, good[:, :1])
+    assert net.n_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"optimizer": Adam(Cosine(0.1))}, r"Cosine\(.*give its n_steps="),
+        ({"optimizer": Adam(OneCycle(0.1))}, r"OneCycle\(.*give its n_steps="),
+        ({"optimizer": Adam(lambda steps, total: steps / total)}, ".*needs the number of steps"),
+        ({"dropout": Cosine(0.1)}, r"Cosine\(.*give its n_steps="),
+        ({"optimizer": Adam(average=SWA())}, r"SWA\(.*use EMA"),
+    ],
+)
+def test_what_needs_an_end_is_refused_by_name(setting: Any, message: str) -> None:
+    net = MLP((2, 3, 1), **setting)
+    with pytest.raises(ValueError, match=f"MLP.train_on_batch: {message}"):
+        net.train_on_batch([[1, 2]], [1])
+    with pytest.raises(ValueError, match=r"MLP.train_on_gradient: "):
+        net.train_on_gradient([[1, 2]], [[1]])
+    assert net.n_steps == 0
+
+
+def test_a_net_that_another_thread_trains_is_refused() -> None:
+    net = MLP((2, 3, 1), seed=0)
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    net.train_on_batch(X, y)
+    raised: list[str] = []
+
+    def callback(report: Any) -> None:
+        for call in (net.train_on_batch, net.train_on_gradient):
+            with pytest.raises(RuntimeError, match="a fit of this net is running") as error:
+                call(X, y)
+            raised.append(str(error.value).partition(":")[0])
+
+    net.fit(X, y, epochs=1, callbacks=callback)
+    assert raised == ["MLP.train_on_batch", "MLP.train_on_gradient"]
+    net.train_on_batch(X, y)
+
+
+def test_nets_in_threads_take_their_own_steps() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(8, 2)).astype(np.float32), rng.normal(size=(8, 1)).astype(np.float32)
+    n = 5 if INTERPRETED else 300
+
+    def train(net: MLP) -> None:
+        for i in range(n):
+            net.train_on_batch(X[: 4 + i % 3], y[: 4 + i % 3])
+
+    nets, alone = ([MLP((2, 5, 1), seed=i) for i in range(4)] for _ in range(2))
+    threads = [threading.Thread(target=train, args=(net,)) for net in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for net, other in zip(nets, alone, strict=True):
+        train(other)
+        assert state_of(net) == state_of(other)
+
+
+def test_one_net_in_threads_counts_its_steps() -> None:
+    net = MLP((2, 5, 1), seed=0)
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    done: list[int] = []
+
+    def train() -> None:
+        for _ in range(20 if INTERPRETED else 500):
+            try:
+                net.train_on_batch(X, y)
+            except RuntimeError:
+                continue
+            done.append(1)
+
+    threads = [threading.Thread(target=train) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert net.n_steps == len(done)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_goes_on() -> None:
+    net = MLP((2, 5, 1), seed=0)
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    net.train_on_batch(X, y)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, np.float64(net.train_on_batch(X, y)).tobytes())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    there = np.frombuffer(os.read(reader, 8))[0]
+    assert net.train_on_batch(X, y) == there
+
+
+def test_files_have_every_step(tmp_path: Path) -> None:
+    nets = [MLP((2, 5, 1), seed=0) for _ in range(2)]
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    for net in nets:
+        net.train_on_batch(X, y)
+    nets[0].save(tmp_path / "net", include_training_state=True)
+    nets[0] = MLP.load(tmp_path / "net")
+    assert nets[0].train_on_batch(X, y) == nets[1].train_on_batch(X, y)
+    assert state_of(nets[0]) == state_of(nets[1])
+
+
+def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 20 if INTERPRETED else 1000
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    monkeypatch.setattr(steps.KEPT, "_most", 300_000)
+    steps.KEPT.clear()
+    nets = [MLP((2, 5, 1), seed=i) for i in range(n)]
+    first = [net.train_on_batch(X, y) for net in nets]
+    assert 0 < steps.KEPT.n_bytes <= 300_000
+    again = [net.train_on_batch(X, y) for net in nets]
+    assert all(later < before for before, later in zip(first, again, strict=True))
+    for size in range(1, 40):
+        nets[0].train_on_batch(np.ones((size, 2)), np.ones(size))
+    gc.collect()
+    assert len(nets[0]._single_steps()._trainers) <= steps.MOST_SIZES
