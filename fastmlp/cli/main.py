@@ -131,7 +131,7 @@ def ending() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-class Command(NamedTuple):
+class Subcommand(NamedTuple):
     """A command: its line in the help, what adds its options, and what runs it."""
 
     text: str
@@ -231,14 +231,18 @@ def _picture(text: str) -> Path:
 
 
 COMMANDS = {
-    "train": Command("train a net on a table", add_train, _train),
-    "predict": Command("predict the rows of a table", add_predict, _on_tables("predict")),
-    "score": Command("measure a model on a table with its target", add_score, _on_tables("score")),
-    "show": Command(
+    "train": Subcommand("train a net on a table", add_train, _train),
+    "predict": Subcommand("predict the rows of a table", add_predict, _on_tables("predict")),
+    "score": Subcommand(
+        "measure a model on a table with its target", add_score, _on_tables("score")
+    ),
+    "show": Subcommand(
         "print what a model was trained on, and its layers", add_show, _on_tables("show")
     ),
-    "forecast": Command("what one net would take on several machines", add_forecast, run_forecast),
-    "demo": Command("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
-    "info": Command("versions, compiler, threads, cache", _add_info, _info),
-    "warmup": Command("compile everything ahead, into the disk cache", _add_warmup, _warmup),
+    "forecast": Subcommand(
+        "what one net would take on several machines", add_forecast, run_forecast
+    ),
+    "demo": Subcommand("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
+    "info": Subcommand("versions, compiler, threads, cache", _add_info, _info),
+    "warmup": Subcommand("compile everything ahead, into the disk cache", _add_warmup, _warmup),
 }
