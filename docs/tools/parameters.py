@@ -3,12 +3,11 @@
 import ast
 import inspect
 import re
-import tomllib
 from functools import reduce
 from typing import Any
 
 import fastmlp.cluster
-from fastmlp.validation.keywords import WORDS
+from fastmlp.validation.keywords import content
 
 Table = dict[str, Any]
 Row = list[str]
@@ -17,7 +16,7 @@ MARKER = "Not on the site? `python -m docs.tools.parameters` prints the tables."
 
 
 def tables() -> list[Table]:
-    found: list[Table] = tomllib.loads(WORDS.read_text(encoding="utf-8"))["table"]
+    found: list[Table] = content()["table"]
     return found
 
 

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
@@ -130,7 +131,7 @@ ESTIMATOR_FIT = {
 SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
 SCHEDULE = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use n_steps"}
 OF_DECAY = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use every"}
-OPTIMIZERS = ["Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "ScheduleFreeAdamW", "Custom"]
+# By the name of a function or class, or by the title of its table of words.
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
     "MLPSearchCV": SEARCH,
@@ -143,19 +144,24 @@ ADVICE: dict[str, dict[str, str]] = {
     "fit_many": MANY,
     **dict.fromkeys(("Cosine", "OneCycle"), SCHEDULE),
     **dict.fromkeys(("StepDecay", "Exponential"), OF_DECAY),
-    **dict.fromkeys(OPTIMIZERS, OPTIMIZER),
+    "Optimizers": OPTIMIZER,
 }
+
+
+@cache
+def content() -> Any:
+    """The content of the file of words."""
+    return tomllib.loads(WORDS.read_text(encoding="utf-8"))
 
 
 @cache
 def groups() -> list[list[str]]:
     """Words of one meaning, the first of them a keyword here."""
-    content = tomllib.loads(WORDS.read_text(encoding="utf-8"))
-    listed = {key: [key, *text.split()] for key, text in content["also"].items()}
+    listed = {key: [key, *text.split()] for key, text in content()["also"].items()}
     known = {word for group in listed.values() for word in group}
     # A cell that begins with a listed word adds nothing: the word has another keyword's meaning.
     in_rows: dict[str, list[str]] = {}
-    for table in content["table"]:
+    for table in content()["table"]:
         for key, cells in table["words"].items():
             begins = " ".join(match[0] for match in map(CELL.match, cells) if match)
             words = [word for word in re.findall(r"\w+", begins) if word not in known]
@@ -185,8 +191,10 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
 
 
 def _advice_of(who: str) -> dict[str, str]:
-    if who in ADVICE:
-        return ADVICE[who]
+    titles = [table["title"] for table in content()["table"] if who in table["of"]]
+    for name in (who, *titles):
+        if name in ADVICE:
+            return ADVICE[name]
     if who.startswith("MLP") and not who.startswith("MLP."):
         return ESTIMATOR_FIT if who.endswith("fit") else ESTIMATOR
     return {}

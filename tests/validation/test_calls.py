@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import pickle
 import re
-import tomllib
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_advice_is_of_words_in_the_groups() -> None:
 
 def test_a_word_stands_once_for_a_keyword() -> None:
     """In the cells of its row, or in the list; but words of two keywords stand in both."""
-    content = tomllib.loads(keywords.WORDS.read_text(encoding="utf-8"))
+    content = keywords.content()
     listed = [(key, word) for key, text in content["also"].items() for word in text.split()]
     assert len(listed) == len({*listed})
     in_cells = {
