@@ -1,4 +1,4 @@
-"""The command forecast: what one net would take on several machines."""
+"""The command forecast: the time of a net's steps on several machines."""
 
 import argparse
 import json
@@ -10,11 +10,11 @@ from typing import Any
 from fastmlp.cli.options import CommandError, Parser, loss_name, positive
 from fastmlp.validation.suggestions import count
 
-# Rows that are made up: whole batches, up to so many bytes of them and so many steps.
+# The most bytes of the random rows, and the most batches of them.
 MOST_BYTES, MOST_STEPS = 2**26, 32
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-# What Open MPI, MPICH and Slurm set for the processes that they start.
+# Variables that Open MPI, MPICH and Slurm set for the processes that they start.
 OF_RANKS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 BITS = {"bit": 1.0, "b": 1.0, "B": 8.0}
 
@@ -36,7 +36,7 @@ def add_forecast(forecast: Parser) -> None:
     add("--bandwidth", type=_bandwidth, metavar="RATE", help=bandwidth)
     ranks = "numbers of machines; default: 2,4,8,16,32,64"
     add("--ranks", type=_numbers, default="2,4,8,16,32,64", metavar="N,N", help=ranks)
-    every = "steps between averages, which are told beside sums in each step; default: 16"
+    every = "steps between averages, which are shown beside sums in each step; default: 16"
     add("--average-every", type=positive, default=16, metavar="N", help=every)
     loss = "default: cross_entropy, of one output mse"
     add("--loss", type=loss_name, metavar="NAME", help=loss)

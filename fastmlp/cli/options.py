@@ -12,7 +12,7 @@ from fastmlp.data import csv_files
 from fastmlp.rules import activations, losses
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
-# What to write here, and the words of it elsewhere: for each option, without its hyphens.
+# From an option, or advice, to the words of other programs, without their hyphens.
 SYNONYMS = {
     "--target": "t y label label_column response",
     "--preset": "presets quality",
@@ -46,7 +46,7 @@ FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of th
 PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
 # Actions that are no settings.
 NO_SETTINGS = ("help", "config", "dry_run")
-# Of `--model`, and once words of `--preset`.
+# Words of `--model`, which `--preset` took before.
 MODELS = ("tabular", "plain")
 PRESETS = ("fast", "balanced", "best")
 # The largest seed that scikit-learn takes.
