@@ -58,7 +58,7 @@ from fastmlp.training.rows import RawRows
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
-from fastmlp.validation.attributes import OF_NETS, Advising
+from fastmlp.validation.attributes import OF_NETS, AdvisingType
 from fastmlp.validation.calls import explained
 from fastmlp.validation.fits import ValidationData
 from fastmlp.validation.packages import needs
@@ -67,7 +67,7 @@ Array = NDArray[Any]
 
 
 @final
-class MLP(metaclass=Advising, advice=OF_NETS):
+class MLP(metaclass=AdvisingType, advice=OF_NETS):
     """A multi-layer perceptron: trains, predicts, and shows its parameters.
 
     Parameters

@@ -111,7 +111,7 @@ def test_every_public_name_has_a_docstring_with_examples(name: str) -> None:
 
 @pytest.mark.parametrize("table", parameters.tables(), ids=lambda table: table["title"])
 def test_every_keyword_has_its_words(table: parameters.Table) -> None:
-    """In docs/words.toml, from which docs/parameters.md is made."""
+    """In fastmlp/validation/words.toml, from which docs/parameters.md is made."""
     keywords = parameters.keywords(table)
     assert sorted(key for key in table["words"] if "." not in key) == sorted(keywords)
     for key in [*table["words"], *table.get("meaning", ()), *table.get("type", ())]:

@@ -246,7 +246,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
         resume_another
     ),
     "not a safetensors file": load_text,
-    "is a rule of somebody's own, and no file holds code": load_without_rule,
+    "is a custom rule, and no file holds code": load_without_rule,
     "a model file needs safetensors: pip install safetensors": save_without_safetensors,
     "code cache not used": look_for_a_cache,
     "the target 'y' has 3 missing values, the first in line 9": lambda: fit_csv(

@@ -198,7 +198,7 @@ def test_rules_of_ones_own_come_back_by_name(own: str, path: Path) -> None:
     settings, rules = OWN[own]
     net = make(**settings)
     assert_same(net, reloaded(net, path, **rules))
-    with pytest.raises(FileError, match=r"is a rule of somebody's own.*rules="):
+    with pytest.raises(FileError, match=r"is a custom rule.*rules="):
         MLP.load(path)
 
 
@@ -236,7 +236,7 @@ def test_a_rule_without_a_name_is_refused_at_once(path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=r"'<lambda>' has no name .* define it with `def`"):
             make(**settings).save(path)
-    with pytest.raises(ValueError, match="'mse' with settings of one's own has no name"):
+    with pytest.raises(ValueError, match="'mse' with changed settings has no name"):
         make(loss=Loss(LOSSES["mse"].rule, over_outputs="sum")).save(path)
     assert not path.exists()
 
@@ -330,7 +330,7 @@ LIES: dict[str, tuple[Any, str]] = {
         lambda i, o: i.update(generator={"bit_generator": "os"}),
         "unknown generator",
     ),
-    "a name for code": (lambda i, o: i.update(loss={"own": "os.system"}), "rule of somebody's own"),
+    "a name for code": (lambda i, o: i.update(loss={"own": "os.system"}), "custom rule"),
     "no biases": (lambda i, o: o.pop("biases.1"), "damaged file|not a safetensors|biases.1"),
 }
 

@@ -1,24 +1,22 @@
-"""Tables of all keywords, from signatures, docstrings and the words of docs/words.toml."""
+"""Tables of all keywords, from signatures, docstrings and the words of other libraries."""
 
 import ast
 import inspect
 import re
-import tomllib
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import fastmlp.cluster
+from fastmlp.validation.keywords import content
 
 Table = dict[str, Any]
 Row = list[str]
-WORDS = Path(__file__).parents[1] / "words.toml"
 # A line of docs/parameters.md, in whose place the build puts the tables.
 MARKER = "Not on the site? `python -m docs.tools.parameters` prints the tables."
 
 
 def tables() -> list[Table]:
-    found: list[Table] = tomllib.loads(WORDS.read_text())["table"]
+    found: list[Table] = content()["table"]
     return found
 
 

@@ -121,7 +121,7 @@ def require_new(path: str, *, force: bool, who: str) -> None:
 
 
 def write_rows(reader: Any, path: str | None) -> None:
-    """Write what a reader of Arrow reads to a file, whole or not at all.
+    """Write the batches of a reader of Arrow to a file, whole or not at all.
 
     Parameters
     ----------

@@ -1,60 +1,48 @@
-"""The command forecast: what one net would take on several machines."""
+"""The command forecast: the time of a net's steps on several machines."""
 
 import argparse
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from fastmlp.cli.options import CommandError, loss_name
+from fastmlp.cli.options import CommandError, Parser, loss_name, positive
 from fastmlp.validation.suggestions import count
 
-# Rows that are made up: whole batches, up to so many bytes of them and so many steps.
+# The most bytes of the random rows, and the most batches of them.
 MOST_BYTES, MOST_STEPS = 2**26, 32
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-# What Open MPI, MPICH and Slurm set for the processes that they start.
+# Variables that Open MPI, MPICH and Slurm set for the processes that they start.
 OF_RANKS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 BITS = {"bit": 1.0, "b": 1.0, "B": 8.0}
 
 
-def add_forecast(commands: Any, at_least: Callable[[int, str], int]) -> argparse.ArgumentParser:
-    """Add the command, and return its parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "forecast",
-        help="what one net would take on several machines",
-        description="Time steps of a net on this machine, add what the messages between several "
+def add_forecast(forecast: Parser) -> None:
+    """Add the options of `forecast`."""
+    forecast.description = (
+        "Time steps of a net on this machine, add what the messages between several "
         "would take, and print the speed-up. Nothing is sent, but by ranks that mpiexec has "
-        "started: these measure latency and bandwidth.",
+        "started: these measure latency and bandwidth."
     )
-
-    def positive(text: str) -> int:
-        return at_least(1, text)
-
-    add = parser.add_argument
+    add = forecast.add_argument
     add("sizes", type=_sizes, metavar="SIZES", help="inputs, hidden layers, outputs: 784-512-10")
-    add("--batch-size", type=positive, default=4096, metavar="N", help=_HELP["batch"])
-    add("--latency", type=_seconds, metavar="TIME", help=_HELP["latency"])
-    add("--bandwidth", type=_bandwidth, metavar="RATE", help=_HELP["bandwidth"])
-    add("--ranks", type=_numbers, default="2,4,8,16,32,64", metavar="N,N", help=_HELP["ranks"])
-    add("--average-every", type=positive, default=16, metavar="N", help=_HELP["average"])
-    add("--loss", type=loss_name, metavar="NAME", help=_HELP["loss"])
+    batch = "rows of a step on all machines together; default: 4096"
+    add("--batch-size", type=positive, default=4096, metavar="N", help=batch)
+    latency = "of a message without bytes, such as 30us; default: measured by ranks, else 30us"
+    add("--latency", type=_seconds, metavar="TIME", help=latency)
+    bandwidth = "between two machines, such as 10Gbit; default: measured by ranks, else 10Gbit"
+    add("--bandwidth", type=_bandwidth, metavar="RATE", help=bandwidth)
+    ranks = "numbers of machines; default: 2,4,8,16,32,64"
+    add("--ranks", type=_numbers, default="2,4,8,16,32,64", metavar="N,N", help=ranks)
+    every = "steps between averages, which are shown beside sums in each step; default: 16"
+    add("--average-every", type=positive, default=16, metavar="N", help=every)
+    loss = "default: cross_entropy, of one output mse"
+    add("--loss", type=loss_name, metavar="NAME", help=loss)
     add("--dtype", choices=("float32", "float64"), default="float32")
     add("--threads", type=positive, metavar="N", help="of each machine; default: all")
     add("--json", action="store_true", help="print it as JSON")
-    return parser
-
-
-_HELP = {
-    "batch": "rows of a step on all machines together; default: 4096",
-    "latency": "of a message without bytes, such as 30us; default: measured by ranks, else 30us",
-    "bandwidth": "between two machines, such as 10Gbit; default: measured by ranks, else 10Gbit",
-    "ranks": "numbers of machines; default: 2,4,8,16,32,64",
-    "average": "steps between averages, which are told beside sums in each step; default: 16",
-    "loss": "default: cross_entropy, of one output mse",
-}
 
 
 def run_forecast(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
     "amx-tile", "amx-bf16", "neon", "fp-armv8", "bf16", "sve", "sve2",
 )  # fmt: skip
-# What multiplies in mixed precision.
+# The products of mixed precision, by the instructions that compute them.
 BFLOAT16 = {
     "tiles": "multiplied in tiles (AMX)",
     "matrices": "multiplied as matrices (bfmmla)",

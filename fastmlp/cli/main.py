@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmlp import __version__
 from fastmlp.cli.forecast import add_forecast, run_forecast
@@ -17,17 +17,19 @@ from fastmlp.cli.options import (
     CommandError,
     Parser,
     UsageError,
-    add_others,
+    add_predict,
+    add_score,
+    add_show,
     add_train,
     as_toml,
     parsed,
+    positive,
+    seed,
     settle_model,
     take_config,
 )
 
 PICTURES = (".png", ".pdf", ".svg")
-# The largest seed that scikit-learn takes.
-MOST_SEED = 2**32 - 1
 # The exit code of a wrong use, argparse's: in a script, `fastmlp $COMMAND` must not pass if empty.
 NO_COMMAND = WRONG_USE = 2
 # The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
@@ -129,6 +131,14 @@ def ending() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class Subcommand(NamedTuple):
+    """A command: its line in the help, what adds its options, and what runs it."""
+
+    text: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
@@ -136,39 +146,10 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="command")
-    train = add_train(commands, _at_least, _seed)
-    train.set_defaults(run=_train, parser=train)
-    for name, command in add_others(commands, _at_least).items():
-        command.set_defaults(run=_on_tables(name), parser=command)
-    forecast = add_forecast(commands, _at_least)
-    forecast.set_defaults(run=run_forecast, parser=forecast)
-    demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
-    demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
-    demo.add_argument(
-        "--output",
-        type=_picture,
-        default=Path("fastmlp-demo.png"),
-        metavar="PATH",
-        help="where to save the picture; default: fastmlp-demo.png",
-    )
-    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
-    demo.set_defaults(run=_demo)
-    info = commands.add_parser("info", help="versions, compiler, threads, cache")
-    info.add_argument("--json", action="store_true", help="print it as JSON")
-    info.set_defaults(run=_info, parser=info)
-    ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
-    ahead.add_argument(
-        "--compute-dtype",
-        choices=["bfloat16"],
-        metavar="DTYPE",
-        help="bfloat16: mixed precision too",
-    )
-    ahead.add_argument(
-        "--shared",
-        action="store_true",
-        help="let other users read the cache, which NUMBA_CACHE_DIR names",
-    )
-    ahead.set_defaults(run=_warmup, parser=ahead)
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(name, help=command.text)
+        added.add_options = command.add_options
+        added.set_defaults(run=command.run, parser=added)
     return parser
 
 
@@ -192,16 +173,35 @@ def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:
     return run
 
 
+def _add_demo(demo: Parser) -> None:
+    add, picture = demo.add_argument, Path("fastmlp-demo.png")
+    add("--epochs", type=positive, default=30, metavar="N", help="default: 30")
+    text = f"where to save the picture; default: {picture}"
+    add("--output", type=_picture, default=picture, metavar="PATH", help=text)
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from fastmlp.cli.demo import run_demo
 
     run_demo(arguments.output, epochs=arguments.epochs, seed=arguments.seed)
 
 
+def _add_info(info: Parser) -> None:
+    info.add_argument("--json", action="store_true", help="print it as JSON")
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from fastmlp.cli.info import format_info, info
 
     print(json.dumps(info()) if arguments.json else format_info())
+
+
+def _add_warmup(ahead: Parser) -> None:
+    add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
+    add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
+    shared = "let other users read the cache, which NUMBA_CACHE_DIR names"
+    add("--shared", action="store_true", help=shared)
 
 
 def _warmup(arguments: argparse.Namespace) -> None:
@@ -221,22 +221,6 @@ def _warmup(arguments: argparse.Namespace) -> None:
     print(f"{seconds:.1f} s, kept in {cache.folder()}")
 
 
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _seed(text: str) -> int:
-    if (seed := _at_least(0, text)) > MOST_SEED:
-        raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
-    return seed
-
-
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
-    return int(text)
-
-
 def _picture(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in PICTURES:
@@ -244,3 +228,21 @@ def _picture(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
     return path
+
+
+COMMANDS = {
+    "train": Subcommand("train a net on a table", add_train, _train),
+    "predict": Subcommand("predict the rows of a table", add_predict, _on_tables("predict")),
+    "score": Subcommand(
+        "measure a model on a table with its target", add_score, _on_tables("score")
+    ),
+    "show": Subcommand(
+        "print what a model was trained on, and its layers", add_show, _on_tables("show")
+    ),
+    "forecast": Subcommand(
+        "what one net would take on several machines", add_forecast, run_forecast
+    ),
+    "demo": Subcommand("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
+    "info": Subcommand("versions, compiler, threads, cache", _add_info, _info),
+    "warmup": Subcommand("compile everything ahead, into the disk cache", _add_warmup, _warmup),
+}

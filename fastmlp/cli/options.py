@@ -5,13 +5,14 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from fastmlp.data import csv_files
 from fastmlp.rules import activations, losses
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
-# What to write here, and the words of it elsewhere: for each option, without its hyphens.
+# From an option, or advice, to the words of other programs, without their hyphens.
 SYNONYMS = {
     "--target": "t y label label_column response",
     "--preset": "presets quality",
@@ -45,13 +46,24 @@ FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of th
 PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
 # Actions that are no settings.
 NO_SETTINGS = ("help", "config", "dry_run")
-# Of `--model`, and once words of `--preset`.
+# Words of `--model`, which `--preset` took before.
 MODELS = ("tabular", "plain")
 PRESETS = ("fast", "balanced", "best")
+# The largest seed that scikit-learn takes.
+MOST_SEED = 2**32 - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line; a command's options are added when it is used."""
+
+    add_options: Callable[["Parser"], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Add the command's options, once, and parse."""
+        if self.add_options is not None:
+            add_options, self.add_options = self.add_options, None
+            add_options(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print an error, and exit with code 2."""
@@ -64,6 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; those that are none are an error of the command's parser."""
+    namespace: argparse.Namespace
     namespace, extra = parser.parse_known_args(arguments)
     if extra:
         command: Parser = getattr(namespace, "parser", parser)
@@ -93,128 +106,114 @@ class UsageError(Exception):
     """A wrong option, or one that is missing: exit code 2."""
 
 
-def add_train(
-    commands: Any, at_least: Callable[[int, str], int], seed: Callable[[str], int]
-) -> argparse.ArgumentParser:
-    """Add the command `train`, and return its parser."""
-    train: argparse.ArgumentParser = commands.add_parser(
-        "train",
-        help="train a net on a table",
-        description="Train a net on a table, and write it to a file that predicts from raw columns."
-        " Notes and progress go to standard error, the scores of the held-out rows to standard "
-        "output. Options with [plain] are those of --model plain alone.",
-    )
+def add_train(train: Parser) -> None:
+    """Add the options of `train`: one for each field of its settings, and the command's own."""
+    from fastmlp.tabular.plain.training import OF_PACKS, OF_PLAIN, TrainSettings
+    from fastmlp.tabular.schema.rule import Task
 
-    def positive(text: str) -> int:
-        return at_least(1, text)
+    train.description = (
+        "Train a net on a table, and write it to a file that predicts from raw columns."
+        " Notes and progress go to standard error, the scores of the held-out rows to standard "
+        "output. Options with [plain] are those of --model plain alone."
+    )
+    types = get_type_hints(TrainSettings)
+
+    def setting(name: str, text: str = "", **own: Any) -> None:
+        """Add the option of a field: its name, its type, its default, and help that has them."""
+        kinds = get_args(types[name])
+        kind = kinds[0] if NoneType in kinds else types[name]
+        convert, metavar = KINDS.get(kind, KINDS[str])
+        default = TrainSettings._field_defaults.get(name)
+        if default not in (None, ()) and "default" not in text:
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            text = f"{text}{'; ' * bool(text)}default: {shown}"
+        text = "[plain] " * (name in OF_PLAIN) + "[tabular] " * (name in OF_PACKS) + text
+        option = {"type": convert, "metavar": metavar, "default": default, "help": text}
+        train.add_argument(f"--{name.replace('_', '-')}", **{**option, **own})
 
     add = train.add_argument
     add("data", nargs="*", metavar="DATA", help=FILES)
-    add("--encoding", type=_encoding, metavar="NAME", help=_DEFAULT["encoding"])
-    add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
-    add("--model", choices=MODELS, help=_DEFAULT["model"])
-    add("--preset", type=_preset, default="balanced", metavar="NAME", help=_DEFAULT["preset"])
-    add("--task", choices=("auto", "classification", "regression"), default="auto")
-    add("--valid", type=_valid, default="0.2", metavar="FILE|FRACTION", help=_DEFAULT["valid"])
-    add("--weight", metavar="NAME", help="the column of the rows' weights")
-    add("--features", type=names, metavar="A,B", help="the columns to learn from; default: all")
-    add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
-    add("--categorical", type=names, default=(), metavar="A,B", help=_DEFAULT["categorical"])
-    add("--hidden", type=_sizes, default="128,128", metavar="N,N", help="[plain] default: 128,128")
-    add(
-        "--activation",
-        type=_activation,
-        default="relu",
-        metavar="NAME",
-        help="[plain] default: relu",
+    _add_encoding(train)
+    setting("target", "the column to predict; needed (.npz: default y)")
+    model = (
+        "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of tables of"
+        " any size; default: tabular, and plain where the table does not fit into memory"
     )
-    add("--loss", type=loss_name, metavar="NAME", help="[plain] default: by the task")
-    add("--epochs", type=positive, metavar="N", help="at most; default: 200, of plain 100")
-    add("--batch-size", type=_auto(positive), default="auto", metavar="N", help=_DEFAULT["batch"])
-    add(
-        "--learning-rate",
-        type=_above_zero,
-        default=0.001,
-        metavar="X",
-        help="[plain] of Adam; default: 0.001",
-    )
-    add("--l2", type=_number, default=0.0, metavar="X", help="[plain] strength of the L2 penalty")
-    add("--patience", type=positive, default=10, metavar="N", help=_DEFAULT["patience"])
-    add("--time-limit", type=_above_zero, metavar="SECONDS", help=_DEFAULT["time"])
-    add("--buffer-rows", type=positive, metavar="N", help=_DEFAULT["buffer"])
-    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
-    add("--threads", type=positive, metavar="N", help="at most so many; default: all")
-    add("--checkpoint", metavar="PATH", help=_DEFAULT["checkpoint"])
+    add("--model", choices=MODELS, help=model)
+    setting("preset", "fast, balanced or best: how large the ensemble is", type=_preset)
+    setting("task", choices=("auto", *get_args(Task)), default="auto", metavar=None)
+    rows = "rows to validate on; default: 0.2; 0 for none: of tabular five folds"
+    setting("valid", rows, type=_valid, metavar="FILE|FRACTION")
+    setting("weight", "the column of the rows' weights")
+    setting("features", "the columns to learn from; default: all")
+    setting("ignore", "columns to leave out")
+    setting("categorical", "columns of numbers that are names; texts always are")
+    setting("hidden")
+    setting("activation", type=_activation)
+    setting("loss", "default: by the task", type=loss_name)
+    setting("epochs", "at most; default: 200, of plain 100")
+    batch = "default: auto, a hundredth of the rows, from 16 to 256"
+    setting("batch_size", batch, type=_auto(positive))
+    setting("learning_rate", "of Adam")
+    setting("l2", "strength of the L2 penalty", type=_number)
+    setting("patience", "end after so many epochs without a lower validation loss")
+    limit = "from the command's start to the end of training; scores and the file come after it"
+    add("--time-limit", type=_above_zero, metavar="SECONDS", help=limit)
+    setting("buffer_rows", "rows to hold in memory; default: what an eighth of it holds")
+    setting("seed", type=seed)
+    setting("threads", "at most so many; default: all")
+    setting("checkpoint", "keep the fit's progress there, and go on from it", metavar="PATH")
     add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
     add("--force", action="store_true", help="overwrite the output")
     add("--json", action="store_true", help="print the scores as JSON")
     add("--quiet", action="store_true", help="no progress on standard error")
     add("--config", metavar="TOML", help="options from a file; those of the command line win")
     add("--dry-run", action="store_true", help="print all settings as TOML, and train nothing")
-    return train
 
 
-_DEFAULT = {
-    "model": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
-    " tables of any size; default: tabular, and plain where the table does not fit into memory",
-    "preset": "[tabular] fast, balanced or best: how large the ensemble is; default: balanced",
-    "time": "end the training so many after the command's start; scores and the file come after it",
-    "checkpoint": "[plain] keep the fit's progress there, and go on from it",
-    "valid": "rows to validate on; default: 0.2; 0 for none: of tabular five folds",
-    "encoding": "of CSV files, such as cp1252 or utf-16; default: utf-8",
-    "categorical": "columns of numbers that are names; texts always are",
-    "batch": "[plain] default: auto, a hundredth of the rows, from 16 to 256",
-    "patience": "[plain] end after so many epochs without a lower validation loss; default: 10",
-    "buffer": "[plain] rows to hold in memory; default: what an eighth of it holds",
-}
+def add_predict(predict: Parser) -> None:
+    """Add the options of `predict`."""
+    from fastmlp.data.batches import ROWS
+
+    predict.description = "Predict the rows of a table: columns are found by name."
+    _add_model_and_data(predict)
+    add = predict.add_argument
+    add("--output", metavar="PATH", help=f"{', '.join(PREDICTIONS)}; default: CSV, to the screen")
+    add("--probabilities", action="store_true", help="of each class too")
+    add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
+    rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
+    add("--batch-rows", type=positive, default=ROWS, metavar="N", help=rows)
+    mixed = "bfloat16: mixed precision, of a model of --model plain"
+    add("--compute-dtype", choices=("float32", "bfloat16"), default="float32", help=mixed)
+    add("--force", action="store_true", help="overwrite the output")
+    _add_encoding(predict)
+    add("--threads", type=positive, metavar="N")
 
 
-def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, Any]:
-    """Add the commands `predict`, `score` and `show`, and return their parsers."""
-    predict = commands.add_parser(
-        "predict",
-        help="predict the rows of a table",
-        description="Predict the rows of a table: columns are found by name.",
-    )
-    _model_and_data(predict)
-    predict.add_argument(
-        "--output", metavar="PATH", help=f"{', '.join(PREDICTIONS)}; default: CSV, to the screen"
-    )
-    predict.add_argument("--probabilities", action="store_true", help="of each class too")
-    predict.add_argument("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
-    predict.add_argument(
-        "--batch-rows",
-        type=lambda text: at_least(1, text),
-        default=65536,
-        metavar="N",
-        help="rows to predict at a time, and of a row group; default: 65536",
-    )
-    predict.add_argument(
-        "--compute-dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="bfloat16: mixed precision, of a model of --model plain",
-    )
-    predict.add_argument("--force", action="store_true", help="overwrite the output")
-    score = commands.add_parser("score", help="measure a model on a table with its target")
-    _model_and_data(score)
-    score.add_argument("--metric", type=names, default=(), metavar="A,B", help=_METRICS)
+def add_score(score: Parser) -> None:
+    """Add the options of `score`."""
+    _add_model_and_data(score)
+    metrics = "accuracy, log_loss, auc; of numbers rmse, mae, r2"
+    score.add_argument("--metric", type=names, default=(), metavar="A,B", help=metrics)
     score.add_argument("--json", action="store_true", help="print the scores as JSON")
-    show = commands.add_parser("show", help="print what a model was trained on, and its layers")
+    _add_encoding(score)
+    score.add_argument("--threads", type=positive, metavar="N")
+
+
+def add_show(show: Parser) -> None:
+    """Add the options of `show`."""
     show.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     show.add_argument("--json", action="store_true", help="print it as JSON")
-    for one in (predict, score):
-        one.add_argument("--encoding", type=_encoding, metavar="NAME", help=_DEFAULT["encoding"])
-        one.add_argument("--threads", type=lambda text: at_least(1, text), metavar="N")
-    return {"predict": predict, "score": score, "show": show}
 
 
-_METRICS = "accuracy, log_loss, auc; of numbers rmse, mae, r2"
-
-
-def _model_and_data(parser: argparse.ArgumentParser) -> None:
+def _add_model_and_data(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     parser.add_argument("data", nargs="+", metavar="DATA", help=FILES)
+
+
+def _add_encoding(parser: Parser) -> None:
+    text = "of CSV files, such as cp1252 or utf-16; default: utf-8"
+    parser.add_argument("--encoding", type=_encoding, metavar="NAME", help=text)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -322,6 +321,25 @@ def _encoding(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error).removeprefix("encoding: ")) from None
 
 
+def at_least(least: int, text: str) -> int:
+    """An integer of an option that must not be less."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """An integer of 1 or more."""
+    return at_least(1, text)
+
+
+def seed(text: str) -> int:
+    """A seed that scikit-learn takes too."""
+    if (number := at_least(0, text)) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
+    return number
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -358,3 +376,13 @@ def _valid(text: str) -> Any:
         message = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
         raise argparse.ArgumentTypeError(message)
     return fraction
+
+
+# Of the type of a setting: the converter of its option's text, and a word for its value.
+KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    str: (str, "NAME"),
+    int: (positive, "N"),
+    float: (_above_zero, "X"),
+    tuple[int, ...]: (_sizes, "N,N"),
+    tuple[str, ...]: (names, "A,B"),
+}

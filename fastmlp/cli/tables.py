@@ -28,7 +28,7 @@ from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
 MODEL = ".safetensors"
-# Words of the classes that train, and what they are to who gives options.
+# From the words of an error of Python's API to those of the command's options.
 IN_OPTIONS = {
     r"^(MLP|TabularMLP\w+)\.fit: (validation_data: )?|^fit_many: nets\[\d+\]: ": "train: ",
     "sample_weight": "--weight",
@@ -99,7 +99,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 def _trained(
     data: Any, settings: TrainSettings, arguments: argparse.Namespace, output: str
 ) -> dict[str, Any]:
-    """Train and write a model; return what its training said."""
+    """Train and write a model; return the record of its training."""
     if arguments.model == "tabular":
         try:
             ensemble = train_pack_of(data, settings, say, "train")
@@ -247,7 +247,7 @@ def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
 
 
 def show_net(model: TableModel, *, as_json: bool) -> None:
-    """Print the columns of a net, what its training said, and its layers."""
+    """Print the columns of a net, the record of its training, and its layers."""
     content: dict[str, Any] = {
         "task": model.task,
         "target": model.target._asdict(),
@@ -273,7 +273,7 @@ def show_net(model: TableModel, *, as_json: bool) -> None:
 
 
 def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
-    """Print the columns of an ensemble, what its training said, and its members."""
+    """Print the columns of an ensemble, the record of its training, and its members."""
     ensemble, schema = model.model, model.model.schema_
     if as_json:
         content = {

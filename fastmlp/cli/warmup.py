@@ -28,7 +28,7 @@ from fastmlp.training.history import Status
 from fastmlp.validation import scalars
 
 WIDTH = 2
-# That workers may take, some of which may share a core.
+# The limit for all workers, some of which may share a core.
 WORKER_SECONDS = 3600.0
 
 
@@ -53,7 +53,7 @@ def warmup(
     report : callable, optional
         Called with a line of text before each part, for example `print`.
     client : distributed.Client or "auto", optional
-        Do it in each worker of a Dask cluster, of which no `report` tells.
+        Compile in each worker of a Dask cluster; `report` is not called then.
     compute_dtype : "bfloat16", optional
         Compile what mixed precision needs too; it needs "float32" among `dtypes`.
 
@@ -107,12 +107,12 @@ def warmup(
 async def _in_worker(
     dtypes: list[str], parallel: bool, compute_dtype: ComputeDType | None
 ) -> float:
-    """Compile in a thread of a worker's, which goes on to answer."""
+    """Compile in a thread, so that the worker goes on to answer."""
     return await asyncio.to_thread(warmup, dtypes, parallel, compute_dtype=compute_dtype)
 
 
 def _checked(dtypes: Sequence[str]) -> list[str]:
-    """Return the names of dtypes; a single str is an error, for its letters name dtypes too."""
+    """Return the names of dtypes; a single str is an error, as its letters name dtypes too."""
     if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
         raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
     return [resolve.dtype(dtype).name for dtype in dtypes]

@@ -78,7 +78,6 @@ class ClientWatch:
     Parameters
     ----------
     client : distributed.Client
-    who : the function that errors name
     timeout : seconds that a group may take, or None
     """
 

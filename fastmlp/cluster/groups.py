@@ -169,7 +169,6 @@ class Cluster:
     Parameters
     ----------
     client : distributed.Client, of `clients.client_of`
-    who : the function that errors and warnings name
     timeout : seconds that a group may take, or None
 
     Attributes

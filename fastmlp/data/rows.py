@@ -124,7 +124,6 @@ class Conversion:
     Parameters
     ----------
     network : Network
-    who : str, the caller
     class_weight : mapping of classes to numbers, optional
     names : of the columns of X, optional
     """

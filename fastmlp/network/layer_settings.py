@@ -87,8 +87,8 @@ def frozen(network: Network) -> list[tuple[bool, bool]]:
 
 
 def in_use(network: Network) -> dict[str, Any]:
-    """Return rates and frozen layers as JSON, by the names of MLP's attributes; without those of a
-    net that trains all of its layers alike."""
+    """Return rates and frozen layers as JSON, by the names of MLP's attributes; empty for a net
+    that trains all of its layers alike."""
     rates, switches = network.layer_rates, network.trainable
     settings = {"layer_rates": [shown(factors) for factors in rates], "trainable": list(switches)}
     return {name: values for name, values in settings.items() if values}

@@ -27,7 +27,7 @@ from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count, suggestion
 
 Array = NDArray[Any]
-# What to write here, and the words of it elsewhere.
+# From a name to the words of other libraries.
 DEVICES = {"cuda": "gpu nvidia"}
 
 

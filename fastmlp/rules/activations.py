@@ -114,7 +114,7 @@ def softplus(z: float) -> Pair:
 
 RULES: dict[str, ActivationRule] = {name: globals()[name] for name in get_args(ActivationName)}
 ALIASES = {"logistic": "sigmoid"}
-# What to write here, a name or a sentence, and the words of it elsewhere.
+# From a name, or a sentence of advice, to the words of other libraries.
 SYNONYMS = {
     "silu": "swish",
     "identity": "linear",

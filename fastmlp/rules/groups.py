@@ -60,8 +60,8 @@ class ParameterGroups(NamedTuple):
         return next((i for i, pair in pairs if pair != (FROZEN, FROZEN)), len(self.weights))
 
     def places(self, width: int) -> tuple[tuple[int, int], ...]:
-        """Return where the coefficients of each layer's weights and biases begin in a step's row,
-        or FROZEN, for groups of `width` each."""
+        """Return the offsets of the coefficients of each layer's weights and biases in a step's
+        row, which has `width` for each group; or FROZEN."""
 
         def place(group: int) -> int:
             return FROZEN if group == FROZEN else group * width

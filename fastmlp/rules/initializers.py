@@ -82,7 +82,7 @@ DEFAULTS: dict[str, str] = {
     "selu": "lecun_normal",
 }
 DEFAULT = "glorot_uniform"
-# What to write here, and the words of it elsewhere.
+# From a name to the words of other libraries.
 SYNONYMS = {
     "glorot_uniform": "xavier xavier_uniform glorot uniform",
     "glorot_normal": "xavier_normal",

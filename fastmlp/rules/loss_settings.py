@@ -1,4 +1,4 @@
-"""Losses with settings: what `MLP` takes as `loss` beside names and functions."""
+"""Losses with settings, which `MLP` takes as `loss` beside names and functions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -275,7 +275,7 @@ def _as_json(value: Any) -> Any:
 
 
 def unsmoothed(loss: Loss) -> Loss:
-    """Return the loss of labels as they are: a validation loss is not smoothed."""
+    """Return the loss without smoothing of labels, as validation takes it."""
     if loss.rule not in SMOOTHED.values():
         return loss
     return LOSSES[_OF_RULES[loss.rule]]._replace(over_outputs=loss.over_outputs)

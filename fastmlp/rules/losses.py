@@ -6,7 +6,7 @@ binary cross-entropy, the exponential with poisson. In the second form value and
 numerically stable formula.
 
 A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
-Losses with settings of one's own are in `loss_settings`.
+Losses that a user gives settings are in `loss_settings`.
 
 A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape
 (n_rows, n_targets), and values, shape (n_rows,), and writes slopes and values. Loops over rows are
@@ -384,7 +384,7 @@ LOSSES: dict[str, Loss] = {
     ),
     "gaussian_nll": Loss(gaussian_nll, link="mean_std", by_row=True, per_target=2),
 }
-# What to write here, a name or a sentence, and the words of it elsewhere.
+# From a name, or a sentence of advice, to the words of other libraries.
 SYNONYMS = {
     "mse": "mean_squared_error squared_error squared l2 rmse",
     "mae": "mean_absolute_error absolute_error absolute l1",

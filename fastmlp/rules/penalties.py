@@ -26,7 +26,7 @@ def l1(w: float) -> Pair:
 
 
 RULES: dict[str, PenaltyRule] = {name: globals()[name] for name in get_args(PenaltyName)}
-# What to write here, a name or a sentence, and the words of it elsewhere.
+# From a name, or a sentence of advice, to the words of other libraries.
 SYNONYMS = {
     "l2": "ridge weight_decay",
     "l1": "lasso",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.serialization import codec, model_state, safetensors_file
-from fastmlp.serialization.model_state import State
+from fastmlp.serialization.model_state import SavedNet
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Series = Mapping[str, Sequence[float]]
@@ -29,14 +29,14 @@ class SavedFit(NamedTuple):
 
     Attributes
     ----------
-    state : State, of the net
-    told : numbers and names by name: settings of the fit, and where it stands
+    state : of the net
+    facts : numbers and names by name: settings of the fit, and where it stands
     series : one number an epoch, by name
     best : (n_parameters,) array, the parameters of the best epoch, or None
     """
 
-    state: State
-    told: Mapping[str, Any]
+    state: SavedNet
+    facts: Mapping[str, Any]
     series: Series
     best: NDArray[Any] | None = None
 
@@ -55,11 +55,11 @@ class CheckpointFile:
     def __init__(self, path: str | os.PathLike[str], network: Network, state: NetState) -> None:
         self.path, self._network, self._state = Path(path), network, state
 
-    def capture(self) -> State:
+    def capture(self) -> SavedNet:
         """Return a copy of the net and its state of training now."""
         return model_state.capture(self._network, self._state, training=True)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: SavedNet) -> None:
         """Set the net back to a captured state."""
         model_state.restore(self._state, state)
 
@@ -74,7 +74,7 @@ class CheckpointFile:
         kind, header, arrays = model_state.pack(saved.state)
         series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}
-        content = Content(kind, {**header, "fit": saved.told}, {**arrays, **series, **best})
+        content = Content(kind, {**header, "fit": saved.facts}, {**arrays, **series, **best})
         safetensors_file.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
@@ -96,7 +96,7 @@ class CheckpointFile:
             return None
         content, state_now = safetensors_file.read(self.path), self.capture()
         with self.refusing():
-            settings = {**content.header, **_told(content, fit)}
+            settings = {**content.header, **_settings(content, fit)}
             settings["optimizer"] = codec.completed(settings["optimizer"])
         names_added = ("layer_rates", "trainable", "compute_dtype", *model_state.DROPOUT)
         added = dict.fromkeys(names_added)
@@ -125,7 +125,7 @@ class CheckpointFile:
         return safetensors_file.refusing(self.path)
 
 
-def _told(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
     if "fit" not in content.header:
         raise FileError("a model file, not a checkpoint; MLP.load reads it")
     settings = {**dict.fromkeys(ADDED), **content.header["fit"]}

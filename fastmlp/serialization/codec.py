@@ -54,7 +54,7 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
         raise ValueError(f"{spelled!r} does not spell a {kind}")
     if name not in own:
         raise ValueError(
-            f"the {kind} {name!r} is a rule of somebody's own, and no file holds code; give it: "
+            f"the {kind} {name!r} is a custom rule, and no file holds code; give it: "
             f"rules={{{name!r}: ...}}"
         )
     return own[name]
@@ -67,7 +67,7 @@ def of_loss(loss: Loss) -> Any:
         return known if isinstance(known, str) else loss_settings.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
-            f"a Loss of fastmlp's rule {loss.rule.__name__!r} with settings of one's own has no "
+            f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
             "name; write a function that calls the rule, and give Loss that one"
         )
     return of_rule(loss.rule, {})

@@ -24,7 +24,7 @@ KIND = "MLP"
 DROPOUT = ("dropout", "input_dropout", "input_noise")
 
 
-class State(NamedTuple):
+class SavedNet(NamedTuple):
     """Everything that a file holds of a net.
 
     Attributes
@@ -53,15 +53,15 @@ class State(NamedTuple):
     feature_names: Names = None
 
 
-def capture(network: Network, state: NetState, *, training: bool) -> State:
+def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
     """Return a copy of a net's state now, with the state of training or without."""
     with state.lock.parameters:
         parameters = state.parameters.copy()
     if not training or state.generator is None:
-        plain = State(network, state.optimizer, 0, parameters)
+        plain = SavedNet(network, state.optimizer, 0, parameters)
         return plain._replace(feature_names=state.feature_names)
     random = random_state.state_of(state.generator)
-    return State(
+    return SavedNet(
         network,
         state.optimizer,
         state.n_steps,
@@ -74,7 +74,7 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
     )
 
 
-def restore(state: NetState, saved: State) -> None:
+def restore(state: NetState, saved: SavedNet) -> None:
     """Take over parameters and, where there is one, the state of training."""
     state.parameters[:] = saved.parameters
     state.n_steps = saved.n_steps
@@ -86,7 +86,7 @@ def restore(state: NetState, saved: State) -> None:
         state.key = saved.key
 
 
-def pack(state: State) -> Content:
+def pack(state: SavedNet) -> Content:
     """Return the content of a file.
 
     Raises
@@ -109,7 +109,7 @@ def pack(state: State) -> Content:
     return Content(KIND, {**header_of(state), **training}, arrays)
 
 
-def header_of(state: State) -> dict[str, Any]:
+def header_of(state: SavedNet) -> dict[str, Any]:
     """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table = state.network, activations.RULES
     names = {} if state.feature_names is None else {"feature_names": list(state.feature_names)}
@@ -153,7 +153,7 @@ def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, An
     return dropout_of(rates[:-2], rates[-2], rates[-1], n_hidden)
 
 
-def unpack(content: Content, own: Mapping[str, Any]) -> State:
+def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
     """Return the net in a file's content, after checking every part of it.
 
     Memory is allocated only for arrays that the file holds in full.
@@ -183,7 +183,7 @@ def sizes_of(content: Content) -> tuple[int, ...]:
     return resolve.layer_sizes(sizes)
 
 
-def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
+def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
     """Return the state in a file's content, for a net of this spec."""
     counts = {name: content.header.get(name, 0) for name in ("n_steps", "averaged_from")}
     for name, number in counts.items():
@@ -197,7 +197,7 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     key = _key(content.header.get("key"))
     names = content.header.get("feature_names")
     names = validation.names_given(names, network.layout.sizes[0], "feature_names")
-    return State(
+    return SavedNet(
         network,
         optimizer,
         counts["n_steps"],

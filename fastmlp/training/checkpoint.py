@@ -51,13 +51,13 @@ class Saved(NamedTuple):
     Attributes
     ----------
     state : of the net, as `File.capture` returns it
-    told : numbers and names by name: the settings of the fit, its status and progress
+    facts : numbers and names by name: the settings of the fit, its status and progress
     series : by name, lists of one number per epoch
     best : the parameters of the best epoch, if they are to be restored
     """
 
     state: Any
-    told: Mapping[str, Any]
+    facts: Mapping[str, Any]
     series: Mapping[str, Sequence[float]]
     best: NDArray[Any] | None = None
 
@@ -210,7 +210,7 @@ def _progress(saved: Any, fit: FitSettings) -> Progress:
     uneven = any(len(values) != n_validated for values in metrics.values())
     if n_rates != n_epochs or n_validated not in (0, n_epochs) or uneven:
         raise ValueError("losses and learning rates must be one for each epoch")
-    facts = saved.told
+    facts = saved.facts
     status, seconds = Status[facts["status"]], float(facts["seconds"])
     lists: dict[str, Any] = {name: list(saved.series[name]) for name in SERIES}
     if n_epochs:

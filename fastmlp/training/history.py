@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.network import summary
-from fastmlp.validation.attributes import OF_HISTORIES, Advising
+from fastmlp.validation.attributes import OF_HISTORIES, AdvisingType
 from fastmlp.validation.packages import needs
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Status(Enum):
 
 
 @dataclass
-class History(metaclass=Advising, advice=OF_HISTORIES):
+class History(metaclass=AdvisingType, advice=OF_HISTORIES):
     """Record of a fit.
 
     Attributes

@@ -29,7 +29,6 @@ class FitOptions(Reading):
 
     Attributes
     ----------
-    who : the function that errors name
     validated : bool, True if the fit has validation rows
     callbacks : functions of a `Report`
     early_stopping, plateau : settings with a known mode, or None

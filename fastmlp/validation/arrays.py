@@ -226,7 +226,7 @@ def unmasked(argument: object, who: str, name: str) -> None:
 
 
 def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
-    """Return an array of real numbers; that of a frame's columns is of `kind`, if it is made."""
+    """Return an array of real numbers; one that is made from a frame's columns is of `kind`."""
     unmasked(argument, who, name)
     if hasattr(argument, "toarray"):
         form = "expanded" if hasattr(argument, "pieces") else "a sparse matrix"
@@ -267,7 +267,8 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
 def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     """Check that all numbers are finite, in blocks: no mask as large as the data is made.
 
-    The array was made of `argument`, whose number, and whose column's name, are shown.
+    The message shows the number and the column's name as `argument` has them, of which the array
+    was made.
     """
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):

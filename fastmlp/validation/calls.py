@@ -15,8 +15,8 @@ SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
 def explained(target: F) -> F:
     """Make a function, or a class's constructor, explain calls that do not fit its signature.
 
-    Its TypeError names the function as the user knows it, the keyword, ours for it, and the known
-    ones. The signature stays as it is; a call that fits costs 0.1 us more.
+    Its TypeError names the function as the user knows it, the keyword, the one that is meant, and
+    the known ones. The signature stays as it is; a call that fits costs 0.1 us more.
 
     Examples
     --------

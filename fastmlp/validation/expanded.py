@@ -133,7 +133,7 @@ class Expanded:
         return tuple(accumulate((*self.pieces, *self.levels), initial=self.plain))
 
     def astype(self, dtype: np.dtype[Any]) -> Expanded:
-        """Return the rows in a dtype; themselves, if it is theirs."""
+        """Return the rows in a dtype; the same object, if it is theirs."""
         return self if self.dtype == dtype else self._with(self.values.astype(dtype))
 
     def __getitem__(self, rows: Any) -> Expanded:

@@ -142,7 +142,7 @@ def class_weights(
 
 
 def balanced(counts: Mapping[int, int]) -> dict[int, float]:
-    """Return the weights of classes that are "balanced", of the number of rows of each."""
+    """Return the "balanced" weight of each class, from its number of rows."""
     total = sum(counts.values())
     return {label: total / (len(counts) * n) for label, n in counts.items()}
 

@@ -1,6 +1,6 @@
 """Frames of pandas, polars and Arrow as arrays of real numbers.
 
-They are known by their members, so that none of these libraries is imported.
+They are recognised by their attributes: none of these libraries is imported.
 """
 
 from collections import Counter
@@ -83,7 +83,7 @@ def names_of(table: object) -> Names:
 
 
 def repeated(names: Iterable[Any]) -> str:
-    """Return the texts that several columns have as names, and how many; "" if all differ."""
+    """The names that several columns share, each with its number of columns; "" if all differ."""
     times = Counter(name for name in names if isinstance(name, str))
     return listed([f"{name!r} ({n} times)" for name, n in times.items() if n > 1])
 
@@ -94,14 +94,14 @@ def require_different(frame: Any, who: str) -> None:
     Raises
     ------
     ValueError
-        If they have not.
+        If two have the same name.
     """
     if twice := repeated(_names(frame) or ()):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
 
 
 def warn_of_forgotten(table: object, who: str) -> None:
-    """Warn if a frame's columns are known by place, as several have one name."""
+    """Warn if several columns have one name: then all are known by their positions."""
     if twice := repeated(_names(table) or ()):
         warning = f"X has several columns of the name {twice}; its columns are known by place"
         warnings.warn(f"{who}: {warning}: {hints.RENAME}", UserWarning)
@@ -175,7 +175,7 @@ def numbers(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Arra
 
     Parameters
     ----------
-    given : frame or series
+    table : frame or series
     kind : dtype of the array; None: the one that holds the numbers of all columns
 
     Raises

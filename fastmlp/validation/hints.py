@@ -12,14 +12,14 @@ from fastmlp.validation.suggestions import count
 Array = NDArray[Any]
 AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
 RENAME = "rename them, or leave all but one out"
-# For columns that a net of numbers does not take.
+# The end of a hint about columns that are not numbers.
 A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
 A_TABLE += "texts, dates and missing values"
 MISSING = "fill missing values in, or leave their rows out"
 
 
 def of_shape(X: object, array: Array, n_features: int) -> str:
-    """How to make rows of features, shape (n_rows, n_features), of an array."""
+    """Advice on how an array becomes rows of features, shape (n_rows, n_features)."""
     reshape = "X.reshape" if hasattr(X, "reshape") else "np.asarray(X).reshape"
     if array.ndim == 0:
         return "; use [[X]]" if n_features == 1 else ""
@@ -31,7 +31,7 @@ def of_shape(X: object, array: Array, n_features: int) -> str:
 
 
 def of_kind(argument: object, array: Array, name: str) -> str:
-    """How to make real numbers of an array of another dtype."""
+    """Advice on how an array of another dtype becomes real numbers."""
     if array.dtype.kind in "mM":
         spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
         return f"; {spans} / np.timedelta64(1, 'D') are days"
@@ -83,14 +83,14 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
 
 
 def _days(spans: str, argument: object) -> str:
-    """How to make numbers of time spans, of a data frame's column or of Arrow."""
+    """Advice on how time spans become numbers, in a data frame's column or in Arrow's."""
     if hasattr(argument, "column_names") or not hasattr(argument, "shape"):
         return "make numbers of them"
     return f"{spans}.dt.total_seconds() / 86400 are days"
 
 
 def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> str:
-    """How to make numbers of text: read them, or encode categories."""
+    """Advice on how text becomes numbers: read as such, or encoded as categories."""
     try:
         float(text)
     except ValueError:
@@ -149,7 +149,7 @@ def of_unit_targets(table: Array) -> str:
 
 
 def no_numbers(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the values of which float makes no number."""
+    """Yield the values that `float` does not take."""
     for value in values:
         try:
             float(value)

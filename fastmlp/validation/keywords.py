@@ -1,95 +1,18 @@
 """Keywords of other libraries, and the words here for them."""
 
+import re
+import tomllib
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
-# Words of one meaning; the first is the word of `MLP`, its fit, an optimizer or a schedule.
-GROUPS = [
-    "layer_sizes hidden_layer_sizes hidden_layers hidden_units hidden_sizes hidden_dims hidden "
-    "hidden_size hidden_dim layers sizes units n_units neurons n_hidden width architecture "
-    "input_dim input_shape input_size in_features n_inputs n_features output_dim output_size "
-    "out_features n_outputs n_classes num_classes",
-    "activation activations activation_function activation_fn act act_fn hidden_activation "
-    "nonlinearity",
-    "output_activation out_activation final_activation last_activation output_function link",
-    "loss loss_function loss_fn loss_func criterion objective cost cost_function",
-    "optimizer solver optimiser optim opt algorithm updater",
-    "every step_size transition_steps decay_steps",
-    "learning_rate_init learning_rate lr eta eta0 step_size initial_learning_rate init_value "
-    "max_lr base_lr peak_value init_lr learn_rate",
-    "l2 alpha l2_reg l2_regularization reg_lambda lambda_ reg regularization regularizer "
-    "kernel_regularizer weight_decay penalty",
-    "l1 l1_reg l1_ratio reg_alpha",
-    "initializer kernel_initializer initialiser init weight_init weights_init kernel_init "
-    "initialization",
-    "dtype precision data_type floatx",
-    "compute_dtype mixed_precision amp autocast use_amp bf16 fp16 fp16_params matmul_precision",
-    "seed random_state random_seed rng manual_seed key",
-    "n_threads n_jobs num_threads threads nthread n_workers num_workers workers",
-    "device gpu use_gpu cuda accelerator",
-    "epochs max_iter n_epochs num_epochs nb_epoch max_epochs epoch n_iter num_iter n_iterations "
-    "iterations max_iterations",
-    "batch_size batch batchsize minibatch_size mini_batch_size",
-    "shuffle shuffled",
-    "steps_per_epoch limit_train_batches num_batches batches_per_epoch",
-    "target label label_name target_column label_column y_column",
-    "buffer_rows buffer_size shuffle_buffer shuffle_buffer_size shuffle_block_size",
-    "sample_weight sample_weights weights weight",
-    "class_weight class_weights pos_weight scale_pos_weight",
-    "label_smoothing smooth_labels label_smooth",
-    "layer_rates layer_lrs lr_mult lr_multipliers param_groups lr_scale discriminative_lr",
-    "trainable freeze frozen requires_grad freeze_layers frozen_layers",
-    "decay_biases bias_decay exclude_from_weight_decay no_decay",
-    "quantile quantiles quantile_alpha",
-    "validation_data X_val y_val val_data valid_data validation_set validation eval_set X_valid "
-    "y_valid",
-    "callbacks callback hooks",
-    "progress verbose progress_bar verbosity disp show_progress",
-    "metrics metric scoring eval_metric scorer",
-    "keep_best restore_best_weights save_best_only load_best_model_at_end",
-    "early_stopping restore_best_weights",
-    "n_iter_no_change patience early_stopping_rounds stopping_rounds",
-    "min_delta tol threshold",
-    "monitor metric metric_name",
-    "mode maximize greater_is_better higher_is_better",
-    "time_limit max_time timeout time_budget max_seconds",
-    "schedule scheduler lr_scheduler lr_schedule reduce_lr_on_plateau",
-    "validation_fraction validation_split val_split valid_size test_size",
-    "dropout dropout_rate dropout_p p rate drop drop_rate dropout_prob hidden_dropout",
-    "input_dropout input_dropout_rate dropout_input visible_dropout",
-    "input_noise noise stddev noise_std gaussian_noise input_noise_std",
-    "batch_norm batchnorm batch_normalization use_batch_norm layer_norm normalization",
-    "bias use_bias fit_intercept",
-    "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value clip_by_value max_delta",
-    "clipnorm clip_norm clip_by_norm",
-    "global_clipnorm max_norm max_grad_norm gradient_clip_norm clip_grad_norm clip_by_global_norm",
-    "average use_ema ema swa ema_decay averaging weight_averaging averaged ema_momentum",
-    "warm_start initial_epoch",
-    "checkpoint save_path checkpoint_path filepath",
-    "beta_1 beta1 b1 betas",
-    "beta_2 beta2 b2",
-    "epsilon eps",
-    "momentum mu",
-    "start swa_start start_step",
-    "nesterov nesterovs_momentum use_nesterov",
-    "rho alpha decay_rate smoothing",
-    "constants params hyperparameters",
-    "n_steps decay_steps T_max total_steps warmup_steps n_warmup_steps steps num_steps",
-    "factor gamma decay_rate decay",
-    "final_rate eta_min end_value min_lr final_lr alpha",
-    "power power_t exponent",
-    "warm pct_start warmup_ratio",
-    "path filename file fname filepath",
-    "rules custom_objects",
-    "include_training_state include_optimizer save_optimizer",
-    "n_members n_estimators n_models ensemble_size",
-    "param_grid params grid search_space",
-    "X x data features inputs X_train x_train",
-    "y Y target targets labels y_train",
-    "nets models estimators",
-    "estimator model clf",
-]
+# Words of other libraries, for messages and for the page of parameters.
+WORDS = Path(__file__).with_name("words.toml")
+# The words with which a cell of the page begins.
+CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
 _OF_FIT = {
     name: f"it is an argument of fit: net.fit(X, y, {name}={value})"
     for name, value in {
@@ -208,7 +131,7 @@ ESTIMATOR_FIT = {
 SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
 SCHEDULE = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use n_steps"}
 OF_DECAY = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use every"}
-OPTIMIZERS = ["Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "ScheduleFreeAdamW", "Custom"]
+# By the name of a function or class, or by the title of its table of words.
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
     "MLPSearchCV": SEARCH,
@@ -221,8 +144,31 @@ ADVICE: dict[str, dict[str, str]] = {
     "fit_many": MANY,
     **dict.fromkeys(("Cosine", "OneCycle"), SCHEDULE),
     **dict.fromkeys(("StepDecay", "Exponential"), OF_DECAY),
-    **dict.fromkeys(OPTIMIZERS, OPTIMIZER),
+    "Optimizers": OPTIMIZER,
 }
+
+
+@cache
+def content() -> Any:
+    """The content of the file of words."""
+    return tomllib.loads(WORDS.read_text(encoding="utf-8"))
+
+
+@cache
+def groups() -> list[list[str]]:
+    """Words of one meaning, the first of them a keyword here."""
+    listed = {key: [key, *text.split()] for key, text in content()["also"].items()}
+    known = {word for group in listed.values() for word in group}
+    # A cell that begins with a listed word adds nothing: the word has another keyword's meaning.
+    in_rows: dict[str, list[str]] = {}
+    for table in content()["table"]:
+        for key, cells in table["words"].items():
+            begins = " ".join(match[0] for match in map(CELL.match, cells) if match)
+            words = [word for word in re.findall(r"\w+", begins) if word not in known]
+            in_rows.setdefault(key.split(".")[-1], []).extend(words)
+    heads = {**listed, **{key: [key] for key in in_rows if key not in listed}}
+    merged = [[*head, *(w for k in head for w in in_rows.get(k, ()))] for head in heads.values()]
+    return [group for group in merged if len({*group}) > 1]
 
 
 def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
@@ -238,15 +184,17 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
     names = list(known)
     synonyms = _synonyms(names, _advice_of(who))
     # A word that has a meaning, but nothing of it here, is not like any other.
-    alone = any(keyword in words.split() for words in GROUPS)
+    alone = any(keyword in group for group in groups())
     if alone and not any(keyword in words.split() for words in synonyms.values()):
         return ";"
     return suggestion(keyword, names, synonyms)
 
 
 def _advice_of(who: str) -> dict[str, str]:
-    if who in ADVICE:
-        return ADVICE[who]
+    titles = [table["title"] for table in content()["table"] if who in table["of"]]
+    for name in (who, *titles):
+        if name in ADVICE:
+            return ADVICE[name]
     if who.startswith("MLP") and not who.startswith("MLP."):
         return ESTIMATOR_FIT if who.endswith("fit") else ESTIMATOR
     return {}
@@ -256,9 +204,9 @@ def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
     """The words of each answer: a known keyword of their group, or advice."""
     answers: dict[str, str] = {}
     for table in ({name: name for name in names}, advice):
-        for words in (group.split() for group in GROUPS):
-            answer = next((table[word] for word in words if word in table), None)
-            for word in words if answer else ():
+        for group in groups():
+            answer = next((table[word] for word in group if word in table), None)
+            for word in group if answer else ():
                 answers.setdefault(word, str(answer))
     answers |= advice
     return {

@@ -18,9 +18,7 @@ from sklearn.preprocessing import StandardScaler
 import fastmlp
 from fastmlp import MLP, Adam, Standardizer
 from fastmlp.cli.main import main
-from fastmlp.cli.options import add_others
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.data.batches import ROWS
 from fastmlp.tabular import TableModel
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -218,10 +216,3 @@ def test_a_table_without_rows_has_no_predictions(
     Path("rows.csv").write_text("code,a,y\n")
     assert main(["score", "model.safetensors", "rows.csv"]) == 1
     assert "score: there are no rows" in capsys.readouterr().err
-
-
-def test_the_default_of_the_batch() -> None:
-    import argparse
-
-    parsers = add_others(argparse.ArgumentParser().add_subparsers(), lambda _, text: int(text))
-    assert parsers["predict"].get_default("batch_rows") == ROWS

@@ -11,7 +11,7 @@ from small_tables import drawn
 
 import fastmlp
 from fastmlp.cli.main import main
-from fastmlp.cli.options import MODELS, PRESETS
+from fastmlp.cli.options import MODELS, PRESETS, Parser, add_train
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import settings
 from fastmlp.tabular.plain.training import TrainSettings
@@ -32,6 +32,16 @@ def _table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_presets_are_those_of_the_estimators() -> None:
     assert {*PRESETS} == {*settings.PRESETS}
+
+
+def test_each_setting_has_an_option_of_its_name_and_default() -> None:
+    parser = Parser()
+    add_train(parser)
+    options = vars(parser.parse_args([]))
+    assert options.pop("task") == "auto"
+    defaults = {"target": None, **TrainSettings._field_defaults}
+    del defaults["task"], defaults["ends"]
+    assert {name: options[name] for name in defaults} == defaults
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -372,7 +372,7 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
     MLP(SIZES_DROPPED, dropout=falling, seed=1).save(tmp_path / "net")
     loaded = MLP.load(tmp_path / "net", rules={"falling": falling})
     assert loaded._network.dropout == Dropout((falling, falling))
-    with pytest.raises(FileError, match="the schedule 'falling' is a rule of somebody's own"):
+    with pytest.raises(FileError, match="the schedule 'falling' is a custom rule"):
         MLP.load(tmp_path / "net")
     with pytest.raises(ValueError, match="the rule '<lambda>' has no name"):
         MLP(SIZES_DROPPED, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")

@@ -22,7 +22,7 @@ def test_they_are_not_there(kind: type, table: dict[str, str]) -> None:
     assert len(names) == len(set(names))
     assert not [name for name in names if hasattr(thing, name) or hasattr(kind, name)]
     assert not {*names} & {*dir(thing), *dir(kind)}
-    assert "Elsewhere" not in pydoc.render_doc(kind)
+    assert "LackingAttribute" not in pydoc.render_doc(kind)
     assert {"loss"} <= {*dir(History())}
     assert {"fit", "predict", "weights", "_state"} <= {*dir(NET)}
 

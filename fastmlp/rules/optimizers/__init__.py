@@ -71,7 +71,7 @@ OPTIMIZERS: dict[str, type] = {
     "nadam": Nadam,
     "schedulefreeadamw": ScheduleFreeAdamW,
 }
-# What to write here, a name or a sentence, and the words of it elsewhere.
+# From a name, or a sentence of advice, to the words of other libraries.
 SYNONYMS = {
     "sgd": "gd gradient_descent stochastic_gradient_descent",
     "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree adamwschedulefree",

@@ -67,7 +67,6 @@ class Caller(NamedTuple):
 
     Attributes
     ----------
-    who : str, what messages call it
     start : float, of `time.perf_counter`: when the time limit began; None: now
     callbacks : sequence of callables, called with a `Report` after each epoch of each net
     progress : bool, True for a bar of all epochs

@@ -142,8 +142,6 @@ class Schema:
         categorical_features : "auto", "from_dtype", or names, places or a mask of columns
             Columns of any type that become categories, whatever they hold, beside those that do by
             their type; the first two mean none.
-        who : str
-            Who reads, for errors.
 
         Raises
         ------
@@ -180,8 +178,6 @@ class Schema:
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
             Its columns are found by name, in any order and among others; without names, of either
             table, by their places.
-        who : str
-            Who reads, for errors.
 
         Raises
         ------

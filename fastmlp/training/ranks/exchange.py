@@ -85,7 +85,6 @@ class Exchange:
     Parameters
     ----------
     communicator : Communicator
-    who : the function that errors name
 
     Attributes
     ----------

@@ -206,7 +206,7 @@ def test_a_scorer_comes_back_by_name(path: Path) -> None:
     scorer = make_scorer(accuracy_score)
     model = fitted(scoring=scorer, early_stopping=True)
     assert reloaded(model, path, rules={"_Scorer": scorer}).scoring is scorer
-    with pytest.raises(FileError, match=r"rule of somebody's own.*rules="):
+    with pytest.raises(FileError, match=r"custom rule.*rules="):
         fastmlp.load(path)
 
 
@@ -317,7 +317,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "a parameter too many": (lie("speed", 1, "parameters"), "unexpected keyword"),
     "a parameter out of range": (lie("alpha", -1, "parameters"), "'alpha' parameter"),
     "an unknown form": (lie("alpha", {"eval": "1"}, "parameters"), "KeyError"),
-    "code": (lie("activation", {"rule": {"own": "os.system"}}, "parameters"), "somebody's own"),
+    "code": (lie("activation", {"rule": {"own": "os.system"}}, "parameters"), "custom rule"),
     "an unknown activation": (lie("activation", ["slu"], "parameters"), "unknown activation"),
     "too many activations": (lie("activation", ["relu"] * 3, "parameters"), "names 3 layers"),
     "no threads": (lie("n_jobs", 0, "parameters"), "n_jobs"),

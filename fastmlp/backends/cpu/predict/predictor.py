@@ -119,7 +119,6 @@ class Predictor:
         ----------
         X : (n_rows, n_features) array of real numbers
         out : (n_rows, n_outputs) array of the network's dtype, optional; may share memory with X
-        who : str, the function that errors and warnings name
 
         Raises
         ------
