@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_files import write_all, write_bombs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds_of_files import write_all, write_bombs
 
 import fastmlp
 from fastmlp import MLP, FileError
@@ -25,8 +25,8 @@ import numpy as np
 import fastmlp
 from fastmlp import MLP, FileError
 from fastmlp.tabular import TableModel
-from kinds_of_files import CHECKPOINT, resumed
-from mutations import mutated
+from hostile_files import CHECKPOINT, resumed
+from hostile_files import mutated
 from peak_memory import peak_of_process
 path, n, stride, n_bombs = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 files = [Path(each) for each in sys.argv[5:]]
