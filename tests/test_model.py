@@ -17,9 +17,8 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import CASES, outputs_for
+from loss_cases import CASES, cube, descent, fourth, outputs_for
 from numba import config
-from own_rules import cube, descent, fourth
 from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status

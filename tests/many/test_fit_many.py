@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool

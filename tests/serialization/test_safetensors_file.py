@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from peak_memory import peak_of
+from memory_use import peak_of
 
 from fastmlp import Adam, Cosine, Custom, FileError, Warmup
 from fastmlp.rules.optimizers import OPTIMIZERS

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paired import across, along, to_bfloat16
-from panelled import from_panels, to_panels
+from panelled import across, along, from_panels, to_bfloat16, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd.microkernel import PLUS, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
@@ -25,7 +24,7 @@ ENVIRONMENT = {"NUMBA_CPU_NAME": "neoverse-v1", "NUMBA_CPU_FEATURES": "+neon,+bf
 SCRIPT = """
 import sys
 import numpy as np
-from machine_code import assembly_for
+from panelled import assembly_for
 from fastmlp.backends.cpu.simd.gemm import product
 loop = product(np.float32, sys.argv[1] == "by_column", "matrices")
 print(assembly_for(loop, "aarch64-linux-gnu", "neoverse-v1", "+neon,+bf16"))

@@ -60,7 +60,7 @@ LIMIT = """
 import resource, sys
 from pathlib import Path
 from fastmlp import MLP, Blocks, predict_parquet
-from peak_memory import peak_of_process
+from memory_use import peak_of_process
 
 def bounded(most):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -147,7 +147,7 @@ import os, sys
 import numpy as np, pyarrow as pa, pyarrow.csv, pyarrow.parquet
 from fastmlp import MLP
 from fastmlp.cli.main import main
-from peak_memory import peak_of_process
+from memory_use import peak_of_process
 
 n_parts, part = int(sys.argv[1]), 100_000
 rng = np.random.default_rng(0)

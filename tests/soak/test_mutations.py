@@ -27,7 +27,7 @@ from fastmlp import MLP, FileError
 from fastmlp.tabular import TableModel
 from hostile_files import CHECKPOINT, resumed
 from hostile_files import mutated
-from peak_memory import peak_of_process
+from memory_use import peak_of_process
 path, n, stride, n_bombs = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 files = [Path(each) for each in sys.argv[5:]]
 corpus, bombs = files[n_bombs:], files[:n_bombs]

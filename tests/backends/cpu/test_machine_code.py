@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_cases import CASES, options_of
-from machine_code import innermost
 from numba.extending import register_jitable
-from panelled import INTERPRETED, assembly, block
+from panelled import INTERPRETED, assembly, block, innermost
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
 from nets import distance, train
-from paired import operand
+from panelled import operand
 
 from fastmlp import MLP, SGD, Adam, fit_many, load
 from fastmlp.backends.cpu import session

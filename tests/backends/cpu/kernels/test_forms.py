@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import CASES, draw_targets, outputs_for
-from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, train
+from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, scene, train
 from pairwise import all_pairs
 from panelled import INTERPRETED
-from phases import scene
 
 from fastmlp import MLP, SGD, Loss
 from fastmlp.backends.cpu import tuning

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import Net
-from plans import SIZE, for_every_layout, layouts, plan_of, spacings, split_layers, widths
+from nets import SIZE, Net, for_every_layout, layouts, plan_of, spacings, split_layers, widths
 
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.partition import Step, panels_pay, partition_of, split_layer_of

@@ -8,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
-from paired import operand
+from panelled import operand
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import session

@@ -10,9 +10,9 @@ import numba
 import numpy as np
 import pytest
 from loss_cases import CASES, outputs_for
+from memory_use import peak_of
 from nets import network_of
 from panelled import INTERPRETED
-from peak_memory import peak_of
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch

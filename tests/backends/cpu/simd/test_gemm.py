@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epilogues import each_epilogue, finished, magnitude
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Net
-from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
+from panelled import (
+    INTERPRETED,
+    address,
+    block,
+    chains,
+    each_epilogue,
+    finished,
+    from_panels,
+    magnitude,
+    rounding,
+    to_panels,
+)
 
 from fastmlp import SGD
 from fastmlp.backends.cpu.engine import Engine
@@ -411,7 +421,7 @@ def test_the_positive_part_keeps_nan(dtype: Any) -> None:
 # Rows that end where memory ends: to touch the next byte is to crash.
 AT_THE_EDGE = """
 import numpy as np
-from guard_page import memory_with_an_edge
+from memory_use import memory_with_an_edge
 from fastmlp.compiler.target import lanes_of
 from backends.cpu.simd.test_gemm import address, move
 

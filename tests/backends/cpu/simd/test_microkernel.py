@@ -9,9 +9,19 @@ import llvmlite.binding
 import numba
 import numpy as np
 import pytest
-from epilogues import each_epilogue, finished, magnitude
 from nets import Net, distance, oracle_gradient
-from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
+from panelled import (
+    INTERPRETED,
+    address,
+    block,
+    chains,
+    each_epilogue,
+    finished,
+    from_panels,
+    magnitude,
+    rounding,
+    to_panels,
+)
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.simd.microkernel import (

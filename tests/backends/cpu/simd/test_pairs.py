@@ -12,12 +12,24 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
-from epilogues import each_epilogue, finished, magnitude
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machine_code import assembly_for, innermost
-from paired import across, along, to_bfloat16
-from panelled import INTERPRETED, address, block, from_panels, rounding, to_panels
+from panelled import (
+    INTERPRETED,
+    across,
+    address,
+    along,
+    assembly_for,
+    block,
+    each_epilogue,
+    finished,
+    from_panels,
+    innermost,
+    magnitude,
+    rounding,
+    to_bfloat16,
+    to_panels,
+)
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import aligned

@@ -292,7 +292,7 @@ def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
 # Rows that end where memory ends: to touch the next byte is to crash.
 AT_THE_EDGE = """
 import numpy as np
-from guard_page import memory_with_an_edge
+from memory_use import memory_with_an_edge
 from fastmlp.compiler.target import lanes_of
 from backends.cpu.simd.test_vector import address, move
 
