@@ -217,9 +217,12 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
     nodes = {module: ast.walk(TREES[module]) for module in high}
     names = {
         module: {
-            name.name for node in its if isinstance(node, ast.ImportFrom) for name in node.names
+            name.name
+            for node in statements
+            if isinstance(node, ast.ImportFrom)
+            for name in node.names
         }
-        for module, its in nodes.items()
+        for module, statements in nodes.items()
     }
     assert {module for module in high if "njit" in names[module]} == {
         "fastmlp.tabular.encoders.compiled"
@@ -235,8 +238,8 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
     early: dict[str, set[str]] = {}
     for module, tree in TREES.items():
         doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-        if found := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
-            early[module] = found
+        if result := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
+            early[module] = result
     assert early == {}
 
 
@@ -292,28 +295,28 @@ PAIRS = [
 
 def folders_of_the_tree() -> set[str]:
     (tree,) = re.findall(r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE)
-    found, above = set[str](), list[str]()
+    results, above = set[str](), list[str]()
     for spaces, name in re.findall(r"^( +)(\w+)/ ", tree, flags=re.MULTILINE):
         above = [*above[: len(spaces) // 2 - 1], name]
-        found.add("/".join(above))
-    return found
+        results.add("/".join(above))
+    return results
 
 
 def defined_in(path: str) -> set[str]:
     """Return the names that a file defines or imports at any depth, methods by Class.method."""
     tree = ast.parse((ROOT / path).read_text())
-    found = {alias.asname or alias.name for node in ast.walk(tree)
+    results = {alias.asname or alias.name for node in ast.walk(tree)
              if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found.add(node.name)
+            results.add(node.name)
         if isinstance(node, ast.ClassDef):
             methods = (one for one in node.body if isinstance(one, ast.FunctionDef))
-            found |= {f"{node.name}.{method.name}" for method in methods}
+            results |= {f"{node.name}.{method.name}" for method in methods}
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {one.id for one in targets if isinstance(one, ast.Name)}
-    return found
+            results |= {one.id for one in targets if isinstance(one, ast.Name)}
+    return results
 
 
 def test_it_is_one_page() -> None:
@@ -375,5 +378,5 @@ def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
     frames = iter(taken)
     for name, path in FRAMES:
         last = name.split(".")[-1]
-        found = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
-        assert found, (name, path, taken)
+        result = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
+        assert result, (name, path, taken)

@@ -123,9 +123,9 @@ def test_every_keyword_has_its_words(table: parameters.Table) -> None:
 
 
 def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
-    told = {name for table in parameters.tables() for name in table["of"]}
+    names = {name for table in parameters.tables() for name in table["of"]}
     rules = [*optimizers.OPTIMIZERS.values(), *schedules.SCHEDULES.values()]
-    assert told == {
+    assert names == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
         *("MLP.predict_batches", "predict_arrow", "predict_parquet", "cluster.predict"),

@@ -46,11 +46,11 @@ def cases() -> dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]]:
             for dtype in TOLERANCE
         }
     rules = {"activation": [*RULES], "loss": [*LOSSES], "dtype": [*TOLERANCE]}
-    found: dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]] = {}
+    results: dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]] = {}
     for case in all_pairs(**rules, optimizer=FORMS, penalty=PENALTIES):
         *key, optimizer, penalty = (case[name] for name in (*rules, "optimizer", "penalty"))
-        found.setdefault((key[0], key[1], key[2]), []).append((optimizer, penalty))
-    return found
+        results.setdefault((key[0], key[1], key[2]), []).append((optimizer, penalty))
+    return results
 
 
 CASES = cases()

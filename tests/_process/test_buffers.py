@@ -206,8 +206,8 @@ print(MLP((20, 20, 1), seed=0).fit([[0.0] * 20], [1.0], epochs=1).status.name)
 
 def test_a_limit_of_the_address_space_counts(python: Callable[..., str]) -> None:
     pytest.importorskip("resource")
-    told, status = python(LIMITED).splitlines()
-    assert told.startswith("MLP: layer_sizes=(20000, 20000, 1): making 400,040,001 parameters")
+    printed, status = python(LIMITED).splitlines()
+    assert printed.startswith("MLP: layer_sizes=(20000, 20000, 1): making 400,040,001 parameters")
     assert status == "COMPLETED"
 
 

@@ -257,7 +257,7 @@ def test_a_line_warns_once_by_default() -> None:
 
 
 def test_filters_by_module_count_where_a_thread_raises_what_it_collects() -> None:
-    with warnings.catch_warnings(), collected() as found, raised():
+    with warnings.catch_warnings(), collected() as caught, raised():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module="sklearn")
         warn("beware", UserWarning, SKLEARN)
@@ -266,4 +266,4 @@ def test_filters_by_module_count_where_a_thread_raises_what_it_collects() -> Non
         warnings.filterwarnings("error", module="sklearn")
         with pytest.raises(UserWarning, match="beware"):
             warn("beware", UserWarning, SKLEARN)
-    assert found == [("beware", UserWarning)]
+    assert caught == [("beware", UserWarning)]

@@ -172,18 +172,18 @@ def test_a_fit_that_failed_leaves_the_net_free() -> None:
 
 def taken_from_elsewhere(lock: NetLock) -> bool:
     """Whether another thread finds the parameters locked."""
-    found: list[bool] = []
+    results: list[bool] = []
 
     def look() -> None:
         free = lock.parameters.acquire(blocking=False)
-        found.append(not free)
+        results.append(not free)
         if free:
             lock.parameters.release()
 
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    return found[0]
+    return results[0]
 
 
 # Each predicts in a handler that a signal calls while its thread holds a lock: it must not wait for
@@ -316,14 +316,14 @@ def test_a_pool_in_a_task_ends_with_it() -> None:
 
 
 def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None:
-    told: list[str] = []
+    reports: list[str] = []
 
     def tell(release: threading.Event) -> None:
         try:
             release.wait(10)
             task_pool.check()
         except Stopped:
-            told.append("stopped")
+            reports.append("stopped")
 
     def inner() -> None:
         crew, release = Pool(1), threading.Event()
@@ -344,7 +344,7 @@ def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None
     failed = threading.Event()
     with pytest.raises(LookupError):
         Pool(2).run([Task(1, inner), Task(1, fail)])
-    assert told == ["stopped"] * 3
+    assert reports == ["stopped"] * 3
 
 
 def test_an_exit_in_the_caller_ends_all_threads() -> None:

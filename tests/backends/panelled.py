@@ -100,16 +100,16 @@ def to_bfloat16(matrix: Array) -> Array:
 
 
 def operand(
-    sizes: Sequence[int], wide: int, told: Any = "bfloat16"
+    sizes: Sequence[int], wide: int, setting: Any = "bfloat16"
 ) -> Callable[[int, Array], Array]:
     """From a layer and an operand of its products to the operand as they take it: rounded, if the
-    layer is told, or has at least `wide` inputs and outputs. Kernels round numbers of float32."""
+    setting says so, or a layer has `wide` inputs and outputs. Kernels round float32 numbers."""
 
     def rounded(layer: int, given: Array) -> Array:
         single = given.astype(np.float32)
         is_rounded = min(sizes[layer : layer + 2]) >= wide
-        if isinstance(told, tuple):
-            is_rounded = told[layer] == "bfloat16"
+        if isinstance(setting, tuple):
+            is_rounded = setting[layer] == "bfloat16"
         return (to_bfloat16(single) if is_rounded else single).astype(np.float64)
 
     return rounded

@@ -135,9 +135,9 @@ def test_members_of_an_ensemble_are_those_of_a_fit_here(
         here = kind(hidden_layer_sizes=(8,), bootstrap=bootstrap, **SMALL)
         there = clone(here).set_params(client=client).fit(X, y, weight, progress=True)
         here.fit(X, y, weight)
-        told = capfd.readouterr().err
-        assert "20/20" in told
-        assert "4 of 4 nets" in told
+        printed = capfd.readouterr().err
+        assert "20/20" in printed
+        assert "4 of 4 nets" in printed
         np.testing.assert_array_equal(here.n_iter_, there.n_iter_)
         for one, other in zip(here.estimators_, there.estimators_, strict=True):
             assert vars(one).keys() - {"_lock"} == vars(other).keys() - {"_lock"}
@@ -191,10 +191,10 @@ def test_copies_have_the_same_client_and_pickles_none(
     for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
         assert copied.client is client
     assert clone(make_pipeline(StandardScaler(), made))[-1].client is client
-    found = pickle.loads(pickle.dumps(made))
-    assert (found.client, found.group_timeout, made.client) == (None, 60, client)
+    result = pickle.loads(pickle.dumps(made))
+    assert (result.client, result.group_timeout, made.client) == (None, 60, client)
     fastmlp.save(made, tmp_path / "model")
-    for other in (found, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
+    for other in (result, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
         np.testing.assert_array_equal(other.predict_proba(X), made.predict_proba(X))
         assert other.client in (None, client)
     assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
@@ -229,8 +229,8 @@ def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
         client.submit(fit, auto, pure=False).result()
     # A client stays where it is.
     held = clone(auto).set_params(client=client)
-    found = client.submit(fit, held, pure=False).result()
-    np.testing.assert_array_equal(found, here.predict(X))
+    result = client.submit(fit, held, pure=False).result()
+    np.testing.assert_array_equal(result, here.predict(X))
 
 
 @pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
@@ -260,9 +260,9 @@ def count_arrays() -> None:
     inner = dask_deserialize.dispatch(np.ndarray)
 
     def counting(header: Any, frames: Any) -> Any:
-        found = inner(header, frames)
-        counts[found.shape] += 1
-        return found
+        result = inner(header, frames)
+        counts[result.shape] += 1
+        return result
 
     counts = Counter[tuple[int, ...]]()
     np.fastmlp_counts = counts, inner  # type: ignore[attr-defined]
@@ -274,8 +274,8 @@ def counted() -> Counter[tuple[int, ...]]:
 
     counts, inner = np.fastmlp_counts  # type: ignore[attr-defined]
     dask_deserialize.register(np.ndarray, inner)
-    found: Counter[tuple[int, ...]] = counts
-    return found
+    result: Counter[tuple[int, ...]] = counts
+    return result
 
 
 @pytest.fixture
@@ -300,9 +300,9 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
     MLPEnsembleClassifier((4,), **SMALL, client=client).fit(rows, rows[:, 0] > 0)
     rows = rng.normal(size=(1200, 4))
     TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, rows[:, 0])
-    found = list(client.run(counted).values())
-    assert len(found) == 2
-    for counts in found:
+    results = list(client.run(counted).values())
+    assert len(results) == 2
+    for counts in results:
         assert [counts[n, 4] for n in (511, 512, 513)] == [1, 1, 1]
         # Each of both encodings once.
         assert sum(n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2) in (

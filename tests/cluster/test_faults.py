@@ -50,9 +50,9 @@ def pids(client: Any) -> Iterator[dict[str, int]]:
     client.wait_for_workers(2, timeout=60)
     # Kernels are loaded: the first fit may take seconds.
     fit_many(nets(), X, Y, epochs=1, client=client)
-    found = client.run(os.getpid)
-    yield found
-    for pid in found.values():
+    result = client.run(os.getpid)
+    yield result
+    for pid in result.values():
         os.kill(pid, signal.SIGCONT)
     client.run(os.getpid)
 
@@ -72,9 +72,9 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
         if report.net.layer_sizes[1] == 7:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as told:
+    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as error:
         fit_many(nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=3)
-    (note,) = told.value.__notes__
+    (note,) = error.value.__notes__
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
 
@@ -89,9 +89,9 @@ def test_a_worker_that_hangs_from_the_start_is_told(
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
     model = MLPEnsembleRegressor("squared_error", (4,), n_members=2, max_iter=2, client=client)
-    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as told:
+    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as error:
         model.fit(X, Y)
-    assert address in str(told.value)
+    assert address in str(error.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
@@ -187,8 +187,8 @@ def many(client: Any, size: int) -> Any:
 def search(client: Any, size: int) -> Any:
     model = MLPClassifier((16,), max_iter=8 * size, random_state=0, n_iter_no_change=99)
     grid = {"alpha": [1e-4, 1e-2, 1.0], "learning_rate_init": [0.01, 0.1]}
-    found = MLPSearchCV(model, grid, cv=3, client=client, **timeout(client)).fit(ROWS, TARGETS > 0)
-    return [found.cv_results_[f"split{k}_test_score"] for k in range(3)]
+    result = MLPSearchCV(model, grid, cv=3, client=client, **timeout(client)).fit(ROWS, TARGETS > 0)
+    return [result.cv_results_[f"split{k}_test_score"] for k in range(3)]
 
 
 def table(client: Any, size: int) -> Any:
@@ -204,9 +204,9 @@ def worker_pids(client: Any) -> list[int]:
     """Return the processes of both workers, when there are two again."""
     end = time.monotonic() + 300
     while True:
-        found = sorted(client.run(os.getpid, on_error="ignore").values())
-        if len(found) == 2:
-            return found
+        result = sorted(client.run(os.getpid, on_error="ignore").values())
+        if len(result) == 2:
+            return result
         assert time.monotonic() < end, "a nanny starts another worker"
         time.sleep(0.1)
         # A nanny whose worker dies as it starts gives up.
@@ -239,11 +239,11 @@ def test_a_worker_killed_at_a_random_moment_changes_nothing(
         kill = threading.Timer(moment, os.kill, (pid, signal.SIGKILL))
         begin = time.monotonic()
         kill.start()
-        found = fit(client, size)
+        result = fit(client, size)
         kill.join()
         if soak:
-            told = f"{fit.__name__} {n}: killed at {moment:.2f} s of {usual:.2f}"
-            sys.stderr.write(f"{told}, ended at {time.monotonic() - begin:.2f} s\n")
-        for one, other in zip(expected, found, strict=True):
+            message = f"{fit.__name__} {n}: killed at {moment:.2f} s of {usual:.2f}"
+            sys.stderr.write(f"{message}, ended at {time.monotonic() - begin:.2f} s\n")
+        for one, other in zip(expected, result, strict=True):
             np.testing.assert_array_equal(one, other)
     worker_pids(client)

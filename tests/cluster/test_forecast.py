@@ -42,26 +42,26 @@ def forecast_module() -> Any:
 @pytest.mark.parametrize("average_every", [None, 4])
 def test_a_forecast_adds_up(average_every: int | None) -> None:
     net, network = MLP((12, 256, 256, 16), seed=0), Interconnect(1e-3, 1e9)
-    how: Any = {"batch_size": 256, "ranks": (2, 4, 512), "average_every": average_every}
-    found = forecast(net, X, np.resize(Y, (2048, 16)), **how, **network._asdict())
-    assert [(row.n_ranks, row.rows) for row in found.each_step] == [(2, 128), (4, 64)]
+    options: Any = {"batch_size": 256, "ranks": (2, 4, 512), "average_every": average_every}
+    result = forecast(net, X, np.resize(Y, (2048, 16)), **options, **network._asdict())
+    assert [(row.n_ranks, row.rows) for row in result.each_step] == [(2, 128), (4, 64)]
     # Kernels' panels are exchanged, and the empty rows after each go along.
     itemsize = net.parameters.itemsize
     apart = Spacing(APART_BYTES // (lanes_of(np.float32) * itemsize))
     n_bytes = net.parameters.nbytes
     padded = itemsize * packed_numbers(net._network, sparse=False, spacing=apart)
-    for row in found.each_step:
+    for row in result.each_step:
         k = row.n_ranks
         # And the room within a split layer, and the losses, now and then.
         assert n_bytes <= row.n_bytes / (2 * (k - 1) / k) < 1.15 * padded
         exchange = network.alltoall(k, n_bytes) + network.allgather(k, n_bytes)
         assert exchange <= row.messages < 1.15 * padded / n_bytes * exchange
-    assert len(found.averaged) == (0 if average_every is None else 2)
-    for row, averaged in zip(found.each_step, found.averaged, strict=False):
+    assert len(result.averaged) == (0 if average_every is None else 2)
+    for row, averaged in zip(result.each_step, result.averaged, strict=False):
         # Adam's moments go along, every fourth time.
         assert averaged.n_bytes == pytest.approx(row.n_bytes * 3 / 4, rel=0.1)
-    for row in [*found.each_step, *found.averaged]:
-        assert row.speed_up == pytest.approx(found.alone / (row.computing + row.messages))
+    for row in [*result.each_step, *result.averaged]:
+        assert row.speed_up == pytest.approx(result.alone / (row.computing + row.messages))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -72,8 +72,8 @@ def test_a_forecast_adds_up(average_every: int | None) -> None:
 def test_a_net_is_left_as_it_is(optimizer: Any) -> None:
     net = MLP((12, 8, 1), optimizer=optimizer, seed=0)
     before, rate = net.parameters.copy(), net.optimizer.learning_rate
-    found = forecast(net, X, Y, batch_size=1000, ranks=[3])
-    assert [row.rows for row in found.each_step] == [333]
+    result = forecast(net, X, Y, batch_size=1000, ranks=[3])
+    assert [row.rows for row in result.each_step] == [333]
     assert np.array_equal(net.parameters, before)
     assert (net.n_steps, net.optimizer.learning_rate) == (0, rate)
 
@@ -99,8 +99,8 @@ def test_a_network_is_measured(n_ranks: int, monkeypatch: pytest.MonkeyPatch) ->
         MirrorCommunicator(n_ranks), latency=25e-6, bandwidth=8e9, clock=False
     )
     monkeypatch.setattr(time, "perf_counter", lambda: comm.seconds)
-    found = measured(comm)
-    assert found == pytest.approx((25e-6, 8e9), rel=0.02)
+    result = measured(comm)
+    assert result == pytest.approx((25e-6, 8e9), rel=0.02)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -227,14 +227,14 @@ def test_a_net_trains_with_its_mirror_as_with_ranks_of_the_same_rows() -> None:
     X = np.random.default_rng(0).normal(size=(64, 3))
     y = X[:, 0] * X[:, 1]
 
-    def work(comm: Any, **how: Any) -> Any:
+    def work(comm: Any, **arguments: Any) -> Any:
         net = MLP((3, 8, 1), dtype="float64", seed=0)
-        net.fit(X, y, epochs=3, batch_size=32, shuffle=False, communicator=comm, **how)
+        net.fit(X, y, epochs=3, batch_size=32, shuffle=False, communicator=comm, **arguments)
         return net.parameters
 
-    for how in ({}, {"average_every": 2}):
-        expected = on_ranks(list(threads(4)), partial(work, **how))[0]
-        np.testing.assert_allclose(work(MirrorCommunicator(4), **how), expected, rtol=1e-12)
+    for arguments in ({}, {"average_every": 2}):
+        expected = on_ranks(list(threads(4)), partial(work, **arguments))[0]
+        np.testing.assert_allclose(work(MirrorCommunicator(4), **arguments), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

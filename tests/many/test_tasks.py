@@ -100,13 +100,15 @@ class Counting:
 @pytest.mark.parametrize("buffer_rows", [None, 320])
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_nets_end_with_the_bits_of_their_own_fits(buffer_rows: Any, n_threads: int) -> None:
-    how: dict[str, Any] = {"buffer_rows": buffer_rows, "validation_data": (X[:80], Y[:80])}
+    options: dict[str, Any] = {"buffer_rows": buffer_rows, "validation_data": (X[:80], Y[:80])}
     nets, others, source = made(), made(), Counting()
-    histories = fit_many(nets, source, epochs=[3, 1, 3], batch_size=16, n_threads=n_threads, **how)
+    histories = fit_many(
+        nets, source, epochs=[3, 1, 3], batch_size=16, n_threads=n_threads, **options
+    )
     if buffer_rows:
         assert source.n_read == 3 * len(SOURCE.block_sizes)
     for net, other, history, epochs in zip(nets, others, histories, [3, 1, 3], strict=True):
-        own = other.fit(SOURCE, epochs=epochs, batch_size=16, **how)
+        own = other.fit(SOURCE, epochs=epochs, batch_size=16, **options)
         assert (own.loss, own.validation_loss) == (history.loss, history.validation_loss)
         assert net.parameters.tobytes() == other.parameters.tobytes()
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
@@ -130,13 +132,13 @@ def test_a_fit_that_stops_or_fails_holds_nobody_up() -> None:
         if report.epoch == 2:
             raise ConnectionError("gone")
 
-    nets, how = made(), dict[str, Any](epochs=4, batch_size=16, buffer_rows=320)
+    nets, options = made(), dict[str, Any](epochs=4, batch_size=16, buffer_rows=320)
     with pytest.raises(ConnectionError, match="gone"):
-        fit_many(nets, SOURCE, callbacks=look, **how)
+        fit_many(nets, SOURCE, callbacks=look, **options)
     assert nets[1].n_steps == 63
     assert min(nets[i].n_steps for i in (0, 2)) >= 2 * 63
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
-    histories = fit_many(nets, SOURCE, **how)
+    histories = fit_many(nets, SOURCE, **options)
     assert [history.status for history in histories] == [Status.COMPLETED] * 3
 
 
@@ -189,8 +191,8 @@ def test_the_time_limit_ends_an_epoch(n_epochs: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
     monkeypatch.setattr("fastmlp.training.request.FitRequest._time_is_up", time_is_up)
     before = net.parameters.copy()
-    how = {"epochs": 9, "callbacks": (), "time_limit": 1.0, "n_threads": 1}
-    ((history,),) = fit_together(None, [call], **how)  # type: ignore[arg-type]
+    options = {"epochs": 9, "callbacks": (), "time_limit": 1.0, "n_threads": 1}
+    ((history,),) = fit_together(None, [call], **options)  # type: ignore[arg-type]
     assert history.status is Status.OUT_OF_TIME
     assert len(history.loss) == len(history.validation_loss) == n_epochs
     assert history.best_epoch == (n_epochs - 1 if n_epochs else None)

@@ -78,8 +78,8 @@ def test_a_view_that_is_set_is_written_to() -> None:
 def test_a_view_that_is_set_to_other_shapes_says_both() -> None:
     flat = np.zeros(6, np.float32)
     weights = Views([flat.reshape(3, 2)], "MLP.weights")
-    told = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
-    with pytest.raises(ValueError, match=told):
+    message = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
+    with pytest.raises(ValueError, match=message):
         weights[0] = np.ones((2, 2))
     with pytest.raises(
         ValueError, match=r"^MLP.weights\[0\] has the shape \(3, 2\).*: could not conv"

@@ -38,9 +38,9 @@ def softplus(z: Any) -> Any:
 def focal(gamma: float) -> Callable[[Any, Any], Any]:
     def formula(z: Any, y: Any) -> Any:
         log_p = F.log_softmax(z, dim=1)
-        its = log_p.gather(1, y.long())
-        others = (log_p.exp().sum() - its.exp()).clamp(min=0)
-        return -(others**gamma) * its
+        tensor = log_p.gather(1, y.long())
+        others = (log_p.exp().sum() - tensor.exp()).clamp(min=0)
+        return -(others**gamma) * tensor
 
     return formula
 
@@ -137,8 +137,8 @@ def test_value_and_slopes_are_pytorchs(name: str) -> None:
 SIZES, N_ROWS, BATCH, N_EPOCHS = (7, 24, 13, 2), 40, 8, 10
 N_STEPS = N_EPOCHS * N_ROWS // BATCH
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "sgd": (SGD(0.05, momentum=0.9), lambda its: torch.optim.SGD(its, 0.05, momentum=0.9)),
-    "adam": (Adam(0.01), lambda its: torch.optim.Adam(its, 0.01)),
+    "sgd": (SGD(0.05, momentum=0.9), lambda tensor: torch.optim.SGD(tensor, 0.05, momentum=0.9)),
+    "adam": (Adam(0.01), lambda tensor: torch.optim.Adam(tensor, 0.01)),
 }
 
 
@@ -163,7 +163,7 @@ def test_fifty_steps_are_those_of_pytorch(
         [torch.tensor(array.copy(), requires_grad=True) for array in pair]
         for pair in zip(net.weights, net.biases, strict=True)
     ]
-    optimizer, key = theirs([its for pair in pairs for its in pair]), net._state.key
+    optimizer, key = theirs([pair_of_net for pair in pairs for pair_of_net in pair]), net._state.key
     assert key is not None
     cosine = Cosine(0.5)(np.arange(N_STEPS), N_STEPS)
     for step in range(N_STEPS):
@@ -181,6 +181,6 @@ def test_fifty_steps_are_those_of_pytorch(
         optimizer.step()
     net.fit(X, y, epochs=N_EPOCHS, batch_size=BATCH, shuffle=False)
     assert net.n_steps == N_STEPS == 50
-    for pair, its in zip(pairs, zip(net.weights, net.biases, strict=True), strict=True):
-        for tensor, array in zip(pair, its, strict=True):
+    for pair, pair_of_net in zip(pairs, zip(net.weights, net.biases, strict=True), strict=True):
+        for tensor, array in zip(pair, pair_of_net, strict=True):
             np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=0, atol=1e-10)

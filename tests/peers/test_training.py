@@ -24,23 +24,23 @@ def by_pytorch(variables: list[Any], limit: float) -> list[float]:
 
 def by_variable_as_keras(variables: list[Any], limit: float) -> list[float]:
     """Of each variable: values * (clipnorm / max(l2norm(values), clipnorm))."""
-    norms = [float(torch.sqrt(torch.sum(torch.square(its.grad)))) for its in variables]
-    for its, norm in zip(variables, norms, strict=True):
-        its.grad = its.grad * (limit / max(norm, limit))
+    norms = [float(torch.sqrt(torch.sum(torch.square(tensor.grad)))) for tensor in variables]
+    for tensor, norm in zip(variables, norms, strict=True):
+        tensor.grad = tensor.grad * (limit / max(norm, limit))
     return norms
 
 
 def global_as_keras(variables: list[Any], limit: float) -> list[float]:
     """Of all: values * clip_norm * min(1 / global_norm, 1 / clip_norm)."""
-    total = float(torch.sqrt(sum(torch.sum(torch.square(its.grad)) for its in variables)))
-    for its in variables:
-        its.grad = its.grad * limit * min(1 / total, 1 / limit)
+    total = float(torch.sqrt(sum(torch.sum(torch.square(tensor.grad)) for tensor in variables)))
+    for tensor in variables:
+        tensor.grad = tensor.grad * limit * min(1 / total, 1 / limit)
     return [total]
 
 
 def train_peer(pairs: list[Any], clip: Clip, limit: float, data: Any) -> list[float]:
     """Train PyTorch's tensors in place; return the norms before they are clipped."""
-    (x, y), variables = data, [its for pair in pairs for its in pair if its.requires_grad]
+    (x, y), variables = data, [tensor for pair in pairs for tensor in pair if tensor.requires_grad]
     adam, norms = torch.optim.Adam(variables, 0.01), list[float]()
     for first in N_EPOCHS * [*range(0, N_ROWS, BATCH)]:
         adam.zero_grad()
@@ -76,7 +76,7 @@ def test_thirty_steps_of_adam_are_pytorchs(
         each.fit(x, y, epochs=N_EPOCHS, batch_size=BATCH, shuffle=False)
     start = MLP(SIZES, activation="tanh", dtype="float64", seed=0)
     pairs = [
-        [torch.tensor(its.copy(), requires_grad=i > 0 or not frozen) for its in pair]
+        [torch.tensor(tensor.copy(), requires_grad=i > 0 or not frozen) for tensor in pair]
         for i, pair in enumerate(zip(start.weights, start.biases, strict=True))
     ]
     norms = train_peer(pairs, clip, limit, (x, y))
@@ -186,10 +186,10 @@ def test_an_ema_of_adams_steps_is_that_of_optax() -> None:
     jax.config.update("jax_enable_x64", True)
     try:
         for debias in (True, False):
-            its = optax.ema(DECAY, debias=debias)
-            state = its.init(trained[0])
+            tensor = optax.ema(DECAY, debias=debias)
+            state = tensor.init(trained[0])
             for k, (w, average) in enumerate(zip(trained, averages, strict=True), start=1):
-                expected, state = its.update(w, state)
+                expected, state = tensor.update(w, state)
                 # Without the correction the weights of k steps sum to 1 - decay^k.
                 mass = 1.0 if debias else 1 - DECAY**k
                 np.testing.assert_allclose(mass * average, expected, rtol=1e-12, atol=1e-12)

@@ -214,13 +214,13 @@ def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
 def test_focal_losses_without_focus_are_the_cross_entropies() -> None:
     rng = np.random.default_rng(0)
     raw, y = rng.normal(scale=5, size=(20, 4)), rng.integers(4, size=(20, 1)).astype(float)
-    found = []
+    results = []
     for name, more in (("focal", (0.0,)), ("cross_entropy", ())):
         slopes, values = np.empty_like(raw), np.empty(20)
         LOSSES[name].rule(raw, y, slopes, values, *more)
-        found.append((slopes, values))
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-12, atol=1e-14)
+        results.append((slopes, values))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-12, atol=1e-14)
     for z in RAW_OUTPUTS:
         for target in (0.0, 0.3, 1.0):
             pair = np.float64(z), np.float64(target)
@@ -274,10 +274,10 @@ def test_a_linear_net_reaches_the_objective_of_a_linear_model(loss: Any, peer: A
         net.parameters[:] = flat
         return net.loss_and_gradient(X, y)
 
-    found = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15})
+    result = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15})
     theirs = peer.fit(X, y)
     expected, _ = objective(np.append(theirs.coef_, theirs.intercept_))
-    assert found.fun == pytest.approx(expected, abs=1e-6)
+    assert result.fun == pytest.approx(expected, abs=1e-6)
 
 
 def test_constants_are_of_the_nets_dtype() -> None:

@@ -378,9 +378,9 @@ def test_what_is_wrong_is_told_before_anything_is_compiled(
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_loss_is_found_again_from_what_a_file_says(name: str) -> None:
     settings = SETTINGS[name]
-    told = of_settings(settings)
-    assert json.loads(json.dumps(told)) == told
-    again = KINDS[told.pop("name")](**told)
+    record = of_settings(settings)
+    assert json.loads(json.dumps(record)) == record
+    again = KINDS[record.pop("name")](**record)
     assert again == settings
     assert hash(again) == hash(settings)
     assert spelled(settings.loss) == settings

@@ -305,29 +305,29 @@ FIVE_RATES = np.geomspace(0.1, 0.01, 5)
 
 def test_layers_that_are_alike_are_one_group() -> None:
     for factors in ([Factors()] * 3, [Factors(0.5, 0.5)] * 3):
-        its = groups_of(Adam(), factors)
-        assert its.alike
-        assert its.groups == (ParameterGroup(factors[0].weights),)
-        assert its.places(32) == ((0, 0),) * 3
-        assert its.lowest == 0
+        groups = groups_of(Adam(), factors)
+        assert groups.alike
+        assert groups.groups == (ParameterGroup(factors[0].weights),)
+        assert groups.places(32) == ((0, 0),) * 3
+        assert groups.lowest == 0
 
 
 def test_each_factor_is_a_group_and_frozen_layers_have_none() -> None:
-    its = groups_of(SGD(), [Factors(0, 0), Factors(0, 0.5), Factors(1, 0.5)])
-    assert its.groups == (ParameterGroup(0.5), ParameterGroup(1.0))
-    assert (its.weights, its.biases) == ((FROZEN, FROZEN, 1), (FROZEN, 0, 0))
-    assert its.places(8) == ((FROZEN, FROZEN), (FROZEN, 0), (8, 0))
-    assert its.lowest == 1
-    assert not its.alike
+    groups = groups_of(SGD(), [Factors(0, 0), Factors(0, 0.5), Factors(1, 0.5)])
+    assert groups.groups == (ParameterGroup(0.5), ParameterGroup(1.0))
+    assert (groups.weights, groups.biases) == ((FROZEN, FROZEN, 1), (FROZEN, 0, 0))
+    assert groups.places(8) == ((FROZEN, FROZEN), (FROZEN, 0), (8, 0))
+    assert groups.lowest == 1
+    assert not groups.alike
     assert not groups_of(SGD(), [Factors(), Factors(0, 0)]).alike
 
 
 def test_biases_are_a_group_if_they_alone_do_not_decay() -> None:
     assert groups_of(AdamW(), [Factors()]).alike
     assert groups_of(AdamW(weight_decay=0, decay_biases=False), [Factors()]).alike
-    its = groups_of(AdamW(decay_biases=False), [Factors()] * 2)
-    assert its.groups == (ParameterGroup(1.0, True), ParameterGroup(1.0, False))
-    assert (its.weights, its.biases) == ((0, 0), (1, 1))
+    groups = groups_of(AdamW(decay_biases=False), [Factors()] * 2)
+    assert groups.groups == (ParameterGroup(1.0, True), ParameterGroup(1.0, False))
+    assert (groups.weights, groups.biases) == ((0, 0), (1, 1))
 
 
 def test_one_group_has_the_bits_of_the_optimizer() -> None:

@@ -94,10 +94,10 @@ KEY = (0xDEADBEEF, 0x12345678)
 @pytest.mark.parametrize("step", [0, 7, 2**33 + 5])
 def test_masks_and_noise_are_those_of_the_oracle(step: int) -> None:
     for layer in (-1, 0, 3):
-        found = mask(KEY, step, layer, (5, 19), 0.3)
-        assert (found == naive.mask(KEY, step, layer, (5, 19), 0.3)).all()
-    found = noise(KEY, step, (5, 19), 0.5)
-    np.testing.assert_allclose(found, 0.5 * naive.noise(KEY, step, (5, 19)), atol=1e-12)
+        result = mask(KEY, step, layer, (5, 19), 0.3)
+        assert (result == naive.mask(KEY, step, layer, (5, 19), 0.3)).all()
+    result = noise(KEY, step, (5, 19), 0.5)
+    np.testing.assert_allclose(result, 0.5 * naive.noise(KEY, step, (5, 19)), atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
@@ -139,9 +139,9 @@ def test_noise_is_normal() -> None:
 
 
 def test_the_numbers_of_a_step_are_exact_in_float32() -> None:
-    its = Dropout((0.25, Cosine(0.5)), inputs=0.999999, noise=2.5)
+    rule = Dropout((0.25, Cosine(0.5)), inputs=0.999999, noise=2.5)
     steps = np.array([0, 5, 2**40 + 2**17 + 1])
-    table = numbers_of(its, KEY, steps, 10).astype(np.float32).astype(np.float64)
+    table = numbers_of(rule, KEY, steps, 10).astype(np.float32).astype(np.float64)
     pieces = [0xBEEF, 0xDEAD, 0x5678, 0x1234]
     assert (table[:, :4] == pieces).all()
     assert (table[:, 4] + table[:, 5] * 2.0**16 + table[:, 6] * 2.0**32 == steps).all()

@@ -261,8 +261,8 @@ def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
     np.testing.assert_allclose(fastmlp.load(path).predict(X_FOLDED), expected, rtol=1e-10)
     graph = skl2onnx.to_onnx(whole, X_FOLDED[:1])
     session = onnxruntime.InferenceSession(graph.SerializeToString())
-    (found,) = session.run(None, {"X": X_FOLDED})
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-10)
+    (result,) = session.run(None, {"X": X_FOLDED})
+    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

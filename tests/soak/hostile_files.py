@@ -167,8 +167,8 @@ SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_stat
 COLUMNS = (Column("a", None, 2.0, 4.0, True), Column("b", ("x", "y", "z")))
 
 
-def trained(net: MLP, y: Any = Y, **how: Any) -> MLP:
-    net.fit(pd.DataFrame(X, columns=list("abc")), y, epochs=2, batch_size=7, **how)
+def trained(net: MLP, y: Any = Y, **options: Any) -> MLP:
+    net.fit(pd.DataFrame(X, columns=list("abc")), y, epochs=2, batch_size=7, **options)
     return net
 
 
@@ -184,9 +184,11 @@ def resumed(path: Path, stop: int = 9) -> MLP:
     """The net of a checkpoint after a fit of three epochs; or of a fit that stops before."""
     net = MLP((3, 4, 3), loss="cross_entropy", optimizer=AdamW(0.01), seed=0)
     data: dict[str, Any] = {"validation_data": (X, LABELS), "metrics": ["accuracy"]}
-    how = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
+    options = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
     with suppress(StopIteration):
-        net.fit(X, LABELS, **how, callbacks=stopping(stop), checkpoint=path, resume=path.exists())
+        net.fit(
+            X, LABELS, **options, callbacks=stopping(stop), checkpoint=path, resume=path.exists()
+        )
     return net
 
 
@@ -210,9 +212,9 @@ def of_table(seed: int) -> Any:
     return untrained(seed)[0]
 
 
-def search(estimator: Any, y: Any, **how: Any) -> Any:
-    how = {"param_grid": {"alpha": [0.1, 1.0], "solver": ["sgd", "adam"]}, **how}
-    return MLPSearchCV(estimator(**SMALL), cv=2, **how).fit(X, y)
+def search(estimator: Any, y: Any, **options: Any) -> Any:
+    options = {"param_grid": {"alpha": [0.1, 1.0], "solver": ["sgd", "adam"]}, **options}
+    return MLPSearchCV(estimator(**SMALL), cv=2, **options).fit(X, y)
 
 
 MAKERS: dict[str, Callable[[], Any]] = {

@@ -129,11 +129,11 @@ def test_products_by_bfmmla_have_its_bits(
         most, epilogue = round_up(height, 8), known[i % len(known)]
         left = across(a.T, LANES) if form == "by_column" else along(a, LANES, most)
         right, c = across(b, LANES), to_panels(np.full_like(start, np.nan), LANES, most)
-        origin, its = to_panels(start, LANES, most), to_panels(operand, LANES, most)
+        origin, panels = to_panels(start, LANES, most), to_panels(operand, LANES, most)
         memory.calls[i] = (
             memory.put(c), c[0].nbytes, memory.put(origin), 4 * LANES, origin[0].nbytes,
             memory.put(right), right[0].nbytes, memory.put(left), left[0].nbytes, (depth + 1) // 2,
-            epilogue, memory.put(its), width, height, 0, 1,
+            epilogue, memory.put(panels), width, height, 0, 1,
         )  # fmt: skip
         cases.append((c, start, a, b, epilogue, operand))
     memory.run(linked(form, python, tmp_path))

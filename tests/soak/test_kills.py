@@ -116,8 +116,8 @@ def test_every_resume_ends_in_the_same_bits(
     python: Callable[..., str], soak: bool, tmp_path: Path, rows: str
 ) -> None:
     n_kills = 50 if soak else 4
-    told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, rows, timeout=600)
-    kills, resumed = map(int, told.split())
+    printed = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, rows, timeout=600)
+    kills, resumed = map(int, printed.split())
     assert kills >= n_kills
     assert resumed >= n_kills // 2
 

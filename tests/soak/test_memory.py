@@ -47,8 +47,8 @@ def test_memory_does_not_grow_and_what_is_allocated_is_freed(
     python: Callable[..., str], soak: bool
 ) -> None:
     n_fits = 2_000 if soak else 400
-    told = python(FIT_ON, n_fits, timeout=600, NUMBA_NRT_STATS="1")
-    growth, allocated, infos = map(int, told.split())
+    printed = python(FIT_ON, n_fits, timeout=600, NUMBA_NRT_STATS="1")
+    growth, allocated, infos = map(int, printed.split())
     assert growth < 5_000_000
     assert allocated == infos == 0
 
@@ -182,8 +182,8 @@ def test_a_csv_larger_than_memory_is_trained_on_and_predicted(
         pytest.skip("there is no /proc")
     monkeypatch.chdir(tmp_path)
     n_parts = 300 if soak else 2
-    scores, told = python(COMMANDS, n_parts, timeout=1500).splitlines()
-    *done, grown, size = map(int, told.split())
+    scores, printed = python(COMMANDS, n_parts, timeout=1500).splitlines()
+    *done, grown, size = map(int, printed.split())
     assert done == [0, 0, n_parts * 100_000]
     assert "accuracy" in scores
     assert grown < 200e6

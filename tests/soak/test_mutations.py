@@ -124,9 +124,9 @@ def test_every_mutated_file_is_a_model_or_an_error(
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
     n = FULL if soak else 2_000
-    how = (tmp_path / "model", n, 1 if soak else 200, len(bombs), *bombs, *GOLDEN, *kinds)
-    told = python(LOAD_ALL, *how, timeout=3600)
-    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, told.split())
+    arguments = (tmp_path / "model", n, 1 if soak else 200, len(bombs), *bombs, *GOLDEN, *kinds)
+    printed = python(LOAD_ALL, *arguments, timeout=3600)
+    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, printed.split())
     n = n // len(GOLDEN + kinds) * len(GOLDEN + kinds)
     assert models + refused > n
     assert models > n // 100

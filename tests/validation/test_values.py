@@ -138,8 +138,8 @@ def test_a_fit_is_that_of_the_sample_weights(
 ) -> None:
     of_rows = compute_sample_weight(given, LABELS) * (1 if weight is None else weight)
     y = np.eye(3)[LABELS] if one_hot else LABELS
-    found = bits(net(dtype=dtype), y, class_weight=given, sample_weight=weight)
-    assert found == bits(net(dtype=dtype), y, sample_weight=of_rows)
+    result = bits(net(dtype=dtype), y, class_weight=given, sample_weight=weight)
+    assert result == bits(net(dtype=dtype), y, sample_weight=of_rows)
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "binary_focal"])

@@ -72,8 +72,10 @@ def test_a_function_of_another_library_names_ours() -> None:
 
 
 def test_cross_entropy_of_one_output_is_refused_at_once() -> None:
-    told = r"layer_sizes=\(3, 4, 1\) has 1 output.*for two classes use loss='binary_cross_entropy'"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"layer_sizes=\(3, 4, 1\) has 1 output.*for two classes use loss='binary_cross_entropy'"
+    )
+    with pytest.raises(ValueError, match=message):
         MLP((3, 4, 1), loss="cross_entropy")
     # Files of such nets load: `MLP` is given the loss itself then.
     assert MLP((3, 4, 1), loss=losses.LOSSES["cross_entropy"]).layer_sizes == (3, 4, 1)

@@ -239,12 +239,12 @@ def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_ofte
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured: list[float] = []
-    now, found = [100.0], [QUICK._replace(speedup=1.0)]
+    now, results = [100.0], [QUICK._replace(speedup=1.0)]
     monkeypatch.setattr(cost_model, "_known", {})
 
     def measure(n: int) -> Any:
         measured.append(now[0])
-        return found[0]
+        return results[0]
 
     monkeypatch.setattr(cost_model, "measure", measure)
     monkeypatch.setattr(cost_model, "_seconds", lambda *_: 0.0)
@@ -255,7 +255,7 @@ def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_ofte
     gaps = [b - a for a, b in pairwise(measured)]
     assert gaps[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
     assert set(gaps[5:]) == {SECONDS_VALID}
-    found[0] = QUICK
+    results[0] = QUICK
     now[0] += SECONDS_VALID
     assert cost_model._recent(2) == QUICK
 

@@ -80,8 +80,8 @@ def test_training_has_the_bits_of_dense_rows(net: str, dtype: Any) -> None:
     rng = np.random.default_rng(2)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     expected = train(network, dense, parameters)
-    found = train(network, sparse_of(dense), parameters)
-    np.testing.assert_allclose(found, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
+    result = train(network, sparse_of(dense), parameters)
+    np.testing.assert_allclose(result, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
 
 
 @each_dtype
@@ -103,14 +103,14 @@ def test_predictions_losses_and_gradients(net: str, dtype: Any) -> None:
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     n_outputs = network.layout.sizes[-1]
     y, weight = rng.normal(size=(N_ROWS, n_outputs)).astype(dtype), np.empty(0, dtype)
-    found, engine = [], Engine(network, 1)
+    results, engine = [], Engine(network, 1)
     for x in (dense, sparse_of(dense)):
         out = np.empty((N_ROWS, n_outputs), dtype)
         engine.predict(parameters, x, out)
         data = Data(x, y, weight)
         loss, gradient = engine.loss_and_gradient(parameters, data)
-        found.append([out, engine.loss(parameters, data), loss, gradient])
-    for mine, other in zip(*found, strict=True):
+        results.append([out, engine.loss(parameters, data), loss, gradient])
+    for mine, other in zip(*results, strict=True):
         tolerance = 1e-4 if dtype == np.float32 else 1e-11
         np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
 
@@ -221,12 +221,12 @@ def test_gradients_are_those_of_complex_steps(kind: str, sizes: tuple[int, ...])
 @each_kind
 @pytest.mark.parametrize("batch_size", [1, 10, 100])
 def test_a_fit_is_that_on_the_inputs(kind: str, dtype: str, batch_size: int) -> None:
-    rows, found = rows_of(kind, dtype), []
+    rows, results = rows_of(kind, dtype), []
     for x in (rows, rows.toarray()):
         net = net_for(rows)
         history = net.fit(x, targets(), epochs=3, batch_size=batch_size, validation_split=0.2)
-        found.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
-    for mine, other in zip(*found, strict=True):
+        results.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
+    for mine, other in zip(*results, strict=True):
         np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
@@ -241,12 +241,12 @@ def test_a_fit_is_that_on_the_inputs(kind: str, dtype: str, batch_size: int) -> 
     ids=str,
 )
 def test_other_rules_go_along(rules: dict[str, Any]) -> None:
-    rows, found = rows_of("all"), []
+    rows, results = rows_of("all"), []
     for x in (rows, rows.toarray()):
         net = net_for(rows, (37, 5), **rules)
         net.fit(x, targets(), epochs=3, batch_size=10)
-        found.append(net.parameters)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
+        results.append(net.parameters)
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
 @each_precision
@@ -299,11 +299,11 @@ def test_some_rows_train_and_others_validate() -> None:
     one, other = net_for(rows), net_for(rows)
     [history] = fit_many([one], rows, y, rows=train, validation_rows=held_out, epochs=3)
     given = (rows[held_out], y[held_out])
-    its = other.fit(rows[train], y[train], epochs=3, validation_data=given, metrics="mae")
+    expected = other.fit(rows[train], y[train], epochs=3, validation_data=given, metrics="mae")
     assert np.array_equal(one.parameters, other.parameters)
-    assert history.validation_loss == its.validation_loss
+    assert history.validation_loss == expected.validation_loss
     error = np.abs(other.predict(given[0]) - given[1]).mean()
-    assert its.metrics["mae"][-1] == pytest.approx(error, rel=1e-12)
+    assert expected.metrics["mae"][-1] == pytest.approx(error, rel=1e-12)
 
 
 def test_a_fit_is_resumed(tmp_path: Path) -> None:
@@ -315,10 +315,10 @@ def test_a_fit_is_resumed(tmp_path: Path) -> None:
         if report.epoch == 2:
             raise LookupError
 
-    its: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
+    settings: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
     with pytest.raises(LookupError):
-        cut.fit(rows, y, **its, checkpoint_every=1, callbacks=end)
-    resumed.fit(rows, y, **its, resume=True)
+        cut.fit(rows, y, **settings, checkpoint_every=1, callbacks=end)
+    resumed.fit(rows, y, **settings, resume=True)
     assert not np.array_equal(cut.parameters, whole.parameters)
     assert np.array_equal(resumed.parameters, whole.parameters)
     whole.save(tmp_path / "net.safetensors")
@@ -337,11 +337,11 @@ def test_numbers_that_change_later_stay_within_the_weights() -> None:
     net = net_for(rows)
     last = net.predict(np.array([[1, 1, 1, 0, 1]]))[0]
     rows.values[:] = [[-1e30, -7], [1e30, 1e30], [np.nan, np.nan], [-np.inf, np.inf]]
-    found = net.predict(rows)
-    np.testing.assert_allclose(found[1], last, rtol=1e-12)
+    result = net.predict(rows)
+    np.testing.assert_allclose(result[1], last, rtol=1e-12)
     nothing = net.predict(np.zeros((1, 5)))[0]
-    np.testing.assert_allclose(found[[0, 2]], [nothing, nothing], rtol=1e-12)
-    assert np.isfinite(found).all()
+    np.testing.assert_allclose(result[[0, 2]], [nothing, nothing], rtol=1e-12)
+    assert np.isfinite(result).all()
 
 
 def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
@@ -349,8 +349,8 @@ def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
     net = net_for(rows[0])
     expected = [net.predict(each.toarray()) for each in rows]
     for _ in range(2):
-        for each, its in zip(rows, expected, strict=True):
-            np.testing.assert_allclose(net.predict(each), its, rtol=1e-12)
+        for each, outputs in zip(rows, expected, strict=True):
+            np.testing.assert_allclose(net.predict(each), outputs, rtol=1e-12)
 
 
 def test_noise_at_the_inputs_is_refused() -> None:

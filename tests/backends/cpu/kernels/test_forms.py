@@ -352,10 +352,10 @@ def test_it_is_what_batches_of_one_row_are(
     dtype: str, sizes: tuple[int, ...], activation: str, weighted: bool, monkeypatch: Any
 ) -> None:
     net = Net(sizes, activation, dtype=dtype)
-    found = trained(net, SGD(), n_epochs=3, weighted=weighted)
+    result = trained(net, SGD(), n_epochs=3, weighted=weighted)
     monkeypatch.setattr(single_row, "is_plain", lambda network, optimizer: False)
     bound = 100 * np.finfo(dtype).eps
-    for one, other in zip(found, trained(net, SGD(), n_epochs=3, weighted=weighted), strict=True):
+    for one, other in zip(result, trained(net, SGD(), n_epochs=3, weighted=weighted), strict=True):
         assert distance(one, other) < bound
 
 
@@ -447,9 +447,9 @@ def test_a_loss_of_yours_trains_so_too(rng: Any) -> None:
         return error * error, error + error
 
     X, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
-    found = []
+    results = []
     for loss in (Loss(squared), "mse"):
         net = MLP((3, 6, 2), loss=loss, optimizer=SGD(0.01), seed=0)
         net.fit(X, y, epochs=3, batch_size=1)
-        found.append(net.parameters)
-    assert distance(*found) < 1e-6
+        results.append(net.parameters)
+    assert distance(*results) < 1e-6

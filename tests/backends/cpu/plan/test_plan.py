@@ -216,8 +216,8 @@ def test_no_layer_is_done_by_halves_in_mixed_precision() -> None:
     network = Net(sizes, dtype="float32").network
     mixed = network._replace(compute_dtype="bfloat16")
     for each, split_layer in ((network, 2), (mixed, 0)):
-        found = partition_of(each, 128, 2, train=True, sparse=False)
-        assert found.split_layer == split_layer
+        result = partition_of(each, 128, 2, train=True, sparse=False)
+        assert result.split_layer == split_layer
 
 
 def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
@@ -230,8 +230,8 @@ def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
 def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
     sizes: tuple[int, ...], rows: int
 ) -> None:
-    found = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
-    assert (found.n_threads, found.cost, found.spacing) == (1, None, CLOSE)
+    result = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
+    assert (result.n_threads, result.cost, result.spacing) == (1, None, CLOSE)
     twice = partition_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
     assert twice.n_threads == 2
     assert twice.cost is not None

@@ -224,13 +224,13 @@ def test_a_dot_product_has_the_same_bits_in_whatever_company(dtype: Any, rng: An
     lanes, n_in = lanes_of(dtype), 37
     x, w = rng.normal(size=(19, n_in)).astype(dtype), rng.normal(size=(1, n_in)).astype(dtype)
     weights, biases = to_panels(w, lanes), np.zeros(1, dtype)
-    found = []
+    results = []
     for rows in (x, x[7:], x[18:]):
         inputs, target = in_squares(rows, lanes), np.zeros(len(rows) + lanes, dtype)
         where = (address(inputs), inputs[0].nbytes, address(weights), address(biases))
         compiled("dots", dtype)(*where, address(target), n_in, 1, len(rows))
-        found.append(target[len(rows) - 1])
-    assert found[0] == found[1] == found[2]
+        results.append(target[len(rows) - 1])
+    assert results[0] == results[1] == results[2]
 
 
 @each_dtype
@@ -258,9 +258,9 @@ def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int
                 expected, bound = expected * factor, bound * abs(factor)
             elif epilogue == WHERE_POSITIVE:
                 expected = np.where(factor > 0, expected, 0)
-            found = target[:, 0].ravel()
-            assert (abs(found[:n] - expected) <= bound).all()
-            assert not found[n:].any()
+            result = target[:, 0].ravel()
+            assert (abs(result[:n] - expected) <= bound).all()
+            assert not result[n:].any()
             assert (target[:, 1:] == UNTOUCHED).all()
 
 
@@ -292,7 +292,7 @@ def test_contiguous_deltas_belong_to_one_strip_and_one_panel(lanes: int) -> None
 def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
     """A part of phase one begins in the middle of a panel of deltas transposed."""
     n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
-    found = []
+    results = []
     for n_parts in (1, 4):
         parameters, data = net.draw(np.random.default_rng(1), n)
         moments = Moments(net.network, None)
@@ -307,10 +307,10 @@ def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], 
         session.blocks["update"](0, place, 1, n, 0, 1, 0, 0)
         flat = np.empty_like(parameters)
         session.unpack(gradient, flat)
-        found.append(flat.copy())
-    assert np.isfinite(found[0]).all()
-    assert found[0].any()
-    assert found[0].tobytes() == found[1].tobytes()
+        results.append(flat.copy())
+    assert np.isfinite(results[0]).all()
+    assert results[0].any()
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 def move(name: str, dtype: Any) -> Any:
@@ -372,11 +372,11 @@ def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype
         x[1, -1] = fault
         units = np.zeros((-(-width // lanes) * lanes, lanes), dtype)
         checks = np.zeros((2, lanes), dtype)
-        how = (units[0].nbytes, address(checks))
-        move("into_lanes", dtype)(address(x), width, 0, 2, address(units), *how)
+        arguments = (units[0].nbytes, address(checks))
+        move("into_lanes", dtype)(address(x), width, 0, 2, address(units), *arguments)
         assert np.isnan(checks[0]).any()
-        out, how = np.empty_like(x), (units[0].nbytes, address(checks, 1))
-        move("out_of_lanes", dtype)(address(units), width, 0, 2, address(out), *how)
+        out, arguments = np.empty_like(x), (units[0].nbytes, address(checks, 1))
+        move("out_of_lanes", dtype)(address(units), width, 0, 2, address(out), *arguments)
         assert np.isnan(checks[1]).any()
         assert np.array_equal(out, x, equal_nan=True)
 

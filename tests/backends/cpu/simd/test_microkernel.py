@@ -258,14 +258,14 @@ SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 
 def gradients() -> list[tuple[Any, float]]:
     """Gradients of a few nets, and how far each is from that of the oracle."""
-    found = []
+    results = []
     for dtype, activation in (("float32", "tanh"), ("float64", "relu")):
         for sizes in SIZES:
             net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
             parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
             _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
-            found.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
-    return found
+            results.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
+    return results
 
 
 GRADIENTS = """

@@ -140,8 +140,8 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
     (matrix,) = draw((LANES, LANES))
     source = to_panels(matrix, LANES)
     forms = [aligned(LANES // 2 * LANES, np.float32).reshape(-1, LANES) for _ in range(2)]
-    its = pairs(np.float32, LANES)
-    loop = its.pair_square_non_temporal if non_temporal else its.pair_square
+    products = pairs(np.float32, LANES)
+    loop = products.pair_square_non_temporal if non_temporal else products.pair_square
 
     def run(source: int, across: int, transposed: int, n: int) -> None:
         loop(source, across, transposed, n)
@@ -292,8 +292,10 @@ def test_sums_have_one_order_whatever_the_shape(
         expected = pairs_in_order(kind, start, a, b)
         for height in (1, 8, 47):
             for width in (17, 40):
-                its = start[:height, :width], a[:height], b[:, :width]
-                assert np.array_equal(multiply_by(kind, *its, by_column), expected[:height, :width])
+                operands = start[:height, :width], a[:height], b[:, :width]
+                assert np.array_equal(
+                    multiply_by(kind, *operands, by_column), expected[:height, :width]
+                )
 
 
 @each_kind
@@ -392,7 +394,9 @@ class Loop(NamedTuple):
 def loops_of(kind: PairProducts, by_column: bool, word: str) -> list[Loop]:
     """The innermost loops that have such an instruction."""
     texts = (loop for loop in innermost(_assembly(kind, by_column)) if word in loop)
-    return [Loop(its, Counter(line.split()[0] for line in its.splitlines()[1:])) for its in texts]
+    return [
+        Loop(text, Counter(line.split()[0] for line in text.splitlines()[1:])) for text in texts
+    ]
 
 
 @reads_machine_code
@@ -403,7 +407,7 @@ def test_a_loop_by_tiles_has_four_products_of_them(
     disguise("tiles", monkeypatch)
     loops = loops_of("tiles", by_column, "tdpbf16ps")
     # Two tiles of rows by two panels: each operand is loaded once for two products.
-    largest = [its.n for its in loops if its.n["tdpbf16ps"] == its.n["tileloadd"] == 4]
+    largest = [loop.n for loop in loops if loop.n["tdpbf16ps"] == loop.n["tileloadd"] == 4]
     assert largest
     # The unit takes 64 cycles for them; a single port shuffles.
     for n in largest:
@@ -423,7 +427,7 @@ def test_a_loop_by_bfmmla_has_twelve_of_them(
 ) -> None:
     disguise("matrices", monkeypatch)
     loops = loops_of("matrices", by_column, "bfmmla")
-    largest = max(loops, key=lambda its: its.n["bfmmla"])
+    largest = max(loops, key=lambda loop: loop.n["bfmmla"])
     # 4 rows x 12 columns; of three panels of B, and by column of A, two rows are woven.
     assert largest.n["bfmmla"] == 12
     assert largest.n["zip1"] == largest.n["zip2"] == (4 if by_column else 3)
@@ -436,7 +440,7 @@ def test_a_loop_by_bfmmla_has_twelve_of_them(
 @each_reading
 def test_avx512_bf16_alone_uses_no_tile(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     disguise("lanes", monkeypatch)
-    assert max(its.n["vdpbf16ps"] for its in loops_of("lanes", by_column, "vdpbf16ps")) == 16
+    assert max(loop.n["vdpbf16ps"] for loop in loops_of("lanes", by_column, "vdpbf16ps")) == 16
     assert "tile" not in _assembly("lanes", by_column)
 
 
@@ -459,5 +463,5 @@ def test_a_step_of_training_is_that_of_rounded_operands(
     """In plain Python, where a machine is no more than a name."""
     machine = MACHINES[kind]
     environment = {"NUMBA_CPU_NAME": machine.cpu, "NUMBA_CPU_FEATURES": machine.features}
-    told = python(STEP, NUMBA_DISABLE_JIT="1", **environment).split()
-    assert told == [kind, str(machine.n_bytes)]
+    printed = python(STEP, NUMBA_DISABLE_JIT="1", **environment).split()
+    assert printed == [kind, str(machine.n_bytes)]

@@ -38,13 +38,13 @@ def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
     """Store what operators and functions make of two vectors and a number."""
     x, y = v.load(source), v.load(source + v.bytes)
     number = v.broadcast(source + n.a * v.size)
-    found = [
+    results = [
         x + y, x - y, x * y, v.fma(x, v.zero, y), number, v.positive_part(x), v.sum(v.zero),
         v.select(x < y, x, y), v.select(x > number, x, y), v.select(n.a < n.b, x, y),
         v.select(v.equal(n.a, n.b), x, y), v.opaque(x), v.load_masked(source, v.first(n.a)),
         v.shuffle(x, y, [2 * j for j in range(v.lanes)]), *v.transposed([x, y] * (v.lanes // 2)),
     ]  # fmt: skip
-    for i, value in enumerate(found):
+    for i, value in enumerate(results):
         v.store(value, target + i * v.bytes)
 
 
@@ -86,7 +86,7 @@ def results(
     loop: Callable[..., None], dtype: Any, numbers: Any, counts: tuple[int, int]
 ) -> tuple[Any, Any]:
     """The numbers that a loop writes, computed by NumPy and compiled."""
-    lanes, found = lanes_of(dtype), []
+    lanes, outcomes = lanes_of(dtype), []
     compiled = vector_function(loop, dtype, lanes)
 
     def run(source: Any, target: Any, n: Pair) -> None:
@@ -99,8 +99,8 @@ def results(
         target = aligned(N_VECTORS * lanes, dtype)
         target[:] = 77
         function(address(numbers), address(target), *counts)
-        found.append(target)
-    return found[0], found[1]
+        outcomes.append(target)
+    return outcomes[0], outcomes[1]
 
 
 @each_dtype

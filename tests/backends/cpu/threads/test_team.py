@@ -148,9 +148,9 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
 def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
     """In loops that are foreseen as brief, and as long."""
-    told = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
-    assert len(told.split()) == 2
-    for joined in map(int, told.split()):
+    printed = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
+    assert len(printed.split()) == 2
+    for joined in map(int, printed.split()):
         if n_threads == 1:
             assert joined == 0
         elif limits.thread_limit() > 1:

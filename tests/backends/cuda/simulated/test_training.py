@@ -178,10 +178,10 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
     batch = BATCH if rate < 1e300 else N_ROWS
     data.y[:] *= 100
     order = orders(rng, 3, N_ROWS)
-    how: tuple[Any, ...] = (SGD(rate), order)
+    arguments: tuple[Any, ...] = (SGD(rate), order)
     runs = [
-        trained(CPU(net.network, 1), parameters, data, *how, batch=batch),
-        trained(gpu(net), parameters, Data(*data), *how, batch=batch, kind=design),
+        trained(CPU(net.network, 1), parameters, data, *arguments, batch=batch),
+        trained(gpu(net), parameters, Data(*data), *arguments, batch=batch, kind=design),
     ]
     for run in runs:
         assert run.diverged
@@ -226,8 +226,8 @@ DRAWN: dict[str, Any] = {
 
 
 def made(device: str, seed: int = 0, **settings: Any) -> MLP:
-    its = {"optimizer": SGD(0.05, momentum=0.9), "dtype": "float64", **DRAWN, **settings}
-    return MLP(SIZES, device=device, seed=seed, **its)
+    keywords = {"optimizer": SGD(0.05, momentum=0.9), "dtype": "float64", **DRAWN, **settings}
+    return MLP(SIZES, device=device, seed=seed, **keywords)
 
 
 def rows_of(rng: np.random.Generator) -> tuple[Any, Any]:
@@ -318,8 +318,8 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)
     monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
-    told, gradient = gpu(net).loss_and_gradient(parameters, Data(*data))
-    assert told == pytest.approx(value, rel=1e-12)
+    gpu_value, gradient = gpu(net).loss_and_gradient(parameters, Data(*data))
+    assert gpu_value == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)
     evaluation = gpu(net).evaluation(Data(*data))
     for factor in (1.0, 0.5):
