@@ -419,7 +419,10 @@ def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Arr
 
 def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -> Array:
     """The flat gradient, clipped as the settings ask: by value, or by norm as Keras does."""
-    flat, variables = flatten(*slopes), [np.ravel(its) for of_kind in slopes for its in of_kind]
+    flat, variables = (
+        flatten(*slopes),
+        [np.ravel(arrays) for of_kind in slopes for arrays in of_kind],
+    )
     if (limit := settings.get("clipvalue")) is not None:
         return np.clip(flat, -limit, limit)
     if (limit := settings.get("clipnorm")) is not None:
@@ -475,10 +478,10 @@ def train(
         objectives = []
         for rows in batches:
             shaped = unflatten(params, weights, biases)
-            its, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
+            keywords, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
             if dropout is not None:
-                inputs, its["masks"] = draws(dropout, t, inputs, [b.size for b in biases[:-1]])
-            value, *slopes = gradient(*shaped, inputs, y[rows], **its)
+                inputs, keywords["masks"] = draws(dropout, t, inputs, [b.size for b in biases[:-1]])
+            value, *slopes = gradient(*shaped, inputs, y[rows], **keywords)
             rate = np.ravel(settings["learning_rate"])
             now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0] * factor}
             if not settings.get("decay_biases", True):

@@ -34,7 +34,7 @@ def all_pairs(**factors: list[Any]) -> list[dict[str, Any]]:
 
 def _pairs(names: list[str], case: dict[str, int], name: str, value: int) -> Iterator[Pair]:
     """Yield the pairs of one value with those of a case, in the order of the names."""
-    for other, its in case.items():
+    for other, level in case.items():
         if other != name:
-            first, second = sorted([(other, its), (name, value)], key=lambda x: names.index(x[0]))
+            first, second = sorted([(other, level), (name, value)], key=lambda x: names.index(x[0]))
             yield first, second

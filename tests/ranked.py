@@ -18,13 +18,13 @@ SHARES = (1000, 3, 0, 500)
 
 def outcomes(n: int, work: Callable[[ThreadCommunicator], Any], timeout: float = 300) -> list[Any]:
     """Do the work on n ranks, a thread each; return what each returns, or the error it raises."""
-    found: list[Any] = [None] * n
+    results: list[Any] = [None] * n
 
     def on(communicator: ThreadCommunicator) -> None:
         try:
-            found[communicator.Get_rank()] = work(communicator)
+            results[communicator.Get_rank()] = work(communicator)
         except BaseException as error:
-            found[communicator.Get_rank()] = error
+            results[communicator.Get_rank()] = error
 
     ranks = [threading.Thread(target=on, args=(each,)) for each in threads(n, timeout=timeout)]
     for rank in ranks:
@@ -32,16 +32,16 @@ def outcomes(n: int, work: Callable[[ThreadCommunicator], Any], timeout: float =
     for rank in ranks:
         rank.join(2 * timeout)
         assert not rank.is_alive(), "a rank hangs"
-    return found
+    return results
 
 
 def on_ranks(n: int, work: Callable[[ThreadCommunicator], Any]) -> list[Any]:
     """Do the work on n ranks; return what each returns, or raise the first error."""
-    found = outcomes(n, work)
-    for each in found:
+    result = outcomes(n, work)
+    for each in result:
         if isinstance(each, BaseException):
             raise each
-    return found
+    return result
 
 
 def parts_of(array: Array, n_rows: Sequence[int]) -> list[Array]:
@@ -54,8 +54,8 @@ def in_batches(n_rows: Sequence[int], batch_size: int) -> list[int]:
     places, starts = places_of(n_rows, batch_size), np.cumsum([0, *n_rows])
     order: list[int] = []
     for s in range(places.shape[1] - 1):
-        for rank, its in enumerate(places):
-            order += range(starts[rank] + its[s], starts[rank] + its[s + 1])
+        for rank, rows_of_rank in enumerate(places):
+            order += range(starts[rank] + rows_of_rank[s], starts[rank] + rows_of_rank[s + 1])
     return order
 
 

@@ -1,4 +1,4 @@
-"""Imports go down: every room has a floor, and nothing on it knows what stands above."""
+"""Imports go down; fastmlp/README.md, the map, names what exists, and fit is short."""
 
 import ast
 import re
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import fastmlp
 
@@ -215,9 +217,12 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
     nodes = {module: ast.walk(TREES[module]) for module in high}
     names = {
         module: {
-            name.name for node in its if isinstance(node, ast.ImportFrom) for name in node.names
+            name.name
+            for node in statements
+            if isinstance(node, ast.ImportFrom)
+            for name in node.names
         }
-        for module, its in nodes.items()
+        for module, statements in nodes.items()
     }
     assert {module for module in high if "njit" in names[module]} == {
         "fastmlp.tabular.encoders.compiled"
@@ -233,8 +238,8 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
     early: dict[str, set[str]] = {}
     for module, tree in TREES.items():
         doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-        if found := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
-            early[module] = found
+        if result := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
+            early[module] = result
     assert early == {}
 
 
@@ -273,3 +278,105 @@ def test_private_parts_of_a_net_are_read_in_model_alone() -> None:
     modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
     assert modules
     assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]
+
+
+MAP = (ROOT / "README.md").read_text()
+FRAMES = re.findall(r"^\d+\. `([\w.]+)` — ([\w/]+\.py)", MAP, flags=re.MULTILINE)
+# Rows of a table name files, and what is in them: `rules/losses.py`: the function, and `LOSSES`.
+ROWS = [line for line in MAP.splitlines() if line.startswith("|") and ".py`" in line]
+PATHS = sorted({path.rstrip("/") for path in re.findall(r"`([\w/]+(?:\.py|/))`", MAP)})
+PAIRS = [
+    (name, path)
+    for row in ROWS
+    for path, text in re.findall(r"`([\w/]+\.py)`([^|;]*)", row)
+    for name in re.findall(r"`(\w+)`", text)
+]
+
+
+def folders_of_the_tree() -> set[str]:
+    (tree,) = re.findall(r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE)
+    results, above = set[str](), list[str]()
+    for spaces, name in re.findall(r"^( +)(\w+)/ ", tree, flags=re.MULTILINE):
+        above = [*above[: len(spaces) // 2 - 1], name]
+        results.add("/".join(above))
+    return results
+
+
+def defined_in(path: str) -> set[str]:
+    """Return the names that a file defines or imports at any depth, methods by Class.method."""
+    tree = ast.parse((ROOT / path).read_text())
+    results = {alias.asname or alias.name for node in ast.walk(tree)
+             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            results.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (one for one in node.body if isinstance(one, ast.FunctionDef))
+            results |= {f"{node.name}.{method.name}" for method in methods}
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            results |= {one.id for one in targets if isinstance(one, ast.Name)}
+    return results
+
+
+def test_it_is_one_page() -> None:
+    assert len(MAP.splitlines()) <= 120
+
+
+def test_every_folder_has_its_line() -> None:
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")} - {"."}
+    assert folders_of_the_tree() == folders
+
+
+def test_fit_takes_twelve_frames_at_most() -> None:
+    assert 8 <= len(FRAMES) <= 12
+    assert FRAMES[0][0] == "MLP.fit"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_it_names_exists(path: str) -> None:
+    assert (ROOT / path).exists() or (ROOT.parent / path).exists()
+
+
+@pytest.mark.parametrize(("name", "path"), [*FRAMES, *PAIRS])
+def test_names_are_where_it_says(name: str, path: str) -> None:
+    assert name in defined_in(path)
+
+
+def test_words_are_told_once() -> None:
+    (table,) = re.findall(r"^\| word \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
+    words = [row.split("|")[1].strip() for row in table.splitlines()]
+    assert len(words) == len(set(words))
+    assert 30 <= len(words) <= 45
+
+
+WALK = """
+import sys
+import numpy as np
+from fastmlp import MLP
+
+def look(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_name == "multiply" and code.co_filename.endswith("gemm.py"):
+        sys.setprofile(None)
+        while frame is not None:
+            name, path = frame.f_code.co_qualname, frame.f_code.co_filename
+            if "fastmlp" in path:
+                print(name.replace("<locals>.", ""), path.split("fastmlp/", 1)[1])
+            frame = frame.f_back
+
+net, x = MLP((3, 4, 2), seed=0, n_threads=1), np.ones((8, 3), np.float32)
+net.fit(x, x[:, :2], epochs=1)
+sys.setprofile(look)
+net.fit(x, x[:, :2], epochs=1)
+"""
+
+
+def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
+    """Uncompiled, all frames are Python's."""
+    taken = [line.split() for line in reversed(python(WALK, NUMBA_DISABLE_JIT="1").splitlines())]
+    frames = iter(taken)
+    for name, path in FRAMES:
+        last = name.split(".")[-1]
+        result = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
+        assert result, (name, path, taken)

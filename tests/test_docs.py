@@ -1,7 +1,8 @@
-"""The pages of docs and the README: their code runs, their tables name everything."""
+"""README, docs and decisions: code runs, tables name everything, files agree; and the package."""
 
 import importlib
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import fastmlp
+from benchmarks import compare
 from docs.tools import parameters
 from fastmlp import cluster, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
@@ -121,9 +123,9 @@ def test_every_keyword_has_its_words(table: parameters.Table) -> None:
 
 
 def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
-    told = {name for table in parameters.tables() for name in table["of"]}
+    names = {name for table in parameters.tables() for name in table["of"]}
     rules = [*optimizers.OPTIMIZERS.values(), *schedules.SCHEDULES.values()]
-    assert told == {
+    assert names == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
         *("MLP.predict_batches", "predict_arrow", "predict_parquet", "cluster.predict"),
@@ -169,3 +171,114 @@ def test_a_page_is_described_by_its_first_paragraph() -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     assert f"version = {{{fastmlp.__version__}}}" in (DOCS / "project" / "cite.md").read_text()
+
+
+FOLDER = Path(__file__).parent.parent / "docs" / "decisions"
+DECISIONS = sorted(path.name for path in FOLDER.glob("0*.md"))
+each_page = pytest.mark.parametrize("page", DECISIONS)
+
+
+def commands(text: str) -> list[str]:
+    return re.findall(r"^    (python .*)$", text, flags=re.MULTILINE)
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (FOLDER / "README.md").read_text()
+    assert re.findall(r"\]\((0\d\d-[\w-]+\.md)\) \|", index) == DECISIONS
+    assert [page[:3] for page in DECISIONS] == [f"{i + 1:03}" for i in range(len(DECISIONS))]
+
+
+@each_page
+def test_a_page_has_context_decision_and_a_command(page: str) -> None:
+    text = (FOLDER / page).read_text()
+    assert text.startswith(f"# {page[:3]}. ")
+    assert "**Context.**" in text
+    assert "**Measure again.**" in text
+    assert commands(text)
+
+
+@each_page
+def test_its_commands_are_understood(page: str) -> None:
+    for command in commands((FOLDER / page).read_text()):
+        words = shlex.split(command)
+        if words[1:3] == ["-m", "benchmarks.compare"]:
+            options = compare.arguments().parse_args(words[3:])
+            assert compare.chosen_workloads(options.workloads)
+
+
+@each_page
+def test_its_links_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (FOLDER / page).read_text())
+    assert all((FOLDER / link).exists() for link in links)
+
+
+SECURITY = (ROOT / "SECURITY.md").read_text()
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    '    python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/fastmlp demo',
+    '    python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest',
+]
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_stand_word_for_word(command: str) -> None:
+    assert README.splitlines().count(command) == 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
+def test_links_of_files_lead_to_files(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text())
+    assert all((ROOT / target).exists() for target in targets)
+
+
+def test_changelog_knows_this_version() -> None:
+    assert f"## [{fastmlp.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_security_says_what_is_trusted() -> None:
+    rows = re.findall(r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE)
+    assert dict(rows)["Model files and checkpoints"] == "no"
+    assert dict(rows)["The disk cache"] == "yes"
+    assert "## Reporting" in SECURITY
+
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_the_citation_has_this_version() -> None:
+    assert f"\nversion: {fastmlp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_extras_install_what_they_name() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for needed in extras.values():
+        for own in re.findall(r"fastmlp\[([\w,]+)\]", " ".join(needed)):
+            assert set(own.split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_pins_its_actions_and_may_only_read(path: Path) -> None:
+    text = path.read_text()
+    for action in re.findall(r"uses: (?!\./)(.*)", text):
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)
+    assert "\npermissions:\n  contents: read\n" in text
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+    jobs = text.split("\njobs:\n")[1]
+    called = len(re.findall(r"^    uses: ", jobs, flags=re.MULTILINE))
+    assert (
+        jobs.count("timeout-minutes: ") == len(re.findall(r"^  \w+:$", jobs, flags=re.M)) - called
+    )
+
+
+def test_only_the_job_that_publishes_has_an_identity() -> None:
+    for path in WORKFLOWS:
+        for job in re.split(r"\n(?=  \w+:\n)", path.read_text()):
+            if "id-token: write" in job:
+                assert "environment:" in job
+                assert "actions/checkout@" not in job
+                assert "run: python" not in job

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 BURNING = """
 import time
 def burn():
-    end = time.process_time() + 0.3
+    end = time.process_time() + 0.6
     while time.process_time() < end: pass
 def test_quick(): pass
 def test_drill(): burn()
@@ -47,7 +47,7 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
     tests = tmp_path / "tests"
     tests.mkdir()
     conftest = (TESTS / "conftest.py").read_text(encoding="utf-8")
-    (tests / "conftest.py").write_text(conftest.replace("LIMIT = 2.0", "LIMIT = 0.2"))
+    (tests / "conftest.py").write_text(conftest.replace("LIMIT = 300", "LIMIT = 1"))
     (tests / "drills.txt").write_text("test_drill\n")
     (tests / "test_some.py").write_text(BURNING)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")

@@ -1,5 +1,6 @@
 """Examples run, print what they found, and stay short."""
 
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,19 +32,27 @@ def test_there_are_examples() -> None:
 
 @needs_compiler
 @each_example
-def test_runs_and_prints(path: Path) -> None:
+def test_runs_and_prints(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has imported what it needs; with packages whose warnings are not ours
+    in one of its own."""
     package = PACKAGES.get(path.stem)
     if package:
         # The small form of MLflow has no database.
         needed = "sqlalchemy" if package == "mlflow" else package
         if not (find_spec(package) and find_spec(needed)):
             pytest.skip(f"{package} is not installed")
-    strict = [] if package else ["-W", "error"]
-    command = [sys.executable, *strict, str(path), "--quick"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert len(result.stdout.splitlines()) >= 2
-    assert "nan" not in result.stdout
+        command = [sys.executable, str(path), "--quick"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        printed = result.stdout
+    else:
+        monkeypatch.setattr(sys, "argv", [str(path), "--quick"])
+        runpy.run_path(str(path), run_name="__main__")
+        printed = capsys.readouterr().out
+    assert len(printed.splitlines()) >= 2
+    assert "nan" not in printed
 
 
 @each_example

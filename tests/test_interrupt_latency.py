@@ -99,21 +99,21 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """SIGTERM's handler ends what it interrupts, as a server's does."""
-    its, threads_for = Calls(), dispatch.threads_for
+    record, threads_for = Calls(), dispatch.threads_for
 
     def counted(work: Work, *arguments: Any) -> dispatch.Threads:
-        its.begin(work)
+        record.begin(work)
         return threads_for(work, *arguments)
 
     def handle(*_: object) -> None:
-        its.heard = len(its.flops)
+        record.heard = len(record.flops)
         raise Ended
 
     monkeypatch.setattr(dispatch, "threads_for", counted)
     before, interval = signal.signal(signal.SIGTERM, handle), sys.getswitchinterval()
     # Else the main thread may go on between the count and the signal, on a busy machine.
     sys.setswitchinterval(1)
-    yield its
+    yield record
     sys.setswitchinterval(interval)
     signal.signal(signal.SIGTERM, before)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_cases import SETTINGS
-from own_rules import cube, descent, fourth
+from loss_cases import SETTINGS, cube, descent, fourth
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup

@@ -63,17 +63,19 @@ def output_of(checker: str, *arguments: str) -> str:
 @cache
 def errors_of_mypy() -> Errors:
     options = ["--config-file=", "--follow-imports=silent", "--cache-dir=.mypy_cache/user"]
-    told = output_of("mypy", "--strict", *options, str(RIGHT), str(MISTAKES))
-    found = re.findall(r"(\w+\.py):(\d+): error", told)
-    return {(name, int(line)) for name, line in found}
+    printed = output_of("mypy", "--strict", *options, str(RIGHT), str(MISTAKES))
+    matches = re.findall(r"(\w+\.py):(\d+): error", printed)
+    return {(name, int(line)) for name, line in matches}
 
 
 @cache
 def errors_of_pyright() -> Errors:
-    told = json.loads(output_of("pyright", "--outputjson", str(RIGHT), str(MISTAKES)))
-    assert told["summary"]["filesAnalyzed"] == 2
-    found = [(one["file"], one["range"]["start"]["line"]) for one in told["generalDiagnostics"]]
-    return {(Path(path).name, line + 1) for path, line in found}
+    content = json.loads(output_of("pyright", "--outputjson", str(RIGHT), str(MISTAKES)))
+    assert content["summary"]["filesAnalyzed"] == 2
+    results = [
+        (one["file"], one["range"]["start"]["line"]) for one in content["generalDiagnostics"]
+    ]
+    return {(Path(path).name, line + 1) for path, line in results}
 
 
 each_checker = pytest.mark.parametrize(
@@ -106,10 +108,10 @@ def test_the_users_script_runs(tmp_path: Path) -> None:
 
 @needs("pyright")
 def test_types_are_complete() -> None:
-    told = json.loads(
+    content = json.loads(
         output_of("pyright", "--outputjson", "--verifytypes", "fastmlp", "--ignoreexternal")
     )
-    report = told["typeCompleteness"]
+    report = content["typeCompleteness"]
     assert report["completenessScore"] >= 0.95
     public = {one["name"]: one["isTypeKnown"] for one in report["symbols"]}
     unknown = {name for name in public if re.fullmatch(r"fastmlp\.\w+", name) and not public[name]}
@@ -159,15 +161,15 @@ def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
 
 def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
     """Return the class, the name and the parameters of each method, but of those that take any."""
-    found = []
+    results = []
     body = ast.parse(STUB.read_text()).body
     for kind in (each for each in body if isinstance(each, ast.ClassDef)):
         for one in kind.body:
             if isinstance(one, ast.FunctionDef):
                 any_number = one.args.vararg or one.args.kwarg
                 given = [each.arg for each in (*one.args.args, *one.args.kwonlyargs)]
-                found.append((kind.name, one.name, [] if any_number else given))
-    return found
+                results.append((kind.name, one.name, [] if any_number else given))
+    return results
 
 
 @pytest.mark.parametrize(("kind", "method", "parameters"), methods_in_the_stub())

@@ -1,18 +1,28 @@
-"""Nets, rows and runs for the tests of a backend, and the same things for the oracle."""
+"""Nets, rows, runs, plans and batches for the tests of a backend, and the same for the oracle."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import naive
 import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
 from loss_cases import CASES, draw_targets
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
+from fastmlp.backends.cpu.plan.partition import Partition
+from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
+from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.protocol import Data
-from fastmlp.network.spec import Network, bias_views, make_layout, weight_views
+from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.groups import Factors, groups_of
@@ -163,3 +173,91 @@ def train(
             stopped = trainer.run(order, chosen, losses, first, last)
     trainer.store()
     return Run(parameters, moments.flat(), losses, trainer.diverged, stopped)
+
+
+class Scene(NamedTuple):
+    """A session of one batch, and the parameters it is at."""
+
+    session: Session
+    parameters: Any
+    n_rows: int
+
+    @property
+    def net(self) -> int:
+        """The address of the record."""
+        return address(self.session.plan.net)
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers."""
+        return len(self.session.plan.layers)
+
+    def gradient(self, phase_one: Callable[[], None], split: int = 0) -> bytes:
+        """The bits of the gradient and of the losses, after such a phase one."""
+        session, n = self.session, self.n_rows
+        session.load(self.parameters)
+        session.at(slice(0, n))
+        session.batch["scale"] = 1 / n
+        for name in ("outputs", "deltas", "inputs"):
+            getattr(session.workspace, name).fill(np.nan)
+        session.plan.strip_losses.fill(np.nan)
+        phase_one()
+        packed, flat = session.keep_gradient(), np.empty_like(self.parameters)
+        more, ends, apply = 0, 1, 0
+        session.blocks["update"](0, self.net, 1, n, more, ends, apply, split)
+        session.unpack(packed, flat)
+        losses = session.plan.strip_losses[: -(-n // 8)]
+        assert np.isfinite(flat).all()
+        assert np.isfinite(losses).all()
+        return bytes(flat.tobytes() + losses.tobytes())
+
+
+def scene(
+    monkeypatch: pytest.MonkeyPatch,
+    net: Net,
+    n_rows: int,
+    *,
+    split_layer: int = 0,
+    by_panels: bool = False,
+) -> Scene:
+    """A session for a team of two, however small the work."""
+    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: by_panels)
+    parameters, data = net.draw(np.random.default_rng(1), n_rows)
+    engine = Engine(net.network, 1)
+    engine.n_threads = 2
+    return Scene(engine.objective(data)._session, parameters, n_rows)
+
+
+# Layers of few outputs, which may be transposed, as often as others.
+layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size=5).map(
+    lambda sizes: make_layout(tuple(sizes))
+)
+widths = st.sampled_from([2, 4, 8, 16])
+for_every_layout = settings(derandomize=True, deadline=None, max_examples=50)
+split_layers = st.integers(0, 2)
+spacings = st.sampled_from([CLOSE, Spacing(8, 0), Spacing(16, 1), Spacing(16, 2)])
+SIZE = 8  # bytes of a number
+
+
+def plan_of(
+    layout: Layout,
+    lanes: int,
+    rows: int = 5,
+    *,
+    train: bool = True,
+    n_threads: int = 1,
+    split_layer: int = 0,
+    by_panels: bool = False,
+    spacing: Spacing = CLOSE,
+) -> tuple[Plan, Workspace]:
+    buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train, spacing=spacing)
+    forms = [i % 3 for i in range(layout.n_layers)]
+    blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
+    split_layer = min(split_layer, layout.n_layers)
+    n_in, n_out = layout.sizes[max(split_layer, 1) - 1 :][:2]
+    if split_layer and holds_transposed(n_in, n_out, lanes):
+        split_layer = 0
+    partition = Partition(rows, 0, n_threads, by_panels, split_layer)
+    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, partition), buffers

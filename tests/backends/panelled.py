@@ -1,14 +1,28 @@
-"""Matrices in panels for the tests of the kernels, and the bounds of their rounding."""
+"""Matrices in panels and pairs, epilogues in NumPy, and machine code as tests read it."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.simd.microkernel import (
+    BY_COLUMN,
+    PLUS,
+    RELU,
+    RELU_PLUS,
+    STORE,
+    TIMES,
+    WHERE_POSITIVE,
+)
 from fastmlp.compiler import Block, fma
+from fastmlp.compiler.translator import translate
 
 Array = NDArray[Any]
 # Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.
@@ -68,3 +82,127 @@ def block(loop: Callable[..., None]) -> Block:
 def assembly(compiled: Block) -> str:
     """The machine code of a block, as text."""
     return str(compiled._code._library.get_asm_str())
+
+
+def upper_bits(matrix: Array) -> NDArray[np.uint16]:
+    """Numbers rounded to bfloat16, to nearest even, as 16 bits; NaN is quiet, subnormals zeros."""
+    value = np.ascontiguousarray(matrix, np.float32)
+    bits = value.view(np.uint32).astype(np.uint64)
+    nearest = bits + 0x7FFF + (bits >> 16 & 1)
+    nearest = np.where(bits & 0x7F800000, nearest, bits & 0x80000000)
+    nearest = np.where(np.isnan(value), bits | 0x400000, nearest)
+    return (nearest >> 16).astype(np.uint16)
+
+
+def to_bfloat16(matrix: Array) -> Array:
+    """Numbers rounded to bfloat16, as float32."""
+    return (upper_bits(matrix).astype(np.uint32) << 16).view(np.float32)
+
+
+def operand(
+    sizes: Sequence[int], wide: int, setting: Any = "bfloat16"
+) -> Callable[[int, Array], Array]:
+    """From a layer and an operand of its products to the operand as they take it: rounded, if the
+    setting says so, or a layer has `wide` inputs and outputs. Kernels round float32 numbers."""
+
+    def rounded(layer: int, given: Array) -> Array:
+        single = given.astype(np.float32)
+        is_rounded = min(sizes[layer : layer + 2]) >= wide
+        if isinstance(setting, tuple):
+            is_rounded = setting[layer] == "bfloat16"
+        return (to_bfloat16(single) if is_rounded else single).astype(np.float64)
+
+    return rounded
+
+
+def _pairs(first: Array, second: Array) -> Array:
+    low, high = (upper_bits(each).astype(np.uint32) for each in (first, second))
+    return (high << 16 | low).view(np.float32)
+
+
+def along(matrix: Array, lanes: int, n_rows: int) -> Array:
+    """Pairs of neighbours in a row, in panels of half as many lanes."""
+    even = np.zeros((len(matrix), matrix.shape[1] + matrix.shape[1] % 2), np.float32)
+    even[:, : matrix.shape[1]] = matrix
+    return to_panels(_pairs(even[:, ::2], even[:, 1::2]), lanes // 2, n_rows)
+
+
+def across(matrix: Array, lanes: int) -> Array:
+    """Pairs of neighbours in a column, in panels: (n_panels, pairs of rows, lanes)."""
+    even = np.zeros((len(matrix) + len(matrix) % 2, matrix.shape[1]), np.float32)
+    even[: len(matrix)] = matrix
+    return to_panels(_pairs(even[::2], even[1::2]), lanes)
+
+
+EPILOGUES = {
+    "store": STORE,
+    "relu": RELU,
+    "times": TIMES,
+    "where_positive": WHERE_POSITIVE,
+    "plus": PLUS,
+    "relu_plus": RELU_PLUS,
+}
+# By column there are fewer.
+each_epilogue = pytest.mark.parametrize(
+    ("by_column", "epilogue"),
+    [
+        pytest.param(by_column, code, id=f"{'by_column' if by_column else 'by_row'}-{name}")
+        for by_column in (False, True)
+        for name, code in EPILOGUES.items()
+        if not by_column or code in BY_COLUMN
+    ],
+)
+
+
+def finished(value: Any, epilogue: int, operand: Any) -> Any:
+    """The product after its epilogue."""
+    if epilogue in (PLUS, RELU_PLUS):
+        value = value + operand
+    if epilogue in (RELU, RELU_PLUS):
+        return np.maximum(value, 0)
+    if epilogue == TIMES:
+        return value * operand
+    return np.where(operand > 0, value, 0) if epilogue == WHERE_POSITIVE else value
+
+
+def magnitude(size: Any, epilogue: int, operand: Any) -> Any:
+    """The size that rounding of sums is relative to, after the epilogue."""
+    if epilogue in (PLUS, RELU_PLUS):
+        return size + abs(operand)
+    return size * abs(operand) if epilogue == TIMES else size
+
+
+LABEL = re.compile(r"^(\.LBB\w+):")
+# A jump of x86, or a branch of Arm, to a label.
+JUMP = re.compile(r"^\s+(?:j\w+|b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+,\s+#\d+,)\s+(\.LBB\w+)$")
+
+
+def innermost(text: str) -> list[str]:
+    """The loops of an assembly with no loop in them: from a label to a jump back to it."""
+    lines, places, spans = text.splitlines(), dict[str, int](), list[tuple[int, int]]()
+    for i, line in enumerate(lines):
+        if label := LABEL.match(line):
+            places[label[1]] = i
+        elif (jump := JUMP.match(line)) and jump[1] in places:
+            spans.append((places[jump[1]], i))
+    return [
+        "\n".join(lines[first : last + 1])
+        for first, last in spans
+        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans)
+    ]
+
+
+def assembly_for(loop: FunctionType, triple: str, cpu: str, features: str) -> str:
+    """The machine code of a function of integers for another processor, optimized as a kernel."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, 3)
+    module: Any = translate(loop, "kernel")
+    module.triple, module.data_layout = triple, str(machine.target_data)
+    parsed = llvm.parse_assembly(str(module))
+    options = llvm.create_pipeline_tuning_options()
+    options.speed_level, options.loop_unrolling = 2, False
+    options.loop_vectorization = options.slp_vectorization = True
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(parsed, passes)
+    return str(machine.emit_assembly(parsed))

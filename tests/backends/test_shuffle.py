@@ -199,11 +199,11 @@ def test_no_orders_draw_nothing() -> None:
 def test_threads_that_share_a_generator_share_out_its_words() -> None:
     """As the global generator's, which every fit without a random state draws from."""
     n, n_threads, n_calls = 50, 4, 3 if INTERPRETED else 50
-    shared, found = RandomState(0), list[Any]()
+    shared, results = RandomState(0), list[Any]()
 
     def work() -> None:
         for _ in range(n_calls):
-            found.append(reshuffled(shared, np.arange(n), 2).tolist())
+            results.append(reshuffled(shared, np.arange(n), 2).tolist())
 
     threads = [threading.Thread(target=work) for _ in range(n_threads)]
     for thread in threads:
@@ -212,4 +212,4 @@ def test_threads_that_share_a_generator_share_out_its_words() -> None:
         thread.join()
     alone = RandomState(0)
     in_turn = [reshuffled(alone, np.arange(n), 2).tolist() for _ in range(n_threads * n_calls)]
-    assert sorted(found) == sorted(in_turn)
+    assert sorted(results) == sorted(in_turn)

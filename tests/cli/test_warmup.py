@@ -80,7 +80,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def run(script: str, cache: Path) -> str:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_OPT": "0"}
     environment.pop("FASTMLP_CACHE", None)
     command = [sys.executable, "-c", script]
     return subprocess.run(

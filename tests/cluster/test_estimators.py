@@ -1,6 +1,7 @@
-"""Searches, ensembles and models of tables on a cluster: the numbers of the same fits here."""
+"""Searches, ensembles and models of tables on a cluster, and joblib's: the same numbers."""
 
 import copy
+import os
 import pickle
 import sys
 from collections import Counter
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import joblib
+import numba
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
@@ -33,12 +37,12 @@ from fastmlp import (
     TabularMLPRegressor,
     fit_many,
 )
+from fastmlp.backends.cpu.threads import limits
 from fastmlp.cluster import groups
 from fastmlp.network.state import NetState
 
 # Workers cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-pytestmark = pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 4))
 LABELS = np.where(X[:, 0] * X[:, 1] > 0, "a", "b")
@@ -65,6 +69,7 @@ def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
     assert one.best_params_ == other.best_params_
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 def test_a_search_has_the_results_of_one_here(
     client: Any, capfd: pytest.CaptureFixture[str]
@@ -80,6 +85,7 @@ def weigh(estimator: Any, X: Any, y: Any) -> float:
     return float(np.square(estimator.predict_proba(X)).sum())
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     "make",
@@ -106,6 +112,7 @@ def test_other_searches_too(client: Any, make: Make) -> None:
     assert_same_results(here, there)
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
     with pytest.raises(ValueError, match="'alpha'") as caught:
@@ -113,6 +120,7 @@ def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_members_of_an_ensemble_are_those_of_a_fit_here(
@@ -127,9 +135,9 @@ def test_members_of_an_ensemble_are_those_of_a_fit_here(
         here = kind(hidden_layer_sizes=(8,), bootstrap=bootstrap, **SMALL)
         there = clone(here).set_params(client=client).fit(X, y, weight, progress=True)
         here.fit(X, y, weight)
-        told = capfd.readouterr().err
-        assert "20/20" in told
-        assert "4 of 4 nets" in told
+        printed = capfd.readouterr().err
+        assert "20/20" in printed
+        assert "4 of 4 nets" in printed
         np.testing.assert_array_equal(here.n_iter_, there.n_iter_)
         for one, other in zip(here.estimators_, there.estimators_, strict=True):
             assert vars(one).keys() - {"_lock"} == vars(other).keys() - {"_lock"}
@@ -142,6 +150,7 @@ def test_members_of_an_ensemble_are_those_of_a_fit_here(
                 np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("more", [{"cv": 3}, {"validation_fraction": 0.4}], ids=str)
 def test_a_model_of_tables_is_that_of_a_fit_here(client: Any, more: dict[str, Any]) -> None:
@@ -156,6 +165,7 @@ def test_a_model_of_tables_is_that_of_a_fit_here(client: Any, more: dict[str, An
         assert here.summary() == there.summary()
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_a_model_of_tables_has_its_time(client: Any) -> None:
     frame, y = drawn()
     model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
@@ -171,6 +181,7 @@ HOLDERS: dict[str, Any] = {
 each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_copies_have_the_same_client_and_pickles_none(
     client: Any, make: Make, tmp_path: Path
@@ -180,15 +191,16 @@ def test_copies_have_the_same_client_and_pickles_none(
     for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
         assert copied.client is client
     assert clone(make_pipeline(StandardScaler(), made))[-1].client is client
-    found = pickle.loads(pickle.dumps(made))
-    assert (found.client, found.group_timeout, made.client) == (None, 60, client)
+    result = pickle.loads(pickle.dumps(made))
+    assert (result.client, result.group_timeout, made.client) == (None, 60, client)
     fastmlp.save(made, tmp_path / "model")
-    for other in (found, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
+    for other in (result, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
         np.testing.assert_array_equal(other.predict_proba(X), made.predict_proba(X))
         assert other.client in (None, client)
     assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> None:
     for check in (check_estimator_cloneable, check_estimator_repr):
@@ -198,6 +210,7 @@ def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> Non
         check("holder", make(client="auto"))
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_what_is_no_client_is_told(make: Make) -> None:
     with pytest.raises(TypeError, match=r"\.fit: client must be a distributed\.Client, or"):
@@ -206,6 +219,7 @@ def test_what_is_no_client_is_told(make: Make) -> None:
         make(group_timeout=0).fit(X, LABELS)
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     auto = MLPEnsembleRegressor("squared_error", (4,), **SMALL, client="auto")
     here = clone(auto).set_params(client=None).fit(X, X[:, 0])
@@ -215,10 +229,11 @@ def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
         client.submit(fit, auto, pure=False).result()
     # A client stays where it is.
     held = clone(auto).set_params(client=client)
-    found = client.submit(fit, held, pure=False).result()
-    np.testing.assert_array_equal(found, here.predict(X))
+    result = client.submit(fit, held, pure=False).result()
+    np.testing.assert_array_equal(result, here.predict(X))
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
@@ -245,9 +260,9 @@ def count_arrays() -> None:
     inner = dask_deserialize.dispatch(np.ndarray)
 
     def counting(header: Any, frames: Any) -> Any:
-        found = inner(header, frames)
-        counts[found.shape] += 1
-        return found
+        result = inner(header, frames)
+        counts[result.shape] += 1
+        return result
 
     counts = Counter[tuple[int, ...]]()
     np.fastmlp_counts = counts, inner  # type: ignore[attr-defined]
@@ -259,8 +274,8 @@ def counted() -> Counter[tuple[int, ...]]:
 
     counts, inner = np.fastmlp_counts  # type: ignore[attr-defined]
     dask_deserialize.register(np.ndarray, inner)
-    found: Counter[tuple[int, ...]] = counts
-    return found
+    result: Counter[tuple[int, ...]] = counts
+    return result
 
 
 @pytest.fixture
@@ -271,6 +286,7 @@ def copies_stay(client: Any) -> Iterator[None]:
     client.amm.start()
 
 
+@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups", "copies_stay")
 def test_rows_come_to_each_worker_once(client: Any) -> None:
     client.run(count_arrays)
@@ -284,12 +300,55 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
     MLPEnsembleClassifier((4,), **SMALL, client=client).fit(rows, rows[:, 0] > 0)
     rows = rng.normal(size=(1200, 4))
     TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, rows[:, 0])
-    found = list(client.run(counted).values())
-    assert len(found) == 2
-    for counts in found:
+    results = list(client.run(counted).values())
+    assert len(results) == 2
+    for counts in results:
         assert [counts[n, 4] for n in (511, 512, 513)] == [1, 1, 1]
         # Each of both encodings once.
         assert sum(n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2) in (
             2,
             3,
         )
+
+
+FEWER_ROWS = np.random.default_rng(0).normal(size=(80, 4))
+LABELS_OF_FEWER = np.where(FEWER_ROWS[:, 0] + FEWER_ROWS[:, 1] > 0, "a", "b")
+
+
+def test_a_search_has_the_same_results_there(client: Any) -> None:
+    made = MLPClassifier((8,), solver="lbfgs", max_iter=200, alpha=0.1, random_state=0)
+    search = GridSearchCV(made, {"activation": ["tanh", "relu"]}, cv=2, n_jobs=-1)
+    here = GridSearchCV(made, search.param_grid, cv=2).fit(FEWER_ROWS, LABELS_OF_FEWER)
+    with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=60):
+        search.fit(FEWER_ROWS, LABELS_OF_FEWER)
+    for name in ("mean_test_score", "split0_test_score", "split1_test_score", "rank_test_score"):
+        np.testing.assert_array_equal(search.cv_results_[name], here.cv_results_[name])
+    np.testing.assert_array_equal(search.predict_proba(FEWER_ROWS), here.predict_proba(FEWER_ROWS))
+
+
+def test_a_task_uses_one_thread_in_a_worker(client: Any) -> None:
+    """Dask sets OMP_NUM_THREADS there: several workers share the machine."""
+    assert client.submit(os.environ.get, "OMP_NUM_THREADS", pure=False).result() == "1"
+    assert client.submit(limits.thread_limit, pure=False).result() == 1
+
+
+def test_in_a_task_the_cores_are_divided_by_the_threads_of_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import distributed.worker as module
+
+    class Worker:
+        class state:
+            nthreads = 3
+
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
+    monkeypatch.setattr(limits, "_cgroup_cpus", lambda: 12)
+    assert limits.thread_limit() == 8
+    monkeypatch.setattr(module.thread_state, "execution_state", {"worker": Worker}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert limits.thread_limit() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert limits.thread_limit() == 5
+    Worker.state.nthreads = 100
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    assert limits.thread_limit() == 1

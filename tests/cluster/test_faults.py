@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster ends in an error that says what to do, and in time."""
+"""What goes wrong on a cluster ends in an error and in time; killed workers lose nothing."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import cloudpickle
@@ -16,20 +17,27 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from fastmlp import MLP, MLPEnsembleRegressor, Report, fit_many
+from fastmlp import (
+    MLP,
+    MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPSearchCV,
+    Report,
+    TabularMLPRegressor,
+    fit_many,
+)
 from fastmlp.cluster import clients, groups
 from fastmlp.cluster.groups import Cluster, TaskGroup
 
 # Workers cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 X = np.random.default_rng(0).uniform(-1, 1, (60, 3))
 Y = X[:, 0] + X[:, 1]
 # Seconds; a busy machine takes some.
 SOON = 60
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and groups of one net."""
     monkeypatch.setattr(clients, "GRACE_SECONDS", 1.0)
@@ -42,9 +50,9 @@ def pids(client: Any) -> Iterator[dict[str, int]]:
     client.wait_for_workers(2, timeout=60)
     # Kernels are loaded: the first fit may take seconds.
     fit_many(nets(), X, Y, epochs=1, client=client)
-    found = client.run(os.getpid)
-    yield found
-    for pid in found.values():
+    result = client.run(os.getpid)
+    yield result
+    for pid in result.values():
         os.kill(pid, signal.SIGCONT)
     client.run(os.getpid)
 
@@ -57,17 +65,21 @@ def slow(report: Report) -> None:
     time.sleep(0.2)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[str, int]) -> None:
     def hang(report: Report) -> None:
         if report.net.layer_sizes[1] == 7:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as told:
+    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as error:
         fit_many(nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=3)
-    (note,) = told.value.__notes__
+    (note,) = error.value.__notes__
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_worker_that_hangs_from_the_start_is_told(
     client: Any, pids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,11 +89,13 @@ def test_a_worker_that_hangs_from_the_start_is_told(
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
     model = MLPEnsembleRegressor("squared_error", (4,), n_members=2, max_iter=2, client=client)
-    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as told:
+    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as error:
         model.fit(X, Y)
-    assert address in str(told.value)
+    assert address in str(error.value)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     threading.Timer(0.5, other.close).start()
@@ -103,6 +117,8 @@ def until(there: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
     file = tmp_path / "scheduler"
     scheduler = started(file, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
@@ -125,6 +141,8 @@ def sleep() -> list[None]:
     return [None]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_cluster_without_workers_is_told(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(client, "fit_many")
     monkeypatch.setattr(clients, "ASK_SECONDS", 0.1)
@@ -139,6 +157,8 @@ def die() -> list[None]:
     return [None]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+@pytest.mark.usefixtures("short")
 def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     cluster = Cluster(client, "fit_many")
     client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
@@ -148,3 +168,82 @@ def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     finally:
         client.cluster.scheduler.allowed_failures = before
     client.wait_for_workers(2, timeout=SOON)
+
+
+ROWS = np.random.default_rng(0).uniform(-1, 1, (2000, 5)).astype(np.float32)
+TARGETS = np.sin(3 * ROWS[:, 0]) + ROWS[:, 1]
+
+
+def nets_of_rows() -> list[MLP]:
+    return [MLP((5, 16 + n, 1), seed=n) for n in range(12)]
+
+
+def many(client: Any, size: int) -> Any:
+    made = nets_of_rows()
+    fit_many(made, ROWS, TARGETS, epochs=20 * size, client=client, **timeout(client))
+    return [net.parameters for net in made]
+
+
+def search(client: Any, size: int) -> Any:
+    model = MLPClassifier((16,), max_iter=8 * size, random_state=0, n_iter_no_change=99)
+    grid = {"alpha": [1e-4, 1e-2, 1.0], "learning_rate_init": [0.01, 0.1]}
+    result = MLPSearchCV(model, grid, cv=3, client=client, **timeout(client)).fit(ROWS, TARGETS > 0)
+    return [result.cv_results_[f"split{k}_test_score"] for k in range(3)]
+
+
+def table(client: Any, size: int) -> Any:
+    few: dict[str, Any] = {"n_members": 4 * size, "max_iter": 8, "random_state": 0}
+    return [
+        TabularMLPRegressor(**few, client=client, **timeout(client))
+        .fit(ROWS, TARGETS)
+        .predict(ROWS)
+    ]
+
+
+def worker_pids(client: Any) -> list[int]:
+    """Return the processes of both workers, when there are two again."""
+    end = time.monotonic() + 300
+    while True:
+        result = sorted(client.run(os.getpid, on_error="ignore").values())
+        if len(result) == 2:
+            return result
+        assert time.monotonic() < end, "a nanny starts another worker"
+        time.sleep(0.1)
+        # A nanny whose worker dies as it starts gives up.
+        client.cluster.scale(2)
+
+
+def timeout(client: Any) -> dict[str, Any]:
+    return {} if client is None else {"group_timeout": 120}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("fit", [many, search, table])
+def test_a_worker_killed_at_a_random_moment_changes_nothing(
+    client: Any, soak: bool, fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
+    random, size = Random(0), 8 if soak else 1
+    expected = fit(None, size)
+    worker_pids(client)
+    fit(client, size)
+    begin = time.monotonic()
+    fit(client, size)
+    usual = time.monotonic() - begin
+    for n in range(20 if soak else 1):
+        # Else the rows of the call before are there.
+        groups._sent.clear()
+        pid = random.choice(worker_pids(client))
+        moment = random.uniform(0, usual)
+        kill = threading.Timer(moment, os.kill, (pid, signal.SIGKILL))
+        begin = time.monotonic()
+        kill.start()
+        result = fit(client, size)
+        kill.join()
+        if soak:
+            message = f"{fit.__name__} {n}: killed at {moment:.2f} s of {usual:.2f}"
+            sys.stderr.write(f"{message}, ended at {time.monotonic() - begin:.2f} s\n")
+        for one, other in zip(expected, result, strict=True):
+            np.testing.assert_array_equal(one, other)
+    worker_pids(client)

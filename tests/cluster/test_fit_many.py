@@ -59,19 +59,19 @@ def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
     }  # fmt: skip
     for _ in range(2):  # a second call goes on with the optimizers' states and generators
         local = fit_many(here, X, Y, **settings)
-        found = fit_many(there, X, Y, **settings, client=client)
+        result = fit_many(there, X, Y, **settings, client=client)
         assert_same(here, there)
-        for one, other in zip(local, found, strict=True):
+        for one, other in zip(local, result, strict=True):
             assert (one.loss, one.validation_loss) == (other.loss, other.validation_loss)
             assert (one.metrics, one.status) == (other.metrics, other.status)
     assert all(net.parameters is view for net, view in zip(there, views, strict=True))
 
 
 def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
-    found = dealt([1e12, *[1e11] * 20], 2)
-    assert found[0] == [0]
-    assert sorted(i for group in found for i in group) == list(range(21))
-    assert len(found) >= 8
+    result = dealt([1e12, *[1e11] * 20], 2)
+    assert result[0] == [0]
+    assert sorted(i for group in result for i in group) == list(range(21))
+    assert len(result) >= 8
     assert dealt([1e11, 3e11, 2e11], 100) == [[1], [2], [0]]
     assert dealt([], 2) == []
 
@@ -81,9 +81,9 @@ def test_what_is_shared_is_not_packed() -> None:
     packed, places = groups.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
     assert places == [1]
     assert len(packed) < 2000
-    found = groups.unpack(packed, {1: held})
-    assert found["a"] is held
-    assert found["c"]() == 3
+    result = groups.unpack(packed, {1: held})
+    assert result["a"] is held
+    assert result["c"]() == 3
 
 
 class Killing:
@@ -103,10 +103,10 @@ class Killing:
 def test_a_killed_worker_changes_nothing(client: Any, tmp_path: Path) -> None:
     here, there = mixed(), mixed()
     fit_many(here, X, Y, epochs=3)
-    found = fit_many(there, X, Y, epochs=3, callbacks=Killing(tmp_path / "killed"), client=client)
+    result = fit_many(there, X, Y, epochs=3, callbacks=Killing(tmp_path / "killed"), client=client)
     assert (tmp_path / "killed").exists()
     assert_same(here, there)
-    assert [history.status for history in found] == [Status.COMPLETED] * 4
+    assert [history.status for history in result] == [Status.COMPLETED] * 4
     client.wait_for_workers(2, timeout=60)
 
 
@@ -157,8 +157,8 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
 def test_warnings_name_the_net(client: Any) -> None:
     nets = [MLP((3, 8, 1), seed=0), MLP((3, 8, 1), seed=0, optimizer=SGD(1e30))]
     with pytest.warns(RuntimeWarning, match=r"fit_many: nets\[1\]: fit diverged"):
-        found = fit_many(nets, X, Y, epochs=4, client=client)
-    assert [history.status for history in found] == [Status.COMPLETED, Status.DIVERGED]
+        result = fit_many(nets, X, Y, epochs=4, client=client)
+    assert [history.status for history in result] == [Status.COMPLETED, Status.DIVERGED]
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -175,9 +175,9 @@ def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(NetState, "adopt", adopting)
     with pytest.warns(UserWarning, match="1 of 4 nets are done"):
-        found = fit_many(nets, X, Y, epochs=20, callbacks=slow, client=client)
-    assert [history.status for history in found].count(Status.INTERRUPTED) == 3
-    for net, other, history in zip(nets, before, found, strict=True):
+        result = fit_many(nets, X, Y, epochs=20, callbacks=slow, client=client)
+    assert [history.status for history in result].count(Status.INTERRUPTED) == 3
+    for net, other, history in zip(nets, before, result, strict=True):
         same = np.array_equal(net.parameters, other.parameters)
         assert same == (history.status is Status.INTERRUPTED)
 
@@ -211,9 +211,9 @@ def test_files_are_read_by_the_workers(client: Any, tmp_path: Path) -> None:
     }
     for buffer_rows in (None, 32):
         local = fit_many(here, path, **settings, buffer_rows=buffer_rows)
-        found = fit_many(there, path, **settings, buffer_rows=buffer_rows, client=client)
+        result = fit_many(there, path, **settings, buffer_rows=buffer_rows, client=client)
         assert_same(here, there)
-        assert [one.validation_loss for one in local] == [one.validation_loss for one in found]
+        assert [one.validation_loss for one in local] == [one.validation_loss for one in result]
     with pytest.raises(TypeError, match="a source must be a path"):
         fit_many(there, ((X, Y) for _ in range(2)), client=client)
 
@@ -261,7 +261,7 @@ def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [((["float64"], True), {"compute_dtype": None})]
     monkeypatch.undo()
     monkeypatch.setattr(warming, "_in_worker", told)
-    how: Any = {"parallel": False, "client": client, "compute_dtype": "bfloat16"}
-    assert warming.warmup(["float32"], **how) == 4.0
+    options: Any = {"parallel": False, "client": client, "compute_dtype": "bfloat16"}
+    assert warming.warmup(["float32"], **options) == 4.0
     with pytest.raises(TypeError, match="warmup: client must be"):
         warming.warmup(client=3)

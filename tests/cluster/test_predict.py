@@ -69,10 +69,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.Convergenc
 
 
 def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataFrame:
-    found = predict_arrow(model, TABLE, keep=keep).read_all().to_pandas().set_axis(TABLE.index)
-    found = found.assign(**TABLE[keep])
-    dropped = [] if probabilities else [n for n in found if n.startswith("probability")]
-    return found.drop(columns=dropped)
+    result = predict_arrow(model, TABLE, keep=keep).read_all().to_pandas().set_axis(TABLE.index)
+    result = result.assign(**TABLE[keep])
+    dropped = [] if probabilities else [n for n in result if n.startswith("probability")]
+    return result.drop(columns=dropped)
 
 
 @each_model
@@ -81,13 +81,13 @@ def test_a_frame_has_the_predictions_of_predict_arrow(
     make: Callable[[Any], Any], probabilities: bool
 ) -> None:
     model, frame = make(NAMED), dd.from_pandas(TABLE, npartitions=3)
-    found = cluster.predict(model, frame, keep="id", probabilities=probabilities)
+    result = cluster.predict(model, frame, keep="id", probabilities=probabilities)
     expected = expected_of(model, ["id"], probabilities=probabilities)
     # Dask has texts in a dtype of its own.
     expected["id"] = frame["id"].compute(scheduler="synchronous")
-    assert found.divisions == frame.divisions
-    pd.testing.assert_frame_equal(found.compute(scheduler="synchronous"), expected)
-    pd.testing.assert_frame_equal(found._meta, expected.iloc[:0])
+    assert result.divisions == frame.divisions
+    pd.testing.assert_frame_equal(result.compute(scheduler="synchronous"), expected)
+    pd.testing.assert_frame_equal(result._meta, expected.iloc[:0])
 
 
 @each_model
@@ -101,10 +101,10 @@ def test_an_array_has_the_predictions_of_the_model(
             cluster.predict(model, rows, probabilities=True)
         return
     expected = (model.predict_proba if probabilities else model.predict)(X)
-    found = cluster.predict(model, rows, probabilities=probabilities)
-    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-    assert found.chunks[0] == rows.chunks[0]
-    np.testing.assert_array_equal(found.compute(scheduler="synchronous"), expected)
+    result = cluster.predict(model, rows, probabilities=probabilities)
+    assert (result.shape, result.dtype) == (expected.shape, expected.dtype)
+    assert result.chunks[0] == rows.chunks[0]
+    np.testing.assert_array_equal(result.compute(scheduler="synchronous"), expected)
 
 
 @each_model
@@ -112,8 +112,8 @@ def test_partitions_without_rows_have_predictions_without_rows(make: Callable[[A
     model = make(NAMED)
     parts = [TABLE.iloc[:0], TABLE.iloc[:100], TABLE.iloc[:0], TABLE.iloc[100:]]
     frame = dd.concat([dd.from_pandas(part, npartitions=1) for part in parts])
-    found = cluster.predict(model, frame, probabilities=True).compute(scheduler="synchronous")
-    pd.testing.assert_frame_equal(found, expected_of(model, [], probabilities=True))
+    result = cluster.predict(model, frame, probabilities=True).compute(scheduler="synchronous")
+    pd.testing.assert_frame_equal(result, expected_of(model, [], probabilities=True))
 
 
 def test_chunks_without_rows_and_of_unknown_lengths_are_predicted() -> None:
@@ -127,9 +127,9 @@ def test_chunks_without_rows_and_of_unknown_lengths_are_predicted() -> None:
 
 def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:
     made = MLP((3, 4, 1), seed=0)
-    found = cluster.predict(made, dd.from_pandas(TABLE, npartitions=2), keep=["id"], output="hot")
+    result = cluster.predict(made, dd.from_pandas(TABLE, npartitions=2), keep=["id"], output="hot")
     expected = made.predict(TABLE[["c", "b", "a"]].to_numpy()).ravel()
-    computed = found.compute(scheduler="synchronous")
+    computed = result.compute(scheduler="synchronous")
     np.testing.assert_array_equal(computed["hot"], expected)
     assert list(computed) == ["id", "hot"]
 

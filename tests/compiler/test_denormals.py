@@ -8,9 +8,8 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from conditions import only_compiled
-from drills import shared
-from machine_code import assembly_for
+from conditions import only_compiled, shared
+from panelled import assembly_for
 
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.dispatch import cost_model

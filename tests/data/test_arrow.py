@@ -16,7 +16,7 @@ import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from arrow_files import in_pieces, written
+from model_files import in_pieces, written
 
 from fastmlp import MLP, Blocks
 

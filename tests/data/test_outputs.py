@@ -15,8 +15,8 @@ import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from arrow_files import in_pieces, written
-from peak_memory import peak_of
+from memory_use import peak_of
+from model_files import in_pieces, written
 
 from fastmlp import (
     MLP,

@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
@@ -65,8 +65,8 @@ def state_of(net: MLP) -> Any:
     state = core_of(net).state
     slots, generator = state.slots(), state.generator
     assert generator is not None
-    told = None if slots is None else slots.tobytes()
-    return net.parameters.tobytes(), net.n_steps, told, generator.bit_generator.state
+    momenta = None if slots is None else slots.tobytes()
+    return net.parameters.tobytes(), net.n_steps, momenta, generator.bit_generator.state
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])
@@ -675,9 +675,9 @@ print(len(begun))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGINT alone", "SIGTERM"])
+@pytest.mark.parametrize("way", ["SIGINT", "SIGINT alone", "SIGTERM"])
 def test_signals_end_the_call_and_leave_every_net_usable(
-    how: str, python: Callable[..., str]
+    way: str, python: Callable[..., str]
 ) -> None:
     limit = 20  # it would take hours
-    assert python(INTERRUPTED, how, limit) == ("1\n" if "alone" in how else "2\n")
+    assert python(INTERRUPTED, way, limit) == ("1\n" if "alone" in way else "2\n")

@@ -199,8 +199,8 @@ def test_copies_and_files_keep_them(name: str, tmp_path: Path) -> None:
 
 def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
-    told = {"layer_rates": [1.0, -1.0, 1.0]}
-    monkeypatch.setattr("fastmlp.network.layer_settings.in_use", lambda network: told)
+    keywords = {"layer_rates": [1.0, -1.0, 1.0]}
+    monkeypatch.setattr("fastmlp.network.layer_settings.in_use", lambda network: keywords)
     MLP(SIZES).save(path)
     with pytest.raises(FileError, match=r"layer_rates\[1\]"):
         MLP.load(path)

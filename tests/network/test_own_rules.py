@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_cases import CASES
-from own_rules import cube, fourth
+from loss_cases import CASES, cube, fourth
 
 from fastmlp import MLP, Loss
 from fastmlp.rules.activations import RULES

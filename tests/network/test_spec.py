@@ -1,15 +1,17 @@
-"""The spec of a net: the flat vector of parameters, and the keyword of mixed precision."""
+"""The spec of a net: its vector of parameters, its text, and the keyword of mixed precision."""
 
 import copy
 import pickle
+import re
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp import MLP
+from fastmlp import MLP, SGD, Loss
 from fastmlp.network.spec import Layout, Views, bias_views, make_layout, paired_layers, weight_views
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
@@ -76,8 +78,8 @@ def test_a_view_that_is_set_is_written_to() -> None:
 def test_a_view_that_is_set_to_other_shapes_says_both() -> None:
     flat = np.zeros(6, np.float32)
     weights = Views([flat.reshape(3, 2)], "MLP.weights")
-    told = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
-    with pytest.raises(ValueError, match=told):
+    message = r"^MLP.weights\[0\] has the shape \(3, 2\), got numbers of shape \(2, 2\): could not"
+    with pytest.raises(ValueError, match=message):
         weights[0] = np.ones((2, 2))
     with pytest.raises(
         ValueError, match=r"^MLP.weights\[0\] has the shape \(3, 2\).*: could not conv"
@@ -202,3 +204,46 @@ def test_rates_are_shown_beside_it() -> None:
     net = MLP((70, 80, 2), compute_dtype="bfloat16", layer_rates=[0.5, 1])
     first = net.summary().splitlines()[1].split()
     assert first[-3:] == ["x", "0.5", "bfloat16"]
+
+
+def cells(html: str) -> list[list[str]]:
+    """Return the texts of a table; the HTML must be well-formed."""
+    rows = ElementTree.fromstring(html).iter("tr")
+    return [["".join(cell.itertext()) for cell in row] for row in rows]
+
+
+def test_a_net_in_a_notebook_is_a_table_of_its_layers() -> None:
+    net = MLP((64, 1000, 10), loss="cross_entropy", optimizer=SGD(0.5), l2=1e-4, dtype="float64")
+    html = net._repr_html_()
+    assert cells(html) == [
+        ["layer", "inputs", "outputs", "activation", "parameters"],
+        ["hidden", "64", "1,000", "relu", "65,000"],
+        ["output", "1,000", "10", "softmax", "10,010"],
+    ]
+    texts = " ".join(ElementTree.fromstring(html).itertext())
+    assert "75,010 parameters, float64, on cpu" in texts
+    assert "loss cross_entropy; l2 0.0001; SGD(learning_rate=0.5); 0 steps done" in texts
+
+
+def test_names_of_own_rules_are_escaped() -> None:
+    def own(prediction: Any, target: Any) -> Any:
+        return prediction - target, 1.0
+
+    own.__name__ = "<script>"
+    html = MLP((2, 1), loss=Loss(own))._repr_html_()
+    assert "<script>" not in html
+    assert "loss &lt;script&gt;" in html
+
+
+def test_the_html_has_no_colours_of_its_own() -> None:
+    html = MLP((2, 4, 1), seed=0)._repr_html_()
+    assert "background" not in html
+    assert not re.search(r"#[0-9a-f]{3}|rgb|(?<!-)color:", html)
+
+
+def test_a_summary_is_shown_in_lines_without_print() -> None:
+    summary = MLP((2, 4, 1), seed=0).summary()
+    assert isinstance(summary, str)
+    assert repr(summary) == str(summary)
+    assert len(repr(summary).splitlines()) == 4
+    assert repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary

@@ -143,17 +143,17 @@ def test_a_copy_takes_all_along_and_shares_nothing(make_copy: Any, packed: bool)
 
 @each_copy
 def test_a_copy_made_beside_a_training_begins_at_step_0(make_copy: Any) -> None:
-    state, found = make_state(), []
+    state, results = make_state(), []
     state.set_slots(SLOTS)
     state.n_steps = 5
     with state.lock.training("a test"):
-        thread = threading.Thread(target=lambda: found.append(make_copy(state)))
+        thread = threading.Thread(target=lambda: results.append(make_copy(state)))
         thread.start()
         thread.join()
         with state.lock.calling_back():
-            found.append(make_copy(state))
-    assert [each.n_steps for each in found] == [0, 5]
-    assert [each.slots() is None for each in found] == [True, False]
+            results.append(make_copy(state))
+    assert [each.n_steps for each in results] == [0, 5]
+    assert [each.slots() is None for each in results] == [True, False]
 
 
 def test_read_only_parameters_of_a_pickle_are_copied() -> None:

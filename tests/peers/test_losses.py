@@ -1,4 +1,4 @@
-"""Losses and their slopes against PyTorch's, or against formulas that PyTorch differentiates."""
+"""Losses, their slopes, dropout and noise against PyTorch."""
 
 from collections.abc import Callable
 from itertools import product
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from fastmlp import MLP, BinaryFocal, Focal, Quantile, Tweedie
+from fastmlp import MLP, SGD, Adam, BinaryFocal, Cosine, Focal, Quantile, Tweedie
+from fastmlp.rules.dropout import mask, noise
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
 F = torch.nn.functional
@@ -37,9 +38,9 @@ def softplus(z: Any) -> Any:
 def focal(gamma: float) -> Callable[[Any, Any], Any]:
     def formula(z: Any, y: Any) -> Any:
         log_p = F.log_softmax(z, dim=1)
-        its = log_p.gather(1, y.long())
-        others = (log_p.exp().sum() - its.exp()).clamp(min=0)
-        return -(others**gamma) * its
+        tensor = log_p.gather(1, y.long())
+        others = (log_p.exp().sum() - tensor.exp()).clamp(min=0)
+        return -(others**gamma) * tensor
 
     return formula
 
@@ -131,3 +132,55 @@ def test_value_and_slopes_are_pytorchs(name: str) -> None:
         expected.backward()
         assert value == pytest.approx(expected.item(), rel=1e-12, abs=1e-12)
         np.testing.assert_allclose(slopes[-n:], z.grad.numpy()[0], rtol=1e-12, atol=1e-12)
+
+
+SIZES, N_ROWS, BATCH, N_EPOCHS = (7, 24, 13, 2), 40, 8, 10
+N_STEPS = N_EPOCHS * N_ROWS // BATCH
+OPTIMIZERS: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "sgd": (SGD(0.05, momentum=0.9), lambda tensor: torch.optim.SGD(tensor, 0.05, momentum=0.9)),
+    "adam": (Adam(0.01), lambda tensor: torch.optim.Adam(tensor, 0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_fifty_steps_are_those_of_pytorch(
+    name: str, activation: str, rng: np.random.Generator
+) -> None:
+    ours, theirs = OPTIMIZERS[name]
+    X, y = rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
+    net = MLP(
+        SIZES,
+        activation=activation,  # type: ignore[arg-type]
+        dropout=[0.2, Cosine(0.5)],
+        input_dropout=0.1,
+        input_noise=0.3,
+        optimizer=ours,
+        dtype="float64",
+        seed=1,
+    )
+    pairs = [
+        [torch.tensor(array.copy(), requires_grad=True) for array in pair]
+        for pair in zip(net.weights, net.biases, strict=True)
+    ]
+    optimizer, key = theirs([pair_of_net for pair in pairs for pair_of_net in pair]), net._state.key
+    assert key is not None
+    cosine = Cosine(0.5)(np.arange(N_STEPS), N_STEPS)
+    for step in range(N_STEPS):
+        first = step * BATCH % N_ROWS
+        x = X[first : first + BATCH]
+        x = (x + noise(key, step, x.shape, 0.3)) * mask(key, step, -1, x.shape, 0.1)
+        a = torch.tensor(x)
+        for i, (w, b) in enumerate(pairs):
+            a = a @ w + b
+            if i < len(pairs) - 1:
+                drops = mask(key, step, i, tuple(a.shape), (0.2, cosine[step])[i])
+                a = getattr(torch, activation)(a) * torch.tensor(drops)
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(a, torch.tensor(y[first : first + BATCH])).backward()
+        optimizer.step()
+    net.fit(X, y, epochs=N_EPOCHS, batch_size=BATCH, shuffle=False)
+    assert net.n_steps == N_STEPS == 50
+    for pair, pair_of_net in zip(pairs, zip(net.weights, net.biases, strict=True), strict=True):
+        for tensor, array in zip(pair, pair_of_net, strict=True):
+            np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=0, atol=1e-10)

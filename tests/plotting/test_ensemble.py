@@ -1,4 +1,4 @@
-"""Ensembles: mean, spread and rows, features by name, pipelines, and what is refused."""
+"""Ensembles: mean, spread and rows, features by name, pipelines; digits, and their marks."""
 
 import warnings
 from typing import Any
@@ -8,11 +8,12 @@ import pandas as pd
 import polars as pl
 import pytest
 from matplotlib import pyplot
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from fastmlp import MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.plotting import plot_ensemble
+from fastmlp.plotting import plot_digits, plot_ensemble
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
@@ -198,3 +199,24 @@ def test_a_pipeline_around_an_ensemble_is_drawn() -> None:
     np.testing.assert_allclose(curves(ax)["mean of the members"], expected)
     with pytest.raises(ValueError, match="the column 'town' has no numbers"):
         plot_ensemble(pipe, frame, "town")
+
+
+def test_digits_mark_what_was_misread() -> None:
+    images = np.arange(3 * 64).reshape(3, 8, 8)
+    axes: Any = plot_digits(images, [1, 2, 3], [1, 7, 3])
+    assert [ax.get_title() for ax in axes] == ["1", "7, not 2", "3"]
+    for ax, image in zip(axes, images, strict=True):
+        assert np.array_equal(ax.get_images()[0].get_array(), image)
+    red, green, blue = to_rgb(axes[1].title.get_color())
+    assert red > 2 * max(green, blue)
+    assert len({to_rgb(ax.title.get_color()) for ax in axes}) == 2
+
+
+def test_digits_take_axes() -> None:
+    axes = Figure().subplots(1, 2)
+    assert plot_digits(np.zeros((2, 8, 8)), [0, 1], [0, 1], axes) == list(axes)
+
+
+def test_digits_of_differing_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be as many, got 2, 1, 2 and 2"):
+        plot_digits(np.zeros((2, 8, 8)), [0], [0, 1])

@@ -1,13 +1,20 @@
-"""Losses, uncompiled: against the oracle, in both precisions, far out, and at NaN."""
+"""Losses and inverse links, uncompiled: against the oracle, far out, and at NaN; settings."""
 
+import copy
+import json
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import naive
 import numpy as np
 import pytest
-from loss_cases import CASES, constants_of, outputs_for
+from loss_cases import CASES, SETTINGS, constants_of, outputs_for
+from numba.core import event
 
+from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
 from fastmlp.rules.links import LINKS
+from fastmlp.rules.loss_settings import KINDS, of_settings, spelled, unsmoothed
 from fastmlp.rules.losses import LOSSES
 
 each_loss = pytest.mark.parametrize("name", CASES)
@@ -199,3 +206,223 @@ def test_huber_is_a_square_near_and_a_line_beyond(error: float, value: float, sl
 
 def test_absolute_error_has_no_slope_where_it_is_zero() -> None:
     assert LOSSES["mae"].rule(np.float64(2), np.float64(2)) == (0, 0)
+
+
+each_link = pytest.mark.parametrize("name", LINKS)
+
+
+def apply(name: str, row: Any) -> Any:
+    """The values of one row of raw outputs."""
+    link, values = LINKS[name], np.empty_like(row)
+    if link.by_row:
+        link.rule(row[None], values[None])
+    else:
+        values[:] = [link.rule(raw) for raw in row]
+    return values
+
+
+@each_link
+def test_value_is_that_of_the_oracle(name: str, rng: np.random.Generator) -> None:
+    rows = rng.normal(scale=5, size=(20, 4))
+    values = np.array([apply(name, row) for row in rows])
+    np.testing.assert_allclose(values, naive.LINKS[name](rows), rtol=1e-13)
+
+
+@each_link
+def test_float32_of_a_link_is_float64_rounded(name: str, rng: np.random.Generator) -> None:
+    row = rng.normal(scale=5, size=6).astype(np.float32)
+    np.testing.assert_allclose(apply(name, row), apply(name, row.astype(float)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, link in LINKS.items() if not link.by_row])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precision_of_the_argument_is_kept(name: str, dtype: Any) -> None:
+    assert type(LINKS[name].rule(dtype(1.5))) is dtype
+
+
+@each_link
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("place", range(3))
+def test_a_link_keeps_nan(name: str, dtype: Any, place: int) -> None:
+    row = np.array([1, 2, 3], dtype)
+    row[place] = np.nan
+    assert np.isnan(apply(name, row)[place])
+
+
+@each_link
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float32, 80), (np.float64, 100), (np.float64, 1e4)]
+)
+def test_no_link_overflows_where_the_value_is_finite(name: str, dtype: Any, size: float) -> None:
+    row = np.array([size, -size, 0], dtype)
+    if name == "exp":
+        row = np.minimum(row, 700)  # exp(700) is 1e304; from 710 on the value itself overflows
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        assert np.isfinite(apply(name, row)).all()
+
+
+@pytest.mark.parametrize("name", sorted(LINKS.keys() - {"mean_std"}))
+def test_a_higher_raw_output_has_the_higher_value(name: str) -> None:
+    values = apply(name, np.linspace(-20, 20, 41))
+    assert (np.diff(values) > 0).all()
+
+
+def test_means_are_raw_outputs_and_deviations_are_above_a_least_one() -> None:
+    row = np.array([3.0, 2.0, -5.0, -1e4, 7.0, np.log(4.0)])
+    np.testing.assert_allclose(apply("mean_std", row), [3, np.e, -5, 1e-3, 7, 2], rtol=1e-14)
+
+
+def test_numbers_of_a_row_are_sorted(rng: np.random.Generator) -> None:
+    rows = rng.normal(size=(50, 7)).round(1)
+    assert (np.diff(np.array([apply("sorted", row) for row in rows])) >= 0).all()
+
+
+def test_softmax_sums_to_one(rng: np.random.Generator) -> None:
+    assert apply("softmax", rng.normal(scale=9, size=7)).sum() == pytest.approx(1, rel=1e-15, abs=0)
+
+
+def test_softmax_does_not_change_with_a_shift() -> None:
+    row = np.array([1.0, -2.0, 0.5])
+    assert (apply("softmax", row) == apply("softmax", row + 1024)).all()  # exact in binary
+
+
+def test_softmax_may_write_over_its_argument() -> None:
+    row = np.array([1.0, -2.0, 0.5])
+    expected = apply("softmax", row)
+    LINKS["softmax"].rule(row[None], row[None])
+    assert (row == expected).all()
+
+
+X = np.linspace(-1, 1, 12).reshape(6, 2)
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: Quantile(1.0), ValueError, r"Quantile: levels must be a number in \(0, 1\), got 1.0"),
+    (lambda: Quantile([0.1, 0]), ValueError, r"Quantile: levels must be a number in \(0, 1\)"),
+    (lambda: Quantile([0.9, 0.1]), ValueError, "in ascending order, got"),
+    (lambda: Quantile([0.5, 0.5]), ValueError, "in ascending order, got"),
+    (lambda: Quantile([]), ValueError, "levels must be one or more"),
+    (lambda: Quantile("median"), TypeError, "a number in .* or several, got 'median'"),
+    (lambda: Quantile(None), TypeError, "a number in .* or several, got None"),
+    (lambda: Quantile(["a"]), TypeError, "got 'a'"),
+    (lambda: Tweedie(0.5), ValueError, "Tweedie: power must be a number from 1 to 2, got 0.5"),
+    (lambda: Tweedie(np.nan), ValueError, "a number from 1 to 2, got nan"),
+    (lambda: Tweedie("a"), TypeError, "a number from 1 to 2, got 'a'"),  # type: ignore[arg-type]
+    (lambda: Tweedie(p=1.5), TypeError, "unexpected keyword argument 'p'"),  # type: ignore[call-arg]
+    (lambda: Focal(-1), ValueError, "Focal: gamma must be a finite number of 0 or more, got -1"),
+    (lambda: BinaryFocal(np.inf), ValueError, "BinaryFocal: gamma must be a finite number"),
+    (lambda: MLP((2, 1), loss=Tweedie), TypeError, r"did you mean Tweedie\(\)"),  # type: ignore[arg-type]
+    (
+        lambda: MLP((2, 4), loss=Quantile([0.1, 0.9])),
+        ValueError,
+        r"loss=Quantile\(levels=\(0.1, 0.9\)\) needs 2 outputs in all, one for each level, but "
+        r"layer_sizes=\(2, 4\) has 4 outputs",
+    ),
+    (
+        lambda: MLP((2, 3), loss="gaussian_nll"),
+        ValueError,
+        r"loss='gaussian_nll' needs 2 outputs for each column of y, but layer_sizes=\(2, 3\)",
+    ),
+    (lambda: MLP((2, 1), loss=Focal()), ValueError, "for two classes use loss='binary_focal'"),
+    (
+        lambda: MLP((2, 1), loss="cross_entropy", label_smoothing=0.1),
+        ValueError,
+        "for two classes use loss='binary_cross_entropy'",
+    ),
+    (
+        lambda: MLP((2, 1), label_smoothing=0.1),
+        ValueError,
+        "MLP: label_smoothing needs loss='cross_entropy' or 'binary_cross_entropy', got loss='mse'",
+    ),
+    (lambda: MLP((2, 1), label_smoothing=1), ValueError, r"must be a number in \[0, 1\), got 1"),
+    (lambda: MLP((2, 1), label_smoothing=True), TypeError, "label_smoothing must be a number"),
+    (
+        lambda: MLP((2, 1), loss="gamma").fit(X, np.arange(6)),
+        ValueError,
+        "y must be above 0 for this loss, got 0.0; for targets of 0 and more use loss='tweedie'",
+    ),
+    (
+        lambda: MLP((2, 1), loss="tweedie").fit(X, np.arange(6) - 1),
+        ValueError,
+        "y must be 0 or more for this loss, got -1",
+    ),
+    (
+        lambda: MLP((2, 3), loss=Quantile([0.1, 0.5, 0.9])).fit(X, np.ones((6, 3))),
+        ValueError,
+        "y has 3 columns, but the net has 3 outputs, 3 for each column with this loss: y must "
+        "have 1 column",
+    ),
+    (
+        lambda: MLP((2, 2), loss=Loss(squared, per_target=2)),
+        ValueError,
+        "per_target=2 needs by_row=True",
+    ),
+    (lambda: MLP((2, 1), loss=Loss(squared, constants=("a",))), TypeError, "constants"),
+    (lambda: MLP((2, 1), loss="pinbal"), ValueError, "did you mean 'quantile'"),  # type: ignore[arg-type]
+    (lambda: MLP((2, 1), loss="focal_loss"), ValueError, "'binary_focal' or 'focal'"),  # type: ignore[arg-type]
+]
+
+
+def squared(p: Any, y: Any, factor: Any = 1.0) -> Any:
+    error = p - y
+    return factor * error * error, factor * (error + error)
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
+def test_what_is_wrong_is_told_before_anything_is_compiled(
+    call: Callable[[], Any], kind: type[Exception], words: str
+) -> None:
+    with event.install_recorder("numba:compile") as recorder, pytest.raises(kind, match=words):
+        call()
+    assert recorder.buffer == []
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_loss_is_found_again_from_what_a_file_says(name: str) -> None:
+    settings = SETTINGS[name]
+    record = of_settings(settings)
+    assert json.loads(json.dumps(record)) == record
+    again = KINDS[record.pop("name")](**record)
+    assert again == settings
+    assert hash(again) == hash(settings)
+    assert spelled(settings.loss) == settings
+    assert again.loss == pickle.loads(pickle.dumps(settings)).loss == copy.deepcopy(settings).loss
+
+
+def test_defaults_are_the_losses_of_the_table() -> None:
+    defaults: dict[str, Any] = {"quantile": Quantile(), "tweedie": Tweedie(), "focal": Focal()}
+    for name, settings in {**defaults, "binary_focal": BinaryFocal()}.items():
+        assert settings.loss == LOSSES[name]
+        assert spelled(settings.loss) == name
+    assert Tweedie(1).loss == LOSSES["poisson"]
+    assert Tweedie(2).loss == LOSSES["gamma"]
+    assert Quantile([0.5]) == Quantile(np.float32(0.5)) == Quantile(0.5)
+
+
+def test_a_loss_of_ones_own_is_not_spelled() -> None:
+    assert spelled(Loss(squared)) is None
+    assert spelled(LOSSES["tweedie"]._replace(over_outputs="sum")) is None
+
+
+def test_validation_losses_are_not_smoothed() -> None:
+    smoothed = {name for name in CASES if unsmoothed(CASES[name]) != CASES[name]}
+    assert smoothed == {"smoothed cross_entropy", "smoothed binary_cross_entropy"}
+    assert unsmoothed(CASES["smoothed cross_entropy"]) == LOSSES["cross_entropy"]
+
+
+def test_a_loss_of_ones_own_may_have_settings() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 2)), rng.normal(size=20)
+    nets = [
+        MLP((2, 3, 1), loss=Loss(squared, constants=(factor,)), dtype="float64", seed=0)
+        for factor in (1.0, 3.0)
+    ]
+    (one, slopes), (three, slopes_of_three) = (net.loss_and_gradient(x, y) for net in nets)
+    assert three == pytest.approx(3 * one, rel=1e-14)
+    np.testing.assert_allclose(slopes_of_three, 3 * slopes, rtol=1e-13)
+
+
+def test_repr_is_the_call() -> None:
+    net = MLP((2, 3), loss="cross_entropy", label_smoothing=0.1)
+    assert "loss='cross_entropy', label_smoothing=0.1, " in repr(net)
+    assert "loss cross_entropy, label_smoothing=0.1;" in net.summary()
+    assert "loss=Quantile(levels=0.9), " in repr(MLP((2, 1), loss=Quantile(0.9)))
+    assert "loss='tweedie', " in repr(MLP((2, 1), loss=Tweedie()))

@@ -1,6 +1,7 @@
-"""Optimizers, uncompiled: rule and coefficients against the papers' formulas."""
+"""Optimizers, groups, averages and schedules, uncompiled: against the papers' formulas."""
 
 import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
@@ -8,23 +9,35 @@ import naive
 import numpy as np
 import pytest
 
+from fastmlp import EMA, SGD, SWA, Adam, AdamW, Cosine, ScheduleFreeAdamW
+from fastmlp.rules.groups import FROZEN, Factors, ParameterGroup, groups_of
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
-    SGD,
-    Adam,
-    AdamW,
     Custom,
     Nadam,
     Optimizer,
     RMSprop,
-    ScheduleFreeAdamW,
+    average_start,
     coefficients_of,
     gradient_rule_of,
+    is_averaged,
+    lag_of,
+    n_coefficients_of,
     norm_limit_of,
 )
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
-from fastmlp.rules.schedules import Cosine
+from fastmlp.rules.schedules import (
+    SCHEDULES,
+    Constant,
+    Exponential,
+    InverseScaling,
+    OneCycle,
+    StepDecay,
+    Warmup,
+    rates_of,
+)
 from fastmlp.rules.updates import NORMS
+from fastmlp.serialization import codec
 
 # Every optimizer as it comes, and the forms that other settings call for.
 FORMS: list[Any] = [kind(0.05) for kind in OPTIMIZERS.values()] + [
@@ -285,3 +298,322 @@ def test_an_optimizer_clips_in_one_way(kind: Any) -> None:
         kind(*rule, clipnorm=0)
     with pytest.raises(TypeError, match=f"{name}: global_clipnorm must be a finite number above"):
         kind(*rule, global_clipnorm="1")
+
+
+FIVE_RATES = np.geomspace(0.1, 0.01, 5)
+
+
+def test_layers_that_are_alike_are_one_group() -> None:
+    for factors in ([Factors()] * 3, [Factors(0.5, 0.5)] * 3):
+        groups = groups_of(Adam(), factors)
+        assert groups.alike
+        assert groups.groups == (ParameterGroup(factors[0].weights),)
+        assert groups.places(32) == ((0, 0),) * 3
+        assert groups.lowest == 0
+
+
+def test_each_factor_is_a_group_and_frozen_layers_have_none() -> None:
+    groups = groups_of(SGD(), [Factors(0, 0), Factors(0, 0.5), Factors(1, 0.5)])
+    assert groups.groups == (ParameterGroup(0.5), ParameterGroup(1.0))
+    assert (groups.weights, groups.biases) == ((FROZEN, FROZEN, 1), (FROZEN, 0, 0))
+    assert groups.places(8) == ((FROZEN, FROZEN), (FROZEN, 0), (8, 0))
+    assert groups.lowest == 1
+    assert not groups.alike
+    assert not groups_of(SGD(), [Factors(), Factors(0, 0)]).alike
+
+
+def test_biases_are_a_group_if_they_alone_do_not_decay() -> None:
+    assert groups_of(AdamW(), [Factors()]).alike
+    assert groups_of(AdamW(weight_decay=0, decay_biases=False), [Factors()]).alike
+    groups = groups_of(AdamW(decay_biases=False), [Factors()] * 2)
+    assert groups.groups == (ParameterGroup(1.0, True), ParameterGroup(1.0, False))
+    assert (groups.weights, groups.biases) == ((0, 0), (1, 1))
+
+
+def test_one_group_has_the_bits_of_the_optimizer() -> None:
+    adam = Adam(clipvalue=0.5)
+    expected = np.column_stack([adam.coefficients(7, FIVE_RATES), np.full(5, 0.5)])
+    assert coefficients_of(adam, 7, FIVE_RATES).tobytes() == expected.tobytes()
+    assert n_coefficients_of(adam) == 5
+
+
+@pytest.mark.parametrize("clipvalue", [None, 0.5])
+def test_each_group_has_a_part_of_the_row(clipvalue: float | None) -> None:
+    adamw = AdamW(weight_decay=0.2, decay_biases=False, clipvalue=clipvalue)
+    groups = groups_of(adamw, [Factors(0.5, 1)])
+    table = coefficients_of(adamw, 3, FIVE_RATES, groups.groups)
+    n = n_coefficients_of(adamw)
+    ((of_weights, of_biases),) = groups.places(n)
+    for first, factor, decay in ((of_weights, 0.5, 0.2), (of_biases, 1, 0.0)):
+        plain = AdamW(weight_decay=decay, clipvalue=clipvalue)
+        expected = coefficients_of(plain, 3, FIVE_RATES * factor)
+        assert np.array_equal(table[:, first : first + n], expected)
+
+
+def averaged(gains: Any, path: Any) -> Any:
+    """The average after each step of a path."""
+    average, seen = np.full_like(path[0], 7.0), []
+    for gain, w in zip(gains, path, strict=True):
+        average = average + (w - average) * gain
+        seen.append(average)
+    return np.array(seen)
+
+
+def test_an_ema_is_that_of_keras_without_its_bias(rng: np.random.Generator) -> None:
+    path, m = rng.normal(size=(50, 3)), 0.9
+    got = averaged(EMA(m).gains(np.arange(1, 51)), path)
+    # Keras, from zeros: average <- m average + (1 - m) w; Adam's correction divides by 1 - m^k.
+    keras = np.zeros(3)
+    for k, w in enumerate(path, start=1):
+        keras = m * keras + (1 - m) * w
+        np.testing.assert_allclose(got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [1e-12, 0.5, 0.999, 1 - 1e-12])
+def test_gains_of_an_ema_are_exact(momentum: float) -> None:
+    gains = EMA(momentum).gains(np.array([1, 2, 10**15]))
+    assert gains[0] == 1
+    assert gains[1] == pytest.approx(1 / (1 + momentum), rel=1e-12)
+    assert gains[2] == pytest.approx(1 - momentum, rel=1e-3)
+
+
+def test_swa_is_the_mean_of_the_last_part(rng: np.random.Generator) -> None:
+    path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
+    origin = average_start(optimizer, 100, 140, 0)
+    gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
+    got = averaged(gains, path)
+    np.testing.assert_allclose(got[:31], path[:31], rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(got[-1], path[30:].mean(axis=0), rtol=1e-14)
+
+
+def test_the_gain_is_the_last_of_a_steps_row() -> None:
+    plain, both = Adam(0.01, clipvalue=1.0), Adam(0.01, clipvalue=1.0, average=EMA(0.9))
+    rates = np.full(5, 0.01)
+    table = coefficients_of(both, 11, rates, averaged_from=8)
+    assert np.array_equal(table[:, :-1], coefficients_of(plain, 11, rates))
+    assert np.array_equal(table[:, -1], EMA(0.9).gains(np.arange(3, 8)))
+
+
+def test_schedule_free_rows_do_not_depend_on_how_steps_are_split() -> None:
+    optimizer, rates = ScheduleFreeAdamW(warmup_steps=20), np.full(60, 0.0025)
+    whole = optimizer.coefficients(6, rates, averaged_from=5)
+    parts = [optimizer.coefficients(6, rates[:9], 5), optimizer.coefficients(15, rates[9:], 5)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    # The share of z: the square of its rate by the sum of those since step 5.
+    squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
+    np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
+
+
+def test_the_words_of_keras_are_an_average() -> None:
+    assert Adam(0.01, use_ema=True) == Adam(0.01, average=EMA(0.99))
+    assert SGD(use_ema=True, ema_momentum=0.9) == SGD(average=EMA(0.9))
+    assert Adam(use_ema=False) == Adam()
+    assert repr(Adam(use_ema=True)).endswith("average=EMA(momentum=0.99))")
+
+
+@pytest.mark.parametrize("average", [EMA(0.9), SWA(), SWA(start=0)], ids=repr)
+def test_an_average_is_in_files(average: Any) -> None:
+    optimizer = AdamW(Cosine(0.1), average=average, clipvalue=1.0)
+    spelled = codec.of_optimizer(optimizer)
+    assert codec.optimizer_from(spelled, {}) == optimizer
+    assert hash(optimizer) != hash(AdamW(Cosine(0.1), clipvalue=1.0))
+    assert "average" not in codec.of_optimizer(AdamW())
+
+
+def test_which_optimizers_average() -> None:
+    assert [is_averaged(each) for each in (Adam(), Adam(average=SWA()), ScheduleFreeAdamW())] == [
+        False,
+        True,
+        True,
+    ]
+    assert lag_of(ScheduleFreeAdamW(beta_1=0.8)) == pytest.approx(0.25)
+
+
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: EMA(1.0), ValueError, "EMA: momentum must be a number in (0, 1), got 1.0"),
+    (lambda: EMA("high"), TypeError, "EMA: momentum must be a number in (0, 1), got 'high'"),  # type: ignore[arg-type]
+    (lambda: SWA(1.0), ValueError, "SWA: start must be a number in [0, 1), got 1.0"),
+    (
+        lambda: Adam(average=0.99),  # type: ignore[arg-type]
+        TypeError,
+        "Adam: average must be EMA(momentum), SWA(start) or None, got 0.99; did you mean "
+        "EMA(0.99)?",
+    ),
+    (
+        lambda: SGD(average="swa"),  # type: ignore[arg-type]
+        TypeError,
+        "SGD: average must be EMA(momentum), SWA(start) or None, got 'swa'; did you mean SWA()?",
+    ),
+    (
+        lambda: SGD(average=EMA),  # type: ignore[arg-type]
+        TypeError,
+        "SGD: average must be EMA(momentum), SWA(start) or None, got <class "
+        "'fastmlp.rules.averages.EMA'>; did you mean EMA()?",
+    ),
+    (
+        lambda: EMA(decay=0.9),  # type: ignore[call-arg]
+        TypeError,
+        "EMA: got an unexpected keyword argument 'decay': the decay is its momentum: "
+        "EMA(momentum=0.99); known: momentum",
+    ),
+    (
+        lambda: Adam(use_ema=True, average=EMA()),
+        ValueError,
+        "Adam: give average or use_ema=True, not both",
+    ),
+    (
+        lambda: Adam(ema_momentum=0.9),
+        ValueError,
+        "Adam: ema_momentum needs use_ema=True; or give average=EMA(0.9)",
+    ),
+    (
+        lambda: Adam(use_ema=True, ema_momentum=2),
+        ValueError,
+        "Adam: ema_momentum must be a number in (0, 1), got 2",
+    ),
+    (
+        lambda: ScheduleFreeAdamW(average=EMA()),
+        ValueError,
+        "ScheduleFreeAdamW: it averages by itself, got average=EMA(momentum=0.99): leave it out, "
+        "or use AdamW with it",
+    ),
+    (
+        lambda: ScheduleFreeAdamW(Cosine(0.01)),  # type: ignore[arg-type]
+        TypeError,
+        "ScheduleFreeAdamW: learning_rate must be a finite number above 0, got "
+        "Cosine(learning_rate=0.01, n_steps=None, final_rate=0.0): the average takes the place of "
+        "a schedule; use warmup_steps, or AdamW with the schedule",
+    ),
+    (
+        lambda: ScheduleFreeAdamW(warmup_steps=-1),
+        ValueError,
+        "ScheduleFreeAdamW: warmup_steps must be an integer of 0 or more, got -1",
+    ),
+    (
+        lambda: ScheduleFreeAdamW(beta_1=0),
+        ValueError,
+        "ScheduleFreeAdamW: beta_1 must be a number in (0, 1), got 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), WRONG, ids=[words for _, _, words in WRONG])
+def test_the_words_of_an_error(call: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(words)}$"):
+        call()
+
+
+TOTAL = 3000  # longer than the default steps of a decay and of a warm-up
+STEPS = np.arange(TOTAL)
+each_schedule = pytest.mark.parametrize("kind", SCHEDULES.values())
+
+
+@each_schedule
+def test_rates_are_one_float64_for_each_step(kind: Any) -> None:
+    rates = kind(0.1)(STEPS, TOTAL)
+    assert rates.shape == STEPS.shape
+    assert rates.dtype == np.float64
+    assert (rates >= 0).all()
+
+
+@each_schedule
+def test_rates_do_not_depend_on_how_steps_are_split(kind: Any) -> None:
+    whole = kind(0.1)(STEPS, TOTAL)
+    parts = [kind(0.1)(part, TOTAL) for part in np.split(STEPS, [37, 38, 1000, 2500])]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+@each_schedule
+def test_the_highest_rate_is_the_one_that_was_asked_for(kind: Any) -> None:
+    assert kind(0.1)(STEPS, TOTAL).max() == pytest.approx(0.1, rel=1e-15, abs=0)
+
+
+@each_schedule
+def test_rates_rise_to_one_peak_and_then_never_again(kind: Any) -> None:
+    rates = kind(0.1)(STEPS, TOTAL)
+    peak = rates.argmax()
+    assert (np.diff(rates[: peak + 1]) >= 0).all()
+    assert (np.diff(rates[peak:]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in SCHEDULES.values() if kind not in (OneCycle, Warmup)]
+)
+def test_a_schedule_that_does_not_warm_up_starts_at_its_rate(kind: Any) -> None:
+    assert kind(0.1)(STEPS, TOTAL)[0] == 0.1
+
+
+@each_schedule
+def test_a_fit_without_steps_has_no_rates(kind: Any) -> None:
+    assert kind(0.1)(STEPS[:0], 0).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "rate"),
+    [
+        (Constant(0.5), 2999, 0.5),
+        (StepDecay(1.0, factor=0.5, every=10), 9, 1.0),
+        (StepDecay(1.0, factor=0.5, every=10), 10, 0.5),
+        (Exponential(1.0, factor=0.25, every=10), 5, 0.5),
+        (InverseScaling(1.0, power=2.0), 3, 1 / 16),  # (3 + 1)^-2
+        (Cosine(1.0, final_rate=0.2), 1500, 0.6),  # half way between 1 and 0.2
+        (Cosine(1.0, n_steps=100, final_rate=0.2), 2000, 0.2),
+        (OneCycle(1.0), 0, 1 / 25),
+        (OneCycle(1.0), 900, 1.0),  # three tenths of 3000
+        (OneCycle(1.0), 3000, 1 / 250_000),
+        (OneCycle(1.0, n_steps=200, warm=0.25), 50, 1.0),
+        (OneCycle(1.0, n_steps=200, warm=0.25), 2000, 1 / 250_000),
+        (OneCycle(1.0, warm=0.0), 0, 1.0),
+    ],
+)
+def test_rate_of_a_step(schedule: Any, step: int, rate: float) -> None:
+    assert schedule(np.array([step]), TOTAL) == pytest.approx(rate, rel=1e-12, abs=0)
+
+
+@each_schedule
+def test_warm_up_is_a_line_to_the_first_rate_and_then_the_schedule(kind: Any) -> None:
+    rates = Warmup(kind(0.1), n_steps=100)(STEPS, TOTAL)
+    later = kind(0.1)(np.arange(TOTAL - 100), TOTAL - 100)
+    np.testing.assert_allclose(rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15)
+    assert np.array_equal(rates[100:], later)
+
+
+@each_schedule
+def test_rates_of_a_schedule_are_its_own(kind: Any) -> None:
+    assert np.array_equal(rates_of(kind(0.1), STEPS, TOTAL), kind(0.1)(STEPS, TOTAL))
+
+
+def test_rates_of_a_number_are_that_number() -> None:
+    assert rates_of(0.1, STEPS[:3], TOTAL).tolist() == [0.1, 0.1, 0.1]
+
+
+SETTINGS_OF_SCHEDULES = [(kind, name) for kind in SCHEDULES.values() for name in asdict(kind(0.1))]
+
+
+@pytest.mark.parametrize(("kind", "name"), SETTINGS_OF_SCHEDULES)
+def test_every_setting_is_checked(kind: Any, name: str) -> None:
+    start = re.escape(f"{kind.__name__}: {name} must be a")
+    with pytest.raises(ValueError, match=f"^{start}.*, got -1$"):
+        kind(**{next(iter(asdict(kind(0.1)))): 0.1, name: -1})
+    with pytest.raises(TypeError, match=f"^{start}.*, got 'high'$"):
+        kind(**{next(iter(asdict(kind(0.1)))): 0.1, name: "high"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "expected"),
+    [
+        (Constant, "learning_rate", 0.0, "a finite number above 0"),
+        (StepDecay, "every", 0, "an integer of 1 or more"),
+        (Exponential, "factor", 0.0, "a finite number above 0"),
+        (InverseScaling, "power", np.nan, "a finite number of 0 or more"),
+        (Cosine, "final_rate", np.inf, "a finite number of 0 or more"),
+        (OneCycle, "warm", 1.0, "a number in [0, 1)"),
+        (Warmup, "schedule", 0.0, "a finite number above 0 or a schedule"),
+    ],
+)
+def test_words_of_a_schedules_bad_setting(
+    kind: Any, name: str, value: float, expected: str
+) -> None:
+    message = f"{kind.__name__}: {name} must be {expected}, got {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        kind(**{next(iter(asdict(kind(0.1)))): 0.1, name: value})

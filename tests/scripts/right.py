@@ -121,9 +121,9 @@ def main(folder: Path) -> tuple[object, ...]:
     written: int = predict_parquet(regressor, lambda: iter([X]), folder / "out.parquet")
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
-    told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
+    values = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
     more = (bridged, interval, named, spread.max(), entropy, widths, likely, columns, written)
-    return (*told, *more, again.classes_, net.n_steps, fastmlp.__version__)
+    return (*values, *more, again.classes_, net.n_steps, fastmlp.__version__)
 
 
 def bent_loss(prediction: float, target: float) -> tuple[float, float]:

@@ -123,10 +123,10 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
     @settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
     @given(call=calls())
     def check(call: Any) -> None:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             end = attempt(*call)
-        ours = [str(each.message) for each in told if issubclass(each.category, RuntimeWarning)]
+        ours = [str(each.message) for each in caught if issubclass(each.category, RuntimeWarning)]
         if end == "DIVERGED":
             assert any("diverged" in words for words in ours)
         if end == "not finite":

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paired import across, along, to_bfloat16
-from panelled import from_panels, to_panels
+from panelled import across, along, from_panels, to_bfloat16, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd.microkernel import PLUS, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
@@ -25,7 +24,7 @@ ENVIRONMENT = {"NUMBA_CPU_NAME": "neoverse-v1", "NUMBA_CPU_FEATURES": "+neon,+bf
 SCRIPT = """
 import sys
 import numpy as np
-from machine_code import assembly_for
+from panelled import assembly_for
 from fastmlp.backends.cpu.simd.gemm import product
 loop = product(np.float32, sys.argv[1] == "by_column", "matrices")
 print(assembly_for(loop, "aarch64-linux-gnu", "neoverse-v1", "+neon,+bf16"))
@@ -130,11 +129,11 @@ def test_products_by_bfmmla_have_its_bits(
         most, epilogue = round_up(height, 8), known[i % len(known)]
         left = across(a.T, LANES) if form == "by_column" else along(a, LANES, most)
         right, c = across(b, LANES), to_panels(np.full_like(start, np.nan), LANES, most)
-        origin, its = to_panels(start, LANES, most), to_panels(operand, LANES, most)
+        origin, panels = to_panels(start, LANES, most), to_panels(operand, LANES, most)
         memory.calls[i] = (
             memory.put(c), c[0].nbytes, memory.put(origin), 4 * LANES, origin[0].nbytes,
             memory.put(right), right[0].nbytes, memory.put(left), left[0].nbytes, (depth + 1) // 2,
-            epilogue, memory.put(its), width, height, 0, 1,
+            epilogue, memory.put(panels), width, height, 0, 1,
         )  # fmt: skip
         cases.append((c, start, a, b, epilogue, operand))
     memory.run(linked(form, python, tmp_path))

@@ -1,14 +1,17 @@
-"""SIGKILL at random moments: files stay whole, and fits end in the same bits."""
+"""SIGKILL, Ctrl-C and cold starts at any moment: files stay whole, fits end in the same bits."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
 
 from fastmlp.compiler.jit import INTERPRETED
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 SAVE_IN_A_LOOP = """
 import os, random, signal, sys, time
@@ -99,19 +102,227 @@ print(kills, resumed)
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
     n_kills = 500 if soak else 25
     changed = int(python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600))
     assert changed >= n_kills // 2
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 @pytest.mark.parametrize("rows", ["arrays", "blocks"])
 def test_every_resume_ends_in_the_same_bits(
     python: Callable[..., str], soak: bool, tmp_path: Path, rows: str
 ) -> None:
     n_kills = 50 if soak else 4
-    told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, rows, timeout=600)
-    kills, resumed = map(int, told.split())
+    printed = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, rows, timeout=600)
+    kills, resumed = map(int, printed.split())
     assert kills >= n_kills
     assert resumed >= n_kills // 2
+
+
+needs_a_new_process = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="each moment needs a process as new"
+)
+only_compiled_code = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="nothing is compiled"
+)
+
+# A moment is the entry of a function: of Numba's, of LLVM's callbacks, of imports, of finalizers.
+# Numba is not imported before the fork.
+INTERRUPT = """
+import faulthandler, os, random, signal, sys, threading, warnings
+import numpy as np
+from fastmlp import MLP, Custom, Status
+from fastmlp._process import signals
+
+n_moments, own_rule, seed = int(sys.argv[1]), sys.argv[2] == "own", int(sys.argv[3])
+random.seed(seed)
+X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+Y = X[:, 0].copy()
+
+def descend(w, g, m, v, rate):
+    return w - rate * g, m, v
+
+def work():
+    net = MLP((3, 5, 1), seed=0, **({"optimizer": Custom(descend)} if own_rule else {}))
+    history = net.fit(X, Y, epochs=2, batch_size=8)
+    few = [net.predict(X[:1]).tobytes() for _ in range(3)]
+    bits = net.parameters.tobytes() + b"".join(few) + net.predict(X).tobytes()
+    return history.status, bits
+
+def interrupted_at(moment):
+    seen = 0
+    def trace(frame, event, argument):
+        nonlocal seen
+        seen += 1
+        if seen == moment:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+    sys.settrace(trace)
+    try:
+        heard = work()[0] is Status.INTERRUPTED
+    except KeyboardInterrupt:
+        heard = True
+    finally:
+        sys.settrace(None)
+    return seen, heard
+
+def forked(task):
+    process = os.fork()
+    if process == 0:
+        warnings.simplefilter("ignore")
+        signal.alarm(500)
+        code = 99
+        try:
+            code = task()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+def tell(line):
+    with open(sys.argv[4], "wb") as file:
+        file.write(line)
+
+def told():
+    with open(sys.argv[4], "rb") as file:
+        return file.read()
+
+def count():
+    tell(str(interrupted_at(0)[0]).encode())
+    return 0
+
+def answer():
+    tell(work()[1])
+    return 0
+
+def attempt(moment):
+    _, heard = interrupted_at(moment)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    results = [work()[1]]
+    thread = threading.Thread(target=lambda: results.append(work()[1]), daemon=True)
+    thread.start()
+    thread.join(300)
+    if results != [expected] * 2:
+        return 98
+    return 0 if heard else 1
+
+def empty():
+    for folder, _, names in os.walk(os.environ["NUMBA_CACHE_DIR"]):
+        for name in names:
+            os.remove(os.path.join(folder, name))
+
+assert "numba" not in sys.modules
+assert forked(answer) == 0
+expected = told()
+if sys.argv[5] == "empty":
+    empty()
+assert forked(count) == 0
+total, unheard = int(told()), 0
+for _ in range(n_moments):
+    moment = random.randrange(1, total)
+    if sys.argv[5] == "empty":
+        empty()
+    code = forked(lambda: attempt(moment))
+    assert code in (0, 1), (code, moment)
+    unheard += code
+print(unheard)
+"""
+
+
+@needs_a_new_process
+@only_compiled_code
+@pytest.mark.parametrize(
+    ("rule", "cache", "few", "many"),
+    [("ours", "full", 8, 400), ("own", "full", 0, 100), ("ours", "empty", 0, 25)],
+    ids=["code that is loaded", "a rule of a user's", "code that is compiled"],
+)
+def test_ctrl_c_at_any_moment_of_the_first_work(
+    rule: str,
+    cache: str,
+    few: int,
+    many: int,
+    python: Callable[..., str],
+    soak: bool,
+    tmp_path: Path,
+) -> None:
+    n_moments = many if soak else few
+    if not n_moments:
+        pytest.skip("minutes: --soak")
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)} if cache == "empty" else {}
+    words = (n_moments, rule, 0, tmp_path / "told", cache)
+    unheard = int(python(INTERRUPT, *words, timeout=2400, **home))
+    # What comes in a finalizer, or in a callback of an import's, Python itself drops.
+    assert unheard <= n_moments // 5
+
+
+FIT = """
+import numpy as np
+from fastmlp import MLP
+from fastmlp.compiler import cache
+X = np.arange(30.0).reshape(10, 3) % 7
+net = MLP((3, 4, 1), seed=0)
+net.fit(X, X[:, 0], epochs=2, batch_size=4)
+print(net.parameters.tobytes().hex(), cache.folder() is not None)
+"""
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_four_processes_that_start_at_once_on_an_empty_cache(
+    python: Callable[..., str], soak: bool, tmp_path: Path
+) -> None:
+    if not soak:
+        pytest.skip("20 s a round; a smaller one is in tests/compiler/test_code_cache.py: --soak")
+    for i in range(5):
+        home = {"NUMBA_CACHE_DIR": str(tmp_path / str(i))}
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(python, FIT, timeout=500, **home) for _ in range(4)]
+        assert len({run.result() for run in runs}) == 1
+        assert not list((tmp_path / str(i)).rglob("tmp*"))
+
+
+HOMES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "read-only": lambda folder: {"HOME": "/proc", "XDG_CACHE_HOME": "/proc/1"},
+    "not there": lambda folder: {"HOME": str(folder / "no" / "home")},
+    "a file": lambda folder: {"HOME": __file__},
+    "relative": lambda folder: {"HOME": "", "XDG_CACHE_HOME": ""},
+}
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+@pytest.mark.parametrize("home", HOMES)
+def test_a_home_of_any_kind_is_no_failure(home: str, tmp_path: Path) -> None:
+    variables = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    variables |= {"FASTMLP_CACHE": "1", **HOMES[home](tmp_path)}
+    script = "from fastmlp.compiler import cache; print(cache.folder())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=variables, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "~").exists()
+
+
+NO_HOME = """
+import os, sys
+os.setgroups([])
+os.setuid(54321)  # nobody's: no entry, hence no home
+from fastmlp.compiler import cache
+print(cache.folder())
+"""
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_a_user_without_a_home_has_no_folder(tmp_path: Path, python: Any) -> None:
+    if os.name != "posix" or os.getuid() != 0:
+        pytest.skip("only root may become another user")
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    tmp_path.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", NO_HOME], env=variables, cwd=tmp_path, capture_output=True, text=True
+    )
+    if "Permission" in done.stderr or "No module named" in done.stderr:
+        pytest.skip("another user may not read this installation")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
+    assert list(tmp_path.iterdir()) == []

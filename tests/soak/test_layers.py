@@ -26,7 +26,7 @@ from work import *
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
 def begin(scenario):
     print(scenario, file=sys.stderr, flush=True)
-    signal.alarm(100)
+    signal.alarm(100 if sys.argv[1] == "4" else 600)
 if __name__ == "__main__":
     serial = {seed: fitted(seed, n_threads=1) for seed in range(8)}
 """
@@ -51,6 +51,22 @@ SCENARIOS = {
         for _ in range(20):
             of_another_library(np.zeros(1000)) if i == 0 else same(serial[i], i)
     in_threads(work, 4)
+    """,
+    "eight threads fit many nets": """
+    n = int(sys.argv[1])
+    in_threads(lambda i: [fitted(j % 8) == serial[j % 8] or 1 / 0 for j in range(i, i + n)])
+    """,
+    "eight threads predict row by row": """
+    n = {4: 20_000, 50: 1_000_000}[int(sys.argv[1])]
+    net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
+    net.fit(X, Y, epochs=1)
+    x = np.random.default_rng(1).normal(size=(n, 5)).astype(np.float32)
+    expected, out = net.predict(x), np.empty((n, 3), np.float32)
+    def predict(t):
+        for i in range(t, n, 8):
+            net.predict(x[i : i + 1], out[i : i + 1])
+    in_threads(predict)
+    assert out.tobytes() == expected.tobytes()
     """,
     "fork": """
     assert same(serial[0]) == 0
@@ -188,7 +204,13 @@ FORKS = (
     "multiprocessing fork",
     "joblib multiprocessing",
 )
-THREADS = ("threads", "threads after set_num_threads", "threads beside another library")
+THREADS = (
+    "threads",
+    "eight threads fit many nets",
+    "eight threads predict row by row",
+    "threads after set_num_threads",
+    "threads beside another library",
+)
 TOGETHER = {"forks": FORKS, "threads": (*THREADS, "joblib threading")}
 ALONE = {
     name: (name,) for name in SCENARIOS if not any(name in names for names in TOGETHER.values())
@@ -218,45 +240,8 @@ def test_every_scenario_on_every_layer(
     if not names:
         pytest.skip("this system cannot fork, or joblib is not installed")
     texts = [f"\n    begin({name!r})\n{SCENARIOS[name].rstrip()}" for name in names]
-    python(BEGIN + "".join(texts), timeout=120 * len(names), **environment(layer))
-
-
-MANY_FITS = """
-import sys
-from work import *
-n_fits = int(sys.argv[1])
-serial = [fitted(seed, n_threads=1) for seed in range(8)]
-in_threads(lambda i: [fitted(j % 8) == serial[j % 8] or 1 / 0 for j in range(i, i + n_fits)])
-"""
-
-MANY_PREDICTIONS = """
-import sys
-from work import *
-n = int(sys.argv[1])
-net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
-net.fit(X, Y, epochs=1)
-x = np.random.default_rng(1).normal(size=(n, 5)).astype(np.float32)
-expected, out = net.predict(x), np.empty((n, 3), np.float32)
-def predict(t):
-    for i in range(t, n, 8):
-        net.predict(x[i : i + 1], out[i : i + 1])
-in_threads(predict)
-assert out.tobytes() == expected.tobytes()
-print(n)
-"""
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_fit_many_nets(layer: str, python: Callable[..., str], soak: bool) -> None:
-    python(MANY_FITS, 50 if soak else 4, timeout=600, **environment(layer))
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_eight_threads_predict_row_by_row(
-    layer: str, python: Callable[..., str], soak: bool
-) -> None:
-    n = 1_000_000 if soak else 20_000
-    assert int(python(MANY_PREDICTIONS, n, timeout=600, **environment(layer))) == n
+    many = 50 if soak else 4
+    python(BEGIN + "".join(texts), many, timeout=120 * len(names), **environment(layer))
 
 
 # Busy threads of a higher priority on the one core: every thread of a team is off it most of the

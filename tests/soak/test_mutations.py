@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_files import write_all, write_bombs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds_of_files import write_all, write_bombs
 
 import fastmlp
 from fastmlp import MLP, FileError
@@ -25,9 +25,9 @@ import numpy as np
 import fastmlp
 from fastmlp import MLP, FileError
 from fastmlp.tabular import TableModel
-from kinds_of_files import CHECKPOINT, resumed
-from mutations import mutated
-from peak_memory import peak_of_process
+from hostile_files import CHECKPOINT, resumed
+from hostile_files import mutated
+from memory_use import peak_of_process
 path, n, stride, n_bombs = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 files = [Path(each) for each in sys.argv[5:]]
 corpus, bombs = files[n_bombs:], files[:n_bombs]
@@ -124,9 +124,9 @@ def test_every_mutated_file_is_a_model_or_an_error(
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
     n = FULL if soak else 2_000
-    how = (tmp_path / "model", n, 1 if soak else 200, len(bombs), *bombs, *GOLDEN, *kinds)
-    told = python(LOAD_ALL, *how, timeout=3600)
-    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, told.split())
+    arguments = (tmp_path / "model", n, 1 if soak else 200, len(bombs), *bombs, *GOLDEN, *kinds)
+    printed = python(LOAD_ALL, *arguments, timeout=3600)
+    models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, printed.split())
     n = n // len(GOLDEN + kinds) * len(GOLDEN + kinds)
     assert models + refused > n
     assert models > n // 100

@@ -110,8 +110,8 @@ def accuracy(targets: Any, predictions: Any) -> float:
 
 def outcome(net: MLP, history: Any) -> tuple[Any, ...]:
     loss = net.loss_and_gradient(X, Y)[0]
-    told = (history.loss, history.validation_loss, history.metrics, history.best_epoch)
-    return net.parameters.tobytes(), net.n_steps, loss, repr(told)
+    values = (history.loss, history.validation_loss, history.metrics, history.best_epoch)
+    return net.parameters.tobytes(), net.n_steps, loss, repr(values)
 
 
 def trained(recipe: Recipe, net: MLP, epochs: int = 6, **more: Any) -> tuple[Any, ...]:
@@ -169,7 +169,7 @@ def check_many(recipe: Recipe, expected: tuple[Any, ...]) -> None:
 def check_copies(recipe: Recipe) -> None:
     net = recipe.make()
     trained(recipe, net, epochs=2)
-    copies = {name: how(net) for name, how in COPIES.items()}
+    copies = {name: way(net) for name, way in COPIES.items()}
     expected = trained(recipe, net, epochs=2)
     for name, other in copies.items():
         assert trained(recipe, other, epochs=2) == expected, name

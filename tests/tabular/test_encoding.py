@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 
 from fastmlp import tabular
 from fastmlp.tabular import (

@@ -357,7 +357,7 @@ def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFix
 BYTES_OF_A_ROW = """
 import numpy as np
 from fastmlp import MLP
-from peak_memory import peak_of
+from memory_use import peak_of
 
 def of_a_row(dtype="float32", loss="mse", l2=0.0, validated=False, weighted=False, **options):
     def peak(n_rows):

@@ -69,9 +69,9 @@ FORMS: dict[str, Any] = {
 def test_numbers(form: str, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "STRIP", 128)
     kind = np.dtype(dtype)
-    found = arrays.features(FORMS[form], 5, kind, "who")
-    assert found.flags.c_contiguous
-    assert found.tobytes() == arrays.features(ARRAY, 5, kind, "who").tobytes()
+    result = arrays.features(FORMS[form], 5, kind, "who")
+    assert result.flags.c_contiguous
+    assert result.tobytes() == arrays.features(ARRAY, 5, kind, "who").tobytes()
 
 
 @pytest.mark.parametrize("form", ["pandas", "nullable", "objects", "polars", "arrow"])
@@ -101,8 +101,8 @@ def test_a_fit_of_a_frame_is_that_of_an_array(form: str) -> None:
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )
 def test_class_labels_stay_integers(y: Any) -> None:
-    found = arrays.targets(y, 3, 3, "classes", np.dtype(np.float32), "who")
-    np.testing.assert_array_equal(found, [[0], [2], [1]])
+    result = arrays.targets(y, 3, 3, "classes", np.dtype(np.float32), "who")
+    np.testing.assert_array_equal(result, [[0], [2], [1]])
 
 
 def test_what_lies_in_memory_as_the_net_needs_it_is_not_copied() -> None:
@@ -203,10 +203,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("form", REFUSED)
 def test_what_is_no_number(form: str) -> None:
     given, words = REFUSED[form]
-    with pytest.raises((TypeError, ValueError), match=f"^MLP.predict: X .*{words}") as told:
+    with pytest.raises((TypeError, ValueError), match=f"^MLP.predict: X .*{words}") as error:
         MLP((2, 1)).predict(given)
-    assert type(told.value) is (
-        TypeError if " real numbers, got " in str(told.value) else ValueError
+    assert type(error.value) is (
+        TypeError if " real numbers, got " in str(error.value) else ValueError
     )
 
 
@@ -249,8 +249,10 @@ def test_nothing_is_imported_for_arrays() -> None:
         "net.fit([[1, 2]], np.ones(1), epochs=1); net.predict(np.ones((3, 2)));"
         "print({'pandas', 'polars', 'pyarrow'} & {*sys.modules})"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == "set()\n"
 
 
 # Frames with the columns of X in another order, and one more.

@@ -201,9 +201,10 @@ if hasattr(os, "fork"):
 @pytest.mark.timeout(1800)
 def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
     def told(compiler: str, *arguments: str) -> list[list[str]]:
-        how = {"FASTMLP_COMPILER": compiler, "NUMBA_NUM_THREADS": "2"}
+        options = {"FASTMLP_COMPILER": compiler, "NUMBA_NUM_THREADS": "2"}
         return [
-            line.split() for line in python(DIGESTS, *arguments, timeout=1500, **how).splitlines()
+            line.split()
+            for line in python(DIGESTS, *arguments, timeout=1500, **options).splitlines()
         ]
 
     tasks = [(compiler, *which) for compiler in ("numba", "translator") for which in NETS]
@@ -221,7 +222,7 @@ def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
         if task[0] == "numba" and layer == "omp" and "rows" in task:
             assert ["ran", "1", "1"] in lines
     assert len(bits) == (5 + 4) + 5
-    assert {name: len(found) for name, found in bits.items() if len(found) > 1} == {}
+    assert {name: len(result) for name, result in bits.items() if len(result) > 1} == {}
 
 
 def present(layer: str) -> bool:
@@ -236,8 +237,8 @@ OFF = "(0, 1, [1])"
 def test_parts_run_on_numbas_threads_where_that_is_safe(layer: str, python: Python) -> None:
     if not present(layer):
         pytest.skip("this Numba has no such layer")
-    how = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
-    told = python(THREADS, FASTMLP_COMPILER="numba", **how).splitlines()
+    options = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    printed = python(THREADS, FASTMLP_COMPILER="numba", **options).splitlines()
     alone, shared = f"{layer}; {OFF}; {OFF}", f"{layer}; {OFF}; {ON}"
     # In a child GNU OpenMP would end the process, and workqueue where two threads meet.
-    assert told == [shared if layer == "omp" else alone] + [alone] * hasattr(os, "fork")
+    assert printed == [shared if layer == "omp" else alone] + [alone] * hasattr(os, "fork")

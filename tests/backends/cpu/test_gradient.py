@@ -45,8 +45,10 @@ weighted_or_not = pytest.mark.parametrize("weighted", [False, True], ids=["", "w
 def told(case: dict[str, Any]) -> str:
     """The name of a case."""
     words = [
-        f"{its.loss}-{its.output_activation}-{its.sizes}" if isinstance(its, Net) else str(its)
-        for its in case.values()
+        f"{value.loss}-{value.output_activation}-{value.sizes}"
+        if isinstance(value, Net)
+        else str(value)
+        for value in case.values()
     ]
     return "-".join(words)
 

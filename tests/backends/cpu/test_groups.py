@@ -161,8 +161,8 @@ def test_several_threads_give_the_bits_of_one(
     net = Net((17, 90, 33, 5), "relu", penalties={"l2": 0.3}, layer_rates=CASES[case])
     rng = np.random.default_rng(1)
     parameters, data = net.draw(rng, 130, weighted=True)
-    how = (net, parameters, data, AdamW(0.03), orders(rng, 2, 130), 70)
-    one, two = train(*how), train(*how, n_threads=2)
+    arguments = (net, parameters, data, AdamW(0.03), orders(rng, 2, 130), 70)
+    one, two = train(*arguments), train(*arguments, n_threads=2)
     assert np.array_equal(one.parameters, two.parameters)
     assert np.array_equal(one.moments, two.moments)
     assert np.array_equal(one.losses, two.losses)
@@ -184,7 +184,7 @@ def test_sparse_rows_train_as_dense_ones(case: str) -> None:
     data.x[rng.uniform(size=data.x.shape) < 0.7] = 0
     rows = scipy.sparse.csr_array(data.x)
     sparse = data._replace(x=SparseRows(rows.data, rows.indices, rows.indptr, SIZES[0]))
-    order, adam, found = orders(rng, 2, N_ROWS), Adam(0.03), []
+    order, adam, results = orders(rng, 2, N_ROWS), Adam(0.03), []
     groups = groups_of(adam, net.network.factors).groups
     for each in (data, sparse):
         engine, flat, losses = Engine(net.network, 1), parameters.copy(), np.zeros(2)
@@ -192,8 +192,8 @@ def test_sparse_rows_train_as_dense_ones(case: str) -> None:
         trainer = engine.trainer(flat, moments, adam, each, 7)
         trainer.run(order, coefficients_of(adam, 1, np.full(6, 0.03), groups), losses, 0, 6)
         trainer.store()
-        found.append((flat, moments.flat(), losses))
-    for dense, other in zip(*found, strict=True):
+        results.append((flat, moments.flat(), losses))
+    for dense, other in zip(*results, strict=True):
         assert np.array_equal(dense, other)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_cases import CASES, options_of
-from machine_code import innermost
 from numba.extending import register_jitable
-from panelled import INTERPRETED, assembly, block
+from panelled import INTERPRETED, assembly, block, innermost
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
@@ -132,11 +131,11 @@ def compiled(name: str, dtype: Any) -> Block:
     """The block as a fit has it: phases are compiled lightly, rules in full."""
     if name in RULES:
         register_jitable(**INLINED)(RULES[name].keywords["rule"])
-        its = Block(RULES[name](dtype), None)
+        code = Block(RULES[name](dtype), None)
     else:
-        its = Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
-    assert isinstance(its._code, NativeCode)  # else Numba has compiled it
-    return its
+        code = Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
+    assert isinstance(code._code, NativeCode)  # else Numba has compiled it
+    return code
 
 
 def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "") -> list[str]:
@@ -158,23 +157,23 @@ def calculating(loops: list[str], dtype: Any) -> list[str]:
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dtype: Any) -> None:
     text = assembly(compiled(name, dtype))
-    found = innermost(text)
-    assert multiplying(found, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
-    assert not any(CALL.search(loop) for loop in multiplying(found, dtype))
+    result = innermost(text)
+    assert multiplying(result, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
+    assert not any(CALL.search(loop) for loop in multiplying(result, dtype))
     assert name in THAT_CALL_BLOCKS or not CALL.search(text)
     # What is left of a row is less than a vector, by itself; products in panels have none.
-    assert not multiplying(found, dtype, "s") or name == "row_by_row"
+    assert not multiplying(result, dtype, "s") or name == "row_by_row"
 
 
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", THAT_MULTIPLY)
 def test_phases_multiply_and_add_whole_vectors(name: str, dtype: Any) -> None:
-    found = innermost(assembly(compiled(name, dtype)))
-    assert multiplying(found, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
-    assert not multiplying(found, dtype, "s")
+    result = innermost(assembly(compiled(name, dtype)))
+    assert multiplying(result, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
+    assert not multiplying(result, dtype, "s")
     # A product of float32 is summed in float32, also where losses are float64.
-    assert not any("vcvt" in loop for loop in multiplying(found, dtype))
+    assert not any("vcvt" in loop for loop in multiplying(result, dtype))
 
 
 @reads_assembly
@@ -214,8 +213,8 @@ def test_nothing_is_called_but_blocks_by_their_addresses(name: str, dtype: Any) 
 @each_dtype
 @pytest.mark.parametrize("name", [name for name in RULES if name.split()[1] in STEPS])
 def test_rules_with_exponentials_go_by_vectors_of_fused_steps(name: str, dtype: Any) -> None:
-    found = innermost(assembly(compiled(name, dtype)))
-    assert multiplying(found, dtype, register="[xyz]mm")
+    result = innermost(assembly(compiled(name, dtype)))
+    assert multiplying(result, dtype, register="[xyz]mm")
 
 
 @pytest.mark.parametrize("name", sorted({*PRODUCTS, *PHASES} - WIDE))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
 from nets import distance, train
-from paired import operand
+from panelled import operand
 
 from fastmlp import MLP, SGD, Adam, fit_many, load
 from fastmlp.backends.cpu import session
@@ -45,17 +45,17 @@ def make(sizes: Any, **settings: Any) -> MLP:
 
 
 def naive_gradient(net: MLP, x: Any, y: Any, **model: Any) -> Any:
-    w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
+    w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
     model["rounded"] = operand(net.layer_sizes, WIDE, net.compute_dtype)
     value, weights, biases = naive.gradient(w, b, x.astype(float), y.astype(float), **model)
     return value, naive.flatten(weights, biases)
 
 
 def check_step(
-    sizes: Any, n_rows: int, activation: str, batch: int, told: Any = "bfloat16", **settings: Any
+    sizes: Any, n_rows: int, activation: str, batch: int, setting: Any = "bfloat16", **settings: Any
 ) -> None:
-    how: dict[str, Any] = {"activation": activation, "compute_dtype": told, **settings}
-    net, (x, y) = make(sizes, optimizer=SGD(1.0), **how), draw(sizes)
+    options: dict[str, Any] = {"activation": activation, "compute_dtype": setting, **settings}
+    net, (x, y) = make(sizes, optimizer=SGD(1.0), **options), draw(sizes)
     x, y = x[:n_rows], y[:n_rows]
     before = net.parameters.copy()
     activations = [activation] * (len(sizes) - 2)
@@ -77,8 +77,8 @@ def test_a_step_is_that_of_rounded_operands(sizes: Any, activation: str) -> None
 
 @pytest.mark.parametrize("pattern", ["110", "010", "100"])
 def test_a_step_of_told_layers_is_that_of_rounded_operands(pattern: str) -> None:
-    told = ["bfloat16" if each == "1" else "float32" for each in pattern]
-    check_step((3, 19, 18, 2), N_ROWS, "tanh", N_ROWS, told)
+    names = ["bfloat16" if each == "1" else "float32" for each in pattern]
+    check_step((3, 19, 18, 2), N_ROWS, "tanh", N_ROWS, names)
 
 
 def test_a_step_with_penalties_is_that_of_rounded_operands() -> None:
@@ -88,7 +88,7 @@ def test_a_step_with_penalties_is_that_of_rounded_operands() -> None:
 def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = 1 if INTERPRETED else 37
 
-    def chunks(*given: Any, **how: Any) -> Any:
+    def chunks(*given: Any, **options: Any) -> Any:
         return partition.Partition(max(rows, 2))
 
     monkeypatch.setattr(session, "partition_of", chunks)
@@ -139,15 +139,15 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     x, y = draw(SHARED)
     x[np.abs(x) < 1] = 0
-    order, sizes, found = np.arange(N_ROWS)[None], SHARED, []
+    order, sizes, results = np.arange(N_ROWS)[None], SHARED, []
     for compute_dtype in ("bfloat16", None):
         net = make(sizes, compute_dtype=compute_dtype)
         engine = Engine(net._network, 1)
         data = engine.trusted(sparse.csr_matrix(x), y, None)
-        its: Any = SimpleNamespace(network=net._network)
-        found.append(train(its, net.parameters, data, SGD(1.0), order, N_ROWS).parameters)
+        arrays: Any = SimpleNamespace(network=net._network)
+        results.append(train(arrays, net.parameters, data, SGD(1.0), order, N_ROWS).parameters)
     start = make(sizes).parameters
-    mixed, plain = ((start - after)[: sizes[0] * sizes[1]] for after in found)
+    mixed, plain = ((start - after)[: sizes[0] * sizes[1]] for after in results)
     # Its deltas come through the products of the layers above.
     assert 0 < distance(mixed, plain) < 0.02
 
@@ -155,9 +155,9 @@ def test_sparse_rows_train_a_first_layer_in_float32() -> None:
 def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def phase(name: str, *which: Any, **how: Any) -> Any:
+    def phase(name: str, *which: Any, **options: Any) -> Any:
         made.append(name)
-        return rule_blocks.phase(name, *which, **how)
+        return rule_blocks.phase(name, *which, **options)
 
     monkeypatch.setattr(session, "phase", phase)
     TRAININGS.clear()  # else a session of another test may serve
@@ -200,14 +200,14 @@ def test_divergence_is_noticed() -> None:
 TOLD = ("float32", "bfloat16", "float32")
 
 
-@pytest.mark.parametrize("told", ["bfloat16", TOLD], ids=str)
-def test_a_file_keeps_the_setting(told: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["bfloat16", TOLD], ids=str)
+def test_a_file_keeps_the_setting(setting: Any, tmp_path: Path) -> None:
     x, y = draw(SHARED)
-    net, whole = (make(SHARED, compute_dtype=told) for _ in range(2))
+    net, whole = (make(SHARED, compute_dtype=setting) for _ in range(2))
     net.fit(x, y, epochs=1)
     net.save(tmp_path / "net.safetensors", include_training_state=True)
     again = load(tmp_path / "net.safetensors")
-    assert again.compute_dtype == told
+    assert again.compute_dtype == setting
     again.fit(x, y, epochs=2)
     whole.fit(x, y, epochs=1)
     whole.fit(x, y, epochs=2)

@@ -136,10 +136,10 @@ def main() -> None:
     for dtype in DTYPES:
         for name, kernel, signature in kernels(dtype):
             for capability in ARCHITECTURES:
-                code, its = cubin_of(ptx_of(kernel, signature, capability), capability)
+                code, details = cubin_of(ptx_of(kernel, signature, capability), capability)
                 sm = "sm_{}{}".format(*capability)
-                row = f"| {dtype} | {name} | {sm} | {its.registers} | {its.spilled} |"
-                sys.stdout.write(f"{row} {its.shared} | {len(code)} |\n")
+                row = f"| {dtype} | {name} | {sm} | {details.registers} | {details.spilled} |"
+                sys.stdout.write(f"{row} {details.shared} | {len(code)} |\n")
                 sys.stdout.flush()
 
 

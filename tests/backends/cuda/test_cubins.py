@@ -44,8 +44,8 @@ each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
 def float64_instructions(ptx: str) -> set[str]:
     """Return the names of the float64 instructions, without their qualifiers."""
     lines = [line for line in ptx.splitlines() if ".f64" in line and ".reg" not in line]
-    found = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
-    return {match[1] for match in found if match}
+    result = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
+    return {match[1] for match in result if match}
 
 
 @each_dtype
@@ -67,13 +67,13 @@ def check_ptx(ptx: str, dtype: str, name: str) -> None:
 
 def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
     """Check that the PTX links, within the bounds."""
-    code, its = cubins.cubin_of(ptx, capability)
+    code, details = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
-    assert its.registers <= (BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS), (
-        name
-    )
-    assert its.spilled == 0, (name, its)
-    assert its.shared <= MOST_SHARED, (name, its)
+    assert details.registers <= (
+        BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS
+    ), name
+    assert details.spilled == 0, (name, details)
+    assert details.shared <= MOST_SHARED, (name, details)
 
 
 def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
@@ -89,17 +89,17 @@ def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
 
 def device_rules() -> dict[str, tuple[Any, int, int]]:
     """Return each rule of scalars, its number of arguments, and its number of results."""
-    found: dict[str, tuple[Any, int, int]] = {}
+    results: dict[str, tuple[Any, int, int]] = {}
     for table, n_in in ((ACTIVATIONS, 1), (PENALTIES, 1)):
-        found |= {name: (rule, n_in, 2) for name, rule in table.items()}
+        results |= {name: (rule, n_in, 2) for name, rule in table.items()}
     for name, loss in (LOSSES | SKLEARN_LOSSES).items():
         if not loss.by_row:
-            found[f"{name} loss"] = (loss.rule, 2 + len(loss.constants), 2)
-    found |= {f"{n} link": (k.rule, 1, 1) for n, k in LINKS.items() if not k.by_row}
+            results[f"{name} loss"] = (loss.rule, 2 + len(loss.constants), 2)
+    results |= {f"{n} link": (k.rule, 1, 1) for n, k in LINKS.items() if not k.by_row}
     for optimizer in (*(kind() for kind in OPTIMIZERS.values()), SGD(0.1, momentum=0.9)):
         n = optimizer.rule.__code__.co_argcount
-        found[optimizer.rule.__name__] = (optimizer.rule, n, 3)
-    return found
+        results[optimizer.rule.__name__] = (optimizer.rule, n, 3)
+    return results
 
 
 def test_rules_stay_in_float32() -> None:
@@ -138,9 +138,9 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
-    for name, its in (CASES | SKLEARN_LOSSES).items():
-        link = LINKS[its.link or "identity"]
-        of_net = rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+    for name, loss in (CASES | SKLEARN_LOSSES).items():
+        link = LINKS[loss.link or "identity"]
+        of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))
         cubins.without_a_card(OURS)
         loss, predict = (
             rule_blocks.row_loss(of_net, np.dtype(dtype).type),

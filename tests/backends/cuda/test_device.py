@@ -129,22 +129,22 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
     from fastmlp.backends.cuda.plan.session import require
 
     free = [10]
-    its = card(monkeypatch)
+    gpu = card(monkeypatch)
     monkeypatch.setattr(Card, "free_bytes", lambda self: free[0])
     monkeypatch.setattr(Card, "reclaim", lambda self: free.insert(0, 100))
-    require(its, 50, "MLP.fit")
+    require(gpu, 50, "MLP.fit")
     with pytest.raises(
         MemoryError, match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes"
     ):
-        require(its, 200, "MLP.fit")
+        require(gpu, 200, "MLP.fit")
 
 
 class Array:
     """Another library's array."""
 
     def __init__(self, **more: Any) -> None:
-        its = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
-        self.__cuda_array_interface__ = its | more
+        interface = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
+        self.__cuda_array_interface__ = interface | more
 
 
 def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
@@ -212,13 +212,13 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_net_that_cannot_move_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     has([], monkeypatch)
-    its = net("cpu")
-    its.save(tmp_path / "net.safetensors")
-    before = its.predict([[1, 2]])
+    cpu_net = net("cpu")
+    cpu_net.save(tmp_path / "net.safetensors")
+    before = cpu_net.predict([[1, 2]])
     with pytest.raises(RuntimeError, match=r"MLP.to: the NVIDIA driver sees no device"):
-        its.to("cuda")
-    assert its.device == "cpu"
-    assert np.array_equal(its.predict([[1, 2]]), before)
+        cpu_net.to("cuda")
+    assert cpu_net.device == "cpu"
+    assert np.array_equal(cpu_net.predict([[1, 2]]), before)
     with pytest.raises(RuntimeError, match=r"MLP.load: the NVIDIA driver sees no device"):
         MLP.load(tmp_path / "net.safetensors", device="cuda")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ensemble.test_ensembles import BINARY, CLASSES, LABELS, REAL, TASKS, N, X, ensemble
-from reloading import reloaded
+from model_files import reloaded
 from sklearn.exceptions import NotFittedError
 
 import fastmlp

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_rules import cube
+from loss_cases import cube
+from model_files import reloaded
 from pairs import TASKS, X
-from reloading import reloaded
 from scipy.sparse import csr_array, csr_matrix
 from sklearn import neural_network
 from sklearn.base import clone

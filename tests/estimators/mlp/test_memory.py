@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
@@ -21,7 +21,7 @@ FIT = """
 import warnings
 
 import numpy as np
-from peak_memory import bytes_of_process, peak_of_process
+from memory_use import bytes_of_process, peak_of_process
 from scipy import sparse
 
 from fastmlp import MLPClassifier

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from peak_memory import peak_of
-from reloading import reloaded
+from memory_use import peak_of
+from model_files import reloaded
 from scipy.stats import uniform
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X
 from sklearn.exceptions import NotFittedError

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 from scipy.sparse import csr_array
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
 from sklearn import config_context

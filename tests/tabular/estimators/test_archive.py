@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peak_memory import peak_of
+from memory_use import peak_of
 from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeRegressor
 from small_tables import FEW, classifier, drawn, regressor

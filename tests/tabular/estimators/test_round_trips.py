@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from reloading import reloaded
+from model_files import reloaded
 from small_tables import table_of, untrained
 
 import fastmlp

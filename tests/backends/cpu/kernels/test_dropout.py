@@ -60,7 +60,7 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
     # A linear net on single rows with noise runs away.
     noise = 0.0 if activation == "identity" else 0.2
     net = made(activation=activation, input_noise=noise, **drawn)
-    weights, biases = ([a.copy() for a in its] for its in (net.weights, net.biases))
+    weights, biases = ([a.copy() for a in arrays] for arrays in (net.weights, net.biases))
     history = net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=False)
     batches = [list(range(i, min(i + batch_size, N_ROWS))) for i in range(0, N_ROWS, batch_size)]
     cosine = 0.25 * (1 + np.cos(np.pi * np.arange(n_steps) / n_steps))
@@ -81,15 +81,15 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
         },
     )
     np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
-    for found, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-11)
+    for result, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-11)
 
 
 @needs_threads
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_do_not_depend_on_threads(dtype: str, batch_size: int) -> None:
     X, y = rows_of(dtype)
-    found = set()
+    results = set()
     for n_threads in (1, 2, 4):
         net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2, dtype=dtype)
         engine, state = core_of(net)
@@ -98,22 +98,22 @@ def test_bits_do_not_depend_on_threads(dtype: str, batch_size: int) -> None:
         request = FitRequest(data, FitOptions(2, batch_size))
         trainer.TRAININGS.clear()
         loop.fit(engine, state, request)
-        found.add((net.parameters.tobytes(), *request.history.loss))
-    assert len(found) == 1
+        results.add((net.parameters.tobytes(), *request.history.loss))
+    assert len(results) == 1
 
 
 def test_chunks_of_any_size_drop_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of a gradient run over chunks in another order; nothing else changes."""
     X, y = rows_of("float64")
-    found = []
+    results = []
     for rows in (8, 24, N_ROWS):
         monkeypatch.setattr(partition, "chunk_rows", lambda layout, n, rows=rows, **_: min(rows, n))
         trainer.TRAININGS.clear()
         net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2)
         net.fit(X, y, epochs=2, batch_size=N_ROWS // 2)
-        found.append(net.parameters.copy())
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-12)
+        results.append(net.parameters.copy())
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=0, atol=1e-12)
 
 
 def test_nothing_is_dropped_but_in_fit() -> None:
@@ -121,9 +121,9 @@ def test_nothing_is_dropped_but_in_fit() -> None:
     net = made(dropout=0.5, input_dropout=0.5, input_noise=3.0, dtype="float32")
     plain = made(dtype="float32")
     loss, gradient = plain.loss_and_gradient(X, y)
-    found = net.loss_and_gradient(X, y)
-    assert found[0] == loss
-    assert np.array_equal(found[1], gradient)
+    result = net.loss_and_gradient(X, y)
+    assert result[0] == loss
+    assert np.array_equal(result[1], gradient)
     for each in (net, plain):
         each.apply_gradient(gradient)
     assert net.parameters.tobytes() == plain.parameters.tobytes()
@@ -152,8 +152,10 @@ def test_rates_of_0_have_the_bits_of_a_net_without(optimizer: Any, batch_size: i
         return np.zeros(len(steps))
 
     X, y = rows_of("float32")
-    its: dict[str, Any] = {"dtype": "float32", "activation": "tanh", "optimizer": optimizer}
-    nets = [made(dropout=rate, layer_rates=[0.5, 1.0, 1.0], **its) for rate in (0.0, nothing, 1e-6)]
+    settings: dict[str, Any] = {"dtype": "float32", "activation": "tanh", "optimizer": optimizer}
+    nets = [
+        made(dropout=rate, layer_rates=[0.5, 1.0, 1.0], **settings) for rate in (0.0, nothing, 1e-6)
+    ]
     for net in nets:
         net.fit(X, y, epochs=2, batch_size=batch_size)
     assert len({net.parameters.tobytes() for net in nets}) == 1
@@ -163,14 +165,14 @@ def test_rates_of_0_have_the_bits_of_a_net_without(optimizer: Any, batch_size: i
 def test_hidden_layers_are_dropped_on_sparse_rows(activation: str) -> None:
     X, y = rows_of("float64")
     X[np.abs(X) < 0.5] = 0
-    found = []
+    results = []
     for rows in (X, scipy.sparse.csr_array(X)):
         net = made(dropout=0.3, activation=activation)
         engine, state = core_of(net)
         data = engine.trusted(rows, y, None)
         loop.fit(engine, state, FitRequest(data, FitOptions(2, 16)))
-        found.append(net.parameters.copy())
-    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12)
+        results.append(net.parameters.copy())
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("given", [{"input_dropout": 0.1}, {"input_noise": 0.1}])

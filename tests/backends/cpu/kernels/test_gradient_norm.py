@@ -46,10 +46,12 @@ def by_hand(
         part = Data(data.x[rows], data.y[rows], data.weight[rows])
         slopes = engine.loss_and_gradient(parameters, part)[1].astype(np.float64)
         variables = np.split(slopes, starts[1:]) if name == "clipnorm" else [slopes]
-        norms = [float(np.linalg.norm(its)) for its in variables]
+        norms = [float(np.linalg.norm(variable)) for variable in variables]
         seen += norms
         pairs = zip(variables, norms, strict=True)
-        parameters -= RATE * np.concatenate([its * min(1, limit / norm) for its, norm in pairs])
+        parameters -= RATE * np.concatenate(
+            [variable * min(1, limit / norm) for variable, norm in pairs]
+        )
     return parameters, seen
 
 
@@ -82,8 +84,8 @@ def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     runs: list[Run] = []
     # Uncompiled no team gathers.
     for n_threads in (1, 2) if INTERPRETED else (1, 2, 4):
-        how = (net, parameters, data, SGD(RATE, **clip), order, batch_size)
-        runs.append(train(*how, n_threads=n_threads))
+        arguments = (net, parameters, data, SGD(RATE, **clip), order, batch_size)
+        runs.append(train(*arguments, n_threads=n_threads))
         assert runs[-1].parameters.tobytes() == runs[0].parameters.tobytes()
         assert runs[-1].losses.tobytes() == runs[0].losses.tobytes()
     assert distance(runs[0].parameters, expected) <= 1e-12

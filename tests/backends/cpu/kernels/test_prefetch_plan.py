@@ -33,9 +33,9 @@ def look() -> Block:
         tile = records_at(net.tiles, net.n_tiles, Tile)[t]
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
         piece = (tile, layer, net.parameters + tile.offset)
-        found = prefetch_for(net, t, piece, apply, split, wanted, LANES * SIZE, SIZE)
+        result = prefetch_for(net, t, piece, apply, split, wanted, LANES * SIZE, SIZE)
         for i in range(n_words):
-            copied[i] = words[i] if found else 0
+            copied[i] = words[i] if result else 0
 
     return block(copy_wanted)
 
@@ -47,8 +47,8 @@ class Scene:
         layout = make_layout((N_IN, 40, 3))
         self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
         blocks = Addresses([0, 0], [0, 0], n_moments=2)
-        how = Partition(BATCH, n_threads=n_threads, split_layer=split_layer)
-        self.plan = make_plan(layout, self.buffers, blocks, partition=how)
+        options = Partition(BATCH, n_threads=n_threads, split_layer=split_layer)
+        self.plan = make_plan(layout, self.buffers, blocks, partition=options)
         self.net, self.batch = self.plan.net[0], self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
         self.order = np.random.default_rng(0).permutation(N_ROWS)
@@ -62,12 +62,12 @@ class Scene:
 
     def wanted(self, look: Block, *, apply: int = 0, split: int = 0) -> list[tuple[int, int]]:
         """The pieces of memory of all tiles: first addresses, and numbers of lines."""
-        found = []
+        results = []
         for t in range(self.net.n_tiles):
             words = np.zeros(STREAMS_BYTES // 8, np.int64)
             look(address(self.plan.net), t, apply, split, address(words))
-            found += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
-        return found
+            results += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
+        return results
 
     def places(self, rows: Any, first_feature: int = 0) -> list[int]:
         """Where these rows of X begin, from a feature on."""
@@ -82,23 +82,23 @@ def lines_of(n_numbers: int) -> int:
 def test_all_rows_of_the_next_batch_are_asked_for_once(look: Block, first: int) -> None:
     scene = Scene()
     scene.at(first)
-    found = scene.wanted(look)
+    result = scene.wanted(look)
     # The last batch of the order is shorter.
     following = scene.order[first + BATCH : first + 2 * BATCH]
-    assert sorted(place for place, _ in found) == sorted(scene.places(following))
-    assert {n_lines for _, n_lines in found} == {lines_of(N_IN)}
+    assert sorted(place for place, _ in result) == sorted(scene.places(following))
+    assert {n_lines for _, n_lines in result} == {lines_of(N_IN)}
 
 
 def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
     scene = Scene(n_threads=2, split_layer=1)
-    found, rows = scene.wanted(look, split=1), scene.order[BATCH : 2 * BATCH]
+    result, rows = scene.wanted(look, split=1), scene.order[BATCH : 2 * BATCH]
     middle = int(scene.net.middle)
     assert 0 < middle < N_IN
     expected = {(place, lines_of(middle)) for place in scene.places(rows)}
     expected |= {(place, lines_of(N_IN - middle)) for place in scene.places(rows, middle)}
-    assert sorted(found) == sorted(expected)
-    half = len(found) // 2
-    assert {place for place, _ in found[:half]} == set(scene.places(rows))
+    assert sorted(result) == sorted(expected)
+    half = len(result) // 2
+    assert {place for place, _ in result[:half]} == set(scene.places(rows))
 
 
 @pytest.mark.parametrize("order_stop", [0, "this batch's end"])
@@ -113,11 +113,11 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
     net = scene.net
     state = [np.zeros_like(scene.buffers.parameters) for _ in range(2)]
     net.prefetches_state, net.m, net.v = 1, address(state[0]), address(state[1])
-    found = scene.wanted(look, apply=1)
+    result = scene.wanted(look, apply=1)
     seen = [
         np.zeros(array.nbytes // LINE_BYTES, int) for array in (scene.buffers.parameters, *state)
     ]
-    for place, n_lines in found:
+    for place, n_lines in result:
         for base, count in zip((net.parameters, net.m, net.v), seen, strict=True):
             line = (place - base) // LINE_BYTES
             if 0 <= line < len(count):

@@ -191,12 +191,12 @@ def test_a_rule_that_moves_state_is_known_to_use_it() -> None:
 
 def test_a_penalty_of_ours_and_an_update_with_two_numbers_of_state_are_one_block() -> None:
     l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
-    adam, found = OPTIMIZERS["adam"](), set[int]()
+    adam, results = OPTIMIZERS["adam"](), set[int]()
     for penalty in (l1, l2):
         network = network_of("identity", penalties=(penalty,))
-        found.add(rule_blocks.penalised_optimizer(network, adam))
+        results.add(rule_blocks.penalised_optimizer(network, adam))
         assert rule_blocks.penalised_optimizer(network, SGD(momentum=0.5)) == 0
-    assert len(found - {0}) == 2
+    assert len(results - {0}) == 2
 
 
 def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> None:

@@ -1,12 +1,13 @@
-"""A session's tables: addresses point where they say."""
+"""A session's tables, the partition of a step, and tiles that cover the parameters."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import SIZE, for_every_layout, layouts, plan_of, spacings, widths
+from nets import SIZE, Net, for_every_layout, layouts, plan_of, spacings, split_layers, widths
 
-from fastmlp.backends.cpu.plan.packing import Spacing, holds_transposed, round_up
+from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed, round_up
+from fastmlp.backends.cpu.plan.partition import Step, panels_pay, partition_of, split_layer_of
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
@@ -15,11 +16,12 @@ from fastmlp.backends.cpu.plan.records import (
     BlockAddresses,
     Job,
     Layer,
-    Net,
     Tile,
     address,
 )
-from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS
+from fastmlp.backends.cpu.plan.records import Net as NetRecord
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, PAGE_ROWS, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import Record
 from fastmlp.network.spec import Layout, make_layout
 
@@ -156,7 +158,7 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
     assert plan.scales.shape == (2,)
 
 
-@pytest.mark.parametrize("kind", [Net, Batch, BlockAddresses, Layer, Tile, Job])
+@pytest.mark.parametrize("kind", [NetRecord, Batch, BlockAddresses, Layer, Tile, Job])
 def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
     assert not set(kind.dtype.names or ()) & set(dir(np.record))
@@ -165,3 +167,193 @@ def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> Non
 def test_an_offset_counts_numbers_not_bytes() -> None:
     numbers = np.zeros(4, np.float32)
     assert address(numbers, 3) == numbers[3:].ctypes.data
+
+
+def step_of(sizes: tuple[int, ...], rows: int) -> Step:
+    return Step(make_layout(sizes), rows, np.dtype(np.float32), 16)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "n_threads", "expected"),
+    [
+        ((784, 512, 512, 10), 128, 2, True),
+        ((1024, 2048, 2048, 1000), 32, 2, True),
+        ((784, 512, 512, 10), 128, 1, False),  # nobody to share with
+        ((16, 64, 64, 2), 64, 2, False),  # few weights, many joins
+        ((32, 16, 16, 10), 100_000, 2, False),  # one panel a layer
+        ((4, 32, 16, 4), 10_000, 4, False),
+    ],
+)
+def test_layers_are_shared_by_panels_where_weights_are_what_counts(
+    sizes: tuple[int, ...], rows: int, n_threads: int, expected: bool
+) -> None:
+    assert panels_pay(step_of(sizes, rows), n_threads) is expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "expected"),
+    [
+        ((784, 100, 100, 10), 200, 1),  # many inputs, fewer sums
+        ((784, 32, 10), 128, 1),
+        ((32, 256, 256, 10), 256, 2),  # the second's weights are what counts
+        ((64, 512, 64, 10), 128, 2),
+        ((20, 100, 400, 10), 128, 0),  # sums would be more than inputs and weights
+        ((784, 4), 1000, 0),  # held transposed
+        ((16, 900), 1000, 0),  # one panel of inputs
+        ((16, 64, 64, 2), 16, 2),
+        ((16, 64, 64, 2), 8, 0),  # little to share
+        ((784, 100, 100, 10), 7, 0),  # less than a strip
+    ],
+)
+def test_the_layer_done_by_halves_is_the_one_that_saves_most(
+    sizes: tuple[int, ...], rows: int, expected: int
+) -> None:
+    assert split_layer_of(step_of(sizes, rows)) == expected
+
+
+def test_no_layer_is_done_by_halves_in_mixed_precision() -> None:
+    sizes = (784, 512, 512, 10)
+    network = Net(sizes, dtype="float32").network
+    mixed = network._replace(compute_dtype="bfloat16")
+    for each, split_layer in ((network, 2), (mixed, 0)):
+        result = partition_of(each, 128, 2, train=True, sparse=False)
+        assert result.split_layer == split_layer
+
+
+def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
+    step = step_of((28, 300, 300, 300, 300, 300, 1), 100)
+    assert split_layer_of(step) == 2
+    assert panels_pay(step, 2, 2)
+
+
+@pytest.mark.parametrize(("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)])
+def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
+    sizes: tuple[int, ...], rows: int
+) -> None:
+    result = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
+    assert (result.n_threads, result.cost, result.spacing) == (1, None, CLOSE)
+    twice = partition_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
+    assert twice.n_threads == 2
+    assert twice.cost is not None
+    assert twice.spacing != CLOSE
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_tiles_cover_every_row_of_every_panel_once(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, split_layer=split_layer)
+    covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
+    biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
+    for piece in plan.tiles:
+        layer = plan.layers[piece.layer]
+        panels = slice(piece.panel, piece.panel + piece.n_panels)
+        assert panels.stop <= layer.packed_panels
+        assert piece.last <= layer.packed_rows
+        covered[piece.layer][panels, piece.first : piece.last] += 1
+        # The last piece of a panel takes its biases, of a transposed layer the last of all.
+        if piece.last == layer.packed_rows and not layer.is_transposed:
+            biases[piece.layer][panels] += 1
+        elif piece.last == layer.packed_rows and panels.stop == layer.packed_panels:
+            biases[piece.layer] += 1
+    assert all((count == 1).all() for count in covered)
+    assert all((count == 1).all() for count in biases)
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_a_tile_is_small(layout: Layout, lanes: int, split_layer: int) -> None:
+    tiles = plan_of(layout, lanes, split_layer=split_layer)[0].tiles
+    assert (tiles.last > tiles.first).all()
+    assert (tiles.last - tiles.first <= TILE_ROWS).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
+
+
+@for_every_layout
+@given(layouts, widths, split_layers)
+def test_tiles_start_at_whole_panels_and_squares(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
+    # The gradient reads its inputs by panel, the transposition its weights by square.
+    assert TILE_ROWS % lanes == 0
+    assert (plan_of(layout, lanes, split_layer=split_layer)[0].tiles["first"] % lanes == 0).all()
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 2))
+def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> None:
+    plan, _ = plan_of(layout, lanes, n_threads=2, split_layer=split_layer)
+    net, i = plan.net[0], plan.net[0].split_layer - 1
+    assert net.middle % lanes == 0
+    if i < 0:
+        assert net.middle == 0
+        return
+    assert 0 <= net.middle < plan.layers[i].n_in
+    own = plan.tiles[(plan.tiles.layer == i) & (plan.tiles.first < plan.tiles.last)]
+    assert ((own.last <= net.middle) | (own.first >= net.middle)).all()
+
+
+def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
+    plan, _ = plan_of(make_layout((320, 40)), 16, n_threads=2, split_layer=1)
+    first, second = plan.tiles.reshape(2, -1)
+    assert plan.net[0].middle == 160
+    assert first.last.max() == 160
+    assert second.first.min() == 160
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 3), split_layers)
+def test_each_member_keeps_the_transposes_of_its_own_rows(
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer, by_panels=True)
+    for i, layer in enumerate(plan.layers):
+        shares = [share[share.layer == i] for share in plan.tiles.reshape(n_threads, -1)]
+        whole = i < max(plan.net[0].split_layer, 1) or layer.is_transposed
+        groups = groups_of_panels(-(-layer.packed_rows // lanes))
+        for thread, share in enumerate(shares):
+            # Those of its part of the layer below, as a team shares it on the way back.
+            low, high = (part * groups // n_threads for part in (thread, thread + 1))
+            rows = np.array([0, layer.packed_rows] if whole else [low, high])
+            unit = 1 if whole else LARGEST_TILE[1] * lanes
+            own = share[share.first < share.last]
+            assert (own.cached_first == rows[0] * unit).all()
+            assert (own.cached_last == rows[1] * unit).all()
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 3), spacings)
+def test_a_tile_knows_where_its_parameters_lie(
+    layout: Layout, lanes: int, n_threads: int, spacing: Spacing
+) -> None:
+    split_layer = min(spacing.split_layer, layout.n_layers)
+    plan, buffers = plan_of(
+        layout, lanes, n_threads=n_threads, split_layer=split_layer, spacing=spacing
+    )
+    for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
+        layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
+        place = layer.packed + held.place(piece.panel, piece.first) * lanes * SIZE
+        assert plan.net[0].parameters + piece.offset == place
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(2, 5), split_layers)
+def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
+) -> None:
+    alone = plan_of(layout, lanes, split_layer=split_layer)[0]
+    shared = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer)[0]
+    tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
+    assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
+    assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
+    shares = shared.tiles.reshape(n_threads, -1)
+    work = (shares.last - shares.first) * shares.n_panels
+    largest = work.max()
+    loads = work.sum(axis=1)
+    assert loads.max() - loads.min() <= largest
+
+
+def test_a_forward_pass_has_no_tiles() -> None:
+    plan, _ = plan_of(make_layout((3, 2)), 16, train=False)
+    assert len(plan.tiles) == plan.net[0].n_tiles == 0

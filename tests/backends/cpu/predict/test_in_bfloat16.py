@@ -8,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
-from paired import operand
+from panelled import operand
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import session
@@ -33,8 +33,8 @@ def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(sizes: Any = SIZES, **settings: Any) -> MLP:
     net = MLP(sizes, **{"seed": 3, "n_threads": 1, **settings})
-    for its in net.biases:
-        its[:] = np.random.default_rng(1).normal(size=its.shape)
+    for arrays in net.biases:
+        arrays[:] = np.random.default_rng(1).normal(size=arrays.shape)
     return net
 
 
@@ -43,7 +43,7 @@ def draw(sizes: Any = SIZES, n_rows: int = N_ROWS) -> Any:
 
 
 def expected_of(net: MLP, x: Any, activation: str = "relu", **model: Any) -> Any:
-    w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
+    w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
     model["activations"] = [activation] * (len(w) - 1)
     model["rounded"] = operand(net.layer_sizes, WIDE)
     return naive.predict(w, b, x.astype(float), **model)
@@ -64,12 +64,12 @@ def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) 
 @pytest.mark.parametrize("pattern", ["010", "101"])
 def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "FEWEST_OUTPUTS", 1)
-    told = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
-    net, x, how = make(), draw(), dict[str, Any](compute_dtype=told)
-    w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
-    model = {"activations": ["relu", "relu"], "rounded": operand(SIZES, WIDE, told)}
+    dtypes = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
+    net, x, options = make(), draw(), dict[str, Any](compute_dtype=dtypes)
+    w, b = ([p.astype(float) for p in arrays] for arrays in (net.weights, net.biases))
+    model = {"activations": ["relu", "relu"], "rounded": operand(SIZES, WIDE, dtypes)}
     expected = naive.predict(w, b, x.astype(float), **model)
-    error = np.abs(net.predict(x, **how) - expected)
+    error = np.abs(net.predict(x, **options) - expected)
     assert error.max() <= 2e-3 * np.abs(expected).max()
     assert np.median(error) <= 2e-5 * np.abs(expected).max()
 
@@ -97,20 +97,20 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
 @needs_a_team
 def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
-    x, found = draw(n_rows=7 * ROW_BLOCK + 5), []
+    x, results = draw(n_rows=7 * ROW_BLOCK + 5), []
     for n_threads in (1, 2):
         for activation in ("relu", "tanh"):
-            found.append(make(n_threads=n_threads, activation=activation).predict(x, **MIXED))
-    assert found[0].tobytes() == found[2].tobytes()
-    assert found[1].tobytes() == found[3].tobytes()
+            results.append(make(n_threads=n_threads, activation=activation).predict(x, **MIXED))
+    assert results[0].tobytes() == results[2].tobytes()
+    assert results[1].tobytes() == results[3].tobytes()
 
 
 def test_bits_do_not_depend_on_calls_at_the_same_time() -> None:
     net, x = make(), draw()
-    expected, found = net.predict(x, **MIXED), dict[int, Any]()
+    expected, results = net.predict(x, **MIXED), dict[int, Any]()
 
     def predict(i: int) -> None:
-        found[i] = net.predict(x, **(MIXED if i % 2 else {}))
+        results[i] = net.predict(x, **(MIXED if i % 2 else {}))
 
     threads = [Thread(target=predict, args=(i,)) for i in range(6)]
     for thread in threads:
@@ -118,8 +118,8 @@ def test_bits_do_not_depend_on_calls_at_the_same_time() -> None:
     for thread in threads:
         thread.join()
     plain = net.predict(x)
-    for i, its in found.items():
-        assert its.tobytes() == (expected if i % 2 else plain).tobytes()
+    for i, arrays in results.items():
+        assert arrays.tobytes() == (expected if i % 2 else plain).tobytes()
 
 
 def test_parameters_are_live() -> None:
@@ -168,7 +168,7 @@ def of_both(x: Any) -> Iterator[Any]:
 def test_sparse_and_expanded_rows_have_a_first_layer_in_float32() -> None:
     sparse, x = pytest.importorskip("scipy.sparse"), draw()
     x[np.abs(x) < 1] = 0
-    w, b = ([p.astype(float) for p in its] for its in (make().weights, make().biases))
+    w, b = ([p.astype(float) for p in arrays] for arrays in (make().weights, make().biases))
     n_plain = SIZES[0] - 5
     values = np.hstack([x[:, : n_plain + 1], np.arange(N_ROWS)[:, None] % 2])
     for rows in (sparse.csr_matrix(x), Expanded(values, plain=n_plain, pieces=[3], levels=[2])):
@@ -190,17 +190,17 @@ def test_predictions_without_wide_layers_are_those_of_float32() -> None:
 def test_predictions_do_not_depend_on_what_a_net_was_trained_in() -> None:
     x = draw()
     nets = [make(compute_dtype=given) for given in ("bfloat16", None)]
-    for how in ({}, MIXED):
-        first, second = (net.predict(x, **how) for net in nets)
+    for arguments in ({}, MIXED):
+        first, second = (net.predict(x, **arguments) for net in nets)
         assert first.tobytes() == second.tobytes()
 
 
 def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def phase(name: str, *which: Any, **how: Any) -> Any:
+    def phase(name: str, *which: Any, **options: Any) -> Any:
         made.append(name)
-        return rule_blocks.phase(name, *which, **how)
+        return rule_blocks.phase(name, *which, **options)
 
     monkeypatch.setattr(session, "phase", phase)
     net, x = make(compute_dtype="bfloat16"), draw()

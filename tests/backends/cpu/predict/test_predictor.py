@@ -10,9 +10,9 @@ import numba
 import numpy as np
 import pytest
 from loss_cases import CASES, outputs_for
+from memory_use import peak_of
 from nets import network_of
 from panelled import INTERPRETED
-from peak_memory import peak_of
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
@@ -57,8 +57,8 @@ def assert_same_bits(network: Network, rng: Any) -> None:
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
             out = np.empty((n, sizes[-1]), dtype)
-            found: Any = quick(x[rows], None)
-            assert np.array_equal(found, expected[rows])
+            result: Any = quick(x[rows], None)
+            assert np.array_equal(result, expected[rows])
             assert quick(x[rows], out) is out
             assert np.array_equal(out, expected[rows])
             quick.write(x[rows], out)
@@ -531,8 +531,8 @@ print(int(blocks.job["team"]) == safe, int(blocks.job["n_parts"]) == 1 + safe)
 
 @pytest.mark.skipif(INTERPRETED, reason="there is nothing to compile")
 def test_bits_are_those_of_numbas_own_threads(python: Any) -> None:
-    told = python(BY_NUMBA, FASTMLP_COMPILER="numba", NUMBA_NUM_THREADS="2")
-    assert told.split() == ["True", "True"]
+    printed = python(BY_NUMBA, FASTMLP_COMPILER="numba", NUMBA_NUM_THREADS="2")
+    assert printed.split() == ["True", "True"]
 
 
 @each_dtype

@@ -1,19 +1,42 @@
-"""The matrix product of any shape: against NumPy in float64, and to the bit."""
+"""Matrix products of any shape, of few outputs, and of a batch in lanes: to the bit."""
 
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from epilogues import each_epilogue, finished, magnitude
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
+from nets import Net
+from panelled import (
+    INTERPRETED,
+    address,
+    block,
+    chains,
+    each_epilogue,
+    finished,
+    from_panels,
+    magnitude,
+    rounding,
+    to_panels,
+)
 
-from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp import SGD
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.output_layer import TRAIN
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
+from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.microkernel import STORE
-from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, STRIP_ROWS
-from fastmlp.compiler import block_of
+from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
+from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
+from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
+from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
@@ -149,3 +172,279 @@ def test_a_product_of_no_rows_writes_nothing(dtype: Any) -> None:
     compiled = block_of(product, dtype, by_column=False)
     compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
     assert (vector == UNTOUCHED).all()
+
+
+EACH_DEPTH = (1, 3, 16, 40) if INTERPRETED else range(1, 70)
+N_ROWS = (1, 2, 8, 19, 33)
+
+
+@cache
+def compiled(name: str, dtype: Any) -> Block:
+    chosen = getattr(skinny(dtype, lanes_of(dtype)), name)
+
+    def dots(a: Panels, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
+        chosen(a, b, c, d, e, f, g)
+
+    def backward_dots(a: Panels, b: Panels, c: Any, d: Epilogue, e: Any, f: Any) -> None:
+        chosen(a, b, c, d, e, f)
+
+    def add_row(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
+        chosen(a, b, c, d, e)
+
+    table: dict[str, Any] = {"dots": dots, "backward_dots": backward_dots, "add_row": add_row}
+    return block(table[name])
+
+
+def in_squares(matrix: Any, lanes: int) -> Any:
+    """Panels with room for whole squares; where nothing is, NaN, which would show."""
+    return to_panels(matrix, lanes, round_up(len(matrix), lanes), np.nan)
+
+
+@each_dtype
+@pytest.mark.parametrize("n_out", [1, 2, 3, 10])
+@pytest.mark.parametrize("n", N_ROWS)
+def test_dot_products_come_in_columns(dtype: Any, n_out: int, n: int, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n_in in EACH_DEPTH:
+        x, w = rng.normal(size=(n, n_in)).astype(dtype), rng.normal(size=(n_in, n_out))
+        inputs, weights = in_squares(x, lanes), to_panels(w.T.astype(dtype), lanes, fill=np.nan)
+        biases = rng.normal(size=n_out).astype(dtype)
+        target = np.full(n * n_out + lanes + 1, UNTOUCHED, dtype)
+        where = (address(inputs), inputs[0].nbytes, address(weights), address(biases))
+        compiled("dots", dtype)(*where, address(target), n_in, n_out, n)
+        expected = x.astype(float) @ w.astype(dtype) + biases
+        bound = rounding(n_in, dtype) * (abs(x.astype(float)) @ abs(w) + abs(biases))
+        columns = target[: n * n_out].reshape(n_out, n)
+        assert (abs(columns.T - expected) <= bound).all()
+        assert target[-1] == UNTOUCHED
+
+
+@each_dtype
+def test_a_dot_product_has_the_same_bits_in_whatever_company(dtype: Any, rng: Any) -> None:
+    lanes, n_in = lanes_of(dtype), 37
+    x, w = rng.normal(size=(19, n_in)).astype(dtype), rng.normal(size=(1, n_in)).astype(dtype)
+    weights, biases = to_panels(w, lanes), np.zeros(1, dtype)
+    results = []
+    for rows in (x, x[7:], x[18:]):
+        inputs, target = in_squares(rows, lanes), np.zeros(len(rows) + lanes, dtype)
+        where = (address(inputs), inputs[0].nbytes, address(weights), address(biases))
+        compiled("dots", dtype)(*where, address(target), n_in, 1, len(rows))
+        results.append(target[len(rows) - 1])
+    assert results[0] == results[1] == results[2]
+
+
+@each_dtype
+@pytest.mark.parametrize("epilogue", [STORE, TIMES, WHERE_POSITIVE])
+def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    assert epilogue != RELU
+    for n_out in EACH_DEPTH:
+        for n in (1, 15, 16, 40):
+            w, e = rng.normal(size=(n, n_out)).astype(dtype), rng.normal(size=(1, n_out))
+            factors = rng.normal(size=(1, n)).astype(dtype)
+            weights = in_squares(w, lanes)
+            # Deltas and operand lie in panels of more rows than one.
+            errors = to_panels(e.astype(dtype), lanes, STRIP_ROWS, np.nan)
+            operand = to_panels(factors, lanes, STRIP_ROWS)
+            target = np.full_like(operand, UNTOUCHED)
+            panel = operand[0].nbytes
+            assert errors[0].nbytes == panel
+            where = (address(weights), weights[0].nbytes, address(errors), panel, address(target))
+            compiled("backward_dots", dtype)(*where, epilogue, address(operand), n_out, n)
+            products = w.astype(float) * e.astype(dtype)
+            expected, factor = products.sum(1), factors[0].astype(float)
+            bound = rounding(n_out, dtype) * abs(products).sum(1)
+            if epilogue == TIMES:
+                expected, bound = expected * factor, bound * abs(factor)
+            elif epilogue == WHERE_POSITIVE:
+                expected = np.where(factor > 0, expected, 0)
+            result = target[:, 0].ravel()
+            assert (abs(result[:n] - expected) <= bound).all()
+            assert not result[n:].any()
+            assert (target[:, 1:] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in EACH_DEPTH:
+        numbers = rng.normal(size=(1, n)).astype(dtype)
+        panels = to_panels(numbers, lanes, 3, np.nan)
+        start, target = rng.normal(size=1).astype(dtype), np.full(3, UNTOUCHED, dtype)
+        where = (address(panels), panels[0].nbytes, address(start), address(target, 1))
+        compiled("add_row", dtype)(*where, n)
+        expected = numbers.astype(float).sum() + start[0]
+        assert abs(target[1] - expected) <= rounding(n, dtype) * (abs(numbers).sum() + abs(start))
+        assert target[0] == target[2] == UNTOUCHED
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+def test_contiguous_deltas_belong_to_one_strip_and_one_panel(lanes: int) -> None:
+    unit = delta_unit(lanes)
+    assert STRIP_ROWS % unit == 0
+    assert lanes % unit == 0
+    # Transposed, deltas have room in a panel of rows.
+    assert few_outputs(lanes) <= lanes
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2)], ids=str)
+def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
+    """A part of phase one begins in the middle of a panel of deltas transposed."""
+    n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
+    results = []
+    for n_parts in (1, 4):
+        parameters, data = net.draw(np.random.default_rng(1), n)
+        moments = Moments(net.network, None)
+        trainer = Trainer(Engine(net.network, 1), parameters, moments, SGD(), data, n)
+        session = trainer.session
+        assert session.plan.layers[-1].is_transposed
+        session.at(slice(0, n))
+        session.batch["scale"] = 1 / n
+        gradient, place = session.keep_gradient(), address(session.plan.net)
+        session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
+        assert session.plan.layers[-1].is_transposed
+        session.blocks["update"](0, place, 1, n, 0, 1, 0, 0)
+        flat = np.empty_like(parameters)
+        session.unpack(gradient, flat)
+        results.append(flat.copy())
+    assert np.isfinite(results[0]).all()
+    assert results[0].any()
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def move(name: str, dtype: Any) -> Any:
+    chosen = getattr(batch_in_lanes(dtype), name)
+
+    def of_seven(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
+        chosen(a, b, c, d, e, f, g)
+
+    return block(of_seven)
+
+
+def product_of(dtype: Any, vectors: int, units: int) -> Any:
+    chosen = tile(dtype, vectors, units)
+
+    def of_seven(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
+        chosen(a, b, c, d, e, f, g)
+
+    return block(of_seven)
+
+
+def widths(lanes: int) -> list[int]:
+    return [1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes + 1]
+
+
+@each_dtype
+def test_rows_go_into_lanes_and_out_again(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
+    for width in widths(lanes):
+        for n in (1, 3, lanes, lanes + 2):
+            x = rng.normal(size=(n, width)).astype(dtype)
+            height = -(-width // lanes) * lanes
+            # Vectors of two groups of rows lie next to each other.
+            units = np.full((height, 2, lanes), UNTOUCHED, dtype)
+            check = np.zeros((3, lanes), dtype)
+            unit, out = units[0].nbytes, np.full((n + 1, width), UNTOUCHED, dtype)
+            for first, group in ((0, 0), (lanes, 1)):
+                if first >= n:
+                    continue
+                place = address(units, 0, group)
+                stand(address(x), width, first, n - 1, place, unit, address(check, 1))
+                rows = np.minimum(np.arange(first, first + lanes), n - 1)
+                assert np.array_equal(units[:width, group].T, x[rows])
+                assert not units[width:, group].any()
+                lie(place, width, first, n - 1, address(out), unit, address(check, 1))
+            assert np.array_equal(out[:n], x)
+            assert (out[n] == UNTOUCHED).all()
+            assert not check.any()
+            if n <= lanes:
+                assert (units[:, 1] == UNTOUCHED).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in widths(lanes):
+        x = np.ones((3, width), dtype)
+        x[1, -1] = fault
+        units = np.zeros((-(-width // lanes) * lanes, lanes), dtype)
+        checks = np.zeros((2, lanes), dtype)
+        arguments = (units[0].nbytes, address(checks))
+        move("into_lanes", dtype)(address(x), width, 0, 2, address(units), *arguments)
+        assert np.isnan(checks[0]).any()
+        out, arguments = np.empty_like(x), (units[0].nbytes, address(checks, 1))
+        move("out_of_lanes", dtype)(address(units), width, 0, 2, address(out), *arguments)
+        assert np.isnan(checks[1]).any()
+        assert np.array_equal(out, x, equal_nan=True)
+
+
+@each_dtype
+@pytest.mark.parametrize("vectors", [1, LARGEST_TILE[1]])
+@pytest.mark.parametrize("units", [1, 2, LARGEST_TILE[0]])
+def test_a_tile_is_a_chain_of_multiply_adds(units: int, vectors: int, dtype: Any, rng: Any) -> None:
+    n_rows, n_out, multiply = (
+        vectors * lanes_of(dtype),
+        units + 3,
+        product_of(dtype, vectors, units),
+    )
+    for n_in in (1, 2, 17, 130):
+        x = rng.normal(size=(n_rows, n_in)).astype(dtype)
+        w = rng.normal(size=(n_in, n_out)).astype(dtype)
+        b = rng.normal(size=n_out).astype(dtype)
+        expected = chains(b, x, w)[:, 1 : units + 1].T
+        x_in_lanes = np.ascontiguousarray(x.T)
+        for positive in (0, 1):
+            out = aligned((units + 1) * n_rows, dtype).reshape(units + 1, n_rows)
+            out[:] = UNTOUCHED
+            places = (address(out), address(b, 1), address(w, 0, 1))
+            multiply(*places, n_out, address(x_in_lanes), n_in, positive)
+            if positive:
+                expected = np.where(expected < 0, 0, expected)
+            assert np.array_equal(out[:units], expected)
+            assert (out[units] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_the_positive_part_keeps_nan(dtype: Any) -> None:
+    x, w = np.ones((1, lanes_of(dtype)), dtype), np.ones(1, dtype)
+    x[0, :3] = np.nan, -np.inf, np.inf
+    out, bias = np.empty_like(x), np.zeros(1, dtype)
+    places = (address(out), address(bias), address(w))
+    product_of(dtype, 1, 1)(*places, 1, address(x), 1, 1)
+    assert np.isnan(out[0, 0])
+    assert out[0, 1:4].tolist() == [0, np.inf, 1]
+
+
+# Rows that end where memory ends: to touch the next byte is to crash.
+AT_THE_EDGE = """
+import numpy as np
+from memory_use import memory_with_an_edge
+from fastmlp.compiler.target import lanes_of
+from backends.cpu.simd.test_gemm import address, move
+
+memory, end, page = memory_with_an_edge()
+for dtype in (np.float32, np.float64):
+    lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
+    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
+    for width in range(1, 2 * lanes + 2):
+        units, check = np.zeros((3 * lanes, lanes), dtype), np.zeros(lanes, dtype)
+        for n in (1, lanes - 1, lanes):
+            edge = end - n * width * size
+            line = np.frombuffer(memory, dtype, n * width, page - n * width * size)
+            line[:] = np.arange(n * width)
+            stand(edge, width, 0, n - 1, address(units), units[0].nbytes, address(check))
+            units += 1
+            lie(address(units), width, 0, n - 1, edge, units[0].nbytes, address(check))
+            assert line.tolist() == list(range(1, n * width + 1))
+print("alive")
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
+)
+def test_no_byte_after_the_rows_is_read_or_written(python: Callable[..., str]) -> None:
+    assert python(AT_THE_EDGE).strip() == "alive"

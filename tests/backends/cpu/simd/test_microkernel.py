@@ -9,9 +9,19 @@ import llvmlite.binding
 import numba
 import numpy as np
 import pytest
-from epilogues import each_epilogue, finished, magnitude
 from nets import Net, distance, oracle_gradient
-from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
+from panelled import (
+    INTERPRETED,
+    address,
+    block,
+    chains,
+    each_epilogue,
+    finished,
+    from_panels,
+    magnitude,
+    rounding,
+    to_panels,
+)
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.simd.microkernel import (
@@ -248,14 +258,14 @@ SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 
 def gradients() -> list[tuple[Any, float]]:
     """Gradients of a few nets, and how far each is from that of the oracle."""
-    found = []
+    results = []
     for dtype, activation in (("float32", "tanh"), ("float64", "relu")):
         for sizes in SIZES:
             net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
             parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
             _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
-            found.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
-    return found
+            results.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
+    return results
 
 
 GRADIENTS = """

@@ -1,18 +1,27 @@
-"""The vector operations: emitted as LLVM IR and computed by NumPy they give the same numbers."""
+"""Vector operations and moves: the same numbers by LLVM and by NumPy, and nothing beside them."""
 
+import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from panelled import INTERPRETED, address, block
+from conditions import only_compiled
+from llvmlite import ir
+from panelled import INTERPRETED, address, block, to_panels
 
+from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.simd import vector_llvm
+from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.prefetch import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import vector_function
 from fastmlp.backends.cpu.simd.vector_numpy import NumPyVectors
-from fastmlp.compiler.target import lanes_of
+from fastmlp.backends.cpu.tuning import MOST_STREAMS, STRIP_ROWS, SUM_CHAINS
+from fastmlp.compiler import Block
+from fastmlp.compiler.target import LINE_BYTES, lanes_of
 
 N_VECTORS = 64
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -29,13 +38,13 @@ def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
     """Store what operators and functions make of two vectors and a number."""
     x, y = v.load(source), v.load(source + v.bytes)
     number = v.broadcast(source + n.a * v.size)
-    found = [
+    results = [
         x + y, x - y, x * y, v.fma(x, v.zero, y), number, v.positive_part(x), v.sum(v.zero),
         v.select(x < y, x, y), v.select(x > number, x, y), v.select(n.a < n.b, x, y),
         v.select(v.equal(n.a, n.b), x, y), v.opaque(x), v.load_masked(source, v.first(n.a)),
         v.shuffle(x, y, [2 * j for j in range(v.lanes)]), *v.transposed([x, y] * (v.lanes // 2)),
     ]  # fmt: skip
-    for i, value in enumerate(found):
+    for i, value in enumerate(results):
         v.store(value, target + i * v.bytes)
 
 
@@ -77,7 +86,7 @@ def results(
     loop: Callable[..., None], dtype: Any, numbers: Any, counts: tuple[int, int]
 ) -> tuple[Any, Any]:
     """The numbers that a loop writes, computed by NumPy and compiled."""
-    lanes, found = lanes_of(dtype), []
+    lanes, outcomes = lanes_of(dtype), []
     compiled = vector_function(loop, dtype, lanes)
 
     def run(source: Any, target: Any, n: Pair) -> None:
@@ -90,8 +99,8 @@ def results(
         target = aligned(N_VECTORS * lanes, dtype)
         target[:] = 77
         function(address(numbers), address(target), *counts)
-        found.append(target)
-    return found[0], found[1]
+        outcomes.append(target)
+    return outcomes[0], outcomes[1]
 
 
 @each_dtype
@@ -133,3 +142,226 @@ def test_vectors_are_not_changed_in_place(dtype: Any) -> None:
 def test_a_loop_is_made_a_function_once() -> None:
     assert vector_function(flow, np.float32, 4) is vector_function(flow, np.float32, 4)
     assert vector_function(flow, np.float32, 4) is not vector_function(flow, np.float64, 4)
+
+
+UNTOUCHED = 77.0
+WIDTHS = range(0, 70)
+
+
+@cache
+def move(name: str, dtype: Any) -> Block:
+    chosen = getattr(moves(dtype, lanes_of(dtype)), name)
+
+    def of_three(a: Any, b: Any, c: Any) -> None:
+        chosen(a, b, c)
+
+    def of_four(a: Any, b: Any, c: Any, d: Any) -> None:
+        chosen(a, b, c, d)
+
+    def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
+        chosen(a, b, c, d, e)
+
+    with_five = ("outer", "unpack_columns", "pack_columns")
+    with_three = ("transpose", "transpose_non_temporal")
+    return block(of_three if name in with_three else of_five if name in with_five else of_four)
+
+
+@each_dtype
+def test_a_row_is_packed_into_panels_and_padded_with_zeros(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in WIDTHS:
+        # What comes after the row would show in the padding.
+        source = np.full(width + lanes, np.nan, dtype)
+        source[:width] = rng.normal(size=width)
+        panels = np.full((-(-width // lanes) + 1, 3, lanes), UNTOUCHED, dtype)
+        move("pack_row", dtype)(address(source), address(panels, 0, 1), panels[0].nbytes, width)
+        expected = np.full_like(panels, UNTOUCHED)
+        expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
+        assert np.array_equal(panels, expected)
+
+
+@each_dtype
+def test_a_row_is_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in WIDTHS:
+        panels = rng.normal(size=(-(-width // lanes) + 1, 3, lanes)).astype(dtype)
+        target = np.full(width + lanes + 1, UNTOUCHED, dtype)
+        move("unpack_row", dtype)(
+            address(panels, 0, 1), panels[0].nbytes, address(target, 1), width
+        )
+        expected = np.full_like(target, UNTOUCHED)
+        expected[1 : width + 1] = panels[:, 1].ravel()[:width]
+        assert np.array_equal(target, expected)
+
+
+@each_dtype
+def test_unpacking_what_was_packed_gives_every_bit_back(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    specials = np.array([np.nan, np.inf, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
+    for width in WIDTHS:
+        source = rng.permutation(np.resize(specials, width)).astype(dtype)
+        panels = np.empty((-(-width // lanes) + 1, 2, lanes), dtype)
+        back = np.empty_like(source)
+        move("pack_row", dtype)(address(source), address(panels), panels[0].nbytes, width)
+        move("unpack_row", dtype)(address(panels), panels[0].nbytes, address(back), width)
+        assert source.tobytes() == back.tobytes()
+
+
+@each_dtype
+@pytest.mark.parametrize("name", ["transpose", "transpose_non_temporal"])
+def test_a_square_is_transposed_and_missing_rows_are_zeros(name: str, dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(1, lanes + 3):
+        # Rows that do not count are read, and may hold anything.
+        source = np.full((lanes, lanes), np.nan, dtype)
+        source[:n] = rng.normal(size=source[:n].shape)
+        target = aligned((lanes + 2) * lanes, dtype).reshape(-1, lanes)
+        target[:] = UNTOUCHED
+        move(name, dtype)(address(source), address(target, 1), n)
+        assert np.array_equal(target[1:-1], np.where(np.arange(lanes) < n, source.T, 0))
+        assert (target[[0, -1]] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_rows_are_summed_in_eight_chains(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(0, 41):
+        matrix = np.full((n + 1, lanes), np.nan, dtype)
+        matrix[:n] = rng.normal(size=(n, lanes))
+        start = rng.normal(size=lanes).astype(dtype)
+        target = np.full((3, lanes), UNTOUCHED, dtype)
+        move("sum_rows", dtype)(address(matrix), address(start), address(target, 1), n)
+        whole = n - n % SUM_CHAINS
+        expected = start
+        for c in range(SUM_CHAINS):
+            terms = [*matrix[c:whole:SUM_CHAINS], *(matrix[whole:n] if c == 0 else ())]
+            expected = expected + sum(terms, np.zeros(lanes, dtype))
+        assert np.array_equal(target[1], expected)
+        assert (target[[0, 2]] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_an_outer_product_fills_whole_panels_and_no_more(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(1, 3 * lanes + 1):
+        n_panels = -(-n // lanes)
+        numbers = rng.normal(size=(n_panels, 2, lanes)).astype(dtype)
+        vector = rng.normal(size=lanes).astype(dtype)
+        vector[0] = -0.0
+        target = np.full((n_panels * lanes + 2, lanes), UNTOUCHED, dtype)
+        move("outer", dtype)(
+            address(numbers), numbers[0].nbytes, address(vector), address(target, 1), n
+        )
+        assert np.array_equal(target[1:-1], numbers[:, 0].reshape(-1, 1) * vector)
+        assert (target[[0, -1]] == UNTOUCHED).all()
+
+
+HEIGHTS = [1, 2, 7, 8, 9, 15, 16, 17, 24, 33]
+
+
+@each_dtype
+@pytest.mark.parametrize("n", HEIGHTS)
+def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in range(1, 3 * lanes + 2):
+        matrix = rng.normal(size=(n, width)).astype(dtype)
+        # Whole squares are read, and a vector more is written.
+        panels = to_panels(matrix, lanes, round_up(n, lanes), np.nan)
+        columns = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
+        move("unpack_columns", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
+        assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
+        assert columns[-1] == UNTOUCHED
+        back = np.full((len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype)
+        move("pack_columns", dtype)(address(columns), address(back), back[0].nbytes, width, n)
+        assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
+        assert (back[:-1, round_up(n, STRIP_ROWS) :] == UNTOUCHED).all()
+        assert (back[-1] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    matrix = rng.normal(size=(301, lanes)).astype(dtype)
+    target = np.empty(lanes, dtype)
+    zeros = np.zeros(lanes, dtype)
+    move("sum_rows", dtype)(address(matrix), address(zeros), address(target), 301)
+    exact, size = matrix.sum(0, np.float64), abs(matrix).sum(0, np.float64)
+    assert (abs(target - exact) <= 60 * np.finfo(dtype).eps * size).all()
+
+
+# Rows that end where memory ends: to touch the next byte is to crash.
+AT_THE_EDGE = """
+import numpy as np
+from memory_use import memory_with_an_edge
+from fastmlp.compiler.target import lanes_of
+from backends.cpu.simd.test_vector import address, move
+
+memory, end, page = memory_with_an_edge()
+for dtype in (np.float32, np.float64):
+    lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
+    for width in range(1, 3 * lanes + 1):
+        panels = np.zeros((4, 1, lanes), dtype)
+        edge = end - width * size
+        line = np.frombuffer(memory, dtype, width, page - width * size)
+        line[:] = np.arange(1, width + 1)
+        move("pack_row", dtype)(edge, address(panels), panels[0].nbytes, width)
+        panels *= 2
+        move("unpack_row", dtype)(address(panels), panels[0].nbytes, edge, width)
+        assert line.tolist() == list(range(2, 2 * width + 1, 2))
+print("alive")
+"""
+PAST_THE_EDGE = AT_THE_EDGE.replace("edge, address(panels)", "edge + size, address(panels)")
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
+)
+def test_no_byte_after_a_row_is_read_or_written(python: Callable[..., str]) -> None:
+    assert python(AT_THE_EDGE).strip() == "alive"
+    with pytest.raises(AssertionError):  # the edge is one
+        python(PAST_THE_EDGE)
+
+
+def prefetching() -> Block:
+    """The block that takes all turns of prefetching what a record names."""
+
+    prefetch = vector_function(prefetch_streams, np.float32, 1)
+
+    def take_turns(streams: Any, n: Any) -> None:
+        for turn in range(n):
+            prefetch(streams, Turn(turn, n))
+
+    return block(take_turns)
+
+
+@pytest.mark.parametrize("n_lines", [1, 5, 16, 49])
+@pytest.mark.parametrize("n_turns", [1, 3, 16, 64])
+@only_compiled
+def test_the_turns_of_a_product_prefetch_each_line_once(
+    monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
+) -> None:
+    def count(builder: Any, place: Any) -> None:
+        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
+        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
+
+    monkeypatch.setattr(vector_llvm, "emit_fetch", count)
+    memory = np.zeros((2, n_lines + 2, LINE_BYTES // 8), np.int64)
+    record = np.zeros(STREAMS_BYTES // 8, np.int64)
+    record[:4] = 2, n_lines, address(memory[0, 1:]), address(memory[1, 1:])
+    assert len(record) == STREAMS.itemsize // 8 + MOST_STREAMS
+    compiled = prefetching()
+    compiled(address(record), n_turns)
+    compiled(0, n_turns)
+    counts = memory[:, :, 0]
+    assert (memory[:, :, 1:] == 0).all()
+    assert (counts[:, [0, -1]] == 0).all()
+    assert (counts[:, 1:-1] == 1).all()
+
+
+@only_compiled
+def test_what_is_prefetched_stays_as_it_is_and_need_not_be_there() -> None:
+    memory = np.arange(3 * LINE_BYTES // 8)
+    record = np.zeros(STREAMS_BYTES // 8, np.int64)
+    record[:4] = 2, 3, address(memory), 0
+    prefetching()(address(record), 2)
+    assert (memory == np.arange(3 * LINE_BYTES // 8)).all()

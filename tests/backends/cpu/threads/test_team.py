@@ -11,8 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from conditions import only_compiled
-from drills import Drill
+from conditions import Drill, only_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +48,7 @@ def environment(layer: str, **more: str) -> dict[str, str]:
 # Each script runs in a process of its own: a deadlock is then a TimeoutExpired.
 STRESS = """
 import sys
-from drills import Drill
+from conditions import Drill
 from fastmlp.backends.cpu.threads import worker_pool
 n_threads, n_joined = map(int, sys.argv[1:])
 for seconds in (0, 1):
@@ -63,7 +62,7 @@ for seconds in (0, 1):
 """
 
 MANY_SHORT_CALLS = """
-from drills import Drill
+from conditions import Drill
 from fastmlp.backends.cpu.threads import worker_pool
 for n_loops in (0, 1, 2, 3) * 100:
     drill = Drill(8, n_loops)
@@ -74,7 +73,7 @@ for n_loops in (0, 1, 2, 3) * 100:
 CONCURRENT = """
 import sys, threading
 import numpy as np
-from drills import Drill
+from conditions import Drill
 from nets import Net, orders, train
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
@@ -105,7 +104,7 @@ assert not wrong
 
 NESTED = """
 import numba
-from drills import Drill
+from conditions import Drill
 from fastmlp.compiler import call
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.backends.cpu.threads.team import make_team
@@ -128,7 +127,7 @@ assert all(drill.exact for drill in drills)
 
 INTERRUPTED = """
 import signal, threading, time
-from drills import Drill
+from conditions import Drill
 from fastmlp.backends.cpu.threads import worker_pool
 worker_pool.run(Drill(8, 1).driver, Drill(8, 1).job, 2, 1.0)
 drill = Drill(64, 2_000_000)
@@ -149,9 +148,9 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
 def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
     """In loops that are foreseen as brief, and as long."""
-    told = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
-    assert len(told.split()) == 2
-    for joined in map(int, told.split()):
+    printed = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
+    assert len(printed.split()) == 2
+    for joined in map(int, printed.split()):
         if n_threads == 1:
             assert joined == 0
         elif limits.thread_limit() > 1:

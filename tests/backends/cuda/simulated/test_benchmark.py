@@ -12,11 +12,11 @@ LOAD = gpu.Load((2, 2, 1), 1, "tanh")
 
 def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "PARITY_STEPS", 1)
-    told = gpu.parity([LOAD])
-    assert [(its["dtype"], its["design"], its["held"]) for its in told] == [
+    report = gpu.parity([LOAD])
+    assert [(row["dtype"], row["design"], row["held"]) for row in report] == [
         (dtype, design, True) for dtype in ("float32", "float64") for design in gpu.DESIGNS
     ]
-    assert all(json.dumps(its) for its in told)
+    assert all(json.dumps(row) for row in report)
 
 
 def test_contestants_train() -> None:
@@ -50,5 +50,5 @@ def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.Mo
     made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
     monkeypatch.setattr(gpu, "contestants", lambda load: made)
     for wanted, held in ((3.0, True), (3.1, False), (None, True)):
-        told = gpu.race(LOAD._replace(wanted=wanted), 1.0)
-        assert (told["times a graph"], told["held"]) == (3.0, held)
+        report = gpu.race(LOAD._replace(wanted=wanted), 1.0)
+        assert (report["times a graph"], report["held"]) == (3.0, held)

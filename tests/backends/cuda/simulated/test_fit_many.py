@@ -42,19 +42,19 @@ def nets() -> list[MLP]:
     ]
 
 
-def state_of(its: MLP) -> Any:
+def state_of(member: MLP) -> Any:
     """Return all that a further fit depends on."""
-    state = core_of(its).state
+    state = core_of(member).state
     slots, generator = state.slots(), state.generator
     assert generator is not None
-    told = None if slots is None else slots.tobytes()
-    return its.parameters.tobytes(), its.n_steps, told, generator.bit_generator.state
+    momenta = None if slots is None else slots.tobytes()
+    return member.parameters.tobytes(), member.n_steps, momenta, generator.bit_generator.state
 
 
-def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:
+def alone(member: MLP, rows: Any, weight: Any = None, **options: Any) -> Any:
     chosen = slice(None) if rows is None else rows
     weights = None if weight is None else weight[chosen]
-    return its.fit(X[chosen], Y[chosen], sample_weight=weights, **how)
+    return member.fit(X[chosen], Y[chosen], sample_weight=weights, **options)
 
 
 @pytest.fixture
@@ -76,19 +76,19 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("batch_size", [4, N_ROWS])
 def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: list[int]) -> None:
     together, own = nets(), nets()
-    how: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
+    options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
-        histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **how)
+        histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
     # One optimizer: a group with weights and one without. The other optimizer: one net.
     assert sorted(groups) == ([1, 1, 2] if isinstance(weight, list) else [1, 3])
     weights = weight if isinstance(weight, list) else [weight] * len(own)
-    for i, its in enumerate(own):
-        expected = alone(its, ROWS[i], weights[i], **how)
+    for i, member in enumerate(own):
+        expected = alone(member, ROWS[i], weights[i], **options)
         got = histories[i]
         assert (got.loss, got.learning_rate) == (expected.loss, expected.learning_rate)
         assert got.status is expected.status
         assert got.seconds > 0
-        assert state_of(together[i]) == state_of(its)
+        assert state_of(together[i]) == state_of(member)
     assert [i for i, h in enumerate(histories) if h.status is Status.DIVERGED] == [3]
 
 
@@ -99,41 +99,43 @@ def test_averages_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
     together[0].parameters[0] = own[0].parameters[0] = 0.25
     for epochs in (2, 1):
         fit_many(together, X, Y, epochs=epochs, batch_size=4)
-        for its in own:
-            its.fit(X, Y, epochs=epochs, batch_size=4)
+        for member in own:
+            member.fit(X, Y, epochs=epochs, batch_size=4)
     # Both averages are of one kernel.
     assert sorted(groups) == [1, 1, 1, 1, 2, 2]
-    assert [state_of(its) for its in together] == [state_of(its) for its in own]
+    assert [state_of(member) for member in together] == [state_of(member) for member in own]
 
 
 def test_a_further_call_goes_on() -> None:
     together, own = nets()[:3], nets()[:3]
     for shuffle in (True, False):
         fit_many(together, X, Y, epochs=[2, 1, 2], batch_size=4, shuffle=shuffle)
-        for its, epochs in zip(own, [2, 1, 2], strict=True):
-            its.fit(X, Y, epochs=epochs, batch_size=4, shuffle=shuffle)
-    assert [state_of(its) for its in together] == [state_of(its) for its in own]
+        for member, epochs in zip(own, [2, 1, 2], strict=True):
+            member.fit(X, Y, epochs=epochs, batch_size=4, shuffle=shuffle)
+    assert [state_of(member) for member in together] == [state_of(member) for member in own]
 
 
 def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
     together, own, seen = nets()[:3], nets()[:3], []
 
-    def stop(report: Any) -> None:
-        seen.append(together.index(report.net))
-        if report.net is together[1]:
-            report.stop()
+    def stop(momenta: Any) -> None:
+        seen.append(together.index(momenta.net))
+        if momenta.net is together[1]:
+            momenta.stop()
 
     held_out = [None, FOLD, FOLD]
     split: dict[str, Any] = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
     histories = fit_many(together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split)
     assert groups == []
     assert sorted(seen) == [0, 0, 1, 2, 2]
-    for i, its in enumerate(own):
-        told = None if i == 0 else (X[FOLD], Y[FOLD], WEIGHT[FOLD])
+    for i, member in enumerate(own):
+        result = None if i == 0 else (X[FOLD], Y[FOLD], WEIGHT[FOLD])
         epochs = 1 if i == 1 else 2
-        expected = alone(its, ROWS[i], WEIGHT, epochs=epochs, batch_size=4, validation_data=told)
+        expected = alone(
+            member, ROWS[i], WEIGHT, epochs=epochs, batch_size=4, validation_data=result
+        )
         assert histories[i].validation_loss == expected.validation_loss
-        assert state_of(together[i]) == state_of(its)
+        assert state_of(together[i]) == state_of(member)
     assert [h.status.name for h in histories] == ["COMPLETED", "STOPPED", "COMPLETED"]
 
 
@@ -144,9 +146,9 @@ def test_nets_of_other_designs_have_their_own_fits(
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
     fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
     assert groups == [2]
-    for its in own:
-        alone(its, FOLD, epochs=1, batch_size=4)
-    assert [state_of(its) for its in together] == [state_of(its) for its in own]
+    for member in own:
+        alone(member, FOLD, epochs=1, batch_size=4)
+    assert [state_of(member) for member in together] == [state_of(member) for member in own]
 
 
 def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,16 +181,16 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
         warnings.simplefilter("error")
         histories = fit_many(together, X, Y, epochs=9, batch_size=4)
     # Epochs of three steps, a window each; launches of two steps.
-    assert [its.n_steps for its in together] == [5, 5, 0]
+    assert [member.n_steps for member in together] == [5, 5, 0]
     assert [len(history.loss) for history in histories] == [1, 1, 0]
     assert all(history.status is Status.INTERRUPTED for history in histories)
     assert np.array_equal(together[2].parameters, before[2].parameters)
     monkeypatch.undo()
-    for its, old in zip(together[:2], before, strict=False):
+    for member, old in zip(together[:2], before, strict=False):
         old.fit(X, Y, epochs=1, batch_size=4)
-        assert not np.array_equal(its.parameters, old.parameters)
+        assert not np.array_equal(member.parameters, old.parameters)
     fit_many(together, X, Y, epochs=1, batch_size=4)
-    assert [its.n_steps for its in together] == [8, 8, 3]
+    assert [member.n_steps for member in together] == [8, 8, 3]
 
 
 def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,15 +207,15 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
     with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
         histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
     assert all(history.status is Status.INTERRUPTED for history in histories)
-    for its, history in zip(together, histories, strict=True):
-        assert its.n_steps // 3 == len(history.loss)
-    assert all(its.n_steps > 0 for its in together)
-    for its in together:
-        assert np.isfinite(its.predict(X)).all()
+    for member, history in zip(together, histories, strict=True):
+        assert member.n_steps // 3 == len(history.loss)
+    assert all(member.n_steps > 0 for member in together)
+    for member in together:
+        assert np.isfinite(member.predict(X)).all()
 
 
 def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(report: Any) -> None:
+    def fail(momenta: Any) -> None:
         raise LookupError("of the user's")
 
     with pytest.raises(LookupError, match="of the user's") as caught:
@@ -262,23 +264,23 @@ def test_each_member_ends_as_by_itself(
     x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
     together, alone = member_nets(), member_nets()
     members = [member(net, rows) for net, rows in zip(together, MEMBER_ROWS, strict=True)]
-    how: dict[str, Any] = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
-    outcomes = train_together(card_of(0), members, x, y, **how)
-    for net, rows, outcome, its in zip(alone, MEMBER_ROWS, outcomes, members, strict=True):
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
+    outcomes = train_together(card_of(0), members, x, y, **options)
+    for net, rows, outcome, other_net in zip(alone, MEMBER_ROWS, outcomes, members, strict=True):
         chosen = slice(None) if rows is None else rows
-        history = net.fit(x[chosen], y[chosen], **how)
+        history = net.fit(x[chosen], y[chosen], **options)
         assert outcome.loss == history.loss
         assert outcome.n_steps == net.n_steps
         assert (outcome.diverged_at is None) == (history.status.name == "COMPLETED")
-        assert np.array_equal(its.parameters, net.parameters)
+        assert np.array_equal(other_net.parameters, net.parameters)
         state = core_of(net).state
         slots, generator = state.slots(), state.generator
         assert generator is not None
         # A net that has diverged begins anew, with zeros.
         assert np.array_equal(
-            its.moments.flat(), 0 * its.moments.flat() if slots is None else slots
+            other_net.moments.flat(), 0 * other_net.moments.flat() if slots is None else slots
         )
-        assert its.generator.bit_generator.state == generator.bit_generator.state
+        assert other_net.generator.bit_generator.state == generator.bit_generator.state
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(

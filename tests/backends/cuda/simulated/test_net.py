@@ -63,11 +63,11 @@ def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     nets, histories = [net("cpu"), net("cuda:0")], []
     for each in nets:
         reports: list[Any] = []
-        told = reports.append
+        result = reports.append
         histories.append(
             each.fit(
                 x, y, epochs=2, batch_size=4, sample_weight=np.linspace(0, 2, N_ROWS),
-                validation_data=(x[:4], y[:4]), callbacks=told,
+                validation_data=(x[:4], y[:4]), callbacks=result,
             )
         )  # fmt: skip
         assert [report.epoch for report in reports] == [0, 1]
@@ -104,9 +104,9 @@ def test_a_callback_stops_and_its_edits_count(rows: Any) -> None:
         report.net.parameters[:] = 0
         report.stop()
 
-    its = net()
-    assert its.fit(*rows, epochs=9, callbacks=stop).status is Status.STOPPED
-    assert not its.parameters.any()
+    gpu_net = net()
+    assert gpu_net.fit(*rows, epochs=9, callbacks=stop).status is Status.STOPPED
+    assert not gpu_net.parameters.any()
 
 
 def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
@@ -114,8 +114,8 @@ def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
     metrics: dict[str, Any] = {"score": "accuracy", "mean": lambda y, p: p[y == 1, 0].mean()}
     histories, nets = [], []
     for device in ("cpu", "cuda"):
-        its = net().to(device)
-        history = its.fit(
+        gpu_net = net().to(device)
+        history = gpu_net.fit(
             x, y, epochs=6, batch_size=4, validation_split=0.4,
             metrics=metrics, callbacks=[
                 EarlyStopping("mean", patience=2, mode="max"),
@@ -123,7 +123,7 @@ def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
             ],
         )  # fmt: skip
         histories.append(history)
-        nets.append(its)
+        nets.append(gpu_net)
     assert histories[0].best_epoch == histories[1].best_epoch
     assert histories[0].status is histories[1].status
     assert histories[0].learning_rate == histories[1].learning_rate
@@ -136,14 +136,14 @@ def test_ctrl_c_leaves_a_usable_net(rows: Any) -> None:
     def interrupt(report: Any) -> None:
         raise KeyboardInterrupt
 
-    its = net()
+    gpu_net = net()
     with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
-        history = its.fit(*rows, epochs=9, batch_size=5, callbacks=interrupt)
+        history = gpu_net.fit(*rows, epochs=9, batch_size=5, callbacks=interrupt)
     assert history.status is Status.INTERRUPTED
-    assert its.n_steps == 2
+    assert gpu_net.n_steps == 2
     other = net("cpu")
     other.fit(*rows, epochs=1, batch_size=5)
-    np.testing.assert_allclose(its.parameters, other.parameters, rtol=1e-10)
+    np.testing.assert_allclose(gpu_net.parameters, other.parameters, rtol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
@@ -237,17 +237,17 @@ def test_moving_keeps_the_state(rows: Any) -> None:
 
 
 def test_files_copies_and_pickles_keep_the_state(rows: Any, tmp_path: Path) -> None:
-    its = net()
-    its.fit(*rows, epochs=1, batch_size=4)
+    gpu_net = net()
+    gpu_net.fit(*rows, epochs=1, batch_size=4)
     path = tmp_path / "net.safetensors"
-    its.save(path, include_training_state=True)
+    gpu_net.save(path, include_training_state=True)
     loaded = [MLP.load(path), MLP.load(path, device="cuda")]
     assert [each.device for each in loaded] == ["cpu", "cuda"]
-    others = [*loaded, copy.deepcopy(its), pickle.loads(pickle.dumps(its))]
-    its.fit(*rows, epochs=1, batch_size=4)
+    others = [*loaded, copy.deepcopy(gpu_net), pickle.loads(pickle.dumps(gpu_net))]
+    gpu_net.fit(*rows, epochs=1, batch_size=4)
     for each in others:
         each.fit(*rows, epochs=1, batch_size=4)
-        np.testing.assert_allclose(each.parameters, its.parameters, rtol=1e-10)
+        np.testing.assert_allclose(each.parameters, gpu_net.parameters, rtol=1e-10)
 
 
 def test_a_fit_goes_on_from_a_checkpoint_in_the_same_bits(rows: Any, tmp_path: Path) -> None:
@@ -270,9 +270,9 @@ class OnTheDevice:
 
     def __init__(self, array: Any) -> None:
         self.array = array
-        its = array.__array_interface__
+        interface = array.__array_interface__
         names = ("shape", "typestr", "data", "version", "strides")
-        self.__cuda_array_interface__ = {name: its[name] for name in names}
+        self.__cuda_array_interface__ = {name: interface[name] for name in names}
 
 
 # No array to a type checker.
@@ -281,38 +281,38 @@ Elsewhere: Any = OnTheDevice
 
 def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
     x, y = rows
-    its, other = net(), net("cpu")
+    gpu_net, other = net(), net("cpu")
     targets = np.eye(2)[y]
-    data = core_of(its).engine.data(Elsewhere(x), Elsewhere(targets), None, "test")
+    data = core_of(gpu_net).engine.data(Elsewhere(x), Elsewhere(targets), None, "test")
     assert np.shares_memory(data.x, x)
     assert np.shares_memory(data.y, targets)
-    its.fit(Elsewhere(x), Elsewhere(y), epochs=1, batch_size=4)
+    gpu_net.fit(Elsewhere(x), Elsewhere(y), epochs=1, batch_size=4)
     other.fit(x, y, epochs=1, batch_size=4)
-    np.testing.assert_allclose(its.parameters, other.parameters, rtol=1e-10)
+    np.testing.assert_allclose(gpu_net.parameters, other.parameters, rtol=1e-10)
     out = np.empty((N_ROWS, 2))
     there = Elsewhere(out)
-    assert its.predict(Elsewhere(x), out=there) is there
+    assert gpu_net.predict(Elsewhere(x), out=there) is there
     np.testing.assert_allclose(out, other.predict(x), rtol=1e-10)
     assert is_device_array(x) is False
 
 
 def test_arrays_of_the_device_are_checked(rows: Any) -> None:
     x, y = rows
-    its = net()
+    gpu_net = net()
     with pytest.raises(TypeError, match=r"X on a device .* must be float64, got float32"):
-        its.predict(Elsewhere(x.astype(np.float32)))
+        gpu_net.predict(Elsewhere(x.astype(np.float32)))
     with pytest.raises(ValueError, match=r"X on a device .* must be C-contiguous"):
-        its.predict(Elsewhere(x[:, ::-1]))
+        gpu_net.predict(Elsewhere(x[:, ::-1]))
     with pytest.raises(ValueError, match="X has 2 features, but the net has 3 inputs"):
-        its.predict(Elsewhere(np.ascontiguousarray(x[:, :2])))
+        gpu_net.predict(Elsewhere(np.ascontiguousarray(x[:, :2])))
     locked = Elsewhere(np.empty((N_ROWS, 2)))
     locked.__cuda_array_interface__["data"] = (locked.array.ctypes.data, True)
     with pytest.raises(ValueError, match=r"MLP\.predict: out must be writeable"):
-        its.predict(x, out=locked)
+        gpu_net.predict(x, out=locked)
     with pytest.raises(ValueError, match=r"out must have shape \(10, 2\), got \(9, 2\)"):
-        its.predict(x, out=Elsewhere(np.empty((9, 2))))
+        gpu_net.predict(x, out=Elsewhere(np.empty((9, 2))))
     with pytest.raises(ValueError, match="X must be finite"):
-        its.fit(Elsewhere(x * np.nan), y)
+        gpu_net.fit(Elsewhere(x * np.nan), y)
 
 
 def test_too_little_memory_is_an_error_with_the_sizes(
@@ -327,29 +327,29 @@ def test_too_little_memory_is_an_error_with_the_sizes(
 @pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
 def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
     clip: dict[str, Any] = {name: 1.0}
-    its = net(optimizer=Adam(0.05, **clip))
-    before, (x, y) = its.parameters.copy(), rows
+    gpu_net = net(optimizer=Adam(0.05, **clip))
+    before, (x, y) = gpu_net.parameters.copy(), rows
     words = r'device="cuda" does not clip .* norm .*: use clipvalue, or device="cpu"'
     for train in (
-        lambda: its.fit(x, y, epochs=1),
-        lambda: its.apply_gradient(np.ones_like(before)),
-        lambda: fit_many([its, net()], x, y, epochs=1, batch_size=4),
+        lambda: gpu_net.fit(x, y, epochs=1),
+        lambda: gpu_net.apply_gradient(np.ones_like(before)),
+        lambda: fit_many([gpu_net, net()], x, y, epochs=1, batch_size=4),
     ):
         with pytest.raises(ValueError, match=words):
             train()
-    assert (its.n_steps, its.parameters.tobytes()) == (0, before.tobytes())
-    its.predict(x), its.loss_and_gradient(x, y)
-    assert its.to("cpu").fit(x, y, epochs=1).loss
+    assert (gpu_net.n_steps, gpu_net.parameters.tobytes()) == (0, before.tobytes())
+    gpu_net.predict(x), gpu_net.loss_and_gradient(x, y)
+    assert gpu_net.to("cpu").fit(x, y, epochs=1).loss
 
 
 def test_mixed_precision_is_refused(rows: Any) -> None:
-    its, (x, y) = net(dtype="float32", compute_dtype="bfloat16"), rows
+    gpu_net, (x, y) = net(dtype="float32", compute_dtype="bfloat16"), rows
     words = r'device="cuda" does not train in mixed precision .*: use compute_dtype=None'
     with pytest.raises(ValueError, match=words):
-        its.fit(x, y, epochs=1)
-    its.predict(x)
+        gpu_net.fit(x, y, epochs=1)
+    gpu_net.predict(x)
     words = r'device="cuda" does not predict in mixed precision .*: use compute_dtype=None'
-    for predict in (its.predict, its.predict_raw):
+    for predict in (gpu_net.predict, gpu_net.predict_raw):
         with pytest.raises(ValueError, match=words):
             predict(x, compute_dtype="bfloat16")
 

@@ -67,23 +67,23 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(predict, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
-        engine, its = gpu(net), parameters.copy()
-        yield engine.predictions(its, data.x, None)
-        yield engine.evaluation(Data(*data))(its)
-        value, slopes = engine.loss_and_gradient(its, Data(*data))
+        engine, copied = gpu(net), parameters.copy()
+        yield engine.predictions(copied, data.x, None)
+        yield engine.evaluation(Data(*data))(copied)
+        value, slopes = engine.loss_and_gradient(copied, Data(*data))
         yield value
         yield slopes
         moments = engine.moments()
-        engine.update(its, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
-        yield its
+        engine.update(copied, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
+        yield copied
         yield moments.flat()
         yield arrays.all_finite(adapter.MODULE.to_device(data.x))
         yield arrays.all_finite(adapter.MODULE.to_device(data.x * np.nan))
 
     expected = list(answers())
     watched(ORDERS[order](), monkeypatch)
-    for got, told in zip(answers(), expected, strict=True):
-        assert np.array_equal(got, told)
+    for got, answer in zip(answers(), expected, strict=True):
+        assert np.array_equal(got, answer)
 
 
 @each_order
@@ -93,9 +93,9 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", 1)
 
     def trained() -> list[MLP]:
-        how: dict[str, Any] = {"dtype": "float64", "device": "cuda"}
-        how["optimizer"] = Adam(average=EMA(0.9))
-        nets = [MLP((3, 4, 1), seed=i, **how) for i in range(2)]
+        options: dict[str, Any] = {"dtype": "float64", "device": "cuda"}
+        options["optimizer"] = Adam(average=EMA(0.9))
+        nets = [MLP((3, 4, 1), seed=i, **options) for i in range(2)]
         fit_many(nets, x, y, epochs=2, batch_size=4)
         return nets
 

@@ -1,4 +1,4 @@
-"""A file of Parquet larger than the memory it is given: 4 million rows, with --soak 40."""
+"""Many fits, and files larger than the memory that they are given: it does not grow."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,49 @@ import pytest
 from fastmlp import MLP, Blocks
 from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+FIT_ON = """
+import gc, os, sys
+import numpy as np
+from numba.core.runtime import rtsys
+from fastmlp import MLP
+n_fits = int(sys.argv[1])
+rng = np.random.default_rng(0)
+X = rng.normal(size=(64, 16)).astype(np.float32)
+y = rng.normal(size=64)
+
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def fit(i):
+    net = MLP((16, 32, 1), optimizer=["adam", "sgd"][i % 2], seed=i)
+    net.fit(X, y, epochs=3, batch_size=16, validation_data=(X, y), callbacks=lambda report: None)
+    net.predict(X)
+    net.predict(X[:1])
+    net.loss_and_gradient(X, y)
+
+for i in range(100):
+    fit(i)
+before = resident()
+for i in range(n_fits - 100):
+    fit(i)
+stats = rtsys.get_allocation_stats()
+print(resident() - before, stats.alloc - stats.free, stats.mi_alloc - stats.mi_free)
+"""
+
+
+@pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_memory_does_not_grow_and_what_is_allocated_is_freed(
+    python: Callable[..., str], soak: bool
+) -> None:
+    n_fits = 2_000 if soak else 400
+    printed = python(FIT_ON, n_fits, timeout=600, NUMBA_NRT_STATS="1")
+    growth, allocated, infos = map(int, printed.split())
+    assert growth < 5_000_000
+    assert allocated == infos == 0
+
+
 # Rows of a row group: 8.4 MB.
 GROUP = 100_000
 # Lets the address space grow by so many bytes, and tells by how many the memory in use has grown.
@@ -18,7 +60,7 @@ LIMIT = """
 import resource, sys
 from pathlib import Path
 from fastmlp import MLP, Blocks, predict_parquet
-from peak_memory import peak_of_process
+from memory_use import peak_of_process
 
 def bounded(most):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -69,6 +111,7 @@ def n_rows(parquet: Path) -> int:
     return sum(Blocks.from_parquet(parquet, target="y").block_sizes)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_a_fit_takes_the_memory_of_its_buffers(
     python: Callable[..., str], parquet: Path, n_rows: int
 ) -> None:
@@ -79,6 +122,7 @@ def test_a_fit_takes_the_memory_of_its_buffers(
     assert learns == "True"
 
 
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_predictions_of_a_file_take_the_memory_of_a_batch(
     python: Callable[..., str], parquet: Path, n_rows: int, tmp_path: Path
 ) -> None:
@@ -96,3 +140,51 @@ def test_predictions_of_a_file_take_the_memory_of_a_batch(
     assert last["y"].to_numpy().tobytes() == np.asarray(y)[tail].tobytes()
     expected = MLP((20, 16, 1), seed=0).predict(X).reshape(-1)[tail]
     np.testing.assert_allclose(last["prediction"].to_numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+COMMANDS = """
+import os, sys
+import numpy as np, pyarrow as pa, pyarrow.csv, pyarrow.parquet
+from fastmlp import MLP
+from fastmlp.cli.main import main
+from memory_use import peak_of_process
+
+n_parts, part = int(sys.argv[1]), 100_000
+rng = np.random.default_rng(0)
+with open("rows.csv", "wb") as file:
+    for k in range(n_parts):
+        X = rng.standard_normal((10, part), np.float32)
+        columns = {f"x{j}": X[j] for j in range(10)}
+        columns["town"] = rng.choice(["Bern", "Chur"], part)
+        columns["id"] = [f"row {k * part + i}" for i in range(part)]
+        columns["y"] = (X[0] * X[1] > 0).astype(int)
+        how = pyarrow.csv.WriteOptions(include_header=not k)
+        pyarrow.csv.write_csv(pa.table(columns), file, how)
+MLP((2, 1), seed=0).fit(np.zeros((64, 2)), np.zeros(64), epochs=1)
+before = peak_of_process()
+fit = "--epochs 2 --hidden 16 --batch-size 256 --buffer-rows 50000 --valid 0.01 --quiet --json"
+fit += " --model plain"
+codes = [
+    main(["train", "rows.csv", "--target", "y", *fit.split()]),
+    main("predict model.safetensors rows.csv --keep id --output out.parquet".split()),
+]
+grown = peak_of_process() - before
+rows = pyarrow.parquet.ParquetFile("out.parquet").metadata.num_rows
+print(*codes, rows, grown, os.path.getsize("rows.csv"))
+"""
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+def test_a_csv_larger_than_memory_is_trained_on_and_predicted(
+    python: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool
+) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("there is no /proc")
+    monkeypatch.chdir(tmp_path)
+    n_parts = 300 if soak else 2
+    scores, printed = python(COMMANDS, n_parts, timeout=1500).splitlines()
+    *done, grown, size = map(int, printed.split())
+    assert done == [0, 0, n_parts * 100_000]
+    assert "accuracy" in scores
+    assert grown < 200e6
+    assert size > 1e9 or not soak

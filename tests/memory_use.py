@@ -1,6 +1,8 @@
-"""How much memory a call takes at a time, and a process."""
+"""How much memory a call takes, and memory that ends at a protected page."""
 
+import ctypes
 import gc
+import mmap
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +34,14 @@ def bytes_of_process() -> int:
 
 def _told(field: str) -> int:
     return 1024 * int(Path("/proc/self/status").read_text().split(field)[1].split()[0])
+
+
+def memory_with_an_edge() -> tuple[mmap.mmap, int, int]:
+    """Return the memory, where its last byte that may be touched ends, and how many there are."""
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert protect(begin + page, page, 0) == 0
+    return memory, begin + page, page

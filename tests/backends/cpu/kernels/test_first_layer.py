@@ -1,4 +1,4 @@
-"""Expanded rows: the numbers of the inputs that they stand for, whatever the net, the threads."""
+"""Sparse rows have the bits of dense ones; expanded rows the numbers that they stand for."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,145 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+import scipy.sparse
 from nets import Net, split
 
 from fastmlp import MLP, Adam, Report, fit_many
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.network.spec import Network, make_layout
+from fastmlp.rules.activations import RULES, identity
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.penalties import l2
 from fastmlp.tabular import Expanded
 
 N_ROWS = 12 if INTERPRETED else 61
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+NETS = {
+    "relu": ((40, 20, 3), "relu"),
+    "tanh": ((40, 20, 3), "tanh"),
+    "identity": ((40, 5, 4, 3), "identity"),
+    "few units": ((40, 3, 3), "relu"),
+    "many units": ((40, 150, 3), "tanh"),
+    "no hidden layer": ((40, 3), "relu"),
+}
+
+
+def matrix_of(dtype: Any, width: int = 40) -> Any:
+    """A matrix with an empty row, an empty column and a full row."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(N_ROWS, width)) * (rng.uniform(size=(N_ROWS, width)) < 0.1)
+    dense[3], dense[:, 7], dense[5] = 0, 0, rng.normal(size=width)
+    return dense.astype(dtype)
+
+
+def sparse_of(dense: Any) -> SparseRows:
+    rows = scipy.sparse.csr_array(dense)
+    return SparseRows(rows.data, rows.indices, rows.indptr, dense.shape[1])
+
+
+def network_for(sizes: tuple[int, ...], activation: str, dtype: Any) -> Network:
+    rules = (*[RULES[activation]] * (len(sizes) - 2), identity)
+    link, penalties = LINKS["identity"], ((l2, 0.1),)
+    return Network(make_layout(sizes), rules, LOSSES["mse"], link, penalties, np.dtype(dtype))
+
+
+def train(network: Network, x: Any, parameters: Any, n_threads: int = 1) -> Any:
+    """Parameters after two epochs in orders of their own."""
+    rng = np.random.default_rng(1)
+    flat = parameters.copy()
+    y = rng.normal(size=(N_ROWS, network.layout.sizes[-1])).astype(flat.dtype)
+    data = Data(x, y, rng.uniform(size=N_ROWS).astype(flat.dtype))
+    engine = Engine(network, n_threads)
+    moments = engine.moments(sparse=isinstance(x, SparseRows))
+    trainer = engine.trainer(flat, moments, Adam(0.01), data, 10)
+    order = np.array([rng.permutation(N_ROWS) for _ in range(2)])
+    units = 2 * trainer.units_per_epoch
+    steps = trainer.step_of(units)
+    coefficients = Adam(0.01).coefficients(1, np.full(steps, 0.01))
+    losses = np.zeros(2)
+    trainer.run(order, coefficients, losses, 0, units)
+    trainer.store()
+    return np.concatenate([flat, losses.astype(flat.dtype)])
+
+
+@each_dtype
+@pytest.mark.parametrize("net", NETS)
+def test_training_has_the_bits_of_dense_rows(net: str, dtype: Any) -> None:
+    network, dense = network_for(*NETS[net], dtype), matrix_of(dtype)
+    rng = np.random.default_rng(2)
+    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
+    expected = train(network, dense, parameters)
+    result = train(network, sparse_of(dense), parameters)
+    np.testing.assert_allclose(result, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
+
+
+@each_dtype
+def test_chunks_and_threads_do_not_matter(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = network_for(*NETS["tanh"], dtype), sparse_of(matrix_of(dtype))
+    parameters = np.random.default_rng(2).normal(size=network.layout.n_parameters).astype(dtype)
+    expected = train(network, x, parameters)
+    assert np.array_equal(train(network, x, parameters, n_threads=2), expected)
+    monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 4)
+    chunked = train(network, x, parameters)
+    np.testing.assert_allclose(chunked, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
+
+
+@each_dtype
+@pytest.mark.parametrize("net", NETS)
+def test_predictions_losses_and_gradients(net: str, dtype: Any) -> None:
+    network, dense = network_for(*NETS[net], dtype), matrix_of(dtype)
+    rng = np.random.default_rng(3)
+    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
+    n_outputs = network.layout.sizes[-1]
+    y, weight = rng.normal(size=(N_ROWS, n_outputs)).astype(dtype), np.empty(0, dtype)
+    results, engine = [], Engine(network, 1)
+    for x in (dense, sparse_of(dense)):
+        out = np.empty((N_ROWS, n_outputs), dtype)
+        engine.predict(parameters, x, out)
+        data = Data(x, y, weight)
+        loss, gradient = engine.loss_and_gradient(parameters, data)
+        results.append([out, engine.loss(parameters, data), loss, gradient])
+    for mine, other in zip(*results, strict=True):
+        tolerance = 1e-4 if dtype == np.float32 else 1e-11
+        np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
+
+
+def test_columns_in_any_order_and_twice() -> None:
+    dense = np.zeros((2, 5))
+    dense[0, [1, 4]], dense[1, 0] = [3.0, 2.0], 1.0
+    x = SparseRows(np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5)
+    network = network_for((5, 2), "relu", np.float64)
+    parameters = np.random.default_rng(0).normal(size=network.layout.n_parameters)
+    out, expected = np.empty((2, 2)), np.empty((2, 2))
+    engine = Engine(network, 1)
+    engine.predict(parameters, x, out)
+    engine.predict(parameters, dense, expected)
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    assert x.most_numbers(1) == 3
+    assert x.most_numbers(9) == 4
+
+
+def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
+    n_features = 50_000
+    x = SparseRows(np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features)
+    network = network_for((n_features, 2), "relu", np.float64)
+    flat = np.zeros(network.layout.n_parameters)
+    data = Data(x, np.zeros((3, 2)), np.empty(0))
+    engine = Engine(network, 1)
+    trainer = Trainer(engine, flat, engine.moments(sparse=True), Adam(), data, 3)
+    assert trainer.session.workspace.inputs.size == 0
+    assert trainer.units_per_epoch == 1
+
+
 DTYPES = ["float64"] if INTERPRETED else ["float32", "float64"]
 HIDDEN = (20,) if INTERPRETED else (37, 5)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_precision = pytest.mark.parametrize("dtype", DTYPES)
 # Plain numbers, pieces, levels.
 KINDS: dict[str, tuple[int, list[int], list[int]]] = {
     "all": (3, [5, 1, 2], [4, 1, 2]),
@@ -92,16 +217,16 @@ def test_gradients_are_those_of_complex_steps(kind: str, sizes: tuple[int, ...])
         np.testing.assert_allclose(gradient, naive.flatten(*steps), rtol=1e-10, atol=1e-13)
 
 
-@each_dtype
+@each_precision
 @each_kind
 @pytest.mark.parametrize("batch_size", [1, 10, 100])
 def test_a_fit_is_that_on_the_inputs(kind: str, dtype: str, batch_size: int) -> None:
-    rows, found = rows_of(kind, dtype), []
+    rows, results = rows_of(kind, dtype), []
     for x in (rows, rows.toarray()):
         net = net_for(rows)
         history = net.fit(x, targets(), epochs=3, batch_size=batch_size, validation_split=0.2)
-        found.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
-    for mine, other in zip(*found, strict=True):
+        results.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
+    for mine, other in zip(*results, strict=True):
         np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
@@ -116,17 +241,17 @@ def test_a_fit_is_that_on_the_inputs(kind: str, dtype: str, batch_size: int) -> 
     ids=str,
 )
 def test_other_rules_go_along(rules: dict[str, Any]) -> None:
-    rows, found = rows_of("all"), []
+    rows, results = rows_of("all"), []
     for x in (rows, rows.toarray()):
         net = net_for(rows, (37, 5), **rules)
         net.fit(x, targets(), epochs=3, batch_size=10)
-        found.append(net.parameters)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
+        results.append(net.parameters)
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
-@each_dtype
+@each_precision
 @each_kind
-def test_chunks_and_threads_do_not_matter(
+def test_chunks_and_threads_do_not_matter_to_expanded_rows(
     kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of(kind, dtype)
@@ -143,7 +268,7 @@ def test_chunks_and_threads_do_not_matter(
     np.testing.assert_allclose(trained(1), expected, rtol=tolerance, atol=tolerance)
 
 
-@each_dtype
+@each_precision
 @each_kind
 def test_a_row_is_predicted_alone_as_among_others(kind: str, dtype: str) -> None:
     rows = rows_of(kind, dtype)
@@ -174,11 +299,11 @@ def test_some_rows_train_and_others_validate() -> None:
     one, other = net_for(rows), net_for(rows)
     [history] = fit_many([one], rows, y, rows=train, validation_rows=held_out, epochs=3)
     given = (rows[held_out], y[held_out])
-    its = other.fit(rows[train], y[train], epochs=3, validation_data=given, metrics="mae")
+    expected = other.fit(rows[train], y[train], epochs=3, validation_data=given, metrics="mae")
     assert np.array_equal(one.parameters, other.parameters)
-    assert history.validation_loss == its.validation_loss
+    assert history.validation_loss == expected.validation_loss
     error = np.abs(other.predict(given[0]) - given[1]).mean()
-    assert its.metrics["mae"][-1] == pytest.approx(error, rel=1e-12)
+    assert expected.metrics["mae"][-1] == pytest.approx(error, rel=1e-12)
 
 
 def test_a_fit_is_resumed(tmp_path: Path) -> None:
@@ -190,10 +315,10 @@ def test_a_fit_is_resumed(tmp_path: Path) -> None:
         if report.epoch == 2:
             raise LookupError
 
-    its: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
+    settings: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
     with pytest.raises(LookupError):
-        cut.fit(rows, y, **its, checkpoint_every=1, callbacks=end)
-    resumed.fit(rows, y, **its, resume=True)
+        cut.fit(rows, y, **settings, checkpoint_every=1, callbacks=end)
+    resumed.fit(rows, y, **settings, resume=True)
     assert not np.array_equal(cut.parameters, whole.parameters)
     assert np.array_equal(resumed.parameters, whole.parameters)
     whole.save(tmp_path / "net.safetensors")
@@ -212,11 +337,11 @@ def test_numbers_that_change_later_stay_within_the_weights() -> None:
     net = net_for(rows)
     last = net.predict(np.array([[1, 1, 1, 0, 1]]))[0]
     rows.values[:] = [[-1e30, -7], [1e30, 1e30], [np.nan, np.nan], [-np.inf, np.inf]]
-    found = net.predict(rows)
-    np.testing.assert_allclose(found[1], last, rtol=1e-12)
+    result = net.predict(rows)
+    np.testing.assert_allclose(result[1], last, rtol=1e-12)
     nothing = net.predict(np.zeros((1, 5)))[0]
-    np.testing.assert_allclose(found[[0, 2]], [nothing, nothing], rtol=1e-12)
-    assert np.isfinite(found).all()
+    np.testing.assert_allclose(result[[0, 2]], [nothing, nothing], rtol=1e-12)
+    assert np.isfinite(result).all()
 
 
 def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
@@ -224,8 +349,8 @@ def test_an_engine_keeps_buffers_for_rows_of_a_kind() -> None:
     net = net_for(rows[0])
     expected = [net.predict(each.toarray()) for each in rows]
     for _ in range(2):
-        for each, its in zip(rows, expected, strict=True):
-            np.testing.assert_allclose(net.predict(each), its, rtol=1e-12)
+        for each, outputs in zip(rows, expected, strict=True):
+            np.testing.assert_allclose(net.predict(each), outputs, rtol=1e-12)
 
 
 def test_noise_at_the_inputs_is_refused() -> None:

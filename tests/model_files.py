@@ -1,10 +1,13 @@
-"""A table of Arrow as files of each kind that can be read, in small pieces."""
+"""Tables of Arrow as files of each kind, and models that have been through a file."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
+
+import fastmlp
 
 PIECE_ROWS = 170
 
@@ -26,3 +29,9 @@ def written(table: pa.Table, folder: Path, end: str) -> list[Path]:
         else:
             pyarrow.feather.write_feather(part, path, chunksize=PIECE_ROWS)
     return paths
+
+
+def reloaded(model: Any, path: Path, *, training: bool = False, **options: Any) -> Any:
+    """Save a model, and return what is loaded from there, by these options."""
+    fastmlp.save(model, path, include_training_state=training)
+    return fastmlp.load(path, **options)

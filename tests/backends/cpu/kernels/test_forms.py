@@ -1,0 +1,455 @@
+"""Forms of a step: by rows, panels and split-K, by microbatches, and by single rows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loss_cases import CASES, draw_targets, outputs_for
+from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, scene, train
+from pairwise import all_pairs
+from panelled import INTERPRETED
+
+from fastmlp import MLP, SGD, Loss
+from fastmlp.backends.cpu import tuning
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels import single_row
+from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
+from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
+from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
+from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.protocol import Data
+from fastmlp.compiler import block_of
+from fastmlp.network.spec import make_layout
+from fastmlp.rules.optimizers import OPTIMIZERS, coefficients_of
+
+DTYPES = ["float32", "float64"]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2), (5, 19, 33)], ids=str)
+def test_rows_have_the_same_errors_by_strips(
+    sizes: tuple[int, ...], activation: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a team begins in the middle of a panel of errors transposed."""
+    at = scene(monkeypatch, Net(sizes, activation, dtype=dtype), 45)  # six strips
+    assert at.session.plan.layers[-1].is_transposed == (sizes[-1] < 3)
+
+    def in_parts(n_parts: int) -> Any:
+        block = at.session.blocks["forward_backward"]
+        return lambda: block(0, at.net, n_parts, TRAIN, 0)
+
+    assert len({at.gradient(in_parts(n_parts)) for n_parts in (1, 2, 4, 6, 9)}) == 1
+
+
+each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
+SIZES = [(37, 19, 2), (40, 34 if INTERPRETED else 90, 33, 5), (33, 70, 40)]
+N_ROWS = 21 if INTERPRETED else 45
+
+
+@each_dtype
+@each_activation
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("split", [0, 1])
+def test_panels_have_the_bits_of_rows(
+    split: int,
+    sizes: tuple[int, ...],
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Net(sizes, activation, dtype=dtype)
+    at = scene(monkeypatch, net, N_ROWS, split_layer=split, by_panels=True)
+    assert at.session.net["by_panels"]
+    by_rows, by_panels = (
+        at.session.blocks["forward_backward"],
+        block_of(forward_backward_by_panels, dtype),
+    )
+    alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
+
+    def in_parts(n_parts: int) -> Any:
+        def phase_one() -> None:
+            if split:
+                block_of(split_k, dtype)(0, at.net, n_parts)
+            by_panels(0, at.net, n_parts, TRAIN, split)
+
+        return phase_one
+
+    assert {at.gradient(in_parts(n_parts), split) for n_parts in (1, 2, 3, 5)} == {alone}
+
+
+@each_dtype
+def test_a_loss_alone_computes_no_deltas(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = scene(monkeypatch, Net((17, 90, 33, 5), "relu", dtype=dtype), 45, by_panels=True)
+    by_panels = block_of(forward_backward_by_panels, dtype)
+    losses = at.session.plan.strip_losses[:6]
+    at.gradient(lambda: by_panels(0, at.net, 2, TRAIN, 0))
+    trained = losses.copy()
+    at.session.workspace.deltas.fill(7)
+    losses.fill(0)
+    by_panels(0, at.net, 2, EVALUATE, 0)
+    assert losses.tobytes() == trained.tobytes()
+    assert (at.session.workspace.deltas == 7).all()
+
+
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize(
+    ("sizes", "split_layer"),
+    [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
+)
+@pytest.mark.parametrize("n_rows", [1, 7, 37 if INTERPRETED else 133])
+def test_gradient_by_halves_is_that_of_the_oracle(
+    n_rows: int,
+    sizes: tuple[int, ...],
+    split_layer: int,
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
+    net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
+    parameters, data = net.draw(rng, n_rows, weighted=True)
+    value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data)
+    expected, slopes = oracle_gradient(net, parameters, data)
+    assert gradient.dtype == net.dtype
+    assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+    assert distance(gradient, slopes) <= TOLERANCE[dtype]
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize(
+    ("sizes", "split_layer"),
+    [((40, 33), 1), ((70, 19, 20), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
+)
+def test_parts_of_halves_have_the_bits_of_one_thread(
+    sizes: tuple[int, ...],
+    split_layer: int,
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, n_rows = Net(sizes, activation, dtype=dtype), 21 if INTERPRETED else 45
+    at = scene(monkeypatch, net, n_rows, split_layer=split_layer)
+    assert at.session.net["split_layer"] == split_layer
+    by_rows = at.session.blocks["forward_backward"]
+    alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
+
+    def in_parts(n_parts: int) -> Any:
+        def phase_one() -> None:
+            block_of(split_k, dtype)(0, at.net, n_parts)
+            by_rows(0, at.net, n_parts, TRAIN, split_layer)
+            if split_layer > 1:
+                block_of(split_k_backward, dtype)(0, at.net, n_parts)
+
+        return phase_one
+
+    assert {at.gradient(in_parts(n_parts), split_layer) for n_parts in (1, 2, 3, 5)} == {alone}
+
+
+BATCH = 203
+layouts = st.lists(st.integers(1, 60), min_size=2, max_size=4).map(
+    lambda sizes: make_layout(tuple(sizes))
+)
+
+TOLERANCE_OF_LOTS = {"float64": 1e-12, "float32": 1e-5}
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Microbatches of 56 rows of a batch of 203, though the work is little."""
+    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
+
+
+@given(layouts, st.integers(1, 10**7))
+@settings(derandomize=True, deadline=None)
+def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) -> None:
+    rows = microbatch_rows(layout, n_rows)
+    if rows:
+        assert 6 * layout.n_weights * n_rows >= tuning.MICROBATCH_FLOPS
+        assert rows % STRIP_ROWS == 0
+        n_lots = -(-n_rows // rows)
+        assert n_lots <= max(4, -(-4 * n_rows // tuning.MIN_CHUNK_ROWS))
+        assert rows * sum(layout.sizes) > 8 * layout.n_weights
+
+
+@given(layouts, st.integers(1, 10**7), st.integers(1, 10**6))
+@settings(derandomize=True, deadline=None)
+def test_chunks_are_whole_lots_or_the_batch(layout: Any, n_rows: int, n_packed: int) -> None:
+    small = microbatch_rows(layout, n_rows)
+    if small:
+        rows = rows_by_microbatches(layout, n_rows, small, n_packed)
+        assert rows == n_rows or rows % small == 0
+        assert rows <= small or -(-rows // small) * n_packed <= tuning.CHUNK_NUMBERS
+
+
+def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
+    assert microbatch_rows(make_layout((4, 32, 16, 4)), 10_000) == 1256
+    assert microbatch_rows(make_layout((4, 32, 16, 4)), 1000) == 0  # 4 MFLOP
+    assert microbatch_rows(make_layout((784, 512, 512, 10)), 10_000) == 0
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    ("dtype", "loss", "penalties"),
+    [(*case.values(),) for case in all_pairs(dtype=DTYPES, loss=[*CASES], penalties=PENALTY_SETS)],
+    ids=str,
+)
+def test_loss_and_gradient_are_the_oracles(
+    dtype: str, loss: str, penalties: dict[str, float], rng: Any
+) -> None:
+    net = Net((5, 20, outputs_for(loss, 3)), "tanh", loss, penalties=penalties, dtype=dtype)
+    parameters, data = net.draw(rng, BATCH, weighted=True)
+    objective = Engine(net.network, 1).objective(data)
+    assert objective._session.partition.microbatch_rows
+    expected_value, expected = oracle_gradient(net, parameters, data)
+    # Buffers are used again, by the same Python where nothing is compiled.
+    for _ in range(1 if INTERPRETED else 2):
+        value, gradient = objective(parameters)
+        assert value == pytest.approx(expected_value, rel=TOLERANCE_OF_LOTS[dtype])
+        assert distance(gradient, expected) < TOLERANCE_OF_LOTS[dtype]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "batch_size", "n_at_once"),
+    [
+        (*case.values(),)
+        for case in all_pairs(
+            dtype=DTYPES,
+            optimizer=["adam", "sgd"],
+            batch_size=[BATCH, 180],
+            n_at_once=[1, 3, 8],
+        )
+    ],
+)
+def test_training_by_lots_is_training_at_once_to_rounding(
+    dtype: str,
+    optimizer: str,
+    batch_size: int,
+    n_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: Any,
+) -> None:
+    net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, BATCH, weighted=True)
+    order, rule = orders(rng, 3, BATCH), OPTIMIZERS[optimizer](0.01)
+    whole = train(net, parameters, data, rule, order, batch_size)
+    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
+    small = microbatch_rows(make_layout(net.sizes), batch_size)
+    per_row = 6 * make_layout(net.sizes).n_weights
+    monkeypatch.setattr(partition, "CHUNK_FLOPS", per_row * small * n_at_once)
+    microbatches = train(net, parameters, data, rule, order, batch_size)
+    n_chunks = [-(-n // (small * n_at_once)) for n in (batch_size, BATCH - batch_size)]
+    assert microbatches.stopped == 3 * sum(n_chunks)
+    near = 10 * TOLERANCE_OF_LOTS[dtype]
+    for one, other in zip(microbatches[:3], whole[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=10 * near, atol=near)
+
+
+@pytest.mark.usefixtures("always")
+@each_dtype
+def test_the_bits_do_not_depend_on_who_takes_which(
+    dtype: str, monkeypatch: pytest.MonkeyPatch, rng: Any
+) -> None:
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, BATCH, weighted=True)
+    order, adam = orders(rng, 3, BATCH), OPTIMIZERS["adam"](0.01)
+    runs: list[Any] = []
+    slopes = []
+    for n_threads in (1, 2, 3, 5):
+        runs.append(train(net, parameters, data, adam, order, 180, n_threads=n_threads))
+        engine = Engine(net.network, 1)
+        engine.n_threads = n_threads
+        slopes.append(engine.loss_and_gradient(parameters, data))
+    for run in runs[1:]:
+        for one, other in zip(run, runs[0], strict=True):
+            assert np.array_equal(one, other)
+    for value, gradient in slopes[1:]:
+        assert value == slopes[0][0]
+        assert np.array_equal(gradient, slopes[0][1])
+
+
+@pytest.mark.usefixtures("always")
+def test_rows_by_index_and_rows_of_weight_0(rng: Any) -> None:
+    net = Net((5, 20, 3), "tanh", dtype="float64")
+    parameters, data = net.draw(rng, BATCH, weighted=True)
+    data.weight[150:] = 0
+    rows = rng.permutation(BATCH)
+    objective = Engine(net.network, 1).objective(data._replace(rows=rows))
+    value, gradient = objective(parameters)
+    expected_value, expected = oracle_gradient(net, parameters, data)
+    assert value == pytest.approx(expected_value, rel=1e-12)
+    assert distance(gradient, expected) < 1e-12
+
+
+FEW_ROWS, RATE = 6, 1e-5
+# The last layer of few outputs, or not; a hidden one; the only one; more than two panels of units;
+# more than four.
+SHAPES = [(5, 40, 19, 2), (5, 19, 20), (20, 3, 9, 3), (40, 1), (3, 7), (35, 70, 33, 1), (9, 90, 2)]
+SHAPES = SHAPES[:3] if INTERPRETED else SHAPES
+
+each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
+each_optimizer = pytest.mark.parametrize("kind", ["sgd", "adam"])
+
+
+def trainer_of(net: Net, optimizer: Any, parameters: Any, data: Any, **options: Any) -> Trainer:
+    moments = Moments(net.network, None)
+    return Trainer(Engine(net.network, 1), parameters, moments, optimizer, data, 1, **options)
+
+
+def trained(
+    net: Net, optimizer: Any, *, n_epochs: int = 1, pieces: int = 1, weighted: bool = False,
+    fill: float | None = None, **options: bool,
+) -> list[Any]:  # fmt: skip
+    """Parameters and losses after epochs of single rows, in some calls; with anything in place of
+    padding."""
+    rng = np.random.default_rng(3)
+    parameters, data = net.draw(rng, FEW_ROWS, weighted=weighted)
+    if weighted:
+        data.weight[[0, 3]] = 0
+    trainer = trainer_of(net, optimizer, parameters, data, **options)
+    session = trainer.session
+    if fill is not None:
+        packed, copies = session.workspace.parameters, session.workspace.copies
+        session.load(np.ones_like(parameters))
+        # Past the last number is room for what is read and never used.
+        ours, theirs = packed == 0, copies == 0
+        ours[np.flatnonzero(packed)[-1] + 1 :] = False
+        session.load(parameters)
+        packed[ours], copies[theirs] = fill, fill
+    order = np.array([rng.permutation(FEW_ROWS) for _ in range(n_epochs)])
+    losses, n = np.zeros(n_epochs), n_epochs * FEW_ROWS
+    rates = RATE * np.linspace(1, 2, n)
+    trainer.begin()
+    for piece in range(pieces):
+        first, last = piece * n // pieces, (piece + 1) * n // pieces
+        coefficients = coefficients_of(optimizer, 1 + first, rates[first:last])
+        trainer.run(order, coefficients, losses, first, last)
+        assert not trainer.diverged
+    trainer.store()
+    return [parameters, losses]
+
+
+@each_dtype
+@each_shape
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "identity"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_it_is_what_batches_of_one_row_are(
+    dtype: str, sizes: tuple[int, ...], activation: str, weighted: bool, monkeypatch: Any
+) -> None:
+    net = Net(sizes, activation, dtype=dtype)
+    result = trained(net, SGD(), n_epochs=3, weighted=weighted)
+    monkeypatch.setattr(single_row, "is_plain", lambda network, optimizer: False)
+    bound = 100 * np.finfo(dtype).eps
+    for one, other in zip(result, trained(net, SGD(), n_epochs=3, weighted=weighted), strict=True):
+        assert distance(one, other) < bound
+
+
+@each_shape
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_it_is_what_the_oracle_does_row_by_row(sizes: tuple[int, ...], activation: str) -> None:
+    net, optimizer = Net(sizes, activation), SGD()
+    parameters, data = net.draw(np.random.default_rng(3), FEW_ROWS)
+    expected = parameters.copy()
+    for r in range(FEW_ROWS):
+        one = Data(data.x[r : r + 1], data.y[r : r + 1], data.weight)
+        expected -= RATE * oracle_gradient(net, expected, one)[1]
+    trainer = trainer_of(net, optimizer, parameters, data)
+    trainer.begin()
+    rates = coefficients_of(optimizer, 1, np.full(FEW_ROWS, RATE))
+    trainer.run(np.arange(FEW_ROWS)[None], rates, np.zeros(1), 0, FEW_ROWS)
+    trainer.store()
+    assert distance(parameters, expected) < 1e-14
+
+
+@each_dtype
+@each_shape
+@pytest.mark.parametrize("guarded", [False, True], ids=["free", "guarded"])
+def test_nothing_waits_from_call_to_call(dtype: str, sizes: tuple[int, ...], guarded: bool) -> None:
+    net = Net(sizes, "relu", dtype=dtype)
+    whole = trained(net, SGD(), n_epochs=4, guarded=guarded)
+    for pieces in (2, 3, 24):
+        cut = trained(net, SGD(), n_epochs=4, pieces=pieces, guarded=guarded)
+        assert [it.tobytes() for it in cut] == [it.tobytes() for it in whole]
+
+
+@each_dtype
+@each_shape
+@each_optimizer
+def test_nothing_reads_the_padding(dtype: str, sizes: tuple[int, ...], kind: str) -> None:
+    net, optimizer = Net(sizes, "sigmoid", dtype=dtype), OPTIMIZERS[kind]()
+    plain, filled = (trained(net, optimizer, fill=fill) for fill in (None, np.nan))
+    assert [it.tobytes() for it in filled] == [it.tobytes() for it in plain]
+
+
+@each_dtype
+def test_a_divergence_leaves_the_parameters_of_the_epochs_start_and_no_step(dtype: str) -> None:
+    net = Net((5, 40, 2), "relu", dtype=dtype)
+    parameters, data = net.draw(np.random.default_rng(3), FEW_ROWS)
+    before = parameters.copy()
+    trainer = trainer_of(net, SGD(), parameters, data)
+    order, losses = np.arange(FEW_ROWS)[None], np.zeros(1)
+
+    def diverges(rate: float) -> bool:
+        trainer.begin()
+        rates = np.full((FEW_ROWS, 1), rate)
+        trainer.run(order, rates, losses, 0, FEW_ROWS)
+        trainer.store()
+        return trainer.diverged
+
+    assert diverges(float(np.finfo(dtype).max))
+    assert np.array_equal(parameters, before)
+    assert not diverges(RATE)
+    again = before.copy()
+    trainer = trainer_of(net, SGD(), again, data)
+    parameters_after, parameters = parameters, again
+    assert not diverges(RATE)
+    assert np.array_equal(parameters_after, again)
+
+
+def test_it_is_for_plain_descent_without_penalties() -> None:
+    network = Net((3, 2)).network
+    assert single_row.is_plain(network, SGD())
+    assert not single_row.is_plain(network, SGD(momentum=0.9))
+    assert not single_row.is_plain(network, OPTIMIZERS["adam"]())
+    assert not single_row.is_plain(Net((3, 2), penalties={"l2": 0.1}).network, SGD())
+
+
+@pytest.mark.parametrize("loss", [name for name in CASES if outputs_for(name, 3) == 3])
+def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: Any, rng: Any) -> None:
+    n_rows = 20 if INTERPRETED else 60
+    X, y = rng.normal(size=(n_rows, 7)), draw_targets(loss, rng, n_rows, 3)
+    fits = []
+    for n_threads in (1, 2):
+        net = MLP((7, 20, 3), loss=CASES[loss], optimizer=SGD(0.003), seed=1, n_threads=n_threads)
+        fits.append((net.fit(X, y, epochs=5, batch_size=1).loss, net.parameters.tobytes()))
+    assert fits[0] == fits[1]
+    assert fits[0][0][-1] < fits[0][0][0]
+
+
+def test_a_loss_of_yours_trains_so_too(rng: Any) -> None:
+    def squared(raw: Any, target: Any) -> Any:
+        error = raw - target
+        return error * error, error + error
+
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    results = []
+    for loss in (Loss(squared), "mse"):
+        net = MLP((3, 6, 2), loss=loss, optimizer=SGD(0.01), seed=0)
+        net.fit(X, y, epochs=3, batch_size=1)
+        results.append(net.parameters)
+    assert distance(*results) < 1e-6

@@ -1,0 +1,383 @@
+"""Standardizer against scikit-learn's scalers; fold: nets of unscaled columns."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import skl2onnx
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+
+import fastmlp
+from fastmlp import (
+    MLP,
+    Blocks,
+    MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    Standardizer,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
+    fold,
+)
+from fastmlp.scaling import standardizer
+from fastmlp.scaling.standardizer import Sample
+
+# Wrong types on purpose.
+# mypy: disable-error-code="arg-type"
+
+
+rng = np.random.default_rng(0)
+N = 3000
+# Large means, long tails, few values, one value, one value that has no float exactly.
+X = np.column_stack(
+    [
+        rng.normal(1e6, 1e-2, N),
+        rng.lognormal(3, 2, N),
+        rng.integers(0, 3, N),
+        np.full(N, 7.0),
+        np.full(N, 0.1),
+        rng.normal(0, 1e-200, N),
+    ]
+)
+NAMES = [*"abcdef"]
+
+
+class Stored:
+    """Blocks in storage."""
+
+    block_sizes = (1000, 0, 1, 1999)
+
+    def read(self, i: int) -> tuple[Any, Any]:
+        start = sum(self.block_sizes[:i])
+        rows = X[start : start + self.block_sizes[i]]
+        return rows, rows[:, 0]
+
+
+def stream() -> Iterator[tuple[Any, ...]]:
+    blocks = Stored()
+    return (blocks.read(i) for i in range(4))
+
+
+FRAME = pd.DataFrame(X, columns=NAMES)
+SOURCES: dict[str, Any] = {
+    "an array": lambda: X,
+    "a list of rows": lambda: X.tolist(),
+    "a transposed array": lambda: np.asfortranarray(X),
+    "pandas": lambda: FRAME,
+    "polars": lambda: pl.DataFrame(X, schema=NAMES),
+    "arrow": lambda: pa.table(FRAME),
+    "blocks": Stored,
+    "a function": lambda: stream,
+    "a generator": stream,
+    "a list of blocks": lambda: [X[:7], X[7:]],
+    "a list of pairs": lambda: [(X[:7], None), (X[7:], None)],
+    "batches": lambda: pa.table(FRAME).to_batches(max_chunksize=700),
+}
+
+
+@pytest.mark.parametrize("form", SOURCES)
+def test_moments_are_those_of_scikit_learn(form: str) -> None:
+    scaler, peer = Standardizer().fit(SOURCES[form]()), StandardScaler().fit(X)
+    assert scaler.n_rows == N
+    np.testing.assert_allclose(scaler.center, peer.mean_, rtol=1e-12)
+    np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
+    expected = peer.transform(X)
+    # One bit of a mean of 1e6 is 1.2e-8 of a deviation of 1e-2.
+    np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-12, atol=2e-8)
+    named = form in ("pandas", "polars", "arrow", "batches")
+    assert scaler.feature_names == (tuple(NAMES) if named else None)
+
+
+@pytest.mark.parametrize("form", SOURCES)
+def test_quartiles_are_those_of_scikit_learn(form: str) -> None:
+    scaler, peer = Standardizer(robust=True).fit(SOURCES[form]()), RobustScaler().fit(X)
+    np.testing.assert_allclose(scaler.center, peer.center_, rtol=1e-12)
+    np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
+    np.testing.assert_allclose(scaler.transform(X), peer.transform(X), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_parts_are_the_whole(robust: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standardizer, "SAMPLE", 500)
+    whole = Standardizer(robust=robust, seed=3).fit(X)
+    parts = Standardizer(robust=robust, seed=3)
+    for start in range(0, N, 97):
+        parts.partial_fit(X[start : start + 97])
+        if start == 970:
+            parts = pickle.loads(pickle.dumps(copy.deepcopy(parts)))
+    np.testing.assert_allclose(parts.center, whole.center, rtol=1e-13)
+    np.testing.assert_allclose(parts.scale, whole.scale, rtol=1e-11)
+    assert parts.fit(X).center.tobytes() == whole.center.tobytes()
+
+
+def test_a_sample_takes_every_row_with_the_same_chance() -> None:
+    taken = np.zeros(60)
+    for seed in range(2000):
+        sample = Sample(20, np.random.default_rng(seed))
+        for block in np.split(np.arange(60.0)[:, None], [5, 33, 34]):
+            sample.add(block)
+        rows = sample.rows()[:, 0].astype(int)
+        assert len({*rows}) == 20
+        taken[rows] += 1
+    # Each of 60 rows is in a third of the samples; five standard deviations.
+    assert np.abs(taken - 2000 / 3).max() < 5 * np.sqrt(2000 * 2 / 9)
+
+
+def test_float32_stays_float32_and_is_summed_in_float64() -> None:
+    x = rng.normal(1000, 1, (300_000, 1)).astype(np.float32)
+    scaler = Standardizer().fit(x)
+    np.testing.assert_allclose(scaler.center, x.astype(float).mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(scaler.scale, x.astype(float).std(axis=0), rtol=1e-11)
+    scaled = scaler.transform(x)
+    assert scaled.dtype == np.float32
+    assert scaled.flags.c_contiguous
+    assert abs(scaled.mean(dtype=float)) < 1e-6
+
+
+def test_columns_by_name() -> None:
+    scaler = Standardizer().fit(FRAME)
+    mixed = FRAME[NAMES[::-1]].assign(id="u")
+    assert scaler.transform(mixed).tobytes() == scaler.transform(FRAME).tobytes()
+    with pytest.raises(ValueError, match=r"transform: X lacks 1 of the 6 known columns: 'a'$"):
+        scaler.transform(FRAME.drop(columns="a"))
+    assert scaler.partial_fit(mixed).n_rows == 2 * N
+    blocks = Blocks.from_arrow(pa.table(FRAME), target="a", rows=500)
+    scaler = Standardizer().fit(blocks)
+    assert scaler.feature_names == (*"bcdef",)
+    np.testing.assert_allclose(scaler.center, X[:, 1:].mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Standardizer().center, "Standardizer.center: nothing has been learned; call fit$"),
+        (lambda: Standardizer().transform(X), "transform: nothing has been learned; call fit$"),
+        (lambda: Standardizer().fit([]), "Standardizer.fit: there are no rows$"),
+        (lambda: Standardizer().fit(iter([X[:0]])), "Standardizer.fit: there are no rows$"),
+        (
+            lambda: Standardizer().fit([X[:5], X[:5, :4]]),
+            "Standardizer.fit: block 1: X has 4 features, but there were 6 before$",
+        ),
+        (
+            lambda: Standardizer().fit([FRAME, FRAME.assign(b=["u"] * N)]),
+            r"block 1: X must hold real numbers, got dtype \w+: text, such as 'u' in column 'b'",
+        ),
+        (
+            lambda: Standardizer().fit([FRAME, FRAME.assign(b=[None] * N)]),
+            "fit: block 1: X has 3000 missing values in column 'b'; fill",
+        ),
+        (lambda: Standardizer().partial_fit([1.0, 2.0]), r"partial_fit: X must have shape \(n_ro"),
+        (lambda: Standardizer().partial_fit([[np.inf]]), "X must be finite as float64, got inf in"),
+        (lambda: Standardizer(seed=-1), "Standardizer: seed must be an integer of 0 or more, got"),
+        (lambda: Standardizer(robust=1), "Standardizer: robust must be True or False, got 1$"),
+    ],
+)
+def test_errors(call: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_its_form() -> None:
+    scaler = Standardizer(robust=True)
+    assert repr(scaler) == "Standardizer(robust=True)"
+    assert repr(scaler.fit(X)) == "<Standardizer(robust=True): 6 columns, 3000 rows>"
+
+
+N_FOLDED = 200
+X_FOLDED = rng.normal([50, -3, 0, 1000], [20, 0.1, 1e-3, 300], (N_FOLDED, 4))
+Y = X_FOLDED[:, 0] / 10 + X_FOLDED[:, 3] / 100
+LABELS = np.where(np.median(Y) < Y, "high", "low")
+FRAME_FOLDED = pd.DataFrame(X_FOLDED, columns=[*"abcd"])
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (8, 4), "random_state": 0, "max_iter": 5}
+SCALERS: list[Any] = [
+    StandardScaler(),
+    StandardScaler(with_mean=False),
+    StandardScaler(with_std=False),
+    MinMaxScaler((-1, 2)),
+    MaxAbsScaler(),
+    RobustScaler(),
+    RobustScaler(with_centering=False),
+    RobustScaler(with_scaling=False),
+    Standardizer(),
+    Standardizer(robust=True),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
+    fitted = copy.deepcopy(scaler).fit(FRAME_FOLDED)
+    net = MLP((4, 8, 1), activation="tanh", dtype=dtype, seed=0)
+    net.fit(fitted.transform(FRAME_FOLDED), Y, epochs=2)
+    before = net.parameters.copy()
+    whole = fold(net, fitted)
+    expected = net.predict(fitted.transform(FRAME_FOLDED))
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    np.testing.assert_allclose(whole.predict(X_FOLDED), expected, rtol=tolerance, atol=tolerance)
+    assert net.parameters.tobytes() == before.tobytes()
+    assert whole.feature_names == (*"abcd",)
+    assert whole.predict(FRAME_FOLDED[[*"dcba"]]).tobytes() == whole.predict(X_FOLDED).tobytes()
+    assert (whole.n_steps, net.n_steps) == (0, 14)
+    whole.save(tmp_path / "net")
+    assert (
+        MLP.load(tmp_path / "net").predict(FRAME_FOLDED).tobytes()
+        == whole.predict(X_FOLDED).tobytes()
+    )
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_pipeline() -> None:
+    nested = make_pipeline(RobustScaler(), MaxAbsScaler())
+    steps = [("first", StandardScaler()), ("none", "passthrough"), ("nested", nested), ("no", None)]
+    model = Pipeline([*steps, ("net", MLPClassifier(**SMALL))]).fit(FRAME_FOLDED, LABELS)
+    whole = fold(model)
+    assert type(whole) is MLPClassifier
+    expected = model.predict_proba(FRAME_FOLDED)
+    np.testing.assert_allclose(whole.predict_proba(FRAME_FOLDED), expected, rtol=1e-10)
+    assert (whole.predict(FRAME_FOLDED) == model.predict(FRAME_FOLDED)).all()
+    assert [*whole.feature_names_in_] == [*"abcd"]
+    whole.partial_fit(FRAME_FOLDED, LABELS)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
+    model = make_pipeline(StandardScaler(), MLPRegressor(**SMALL)).fit(X_FOLDED, Y)
+    whole, path = fold(model), tmp_path / "model"
+    fastmlp.save(whole, path, include_training_state=True)
+    expected = model.predict(X_FOLDED)
+    np.testing.assert_allclose(fastmlp.load(path).predict(X_FOLDED), expected, rtol=1e-10)
+    graph = skl2onnx.to_onnx(whole, X_FOLDED[:1])
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    (result,) = session.run(None, {"X": X_FOLDED})
+    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("transformer", [StandardScaler(), MinMaxScaler(), MaxAbsScaler(), None])
+def test_scaled_targets(transformer: Any) -> None:
+    inner = make_pipeline(StandardScaler(), MLPRegressor(**SMALL))
+    for targets in (Y, np.column_stack([Y, 100 * X_FOLDED[:, 1], -Y])):
+        model = TransformedTargetRegressor(inner, transformer=transformer).fit(X_FOLDED, targets)
+        whole = fold(model)
+        np.testing.assert_allclose(
+            whole.predict(X_FOLDED), model.predict(X_FOLDED), rtol=1e-9, atol=1e-9
+        )
+    alone = TransformedTargetRegressor(MLPRegressor(**SMALL), transformer=StandardScaler())
+    alone.fit(X_FOLDED, Y)
+    np.testing.assert_allclose(fold(alone).predict(X_FOLDED), alone.predict(X_FOLDED), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_ensembles_and_nets_as_estimators() -> None:
+    ensemble = MLPEnsembleRegressor(n_members=2, **SMALL)
+    net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
+    for last in (ensemble, net):
+        model = make_pipeline(StandardScaler(), last).fit(FRAME_FOLDED, Y)
+        expected = model.predict(FRAME_FOLDED)
+        np.testing.assert_allclose(fold(model).predict(FRAME_FOLDED), expected, rtol=1e-9)
+        np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_column_whose_spread_is_lost() -> None:
+    x = np.column_stack([rng.normal(1e9, 1, 50), rng.normal(0, 1, 50)])
+    scaler = Standardizer().fit(x)
+    words = r"fold: rounding of column 0 to float32 changes its scaled values by up to \d"
+    with pytest.warns(RuntimeWarning, match=words):
+        fold(MLP((2, 1), seed=0), scaler)
+    fold(MLP((2, 1), seed=0, dtype="float64"), scaler)
+
+
+def fitted(*steps: Any) -> Any:
+    return make_pipeline(*steps).fit(X_FOLDED, Y)
+
+
+NET = MLPRegressor(**SMALL)
+CASES: dict[str, tuple[Any, str]] = {
+    "another step": (
+        lambda: fold(fitted(StandardScaler(), PCA(4), NET)),
+        r"pca is a PCA, which cannot be folded; what can be: Standardizer, StandardScaler, ",
+    ),
+    "a step within": (
+        lambda: fold(fitted(make_pipeline(PCA(4)), NET)),
+        r"pipeline\['pca'\] is a PCA, which cannot be folded",
+    ),
+    "clips": (
+        lambda: fold(fitted(MinMaxScaler(clip=True), NET)),
+        r"minmaxscaler clips, which cannot be folded: use MinMaxScaler\(clip=False\)$",
+    ),
+    "not fitted": (lambda: fold(MLP((4, 1)), StandardScaler()), "fold: scaler is not fitted$"),
+    "not learned": (lambda: fold(MLP((4, 1)), Standardizer()), "nothing has been learned"),
+    "no scaler": (lambda: fold(MLP((4, 1))), r"scaler is missing: fold\(model, scaler\), or fold"),
+    "another model": (
+        lambda: fold(fitted(StandardScaler(), PCA(2))),
+        r"model must be an MLP, a fitted estimator of fastmlp, or a scikit-learn pipe.*PCA\(",
+    ),
+    "an estimator that is not fitted": (
+        lambda: fold(MLPRegressor(), StandardScaler().fit(X_FOLDED)),
+        r"model must be an MLP, a fitted estimator .*, got MLPRegressor\(\)$",
+    ),
+    "a search": (
+        lambda: fold(
+            GridSearchCV(NET, {"alpha": [0.1]}, cv=2).fit(X_FOLDED, Y),
+            StandardScaler().fit(X_FOLDED),
+        ),
+        "; fold its best_estimator_$",
+    ),
+    "a model of tables": (
+        lambda: fold(TabularMLPRegressor()),
+        "a TabularMLPRegressor scales the columns itself.*: predict takes columns as they are, al",
+    ),
+    "a model of tables after a scaler": (
+        lambda: fold(Pipeline([("scaler", StandardScaler()), ("net", TabularMLPClassifier())])),
+        "a TabularMLPClassifier scales the columns itself, and draws outliers in by a curve",
+    ),
+    "other columns": (
+        lambda: fold(MLP((3, 1)), Standardizer().fit(X_FOLDED)),
+        "fold: scaler scales 4 columns, but the net has 3 inputs$",
+    ),
+    "functions of targets": (
+        lambda: fold(
+            TransformedTargetRegressor(NET, func=np.log, inverse_func=np.exp).fit(X_FOLDED, Y)
+        ),
+        "targets of the TransformedTargetRegressor are changed by func, which cannot be folded$",
+    ),
+    "targets that are not fitted": (
+        lambda: fold(TransformedTargetRegressor(NET)),
+        "the TransformedTargetRegressor is not fitted$",
+    ),
+    "an output that is no identity": (
+        lambda: fold(
+            TransformedTargetRegressor(
+                MLPRegressor(loss="poisson", **SMALL), transformer=MinMaxScaler()
+            ).fit(X_FOLDED, Y)
+        ),
+        "scaled targets need an output activation of identity, got 'exp'$",
+    ),
+    "overflow": (
+        lambda: fold(MLP((1, 1), seed=0), Standardizer().fit([[0.0], [1e-100]])),
+        "a scale is so small that weights are not finite float32$",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in log:RuntimeWarning")
+def test_what_cannot_be_folded(case: str) -> None:
+    call, words = CASES[case]
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
