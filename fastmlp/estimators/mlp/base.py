@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
+from operator import is_not
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.metrics import check_scoring
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
@@ -48,6 +48,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     feed_of,
     part_of,
 )
+from fastmlp.estimators.mlp.fitting.shortcuts import seeded
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
@@ -116,7 +117,12 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         return "coefs_" in self.__dict__
 
     def _validate_params(self) -> None:
-        advice.check_parameters(self, super()._validate_params)
+        # Values that were checked before are not checked again: that takes 55 us.
+        values = [getattr(self, name) for name in self._get_param_names()]
+        before = self.__dict__.get("_checked_values", ())
+        if len(before) != len(values) or any(map(is_not, before, values)):
+            advice.check_parameters(self, super()._validate_params)
+            self._checked_values = values
         to_core.check_regularization(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
@@ -192,7 +198,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     ) -> Any:
         """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = seeded(self)
         if first_pass:
             self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
@@ -203,7 +209,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
             minimize_loss(self, part, units, reports)
-        if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
+        if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
@@ -222,7 +228,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     def _hidden_sizes(self) -> list[Any]:
         chosen = self.hidden_layer_sizes
         sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
-        if np.any(np.array(sizes) <= 0):
+        if np.less_equal(sizes, 0).any():
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 

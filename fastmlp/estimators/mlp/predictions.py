@@ -15,6 +15,7 @@ from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators.common import Table
 from fastmlp.estimators.mlp.fitting import advice
 from fastmlp.estimators.mlp.fitting.net import dtype_of, stand_in, state_from
+from fastmlp.estimators.mlp.fitting.shortcuts import is_checked
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
@@ -73,6 +74,8 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
         return self._outputs(self._validated_rows(X) if check_input else X)
 
     def _validated_rows(self, X: Any) -> Any:
+        if is_checked(self, X, reset=False):
+            return X
         with advice.checking(self, X):
             return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
 

@@ -138,34 +138,6 @@ def hold_out(
     return HeldOut(estimator, held_out, own, state, engine)
 
 
-def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
-    """Return the share of rows with the right class, or with all labels right.
-
-    `sklearn.metrics.accuracy_score` of the labels takes 600 us, more than an epoch of a small net.
-    """
-    if one_hot:
-        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
-    else:
-        right = ((outputs > 0.5) == targets).all(axis=1)
-    return float(np.average(right, weights=weight))
-
-
-def r2(outputs: Array, targets: Array, weight: Any) -> float:
-    """Return the coefficient of determination, the mean over outputs; NaN for a net that diverged.
-
-    `sklearn.metrics.r2_score` takes 400 us for it.
-    """
-    if not np.isfinite(outputs).all():
-        return np.nan
-    weights = np.float64(1) if weight is None else weight[:, None]
-    mean = np.average(targets, axis=0, weights=weight)
-    residual = (weights * (targets - outputs) ** 2).sum(axis=0, dtype=np.float64)
-    total = (weights * (targets - mean) ** 2).sum(axis=0, dtype=np.float64)
-    scores = np.where(residual == 0, 1.0, 0.0)
-    np.divide(residual, total, out=residual, where=total != 0)
-    return float(np.mean(np.where(total != 0, 1 - residual, scores)))
-
-
 INSTEAD: dict[type, str] = {
     EarlyStopping: "early_stopping=True, n_iter_no_change=10, tol=1e-4",
     ReduceLROnPlateau: 'solver="sgd", learning_rate="adaptive"',

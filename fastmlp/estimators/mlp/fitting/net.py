@@ -218,7 +218,10 @@ TRAINING_STATE = (
     "_intercept_indptr",
 )
 # Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
-OWN = ("_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net")
+OWN = (
+    "_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net", "_seeded",
+    "_checked_values",
+)  # fmt: skip
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
 # And that of the step after which its average counts.
