@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators.common import Table
 from fastmlp.estimators.mlp.fitting import advice

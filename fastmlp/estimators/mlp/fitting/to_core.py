@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 
-from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.locks import NetLock
+from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
