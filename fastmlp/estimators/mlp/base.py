@@ -20,12 +20,8 @@ from fastmlp.estimators.common import InBatches
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import (
     Epochs,
-    HeldOut,
-    Reports,
     batch_rows,
-    hold_out,
     reset_records,
-    validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
@@ -39,14 +35,18 @@ from fastmlp.estimators.mlp.fitting.net import (
     take_slots,
     write_back,
 )
+from fastmlp.estimators.mlp.fitting.reports import Reports
 from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
+    HeldOut,
     RowSubset,
     SourceOptions,
     by_buffers,
     check_whole,
     feed_of,
+    hold_out,
     part_of,
+    validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.shortcuts import seeded
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of

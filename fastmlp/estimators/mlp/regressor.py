@@ -24,7 +24,7 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.fitting.epochs import reports_of
+from fastmlp.estimators.mlp.fitting.reports import reports_of
 from fastmlp.estimators.mlp.fitting.rows import SourceOptions
 from fastmlp.estimators.mlp.fitting.shortcuts import are_plain_targets, checked_rows, r2
 from fastmlp.estimators.mlp.fitting.to_core import (
