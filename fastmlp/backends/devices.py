@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 from fastmlp._process import signals
-from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.locks import NetLock
+from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Engine
 from fastmlp.network.spec import Network
 

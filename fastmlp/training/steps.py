@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.buffer_pool import BufferPool
+from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Trainer
 from fastmlp.network.layer_settings import require_trained

@@ -472,7 +472,7 @@ def test_rows_and_x_are_not_copied() -> None:
 def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastmlp._process.buffer_pool import MOST
+    from fastmlp._process.memory import MOST
     from fastmlp.backends.cpu.trainers import trainer
 
     alive: list[Any] = []

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.memory import FreeList
 from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective

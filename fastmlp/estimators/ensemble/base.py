@@ -16,7 +16,7 @@ from fastmlp._process.task_pool import Outcome, Task, check
 from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.common import InBatches, warn
 from fastmlp.estimators.mlp.fitting import advice
-from fastmlp.estimators.mlp.fitting.epochs import reports_of
+from fastmlp.estimators.mlp.fitting.reports import reports_of
 from fastmlp.estimators.mlp.fitting.rows import derive_form
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings

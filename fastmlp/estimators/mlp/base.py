@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
+from operator import is_not
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.metrics import check_scoring
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
@@ -19,19 +19,13 @@ from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import InBatches
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import (
-    Epochs,
-    HeldOut,
-    Reports,
-    batch_rows,
-    hold_out,
+    fit_epochs,
     reset_records,
-    validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
     Copies,
     dtype_of,
-    flat_of,
     net_around,
     sizes_of,
     stand_in,
@@ -39,16 +33,19 @@ from fastmlp.estimators.mlp.fitting.net import (
     take_slots,
     write_back,
 )
+from fastmlp.estimators.mlp.fitting.reports import Reports
 from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
+    HeldOut,
     RowSubset,
     SourceOptions,
-    by_buffers,
     check_whole,
     feed_of,
     part_of,
+    validation_rows,
 )
-from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.fitting.shortcuts import seeded
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
@@ -56,7 +53,6 @@ from fastmlp.network import spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
-from fastmlp.training import loop
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -116,7 +112,12 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         return "coefs_" in self.__dict__
 
     def _validate_params(self) -> None:
-        advice.check_parameters(self, super()._validate_params)
+        # Values that were checked before are not checked again: that takes 55 us.
+        values = [getattr(self, name) for name in self._get_param_names()]
+        before = self.__dict__.get("_checked_values", ())
+        if len(before) != len(values) or any(map(is_not, before, values)):
+            advice.check_parameters(self, super()._validate_params)
+            self._checked_values = values
         to_core.check_regularization(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
@@ -192,18 +193,18 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     ) -> Any:
         """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = seeded(self)
         if first_pass:
             self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
         if to_core.is_stochastic(self.solver):
-            self._fit_epochs(part, incremental, held_out, reports, feed)
+            fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
             minimize_loss(self, part, units, reports)
-        if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
+        if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
@@ -222,7 +223,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     def _hidden_sizes(self) -> list[Any]:
         chosen = self.hidden_layer_sizes
         sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
-        if np.any(np.array(sizes) <= 0):
+        if np.less_equal(sizes, 0).any():
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
@@ -277,7 +278,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         state = self._live_state()
         if state is not self.__dict__.get("_state"):
             # Arrays that a user has put into the lists: their numbers move to one vector.
-            before = self.__dict__.get("_state")
+            before: NetState | None = self.__dict__.get("_state")
             self._adopt()
             state = self._state
             take_slots(state, before)
@@ -290,54 +291,6 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
             return state
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
         return state_from(self.coefs_, self.intercepts_, dtype)
-
-    def _trained_state(self, *, anew: bool) -> NetState:
-        """Return the net to train, with the optimizer's state so far or, if `anew`, without."""
-        state, before = self._live_state(), self.__dict__.get("_state")
-        if anew:
-            state.set_slots(None)
-        elif state is not before:
-            take_slots(state, before)
-        self._state = state
-        state.optimizer = to_core.averaged(self)
-        state.n_steps = to_core.steps_of(self._optimizer)
-        return state
-
-    def _fit_epochs(
-        self,
-        part: RowSubset,
-        incremental: bool,
-        validation: RowSubset | None,
-        reports: Reports | None,
-        feed: Feed | None,
-    ) -> None:
-        anew = not incremental or not hasattr(self, "_optimizer")
-        if anew:
-            self._optimizer = to_core.new_optimizer(self)
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if self.early_stopping and validation is None:
-            check_whole(self, feed, "early_stopping=True", "X_val and y_val")
-            part, validation = part.split(self)
-        state = self._trained_state(anew=anew)
-        network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        network = to_core.in_training(self, network)
-        if network.dropout is not None:
-            state.key = to_core.key_of_fit(self)
-        engine = engine_of(self, network, state.lock)
-        data = part.data(engine)
-        batch_size = batch_rows(self, data.n_rows)
-        self._held_out = hold_out(self, validation, part, data, state, engine)
-        try:
-            epochs = Epochs(self, data, batch_size, self._held_out, incremental, reports)
-            loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
-            if self.early_stopping:
-                state.assign(flat_of(self._best_coefs, self._best_intercepts))
-                assert self._held_out is not None
-                advice.warn_of_kept_epoch(self, self._held_out.common_share())
-        finally:
-            del self._held_out
-            write_back(state, self.coefs_, self.intercepts_)
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any

@@ -25,10 +25,18 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.fitting.epochs import accuracy, reports_of
+from fastmlp.estimators.mlp.fitting.reports import reports_of
 from fastmlp.estimators.mlp.fitting.rows import SourceOptions
+from fastmlp.estimators.mlp.fitting.shortcuts import (
+    accuracy,
+    are_plain_labels,
+    binarized,
+    binarizer_of,
+    checked_rows,
+    classes_of,
+)
 from fastmlp.estimators.mlp.fitting.to_core import loss_of_classifier
-from fastmlp.estimators.sklearn_bases import _fit_context
+from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -218,6 +226,42 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         over = SourceOptions(target, buffer_rows, classes)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
+    @available_if(lambda estimator: estimator._check_solver())
+    def partial_fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        sample_weight : array-like of shape (n_samples,), optional
+        classes : array-like of shape (n_classes,), optional
+            The labels of all calls, which the first call needs.
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+
+        Raises
+        ------
+        AttributeError
+            With ``solver="lbfgs"``, which knows no epochs.
+        ValueError
+            If the first call has no classes, a later one has others, or y has labels that are none
+            of them.
+        """
+        known = hasattr(self, "classes_")
+        if known and classes is not None and np.array_equal(self.classes_, classes):
+            classes = None  # scikit-learn would sort them again, in 80 us
+        return super().partial_fit(X, y, sample_weight, classes)
+
     def predict(self, X: Table) -> Array:
         """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).
 
@@ -249,6 +293,25 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         if outputs is None:
             return super().predict_proba(X)
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+        """Check the data; return them, y as booleans of shape (n_samples, n_classes)."""
+        anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
+        if are_plain_labels(y, X) and (anew or self._has_plain_classes()):
+            classes = classes_of(y) if anew else self.classes_
+            targets = binarized(y, classes, all_present=self.warm_start)
+            if targets is not None:
+                X = checked_rows(self, X, reset=reset)
+                if anew:
+                    self._label_binarizer, self.classes_ = binarizer_of(classes), classes
+                return X, targets
+        return super()._validate_input(X, y, incremental, reset)
+
+    def _has_plain_classes(self) -> bool:
+        """Return True for one label a row, and classes that a user has not written to."""
+        binarizer = self._label_binarizer
+        of_one_label = binarizer.y_type_ in ("binary", "multiclass")
+        return of_one_label and np.array_equal(binarizer.classes_, self.classes_)
 
     def _labels_of(self, targets: Array) -> Any:
         return self._label_binarizer.inverse_transform(targets)

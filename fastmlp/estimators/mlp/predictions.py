@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators.common import Table
 from fastmlp.estimators.mlp.fitting import advice
 from fastmlp.estimators.mlp.fitting.net import dtype_of, stand_in, state_from
+from fastmlp.estimators.mlp.fitting.shortcuts import is_checked
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
+    Overridden,
     _SetOutputMixin,
     available_if,
 )
@@ -54,7 +56,7 @@ class PredictionCache:
 Array = NDArray[Any]
 
 
-class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
+class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, Overridden):
     """An estimator whose parameters are in `coefs_` and `intercepts_`.
 
     Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
@@ -62,10 +64,6 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
     A subclass that is a `TransformerMixin` is one.
     """
 
-    activation: Any
-    out_activation_: str
-    coefs_: list[Array]
-    intercepts_: list[Array]
     _state: NetState
     _live_state: Callable[[], NetState]
 
@@ -73,6 +71,8 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
         return self._outputs(self._validated_rows(X) if check_input else X)
 
     def _validated_rows(self, X: Any) -> Any:
+        if is_checked(self, X, reset=False):
+            return X
         with advice.checking(self, X):
             return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
 

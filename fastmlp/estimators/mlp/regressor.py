@@ -24,8 +24,9 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.fitting.epochs import r2, reports_of
+from fastmlp.estimators.mlp.fitting.reports import reports_of
 from fastmlp.estimators.mlp.fitting.rows import SourceOptions
+from fastmlp.estimators.mlp.fitting.shortcuts import are_plain_targets, checked_rows, r2
 from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
@@ -330,5 +331,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
                 f"fit, but loss={self.loss!r} asks for {out!r}: call fit with warm_start=False to "
                 "begin anew"
             )
-        X, y = super()._validate_input(X, y, incremental, reset)
+        if are_plain_targets(y, X):
+            X = checked_rows(self, X, reset=reset)
+        else:
+            X, y = super()._validate_input(X, y, incremental, reset)
         return X, checked_targets(self, y)

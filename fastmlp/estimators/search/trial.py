@@ -21,7 +21,7 @@ from sklearn.model_selection._validation import _fit_and_score, _score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import validate_data
 
-from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.memory import FreeList
 from fastmlp._process.task_pool import check
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.fitting.rows import derive_form

@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.
 BUFFERS = {"_random_state", "_coef_indptr", "_intercept_indptr", "_best_coefs", "_best_intercepts"}
-BUFFERS |= {"_lock"}
+BUFFERS |= {"_lock", "_seeded", "_checked_values"}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.memory import FreeList
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.buffer_pool import BufferPool
 from fastmlp._process.locks import publish
+from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks, single_row

@@ -1,296 +1,88 @@
-"""Training by batches and epochs: rows held out, reports, and scikit-learn's rules of stopping."""
+"""Training by batches and epochs, with scikit-learn's rates, rules of stopping and records."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
-from fastmlp import validation
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
-from fastmlp.data.sources import is_source
+from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.mlp.fitting import to_core
-from fastmlp.estimators.mlp.fitting.advice import checking
-from fastmlp.estimators.mlp.fitting.net import net_around
-from fastmlp.estimators.mlp.fitting.rows import RowSubset, rows_of_source
+from fastmlp.estimators.mlp.fitting import advice, to_core
+from fastmlp.estimators.mlp.fitting.net import flat_of, take_slots, write_back
+from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
+from fastmlp.estimators.mlp.fitting.rows import (
+    HeldOut,
+    RowSubset,
+    by_buffers,
+    check_whole,
+    hold_out,
+)
 from fastmlp.network.state import NetState
-from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training import loop
+from fastmlp.training.history import History
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
-from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
-from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 
 
-class HeldOut:
-    """The rows on which an estimator is validated during training.
-
-    Parameters
-    ----------
-    part : RowSubset
-    data : Data, the same rows in the core's form
-
-    Attributes
-    ----------
-    X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
-
-    Raises
-    ------
-    ValueError
-        If all weights are 0.
-    """
-
-    weight: Any
-    labels: Any
-
-    def __init__(
-        self,
-        estimator: Any,
-        part: RowSubset,
-        data: Data,
-        state: NetState,
-        engine: Engine[Any],
-    ) -> None:
-        self._targets, self.weight = part.of(part.y), part.of(part.weight)
-        if self.weight is not None and not self.weight.any():
-            # The message of scikit-learn's metrics.
-            raise ValueError("Sample weights must contain at least one non-zero number.")
-        self.labels = estimator._labels_of(self._targets)
-        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
-        self._metric, self._flat = estimator._metric, state.parameters
-        of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
-        self._has_common_class = of_classes and hasattr(estimator, "classes_")
-        self._evaluation = engine.evaluation(data)
-        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
-
-    def loss(self) -> float:
-        """Return the mean loss, without penalty, at the current parameters."""
-        return self._evaluation(self._flat, self._outputs)
-
-    def score(self) -> float:
-        """Return the metric at the parameters of the last call of `loss`."""
-        return float(self._metric(self._outputs, self._targets, self.weight))
-
-    def common_share(self) -> float:
-        """Return the share of the most common class; 0 of other targets, and of several labels."""
-        if not self._has_common_class:
-            return 0.0
-        shares = np.average(self._targets, axis=0, weights=self.weight)
-        return float(max(shares.max(), 1 - shares[0] if len(shares) == 1 else 0.0))
-
-
-def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
-    """Return the validation data given to `fit`, checked and with binarized targets, or None.
-
-    X may be a source.
-    """
-    if X is None and y is None:
-        return None
-    if y is None and weight is None and is_source(X):
-        return rows_of_source(estimator, X)
-    if X is None or y is None:
-        present, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
-        raise ValueError(f"{present} is provided, but {lacks} was not provided.")
-    dtype = (np.float64, np.float32)
-    with checking(estimator, X, y_val=y, sample_weight_val=weight):
-        X, y = validate_data(
-            estimator,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=dtype,
-            reset=False,
-        )
-    weight = None if weight is None else _check_sample_weight(weight, X)
-    targets = estimator._binarized(y)
-    if estimator._outputs_for(targets) != estimator.n_outputs_:
-        raise ValueError(
-            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
-        )
-    return RowSubset(X, targets, weight)
-
-
-def hold_out(
+def fit_epochs(
     estimator: Any,
-    held_out: RowSubset | None,
     part: RowSubset,
-    data: Data,
-    state: NetState,
-    engine: Engine[Any],
-) -> HeldOut | None:
-    """Return the rows to validate on, or None if there are none."""
-    if held_out is None:
-        return None
-    if estimator.validation_loss_curve_ is None:
-        estimator.validation_loss_curve_ = []
-    estimator._best_coefs = [coef.copy() for coef in state.weights]
-    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
-    # If both are subsets of one table, targets and weights in the core's form are shared too.
-    own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
-    return HeldOut(estimator, held_out, own, state, engine)
+    feed: Feed | None,
+    validation: RowSubset | None,
+    reports: Reports | None,
+    *,
+    incremental: bool,
+) -> None:
+    """Train an estimator by batches; `feed` has the rows of a source that are not in `part`."""
+    anew = not incremental or not hasattr(estimator, "_optimizer")
+    if anew:
+        estimator._optimizer = to_core.new_optimizer(estimator)
+    if estimator.early_stopping and incremental:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    if estimator.early_stopping and validation is None:
+        check_whole(estimator, feed, "early_stopping=True", "X_val and y_val")
+        part, validation = part.split(estimator)
+    state = state_to_train(estimator, anew=anew)
+    network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
+    network = to_core.in_training(estimator, network)
+    if network.dropout is not None:
+        state.key = to_core.key_of_fit(estimator)
+    engine = to_core.engine_of(estimator, network, state.lock)
+    data = part.data(engine)
+    batch_size = batch_rows(estimator, data.n_rows)
+    held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
+    try:
+        epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
+        loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
+        if estimator.early_stopping:
+            assert held_out is not None
+            state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
+            advice.warn_of_kept_epoch(estimator, held_out.common_share())
+    finally:
+        del estimator._held_out
+        write_back(state, estimator.coefs_, estimator.intercepts_)
 
 
-def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
-    """Return the share of rows with the right class, or with all labels right.
-
-    `sklearn.metrics.accuracy_score` of the labels takes 600 us, more than an epoch of a small net.
-    """
-    if one_hot:
-        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
+def state_to_train(estimator: Any, *, anew: bool) -> NetState:
+    """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
+    state: NetState = estimator._live_state()
+    if anew:
+        state.set_slots(None)
     else:
-        right = ((outputs > 0.5) == targets).all(axis=1)
-    return float(np.average(right, weights=weight))
-
-
-def r2(outputs: Array, targets: Array, weight: Any) -> float:
-    """Return the coefficient of determination, the mean over outputs; NaN for a net that diverged.
-
-    `sklearn.metrics.r2_score` takes 400 us for it.
-    """
-    if not np.isfinite(outputs).all():
-        return np.nan
-    weights = np.float64(1) if weight is None else weight[:, None]
-    mean = np.average(targets, axis=0, weights=weight)
-    residual = (weights * (targets - outputs) ** 2).sum(axis=0, dtype=np.float64)
-    total = (weights * (targets - mean) ** 2).sum(axis=0, dtype=np.float64)
-    scores = np.where(residual == 0, 1.0, 0.0)
-    np.divide(residual, total, out=residual, where=total != 0)
-    return float(np.mean(np.where(total != 0, 1 - residual, scores)))
-
-
-INSTEAD: dict[type, str] = {
-    EarlyStopping: "early_stopping=True, n_iter_no_change=10, tol=1e-4",
-    ReduceLROnPlateau: 'solver="sgd", learning_rate="adaptive"',
-}
-# From this `verbose` on there is a second line for each epoch.
-DETAILED = 2
-
-
-@final
-class Reports:
-    """The callbacks, the bar and the second line of one fit.
-
-    Parameters
-    ----------
-    estimator : the estimator; its attributes record the training
-    callbacks : callable, or a sequence of them
-    progress : bool or bar
-        True: show a bar; a bar: count epochs in it.
-
-    Attributes
-    ----------
-    looks : bool, True if callbacks look at the parameters after each epoch
-
-    Raises
-    ------
-    TypeError
-        If an argument is of a wrong type or value.
-    ImportError
-        If a bar is asked for without tqdm.
-    """
-
-    looks: bool
-
-    def __init__(self, estimator: Any, callbacks: Any, progress: Any) -> None:
-        self._estimator, self._history = estimator, History()
-        self._callbacks = listeners(callbacks, f"{type(estimator).__name__}.fit")
-        self._progress, self._bar = progress, None if isinstance(progress, bool) else progress
-        self.looks = bool(self._callbacks)
-        self._start = time.perf_counter()
-        self._net: Any = None
-
-    def begin(self, state: NetState) -> AbstractContextManager[Any]:
-        """Prepare for the training of a state; return the bar, or nothing, for a with statement."""
-        if self._callbacks:
-            self._net = net_around(self._estimator, state)
-        if self._progress is not True:
-            return nullcontext()
-        self._bar = new_bar(self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit")
-        return self._bar
-
-    def epoch_ends(self, rate: float, state: NetState) -> bool:
-        """Report an epoch that the estimator has recorded; return True to stop after it.
-
-        `rate` is the learning rate of its last step, or NaN.
-        """
-        estimator, history = self._estimator, self._history
-        history.loss.append(float(estimator.loss_))
-        history.learning_rate.append(rate)
-        if estimator.__dict__.get("_held_out") is not None:
-            history.validation_loss.append(estimator.validation_loss_curve_[-1])
-            if estimator.early_stopping:
-                score = estimator.validation_scores_[-1]
-                history.metrics.setdefault("validation_score", []).append(score)
-        if self._bar is not None:
-            self._bar.set_postfix(shown(history), refresh=False)
-            self._bar.update(1)
-        if estimator.verbose >= DETAILED:
-            print(self._second_line())
-        return bool(self._callbacks) and self._call_back(state)
-
-    def _second_line(self) -> str:
-        history, seconds = self._history, time.perf_counter() - self._start
-        rate, losses = history.learning_rate[-1], history.validation_loss
-        parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
-        parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
-        return f"    {', '.join(parts)}"
-
-    def _call_back(self, state: NetState) -> bool:
-        history = self._history
-        losses = history.validation_loss
-        report = Report(
-            epoch=len(history.loss) - 1,
-            loss=history.loss[-1],
-            validation_loss=losses[-1] if losses else None,
-            learning_rate=history.learning_rate[-1],
-            net=self._net,
-            history=history,
-            metrics={name: values[-1] for name, values in history.metrics.items()},
-        )
-        with state.lock.calling_back():
-            for callback in self._callbacks:
-                callback(report)
-        if report.stopping:
-            history.status = Status.STOPPED
-        return report.stopping
-
-
-def print_loss(estimator: Any) -> None:
-    """Print scikit-learn's line of an epoch, or iteration, if `verbose` asks for it."""
-    if estimator.verbose:
-        print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
-
-
-def reports_of(estimator: Any, callbacks: Any, progress: Any) -> Reports | None:
-    """Check the arguments of a fit; return the reports of its epochs, or None without any."""
-    who = f"{type(estimator).__name__}.fit"
-    if not hasattr(progress, "update"):
-        scalars.boolean(who, "progress", progress)
-    if progress is False and callbacks == () and not estimator.verbose >= DETAILED:
-        return None
-    return Reports(estimator, callbacks, progress)
-
-
-def listeners(callbacks: Any, who: str) -> tuple[Callback, ...]:
-    """Check callbacks; those of `MLP` that need its monitors are refused."""
-    if isinstance(callbacks, Iterator):
-        callbacks = list(callbacks)
-    for callback in callbacks if isinstance(callbacks, Iterable) else (callbacks,):
-        for kind, instead in INSTEAD.items():
-            if callback is kind or isinstance(callback, kind):
-                owner = who.removesuffix(".fit")
-                raise TypeError(
-                    f"{who}: {kind.__name__} is for MLP.fit; write {owner}({instead}) instead"
-                )
-    return validation.callbacks(callbacks, who)
+        take_slots(state, estimator.__dict__.get("_state"))
+    estimator._state = state
+    state.optimizer = to_core.averaged(estimator)
+    state.n_steps = to_core.steps_of(estimator._optimizer)
+    return state
 
 
 @final
@@ -350,8 +142,6 @@ class Epochs:
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
-        optimizer, n_rows = self._estimator._optimizer, self.n_rows
-        self._rule = to_core.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
         self._begun = True
         return nullcontext() if self._reports is None else self._reports.begin(state)
@@ -375,10 +165,31 @@ class Epochs:
         return orders
 
     def rates(self, n_epochs: int) -> Rates:
-        """Return the learning rates of the next epochs."""
-        self._first_step = self._state.n_steps
-        self._rates: Rates = self._rule.ahead(self._first_step, n_epochs, self._estimator.t_)
+        """The learning rates of the next epochs, as the optimizer object would set them."""
+        first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
+        self._first_step = first
+        if isinstance(optimizer, to_core.CoreOptimizer):
+            rate = optimizer.core.learning_rate
+            self._rates: Rates = lambda steps: rates_of(rate, steps, last)
+        else:
+            by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
+            # An epoch of a source may have more steps than were known when it began.
+            self._rates = lambda steps: by_epoch[
+                np.minimum((steps - first) // steps_per_epoch, n_epochs - 1)
+            ]
         return self._rates
+
+    def _rates_by_epoch(self, n_epochs: int) -> Array:
+        """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
+        optimizer = self._estimator._optimizer
+        if isinstance(optimizer, AdamOptimizer):
+            # Its `learning_rate` is that of its last step, corrections included.
+            return np.full(n_epochs, float(optimizer.learning_rate_init))
+        optimizer, rates = copy(optimizer), np.empty(n_epochs)
+        for i in range(n_epochs):
+            rates[i] = optimizer.learning_rate
+            optimizer.iteration_ends(self._estimator.t_ + (i + 1) * self.n_rows)
+        return rates
 
     def end_window(self, losses: Array, diverged: float | None) -> None:
         """Record epochs with these losses, and apply the stopping rule to each."""

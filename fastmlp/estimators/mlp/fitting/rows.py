@@ -1,4 +1,4 @@
-"""The rows of a fit: subsets of arrays, and blocks of a source."""
+"""The rows of a fit: subsets of arrays, blocks of a source, and rows held out to validate on."""
 
 from collections import Counter
 from itertools import chain
@@ -12,7 +12,12 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import _safe_indexing
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_sample_weight, _num_samples, check_X_y
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _num_samples,
+    check_X_y,
+    validate_data,
+)
 
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.feed import Feed, check_source, tabled
@@ -340,3 +345,112 @@ class _Conversion:
         weights = np.empty(0) if weight is None else weight
         arrays = (np.ascontiguousarray(array, self._dtype) for array in (X, table, weights))
         return Rows(*arrays)
+
+
+class HeldOut:
+    """The rows on which an estimator is validated during training.
+
+    Parameters
+    ----------
+    part : RowSubset
+    data : Data, the same rows in the core's form
+
+    Attributes
+    ----------
+    X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
+
+    Raises
+    ------
+    ValueError
+        If all weights are 0.
+    """
+
+    weight: Any
+    labels: Any
+
+    def __init__(
+        self,
+        estimator: Any,
+        part: RowSubset,
+        data: Data,
+        state: NetState,
+        engine: Engine[Any],
+    ) -> None:
+        self._targets, self.weight = part.of(part.y), part.of(part.weight)
+        if self.weight is not None and not self.weight.any():
+            # The message of scikit-learn's metrics.
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        self.labels = estimator._labels_of(self._targets)
+        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
+        self._metric, self._flat = estimator._metric, state.parameters
+        of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
+        self._has_common_class = of_classes and hasattr(estimator, "classes_")
+        self._evaluation = engine.evaluation(data)
+        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
+
+    def loss(self) -> float:
+        """Return the mean loss, without penalty, at the current parameters."""
+        return self._evaluation(self._flat, self._outputs)
+
+    def score(self) -> float:
+        """Return the metric at the parameters of the last call of `loss`."""
+        return float(self._metric(self._outputs, self._targets, self.weight))
+
+    def common_share(self) -> float:
+        """Return the share of the most common class; 0 of other targets, and of several labels."""
+        if not self._has_common_class:
+            return 0.0
+        shares = np.average(self._targets, axis=0, weights=self.weight)
+        return float(max(shares.max(), 1 - shares[0] if len(shares) == 1 else 0.0))
+
+
+def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
+    """Return the validation data given to `fit`, checked and with binarized targets, or None.
+
+    X may be a source.
+    """
+    if X is None and y is None:
+        return None
+    if y is None and weight is None and is_source(X):
+        return rows_of_source(estimator, X)
+    if X is None or y is None:
+        present, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
+        raise ValueError(f"{present} is provided, but {lacks} was not provided.")
+    dtype = (np.float64, np.float32)
+    with checking(estimator, X, y_val=y, sample_weight_val=weight):
+        X, y = validate_data(
+            estimator,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=dtype,
+            reset=False,
+        )
+    weight = None if weight is None else _check_sample_weight(weight, X)
+    targets = estimator._binarized(y)
+    if estimator._outputs_for(targets) != estimator.n_outputs_:
+        raise ValueError(
+            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
+        )
+    return RowSubset(X, targets, weight)
+
+
+def hold_out(
+    estimator: Any,
+    held_out: RowSubset | None,
+    part: RowSubset,
+    data: Data,
+    state: NetState,
+    engine: Engine[Any],
+) -> HeldOut | None:
+    """Return the rows to validate on, or None if there are none."""
+    if held_out is None:
+        return None
+    if estimator.validation_loss_curve_ is None:
+        estimator.validation_loss_curve_ = []
+    estimator._best_coefs = [coef.copy() for coef in state.weights]
+    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
+    # If both are subsets of one table, targets and weights in the core's form are shared too.
+    own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
+    return HeldOut(estimator, held_out, own, state, engine)

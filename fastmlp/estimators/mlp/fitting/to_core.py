@@ -1,6 +1,5 @@
 """From an estimator's settings to the core: network, loss, optimizer, dropout, engine; scores."""
 
-from copy import copy
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 
-from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.locks import NetLock
+from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
@@ -26,7 +25,6 @@ from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer, is_averaged
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.penalties import l2
-from fastmlp.rules.schedules import rates_of
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.training.pool import cost_of
 
@@ -263,46 +261,6 @@ def _for_net(estimator: Any) -> Optimizer:
         settings: Any = {name: float(getattr(estimator, name)) for name in SETTINGS}
         return Adam(float(estimator.learning_rate_init), **settings, epsilon_hat=True)
     return core_of(new_optimizer(estimator))
-
-
-class Rule:
-    """The learning rates of the next epochs, as the optimizer object would set them.
-
-    Parameters
-    ----------
-    optimizer : scikit-learn's optimizer object
-    steps_per_epoch, n_rows : int
-    last_step : int, when the fit ends at the latest
-    """
-
-    def __init__(self, optimizer: Any, steps_per_epoch: int, n_rows: int, last_step: int) -> None:
-        self._optimizer, self._steps_per_epoch = optimizer, steps_per_epoch
-        self._n_rows, self._last_step = n_rows, last_step
-
-    def ahead(self, first_step: int, n_epochs: int, t: int) -> Any:
-        """Return a function from step numbers to rates, for epochs from `first_step` on.
-
-        `t` is the number of rows seen before them.
-        """
-        if isinstance(self._optimizer, CoreOptimizer):
-            rate = self._optimizer.core.learning_rate
-            return lambda steps: rates_of(rate, steps, self._last_step)
-        by_epoch = self._by_epoch(n_epochs, t)
-        # How many steps an epoch has may not be known: then there is one.
-        last = n_epochs - 1
-        return lambda steps: by_epoch[
-            np.minimum((steps - first_step) // self._steps_per_epoch, last)
-        ]
-
-    def _by_epoch(self, n_epochs: int, t: int) -> Rates:
-        if isinstance(self._optimizer, AdamOptimizer):
-            # Its `learning_rate` is that of its last step, corrections included.
-            return np.full(n_epochs, float(self._optimizer.learning_rate_init))
-        optimizer, rates = copy(self._optimizer), np.empty(n_epochs)
-        for i in range(n_epochs):
-            rates[i] = optimizer.learning_rate
-            optimizer.iteration_ends(t + (i + 1) * self._n_rows)
-        return rates
 
 
 def steps_of(optimizer: Any) -> int:
