@@ -237,5 +237,5 @@ def places_of(codes: Array, starts: Array) -> Array:
     starts : (n_features + 1,) array
         Where each column's places begin: that of a missing or unknown level, and then of each.
     """
-    known = codes < np.diff(starts) - 1
+    known = codes < starts[1:] - starts[:-1] - 1
     return np.where(known, codes + 1, 0) + starts[:-1]

@@ -62,9 +62,9 @@ def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
 
     Strips run on threads side by side: a team of threads for each net would meet at its end.
     """
-    strips = list(_strips(n_rows, n_threads_of(None)))
-    if len(strips) == 1:
-        return [do(strips[0])]
+    if n_rows <= CHUNK:
+        return [do(slice(n_rows))]
+    strips = _strips(n_rows, n_threads_of(None))
     pool = pool_of(None)
     ended: list[Any] = pool.run([Task(1, partial(do, strip)) for strip in strips], "")
     if pool.interrupted:
@@ -76,10 +76,9 @@ def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
 
 
 def _strips(n_rows: int, n_threads: int) -> Iterator[slice]:
-    """Yield strips that are about equal; where they are several, as many for each thread."""
-    n = max(1, -(-n_rows // CHUNK))
-    if n > 1:
-        n = max(n, min(-(-n // n_threads) * n_threads, n_rows // (CHUNK // 2)))
+    """Yield several strips that are about equal, as many for each thread."""
+    n = -(-n_rows // CHUNK)
+    n = max(n, min(-(-n // n_threads) * n_threads, n_rows // (CHUNK // 2)))
     return (slice(i * n_rows // n, (i + 1) * n_rows // n) for i in range(n))
 
 

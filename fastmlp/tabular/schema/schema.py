@@ -225,7 +225,7 @@ class Schema:
         for j, name in enumerate(self.categorical_names):
             known = self._codes[name]
             numeric = not isinstance(self.levels[name][0], str)
-            values_and_codes = _levels_in(table.column(places[name]), name, who)
+            values_and_codes = _levels_in(table.levels(places[name]), name, who)
             values = in_memory.as_levels(values_and_codes.values, numeric=numeric)
             if name in self._dated:
                 values = [dates.as_level(str(each)) for each in values]

@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
+from fastmlp.tabular.schema.in_memory import FEW_ROWS
 
 NAN = float("nan")
 DAY = datetime.date(2024, 1, 2)
@@ -334,3 +335,45 @@ def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
     assert Schema.from_json(told).categorical_names == ("b",)
     with pytest.raises((TypeError, ValueError, LookupError)):
         Schema.from_json({**told, **wrong})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = 2 * FEW_ROWS
+    whole = random.integers(0, 5, n)
+    texts = random.choice(TEXTS[1:], n)
+    columns = {
+        "double": random.normal(size=n),
+        "single": random.normal(size=n).astype(np.float32),
+        "byte": whole.astype(np.int8),
+        "large": whole.astype(np.uint64) + 2**60 + 1,
+        "nullable": pandas.array(np.where(whole, whole, None), "Int64"),
+        "objects": np.where(whole, whole, None),
+        "decimals": [Decimal(int(number)) / 2 for number in whole],
+        "flag": whole > 2,
+        "flags": pandas.array(np.where(whole, whole > 2, None), "boolean"),
+        "text": texts,
+        "string": pandas.array(texts, "string"),
+        "category": pandas.Categorical(texts),
+        "code": pandas.Categorical(whole),
+        "day": np.datetime64("2024-01-01", "ns") + whole * np.timedelta64(10**13 + 1, "ns"),
+        "spell": whole * np.timedelta64(1, "s"),
+    }
+    names = random.permutation([*columns])[:10].tolist()
+    frame = pandas.DataFrame({name: columns[name] for name in names})
+    asked = random.choice(names, 3, replace=False)
+    schema = Schema.learn(frame, asked)
+    first = int(random.integers(n - FEW_ROWS))
+    for n_rows in (1, 3, FEW_ROWS):
+        rows = slice(first, first + n_rows)
+        expected, few = schema.read(frame).part(rows), schema.read(frame[rows])
+        np.testing.assert_array_equal(few.numbers, expected.numbers)
+        np.testing.assert_array_equal(few.codes, expected.codes)
+
+
+def test_texts_that_are_all_missing_are_no_numbers() -> None:
+    schema = Schema.learn(pandas.DataFrame({"a": [1.0, 2.0], "b": [3, 4]}))
+    missing = pandas.DataFrame({"a": pandas.array([None], "str"), "b": [3]})
+    with pytest.raises(TypeError, match="the column 'a' must hold numbers, got texts"):
+        schema.read(missing)
