@@ -18,6 +18,7 @@ from benchmarks.mixed import PAGE
 from benchmarks.output import say
 from benchmarks.scores import Record
 from benchmarks.tables import Rows
+from benchmarks.tabular.sources import sources
 from benchmarks.workloads import BY_NAME, Array
 from fastmlp import MLP
 
@@ -47,7 +48,7 @@ class Task(NamedTuple):
 
 
 def _of_table(name: str) -> Task:
-    table = next(t for t in (*tables.TABLES, *tables.SMALL) if t.name == name)
+    table = sources()[name]
 
     def rows(seed: int) -> tuple[Rows, Rows]:
         train, _, test = tables.split(table, seed)

@@ -5,8 +5,8 @@ are constants here, chosen before a time or a score was seen.
 """
 
 import argparse
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks import machine, output, tables
 from benchmarks.mixed import PAGE
 from benchmarks.output import say
-from benchmarks.race import in_turns
+from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record
-from benchmarks.tabular.sources import split_rows
+from benchmarks.tabular.sources import sources, split_rows
 from fastmlp import MLP
 
 COMPUTED: dict[str, Any] = {"float32": None, "bfloat16": "bfloat16"}
@@ -42,7 +42,7 @@ PREDICTED = (
     Predicted((1024, 2048, 2048, 1000), 10_000),
     *(Predicted(MIDDLE, n) for n in (1, 10, 100, 1000, 10_000)),
 )
-# A table of `tables.TABLES`, a preset, and seeds.
+# A table of the suite, a preset, and seeds.
 FITTED = (
     ("credit_data", "fast", 5),
     ("credit_data", "balanced", 5),
@@ -60,14 +60,11 @@ def predictions(predicted: Predicted) -> Record:
     net, rng = MLP(predicted.sizes, seed=0), np.random.default_rng(0)
     x = rng.normal(size=(predicted.n_rows, predicted.sizes[0])).astype(np.float32)
     plain, mixed = (net.predict(x, compute_dtype=computed) for computed in COMPUTED.values())
-    times: dict[str, list[float]] = {precision: [] for precision in COMPUTED}
-
-    def turn(precision: str) -> None:
-        begin = time.perf_counter()
-        net.predict(x, compute_dtype=COMPUTED[precision])
-        times[precision].append(time.perf_counter() - begin)
-
-    in_turns([(precision,) for precision in COMPUTED], TURNS, turn, seconds=SECONDS)
+    calls: dict[str, Any] = {
+        precision: partial(net.predict, x, compute_dtype=computed)
+        for precision, computed in COMPUTED.items()
+    }
+    times = calls_in_turns(calls, TURNS, seconds=SECONDS)
     error = np.sqrt(np.mean((mixed - plain) ** 2) / np.mean(plain**2))
     return {"net": predicted.name, "rows": predicted.n_rows, "error": float(error), **times}
 
@@ -75,13 +72,12 @@ def predictions(predicted: Predicted) -> Record:
 def models(name: str, preset: str, seeds: int) -> Record:
     """The seconds of fits of a model of a table, by seed, and losses of the rows to test."""
     fastmlp, metrics = import_module("fastmlp"), import_module("sklearn.metrics")
-    table = next(t for t in tables.TABLES if t.name == name)
+    table = sources()[name]
     frame, y = tables.read(table)
-    classes = table.score != "R2"
-    kind = fastmlp.TabularMLPClassifier if classes else fastmlp.TabularMLPRegressor
+    kind = fastmlp.TabularMLPClassifier if table.classes else fastmlp.TabularMLPRegressor
     record: Record = {"table": name, "preset": preset, "loss": [], "float32": [], "bfloat16": []}
     for seed in range(seeds):
-        train, validation, test = split_rows(np.asarray(y), seed, classes=classes)
+        train, validation, test = split_rows(np.asarray(y), seed, classes=table.classes)
         x_val, y_val = frame.iloc[validation], y.iloc[validation]
         losses = []
         for precision, computed in COMPUTED.items():
@@ -91,11 +87,11 @@ def models(name: str, preset: str, seeds: int) -> Record:
                 small = kind(n_members=2, max_iter=1, **settings)
                 small.fit(frame.iloc[train], y.iloc[train])
             model = kind(preset=preset, **settings)
-            begin = time.perf_counter()
-            model.fit(frame.iloc[train], y.iloc[train], X_val=x_val, y_val=y_val)
-            record[precision].append(time.perf_counter() - begin)
+            rows = frame.iloc[train], y.iloc[train]
+            seconds, _ = timed(partial(model.fit, *rows, X_val=x_val, y_val=y_val))
+            record[precision].append(seconds)
             rows, truth = frame.iloc[test], y.iloc[test]
-            if classes:
+            if table.classes:
                 losses.append(float(metrics.log_loss(truth, model.predict_proba(rows))))
             else:
                 losses.append(float(metrics.mean_squared_error(truth, model.predict(rows)) ** 0.5))

@@ -106,7 +106,8 @@ def _pass(
                 yield _of_pair("train", load.name, "us", records, "step_seconds")
         for n_rows in predictions.N_ROWS if "predict" in parts else ():
             for this in races:
-                yield from _predict(n_rows, this)
+                rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
+                yield from _by_way("predict", rows, predictions.measure(this, n_rows))
         for task in estimators.tasks(quick=True) if "estimators" in parts else ():
             for this in races:
                 yield _estimator(task, this)
@@ -133,12 +134,10 @@ def _add(known: Record, record: Record) -> None:
         times += more
 
 
-def _predict(n_rows: int, this: Race) -> Iterator[Record]:
-    records = predictions.measure(this, n_rows)
-    rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
-    for way in dict.fromkeys(r["way"] for r in records):
-        pair = [r for r in records if r["way"] == way]
-        yield _of_pair("predict", f"{rows}, {way}", "us", pair, "seconds")
+def _by_way(part: str, what: str, records: list[Record]) -> Iterator[Record]:
+    for way in dict.fromkeys(r.get("way", "") for r in records):
+        pair = [r for r in records if r.get("way", "") == way]
+        yield _of_pair(part, f"{what}, {way}", "us", pair, "seconds")
 
 
 def _estimator(task: Record, this: Race) -> Record:
@@ -148,7 +147,7 @@ def _estimator(task: Record, this: Race) -> Record:
     n_threads = this.contestants[0].n_threads
     records: list[Record] = [{"threads": n_threads, "seconds": times[name]} for name in pair]
     records[0] |= {"error": errors[0]} if errors else {}
-    unit = "ms" if task["verb"] == "fit_estimator" else "us"
+    unit = "ms" if task["function"] == estimators.FIT else "us"
     what = f"{task['what']}, {task['request']['name']}"
     return _of_pair("estimators", what, unit, records, "seconds")
 

@@ -7,7 +7,6 @@ the workers, in turns before those that count. Rows are new in each turn: they a
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 
 from benchmarks import grid, machine, output
 from benchmarks.output import DOCS
+from benchmarks.race import timed
 from benchmarks.scores import Record
 from benchmarks.tabular.times import made_up
 from benchmarks.workloads import Array
@@ -72,13 +72,6 @@ WORKS = {
     "search": Work("a search of 60 candidates, 5 folds of digits", search),
     "table": Work("a model of a table of 10,000 rows, 20 columns", table),
 }
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """The seconds of a call, and its result."""
-    begin = time.perf_counter()
-    result = call()
-    return time.perf_counter() - begin, result
 
 
 def measure(name: str, client: Any, turns: int) -> Record:

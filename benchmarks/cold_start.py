@@ -86,11 +86,3 @@ def table(results: Record, threads: int = 0) -> Iterator[str]:
         yield "\nA new process, from its start to the end of one epoch of 16-64-64-2@64:\n"
         titles = ("", ">empty cache, s", ">full cache, s", ">peak memory, MB")
         yield from Table(titles, rows).markdown()
-
-
-def lines(results: Record) -> Iterator[str]:
-    """The same for the terminal, and errors."""
-    yield from table(results)
-    for r in results["cold_starts"]:
-        if "error" in r:
-            yield f"  {PEERS[r['contestant']].title}: {r['error']}"

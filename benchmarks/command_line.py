@@ -8,7 +8,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -19,7 +18,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS
-from benchmarks.race import in_turns
+from benchmarks.race import in_turns, timed
 from benchmarks.scores import Record
 
 PAGE = DOCS / "how-to" / "command-line.md"
@@ -100,11 +99,8 @@ def measure(table: CsvTable, who: str, folder: Path) -> Record:
     import pandas as pd
     from sklearn.metrics import r2_score, roc_auc_score
 
-    seconds = []
-    for command in commands(table, who):
-        start = time.perf_counter()
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+    run = partial(subprocess.run, cwd=folder, check=True, capture_output=True)
+    seconds = [timed(partial(run, command))[0] for command in commands(table, who)]
     y, predicted = pd.read_csv(folder / "later.csv")[table.target], pd.read_csv(folder / "p.csv")
     if table.score == "R2":
         score = r2_score(y, predicted["prediction"])

@@ -7,8 +7,8 @@ turn has the number of its epochs.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -16,11 +16,10 @@ import numpy as np
 
 from benchmarks.output import Table
 from benchmarks.peers import PEERS
-from benchmarks.race import Race, in_turns
+from benchmarks.race import Clock, Race, in_turns, timed
 from benchmarks.scores import Quartiles, Record, over, quartiles
 
-Clock = Callable[[], float]
-
+FIT, PREDICT = "estimators.fit", "estimators.predict"
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
 # Further settings for all: the synthetic rows are many, and every epoch is like the next.
 DATASETS: dict[str, Record] = {
@@ -91,9 +90,7 @@ def fit(
     model = estimator(contestant, name, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        begin = clock()
-        model.fit(X, y)
-        seconds = clock() - begin
+        seconds, _ = timed(partial(model.fit, X, y), clock)
     return {"seconds": seconds, "epochs": model.n_iter_, "loss": float(model.loss_)}
 
 
@@ -113,12 +110,13 @@ def predict(
     X = data(name, dtype)[0]
     rows = np.resize(X, (n_rows, X.shape[1]))
     calls = 300 if n_rows <= 1_000 else 1
-    for _ in range(3):
-        model.predict(rows)
-    begin = clock()
-    for _ in range(calls):
-        model.predict(rows)
-    return {"seconds": (clock() - begin) / calls}
+
+    def some(n: int) -> None:
+        for _ in range(n):
+            model.predict(rows)
+
+    some(3)
+    return {"seconds": timed(partial(some, calls), clock)[0] / calls}
 
 
 def measure(race: Race) -> list[Record]:
@@ -140,7 +138,7 @@ def task_in_turns(
     times: dict[str, list[float]] = {name: [] for name in contestants}
 
     def turn(name: str) -> None:
-        reply = contestants[name].ask(task["verb"], **task["request"])
+        reply = contestants[name].ask("call", function=task["function"], **task["request"])
         times[name] += [reply.get("seconds", float("nan"))]
         if "error" in reply and errors is not None:
             errors.append(reply["error"])
@@ -150,20 +148,20 @@ def task_in_turns(
 
 
 def tasks(quick: bool) -> Iterator[Record]:
-    """Yield the request of each task, with its verb and a description."""
+    """Yield the request of each task, with the function that does it and a description."""
     dtypes = ("float64",) if quick else ("float64", "float32")
     for name, more in [*DATASETS.items()][: 1 if quick else None]:
         for dtype in dtypes:
             for what, settings in [*CONFIGURATIONS.items()][: 2 if quick else None]:
                 fit = {"name": name, "dtype": dtype, "settings": {**settings, **more}}
-                yield {"verb": "fit_estimator", "what": what, "request": fit}
+                yield {"function": FIT, "what": what, "request": fit}
             for n_rows in PREDICTED:
                 predict = {"name": name, "dtype": dtype, "n_rows": n_rows}
                 what = f"predict {n_rows:,}"
-                yield {"verb": "predict_estimator", "what": what, "request": predict}
+                yield {"function": PREDICT, "what": what, "request": predict}
     for dtype in () if quick else dtypes:
         request = {"name": "sparse text", "dtype": dtype, "settings": {"max_iter": 2}}
-        yield {"verb": "fit_estimator", "what": "sparse, 2 epochs", "request": request}
+        yield {"function": FIT, "what": "sparse, 2 epochs", "request": request}
 
 
 def ratios(record: Record) -> Quartiles:
@@ -182,7 +180,7 @@ def lines(results: Record) -> Iterator[str]:
         ours, ratio = quartiles(r["times"]["fastmlp"]).median, ratios(r)
         cells = r["request"]["name"], r["request"]["dtype"], r["what"], f"{1e3 * ours:.3g}"
         rows.append((*cells, f"{ratio.median:.2f}x", ratio.spread))
-        kind = r["what"] if r["verb"] == "predict_estimator" else "fit"
+        kind = r["what"] if r["function"] == PREDICT else "fit"
         by_kind.setdefault(kind, []).append(ratio.median)
     titles = ("data", "dtype", "what", ">fastmlp, ms", ">ratio", ">quartiles")
     yield from Table(titles, rows).text()

@@ -1,10 +1,11 @@
 """A step on expanded rows and on dense ones, one thread: `python -m benchmarks.expanded`."""
 
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.race import timed
 from benchmarks.scores import geometric
 from fastmlp import MLP, AdamW
 from fastmlp.tabular import Expanded
@@ -32,9 +33,8 @@ def rows_of(plain: int, n_pieces: int, levels: list[int]) -> Expanded:
 
 def seconds_of(net: MLP, x: Any, y: Any, batch_size: int) -> float:
     """The seconds of a step."""
-    start = time.perf_counter()
-    net.fit(x, y, epochs=EPOCHS, batch_size=batch_size)
-    return (time.perf_counter() - start) / (EPOCHS * -(-N_ROWS // batch_size))
+    fit = partial(net.fit, x, y, epochs=EPOCHS, batch_size=batch_size)
+    return timed(fit)[0] / (EPOCHS * -(-N_ROWS // batch_size))
 
 
 def main() -> None:

@@ -8,12 +8,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import cores
-from benchmarks.race import Race
+from benchmarks.race import Clock, Race, timed
 from benchmarks.scores import Record, counted
 
 FOLDS = 5
@@ -27,7 +28,7 @@ QUICK: dict[str, list[Any]] = {"hidden_layer_sizes": [(8,)], "alpha": [1e-4, 1e-
 FIXED = {"max_iter": 30, "random_state": 0}
 
 
-def search(contestant: str, quick: bool) -> Record:
+def search(contestant: str, quick: bool, clock: Clock = time.perf_counter) -> Record:
     """The seconds of a search, the scores and the best parameters."""
     from sklearn.datasets import load_digits
 
@@ -38,10 +39,9 @@ def search(contestant: str, quick: bool) -> Record:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = _search(contestant, parameters, fixed)
-        begin = time.perf_counter()
         with nullcontext() if contestant == "fastmlp" else _processes():
-            model.fit(X[:300] if quick else X, y[:300] if quick else y)
-        seconds = time.perf_counter() - begin
+            rows = slice(300 if quick else None)
+            seconds, _ = timed(partial(model.fit, X[rows], y[rows]), clock)
     scores = [model.cv_results_[f"split{i}_test_score"] for i in range(FOLDS)]
     best = {name: list(v) if isinstance(v, tuple) else v for name, v in model.best_params_.items()}
     return {"seconds": seconds, "scores": np.array(scores).tolist(), "best": best}
@@ -77,8 +77,9 @@ def measure(race: Race) -> list[Record]:
         for name in ("fastmlp", "sklearn"):
             race.say(f"grid: {pair[name].title}, {counted(threads)}")
             if name == "fastmlp" or race.quick:
-                pair[name].ask("search", quick=True)  # compiles, and starts the processes
-            record[name] = pair[name].ask("search", quick=race.quick)
+                # Compiles, and starts the processes.
+                pair[name].ask("call", function="grid.search", quick=True)
+            record[name] = pair[name].ask("call", function="grid.search", quick=race.quick)
         records.append(record)
     return records
 
@@ -97,14 +98,3 @@ def lines(records: list[Record]) -> Iterator[str]:
             f"{theirs['seconds']:.3g} s, {theirs['seconds'] / ours['seconds']:.2f}x; "
             f"{different} scores differ."
         )
-
-
-def verdicts(records: list[Record]) -> Iterator[str]:
-    """For the terminal: errors, and whether the best candidates are the same."""
-    for r in records:
-        ours, theirs = r["fastmlp"], r["sklearn"]
-        if error := ours.get("error", theirs.get("error")):
-            yield f"\ngrid: {error}"
-        else:
-            same = "the same best" if ours["best"] == theirs["best"] else "ANOTHER best"
-            yield f"  {counted(r['threads'])}: {same}"

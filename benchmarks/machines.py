@@ -12,17 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.contestant import cores_first, environment
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.race import Race, in_turns
-from benchmarks.scores import Quartiles, Record, over, reason
+from benchmarks.race import Race, in_turns, timed
+from benchmarks.scores import Quartiles, Record, over
 from benchmarks.workloads import CE, Array, Workload
 
 PAGE = DOCS / "how-to" / "machines.md"
@@ -96,6 +96,31 @@ def sample(parameters: Array) -> list[float]:
 def epochs_of(seconds: float, *, quick: bool) -> int:
     """The epochs that are timed at once, from the seconds of one."""
     return 1 if quick else max(1, round(SECONDS / seconds))
+
+
+def trained(
+    run: Any, load: Workload, barrier: Callable[[], None], agreed: Callable[[int], int], quick: bool
+) -> Record:
+    """In a rank: the seconds of a step by turn, the loss, and parameters after an ordered epoch.
+
+    Parameters
+    ----------
+    barrier, agreed : wait for all ranks; the first rank's number
+    """
+
+    def seconds(n: int) -> float:
+        def epochs() -> None:
+            run.epochs(n)
+            barrier()
+
+        barrier()
+        return timed(epochs)[0]
+
+    run.epochs(1, shuffle=False)
+    parameters = sample(run.parameters())
+    n = agreed(epochs_of(seconds(1), quick=quick))
+    turns = [seconds(n) / (n * load.n_steps) for _ in range(REPEATS)]
+    return {"step_seconds": turns, "loss": run.loss(), "sample": parameters}
 
 
 def report(ways: dict[str, Record]) -> None:
@@ -240,23 +265,10 @@ def _seconds(record: Record) -> list[float]:
     return [min(turn["step_seconds"]) for turn in record["turns"]]
 
 
-def lines(results: Record) -> Iterator[str]:
-    """All of it, for the terminal."""
-    for workload, contestants in findings(results).items():
-        yield f"\none net over {RANKS} processes of one thread, {workload}"
-        rows = [
-            (name, f"{f.steps_a_second:,.0f}", f"{f.ratio.median:.2f}", f.ratio.spread, f.way)
-            for name, f in contestants.items()
-        ]
-        titles = ("contestant", ">steps/s", ">/ PyTorch", ">quartiles", "way")
-        yield from Table(titles, rows).text()
-    for r in results["machines"]:
-        if not r["turns"]:
-            yield f"  {r['workload']}: {r['contestant']}: {reason(r)}"
-
-
-def table(results: Record, threads: int) -> Iterator[str]:
-    """The same for the page."""
+def table(results: Record, threads: int = 1) -> Iterator[str]:
+    """Steps a second and ratios, for the page."""
+    if not results["machines"]:
+        return
     yield (
         f"\nSteps a second, of the least of {REPEATS} times, medians of {TURNS} starts of the "
         "processes; in brackets quartiles of the ratio.\n"

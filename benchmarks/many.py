@@ -4,6 +4,7 @@ A turn trains all nets from the start. fastmlp's also makes them, as a user woul
 """
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,9 +13,8 @@ import numpy as np
 
 from benchmarks import grid
 from benchmarks.output import Table
-from benchmarks.peers import PEERS
-from benchmarks.race import Entry, Race, in_turns, key_of
-from benchmarks.scores import Record, counted, peak_of, quartiles, reason
+from benchmarks.race import Entry, Race, in_turns, key_of, timed
+from benchmarks.scores import Record, counted, peak_of, quartiles
 from benchmarks.workloads import Array, Rule, Workload
 
 
@@ -139,7 +139,7 @@ def sweep_of(name: str, quick: bool) -> Sweep:
 def make(contestant: str, name: str, quick: bool, **options: Any) -> Nets:
     """A contestant's nets."""
     module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-    nets: Nets = module.many(sweep_of(name, quick), **options)
+    nets: Nets = module.Many(sweep_of(name, quick), **options)
     return nets
 
 
@@ -164,7 +164,7 @@ def sweep_in_turns(race: Race, name: str) -> list[Record]:
     keys = [key_of(c, sweep=name, **{k: [] for k in lists}) for c in race.contestants]
     ready: list[Entry] = []
     for entry in zip(race.contestants, keys, strict=True):
-        ready += race.prepare(*entry, name, "prepare_many", name=name, quick=race.quick)
+        ready += race.prepare(*entry, name, "many", name=name, quick=race.quick)
 
     def turn(contestant: Any, record: Record) -> None:
         if record["first_seconds"] > LONG_SECONDS and len(record["seconds"]) >= LONG_REPEATS:
@@ -173,26 +173,47 @@ def sweep_in_turns(race: Race, name: str) -> list[Record]:
         if contestant.name == "fastmlp":
             verbs += ["alone", "one_thread"] if contestant.n_threads > 1 else ["alone"]
         for verb in verbs:
-            reply = contestant.ask("train_many", what=verb)
+            reply = contestant.ask("turn", what=verb)
             record[verb] += [reply["seconds"]] if "seconds" in reply else []
 
     in_turns(ready, race.repeats, turn)
     return keys
 
 
-class Trainer:
-    """A contestant's nets in its own process."""
+class Work:
+    """In a contestant's process: many nets, trained in its fastest way.
 
-    def __init__(self, contestant: str, name: str, quick: bool, way: str | None = None) -> None:
-        self.nets = make(contestant, name, quick, **({"way": way} if way else {}))
+    Attributes
+    ----------
+    about : the way, the seconds of its first training and of the last, and the mean loss
+    """
+
+    def __init__(self, worker: Any, name: str, quick: bool) -> None:
+        self.clock, self.contestant = worker.clock, worker.name
+        self.sweep = name, quick
+        tried = [self._made(way) for way in ways(worker.name)]
+        best = min(tried, key=lambda reply: reply["again_seconds"])
+        if best is not tried[-1]:
+            self._made(best["way"])
+        self.about = best
+
+    def _made(self, way: str | None) -> Record:
+        options: Any = {"way": way} if way else {}
+        self.nets = make(self.contestant, *self.sweep, **options)
         self.single: Any = None
-        if contestant == "fastmlp":
-            self.single = make(contestant, name, quick, n_threads=1)
-        self.epochs = sweep_of(name, quick).epochs
+        if self.contestant == "fastmlp":
+            self.single = make(self.contestant, *self.sweep, n_threads=1)
+        n = 2 if len(ways(self.contestant)) > 1 else 1
+        times = [self.turn("seconds")["seconds"] for _ in range(n)]
+        loss = float(np.mean(self.nets.losses))
+        return {"way": way, "first_seconds": times[0], "again_seconds": times[-1], "loss": loss}
 
-    def train(self, what: str) -> None:
-        """Train all nets, on all threads or on one."""
-        (self.single if what == "one_thread" else self.nets).train(self.epochs)
+    def turn(self, what: str) -> Record:
+        """Train all nets, on all threads or on one, timed; or one by its own fit, alone."""
+        if what == "alone":
+            return {"seconds": self.single.alone()}
+        nets, epochs = self.single if what == "one_thread" else self.nets, sweep_of(*self.sweep)
+        return {"seconds": timed(partial(nets.train, epochs.epochs), self.clock)[0]}
 
 
 class Shown(NamedTuple):
@@ -250,31 +271,6 @@ def shown(results: Record, threads: int) -> list[Shown]:
     ours = {r["sweep"]: r for r in records if r["contestant"] == "fastmlp"}
     quick = results.get("quick", False)
     return [Shown(r, ours.get(r["sweep"]), sweep_of(r["sweep"], quick)) for r in records]
-
-
-def lines(results: Record) -> Iterator[str]:
-    """Every sweep, then the grid, for the terminal."""
-    records = results["many"].get("sweeps", [])
-    for threads in dict.fromkeys(r["threads"] for r in records):
-        trainings = sorted(shown(results, threads), key=lambda s: s.seconds)
-        for name in SWEEPS:
-            rows = []
-            for s in (s for s in trainings if s.sweep.name == name):
-                cells = s.title, f"{1e3 * s.seconds:.3g}", f"{s.rate / 1e9:.0f}"
-                share = f"{s.percent_of_peak(results):.1f}"
-                rows.append((*cells, share, f"{s.over_ours:.2f}x", f"{s.record['loss']:.4f}"))
-            if rows:
-                sweep = sweep_of(name, results.get("quick", False))
-                yield f"\n{sweep.description}, {counted(threads)}"
-                titles = ("contestant", ">ms a net", ">GFLOP/s", ">% peak", ">/ fastmlp", ">loss")
-                yield from Table(titles, rows).text()
-        for s in trainings:
-            yield from s.gains()
-    for r in records:
-        if not r["seconds"]:
-            yield f"  {PEERS[r['contestant']].title}: {reason(r)}"
-    yield from grid.lines(results["many"].get("grids", []))
-    yield from grid.verdicts(results["many"].get("grids", []))
 
 
 def table(results: Record, threads: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import race
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, load
-from benchmarks.scores import Quartiles, Record, counted, over, peak_of, reason, ways
+from benchmarks.scores import Quartiles, Record, over, peak_of, ways
 from benchmarks.workloads import BY_NAME, MIXED, Workload
 
 PAGE = DOCS / "mixed-precision.md"
@@ -140,25 +140,6 @@ def groups(results: Record) -> Iterator[MixedNet]:
 def most_threads(results: Record) -> int:
     """The number of threads that the page shows."""
     return max((r["threads"] for r in results["mixed"].get("training", [])), default=1)
-
-
-def lines(results: Record) -> Iterator[str]:
-    """All of it, for the terminal."""
-    titles = ("contestant", "precision", ">ms/step", ">/ ours", ">quartiles", ">loss", "variant")
-    for group in groups(results):
-        yield f"\nin mixed precision, {group.name}, {counted(group.threads)}"
-        rows = []
-        for key in sorted(group.records, key=lambda key: group.ms(*key)):
-            record, q = group.records[key], group.ratio(*key)
-            cells = PEERS[key[0]].title, key[1], f"{group.ms(*key):.3f}", f"{q.median:.2f}"
-            rows.append((*cells, q.spread, f"{record['loss']:.4f}", record["variant"]))
-        yield from Table(titles, rows).text()
-        shares = ", ".join(f"{group.share(results, p):.0%} of {p}'s" for p in PRECISIONS)
-        yield f"  fastmlp's share of the peak: {shares}"
-    for r in results["mixed"].get("training", []):
-        if not r["step_seconds"]:
-            yield f"  {r['workload']}: {PEERS[r['contestant']].title}: {reason(r)}"
-    yield from (f"  oneDNN: {line}" for line in results["mixed"].get("kernels", []))
 
 
 def table(results: Record, threads: int) -> Iterator[str]:

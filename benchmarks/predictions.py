@@ -1,55 +1,52 @@
 """Predictions of 16-64-64-2: the latency of one row, the time of many."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from benchmarks.output import Table
 from benchmarks.peers import PEERS
-from benchmarks.race import Entry, Race, in_turns, key_of
-from benchmarks.scores import Record, counted, digits, quartiles
+from benchmarks.race import Race, timed, ways_in_turns
+from benchmarks.scores import Record, digits, quartiles
+from benchmarks.workloads import BY_NAME
 
 PREDICTED = "16-64-64-2@64"
 N_ROWS = (1, 32, 1_000, 100_000)
 SECONDS = 0.02
 
 
+class Work:
+    """In a contestant's process: its ways to predict so many rows, by name."""
+
+    def __init__(self, worker: Any, quick: bool, n_rows: int) -> None:
+        self.clock, load = worker.clock, BY_NAME[PREDICTED].quick()
+        run = worker.module.make(load)
+        if hasattr(run, "net") and hasattr(run.net, "partial_fit"):
+            run.epochs(1)
+        self.x = run.rows(np.resize(load.data()[0], (n_rows, load.sizes[0])))
+        self.predictors = run.predictors()
+        for predict in self.predictors.values():
+            predict(self.x)
+        self.about: Record = {"ways": {name: {} for name in self.predictors}}
+
+    def turn(self, name: str, calls: int) -> Record:
+        """The seconds of a call, of many after some."""
+        predict, x = self.predictors[name], self.x
+
+        def some(n: int) -> None:
+            for _ in range(n):
+                predict(x)
+
+        some(max(1, calls // 10))
+        return {"seconds": timed(partial(some, calls), self.clock)[0] / calls}
+
+
 def measure(race: Race, n_rows: int) -> list[Record]:
     """Seconds a call by turn, of each contestant and way to predict."""
-    entries: list[Entry] = []
-    for contestant in race.contestants:
-        race.say(f"predict {n_rows} rows: preparing {contestant.title}")
-        reply = contestant.ask("predictors_of", workload=PREDICTED, n_rows=n_rows)
-        for way in reply.get("names", []):
-            entries.append((contestant, key_of(contestant, n_rows=n_rows, way=way, seconds=[])))
-    calls = {id(record): _calls(contestant, record["way"]) for contestant, record in entries}
-
-    def turn(contestant: Any, record: Record) -> None:
-        reply = contestant.ask("predict", name=record["way"], calls=calls[id(record)])
-        record["seconds"] += [reply["seconds"]] if "seconds" in reply else []
-
-    in_turns(entries, race.repeats, turn)
-    return [record for _, record in entries]
-
-
-def _calls(contestant: Any, way: str) -> int:
-    """The number of predictions of a turn."""
-    seconds = contestant.ask("predict", name=way, calls=10).get("seconds", SECONDS)
-    return max(3, int(SECONDS / seconds))
-
-
-def lines(results: Record) -> Iterator[str]:
-    """All ways, for the terminal."""
-    for n_rows in dict.fromkeys(r["n_rows"] for r in results["predictions"]):
-        yield f"\npredict {n_rows:,} rows of 16-64-64-2, us a call"
-        rows = []
-        for r in results["predictions"]:
-            if r["n_rows"] == n_rows and r["seconds"]:
-                q = quartiles([1e6 * seconds for seconds in r["seconds"]])
-                cells = PEERS[r["contestant"]].title, r["way"], counted(r["threads"])
-                spread = f"({digits(q.low)} - {digits(q.high)})"
-                rows.append((r["threads"], q.median, (*cells, digits(q.median), spread)))
-        titles = ("contestant", "way", "threads", ">us", ">quartiles")
-        yield from Table(titles, [row for *_, row in sorted(rows)]).text()
+    what = f"predict {n_rows} rows"
+    return ways_in_turns(race, "predictions", what, SECONDS, fewest=3, n_rows=n_rows)
 
 
 def table(results: Record, threads: int) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.scores import Record, counted
 from benchmarks.workloads import Workload
 
 Say = Callable[[str], None]
+Clock = Callable[[], float]
 Entry = tuple[Any, Record]
 # A later pass keeps the variant that the first has chosen, and how long a turn is.
 KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
@@ -45,11 +46,14 @@ class Race(NamedTuple):
         return [contestant for contestant in self.contestants if contestant.name in names]
 
     def prepare(
-        self, contestant: Any, record: Record, what: str, verb: str, **request: Any
+        self, contestant: Any, record: Record, what: str, part: str, **request: Any
     ) -> list[Entry]:
-        """Add a contestant's reply to its record; return both, or nothing of one that cannot."""
+        """Have a contestant make the work of a part, and add its reply to the record.
+
+        Returns both, or nothing of a contestant that cannot.
+        """
         self.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
-        reply = contestant.ask(verb, **request)
+        reply = contestant.ask("make", part=part, **request)
         record |= {**reply, **{key: record[key] for key in KEPT if key in record}}
         return [] if reply.keys() & {"unsupported", "error"} else [(contestant, record)]
 
@@ -80,6 +84,27 @@ def in_turns(
             turn(*entry)
 
 
+def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
+    """The seconds of a call, and its result."""
+    begin = clock()
+    result = call()
+    return clock() - begin, result
+
+
+def calls_in_turns(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, *, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """The seconds of calls, which take turns in this process, by name and turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    in_turns(
+        [(name,) for name in calls],
+        rounds,
+        lambda name: times[name].append(timed(calls[name])[0]),
+        seconds=seconds,
+    )
+    return times
+
+
 def key_of(contestant: Any, **more: Any) -> Record:
     """The beginning of a contestant's record."""
     return {"contestant": contestant.name, "threads": contestant.n_threads, **more}
@@ -99,7 +124,7 @@ def train(
         if not record.keys() & {"unsupported", "error"}:
             request = {"workload": load.name, "quick": race.quick, "all_variants": not race.quick}
             request["variant"] = record.get("variant")
-            ready += race.prepare(contestant, record, load.name, "prepare", **request)
+            ready += race.prepare(contestant, record, load.name, "training", **request)
     load = entries[0][1]
     steps = load.quick().n_steps if race.quick else load.n_steps
 
@@ -111,3 +136,33 @@ def train(
 
     in_turns(ready, race.repeats, turn)
     return records
+
+
+def ways_in_turns(
+    race: Race, part: str, what: str, seconds: float, *, fewest: int = 1, **request: Any
+) -> list[Record]:
+    """Seconds a call by turn, of each contestant and each of its ways, which a reply names.
+
+    Parameters
+    ----------
+    seconds, fewest : the time of a turn, and the calls that it has at least
+    request : goes to the work of the part, and into the records
+    """
+    entries: list[tuple[Any, Record, int]] = []
+    failed = []
+    for contestant in race.contestants:
+        race.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
+        reply = contestant.ask("make", part=part, quick=race.quick, **request)
+        for way, facts in reply.get("ways", {}).items():
+            once = contestant.ask("turn", name=way, calls=fewest).get("seconds", seconds)
+            record = key_of(contestant, way=way, seconds=[], **request, **facts)
+            entries.append((contestant, record, max(fewest, int(seconds / once))))
+        if "error" in reply:
+            failed.append(key_of(contestant, seconds=[], **request, error=reply["error"]))
+
+    def turn(contestant: Any, record: Record, calls: int) -> None:
+        reply = contestant.ask("turn", name=record["way"], calls=calls)
+        record["seconds"] += [reply["seconds"]] if "seconds" in reply else []
+
+    in_turns(entries, race.repeats, turn)
+    return [*(record for _, record, _ in entries), *failed]

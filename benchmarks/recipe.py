@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import race
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.scores import Record, counted, digits, quartiles, reason
+from benchmarks.scores import Record, counted, digits, quartiles
 from benchmarks.training import Heat, heat_lines, heats
 from benchmarks.workloads import RECIPES
 
@@ -38,7 +38,7 @@ class Price(NamedTuple):
 
     feature: str
     workload: str
-    aim: float = float("nan")
+    aim: float
 
     @property
     def name(self) -> str:
@@ -46,21 +46,19 @@ class Price(NamedTuple):
         return f"{self.feature}, {self.workload}"
 
 
-PRICES = (
-    Price("EMA", LARGE, 1.08),
-    Price("EMA", SMALL),
-    Price("dropout", LARGE, 1.10),
-    Price("dropout", SMALL, 1.25),
-    Price("clipvalue", LARGE, 1.02),
-    Price("clipvalue", SMALL, 1.02),
-    Price("global_clipnorm", LARGE, 1.15),
-    Price("global_clipnorm", SMALL, 1.15),
-    Price("label_smoothing", LARGE, 1.05),
-    Price("label_smoothing", SMALL, 1.05),
-    Price("focal", LARGE, 1.05),
-    Price("focal", SMALL, 1.05),
-    Price(VALIDATED, LARGE, 1.0),
-    Price(VALIDATED, SMALL, 1.0),
+NO_AIM = float("nan")
+PRICES = tuple(
+    Price(feature, load, aim)
+    for feature, aims in {
+        "EMA": (1.08, NO_AIM),
+        "dropout": (1.10, 1.25),
+        "clipvalue": (1.02, 1.02),
+        "global_clipnorm": (1.15, 1.15),
+        "label_smoothing": (1.05, 1.05),
+        "focal": (1.05, 1.05),
+        VALIDATED: (1.0, 1.0),
+    }.items()
+    for load, aim in zip((LARGE, SMALL), aims, strict=True)
 )
 BY_PRICE = {price.name: price for price in PRICES}
 
@@ -87,10 +85,11 @@ def measure(this: race.Race, earlier: Record) -> Record:
 def _price(contestant: Any, record: Record, this: race.Race) -> None:
     """Take the turns of a price; an error ends them, and goes into the record."""
     this.say(f"price of {record['name']}, {counted(record['threads'])}")
-    reply = contestant.ask("prepare_price", name=record["name"], quick=this.quick)
+    part = "peers.fastmlp_price"
+    reply = contestant.ask("make", part=part, name=record["name"], quick=this.quick)
     for i in range(this.repeats * (1 if this.quick else TURNS_EACH)):
         if "error" not in reply:
-            reply = contestant.ask("price", featured=[bool(i % 2), not i % 2])
+            reply = contestant.ask("turn", featured=[bool(i % 2), not i % 2])
             record["turns"] += [reply] if "with" in reply else []
     record |= {"error": reply["error"]} if "error" in reply else {}
 
@@ -115,24 +114,9 @@ def most_threads(results: Record) -> int:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """All of it, for the terminal."""
+    """Every contestant on each workload, for the terminal."""
     for heat in heats_of(results):
         yield from heat_lines(heat)
-    records, rows = results["recipe"].get("prices", []), []
-    for r in (r for r in records if r["turns"]):
-        q, aim = quartiles(ratios(r)), BY_PRICE[r["name"]].aim
-        without = f"{1e6 * np.median([t['without'] for t in r['turns']]):.0f}"
-        verdict = "above" if q.median > aim else ""
-        spread = f"{q.low:.3f} - {q.high:.3f}"
-        rows.append(
-            (r["name"], r["threads"], without, f"{q.median:.3f}", spread, _aim(aim), verdict)
-        )
-    if records:
-        yield "\nprices: time of a fit with a feature over that without, medians and quartiles"
-        titles = ("feature", ">threads", ">us/epoch", ">ratio", ">quartiles", ">aim", "")
-        yield from Table(titles, rows).text()
-    for r in (r for r in records if not r["turns"]):
-        yield f"{r['name']}, {counted(r['threads'])}: {reason(r)}"
 
 
 def table(results: Record, threads: int) -> Iterator[str]:

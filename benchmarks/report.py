@@ -1,7 +1,7 @@
 """The whole report for the terminal, and the pages of docs, of the parts of `compare`.
 
-A part is a module with `lines(results)` for the terminal and, if it has a page, `table(results,
-threads)` in Markdown.
+A part is a module with `table(results, threads)` for its page in Markdown, which the terminal shows
+too, or `lines(results)` for the terminal alone.
 """
 
 import os
@@ -22,11 +22,14 @@ from benchmarks import (
 )
 from benchmarks.output import between_markers
 from benchmarks.peers import PEERS
-from benchmarks.scores import Record, counted, peak_of
+from benchmarks.scores import Record, counted, peak_of, reason
 
 LISTS = ("training", "predictions", "estimators", "streams", "machines", "cold_starts", "peaks")
 DICTS = ("recipe", "many", "mixed", "peers", "skipped")
-PARTS = (training, recipe, predictions, estimators, many, stream, machines, mixed, cold_start)
+# In the terminal: each contestant; tables by the number of threads; tables of one number.
+LINES = (training, recipe, estimators)
+BY_THREADS = (recipe, predictions, many, stream, mixed)
+ALONE = (machines, cold_start)
 # The parts of docs/benchmarks.md; the others have pages of their own.
 TABLES = (training, predictions, many, cold_start)
 
@@ -53,11 +56,31 @@ def all_lines(results: Record) -> Iterator[str]:
     """The whole report."""
     results = {**empty(), **results}
     yield from machine_lines(results)
-    for part in PARTS:
+    for part in LINES:
         yield from part.lines(results)
+    for threads in dict.fromkeys(r["threads"] for r in results["peaks"]):
+        tables = [line for part in BY_THREADS for line in part.table(results, threads)]
+        yield from [f"\n{counted(threads)}", *tables] if tables else []
+    for part in ALONE:
+        yield from part.table(results)
+    yield from _failures(results)
     yield from training.mean_lines(results)
     idle = results["idle_cpu"]
     yield f"\nCPU that waiting contestants used: {idle:.2f} s of {results['seconds']:.0f} s"
+
+
+def _failures(results: Record) -> Iterator[str]:
+    """Those that have no result, and why."""
+    lists = [results[name] for name in ("streams", "machines", "cold_starts")]
+    lists += [results["mixed"].get("training", []), results["many"].get("sweeps", [])]
+    lists += [results["recipe"].get("prices", [])]
+    for r in (r for records in lists for r in records if r.keys() & {"error", "unsupported"}):
+        what = next(
+            (r[k] for k in ("workload", "stream", "sweep", "name") if k in r),
+            "a new process",
+        )
+        name = r.get("contestant", "fastmlp")
+        yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(r)}"
 
 
 def pages(results: Record, picture: Path | None) -> dict[Path, str]:

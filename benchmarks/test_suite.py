@@ -139,14 +139,15 @@ def test_workloads_are_chosen_by_parts_of_their_names() -> None:
 def test_contestants_sleep_until_they_are_asked() -> None:
     contestant = Contestant("numpy", 1)
     try:
-        reply = contestant.ask("prepare", workload="2-4-1@4", quick=True, all_variants=False)
+        request = {"part": "training", "quick": True, "all_variants": False}
+        reply = contestant.ask("make", workload="2-4-1@4", **request)
         assert reply["variant"] == "loop"
         before = cpu_seconds(contestant.process.pid)
         time.sleep(0.2)
         assert cpu_seconds(contestant.process.pid) == before
         assert contestant.ask("turn", n=2)["seconds"] > 0
         assert contestant.idle_cpu == 0
-        wrong = contestant.ask("prepare", workload="?", quick=True, all_variants=False)
+        wrong = contestant.ask("make", workload="?", **request)
         assert "KeyError" in wrong["error"]
     finally:
         contestant.close()
@@ -223,8 +224,8 @@ def test_each_core_comes_before_the_second_thread_of_one() -> None:
 def test_estimators_are_compared_turn_by_turn() -> None:
     request = {"name": "digits", "dtype": "float64"}
     times = {"fastmlp": [1.0, 2.0, 1.0], "sklearn": [5.0, 8.0, 7.0]}
-    fit = {"verb": "fit_estimator", "what": "defaults", "request": request, "times": times}
-    predict = {**fit, "verb": "predict_estimator", "what": "predict 1"}
+    fit = {"function": estimators.FIT, "what": "defaults", "request": request, "times": times}
+    predict = {**fit, "function": estimators.PREDICT, "what": "predict 1"}
     text = "\n".join(estimators.lines({"estimators": [fit, predict]}))
     assert re.search(r"1e\+03 +5.00x +4.50 to 6.00", text)
     assert "predict 1: median 5.00x, least 5.00x, below 1 in 0 of 1" in text
@@ -256,16 +257,13 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
         "sweeps": [ours, jax, lost],
         "grids": [{"threads": 2, "quick": False, "fastmlp": search, "sklearn": slow}],
     }
-    text = "\n".join(many.lines(results))
-    assert re.search(r"JAX, vmap +50 ", text)
-    assert "5.00x" in text
-    assert "PyTorch: no memory" in text
-    assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
-    assert "15.00x; 5 scores differ.\n  2 threads: the same best" in text
-    text = report.pages(results, None)[training.PAGE]
+    assert "32 nets: PyTorch: no memory" in "\n".join(report.all_lines(results))
+    text = "\n".join(many.table(results, 2))
+    assert text in report.pages(results, None)[training.PAGE]
     assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
-    assert "15.00x; 5 scores differ" in text
-    assert not list(many.lines(report.empty()))
+    assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
+    assert "15.00x; 5 scores differ." in text
+    assert not list(many.table(report.empty(), 2))
 
 
 WAYS = [

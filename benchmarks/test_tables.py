@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.samples import MACHINE, PAGE
-from benchmarks.tables import RECIPES, SMALL, TABLES, Dataset
+from benchmarks.tables import RECIPES, SMALL, TABLES
+from benchmarks.tabular.sources import Source, sources
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
@@ -31,25 +32,26 @@ def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 def test_ranks_gains_and_errors() -> None:
     flat = {recipe: [0.5, 0.6] for recipe in RECIPES}
-    results = results_of({"Wage": {**flat, "dropout": [0.6, 0.6], "EMA": [0.3, 0.4]}})
+    results = results_of({"wage": {**flat, "dropout": [0.6, 0.6], "EMA": [0.3, 0.4]}})
     ranks = {"plain": 3, "early stopping": 3, "dropout": 1, "EMA": 5, "all": 3}
-    assert tables.ranks(results, "Wage") == ranks
-    assert tables.gains(results, "Wage", "dropout") == pytest.approx([0.1, 0])
-    assert tables.error_left(results, "Wage", "EMA") == pytest.approx(0.65 / 0.45)
+    assert tables.ranks(results, "wage") == ranks
+    assert tables.gains(results, "wage", "dropout") == pytest.approx([0.1, 0])
+    assert tables.error_left(results, "wage", "EMA") == pytest.approx(0.65 / 0.45)
     text = "\n".join(tables.lines(results))
     assert "| ISLR, Wage | 1,000 | 5 | R2 | 0.5500 ± 0.0707 | 0.5500 ± 0.0707 | **0.6000**" in text
-    assert "| Wage | +0.0000 (0 of 2) | +0.0500 (1 of 2) | -0.2000 (0 of 2) |" in text
+    assert "| wage | +0.0000 (0 of 2) | +0.0500 (1 of 2) | -0.2000 (0 of 2) |" in text
     assert "| mean rank |  |  |  | 3.0 | 3.0 | 1.0 | 5.0 | 3.0 |" in text
     assert "| error over the plain net's | 1.000 | 0.889 | 1.444 | 1.000 |" in text
 
 
 def test_there_are_ten_tables_of_all_kinds() -> None:
-    assert len({table.name for table in TABLES}) == 10
-    assert {table.score for table in TABLES} == set(tables.LOSSES)
+    assert len(set(TABLES)) == 10
+    assert {sources()[name].score for name in TABLES} == set(tables.LOSSES)
 
 
-@pytest.mark.parametrize("table", SMALL, ids=lambda table: table.name)
-def test_rows_are_in_one_part_each(table: Dataset) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_rows_are_in_one_part_each(name: str) -> None:
+    table = sources()[name]
     parts = tables.split(table, 3)
     lengths = [len(part.y) for part in parts]
     assert np.allclose(np.array(lengths) / sum(lengths), [0.6, 0.2, 0.2], atol=0.01)
@@ -71,7 +73,7 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
     # None of the rows has the same category as another.
     frame = pd.DataFrame({"number": numbers, "kind": [f"k{i}" for i in range(50)]})
     monkeypatch.setattr(tables, "read", lambda table: (frame, pd.Series(np.arange(50.0))))
-    train, _, test = tables.split(Dataset("", "", "", "R2"), 0)
+    train, _, test = tables.split(Source("", "", "", "", "regression"), 0)
     assert train.x.shape[1] == 2 + len(train.x)
     assert np.all(train.x[:, 2:].sum(axis=1) == 1)
     assert np.all(test.x[:, 2:] == 0)

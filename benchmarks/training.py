@@ -1,13 +1,15 @@
 """Training: seconds a step of each workload beside the peers', and their geometric means."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import race
 from benchmarks.output import DOCS, ROOT, Table
 from benchmarks.peers import PEERS
+from benchmarks.peers.run import Unsupported
 from benchmarks.scores import (
     Quartiles,
     Record,
@@ -24,8 +26,77 @@ from benchmarks.workloads import BY_NAME, Workload
 PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 BEST = "fastest peer"
+# Of each variant, where there are several.
+TURNS = 3
 TITLES = ["", "contestant", ">us/step", ">quartiles", ">samples/s", ">GFLOP/s", ">% peak"]
 TITLES += [">/ fastmlp", ">quartiles", ">loss", ">first", "variant"]
+
+
+class Work:
+    """In a contestant's process: the run of its fastest variant, of all or of one.
+
+    Attributes
+    ----------
+    about : the variant, the seconds of its first epoch and of a later one, and the loss after one
+        from the start; the seconds of all variants that were tried
+    """
+
+    def __init__(
+        self,
+        worker: Any,
+        workload: str,
+        quick: bool,
+        all_variants: bool,
+        variant: str | None = None,
+    ) -> None:
+        self.clock = worker.clock
+        load = BY_NAME[workload].quick() if quick else BY_NAME[workload]
+        variants = [variant] if variant else worker.module.VARIANTS[load.form]
+        runs, replies = {}, {}
+        for name in variants if all_variants else variants[:1]:
+            try:
+                runs[name], replies[name] = _first(worker.module, load, name)
+            except Unsupported:
+                if name == variants[0]:
+                    raise
+        # A variant that computes nonsense is not a way to do the work.
+        sound = [name for name, reply in replies.items() if np.isfinite(reply["loss"])]
+        if not sound:
+            raise ArithmeticError("the loss is not finite after one epoch")
+        # In turns, as a machine may have slower seconds.
+        n_turns = TURNS if len(sound) > 1 else 1
+        turns = [[_epoch_seconds(runs[name]) for name in sound] for _ in range(n_turns)]
+        tried = dict(zip(sound, np.median(turns, axis=0).tolist(), strict=True))
+        best = min(tried, key=lambda name: tried[name])
+        self.run = runs[best]
+        self.about = {**replies[best], "epoch_seconds": tried[best], "tried": tried}
+
+    def turn(self, n: int) -> Record:
+        """Train n epochs, timed, after one from the start, to wake pools, caches and memory."""
+        self.run.reset()
+        self.run.epochs(1)
+        return {"seconds": race.timed(partial(self.run.epochs, n), self.clock)[0]}
+
+
+def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, Record]:
+    """A run, the seconds of its first epoch, and the loss after one from the start."""
+
+    def made() -> Any:
+        run = module.make(workload, variant)
+        run.epochs(1)
+        return run
+
+    first, run = race.timed(made)
+    run.reset()
+    run.epochs(1)
+    return run, {"variant": variant, "first_seconds": first, "loss": run.loss()}
+
+
+def _epoch_seconds(run: Any) -> float:
+    """The seconds of an epoch, of several in one call: fewer entries from Python."""
+    run.reset()
+    n = min(max(1, int(0.1 / race.timed(partial(run.epochs, 1))[0])), 1000)
+    return race.timed(partial(run.epochs, n))[0] / n
 
 
 class Score(NamedTuple):

@@ -1,16 +1,17 @@
 """fastmlp: `fit_many`."""
 
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.many import Nets, Sweep
+from benchmarks.race import timed
 from benchmarks.workloads import Array, flat
 from fastmlp import MLP, Adam, fit_many
 
 
-class FitMany(Nets):
+class Many(Nets):
     """Nets, as a user writes them; making them is part of the training."""
 
     def __init__(self, sweep: Sweep, n_threads: int | None = None) -> None:
@@ -51,17 +52,9 @@ class FitMany(Nets):
         """The seconds of a net's own fit on one thread: the best, mean over all settings."""
         n = min(len(set(self.settings)), self.sweep.n_nets)
         options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
-        best = []
-        for i in range(n):
-            times = []
-            for _ in range(repeats):
-                net = self.net(i, n_threads=1)
-                begin = time.perf_counter()
-                net.fit(self.x, self.y, **options)
-                times.append(time.perf_counter() - begin)
-            best.append(min(times))
-        return float(np.mean(best))
 
+        def fitted(i: int) -> float:
+            net = self.net(i, n_threads=1)
+            return timed(partial(net.fit, self.x, self.y, **options))[0]
 
-def many(sweep: Sweep, n_threads: int | None = None) -> FitMany:
-    return FitMany(sweep, n_threads)
+        return float(np.mean([min(fitted(i) for _ in range(repeats)) for i in range(n)]))

@@ -1,17 +1,16 @@
 """fastmlp: a fit without and with a feature, for its price."""
 
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.fastmlp_fit import FastmlpFit
+from benchmarks.race import timed
 from benchmarks.recipe import BY_PRICE, VALIDATED
 from benchmarks.workloads import BY_NAME, CE, Array, Workload
 from fastmlp import EMA, Adam
 
-Clock = Callable[[], float]
 TURN_SECONDS = 0.3
 
 
@@ -35,11 +34,11 @@ def mean_error(targets: Array, predictions: Array) -> float:
     return float(np.abs(targets[0] - predictions[0]).mean())
 
 
-class Pair:
+class Work:
     """Two fits of a workload, one of them with a feature."""
 
-    def __init__(self, name: str, quick: bool) -> None:
-        self.feature = BY_PRICE[name].feature
+    def __init__(self, worker: Any, name: str, quick: bool) -> None:
+        self.clock, self.feature = worker.clock, BY_PRICE[name].feature
         load = BY_NAME[BY_PRICE[name].workload]
         if self.feature in ("label_smoothing", "focal"):
             load = load._replace(loss=CE)
@@ -49,16 +48,17 @@ class Pair:
         self.held_out = slice(0, max(1, load.n_rows // 10))
         self.epochs = 1
         if not quick:
-            *_, second = (self.seconds(time.perf_counter, False) for _ in range(2))
+            *_, second = (self.seconds(False) for _ in range(2))
             self.epochs = max(1, round(TURN_SECONDS / second))
+        self.about = {"epochs": self.epochs}
 
-    def turn(self, clock: Clock, featured: list[bool]) -> dict[str, Any]:
+    def turn(self, featured: list[bool]) -> dict[str, Any]:
         """The seconds of an epoch without and with the feature, in an order."""
-        seconds = {with_it: self.seconds(clock, with_it) for with_it in featured}
-        prediction = self.prediction(clock) if self.feature == VALIDATED else None
+        seconds = {with_it: self.seconds(with_it) for with_it in featured}
+        prediction = self.prediction() if self.feature == VALIDATED else None
         return {"without": seconds[False], "with": seconds[True], "prediction": prediction}
 
-    def seconds(self, clock: Clock, with_it: bool) -> float:
+    def seconds(self, with_it: bool) -> float:
         """The seconds of an epoch of a new net, after a first."""
         changes = settings(self.feature, self.load) if with_it else {}
         options: dict[str, Any] = {"batch_size": self.load.batch}
@@ -68,15 +68,10 @@ class Pair:
             options["metrics"] = {"error": mean_error} if with_it else None
         net = self.run.made(**changes)
         net.fit(x, y, epochs=1, **options)
-        begin = clock()
-        net.fit(x, y, epochs=self.epochs, **options)
-        return (clock() - begin) / self.epochs
+        more = partial(net.fit, x, y, epochs=self.epochs, **options)
+        return timed(more, self.clock)[0] / self.epochs
 
-    def prediction(self, clock: Clock) -> float:
+    def prediction(self) -> float:
         """The seconds of a prediction of the rows held out, the median of 20."""
-        x, times = self.run.x[self.held_out], []
-        for _ in range(20):
-            begin = clock()
-            self.run.net.predict(x)
-            times.append(clock() - begin)
-        return float(np.median(times))
+        call = partial(self.run.net.predict, self.run.x[self.held_out])
+        return float(np.median([timed(call, self.clock)[0] for _ in range(20)]))

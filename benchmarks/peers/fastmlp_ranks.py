@@ -5,7 +5,6 @@ JSON.
 """
 
 import sys
-import time
 from typing import Any
 
 from benchmarks import machines
@@ -28,14 +27,6 @@ class Ranks(FastmlpFit):
         self.net.fit(self.x, self.y, epochs=n, communicator=self.comm, **settings)
 
 
-def _seconds(run: Ranks, n: int) -> float:
-    run.comm.Barrier()
-    begin = time.perf_counter()
-    run.epochs(n)
-    run.comm.Barrier()
-    return time.perf_counter() - begin
-
-
 def main() -> None:
     """Train, and print what a step takes."""
     from mpi4py import MPI
@@ -44,12 +35,9 @@ def main() -> None:
     machines.bind(comm.Get_rank())
     load = machines.of_name(sys.argv[1], quick=quick)
     run = Ranks(load, comm)
-    run.epochs(1, shuffle=False)
-    sample = machines.sample(run.parameters())
-    n = comm.bcast(machines.epochs_of(_seconds(run, 1), quick=quick))
-    turns = [_seconds(run, n) / (n * load.n_steps) for _ in range(machines.REPEATS)]
+    record = machines.trained(run, load, comm.Barrier, comm.bcast, quick)
     if comm.Get_rank() == 0:
-        machines.report({WAY: {"step_seconds": turns, "loss": run.loss(), "sample": sample}})
+        machines.report({WAY: record})
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from fastmlp import Blocks
 WAYS = ("Blocks.from_parquet",)
 
 
-class FastmlpStreamed:
+class Streamed:
     """A new net for each call; calls return the number of rows."""
 
-    def __init__(self, stream: Stream, path: Path, way: str) -> None:
+    def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
         self.load, self.stream = stream.workload, stream
         self.run = FastmlpFit(stream.workload)
         self.source = Blocks.from_parquet(path, target="y")
@@ -33,7 +33,3 @@ class FastmlpStreamed:
         options: dict[str, Any] = {"epochs": self.stream.epochs, "batch_size": self.load.batch}
         self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
         return self.stream.epochs * self.load.n_rows
-
-
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> FastmlpStreamed:
-    return FastmlpStreamed(stream, path, way)

@@ -10,7 +10,7 @@ from jax import lax
 
 from benchmarks.machine import cores
 from benchmarks.many import Nets, Sweep
-from benchmarks.peers.jax_scan import objective, update
+from benchmarks.peers.jax_scan import objective, updated
 from benchmarks.workloads import Array
 
 
@@ -54,12 +54,7 @@ class JaxVmapped(Nets):
             loss, g = jax.value_and_grad(lambda q: objective(load, q, x, y))(p)
             if self.sweep.mixed:
                 g = [(gw + l2 / load.batch * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
-            t = t + 1
-            parts, tree = jax.tree.flatten(p)
-            gs, ms, vs = (jax.tree.leaves(part) for part in (g, m, v))
-            new = [update(load, *four, t) for four in zip(parts, gs, ms, vs, strict=True)]
-            p, m, v = (jax.tree.unflatten(tree, part) for part in zip(*new, strict=True))
-            return (p, m, v, t), loss
+            return updated(load, p, g, m, v, t), loss
 
         zeros = jax.tree.map(jnp.zeros_like, p)
         (p, *_), losses = lax.scan(step, (p, zeros, zeros, jnp.float32(0)), orders)
@@ -97,5 +92,5 @@ class OnThreads(JaxVmapped):
 WAYS = {"vmap": JaxVmapped, "a net on each core": OnThreads}
 
 
-def many(sweep: Sweep, way: str = "vmap") -> JaxVmapped:
+def Many(sweep: Sweep, way: str = "vmap") -> JaxVmapped:
     return WAYS[way](sweep)

@@ -79,6 +79,15 @@ def update(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> tuple[
     return p * (1 - rule.rate * rule.weight_decay) - change, m, v
 
 
+def updated(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
+    """The new (p, m, v, t) of trees of arrays, after one step more than t."""
+    t = t + 1
+    parts, tree = jax.tree.flatten(p)
+    gs, ms, vs = (jax.tree.leaves(part) for part in (g, m, v))
+    new = [update(workload, *four, t) for four in zip(parts, gs, ms, vs, strict=True)]
+    return (*(jax.tree.unflatten(tree, part) for part in zip(*new, strict=True)), t)
+
+
 class JaxScan:
     """State (parameters, m, v, t), all on the device."""
 
@@ -165,12 +174,7 @@ class JaxScan:
         loss, g = jax.value_and_grad(self._objective)(p, x, y)
         if load.l2:
             g = self._penalised(g, p)
-        t = t + 1
-        parts, tree = jax.tree.flatten(p)
-        gs, ms, vs = (jax.tree.leaves(part) for part in (g, m, v))
-        new = [update(load, *four, t) for four in zip(parts, gs, ms, vs, strict=True)]
-        p, m, v = (jax.tree.unflatten(tree, part) for part in zip(*new, strict=True))
-        return (p, m, v, t), loss
+        return updated(load, p, g, m, v, t), loss
 
     def _penalised(self, g: Any, p: Any) -> Any:
         """Add the penalty's gradient: weights only."""

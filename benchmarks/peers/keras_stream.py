@@ -15,10 +15,12 @@ WAYS = ("PyDataset", "PyDataset, one worker thread", "PyDataset, 16 steps a call
 MOST_ROWS = 256_000
 
 
-class KerasStreamed:
+class Streamed:
     """A model, and a data set for each call; calls return the number of rows."""
 
-    def __init__(self, stream: Stream, path: Path, way: str) -> None:
+    def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
+        if find_spec("keras") is None:
+            raise Unsupported("not installed: keras")
         os.environ["KERAS_BACKEND"] = "jax"
         import keras
 
@@ -81,9 +83,3 @@ class KerasStreamed:
         # In the order of the data set, which has mixed its rows.
         self.model.fit(rows, epochs=1, shuffle=False, verbose=0)
         return len(rows) * self.load.batch
-
-
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> KerasStreamed:
-    if find_spec("keras") is None:
-        raise Unsupported("not installed: keras")
-    return KerasStreamed(stream, path, way)

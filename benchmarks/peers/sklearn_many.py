@@ -14,7 +14,7 @@ from benchmarks.workloads import Array
 NEVER = 1_000_000
 
 
-class Fits(Nets):
+class Many(Nets):
     """Worker processes stay for the next training; each has one thread of BLAS."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -56,7 +56,3 @@ def fit(model: Any, x: Array, y: Array) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.fit(x, y)
-
-
-def many(sweep: Sweep) -> Fits:
-    return Fits(sweep)

@@ -6,7 +6,6 @@ processes meet by the file. The first prints a line of JSON.
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -101,14 +100,6 @@ def _view_gradients(net: Net, gradient: Tensor) -> None:
         p.grad = part.view_as(p)
 
 
-def _seconds(run: DistributedNet, n: int) -> float:
-    dist.barrier()
-    begin = time.perf_counter()
-    run.epochs(n)
-    dist.barrier()
-    return time.perf_counter() - begin
-
-
 def main() -> None:
     """Train in each way, and print what the fastest takes."""
     name, quick, file = sys.argv[1], sys.argv[2] == "quick", sys.argv[3]
@@ -120,11 +111,7 @@ def main() -> None:
     results = {}
     for way in WAYS:
         run = DistributedNet(load, way)
-        run.epochs(1, shuffle=False)
-        sample = machines.sample(run.parameters())
-        n = _agreed(machines.epochs_of(_seconds(run, 1), quick=quick))
-        turns = [_seconds(run, n) / (n * load.n_steps) for _ in range(machines.REPEATS)]
-        results[way] = {"step_seconds": turns, "loss": run.loss(), "sample": sample}
+        results[way] = machines.trained(run, load, dist.barrier, _agreed, quick)
     if rank == 0:
         machines.report(results)
     dist.destroy_process_group()

@@ -12,7 +12,7 @@ from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array
 
 
-class TorchVmapped(Nets):
+class Many(Nets):
     """Stacked parameters; a step gathers a batch for each net.
 
     Adam works by element, and so on the stacks as on each net.
@@ -69,7 +69,3 @@ class TorchVmapped(Nets):
         parts = [self.p[f"{k}.weight"].transpose(1, 2) for k in names]
         parts += [self.p[f"{k}.bias"] for k in names]
         return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
-
-
-def many(sweep: Sweep) -> TorchVmapped:
-    return TorchVmapped(sweep)

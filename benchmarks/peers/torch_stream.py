@@ -53,7 +53,7 @@ class RowGroups(IterableDataset[Pair]):
                     yield from batches_of(x, y, self.batch)
 
 
-class TorchStreamed:
+class Streamed:
     """A net, and a loader for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
@@ -89,7 +89,3 @@ class TorchStreamed:
             self.run.step(x, y)
             n += len(x)
         return n
-
-
-def streamed(stream: Stream, path: Path, way: str, contestant: str) -> TorchStreamed:
-    return TorchStreamed(stream, path, way, contestant)

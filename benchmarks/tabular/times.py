@@ -6,8 +6,8 @@ is installed.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
-from benchmarks.race import in_turns
+from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record, counted, digits
 from benchmarks.tabular.variants import complete
 from benchmarks.workloads import Array
@@ -80,9 +80,8 @@ def run(options: argparse.Namespace) -> list[Record]:
             models[preset], fits[preset] = _fitted(task, preset, data, options)
             say(f"{task}, {preset}: {fits[preset]:.2f} s")
         if find_spec("catboost") is not None:
-            begin = time.perf_counter()
-            models[CATBOOST] = catboost_of(task, options.threads, *data)
-            fits[CATBOOST] = time.perf_counter() - begin
+            made = partial(catboost_of, task, options.threads, *data)
+            fits[CATBOOST], models[CATBOOST] = timed(made)
         calls = {name: _predict(model, task) for name, model in models.items()}
         row, rows = _in_turns(calls, new[:1], 40 * TIMES), _in_turns(calls, new, TIMES)
         for name in models:
@@ -125,9 +124,7 @@ def _fitted(
     seconds = []
     for turn in range(options.turns):
         model = model_of(task, preset, options.threads, turn)
-        begin = time.perf_counter()
-        model.fit(*data)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(timed(partial(model.fit, *data))[0])
     return model, float(np.median(seconds))
 
 
@@ -144,14 +141,8 @@ def _predict(model: Any, task: str) -> Callable[[Any], Any]:
 
 def _in_turns(calls: dict[str, Callable[[Any], Any]], rows: Any, n: int) -> dict[str, float]:
     """The median seconds of each call, which take turns after a first."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-
-    def turn(name: str) -> None:
-        begin = time.perf_counter()
-        calls[name](rows)
-        seconds[name].append(time.perf_counter() - begin)
-
-    in_turns([(name,) for name in calls], n + 1, turn)
+    ready = {name: partial(call, rows) for name, call in calls.items()}
+    seconds = calls_in_turns(ready, n + 1)
     return {name: float(np.median(times[1:])) for name, times in seconds.items()}
 
 
