@@ -4,6 +4,7 @@ import argparse
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -108,7 +109,6 @@ class UsageError(Exception):
 
 def add_train(train: Parser) -> None:
     """Add the options of `train`: one for each field of its settings, and the command's own."""
-    from fastmlp.tabular.plain.training import OF_PACKS, OF_PLAIN, TrainSettings
     from fastmlp.tabular.schema.rule import Task
 
     train.description = (
@@ -116,22 +116,7 @@ def add_train(train: Parser) -> None:
         " Notes and progress go to standard error, the scores of the held-out rows to standard "
         "output. Options with [plain] are those of --model plain alone."
     )
-    types = get_type_hints(TrainSettings)
-
-    def setting(name: str, text: str = "", **own: Any) -> None:
-        """Add the option of a field: its name, its type, its default, and help that has them."""
-        kinds = get_args(types[name])
-        kind = kinds[0] if NoneType in kinds else types[name]
-        convert, metavar = KINDS.get(kind, KINDS[str])
-        default = TrainSettings._field_defaults.get(name)
-        if default not in (None, ()) and "default" not in text:
-            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-            text = f"{text}{'; ' * bool(text)}default: {shown}"
-        text = "[plain] " * (name in OF_PLAIN) + "[tabular] " * (name in OF_PACKS) + text
-        option = {"type": convert, "metavar": metavar, "default": default, "help": text}
-        train.add_argument(f"--{name.replace('_', '-')}", **{**option, **own})
-
-    add = train.add_argument
+    add, setting = train.add_argument, partial(_add_setting, train)
     add("data", nargs="*", metavar="DATA", help=FILES)
     _add_encoding(train)
     setting("target", "the column to predict; needed (.npz: default y)")
@@ -169,6 +154,25 @@ def add_train(train: Parser) -> None:
     add("--quiet", action="store_true", help="no progress on standard error")
     add("--config", metavar="TOML", help="options from a file; those of the command line win")
     add("--dry-run", action="store_true", help="print all settings as TOML, and train nothing")
+
+
+def _add_setting(train: Parser, name: str, text: str = "", **own: Any) -> None:
+    """Add the option of a field of `TrainSettings`: its name, type and default, and help.
+
+    `text` gets the default, and the kind of model that the option needs; `own` replaces the rest.
+    """
+    from fastmlp.tabular.plain.training import OF_PACKS, OF_PLAIN, TrainSettings
+
+    annotation = get_type_hints(TrainSettings)[name]
+    kinds = get_args(annotation)
+    convert, metavar = KINDS.get(kinds[0] if NoneType in kinds else annotation, KINDS[str])
+    default = TrainSettings._field_defaults.get(name)
+    if default not in (None, ()) and "default" not in text:
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{text}{'; ' * bool(text)}default: {shown}"
+    text = "[plain] " * (name in OF_PLAIN) + "[tabular] " * (name in OF_PACKS) + text
+    option = {"type": convert, "metavar": metavar, "default": default, "help": text}
+    train.add_argument(f"--{name.replace('_', '-')}", **{**option, **own})
 
 
 def add_predict(predict: Parser) -> None:
