@@ -19,15 +19,13 @@ from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import InBatches
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import (
-    Epochs,
-    batch_rows,
+    fit_epochs,
     reset_records,
 )
 from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
     Copies,
     dtype_of,
-    flat_of,
     net_around,
     sizes_of,
     stand_in,
@@ -41,15 +39,13 @@ from fastmlp.estimators.mlp.fitting.rows import (
     HeldOut,
     RowSubset,
     SourceOptions,
-    by_buffers,
     check_whole,
     feed_of,
-    hold_out,
     part_of,
     validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.shortcuts import seeded
-from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
@@ -57,7 +53,6 @@ from fastmlp.network import spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
-from fastmlp.training import loop
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -205,7 +200,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
         if to_core.is_stochastic(self.solver):
-            self._fit_epochs(part, incremental, held_out, reports, feed)
+            fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
             minimize_loss(self, part, units, reports)
@@ -283,7 +278,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         state = self._live_state()
         if state is not self.__dict__.get("_state"):
             # Arrays that a user has put into the lists: their numbers move to one vector.
-            before = self.__dict__.get("_state")
+            before: NetState | None = self.__dict__.get("_state")
             self._adopt()
             state = self._state
             take_slots(state, before)
@@ -296,54 +291,6 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
             return state
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
         return state_from(self.coefs_, self.intercepts_, dtype)
-
-    def _trained_state(self, *, anew: bool) -> NetState:
-        """Return the net to train, with the optimizer's state so far or, if `anew`, without."""
-        state, before = self._live_state(), self.__dict__.get("_state")
-        if anew:
-            state.set_slots(None)
-        elif state is not before:
-            take_slots(state, before)
-        self._state = state
-        state.optimizer = to_core.averaged(self)
-        state.n_steps = to_core.steps_of(self._optimizer)
-        return state
-
-    def _fit_epochs(
-        self,
-        part: RowSubset,
-        incremental: bool,
-        validation: RowSubset | None,
-        reports: Reports | None,
-        feed: Feed | None,
-    ) -> None:
-        anew = not incremental or not hasattr(self, "_optimizer")
-        if anew:
-            self._optimizer = to_core.new_optimizer(self)
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if self.early_stopping and validation is None:
-            check_whole(self, feed, "early_stopping=True", "X_val and y_val")
-            part, validation = part.split(self)
-        state = self._trained_state(anew=anew)
-        network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        network = to_core.in_training(self, network)
-        if network.dropout is not None:
-            state.key = to_core.key_of_fit(self)
-        engine = engine_of(self, network, state.lock)
-        data = part.data(engine)
-        batch_size = batch_rows(self, data.n_rows)
-        self._held_out = hold_out(self, validation, part, data, state, engine)
-        try:
-            epochs = Epochs(self, data, batch_size, self._held_out, incremental, reports)
-            loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
-            if self.early_stopping:
-                state.assign(flat_of(self._best_coefs, self._best_intercepts))
-                assert self._held_out is not None
-                advice.warn_of_kept_epoch(self, self._held_out.common_share())
-        finally:
-            del self._held_out
-            write_back(state, self.coefs_, self.intercepts_)
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any

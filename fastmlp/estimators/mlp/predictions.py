@@ -19,6 +19,7 @@ from fastmlp.estimators.mlp.fitting.shortcuts import is_checked
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
+    Overridden,
     _SetOutputMixin,
     available_if,
 )
@@ -55,7 +56,7 @@ class PredictionCache:
 Array = NDArray[Any]
 
 
-class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
+class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, Overridden):
     """An estimator whose parameters are in `coefs_` and `intercepts_`.
 
     Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
@@ -63,10 +64,6 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
     A subclass that is a `TransformerMixin` is one.
     """
 
-    activation: Any
-    out_activation_: str
-    coefs_: list[Array]
-    intercepts_: list[Array]
     _state: NetState
     _live_state: Callable[[], NetState]
 

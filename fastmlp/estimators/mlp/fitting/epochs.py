@@ -12,17 +12,77 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.mlp.fitting import to_core
+from fastmlp.estimators.mlp.fitting import advice, to_core
+from fastmlp.estimators.mlp.fitting.net import flat_of, take_slots, write_back
 from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
-from fastmlp.estimators.mlp.fitting.rows import HeldOut
-from fastmlp.estimators.mlp.fitting.to_core import CoreOptimizer
+from fastmlp.estimators.mlp.fitting.rows import (
+    HeldOut,
+    RowSubset,
+    by_buffers,
+    check_whole,
+    hold_out,
+)
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
+from fastmlp.training import loop
 from fastmlp.training.history import History
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 
 Array = NDArray[Any]
+
+
+def fit_epochs(
+    estimator: Any,
+    part: RowSubset,
+    feed: Feed | None,
+    validation: RowSubset | None,
+    reports: Reports | None,
+    *,
+    incremental: bool,
+) -> None:
+    """Train an estimator by batches; `feed` has the rows of a source that are not in `part`."""
+    anew = not incremental or not hasattr(estimator, "_optimizer")
+    if anew:
+        estimator._optimizer = to_core.new_optimizer(estimator)
+    if estimator.early_stopping and incremental:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    if estimator.early_stopping and validation is None:
+        check_whole(estimator, feed, "early_stopping=True", "X_val and y_val")
+        part, validation = part.split(estimator)
+    state = state_to_train(estimator, anew=anew)
+    network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
+    network = to_core.in_training(estimator, network)
+    if network.dropout is not None:
+        state.key = to_core.key_of_fit(estimator)
+    engine = to_core.engine_of(estimator, network, state.lock)
+    data = part.data(engine)
+    batch_size = batch_rows(estimator, data.n_rows)
+    held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
+    try:
+        epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
+        loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
+        if estimator.early_stopping:
+            assert held_out is not None
+            state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
+            advice.warn_of_kept_epoch(estimator, held_out.common_share())
+    finally:
+        del estimator._held_out
+        write_back(state, estimator.coefs_, estimator.intercepts_)
+
+
+def state_to_train(estimator: Any, *, anew: bool) -> NetState:
+    """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
+    state: NetState = estimator._live_state()
+    if anew:
+        state.set_slots(None)
+    else:
+        take_slots(state, estimator.__dict__.get("_state"))
+    estimator._state = state
+    state.optimizer = to_core.averaged(estimator)
+    state.n_steps = to_core.steps_of(estimator._optimizer)
+    return state
 
 
 @final
@@ -82,8 +142,6 @@ class Epochs:
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
-        optimizer, n_rows = self._estimator._optimizer, self.n_rows
-        self._rule = Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
         self._begun = True
         return nullcontext() if self._reports is None else self._reports.begin(state)
@@ -107,10 +165,31 @@ class Epochs:
         return orders
 
     def rates(self, n_epochs: int) -> Rates:
-        """Return the learning rates of the next epochs."""
-        self._first_step = self._state.n_steps
-        self._rates: Rates = self._rule.ahead(self._first_step, n_epochs, self._estimator.t_)
+        """The learning rates of the next epochs, as the optimizer object would set them."""
+        first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
+        self._first_step = first
+        if isinstance(optimizer, to_core.CoreOptimizer):
+            rate = optimizer.core.learning_rate
+            self._rates: Rates = lambda steps: rates_of(rate, steps, last)
+        else:
+            by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
+            # An epoch of a source may have more steps than were known when it began.
+            self._rates = lambda steps: by_epoch[
+                np.minimum((steps - first) // steps_per_epoch, n_epochs - 1)
+            ]
         return self._rates
+
+    def _rates_by_epoch(self, n_epochs: int) -> Array:
+        """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
+        optimizer = self._estimator._optimizer
+        if isinstance(optimizer, AdamOptimizer):
+            # Its `learning_rate` is that of its last step, corrections included.
+            return np.full(n_epochs, float(optimizer.learning_rate_init))
+        optimizer, rates = copy(optimizer), np.empty(n_epochs)
+        for i in range(n_epochs):
+            rates[i] = optimizer.learning_rate
+            optimizer.iteration_ends(self._estimator.t_ + (i + 1) * self.n_rows)
+        return rates
 
     def end_window(self, losses: Array, diverged: float | None) -> None:
         """Record epochs with these losses, and apply the stopping rule to each."""
@@ -202,46 +281,6 @@ class Epochs:
             return True
         estimator._no_improvement_count = 0
         return False
-
-
-class Rule:
-    """The learning rates of the next epochs, as the optimizer object would set them.
-
-    Parameters
-    ----------
-    optimizer : scikit-learn's optimizer object
-    steps_per_epoch, n_rows : int
-    last_step : int, when the fit ends at the latest
-    """
-
-    def __init__(self, optimizer: Any, steps_per_epoch: int, n_rows: int, last_step: int) -> None:
-        self._optimizer, self._steps_per_epoch = optimizer, steps_per_epoch
-        self._n_rows, self._last_step = n_rows, last_step
-
-    def ahead(self, first_step: int, n_epochs: int, t: int) -> Any:
-        """Return a function from step numbers to rates, for epochs from `first_step` on.
-
-        `t` is the number of rows seen before them.
-        """
-        if isinstance(self._optimizer, CoreOptimizer):
-            rate = self._optimizer.core.learning_rate
-            return lambda steps: rates_of(rate, steps, self._last_step)
-        by_epoch = self._by_epoch(n_epochs, t)
-        # How many steps an epoch has may not be known: then there is one.
-        last = n_epochs - 1
-        return lambda steps: by_epoch[
-            np.minimum((steps - first_step) // self._steps_per_epoch, last)
-        ]
-
-    def _by_epoch(self, n_epochs: int, t: int) -> Array:
-        if isinstance(self._optimizer, AdamOptimizer):
-            # Its `learning_rate` is that of its last step, corrections included.
-            return np.full(n_epochs, float(self._optimizer.learning_rate_init))
-        optimizer, rates = copy(self._optimizer), np.empty(n_epochs)
-        for i in range(n_epochs):
-            rates[i] = optimizer.learning_rate
-            optimizer.iteration_ends(t + (i + 1) * self._n_rows)
-        return rates
 
 
 def batch_rows(estimator: Any, n_rows: int) -> int:

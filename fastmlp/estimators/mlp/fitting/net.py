@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import random_state
 from fastmlp.estimators.mlp.fitting import to_core
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP, net_on
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
@@ -71,7 +72,7 @@ def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> 
 
 def take_slots(state: NetState, before: NetState | None) -> None:
     """Copy the optimizer's state of another net, if it has the same layers."""
-    if before is not None and before.layout == state.layout:
+    if before is not None and before is not state and before.layout == state.layout:
         state.optimizer, state.averaged_from = before.optimizer, before.averaged_from
         state.set_slots(before.slots())
 
@@ -228,11 +229,9 @@ SLOTS = "_slots_of_optimizer"
 AVERAGED = "_averaged_from"
 
 
-class Copies:
+class Copies(Overridden):
     """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
 
-    pickle_state: bool
-    random_state: Any
     _state: NetState
     _random_state: Any
 
@@ -241,7 +240,7 @@ class Copies:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        state: Any = super().__getstate__()
+        state = super().__getstate__()
         left_out = OWN if self.pickle_state else (*OWN, *TRAINING_STATE)
         kept = {name: value for name, value in state.items() if name not in left_out}
         random = kept.get("_random_state")
@@ -260,8 +259,7 @@ class Copies:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         slots, others = state.get(SLOTS), (SLOTS, AVERAGED)
-        parent: Any = super()
-        parent.__setstate__({name: value for name, value in state.items() if name not in others})
+        super().__setstate__({name: value for name, value in state.items() if name not in others})
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
         if hasattr(self, "coefs_"):
