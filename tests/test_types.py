@@ -174,7 +174,7 @@ def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
 
 @pytest.mark.parametrize(("kind", "method", "parameters"), methods_in_the_stub())
 def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters: list[str]) -> None:
-    bases = {"BaseEstimator": MLPClassifier, "Overridden": sklearn_bases.MLPClassifier}
+    bases = {"BaseEstimator": MLPClassifier, "SklearnMLP": sklearn_bases.MLPClassifier}
     real = getattr(bases.get(kind, getattr(sklearn_bases, kind)), method)
     if parameters and not isinstance(real, property):
         known = [name for name in inspect.signature(real).parameters if name != "self"]

@@ -82,7 +82,7 @@ def readable(n_bytes: int) -> str:
 
 
 # The most objects that are kept: as many threads may make the same call at once.
-MOST = 8
+MOST_KEPT = 8
 
 
 class FreeList:
@@ -98,17 +98,17 @@ class FreeList:
         return FreeList, ()
 
     def take(self, key: Hashable) -> Any:
-        """Return an object that was given with this key, or None; drop one of another key."""
+        """Return an object that was kept with this key, or None; drop one of another key."""
         try:
             # Popping is one step: no two threads take the same object.
-            its_key, thing = self._things.pop()
+            stored_key, thing = self._things.pop()
         except IndexError:
             return None
-        return thing if its_key == key else None
+        return thing if stored_key == key else None
 
     def give(self, key: Hashable, thing: Any) -> None:
-        """Keep an object for later calls, unless `MOST` are kept."""
-        if len(self._things) < MOST:
+        """Keep an object for later calls, unless `MOST_KEPT` are kept."""
+        if len(self._things) < MOST_KEPT:
             self._things.append((key, thing))
 
 
@@ -121,15 +121,15 @@ class BufferPool:
     at_most : int, how many buffers
     """
 
-    def __init__(self, most: int, at_most: int = MOST) -> None:
+    def __init__(self, most: int, at_most: int = MOST_KEPT) -> None:
         self._most, self._at_most = most, at_most
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
     def take(self, key: Any) -> Any:
-        """Return a buffer that was given with this key, or None."""
-        for name, (its_key, thing, _) in list(self._things.items()):
+        """Return a buffer that was kept with this key, or None."""
+        for name, (stored_key, thing, _) in list(self._things.items()):
             # Popping is one step: no two threads take the same buffer.
-            if its_key == key and self._things.pop(name, None) is not None:
+            if stored_key == key and self._things.pop(name, None) is not None:
                 return thing
         return None
 

@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 
 def _like(template: Any, value: Any, name: str) -> Any:
-    """Return `given` after checking that it has the template's keys, sizes and integer ranges."""
+    """Return the value after checking that it has the template's keys, sizes and integer ranges."""
     if isinstance(template, dict):
         if not isinstance(value, dict) or value.keys() != template.keys():
             raise ValueError(f"a generator's {name} must have {sorted(template)}")

@@ -16,8 +16,8 @@ LEFTOVER_SECONDS = 3600.0
 def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a temporary file to write to; at the end sync it, and rename it over the target.
 
-    After an exception it is removed, and what was there is as it was. The mode is that of the file
-    that was there, or else by the umask.
+    After an exception it is removed, and the target is as before. The mode is that of the file that
+    is replaced, or else by the umask.
 
     Raises
     ------

@@ -67,7 +67,7 @@ ASK_SECONDS = 2.0
 GRACE_SECONDS = 10.0
 # Workers send a heartbeat each half second to some seconds.
 SILENT_SECONDS = 5.0
-# What slow networks carry: Fast Ethernet.
+# Of a slow network: Fast Ethernet.
 BYTES_A_SECOND = 1e7
 
 

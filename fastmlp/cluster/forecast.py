@@ -198,18 +198,18 @@ class DelayedCommunicator:
     Parameters
     ----------
     communicator : Communicator
-        What exchanges the messages, such as one of `threads`, or ``mpi4py.MPI.COMM_WORLD``.
+        The one that exchanges the messages: of `threads`, or ``mpi4py.MPI.COMM_WORLD``.
     latency : float
         Seconds of a message without bytes: 30e-6 by TCP in a data centre, 2e-6 by InfiniBand.
     bandwidth : float
         Bits a second that a rank sends, and receives at the same time: 10e9 of 10-Gbit Ethernet.
     clock : bool, default True
-        If True, each call lasts longer by what the model says; if False, `seconds` alone tells.
+        If True, each call lasts longer by the model's time; if False, `seconds` alone counts it.
 
     Attributes
     ----------
     seconds : float
-        What all messages so far have taken by the model.
+        The time of all messages so far, by the model.
     n_bytes : int
         Bytes that this rank has sent to others so far.
     n_calls : int
@@ -287,9 +287,9 @@ class DelayedCommunicator:
 class MirrorCommunicator:
     """Rank 0 of n equal ranks, so that one rank's work can be timed alone.
 
-    A rank computes, packs, sums and copies as it would among n. What the others would send is what
-    it has sent itself: after an `Alltoall`, an `Allgather` of as many numbers gives the sums of n
-    equal ranks, if they are floating-point numbers, and else what this rank sent to each.
+    A rank computes, packs, sums and copies as it would among n. It receives from the others the
+    numbers that it has sent itself: after an `Alltoall`, an `Allgather` of as many numbers gives
+    the sums of n equal ranks, if they are floating-point numbers, and else its own part.
 
     Parameters
     ----------
@@ -340,8 +340,8 @@ class MirrorCommunicator:
         parts[0] = np.ravel(sendbuf)
 
 
-# What is sent to measure: a number to each rank, and so many bytes; as often, of which the median
-# counts.
+# Messages that measure a network: parts of one number, and of so many bytes. Each is sent as often
+# as this, and the median counts.
 LONG_BYTES, TIMES = 1_000_000, 21
 
 
@@ -378,7 +378,7 @@ LATENCY, BANDWIDTH = 30e-6, 10e9
 SECONDS, TURNS = 0.2, 3
 
 
-class OfRanks(NamedTuple):
+class RankStep(NamedTuple):
     """A step of one of several ranks.
 
     Attributes
@@ -406,23 +406,23 @@ class Forecast(NamedTuple):
     ----------
     alone : float
         Seconds of a step on this machine, measured.
-    each_step : list of OfRanks
+    each_step : list of RankStep
         With the gradient summed over the ranks in each step.
-    averaged : list of OfRanks
+    averaged : list of RankStep
         With parameters averaged every `average_every` steps; empty without.
     average_every : int or None
 
     Examples
     --------
     >>> from fastmlp.cluster import Forecast
-    >>> found = Forecast(alone=0.02, each_step=[], averaged=[])
-    >>> found.alone
+    >>> prediction = Forecast(alone=0.02, each_step=[], averaged=[])
+    >>> prediction.alone
     0.02
     """
 
     alone: float
-    each_step: list[OfRanks]
-    averaged: list[OfRanks]
+    each_step: list[RankStep]
+    averaged: list[RankStep]
     average_every: int | None = None
 
     def __str__(self) -> str:
@@ -444,7 +444,7 @@ def forecast(
     """Return the time that a step of `fit` would take on several machines like this one.
 
     Fits on one machine are timed, and those of one rank of several, as `MirrorCommunicator` makes
-    it, with its share of each batch. To the latter is added what the messages take by
+    it, with its share of each batch. To the latter the time of the messages is added, by
     `DelayedCommunicator`'s model. Nothing is overlapped. The net is not trained. It takes about a
     second for each number of ranks, and twice as long with `average_every`.
 
@@ -474,8 +474,7 @@ def forecast(
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or value, such as fewer rows than a batch; and what `fit`
-        raises.
+        If an argument is of a wrong type or value, such as fewer rows than a batch; or by `fit`.
 
     See Also
     --------
@@ -487,8 +486,8 @@ def forecast(
     >>> from fastmlp import MLP, cluster
     >>> X = np.random.default_rng(0).normal(size=(4096, 20))
     >>> net = MLP((20, 64, 64, 1), seed=0)
-    >>> found = cluster.forecast(net, X, X[:, 0], batch_size=1024, ranks=(2, 4), bandwidth=100e9)
-    >>> [each.rows for each in found.each_step]
+    >>> two = cluster.forecast(net, X, X[:, 0], batch_size=1024, ranks=(2, 4), bandwidth=100e9)
+    >>> [step.rows for step in two.each_step]
     [512, 256]
     """
     who = "cluster.forecast"
@@ -500,15 +499,15 @@ def forecast(
         "latency": scalars.non_negative(who, "latency", latency),
         "bandwidth": scalars.positive(who, "bandwidth", bandwidth),
     }
-    data = _Data(net, X, y, batch, who)
+    data = _TimedBatches(net, X, y, batch, who)
     alone = data.timed(len(data.X), batch).seconds
 
-    def of_ranks(n: int, every: int | None) -> OfRanks:
+    def of_ranks(n: int, every: int | None) -> RankStep:
         rows = batch // n
         comm = DelayedCommunicator(MirrorCommunicator(n), **network, clock=False)
         step = data.timed(data.n_steps * rows, n * rows, comm, every)
         speed_up = alone / (step.seconds + step.messages)
-        return OfRanks(n, rows, step.seconds, step.messages, step.n_bytes, speed_up)
+        return RankStep(n, rows, step.seconds, step.messages, step.n_bytes, speed_up)
 
     fitting = [n for n in numbers if n <= batch]
     each_step = [of_ranks(n, None) for n in fitting]
@@ -516,7 +515,7 @@ def forecast(
     return Forecast(alone, each_step, averaged, average_every)
 
 
-class _Step(NamedTuple):
+class _StepTime(NamedTuple):
     """The time of a step, that of its messages, and the bytes sent."""
 
     seconds: float
@@ -524,7 +523,7 @@ class _Step(NamedTuple):
     n_bytes: float = 0.0
 
 
-class _Data:
+class _TimedBatches:
     """Whole batches of rows, on which copies of a net are trained, timed."""
 
     def __init__(self, net: MLP, X: Any, y: Any, batch: int, who: str) -> None:
@@ -541,11 +540,11 @@ class _Data:
         batch: int,
         comm: DelayedCommunicator | None = None,
         every: int | None = None,
-    ) -> _Step:
+    ) -> _StepTime:
         """The time of a step in the fastest of several fits on the first rows."""
         net = copy.copy(self._net)
 
-        def fit(epochs: int) -> _Step:
+        def fit(epochs: int) -> _StepTime:
             sent = (comm.seconds, comm.n_bytes) if comm else (0.0, 0)
             begin = time.perf_counter()
             history = net.fit(
@@ -560,16 +559,16 @@ class _Data:
             if history.status is Status.DIVERGED:
                 raise ValueError(f"{self._who}: the net diverges on these rows")
             now = (comm.seconds, comm.n_bytes) if comm else (0.0, 0)
-            return _Step(seconds, now[0] - sent[0], now[1] - sent[1])
+            return _StepTime(seconds, now[0] - sent[0], now[1] - sent[1])
 
         fit(1)
         single = fit(1)
         n = max(2, round(SECONDS / single.seconds))
         several = min(fit(n) for _ in range(TURNS))
-        # What ranks tell each other before the first step is not a step's.
+        # The messages before the first step, on settings and sizes, are no step's.
         later = (n - 1) * self.n_steps
         messages, n_bytes = ((b - a) / later for a, b in zip(single[1:], several[1:], strict=True))
-        return _Step(several.seconds / (n * self.n_steps), messages, n_bytes)
+        return _StepTime(several.seconds / (n * self.n_steps), messages, n_bytes)
 
 
 def _lines(prediction: Forecast) -> list[str]:

@@ -89,7 +89,7 @@ def run_group(
     Parameters
     ----------
     packed : bytes, of `pack`
-    places : of the arrays in what was packed
+    places : of the packed arrays
     shares : how many threads a task has, by the names of hosts
     timeout : seconds after which `TimeoutError` is raised, or None
 
@@ -127,7 +127,7 @@ def run_group(
 LEAST_COST = 1e10
 # So many groups for each task that can run at once: the last ones end at about the same time.
 GROUPS_EACH = 8
-# How often what was lost with its workers is sent again.
+# How often groups that were lost with their workers are sent again.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
 OF_HOST = (HOST, THREADS)
@@ -203,7 +203,7 @@ class Cluster:
         at_once = Counter[str]()
         for address, host in facts_of.items():
             at_once[host[HOST]] += n_threads.get(address, 1)
-        # What a machine has, divided among the tasks that run there at once.
+        # A machine's threads, divided among the tasks that run there at once.
         self._shares = {
             host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
@@ -221,7 +221,7 @@ class Cluster:
         TimeoutError
             If it takes longer than so many seconds; None: than `clients.ANSWER_SECONDS`.
         Exception
-            What the function raises.
+            The function's error.
         """
         ask = partial(self._client.run, function, *words, on_error="return")
         answers = self._asked(ask, "the workers have not all answered", seconds)
@@ -260,7 +260,7 @@ class Cluster:
 
         Parameters
         ----------
-        arrays : what groups hold of the same objects; what only one holds goes with it
+        arrays : objects that several groups hold; one that a single group holds goes with it
         name : of a task, in notes
 
         Raises
@@ -272,7 +272,7 @@ class Cluster:
         RuntimeError
             If workers are lost again and again, or there are none any more.
         Exception
-            What a group raises.
+            A group's error.
         """
         left, shared = list(range(len(groups))), list(arrays)
         try:
@@ -287,12 +287,12 @@ class Cluster:
         except ConnectionError:
             raise
         except Exception:
-            # What fails because the scheduler has gone is told as that.
+            # An error that a lost scheduler has caused is raised as that.
             self._watch.check()
             raise
         numbers = [number for i in left for number in groups[i].numbers]
         raise RuntimeError(
-            f"{self._who}: the workers of {name} {_told(numbers)} were lost {ROUNDS} times"
+            f"{self._who}: the workers of {name} {_numbers_text(numbers)} were lost {ROUNDS} times"
         )
 
     def run_items(
@@ -347,7 +347,7 @@ class Cluster:
                     continue
                 except Exception as error:
                     if not getattr(error, "__notes__", None):
-                        error.add_note(f"in {name} {_told(groups[i].numbers)}")
+                        error.add_note(f"in {name} {_numbers_text(groups[i].numbers)}")
                     raise
                 for number, result in zip(groups[i].numbers, results, strict=True):
                     done(number, result)
@@ -435,7 +435,7 @@ class Cluster:
         return list(self._asked(send, "a worker has not taken the rows", seconds))
 
 
-def _told(numbers: Sequence[int]) -> str:
+def _numbers_text(numbers: Sequence[int]) -> str:
     """Return numbers as text, the first ones of many."""
     more = " ..." if len(numbers) > 8 else ""
     return f"{', '.join(map(str, sorted(numbers)[:8]))}{more}"
@@ -458,7 +458,7 @@ def run_tasks(
     Raises
     ------
     KeyboardInterrupt
-        On Ctrl-C, when `done` has been called with what was done before.
+        On Ctrl-C, after calls of `done` for the tasks that had ended.
     """
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
     cluster.run_items(side_by_side, named, [task.cost for task in tasks], arrays, done, name)

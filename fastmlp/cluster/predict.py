@@ -44,8 +44,8 @@ def predict(
     output : str, default "prediction"
         The name of a DataFrame's column of predictions, as of `predict_arrow`.
     probabilities : bool, default False
-        Of a DataFrame, add the columns of the classes' probabilities; of an array, return what
-        `predict_proba` returns in place of what `predict` does.
+        Of a DataFrame, add the columns of the classes' probabilities; of an array, return those of
+        `predict_proba` in place of the predictions.
 
     Returns
     -------
@@ -57,9 +57,8 @@ def predict(
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or value, as columns in several chunks are, or
-        a DataFrame that lacks a column. What is wrong with the numbers of a partition is raised
-        when it is computed.
+        If an argument is of a wrong type or value, as columns in several chunks are, or a DataFrame
+        that lacks a column. Errors in the numbers of a partition are raised when it is computed.
     ImportError
         If pyarrow is not installed, for a DataFrame.
 

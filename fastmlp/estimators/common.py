@@ -69,7 +69,7 @@ Array = NDArray[Any]
 Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
 
 
-class InBatches:
+class BatchPredictions:
     """Adds `predict_batches` to an estimator."""
 
     @explained
@@ -81,8 +81,8 @@ class InBatches:
         Parameters
         ----------
         source : array, frame, path or list of paths, table, blocks or stream
-            Files of Parquet, Arrow or CSV, a table of pyarrow, a relation of DuckDB, or what else
-            has ``__arrow_c_stream__``, whose columns are found by name, if the estimator has
+            Files of Parquet, Arrow or CSV, a table of pyarrow, a relation of DuckDB, or any object
+            with ``__arrow_c_stream__``, whose columns are found by name, if the estimator has
             `feature_names_in_`; `Blocks`, or a function that begins a stream of X or (X, y).
         method : str, default "predict"
             Or "predict_proba", as of `sklearn.model_selection.cross_val_predict`.

@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from fastmlp._process import task_pool
-from fastmlp.estimators.common import InBatches, Table
+from fastmlp.estimators.common import BatchPredictions, Table
 from fastmlp.estimators.mlp.fitting.to_core import pinball_score, squeezed
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
@@ -33,7 +33,7 @@ from fastmlp.training.options import Listener
 from fastmlp.validation import keywords
 from fastmlp.validation.calls import explained
 
-# Arguments of `MLP.fit` that an estimator's settings have not: data, what belongs to one fit, and
+# Arguments of `MLP.fit` that are no settings of an estimator: data, arguments of one fit alone, and
 # validation rows, which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
@@ -125,7 +125,7 @@ Array = NDArray[Any]
 Callbacks = Listener | Iterable[Listener]
 
 
-class NetEstimator(InBatches, BaseEstimator):
+class NetEstimator(BatchPredictions, BaseEstimator):
     """Arguments of `MLP` and `MLP.fit` as parameters; each fit makes a net with new weights.
 
     Attributes

@@ -20,9 +20,9 @@ __all__ = [
     "ClassifierMixin",
     "MLPClassifier",
     "MLPRegressor",
-    "Overridden",
     "RegressorMixin",
     "Settings",
+    "SklearnMLP",
     "TransformerMixin",
     "_SetOutputMixin",
     "_fit_context",
@@ -32,4 +32,4 @@ __all__ = [
 # For type checkers they have the parameters and attributes of a net.
 Settings = BaseEstimator
 # The class that CompiledMLP overrides is not its base: it follows it among those of an estimator.
-Overridden = object
+SklearnMLP = object

@@ -98,7 +98,7 @@ class Settings(BaseEstimator):
     n_features_in_: int
     feature_names_in_: Array
 
-class Overridden(Settings):
+class SklearnMLP(Settings):
     warm_start: bool
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -122,7 +122,7 @@ class Overridden(Settings):
     ) -> tuple[Any, Array]: ...
     def set_partial_fit_request(self, **metadata: Request) -> Self: ...
 
-class MLPClassifier(ClassifierMixin, Overridden):
+class MLPClassifier(ClassifierMixin, SklearnMLP):
     classes_: Array
     _label_binarizer: Any
 
@@ -137,7 +137,7 @@ class MLPClassifier(ClassifierMixin, Overridden):
     def predict_proba(self, X: Table) -> Array: ...
     def predict_log_proba(self, X: Table) -> Array: ...
 
-class MLPRegressor(RegressorMixin, Overridden):
+class MLPRegressor(RegressorMixin, SklearnMLP):
     loss: RegressionLoss
 
     def predict(self, X: Table) -> Array: ...

@@ -23,7 +23,7 @@ class WithClient(BaseEstimator):
     task of Dask's that fits an estimator does it on its own threads.
     """
 
-    # Of what was pickled before these parameters were.
+    # Pickles of earlier versions lack these parameters.
     client: Any = None
     group_timeout: float | None = None
 

@@ -33,7 +33,7 @@ class Estimator(Protocol):
 
 Fit: TypeAlias = History | Report | Estimator
 Fits: TypeAlias = Fit | Iterable[Fit] | Mapping[Any, Fit]
-WANTED = "a History, a Report, a fitted estimator, or a list or dict of them"
+ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
 
 
 class Curves(NamedTuple):
@@ -43,7 +43,7 @@ class Curves(NamedTuple):
     ----------
     name : str, empty for one fit alone
     scores : of held-out rows, the higher the better; may be empty, as may `validation_loss`
-    metric : str, the name of what the scores measure
+    metric : str, the name of the scores' metric
     metrics : by name, of validation rows
     kept : the epoch whose parameters a fit has kept, counted from 1, or None
     learning_rate : each epoch's last
@@ -80,7 +80,7 @@ def curves_of(fits: Fits) -> list[Curves]:
     Raises
     ------
     TypeError
-        If it is not what `WANTED` says.
+        If it is none of `ACCEPTED`.
     ValueError
         If an estimator has no curve, or there is no fit.
     """
@@ -133,7 +133,7 @@ def _curves(name: str, where: str, fit: Any) -> Curves:
         return curves._replace(learning_rate=fit.learning_rate)
     if not hasattr(fit, "get_params"):
         hint = ": take what its fit returned" if hasattr(fit, "fit") else ""
-        raise TypeError(f"plot_history: {where} must be {WANTED}, got {type(fit).__name__}{hint}")
+        raise TypeError(f"plot_history: {where} must be {ACCEPTED}, got {type(fit).__name__}{hint}")
     return _of_estimator(name, fit)
 
 
@@ -175,9 +175,8 @@ def plot_history(
 
     The title names the epoch that early stopping has kept, which has a circle on its curve, or else
     the best one: by the validation scores of an estimator, else by the validation loss, else by the
-    training loss. The training
-    loss is the mean during an epoch, while the net learns, and the validation loss that at the
-    epoch's end, so that it may be the lower one.
+    training loss. The training loss is the mean during an epoch, while the net learns, and the
+    validation loss that at the epoch's end, so that it may be the lower one.
 
     The loss axis is logarithmic if its curves are positive and span more than a factor of 20. A
     second call with the same `ax` adds curves to compare.
@@ -185,11 +184,11 @@ def plot_history(
     Parameters
     ----------
     history : History, Report, fitted estimator, or list or dict of them
-        What `MLP.fit` returns, a callback gets, or `fit_many` returns; of a dict, keys are names in
-        the legend. Metrics are drawn on the right, of one fit. Of an estimator, `loss_curve_` is
-        drawn, and on the right `validation_scores_`.
-        Of a pipeline it is the last step, of a search `best_estimator_`, of an ensemble the
-        members. Of more than ten fits the best one is drawn in colour.
+        The result of `MLP.fit` or `fit_many`, or a callback's report; the keys of a dict are names
+        in the legend. Metrics are drawn on the right, of one fit. Of an estimator, `loss_curve_` is
+        drawn, and on the right `validation_scores_`; of a pipeline those of its last step, of a
+        search those of `best_estimator_`, of an ensemble those of the members. Of more than ten
+        fits the best one is drawn in colour.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : str, default "training"
@@ -331,11 +330,11 @@ def _dress(ax: "Axes", drawn: list[Curves]) -> None:
     else:
         ax.set_yscale("linear")
     whole_ticks(ax)
-    title(ax, _told(drawn))
+    title(ax, _best_epoch_text(drawn))
     _name_curves(ax)
 
 
-def _told(drawn: list[Curves]) -> str:
+def _best_epoch_text(drawn: list[Curves]) -> str:
     """Return a sentence on the best epoch of all fits on the axes."""
     best = best_of(drawn)
     if best is None:

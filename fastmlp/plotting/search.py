@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
     params : parameters by name, one mapping a candidate
     mean, spread : (n_candidates,) arrays, over the folds
     best : the index of the candidate that the search chose
-    metric : str, what the scores measure
+    metric : str, the name of the scores' metric
     """
 
     params: Sequence[dict[str, Any]]
@@ -214,7 +214,7 @@ def plot_search(
     ax.set_xlabel(parameter)
     ax.set_ylabel(candidates.metric)
     tidy(ax)
-    title(ax, "\n".join(wrap(_told(candidates), TITLE_WIDTH)))
+    title(ax, "\n".join(wrap(_best_candidate_text(candidates), TITLE_WIDTH)))
     return ax
 
 
@@ -279,8 +279,10 @@ def _spans_decades(numbers: NDArray[np.float64]) -> bool:
     return bool(numbers.min() > 0 and numbers.max() > LOG_SCALE_FACTOR * numbers.min())
 
 
-def _told(candidates: Candidates) -> str:
+def _best_candidate_text(candidates: Candidates) -> str:
     """Return a sentence on the candidate that the search chose."""
     params = candidates.params[candidates.best]
-    settings = ", ".join(f"{candidates.short(key)}={text_of(it)}" for key, it in params.items())
+    settings = ", ".join(
+        f"{candidates.short(key)}={text_of(value)}" for key, value in params.items()
+    )
     return f"best: {candidates.metric} {candidates.mean[candidates.best]:.4g} with {settings}"

@@ -48,8 +48,8 @@ def affine_of(scaler: Any, name: str, who: str) -> Affine:
     kind = type(scaler).__name__
     if kind not in OF_SKLEARN or not type(scaler).__module__.startswith("sklearn."):
         raise TypeError(
-            f"{who}: {name} is {_told(scaler)}, which cannot be folded; what can be: Standardizer, "
-            f"{', '.join(OF_SKLEARN)}, 'passthrough'"
+            f"{who}: {name} is {_described(scaler)}, which cannot be folded; what can be: "
+            f"Standardizer, {', '.join(OF_SKLEARN)}, 'passthrough'"
         )
     if not hasattr(scaler, "n_features_in_"):
         raise ValueError(f"{who}: {name} is not fitted")
@@ -67,7 +67,7 @@ def _scaled(center: Any, scale: Any) -> Affine:
     return Affine(1 / scale, -center / scale)
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
@@ -87,7 +87,7 @@ def _min_max(scaler: Any) -> tuple[Any, Any]:
     return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
 
 
-# From a scaler to what it subtracts, and what it then divides by; None: nothing.
+# From a scaler to the numbers that it subtracts, and those that it then divides by; None: none.
 OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "StandardScaler": _standard,
     "MinMaxScaler": _min_max,
@@ -113,10 +113,10 @@ def fold(model: Any, scaler: Any = None) -> Any:
     """Return a net that takes unscaled columns, of one that was trained on scaled ones.
 
     The scaling ``x * factor + shift`` goes into the first layer: each row of its weights is
-    multiplied by its column's factor, and its biases gain the shifts times the weights. What the
-    net then predicts from columns as they are, the old one predicts from scaled ones, to rounding.
-    It is a net like any other: it is saved, exported and copied alike, and no scaler has to go
-    along. Its optimizer begins at step 0.
+    multiplied by its column's factor, and its biases gain the shifts times the weights. From
+    columns as they are the net predicts what the old one predicts from scaled ones, to rounding. It
+    is a net like any other: it is saved, exported and copied alike, and no scaler has to go along.
+    Its optimizer begins at step 0.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
         of those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
         where the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
-        For a model that is no pipeline: what X is scaled by.
+        For a model that is no pipeline: the scaler of X.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
     -----
     RuntimeWarning
         If a column's values are so large, beside their spread, that the net's dtype rounds off much
-        of what it was trained on.
+        of the differences that it was trained on.
 
     See Also
     --------

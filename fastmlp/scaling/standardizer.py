@@ -40,7 +40,7 @@ class Sample:
         return self._parts[0]
 
     def add(self, block: Array) -> None:
-        """Draw for the rows of a block, shape (n_rows, n_features)."""
+        """Draw a number for each row of a block, shape (n_rows, n_features); keep the smallest."""
         keys = self._generator.random(len(block))
         free = self.size - len(self._keys)
         if free:
@@ -81,8 +81,7 @@ class Standardizer:
         Scale by the median and the distance of the quartiles instead, which outliers do not move:
         of all rows up to 100,000, of a random sample of so many where there are more.
     seed : int of 0 or more
-        Of that sample, which depends on the order of the rows, but not on how they are cut into
-        blocks.
+        The seed of that sample, which depends on the order of the rows, but not on their blocks.
 
     Attributes
     ----------
@@ -139,9 +138,9 @@ class Standardizer:
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            A source is `Blocks`, or what else has `block_sizes` and ``read(i)``, a function without
-            arguments that begins a stream of blocks, or an iterable of them. A block is X, or a
-            tuple of which X is the first, as ``(X, y)``; blocks without rows are left out.
+            A source is `Blocks`, or another object with `block_sizes` and ``read(i)``, a function
+            without arguments that begins a stream of blocks, or an iterable of them. A block is X,
+            or a tuple of which X is the first, as ``(X, y)``; blocks without rows are left out.
 
         Returns
         -------
@@ -302,7 +301,7 @@ class Standardizer:
 
     def _moments(self) -> tuple[Numbers, Numbers]:
         n, mean, variance = self.n_rows, self._origin + self._mean, self._squares / self.n_rows
-        # What the rounding of n equal numbers, and of their mean, may leave.
+        # The variance that rounding may leave of n equal numbers.
         constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
         return mean, np.where(constant, 1.0, np.sqrt(variance))
 

@@ -14,7 +14,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp._process import memory
-from fastmlp._process.memory import MOST, BufferPool, FreeList
+from fastmlp._process.memory import MOST_KEPT, BufferPool, FreeList
 from fastmlp.backends.cpu.plan import workspace
 from fastmlp.backends.cpu.predict import predictor, row_blocks
 from fastmlp.compiler.jit import INTERPRETED
@@ -124,9 +124,9 @@ def test_a_thing_is_taken_once_and_by_its_key_alone() -> None:
 
 def test_no_more_are_kept_than_threads_may_want() -> None:
     idle = FreeList()
-    for thing in range(2 * MOST):
+    for thing in range(2 * MOST_KEPT):
         idle.give("a", thing)
-    assert sorted(idle.take("a") for _ in range(MOST)) == list(range(MOST))
+    assert sorted(idle.take("a") for _ in range(MOST_KEPT)) == list(range(MOST_KEPT))
     assert idle.take("a") is None
 
 
@@ -158,9 +158,9 @@ def test_what_is_too_large_is_not_kept_and_takes_nobodys_place() -> None:
 
 def test_small_things_are_kept_by_their_number() -> None:
     kept = BufferPool(100)
-    for thing in range(2 * MOST):
+    for thing in range(2 * MOST_KEPT):
         kept.give("a", thing, 1)
-    assert kept.n_bytes == MOST
+    assert kept.n_bytes == MOST_KEPT
     kept.clear()
     assert kept.take("a") is None
 

@@ -82,7 +82,7 @@ def test_a_net_is_left_as_it_is(optimizer: Any) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_forecast_is_a_table() -> None:
     module = forecast_module()
-    row = module.OfRanks(2, 2048, 1e-3, 2.5e-4, 2.7e6, 1.5)
+    row = module.RankStep(2, 2048, 1e-3, 2.5e-4, 2.7e6, 1.5)
     lines = str(module.Forecast(2e-3, [row], [row._replace(speed_up=1.9)], 16)).splitlines()
     head = " ranks rows each computing messages sent speed-up averaged"
     assert re.sub(" +", " ", f" {lines[0]}") == head

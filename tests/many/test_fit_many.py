@@ -472,7 +472,7 @@ def test_rows_and_x_are_not_copied() -> None:
 def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastmlp._process.memory import MOST
+    from fastmlp._process.memory import MOST_KEPT
     from fastmlp.backends.cpu.trainers import trainer
 
     alive: list[Any] = []
@@ -490,12 +490,12 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     try:
         fit_many([MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1)
         assert len(alive) == 1
-        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST)]
+        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST_KEPT)]
         fit_many(nets, X, Y, epochs=1, n_threads=1)
     finally:
         gc.enable()
     assert len(alive) == 1 + len(nets)
-    assert max(most) <= MOST + 2
+    assert max(most) <= MOST_KEPT + 2
     trainer.TRAININGS.clear()
     assert not any(each() is not None for each in alive)
 

@@ -39,11 +39,11 @@ def pack(ensemble: Any, *, training: bool) -> Content:
     members: list[Any] = []
     arrays: dict[str, Any] = {}
     for i, member in enumerate(ensemble.estimators_):
-        header_of_member, its_arrays = archive.inside(
+        header_of_member, inner_arrays = archive.inside(
             archive.pack(member, training=training), f"members.{i}"
         )
         members.append(header_of_member)
-        arrays |= its_arrays
+        arrays |= inner_arrays
     return Content(type(ensemble).__name__, header | {"members": members}, arrays)
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Outcome, Task, check
 from fastmlp.cluster.groups import Cluster, run_tasks
-from fastmlp.estimators.common import InBatches, warn
+from fastmlp.estimators.common import BatchPredictions, warn
 from fastmlp.estimators.mlp.fitting import advice
 from fastmlp.estimators.mlp.fitting.reports import reports_of
 from fastmlp.estimators.mlp.fitting.rows import derive_form
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 OWN = ("n_members", "bootstrap", "random_state", *PARAMETERS)
 
 
-class Ensemble(InBatches, WithClient, Settings):
+class Ensemble(BatchPredictions, WithClient, Settings):
     """Members of one class, with seeds of their own, whose predictions are averaged."""
 
     member: ClassVar[Any]
@@ -145,7 +145,7 @@ class EnsembleFit(NamedTuple):
         if bar is not None:
             bar.net_ends(member.max_iter - member.n_iter_)
 
-    def there(self) -> dict[str, Any]:
+    def run_on_worker(self) -> dict[str, Any]:
         """Fit the member on a worker; return its attributes, with the state of training."""
         self.run()
         state: dict[str, Any] = self.member.whole_state()
@@ -164,5 +164,5 @@ def _on_cluster(cluster: Cluster, fits: Sequence[EnsembleFit], bar: Bar | None) 
             bar.net_ends(member.max_iter - member.n_iter_)
 
     arrays = [array for array in fits[0][1:4] if array is not None]
-    run_tasks(cluster, [Task(fit.cost, fit.there) for fit in fits], arrays, done, "member")
+    run_tasks(cluster, [Task(fit.cost, fit.run_on_worker) for fit in fits], arrays, done, "member")
     return [outcomes[i] for i in range(len(fits))]

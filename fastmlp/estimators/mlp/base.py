@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
 from fastmlp.data.feed import Feed
-from fastmlp.estimators.common import InBatches
+from fastmlp.estimators.common import BatchPredictions
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import (
     fit_epochs,
@@ -36,7 +36,7 @@ from fastmlp.estimators.mlp.fitting.net import (
 from fastmlp.estimators.mlp.fitting.reports import Reports
 from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
-    HeldOut,
+    HeldOutRows,
     RowSubset,
     SourceOptions,
     check_whole,
@@ -47,7 +47,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
 from fastmlp.estimators.mlp.fitting.shortcuts import seeded
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
-from fastmlp.estimators.sklearn_bases import Overridden
+from fastmlp.estimators.sklearn_bases import SklearnMLP
 from fastmlp.model import MLP
 from fastmlp.network import spec
 from fastmlp.network.state import NetState
@@ -64,7 +64,7 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-class CompiledMLP(Copies, Predictions, InBatches, Overridden):
+class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -75,7 +75,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
-    _held_out: HeldOut | None
+    _held_out: HeldOutRows | None
     _cache: PredictionCache
     _names: ClassVar[list[str]]
 
@@ -271,7 +271,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     def net_(self) -> MLP:
         """An `MLP` that shares the parameters, and has an optimizer's state of its own.
 
-        What is written to one is in the other, until a further `fit` begins anew: then the
+        Numbers written to one are in the other, until a further `fit` begins anew: then the
         attribute is another net.
         """
         check_is_fitted(self)

@@ -97,7 +97,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
     net_ : MLP
-        A net that shares the parameters: what is written to one is in the other.
+        A net that shares the parameters: numbers written to one are in the other.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
     n_iter_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         As in scikit-learn.
@@ -121,6 +121,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     array([0, 1, 2])
     """
 
+    classes_: Array
     class_weight: ClassWeight | None
     label_smoothing: float
 
@@ -198,9 +199,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             Labels, or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows to validate on: what early stopping looks at, in place of a part of X, and what
-            `validation_loss_curve_` is of. X_val alone may be a source too, of which all rows are
-            held in memory; with `target` files or a table.
+            Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
+            part of X. X_val alone may be a source too, of which all rows are held in memory; with
+            `target` files or a table.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
@@ -272,7 +273,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         outputs = self._quick_outputs(X)
         if outputs is None:
             return super().predict(X)
-        # Its labels are what counts in scikit-learn, too: `classes_` may have been written to.
+        # scikit-learn, too, takes the binarizer's labels: `classes_` may have been written to.
         classes: Array = self._label_binarizer.classes_
         if len(classes) < 2:
             return super().predict(X)

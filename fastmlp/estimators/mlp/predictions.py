@@ -19,7 +19,7 @@ from fastmlp.estimators.mlp.fitting.shortcuts import is_checked
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
-    Overridden,
+    SklearnMLP,
     _SetOutputMixin,
     available_if,
 )
@@ -42,7 +42,7 @@ class PredictionCache:
     Attributes
     ----------
     buffers : FreeList of buffers for predictions of many rows
-    quick : Quick, or None before the first small batch
+    quick : QuickPredictor, or None before the first small batch
     """
 
     buffers: FreeList
@@ -56,7 +56,7 @@ class PredictionCache:
 Array = NDArray[Any]
 
 
-class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, Overridden):
+class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP):
     """An estimator whose parameters are in `coefs_` and `intercepts_`.
 
     Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
@@ -145,6 +145,6 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, Overridden):
         return int(self.coefs_[-1].shape[0])
 
 
-# Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
+# Not as a decorator: `_SetOutputMixin` would put a plain function in its place in the class.
 available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
 Predictions.transform = available(Predictions.transform)  # type: ignore[method-assign]

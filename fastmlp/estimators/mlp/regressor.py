@@ -76,7 +76,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         At most how many threads train and predict; results do not depend on it. None: as many as
         the process may use, but one in a worker of joblib.
     scoring : str or callable, optional
-        What early stopping looks at: a scorer, its name, or "loss". None: R2.
+        The criterion of early stopping: a scorer, its name, or "loss". None: R2.
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
@@ -97,11 +97,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     Attributes
     ----------
     coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
-        What is written to them counts.
+        Numbers written to them are used from then on.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
     net_ : MLP
-        A net that shares the parameters: what is written to one is in the other.
+        A net that shares the parameters: numbers written to one are in the other.
     loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         As in scikit-learn.
@@ -203,9 +203,9 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
-            Rows to validate on: what early stopping looks at, in place of a part of X, and what
-            `validation_loss_curve_` is of. X_val alone may be a source too, of which all rows are
-            held in memory; with `target` files or a table.
+            Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
+            part of X. X_val alone may be a source too, of which all rows are held in memory; with
+            `target` files or a table.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.

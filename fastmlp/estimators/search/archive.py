@@ -59,8 +59,8 @@ def pack(search: Any, *, training: bool) -> Content:
     }
     if "best_estimator_" in there:
         best = archive.pack(search.best_estimator_, training=training)
-        header[BEST], its_arrays = archive.inside(best, BEST)
-        arrays |= its_arrays
+        header[BEST], inner_arrays = archive.inside(best, BEST)
+        arrays |= inner_arrays
     return Content(type(search).__name__, header, arrays)
 
 

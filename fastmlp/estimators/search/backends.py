@@ -1,12 +1,11 @@
 """Backends of joblib that run a search's fits: threads of a pool, or the workers of a cluster."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
 from joblib.parallel import ParallelBackendBase
-from sklearn.model_selection._validation import _fit_and_score
 from sklearn.pipeline import Pipeline
 
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
@@ -14,7 +13,7 @@ from fastmlp._process.warnings import raised
 from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost
-from fastmlp.estimators.search.trial import Trials
+from fastmlp.estimators.search.trial import Trials, are_fits
 from fastmlp.training.bar import new_bar
 
 
@@ -225,7 +224,7 @@ class ClusterBackend(PoolBackend):
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected."""
-        if not _are_fits(func):
+        if not are_fits(getattr(func, "items", ())):
             return super().submit(func, callback)
         self._bar.expect()
         call = SubmittedFit(func, callback, self._bar)
@@ -258,16 +257,6 @@ class ClusterBackend(PoolBackend):
             sent[number].ends(outcome)
 
         run_tasks(self._cluster, tasks, _data_of(sent), done, "fits")
-
-
-def _are_fits(func: Any) -> bool:
-    """Return True if a call of joblib's fits and scores candidates."""
-    items = getattr(func, "items", ())
-    return bool(items) and all(_is_fit(it[0]) for it in items)
-
-
-def _is_fit(call: Callable[..., Any]) -> bool:
-    return getattr(call, "function", 0) is _fit_and_score
 
 
 def _data_of(sent: Sequence[SubmittedFit]) -> list[Any]:

@@ -73,7 +73,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
     client : distributed.Client or "auto", optional
         Send the fits in groups to the workers of a Dask cluster, on all of their threads; "auto":
         of the current client. `cv_results_` are those of a search without it but for the times,
-        and the best candidate is fitted to all rows here. What `verbose` prints is in the logs of
+        and the best candidate is fitted to all rows here. The lines of `verbose` are in the logs of
         the workers. Needs the extra `dask`. Clones and copies have the same client, pickles and
         files none.
     group_timeout : float, optional

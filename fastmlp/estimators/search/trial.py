@@ -72,9 +72,7 @@ class Trials:
     def of(self, calls: Any) -> Callable[[], list[Any]]:
         """Return a function that runs a batch of joblib's calls, as trials where possible."""
         items = getattr(calls, "items", ())
-        if not items or any(getattr(it[0], "function", 0) is not _fit_and_score for it in items):
-            return calls
-        return self.task(items)
+        return self.task(items) if are_fits(items) else calls
 
     def task(self, items: Items) -> Callable[[], list[Any]]:
         """Return a function that runs calls of `_fit_and_score`, as trials where possible."""
@@ -126,7 +124,7 @@ class Trials:
             "parameters": parameters,
             "estimator": estimator,
         }
-        result |= {name: it for name, it in optional.items() if named.get(f"return_{name}")}
+        result |= {name: v for name, v in optional.items() if named.get(f"return_{name}")}
         if named.get("return_times"):
             result |= {"fit_time": middle - begin, "score_time": end - middle}
         return result
@@ -148,6 +146,11 @@ class Trials:
         if key not in self._made:
             self._made[key] = (make(), alive)
         return self._made[key][0]
+
+
+def are_fits(items: Items) -> bool:
+    """Return True for calls of joblib's, at least one, that all fit and score candidates."""
+    return bool(items) and all(getattr(item[0], "function", 0) is _fit_and_score for item in items)
 
 
 def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
@@ -187,7 +190,7 @@ def make_fold(
 ) -> Fold | None:
     """Return a fold, with the attributes that an unfitted estimator takes from its rows, or None.
 
-    `given` are the user's X and y, which may be data frames.
+    `originals` are the user's X and y, which may be data frames.
     """
     estimator, (X, y) = clone(estimator), data
     before = dict(vars(estimator))

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted
 
 from fastmlp import validation as checks
 from fastmlp._process import warnings
-from fastmlp.estimators.common import Folds, InBatches, RandomState, Scoring
+from fastmlp.estimators.common import BatchPredictions, Folds, RandomState, Scoring
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
@@ -58,7 +58,7 @@ class Divided(NamedTuple):
     folds: list[Fold] | None
 
 
-class TabularMLP(InBatches, WithClient, BaseEstimator):
+class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     """A pack of small nets on the columns of a table."""
 
     n_members: int | None

@@ -18,7 +18,7 @@ from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.net import flat_of, take_slots, write_back
 from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.rows import (
-    HeldOut,
+    HeldOutRows,
     RowSubset,
     by_buffers,
     check_whole,
@@ -98,7 +98,7 @@ class Epochs:
     estimator : the estimator; its attributes record the training
     data : Data, to train on
     batch_size : int
-    held_out : HeldOut, optional
+    held_out : HeldOutRows, optional
     incremental : bool
         One epoch only, and no warnings.
     reports : Reports, optional
@@ -121,7 +121,7 @@ class Epochs:
         estimator: Any,
         data: Data,
         batch_size: int,
-        held_out: HeldOut | None,
+        held_out: HeldOutRows | None,
         incremental: bool,
         reports: Reports | None = None,
     ) -> None:

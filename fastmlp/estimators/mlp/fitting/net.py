@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import random_state
 from fastmlp.estimators.mlp.fitting import to_core
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
-from fastmlp.estimators.sklearn_bases import Overridden
+from fastmlp.estimators.sklearn_bases import SklearnMLP
 from fastmlp.model import MLP, net_on
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
@@ -134,7 +134,7 @@ class LossForNet(NamedTuple):
     Attributes
     ----------
     loss : name, or loss with settings
-    share : what the estimator's objective is multiplied by: means over outputs are sums there
+    share : factor of the estimator's penalty: means over outputs in `MLP` are sums there
     """
 
     loss: Any
@@ -169,7 +169,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         same = (a is b for a, b in zip(settings, made.settings, strict=True))
         if all(same):
             return made.net
-    loss, share = spelled(estimator, state.layout.sizes[-1])
+    loss, share = loss_for_net(estimator, state.layout.sizes[-1])
     seed = estimator.random_state
     net = net_on(
         state,
@@ -189,8 +189,8 @@ def net_around(estimator: Any, state: NetState) -> MLP:
     return net
 
 
-def spelled(estimator: Any, n_outputs: int) -> LossForNet:
-    """Return an estimator's loss as `MLP` is given it, for a net of so many outputs."""
+def loss_for_net(estimator: Any, n_outputs: int) -> LossForNet:
+    """An estimator's loss in the words of `MLP`, for a net of so many outputs."""
     match estimator.out_activation_:
         case "softmax":
             return LossForNet("cross_entropy")
@@ -229,7 +229,7 @@ SLOTS = "_slots_of_optimizer"
 AVERAGED = "_averaged_from"
 
 
-class Copies(Overridden):
+class Copies(SklearnMLP):
     """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
 
     _state: NetState

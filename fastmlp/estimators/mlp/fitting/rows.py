@@ -347,7 +347,7 @@ class _Conversion:
         return Rows(*arrays)
 
 
-class HeldOut:
+class HeldOutRows:
     """The rows on which an estimator is validated during training.
 
     Parameters
@@ -443,7 +443,7 @@ def hold_out(
     data: Data,
     state: NetState,
     engine: Engine[Any],
-) -> HeldOut | None:
+) -> HeldOutRows | None:
     """Return the rows to validate on, or None if there are none."""
     if held_out is None:
         return None
@@ -453,4 +453,4 @@ def hold_out(
     estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
     # If both are subsets of one table, targets and weights in the core's form are shared too.
     own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
-    return HeldOut(estimator, held_out, own, state, engine)
+    return HeldOutRows(estimator, held_out, own, state, engine)
