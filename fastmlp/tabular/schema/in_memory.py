@@ -1,6 +1,7 @@
 """Tables in memory, column by column: numbers, dates, and levels of categories."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import cache, partial
 from numbers import Real
@@ -355,6 +356,25 @@ def _levels_in(values: Any) -> LevelCodes:
     places: dict[Any, int] = {}
     codes = np.array([places.setdefault(value, len(places)) for value in each], np.int64)
     return _without_missing(codes, list(places))
+
+
+def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
+    """The places of texts among levels, -1 for others, shape (n_rows,); None for a column that does
+    not hold many texts of Arrow.
+
+    Four columns of 100,000 rows: 6 ms, and 31 by the values that they hold.
+    """
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "storage", "") == "pyarrow" or hasattr(dtype, "pyarrow_dtype"):
+        values = values.array.__arrow_array__()
+    if len(values) <= FEW_ROWS or not _is_of_arrow(values):
+        return None
+    if str(values.type) not in ("string", "large_string") or not isinstance(levels[0], str):
+        return None
+    # Texts of Python that UTF-8 has no form of: they are none of Arrow's.
+    with suppress(UnicodeEncodeError):
+        return arrow_columns.places(values, tuple(levels))
+    return None
 
 
 def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:

@@ -247,19 +247,23 @@ class Schema:
     def _coded(self, table: MemoryTable, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
-            known = self._codes[name]
-            numeric = not isinstance(self.levels[name][0], str)
-            values_and_codes = in_memory.levels_in(table.levels(places[name]), name, who)
-            values = in_memory.as_levels(values_and_codes.values, numeric=numeric)
-            if name in self._dated:
-                values = [dates.as_level(str(each)) for each in values]
-            if numeric and any(
-                isinstance(one, str) for one in _of_texts(values, values_and_codes.values)
-            ):
-                raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
-            # The last place is that of -1.
-            of_found = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
-            codes[:, j] = of_found[values_and_codes.codes]
+            column, levels = table.levels(places[name]), self.levels[name]
+            own = None if name in self._dated else in_memory.places_in(column, levels)
+            codes[:, j] = self._codes_of(column, name, who) if own is None else own
+        return codes
+
+    def _codes_of(self, column: Any, name: str, who: str) -> NDArray[np.int32]:
+        """The codes of a column's values, each of which is looked up once."""
+        known, numeric = self._codes[name], not isinstance(self.levels[name][0], str)
+        in_column = in_memory.levels_in(column, name, who)
+        values = in_memory.as_levels(in_column.values, numeric=numeric)
+        if name in self._dated:
+            values = [dates.as_level(str(each)) for each in values]
+        if numeric and any(isinstance(one, str) for one in _of_texts(values, in_column.values)):
+            raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
+        # The last place is that of -1.
+        of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
+        codes: NDArray[np.int32] = of_values[in_column.codes]
         return codes
 
     def to_json(self) -> dict[str, Any]:

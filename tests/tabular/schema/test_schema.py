@@ -344,7 +344,7 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     random = np.random.default_rng(seed)
     n = 2 * FEW_ROWS
     whole = random.integers(0, 5, n)
-    texts = random.choice(TEXTS[1:], n)
+    texts = np.array([*TEXTS, *"abcdefgh"], object)[random.integers(0, 12, n)]
     columns = {
         "double": random.normal(size=n),
         "single": random.normal(size=n).astype(np.float32),
@@ -365,7 +365,7 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     names = random.permutation([*columns])[:10].tolist()
     frame = pandas.DataFrame({name: columns[name] for name in names})
     asked = random.choice(names, 3, replace=False)
-    schema = Schema.learn(frame, asked)
+    schema = Schema.learn(frame[random.random(n) < 0.3], asked)
     first = int(random.integers(n - FEW_ROWS))
     for n_rows in (1, 3, FEW_ROWS):
         rows = slice(first, first + n_rows)
