@@ -185,7 +185,7 @@ def _error(value: bytes, encoding: str, where: str) -> ValueError:
 
 
 def _likely(value: bytes) -> str | None:
-    """Return the likely encoding of a value that is not ASCII; None: it cannot be said."""
+    """Return the likely encoding of a value that is not ASCII; None: unknown."""
     if _is_text(value, "utf-8"):
         return "utf-8"
     # In Western Europe letters beyond ASCII stand alone.

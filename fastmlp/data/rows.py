@@ -176,12 +176,11 @@ class Conversion:
         sizes = network.layout.sizes
         named = X if self._names is None else _NamedArray(X, self._names)
         x = validation.features(named, sizes[0], dtype, who)
-        how = (sizes[-1], loss.targets, dtype, who, loss.per_target)
-        table = validation.targets(y, len(x), *how)
+        table = validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
         if self._class_weight is not None:
-            how_weighted = (loss.targets, sizes[-1], who)
-            given = (self._class_weight, y, sample_weight)
-            sample_weight = validation.class_weights(*given, *how_weighted)
+            sample_weight = validation.class_weights(
+                self._class_weight, y, sample_weight, loss.targets, sizes[-1], who
+            )
         # A block whose rows all have the weight 0 is valid, as a batch of such rows is.
         weight = validation.weights(sample_weight, len(x), dtype, who, all_zero=True)
         return Rows(x, table, weight)

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Name what can be had, also what is loaded on first use, if scikit-learn is there."""
+    """The public names; those that need scikit-learn only where it is installed."""
     dunders = {name for name in globals() if name.startswith("__")}
     here = {name for name in __all__ if name in globals()}
     return sorted({*dunders, *(here if find_spec("sklearn") is None else __all__)})

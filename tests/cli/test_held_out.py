@@ -14,6 +14,7 @@ from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import settings
 from fastmlp.tabular.plain import training
+from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.schema.batches import TrainingBatches, drawn
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -91,17 +92,25 @@ def test_every_class_is_trained_on_and_no_other_row_changes(kind: str) -> None:
 @needs_compiler
 @both
 @pytest.mark.parametrize("seed", [2, 3])
-def test_rare_classes_train(model: str, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rare_classes_train(
+    model: str, seed: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The command's pass learns the columns for the fit too.
+    monkeypatch.setattr(Schema, "learn", None)
     found = table(0, most_rare=1)
     found["y"] = np.where(found["a"] > 0, "yes", "no")
     # The first row that seed holds out.
     out = np.random.default_rng([seed, 0]).random(N) < 0.2
-    found.loc[np.flatnonzero(out)[0], "y"] = "rare"
+    found["place"] = np.where(found["a"] > 1, "near", "far")
+    found.loc[np.flatnonzero(out)[0], ["y", "place"]] = ["rare", "remote"]
     found.to_csv("a.csv", index=False)
     assert fit(model, "--seed", str(seed)) == 0
     printed = capsys.readouterr()
     assert "note: classes of one row are trained on, and not validated on: 'rare'\n" in printed.err
-    assert [*fastmlp.load("model.safetensors").classes_] == ["no", "rare", "yes"]
+    loaded = fastmlp.load("model.safetensors")
+    assert [*loaded.classes_] == ["no", "rare", "yes"]
+    if model == "tabular":
+        assert loaded.schema_.levels["place"] == ("far", "near", "remote")
     assert f"{N - out.sum() + 1} rows to train on, {out.sum() - 1} held out\n" in printed.err
 
 

@@ -326,7 +326,7 @@ def _check(values: Any) -> None:
 
 
 def _columns(table: Array, places: Array) -> Array:
-    """Return columns of a table, itself where they are all."""
+    """Return some columns of a table: the table itself if they are all."""
     return table if len(places) == table.shape[1] else table[:, places]
 
 

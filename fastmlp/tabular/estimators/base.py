@@ -35,7 +35,8 @@ from fastmlp.tabular.pack.outputs import Scorer, Task
 from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
-from fastmlp.tabular.schema.in_memory import is_rows, table_of
+from fastmlp.tabular.schema.in_memory import is_rows
+from fastmlp.tabular.schema.schema import learned_table
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -43,7 +44,7 @@ Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
 # With fewer rows than this each net trains once for each fold.
 FEW_ROWS = 1000
-# Parameters whose wrong values are told what may have been meant: what is known, and other words.
+# Parameters whose errors suggest a value: the known ones, and words of other libraries.
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
     "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
@@ -131,8 +132,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
         fit_arguments.check_rows(X, training=True)
-        table = table_of(X, who)
-        schema = Schema.learn(table, self.categorical_features, who)
+        schema, table = learned_table(X, self.categorical_features, who)
         if schema.dropped:
             left_out = "; ".join(reasons(schema.dropped))
             warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)

@@ -103,7 +103,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     pack_ : Pack
     extra_members_ : list of pairs of a name and a fitted estimator
     training_ : dict
-        What the fit says of itself: the numbers of rows, and the name of y where it has one.
+        A report of the fit: the numbers of rows, and the name of y where it has one.
     n_features_in_, feature_names_in_
         As in scikit-learn; the names only of a table that has some.
 

@@ -56,8 +56,8 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNod
     """
     if schema.dates:
         names = listed([*map(repr, schema.dates)])
-        told = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
-        raise NotImplementedError(f"to_onnx: {told}: train on numbers of your own in their place")
+        reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
+        raise NotImplementedError(f"to_onnx: {reason}: train on numbers of your own in their place")
     n = len(schema.columns)
     if len(inputs) == 1 and n > 1 and inputs[0].type.shape[1] in (n, None):
         of_name = dict.fromkeys(schema.columns, inputs[0])

@@ -30,13 +30,13 @@ class Scorer:
 
     Attributes
     ----------
-    weight : as given
+    y, weight : as given
     """
 
     def __init__(
         self, task: Task, y: Array, weight: Array | None = None, score: Score | None = None
     ) -> None:
-        self._task, self._y, self.weight, self._score = task, y, weight, score
+        self._task, self.y, self.weight, self._score = task, y, weight, score
 
     def seen(self, predictions: Array) -> Array:
         """The part of a candidate's predictions that the loss compares.
@@ -46,14 +46,14 @@ class Scorer:
         """
         if self._score is not None or self._task == "regression":
             return predictions
-        return metrics.of_classes(self._y, predictions)
+        return metrics.of_classes(self.y, predictions)
 
     def loss(self, seen: Array, weight: Array | None) -> float:
         """The loss of the predictions that `seen` returned, with rows of these weights."""
         if self._score is not None:
-            return -float(self._score(self._y, seen, weight))
+            return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
-            return math.sqrt(np.average(metrics.squared_errors(self._y, seen), weights=weight))
+            return math.sqrt(np.average(metrics.squared_errors(self.y, seen), weights=weight))
         return float(np.average(metrics.log_losses(seen, LEAST), weights=weight))
 
     def score_of(self, predictions: Array) -> float:

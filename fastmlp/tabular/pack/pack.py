@@ -233,8 +233,9 @@ def train_pack(
         _warn_of_time(candidates, n_nets, settings.time_limit, caller.who)
     scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
     generator = np.random.default_rng([seed, len(splits), 1])
-    chosen_by = (settings, generator, _deadline(settings, start))
-    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, *chosen_by)
+    predictions = [*(candidate.predictions for candidate in candidates), *extra]
+    selection = _selected(predictions, scorer, settings, generator, _deadline(settings, start))
+    return _pack(outputs, fits, candidates, predictions, selection, scorer)
 
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
@@ -322,45 +323,33 @@ def _pack(
     outputs: NetOutputs,
     fits: Sequence[Mapping[str, Encoding]],
     candidates: Sequence[Candidate],
-    extra: Sequence[Array],
+    predictions: Sequence[Array],
+    selection: Selection,
     scorer: Scorer,
-    y: Array,
-    settings: PackSettings,
-    generator: np.random.Generator,
-    deadline: float | None,
 ) -> Pack:
-    """Select the ensemble."""
-    predictions = [*(candidate.predictions for candidate in candidates), *extra]
-    if not predictions:
-        raise ValueError("no net could be trained: all have diverged")
-    seen = [scorer.seen(of_candidate) for of_candidate in predictions]
-    weights, loss = _selected(seen, scorer, settings, generator, deadline)
-    if not weights.any():
-        raise ValueError("the score of the validation rows is no number, whatever is predicted")
-    used = dict[tuple[int, str], int]()
+    """The ensemble of a selection; `fits` are the encodings of each split, by their names."""
+    weights = selection.weights
+    places = dict[tuple[int, str], int]()
     members = []
     for weight, candidate in zip(weights, candidates, strict=False):
         for k, trained in enumerate(candidate.nets if weight else ()):
-            place = used.setdefault((k, trained.recipe.encoding), len(used))
+            place = places.setdefault((k, trained.recipe.encoding), len(places))
             score = scorer.score_of(candidate.predictions)
             share = float(weight) / len(fits)
             members.append(
                 Member(trained.recipe, place, trained.net, share, score, trained.best_epoch)
             )
-    mean = sum(
-        weight * of_candidate
-        for weight, of_candidate in zip(weights, predictions, strict=True)
-        if weight
-    )
     residuals = np.empty(0)
     if outputs.task == "regression":
-        residuals = sorted_residuals(y, np.asarray(mean))
+        pairs = zip(weights, predictions, strict=True)
+        mean = sum(weight * of_candidate for weight, of_candidate in pairs if weight)
+        residuals = sorted_residuals(scorer.y, np.asarray(mean))
     return Pack(
         outputs,
-        [fits[k][name] for k, name in used],
+        [fits[k][name] for k, name in places],
         members,
         extra_weights=weights[len(candidates) :],
-        validation_score=-loss,
+        validation_score=-selection.loss,
         residuals=residuals,
         n_trained=len(candidates) * len(fits),
     )
@@ -373,11 +362,24 @@ def _selected(
     generator: np.random.Generator,
     deadline: float | None,
 ) -> Selection:
-    """Return the weights of the candidates, by the settings."""
+    """The weights of the candidates, by the settings.
+
+    Raises
+    ------
+    ValueError
+        If there is no candidate, or none has a score.
+    """
+    if not predictions:
+        raise ValueError("no net could be trained: all have diverged")
+    seen = [scorer.seen(of_candidate) for of_candidate in predictions]
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
     # Of one candidate there is no choice: a million rows took a second.
-    if settings.ensemble == "greedy" and len(predictions) > 1:
+    if settings.ensemble == "greedy" and len(seen) > 1:
         options: dict[str, Any] = {"max_members": most, "deadline": deadline}
-        return bagged(predictions, loss, len(predictions[0]), generator, weight=weight, **options)
-    most = 1 if settings.ensemble == "best" else most
-    return equal(predictions, loss, weight=weight, max_members=most)
+        selection = bagged(seen, loss, len(seen[0]), generator, weight=weight, **options)
+    else:
+        most = 1 if settings.ensemble == "best" else most
+        selection = equal(seen, loss, weight=weight, max_members=most)
+    if not selection.weights.any():
+        raise ValueError("the score of the validation rows is no number, whatever is predicted")
+    return selection

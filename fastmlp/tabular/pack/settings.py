@@ -12,9 +12,9 @@ from fastmlp.tabular.pack.outputs import Score
 Preset = Literal["fast", "balanced", "best"]
 # A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
 Ensemble = Literal["greedy", "mean", "best"]
-# Pieces of a column, and those of every other net where there are at most so many columns. In 12
-# tables finer pieces were better on one half and worse on the other, by 1 to 7 %: the selection
-# knows. They suit nets with an L1 penalty.
+# Pieces of a column, and finer ones of every other net where there are at most so many columns. In
+# 12 tables finer pieces were better on one half and worse on the other, by 1 to 7 %: the selection
+# chooses. They suit nets with an L1 penalty.
 BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
 # Fewer where those of all columns would be more than this; fewer than two tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2

@@ -56,12 +56,12 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> T
 
 
 def check_training(training: Any) -> None:
-    """Check what a training said of itself.
+    """Check the report of a training, of a file.
 
     Raises
     ------
     FileError
-        If it is no object, or says why columns are left out in another form.
+        If it is no object, or `left_out` in it is none.
     """
     if not isinstance(training, dict) or not isinstance(training.get("left_out", {}), dict):
         raise FileError("training must be an object, and left_out in it one too")

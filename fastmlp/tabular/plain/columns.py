@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.columns import require_target
-from fastmlp.tabular.schema import dates
+from fastmlp.tabular.schema import Schema, dates
 from fastmlp.tabular.schema.arrow_columns import decoded, moments, numbers, places, texts
 from fastmlp.tabular.schema.dates import Parts
 
@@ -92,6 +92,19 @@ def text_names(columns: Sequence[Column]) -> list[str]:
 def names_of(columns: Sequence[Column]) -> tuple[str, ...]:
     """Return the names of the table's columns, each once."""
     return tuple(dict.fromkeys(column.name for column in columns))
+
+
+def columns_of(schema: Schema) -> tuple[Column, ...]:
+    """The columns that a schema reads, with their levels if these are texts, and parts of dates."""
+    levels: dict[str, Any] = {
+        name: each for name, each in schema.levels.items() if isinstance(each[0], str)
+    }
+    parts = {name: each.names for name, each in schema.dates.items()}
+    return tuple(
+        Column(name, levels.get(name), part=part)
+        for name in schema.read_names
+        for part in parts.get(name, (None,))
+    )
 
 
 class Target(NamedTuple):

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
-from fastmlp.tabular.plain.columns import Column, Target, names_of, text_names
+from fastmlp.tabular.plain.columns import Column, Target, columns_of, names_of, text_names
 from fastmlp.tabular.plain.learning import LearnedColumns, Say
 from fastmlp.tabular.plain.scores import score
 from fastmlp.tabular.plain.training import TrainingTable, TrainSettings, scaled, weights
 from fastmlp.tabular.schema.batches import MemoryBudget, TableBatch, held
+from fastmlp.tabular.schema.in_memory import table_of
 from fastmlp.tabular.schema.rule import Task
+from fastmlp.tabular.schema.schema import LearnedTable
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
@@ -43,7 +45,7 @@ def train_pack_of(data: Any, settings: TrainSettings, say: Say, who: str) -> Any
     table = TrainingTable(data, settings, who)
     room = MemoryBudget(memory.available())
     table.hold(room)
-    learned, valid = table.learn(say), settings.valid
+    learned, valid = table.learn(say, as_schema=True), settings.valid
     take = _taking(learned, settings)
     training = _joined(table.each(take, held_out=False))
     held_out: Iterable[TableBatch] | None = None
@@ -68,9 +70,10 @@ def train_pack_of(data: Any, settings: TrainSettings, say: Say, who: str) -> Any
     if validation is not None:
         more = {"X_val": validation.X, "y_val": validation.y}
         more["sample_weight_val"] = validation.weight
-    model.fit(training.X, training.y, training.weight, **more)
+    X = LearnedTable(learned.schema.kept, table_of(training.X, who))
+    model.fit(X, training.y, training.weight, **more)
     model.training_ |= {"target": learned.target.name, "seed": settings.seed}
-    model.training_ |= learned.told
+    model.training_ |= learned.report
     if held_out is not None:
         model.training_["scores"] = score(FittedTable(model, who), held_out, who)
     return model
@@ -112,7 +115,7 @@ def _taking(
     learned: LearnedColumns, settings: TrainSettings
 ) -> Callable[[TableBatch], TableInMemory]:
     """Return a function that takes a record batch into memory: X is a record batch."""
-    names = list(names_of(learned.columns))
+    names = list(learned.schema.kept.columns)
     target, weight = learned.target, settings.weight
 
     def take(batch: TableBatch) -> TableInMemory:
@@ -144,15 +147,8 @@ class FittedTable:
     """
 
     def __init__(self, model: Any, path: str) -> None:
-        self.model, self._path, schema = model, path, model.schema_
-        levels = {name: each for name, each in schema.levels.items() if isinstance(each[0], str)}
-        self._names = schema.read_names
-        parts = {name: each.names for name, each in schema.dates.items()}
-        self.columns: Sequence[Column] = [
-            Column(name, levels.get(name), part=part)
-            for name in self._names
-            for part in parts.get(name, (None,))
-        ]
+        self.model, self._path = model, path
+        self.columns: Sequence[Column] = columns_of(model.schema_)
         self.task: Task = "classification" if hasattr(model, "classes_") else "regression"
 
     @property
@@ -183,7 +179,7 @@ class FittedTable:
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         """The names of the columns that it reads; None: it knows places only."""
-        return self._names if self.model.schema_.named else None
+        return names_of(self.columns) if self.model.schema_.named else None
 
     @property
     def text_names(self) -> list[str]:

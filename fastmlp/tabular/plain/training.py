@@ -142,7 +142,7 @@ def train(
     if history.status is Status.DIVERGED:
         raise ValueError(f"{who}: {history.status.value}: try --learning-rate 0.0001")
     model = TableModel(learned.columns, learned.target, net)
-    model.training.update(_told(learned, settings, batch, history))
+    model.training.update(_report(learned, settings, batch, history))
     if held_out is not None:
         each = table.batches(held_out=True) if scored is None else scored
         model.training["scores"] = score(model, each, who)
@@ -187,9 +187,10 @@ class TrainingTable:
             return everything
         return drawn(self._fraction, self._settings.seed, self._kept, held_out=held_out)
 
-    def learn(self, say: Say) -> LearnedColumns:
-        """The columns and the target, learned by a first pass."""
-        learned = learn(self._rows, self._wanted, self._mask(held_out=False), say, self._who)
+    def learn(self, say: Say, *, as_schema: bool = False) -> LearnedColumns:
+        """The columns and the target, learned by a first pass; as a schema of rows in memory."""
+        mask = self._mask(held_out=False)
+        learned = learn(self._rows, self._wanted, mask, say, self._who, as_schema=as_schema)
         n, valid = sum(learned.sizes.values()), self._settings.valid
         if not n or (self._fraction and n == learned.n_rows):
             raise ValueError(
@@ -235,7 +236,7 @@ class TrainingTable:
 
 
 class CountedBatches:
-    """Batches of rows to validate on, whose number is said after the first pass."""
+    """Batches of rows to validate on; the first pass says how many rows there are."""
 
     def __init__(self, rows: ChosenBatches, say: Say) -> None:
         self._rows, self._say, self._is_said = rows, say, False
@@ -356,11 +357,11 @@ def _batch_size(n_rows: int) -> int:
     return min(max(SMALLEST_BATCH, power), LARGEST_BATCH)
 
 
-def _told(
+def _report(
     learned: LearnedColumns, settings: TrainSettings, batch: int, history: History
 ) -> dict[str, Any]:
     best = history.best_epoch
-    training = learned.told | {
+    training = learned.report | {
         "rows": sum(learned.sizes.values()),
         "epochs": len(history.loss),
         "batch_size": batch,

@@ -1,6 +1,7 @@
-"""Tables in memory, column by column: numbers, and levels of categories, of what is given."""
+"""Tables in memory, column by column: numbers, dates, and levels of categories."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import cache, partial
 from numbers import Real
@@ -51,7 +52,7 @@ class LevelCodes(NamedTuple):
 
 
 def table_of(X: Any, who: str) -> MemoryTable:
-    """Return a table in memory; what is one already is returned as it is.
+    """Return X as a table in memory; a `MemoryTable` as it is.
 
     Raises
     ------
@@ -180,7 +181,7 @@ def kind_of(values: Any) -> Kind:
 
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
-    if hasattr(values, "num_chunks"):
+    if _is_of_arrow(values):
         return arrow_columns.kind_of(values.type)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
@@ -256,7 +257,7 @@ def numbers(values: Any, name: str, who: str) -> Array:
     TypeError
         If it holds no numbers.
     """
-    if hasattr(values, "num_chunks"):
+    if _is_of_arrow(values):
         return arrow_columns.numbers(values, name, who)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
@@ -282,11 +283,11 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     TypeError
         If it holds others.
     """
-    if hasattr(values, "num_chunks"):
+    if _is_of_arrow(values):
         return arrow_columns.moments(values, kind, name, who)
     dtype, kind_of_column = values.dtype, kind_of(values)
     if kind_of_column == "texts":
-        levels = levels_in(values)
+        levels = levels_in(values, name, who)
         each = ["" if _is_missing(value) else value for value in levels.values]
         return dates.read(levels.codes, each, kind, name, who)
     if kind_of_column == "nothing" or (
@@ -304,7 +305,17 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
 
 
-def levels_in(values: Any) -> LevelCodes:
+def _is_of_arrow(values: Any) -> bool:
+    return hasattr(values, "null_count")
+
+
+def infinite(values: Any, name: str, who: str) -> ValueError:
+    """The error of a column of numbers, of which one is infinite."""
+    row = int(np.argmax(np.isinf(numbers(values, name, who))))
+    return ValueError(f"{who}: the column {name!r} is infinite in row {row}; make NaN of it")
+
+
+def levels_in(values: Any, name: str, who: str) -> LevelCodes:
     """Return the values of a column, each once, and their places.
 
     Raises
@@ -312,7 +323,21 @@ def levels_in(values: Any) -> LevelCodes:
     TypeError
         If values have no hash, such as lists.
     """
-    of_arrow = hasattr(values, "num_chunks")
+    try:
+        return _levels_in(values)
+    except TypeError as error:
+        raise TypeError(f"{who}: {refused(name, str(error))}") from error
+
+
+def refused(name: str, kind: str) -> str:
+    """The message for a column of objects."""
+    return (
+        f"the column {name!r} holds objects ({kind}); make numbers or texts of it, or leave it out"
+    )
+
+
+def _levels_in(values: Any) -> LevelCodes:
+    of_arrow = _is_of_arrow(values)
     if hasattr(getattr(values, "dtype", None), "categories"):
         codes, categories = values.array.codes, values.dtype.categories
         if len(values) > FEW_ROWS:
@@ -333,8 +358,27 @@ def levels_in(values: Any) -> LevelCodes:
     return _without_missing(codes, list(places))
 
 
+def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
+    """The places of texts among levels, -1 for others, shape (n_rows,); None for a column that does
+    not hold many texts of Arrow.
+
+    Four columns of 100,000 rows: 6 ms, and 31 by the values that they hold.
+    """
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "storage", "") == "pyarrow" or hasattr(dtype, "pyarrow_dtype"):
+        values = values.array.__arrow_array__()
+    if len(values) <= FEW_ROWS or not _is_of_arrow(values):
+        return None
+    if str(values.type) not in ("string", "large_string") or not isinstance(levels[0], str):
+        return None
+    # Texts of Python that UTF-8 has no form of: they are none of Arrow's.
+    with suppress(UnicodeEncodeError):
+        return arrow_columns.places(values, tuple(levels))
+    return None
+
+
 def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
-    """Return codes of -1 for None, NaN and alike."""
+    """Return the values with the code -1 for those that are None, NaN or alike."""
     missing = [place for place, value in enumerate(values) if _is_missing(value)]
     return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular.schema import dates, in_memory, rule
+from fastmlp.tabular.schema import dates, in_memory
 from fastmlp.tabular.schema.batches import require
 from fastmlp.tabular.schema.dates import Parts, are_levels
 from fastmlp.tabular.schema.in_memory import Level, MemoryTable
-from fastmlp.tabular.schema.rule import Facts, LeftOut
+from fastmlp.tabular.schema.learning import ColumnLearner
+from fastmlp.tabular.schema.rule import LeftOut
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
@@ -154,21 +155,40 @@ class Schema:
         table = in_memory.table_of(X, who)
         _check(table, who)
         columns = table.names or tuple(f"x{j}" for j in range(table.n_columns))
-        asked = _asked(categorical_features, columns, who)
-        levels: dict[str, list[Level]] = {}
-        dropped: dict[str, str] = {}
-        parts: dict[str, Parts] = {}
+        asked, learners = _asked(categorical_features, columns, who), {}
         for j, name in enumerate(columns):
-            learned = _learned(table.column(j), name, asked=name in asked, who=who)
-            if isinstance(learned, LeftOut):
-                dropped[name] = learned.why
-            elif isinstance(learned, Parts):
-                parts[name] = learned
-            elif learned is not None:
-                levels[name] = learned
-        if len(dropped) == len(columns):
-            raise ValueError(f"{who}: no column is left to learn from: {listed(reasons(dropped))}")
-        return cls(columns, levels, dropped, named=table.names is not None, dates=parts)
+            values = table.column(j)
+            kind = in_memory.kind_of(values)
+            type_name = in_memory.type_of(values) if kind == "others" else ""
+            if type_name and name in asked:
+                raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
+            learners[name] = ColumnLearner(name, kind, type_name, asked=name in asked)
+            learners[name].add(values, who)
+        schema = cls.of(learners, named=table.names is not None)
+        if len(schema.dropped) == len(columns):
+            left_out = listed(reasons(schema.dropped))
+            raise ValueError(f"{who}: no column is left to learn from: {left_out}")
+        return schema
+
+    @classmethod
+    def of(cls, learners: Mapping[str, ColumnLearner], *, named: bool = True) -> Self:
+        """Return the schema of columns that have been learned, by their names."""
+        levels, dropped, parts = {}, {}, {}
+        for name, learner in learners.items():
+            decision = learner.decided()
+            if isinstance(decision, LeftOut):
+                dropped[name] = decision.why
+            elif isinstance(decision, Parts):
+                parts[name] = decision
+            elif decision == "levels":
+                levels[name] = sorted(learner.levels)
+        return cls([*learners], levels, dropped, named=named, dates=parts)
+
+    @property
+    def kept(self) -> Self:
+        """The schema of the columns that are read."""
+        columns = [name for name in self.columns if name not in self.dropped]
+        return type(self)(columns, self.levels, {}, named=self.named, dates=self.dates)
 
     def read(self, X: Any, who: str = "Schema.read") -> Values:
         """Return the rows of a table.
@@ -217,25 +237,29 @@ class Schema:
                 rows[:, j] = in_memory.numbers(table.column(place), name, who)
         if (infinite := np.isinf(rows).any(axis=0)).any():
             first = int(infinite.argmax())
-            raise _infinite(rows[:, first], self.numeric_names[first], who)
+            raise in_memory.infinite(rows[:, first], self.numeric_names[first], who)
         return rows
 
     def _coded(self, table: MemoryTable, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
         codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
         for j, name in enumerate(self.categorical_names):
-            known = self._codes[name]
-            numeric = not isinstance(self.levels[name][0], str)
-            values_and_codes = _levels_in(table.levels(places[name]), name, who)
-            values = in_memory.as_levels(values_and_codes.values, numeric=numeric)
-            if name in self._dated:
-                values = [dates.as_level(str(each)) for each in values]
-            if numeric and any(
-                isinstance(one, str) for one in _told(values, values_and_codes.values)
-            ):
-                raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
-            # The last place is that of -1.
-            of_found = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
-            codes[:, j] = of_found[values_and_codes.codes]
+            column, levels = table.levels(places[name]), self.levels[name]
+            own = None if name in self._dated else in_memory.places_in(column, levels)
+            codes[:, j] = self._codes_of(column, name, who) if own is None else own
+        return codes
+
+    def _codes_of(self, column: Any, name: str, who: str) -> NDArray[np.int32]:
+        """The codes of a column's values, each of which is looked up once."""
+        known, numeric = self._codes[name], not isinstance(self.levels[name][0], str)
+        in_column = in_memory.levels_in(column, name, who)
+        values = in_memory.as_levels(in_column.values, numeric=numeric)
+        if name in self._dated:
+            values = [dates.as_level(str(each)) for each in values]
+        if numeric and any(isinstance(one, str) for one in _of_texts(values, in_column.values)):
+            raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
+        # The last place is that of -1.
+        of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
+        codes: NDArray[np.int32] = of_values[in_column.codes]
         return codes
 
     def to_json(self) -> dict[str, Any]:
@@ -287,6 +311,21 @@ class Schema:
         return f"<Schema: {kinds}{of_dates}, {len(self.dropped)} dropped>"
 
 
+class LearnedTable(NamedTuple):
+    """A table in memory, and its schema."""
+
+    schema: Schema
+    table: MemoryTable
+
+
+def learned_table(X: Any, categorical_features: Any, who: str) -> LearnedTable:
+    """Return a table and its schema, learned as `Schema.learn` does if it has none; raises so."""
+    if isinstance(X, LearnedTable):
+        return X
+    table = in_memory.table_of(X, who)
+    return LearnedTable(Schema.learn(table, categorical_features, who), table)
+
+
 def reasons(dropped: Mapping[str, str]) -> list[str]:
     """Return the names of columns that are left out, each with its reason."""
     return [f"{name!r} {why}" for name, why in dropped.items()]
@@ -328,78 +367,6 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
     return set(each.tolist())
 
 
-def _learned(
-    values: Any, name: str, *, asked: bool, who: str
-) -> list[Level] | Parts | LeftOut | None:
-    """Return the levels of a column, the parts of dates, None for numbers, or why it is out."""
-    kind, n = in_memory.kind_of(values), len(values)
-    if kind == "others" and asked:
-        raise TypeError(f"{who}: {_refused(name, in_memory.type_of(values))}")
-    facts = Facts(kind, asked, n, n, type=in_memory.type_of(values) if kind == "others" else "")
-    levels: list[Level] = []
-    if kind in ("texts", "levels") or (asked and kind not in ("others", "nothing")):
-        facts, levels = _with_levels(facts, values, name, who)
-    if not asked and (facts.kind == "numbers" or dates.is_kind(facts.kind)):
-        facts = _with_range(facts, values, name, who)
-    becomes = rule.decided(facts)
-    if becomes == "levels":
-        return sorted(levels)
-    return None if becomes == "number" else becomes
-
-
-def _with_levels(facts: Facts, values: Any, name: str, who: str) -> tuple[Facts, list[Level]]:
-    """The facts of a column by its distinct values, and its levels."""
-    in_column = _levels_in(values, name, who)
-    there = np.bincount(in_column.codes[in_column.codes >= 0], minlength=len(in_column.values)) > 0
-    each = [value for value, is_there in zip(in_column.values, there, strict=True) if is_there]
-    kind, moments = facts.kind, dates.of_texts(each) if facts.kind == "texts" else None
-    if moments is not None:
-        kind = "dates" if moments.dtype.kind == "M" else "times"
-        each = [dates.as_level(value) for value in each]
-    texts = any(isinstance(value, str) for value in each)
-    levels = {*in_memory.as_levels(each, numeric=not texts)}
-    if any(isinstance(level, str) for level in levels):
-        levels = {*in_memory.as_levels(each, numeric=False)}
-    texts_of_levels = [str(level) for level in levels]
-    return facts._replace(kind=kind, n=int((in_column.codes >= 0).sum()), levels=texts_of_levels), [
-        *levels
-    ]
-
-
-def _with_range(facts: Facts, values: Any, name: str, who: str) -> Facts:
-    """The facts of a column by the range of its numbers, or of its parts."""
-    if dates.is_kind(kind := facts.kind):
-        rows = dates.all_of(kind).numbers(in_memory.moments(values, kind, name, who))
-    else:
-        rows = in_memory.numbers(values, name, who)[:, None]
-    missing = np.isnan(rows[:, -1])
-    there = rows[~missing] if missing.any() else rows
-    if not len(there):
-        return facts._replace(n=0)
-    lows, highs = there.min(axis=0), there.max(axis=0)
-    if np.isinf(lows).any() or np.isinf(highs).any():
-        raise _infinite(rows[:, 0], name, who)
-    return facts._replace(n=len(there), lows=lows, highs=highs)
-
-
-def _infinite(values: Array, name: str, who: str) -> ValueError:
-    row = int(np.argmax(np.isinf(values)))
-    return ValueError(f"{who}: the column {name!r} is infinite in row {row}; make NaN of it")
-
-
-def _refused(name: str, kind: str) -> str:
-    return (
-        f"the column {name!r} holds objects ({kind}); make numbers or texts of it, or leave it out"
-    )
-
-
-def _levels_in(values: Any, name: str, who: str) -> in_memory.LevelCodes:
-    try:
-        return in_memory.levels_in(values)
-    except TypeError as error:
-        raise TypeError(f"{who}: {_refused(name, str(error))}") from error
-
-
-def _told(levels: list[Level], values: list[Any]) -> list[Level]:
+def _of_texts(levels: list[Level], values: list[Any]) -> list[Level]:
     """Return the levels of values that were texts."""
     return [level for level, value in zip(levels, values, strict=True) if isinstance(value, str)]

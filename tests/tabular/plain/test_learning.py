@@ -89,8 +89,8 @@ def test_columns_that_are_left_out() -> None:
     assert f"'bytes' is left out: it holds binary, {others} in UTF-8" in told
     assert f"'list' is left out: it holds list<item: int64>, {others}" in told
     assert "'comma' is left out: it holds numbers with a decimal comma" in told
-    assert found.dropped["list"] == f"holds list<item: int64>, {others}"
-    assert {*found.dropped} == {
+    assert found.schema.dropped["list"] == f"holds list<item: int64>, {others}"
+    assert {*found.schema.dropped} == {
         "id",
         "one",
         "word",

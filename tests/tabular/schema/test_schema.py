@@ -3,6 +3,7 @@
 import datetime
 import json
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
-from fastmlp.tabular.schema.in_memory import FEW_ROWS
+from fastmlp.tabular.schema.in_memory import FEW_ROWS, kind_of
+from fastmlp.tabular.schema.learning import ColumnLearner
 
 NAN = float("nan")
 DAY = datetime.date(2024, 1, 2)
@@ -342,7 +344,7 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     random = np.random.default_rng(seed)
     n = 2 * FEW_ROWS
     whole = random.integers(0, 5, n)
-    texts = random.choice(TEXTS[1:], n)
+    texts = np.array([*TEXTS, *"abcdefgh"], object)[random.integers(0, 12, n)]
     columns = {
         "double": random.normal(size=n),
         "single": random.normal(size=n).astype(np.float32),
@@ -363,7 +365,7 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     names = random.permutation([*columns])[:10].tolist()
     frame = pandas.DataFrame({name: columns[name] for name in names})
     asked = random.choice(names, 3, replace=False)
-    schema = Schema.learn(frame, asked)
+    schema = Schema.learn(frame[random.random(n) < 0.3], asked)
     first = int(random.integers(n - FEW_ROWS))
     for n_rows in (1, 3, FEW_ROWS):
         rows = slice(first, first + n_rows)
@@ -377,3 +379,43 @@ def test_texts_that_are_all_missing_are_no_numbers() -> None:
     missing = pandas.DataFrame({"a": pandas.array([None], "str"), "b": [3]})
     with pytest.raises(TypeError, match="the column 'a' must hold numbers, got texts"):
         schema.read(missing)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_batches_teach_what_the_whole_table_does(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = int(random.integers(30, 200))
+    days = np.datetime64("2024-01-01") + random.integers(0, 40, n)
+    columns = {
+        "number": pyarrow.array(random.normal(size=n), mask=random.random(n) < 0.2),
+        "one": pyarrow.array(np.ones(n), mask=random.random(n) < seed % 2),
+        "text": pyarrow.array(random.choice(TEXTS[::2], n)),
+        "id": pyarrow.array([f"row {i}" for i in range(n)]),
+        "flag": pyarrow.array(random.random(n) < 0.5, mask=random.random(n) < 0.2),
+        "whole": pyarrow.array(random.integers(0, 4, n)),
+        "half": pyarrow.array(random.integers(0, 4, n) / 2),
+        "day": pyarrow.array(days),
+        "iso": pyarrow.array([None if i % 3 else f"{day}" for i, day in enumerate(days)]),
+        "clock": pyarrow.array([f"{hour:02}:30" for hour in random.integers(0, 24, n)]),
+        "some days": pyarrow.array([*map(str, days[:-1]), "soon"]),
+        "coded": pyarrow.array(random.choice(TEXTS[::2], n)).dictionary_encode(),
+        "none": pyarrow.nulls(n),
+        "lists": pyarrow.array([[1]] * n),
+    }
+    table = pyarrow.table(columns)
+    asked = random.choice(["number", "flag", "whole", "half", "iso", "none"], 3, replace=False)
+    types = {name: table.column(name) for name in columns}
+    learners = {
+        name: ColumnLearner(name, kind_of(values), str(values.type), asked=name in asked)
+        for name, values in types.items()
+    }
+    ends = [0, *np.sort(random.integers(0, n, 3)).tolist(), n]
+    for start, end in pairwise(ends):
+        for batch in table.slice(start, end - start).to_batches():
+            for name, learner in learners.items():
+                learner.add(batch.column(name), "batch")
+    expected = Schema.learn(table, asked)
+    assert Schema.of(learners) == expected
+    kept = expected.kept
+    assert kept.columns == tuple(name for name in columns if name not in expected.dropped)
+    np.testing.assert_array_equal(kept.read(table).numbers, expected.read(table).numbers)

@@ -1,0 +1,176 @@
+"""Columns of a table, learned batch by batch: ranges of numbers, levels, and texts of dates."""
+
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.scaling.standardizer import Standardizer
+from fastmlp.tabular.schema import arrow_columns, dates, in_memory, rule
+from fastmlp.tabular.schema.in_memory import Level
+from fastmlp.tabular.schema.rule import Kind
+
+Array = NDArray[Any]
+# Levels beyond which a plain model counts none: 10 MB.
+MOST_COUNTED = 100_000
+
+
+class NumberStatistics:
+    """Numbers so far, of a column of them or of a part of dates.
+
+    Attributes
+    ----------
+    n : how many there are
+    low, high : the least and the greatest
+    """
+
+    def __init__(self, *, scaled: bool) -> None:
+        self.n, self.low, self.high = 0, np.inf, -np.inf
+        self._scaler = Standardizer() if scaled else None
+
+    def add(self, values: Array) -> None:
+        """Learn from float64, NaN where values are missing."""
+        missing = np.isnan(values)
+        there = values[~missing] if missing.any() else values
+        if not len(there):
+            return
+        self.n += len(there)
+        self.low = min(self.low, float(there.min()))
+        self.high = max(self.high, float(there.max()))
+        if self._scaler is not None:
+            with np.errstate(over="ignore"):
+                self._scaler.partial_fit(there[:, None])
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """The mean and the standard deviation."""
+        assert self._scaler is not None
+        return float(self._scaler.center[0]), float(self._scaler.scale[0])
+
+
+class ColumnLearner:
+    """A column so far, of any library's table.
+
+    Parameters
+    ----------
+    kind, type_name : of its type; the latter for others than numbers, texts and dates
+    asked : True if it is to be categories, however many levels it has
+    plain : True for the inputs of a plain model, which streams columns of Arrow: levels are texts,
+        counted up to a limit, and numbers have moments
+
+    Attributes
+    ----------
+    n_rows : rows, those without a value too
+    counts : how many rows each level has
+    numbers : what was learned of the numbers, or of each part of dates
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        type_name: str = "",
+        *,
+        asked: bool = False,
+        plain: bool = False,
+    ) -> None:
+        self._name, self._type_name, self._asked, self._plain = name, type_name, asked, plain
+        # Without a value in a first batch there may be some in others.
+        self._kind: Kind = "numbers" if kind == "nothing" else kind
+        self._by_levels = asked or kind in ("texts", "levels")
+        # Texts are dates if those of the first batch with a value are, and of all later ones.
+        self._temporal = kind if dates.is_kind(kind) else None
+        self._may_be_dates = kind == "texts"
+        self.numbers = [NumberStatistics(scaled=plain)]
+        self._n = self.n_rows = 0
+        self.counts: Counter[Any] = Counter()
+
+    def add(self, values: Any, where: str) -> None:
+        """Learn from values: an array, a series of pandas or a column of Arrow.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not of the column's kind, or a number is infinite.
+        """
+        self.n_rows += len(values)
+        is_full = self._plain and len(self.counts) > MOST_COUNTED
+        counted = self._by_levels and not is_full
+        if counted or self._may_be_dates:
+            self._add_levels(*self._levels_in(values, where), counted=counted)
+        if self._asked or self._may_be_dates:
+            return
+        if self._temporal is not None and self._kind == self._temporal:
+            self._add_moments(in_memory.moments(values, self._kind, self._name, where))
+        elif self._kind == "numbers":
+            numbers = self.numbers[0]
+            numbers.add(in_memory.numbers(values, self._name, where))
+            if numbers.n and np.isinf([numbers.low, numbers.high]).any():
+                raise in_memory.infinite(values, self._name, where)
+
+    def _levels_in(self, values: Any, where: str) -> in_memory.LevelCodes:
+        if self._plain:
+            return in_memory.LevelCodes(*arrow_columns.dictionary(arrow_columns.texts(values)))
+        return in_memory.levels_in(values, self._name, where)
+
+    def _add_levels(self, codes: Array, levels: list[Any], *, counted: bool) -> None:
+        times = np.bincount(codes[codes >= 0], minlength=len(levels)).tolist()
+        if counted:
+            self._n += sum(times)
+            self.counts.update({level: n for level, n in zip(levels, times, strict=True) if n})
+        if self._may_be_dates:
+            there = [level if n else None for level, n in zip(levels, times, strict=True)]
+            self._add_texts(codes, there)
+
+    def _add_texts(self, codes: Array, texts: list[Any]) -> None:
+        """Learn from texts that have been dates so far, or times of day; None is missing."""
+        if not any(texts):
+            return
+        moments = dates.of_texts(texts)
+        kind = None if moments is None else dates.kind_of(moments)
+        if moments is None or kind is None or self._temporal not in (None, kind):
+            self._may_be_dates, self._temporal = False, None
+            return
+        self._temporal = kind
+        if not self._asked:
+            self._add_moments(np.append(moments, dates.missing(1, kind))[codes])
+
+    def _add_moments(self, values: Array) -> None:
+        assert self._temporal is not None
+        parts = dates.all_of(self._temporal)
+        more = parts.names[len(self.numbers) :]
+        self.numbers += [NumberStatistics(scaled=self._plain) for _ in more]
+        for so_far, part in zip(self.numbers, parts.numbers(values).T, strict=True):
+            so_far.add(part)
+
+    def decided(self) -> Literal["number", "levels"] | dates.Parts | rule.LeftOut:
+        """The outcome of the rule for the column."""
+        kind, by_levels = self._temporal or self._kind, self._by_levels
+        if kind != self._kind:  # of texts
+            by_levels = self._asked
+            # Of ISO texts of several forms, such as a day with and without a time.
+            counts, self.counts = self.counts, Counter()
+            for text, n in counts.items() if self._asked else ():
+                self.counts[dates.as_level(text)] += n
+        n = self._n if by_levels else self.numbers[-1].n
+        lows, highs = np.array([(one.low, one.high) for one in self.numbers]).T
+        levels = [str(level) for level in self.levels] if by_levels else ()
+        facts = (self._asked, n, self.n_rows, lows, highs, levels, self._type_name)
+        return rule.decided(rule.Facts(kind, *facts))
+
+    @property
+    def levels(self) -> set[Level]:
+        """All levels: texts, or numbers and truth where no value is of another type."""
+        if all(type(value) is str for value in self.counts):
+            return {*self.counts}
+        numeric = not any(isinstance(value, str) for value in self.counts)
+        levels = {*in_memory.as_levels(self.counts, numeric=numeric)}
+        if any(isinstance(level, str) for level in levels):
+            levels = {*in_memory.as_levels(self.counts, numeric=False)}
+        return levels
+
+    @property
+    def lacks_values(self) -> bool:
+        """True if a number, or a date, is missing in a row."""
+        return self.numbers[-1].n < self.n_rows
