@@ -29,7 +29,7 @@ def workload(request: pytest.FixtureRequest) -> Workload:
     return request.param.quick() if QUICK else request.param
 
 
-@pytest.fixture(params=PEERS)
+@pytest.fixture(params=[name for name in PEERS if not PEERS[name].alone])
 def peer(request: pytest.FixtureRequest) -> str:
     if reason := missing(request.param):
         pytest.skip(reason)
