@@ -69,8 +69,8 @@ def measure(options: argparse.Namespace, workloads: list[Workload], say: race.Sa
     }
     passes = 1 if options.quick else options.passes
     repeats = 3 if options.quick else -(-options.repeats // passes)
-    seconds = 60 * options.minutes / len(workloads) / len(options.threads) / passes
-    race = Race([], None, repeats, seconds, options.quick, say)
+    seconds = 60 * options.minutes / max(len(workloads), 1) / len(options.threads) / passes
+    race = Race([], options.workloads, repeats, seconds, options.quick, say)
     by_name: dict[str, Record] = {}
     with tempfile.TemporaryDirectory() as room:
         places = [Place(path, Path(room, str(i))) for i, path in enumerate(folders)]
