@@ -74,7 +74,8 @@ class Work:
         self.ways = one_step.ways(worker.name, BY_NAME.get(task, task), quick)
         for way in self.ways.values():
             way.run(1)
-        self.about = {"ways": {name: {"mae": way.mae} for name, way in self.ways.items()}}
+        facts = {name: {"mae": way.mae, "units": way.units} for name, way in self.ways.items()}
+        self.about = {"ways": facts}
 
     def turn(self, name: str, calls: int) -> Record:
         """The seconds of a step or of a row, of many calls after some."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import report, steps
+from benchmarks import race, report, steps
 from benchmarks.peers import PEERS, missing, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, STEPS
 from benchmarks.samples import Ours, short_race
@@ -59,6 +59,25 @@ def test_turns_of_little() -> None:
     records = steps.measure(short_race(Ours(), names=["2-4-1@4"]))
     assert {FIT, INSIDE, PARTIAL_FIT} <= {record["way"] for record in records}
     assert all(len(record["seconds"]) == 2 for record in records)
+
+
+def test_a_turn_has_as_many_calls_as_its_seconds_allow() -> None:
+    """Seconds are of a unit, of which a call has 50."""
+    asked: list[int] = []
+
+    class Slow:
+        name = title = "fastmlp"
+        n_threads = 1
+
+        def ask(self, verb: str, **request: Any) -> dict[str, Any]:
+            if verb == "make":
+                return {"ways": {"fit": {"units": 50}}}
+            asked.append(request["calls"])
+            return {"seconds": 0.001}
+
+    (record,) = race.ways_in_turns(short_race(Slow()), "steps", "", seconds=0.2, task="t")
+    assert asked == [1, 4, 4]
+    assert record["seconds"] == [0.001] * 2
 
 
 def with_steps(results: dict[str, Any]) -> dict[str, Any]:
