@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import cold_start, estimators, machine, many, predictions, race
+from benchmarks import cold_start, estimators, machine, many, predictions, race, steps
 from benchmarks.cold_start import Start
 from benchmarks.contestant import Contestant
 from benchmarks.output import ROOT, Table
@@ -69,8 +69,8 @@ def measure(options: argparse.Namespace, workloads: list[Workload], say: race.Sa
     }
     passes = 1 if options.quick else options.passes
     repeats = 3 if options.quick else -(-options.repeats // passes)
-    seconds = 60 * options.minutes / len(workloads) / len(options.threads) / passes
-    race = Race([], None, repeats, seconds, options.quick, say)
+    seconds = 60 * options.minutes / max(len(workloads), 1) / len(options.threads) / passes
+    race = Race([], options.workloads, repeats, seconds, options.quick, say)
     by_name: dict[str, Record] = {}
     with tempfile.TemporaryDirectory() as room:
         places = [Place(path, Path(room, str(i))) for i, path in enumerate(folders)]
@@ -108,6 +108,9 @@ def _pass(
             for this in races:
                 rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
                 yield from _by_way("predict", rows, predictions.measure(this, n_rows))
+        for name in steps.TASKS if "steps" in parts else ():
+            for this in races:
+                yield from _by_way("steps", name, steps.measure(this, name))
         for task in estimators.tasks(quick=True) if "estimators" in parts else ():
             for this in races:
                 yield _estimator(task, this)

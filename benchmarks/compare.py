@@ -19,6 +19,7 @@ from benchmarks import (
     predictions,
     recipe,
     report,
+    steps,
     stream,
     training,
 )
@@ -30,7 +31,10 @@ from benchmarks.race import Race, asked_for
 from benchmarks.scores import Record
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "machines", "mixed", "cold")
+PARTS = (
+    *("train", "recipe", "predict", "estimators", "many"),
+    *("stream", "machines", "mixed", "steps", "cold"),
+)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -114,7 +118,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, parts)]
-    others = [*stream.BY_NAME, *machines.BY_NAME]
+    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS]
     if not chosen and not any(asked_for(name, parts) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
@@ -132,6 +136,7 @@ def measure(options: argparse.Namespace) -> Record:
         return checkouts.measure(options, chosen_workloads(options.workloads), say)
     begin = time.perf_counter()
     names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
+    names = [name for name in names if PEERS[name].alone in ("", *options.parts)]
     results: Record = {
         **report.empty(),
         "quick": options.quick,
@@ -156,14 +161,15 @@ def measure(options: argparse.Namespace) -> Record:
     return results
 
 
-def _race(options: argparse.Namespace, contestants: list[Contestant], results: Record) -> None:
+def _race(options: argparse.Namespace, everyone: list[Contestant], results: Record) -> None:
     """Add the results of each part, of which some have several passes."""
+    contestants = [c for c in everyone if not PEERS[c.name].alone]
     parts, workloads = options.parts, chosen_workloads(options.workloads)
     repeats, passes = (3, 1) if options.quick else (options.repeats, options.passes)
     seconds = 0 if options.quick else 60 * options.minutes / max(len(workloads), 1)
     race = Race(contestants, options.workloads, repeats, seconds / passes, options.quick, say)
     one_pass = race._replace(repeats=-(-repeats // passes))
-    results["peers"] = {c.name: c.about for c in reversed(contestants)}
+    results["peers"] = {c.name: c.about for c in reversed(everyone)}
     results["peaks"] = peak.measure(contestants, quick=options.quick)
     for line in report.machine_lines(results):
         print(line, flush=True)
@@ -192,12 +198,14 @@ def _race(options: argparse.Namespace, contestants: list[Contestant], results: R
     if "mixed" in parts:
         pairs = [c for c in contestants if "mixed" in PEERS[c.name].forms]
         # They are closed with the others.
-        contestants += (twins := [c.twin() for c in pairs])
+        everyone += (twins := [c.twin() for c in pairs])
         if options.variants:
             results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
         for _ in range(passes):
             both = one_pass._replace(contestants=[*pairs, *twins])
             results["mixed"] = mixed.measure(both, results["mixed"])
+    if "steps" in parts:
+        results["steps"] = steps.measure(race._replace(contestants=everyone))
     results["peaks"] += peak.measure(ours, quick=options.quick)
 
 

@@ -22,6 +22,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
+def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
+    """A contestant's run in one of its variants; the test is skipped where there is none."""
+    if reason := missing(name):
+        pytest.skip(reason)
+    module = load(name)
+    variants = module.VARIANTS[workload.form]
+    if variant >= len(variants):
+        pytest.skip("no such variant")
+    try:
+        return module.make(workload, variants[variant])
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+
+
 @pytest.fixture(params=WORKLOADS, ids=lambda w: w.name)
 def workload(request: pytest.FixtureRequest) -> Workload:
     if QUICK and request.param.flops > 5e7:
@@ -29,7 +43,7 @@ def workload(request: pytest.FixtureRequest) -> Workload:
     return request.param.quick() if QUICK else request.param
 
 
-@pytest.fixture(params=PEERS)
+@pytest.fixture(params=[name for name in PEERS if not PEERS[name].alone])
 def peer(request: pytest.FixtureRequest) -> str:
     if reason := missing(request.param):
         pytest.skip(reason)
@@ -47,7 +61,4 @@ def run(workload: Workload, peer: str) -> Any:
     """The contestant's first variant, ready to train."""
     if not PEERS[peer].trains:
         pytest.skip("predicts only")
-    try:
-        return load(peer).make(workload)
-    except Unsupported as reason:
-        pytest.skip(str(reason))
+    return run_of(peer, workload)

@@ -11,16 +11,8 @@ from pathlib import Path
 from benchmarks.scores import Record
 
 LIBRARIES = (
-    "numba",
-    "llvmlite",
-    "numpy",
-    "scikit-learn",
-    "torch",
-    "jax",
-    "keras",
-    "onnxruntime",
-    "pyarrow",
-    "mpi4py",
+    *("numba", "llvmlite", "numpy", "scikit-learn", "torch", "jax", "optax", "keras"),
+    *("tensorflow-cpu", "river", "lightgbm", "onnxruntime", "pyarrow", "mpi4py"),
 )
 
 

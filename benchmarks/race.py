@@ -141,7 +141,9 @@ def train(
 def ways_in_turns(
     race: Race, part: str, what: str, seconds: float, *, fewest: int = 1, **request: Any
 ) -> list[Record]:
-    """Seconds a call by turn, of each contestant and each of its ways, which a reply names.
+    """Seconds a unit by turn, of each contestant and each of its ways, which a reply names.
+
+    A call has one unit, or as many as the reply says.
 
     Parameters
     ----------
@@ -156,7 +158,8 @@ def ways_in_turns(
         for way, facts in reply.get("ways", {}).items():
             once = contestant.ask("turn", name=way, calls=fewest).get("seconds", seconds)
             record = key_of(contestant, way=way, seconds=[], **request, **facts)
-            entries.append((contestant, record, max(fewest, int(seconds / once))))
+            calls = max(fewest, int(seconds / (once * facts.get("units", 1))))
+            entries.append((contestant, record, calls))
         if "error" in reply:
             failed.append(key_of(contestant, seconds=[], **request, error=reply["error"]))
 

@@ -17,6 +17,7 @@ from benchmarks import (
     mixed,
     predictions,
     recipe,
+    steps,
     stream,
     training,
 )
@@ -24,11 +25,14 @@ from benchmarks.output import between_markers
 from benchmarks.peers import PEERS
 from benchmarks.scores import Record, counted, peak_of, reason
 
-LISTS = ("training", "predictions", "estimators", "streams", "machines", "cold_starts", "peaks")
+LISTS = (
+    *("training", "predictions", "estimators", "streams"),
+    *("machines", "steps", "cold_starts", "peaks"),
+)
 DICTS = ("recipe", "many", "mixed", "peers", "skipped")
 # In the terminal: each contestant; tables by the number of threads; tables of one number.
 LINES = (training, recipe, estimators)
-BY_THREADS = (recipe, predictions, many, stream, mixed)
+BY_THREADS = (recipe, predictions, many, stream, mixed, steps)
 ALONE = (machines, cold_start)
 # The parts of docs/benchmarks.md; the others have pages of their own.
 TABLES = (training, predictions, many, cold_start)
@@ -71,12 +75,12 @@ def all_lines(results: Record) -> Iterator[str]:
 
 def _failures(results: Record) -> Iterator[str]:
     """Those that have no result, and why."""
-    lists = [results[name] for name in ("streams", "machines", "cold_starts")]
+    lists = [results[name] for name in ("streams", "machines", "steps", "cold_starts")]
     lists += [results["mixed"].get("training", []), results["many"].get("sweeps", [])]
     lists += [results["recipe"].get("prices", [])]
     for r in (r for records in lists for r in records if r.keys() & {"error", "unsupported"}):
         what = next(
-            (r[k] for k in ("workload", "stream", "sweep", "name") if k in r),
+            (r[k] for k in ("workload", "stream", "sweep", "name", "task") if k in r),
             "a new process",
         )
         name = r.get("contestant", "fastmlp")
@@ -94,7 +98,10 @@ def pages(results: Record, picture: Path | None) -> dict[Path, str]:
         texts[training.PAGE] = "\n".join([*intro, *tables])
         shown = [f"{line.lstrip()}\n" for line in _picture(picture, training.README)]
         texts[training.README] = "\n".join([*shown, training.summary(results, threads)])
-    for part, name in ((recipe, "recipe"), (stream, "streams"), (mixed, "mixed")):
+    for part, name in (
+        *((recipe, "recipe"), (stream, "streams")),
+        *((mixed, "mixed"), (steps, "steps")),
+    ):
         if results[name]:
             threads = part.most_threads(results)
             lines = [_intro(results, threads), *part.table(results, threads)]

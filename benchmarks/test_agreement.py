@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.conftest import QUICK
-from benchmarks.peers import PEERS, load, missing
-from benchmarks.peers.run import Unsupported
+from benchmarks.conftest import QUICK, run_of
+from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS, Rule, Workload, flat
 
 LIMIT = 5e7 if QUICK else 1e9
@@ -24,10 +23,7 @@ VARIANTS = [
 
 
 def after_ten_steps(name: str, workload: Workload, variant: int) -> Any:
-    module = load(name)
-    if variant >= len(module.VARIANTS["plain"]):
-        pytest.skip("no such variant")
-    run = module.make(workload, module.VARIANTS["plain"][variant])
+    run = run_of(name, workload, variant)
     run.steps(10)
     return run.parameters()
 
@@ -45,14 +41,9 @@ def differences(name: str, variant: int, workload: Workload, dtype: str) -> Any:
 @pytest.mark.parametrize("workload", SMALL, ids=lambda w: w.name)
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> None:
-    if reason := missing(name):
-        pytest.skip(reason)
     if name == "compile" and workload.name not in COMPILED:
         pytest.skip("takes long to compile")
-    try:
-        error = differences(name, variant, workload, dtype)
-    except Unsupported as reason:
-        pytest.skip(str(reason))
+    error = differences(name, variant, workload, dtype)
     most = np.quantile(error, 0.99)
     print(f"{PEERS[name].title}, {workload.name}, {dtype}: {error.max():.1e}, 99 % {most:.1e}")
     # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
@@ -68,10 +59,6 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
 @pytest.mark.parametrize("name", TRAINERS)
 def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) -> None:
     """At a small rate the order hardly counts: what is timed ends where ordered steps do."""
-    if reason := missing(name):
-        pytest.skip(reason)
-    if variant >= len(load(name).VARIANTS["plain"]):
-        pytest.skip("no such variant")
     rate, start = 1e-4, flat(ORDERLY.start())
     change = [
         trained(name, ORDERLY, variant, rate, n_epochs) - start,
@@ -93,8 +80,7 @@ def trained(
 ) -> Any:
     """The parameters after n epochs: as they are timed, or step by step."""
     workload = workload._replace(rule=workload.rule._replace(rate=rate))
-    module = load(name)
-    run = module.make(workload, module.VARIANTS["plain"][variant])
+    run = run_of(name, workload, variant)
     for _ in range(n if ordered else 0):
         run.steps(workload.n_steps)
     if not ordered:

@@ -88,10 +88,16 @@ def test_a_checkout_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, kept = copy_of(tmp_path), tmp_path / "all.json"
     words = ["--checkouts", str(ROOT), str(folder), "--quick", "--threads", "1"]
-    words += ["--workloads", "2-4-1@4", "--parts", "train", "predict", "many"]
+    words += ["--workloads", "2-4-1@4", "--parts", "train", "predict", "many", "steps"]
     compare.main([*words, "--json", str(kept)])
     text = capsys.readouterr().out
-    for what in ("train 2-4-1@4", "predict 1 row, out=", "predict 100,000 rows", "many 32 nets"):
+    for what in (
+        "train 2-4-1@4",
+        "predict 1 row, out=",
+        "predict 100,000 rows",
+        "many 32 nets",
+        "steps 2-4-1@4, fit",
+    ):
         assert what in text
     compare.main(["--from-json", "--json", str(kept)])
     assert capsys.readouterr().out.strip() in text

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, bfloat16, mixed, peak, report
-from benchmarks.peers import PEERS, load, missing
+from benchmarks.conftest import run_of
+from benchmarks.peers import PEERS
 from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
 
@@ -20,14 +21,7 @@ PARAMETERS = [(name, i) for name in NAMES for i in range(4)]
 
 def change(name: str, variant: int, precision: str | None) -> Any:
     """The change of the parameters by ten steps."""
-    if reason := missing(name):
-        pytest.skip(reason)
-    workload = NET._replace(compute_dtype=precision)
-    module = load(name)
-    variants = module.VARIANTS[workload.form]
-    if variant >= len(variants):
-        pytest.skip("no such variant")
-    run = module.make(workload, variants[variant])
+    run = run_of(name, NET._replace(compute_dtype=precision), variant)
     run.steps(10)
     assert np.isfinite(run.loss())
     return run.parameters() - flat(NET.start())

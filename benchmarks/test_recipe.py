@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import recipe, report
-from benchmarks.peers import PEERS, load, missing
+from benchmarks.conftest import run_of
+from benchmarks.peers import PEERS
 from benchmarks.recipe import BY_PRICE, LARGE, PRICES, SMALL
 from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, RECIPES, Recipe, Workload
@@ -16,15 +17,6 @@ from benchmarks.workloads import BY_NAME, RECIPES, Recipe, Workload
 NET = Workload((20, 64, 32, 6), 16, 256, "relu", "cross_entropy")
 NAMES = [name for name, peer in PEERS.items() if "recipe" in peer.forms and name != "fastmlp"]
 PARAMETERS = [(name, i) for name in NAMES for i in range(5)]
-
-
-def run_of(name: str, workload: Workload, variant: int) -> Any:
-    if reason := missing(name):
-        pytest.skip(reason)
-    module = load(name)
-    if variant >= len(module.VARIANTS["recipe"]):
-        pytest.skip("no such variant")
-    return module.make(workload, module.VARIANTS["recipe"][variant])
 
 
 @pytest.mark.filterwarnings("ignore")

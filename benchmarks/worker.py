@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peak as fma
-from benchmarks.peers import load
+from benchmarks.machine import versions
+from benchmarks.peers import PEERS, load
 from benchmarks.peers.run import Unsupported
 from benchmarks.scores import Record
 
@@ -31,7 +32,10 @@ class Worker:
 
     def about(self) -> Record:
         """The library's description of itself."""
-        return {"about": self.module.about()}
+        if hasattr(self.module, "about"):
+            return {"about": self.module.about()}
+        numbers = versions(PEERS[self.name].needs)
+        return {"about": ", ".join(f"{name} {number}" for name, number in numbers.items())}
 
     def folder(self) -> Record:
         """The folder that fastmlp was imported from."""

@@ -59,6 +59,7 @@ html_theme_options = {
                 "recipe",
                 "remedies",
                 "search",
+                "steps",
                 "stream",
                 "tables",
             )
@@ -74,6 +75,7 @@ alone = (
     "parameters",
     "recipe",
     "remedies",
+    "steps",
     "stream",
     "tables",
     "tuning",

@@ -15,12 +15,18 @@ ALL = ("plain", "recipe", "mixed")
 
 class Peer(NamedTuple):
     """A contestant: its module here, the libraries it needs, and the forms of workloads that it
-    trains: plain ones, with the recipe, in mixed precision."""
+    trains: plain ones, with the recipe, in mixed precision.
+
+    Attributes
+    ----------
+    alone : the one part of `compare` that it takes part in; "": in all that its module can
+    """
 
     title: str
     module: str
     needs: tuple[str, ...]
     forms: tuple[str, ...] = ("plain",)
+    alone: str = ""
 
     @property
     def trains(self) -> bool:
@@ -36,6 +42,9 @@ PEERS = {
     "compile": Peer("torch.compile", "torch_compile", ("torch",), ALL),
     "jax": Peer("JAX", "jax_scan", ("jax", "optax"), ALL),
     "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ()),
+    "keras": Peer("Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"),
+    "river": Peer("river", "one_step", ("river",), (), "steps"),
+    "lightgbm": Peer("LightGBM", "one_step", ("lightgbm", "pandas"), (), "steps"),
 }
 
 

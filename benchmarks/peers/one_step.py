@@ -1,0 +1,384 @@
+"""A step that is called from Python, and other small calls, as each library has them.
+
+`ways(contestant, task, quick)` are the ways of a contestant by name, of which a peer's fastest
+counts. Rows are in the library's own form before the clock starts; the steps of a call take one
+batch after the other, and the call ends when they are done.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib import import_module
+from itertools import cycle, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peers import load as module_of
+from benchmarks.peers import missing
+from benchmarks.peers.run import Unsupported
+from benchmarks.race import timed
+from benchmarks.workloads import Array, Workload, flat
+
+# A batch is another one in each step, of so many.
+MOST_BATCHES = 64
+# A long fit, whose steps have next to nothing of its fixed cost.
+LONG_SECONDS = 0.05
+# Of the rows of a stream the first ones say where its targets are.
+FIRST_ROWS = 50
+HIDDEN, RATE = (32, 32), 0.01
+
+
+class Way(NamedTuple):
+    """A function that makes so many calls.
+
+    Attributes
+    ----------
+    units : steps, or rows, of a call
+    parameters : all weights, then all biases, as they are now
+    mae : the mean absolute error of a pass over the stream
+    """
+
+    run: Callable[[int], Any]
+    units: int = 1
+    parameters: Callable[[], Array] | None = None
+    mae: float | None = None
+
+
+Ways = dict[str, Way]
+
+
+def makers(task: Any) -> dict[str, Callable[[Any], Ways]]:
+    """By contestant what makes its ways of a task: a workload, or the name of another call."""
+    return STEPS if isinstance(task, Workload) else CALLS[task]
+
+
+def ways(contestant: str, task: Any, quick: bool) -> Ways:
+    """A contestant's ways of a task."""
+    if isinstance(task, Workload):
+        return STEPS[contestant](task.quick() if quick else task)
+    return CALLS[task][contestant](quick)
+
+
+def batches_of(load: Workload, form: Callable[[Array], Any] = np.ascontiguousarray) -> list[Any]:
+    """Pairs of rows and targets, of batches in the order of the rows."""
+    x, y = load.data()
+    firsts = range(0, min(load.n_rows, MOST_BATCHES * load.batch), load.batch)
+    return [(form(x[i : i + load.batch]), form(y[i : i + load.batch])) for i in firsts]
+
+
+def over(batches: Iterable[Any], step: Callable[[Any, Any], Any]) -> Callable[[int], Any]:
+    """A function that takes so many steps."""
+    endless = cycle(batches)
+
+    def run(n: int) -> Any:
+        result = None
+        for x, y in islice(endless, n):
+            result = step(x, y)
+        return result
+
+    return run
+
+
+def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
+    """A function that makes a call so many times."""
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            call(*arguments)
+
+    return run
+
+
+def fastmlp_steps(load: Workload) -> Ways:
+    module = module_of("fastmlp")
+    batches, run, parts = batches_of(load), module.make(load), {}
+    seconds, _ = min(timed(partial(run.epochs, 1)) for _ in range(3))
+    epochs = max(1, int(LONG_SECONDS / seconds))
+    parts[INSIDE] = Way(repeated(run.epochs, epochs), epochs * load.n_steps)
+    net = module.make(load).net
+    if hasattr(net, "train_on_batch"):
+        parts[OURS] = Way(over(batches, net.train_on_batch), parameters=net.parameters.copy)
+    other, settings = module.make(load).net, {"epochs": 1, "batch_size": load.batch}
+    fit = partial(other.fit, **settings, shuffle=False)
+    parts[FIT] = Way(over(batches, fit), parameters=other.parameters.copy)
+    if load.loss == "mse":
+        from fastmlp import MLPRegressor
+
+        model = MLPRegressor(
+            hidden_layer_sizes=load.sizes[1:-1],
+            activation=load.activation,
+            alpha=load.l2,
+            batch_size=load.batch,
+            learning_rate_init=load.rule.rate,
+            random_state=0,
+        )
+        # One output is a column for a net, and a vector for an estimator.
+        vectors = [(x, y[:, 0] if y.shape[1] == 1 else y) for x, y in batches]
+        parts[PARTIAL_FIT] = Way(over(vectors, model.partial_fit))
+    return parts
+
+
+def sklearn_steps(load: Workload) -> Ways:
+    run = module_of("sklearn").make(load)
+    n, x, y = load.batch, run.x, run.y
+    batches = [(x[i : i + n], y[i : i + n]) for i in range(0, min(len(x), MOST_BATCHES * n), n)]
+    return {PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)}
+
+
+def jax_steps(load: Workload) -> Ways:
+    """Jitted steps with donated state: optax's Adam; or written out, on layers and on a vector."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    module = module_of("jax")
+
+    def form(part: Array) -> Any:
+        return jnp.asarray(part, np.int32 if part.ndim == 1 else part.dtype)
+
+    batches, parts = batches_of(load, form), {}
+    for name, variant in {"jit": "gather ahead", "jit, one vector": "one flat vector"}.items():
+        run = module.make(load, variant)
+        written = jax.jit(run._step, donate_argnums=0)
+
+        def step(x: Any, y: Any, run: Any = run, step: Any = written) -> None:
+            run.state, _ = step(run.state, x, y)
+
+        parts[name] = Way(_waiting(over(batches, step), run), parameters=run.parameters)
+    run, adam = module.make(load, "gather ahead"), optax.adam(load.rule.rate)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def updated(p: Any, state: Any, x: Any, y: Any) -> Any:
+        loss, g = jax.value_and_grad(run._objective)(p, x, y)
+        change, state = adam.update(g, state, p)
+        return optax.apply_updates(p, change), state, loss
+
+    run.state = (run.state[0], adam.init(run.state[0]))
+
+    def by_optax(x: Any, y: Any) -> None:
+        *state, _ = updated(*run.state, x, y)
+        run.state = tuple(state)
+
+    parts["jit, optax"] = Way(_waiting(over(batches, by_optax), run), parameters=run.parameters)
+    return parts
+
+
+def _waiting(steps: Callable[[int], Any], run: Any) -> Callable[[int], None]:
+    """Steps that are done when the function returns."""
+    import jax
+
+    def call(n: int) -> None:
+        steps(n)
+        jax.block_until_ready(run.state)
+
+    return call
+
+
+def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
+    """Eager steps with the fused Adam, or steps that are one graph."""
+    import torch
+
+    batches, parts = batches_of(load, torch.from_numpy), {}
+    for variant in variants:
+        run = module_of(name).make(load, variant)
+        call = _on_threads(run, over(batches, run.step))
+        title = variant.replace("gather each epoch", "fused Adam")
+        parts[title] = Way(call, parameters=run.parameters)
+    return parts
+
+
+def _on_threads(run: Any, steps: Callable[[int], Any]) -> Callable[[int], None]:
+    """Steps on the threads of a variant of PyTorch's."""
+    import torch
+
+    def call(n: int) -> None:
+        torch.set_num_threads(run.n_threads)
+        steps(n)
+
+    return call
+
+
+def keras_steps(load: Workload) -> Ways:
+    """`train_on_batch`, and a step by GradientTape in one `tf.function`, with XLA and without."""
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    keras, tf = import_module("keras"), import_module("tensorflow")
+    loss = {
+        "mse": keras.losses.MeanSquaredError(),
+        "cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    }[load.loss]
+
+    def model() -> Any:
+        hidden = [keras.layers.Dense(n, activation=load.activation) for n in load.sizes[1:-1]]
+        layers = [keras.Input(load.sizes[:1]), *hidden, keras.layers.Dense(load.sizes[-1])]
+        net = keras.Sequential(layers)
+        net.set_weights([part for layer in load.start() for part in layer])
+        adam = keras.optimizers.Adam(load.rule.rate, epsilon=1e-8)
+        net.compile(adam, loss)
+        adam.build(net.trainable_variables)
+        return net
+
+    def parameters(net: Any) -> Array:
+        parts = net.get_weights()
+        return flat(zip(parts[::2], parts[1::2], strict=True))
+
+    def step_of(net: Any) -> Callable[[Any, Any], Any]:
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                objective = loss(y, net(x, training=True))
+            slopes = tape.gradient(objective, net.trainable_variables)
+            net.optimizer.apply(slopes, net.trainable_variables)
+            return objective
+
+        return step
+
+    net, batches, tensors = model(), batches_of(load), batches_of(load, tf.constant)
+    parts = {OURS: Way(over(batches, net.train_on_batch), parameters=partial(parameters, net))}
+    for name, options in {"tf.function": {}, "tf.function, XLA": {"jit_compile": True}}.items():
+        net = model()
+        step = tf.function(step_of(net), **options)
+        parts[name] = Way(over(tensors, step), parameters=partial(parameters, net))
+    return parts
+
+
+INSIDE, OURS, FIT, PARTIAL_FIT = "inside fit", "train_on_batch", "fit", "partial_fit"
+STEPS: dict[str, Callable[[Workload], Ways]] = {
+    "fastmlp": fastmlp_steps,
+    "sklearn": sklearn_steps,
+    "jax": jax_steps,
+    "torch": partial(torch_steps, "torch", ("gather each epoch", "gather each epoch, one thread")),
+    "compile": partial(torch_steps, "compile", ("whole step, C++ wrapper",)),
+    "keras": keras_steps,
+}
+
+
+def iris(library: str, quick: bool) -> Ways:
+    """A fit of one epoch of scikit-learn's estimator, or of fastmlp's, with the defaults."""
+    from sklearn.datasets import load_iris
+
+    model = import_module(library).MLPClassifier(max_iter=1, random_state=0)
+    return {FIT: Way(repeated(model.fit, *load_iris(return_X_y=True)))}
+
+
+def table_row(library: str, quick: bool) -> Ways:
+    """A prediction of one row of a frame of numbers and categories."""
+    from benchmarks.tabular.times import made_up, model_of
+
+    n_rows = 200 if quick else 5_000
+    frame, y = made_up(n_rows, "regression")
+    if library == "lightgbm":
+        texts = list(frame.select_dtypes(exclude="number"))
+        frame[texts] = frame[texts].astype("category")
+        model = import_module("lightgbm").LGBMRegressor(verbose=-1).fit(frame, y)
+    else:
+        model = model_of("regression", "fast" if quick else "balanced", 2, 0).fit(frame, y)
+    return {"predict": Way(repeated(model.predict, frame[:1]))}
+
+
+def stream_of(quick: bool) -> tuple[Array, Array, float]:
+    """Rows of river's TrumpApproval and their targets, standardised, and the unit of errors.
+
+    Inputs by the rows so far, as river's `StandardScaler` does; targets by the first rows.
+    """
+    if why := missing("river"):
+        raise Unsupported(why)
+    datasets, preprocessing = (import_module(f"river.{m}") for m in ("datasets", "preprocessing"))
+    scaler, rows, targets = preprocessing.StandardScaler(), [], []
+    for x, y in islice(datasets.TrumpApproval(), 100 if quick else None):
+        scaler.learn_one(x)
+        rows.append([*scaler.transform_one(x).values()])
+        targets.append(y)
+    first = np.array(targets[:FIRST_ROWS])
+    y = (np.array(targets) - first.mean()) / first.std()
+    return np.array(rows, np.float32), y.astype(np.float32), float(first.std())
+
+
+def streamed(
+    make: Callable[[], Any], rows: Sequence[Any], y: Array, unit: float, forms: Sequence[Any]
+) -> Way:
+    """A way that predicts each row before it learns it, from a new learner in each pass.
+
+    Parameters
+    ----------
+    make : a new learner's functions of a row, predict and learn
+    forms : the targets in the form that the learner takes
+    """
+
+    def learn() -> list[float]:
+        predict, learn_row = make()
+        predictions = []
+        for x, target in zip(rows, forms, strict=True):
+            predictions.append(predict(x))
+            learn_row(x, target)
+        return predictions
+
+    made = np.array([float(np.ravel(p)[0]) for p in learn()])
+    error = unit * float(np.abs(made - y)[FIRST_ROWS:].mean())
+    return Way(repeated(learn), len(rows), mae=error)
+
+
+def fastmlp_stream(quick: bool) -> Ways:
+    from fastmlp import MLP, Adam
+
+    x, y, unit = stream_of(quick)
+
+    def make() -> Any:
+        net = MLP((x.shape[1], *HIDDEN, 1), optimizer=Adam(RATE), seed=0)
+        return net.predict, getattr(net, OURS, partial(net.fit, epochs=1, batch_size=1))
+
+    rows, forms = list(x[:, None, :]), list(y[:, None, None])
+    name = f"MLP of {'-'.join(map(str, HIDDEN))}, Adam"
+    return {name: streamed(make, rows, y, unit, forms)}
+
+
+def sklearn_stream(quick: bool) -> Ways:
+    from sklearn.linear_model import SGDRegressor
+    from sklearn.neural_network import MLPRegressor
+
+    x, y, unit = stream_of(quick)
+    rows, forms = list(x[:, None, :]), list(y[:, None])
+
+    def of_model(model: Any) -> Any:
+        model.partial_fit(rows[0], [0.0])
+        return model.predict, model.partial_fit
+
+    nets = partial(
+        MLPRegressor, hidden_layer_sizes=HIDDEN, learning_rate_init=RATE, batch_size=1, alpha=0.0
+    )
+    return {
+        f"MLPRegressor of {'-'.join(map(str, HIDDEN))}, Adam": streamed(
+            lambda: of_model(nets(random_state=0)), rows, y, unit, forms
+        ),
+        "SGDRegressor": streamed(
+            lambda: of_model(SGDRegressor(random_state=0)), rows, y, unit, forms
+        ),
+    }
+
+
+def river_stream(quick: bool) -> Ways:
+    x, y, unit = stream_of(quick)
+    linear, trees = (import_module(f"river.{m}") for m in ("linear_model", "tree"))
+    rows = [dict(enumerate(row)) for row in x.tolist()]
+
+    def of_model(kind: Any) -> Any:
+        model = kind()
+        return model.predict_one, model.learn_one
+
+    kinds = (linear.LinearRegression, trees.HoeffdingTreeRegressor)
+    return {
+        kind.__name__: streamed(partial(of_model, kind), rows, y, unit, y.tolist())
+        for kind in kinds
+    }
+
+
+CALLS: dict[str, dict[str, Callable[[bool], Ways]]] = {
+    "iris": {
+        "fastmlp": partial(iris, "fastmlp"),
+        "sklearn": partial(iris, "sklearn.neural_network"),
+    },
+    "table row": {
+        "fastmlp": partial(table_row, "fastmlp"),
+        "lightgbm": partial(table_row, "lightgbm"),
+    },
+    "stream": {"fastmlp": fastmlp_stream, "sklearn": sklearn_stream, "river": river_stream},
+}

@@ -1,0 +1,196 @@
+"""Steps that are called from Python, beside the step inside a fit and the peers' steps.
+
+Beside them what else is short: a fit of one batch, `partial_fit` of one, a small estimator's fit,
+the prediction of a row of a table, and a stream whose rows are learned one at a time.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from benchmarks.output import DOCS, Table
+from benchmarks.peers import PEERS, one_step
+from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT
+from benchmarks.race import Race, timed, ways_in_turns
+from benchmarks.scores import Quartiles, Record, digits, over, quartiles, ways
+from benchmarks.workloads import CE, Workload
+
+PAGE = DOCS / "steps.md"
+COLUMNS = ("jax", "torch", "compile", "keras", "sklearn")
+SECONDS = 0.05
+NETS = (
+    Workload((8, 64, 64, 2), 64, 6_400),
+    Workload((2, 4, 1), 4, 8_000, "sigmoid"),
+    Workload((4, 64, 64, 1), 1, 2_000),
+    Workload((784, 128, 10), 128, 12_800, loss=CE),
+)
+BY_NAME = {load.name: load for load in NETS}
+STREAM = "stream"
+TASKS = (*BY_NAME, "iris", "table row", STREAM)
+
+
+class Aim(NamedTuple):
+    """What is to hold of a net's step: at most so many times the step inside a fit, at most so many
+    microseconds, and at least so many times faster than peers."""
+
+    inside: float | None = None
+    us: float | None = None
+    peers: dict[str, float] = {}  # noqa: RUF012
+
+
+TINY = Aim(us=3.0, peers={"jax": 12, "torch": 40})
+AIMS = {
+    "8-64-64-2@64": Aim(1.3, None, {"jax": 4, "torch": 12}),
+    "2-4-1@4": TINY,
+    "4-64-64-1@1": TINY,
+    "784-128-10@128": Aim(1.05),
+}
+
+
+class ShortCall(NamedTuple):
+    """A call beside a peer's: how it is found in the records, and how many times the peer's time is
+    to be over it."""
+
+    title: str
+    task: str
+    way: str
+    peer: str | None
+    aim: str
+
+
+CALLS = (
+    ShortCall("`fit` of one batch, 8-64-64-2@64", "8-64-64-2@64", FIT, None, "80 us"),
+    ShortCall("`partial_fit` of one batch", "8-64-64-2@64", PARTIAL_FIT, "sklearn", "2.5x"),
+    ShortCall("`MLPClassifier.fit`, iris, `max_iter=1`", "iris", FIT, "sklearn", "2.2x"),
+    ShortCall("`TabularMLPRegressor.predict`, one row", "table row", "predict", "lightgbm", "1x"),
+)
+
+
+class Work:
+    """In a contestant's process: its ways of a task."""
+
+    def __init__(self, worker: Any, quick: bool, task: str) -> None:
+        self.clock = worker.clock
+        self.ways = one_step.ways(worker.name, BY_NAME.get(task, task), quick)
+        for way in self.ways.values():
+            way.run(1)
+        facts = {name: {"mae": way.mae, "units": way.units} for name, way in self.ways.items()}
+        self.about = {"ways": facts}
+
+    def turn(self, name: str, calls: int) -> Record:
+        """The seconds of a step or of a row, of many calls after some."""
+        way = self.ways[name]
+        way.run(calls // 10)
+        return {"seconds": timed(partial(way.run, calls), self.clock)[0] / (calls * way.units)}
+
+
+def measure(race: Race, *tasks: str) -> list[Record]:
+    """A record per task, contestant and way: seconds by turn."""
+    records = []
+    for task in filter(race.asked_for, tasks or TASKS):
+        few = race._replace(contestants=race.those(one_step.makers(BY_NAME.get(task, task))))
+        records += ways_in_turns(few, "steps", f"steps, {task}", SECONDS, task=task)
+    return records
+
+
+class StepsOfTask(NamedTuple):
+    """The records of a task at a number of threads that have turns."""
+
+    name: str
+    records: list[Record]
+
+    def ours(self, way: str) -> Record | None:
+        """fastmlp's record of a way."""
+        ours = (r for r in self.records if r["contestant"] == "fastmlp" and r["way"] == way)
+        return next(ours, None)
+
+    def us(self, way: str) -> str:
+        """Microseconds of a way of fastmlp's."""
+        record = self.ours(way)
+        return digits(1e6 * quartiles(record["seconds"]).median) if record else "-"
+
+    def fastest(self, peer: str, way: str) -> tuple[Quartiles, Record] | None:
+        """The least of a peer's times over a way of fastmlp's, by turn, and its record."""
+        ours = self.ours(way)
+        theirs = [r for r in self.records if r["contestant"] == peer]
+        ratios = [(over(r["seconds"], ours["seconds"]), r) for r in theirs] if ours else []
+        return min(ratios, key=lambda pair: pair[0].median, default=None)
+
+    def cell(self, peer: str, way: str, aim: float | None = None) -> str:
+        """A peer's least ratio, and what it is to be."""
+        fastest = self.fastest(peer, way)
+        return _aimed(fastest[0].cell, aim, "at least") if fastest else "-"
+
+
+def _aimed(cell: str, aim: float | None, word: str, unit: str = "x") -> str:
+    return cell if aim is None else f"{cell}, {word} {aim:g}{unit}"
+
+
+def tasks_of(results: Record, threads: int) -> dict[str, StepsOfTask]:
+    """The tasks that have turns, by name."""
+    records = [r for r in results["steps"] if r["seconds"] and r["threads"] == threads]
+    names = dict.fromkeys(r["task"] for r in records)
+    return {name: StepsOfTask(name, [r for r in records if r["task"] == name]) for name in names}
+
+
+def most_threads(results: Record) -> int:
+    """The number of threads that the page shows."""
+    return max((r["threads"] for r in results["steps"]), default=1)
+
+
+def table(results: Record, threads: int) -> Iterator[str]:
+    """Steps of nets, short calls and the stream, for the page."""
+    tasks = tasks_of(results, threads)
+    yield from _nets([task for name, task in tasks.items() if name in BY_NAME])
+    yield from _calls(tasks)
+    if STREAM in tasks:
+        yield from _stream(tasks[STREAM])
+
+
+def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
+    if not tasks:
+        return
+    yield (
+        f"\nMicroseconds of a call of `{OURS}`, and of a step inside a long `fit`; the ratio of "
+        f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns, "
+        "and what is to hold.\n"
+    )
+    rows = []
+    for task in tasks:
+        aim, inside = AIMS[task.name], task.ours(INSIDE)
+        step = task.ours(OURS)
+        ratio = over(step["seconds"], inside["seconds"]).cell if step and inside else "-"
+        cells = [_aimed(task.us(OURS), aim.us, "at most", " us"), task.us(INSIDE)]
+        cells += [_aimed(ratio, aim.inside, "at most")]
+        rows.append([task.name, *cells, *(task.cell(n, OURS, aim.peers.get(n)) for n in COLUMNS)])
+    titles = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
+    yield from Table([*titles, *(f">{PEERS[n].title}" for n in COLUMNS)], rows).markdown()
+    for name in COLUMNS:
+        fastest = [pair[1] for task in tasks if (pair := task.fastest(name, OURS))]
+        if fastest:
+            yield ways(f"{PEERS[name].title}, the fastest of its ways", fastest)
+
+
+def _calls(tasks: dict[str, StepsOfTask]) -> Iterator[str]:
+    rows = []
+    for call in (call for call in CALLS if call.task in tasks):
+        task = tasks[call.task]
+        peer = (PEERS[call.peer].title, task.cell(call.peer, call.way)) if call.peer else ("-", "-")
+        rows.append((call.title, task.us(call.way), *peer, call.aim))
+    if rows:
+        yield "\nOther short calls, microseconds, and a peer's time over fastmlp's:\n"
+        yield from Table(("call", ">fastmlp, us", "beside", ">ratio", ">aim"), rows).markdown()
+
+
+def _stream(task: StepsOfTask) -> Iterator[str]:
+    yield (
+        "\nA stream of river's, TrumpApproval: each row is predicted, then learned. The mean "
+        "absolute error of all predictions is in points of approval.\n"
+    )
+    rows = []
+    for r in sorted(task.records, key=lambda r: quartiles(r["seconds"]).median):
+        us = 1e6 * quartiles(r["seconds"]).median
+        cells = digits(us), f"{1e6 / us:,.0f}", f"{r['mae']:.3f}"
+        rows.append((PEERS[r["contestant"]].title, r["way"], *cells))
+    titles = ("by", "learner", ">us a row", ">rows a second", ">mean absolute error")
+    yield from Table(titles, rows).markdown()
