@@ -1,11 +1,12 @@
 """Compiled blocks: kernels, and rules in loops over memory, as machine code with an address."""
 
 import ctypes
+import gc
 import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import RLock
 from types import FunctionType, MethodType
 from typing import Any
@@ -57,7 +58,7 @@ class NativeCode:
     """
 
     def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:
-        with global_compiler_lock:
+        with global_compiler_lock, _without_collections():
             self._library, symbol = _loaded(cache) or _compiled(function, cache, light=light)
             self.address: int = self._library.get_pointer_to_function(symbol)
         words = [ctypes.c_int64] * n_words(function)
@@ -71,6 +72,22 @@ class NativeCode:
 
 def _codegen() -> Any:
     return cpu_target.target_context.codegen()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Switch Python's garbage collector off, and on again if it was on: hundreds of thousands of
+    nodes and instructions are alive, which it would look through again and again.
+
+    The compiler's lock is held, so threads come here one after the other.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _loaded(cache: CodeCache | None) -> tuple[Any, str] | None:
