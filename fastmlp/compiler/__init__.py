@@ -32,6 +32,7 @@ from fastmlp.compiler.memory import (
     rows,
     stack,
 )
+from fastmlp.compiler.source import hinted
 
 __all__ = [
     "COMPILER",
@@ -47,6 +48,7 @@ __all__ = [
     "flush_denormals",
     "flushed",
     "fma",
+    "hinted",
     "is_ours",
     "kernel",
     "load_acquire",

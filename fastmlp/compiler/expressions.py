@@ -116,13 +116,16 @@ class Expressions:
     ----------
     builder : llvmlite's IRBuilder
     outside : dict, the names of the module and the closure
+    zeros : dict, names of the fields that are 0, by the dtype of their records
     """
 
     builder: Any
     outside: dict[str, Any]
 
-    def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
-        self.builder, self.outside = builder, outside
+    def __init__(
+        self, builder: Any, outside: dict[str, Any], zeros: dict[Any, frozenset[str]]
+    ) -> None:
+        self.builder, self.outside, self.zeros = builder, outside, zeros
         self.names: dict[str, Any] = {}
         self.thread: Any = 0
 
@@ -257,6 +260,8 @@ class Expressions:
     def _Attribute(self, node: ast.Attribute) -> Any:
         owner = self.value(node.value)
         if isinstance(owner, RecordOperand):
+            if node.attr in self.zeros.get(owner.dtype, ()):
+                return 0
             dtype = owner.dtype.fields[node.attr][0]  # type: ignore[index]
             place = self.field(owner, node.attr)
             return Number(self.builder.load(place), dtype)

@@ -2,15 +2,54 @@
 
 import ast
 import linecache
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from types import FunctionType
-from typing import Any
+from types import FunctionType, MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from fastmlp.compiler.operands import Unsupported
 
 Definition = ast.FunctionDef
+F = TypeVar("F", bound=Callable[..., None])
+# Of records, by their classes, the names of some fields.
+Fields = Mapping[Any, Sequence[str]]
+
+
+NO_FIELDS: Fields = MappingProxyType({})
+
+
+class Hints(NamedTuple):
+    """What the translator may assume of a block.
+
+    Attributes
+    ----------
+    control : bool
+        True if the block's loops are short, or of vectors already: LLVM runs few passes.
+    zeros : fields of records that are 0 whenever the block runs; code for other values is left out
+    """
+
+    control: bool = False
+    zeros: Fields = NO_FIELDS
+
+
+_HINTS = "fastmlp_hints"
+
+
+def hinted(*, control: bool = False, zeros: Fields = NO_FIELDS) -> Callable[[F], F]:
+    """Give a block's function hints; Numba compiles it without them."""
+
+    def add(function: F) -> F:
+        setattr(function, _HINTS, Hints(control, zeros))
+        return function
+
+    return add
+
+
+def hints_of(function: Callable[..., None]) -> Hints:
+    """Return a function's hints."""
+    hints: Hints = getattr(function, _HINTS, Hints())
+    return hints
 
 
 def definition_of(function: FunctionType) -> Definition:

@@ -36,7 +36,9 @@ from fastmlp.compiler.source import check_shared, definition_of, names_of
 
 
 class Functions(Protocol):
-    """The functions of a module, which statements may define."""
+    """The functions of a module, which statements may define, and the fields that are 0."""
+
+    zeros: dict[Any, frozenset[str]]
 
     def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
         """Return a function for arguments of such kinds, which returns nothing."""
@@ -74,7 +76,7 @@ class Body(Expressions):
         arguments: tuple[Any, ...],
         names: list[str] | None = None,
     ) -> None:
-        super().__init__(builder, names_of(function))
+        super().__init__(builder, names_of(function), unit.zeros)
         self._unit, self._definition, self._function = unit, definition_of(function), function
         if names is None:
             names = [argument.arg for argument in self._definition.args.args]

@@ -28,7 +28,7 @@ from fastmlp.compiler.operands import (
     loaded,
     registers_of,
 )
-from fastmlp.compiler.source import grouped, n_words
+from fastmlp.compiler.source import Fields, grouped, hints_of, n_words
 from fastmlp.compiler.statements import Body
 
 # With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
@@ -46,18 +46,28 @@ def translate(function: FunctionType, symbol: str) -> Any:
     Unsupported
         If the function, or a function that it calls, is not in the subset.
     """
-    unit = Unit()
+    hints = hints_of(function)
+    unit = Unit(hints.zeros)
     words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
     unit.define(function, grouped(function, words), symbol)
+    if hints.control:
+        unit.inline_once_called()
     return unit.module
 
 
 class Unit:
-    """A module, and the functions defined in it."""
+    """A module, and the functions defined in it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    zeros : fields of records that are 0
+    """
+
+    def __init__(self, zeros: Fields) -> None:
         self.module: Any = ir.Module()
+        self.zeros = {kind.dtype: frozenset(names) for kind, names in zeros.items()}
         self._defined: dict[Any, ir.Function] = {}
+        self._n_calls: dict[ir.Function, int] = {}
 
     def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
         """Return the LLVM function of a function without a result, for arguments of these kinds."""
@@ -69,7 +79,15 @@ class Unit:
             self._defined[key] = made
             Body(self, builder, function, in_registers(arguments, iter(made.args))).run()
             builder.ret_void()
-        return self._defined[key]
+        made = self._defined[key]
+        self._n_calls[made] = self._n_calls.get(made, 0) + 1
+        return made
+
+    def inline_once_called(self) -> None:
+        """Let LLVM inline each function that is called in one place."""
+        for made, n in self._n_calls.items():
+            if n == 1 and made.linkage == "internal":
+                made.attributes.add("alwaysinline")
 
     def define_loop(
         self, function: FunctionType, node: ast.For, captured: dict[str, Any]

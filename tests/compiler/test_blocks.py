@@ -1,8 +1,10 @@
 """Rules as compiled blocks: the same numbers as the rule, in its precision, compiled once."""
 
 import functools
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from numba.extending import register_jitable
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import block_of, blocks, cache, call, row
-from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import INLINED
+from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -400,6 +403,68 @@ def test_a_rule_that_does_not_compile_fails_again_with_the_same_words() -> None:
     for _ in range(2):
         with pytest.raises(TypeError, match=r"^the rule 'no_rule' does not compile"):
             block_of(elementwise.activation_loop, "float32", no_rule)
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Python's garbage collector, on again at the end."""
+    yield
+    gc.enable()
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, then: Callable[..., Any]) -> list[bool]:
+    """Whether the collector is on at each translation, in place of which `then` is called."""
+    states: list[bool] = []
+
+    def translate(function: Any, symbol: str) -> Any:
+        states.append(gc.isenabled())
+        return then(function, symbol)
+
+    monkeypatch.setattr(blocks, "translate", translate)
+    return states
+
+
+def does_nothing(address: int) -> None:
+    pass
+
+
+@only_compiled
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_off_while_a_block_is_compiled(
+    on: bool, monkeypatch: pytest.MonkeyPatch, collector: None
+) -> None:
+    states = seen(monkeypatch, blocks.translate)
+    (gc.enable if on else gc.disable)()
+    NativeCode(does_nothing, None, light=True)  # type: ignore[arg-type]
+    assert states == [False]
+    assert gc.isenabled() == on
+
+
+@only_compiled
+def test_the_collector_is_on_again_after_errors_and_compilations_within_others(
+    monkeypatch: pytest.MonkeyPatch, collector: None
+) -> None:
+    def refused(function: Any, symbol: str) -> Any:
+        raise Unsupported("no")
+
+    def nested(function: Any, symbol: str) -> Any:
+        seen(monkeypatch, refused)
+        with pytest.raises(Unsupported):
+            NativeCode(function, None, light=True)
+        assert not gc.isenabled()
+        raise Unsupported("within")
+
+    seen(monkeypatch, nested)
+    with pytest.raises(Unsupported):
+        NativeCode(does_nothing, None, light=True)  # type: ignore[arg-type]
+    assert gc.isenabled()
+
+
+@only_compiled
+def test_the_collector_is_on_again_after_threads_that_compile(collector: None) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: NativeCode(does_nothing, None, light=True), range(6)))  # type: ignore[arg-type]
+    assert gc.isenabled()
 
 
 FORK_WHILE_LOCKED = """

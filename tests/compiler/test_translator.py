@@ -17,7 +17,17 @@ from fastmlp.backends.cpu.kernels import elementwise, epoch, step
 from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.backends.cpu.threads import team
-from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
+from fastmlp.compiler import (
+    Record,
+    block_of,
+    call,
+    coefficients_at,
+    hinted,
+    njit,
+    record_at,
+    row,
+    rows,
+)
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.operands import Unsupported
@@ -41,6 +51,71 @@ def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[
     function(expected.ctypes.data, *arguments)
     np.testing.assert_array_equal(out, expected)
     return out.tolist()
+
+
+class Switches(Record):
+    """Some fields."""
+
+    size: int
+    extra: int
+
+
+class Others(Record):
+    """Fields of the same names, of another record."""
+
+    extra: int
+    size: int
+
+
+def reading(zeros: Any) -> Any:
+    """A block that copies fields; with hints."""
+
+    def copy(out: int, switches: int, others: int) -> None:
+        values = row(out, 4, np.float64)
+        mine, theirs = record_at(switches, Switches), record_at(others, Others)
+        values[0], values[1] = mine.size, mine.extra
+        values[2], values[3] = theirs.size, theirs.extra
+        if mine.extra:
+            values[:] = 7.0
+
+    return hinted(zeros=zeros)(copy)
+
+
+def test_hinted_fields_are_zeros_and_branches_on_them_are_left_out() -> None:
+    out = np.zeros(4)
+    switches, others = np.full(2, 3, np.int64), np.full(2, 5, np.int64)
+    places = [array.ctypes.data for array in (out, switches, others)]
+    native(reading({})).entry(*places)
+    assert out.tolist() == [7, 7, 7, 7]
+    code = native(reading({Switches: ("extra",)}))
+    code.entry(*places)
+    assert out.tolist() == [3, 0, 5, 5]
+    assert "7.0" not in code.inspect_llvm()
+
+
+@njit
+def fill(out: int, number: float) -> None:
+    values = row(out, 3, np.float64)
+    for i in range(3):
+        values[i] += number * i
+
+
+@pytest.mark.parametrize("n_calls", [1, 2])
+def test_a_block_of_control_has_the_numbers_of_others(n_calls: int) -> None:
+    def once(out: int) -> None:
+        fill(out, 0.1)
+
+    def twice(out: int) -> None:
+        fill(out, 0.1)
+        fill(out, 0.2)
+
+    out = np.zeros((2, 3))
+    for numbers, add in zip(out, (lambda f: f, hinted(control=True)), strict=True):
+        code = native(add((once, twice)[n_calls - 1]))
+        code.entry(numbers.ctypes.data)
+    assert out[0].tolist() == out[1].tolist()
+    # Of the last, a block of control: what it calls once is inlined.
+    assert (" call " in code.inspect_llvm()) == (n_calls == 2)
 
 
 def test_words_without_sign_are_mixed_as_in_python() -> None:

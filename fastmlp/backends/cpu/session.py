@@ -24,16 +24,25 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
-from fastmlp.backends.cpu.kernels.rule_blocks import names_of, phase
+from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
 from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
-from fastmlp.backends.cpu.plan.records import NONE, Job, address, fields_of
+from fastmlp.backends.cpu.plan.records import (
+    NONE,
+    BlockAddresses,
+    Job,
+    Layer,
+    Net,
+    Watch,
+    address,
+    fields_of,
+)
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.protocol import Data
-from fastmlp.compiler import Block, block_of
+from fastmlp.compiler import COMPILER, Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import NormLimit
@@ -53,6 +62,7 @@ class Session:
     blocks : the blocks of the phases by their names
     workspace : Workspace
     moments : Moments, the optimizer's state, or None without training
+    plain : bool, True while phases run in their plain form: no field of `FEATURES` is set
     rows : int, the rows of a chunk: the `rows` given, else those of the partition
     kind : tuple, what calls have in common that share an autotuner
     partition : Partition, how a step is divided
@@ -63,6 +73,7 @@ class Session:
     """
 
     partition: Partition
+    plain: bool
     rows: int
     kind: tuple[Any, ...]
     workspace: Workspace
@@ -150,7 +161,15 @@ class Session:
         """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
         names = names_of(train=train, paired=any(self.workspace.paired))
-        self.blocks = {name: phase(name, dtype) for name in names}
+        tables = (
+            (self.plan.net, Net),
+            (self.plan.layers, Layer),
+            (self.plan.blocks, BlockAddresses),
+        )
+        self._watches = [Watch(*table) for table in tables]
+        self._form: tuple[bool, bool] | None = None
+        self._formed = [name for name in names if name in WITH_PLAIN_FORM]
+        self.blocks = {name: phase(name, dtype) for name in names if name not in self._formed}
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
         if train and partition.single_row:
@@ -167,6 +186,8 @@ class Session:
         """Point the plan to each thread's replica of the net, and to the block of microbatches."""
         self._replicas, self._identity = replicas, replicas.identity
         self._blocks["microbatches"] = block_of(microbatches, self._network.dtype).address
+        self.net["microbatch_rows"] = self.partition.microbatch_rows
+        self._choose_form()
         replicas.attach(self.net, self.plan.blocks)
         self.keep_gradient()
 
@@ -240,6 +261,20 @@ class Session:
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
+        self._choose_form()
+
+    def _choose_form(self) -> None:
+        """Point the plan to the form of the phases that its records ask for."""
+        # Numba knows no fields that are 0.
+        self.plain = COMPILER == "translator" and not any(watch.sees() for watch in self._watches)
+        form = (self.plain, self.net["factors"] != 0)
+        if form == self._form:
+            return
+        self._form, dtype = form, self._network.dtype
+        for name in self._formed:
+            options = {"by_norm": True} if name == "update" and form[1] else {}
+            self.blocks[name] = phase(name, dtype, plain=self.plain, **options)
+            self._blocks[name] = self.blocks[name].address
 
     def point_to_draws(self, n_bytes: int) -> None:
         """Set the bytes from a step's coefficients to the numbers of dropout."""
@@ -257,13 +292,12 @@ class Session:
 
     def clip_by_norm(self, limit: NormLimit | None) -> None:
         """Clip the gradient by its norm from now on; None: do not."""
-        self._blocks["update"] = phase("update", self._network.dtype, limit is not None).address
-        if limit is None:
-            self.net["factors"] = 0
-            return
-        self.keep_gradient()
-        self._norms = self._norms or Norms(self.plan, self._network.dtype)
-        self._norms.attach(self.net, self._blocks, limit)
+        self.net["factors"] = 0
+        if limit is not None:
+            self.keep_gradient()
+            self._norms = self._norms or Norms(self.plan, self._network.dtype)
+            self._norms.attach(self.net, self._blocks, limit)
+        self._choose_form()
 
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and write the transposed copies of the weights."""

@@ -82,12 +82,22 @@ PHASES: dict[str, Factory] = {
         small_batch, train, evaluate, predict, objective,
     )
 }  # fmt: skip
+# The plain forms of three phases.
+PLAIN: dict[str, Factory] = {
+    f"plain {factory.__name__}": partial(factory, plain=True)
+    for factory in (forward_backward, update, train)
+}
+PHASES |= PLAIN
 # Phases that multiply by themselves: the sums of few outputs, and what a single row needs.
-THAT_MULTIPLY = ("forward_backward", "forward_backward_by_panels", "update")
+THAT_MULTIPLY = (
+    "forward_backward", "forward_backward_by_panels", "update", "plain forward_backward",
+    "plain update",
+)  # fmt: skip
 # Those that calculate: they add sums, weigh deltas, add gradients.
-THAT_CALCULATE = {*THAT_MULTIPLY, "train", "objective"}
+THAT_CALCULATE = {*THAT_MULTIPLY, "train", "plain train", "objective"}
 # Counts and losses are float64 there by design.
 WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_blocks", "descend"}
+WIDE |= {"plain forward_backward", "plain train"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
 STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}

@@ -200,14 +200,24 @@ class Runner:
         n_joins = 1 if by_microbatches else several + (tiles > 0)
         return Work(shared * self.network.layout.n_weights * rows, n_joins)
 
-    def run(self, driver: Callable[..., Any], session: JobHolder, work: Work, **fields: Any) -> Any:
-        """Set fields of the session's job, run the driver on it, and return the job."""
+    def run(
+        self,
+        driver: Callable[..., Any],
+        session: JobHolder,
+        work: Work,
+        *,
+        plain: bool = False,
+        **fields: Any,
+    ) -> Any:
+        """Set fields of the session's job, run the driver on it, and return the job; `plain`: the
+        driver's plain form."""
         task_pool.check()
         job = session.job
         for name, value in fields.items():
             job[name] = value
         threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
-        block, start = _driver(driver, self.network.dtype), time.perf_counter()
+        options = {"plain": True} if plain else {}
+        block, start = _driver(driver, self.network.dtype, **options), time.perf_counter()
         awake = worker_pool.run(
             block, session.record, threads.n, threads.region, threads.pieces, threads.patient
         )

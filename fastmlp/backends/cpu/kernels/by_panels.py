@@ -24,6 +24,7 @@ from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
     flushed,
+    hinted,
     njit,
     prange,
     record_at,
@@ -128,6 +129,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
         for i in range(net.n_layers - 1 if mode == TRAIN else 0, net.lowest, -1):
             backward(team, nets, n_parts, i)
 
+    @hinted(control=True)
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:
         forward_backward_by_panels(team, records_at(net, 1, Net), n_parts, mode, split)
 

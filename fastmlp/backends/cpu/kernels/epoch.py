@@ -11,8 +11,8 @@ from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
-from fastmlp.compiler import call, njit, record_at, row
+from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
+from fastmlp.compiler import call, hinted, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 
 
@@ -98,9 +98,10 @@ def nothing(net: Net, job: Job) -> None:
     """Do nothing: no step is pending."""
 
 
-def train(scalar: Scalar) -> Kernel:
-    """Make the driver of training by batches."""
-    return training(scalar, steps(scalar), nothing)
+def train(scalar: Scalar, plain: bool = False) -> Kernel:
+    """Make the driver of training by batches; with `plain` of nets without `FEATURES`."""
+    driver = training(scalar, steps(scalar), nothing)
+    return hinted(zeros=FEATURES)(driver) if plain else driver
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:

@@ -13,7 +13,15 @@ from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outpu
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import BLOCK, RELU_DROPPED, Batch, BlockAddresses, Layer, Net
+from fastmlp.backends.cpu.plan.records import (
+    BLOCK,
+    FEATURES,
+    RELU_DROPPED,
+    Batch,
+    BlockAddresses,
+    Layer,
+    Net,
+)
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.gemm import next_panels
 from fastmlp.backends.cpu.simd.microkernel import (
@@ -29,6 +37,7 @@ from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
     call,
     flushed,
+    hinted,
     njit,
     prange,
     record_at,
@@ -268,8 +277,8 @@ def _backward(scalar: Scalar) -> Kernel:
     return backward_layer
 
 
-def forward_backward(scalar: Scalar) -> Kernel:
-    """Make the block of phase one by rows."""
+def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
+    """Make the block of phase one by rows; with `plain` of nets without `FEATURES`."""
     gather, forward_layer, add_partial_sums, backward_layer = layer_kernels(scalar)
     finish = output_layer(scalar)
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
@@ -318,6 +327,7 @@ def forward_backward(scalar: Scalar) -> Kernel:
                     backward_layer(net, i, (0, net.max_width), (at, n))
             restored(flush)
 
+    @hinted(control=True, zeros=FEATURES if plain else {})
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:
         forward_backward(team, records_at(net, 1, Net), n_parts, mode, split)
 

@@ -13,7 +13,15 @@ from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import NONE, Batch, BlockAddresses, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import (
+    FEATURES,
+    NONE,
+    Batch,
+    BlockAddresses,
+    Layer,
+    Net,
+    Tile,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
@@ -23,6 +31,7 @@ from fastmlp.compiler import (
     call,
     fence,
     flushed,
+    hinted,
     njit,
     prange,
     record_at,
@@ -307,9 +316,10 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
     return update_tile
 
 
-def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
+def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel:
     """Make the block of phase two; with `by_norm` the one that sums the squares of the gradient
-    where it is stored, and clips it where the step is taken."""
+    where it is stored, and clips it where the step is taken; with `plain` of nets without
+    `FEATURES`."""
     update_tile = _tile_update(scalar, by_norm)
     panel_bytes = PANEL_ROWS * lanes_of(scalar) * np.dtype(scalar).itemsize
     gradient_bytes = LARGEST_TILE[1] * panel_bytes
@@ -339,6 +349,7 @@ def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
                 fence()
             restored(flush)
 
+    @hinted(control=True, zeros=FEATURES if plain else {})
     def enter(
         team: int, net: int, n_parts: int, n_rows: int, more: int, ends: int, apply: int, split: int
     ) -> None:

@@ -116,7 +116,6 @@ class Replicas:
         self._partials: NDArray[Any] = aligned(n_microbatches * parameters.size, parameters.dtype)
         self._losses = aligned(-(-rows // STRIP_ROWS), np.float64)
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
-        self._microbatch_rows = microbatch_rows
         n_bytes = sum(getattr(it, name).nbytes for it in others for name in OWN)
         self.n_bytes = n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
 
@@ -127,7 +126,7 @@ class Replicas:
 
     def attach(self, net: Any, blocks: Any) -> None:
         """Write the replicas' addresses to a net's record, and copy the net's blocks to them."""
-        net["replicas"], net["microbatch_rows"] = address(self._addresses), self._microbatch_rows
+        net["replicas"] = address(self._addresses)
         net["partials"], net["strip_losses"] = address(self._partials), address(self._losses)
         for plan in self._plans:
             plan.blocks[:] = blocks

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
+from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.first_layer.csr import (
     sparse_columns,
     sparse_forward,
@@ -132,6 +133,8 @@ def _options(optimizer: Optimizer) -> dict[str, Any]:
 
 
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")
+# Those with a plain form, of nets without `FEATURES`.
+WITH_PLAIN_FORM = ("forward_backward", "update")
 PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "product": (product, {"by_column": False}),
     "gradient_product": (product, {"by_column": True}),
@@ -159,6 +162,7 @@ OTHERS = (
     forward_backward_by_panels,
     row_backward,
     single_row.descend,
+    train,
     sparse_forward,
     sparse_columns,
     sparse_gradient,
@@ -176,6 +180,8 @@ def compile_others(dtype: np.dtype[Any]) -> None:
     """Compile the blocks that only some sessions need."""
     for factory in OTHERS:
         block_of(factory, dtype)
+    for name in WITH_PLAIN_FORM:
+        phase(name, dtype)
     phase("update", dtype, by_norm=True)
 
 
@@ -192,11 +198,14 @@ def names_of(*, train: bool, paired: bool) -> list[str]:
 
 
 @cache
-def phase(name: str, dtype: np.dtype[Any], by_norm: bool = False) -> Block:
-    """Return the block of a phase, by its name; `by_norm`: of the update that clips by norm."""
+def phase(name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False) -> Block:
+    """Return the block of a phase, by its name; `by_norm`: of the update that clips by norm;
+    `plain`: of nets without `FEATURES`."""
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}
+    if plain:
+        options = {**options, "plain": True}
     if options.get("pairs"):
         # As the host multiplies them: the code cache must know.
         options = {**options, "pairs": pair_products()}

@@ -246,7 +246,9 @@ class Trainer:
             unit = ALONE
         elif cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
-        return self._engine.run(self._driver, self._session, unit.times(n_units), **fields)
+        plain = self._driver is epoch.train and self._session.plain
+        work = unit.times(n_units)
+        return self._engine.run(self._driver, self._session, work, plain=plain, **fields)
 
     @property
     def n_bytes(self) -> int:
