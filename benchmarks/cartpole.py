@@ -121,6 +121,8 @@ def lines(results: Record) -> Iterator[str]:
     yield from output.Table((">seed", *titles), rows).markdown()
     per_step = {who: _per_step([r for r in records if r["who"] == who]) for who in CONTESTANTS}
     mine, theirs = per_step.values()
+    if not (mine and theirs):
+        return
     yield (
         f"\nA step of the environment, with its share of the training: {mine:.0f} us with fastmlp, "
         f"{theirs:.0f} us with stable-baselines3, {theirs / mine:.1f} times as much. "
