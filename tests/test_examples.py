@@ -27,6 +27,7 @@ def test_there_are_examples() -> None:
         "lbfgs",
         "pipeline",
         "many_nets",
+        "cartpole",
     }
 
 

@@ -14,14 +14,23 @@ class NetLock:
 
     Code that has released the GIL holds `parameters` while it reads or writes all parameters.
     One thread at a time is inside `training`: it owns the optimizer's state.
+
+    Attributes
+    ----------
+    owner : who owns the optimizer's state, or None
+    n_owners : int, how many have been inside `training`
     """
 
+    owner: object
+    n_owners: int
+
     def __init__(self) -> None:
+        self.n_owners = 0
         self._renew()
 
     def _renew(self) -> None:
         self._lock, self._process = threading.RLock(), os.getpid()
-        self._trainer: object = None
+        self.owner = None
         self._caller: int | None = None
 
     def __reduce__(self) -> Any:
@@ -52,16 +61,17 @@ class NetLock:
         ticket = object()
         try:
             with self.parameters:
-                if self._trainer is not None:
+                if self.owner is not None:
                     raise RuntimeError(
                         f"{who}: a fit of this net is running, which owns its optimizer's state; "
                         "wait for its end, or train a copy: copy.deepcopy(net)"
                     )
-                self._trainer = ticket
+                self.owner = ticket
+                self.n_owners += 1
             yield
         finally:
-            if self._trainer is ticket:
-                self._trainer = None
+            if self.owner is ticket:
+                self.owner = None
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
@@ -75,7 +85,7 @@ class NetLock:
     @property
     def is_trained_elsewhere(self) -> bool:
         """True if a fit is changing its state, and this thread does not run its callbacks."""
-        return self._trainer is not None and self._caller != threading.get_ident()
+        return self.owner is not None and self._caller != threading.get_ident()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:

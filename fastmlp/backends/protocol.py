@@ -128,6 +128,31 @@ class RankExchange(Protocol):
         ...
 
 
+class QuickStep(Protocol):
+    """Steps of a trainer on plain rows in one call, as many rows as it was made for.
+
+    Attributes
+    ----------
+    slots : by which it is known if the optimizer's state lies elsewhere since
+    """
+
+    @property
+    def slots(self) -> object: ...
+
+    def point_to(self, table: Array, first_step: int) -> None:
+        """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
+        ...
+
+    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
+        """Take the step of this number, if its loss is finite; return the loss, or None where rows
+        need a check or a copy."""
+        ...
+
+    def has_taken(self, step: int) -> bool:
+        """Return True if the last call took this step."""
+        ...
+
+
 class Trainer(Protocol):
     """One fit's buffers on a device. A unit is the least work of a call, at most a step."""
 
@@ -155,6 +180,10 @@ class Trainer(Protocol):
 
     def resume(self, moments: Any, data: Any) -> None:
         """Go on, on these rows, as many as before, from the parameters and slots of now."""
+        ...
+
+    def pause(self) -> QuickStep | None:
+        """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
         ...
 
     def begin(self) -> None:

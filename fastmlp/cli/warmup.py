@@ -185,6 +185,11 @@ def _exercise(net: MLP) -> None:
         net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(gradient)
+    x, table = X.astype(net.dtype), y.astype(net.dtype)
+    for _ in range(2):
+        # The second is one call.
+        net.train_on_batch(x, table)
+        net.train_on_gradient(x, np.zeros((WIDTH, net.layer_sizes[-1]), net.dtype))
 
 
 def _compile_for_teams() -> None:

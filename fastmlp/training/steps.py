@@ -29,6 +29,9 @@ Array = NDArray[Any]
 Kind = Literal["batch", "gradient", "vjp"]
 # The trainers of all nets of the process; bytes, and how many.
 KEPT = BufferPool(1 << 26, 4096)
+WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
+# The steps whose coefficients are computed at once.
+TABLE_STEPS = 256
 # The sizes of batches whose trainers a net finds again.
 MOST_SIZES = 8
 
@@ -56,6 +59,12 @@ class Steps:
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         self._state = state
         self._trainers: dict[Any, weakref.ref[Kept]] = {}
+        # Those that are ready for rows of a shape, while nothing but this object trains the net.
+        self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
+        self._slots: object = None
+        self._n_owners = 0
+        # The coefficients of these steps.
+        self._table, self._steps = np.empty(0), range(0)
         self._checked: Optimizer | None = None
         self._warned = False
 
@@ -65,7 +74,10 @@ class Steps:
 
     def on_batch(self, X: Any, y: Any, sample_weight: Any) -> float:
         """Take a step on these rows; return their objective."""
-        who, engine = "MLP.train_on_batch", self._engines["batch"]
+        loss = self._quickly("batch", X, y, sample_weight)
+        if loss is not None:
+            return loss
+        who, engine = WHO["batch"], self._engines["batch"]
         self._check(who)
         if self._state.feature_names is None:
             validation.warn_of_forgotten(X, who)
@@ -76,7 +88,10 @@ class Steps:
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         """Take a step with the gradient by the raw outputs."""
-        who = "MLP.train_on_gradient"
+        matrix = type(output_gradient) is np.ndarray and output_gradient.ndim == 2
+        if matrix and self._quickly("gradient", X, output_gradient) is not None:
+            return
+        who = WHO["gradient"]
         self._check(who)
         self._step("gradient", self._given("gradient", X, output_gradient, who), who)
 
@@ -123,11 +138,56 @@ class Steps:
             )
         return engine.data(X, output_gradient, None, who)
 
+    def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
+        """Take the next step by one call, where it can; return the loss, or None."""
+        if type(X) is not np.ndarray:
+            return None
+        reference = self._ready[kind].get(X.shape)
+        kept = None if reference is None else reference()
+        if kept is None:
+            return None
+        state, quick = self._state, kept.quick
+        lock = state.lock
+        # Nobody else begins to train meanwhile: it is held to begin.
+        with lock.parameters:
+            if lock.owner is not None or lock.n_owners != self._n_owners:
+                return None
+            if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
+                return None
+            lock.owner, step = self, state.n_steps
+            try:
+                if kept.table is not self._table or step not in self._steps:
+                    self._fill(kept, step)
+                loss = quick(step, X, y, weight)
+                if loss is None:
+                    return None
+                if loss - loss == 0 or quick.has_taken(step):
+                    state.n_steps = step + 1
+                    return loss
+            except KeyboardInterrupt:
+                # It may have come as the call returned.
+                state.n_steps = step + quick.has_taken(step)
+                raise
+            finally:
+                lock.owner = None
+        self._warn(loss, WHO[kind])
+        return loss
+
+    def _fill(self, kept: "Kept", step: int) -> None:
+        """Give a trainer the coefficients of the next steps."""
+        if step not in self._steps:
+            self._steps = range(step, step + TABLE_STEPS)
+            coefficients = self._coefficients(step, TABLE_STEPS)
+            self._table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+        kept.table = self._table
+        kept.quick.point_to(kept.table, self._steps.start)
+
     def _step(self, kind: Kind, data: Data, who: str) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
         with state.lock.training(who):
-            trainer, step = self._trainer(kind, data), state.n_steps
+            kept, step = self._trainer(kind, data), state.n_steps
+            trainer = kept.trainer
             state.average_over(step, step + 1)
             coefficients, order = self._coefficients(step), trainer.plain_order()
             trainer.begin()
@@ -142,7 +202,15 @@ class Steps:
                     state.n_steps = step + 1
             if trainer.diverged:
                 self._warn(float(losses[0]), who)
+            self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
+
+    def _get_ready(self, kind: Kind, kept: "Kept", shape: Any) -> None:
+        """Prepare a trainer for steps by one call, after a step that may have followed others'."""
+        kept.quick, self._steps = kept.trainer.pause(), range(0)
+        if kept.quick is not None:
+            self._slots, self._n_owners = kept.quick.slots, self._state.lock.n_owners
+            self._ready[kind][shape] = weakref.ref(kept)
 
     def _warn(self, loss: float, who: str) -> None:
         """Warn, the first time, that a step was not taken."""
@@ -154,18 +222,21 @@ class Steps:
                 RuntimeWarning,
             )
 
-    def _coefficients(self, step: int) -> Rates:
-        """The numbers that a step takes."""
+    def _coefficients(self, step: int, n_steps: int = 1) -> Rates:
+        """The numbers that steps take."""
         state, network = self._state, self._engines["batch"].network
-        steps, groups = np.array([step]), groups_of(state.optimizer, network.factors).groups
+        steps, groups = (
+            step + np.arange(n_steps),
+            groups_of(state.optimizer, network.factors).groups,
+        )
         rates = rates_at(state.optimizer, steps, step + 1)
-        row = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
+        table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
         if network.dropout is None:
-            return row
+            return table
         drawn = numbers_of(network.dropout, state.kept_key(), steps, step + 1)
-        return np.column_stack([row, drawn])
+        return np.column_stack([table, drawn])
 
-    def _trainer(self, kind: Kind, data: Data) -> Trainer:
+    def _trainer(self, kind: Kind, data: Data) -> "Kept":
         """A trainer that is ready for these rows: one that was kept, or a new one."""
         state, engine, trainers = self._state, self._engines[kind], self._trainers
         slots = engine.slots(state, data)
@@ -173,16 +244,15 @@ class Steps:
         kept = self._kept(key)
         if kept is not None and kept.optimizer is state.optimizer:
             kept.trainer.resume(slots, data)
-            return kept.trainer
+            return kept
         for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
             self._let_go(old)
         fixed = (state.parameters, slots, state.optimizer, data, data.n_rows)
         trainer = engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
-        if isinstance(data.x, np.ndarray):
-            kept = Kept(trainer, state.optimizer)
-            trainers[key] = weakref.ref(kept)
-            KEPT.give(None, kept, trainer.n_bytes)
-        return trainer
+        kept = Kept(trainer, state.optimizer)
+        trainers[key] = weakref.ref(kept)
+        KEPT.give(None, kept, trainer.n_bytes)
+        return kept
 
     def _kept(self, key: Any) -> "Kept | None":
         reference = self._trainers.get(key)
@@ -198,7 +268,16 @@ class Steps:
 
 
 class Kept:
-    """A trainer that waits for the next step of its net, and the optimizer that it was made for."""
+    """A trainer that waits for the next step of its net.
+
+    Attributes
+    ----------
+    optimizer : for which it was made
+    quick : its steps by one call, or None
+    table : the coefficients that those read
+    """
 
     def __init__(self, trainer: Trainer, optimizer: Optimizer) -> None:
         self.trainer, self.optimizer = trainer, optimizer
+        self.quick: Any = None
+        self.table: Array | None = None

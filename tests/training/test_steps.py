@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ CHANGES: list[dict[str, Any]] = [
 SHAPES = [(3, 7, 4, 2), (3, 2), (3, 40, 33, 3), (3, 20, 1)]
 LOSSES = ["mse", "cross_entropy", "binary_cross_entropy", "poisson", "gaussian_nll", "huber"]
 SIZES = [1, 2, 5, 8, 33, 64]
-N_SEEDS, N_STEPS = (3, 3) if INTERPRETED else (40, 6)
+N_SEEDS, N_STEPS = (3, 3) if INTERPRETED else (40, 12)
 
 
 def drawn_optimizer(rng: np.random.Generator) -> Any:
@@ -73,8 +74,8 @@ def drawn_optimizer(rng: np.random.Generator) -> Any:
 
 
 def drawn_net(rng: np.random.Generator) -> MLP:
-    sizes, settings = list(SHAPES[rng.integers(len(SHAPES))]), {}
-    loss = LOSSES[rng.integers(len(LOSSES))]
+    settings: dict[str, Any] = {}
+    sizes, loss = list(SHAPES[rng.integers(len(SHAPES))]), LOSSES[rng.integers(len(LOSSES))]
     if loss == "cross_entropy":
         sizes[-1] = 3
     if loss == "gaussian_nll":
@@ -88,14 +89,13 @@ def drawn_net(rng: np.random.Generator) -> MLP:
     dtype = ["float32", "float64"][rng.integers(2)]
     if dtype == "float32" and rng.random() < 0.2:
         settings["compute_dtype"] = "bfloat16"
-    return MLP(
-        sizes, activation=["relu", "tanh", "gelu"][rng.integers(3)], loss=loss, dtype=dtype,
-        optimizer=drawn_optimizer(rng), seed=int(rng.integers(100)), **settings,
-    )  # fmt: skip
+    settings["activation"] = ["relu", "tanh", "gelu"][rng.integers(3)]
+    settings |= {"loss": loss, "dtype": dtype, "optimizer": drawn_optimizer(rng)}
+    return MLP(sizes, seed=int(rng.integers(100)), **settings)
 
 
-def drawn_rows(net: MLP, rng: np.random.Generator) -> Any:
-    n, dtype = SIZES[rng.integers(len(SIZES))], [net.dtype, np.float64][rng.integers(2)]
+def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
+    n, dtype = rng.choice(sizes), net.dtype if rng.random() < 0.8 else np.dtype(np.float64)
     X = rng.uniform(-1, 1, (n, net.layer_sizes[0])).astype(dtype)
     loss, n_outputs = net._loss_name, net.layer_sizes[-1]
     if loss == "cross_entropy":
@@ -123,7 +123,7 @@ def state_of(net: MLP) -> tuple[Any, ...]:
 
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     """The nets after something that a user does between two steps, the same to both."""
-    kind, seed = rng.integers(12), int(rng.integers(1 << 30))
+    kind, seed = rng.integers(22), int(rng.integers(1 << 30))
     for i, net in enumerate(nets):
         again = np.random.default_rng(seed)
         if kind == 0:
@@ -155,14 +155,83 @@ def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
 def test_they_are_fits_of_one_batch_to_the_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     net = drawn_net(rng)
-    nets = [net, copy.deepcopy(net)]
+    nets, sizes = [net, copy.deepcopy(net)], rng.choice(SIZES, 2)
     for _ in range(N_STEPS):
-        X, y, weight = drawn_rows(nets[0], rng)
+        X, y, weight = drawn_rows(nets[0], rng, sizes)
         expected = fitted(nets[0], X, y, weight)
         assert nets[1].train_on_batch(X, y, weight) == expected
         assert state_of(nets[1]) == state_of(nets[0])
         assert nets[1].predict(X).tobytes() == nets[0].predict(X).tobytes()
         nets = changed(nets, rng)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_after_the_first_they_are_one_call(
+    loss: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, shape = np.random.default_rng(0), (3, 9, 2)
+    nets = [MLP(shape, loss=loss, dtype=dtype, dropout=0.1, seed=0) for _ in range(2)]
+    slow: list[str] = []
+    step = steps.Steps._step
+
+    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
+        slow.append(kind)
+        return step(self, kind, data, who)
+
+    monkeypatch.setattr(steps.Steps, "_step", counted)
+    monkeypatch.setattr(steps, "TABLE_STEPS", 3)
+    for turn in range(8):
+        for n in (4, 9):
+            X = rng.uniform(-1, 1, (n, 3)).astype(dtype)
+            y: Any = rng.uniform(0, 1, (n, 2)).astype(dtype)
+            if loss == "cross_entropy":
+                y = rng.integers(2, size=n, dtype=[np.int32, np.int64][turn % 2])
+            weight = rng.uniform(0, 1, n).astype(dtype) if turn % 3 else None
+            assert nets[1].train_on_batch(X, y, weight) == fitted(nets[0], X, y, weight)
+            assert state_of(nets[1]) == state_of(nets[0])
+    assert slow == ["batch"] * 2
+    nets[0].parameters[:] = nets[1].parameters[:] = 0.1
+    for net in nets:
+        net.train_on_gradient(X, np.ones((9, 2), dtype))
+    nets[1].train_on_gradient(X, np.ones((9, 2), dtype))
+    assert slow == ["batch"] * 2 + ["gradient"] * 2
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "gamma"])
+def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
+    X = np.ones((4, 3), np.float32)
+    good: Any = np.array([0, 1, 0, 1]) if loss == "cross_entropy" else np.full((4, 2), 0.5, "f4")
+    net = MLP((3, 5, 2), loss=loss, seed=0)
+    other = copy.deepcopy(net)
+    bad: list[Any] = [(X * np.nan, good), (X * np.float32(np.inf), good), (X, good[:3])]
+    bad += [(X, good, w) for w in (-X[:, 0], 0 * X[:, 0], X[:2, 0], X[:, 0] * np.nan)]
+    if loss == "cross_entropy":
+        bad += [(X, good + 1), (X, good - 1), (X, (good - 1).astype(np.int32)), (X, X[:, 0])]
+    else:
+        bad += [(X, good * np.nan), (X, good[:, :1])]
+        bad += [(X, good + 1)] * (loss == "binary_cross_entropy")
+        bad += [(X, good * 0)] * (loss == "gamma")
+    net.train_on_batch(X, good)
+    fitted(other, X, good)
+    for rows in bad:
+        with pytest.raises((TypeError, ValueError)) as ours:
+            net.train_on_batch(*rows)
+        with pytest.raises((TypeError, ValueError)) as theirs:
+            fitted(other, *rows)
+        assert str(ours.value).replace("train_on_batch", "fit") == str(theirs.value)
+        assert net.train_on_batch(X, good) == fitted(other, X, good)
+        assert state_of(net) == state_of(other)
+
+
+def test_rows_are_not_kept() -> None:
+    net, rows = MLP((3, 5, 1), seed=0), np.ones((4, 3), np.float32)
+    for _ in range(3):
+        net.train_on_batch(rows, rows[:, :1].copy())
+    reference = weakref.ref(rows)
+    del rows
+    gc.collect()
+    assert reference() is None
 
 
 @pytest.mark.skipif(INTERPRETED, reason="thousands of rows in plain Python")
@@ -227,7 +296,7 @@ def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 20, 19, 4), (3, 40, 30, 20)], ids=str)
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 @pytest.mark.parametrize("n_rows", [1, 5, 30 if INTERPRETED else 1200])
-def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: str, n_rows: int) -> None:
+def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: int) -> None:
     rng = np.random.default_rng(0)
     net = MLP(sizes, activation=activation, dtype="float64", seed=0, loss="cross_entropy", l2=0.3)
     net.parameters[:] = rng.normal(0, 0.5, len(net.parameters))

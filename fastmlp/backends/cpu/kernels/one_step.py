@@ -4,14 +4,28 @@ They have the bits of a fit's epoch of one batch. A step is taken only where its
 which is known before phase two.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.epoch import end_batch, masses, nothing
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
 from fastmlp.backends.cpu.kernels.single_row import row_steps
 from fastmlp.backends.cpu.kernels.step import set_mass, steps
-from fastmlp.backends.cpu.plan.records import Batch, Job, Net
-from fastmlp.compiler import njit, record_at, row
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
+from fastmlp.compiler import (
+    Record,
+    call,
+    flush_denormals,
+    kernel,
+    njit,
+    record_at,
+    restore_denormals,
+    row,
+)
+
+Array = NDArray[Any]
 
 
 @njit
@@ -66,3 +80,137 @@ def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
             row(job.losses, 1, np.float64)[0] = loss
 
     return take_step
+
+
+# The status of a quick step: the rows need other checks or a copy; its loss is not finite; taken.
+DECLINED, NOT_FINITE, TAKEN = range(3)
+
+
+class QuickStep(Record):
+    """A step on plain rows, in buffers that are ready, without a call of Python's in between."""
+
+    job: int  # address of its `Job`
+    block: int  # addresses of the blocks of `quick_step`,
+    driver: int  # and of `batch_step` or `row_step`
+    flat: int  # addresses of the net's parameters, live,
+    seen: int  # and of a copy of them, as the last step left them
+    n_parameters: int
+    n_rows: int
+    n_in: int
+    n_targets: int
+    table: int  # address of the coefficients of steps from
+    first_step: int  # this one on,
+    row_bytes: int  # so many bytes each
+    label_rows: int  # address of the rows' labels in the net's dtype
+    n_labels: int  # a label is below it; 0: targets are numbers
+    lowest: float  # of a target,
+    highest: float
+    x: int  # addresses of the rows,
+    y: int  # targets or labels,
+    weight: int  # and weights, or 0
+    label_bytes: int  # of a label; 0: y has targets
+    step: int  # its number
+    status: int  # DECLINED, NOT_FINITE or TAKEN
+    loss: float
+
+
+def quick_step(scalar: Scalar) -> Kernel:
+    """Make the block of a `QuickStep`: checks of the rows, parameters that have changed in between,
+    the step, and the parameters in their order.
+
+    Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
+    """
+    bits = np.int32 if np.dtype(scalar).itemsize == 4 else np.int64
+    largest = float(np.finfo(scalar).max)
+
+    @njit
+    def are_within(address: int, n: int, low: float, high: float) -> bool:
+        """Return True if n numbers are in the range; NaN is not. A loop without an exit."""
+        numbers, least, most, n_others = row(address, n, scalar), scalar(low), scalar(high), 0
+        for i in range(n):
+            n_others += 0 if numbers[i] >= least and numbers[i] <= most else 1
+        return n_others == 0
+
+    @njit
+    def are_alike(address: int, other: int, n: int) -> bool:
+        """Return True if n numbers have the same bits."""
+        numbers, others, n_others = row(address, n, bits), row(other, n, bits), 0
+        for i in range(n):
+            n_others += 0 if numbers[i] == others[i] else 1
+        return n_others == 0
+
+    @njit
+    def take_labels(step: QuickStep) -> bool:
+        """Write labels as numbers; return True if all are in the range."""
+        n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
+        for r in range(n):
+            if step.label_bytes == 8:
+                label = row(step.y + r * 8, 1, np.int64)[0]
+            else:
+                label = int(row(step.y + r * 4, 1, np.int32)[0])
+            n_others += 0 if label >= 0 and label < step.n_labels else 1
+            numbers[r] = scalar(label)
+        return n_others == 0
+
+    @njit
+    def are_weights(address: int, n: int) -> bool:
+        """Return True if weights are 0 or more, and not all 0; or there are none."""
+        total = 0.0
+        if address != 0:
+            weights = row(address, n, scalar)
+            for r in range(n):
+                total += weights[r]
+        return address == 0 or (total > 0 and are_within(address, n, 0.0, largest))
+
+    @njit
+    def are_sound(step: QuickStep) -> bool:
+        if not are_within(step.x, step.n_rows * step.n_in, -largest, largest):
+            return False
+        if not are_weights(step.weight, step.n_rows):
+            return False
+        if step.label_bytes:
+            return take_labels(step)
+        return are_within(step.y, step.n_rows * step.n_targets, step.lowest, step.highest)
+
+    def take_step(address: int) -> None:
+        mode = flush_denormals()
+        step = record_at(address, QuickStep)
+        job = record_at(step.job, Job)
+        net = record_at(job.net, Net)
+        batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
+        if are_sound(step):
+            if not are_alike(step.flat, step.seen, step.n_parameters):
+                call(blocks.pack, (job.net, step.flat, net.parameters))
+                call(blocks.transposes, (job.net,))
+            batch.x, batch.weight = step.x, step.weight
+            batch.y = step.label_rows if step.label_bytes else step.y
+            job.coefficients = step.table + (step.step - step.first_step) * step.row_bytes
+            call(step.driver, (step.job,))
+            step.loss = row(job.losses, 1, np.float64)[0]
+            step.status = NOT_FINITE
+            if job.diverged == 0:
+                call(blocks.unpack, (job.net, step.flat, net.parameters))
+                n = step.n_parameters
+                row(step.seen, n, bits)[:] = row(step.flat, n, bits)
+                step.status = TAKEN
+        restore_denormals(mode)
+
+    return take_step
+
+
+@kernel("cpu.quick_step", nogil=False)
+def take_quick_step(
+    address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
+) -> float:
+    """Take a step on rows; return the loss. The record's status says if it was taken."""
+    quick, n = record_at(address, QuickStep), x.shape[0]
+    quick.status, quick.loss = DECLINED, np.nan
+    if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
+        return quick.loss
+    if weight.size > 0 and weight.size != n:
+        return quick.loss
+    quick.x, quick.y, quick.step = x.ctypes.data, y.ctypes.data, step
+    quick.weight = weight.ctypes.data if weight.size > 0 else 0
+    quick.label_bytes = label_bytes
+    call(quick.block, (address,))
+    return quick.loss

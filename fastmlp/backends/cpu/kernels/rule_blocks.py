@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import dropout, elementwise, single_row
+from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.epoch import train
 from fastmlp.backends.cpu.kernels.first_layer.csr import (
@@ -163,6 +163,9 @@ OTHERS = (
     row_backward,
     single_row.descend,
     train,
+    one_step.batch_step,
+    one_step.row_step,
+    one_step.quick_step,
     sparse_forward,
     sparse_columns,
     sparse_gradient,

@@ -109,6 +109,10 @@ class RankTrainer:
         self._inner.resume(moments, data)
         self.take(data)
 
+    def pause(self) -> None:
+        """Let go of the rows, until `resume`."""
+        self._inner.pause()
+
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on."""
         self._inner.take(data)

@@ -15,9 +15,11 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.trainers.quick_step import QuickStep, is_quick
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
+from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of, norm_limit_of
@@ -102,6 +104,7 @@ class Trainer:
             **drawing,
         )
         self._engine, self._batch_size = engine, batch_size
+        self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
         plain = driver is epoch.train and single_row.is_plain(network, optimizer)
@@ -150,6 +153,18 @@ class Trainer:
         self._session.adopt(moments)
         self.take(data)
         self.load()
+
+    def pause(self) -> QuickStep | None:
+        """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
+        session, network, quick = self._session, self._engine.network, self._quick
+        if quick is None and is_quick(network, session):
+            driver = block_of(self._driver, network.dtype)
+            quick = self._quick = QuickStep(network, session, driver, self._parameters)
+        nothing = np.empty(0, network.dtype)
+        session.data = Data(nothing, nothing, nothing)
+        if quick is not None:
+            quick.prepare(self._parameters)
+        return quick
 
     def _point_to(self, data: Data) -> None:
         self._session.at(slice(0, data.n_rows))

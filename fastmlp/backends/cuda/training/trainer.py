@@ -107,6 +107,10 @@ class Trainer:
         self.take(data)
         self.load()
 
+    def pause(self) -> None:
+        """Let go of the rows, until `resume`."""
+        self._rows = Rows(None, None)
+
     def _send(self, data: Data) -> None:
         """Copy the rows to the GPU."""
         with self._card.current():
