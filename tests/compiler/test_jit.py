@@ -1,5 +1,6 @@
-"""The options that every kernel is compiled with, and the width of its vectors."""
+"""Options and vectors of kernels; numbers and records at an address, and multiply-add."""
 
+from fractions import Fraction
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -7,11 +8,24 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba.core.errors import TypingError
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.compiler import kernel, njit, row
-from fastmlp.compiler.blocks import Block, compiled_by_numba
+from fastmlp.compiler import (
+    INTERPRETED,
+    Record,
+    coefficients_at,
+    fma,
+    kernel,
+    njit,
+    record_at,
+    records_at,
+    row,
+    stack,
+)
+from fastmlp.compiler.blocks import Block, NativeCode, compiled_by_numba
 from fastmlp.compiler.jit import chosen_compiler
 from fastmlp.rules import elementary
 
@@ -166,3 +180,219 @@ def test_what_is_wrong_in_a_leaf_is_said_as_ever() -> None:
 
     with pytest.raises(TypingError, match="nothing"):
         Block(block, None)
+
+
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@numba.njit
+def fused(a: Any, b: Any, c: Any) -> Any:
+    return fma(a, b, c)
+
+
+@numba.njit
+def add_one_to(address: Any, n: Any, like: Any) -> Any:
+    numbers = row(address, n, like.dtype)
+    for i in range(n):
+        numbers[i] += like.dtype.type(1)
+    return numbers.size
+
+
+@numba.njit
+def sum_of_three(address: Any, like: Any) -> Any:
+    a, b, c = coefficients_at(address, 3, like.dtype)
+    return a + 10 * b + 100 * c
+
+
+@only_compiled
+@each_dtype
+def test_fma_is_rounded_once(dtype: Any) -> None:
+    a = dtype(1) + np.finfo(dtype).eps
+    # a a - (1 + 2 eps) is eps^2, which a product rounded to 1 + 2 eps has lost.
+    b = -(dtype(1) + dtype(2) * np.finfo(dtype).eps)
+    assert a * a + b == 0
+    assert fused(a, a, b) == np.finfo(dtype).eps ** 2
+
+
+@only_compiled
+@settings(derandomize=True, deadline=None)
+@given(*[st.floats(-1e100, 1e100, allow_subnormal=False)] * 3)
+def test_fma_is_the_exact_value_rounded(a: float, b: float, c: float) -> None:
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    assert fused(a, b, c) == float(exact)
+
+
+@each_dtype
+def test_fma_keeps_the_precision_of_its_arguments(dtype: Any) -> None:
+    a, b, c = np.array([2, 3, 4], dtype)
+    assert fused(a, b, c) == 10
+    assert numba.typeof(fma(a, b, c)) == numba.typeof(a)
+
+
+@only_compiled
+def test_fma_takes_numbers_of_one_precision_only() -> None:
+    with pytest.raises(numba.TypingError):
+        fused(np.float32(1), 1.0, np.float32(1))
+
+
+@each_dtype
+def test_a_row_is_the_memory_itself(dtype: Any) -> None:
+    numbers = np.zeros(6, dtype)
+    assert add_one_to(numbers[1:].ctypes.data, 4, numbers) == 4
+    assert numbers.tolist() == [0, 1, 1, 1, 1, 0]
+
+
+@each_dtype
+def test_a_row_of_nothing_is_empty(dtype: Any) -> None:
+    numbers = np.zeros(2, dtype)
+    assert add_one_to(numbers.ctypes.data, 0, numbers) == 0
+    assert add_one_to(0, 0, numbers) == 0
+    assert not numbers.any()
+
+
+def test_a_row_outside_compiled_code_is_the_memory_itself() -> None:
+    numbers = np.arange(5.0)
+    view = row(numbers.ctypes.data, 5, np.float64)
+    view[2] = 7
+    assert numbers.tolist() == [0, 1, 7, 3, 4]
+
+
+def test_a_row_of_records_is_the_records_themselves() -> None:
+    kind = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
+    records = np.zeros(2, kind)
+    set_scale(records.ctypes.data)
+    assert records["scale"].tolist() == [0.0, 0.5]
+
+
+RECORD = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
+
+
+@numba.njit
+def set_scale(address: Any) -> None:
+    record = row(address, 2, RECORD)[1]
+    record.scale = 0.5
+
+
+@each_dtype
+def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
+    numbers = np.array([1, 2, 3], dtype)
+    assert sum_of_three(numbers.ctypes.data, numbers) == 321
+
+
+@numba.njit
+def fill_two(numbers: Any) -> Any:
+    """Write 1 to one piece of the stack and 2 to another, then copy both."""
+    one, two = stack(256), stack(256)
+    row(one, 256, np.uint8)[:] = 1
+    row(two, 256, np.uint8)[:] = 2
+    numbers[:256] = row(one, 256, np.uint8)
+    numbers[256:] = row(two, 256, np.uint8)
+    return one, two
+
+
+@numba.njit
+def take_often(n_times: Any) -> Any:
+    """Ask for the same 64 KiB again and again: more than any stack has."""
+    total = 0
+    for i in range(n_times):
+        place = stack(65536)
+        numbers = row(place, 65536, np.uint8)
+        numbers[i % 65536] = 1
+        total += 1 if numbers[i % 65536] == 1 else 0
+    return total
+
+
+@numba.njit
+def take(n_bytes: Any) -> Any:
+    return stack(n_bytes)
+
+
+def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
+    numbers = np.zeros(512, np.uint8)
+    one, two = fill_two(numbers)
+    assert numbers.tolist() == [1] * 256 + [2] * 256
+    assert one + 256 <= two or two + 256 <= one
+
+
+@only_compiled
+def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
+    assert [place % 64 for place in fill_two(np.zeros(512, np.uint8))] == [0, 0]
+
+
+def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
+    assert take_often(10_000) == 10_000
+
+
+@only_compiled
+def test_a_piece_of_the_stack_has_a_literal_size() -> None:
+    with pytest.raises(numba.TypingError):
+        take(64)
+
+
+class Piece(Record):
+    """A record of three fields."""
+
+    first: int
+    weight: float
+    last: int
+
+
+def double(address: Any, n: Any) -> None:
+    """Write to fields by both ways."""
+    pieces = records_at(address, n, Piece)
+    for i in range(n):
+        pieces[i].last = 2 * pieces[i].first
+        record_at(address + i * 24, Piece).weight = pieces[i].last * 0.25
+
+
+def table() -> Any:
+    pieces = np.zeros(3, Piece.dtype)
+    pieces["first"] = 1, 2, 3
+    return pieces
+
+
+def test_the_dtype_is_that_of_the_annotations() -> None:
+    assert Piece.dtype.names == ("first", "weight", "last")
+    assert [str(Piece.dtype[name]) for name in Piece.dtype.names] == ["int64", "float64", "int64"]
+    assert Piece.size == Piece.dtype.itemsize == 24
+
+
+def test_an_annotation_of_another_kind_is_an_error() -> None:
+    with pytest.raises(KeyError):
+
+        class Wrong(Record):
+            name: str
+
+
+def test_records_are_live_uncompiled() -> None:
+    pieces = table()
+    double(pieces.ctypes.data, 3)
+    assert pieces["last"].tolist() == [2, 4, 6]
+    assert pieces["weight"].tolist() == [0.5, 1.0, 1.5]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="with the JIT off nothing is compiled")
+@pytest.mark.parametrize("compiler", ["translator", "numba"])
+def test_both_compilers_read_and_write_fields(compiler: str) -> None:
+    pieces, expected = table(), table()
+    double(expected.ctypes.data, 3)
+    entry: Any = numba.njit(double)
+    if compiler == "translator":
+        entry = NativeCode(double, None, light=True).entry  # type: ignore[arg-type]
+    entry(pieces.ctypes.data, 3)
+    np.testing.assert_array_equal(pieces, expected)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="with the JIT off nothing is compiled")
+def test_a_function_takes_a_record() -> None:
+    @njit
+    def total(piece: Any) -> Any:
+        return piece.first + piece.weight
+
+    def add(address: Any) -> None:
+        piece = record_at(address, Piece)
+        piece.weight = total(piece)
+
+    pieces = table()
+    NativeCode(add, None, light=True).entry(pieces[1:].ctypes.data)  # type: ignore[arg-type]
+    assert pieces["weight"].tolist() == [0.0, 2.0, 0.0]

@@ -1,17 +1,19 @@
-"""`MLP.as_estimator`: any net in scikit-learn's tools."""
+"""MLP.as_estimator: any net in scikit-learn's tools; warnings at the user's line."""
 
 import inspect
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from pairs import WEIGHTS, X
 from sklearn.base import clone, is_classifier, is_regressor
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +28,8 @@ from fastmlp import (
     Focal,
     Loss,
     MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
     MLPSearchCV,
     Quantile,
     Tweedie,
@@ -308,3 +312,46 @@ def test_scikit_learns_checks_of_settings(name: str) -> None:
     for model in (MLP((2, 3), loss="cross_entropy"), MLP((2, 1))):
         estimator = model.as_estimator()
         getattr(estimator_checks, name)(type(estimator).__name__, estimator)
+
+
+INPUTS = np.random.default_rng(0).normal(size=(40, 3))
+Y = INPUTS[:, 0]
+SHORT = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0)
+GRID = {"alpha": [0.0, 1.0]}
+FITS: dict[str, Callable[[], Any]] = {
+    "fit": lambda: SHORT.fit(INPUTS, Y),
+    "classifier": lambda: MLPClassifier((4,), max_iter=2).fit(INPUTS, Y > 0),
+    "pipeline": lambda: make_pipeline(StandardScaler(), SHORT).fit(INPUTS, Y),
+    "ensemble": lambda: MLPEnsembleRegressor(n_members=2, max_iter=2).fit(INPUTS, Y),
+    "search": lambda: MLPSearchCV(SHORT, GRID, cv=2).fit(INPUTS, Y),
+    "grid search": lambda: GridSearchCV(SHORT, GRID, cv=2).fit(INPUTS, Y),
+    "cross validation": lambda: cross_val_score(SHORT, INPUTS, Y, cv=2),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_they_point_at_the_users_line(name: str) -> None:
+    fit = FITS[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit()
+    assert {warning.category for warning in caught} == {ConvergenceWarning}
+    places = {(warning.filename, warning.lineno) for warning in caught}
+    assert places == {(__file__, fit.__code__.co_firstlineno)}
+
+
+@pytest.mark.parametrize("module", ["sklearn", "sklearn.neural_network._multilayer_perceptron"])
+@pytest.mark.parametrize("name", FITS)
+def test_filters_for_those_of_scikit_learn_match(name: str, module: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning, module=module)
+        FITS[name]()
+
+
+def test_a_thread_of_joblib_warns_as_well() -> None:
+    with (
+        pytest.warns(ConvergenceWarning, match="Maximum iterations"),
+        joblib.parallel_config("threading", n_jobs=2),
+    ):
+        FITS["cross validation"]()
