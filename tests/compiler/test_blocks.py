@@ -23,6 +23,7 @@ from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.target import lanes_of
+from fastmlp.compiler.translator import translate
 from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS
@@ -433,7 +434,7 @@ def does_nothing(address: int) -> None:
 def test_the_collector_is_off_while_a_block_is_compiled(
     on: bool, monkeypatch: pytest.MonkeyPatch, collector: None
 ) -> None:
-    states = seen(monkeypatch, blocks.translate)
+    states = seen(monkeypatch, translate)
     (gc.enable if on else gc.disable)()
     NativeCode(does_nothing, None, light=True)  # type: ignore[arg-type]
     assert states == [False]

@@ -110,8 +110,8 @@ def test_a_block_of_control_has_the_numbers_of_others(n_calls: int) -> None:
         fill(out, 0.2)
 
     out = np.zeros((2, 3))
-    for numbers, add in zip(out, (lambda f: f, hinted(control=True)), strict=True):
-        code = native(add((once, twice)[n_calls - 1]))
+    for numbers, control in zip(out, (False, True), strict=True):
+        code = native(hinted(control=control)((once, twice)[n_calls - 1]))
         code.entry(numbers.ctypes.data)
     assert out[0].tolist() == out[1].tolist()
     # Of the last, a block of control: what it calls once is inlined.

@@ -59,7 +59,7 @@ def test_it_has_the_bits_of_the_general_form(
     }
     fit = {"batch_size": int(rng.choice([1, 5, 8, 33, 90]))}
     plain = fitted(settings, fit)
-    monkeypatch.setattr(session.Watch, "sees", lambda self: True)
+    monkeypatch.setattr(Watch, "sees", lambda self: True)
     assert fitted(settings, fit) == plain
     assert forms == [COMPILER == "translator", False]
 
