@@ -72,6 +72,9 @@ class FastmlpFit:
         load, rows = self.workload, slice(0, n * self.workload.batch)
         epochs = 1 if load.shuffle else n
         x, y = self.x[rows], self.y[rows]
+        if n == 1 and not load.recipe:  # The recipe's schedule asks for the end of a fit.
+            self.net.train_on_batch(x, y)
+            return
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
     def gradient(self) -> Array:
