@@ -28,23 +28,23 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     few = settings.PRESETS["balanced"]._replace(n_members=2, epochs=4)
     monkeypatch.setitem(settings.PRESETS, "balanced", few)
     X, y = drawn()
-    found = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))
-    found.to_parquet("a.parquet", row_group_size=50)
-    found.to_csv("a.csv", index=False)
-    return found
+    frame = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))
+    frame.to_parquet("a.parquet", row_group_size=50)
+    frame.to_csv("a.csv", index=False)
+    return frame
 
 
 def test_classes(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "a.csv", "--target", "label", "--ignore", "y,w"]
     assert main([*command, "--valid", "a.parquet", "--json"]) == 0
-    told = capsys.readouterr()
-    assert "'when' is left out" in told.err
-    assert "model: model.safetensors" in told.err
+    printed = capsys.readouterr()
+    assert "'when' is left out" in printed.err
+    assert "model: model.safetensors" in printed.err
     model = fastmlp.load("model.safetensors")
     assert type(model) is TabularMLPClassifier
     assert {*model.feature_names_in_} == {"age", "town", "income", "member"}
     assert model.training_["target"] == "label"
-    scores = json.loads(told.out)
+    scores = json.loads(printed.out)
     assert scores["accuracy"] == model.score(table, table["label"])
     assert scores["log_loss"] == pytest.approx(-model.validation_score_, rel=1e-5)
 
@@ -53,32 +53,32 @@ def test_classes(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["score", "model.safetensors", "a.csv", "--metric", "auc"]) == 0
     assert float(capsys.readouterr().out.split()[1]) > 0.5
     for data in ("a.csv", "a.parquet"):
-        how = ["--keep", "age", "--probabilities", "--output", "p.parquet", "--force"]
-        assert main(["predict", "model.safetensors", data, *how, "--batch-rows", "50"]) == 0
-        found = pd.read_parquet("p.parquet")
-        assert list(found) == ["age", *(f"probability_{c}" for c in model.classes_), "prediction"]
-        assert found["prediction"].tolist() == model.predict(table).tolist()
-        p = found[[f"probability_{c}" for c in model.classes_]].to_numpy()
+        arguments = ["--keep", "age", "--probabilities", "--output", "p.parquet", "--force"]
+        assert main(["predict", "model.safetensors", data, *arguments, "--batch-rows", "50"]) == 0
+        frame = pd.read_parquet("p.parquet")
+        assert list(frame) == ["age", *(f"probability_{c}" for c in model.classes_), "prediction"]
+        assert frame["prediction"].tolist() == model.predict(table).tolist()
+        p = frame[[f"probability_{c}" for c in model.classes_]].to_numpy()
         np.testing.assert_allclose(p, model.predict_proba(table), rtol=1e-5)
 
 
 def test_numbers(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "a.parquet", "--target", "y", "--weight", "w", "--ignore", "label"]
     assert main([*command, "--epochs", "2", "--seed", "5", "--categorical", "member"]) == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     model = fastmlp.load("model.safetensors")
     assert type(model) is TabularMLPRegressor
     assert (model.max_iter, model.random_state, model.cv) == (2, 5, None)
     assert "member" in model.schema_.levels
-    assert {line.split()[0] for line in told.out.splitlines()} == {"rmse", "mae", "r2"}
+    assert {line.split()[0] for line in printed.out.splitlines()} == {"rmse", "mae", "r2"}
     rows = model.training_["rows"], model.training_["validation_rows"]
     assert sum(rows) == 120
-    assert f"{rows[0]} rows to train on, {rows[1]} held out" in told.err
+    assert f"{rows[0]} rows to train on, {rows[1]} held out" in printed.err
     assert main(["show", "model.safetensors"]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("task      regression of 'y'\ncolumns   4\n")
-    assert "  town: levels Bern, Chur, Genf, Zug\n" in told.out
-    assert "nets of" in told.out or "net of" in told.out
+    printed = capsys.readouterr()
+    assert printed.out.startswith("task      regression of 'y'\ncolumns   4\n")
+    assert "  town: levels Bern, Chur, Genf, Zug\n" in printed.out
+    assert "nets of" in printed.out or "net of" in printed.out
     assert main(["show", "model.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["seed"] == 5
 
@@ -114,8 +114,8 @@ def test_a_table_that_does_not_fit_is_trained_on_plainly(
     monkeypatch.setattr("fastmlp._process.memory.available", lambda: 16_000)
     command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
     assert main(command) == 0
-    told = capsys.readouterr().err
-    assert "note: --model plain, as the table does not fit into memory: more than 1" in told
+    printed = capsys.readouterr().err
+    assert "note: --model plain, as the table does not fit into memory: more than 1" in printed
     assert type(fastmlp.load("model.safetensors")) is TableModel
 
 

@@ -137,7 +137,7 @@ def test_ctrl_c_between_two_batches(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [
         (signal.SIGINT, "fastmlp: interrupted\n"),
         (signal.SIGTERM, "fastmlp: ended by SIGTERM\n"),
@@ -145,7 +145,7 @@ def test_ctrl_c_between_two_batches(
     ],
 )
 def test_a_signal_to_the_process(
-    trained: Path, tmp_path: Path, number: signal.Signals, told: str
+    trained: Path, tmp_path: Path, number: signal.Signals, message: str
 ) -> None:
     output = tmp_path / "out.parquet"
     output.write_bytes(BEFORE)
@@ -158,7 +158,7 @@ def test_a_signal_to_the_process(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    assert process.communicate(timeout=100)[1] == told
+    assert process.communicate(timeout=100)[1] == message
     killed = number == signal.SIGKILL
     assert process.returncode == (-number if killed else 128 + number)
     assert output.read_bytes() == BEFORE

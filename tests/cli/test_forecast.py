@@ -43,12 +43,12 @@ def test_a_forecast_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_forecast_as_json(loss: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"forecast 8-16-3 --batch-size 64 --ranks 2 --json --average-every 4 --loss {loss}"
     assert main(words.split()) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["latency"], found["bandwidth"], found["measured"]) == (30e-6, 10e9, False)
-    (row,), (averaged,) = found["each_step"], found["averaged"]
+    result = json.loads(capsys.readouterr().out)
+    assert (result["latency"], result["bandwidth"], result["measured"]) == (30e-6, 10e9, False)
+    (row,), (averaged,) = result["each_step"], result["averaged"]
     assert (row["n_ranks"], row["rows"]) == (2, 32)
     assert averaged["n_bytes"] < row["n_bytes"]
-    assert row["speed_up"] == pytest.approx(found["alone"] / (row["computing"] + row["messages"]))
+    assert row["speed_up"] == pytest.approx(result["alone"] / (row["computing"] + row["messages"]))
 
 
 def mpiexec() -> str | None:
@@ -65,14 +65,14 @@ def test_ranks_measure_their_network(monkeypatch: pytest.MonkeyPatch) -> None:
     program = [sys.executable, "-m", "mpi4py", "-m", "fastmlp", *words.split()]
     command = [str(mpiexec()), "-n", "2", *program]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    found: Any = json.loads(result.stdout)
-    assert found["measured"]
-    assert 0 < found["latency"] != 30e-6
-    assert 0 < found["bandwidth"] != 10e9
+    outcome: Any = json.loads(result.stdout)
+    assert outcome["measured"]
+    assert 0 < outcome["latency"] != 30e-6
+    assert 0 < outcome["bandwidth"] != 10e9
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("16", "SIZES: must be numbers of units with hyphens, such as 784-512-512-10, got '16'"),
         ("16-0-2", "SIZES: must be numbers of units with hyphens"),
@@ -85,11 +85,11 @@ def test_ranks_measure_their_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("16-2 --latncy 3us", "there is no option --latncy, did you mean '--latency'?"),
     ],
 )
-def test_what_is_refused(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["forecast", *words.split()])
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,15 +33,15 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def table(seed: int, most_rare: int = 3) -> pd.DataFrame:
     """Two frequent classes, and some of 1 to 3 rows; labels are texts or integers."""
     rng = np.random.default_rng(seed)
-    found = pd.DataFrame({"a": rng.normal(size=N), "b": rng.normal(size=N), "w": 1.0})
-    y = (found["a"] > 0).to_numpy().astype(int)
+    frame = pd.DataFrame({"a": rng.normal(size=N), "b": rng.normal(size=N), "w": 1.0})
+    y = (frame["a"] > 0).to_numpy().astype(int)
     order = rng.permutation(N)
     for label in range(2, 2 + rng.integers(1, most_rare + 1)):
         n = rng.integers(1, 4)
         y[order[:n]] = label
         order = order[n:]
-    found["y"] = y if seed % 2 else np.array(list("abcdefgh"))[y]
-    return found
+    frame["y"] = y if seed % 2 else np.array(list("abcdefgh"))[y]
+    return frame
 
 
 def fit(model: str, *arguments: str, data: str = "a.csv", target: str = "y") -> int:
@@ -51,8 +51,8 @@ def fit(model: str, *arguments: str, data: str = "a.csv", target: str = "y") -> 
 
 def split(given: str, seed: int) -> tuple[training.TrainingTable, Any, list[str]]:
     said: list[str] = []
-    how = training.TrainSettings("y", ignore=("w",), seed=seed)
-    rows = training.TrainingTable([given], how, "train")
+    options = training.TrainSettings("y", ignore=("w",), seed=seed)
+    rows = training.TrainingTable([given], options, "train")
     return rows, rows.learn(said.append), said
 
 
@@ -60,18 +60,18 @@ def split(given: str, seed: int) -> tuple[training.TrainingTable, Any, list[str]
 def test_every_class_is_trained_on_and_no_other_row_changes(kind: str) -> None:
     n_mended = 0
     for seed in range(40):
-        found, path = table(seed), f"a.{kind}"
+        frame, path = table(seed), f"a.{kind}"
         if kind == "csv":
-            found.to_csv(path, index=False)
+            frame.to_csv(path, index=False)
         else:
-            found.to_parquet(path, row_group_size=40)
+            frame.to_parquet(path, row_group_size=40)
         rows, learned, said = split(path, seed)
         trained = pyarrow.Table.from_batches([b.rows for b in rows.batches(held_out=False)])
         held_out = pyarrow.Table.from_batches([b.rows for b in rows.batches(held_out=True)])
         assert sum(learned.sizes.values()) == len(trained) == N - len(held_out)
-        assert sorted([*trained["a"].to_pylist(), *held_out["a"].to_pylist()]) == sorted(found["a"])
-        assert {*trained["y"].to_pylist()} == {*found["y"]} == {*learned.target.classes}
-        counts = found["y"].value_counts()
+        assert sorted([*trained["a"].to_pylist(), *held_out["a"].to_pylist()]) == sorted(frame["a"])
+        assert {*trained["y"].to_pylist()} == {*frame["y"]} == {*learned.target.classes}
+        counts = frame["y"].value_counts()
         single = [*counts[counts == 1].index]
         assert not {*single} & {*held_out["y"].to_pylist()}
         notes = [line for line in said if "classes of one row" in line]
@@ -97,13 +97,13 @@ def test_rare_classes_train(
 ) -> None:
     # The command's pass learns the columns for the fit too.
     monkeypatch.setattr(Schema, "learn", None)
-    found = table(0, most_rare=1)
-    found["y"] = np.where(found["a"] > 0, "yes", "no")
+    frame = table(0, most_rare=1)
+    frame["y"] = np.where(frame["a"] > 0, "yes", "no")
     # The first row that seed holds out.
     out = np.random.default_rng([seed, 0]).random(N) < 0.2
-    found["place"] = np.where(found["a"] > 1, "near", "far")
-    found.loc[np.flatnonzero(out)[0], ["y", "place"]] = ["rare", "remote"]
-    found.to_csv("a.csv", index=False)
+    frame["place"] = np.where(frame["a"] > 1, "near", "far")
+    frame.loc[np.flatnonzero(out)[0], ["y", "place"]] = ["rare", "remote"]
+    frame.to_csv("a.csv", index=False)
     assert fit(model, "--seed", str(seed)) == 0
     printed = capsys.readouterr()
     assert "note: classes of one row are trained on, and not validated on: 'rare'\n" in printed.err
@@ -118,11 +118,11 @@ def test_rare_classes_train(
 def test_a_target_of_free_text_is_no_classes(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = table(0).assign(title=[f"on the subject of {i}" for i in range(N)])
-    found.to_csv("a.csv", index=False)
+    frame = table(0).assign(title=[f"on the subject of {i}" for i in range(N)])
+    frame.to_csv("a.csv", index=False)
     assert fit(model, target="title") == 1
-    told = "the target 'title' has 150 classes in 150 rows, as an id or free text has"
-    assert told in capsys.readouterr().err
+    message = "the target 'title' has 150 classes in 150 rows, as an id or free text has"
+    assert message in capsys.readouterr().err
     assert fit(model, "--task", "classification", target="b") == 1
     assert "name another column to predict; of numbers: --task regression" in (
         capsys.readouterr().err
@@ -141,7 +141,7 @@ POISSON = ["--loss", "poisson"]
 @needs_compiler
 @pytest.mark.parametrize("row", [20, 21, 22])
 @pytest.mark.parametrize(
-    ("models", "target", "column", "value", "how", "told"),
+    ("models", "target", "column", "value", "options", "message"),
     [
         ("plain", "y", "a", 1e300, [], "the column 'a' has 1e+300 in row {}: less"),
         ("plain", "y", "a", np.inf, [], "the column 'a' is infinite in row {}"),
@@ -157,21 +157,21 @@ def test_wrong_values_are_named_by_column_and_row(
     target: str,
     column: str,
     value: float,
-    how: list[str],
-    told: str,
+    options: list[str],
+    message: str,
     row: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = table(1)
-    found["b"] = found["b"].abs()
-    found.loc[row, column] = value
-    found.to_parquet("a.parquet")
+    frame = table(1)
+    frame["b"] = frame["b"].abs()
+    frame.loc[row, column] = value
+    frame.to_parquet("a.parquet")
     ignored = ["--ignore", "y"] if target == "b" else []
     for model in MODELS if models == "both" else [models]:
-        assert fit(model, *how, *ignored, data="a.parquet", target=target) == 1
+        assert fit(model, *options, *ignored, data="a.parquet", target=target) == 1
         printed = capsys.readouterr().err
         assert "fastmlp: train: row group 0 of a.parquet: the " in printed
-        assert told.format(row) in printed
+        assert message.format(row) in printed
         assert not NAMES.search(printed)
 
 

@@ -88,14 +88,16 @@ def test_demo_reads_97_percent_of_the_held_out_digits(
         assert run_demo(tmp_path / "picture.png", seed=seed) >= 0.97
 
 
-@pytest.mark.parametrize(("last", "told"), [(0.01, "(logarithmic scale)"), (1.0, "loss by epoch")])
-def test_the_title_of_the_demos_picture_tells_the_scale(last: float, told: str) -> None:
+@pytest.mark.parametrize(
+    ("last", "message"), [(0.01, "(logarithmic scale)"), (1.0, "loss by epoch")]
+)
+def test_the_title_of_the_demos_picture_tells_the_scale(last: float, message: str) -> None:
     figure = Figure()
     digits = np.array([3, 7])
     data = Digits(np.zeros((2, 64)), digits, np.zeros((2, 64)), digits)
     outcome = DemoOutcome("fastmlp", 1.0, 0.5, [2.0, last], digits)
     _draw_losses(figure.subplots(), outcome, outcome, data)
-    assert figure.axes[0].get_title(loc="left").endswith(told)
+    assert figure.axes[0].get_title(loc="left").endswith(message)
 
 
 @pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2])
@@ -144,10 +146,10 @@ def test_no_command_prints_the_help_and_is_no_success(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert main([]) == 2
-    assert capsys.readouterr() == ("", told)
-    assert all(command in told for command in ("demo", "info", "warmup"))
+    assert capsys.readouterr() == ("", printed)
+    assert all(command in printed for command in ("demo", "info", "warmup"))
 
 
 def test_warmup_says_where_the_code_lies(
@@ -179,17 +181,17 @@ def test_warmup_of_a_shared_cache(
 def test_warmup_of_mixed_precision(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[Any] = []
+    reports: list[Any] = []
 
     def keep(report: Any, compute_dtype: Any) -> float:
-        told.append(compute_dtype)
+        reports.append(compute_dtype)
         return 1.0
 
     monkeypatch.setattr("fastmlp.cli.warmup.warmup", keep)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
     for options in ([], ["--compute-dtype", "bfloat16"]):
         assert main(["warmup", *options]) == 0
-    assert told == [None, "bfloat16"]
+    assert reports == [None, "bfloat16"]
     for options, words in (
         (["--compute-dtype", "bfloat"], "'bfloat', did you mean 'bfloat16'?"),
         (["--mixed-precision"], "there is no option --mixed-precision, did you mean"),
@@ -275,11 +277,11 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
 
 
 def test_versions() -> None:
-    told = info()
-    assert told["fastmlp"] == fastmlp.__version__
-    assert told["Python"].startswith(platform.python_version())
-    assert told["numba"] == numba.__version__
-    assert told["numpy"] == np.__version__
+    report = info()
+    assert report["fastmlp"] == fastmlp.__version__
+    assert report["Python"].startswith(platform.python_version())
+    assert report["numba"] == numba.__version__
+    assert report["numpy"] == np.__version__
 
 
 def test_every_entry_is_a_text() -> None:
@@ -352,8 +354,8 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_vector_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"avx2": True, "fma": True, "avx512f": False, "rdseed": True}
-    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: told)
+    content = {"avx2": True, "fma": True, "avx512f": False, "rdseed": True}
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: content)
     assert info()["vector features"] == "avx2 fma"
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", dict)
     assert info()["vector features"] == "none"
@@ -378,9 +380,9 @@ def test_the_processor_is_the_one_that_numba_compiles_for(monkeypatch: pytest.Mo
 
 
 def test_text_is_aligned() -> None:
-    told = info()
-    width = max(map(len, told))
-    for line, (name, text) in zip(format_info().splitlines(), told.items(), strict=True):
+    report = info()
+    width = max(map(len, report))
+    for line, (name, text) in zip(format_info().splitlines(), report.items(), strict=True):
         assert line == name.ljust(width) + "  " + text
 
 
@@ -411,6 +413,6 @@ def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(commands) >= 5
     for one in commands:
         command, _, expected = one.partition("\n")
-        found = printed(command)
-        same = doctest.OutputChecker().check_output(expected, found, doctest.ELLIPSIS)
-        assert same, f"{command}\n{found}"
+        result = printed(command)
+        same = doctest.OutputChecker().check_output(expected, result, doctest.ELLIPSIS)
+        assert same, f"{command}\n{result}"

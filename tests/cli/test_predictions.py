@@ -49,13 +49,13 @@ def drawn(n: int, fraction: float, seed: int, rows: int) -> Any:
 
 def standardizer(parts: list[pd.DataFrame]) -> Standardizer:
     """Learned part by part; scikit-learn's has the same numbers, but for roundings."""
-    found = Standardizer()
+    result = Standardizer()
     for part in parts:
-        found.partial_fit(part.to_numpy(np.float64))
+        result.partial_fit(part.to_numpy(np.float64))
     other = StandardScaler().fit(np.concatenate([*map(np.asarray, parts)]))
-    np.testing.assert_allclose(found.center, other.mean_, rtol=1e-13, atol=1e-15)
-    np.testing.assert_allclose(found.scale, other.scale_, rtol=1e-13)
-    return found
+    np.testing.assert_allclose(result.center, other.mean_, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(result.scale, other.scale_, rtol=1e-13)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,20 @@ def test_the_default_split_is_that_of_python(
     task = "regression" if loss == "mse" else "classification"
     command = ["train", f"rows{end}", "--target", "target", "--task", task]
     assert main([*command, "--quiet", "--json", *FIT]) == 0
-    told = json.loads(capsys.readouterr().out)
+    content = json.loads(capsys.readouterr().out)
     model = fastmlp.load("model.safetensors")
 
     out = drawn(len(table), 0.2, 3, len(table) if end == ".csv" else GROUP)
     train, valid = table[~out], table[out]
-    groups = [train] if end == ".csv" else [its for _, its in train.groupby(train.index // GROUP)]
-    scaler = standardizer([its.drop(columns="target") for its in groups])
+    groups = [train] if end == ".csv" else [item for _, item in train.groupby(train.index // GROUP)]
+    scaler = standardizer([item.drop(columns="target") for item in groups])
     X, Xv = (
         scaler.transform(part.drop(columns="target").to_numpy(np.float64)).astype(np.float32)
         for part in (train, valid)
     )
     y, yv = train["target"].to_numpy(), valid["target"].to_numpy()
     if loss == "mse":
-        of_y = standardizer([its[["target"]] for its in groups])
+        of_y = standardizer([item[["target"]] for item in groups])
         y, yv = of_y.transform(y[:, None])[:, 0], of_y.transform(yv[:, None])[:, 0]
     n_outputs = 3 if loss == "cross_entropy" else 1
     sizes = (X.shape[1], 8, n_outputs)
@@ -98,7 +98,7 @@ def test_the_default_split_is_that_of_python(
 
     valid.to_csv("valid.csv", index=False)
     assert main(["score", "model.safetensors", "valid.csv", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == pytest.approx(told, rel=1e-12)
+    assert json.loads(capsys.readouterr().out) == pytest.approx(content, rel=1e-12)
     outputs = net.predict(Xv)
     if loss == "mse":
         expected = outputs[:, 0].astype(np.float64) * of_y.scale[0] + of_y.center[0]
@@ -135,29 +135,29 @@ def test_the_command_and_predict_parquet_write_the_same(rng: np.random.Generator
         names = [f"probability_{label}" for label in labels]
         assert list(expected) == ["y", "a", *names, "prediction"]
         assert np.array_equal(expected[names], model.predict_proba(table))
-        how = ["--keep", "y,a", "--force", "--batch-rows", "7"]
+        arguments = ["--keep", "y,a", "--force", "--batch-rows", "7"]
         command = ["predict", "model.safetensors", "train.parquet", "--output"]
-        assert main([*command, "b.parquet", "--probabilities", *how]) == 0
+        assert main([*command, "b.parquet", "--probabilities", *arguments]) == 0
         pd.testing.assert_frame_equal(pd.read_parquet("b.parquet"), expected)
         assert pyarrow.parquet.read_metadata("b.parquet").row_group(0).num_rows == 7
-        assert main([*command, "b.feather", *how]) == 0
-        found = pyarrow.feather.read_table("b.feather").to_pandas()
-        pd.testing.assert_frame_equal(found, expected.drop(columns=names))
+        assert main([*command, "b.feather", *arguments]) == 0
+        result = pyarrow.feather.read_table("b.feather").to_pandas()
+        pd.testing.assert_frame_equal(result, expected.drop(columns=names))
 
 
 def test_predictions_in_mixed_precision(rng: np.random.Generator) -> None:
     model = trained(some(rng, ["no", "yes"]), "--hidden", "40,40")
-    X, how = model.inputs("train.parquet"), dict[str, Any](compute_dtype="bfloat16")
-    expected = model.net.predict(X, **how)[:, 0]
+    X, options = model.inputs("train.parquet"), dict[str, Any](compute_dtype="bfloat16")
+    expected = model.net.predict(X, **options)[:, 0]
     assert not np.array_equal(expected, model.net.predict(X)[:, 0])
     command = ["predict", "model.safetensors", "train.parquet", "--probabilities", "--output"]
     assert main([*command, "a.parquet", "--compute-dtype", "bfloat16"]) == 0
-    fastmlp.predict_parquet(model, "train.parquet", "b.parquet", **how)
+    fastmlp.predict_parquet(model, "train.parquet", "b.parquet", **options)
     for path in ("a.parquet", "b.parquet"):
         assert np.array_equal(pd.read_parquet(path)["probability_yes"], expected)
     assert main([*command, "c.parquet", "--compute-dtype", "float32"]) == 0
-    found = pd.read_parquet("c.parquet")["probability_yes"]
-    assert np.array_equal(found, model.net.predict(X)[:, 0])
+    result = pd.read_parquet("c.parquet")["probability_yes"]
+    assert np.array_equal(result, model.net.predict(X)[:, 0])
 
 
 def test_an_ensemble_has_no_predictions_in_mixed_precision(
@@ -186,8 +186,8 @@ def test_texts_that_look_like_numbers_in_csv(
     assert np.array_equal(model.predict_proba("rows.csv"), expected)
     command = ["predict", "model.safetensors", "rows.csv", "--probabilities", "--output", "p.arrow"]
     assert main(command) == 0
-    found = pyarrow.feather.read_table("p.arrow").to_pandas()
-    assert np.array_equal(found[["probability_0", "probability_1"]], expected)
+    result = pyarrow.feather.read_table("p.arrow").to_pandas()
+    assert np.array_equal(result[["probability_0", "probability_1"]], expected)
     for data in ("rows.csv", "-"):
         text = io.TextIOWrapper(io.BytesIO(Path("rows.csv").read_bytes()))
         monkeypatch.setattr(sys, "stdin", text)

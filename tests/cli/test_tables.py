@@ -58,20 +58,20 @@ def inputs(model: Any, table: pd.DataFrame, train: pd.DataFrame) -> Any:
     """The net's inputs by hand: numbers standardised as in `train`, texts as columns of 0 and 1."""
     columns = []
     for column in model.columns:
-        its = table[column.name]
+        values = table[column.name]
         if column.levels is None:
             scaler = Standardizer().fit(train[[column.name]].to_numpy(np.float64))
-            columns.append(scaler.transform(its.to_numpy(np.float64)[:, None])[:, 0])
+            columns.append(scaler.transform(values.to_numpy(np.float64)[:, None])[:, 0])
         else:
-            columns += [(its == level).to_numpy(np.float64) for level in column.levels]
+            columns += [(values == level).to_numpy(np.float64) for level in column.levels]
     return np.column_stack(columns).astype(np.float32)
 
 
 def real_table(name: str) -> tuple[pd.DataFrame, str, int]:
     """A table that scikit-learn has, its target, and the number of classes."""
     load: Any = getattr(datasets, f"load_{name}")
-    found = load(as_frame=True).frame
-    return found, "target", 0 if name == "diabetes" else found["target"].nunique()
+    result = load(as_frame=True).frame
+    return result, "target", 0 if name == "diabetes" else result["target"].nunique()
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
@@ -87,7 +87,7 @@ def test_train_predict_and_score_are_those_of_python(
     command = ["train", "train.csv", "--target", target, "--valid", "valid.parquet", *FAST]
     command += ["--task", "classification" if n_classes else "regression"]
     assert main([*command, "--batch-size", "32", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    content = json.loads(capsys.readouterr().out)
     model = fastmlp.load("model.safetensors")
     assert {*model.feature_names} == {*table.columns} - {"id", target}
 
@@ -104,13 +104,13 @@ def test_train_predict_and_score_are_those_of_python(
             return scaler.transform(values[:, None])[:, 0]
         return np.searchsorted(classes, values)
 
-    how: dict[str, Any] = {"epochs": 3, "batch_size": 32, "keep_best": True}
-    net.fit(X, coded(y), validation_data=(Xv, coded(yv)), **how)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "keep_best": True}
+    net.fit(X, coded(y), validation_data=(Xv, coded(yv)), **options)
     assert np.array_equal(model.net.parameters, net.parameters)
 
     outputs = net.predict(Xv)
     assert main(["predict", "model.safetensors", "valid.parquet", "--output", "p.parquet"]) == 0
-    found = pd.read_parquet("p.parquet")["prediction"].to_numpy()
+    result = pd.read_parquet("p.parquet")["prediction"].to_numpy()
     if scaler is not None:
         expected = outputs[:, 0].astype(np.float64) * scaler.scale[0] + scaler.center[0]
         scores = {"mae": mean_absolute_error(yv, expected), "r2": r2_score(yv, expected)}
@@ -123,12 +123,12 @@ def test_train_predict_and_score_are_those_of_python(
                 "accuracy": accuracy_score(yv, expected),
                 "log_loss": log_loss(yv, p.astype(float) / p.sum(1, dtype=float)[:, None]),
             }
-    assert np.array_equal(found, expected)
+    assert np.array_equal(result, expected)
     assert np.array_equal(model.predict(valid), expected)
-    assert {name: told[name] for name in scores} == pytest.approx(scores, rel=1e-6)
+    assert {name: content[name] for name in scores} == pytest.approx(scores, rel=1e-6)
     capsys.readouterr()
     assert main(["score", "model.safetensors", "valid.parquet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == told
+    assert json.loads(capsys.readouterr().out) == content
 
 
 def test_every_kind_of_file_gives_the_same_predictions(
@@ -136,10 +136,10 @@ def test_every_kind_of_file_gives_the_same_predictions(
 ) -> None:
     frame.to_csv("a.csv", index=False)
     assert main(["train", "a.csv", "--target", "buys", *FAST]) == 0
-    told = capsys.readouterr()
-    assert re.fullmatch(r"accuracy +0\.\d+\nlog_loss +0\.\d+\n", told.out)
-    assert "task: classification of 'buys', 2 classes\n" in told.err
-    assert "column 'id' is left out: it has" in told.err
+    output = capsys.readouterr()
+    assert re.fullmatch(r"accuracy +0\.\d+\nlog_loss +0\.\d+\n", output.out)
+    assert "task: classification of 'buys', 2 classes\n" in output.err
+    assert "column 'id' is left out: it has" in output.err
     mixed = frame[frame.columns[::-1]].assign(more="x")
     table = pyarrow.Table.from_pandas(mixed, preserve_index=False)
     pyarrow.feather.write_feather(table, "b.arrow", compression="uncompressed")
@@ -167,9 +167,9 @@ def test_arrays_of_a_npz_file(
     np.savez("a.npz", X=X, y=(X[:, 0] > 0).astype(int))
     np.savez("b.npz", X=X)
     assert main(["train", "a.npz", "--valid", "0", *FAST]) == 0
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "task: classification of 'y', 2 classes (guessed; else --task regression)" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "task: classification of 'y', 2 classes (guessed; else --task regression)" in printed.err
     command = ["predict", "model.safetensors", "b.npz", "--probabilities", "--output", "p.csv"]
     assert main(command) == 0
     assert list(pd.read_csv("p.csv")) == ["probability_0", "probability_1", "prediction"]
@@ -220,10 +220,10 @@ def test_show(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "a.parquet", "--target", "buys", "--quiet", *FAST]) == 0
     assert "epoch" not in capsys.readouterr().err.split(" epochs")[0]
     assert main(["show", "model.safetensors"]) == 0
-    told = capsys.readouterr().out
-    assert "task      classification of 'buys'\nclasses   no, yes\ncolumns   5\n" in told
-    assert "  town: levels Basel, Bern, Chur\n" in told
-    assert "float32; loss binary_cross_entropy" in told
+    printed = capsys.readouterr().out
+    assert "task      classification of 'buys'\nclasses   no, yes\ncolumns   5\n" in printed
+    assert "  town: levels Basel, Bern, Chur\n" in printed
+    assert "float32; loss binary_cross_entropy" in printed
     assert main(["show", "model.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layer_sizes"] == [7, 8, 1]
 
@@ -236,13 +236,13 @@ def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) ->
         "learning-rate = 0.01\nepochs = 2\nquiet = true\n"
     )
     assert main(["train", "--config", "run.toml", "--epochs", "1", "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "epochs = 1\n" in told
-    assert "hidden = [4, 4]\n" in told
+    printed = capsys.readouterr().out
+    assert "epochs = 1\n" in printed
+    assert "hidden = [4, 4]\n" in printed
     assert not Path("model.safetensors").exists()
-    Path("again.toml").write_text(told)
+    Path("again.toml").write_text(printed)
     assert main(["train", "--config", "again.toml", "--dry-run"]) == 0
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
     assert main(["train", "--config", "again.toml"]) == 0
     model = fastmlp.load("model.safetensors")
     assert model.net.layer_sizes[1:-1] == (4, 4)
@@ -251,7 +251,7 @@ def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("target =", "no TOML"),
         ("traget = 'y'", "'traget' is no option, did you mean 'target'?"),
@@ -261,18 +261,18 @@ def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_wrong_file_of_settings_is_a_wrong_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     path = tmp_path / "run.toml"
     path.write_text(text)
     assert main(["train", "a.csv", "--config", str(path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert told in printed.err
+    assert message in printed.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["train", "a.csv"], 2, "required: --target"),
         (["train", "--target", "y"], 2, "required: DATA"),
@@ -340,7 +340,7 @@ def test_errors_are_a_sentence_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("a,one,t,lacks,y\n1,5,u,1,0.5\n2,5,v,,1.5\n3,5,w,2,2.5\n4,5,u,3,1.5\n")
@@ -356,7 +356,7 @@ def test_errors_are_a_sentence_and_leave_nothing(
     assert code_of(arguments) == code
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert told in printed.err
+    assert message in printed.err
     assert "Traceback" not in printed.err
     assert sorted(Path().iterdir()) == before
 
@@ -369,14 +369,14 @@ def test_missing_columns_of_predictions_are_listed(
     frame.rename(columns={"income": "Income"}).drop(columns="town").to_csv("b.csv", index=False)
     capsys.readouterr()
     assert main(["predict", "model.safetensors", "b.csv", "--output", "p.csv"]) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     missing = "predict: X lacks 2 of the 5 known columns: 'income' (did you mean 'Income'?), 'town'"
-    assert missing in told
-    assert "(in b.csv)" in told
+    assert missing in printed
+    assert "(in b.csv)" in printed
     frame.assign(age="old").to_csv("c.csv", index=False)
     assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
-    told = "predict: rows 0 to 399 of c.csv: the column 'age' must hold numbers, got string"
-    assert told in capsys.readouterr().err
+    printed = "predict: rows 0 to 399 of c.csv: the column 'age' must hold numbers, got string"
+    assert printed in capsys.readouterr().err
     assert main(["predict", "model.safetensors", "c.csv", "--keep", "Town"]) == 1
     assert "there is no column 'Town', did you mean 'town'? known: 'id'" in capsys.readouterr().err
     assert main(["score", "model.safetensors", "c.csv"]) == 1
@@ -393,8 +393,8 @@ def test_missing_columns_of_predictions_are_listed(
     with open("c.csv", "a") as file:
         file.write("41,n/k,Bern,True,1.5\n")
     assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
-    told = f"line {len(rows) + 2}, column 'income': invalid value 'n/k', but its values are num"
-    assert told in capsys.readouterr().err
+    printed = f"line {len(rows) + 2}, column 'income': invalid value 'n/k', but its values are num"
+    assert printed in capsys.readouterr().err
     assert not Path("p.csv").exists()
 
 
@@ -414,14 +414,14 @@ def test_outputs_that_exist_need_force(frame: Any, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by SIGTERM")]
+    ("name", "message"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by SIGTERM")]
 )
 def test_a_signal_in_the_fit_writes_nothing(
     frame: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
-    told: str,
+    message: str,
 ) -> None:
     number = signal.Signals[name]
 
@@ -435,7 +435,7 @@ def test_a_signal_in_the_fit_writes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("fastmlp.cli.tables._Progress.__call__", interrupt)
         assert main(fit) == 128 + number
-        assert capsys.readouterr().err.endswith(f"fastmlp: {told}\n")
+        assert capsys.readouterr().err.endswith(f"fastmlp: {message}\n")
         assert [path.name for path in Path().iterdir()] == ["a.parquet"]
         assert signal.getsignal(number) == before
         assert main(kept) == 128 + number
@@ -459,22 +459,22 @@ for arguments in (*helped, "train a.csv --target y --dry-run".split(), ["train",
         pass
 print({"numba", "llvmlite", "pyarrow", "sklearn"} & set(sys.modules))
 """
-    told = python(script)
+    printed = python(script)
     assert all(
-        each in told for each in ("--target NAME", "--batch-rows N", "--metric A,B", "MODEL")
+        each in printed for each in ("--target NAME", "--batch-rows N", "--metric A,B", "MODEL")
     )
-    assert 'data = ["a.csv"]' in told
-    assert told.endswith("set()\n")
+    assert 'data = ["a.csv"]' in printed
+    assert printed.endswith("set()\n")
 
 
 def test_rows_that_do_not_fit_into_the_buffer(frame: Any) -> None:
     frame.to_parquet("a.parquet", row_group_size=50)
     frame.to_csv("a.csv", index=False)
-    how = ["--target", "buys", "--batch-size", "8", "--buffer-rows", "128", *FAST]
-    assert main(["train", "a.parquet", *how]) == 0
+    arguments = ["--target", "buys", "--batch-size", "8", "--buffer-rows", "128", *FAST]
+    assert main(["train", "a.parquet", *arguments]) == 0
     first = fastmlp.load("model.safetensors")
-    assert main(["train", "a.parquet", *how, "--force"]) == 0
+    assert main(["train", "a.parquet", *arguments, "--force"]) == 0
     second = fastmlp.load("model.safetensors")
     assert np.array_equal(first.net.parameters, second.net.parameters)
-    assert main(["train", "a.csv", *how, "--force"]) == 0
+    assert main(["train", "a.csv", *arguments, "--force"]) == 0
     assert fastmlp.load("model.safetensors").training["rows"] == pytest.approx(320, abs=40)

@@ -47,17 +47,17 @@ def test_all_commands_take_it(
 ) -> None:
     printed = []
     for each in ("utf-8", encoding):
-        how = [] if each == "utf-8" else ["--encoding", each]
+        arguments = [] if each == "utf-8" else ["--encoding", each]
         valid = [f"{each}.csv"] if data == "file" else ["0"]
-        assert run([*TRAIN, *valid, *how], data, each, monkeypatch) == 0
+        assert run([*TRAIN, *valid, *arguments], data, each, monkeypatch) == 0
         model = fastmlp.load("model.safetensors")
         assert (model.columns[1].levels, model.target.classes) == (
             ("Bern", "Zürich"),
             ("groß", "klein"),
         )
         capsys.readouterr()
-        assert run(["score", "model.safetensors", "DATA", *how], data, each, monkeypatch) == 0
-        keep = ["--keep", "stadt", *how]
+        assert run(["score", "model.safetensors", "DATA", *arguments], data, each, monkeypatch) == 0
+        keep = ["--keep", "stadt", *arguments]
         assert run(["predict", "model.safetensors", "DATA", *keep], data, each, monkeypatch) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
@@ -67,7 +67,7 @@ def test_all_commands_take_it(
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
-    ("data", "encoding", "told"),
+    ("data", "encoding", "message"),
     [
         (
             "file",
@@ -82,13 +82,13 @@ def test_all_commands_take_it(
 def test_without_it(
     data: str,
     encoding: str,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run([*TRAIN, "0"], data, encoding, monkeypatch) == 1
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "--encoding" in error
     assert not Path("model.safetensors").exists()
 
@@ -167,7 +167,9 @@ def test_a_missing_target_is_an_error_at_each_door(
     train = [*train, "--output", "other.safetensors"]
     tabular = ["--target", target, "--features", "a", "--output", "other.safetensors"]
     place = "line 9" if "csv" in reader else "row 7"
-    told = f"the target {target!r} has 2 missing values, the first in {place}[ ;].*fill them in, or"
+    message = (
+        f"the target {target!r} has 2 missing values, the first in {place}[ ;].*fill them in, or"
+    )
     capsys.readouterr()
     for command in (
         ["train", "DATA", *train],
@@ -178,7 +180,7 @@ def test_a_missing_target_is_an_error_at_each_door(
     ):
         path = written(frame, reader, monkeypatch)
         assert main([path if one == "DATA" else one for one in command]) == 1
-        assert re.search(told, capsys.readouterr().err), command
+        assert re.search(message, capsys.readouterr().err), command
     assert not Path("other.safetensors").exists()
 
 
@@ -196,19 +198,19 @@ def test_missing_texts_are_missing_levels_as_of_frames(
     text = "\n".join(["a,town,y", *rows]) + "\n"
     Path("rows.csv").write_text(text)
     pd.read_csv("rows.csv").to_parquet("rows.parquet")
-    found = []
+    results = []
     for data in ("rows.csv", "-", "rows.parquet"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        how = FAST if kind == "plain" else ["--epochs", "1", "--force"]
-        assert main(["train", data, "--target", "y", "--valid", "0", *how]) == 0
+        arguments = FAST if kind == "plain" else ["--epochs", "1", "--force"]
+        assert main(["train", data, "--target", "y", "--valid", "0", *arguments]) == 0
         model = fastmlp.load("model.safetensors")
         levels: Any = model.columns[1].levels if kind == "plain" else model.schema_.levels["town"]
         assert levels == ("Bern", "Chur")
         for rows_of in ("rows.csv", "rows.parquet"):
             answer = fastmlp.predict_arrow(model, rows_of).read_all()
-            found.append(answer["probability_yes"])
-        assert found[-1] == found[-2]
-    assert found[0] == found[2] == found[4]
+            results.append(answer["probability_yes"])
+        assert results[-1] == results[-2]
+    assert results[0] == results[2] == results[4]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -237,5 +239,7 @@ def test_columns_to_keep_that_cannot_be(frame: Any, capsys: pytest.CaptureFixtur
     assert main([*predict, "b"]) == 1
     assert "predict: there are several columns of the name 'b'" in capsys.readouterr().err
     assert main([*predict, "prediction"]) == 1
-    told = "the columns prediction are among those to keep, and are of predictions too: rename them"
-    assert told in capsys.readouterr().err
+    message = (
+        "the columns prediction are among those to keep, and are of predictions too: rename them"
+    )
+    assert message in capsys.readouterr().err

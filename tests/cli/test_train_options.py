@@ -114,8 +114,8 @@ def test_the_time_limit_counts_from_the_start_of_the_command(
     assert main([*TRAIN, "--model", model, "--epochs", "2", "--time-limit", "90"]) == 0
     assert 0 < limits[0] <= 40
     assert "--time-limit was over" not in capsys.readouterr().err
-    how = ["--model", model, "--epochs", "2", "--time-limit", "40", "--force"]
-    assert main([*TRAIN, *how]) == 0
+    arguments = ["--model", model, "--epochs", "2", "--time-limit", "40", "--force"]
+    assert main([*TRAIN, *arguments]) == 0
     assert 0 < limits[1] < 1
     assert "note: --time-limit was over before the training began" in capsys.readouterr().err
 

@@ -124,10 +124,10 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
 def test_arguments_are_checked_before_anything_is_compiled(
     options: dict[str, Any], error: type, words: str
 ) -> None:
-    told: list[str] = []
+    reports: list[str] = []
     with pytest.raises(error, match=words):
-        warmup(**options, report=told.append)
-    assert told == []
+        warmup(**options, report=reports.append)
+    assert reports == []
 
 
 def test_reports_nothing_and_returns_seconds_by_default(

@@ -343,9 +343,9 @@ def test_words_are_those_that_numpy_draws(kind: Any) -> None:
     for function in ways:
         bits, expected = kind(3), kind(3)
         # A generator of 64 bits keeps the half that it has not given out: an odd number of words.
-        found = words(bits, 1001, function)
-        its = expected.ctypes
-        assert found == [its.next_uint32(its.state) for _ in range(1001)]
+        result = words(bits, 1001, function)
+        values = expected.ctypes
+        assert result == [values.next_uint32(values.state) for _ in range(1001)]
         assert bits.random_raw() == expected.random_raw()
 
 

@@ -294,12 +294,12 @@ def test_a_name_with_a_value_on_every_way_is_understood() -> None:
 
     words = np.zeros(1, np.int64)
     code = NativeCode(chooses, None, light=True)  # type: ignore[arg-type]
-    found = []
+    results = []
     for n in (3, 2, 1):
         words[0] = 0
         code.entry(words.ctypes.data, n)
-        found.append(int(words[0]))
-    assert found == [1, 0, 2]
+        results.append(int(words[0]))
+    assert results == [1, 0, 2]
 
 
 def test_the_source_of_a_kernel_is_the_text_that_both_compile() -> None:

@@ -130,8 +130,8 @@ def test_words_without_sign_are_mixed_as_in_python() -> None:
                 values[i] += 0.5
 
     numbers = np.array([3, 39999, 40000, 65535], np.uint16)
-    found = results(mix, numbers.ctypes.data)
-    assert [value % 1 for value in found[:4]] == [0, 0, 0.5, 0.5]
+    result = results(mix, numbers.ctypes.data)
+    assert [value % 1 for value in result[:4]] == [0, 0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("b", [3, -3, 1, -1, 2**40])
@@ -461,7 +461,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     """Every factory of the library but loops of one rule, as a function of the scalar type."""
     table: dict[str, Any] = {}
     for name, (factory, options) in PHASES.items():
-        table[name] = lambda scalar, make=factory, how=options: make(scalar, **how)
+        table[name] = lambda scalar, make=factory, way=options: make(scalar, **way)
     table.update({factory.__name__: factory for factory in OTHERS})
     for module, names in (
         (epoch, ("train", "evaluate", "predict")),
@@ -502,13 +502,13 @@ def rules_with_arguments() -> dict[str, Any]:
     for name, link in links.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
     for name, loss in CASES.items():
-        how, kind = tuple(options_of(loss).values()), loss.targets == "classes"
+        options, kind = tuple(options_of(loss).values()), loss.targets == "classes"
         n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
         shape = (200, n, 1 if kind else n // loss.per_target)
         table[f"loss {name}"] = (
             loss.rule,
             elementwise.loss_loop,
-            how,
+            options,
             "rcwl" if kind else "ruwl",
             shape,
         )
@@ -539,18 +539,18 @@ def numbers_for(kind: str, scalar: Any) -> Any:
 @pytest.mark.parametrize(("i", "name"), [*enumerate(rules_with_arguments())])
 def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
     """In both dtypes ours, in one of them, in turn, Numba's: it takes 0.3 s for a loop."""
-    rule, factory, how, kinds, shape = rules_with_arguments()[name]
+    rule, factory, options, kinds, shape = rules_with_arguments()[name]
     register_jitable(**INLINED)(rule)
-    found = []
+    results = []
     scalar, other = (np.float32, np.float64)[:: 1 if i % 2 else -1]
-    assert native(factory(other, rule, *how)).address
+    assert native(factory(other, rule, *options)).address
     for ours in (True, False):
-        block = Block(factory(scalar, rule, *how), None, ours=ours)
+        block = Block(factory(scalar, rule, *options), None, ours=ours)
         assert isinstance(block._code, NativeCode) == ours
         arrays = [numbers_for(kind, scalar) for kind in kinds]
         block(*(array.ctypes.data for array in arrays), *shape)
-        found.append(arrays)
-    for one, other in zip(*found, strict=True):
+        results.append(arrays)
+    for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
         numbers = ~np.isnan(one)
         np.testing.assert_array_equal(np.signbit(one[numbers]), np.signbit(other[numbers]))

@@ -77,10 +77,13 @@ def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
 
 
 def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) -> None:
-    paths, how = written(TABLE, tmp_path, ".parquet"), dict[str, Any](target=["y"], weight="flag")
-    source = Blocks.from_parquet(paths, **how, features=["b", "a"], seed=3)
+    paths, options = (
+        written(TABLE, tmp_path, ".parquet"),
+        dict[str, Any](target=["y"], weight="flag"),
+    )
+    source = Blocks.from_parquet(paths, **options, features=["b", "a"], seed=3)
     assert source.block_sizes == (170, 170, 170, 90, 170, 170, 60)
-    pieces = Blocks.from_parquet(paths, **how, features=["b", "a"], rows=100)
+    pieces = Blocks.from_parquet(paths, **options, features=["b", "a"], rows=100)
     assert pieces.block_sizes == (100, 70, 100, 70, 100, 70, 90, 100, 70, 100, 70, 60)
     for blocks in (source, pieces):
         read = [blocks.read(i) for i in range(len(blocks.block_sizes))]
@@ -205,22 +208,22 @@ def test_patterns_and_folders(tmp_path: Path) -> None:
     (folder / "_SUCCESS").write_text("")
     (folder / ".part-0.parquet.crc").write_text("")
     nets = [net() for _ in range(4)]
-    how: dict[str, Any] = {"epochs": 2, "batch_size": 20}
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 20}
     paths = [str(folder / f"part-{i}.parquet") for i in range(3)]
-    nets[0].fit(paths, target="y", **how)
-    nets[1].fit(folder, target="y", **how)
-    nets[2].fit(str(folder / "part-?.parquet"), target="y", **how)
-    nets[3].fit(Blocks.from_parquet(folder, target="y"), **how)
+    nets[0].fit(paths, target="y", **options)
+    nets[1].fit(folder, target="y", **options)
+    nets[2].fit(str(folder / "part-?.parquet"), target="y", **options)
+    nets[3].fit(Blocks.from_parquet(folder, target="y"), **options)
     assert len({one.parameters.tobytes() for one in nets}) == 1
     expected = [*nets[0].predict_batches(paths)]
     for given in (folder, f"{folder}/*.parquet", [f"{folder}/part-[01].parquet", paths[2]]):
         assert np.array_equal([*nets[0].predict_batches(given)], expected)
     (tmp_path / "empty").mkdir()
-    for lacks, told in (
+    for lacks, values in (
         (tmp_path / "empty", "MLP.fit: the folder '.*empty' has no files of .parquet"),
         (folder / "no*.parquet", "MLP.fit: there is no file '.*no"),
     ):
-        with pytest.raises(FileNotFoundError, match=told):
+        with pytest.raises(FileNotFoundError, match=values):
             net().fit(lacks, target="y")
     (folder / "b.csv").write_text("a,y\n")
     with pytest.raises(ValueError, match=r"must be of one kind of .*, got b\.csv, part-0\.parquet"):
@@ -234,15 +237,17 @@ def test_what_is_no_table_says_what_to_pass() -> None:
             (lazy, r"got DataFrame of Dask: .*X.to_parquet.*, or X.compute\(\)"),
             (connection, r'got DuckDBPyConnection: pass connection.sql\("select ...'),
         ]
-        for given, told in cases:
-            with pytest.raises(TypeError, match=f"^MLP.fit: .*{told}"):
-                net().fit(given, target="y")
-            with pytest.raises(TypeError, match=f"^MLP.predict_batches: .*{told}"):
-                next(net().predict_batches(given))
+        for table, message in cases:
+            with pytest.raises(TypeError, match=f"^MLP.fit: .*{message}"):
+                net().fit(table, target="y")
+            with pytest.raises(TypeError, match=f"^MLP.predict_batches: .*{message}"):
+                next(net().predict_batches(table))
     paths: list[Any] = ["a.parquet", Path("a.parquet")]
     for path in paths:
-        told = r"^MLP.predict: X must be .* predict_batches predicts, and fastmlp.predict_parquet"
-        with pytest.raises(TypeError, match=told):
+        message = (
+            r"^MLP.predict: X must be .* predict_batches predicts, and fastmlp.predict_parquet"
+        )
+        with pytest.raises(TypeError, match=message):
             net().predict(path)
 
 

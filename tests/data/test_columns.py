@@ -131,8 +131,10 @@ def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> 
     rows = 7 if reader in ("parquet", "feather") else N
     n = int(np.count_nonzero(holes // rows == holes[0] // rows))
     first = f"line {holes[0] + 2}" if "csv" in reader else f"row {holes[0]}"
-    told = f"the target 'y' has {n} missing value{'s' * (n > 1)}, the first in {first}; fill them"
-    with pytest.raises(ValueError, match=re.escape(told)):
+    message = (
+        f"the target 'y' has {n} missing value{'s' * (n > 1)}, the first in {first}; fill them"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         DOORS[door](source, names)
 
 

@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
-    ("last", "told"),
+    ("last", "message"),
     [
         ("7,1,abc,0", f": line {LATE}, column 'b': invalid value 'abc', but its values are numb"),
         ('7,1,"1,5",0', f": line {LATE}, column 'b': invalid value '1,5', but its values are num"),
@@ -52,17 +52,17 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     ],
 )
 def test_a_late_value_that_is_no_number_is_named(
-    name: str, last: str, told: str, tmp_path: Path
+    name: str, last: str, message: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path / "a.csv", last)
-    with pytest.raises(ValueError, match=re.escape(told)) as raised:
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
         CALLS[name](path)
     assert raised.value.__notes__[-1] == f"in {path}"
-    assert "header" in told or "convert the file to Parquet" in str(raised.value)
+    assert "header" in message or "convert the file to Parquet" in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("last", "told"),
+    ("last", "message"),
     [
         ("7,1,5,yes", f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num"),
         ("7,1,,0", "batch 1 of .*: X has 1 missing value in column 'b'; fill"),
@@ -73,9 +73,11 @@ def test_a_late_value_that_is_no_number_is_named(
         ("7,1,inf,0", r"block 1: X must be finite as float32, got inf in row \d+, column 'b'"),
     ],
 )
-def test_a_fit_names_the_place_of_what_is_no_number(last: str, told: str, tmp_path: Path) -> None:
+def test_a_fit_names_the_place_of_what_is_no_number(
+    last: str, message: str, tmp_path: Path
+) -> None:
     """Nulls and infinite values by batch, in a file of which some columns are read."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         net().fit(written(tmp_path / "a.csv", last), target="y", epochs=1)
 
 
@@ -96,9 +98,9 @@ def test_late_fractions_of_inputs_and_targets(tmp_path: Path) -> None:
     i = np.arange(N)
     x = np.append(np.column_stack([i % 7, i % 5]), [[1.5, -2.5]], axis=0)
     y, nets = np.append(i % 2, 0.25), [net(), net()]
-    how: dict[str, Any] = {"epochs": 1, "batch_size": 1000, "shuffle": False}
-    nets[0].fit(x, y, **how)
-    nets[1].fit(path, target="y", buffer_rows=50_000, **how)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 1000, "shuffle": False}
+    nets[0].fit(x, y, **options)
+    nets[1].fit(path, target="y", buffer_rows=50_000, **options)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     model = MLPClassifier((4,), max_iter=1, random_state=0)
     with pytest.warns(UserWarning, match="Maximum iterations"):
@@ -121,8 +123,8 @@ def test_texts_from_the_start_are_no_inputs_but_targets(tmp_path: Path) -> None:
 def test_late_fractions_and_texts_in_columns_that_are_not_read(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "no number,0.5,1e-3,0")
     table = pa.table({"a": [*(np.arange(N) % 7), 0.5], "b": [*(np.arange(N) % 5), 1e-3]})
-    found = predict_arrow(net(), path).read_all()["prediction"].to_numpy()
-    assert np.array_equal(found, net().predict(table)[:, 0])
+    result = predict_arrow(net(), path).read_all()["prediction"].to_numpy()
+    assert np.array_equal(result, net().predict(table)[:, 0])
 
 
 def test_what_is_kept_stays_what_it_is(tmp_path: Path) -> None:
@@ -130,9 +132,9 @@ def test_what_is_kept_stays_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"id,a,b,note,day\n{ids[0]},1,2,,2020-01-01\n{ids[1]},3,4,,2020-01-02\n")
     predict_parquet(net(), path, tmp_path / "out.parquet", keep=["id", "note", "day"])
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found["id"].to_pylist() == ids
-    kinds = [str(field.type) for field in found.schema]
+    result = pq.read_table(tmp_path / "out.parquet")
+    assert result["id"].to_pylist() == ids
+    kinds = [str(field.type) for field in result.schema]
     assert kinds == ["int64", "string", "date32[day]", "float"]
     # Nothing in the first megabyte, and a text later.
     path = written(tmp_path / "b.csv", "7,1,2,late", "id,a,b,note")
@@ -141,8 +143,8 @@ def test_what_is_kept_stays_what_it_is(tmp_path: Path) -> None:
     notes = predict_arrow(net(), path, keep="note").read_all()["note"]
     assert notes[-1].as_py() == "late"
     path = written(tmp_path / "c.csv", "7,1,2,0.5")
-    told = f"line {LATE}, column 'y': invalid value '0.5', but its values are whole numbers"
-    with pytest.raises(ValueError, match=re.escape(told)):
+    message = f"line {LATE}, column 'y': invalid value '0.5', but its values are whole numbers"
+    with pytest.raises(ValueError, match=re.escape(message)):
         predict_arrow(net(), path, keep="y").read_all()
 
 
@@ -204,13 +206,13 @@ def test_fits_in_the_bits_of_utf_8(tmp_path: Path) -> None:
     rows = [f"{i % 7},{i % 5},{i % 3}" for i in range(50)]
     paths = [written_as(tmp_path / f"{name}.csv", "cp1252", rows) for name in "ab"]
     others = [written_as(tmp_path / f"{name}.8.csv", "utf-8", rows) for name in "ab"]
-    how: dict[str, Any] = {"target": "y", "epochs": 2}
+    options: dict[str, Any] = {"target": "y", "epochs": 2}
     expected = MLP((2, 3, 1), seed=0)
-    expected.fit(others, **how)
+    expected.fit(others, **options)
     for source in (CSVFile(tmp_path / "?.csv", "cp1252"), [CSVFile(p, "cp1252") for p in paths]):
         nets = [MLP((2, 3, 1), seed=0) for _ in range(2)]
-        nets[0].fit(source, **how)
-        fit_many(nets[1:], source, **how)
+        nets[0].fit(source, **options)
+        fit_many(nets[1:], source, **options)
         for one in nets:
             assert one.parameters.tobytes() == expected.parameters.tobytes()
             assert one.feature_names == ("a", "größe")
@@ -224,7 +226,7 @@ def test_it_is_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("a.csv", "cp125x"),
@@ -237,14 +239,14 @@ def test_it_is_a_path() -> None:
         ((5, "cp1252"), "path must be a path"),
     ],
 )
-def test_what_is_refused(arguments: Any, told: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^CSVFile: .*{told}"):
+def test_what_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^CSVFile: .*{message}"):
         CSVFile(*arguments)
 
 
 @pytest.mark.parametrize("end", [".csv", ".csv.gz"])
 @pytest.mark.parametrize(
-    ("encoding", "rows", "header", "told"),
+    ("encoding", "rows", "header", "message"),
     [
         ("cp1252", ROWS, "a,town,y",
          r"line 2, column 'town': b'Z\xfcrich' is not utf-8, perhaps cp1252 ('Zürich'): pass "
@@ -258,7 +260,7 @@ def test_what_is_refused(arguments: Any, told: str) -> None:
     ],
 )  # fmt: skip
 def test_text_that_is_not_utf_8(
-    encoding: str, rows: list[str], header: str, told: str, end: str, tmp_path: Path
+    encoding: str, rows: list[str], header: str, message: str, end: str, tmp_path: Path
 ) -> None:
     path = written_as(tmp_path / f"a{end}", encoding, rows, header)
     target = header.split(",")[1]
@@ -267,19 +269,19 @@ def test_text_that_is_not_utf_8(
         lambda: predict_arrow(net_of_two(), path, keep=target).read_all(),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match=re.escape(told)) as raised:
+        with pytest.raises(ValueError, match=re.escape(message)) as raised:
             call()
         assert f"in {path}" in raised.value.__notes__
 
 
 def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
-    for encoding, told in (
+    for encoding, values in (
         ("ascii", r"line 2, column 'town': b'Z\xfcrich' is not ascii, perhaps cp1252 ("),
         ("utf-16", "the text is not utf-16: give its encoding"),
         ("utf-8-sig", r"line 2, column 'town': b'Z\xfcrich' is not utf-8-sig, perhaps cp1252"),
     ):
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ValueError, match=re.escape(values)):
             MLPClassifier((4,), max_iter=1).fit(CSVFile(path, encoding), target="town")
 
 

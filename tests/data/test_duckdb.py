@@ -49,10 +49,10 @@ def test_a_query_trains_in_the_bits_of_arrays(connection: Any, buffer_rows: Any)
     def arrays() -> Iterator[Any]:
         yield X, Y
 
-    nets, how = [net(), net()], {**HOW, "buffer_rows": buffer_rows}
+    nets, options = [net(), net()], {**HOW, "buffer_rows": buffer_rows}
     held = connection.sql(f"{QUERY} WHERE id < 500")
-    expected = nets[0].fit(arrays, validation_data=(X[:500], Y[:500]), **how)
-    history = nets[1].fit(connection.sql(QUERY), target="y", validation_data=held, **how)
+    expected = nets[0].fit(arrays, validation_data=(X[:500], Y[:500]), **options)
+    history = nets[1].fit(connection.sql(QUERY), target="y", validation_data=held, **options)
     assert history.loss == expected.loss
     assert history.validation_loss == expected.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -134,13 +134,13 @@ def test_duckdb_reads_predictions(connection: Any, tmp_path: Any) -> None:
     query = cursor.sql("SELECT id, c, a, b FROM table_of_rows")
     reader = predict_arrow(model, query, keep="id", batch_rows=1000)
     connection.execute("CREATE TABLE predictions AS SELECT * FROM reader")
-    found = connection.sql("SELECT prediction FROM predictions ORDER BY id").fetchnumpy()
-    assert np.array_equal(found["prediction"], expected)
+    result = connection.sql("SELECT prediction FROM predictions ORDER BY id").fetchnumpy()
+    assert np.array_equal(result["prediction"], expected)
     assert reader.schema.names == ["id", "prediction"]
     path = tmp_path / "predictions.parquet"
     assert predict_parquet(model, connection.sql(QUERY), path) == N
-    found = connection.sql(f"SELECT prediction FROM '{path}'").fetchnumpy()
-    assert np.array_equal(found["prediction"], expected)
+    result = connection.sql(f"SELECT prediction FROM '{path}'").fetchnumpy()
+    assert np.array_equal(result["prediction"], expected)
     assert np.array_equal(model.predict(connection.sql("SELECT b, a, c FROM table_of_rows"))[:, 0],
                           expected)  # fmt: skip
     assert is_free(connection)

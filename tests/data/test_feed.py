@@ -35,9 +35,9 @@ class Source:
 
 def feed(source: Any) -> Feed:
     network = core_of(MLP((3, 4, 1), seed=0)).engine.network
-    found = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
-    assert found is not None
-    return found
+    result = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
+    assert result is not None
+    return result
 
 
 @pytest.fixture
@@ -54,16 +54,16 @@ def test_training_has_a_thread_less_while_a_buffer_is_read(
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source, less = Source(), 3 if computes else 4
     # Of the first buffer, and of the block after it.
-    its = feed(source)
+    feed_of_source = feed(source)
     assert limits.free_threads(4) == 4
-    its.start(0)
+    feed_of_source.start(0)
     assert limits.free_threads(4) == less
     for _ in range(5):
         source.free.release(2)
-        its.next()
-        assert limits.free_threads(4) == (4 if its.ends else less)
-    assert its.ends
-    its.close()
+        feed_of_source.next()
+        assert limits.free_threads(4) == (4 if feed_of_source.ends else less)
+    assert feed_of_source.ends
+    feed_of_source.close()
     assert limits.free_threads(4) == 4
 
 
@@ -75,12 +75,12 @@ def test_the_thread_is_given_back_if_a_read_blocks_for_ever(
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     monkeypatch.setattr(feeding, "END_SECONDS", 0.01)
     source = Source()
-    its = feed(source)
-    its.start(0)
-    its.close()
+    feed_of_source = feed(source)
+    feed_of_source.start(0)
+    feed_of_source.close()
     assert limits.free_threads(4) == 4
     source.free.release(20)
-    its._reader._thread.join(WAIT_SECONDS)  # type: ignore[union-attr]
+    feed_of_source._reader._thread.join(WAIT_SECONDS)  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("four_threads")

@@ -109,19 +109,19 @@ def columns(model: Any, source: Any = TABLE) -> dict[str, Any]:
 
 def test_columns_of_nets() -> None:
     softmax = net(3, loss="cross_entropy")
-    found, p = columns(softmax), softmax.predict(X)
-    assert list(found) == ["probability_0", "probability_1", "probability_2", "prediction"]
-    assert np.array_equal(found["probability_2"], p[:, 2])
-    assert np.array_equal(found["prediction"], p.argmax(1))
+    result, p = columns(softmax), softmax.predict(X)
+    assert list(result) == ["probability_0", "probability_1", "probability_2", "prediction"]
+    assert np.array_equal(result["probability_2"], p[:, 2])
+    assert np.array_equal(result["prediction"], p.argmax(1))
     sigmoid = net(loss="binary_cross_entropy")
-    found, p = columns(sigmoid), sigmoid.predict(X)
-    assert list(found) == ["probability_0", "probability_1", "prediction"]
-    assert np.array_equal(found["prediction"], p[:, 0] > 0.5)
-    found = columns(net(2, loss="binary_cross_entropy"))
-    assert list(found) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
-    found = columns(net(2))
-    assert list(found) == ["prediction_0", "prediction_1"]
-    assert np.array_equal(found["prediction_1"], net(2).predict(X)[:, 1])
+    result, p = columns(sigmoid), sigmoid.predict(X)
+    assert list(result) == ["probability_0", "probability_1", "prediction"]
+    assert np.array_equal(result["prediction"], p[:, 0] > 0.5)
+    result = columns(net(2, loss="binary_cross_entropy"))
+    assert list(result) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
+    result = columns(net(2))
+    assert list(result) == ["prediction_0", "prediction_1"]
+    assert np.array_equal(result["prediction_1"], net(2).predict(X)[:, 1])
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -131,10 +131,10 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
         model = MLPClassifier((4,), max_iter=2, random_state=0).fit(rows, LABELS)
         table = TABLE if rows is frame else TABLE.select(["id", "a", "b", "c"])
         assert predict_parquet(model, table, path, keep="id", batch_rows=300) == N
-        found = pq.read_table(path)
-        assert found.schema.names == ["id", "probability_no", "probability_yes", "prediction"]
-        assert found["prediction"].to_pylist() == model.predict(rows).tolist()
-        assert np.array_equal(found["probability_yes"], model.predict_proba(rows)[:, 1])
+        result = pq.read_table(path)
+        assert result.schema.names == ["id", "probability_no", "probability_yes", "prediction"]
+        assert result["prediction"].to_pylist() == model.predict(rows).tolist()
+        assert np.array_equal(result["probability_yes"], model.predict_proba(rows)[:, 1])
         parts = model.predict_batches(table.drop(["id"]), method="predict_proba", batch_rows=300)
         assert np.array_equal(np.concatenate(list(parts)), model.predict_proba(rows))
     several = np.column_stack([LABELS == "yes", X[:, 0] > 0]).astype(int)
@@ -177,8 +177,8 @@ def test_a_reader_pulls_batch_by_batch() -> None:
     out.read_next_batch()
     out.read_next_batch()
     assert read == [0, 1]
-    found: Any = pl.from_arrow(out)
-    assert len(found) == N - 2 * 170
+    result: Any = pl.from_arrow(out)
+    assert len(result) == N - 2 * 170
     assert read == list(range(6))
 
 
@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             self.file.close()
 
     opened = os.fdopen
-    monkeypatch.setattr(os, "fdopen", lambda *how: Full(opened(*how)))
+    monkeypatch.setattr(os, "fdopen", lambda *arguments: Full(opened(*arguments)))
     path = tmp_path / "out.parquet"
     path.write_bytes(b"before")
     with pytest.raises(OSError, match="No space left on device") as caught:
@@ -300,7 +300,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def batches(n: int) -> Iterator[Any]:
         names = model.feature_names
         for one in rows(n):
-            yield pa.RecordBatch.from_arrays([pa.array(its) for its in one.T], names=names)
+            yield pa.RecordBatch.from_arrays([pa.array(item) for item in one.T], names=names)
 
     def tables(n: int) -> Any:
         schema = pa.schema([(name, pa.float64()) for name in model.feature_names or ()])
@@ -343,23 +343,25 @@ def test_predictions_in_mixed_precision(tmp_path: Path) -> None:
     wide = MLP((3, 40, 40, 2), loss="cross_entropy", seed=0)
     expected = wide.predict(X, compute_dtype="bfloat16")
     assert not np.array_equal(wide.predict(X), expected)
-    how: Any = {"batch_rows": 300, "compute_dtype": "bfloat16"}
-    found = predict_arrow(wide, X, **how).read_all()
+    options: Any = {"batch_rows": 300, "compute_dtype": "bfloat16"}
+    result = predict_arrow(wide, X, **options).read_all()
     path = tmp_path / "p.parquet"
-    assert predict_parquet(wide, X, path, **how) == N
-    for table in (found, pq.read_table(path)):
+    assert predict_parquet(wide, X, path, **options) == N
+    for table in (result, pq.read_table(path)):
         both = [table.column(f"probability_{k}").to_numpy() for k in range(2)]
         np.testing.assert_array_equal(np.stack(both, axis=1), expected)
 
 
 def test_mixed_precision_is_of_nets() -> None:
-    single, how = X.astype(np.float32), dict[str, Any](compute_dtype="bfloat16")
+    single, options = X.astype(np.float32), dict[str, Any](compute_dtype="bfloat16")
     model = MLPClassifier((40, 40), tol=1e3, random_state=0).fit(single, LABELS)
     with pytest.raises(TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"):
-        predict_arrow(model, X, **how)
+        predict_arrow(model, X, **options)
     with pytest.raises(ValueError, match="predict_arrow: unknown compute_dtype 'half', did you"):
-        predict_arrow(net(), X, **{**how, "compute_dtype": "half"})
-    found = predict_arrow(model.net_, single, **how).read_all().column("probability_1").to_numpy()
-    np.testing.assert_array_equal(found, model.net_.predict(single, **how)[:, 0])
-    error = np.abs(found - model.predict_proba(single)[:, 1]).max()
+        predict_arrow(net(), X, **{**options, "compute_dtype": "half"})
+    result = (
+        predict_arrow(model.net_, single, **options).read_all().column("probability_1").to_numpy()
+    )
+    np.testing.assert_array_equal(result, model.net_.predict(single, **options)[:, 0])
+    error = np.abs(result - model.predict_proba(single)[:, 1]).max()
     assert 0 < error < 0.02

@@ -61,13 +61,13 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, list[tuple[str, str]], Any]:
             error = (type(raised).__name__, str(raised))
     if BEFORE_1_9 and error and error[0] == "TypeError" and "'isnan'" in error[1]:
         pytest.skip("scikit-learn before 1.9 cannot stop early where labels are text")
-    told = [
+    message = [
         w
         for w in caught
         if w.category is not RuntimeWarning
         and "parameters of the first epoch" not in str(w.message)
     ]
-    return result, [(w.category.__name__, str(w.message)) for w in told], error
+    return result, [(w.category.__name__, str(w.message)) for w in message], error
 
 
 def parameters_of(model: Any) -> list[Any]:
@@ -77,11 +77,11 @@ def parameters_of(model: Any) -> list[Any]:
 def numbers_of(model: Any) -> dict[str, Any]:
     """All that a training leaves behind, as arrays."""
     curves = ("loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_", "loss_")
-    found = {name: getattr(model, name, None) for name in curves}
+    results = {name: getattr(model, name, None) for name in curves}
     parameters = {f"parameter {i}": part for i, part in enumerate(parameters_of(model))}
     return {
         name: np.asarray(value, np.float64)
-        for name, value in {**found, **parameters}.items()
+        for name, value in {**results, **parameters}.items()
         if value is not None
     }
 

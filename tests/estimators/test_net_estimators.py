@@ -93,9 +93,9 @@ NETS: dict[str, dict[str, Any]] = {
 def test_its_parameters_make_the_same_net_again(name: str) -> None:
     net = MLP(**NETS[name], seed=0)
     model = net.as_estimator()
-    told = model.get_params()
+    report = model.get_params()
     keywords = list(inspect.signature(MLP).parameters)
-    again = MLP(**{keyword: told[keyword] for keyword in keywords if keyword != "seed"}, seed=0)
+    again = MLP(**{keyword: report[keyword] for keyword in keywords if keyword != "seed"}, seed=0)
     assert again._network == net._network
     assert again.optimizer == net.optimizer
     assert again.n_threads == net.n_threads
@@ -103,7 +103,7 @@ def test_its_parameters_make_the_same_net_again(name: str) -> None:
     assert repr(again) == repr(net)
     # What is a name, or is left out, in the net is so in the estimator.
     for keyword, value in NETS[name].items():
-        assert told[keyword] == value or not isinstance(value, str)
+        assert report[keyword] == value or not isinstance(value, str)
 
 
 def test_every_keyword_of_a_net_and_of_a_fit_is_a_parameter() -> None:
@@ -238,12 +238,14 @@ def test_early_stopping_metrics_and_callbacks_are_those_of_the_fit() -> None:
 
 def test_what_cannot_be_is_told_before_a_fit() -> None:
     net = MLP((6, 5, 1))
-    told = r"^MLP.as_estimator: got an unexpected keyword argument '"
-    with pytest.raises(TypeError, match=told + r"lr': .*optimizer=Adam\(.* known: layer_sizes, "):
+    message = r"^MLP.as_estimator: got an unexpected keyword argument '"
+    with pytest.raises(
+        TypeError, match=message + r"lr': .*optimizer=Adam\(.* known: layer_sizes, "
+    ):
         net.as_estimator(lr=0.1)
-    with pytest.raises(TypeError, match=told + "seed', did you mean 'random_state'"):
+    with pytest.raises(TypeError, match=message + "seed', did you mean 'random_state'"):
         net.as_estimator(seed=1)
-    with pytest.raises(TypeError, match=told + "max_iter', did you mean 'epochs'"):
+    with pytest.raises(TypeError, match=message + "max_iter', did you mean 'epochs'"):
         net.as_estimator(max_iter=1)
     with pytest.raises(ValueError, match="kind must be 'classifier', 'regressor' or None, got 'c"):
         net.as_estimator("clusterer")  # type: ignore[arg-type]
@@ -259,11 +261,11 @@ def test_what_cannot_be_is_told_before_a_fit() -> None:
 @needs_compiler
 def test_what_does_not_fit_the_data_is_told() -> None:
     model = MLP((6, 4, 4), loss="cross_entropy").as_estimator(epochs=1)
-    told = r"y has 3 classes, but layer_sizes=\(6, 4, 4\) is for 4: layer_sizes=\(6, 4, 3\)$"
-    with pytest.raises(ValueError, match=told):
+    message = r"y has 3 classes, but layer_sizes=\(6, 4, 4\) is for 4: layer_sizes=\(6, 4, 3\)$"
+    with pytest.raises(ValueError, match=message):
         model.fit(X, LABELS)
-    told = r"y has 3 classes, but layer_sizes=\(6, 1\) is for 2: layer_sizes=\(6, 3\)$"
-    with pytest.raises(ValueError, match=told):
+    message = r"y has 3 classes, but layer_sizes=\(6, 1\) is for 2: layer_sizes=\(6, 3\)$"
+    with pytest.raises(ValueError, match=message):
         MLP((6, 1), loss="binary_cross_entropy").as_estimator().fit(X, LABELS)
     with pytest.raises(ValueError, match="X has 6 features, but the net has 5 inputs"):
         MLP((5, 1)).as_estimator(epochs=1).fit(X, REAL)

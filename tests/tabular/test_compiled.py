@@ -82,10 +82,10 @@ def test_levels_are_looked_up(kind: Any) -> None:
     if np.dtype(kind).kind == "u":
         X, new = X.clip(0), new.clip(0)
     one_hot = OneHotLevels(min_rows=1).fit(X)
-    found, first = short(one_hot, new.astype(kind)), 0
+    result, first = short(one_hot, new.astype(kind)), 0
     whole = one_hot.transform(new)
     for j, n in enumerate(one_hot.spans):
-        expected = np.where(np.arange(n) == found[:, [j]], 1, 0)
+        expected = np.where(np.arange(n) == result[:, [j]], 1, 0)
         np.testing.assert_array_equal(whole[:, first : first + n], expected)
         first += n
     statistics = TargetStatistics(random_state=0).fit(X, rng.normal(size=400))

@@ -55,14 +55,16 @@ def numbers(n: int = 500, seed: int = 0) -> Any:
 
 
 def expected_to_fail(encoder: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     if isinstance(encoder, CodeEncoder):
-        found["check_positive_only_tag_during_fit"] = "-1 is no level, and others are not below it"
+        results["check_positive_only_tag_during_fit"] = (
+            "-1 is no level, and others are not below it"
+        )
     if isinstance(encoder, TargetStatistics):
         # As of scikit-learn's TargetEncoder.
         checks = ("check_transformer_data_not_an_array", "check_transformer_general")
-        found |= dict.fromkeys(checks, "training rows get statistics out of folds")
-    return found
+        results |= dict.fromkeys(checks, "training rows get statistics out of folds")
+    return results
 
 
 @parametrize_with_checks([*OF_NUMBERS, *OF_CODES], expected_failed_checks=expected_to_fail)
@@ -75,15 +77,15 @@ def test_what_every_encoder_of_numbers_does(encoder: Any) -> None:
     X = numbers(60)
     X[3, 0] = X[5, 2] = NAN
     encoder = clone(encoder)
-    found = encoder.fit(X).transform(X)
-    assert found.dtype == np.float32
-    assert found.shape == (60, len(encoder.get_feature_names_out()))
-    assert np.isfinite(found).all()
+    result = encoder.fit(X).transform(X)
+    assert result.dtype == np.float32
+    assert result.shape == (60, len(encoder.get_feature_names_out()))
+    assert np.isfinite(result).all()
     one = np.concatenate([encoder.transform(X[i : i + 1]) for i in range(60)])
-    np.testing.assert_array_equal(one, found)
+    np.testing.assert_array_equal(one, result)
     # What was learned is all that there is.
     back = clone(encoder).restore(encoder.arrays, X.shape[1])
-    np.testing.assert_array_equal(back.transform(X), found)
+    np.testing.assert_array_equal(back.transform(X), result)
 
 
 @each_of_numbers
@@ -91,8 +93,8 @@ def test_what_every_encoder_of_numbers_does(encoder: Any) -> None:
     "X", [[[2.0, 1.0]], [[NAN, 1.0], [NAN, 2.0], [NAN, NAN]]], ids=["one row", "all missing"]
 )
 def test_rows_that_tell_little(encoder: Any, X: Any) -> None:
-    found = clone(encoder).fit(X).transform([[2.0, 1.5], [NAN, NAN], [1e300, -1e300]])
-    assert np.isfinite(found).all()
+    result = clone(encoder).fit(X).transform([[2.0, 1.5], [NAN, NAN], [1e300, -1e300]])
+    assert np.isfinite(result).all()
 
 
 @each_of_numbers
@@ -162,9 +164,9 @@ def test_equal_quantiles_are_as_in_scikit_learn() -> None:
 
 def test_quantiles_do_not_depend_on_units() -> None:
     X = numbers()[:, :4]
-    found = [NoisyQuantile(random_state=0).fit_transform(X * unit) for unit in (1, 1e-12, 1e12)]
-    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
-    np.testing.assert_allclose(found[2], found[0], atol=1e-4)
+    results = [NoisyQuantile(random_state=0).fit_transform(X * unit) for unit in (1, 1e-12, 1e12)]
+    np.testing.assert_allclose(results[1], results[0], atol=1e-4)
+    np.testing.assert_allclose(results[2], results[0], atol=1e-4)
 
 
 def pieces_by_the_formula(x: Any, edges: Any) -> Any:
@@ -177,19 +179,19 @@ def pieces_by_the_formula(x: Any, edges: Any) -> Any:
 def test_pieces_are_those_of_the_formula(bins: Any) -> None:
     X, other = numbers(), numbers(300, seed=1)
     encoder = PiecewiseLinear(n_bins=8, bins=bins).fit(X, (X[:, 0] > 0) + (X[:, 2] > 1))
-    found, first, start = encoder.transform(other), 0, 0
+    result, first, start = encoder.transform(other), 0, 0
     pieces = encoder.pieces(other)
     for j, n in enumerate(encoder.n_pieces_):
         edges = encoder.edges_[start : start + n + 1]
         if n:
             expected = pieces_by_the_formula(other[:, j], edges)
-            np.testing.assert_allclose(found[:, first : first + n], expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(result[:, first : first + n], expected, rtol=0, atol=1e-6)
             # The short form says the same.
-            places, its = np.arange(n), pieces.piece[:, j, None]
-            short = np.where(places == its, pieces.fraction[:, j, None], places < its)
+            places, values = np.arange(n), pieces.piece[:, j, None]
+            short = np.where(places == values, pieces.fraction[:, j, None], places < values)
             np.testing.assert_allclose(short, expected, rtol=0, atol=1e-6)
             first, start = first + n, start + n + 1
-    assert first == found.shape[1] > 0
+    assert first == result.shape[1] > 0
     assert start == len(encoder.edges_)
     assert encoder.n_pieces_[5] == 0
     assert pieces.piece.dtype == np.int32
@@ -250,10 +252,10 @@ def test_a_missing_number_has_the_pieces_of_the_median() -> None:
 def test_cosines_are_those_of_the_formula() -> None:
     X = numbers()[:, :1].repeat(2, axis=1)
     encoder = CosineEncoder(n_frequencies=4, scale=0.5, random_state=1).fit(X)
-    found = encoder.transform(X).reshape(-1, 2, 5)
-    np.testing.assert_allclose(found[:, :, 0], X, rtol=1e-6)
+    result = encoder.transform(X).reshape(-1, 2, 5)
+    np.testing.assert_allclose(result[:, :, 0], X, rtol=1e-6)
     angles = 2 * np.pi * X[:, :, None] * encoder.frequencies_
-    np.testing.assert_allclose(found[:, :, 1:], np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(result[:, :, 1:], np.cos(angles), atol=1e-5)
     assert encoder.transform([[NAN, 0.0]]).tolist() == [[0, 1, 1, 1, 1] * 2]
     again = CosineEncoder(n_frequencies=4, scale=0.5, random_state=1).fit(X)
     np.testing.assert_array_equal(again.frequencies_, encoder.frequencies_)
@@ -276,28 +278,28 @@ def codes(n: int = 400, seed: int = 0) -> Any:
 def test_one_hot_is_that_of_scikit_learn() -> None:
     X = codes()[:, [0, 2]]
     peer = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(X)
-    found = OneHotLevels(min_rows=1).fit(X).transform(X)
+    result = OneHotLevels(min_rows=1).fit(X).transform(X)
     expected = peer.transform(X)
     # Theirs begins with the missing ones, and ours ends with them.
     order = [*range(4), *range(5, 35), 4]
-    np.testing.assert_array_equal(found, expected[:, order])
+    np.testing.assert_array_equal(result, expected[:, order])
 
 
 def test_levels_that_are_rare_unknown_or_missing() -> None:
     X = np.array([[0]] * 6 + [[1]] * 3 + [[2]] * 2 + [[-1]] * 4)
-    found = OneHotLevels(min_rows=3).fit(X)
-    assert found.get_feature_names_out().tolist() == ["x0_0", "x0_1", "x0_missing"]
+    result = OneHotLevels(min_rows=3).fit(X)
+    assert result.get_feature_names_out().tolist() == ["x0_0", "x0_1", "x0_missing"]
     one_hot = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 1]])
-    np.testing.assert_array_equal(found.transform([[0], [1], [2], [-1], [9]]), one_hot)
+    np.testing.assert_array_equal(result.transform([[0], [1], [2], [-1], [9]]), one_hot)
     # The most frequent one, and no column for few missing ones.
-    found = OneHotLevels(max_levels=1, min_rows=5).fit(X)
-    assert found.transform([[0], [1], [-1], [9]]).tolist() == [[1], [0], [0], [0]]
+    result = OneHotLevels(max_levels=1, min_rows=5).fit(X)
+    assert result.transform([[0], [1], [-1], [9]]).tolist() == [[1], [0], [0], [0]]
 
 
 def test_two_levels_are_one_column() -> None:
     X = np.array([[0], [1], [1], [0], [1]])
-    found = OneHotLevels(min_rows=1).fit(X).transform([[0], [1], [-1], [5]])
-    assert found.tolist() == [[-1], [1], [0], [0]]
+    result = OneHotLevels(min_rows=1).fit(X).transform([[0], [1], [-1], [5]])
+    assert result.tolist() == [[-1], [1], [0], [0]]
     with_missing = OneHotLevels(min_rows=1).fit([*X, [-1]]).transform([[0], [1], [-1]])
     assert with_missing.tolist() == [[-1, 0], [1, 0], [0, 1]]
 
@@ -339,7 +341,7 @@ def test_training_rows_have_the_statistics_of_other_folds(kind: str) -> None:
     X, (peers, make) = codes()[:, :3], TARGETS[kind]
     y = make(X, np.random.default_rng(1))
     encoder = TargetStatistics(random_state=0)
-    found = encoder.fit_transform(X, y)
+    result = encoder.fit_transform(X, y)
     n = encoder.n_outputs // 3 - 1
     whole = TargetEncoder(smooth=10.0, target_type=peers).fit(X, y).transform(X)
     folds = encoder._folds(len(X), encoder._targets(y, len(X), "test"))
@@ -349,13 +351,13 @@ def test_training_rows_have_the_statistics_of_other_folds(kind: str) -> None:
         rest = folds != fold
         peer = TargetEncoder(smooth=10.0, target_type=peers).fit(X[rest], y[rest])
         expected[~rest] = peer.transform(X[~rest])
-    means = found.reshape(len(X), 3, n + 1)[:, :, :n].reshape(len(X), -1)
+    means = result.reshape(len(X), 3, n + 1)[:, :, :n].reshape(len(X), -1)
     expected = (expected - whole.mean(axis=0)) / whole.std(axis=0)
     np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-5)
     # The learned statistics are those of `fit`, and counts are the same in both.
     np.testing.assert_array_equal(encoder.table_, clone(encoder).fit(X, y).table_)
     counts = encoder.transform(X)[:, n :: n + 1]
-    np.testing.assert_allclose(found[:, n :: n + 1], counts, atol=1e-6)
+    np.testing.assert_allclose(result[:, n :: n + 1], counts, atol=1e-6)
 
 
 @pytest.mark.parametrize("encoder", OF_CODES, ids=repr)
@@ -363,13 +365,13 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
     X = codes()
     y = X[:, 0] * 1.0
     encoder = clone(encoder)
-    found = encoder.fit(X, y).transform(X)
-    assert found.dtype == np.float32
-    assert found.shape == (400, len(encoder.get_feature_names_out()))
+    result = encoder.fit(X, y).transform(X)
+    assert result.dtype == np.float32
+    assert result.shape == (400, len(encoder.get_feature_names_out()))
     one = np.concatenate([encoder.transform(X[i : i + 1]) for i in range(20)])
-    np.testing.assert_array_equal(one, found[:20])
+    np.testing.assert_array_equal(one, result[:20])
     back = clone(encoder).restore(encoder.arrays, 4)
-    np.testing.assert_array_equal(back.transform(X), found)
+    np.testing.assert_array_equal(back.transform(X), result)
     who = type(encoder).__name__
     with pytest.raises(ValueError, match=f"{who}: X must hold codes of levels, integers"):
         encoder.fit(X * 0.5, y)
@@ -401,8 +403,8 @@ def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
     codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)
     of_floats = OrdinalEncoder().fit_transform(np.array([["a"], ["b"], ["c"], [NAN]] * 8, object))
     assert np.isnan(of_floats[3, 0])
-    found = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
-    np.testing.assert_array_equal(*found)
+    results = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
+    np.testing.assert_array_equal(*results)
     for wrong, words in [
         (0.5, "got 0.5"),
         (np.inf, "contains infinity"),

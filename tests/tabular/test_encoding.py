@@ -55,7 +55,7 @@ def fitted(settings: dict[str, Any], values: Values, task: Any = "regression") -
 
 def test_the_inputs_are_those_of_the_encoders() -> None:
     values, other = rows(), rows(50, seed=1)
-    found = fitted({}, values).transform(other)
+    result = fitted({}, values).transform(other)
     y = np.nan_to_num(values.numbers).sum(axis=1)
     parts = [
         RobustSmoothClip().fit(values.numbers).transform(other.numbers),
@@ -66,24 +66,24 @@ def test_the_inputs_are_those_of_the_encoders() -> None:
         OneHotLevels().fit(values.codes[:, 1:]).transform(other.codes[:, 1:]),
     ]
     # A piece and its fraction are one number of float32.
-    np.testing.assert_allclose(found, np.hstack(parts), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(result, np.hstack(parts), rtol=0, atol=2e-6)
 
 
 @each_setting
 def test_expanded_rows_stand_for_the_inputs(settings: dict[str, Any]) -> None:
     values, other = rows(), rows(50, seed=1)
     encoding = fitted(settings, values)
-    found = encoding.expanded(other)
-    assert isinstance(found, Expanded)
-    assert found.shape == (50, encoding.n_inputs)
-    assert found.dtype == np.float32
+    result = encoding.expanded(other)
+    assert isinstance(result, Expanded)
+    assert result.shape == (50, encoding.n_inputs)
+    assert result.dtype == np.float32
     # A piece and its fraction share one float32.
-    np.testing.assert_allclose(found.toarray(), encoding.transform(other), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(result.toarray(), encoding.transform(other), rtol=0, atol=2e-6)
     pieces = encoding.arrays.get("pieces.n_pieces_", np.empty(0, int))
-    assert found.pieces == tuple(pieces)
+    assert result.pieces == tuple(pieces)
     # The column of two levels is plain.
-    assert len(found.levels) == 1
-    assert found.values.shape[1] == found.plain + len(found.pieces) + 1
+    assert len(result.levels) == 1
+    assert result.values.shape[1] == result.plain + len(result.pieces) + 1
     y = np.arange(200.0)
     one, two = Encoding(**settings), Encoding(**settings)
     short = one.fit_expanded(values, y, "regression", np.random.default_rng(3))
@@ -106,12 +106,12 @@ def test_columns_of_few_levels_and_without_pieces() -> None:
     )
     numbers = np.stack([rng.normal(size=90), np.arange(90) % 2.0, np.arange(90.0)], axis=1)
     values = Values(numbers, codes.astype(np.int32))
-    found = fitted({"target_levels": None}, values).expanded(values)
-    assert (found.plain, found.pieces, found.levels) == (3 + 1 + 2 + 1 + 1, (16, 16), (3,))
-    np.testing.assert_array_equal(found.values[:, 3], codes[:, 0] * 2 - 1)
-    np.testing.assert_array_equal(found.values[:, -1], codes[:, 5])
+    result = fitted({"target_levels": None}, values).expanded(values)
+    assert (result.plain, result.pieces, result.levels) == (3 + 1 + 2 + 1 + 1, (16, 16), (3,))
+    np.testing.assert_array_equal(result.values[:, 3], codes[:, 0] * 2 - 1)
+    np.testing.assert_array_equal(result.values[:, -1], codes[:, 5])
     expected = [OneHotLevels().fit(codes[:, [c]]).transform(codes[:, [c]]) for c in range(6)]
-    dense = found.toarray()
+    dense = result.toarray()
     np.testing.assert_array_equal(dense[:, 3:8], np.hstack(expected[:5]))
     np.testing.assert_array_equal(dense[:, -3:], expected[5])
 
@@ -130,15 +130,15 @@ def test_cosines_are_of_scaled_numbers() -> None:
 def test_it_comes_back_from_arrays_and_plain_data(settings: dict[str, Any], task: Any) -> None:
     values, other = rows(), rows(50, seed=1)
     encoding = fitted(settings, values, task)
-    found = encoding.transform(other)
-    assert found.dtype == np.float32
-    assert found.shape == (50, encoding.n_inputs)
-    assert np.isfinite(found).all()
+    result = encoding.transform(other)
+    assert result.dtype == np.float32
+    assert result.shape == (50, encoding.n_inputs)
+    assert np.isfinite(result).all()
     assert {array.dtype.str for array in encoding.arrays.values()} <= {"<f4", "<f8", "<i8"}
-    told = json.loads(json.dumps(encoding.to_json()))
-    back = Encoding.from_state(told, encoding.arrays)
+    content = json.loads(json.dumps(encoding.to_json()))
+    back = Encoding.from_state(content, encoding.arrays)
     assert back == encoding
-    np.testing.assert_array_equal(back.transform(other), found)
+    np.testing.assert_array_equal(back.transform(other), result)
 
 
 @each_setting
@@ -146,15 +146,15 @@ def test_training_rows_have_statistics_out_of_folds(settings: dict[str, Any]) ->
     values, y = rows(), np.arange(200) % 7 * 1.0
     rng = np.random.default_rng
     one = Encoding(**settings)
-    found = one.fit_transform(values, y, "regression", rng(3))
+    result = one.fit_transform(values, y, "regression", rng(3))
     whole = Encoding(**settings).fit(values, y, "regression", rng(3))
     expected = whole.transform(values)
     np.testing.assert_array_equal(one.transform(values), expected)
     n = 0 if "target_levels" in settings else 2
-    assert found.shape == expected.shape
-    different = np.flatnonzero((found != expected).any(axis=0))
+    assert result.shape == expected.shape
+    different = np.flatnonzero((result != expected).any(axis=0))
     assert len(different) == n // 2
-    assert not n or np.abs(found - expected)[:, different].max() > 0.1
+    assert not n or np.abs(result - expected)[:, different].max() > 0.1
 
 
 def test_seeds() -> None:
@@ -178,9 +178,9 @@ def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
     none = np.empty((200, 0))
     for values in (Values(whole.numbers, none.astype(np.int32)), Values(none, whole.codes)):
         encoding = fitted(settings, values)
-        found = encoding.transform(values)
+        result = encoding.transform(values)
         one = [encoding.transform(values.part(slice(i, i + 1))) for i in range(9)]
-        np.testing.assert_array_equal(np.concatenate(one), found[:9])
+        np.testing.assert_array_equal(np.concatenate(one), result[:9])
     single = whole.part([0])
     assert np.isfinite(fitted(settings, single).transform(whole)).all()
     assert fitted(settings, whole).transform(whole.part(slice(0))).shape[0] == 0
@@ -198,33 +198,33 @@ def test_settings_are_checked() -> None:
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "an edge less": lambda its: its.update({"pieces.edges_": its["pieces.edges_"][1:]}),
-    "pieces below 0": lambda its: its["pieces.n_pieces_"].__setitem__(0, -1),
-    "many pieces": lambda its: its["pieces.n_pieces_"].__setitem__(0, 2**62),
-    "a NaN": lambda its: its["scaled.center_"].__setitem__(0, np.inf),
-    "no medians": lambda its: its.pop("pieces.medians_"),
-    "a short table": lambda its: its.update({"levels.values_": its["levels.values_"][1:]}),
-    "a level of -1": lambda its: its["levels.values_"].__setitem__(0, -1),
-    "many columns": lambda its: its["levels.columns_"].__setitem__(1, 2**40),
-    "starts that fall": lambda its: its["levels.starts_"].__setitem__(1, 2**40),
-    "a column below 0": lambda its: its["levels.columns"].__setitem__(0, -1),
-    "columns of floats": lambda its: its.update({"levels.columns": np.zeros(2)}),
-    "another width": lambda its: its.update({"scaled.factor_": np.zeros(2)}),
-    "one for all": lambda its: its.update({"scaled.factor_": np.ones(1)}),
-    "no columns": lambda its: its.update({"levels.columns": np.empty(0, int)}),
-    "another dtype": lambda its: its.update({"pieces.medians_": np.zeros(3, np.float32)}),
-    "marks beyond": lambda its: its["missing.columns_"].__setitem__(0, 3),
-    "marks below 0": lambda its: its["missing.columns_"].__setitem__(0, -1),
-    "rows of no numbers": lambda its: its.update(
+    "an edge less": lambda arrays: arrays.update({"pieces.edges_": arrays["pieces.edges_"][1:]}),
+    "pieces below 0": lambda arrays: arrays["pieces.n_pieces_"].__setitem__(0, -1),
+    "many pieces": lambda arrays: arrays["pieces.n_pieces_"].__setitem__(0, 2**62),
+    "a NaN": lambda arrays: arrays["scaled.center_"].__setitem__(0, np.inf),
+    "no medians": lambda arrays: arrays.pop("pieces.medians_"),
+    "a short table": lambda arrays: arrays.update({"levels.values_": arrays["levels.values_"][1:]}),
+    "a level of -1": lambda arrays: arrays["levels.values_"].__setitem__(0, -1),
+    "many columns": lambda arrays: arrays["levels.columns_"].__setitem__(1, 2**40),
+    "starts that fall": lambda arrays: arrays["levels.starts_"].__setitem__(1, 2**40),
+    "a column below 0": lambda arrays: arrays["levels.columns"].__setitem__(0, -1),
+    "columns of floats": lambda arrays: arrays.update({"levels.columns": np.zeros(2)}),
+    "another width": lambda arrays: arrays.update({"scaled.factor_": np.zeros(2)}),
+    "one for all": lambda arrays: arrays.update({"scaled.factor_": np.ones(1)}),
+    "no columns": lambda arrays: arrays.update({"levels.columns": np.empty(0, int)}),
+    "another dtype": lambda arrays: arrays.update({"pieces.medians_": np.zeros(3, np.float32)}),
+    "marks beyond": lambda arrays: arrays["missing.columns_"].__setitem__(0, 3),
+    "marks below 0": lambda arrays: arrays["missing.columns_"].__setitem__(0, -1),
+    "rows of no numbers": lambda arrays: arrays.update(
         {
             "statistics.table_": np.empty((1 << 40, 0), np.float32),
             "statistics.starts_": np.array([0, 1 << 40]),
         }
     ),
-    "more pieces than bins": lambda its: its.update(
+    "more pieces than bins": lambda arrays: arrays.update(
         {"pieces.edges_": np.arange(150.0), "pieces.n_pieces_": np.array([149, 0, 0])}
     ),
-    "nothing at all": lambda its: its.clear(),
+    "nothing at all": lambda arrays: arrays.clear(),
 }
 
 
@@ -246,9 +246,9 @@ def test_tables_that_no_place_may_leave() -> None:
         ({"starts_": np.array([0, 2, 3, 4]), "columns_": columns - 2}, "more columns than levels"),
         ({"starts_": np.array([0, 2, 3, 4]), "columns_": [0, 1, 0, 2]}, "must be its feature's"),
     ):
-        its = {name: np.asarray(array, np.int64) for name, array in arrays.items()}
+        content = {name: np.asarray(array, np.int64) for name, array in arrays.items()}
         with pytest.raises(ValueError, match=words):
-            OneHotLevels().restore({**its, "values_": values}, 3)
+            OneHotLevels().restore({**content, "values_": values}, 3)
 
 
 def test_cosines_are_of_the_columns_that_are_scaled() -> None:

@@ -67,7 +67,7 @@ def assert_same(history: History, net: MLP, other_history: History, other: MLP) 
         Adam(Cosine(0.01), clipnorm=0.1),
         Adam(Cosine(0.01), global_clipnorm=0.1),
     ],
-    ids=lambda its: f"{type(its).__name__}-{its.clipnorm}-{its.global_clipnorm}",
+    ids=lambda item: f"{type(item).__name__}-{item.clipnorm}-{item.global_clipnorm}",
 )
 @pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
 def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(

@@ -39,11 +39,11 @@ OTHERS: dict[str, Callable[[MLP, Path], MLP]] = {
 }
 
 
-@pytest.mark.parametrize("how", OTHERS)
-def test_a_net_from_elsewhere_goes_on_with_the_same_masks(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", OTHERS)
+def test_a_net_from_elsewhere_goes_on_with_the_same_masks(way: str, tmp_path: Path) -> None:
     net = make()
     fit(net)
-    other = OTHERS[how](net, tmp_path)
+    other = OTHERS[way](net, tmp_path)
     assert fit(net) == fit(other)
     assert net.parameters.tobytes() == other.parameters.tobytes()
 

@@ -243,8 +243,8 @@ def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
 def test_a_fit_without_is_not_resumed_with(path: Path) -> None:
     plain: dict[str, Any] = {"callbacks": (), "metrics": None}
     fit(make(), epochs=3, checkpoint=path, **plain)
-    told = safetensors_file.read(path).header["fit"]
-    assert not {"early_stopping", "reduce_lr_on_plateau", "metrics"} & told.keys()
+    report = safetensors_file.read(path).header["fit"]
+    assert not {"early_stopping", "reduce_lr_on_plateau", "metrics"} & report.keys()
     with pytest.raises(ValueError, match=r"its early_stopping is None, here it is {'monitor'"):
         fit(make(), epochs=3, checkpoint=path, resume=True)
 
@@ -284,9 +284,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(request, "time", found)
-    return found
+    result = Clock()
+    monkeypatch.setattr(request, "time", result)
+    return result
 
 
 @pytest.mark.parametrize("limit", [2.5, timedelta(seconds=3)])

@@ -182,9 +182,9 @@ def test_the_net_is_that_of_the_best_epoch() -> None:
     same.fit(X, Y, epochs=len(history.loss), **SPLIT)
     assert last.parameters.tobytes() == same.parameters.tobytes()
     kept_too, best = make(), make()
-    its = kept_too.fit(X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT)
-    assert its.loss == history.loss
-    best.fit(X, Y, epochs=int(its.best_epoch or 0) + 1, **SPLIT)
+    values = kept_too.fit(X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT)
+    assert values.loss == history.loss
+    best.fit(X, Y, epochs=int(values.best_epoch or 0) + 1, **SPLIT)
     assert kept_too.parameters.tobytes() == best.parameters.tobytes()
 
 

@@ -77,13 +77,13 @@ class Source:
 def test_in_one_buffer_the_bits_are_those_of_arrays(
     net: Any, y: Any, weight: Any, settings: Any
 ) -> None:
-    nets, how = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
+    nets, options = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
     held = (X[:100], y[:100])
     histories = [
-        nets[0].fit(X, y, sample_weight=weight, validation_data=held, **how),
+        nets[0].fit(X, y, sample_weight=weight, validation_data=held, **options),
         nets[1].fit(
             Blocks.from_arrays(X, y, weight, rows=170),
-            validation_data=Blocks.from_arrays(*held, rows=30), **how,
+            validation_data=Blocks.from_arrays(*held, rows=30), **options,
         ),
     ]  # fmt: skip
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -108,14 +108,14 @@ def test_buffers_train_as_arrays_one_after_the_other(
     blocks of no rows, and larger than a buffer."""
     sizes, n_buffer = [70, 0, 300, 130, 200, 300], 256
     source, nets = Source(sizes), [regression(**settings) for _ in range(2)]
-    how: dict[str, Any] = {"batch_size": batch, "shuffle": shuffle}
-    history = nets[0].fit(source, epochs=2, buffer_rows=n_buffer + 15 % batch, **how)
+    options: dict[str, Any] = {"batch_size": batch, "shuffle": shuffle}
+    history = nets[0].fit(source, epochs=2, buffer_rows=n_buffer + 15 % batch, **options)
     expected = []
     for epoch in range(2):
         order = np.random.default_rng([0, epoch]).permutation(6) if shuffle else np.arange(6)
         rows = np.concatenate([np.arange(source.starts[i], source.starts[i + 1]) for i in order])
         parts = [rows[first : first + n_buffer] for first in range(0, N, n_buffer)]
-        losses = [nets[1].fit(X[part], Y[part], epochs=1, **how).loss[0] for part in parts]
+        losses = [nets[1].fit(X[part], Y[part], epochs=1, **options).loss[0] for part in parts]
         expected.append(np.average(losses, weights=[len(part) for part in parts]))
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     np.testing.assert_allclose(history.loss, expected, rtol=1e-14)
@@ -125,11 +125,11 @@ def test_buffers_train_as_arrays_one_after_the_other(
 
 def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
     nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(2)]
-    how: dict[str, Any] = {"epochs": 3, "batch_size": 16, "shuffle": False}
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "shuffle": False}
     weight = np.where(np.arange(N) < 520, 0, WEIGHT)
-    arrays = nets[0].fit(X, Y, sample_weight=weight, **how)
+    arrays = nets[0].fit(X, Y, sample_weight=weight, **options)
     # The first two buffers have no weight at all.
-    blocks = nets[1].fit(Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **how)
+    blocks = nets[1].fit(Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **options)
     assert arrays.learning_rate == blocks.learning_rate
     # In plain Python the weights of a batch, float32, are summed in float32.
     rtol = 1e-10 if INTERPRETED else 1e-14
@@ -172,10 +172,10 @@ def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
         return (content[0], content[1] * 1e30) if source.n_read > 14 else content
 
     nets = [regression(optimizer=Adam(0.01, average=average)) for _ in range(2)]
-    how: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
-    nets[0].fit(Source([100] * 10), epochs=1, **how)
+    options: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
+    nets[0].fit(Source([100] * 10), epochs=1, **options)
     with pytest.warns(RuntimeWarning, match="fit diverged in epoch 1 .*before that ep") as warned:
-        history = nets[1].fit(Source([100] * 10, huge), epochs=5, **how)
+        history = nets[1].fit(Source([100] * 10, huge), epochs=5, **options)
     assert len(warned) == 1
     assert history.status is Status.DIVERGED
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -221,16 +221,18 @@ def test_where_no_thread_can_be_started_the_caller_reads(
             raise ConnectionError("gone")
 
     source, kept = Blocks.from_arrays(X, Y, rows=70), tmp_path / "fit.safetensors"
-    how: dict[str, Any] = {"batch_size": 9, "buffer_rows": 150, **more}
+    options: dict[str, Any] = {"batch_size": 9, "buffer_rows": 150, **more}
     expected, alone = regression(), regression()
-    expected.fit(source, epochs=3, **how)
+    expected.fit(source, epochs=3, **options)
     monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
-    alone.fit(source, epochs=3, **how)
+    alone.fit(source, epochs=3, **options)
     assert alone.parameters.tobytes() == expected.parameters.tobytes()
     with pytest.raises(ConnectionError, match="gone"):
-        regression().fit(source, epochs=3, checkpoint=kept, checkpoint_every=1, callbacks=go, **how)
+        regression().fit(
+            source, epochs=3, checkpoint=kept, checkpoint_every=1, callbacks=go, **options
+        )
     resumed = regression()
-    resumed.fit(source, epochs=3, checkpoint=kept, resume=True, **how)
+    resumed.fit(source, epochs=3, checkpoint=kept, resume=True, **options)
     assert resumed.parameters.tobytes() == expected.parameters.tobytes()
     passes = iter((stream, failing))
     with pytest.raises(ConnectionError, match="gone"):
@@ -282,20 +284,20 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) ->
         if report.epoch == 1:
             raise Killed
 
-    how: dict[str, Any] = {"epochs": 4, "batch_size": 16, "buffer_rows": 300}
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "buffer_rows": 300}
     source, kept = Blocks.from_arrays(X, Y, rows=100), tmp_path / "fit.safetensors"
     nets = [regression(optimizer=Adam(Cosine(0.01))) for _ in range(3)]
-    whole = nets[0].fit(source, **how)
+    whole = nets[0].fit(source, **options)
     with pytest.raises(Killed):
-        nets[1].fit(source, checkpoint=kept, checkpoint_every=1, callbacks=kill, **how)
-    resumed = nets[2].fit(source, checkpoint=kept, resume=True, **how)
+        nets[1].fit(source, checkpoint=kept, checkpoint_every=1, callbacks=kill, **options)
+    resumed = nets[2].fit(source, checkpoint=kept, resume=True, **options)
     assert resumed.loss == whole.loss
     assert nets[0].parameters.tobytes() == nets[2].parameters.tobytes()
     other = Blocks.from_arrays(X, Y, rows=100, seed=1)
     with pytest.raises(ValueError, match="a checkpoint of another fit: its data is"):
-        regression(optimizer=Adam(Cosine(0.01))).fit(other, checkpoint=kept, resume=True, **how)
+        regression(optimizer=Adam(Cosine(0.01))).fit(other, checkpoint=kept, resume=True, **options)
     with pytest.raises(ValueError, match=r"checkpoint of another fit: its n_rows is 1000, .* 900"):
-        nets[1].fit(Blocks.from_arrays(X[:900], Y[:900]), checkpoint=kept, resume=True, **how)
+        nets[1].fit(Blocks.from_arrays(X[:900], Y[:900]), checkpoint=kept, resume=True, **options)
 
 
 KILLED = """
@@ -325,10 +327,10 @@ SOURCES_OF_KILLED: dict[str, Any] = {
 
 def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
     """Return the parameters that a fit, of five epochs of several buffers, ends with."""
-    net, (make, how) = regression(), SOURCES_OF_KILLED[form]
+    net, (make, options) = regression(), SOURCES_OF_KILLED[form]
     if path is not None:
-        how = {**how, "checkpoint": path, "checkpoint_every": 1, "resume": True}
-    net.fit(make(), epochs=5, batch_size=16, buffer_rows=272, **how, **settings)
+        options = {**options, "checkpoint": path, "checkpoint_every": 1, "resume": True}
+    net.fit(make(), epochs=5, batch_size=16, buffer_rows=272, **options, **settings)
     return net.parameters.tobytes()
 
 
@@ -364,12 +366,12 @@ class Stream:
 @pytest.mark.parametrize("source", [stream, Stream(), lambda: map(list, stream(1))])
 def test_streams_train_as_blocks_that_are_not_mixed(source: Any) -> None:
     """In one buffer, and in several; their length is not known before."""
-    nets, how = [regression() for _ in range(4)], dict[str, Any](epochs=3, batch_size=16)
-    arrays = nets[0].fit(X, Y, **how)
-    assert nets[1].fit(source, validation_data=source, **how).loss == arrays.loss
+    nets, options = [regression() for _ in range(4)], dict[str, Any](epochs=3, batch_size=16)
+    arrays = nets[0].fit(X, Y, **options)
+    assert nets[1].fit(source, validation_data=source, **options).loss == arrays.loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-    one_block = nets[2].fit(Source([N]), buffer_rows=256, **how)
-    several = nets[3].fit(source, buffer_rows=256, **how)
+    one_block = nets[2].fit(Source([N]), buffer_rows=256, **options)
+    several = nets[3].fit(source, buffer_rows=256, **options)
     assert several.loss == one_block.loss
     assert several.learning_rate == one_block.learning_rate
     assert nets[2].parameters.tobytes() == nets[3].parameters.tobytes()
@@ -390,35 +392,35 @@ def test_a_generator_is_read_once() -> None:
 def test_endless_streams_have_steps_per_epoch() -> None:
     """An epoch goes on in the block where the one before has ended; so does a finite stream."""
 
-    how: dict[str, Any] = {"epochs": 4, "batch_size": 16, "shuffle": False}
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "shuffle": False}
     nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(4)]
     place = np.arange(4 * 45 * 16) % N
-    expected = nets[0].fit(X[place], Y[place], **how | {"epochs": 1})
+    expected = nets[0].fit(X[place], Y[place], **options | {"epochs": 1})
     several: dict[str, Any] = {"steps_per_epoch": 45, "buffer_rows": 256}
     histories = [
-        nets[1].fit(endless(), **several, **how),
-        nets[2].fit(stream, **several, **how),
-        nets[3].fit(Source([400, 600]), steps_per_epoch=45, **how),
+        nets[1].fit(endless(), **several, **options),
+        nets[2].fit(stream, **several, **options),
+        nets[3].fit(Source([400, 600]), steps_per_epoch=45, **options),
     ]
     for net, history in zip(nets[1:], histories, strict=True):
         assert net.n_steps == 4 * 45
         assert net.parameters.tobytes() == nets[0].parameters.tobytes()
         assert np.mean(history.loss) == pytest.approx(expected.loss[0], rel=1e-12)
     with pytest.raises(ValueError, match="has 0 rows in pass 2, but 1000 in the first"):
-        regression().fit(stream(), steps_per_epoch=45, **how)
+        regression().fit(stream(), steps_per_epoch=45, **options)
     assert no_thread_is_left()
 
 
 def test_schedules_need_the_number_of_steps() -> None:
-    how: dict[str, Any] = {"epochs": 2, "batch_size": 16, "buffer_rows": 256}
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "buffer_rows": 256}
     net = regression(optimizer=Adam(Cosine(0.01)))
     with pytest.raises(ValueError, match=r"Cosine\(.*needs the number of steps, .* give n_steps="):
-        net.fit(stream, **how)
+        net.fit(stream, **options)
     net.optimizer = Adam(Cosine(0.01, n_steps=126))
-    assert net.fit(stream, **how).learning_rate[-1] < 1e-5
+    assert net.fit(stream, **options).learning_rate[-1] < 1e-5
     net.optimizer = Adam(average=SWA(0.5))
     with pytest.raises(ValueError, match=r"SWA\(start=0.5\) needs .*: give steps_per_epoch="):
-        net.fit(stream, **how)
+        net.fit(stream, **options)
 
 
 @pytest.mark.parametrize("buffer_rows", [None, 256])
@@ -428,16 +430,16 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
     def net() -> MLP:
         return MLP((5, 8, 2), loss="cross_entropy", seed=1)
 
-    nets, how = [net(), net(), net()], dict[str, Any](epochs=2, batch_size=16, shuffle=False)
+    nets, options = [net(), net(), net()], dict[str, Any](epochs=2, batch_size=16, shuffle=False)
     more: dict[str, Any] = {"buffer_rows": buffer_rows, "class_weight": {0: 1.0, 1: 3.0}}
     arrays = nets[0].fit(X[:750], LABELS[:750], validation_data=(X[750:], LABELS[750:]),
-                         class_weight=more["class_weight"], **how)  # fmt: skip
-    source = Source([400, 0, 300, 150, 150], lambda its, i, content: (content[0], part(its, i)))
+                         class_weight=more["class_weight"], **options)  # fmt: skip
+    source = Source([400, 0, 300, 150, 150], lambda item, i, content: (content[0], part(item, i)))
 
-    def part(its: Source, i: int) -> Any:
-        return LABELS[its.starts[i] : its.starts[i + 1]]
+    def part(item: Source, i: int) -> Any:
+        return LABELS[item.starts[i] : item.starts[i + 1]]
 
-    blocks = nets[1].fit(source, validation_split=0.25, **more, **how)
+    blocks = nets[1].fit(source, validation_split=0.25, **more, **options)
     np.testing.assert_allclose(blocks.loss, arrays.loss, rtol=1e-12)
     assert blocks.validation_loss == arrays.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
@@ -451,9 +453,9 @@ def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
 
 
 def test_a_split_of_arrays_and_of_blocks_is_the_same() -> None:
-    nets, how = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
-    arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **how)
-    blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **how)
+    nets, options = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
+    arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
+    blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
     assert (arrays.loss, arrays.validation_loss) == (blocks.loss, blocks.validation_loss)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
@@ -490,9 +492,9 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
         pq.write_table(pytest.importorskip("pyarrow").table({**columns, "y": LABELS}), source,
                        row_group_size=90)  # fmt: skip
     nets = [MLP((5, 8, 1), loss="binary_cross_entropy", seed=1) for _ in range(2)]
-    how: dict[str, Any] = {"epochs": 2, "class_weight": "balanced"}
-    nets[0].fit(X, LABELS, **how)
-    nets[1].fit(source, **how, **more)
+    options: dict[str, Any] = {"epochs": 2, "class_weight": "balanced"}
+    nets[0].fit(X, LABELS, **options)
+    nets[1].fit(source, **options, **more)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
     if form == "blocks":
         assert once.n_read == 12
@@ -502,12 +504,12 @@ def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
 
 
 def test_rows_that_are_sorted_are_noticed() -> None:
-    order, how = np.argsort(Y), dict[str, Any](epochs=2, batch_size=10, buffer_rows=200)
+    order, options = np.argsort(Y), dict[str, Any](epochs=2, batch_size=10, buffer_rows=200)
     with pytest.warns(UserWarning, match="the mean of y is .* in a later one"):
-        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how)
+        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how, shuffle=False)
+        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **options, shuffle=False)
 
 
 @pytest.mark.parametrize("source", [stream, Source([100] * 10)])
@@ -543,22 +545,22 @@ def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
     """Ten of 40 blocks in a buffer, over five seeds: in random order, and sorted by the target."""
 
     def rows(seed: int, n: int) -> tuple[Any, Any]:
-        its = np.random.default_rng(seed)
-        x = its.uniform(-1, 1, (n, 6)).astype(np.float32)
-        return x, np.sin(3 * x[:, 0]) * x[:, 1] + x[:, 2] ** 2 + 0.3 * its.normal(size=n)
+        values = np.random.default_rng(seed)
+        x = values.uniform(-1, 1, (n, 6)).astype(np.float32)
+        return x, np.sin(3 * x[:, 0]) * x[:, 1] + x[:, 2] ** 2 + 0.3 * values.normal(size=n)
 
     (x, y), held_out = rows(0, 40_000), rows(1, 20_000)
     order, losses = np.argsort(y), dict[str, float]()
-    how: dict[str, Any] = {"epochs": 10, "batch_size": 64, "validation_data": held_out}
+    options: dict[str, Any] = {"epochs": 10, "batch_size": 64, "validation_data": held_out}
     for name, place in (("full", None), ("random", slice(None)), ("sorted", order)):
         losses[name] = 0.0
         for seed in range(5):
             net = MLP((6, 32, 32, 1), seed=seed)
             if place is None:
-                history = net.fit(x, y, **how)
+                history = net.fit(x, y, **options)
             else:
                 blocks = Blocks.from_arrays(x[place], y[place], rows=1000)
-                history = net.fit(blocks, buffer_rows=10_000, **how)
+                history = net.fit(blocks, buffer_rows=10_000, **options)
             losses[name] += history.validation_loss[-1] / 5
     assert losses["random"] < 1.01 * losses["full"]
     assert losses["sorted"] < 1.03 * losses["full"]

@@ -41,10 +41,10 @@ def test_everything_comes_back(kind: Any, member: Any, y: Any, bootstrap: bool, 
         assert other.classes_.dtype == model.classes_.dtype
         assert np.array_equal(other.classes_, model.classes_)
     for name in names:
-        told = (X, y) if name == "score" else (X,)
-        assert np.array_equal(getattr(other, name)(*told), getattr(model, name)(*told))
-    for one, its in zip(model.estimators_, other.estimators_, strict=True):
-        assert one.loss_curve_ == its.loss_curve_
+        report = (X, y) if name == "score" else (X,)
+        assert np.array_equal(getattr(other, name)(*report), getattr(model, name)(*report))
+    for one, item in zip(model.estimators_, other.estimators_, strict=True):
+        assert one.loss_curve_ == item.loss_curve_
 
 
 def test_members_that_lack_a_label(path: Path) -> None:

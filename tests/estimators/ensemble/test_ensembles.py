@@ -59,13 +59,13 @@ def test_members_are_estimators_with_seeds(
     fitted = ensemble(kind, bootstrap=bootstrap, n_jobs=2).fit(X, y, sample_weight=weight)
     random = check_random_state(0)
     assert len(fitted.estimators_) == 3
-    for its in fitted.estimators_:
+    for item in fitted.estimators_:
         seed = random.randint(np.iinfo(np.int32).max)
         rows = random.randint(N, size=N) if bootstrap else np.arange(N)
         weights = None if weight is None else weight[rows]
         own = member(**SETTINGS, random_state=seed).fit(X[rows], y[rows], sample_weight=weights)
-        assert type(its) is member
-        assert same(its, own)
+        assert type(item) is member
+        assert same(item, own)
     assert not same(*fitted.estimators_[:2])
 
 
@@ -279,9 +279,9 @@ def test_a_bar_counts_the_epochs_of_all_members(
     bootstrap: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES, progress=True)
-    told = capfd.readouterr().err
-    assert "9/9" in told
-    assert "3 of 3 nets" in told
+    printed = capfd.readouterr().err
+    assert "9/9" in printed
+    assert "3 of 3 nets" in printed
     plain = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES)
     assert all(map(same, model.estimators_, plain.estimators_))
     # Members that end early count as done.

@@ -57,11 +57,11 @@ def test_a_setting_that_is_refused(model: Any, words: str) -> None:
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPEnsembleClassifier])
 def test_text_in_a_frame_names_its_column(kind: Any) -> None:
-    told = (
+    message = (
         r"^could not convert string to float: 'u': text, such as 'u' in column 'b'; encode it: "
         r"pandas.get_dummies\(X, dtype=float\), or scikit-learn's OneHotEncoder$"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         kind().fit(FRAME, [0, 1])
 
 
@@ -95,25 +95,25 @@ def test_masked_entries_are_refused(kind: Any) -> None:
 def test_masked_entries_are_refused_after_a_fit() -> None:
     # Without a masked entry it is an array as any other.
     model = MLPRegressor(**SMALL).fit(np.ma.array(X), REAL)
-    told = "MLPRegressor: X has masked entries"
+    message = "MLPRegressor: X has masked entries"
     for call in (model.predict, model.transform, lambda rows: model.partial_fit(rows, REAL)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call(MASKED)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model.fit(X, REAL, X_val=MASKED, y_val=REAL)
     with pytest.raises(ValueError, match="MLPRegressor: sample_weight has masked entries"):
         model.fit(X, REAL, sample_weight=np.ma.masked_greater(np.ones(len(X)), 0))
     search = MLPSearchCV(MLPRegressor(**SMALL), {"alpha": [1e-4, 1e-3]}, cv=2)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         search.fit(MASKED, REAL)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_scoring_without_early_stopping_warns() -> None:
-    told = "MLPClassifier: scoring='roc_auc' is not used without early_stopping=True"
+    message = "MLPClassifier: scoring='roc_auc' is not used without early_stopping=True"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with pytest.warns(UserWarning, match=told):
+        with pytest.warns(UserWarning, match=message):
             MLPClassifier(**SMALL, scoring="roc_auc").fit(X, LABELS)
 
 
@@ -123,20 +123,20 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
     rare[::20] = 1
     rows = np.random.default_rng(3).standard_normal((400, 4))
     model = MLPClassifier((8,), early_stopping=True, random_state=0)
-    told = (
+    message = (
         r"MLPClassifier: early stopping kept the parameters of the first epoch: no later one of "
         r'\d+ had a validation score above 0\.95; where a class is rare, scoring="loss" finds'
     )
-    with pytest.warns(RuntimeWarning, match=told):
+    with pytest.warns(RuntimeWarning, match=message):
         model.fit(rows, rare)
     scores = model.validation_scores_ or []
     assert scores[0] == max(scores)
     # The same where it is a later one, whose accuracy is the share of the common class.
-    told = (
+    message = (
         r"MLPClassifier: early stopping kept epoch 16 of \d+: its validation accuracy, 0\.95, is "
         r"no higher than the share of one class; where a class is rare, scoring=\"loss\" finds"
     )
-    with pytest.warns(RuntimeWarning, match=told):
+    with pytest.warns(RuntimeWarning, match=message):
         clone(model).set_params(random_state=4).fit(rows, rare)
     # By the loss there is progress, and nothing to warn of.
     assert model.set_params(scoring="loss", max_iter=500).fit(rows, rare).n_iter_ > 11

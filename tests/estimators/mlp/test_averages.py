@@ -140,11 +140,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "kind", "told"), WRONG)
+@pytest.mark.parametrize(("settings", "kind", "message"), WRONG)
 def test_what_cannot_be_is_told_before_anything_runs(
-    settings: dict[str, Any], kind: type[Exception], told: str
+    settings: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     model = MLPRegressor(**settings)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         model.fit(X, REAL)
     assert not hasattr(model, "coefs_")

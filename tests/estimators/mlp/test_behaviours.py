@@ -168,11 +168,15 @@ def test_3_and_4_targets(target: str) -> None:
 
     def call(model: Any) -> Any:
         model.fit(X, y)
-        found = {**numbers_of(model), "predictions": model.predict(X), "one": model.predict(X[:1])}
-        found["again"] = model.predict(X[:1])
+        results = {
+            **numbers_of(model),
+            "predictions": model.predict(X),
+            "one": model.predict(X[:1]),
+        }
+        results["again"] = model.predict(X[:1])
         if name == "MLPClassifier":
-            found |= {"probabilities": model.predict_proba(X), "few": model.predict_proba(X[:2])}
-        return found
+            results |= {"probabilities": model.predict_proba(X), "few": model.predict_proba(X[:2])}
+        return results
 
     same(name, call)
 
@@ -280,10 +284,10 @@ def test_5_lbfgs_leaves_rows_of_no_weight_out(name: str) -> None:
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_6_poisson_takes_negative_counts(solver: str) -> None:
-    found, _, _ = same(
+    result, _, _ = same(
         "MLPRegressor", fitted, loss="poisson", solver=solver, learning_rate_init=0.01
     )
-    assert np.isnan(found["loss_curve_"]).all()
+    assert np.isnan(result["loss_curve_"]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -308,9 +312,9 @@ def test_9_divergence(name: str, early: bool) -> None:
         return {"finite": np.isfinite(model.loss_curve_), "epochs": model.n_iter_}
 
     settings: dict[str, Any] = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
-    found, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
+    result, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
     if not early:
-        assert found is None
+        assert result is None
         assert "non-finite parameter weights" in error[1]
 
 
@@ -468,11 +472,11 @@ def test_15_what_is_written_to_the_weights_counts(name: str, change: Callable[..
         model.fit(X, y).predict(X[:1])
         change(model)
         held = [*model.coefs_, *model.intercepts_]
-        found = {"one": model.predict(X[:1]), "all": model.predict(X)}
+        results = {"one": model.predict(X[:1]), "all": model.predict(X)}
         model.partial_fit(X, y)
-        found |= {"partly": model.predict(X), "held": np.concatenate([p.ravel() for p in held])}
+        results |= {"partly": model.predict(X), "held": np.concatenate([p.ravel() for p in held])}
         model.fit(X, y)
-        return {**found, **numbers_of(model)}
+        return {**results, **numbers_of(model)}
 
     same(name, call, warm_start=True)
 

@@ -99,10 +99,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "told"), WRONG)
-def test_what_cannot_be_is_told_before_anything_runs(settings: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("settings", "message"), WRONG)
+def test_what_cannot_be_is_told_before_anything_runs(
+    settings: dict[str, Any], message: str
+) -> None:
     model = clone(SMALL).set_params(**settings)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model.fit(X, LABELS)
     assert not hasattr(model, "coefs_")
 

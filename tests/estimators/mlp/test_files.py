@@ -41,8 +41,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def fitted(task: str = "multiclass", **settings: Any) -> Any:
-    name, y, its = TASKS[task]
-    settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **its, **settings}
+    name, y, values = TASKS[task]
+    settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **values, **settings}
     return getattr(fastmlp, name)(**settings).fit(X, y)
 
 
@@ -66,9 +66,9 @@ def assert_same(model: Any, other: Any) -> None:
     assert predictions(model, X[:1]) == predictions(other, X[:1])
     names = {n for n in vars(model) if n.endswith("_") or n == "_no_improvement_count"}
     for name in names - {"coefs_", "intercepts_"}:
-        mine, its = getattr(model, name), getattr(other, name)
-        assert np.array_equal(mine, its), name
-        assert np.asarray(mine).dtype == np.asarray(its).dtype, name
+        mine, values = getattr(model, name), getattr(other, name)
+        assert np.array_equal(mine, values), name
+        assert np.asarray(mine).dtype == np.asarray(values).dtype, name
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
@@ -135,11 +135,11 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
     model = MLPClassifier((3,), random_state=0, max_iter=2).fit(X, LABELS[labels])
     other = reloaded(model, path)
     mine: Any = model.predict(X)
-    its: Any = other.predict(X)
-    assert type(mine) is type(its)
-    assert mine.dtype == its.dtype
-    mine, its = (each.toarray() if labels == "sparse" else each for each in (mine, its))
-    assert np.array_equal(mine, its)
+    values: Any = other.predict(X)
+    assert type(mine) is type(values)
+    assert mine.dtype == values.dtype
+    mine, values = (each.toarray() if labels == "sparse" else each for each in (mine, values))
+    assert np.array_equal(mine, values)
     assert np.array_equal(model.classes_, other.classes_)
     assert model.classes_.dtype == other.classes_.dtype
     other.partial_fit(X, LABELS[labels])

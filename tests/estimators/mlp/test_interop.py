@@ -95,8 +95,8 @@ def test_searches_in_parallel_end_on_every_threading_layer(
         pytest.importorskip("tbb")
     # A worker of loky is a process as new on any layer.
     backends = ["threading", "loky"] if layer == "omp" else ["threading"]
-    told = python(SEARCH, *backends, NUMBA_THREADING_LAYER=layer).split()
-    assert told == ["3"] * len(backends) + ["True"]
+    printed = python(SEARCH, *backends, NUMBA_THREADING_LAYER=layer).split()
+    assert printed == ["3"] * len(backends) + ["True"]
 
 
 def test_a_worker_of_joblib_takes_one_thread() -> None:
@@ -107,10 +107,10 @@ def test_a_worker_of_joblib_takes_one_thread() -> None:
     assert n_threads_of(None) is None
     assert n_threads_of(1) == 1
     for backend in ("threading", "loky"):
-        told = joblib.Parallel(2, backend=backend)(
+        report = joblib.Parallel(2, backend=backend)(
             joblib.delayed(n_threads_of)(None) for _ in range(2)
         )
-        assert told == [1, 1]
+        assert report == [1, 1]
 
 
 def test_a_pickle_is_as_small_as_its_parameters() -> None:
@@ -134,19 +134,19 @@ def test_every_numpy_reads_a_pickle_with_the_state_of_training() -> None:
 def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
     from skl2onnx import to_onnx
 
-    its, rows = TASKS[task], X.astype(np.float32)
+    problem, rows = TASKS[task], X.astype(np.float32)
     net = (
-        getattr(fastmlp, its.name)((6, 5), ["elu", "tanh"], max_iter=5, **its.settings)
-        if (its.name == "MLPClassifier")
-        else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **its.settings)
+        getattr(fastmlp, problem.name)((6, 5), ["elu", "tanh"], max_iter=5, **problem.settings)
+        if (problem.name == "MLPClassifier")
+        else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **problem.settings)
     )
     model: Any = make_pipeline(StandardScaler(), net) if scaled else net
-    model.fit(rows, its.y)
-    options = {id(net): {"zipmap": False}} if its.name == "MLPClassifier" else None
+    model.fit(rows, problem.y)
+    options = {id(net): {"zipmap": False}} if problem.name == "MLPClassifier" else None
     graph = to_onnx(model, rows[:1], options=options).SerializeToString()
     run = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run
     outputs = run(None, {"X": rows})
-    if its.name == "MLPClassifier":
+    if problem.name == "MLPClassifier":
         assert np.array_equal(outputs[0], model.predict(rows))
         np.testing.assert_allclose(outputs[1], model.predict_proba(rows), rtol=1e-5, atol=1e-6)
     else:

@@ -91,9 +91,9 @@ def test_nets_of_both_precisions_train_together() -> None:
     fit_many(together, X, Z, epochs=2, batch_size=16)
     for net in alone:
         net.fit(X, Z, epochs=2, batch_size=16)
-    found = [net.parameters.tobytes() for net in together]
-    assert found == [net.parameters.tobytes() for net in alone]
-    assert found[0] != found[1]
+    results = [net.parameters.tobytes() for net in together]
+    assert results == [net.parameters.tobytes() for net in alone]
+    assert results[0] != results[1]
 
 
 def test_a_file_keeps_the_setting(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_a_file_keeps_the_setting(tmp_path: Path) -> None:
 
 
 def test_layers_that_are_told_take_part() -> None:
-    told = ["float32", "bfloat16", "float32"]
-    model = clone(SMALL).set_params(compute_dtype=told).fit(X, LABELS)
-    assert model.net_.compute_dtype == tuple(told)
+    report = ["float32", "bfloat16", "float32"]
+    model = clone(SMALL).set_params(compute_dtype=report).fit(X, LABELS)
+    assert model.net_.compute_dtype == tuple(report)
     assert coefficients(model) != coefficients(clone(SMALL).fit(X, LABELS))
     with pytest.raises(ValueError, match=r"^MLPClassifier: compute_dtype must have one dtype"):
-        clone(SMALL).set_params(compute_dtype=told[:2]).fit(X, LABELS)
+        clone(SMALL).set_params(compute_dtype=report[:2]).fit(X, LABELS)
 
 
 def test_partial_fits_train_in_mixed_precision() -> None:

@@ -117,9 +117,9 @@ def test_the_monitors_of_a_net_are_refused_with_the_words_here(kind: Any) -> Non
         EarlyStopping: r"MLPClassifier\(early_stopping=True, n_iter_no_change=10, tol=1e-4\)",
         ReduceLROnPlateau: r"MLPClassifier\(solver=\"sgd\", learning_rate=\"adaptive\"\)",
     }
-    told = rf"^MLPClassifier.fit: {kind.__name__} is for MLP.fit; write {words[kind]} instead$"
+    message = rf"^MLPClassifier.fit: {kind.__name__} is for MLP.fit; write {words[kind]} instead$"
     for given in (kind, kind(), [print, kind()]):
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=message):
             clone(SMALL).fit(X, LABELS, callbacks=given)
 
 
@@ -133,9 +133,9 @@ def test_wrong_arguments_are_refused() -> None:
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_a_bar_counts_the_epochs(solver: str, capfd: pytest.CaptureFixture[str]) -> None:
     model = clone(SMALL).set_params(solver=solver).fit(X, LABELS, progress=True)
-    told = capfd.readouterr().err
-    assert "8/8" in told
-    assert f"loss={model.loss_:.4g}" in told
+    printed = capfd.readouterr().err
+    assert "8/8" in printed
+    assert f"loss={model.loss_:.4g}" in printed
     assert same(model, clone(SMALL).set_params(solver=solver).fit(X, LABELS))
 
 

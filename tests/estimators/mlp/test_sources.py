@@ -37,12 +37,12 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.filterwarnings("ignore:lbfgs failed")
 @pytest.mark.parametrize(("solver", "early"), [("adam", False), ("adam", True), ("lbfgs", False)])
 def test_in_one_buffer_the_bits_are_those_of_arrays(solver: Any, early: bool) -> None:
-    how: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
-    how |= {"solver": solver, "early_stopping": early}
-    regressors = [MLPRegressor(**how) for _ in range(2)]
+    options: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    options |= {"solver": solver, "early_stopping": early}
+    regressors = [MLPRegressor(**options) for _ in range(2)]
     regressors[0].fit(X, Y, WEIGHT)
     regressors[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170))
-    classifiers = [MLPClassifier(**how) for _ in range(2)]
+    classifiers = [MLPClassifier(**options) for _ in range(2)]
     classifiers[0].fit(X, LABELS)
     classifiers[1].fit(stream)
     assert same(*regressors)
@@ -54,9 +54,9 @@ def test_in_one_buffer_the_bits_are_those_of_arrays(solver: Any, early: bool) ->
 
 def test_frames_by_target_and_class_weight() -> None:
     frame = pd.DataFrame(X.astype(np.float32), columns=list("abcd")).assign(y=(Y > 0).astype(int))
-    how: dict[str, Any] = {"max_iter": 3, "random_state": 0, "class_weight": {0: 1.0, 1: 2.0}}
-    one = MLPClassifier((8,), **how).fit(frame[list("abcd")].to_numpy(), frame["y"])
-    other = MLPClassifier((8,), **how).fit(frame, target="y")
+    options: dict[str, Any] = {"max_iter": 3, "random_state": 0, "class_weight": {0: 1.0, 1: 2.0}}
+    one = MLPClassifier((8,), **options).fit(frame[list("abcd")].to_numpy(), frame["y"])
+    other = MLPClassifier((8,), **options).fit(frame, target="y")
     assert same(one, other)
     assert other.coefs_[0].dtype == np.float32
     assert other.feature_names_in_.tolist() == list("abcd")
@@ -69,9 +69,9 @@ def test_frames_by_target_and_class_weight() -> None:
 @pytest.mark.parametrize("solver", ["adam", "sgd", Adam(0.01)])
 def test_several_buffers(solver: Any) -> None:
     """Without shuffling they are the batches of arrays."""
-    how: dict[str, Any] = {"random_state": 0, "solver": solver, "batch_size": 10, "max_iter": 3}
+    options: dict[str, Any] = {"random_state": 0, "solver": solver, "batch_size": 10, "max_iter": 3}
     source = Blocks.from_arrays(X, LABELS, rows=100)
-    plain = [MLPClassifier((8,), shuffle=False, **how) for _ in range(3)]
+    plain = [MLPClassifier((8,), shuffle=False, **options) for _ in range(3)]
     plain[0].fit(X, LABELS)
     plain[1].fit(source, buffer_rows=170, classes=["high", "low", "middle"])
     plain[2].fit(stream, buffer_rows=170)
@@ -79,7 +79,7 @@ def test_several_buffers(solver: Any) -> None:
         assert same(plain[0], each)
         np.testing.assert_allclose(each.loss_curve_, plain[0].loss_curve_, rtol=1e-12)
         assert each.t_ == plain[0].t_ == 3 * N
-    mixed = [MLPClassifier((8,), **how).fit(source, buffer_rows=170) for _ in range(2)]
+    mixed = [MLPClassifier((8,), **options).fit(source, buffer_rows=170) for _ in range(2)]
     assert same(*mixed)
     assert not same(mixed[0], plain[0])
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
@@ -88,11 +88,11 @@ def test_several_buffers(solver: Any) -> None:
 def test_early_stopping_and_callbacks_over_buffers() -> None:
     model = MLPRegressor(early_stopping=True, random_state=0, max_iter=6, batch_size=20)
     source, seen = Blocks.from_arrays(X, Y, rows=100), list[Any]()
-    how: dict[str, Any] = {"buffer_rows": 400, "X_val": X[:200], "y_val": Y[:200]}
-    model.fit(source, callbacks=seen.append, **how)
+    options: dict[str, Any] = {"buffer_rows": 400, "X_val": X[:200], "y_val": Y[:200]}
+    model.fit(source, callbacks=seen.append, **options)
     assert len(seen) == len(model.loss_curve_) == model.n_iter_
     assert len(model.validation_scores_ or []) == model.n_iter_
-    model.set_params(warm_start=True).fit(source, **how)
+    model.set_params(warm_start=True).fit(source, **options)
 
 
 def test_a_generator_is_read_once_from_its_first_block() -> None:
@@ -108,8 +108,8 @@ def test_a_generator_is_read_once_from_its_first_block() -> None:
 def test_balanced_classes_and_labels_of_a_table(dtype: Any) -> None:
     """Texts in a column; a pass over them alone finds the classes and how many rows they have."""
     frame = pd.DataFrame(X.astype(dtype), columns=list("abcd")).assign(y=LABELS)
-    how: dict[str, Any] = {"max_iter": 3, "random_state": 0, "class_weight": "balanced"}
-    models = [MLPClassifier((8,), **how) for _ in range(4)]
+    options: dict[str, Any] = {"max_iter": 3, "random_state": 0, "class_weight": "balanced"}
+    models = [MLPClassifier((8,), **options) for _ in range(4)]
     models[0].fit(X.astype(dtype), LABELS, WEIGHT)
     models[1].fit(Blocks.from_arrays(X.astype(dtype), LABELS, WEIGHT, rows=170))
     assert same(*models[:2])
@@ -124,9 +124,9 @@ def test_balanced_classes_and_labels_of_a_table(dtype: Any) -> None:
 def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
     """Beside arrays, and beside a source; of a table by the column of y."""
     make, y = (MLPClassifier, LABELS) if classifies else (MLPRegressor, Y)
-    how: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": True}
+    options: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": True}
     frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y)
-    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(4)]
+    models = [make(hidden_layer_sizes=(8,), **options) for _ in range(4)]
     models[0].fit(X, y, X_val=X[:300], y_val=y[:300], sample_weight_val=WEIGHT[:300])
     held = Blocks.from_arrays(X[:300], y[:300], WEIGHT[:300], rows=70)
     models[1].fit(X, y, X_val=held)

@@ -95,12 +95,12 @@ def sensitivity(task: Task, settings: dict[str, Any], way: str, expected: Any) -
 def test_trajectory_is_that_of_scikit_learn(task: str, solver: str, way: str) -> None:
     if solver == "lbfgs" and way in EPOCHAL:
         pytest.skip("lbfgs knows no epochs")
-    its = TASKS[task]
+    problem = TASKS[task]
     for activation in activations_of(solver, way):
-        settings = settings_of(solver, activation, way, its)
-        models = both(its.name, **settings)
+        settings = settings_of(solver, activation, way, problem)
+        models = both(problem.name, **settings)
         (theirs, warned, error), (ours, warned_too, error_too) = (
-            outcome(partial(train, model, way, its.y)) for model in models
+            outcome(partial(train, model, way, problem.y)) for model in models
         )
         assert error == error_too
         assert warned == warned_too
@@ -109,8 +109,8 @@ def test_trajectory_is_that_of_scikit_learn(task: str, solver: str, way: str) ->
         expected = numbers_of(theirs)
         gap = distance(expected, numbers_of(ours))
         if gap > 1e-9:
-            assert gap <= 10 * sensitivity(its, settings, way, expected), activation
-        if its.name == "MLPClassifier":
+            assert gap <= 10 * sensitivity(problem, settings, way, expected), activation
+        if problem.name == "MLPClassifier":
             assert np.array_equal(ours.predict(X), theirs.predict(X))
         else:
             np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
@@ -122,11 +122,11 @@ def test_trajectory_is_that_of_scikit_learn(task: str, solver: str, way: str) ->
 @pytest.mark.parametrize("solver", ["adam", "nesterov", "lbfgs"])
 @pytest.mark.parametrize("task", TASKS)
 def test_float32_stays_near_and_narrow(task: str, solver: str) -> None:
-    its = TASKS[task]
-    settings = settings_of(solver, "tanh", "shuffled", its) | {"max_iter": 5}
-    y = its.y.astype(np.float32) if its.name == "MLPRegressor" else its.y
+    problem = TASKS[task]
+    settings = settings_of(solver, "tanh", "shuffled", problem) | {"max_iter": 5}
+    y = problem.y.astype(np.float32) if problem.name == "MLPRegressor" else problem.y
     rows = X.astype(np.float32)
-    models = both(its.name, **settings)
+    models = both(problem.name, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs, ours = (train(model, "shuffled", y, rows) for model in models)

@@ -48,8 +48,8 @@ def test_everything_comes_back(estimator: Any, options: Any, y: Any, path: Path)
     model = MLPSearchCV(estimator, cv=3, **options).fit(X, y)
     other = reloaded(model, path)
     assert type(other) is MLPSearchCV
-    mine, its = ({name for name in vars(each) if name[0] != "_"} for each in (model, other))
-    assert mine == its
+    mine, content = ({name for name in vars(each) if name[0] != "_"} for each in (model, other))
+    assert mine == content
     assert list(other.cv_results_) == list(model.cv_results_)
     for name, values in model.cv_results_.items():
         read = other.cv_results_[name]

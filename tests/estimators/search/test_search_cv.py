@@ -153,15 +153,15 @@ def test_groups_and_weights_go_where_they_belong() -> None:
     groups, weight = np.arange(N) // 10, np.linspace(0.1, 2, N)
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
     expected = GridSearchCV(OURS, GRID, cv=GroupKFold(3))
-    told: dict[str, Any] = {"groups": groups, "sample_weight": weight}
-    assert_same(search.fit(X, LABELS, **told), expected.fit(X, LABELS, **told))
+    content: dict[str, Any] = {"groups": groups, "sample_weight": weight}
+    assert_same(search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content))
     with config_context(enable_metadata_routing=True):
         asking = (
             clone(OURS).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         )
         search, expected = MLPSearchCV(asking, GRID, cv=3), GridSearchCV(asking, GRID, cv=3)
-        told = {"sample_weight": weight}
-        assert_same(search.fit(X, LABELS, **told), expected.fit(X, LABELS, **told))
+        content = {"sample_weight": weight}
+        assert_same(search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content))
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")

@@ -133,7 +133,7 @@ def test_other_scorers_get_the_estimator_and_the_rows(scoring: Any, shared: list
 
 
 @pytest.mark.parametrize(
-    ("options", "told", "data"),
+    ("options", "message", "data"),
     [
         ({"verbose": 2}, {}, X),
         ({}, {"sample_weight": np.ones(len(X))}, X),
@@ -141,10 +141,10 @@ def test_other_scorers_get_the_estimator_and_the_rows(scoring: Any, shared: list
     ],
 )
 def test_what_trials_do_not_know_is_left_to_scikit_learn(
-    options: Any, told: Any, data: Any, shared: list[Any], capsys: pytest.CaptureFixture[str]
+    options: Any, message: Any, data: Any, shared: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search = MLPSearchCV(OURS, GRID, cv=3, **options).fit(data, LABELS, **told)
-    expected = GridSearchCV(OURS, GRID, cv=3).fit(data, LABELS, **told)
+    search = MLPSearchCV(OURS, GRID, cv=3, **options).fit(data, LABELS, **message)
+    expected = GridSearchCV(OURS, GRID, cv=3).fit(data, LABELS, **message)
     assert not shared
     assert_same(search, expected)
     assert ("[CV] END" in capsys.readouterr().out) == bool(options)

@@ -48,8 +48,8 @@ def test_a_model_of_every_released_format_loads(name: str) -> None:
     outputs = getattr(model, "predict_proba", model.predict)(golden_data(name))
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-5)
     if "interval" in expected:
-        found = model.predict_interval(golden_data(name)[:1])
-        np.testing.assert_allclose(found, expected["interval"], rtol=1e-5)
+        result = model.predict_interval(golden_data(name)[:1])
+        np.testing.assert_allclose(result, expected["interval"], rtol=1e-5)
 
 
 DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
@@ -173,13 +173,13 @@ def test_all_of_it_is_kept(task: str, n: int) -> None:
 )
 def test_content_that_is_none_is_refused(place: Any, wrong: Any) -> None:
     header, arrays = state_of(pack_of("regression", 1)[0])
-    told: Any = copy.deepcopy(header)
-    inside = told
+    report: Any = copy.deepcopy(header)
+    inside = report
     for key in place[:-1]:
         inside = inside[key]
     inside[place[-1]] = wrong
     with pytest.raises((TypeError, ValueError, LookupError)):
-        from_state(told, arrays)
+        from_state(report, arrays)
 
 
 def test_residuals_must_ascend() -> None:

@@ -50,10 +50,10 @@ REASONS = {
 def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     frame = table()
     y = frame["x"] > 0 if kind is TabularMLPClassifier else frame["x"]
-    told = "; ".join(f"{name!r} {why}" for name, why in REASONS.items())
+    sentence = "; ".join(f"{name!r} {why}" for name, why in REASONS.items())
     with pytest.warns(UserWarning, match="left out") as warned:
         model = kind(**FEW).fit(frame, y)
-    message = f"{kind.__name__}.fit: columns left out: {told}"
+    message = f"{kind.__name__}.fit: columns left out: {sentence}"
     assert [str(one.message) for one in warned] == [message]
     assert warned[0].filename == __file__
     assert model.schema_.dropped == REASONS
@@ -76,11 +76,11 @@ def test_the_command_notes_each_column_once(
     table().assign(y=np.arange(N) % 2, when=when).to_parquet("a.parquet")
     command = ["train", "a.parquet", "--target", "y", "--preset", preset, "--epochs", "2"]
     assert main(command) == 0
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for name in REASONS:
-        assert len(re.findall(f"{name!r}", told)) == 1
-        assert f"note: column {name!r} is left out: it " in told
-    assert "warning" not in told
+        assert len(re.findall(f"{name!r}", printed)) == 1
+        assert f"note: column {name!r} is left out: it " in printed
+    assert "warning" not in printed
     assert main(["show", "model.safetensors"]) == 0
     shown = capsys.readouterr().out
     for name in REASONS:
@@ -122,14 +122,16 @@ def test_columns_of_one_name() -> None:
         ValueError, match=r"TabularMLPRegressor.fit: X has several .* 'a' \(2 times"
     ):
         TabularMLPRegressor(**FEW).fit(frame, y)
-    told = r"X has several columns of the name 'a' \(2 times\); its columns are known by place: ren"
+    message = (
+        r"X has several columns of the name 'a' \(2 times\); its columns are known by place: ren"
+    )
     net = MLP((3, 1), seed=0)
-    with pytest.warns(UserWarning, match=f"MLP.fit: {told}") as warned:
+    with pytest.warns(UserWarning, match=f"MLP.fit: {message}") as warned:
         net.fit(frame, y, epochs=1)
     assert len(warned) == 1
     assert warned[0].filename == __file__
     assert net.feature_names is None
-    with pytest.warns(UserWarning, match=f"fit_many: {told}") as warned:
+    with pytest.warns(UserWarning, match=f"fit_many: {message}") as warned:
         fit_many([MLP((3, 1), seed=i) for i in range(2)], frame, y, epochs=1)
     assert len(warned) == 1
     with warnings.catch_warnings():
@@ -158,7 +160,7 @@ OTHERS: dict[str, Any] = {
 def test_nets_of_numbers_refuse_all_else_by_name(kind: str) -> None:
     values, words = OTHERS[kind]
     X = pa.table({"x": [1.0, 2.0], "c": values, "y": [0.0, 1.0]})
-    told = f"{words}.*; or take TabularMLPClassifier or TabularMLPRegressor, which read texts"
+    message = f"{words}.*; or take TabularMLPClassifier or TabularMLPRegressor, which read texts"
     for fit in (MLP((2, 1), seed=0).fit, MLPRegressor().fit):
-        with pytest.raises((TypeError, ValueError), match=f"rows 0 to 1: X .*{told}"):
+        with pytest.raises((TypeError, ValueError), match=f"rows 0 to 1: X .*{message}"):
             fit(X, target="y")

@@ -44,10 +44,10 @@ NAMES = [*X.columns]
 
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a row as dicts, from which a third of the missing values is left out as keys."""
-    found = []
+    results = []
     for i, row in enumerate(frame.to_dict("records")):
-        found.append({str(k): v for k, v in row.items() if i % 3 or not pd.isna(v)})
-    return found
+        results.append({str(k): v for k, v in row.items() if i % 3 or not pd.isna(v)})
+    return results
 
 
 def written(frame: pd.DataFrame, path: Path) -> str:
@@ -168,11 +168,11 @@ def test_every_door_gives_the_bits_of_the_plain_call(
 
 def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
     model = TabularMLPRegressor(**FEW, cv=2).fit(as_rows(TABLE[[*NAMES, "price"]]), target="price")
-    found = model.predict(X)
+    result = model.predict(X)
     one = {"town": "Chur", "age": 30, "unknown": object()}
     whole = {**dict.fromkeys(NAMES), "town": "Chur", "age": 30}
     assert model.predict([one]) == model.predict([whole]) == model.predict(pd.DataFrame([whole]))
-    np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], found)
+    np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], result)
     rows: Any = as_rows(X)
     assert model.score(rows, Y) == model.score(X, Y)
     for method in ("predict_std", "predict_interval"):
@@ -261,11 +261,11 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     rows = splits.RowsToSplit(y, classes, groups, np.ones(n, np.bool_))
     mask = splits.held_out_groups(groups, 0.2, seed)
     for cv in (None, 3, GroupKFold(3)):
-        found = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
-        assert found is not None
-        assert len(found) == (3 if cv else min(5, n_groups))
-        np.testing.assert_array_equal(np.sort(np.concatenate([b for _, b in found])), np.arange(n))
-        for first, second in [*found, (np.flatnonzero(~mask), np.flatnonzero(mask))]:
+        result = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
+        assert result is not None
+        assert len(result) == (3 if cv else min(5, n_groups))
+        np.testing.assert_array_equal(np.sort(np.concatenate([b for _, b in result])), np.arange(n))
+        for first, second in [*result, (np.flatnonzero(~mask), np.flatnonzero(mask))]:
             assert not {*groups[first]} & {*groups[second]}
             assert len(first) + len(second) == n
     with pytest.raises(ValueError, match=f"cv=50 folds of {n_groups} groups"):
@@ -383,8 +383,8 @@ def test_a_missing_target_is_one_error_at_every_door(classes: list[Any], tmp_pat
     }
     for place, doors in tables.items():
         for table in doors:
-            told = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
-            with pytest.raises(ValueError, match=told):
+            message = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
+            with pytest.raises(ValueError, match=message):
                 TabularMLPClassifier(max_iter=1).fit(table, target="y")
 
 

@@ -45,17 +45,17 @@ def test_probabilities_and_labels() -> None:
 
 def test_numbers_their_spread_and_their_intervals() -> None:
     model = regressor()
-    found = model.predict(X)
+    result = model.predict(X)
     assert model.score(X, Y) > 0.5
-    assert Y.min() <= found.min() <= found.max() <= Y.max()
+    assert Y.min() <= result.min() <= result.max() <= Y.max()
     each = [(weight, one) for weight, one in model._each(model.schema_.read(X))]
     weights = np.array([weight for weight, _ in each])
     members = np.stack([one for _, one in each])
-    np.testing.assert_allclose(np.average(members, axis=0, weights=weights), found)
-    variance = np.average((members - found) ** 2, axis=0, weights=weights)
+    np.testing.assert_allclose(np.average(members, axis=0, weights=weights), result)
+    variance = np.average((members - result) ** 2, axis=0, weights=weights)
     np.testing.assert_allclose(model.predict_std(X), np.sqrt(variance))
     low, high = model.predict_interval(X, coverage=0.9).T
-    np.testing.assert_allclose((low + high) / 2, found)
+    np.testing.assert_allclose((low + high) / 2, result)
     # Each row was held out from half of the nets; the other half makes the intervals safe.
     assert ((low <= Y) & (high >= Y)).mean() > 0.85
     assert (model.predict_interval(X, 0.5)[:, 0] > low).all()
@@ -67,13 +67,13 @@ def test_numbers_their_spread_and_their_intervals() -> None:
 
 def test_a_table_of_any_library_gives_the_same_model() -> None:
     model = regressor()
-    found = model.predict(X)
+    result = model.predict(X)
     arrow = pyarrow.Table.from_pandas(X)
     frames = [X[::-1][X.columns[::-1]][::-1], polars.from_arrow(arrow), arrow]
     for frame in frames:
-        assert (model.predict(frame) == found).all()
+        assert (model.predict(frame) == result).all()
     other = TabularMLPRegressor(**FEW, cv=2).fit(frames[1], polars.Series(Y))
-    assert (other.predict(arrow) == found).all()
+    assert (other.predict(arrow) == result).all()
     assert other.feature_names_in_.tolist() == list(X.columns)
 
 
@@ -143,10 +143,10 @@ def test_leaderboard_summary_and_html() -> None:
 
 
 def test_importances() -> None:
-    found = regressor().feature_importances_
-    assert found.shape == (4,)
-    assert found.argmax() in (0, 1)
-    assert found[2] < found.max() / 3
+    result = regressor().feature_importances_
+    assert result.shape == (4,)
+    assert result.argmax() in (0, 1)
+    assert result[2] < result.max() / 3
     dropped = X.assign(constant=1.0)
     with pytest.warns(UserWarning, match="left out: 'constant' has one value only"):
         model = TabularMLPRegressor(**FEW, cv=2).fit(dropped, Y)
@@ -190,9 +190,9 @@ def test_a_time_limit_leaves_one_net_at_least() -> None:
 def test_batches() -> None:
     model = regressor()
     for given in (X, pyarrow.Table.from_pandas(X)):
-        found = list(model.predict_batches(given, batch_rows=50))
-        assert [len(each) for each in found] == [50, 50, 20]
-        np.testing.assert_allclose(np.concatenate(found), model.predict(X), rtol=1e-6)
+        results = list(model.predict_batches(given, batch_rows=50))
+        assert [len(each) for each in results] == [50, 50, 20]
+        np.testing.assert_allclose(np.concatenate(results), model.predict(X), rtol=1e-6)
 
 
 FAULTS: list[tuple[Any, Any, str]] = [
@@ -215,9 +215,9 @@ FAULTS: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("settings", "given", "words"), FAULTS)
 def test_faults_in_training(settings: Any, given: Any, words: str) -> None:
-    told = {"X": X, "y": LABELS, **given}
+    content = {"X": X, "y": LABELS, **given}
     with pytest.raises((TypeError, ValueError, InvalidParameterError), match=words):
-        TabularMLPClassifier(**{**FEW, **settings}).fit(**told)
+        TabularMLPClassifier(**{**FEW, **settings}).fit(**content)
 
 
 def test_faults_in_predictions() -> None:
@@ -263,15 +263,15 @@ def test_mixed_precision(tmp_path: Path) -> None:
     mixed.fit(X, Y)
     assert {member.net.compute_dtype for member in mixed.members_} == {"bfloat16"}
     assert {member.net.compute_dtype for member in plain.members_} == {None}
-    found, expected = mixed.predict(X), plain.predict(X)
-    assert not np.array_equal(found, expected)
-    assert np.abs(found - expected).max() < 0.05 * np.ptp(Y)
+    result, expected = mixed.predict(X), plain.predict(X)
+    assert not np.array_equal(result, expected)
+    assert np.abs(result - expected).max() < 0.05 * np.ptp(Y)
     assert ", trained in bfloat16; validation score" in mixed.summary()
     assert "bfloat16" not in plain.summary()
     fastmlp.save(mixed, tmp_path / "model")
     again = fastmlp.load(tmp_path / "model")
     assert again.compute_dtype == "bfloat16"
     assert {member.net.compute_dtype for member in again.members_} == {"bfloat16"}
-    np.testing.assert_array_equal(again.predict(X), found)
+    np.testing.assert_array_equal(again.predict(X), result)
     with pytest.raises(InvalidParameterError, match=r"Got 'bf16' .* Did you mean 'bfloat16'"):
         TabularMLPClassifier(**FEW, compute_dtype="bf16").fit(X, LABELS)  # type: ignore[arg-type]

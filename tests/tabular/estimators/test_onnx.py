@@ -27,26 +27,28 @@ NUMBERS[rng.random((150, 4)) < 0.1] = np.nan
 SUM = np.nansum(NUMBERS * [1, 0.1, 500, 1], axis=1)
 
 
-def run(model: Any, X: Any, **how: Any) -> list[Any]:
+def run(model: Any, X: Any, **keywords: Any) -> list[Any]:
     """Return the outputs of a model's graph, for an array or a frame."""
     options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
-    graph = to_onnx(model, None if how else X[:1], options=options, **how).SerializeToString()
+    graph = to_onnx(
+        model, None if keywords else X[:1], options=options, **keywords
+    ).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     if isinstance(X, pd.DataFrame):
         rows = {name: X[[name]].fillna("").to_numpy() for name in X if X[name].dtype == object}
         rows |= {name: X[[name]].to_numpy() for name in X if name not in rows}
     else:
         rows = {"X": X}
-    found: list[Any] = session.run(
+    result: list[Any] = session.run(
         None, {each.name: rows[each.name] for each in session.get_inputs()}
     )
-    return found
+    return result
 
 
 def complete(X: pd.DataFrame) -> pd.DataFrame:
     """Return a frame that begins with a row of all values: types of inputs are read from it."""
     first = X[X["town"].notna() & X["income"].notna()].index[0]
-    return pd.concat([X.loc[[first]], X]).assign(town=lambda its: its["town"].astype(object))
+    return pd.concat([X.loc[[first]], X]).assign(town=lambda item: item["town"].astype(object))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -56,10 +58,10 @@ def test_numbers_with_missing_values(preset: Any, dtype: Any) -> None:
     model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
     assert {member.encoding for member in model.members_} >= {0, 1}
     X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
-    (found,) = run(model, X)
-    assert found.dtype == dtype
-    assert found.shape == (len(X), 1)
-    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
+    (result,) = run(model, X)
+    assert result.dtype == dtype
+    assert result.shape == (len(X), 1)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
     (none,) = run(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))])
     assert none.shape == (0, 1)
 
@@ -69,8 +71,8 @@ def test_classes(classes: list[Any]) -> None:
     edges = np.quantile(SUM, np.linspace(0, 1, len(classes) + 1)[1:-1])
     y = np.array(classes)[np.searchsorted(edges, SUM)]
     model = TabularMLPClassifier(**FEW, cv=2).fit(NUMBERS, y)
-    found, p = run(model, NUMBERS)
-    assert found.tolist() == model.predict(NUMBERS).tolist()
+    result, p = run(model, NUMBERS)
+    assert result.tolist() == model.predict(NUMBERS).tolist()
     np.testing.assert_allclose(p, model.predict_proba(NUMBERS), atol=1e-6)
     assert [
         len(each)
@@ -81,12 +83,12 @@ def test_classes(classes: list[Any]) -> None:
 def test_columns_of_texts_and_truth_are_inputs_of_their_own() -> None:
     X = complete(drawn()[0])
     X.loc[X.index[5:8], "town"] = "Basel"
-    (found,) = run(regressor(), X)
-    np.testing.assert_allclose(found[:, 0], regressor().predict(X), rtol=1e-5)
+    (result,) = run(regressor(), X)
+    np.testing.assert_allclose(result[:, 0], regressor().predict(X), rtol=1e-5)
     # By name, in any order.
-    told, p = run(classifier(), X[X.columns[::-1]])
+    printed, p = run(classifier(), X[X.columns[::-1]])
     np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-6)
-    assert (told == classifier().predict(X)).all()
+    assert (printed == classifier().predict(X)).all()
     session = run(classifier(), X)
     assert session[1].shape == (len(X), 3)
 
@@ -97,21 +99,21 @@ def test_categories_of_numbers_and_of_many_levels() -> None:
     model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0, 1]).fit(X, y)
     assert "statistics" in model.pack_.encodings[0].parts
     X[:5, 0] = [99, 1.5, np.nan, -1, 7]
-    (found,) = run(model, X)
-    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
-    (found,) = run(model, X.astype(np.float32))
-    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
+    (result,) = run(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
+    (result,) = run(model, X.astype(np.float32))
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
 
 
 def test_a_table_of_texts_only_and_a_pipeline() -> None:
     X, y = drawn()
     towns = X[["town"]].fillna("none").astype(object).to_numpy()
     model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
-    (found,) = run(model, towns, initial_types=[("X", StringTensorType([None, 1]))])
-    np.testing.assert_allclose(found[:, 0], model.predict(towns), rtol=1e-5)
+    (result,) = run(model, towns, initial_types=[("X", StringTensorType([None, 1]))])
+    np.testing.assert_allclose(result[:, 0], model.predict(towns), rtol=1e-5)
     whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(NUMBERS, SUM)
-    (found,) = run(whole, NUMBERS)
-    np.testing.assert_allclose(found[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
+    (result,) = run(whole, NUMBERS)
+    np.testing.assert_allclose(result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
 
 
 def with_encoding(encoding: Encoding) -> TabularMLPRegressor:
@@ -129,8 +131,8 @@ def with_encoding(encoding: Encoding) -> TabularMLPRegressor:
 
 def test_cosines() -> None:
     model = with_encoding(Encoding(embedding="cosine", n_frequencies=3))
-    (found,) = run(model, NUMBERS)
-    np.testing.assert_allclose(found[:, 0], model.predict(NUMBERS), rtol=1e-5, atol=1e-4)
+    (result,) = run(model, NUMBERS)
+    np.testing.assert_allclose(result[:, 0], model.predict(NUMBERS), rtol=1e-5, atol=1e-4)
 
 
 def test_a_graph_that_is_asked_for_before_fit() -> None:

@@ -58,10 +58,10 @@ LABELS: list[tuple[Any, list[Any]]] = [
 
 @pytest.mark.parametrize(("y", "classes"), LABELS)
 def test_labels_and_their_places(y: Any, classes: list[Any]) -> None:
-    found, places = fit_arguments.classes_in(y, 3, "fit")
-    assert found.tolist() == classes
-    assert (found[places] == np.asarray(y)).all()
-    assert (fit_arguments.places_of(y, found, 3, "fit") == places).all()
+    result, places = fit_arguments.classes_in(y, 3, "fit")
+    assert result.tolist() == classes
+    assert (result[places] == np.asarray(y)).all()
+    assert (fit_arguments.places_of(y, result, 3, "fit") == places).all()
 
 
 @pytest.mark.parametrize("y", [["a", None, "b"], pd.Series([1, pd.NA, 2]), [1.0, np.nan, 0.0]])
@@ -76,9 +76,9 @@ def test_labels_of_several_types() -> None:
 
 
 def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
-    found = fit_arguments.weights([0, 2, 6], 3, "fit")
-    assert found is not None
-    assert found.tolist() == [0, 0.5, 1.5]
+    result = fit_arguments.weights([0, 2, 6], 3, "fit")
+    assert result is not None
+    assert result.tolist() == [0, 0.5, 1.5]
     assert fit_arguments.weights(None, 3, "fit") is None
     with pytest.raises(ValueError, match="Negative values"):
         fit_arguments.weights([1, -1, 1], 3, "fit")
@@ -89,12 +89,12 @@ def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
 def test_quick_scores_of_numbers(name: str, weighted: bool, rng: np.random.Generator) -> None:
     y, predictions = rng.normal(size=(2, 50))
     weight = rng.random(50) if weighted else None
-    found = score_of(name, "regression", None)
-    assert found is not None
+    result = score_of(name, "regression", None)
+    assert result is not None
     plain: Any = get_scorer(name)
     more = {} if weight is None else {"sample_weight": weight}
     expected = plain._sign * plain._score_func(y, predictions, **more)
-    assert found(y, predictions, weight) == pytest.approx(expected)
+    assert result(y, predictions, weight) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "roc_auc_ovr", "f1_macro", "neg_brier_score"])
@@ -102,8 +102,8 @@ def test_scores_of_classes_are_those_of_scikit_learn(name: str, rng: np.random.G
     classes = np.array(["a", "b", "c"])
     y = rng.integers(0, 3, 60)
     p = rng.dirichlet(np.ones(3), 60)
-    found = score_of(name, "multiclass", classes)
-    assert found is not None
+    result = score_of(name, "multiclass", classes)
+    assert result is not None
 
     class Known(DummyClassifier):
         def predict_proba(self, X: Any) -> Any:
@@ -116,16 +116,16 @@ def test_scores_of_classes_are_those_of_scikit_learn(name: str, rng: np.random.G
     expected = get_scorer(name)(known, np.zeros((60, 1)), classes[y])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert found(y, p, None) == pytest.approx(expected)
+        assert result(y, p, None) == pytest.approx(expected)
 
 
 def test_a_function_is_a_score() -> None:
     def most(estimator: Any, X: Any, y: Any) -> float:
         return float((estimator.predict(X) == y).sum())
 
-    found = score_of(most, "binary", np.array(["no", "yes"]))
-    assert found is not None
-    assert found(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
+    result = score_of(most, "binary", np.array(["no", "yes"]))
+    assert result is not None
+    assert result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
     assert score_of("neg_log_loss", "binary", np.array([0, 1])) is None
 
 
@@ -135,8 +135,8 @@ def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
     part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
     # With other seeds the trees of scikit-learn 1.7 do not split these rows.
     tree = [("tree", DecisionTreeClassifier(random_state=2))]
-    (found,) = extras.fitted(tree, part, part, n_classes=3)
-    np.testing.assert_array_equal(found.predictions, np.eye(3)[part.y])
+    (result,) = extras.fitted(tree, part, part, n_classes=3)
+    np.testing.assert_array_equal(result.predictions, np.eye(3)[part.y])
     of_rows = drawn(part.y, 3, 0)
     (folds,) = extras.fitted(tree, part, None, n_classes=3, folds=of_rows)
     assert folds.predictions.shape == (3, 3)

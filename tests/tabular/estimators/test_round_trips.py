@@ -30,9 +30,9 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
     rows = frame[frame.columns[::-1]].assign(more=1)
     for name in ("predict", "predict_proba", "predict_std"):
         if hasattr(one, name):
-            found, expected = getattr(other, name)(rows), getattr(one, name)(frame)
-            assert found.dtype == expected.dtype
-            assert np.array_equal(found, expected)
+            result, expected = getattr(other, name)(rows), getattr(one, name)(frame)
+            assert result.dtype == expected.dtype
+            assert np.array_equal(result, expected)
     assert (other.schema_, other.training_) == (one.schema_, one.training_)
     assert other.validation_score_ == one.validation_score_
     pd.testing.assert_frame_equal(other.leaderboard_, one.leaderboard_)
@@ -48,10 +48,10 @@ def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
     for seed in range(300 if soak else 8):
         frame, y, task = table_of(seed)
         kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
-        how = {"n_members": 1 + seed % 2, "cv": 2, "preset": PRESETS[seed % 3]}
+        options = {"n_members": 1 + seed % 2, "cv": 2, "preset": PRESETS[seed % 3]}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
-            model = kind(max_iter=1, random_state=seed, **how).fit(frame, y)
+            model = kind(max_iter=1, random_state=seed, **options).fit(frame, y)
         assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
         assert_same(model, pickle.loads(pickle.dumps(model)), frame)
 
@@ -73,18 +73,20 @@ def test_the_command(
         frame = frame.astype(whole)
         frame.assign(y=y).to_parquet("a.parquet")
         plain = ["--preset", "plain", "--hidden", "4"] if seed % 4 == 0 else []
-        how = ["--target", "y", "--epochs", "1", "--seed", str(seed), "--force", "--quiet"]
-        assert main(["train", "a.parquet", *how, *plain, "--json"]) == 0, capsys.readouterr().err
+        arguments = ["--target", "y", "--epochs", "1", "--seed", str(seed), "--force", "--quiet"]
+        assert main(["train", "a.parquet", *arguments, *plain, "--json"]) == 0, (
+            capsys.readouterr().err
+        )
         capsys.readouterr()
         model = fastmlp.load("model.safetensors")
-        how = ["--output", "p.parquet", "--force"]
-        assert main(["predict", "model.safetensors", "a.parquet", *how]) == 0
-        found = pd.read_parquet("p.parquet")["prediction"].to_numpy()
-        assert np.array_equal(found, model.predict(frame))
+        arguments = ["--output", "p.parquet", "--force"]
+        assert main(["predict", "model.safetensors", "a.parquet", *arguments]) == 0
+        result = pd.read_parquet("p.parquet")["prediction"].to_numpy()
+        assert np.array_equal(result, model.predict(frame))
         assert main(["score", "model.safetensors", "a.parquet", "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        measure = {"r2", "accuracy"} & {*told}
-        assert told[measure.pop()] == pytest.approx(_score(model, frame, y))
+        content = json.loads(capsys.readouterr().out)
+        measure = {"r2", "accuracy"} & {*content}
+        assert content[measure.pop()] == pytest.approx(_score(model, frame, y))
         assert main(["show", "model.safetensors"]) == 0
         assert "y" in capsys.readouterr().out
 
@@ -94,7 +96,7 @@ def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return float(model.score(frame, y))
-    found = model.predict(frame)
+    result = model.predict(frame)
     if y.dtype.kind != "f":
-        return float((found == y).mean())
-    return float(1 - ((y - found) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        return float((result == y).mean())
+    return float(1 - ((y - result) ** 2).sum() / ((y - y.mean()) ** 2).sum())

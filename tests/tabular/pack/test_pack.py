@@ -164,8 +164,8 @@ def test_a_score_of_ones_own_is_maximised() -> None:
         return -float(np.abs(y - predictions).mean())
 
     pack = trained(first, second, settings=FEW._replace(score=score))
-    found = -np.abs(second.y - pack.predict(second.values)).mean()
-    assert pack.validation_score == pytest.approx(found, rel=1e-6)
+    result = -np.abs(second.y - pack.predict(second.values)).mean()
+    assert pack.validation_score == pytest.approx(result, rel=1e-6)
 
 
 def test_further_models_are_candidates() -> None:

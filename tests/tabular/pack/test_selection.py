@@ -53,57 +53,57 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_with_replacement_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
-    found = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=25)
+    result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=25)
     chosen = caruana(y, candidates, 25)
     expected = np.bincount(chosen, minlength=len(candidates)) / len(chosen)
-    np.testing.assert_allclose(found.weights, expected, rtol=0, atol=1e-15)
-    assert found.loss == pytest.approx(loss_of(y, found.weights @ candidates), rel=1e-12)
+    np.testing.assert_allclose(result.weights, expected, rtol=0, atol=1e-15)
+    assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_without_replacement_each_counts_once_and_every_round_helps(seed: int) -> None:
     y, candidates = candidates_of(seed)
-    found = greedy(candidates, lambda mean: loss_of(y, mean), replacement=False)
-    chosen = np.flatnonzero(found.weights)
-    np.testing.assert_array_equal(found.weights[chosen], 1 / len(chosen))
+    result = greedy(candidates, lambda mean: loss_of(y, mean), replacement=False)
+    chosen = np.flatnonzero(result.weights)
+    np.testing.assert_array_equal(result.weights[chosen], 1 / len(chosen))
     others = [i for i in range(len(candidates)) if i not in chosen]
     for other in others:
-        assert loss_of(y, candidates[[*chosen, other]].mean(axis=0)) >= found.loss
-    assert found.loss <= min(loss_of(y, each) for each in candidates)
+        assert loss_of(y, candidates[[*chosen, other]].mean(axis=0)) >= result.loss
+    assert result.loss <= min(loss_of(y, each) for each in candidates)
 
 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_there_are_at_most_so_many_different_members(replacement: bool) -> None:
     y, candidates = candidates_of(3, n=12)
     for most in (1, 2, 3):
-        found = greedy(
+        result = greedy(
             candidates, lambda mean: loss_of(y, mean), max_members=most, replacement=replacement
         )
-        assert 1 <= np.count_nonzero(found.weights) <= most
-        assert found.weights.sum() == pytest.approx(1)
+        assert 1 <= np.count_nonzero(result.weights) <= most
+        assert result.weights.sum() == pytest.approx(1)
 
 
 def test_one_member_is_the_best_one() -> None:
     y, candidates = candidates_of(5)
-    found = greedy(candidates, lambda mean: loss_of(y, mean), max_members=1)
+    result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=1)
     losses = [loss_of(y, each) for each in candidates]
-    assert np.flatnonzero(found.weights).tolist() == [int(np.argmin(losses))]
+    assert np.flatnonzero(result.weights).tolist() == [int(np.argmin(losses))]
 
 
 def test_many_rounds_come_near_to_the_best_pair() -> None:
     y, candidates = candidates_of(1, n=5)
-    found = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=100)
+    result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=100)
     pairs = combinations(range(len(candidates)), 2)
     best = min(loss_of(y, candidates[list(pair)].mean(axis=0)) for pair in pairs)
-    assert found.loss <= best * 1.01
+    assert result.loss <= best * 1.01
 
 
 def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
-    found = greedy(candidates, lambda mean: loss_of(y, mean))
-    assert found.weights[0] == 0
-    assert np.isfinite(found.loss)
+    result = greedy(candidates, lambda mean: loss_of(y, mean))
+    assert result.weights[0] == 0
+    assert np.isfinite(result.loss)
     none = greedy(candidates[:1], lambda mean: loss_of(y, mean))
     assert not none.weights.any()
 
@@ -120,9 +120,9 @@ def bags(y: Array, candidates: Array, seed: int = 0, **settings: Any) -> Selecti
 def test_a_candidate_that_is_far_better_is_alone_in_every_bag() -> None:
     y, candidates = candidates_of(4)
     candidates[3] = y + 1e-6
-    found = bags(y, candidates)
-    np.testing.assert_array_equal(found.weights, np.eye(len(candidates))[3])
-    assert found.loss == pytest.approx(1e-6)
+    result = bags(y, candidates)
+    np.testing.assert_array_equal(result.weights, np.eye(len(candidates))[3])
+    assert result.loss == pytest.approx(1e-6)
 
 
 def test_bags_spread_the_weights_and_few_may_remain() -> None:
@@ -148,9 +148,9 @@ def test_rows_without_weight_do_not_count_in_bags() -> None:
     weight = np.repeat([1.0, 0.0], 30)
     far = y.copy()
     far[30:] += 100
-    found = bags(far, candidates, weight=weight)
-    np.testing.assert_array_equal(found.weights, bags(y, candidates, weight=weight).weights)
-    assert found.loss < 2
+    result = bags(far, candidates, weight=weight)
+    np.testing.assert_array_equal(result.weights, bags(y, candidates, weight=weight).weights)
+    assert result.loss < 2
 
 
 @pytest.mark.parametrize("most", [1, 3, None])
@@ -159,13 +159,13 @@ def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> 
     candidates[2] = np.nan
     weight = np.random.default_rng(1).uniform(size=len(y))
     loss = partial(weighted_loss, y)
-    found = equal(candidates, loss, weight=weight, max_members=most)
+    result = equal(candidates, loss, weight=weight, max_members=most)
     losses = [np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)]
     best = np.argsort(losses)[: most or 5]
     expected = np.zeros(6)
     expected[best] = 1 / len(best)
-    np.testing.assert_array_equal(found.weights, expected)
-    assert found.loss == pytest.approx(loss(candidates[best].mean(axis=0), weight))
+    np.testing.assert_array_equal(result.weights, expected)
+    assert result.loss == pytest.approx(loss(candidates[best].mean(axis=0), weight))
     assert not equal(candidates[2:3], loss).weights.any()
 
 
@@ -207,16 +207,16 @@ several = pytest.mark.parametrize("n_threads", [1, 2, 64], indirect=True)
 @several
 @pytest.mark.parametrize("n_rows", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK])
 def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
-    found = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
-    np.testing.assert_array_equal(np.concatenate(found), np.arange(n_rows))
-    sizes = [len(each) for each in found]
+    result = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
+    np.testing.assert_array_equal(np.concatenate(result), np.arange(n_rows))
+    sizes = [len(each) for each in result]
     assert max(sizes) <= CHUNK
     assert max(sizes) - min(sizes) <= 1
     if n_rows > CHUNK:
         # The bits of a row do not depend on the strip: all are predicted in short.
         assert min(sizes) >= CHUNK // 2 > FEWEST_ROWS
     if n_rows == 20 * CHUNK:
-        assert len(found) in (20, 40)
+        assert len(result) in (20, 40)
 
 
 @pytest.mark.parametrize("n_threads", [2], indirect=True)
@@ -235,10 +235,10 @@ def test_warnings_and_errors_come_through(n_threads: int) -> None:
     def tell(rows: slice) -> Any:
         warn(f"from {rows.start}", UserWarning)
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         in_strips(2 * CHUNK, tell)
-    assert [str(each.message) for each in told] == ["from 0", f"from {CHUNK}"]
+    assert [str(each.message) for each in caught] == ["from 0", f"from {CHUNK}"]
 
     def fail(rows: slice) -> Any:
         raise LookupError(f"at {rows.start}")

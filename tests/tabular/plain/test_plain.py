@@ -33,15 +33,15 @@ def learned(
     table = pyarrow.table(columns)
     half = pyarrow.concat_tables([table.slice(0, len(table) // 2), table.slice(len(table) // 2)])
     names = tuple(name for name in columns if name != "t")
-    told = ColumnSettings(
+    report = ColumnSettings(
         "t", task, names, wanted.get("chosen", False), wanted.get("categorical", ())
     )
     batches = TrainingBatches(half, "train", names, ["t"])
-    return learn(batches, told, everything, (notes or []).append, "train")
+    return learn(batches, report, everything, (notes or []).append, "train")
 
 
 def test_every_type_of_arrow() -> None:
-    found = learned(
+    result = learned(
         {
             "float": [1.0, 3.0, 1.0, 3.0],
             "int8": pyarrow.array([0, 2, 2, 0], "int8"),
@@ -58,24 +58,24 @@ def test_every_type_of_arrow() -> None:
         },
         categorical=("code",),
     )
-    moments = {column.name: (column.center, column.scale) for column in found.columns}
+    moments = {column.name: (column.center, column.scale) for column in result.columns}
     assert moments["float"] == (2.0, 1.0)
     assert moments["int8"] == moments["half"] == (1.0, 1.0)
     assert moments["decimal"] == (2.25, 0.75)
-    kinds = {column.name: (column.levels, column.indicates) for column in found.columns}
+    kinds = {column.name: (column.levels, column.indicates) for column in result.columns}
     assert kinds["bool"] == (None, True)
     assert kinds["text"] == kinds["large"] == kinds["dictionary"] == (("u", "v"), False)
     assert kinds["empty"] == (("", "u", "v"), False)
     assert kinds["places"] == (("7", "8"), False)
     assert kinds["code"] == (("1", "3"), False)
-    assert found.sizes == {0: 2, 1: 2}
-    assert found.n_rows == 4
+    assert result.sizes == {0: 2, 1: 2}
+    assert result.n_rows == 4
 
 
 def test_columns_that_are_left_out() -> None:
     notes: list[str] = [""]
     n = 60
-    found = learned(
+    result = learned(
         {
             "id": [f"row {i}" for i in range(n)],
             "one": [5] * n,
@@ -91,19 +91,19 @@ def test_columns_that_are_left_out() -> None:
         },
         notes,
     )
-    assert found.columns == (Column("some", None, 1.0, 1.0, True),)
-    told = " ".join(notes)
-    assert "'id' is left out: it has 60 texts in 60 rows, free text or ids" in told
+    assert result.columns == (Column("some", None, 1.0, 1.0, True),)
+    message = " ".join(notes)
+    assert "'id' is left out: it has 60 texts in 60 rows, free text or ids" in message
     for name in ("one", "word", "day"):
-        assert f"{name!r} is left out: it has one value only" in told
+        assert f"{name!r} is left out: it has one value only" in message
     for name in ("none", "blank"):
-        assert f"{name!r} is left out: it is empty" in told
+        assert f"{name!r} is left out: it is empty" in message
     others = "neither numbers, dates nor texts"
-    assert f"'bytes' is left out: it holds binary, {others} in UTF-8" in told
-    assert f"'list' is left out: it holds list<item: int64>, {others}" in told
-    assert "'comma' is left out: it holds numbers with a decimal comma" in told
-    assert found.schema.dropped["list"] == f"holds list<item: int64>, {others}"
-    assert {*found.schema.dropped} == {
+    assert f"'bytes' is left out: it holds binary, {others} in UTF-8" in message
+    assert f"'list' is left out: it holds list<item: int64>, {others}" in message
+    assert "'comma' is left out: it holds numbers with a decimal comma" in message
+    assert result.schema.dropped["list"] == f"holds list<item: int64>, {others}"
+    assert {*result.schema.dropped} == {
         "id",
         "one",
         "word",
@@ -123,8 +123,8 @@ def test_the_most_frequent_levels_are_kept() -> None:
     notes: list[str] = [""]
     words = [f"w{i:03}" for i in range(MOST_LEVELS + 20)]
     many = words * 2 + words[20:] * 2
-    found = learned({"a": many, "t": [0, 1] * (len(many) // 2)}, notes)
-    assert found.columns[0].levels == tuple(words[20:])
+    result = learned({"a": many, "t": [0, 1] * (len(many) // 2)}, notes)
+    assert result.columns[0].levels == tuple(words[20:])
     assert notes[-1].endswith("100 levels are kept; the 20 rarest are taken as unknown")
 
 
@@ -142,14 +142,14 @@ def test_the_most_frequent_levels_are_kept() -> None:
 )
 def test_the_task_is_guessed_by_the_target(values: Any, task: Any, expected: Target) -> None:
     notes: list[str] = [""]
-    found = learned({"a": [0.0, 1.0] * (len(values) // 2), "t": values}, notes, task).target
-    assert (found.name, found.classes) == (expected.name, expected.classes)
-    assert (found.center, found.scale) == pytest.approx((expected.center, expected.scale))
+    result = learned({"a": [0.0, 1.0] * (len(values) // 2), "t": values}, notes, task).target
+    assert (result.name, result.classes) == (expected.name, expected.classes)
+    assert (result.center, result.scale) == pytest.approx((expected.center, expected.scale))
     assert ("task:" in " ".join(notes)) == (task is None)
 
 
 @pytest.mark.parametrize(
-    ("values", "task", "told"),
+    ("values", "task", "message"),
     [
         (
             [1.0, None, float("nan"), 2.0],
@@ -162,8 +162,10 @@ def test_the_task_is_guessed_by_the_target(values: Any, task: Any, expected: Tar
         ([datetime.date(2020, 1, day) for day in (1, 2, 3, 4)], None, "holds date32"),
     ],
 )
-def test_targets_that_are_none(values: Any, task: Any, told: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=told.replace("(", r"\(").replace(")", r"\)")):
+def test_targets_that_are_none(values: Any, task: Any, message: str) -> None:
+    with pytest.raises(
+        (TypeError, ValueError), match=message.replace("(", r"\(").replace(")", r"\)")
+    ):
         learned({"a": [0.0, 1.0, 2.0, 3.0], "t": values}, None, task)
 
 
@@ -191,8 +193,8 @@ def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
     p /= p.sum(axis=1, keepdims=True)
     p[:, 0] += 1 - p.sum(axis=1)
     exact = p / p.sum(axis=1, dtype=np.float64)[:, None]
-    how: Any = {} if n_classes == 2 else {"multi_class": "ovr"}
-    area = metrics.roc_auc_score(codes, p[:, 1] if n_classes == 2 else exact, **how)
+    options: Any = {} if n_classes == 2 else {"multi_class": "ovr"}
+    area = metrics.roc_auc_score(codes, p[:, 1] if n_classes == 2 else exact, **options)
     expected = {
         "accuracy": metrics.accuracy_score(codes, p.argmax(axis=1)),
         "log_loss": metrics.log_loss(codes, exact),
@@ -206,18 +208,18 @@ def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
 @pytest.mark.parametrize("center", [0.0, 1e8])
 def test_scores_of_numbers(rng: np.random.Generator, center: float) -> None:
     y = rng.normal(center, 2, N)
-    found = y + rng.normal(size=N)
+    result = y + rng.normal(size=N)
     expected = {
-        "rmse": metrics.root_mean_squared_error(y, found),
-        "mae": metrics.mean_absolute_error(y, found),
-        "r2": metrics.r2_score(y, found),
+        "rmse": metrics.root_mean_squared_error(y, result),
+        "mae": metrics.mean_absolute_error(y, result),
+        "r2": metrics.r2_score(y, result),
     }
     assert {*expected} == {*METRICS["regression"]}
     for name, value in expected.items():
-        assert scored("regression", name, y, found) == pytest.approx(
+        assert scored("regression", name, y, result) == pytest.approx(
             value, rel=1e-9 if center else 1e-12
         )
-    assert np.isnan(scored("regression", "r2", np.ones(N), found))
+    assert np.isnan(scored("regression", "r2", np.ones(N), result))
 
 
 def test_only_the_area_keeps_rows(rng: np.random.Generator) -> None:
@@ -271,11 +273,11 @@ def test_a_file_keeps_all_of_it(tmp_path: Path, classes: Any) -> None:
 def test_predictions_as_a_stream_of_arrow() -> None:
     for classes in (None, ("no", "yes")):
         model = model_of(Target("t", classes))
-        found = fastmlp.predict_arrow(model, FRAME, keep="more", batch_rows=2).read_all()
-        assert np.array_equal(found["prediction"].to_numpy(), model.predict(FRAME))
+        result = fastmlp.predict_arrow(model, FRAME, keep="more", batch_rows=2).read_all()
+        assert np.array_equal(result["prediction"].to_numpy(), model.predict(FRAME))
         if classes is not None:
             p = model.predict_proba(FRAME)[:, 1]
-            assert np.array_equal(found["probability_yes"].to_numpy(), p)
+            assert np.array_equal(result["probability_yes"].to_numpy(), p)
 
 
 def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "message"),
     [
         (("columns", 0, "scale"), 0.0, "finite numbers, scale above 0"),
         (("columns", 0, "center"), "1", "finite numbers"),
@@ -309,7 +311,7 @@ def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     ],
 )
 def test_content_that_is_none_is_an_error(
-    tmp_path: Path, place: tuple[Any, ...], value: Any, told: str
+    tmp_path: Path, place: tuple[Any, ...], value: Any, message: str
 ) -> None:
     content = archive.pack(model_of(Target("t", ("no", "yes"))), training=False)
     header = copy.deepcopy(content.header)
@@ -322,7 +324,7 @@ def test_content_that_is_none_is_an_error(
     safetensors_file.write(path, content._replace(header=header))
     with pytest.raises(FileError) as raised:
         fastmlp.load(path)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 # Golden files: written once, by the version in their name, and never again.

@@ -77,10 +77,10 @@ def test_one_table_in_every_form_gives_the_same_numbers(unit: str) -> None:
     assert not schema.dropped
     expected = schema.read(frame)
     for form, X in forms(frame).items():
-        its = Schema.learn(X)
-        assert its == schema or form == "array"
-        assert list(its.dates.values()) == list(schema.dates.values())
-        for values in (its.read(X), schema.read(X)):
+        content = Schema.learn(X)
+        assert content == schema or form == "array"
+        assert list(content.dates.values()) == list(schema.dates.values())
+        for values in (content.read(X), schema.read(X)):
             np.testing.assert_array_equal(values.numbers, expected.numbers, form)
             np.testing.assert_array_equal(values.codes, expected.codes, form)
     one = schema.read(frame[:1])
@@ -97,14 +97,14 @@ def test_parts_are_those_of_pandas(unit: str) -> None:
     first = moments.min().floor("D")
     assert parts == Parts(PARTS["dates"], str(first.date()))
     assert schema.number_names == ("when",) * 6
-    its = moments.dt
-    peers = [its.year, its.month, its.day, its.day_of_week, its.hour]
+    values = moments.dt
+    peers = [values.year, values.month, values.day, values.day_of_week, values.hour]
     since = (moments - first) / pandas.Timedelta(days=1)
     expected = np.column_stack([*peers, since]).astype(float)
-    found = schema.read(pandas.DataFrame({"when": moments})).numbers
-    np.testing.assert_array_equal(found[:, :5], expected[:, :5])
-    np.testing.assert_allclose(found[:, 5], expected[:, 5], rtol=1e-15)
-    assert np.isnan(found[7]).all()
+    result = schema.read(pandas.DataFrame({"when": moments})).numbers
+    np.testing.assert_array_equal(result[:, :5], expected[:, :5])
+    np.testing.assert_allclose(result[:, 5], expected[:, 5], rtol=1e-15)
+    assert np.isnan(result[7]).all()
 
 
 def test_parts_that_do_not_vary_are_left_out() -> None:
@@ -146,17 +146,17 @@ def test_parts_that_do_not_vary_are_left_out() -> None:
     ],
 )
 def test_texts_that_are_dates(text: str, utc: str | None) -> None:
-    found = of_texts(["", text, None])
+    result = of_texts(["", text, None])
     if utc is None:
-        assert found is None
+        assert result is None
         return
-    assert found is not None
-    assert np.isnat(found).tolist() == [True, False, True]
-    assert found[1] == np.datetime64(utc)
+    assert result is not None
+    assert np.isnat(result).tolist() == [True, False, True]
+    assert result[1] == np.datetime64(utc)
     # pyarrow takes them for the same date, or for a text.
-    its = pyarrow.csv.read_csv(io.BytesIO(f"a,b\n{text},1\n".encode())).column(0)
-    if not pyarrow.types.is_string(its.type):
-        pyarrows, ours = (all_of("dates").numbers(one) for one in (its.to_numpy(), found[1:2]))
+    values = pyarrow.csv.read_csv(io.BytesIO(f"a,b\n{text},1\n".encode())).column(0)
+    if not pyarrow.types.is_string(values.type):
+        pyarrows, ours = (all_of("dates").numbers(one) for one in (values.to_numpy(), result[1:2]))
         np.testing.assert_array_equal(pyarrows, ours)
 
 
@@ -198,9 +198,9 @@ def test_other_types_of_dates_in_predictions() -> None:
     expected = [[4, 3, 3.5], [NAN] * 3]
     days = np.array(["2024-03-04T12", "NaT"], "M8[ns]")
     texts = ["2024-03-04 12:00Z", None]
-    for its in (days, pandas.Series(days).dt.tz_localize("UTC"), texts, [days[0], None]):
-        found = schema.read(pandas.DataFrame({"when": its})).numbers
-        np.testing.assert_array_equal(found[:, [0, 2]], np.array(expected)[:, [0, 2]])
+    for item in (days, pandas.Series(days).dt.tz_localize("UTC"), texts, [days[0], None]):
+        result = schema.read(pandas.DataFrame({"when": item})).numbers
+        np.testing.assert_array_equal(result[:, [0, 2]], np.array(expected)[:, [0, 2]])
     for nothing in ([None, None], [NAN, NAN], ["", ""], pandas.array([None] * 2, "string")):
         assert np.isnan(schema.read(pandas.DataFrame({"when": nothing})).numbers).all()
     assert np.isnan(schema.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers).all()
@@ -259,8 +259,8 @@ def test_dates_that_are_asked_to_be_categories() -> None:
 
 def test_it_is_plain_data() -> None:
     schema = Schema.learn(drawn(3))
-    told = json.loads(json.dumps(schema.to_json()))
-    back = Schema.from_json(told)
+    content = json.loads(json.dumps(schema.to_json()))
+    back = Schema.from_json(content)
     assert back == schema
     assert back.dates == schema.dates
     np.testing.assert_array_equal(back.read(drawn(3)).numbers, schema.read(drawn(3)).numbers)
@@ -286,14 +286,14 @@ def test_it_is_plain_data() -> None:
     ],
 )
 def test_plain_data_is_checked(wrong: Any) -> None:
-    told = {"columns": ["a", "b"], "levels": {}, "dropped": {}, "named": True}
+    content = {"columns": ["a", "b"], "levels": {}, "dropped": {}, "named": True}
     fine = {"parts": ["time"], "origin": None}
-    assert Schema.from_json({**told, "dates": {"b": fine}}).read_names == ("a", "b")
+    assert Schema.from_json({**content, "dates": {"b": fine}}).read_names == ("a", "b")
     for dates in ({"b": wrong}, {"c": fine}, [fine]):
         with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
-            Schema.from_json({**told, "dates": dates})
+            Schema.from_json({**content, "dates": dates})
     with pytest.raises(ValueError, match="each of others"):
-        Schema.from_json({**told, "dates": {"b": fine}, "dropped": {"b": "why"}})
+        Schema.from_json({**content, "dates": {"b": fine}, "dropped": {"b": "why"}})
 
 
 def learned(X: Any, *, categorical: tuple[str, ...] = (), notes: Any = None) -> LearnedColumns:
@@ -312,19 +312,19 @@ def test_a_pass_learns_what_a_schema_does(tmp_path: Path) -> None:
     frame.to_csv(path, index=False)
     table = pyarrow.Table.from_pandas(pandas.read_csv(path))
     halves = pyarrow.concat_tables([table.slice(0, 40), table.slice(40)])
-    its = Schema.learn(frame.drop(columns="t"))
+    values = Schema.learn(frame.drop(columns="t"))
     for X in (str(path), halves):
-        found = learned(X)
-        parts = {(one.name, one.part) for one in found.columns if one.part is not None}
-        names = {name: its.dates[name].names for name in its.dates}
+        result = learned(X)
+        parts = {(one.name, one.part) for one in result.columns if one.part is not None}
+        names = {name: values.dates[name].names for name in values.dates}
         assert parts == {(name, part) for name, some in names.items() for part in some}
-        origins = {one.name: one.origin for one in found.columns if one.part == "days"}
+        origins = {one.name: one.origin for one in result.columns if one.part == "days"}
         assert origins == {
-            name: each.origin for name, each in its.dates.items() if each.names[-1] == "days"
+            name: each.origin for name, each in values.dates.items() if each.names[-1] == "days"
         }
-        for name, each in its.dates.items():
-            rows = its.read(frame).numbers[:, np.array(its.number_names) == name]
-            moments = {one.part: one for one in found.columns if one.name == name}
+        for name, each in values.dates.items():
+            rows = values.read(frame).numbers[:, np.array(values.number_names) == name]
+            moments = {one.part: one for one in result.columns if one.name == name}
             for part, numbers in zip(each.names, rows.T, strict=True):
                 one = moments[part]
                 assert one.center == pytest.approx(np.nanmean(numbers), rel=1e-9)

@@ -238,12 +238,14 @@ def test_objects_that_are_asked_for_are_refused_by_name() -> None:
 def test_columns_of_one_name_are_refused() -> None:
     frame = pandas_frame()
     twice = pandas.concat([frame, frame[["color"]], frame[["size", "color"]]], axis=1)
-    told = r"me: X has several columns of the name 'size' \(2 times\), 'color' \(3 times\); rename"
+    message = (
+        r"me: X has several columns of the name 'size' \(2 times\), 'color' \(3 times\); rename"
+    )
     arrow = pyarrow.Table.from_arrays([pyarrow.array(frame[n]) for n in twice], [*twice])
     for X in (twice, arrow):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             Schema.learn(X, who="me")
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             Schema.learn(frame).read(X, "me")
 
 
@@ -333,10 +335,10 @@ def test_it_is_plain_data() -> None:
     ],
 )
 def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
-    told = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
-    assert Schema.from_json(told).categorical_names == ("b",)
+    content = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
+    assert Schema.from_json(content).categorical_names == ("b",)
     with pytest.raises((TypeError, ValueError, LookupError)):
-        Schema.from_json({**told, **wrong})
+        Schema.from_json({**content, **wrong})
 
 
 @pytest.mark.parametrize("seed", range(6))

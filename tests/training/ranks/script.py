@@ -30,14 +30,14 @@ def train(what: str, folder: Path) -> None:
 
     (folder / f"pid{rank}").write_text(str(os.getpid()))
     comm.Barrier()
-    how: dict[str, Any] = {"epochs": 6, "batch_size": 300, "callbacks": act}
+    options: dict[str, Any] = {"epochs": 6, "batch_size": 300, "callbacks": act}
     if what in ("kill", "wait", "resume"):
         kept = {"checkpoint": folder / "fit.safetensors", "checkpoint_every": 1}
-        how = {**how, **kept, "resume": what == "resume"}
-    how["average_every"] = 3 if what in ("average", "again") else None
-    how["shuffle"] = what != "plain"
+        options = {**options, **kept, "resume": what == "resume"}
+    options["average_every"] = 3 if what in ("average", "again") else None
+    options["shuffle"] = what != "plain"
     net = made()
-    net.fit(*rows_of(rank), communicator=comm, **how)
+    net.fit(*rows_of(rank), communicator=comm, **options)
     net.parameters.tofile(folder / f"{what}{rank}")
 
 

@@ -28,22 +28,22 @@ def made(**settings: Any) -> MLP:
     return MLP((5, 16, 1), **{"seed": 1, "dtype": "float64", "optimizer": Adam(0.01), **settings})
 
 
-def work(net: Any = made, of_rank: Any = None, y: Any = Y, **how: Any) -> Any:
+def work(net: Any = made, of_rank: Any = None, y: Any = Y, **options: Any) -> Any:
     """A fit on each rank; `of_rank`: from its number to more arguments."""
 
     def fit(communicator: Any) -> Any:
         rank = communicator.Get_rank()
         own, rows = net(), [parts_of(each, SHARES)[rank] for each in (X, y)]
-        its = {"epochs": 3, "batch_size": 16, **how, **(of_rank(rank) if of_rank else {})}
-        return own, own.fit(*rows, communicator=communicator, **its)
+        settings = {"epochs": 3, "batch_size": 16, **options, **(of_rank(rank) if of_rank else {})}
+        return own, own.fit(*rows, communicator=communicator, **settings)
 
     return fit
 
 
 def errors_of(fit: Any) -> list[Any]:
-    found = outcomes(4, fit)
-    assert all(isinstance(each, Exception) for each in found), found
-    return found
+    result = outcomes(4, fit)
+    assert all(isinstance(each, Exception) for each in result), result
+    return result
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Alone) if not name.startswith("_")])
@@ -64,8 +64,8 @@ def test_a_fit_alone_is_asked_as_ranks_are(name: str) -> None:
 def test_a_bad_argument_of_one_rank_raises_on_all(of_rank: Any, message: str) -> None:
     own, others = list[Exception](), list[Exception]()
     for error in errors_of(work(of_rank=of_rank)):
-        told = re.match(r"MLP.fit: rank (\d) has raised (TypeError|ValueError): ", str(error))
-        (others if told else own).append(error)
+        report = re.match(r"MLP.fit: rank (\d) has raised (TypeError|ValueError): ", str(error))
+        (others if report else own).append(error)
         assert message in str(error)
     assert [type(error) for error in others] == [RuntimeError] * 3
     assert isinstance(own[0], TypeError | ValueError)
@@ -137,9 +137,9 @@ def test_an_error_in_a_callback_ends_all_ranks(capfd: Any) -> None:
     for error in others:
         assert isinstance(error, RuntimeError)
         assert "another rank has failed" in str(error)
-    told = capfd.readouterr().err
-    assert "MLP.fit on rank 0 of 4 ends all ranks:\nTraceback" in told
-    assert "LookupError: mine" in told
+    printed = capfd.readouterr().err
+    assert "MLP.fit on rank 0 of 4 ends all ranks:\nTraceback" in printed
+    assert "LookupError: mine" in printed
 
 
 def test_ranks_that_do_not_come_are_not_waited_for() -> None:
@@ -159,12 +159,12 @@ def test_callbacks_are_those_of_rank_0() -> None:
 
         return {"callbacks": call}
 
-    found = on_ranks(4, work(of_rank=look, epochs=10))
+    result = on_ranks(4, work(of_rank=look, epochs=10))
     assert [(rank, epoch) for rank, epoch, _ in called] == [(0, 0), (0, 1)]
-    assert [loss for *_, loss in called] == found[0][1].loss
-    for net, history in found:
+    assert [loss for *_, loss in called] == result[0][1].loss
+    for net, history in result:
         assert history.status is Status.STOPPED
-        assert net.parameters.tobytes() == found[0][0].parameters.tobytes()
+        assert net.parameters.tobytes() == result[0][0].parameters.tobytes()
 
 
 def test_parameters_that_a_callback_writes_are_those_of_all_ranks() -> None:
@@ -172,9 +172,9 @@ def test_parameters_that_a_callback_writes_are_those_of_all_ranks() -> None:
         if report.epoch == 1:
             report.net.weights[0][:] = 0.25
 
-    found = on_ranks(4, work(callbacks=write))
+    result = on_ranks(4, work(callbacks=write))
     plain = on_ranks(4, work())
-    bits = {net.parameters.tobytes() for net, _ in found}
+    bits = {net.parameters.tobytes() for net, _ in result}
     assert len(bits) == 1
     assert bits != {net.parameters.tobytes() for net, _ in plain}
 
@@ -203,13 +203,13 @@ def test_metrics_are_of_all_rows() -> None:
     def net() -> MLP:
         return made(loss="binary_cross_entropy")
 
-    how: Any = {"of_rank": of_rank, "metrics": {"mine": area, "auc": "roc_auc"}, "epochs": 2}
-    found = on_ranks(4, work(net, y=LABELS, **how))
-    trained = found[0][0]
+    options: Any = {"of_rank": of_rank, "metrics": {"mine": area, "auc": "roc_auc"}, "epochs": 2}
+    result = on_ranks(4, work(net, y=LABELS, **options))
+    trained = result[0][0]
     mean = np.average(trained.predict(X)[:, 0], weights=WEIGHT)
-    for _, history in found:
+    for _, history in result:
         np.testing.assert_allclose(history.metrics["mine"][-1], mean, rtol=1e-12)
-        assert history.metrics == found[0][1].metrics
+        assert history.metrics == result[0][1].metrics
     assert len(seen) == 2
     np.testing.assert_array_equal(seen[0][0], LABELS)
     np.testing.assert_array_equal(seen[0][1], WEIGHT)
@@ -217,23 +217,23 @@ def test_metrics_are_of_all_rows() -> None:
 
 def test_early_stopping_plateaus_and_splits_are_the_same_on_all_ranks() -> None:
     settings = [EarlyStopping(patience=2), ReduceLROnPlateau(patience=1)]
-    how: Any = {"optimizer": Adam(0.1)}
-    found = on_ranks(4, work(lambda: made(**how), validated, epochs=60, callbacks=settings))
-    first, history = found[0]
+    options: Any = {"optimizer": Adam(0.1)}
+    result = on_ranks(4, work(lambda: made(**options), validated, epochs=60, callbacks=settings))
+    first, history = result[0]
     assert history.status is Status.STOPPED_EARLY
     assert history.learning_rate[-1] < 0.1
-    for net, its in found:
-        assert its.best_epoch == history.best_epoch == len(its.loss) - 3
-        assert its.validation_loss == history.validation_loss
-        assert its.learning_rate == history.learning_rate
+    for net, item in result:
+        assert item.best_epoch == history.best_epoch == len(item.loss) - 3
+        assert item.validation_loss == history.validation_loss
+        assert item.learning_rate == history.learning_rate
         assert net.parameters.tobytes() == first.parameters.tobytes()
     split = on_ranks(4, work(validation_split=0.34, keep_best=True))
-    assert len({tuple(its.validation_loss) for _, its in split}) == 1
+    assert len({tuple(item.validation_loss) for _, item in split}) == 1
 
 
 def test_time_is_that_of_rank_0() -> None:
-    found = on_ranks(4, work(of_rank=lambda rank: {"time_limit": 1e-6}, epochs=50))
-    for _, history in found:
+    result = on_ranks(4, work(of_rank=lambda rank: {"time_limit": 1e-6}, epochs=50))
+    for _, history in result:
         assert history.status is Status.OUT_OF_TIME
         assert len(history.loss) == 1
 
@@ -244,27 +244,27 @@ def test_divergence_is_that_of_all_ranks(every: int | None) -> None:
         if report.epoch == 1:
             report.net.weights[0][:] = 1e200
 
-    found = []
+    results = []
 
     def fit(communicator: Any) -> Any:
         net = made(optimizer=SGD(0.1))
         rank = communicator.Get_rank()
         rows = [parts_of(each, SHARES)[rank] for each in (X, Y)]
-        how: Any = {"epochs": 5, "batch_size": 16, "average_every": every, "callbacks": burst}
-        return net, net.fit(*rows, communicator=communicator, **how)
+        options: Any = {"epochs": 5, "batch_size": 16, "average_every": every, "callbacks": burst}
+        return net, net.fit(*rows, communicator=communicator, **options)
 
     with pytest.warns(RuntimeWarning, match="fit diverged in epoch 2"):
-        found = on_ranks(4, fit)
-    for net, history in found:
+        results = on_ranks(4, fit)
+    for net, history in results:
         assert history.status is Status.DIVERGED
         assert len(history.loss) == 2
         assert net.n_steps == 0
         assert (net.weights[0] == 1e200).all()
-        assert net.parameters.tobytes() == found[0][0].parameters.tobytes()
+        assert net.parameters.tobytes() == results[0][0].parameters.tobytes()
 
 
 def test_progress_is_shown_by_rank_0(capsys: Any) -> None:
     on_ranks(4, work(progress=True))
-    told = capsys.readouterr().err
-    assert "100%" in told
-    assert told.count("\n") == 1  # at the end of each bar
+    printed = capsys.readouterr().err
+    assert "100%" in printed
+    assert printed.count("\n") == 1  # at the end of each bar

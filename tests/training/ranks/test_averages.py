@@ -20,20 +20,27 @@ def made(optimizer: Any, **settings: Any) -> MLP:
     return MLP((5, 16, 1), optimizer=optimizer, seed=1, dtype="float64", **settings)
 
 
-def fitted(net: Any, shares: Any, every: int, *, weighted: bool = False, **how: Any) -> list[Any]:
+def fitted(
+    net: Any, shares: Any, every: int, *, weighted: bool = False, **options: Any
+) -> list[Any]:
     rows, weights = [parts_of(each, shares) for each in (X, Y)], parts_of(WEIGHT, shares)
 
     def fit(communicator: Any) -> Any:
         rank, own = communicator.Get_rank(), net()
-        its: dict[str, Any] = {"batch_size": 16, "epochs": 2, "average_every": every, **how}
-        its["sample_weight"] = weights[rank] if weighted else None
-        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **its)
+        settings: dict[str, Any] = {
+            "batch_size": 16,
+            "epochs": 2,
+            "average_every": every,
+            **options,
+        }
+        settings["sample_weight"] = weights[rank] if weighted else None
+        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **settings)
 
-    found = on_ranks(len(shares), fit)
-    bits = {net.parameters.tobytes() for net, _ in found}
+    result = on_ranks(len(shares), fit)
+    bits = {net.parameters.tobytes() for net, _ in result}
     assert len(bits) == 1
-    assert {tuple(history.loss) for _, history in found} == {tuple(found[0][1].loss)}
-    return found
+    assert {tuple(history.loss) for _, history in result} == {tuple(result[0][1].loss)}
+    return result
 
 
 @pytest.mark.parametrize("weighted", [False, True])

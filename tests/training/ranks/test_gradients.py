@@ -24,15 +24,17 @@ def made(*sizes: int, **settings: Any) -> MLP:
     return MLP(sizes or (7, 24, 2), **{"seed": 1, "dtype": "float64", **settings})
 
 
-def fitted(net: Any, y: Any = Y, shares: Any = SHARES, weight: Any = None, **how: Any) -> list[Any]:
+def fitted(
+    net: Any, y: Any = Y, shares: Any = SHARES, weight: Any = None, **options: Any
+) -> list[Any]:
     """Train a net on each rank; return the nets and their histories."""
     rows = [parts_of(each, shares) for each in (X, y)]
     of_ranks = [None] * len(shares) if weight is None else parts_of(weight, shares)
 
     def fit(communicator: Any) -> Any:
         rank, own = communicator.Get_rank(), net()
-        its = {"batch_size": BATCH, "epochs": 3, "sample_weight": of_ranks[rank], **how}
-        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **its)
+        settings = {"batch_size": BATCH, "epochs": 3, "sample_weight": of_ranks[rank], **options}
+        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **settings)
 
     return on_ranks(len(shares), fit)
 
@@ -40,14 +42,14 @@ def fitted(net: Any, y: Any = Y, shares: Any = SHARES, weight: Any = None, **how
 def check_equal_to_one(net: Any, y: Any = Y, weight: Any = None, batch: int = BATCH) -> None:
     """Check that ranks are equal by bits, and as one process on the same batches."""
     (first, history), *others = fitted(net, y, weight=weight, shuffle=False, batch_size=batch)
-    for other, its in others:
+    for other, item in others:
         assert other.parameters.tobytes() == first.parameters.tobytes()
-        assert its.loss == history.loss
+        assert item.loss == history.loss
         assert other.n_steps == first.n_steps
     order, one = in_batches(SHARES, batch), net()
     rows = None if weight is None else weight[order]
-    how: Any = {"batch_size": batch, "epochs": 3, "shuffle": False, "sample_weight": rows}
-    alone = one.fit(X[order], y[order], **how)
+    options: Any = {"batch_size": batch, "epochs": 3, "shuffle": False, "sample_weight": rows}
+    alone = one.fit(X[order], y[order], **options)
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
     assert history.learning_rate == alone.learning_rate

@@ -35,8 +35,8 @@ def compiled() -> None:
 
     def fit(communicator: Any) -> None:
         for every in (None, 3):
-            how: Any = {"epochs": 1, "batch_size": 300, "average_every": every}
-            made().fit(*rows_of(communicator.Get_rank()), communicator=communicator, **how)
+            options: Any = {"epochs": 1, "batch_size": 300, "average_every": every}
+            made().fit(*rows_of(communicator.Get_rank()), communicator=communicator, **options)
 
     on_ranks(4, fit)
 
@@ -54,9 +54,9 @@ def job(what: str, folder: Path, module: tuple[str, ...] = ("-m", "mpi4py")) -> 
     return {"args": [*ranks, str(SCRIPT), what, str(folder)], "env": environment, "text": True}
 
 
-def run(*its: Any) -> "subprocess.CompletedProcess[str]":
+def run(*values: Any) -> "subprocess.CompletedProcess[str]":
     """Run a job to its end."""
-    return subprocess.run(**job(*its), capture_output=True, timeout=SECONDS)
+    return subprocess.run(**job(*values), capture_output=True, timeout=SECONDS)
 
 
 def train(what: str, folder: Path) -> None:
@@ -103,8 +103,8 @@ def alone() -> MLP:
 
 
 def test_ranks_are_equal_by_bits_and_to_one_process(trained: Path) -> None:
-    found = np.frombuffer(parameters_of("plain", trained))
-    np.testing.assert_allclose(found, alone().parameters, rtol=1e-10, atol=1e-10)
+    result = np.frombuffer(parameters_of("plain", trained))
+    np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
 
 
 def test_twice_the_same_bits(resumed: Path) -> None:

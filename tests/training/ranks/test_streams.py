@@ -47,16 +47,16 @@ def stream(rank: int) -> Any:
     return (read,)
 
 
-def fitted(source: Any, net: Any = made, **how: Any) -> list[Any]:
+def fitted(source: Any, net: Any = made, **options: Any) -> list[Any]:
     def fit(communicator: Any) -> Any:
         own, rows = net(), source(communicator.Get_rank())
-        its: dict[str, Any] = {"batch_size": 64, "epochs": 3, "buffer_rows": 320, **how}
-        return own, own.fit(*rows, communicator=communicator, **its)
+        settings: dict[str, Any] = {"batch_size": 64, "epochs": 3, "buffer_rows": 320, **options}
+        return own, own.fit(*rows, communicator=communicator, **settings)
 
-    found = on_ranks(4, fit)
-    assert len({own.parameters.tobytes() for own, _ in found}) == 1
-    assert len({tuple(history.loss) for _, history in found}) == 1
-    return found
+    result = on_ranks(4, fit)
+    assert len({own.parameters.tobytes() for own, _ in result}) == 1
+    assert len({tuple(history.loss) for _, history in result}) == 1
+    return result
 
 
 @pytest.mark.parametrize("source", [blocks, stream])
@@ -82,13 +82,13 @@ def test_schedules_know_the_steps_of_all_buffers() -> None:
     (net, history), *_ = fitted(blocks, lambda: made(optimizer=Adam(Cosine(0.01))))
     last = Cosine(0.01)(np.array([net.n_steps - 1]), net.n_steps)
     np.testing.assert_allclose(history.learning_rate[-1], last)
-    found = outcomes(
+    result = outcomes(
         4,
         lambda comm: made(optimizer=Adam(Cosine(0.01))).fit(
             *stream(comm.Get_rank()), batch_size=16, buffer_rows=320, communicator=comm
         ),
     )
-    assert all("needs the number of steps" in str(error) for error in found)
+    assert all("needs the number of steps" in str(error) for error in result)
 
 
 def test_whole_sources_train_in_the_bits_of_arrays() -> None:
@@ -123,12 +123,12 @@ def test_a_source_that_fails_on_one_rank_ends_all() -> None:
         return read
 
     def fit(comm: Any) -> Any:
-        its: Any = {"batch_size": 16, "epochs": 3, "buffer_rows": 256}
-        return made().fit(source(comm.Get_rank()), communicator=comm, **its)
+        settings: Any = {"batch_size": 16, "epochs": 3, "buffer_rows": 256}
+        return made().fit(source(comm.Get_rank()), communicator=comm, **settings)
 
-    found = outcomes(4, fit)
-    assert isinstance(found[2], ConnectionError)
-    assert all(isinstance(each, RuntimeError) for i, each in enumerate(found) if i != 2)
+    result = outcomes(4, fit)
+    assert isinstance(result[2], ConnectionError)
+    assert all(isinstance(each, RuntimeError) for i, each in enumerate(result) if i != 2)
 
 
 def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
@@ -139,11 +139,11 @@ def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path)
         if report.epoch == 1:
             raise Killed
 
-    how: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
+    options: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
 
     def fit(comm: Any, **more: Any) -> Any:
         net = made(dropout=0.1)
-        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **{**how, **more})
+        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **{**options, **more})
         return net.parameters.tobytes(), history.loss
 
     file = tmp_path / "fit.safetensors"
@@ -173,13 +173,13 @@ def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
     def of_groups(comm: Any) -> Any:
         rows = ds.dataset(tmp_path)
         groups = [group for file in rows.get_fragments() for group in file.split_by_row_group()]
-        its = groups[comm.Get_rank() :: comm.Get_size()]
-        return fit(comm, ds.FileSystemDataset(its, rows.schema, ds.ParquetFileFormat()))
+        values = groups[comm.Get_rank() :: comm.Get_size()]
+        return fit(comm, ds.FileSystemDataset(values, rows.schema, ds.ParquetFileFormat()))
 
     for of_rank in (of_files, of_groups):
-        found = on_ranks(4, of_rank)
-        assert len(set(found)) == 1
-        assert found[0][1] == 2 * -(-1800 // 64)
+        result = on_ranks(4, of_rank)
+        assert len(set(result)) == 1
+        assert result[0][1] == 2 * -(-1800 // 64)
 
 
 SHARES_OF_FEW = (60, 3, 0, 37)
@@ -196,11 +196,18 @@ def kill(report: Any) -> None:
         raise Killed
 
 
-def fit_on(communicator: Any, shares: Any = SHARES_OF_FEW, rows: Any = FEW_ROWS, **how: Any) -> Any:
+def fit_on(
+    communicator: Any, shares: Any = SHARES_OF_FEW, rows: Any = FEW_ROWS, **options: Any
+) -> Any:
     rank = communicator.Get_rank()
     net = MLP((5, 16, 1), optimizer=Adam(0.01, average=EMA(0.9)), dropout=0.2, seed=1)
-    its: dict[str, Any] = {"epochs": 8, "batch_size": 16, "communicator": communicator, **how}
-    history = net.fit(parts_of(rows, shares)[rank], parts_of(FEW_TARGETS, shares)[rank], **its)
+    settings: dict[str, Any] = {
+        "epochs": 8,
+        "batch_size": 16,
+        "communicator": communicator,
+        **options,
+    }
+    history = net.fit(parts_of(rows, shares)[rank], parts_of(FEW_TARGETS, shares)[rank], **settings)
     return net.parameters.tobytes(), history, slots_of(net).tobytes()
 
 
@@ -210,41 +217,41 @@ def fit_on(communicator: Any, shares: Any = SHARES_OF_FEW, rows: Any = FEW_ROWS,
 def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
     tmp_path: Path, every: int | None, stopping: EarlyStopping | None
 ) -> None:
-    how: Any = {"average_every": every, "early_stopping": stopping}
-    whole = on_ranks(4, lambda comm: fit_on(comm, **how))
+    options: Any = {"average_every": every, "early_stopping": stopping}
+    whole = on_ranks(4, lambda comm: fit_on(comm, **options))
     # Rank 0 writes it; the others need not see it.
     folders = [tmp_path / str(rank) for rank in range(4)]
     folders[0].mkdir()
 
     def kept(communicator: Any, **more: Any) -> Any:
         file = folders[communicator.Get_rank()] / "fit.safetensors"
-        return fit_on(communicator, checkpoint=file, checkpoint_every=2, **how, **more)
+        return fit_on(communicator, checkpoint=file, checkpoint_every=2, **options, **more)
 
     killed = outcomes(4, lambda comm: kept(comm, callbacks=kill))
     assert [type(each) for each in killed] == [Killed] + [RuntimeError] * 3
     resumed = on_ranks(4, lambda comm: kept(comm, resume=True))
-    for (parameters, history, slots), (expected, its, state) in zip(resumed, whole, strict=True):
+    for (parameters, history, slots), (expected, item, state) in zip(resumed, whole, strict=True):
         assert parameters == expected
         assert slots == state
-        assert history.loss == its.loss
-        assert history.best_epoch == its.best_epoch
+        assert history.loss == item.loss
+        assert history.best_epoch == item.best_epoch
     assert load(folders[0] / "fit.safetensors").n_steps > 0
 
 
 @pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
 def test_a_checkpoint_of_other_ranks_or_rows_is_refused(tmp_path: Path) -> None:
-    def fit(shares: Any, **how: Any) -> list[Any]:
-        its: Any = {"checkpoint": tmp_path / "fit.safetensors", "epochs": 2, **how}
-        return outcomes(len(shares), lambda comm: fit_on(comm, shares, **its))
+    def fit(shares: Any, **arguments: Any) -> list[Any]:
+        settings: Any = {"checkpoint": tmp_path / "fit.safetensors", "epochs": 2, **arguments}
+        return outcomes(len(shares), lambda comm: fit_on(comm, shares, **settings))
 
     fit(SHARES_OF_FEW)
-    for shares, how, message in (
+    for shares, arguments, message in (
         ((60, 40), {}, "its data is"),
         (SHARES_OF_FEW, {"average_every": 2}, "its average_every is None, here it is 2"),
         (SHARES_OF_FEW, {"rows": FEW_ROWS + 1}, "its data is"),
         ((100,), {}, "its data is"),
     ):
-        first, *others = fit(shares, resume=True, **how)
+        first, *others = fit(shares, resume=True, **arguments)
         assert message in str(first)
         for other in others:
             assert str(other).startswith("MLP.fit: rank 0 has raised ValueError")
@@ -252,6 +259,8 @@ def test_a_checkpoint_of_other_ranks_or_rows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
 def test_a_file_that_cannot_be_written_raises_on_all_ranks(tmp_path: Path) -> None:
-    found = outcomes(4, lambda comm: fit_on(comm, checkpoint=tmp_path / "none" / "fit.safetensors"))
-    assert isinstance(found[0], OSError)
-    assert [type(each) for each in found[1:]] == [RuntimeError] * 3
+    result = outcomes(
+        4, lambda comm: fit_on(comm, checkpoint=tmp_path / "none" / "fit.safetensors")
+    )
+    assert isinstance(result[0], OSError)
+    assert [type(each) for each in result[1:]] == [RuntimeError] * 3
