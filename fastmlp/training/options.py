@@ -90,18 +90,20 @@ class FitOptions(Reading):
         measured = of_metrics.metrics_of(metrics, who)
         if measured and not validated:
             raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
-        return replace(
-            unchecked,
-            epochs=epochs,
-            batch_size=batch_size,
-            checkpoint_every=every,
-            validated=validated,
-            callbacks=functions,
-            early_stopping=stopping and _resolved(stopping, measured, validated, who, asked),
-            plateau=plateau and _resolved(plateau, measured, validated, who),
-            metrics=measured,
-            time_limit=scalars.seconds(who, "time_limit", unchecked.time_limit),
-        )
+        checked = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "checkpoint_every": every,
+            "validated": validated,
+            "callbacks": functions,
+            "early_stopping": stopping and _resolved(stopping, measured, validated, who, asked),
+            "plateau": plateau and _resolved(plateau, measured, validated, who),
+            "metrics": measured,
+            "time_limit": scalars.seconds(who, "time_limit", unchecked.time_limit),
+        }
+        # No other object has it yet; `replace` takes 6 us.
+        vars(unchecked).update(checked)
+        return unchecked
 
     @property
     def look_at_epochs(self) -> bool:

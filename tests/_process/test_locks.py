@@ -62,7 +62,7 @@ def test_without_callbacks_predictions_beside_a_fit_are_those_from_before_it() -
 
     def watch() -> None:
         started.wait()
-        while lock._trainer is not None:
+        while lock.owner is not None:
             seen.append(net.predict(x)[0, 0])
 
     thread = threading.Thread(target=watch)
