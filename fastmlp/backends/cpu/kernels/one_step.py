@@ -120,7 +120,7 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
     """
-    bits = np.int32 if np.dtype(scalar).itemsize == 4 else np.int64
+    size = np.dtype(scalar).itemsize
     largest = float(np.finfo(scalar).max)
 
     @njit
@@ -133,11 +133,16 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     @njit
     def are_alike(address: int, other: int, n: int) -> bool:
-        """Return True if n numbers have the same bits."""
-        numbers, others, n_others = row(address, n, bits), row(other, n, bits), 0
-        for i in range(n):
-            n_others += 0 if numbers[i] == others[i] else 1
-        return n_others == 0
+        """Return True if n numbers have the same bits: words of them, and perhaps half a word."""
+        n_words = n * size // 8
+        words, others, faults = row(address, n_words, np.int64), row(other, n_words, np.int64), 0
+        for i in range(n_words):
+            faults |= words[i] ^ others[i]
+        if n_words * 8 < n * size:
+            last = n_words * 8
+            half, other_half = row(address + last, 1, np.int32), row(other + last, 1, np.int32)
+            faults += 0 if half[0] == other_half[0] else 1
+        return faults == 0
 
     @njit
     def take_labels(step: QuickStep) -> bool:
@@ -191,7 +196,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             if job.diverged == 0:
                 call(blocks.unpack, (job.net, step.flat, net.parameters))
                 n = step.n_parameters
-                row(step.seen, n, bits)[:] = row(step.flat, n, bits)
+                row(step.seen, n, scalar)[:] = row(step.flat, n, scalar)
                 step.status = TAKEN
         restore_denormals(mode)
 
