@@ -145,6 +145,8 @@ def _listeners(
 ) -> tuple[tuple[Callback, ...], EarlyStopping | None, ReduceLROnPlateau | None, str]:
     """The functions to call, the settings that look at epochs, and the word for the first in the
     call."""
+    if type(callbacks) is tuple and not callbacks and early_stopping is None and keep_best is False:
+        return (), None, None, ""
     if isinstance(callbacks, Iterator):
         callbacks = list(callbacks)
     listeners = callbacks if isinstance(callbacks, Iterable) else (callbacks,)
