@@ -187,7 +187,14 @@ class Trainer:
         """Go on from the parameters, and with the optimizer's state, as they are now."""
         self._session.adopt(moments)
         self.take(data)
-        self.load()
+        if not self._is_current or moments.trained is not None or self._are_changed():
+            self.load()
+
+    def _are_changed(self) -> bool:
+        """Return True if a bit of the parameters is another than `store` has left."""
+        kind = np.int32 if self._parameters.itemsize == 4 else np.int64
+        stored = self._session.workspace.backup[: len(self._parameters)]
+        return not np.array_equal(self._parameters.view(kind), stored.view(kind))
 
     def pause(self) -> QuickStep | None:
         """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
@@ -198,6 +205,7 @@ class Trainer:
         nothing = np.empty(0, network.dtype)
         session.data = Data(nothing, nothing, nothing)
         if quick is not None:
+            self._is_current = False
             quick.prepare(self._parameters)
         return quick
 
@@ -233,6 +241,7 @@ class Trainer:
     def load(self) -> None:
         """Pack the parameters: before the first `run`, and after a callback may have changed
         them."""
+        self._is_current = False
         self._session.load(self._parameters)
 
     def store(self) -> None:
@@ -242,6 +251,7 @@ class Trainer:
         self._session.store(parameters)
         with self._engine.lock.parameters:
             publish(parameters, self._parameters)
+        self._is_current = True
 
     def begin(self) -> None:
         """Begin a window of epochs: set `reached` to 0."""
