@@ -86,7 +86,7 @@ def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
 DECLINED, NOT_FINITE, TAKEN = range(3)
 
 
-class QuickStep(Record):
+class PlainStep(Record):
     """A step on plain rows, in buffers that are ready, without a call of Python's in between."""
 
     job: int  # address of its `Job`
@@ -115,7 +115,7 @@ class QuickStep(Record):
 
 
 def quick_step(scalar: Scalar) -> Kernel:
-    """Make the block of a `QuickStep`: checks of the rows, parameters that have changed in between,
+    """Make the block of a `PlainStep`: checks of the rows, parameters that have changed in between,
     the step, and the parameters in their order.
 
     Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
@@ -145,7 +145,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         return faults == 0
 
     @njit
-    def take_labels(step: QuickStep) -> bool:
+    def take_labels(step: PlainStep) -> bool:
         """Write labels as numbers; return True if all are in the range."""
         n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
         for r in range(n):
@@ -168,7 +168,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         return address == 0 or (total > 0 and are_within(address, n, 0.0, largest))
 
     @njit
-    def are_sound(step: QuickStep) -> bool:
+    def are_sound(step: PlainStep) -> bool:
         if not are_within(step.x, step.n_rows * step.n_in, -largest, largest):
             return False
         if not are_weights(step.weight, step.n_rows):
@@ -179,7 +179,7 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     def take_step(address: int) -> None:
         mode = flush_denormals()
-        step = record_at(address, QuickStep)
+        step = record_at(address, PlainStep)
         job = record_at(step.job, Job)
         net = record_at(job.net, Net)
         batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
@@ -208,7 +208,7 @@ def take_quick_step(
     address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
 ) -> float:
     """Take a step on rows; return the loss. The record's status says if it was taken."""
-    quick, n = record_at(address, QuickStep), x.shape[0]
+    quick, n = record_at(address, PlainStep), x.shape[0]
     quick.status, quick.loss = DECLINED, np.nan
     if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
         return quick.loss
