@@ -49,29 +49,9 @@ class NetLock:
             self._renew()
         return self._lock
 
-    @contextmanager
-    def training(self, who: str) -> Iterator[None]:
-        """Own the optimizer's state inside.
-
-        Raises
-        ------
-        RuntimeError
-            If another thread, or the fit that runs this callback, is training the net.
-        """
-        ticket = object()
-        try:
-            with self.parameters:
-                if self.owner is not None:
-                    raise RuntimeError(
-                        f"{who}: a fit of this net is running, which owns its optimizer's state; "
-                        "wait for its end, or train a copy: copy.deepcopy(net)"
-                    )
-                self.owner = ticket
-                self.n_owners += 1
-            yield
-        finally:
-            if self.owner is ticket:
-                self.owner = None
+    def training(self, who: str) -> "Training":
+        """Return a context that owns the optimizer's state."""
+        return Training(self, who)
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
@@ -86,6 +66,41 @@ class NetLock:
     def is_trained_elsewhere(self) -> bool:
         """True if a fit is changing its state, and this thread does not run its callbacks."""
         return self.owner is not None and self._caller != threading.get_ident()
+
+
+class Training:
+    """A context that owns the optimizer's state of a net. A generator would take 1 us more.
+
+    Raises
+    ------
+    RuntimeError
+        If another thread, or the fit that runs this callback, is training the net.
+    """
+
+    def __init__(self, lock: NetLock, who: str) -> None:
+        self._lock, self._who, self._ticket = lock, who, object()
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        try:
+            with lock.parameters:
+                if lock.owner is not None:
+                    raise RuntimeError(
+                        f"{self._who}: a fit of this net is running, which owns its optimizer's "
+                        "state; wait for its end, or train a copy: copy.deepcopy(net)"
+                    )
+                lock.owner = self._ticket
+                lock.n_owners += 1
+        except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock.owner is self._ticket:
+            self._lock.owner = None
+
+    def __del__(self) -> None:
+        self.__exit__()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:

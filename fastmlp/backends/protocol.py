@@ -78,6 +78,15 @@ class Objective(Protocol):
         the inputs to `inputs`, shape (n_rows, n_features), if there is one."""
         ...
 
+    def take(self, data: Data) -> None:
+        """Be that of these rows from now on, as many as those before."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        ...
+
 
 class Predictor(Protocol):
     """Predictions of one net at its live parameters; a copy or a pickle of it is None."""

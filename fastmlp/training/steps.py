@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
-from fastmlp.backends.protocol import Data, Engine, Trainer
+from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
 from fastmlp.network.layer_settings import require_trained
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
@@ -30,6 +30,8 @@ Kind = Literal["batch", "gradient", "vjp"]
 # The trainers of all nets of the process; bytes, and how many.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
+# Those of products with the Jacobian keep their last rows, if they are few.
+MOST_KEPT_ROWS = 4096
 # The steps whose coefficients are computed at once.
 TABLE_STEPS = 256
 # The sizes of batches whose trainers a net finds again.
@@ -61,6 +63,7 @@ class Steps:
         self._trainers: dict[Any, weakref.ref[Kept]] = {}
         # Those that are ready for rows of a shape, while nothing but this object trains the net.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
+        self._objectives: dict[int, weakref.ref[Objective]] = {}
         self._slots: object = None
         self._n_owners = 0
         # The coefficients of these steps.
@@ -100,11 +103,24 @@ class Steps:
         who = "MLP.vjp"
         scalars.boolean(who, "inputs", inputs)
         data, state = self._given("vjp", X, output_gradient, who), self._state
-        engine = self._engines["vjp"]
         by_inputs = np.empty((data.n_rows, state.layout.sizes[0]), state.parameters.dtype)
-        objective = engine.objective(data, summed=True)
+        objective = self._objective(data)
         _, gradient = objective(state.parameters, by_inputs if inputs else None)
+        if isinstance(data.x, np.ndarray) and data.n_rows <= MOST_KEPT_ROWS:
+            self._objectives[data.n_rows] = weakref.ref(objective)
+            KEPT.give(None, objective, objective.n_bytes)
         return (gradient, by_inputs) if inputs else gradient
+
+    def _objective(self, data: Data) -> Objective:
+        """The objective of given slopes on these rows: one that was kept, which a single thread
+        gets, or a new one."""
+        reference = self._objectives.pop(data.n_rows, None)
+        objective = None if reference is None else reference()
+        if objective is None or not isinstance(data.x, np.ndarray):
+            return self._engines["vjp"].objective(data, summed=True)
+        KEPT.drop(objective)
+        objective.take(data)
+        return objective
 
     def _check(self, who: str) -> None:
         """Check that single steps can be taken with these settings.

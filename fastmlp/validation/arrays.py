@@ -273,7 +273,7 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
         good = np.isfinite(flat[start : start + FINITE_BLOCK])
-        if not good.all():
+        if not np.logical_and.reduce(good):
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)

@@ -96,13 +96,15 @@ def require_different(frame: Any, who: str) -> None:
     ValueError
         If two have the same name.
     """
-    if twice := repeated(_names(frame) or ()):
+    names = _names(frame)
+    if names and (twice := repeated(names)):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
 
 
 def warn_of_forgotten(table: object, who: str) -> None:
     """Warn if several columns have one name: then all are known by their positions."""
-    if twice := repeated(_names(table) or ()):
+    names = _names(table)
+    if names and (twice := repeated(names)):
         warning = f"X has several columns of the name {twice}; its columns are known by place"
         warnings.warn(f"{who}: {warning}: {hints.RENAME}", UserWarning)
 

@@ -124,6 +124,15 @@ class Objective:
         small = session.partition.microbatch_rows > 0
         self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
+    def take(self, data: Data) -> None:
+        """Be that of these rows from now on, dense ones, and as many as those before."""
+        self._session.take(data)
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        return self._session.n_bytes
+
     def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by
         the inputs to `inputs`, if there is such an array."""

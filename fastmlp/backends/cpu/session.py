@@ -130,6 +130,8 @@ class Session:
             paired=paired_of(network, partition, sparse=not isinstance(data.x, np.ndarray)),
         )
         self.workspace = new_workspace()
+        arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
+        self._workspace_bytes = sum(it.nbytes for it in arrays)
         new_plan = partial(
             make_plan,
             layout,
@@ -194,9 +196,8 @@ class Session:
     @property
     def n_bytes(self) -> int:
         """The bytes of its buffers."""
-        arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
-        n = sum(it.nbytes for it in (*arrays, self._gradient))
-        return n + (self._replicas.n_bytes if self._replicas else 0)
+        replicas = self._replicas.n_bytes if self._replicas else 0
+        return self._workspace_bytes + self._gradient.nbytes + replicas
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
         """Point the plan to the blocks of a first layer on rows that are no matrix, and to buffers:

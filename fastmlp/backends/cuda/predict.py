@@ -153,10 +153,20 @@ class Objective:
     def __init__(
         self, card: Card, network: Network, lock: NetLock, data: Data, *, summed: bool = False
     ) -> None:
-        self._card = card
-        self._pass = ForwardPass(card, network, lock, data, TRAIN, "MLP.loss_and_gradient")
-        if summed:
+        self._card, self._fixed, self._summed = card, (card, network, lock), summed
+        self.take(data)
+
+    def take(self, data: Data) -> None:
+        """Be that of these rows from now on."""
+        self._pass = ForwardPass(*self._fixed, data, TRAIN, "MLP.loss_and_gradient")
+        if self._summed:
             self._pass.mass = 1.0
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its numbers on the GPU."""
+        memory = self._pass.session.nets.memory
+        return int(memory.size * memory.dtype.itemsize)
 
     def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by

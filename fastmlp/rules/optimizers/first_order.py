@@ -12,6 +12,7 @@ from fastmlp.rules.optimizers.protocol import (
     OptimizerSettings,
     Rates,
     Schedule,
+    at_steps,
     check_settings,
     columns,
     finite_numbers,
@@ -134,9 +135,9 @@ class Adam(OptimizerSettings):
 
         The gains are 1 - beta, computed in float64: in float32, 1 - 0.999 has an error of 5e-5.
         """
-        t = first_step + np.arange(len(rates))
+        t, rates_at_t = at_steps(first_step, rates)
         root = np.sqrt(1 - powers(self.beta_2, t))
-        rate = rates * root / (1 - powers(self.beta_1, t))
+        rate = rates_at_t * root / (1 - powers(self.beta_1, t))
         return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
 
     def _epsilon(self, root: Rates) -> Any:

@@ -19,6 +19,7 @@ from fastmlp.training.options import FitOptions
 from fastmlp.training.rows import FitRows, RawRows, by_buffers, split_rows_of
 
 T = TypeVar("T")
+NOTHING = nullcontext()
 
 
 class Alone:
@@ -26,11 +27,11 @@ class Alone:
 
     def ending_together(self) -> AbstractContextManager[None]:
         """A context in which an error of one rank ends all."""
-        return nullcontext()
+        return NOTHING
 
     def agreeing(self) -> AbstractContextManager[None]:
         """A context in which an error of one rank is raised on all."""
-        return nullcontext()
+        return NOTHING
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
         """Check that all ranks begin the same fit."""
@@ -96,7 +97,7 @@ class Alone:
 
     def warning(self) -> AbstractContextManager[Any]:
         """A context in which rank 0 alone warns."""
-        return nullcontext()
+        return NOTHING
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
         """Digests of all ranks' rows, from those of this one."""

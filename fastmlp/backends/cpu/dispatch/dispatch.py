@@ -175,6 +175,8 @@ class Runner:
     network: Network
     lock: NetLock
     n_threads: int
+    # Of its last trainer.
+    rules: Any = None
 
     def __init__(
         self, network: Network, n_threads: int | None = None, lock: NetLock | None = None

@@ -86,7 +86,7 @@ def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
 DECLINED, NOT_FINITE, TAKEN = range(3)
 
 
-class QuickStep(Record):
+class PlainStep(Record):
     """A step on plain rows, in buffers that are ready, without a call of Python's in between."""
 
     job: int  # address of its `Job`
@@ -115,12 +115,12 @@ class QuickStep(Record):
 
 
 def quick_step(scalar: Scalar) -> Kernel:
-    """Make the block of a `QuickStep`: checks of the rows, parameters that have changed in between,
+    """Make the block of a `PlainStep`: checks of the rows, parameters that have changed in between,
     the step, and the parameters in their order.
 
     Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
     """
-    bits = np.int32 if np.dtype(scalar).itemsize == 4 else np.int64
+    size = np.dtype(scalar).itemsize
     largest = float(np.finfo(scalar).max)
 
     @njit
@@ -133,14 +133,19 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     @njit
     def are_alike(address: int, other: int, n: int) -> bool:
-        """Return True if n numbers have the same bits."""
-        numbers, others, n_others = row(address, n, bits), row(other, n, bits), 0
-        for i in range(n):
-            n_others += 0 if numbers[i] == others[i] else 1
-        return n_others == 0
+        """Return True if n numbers have the same bits: words of them, and perhaps half a word."""
+        n_words = n * size // 8
+        words, others, faults = row(address, n_words, np.int64), row(other, n_words, np.int64), 0
+        for i in range(n_words):
+            faults |= words[i] ^ others[i]
+        if n_words * 8 < n * size:
+            last = n_words * 8
+            half, other_half = row(address + last, 1, np.int32), row(other + last, 1, np.int32)
+            faults += 0 if half[0] == other_half[0] else 1
+        return faults == 0
 
     @njit
-    def take_labels(step: QuickStep) -> bool:
+    def take_labels(step: PlainStep) -> bool:
         """Write labels as numbers; return True if all are in the range."""
         n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
         for r in range(n):
@@ -163,7 +168,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         return address == 0 or (total > 0 and are_within(address, n, 0.0, largest))
 
     @njit
-    def are_sound(step: QuickStep) -> bool:
+    def are_sound(step: PlainStep) -> bool:
         if not are_within(step.x, step.n_rows * step.n_in, -largest, largest):
             return False
         if not are_weights(step.weight, step.n_rows):
@@ -174,7 +179,7 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     def take_step(address: int) -> None:
         mode = flush_denormals()
-        step = record_at(address, QuickStep)
+        step = record_at(address, PlainStep)
         job = record_at(step.job, Job)
         net = record_at(job.net, Net)
         batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
@@ -191,7 +196,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             if job.diverged == 0:
                 call(blocks.unpack, (job.net, step.flat, net.parameters))
                 n = step.n_parameters
-                row(step.seen, n, bits)[:] = row(step.flat, n, bits)
+                row(step.seen, n, scalar)[:] = row(step.flat, n, scalar)
                 step.status = TAKEN
         restore_denormals(mode)
 
@@ -203,7 +208,7 @@ def take_quick_step(
     address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
 ) -> float:
     """Take a step on rows; return the loss. The record's status says if it was taken."""
-    quick, n = record_at(address, QuickStep), x.shape[0]
+    quick, n = record_at(address, PlainStep), x.shape[0]
     quick.status, quick.loss = DECLINED, np.nan
     if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
         return quick.loss

@@ -4,6 +4,7 @@ A kernel takes the address of a `Net`, and its control as arguments. Kernels cal
 address, and each is compiled once per dtype: nested, they took 11 s; by address, a third of that.
 """
 
+from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
@@ -282,7 +283,13 @@ class Watch:
 
 def address(array: NDArray[Any], offset: int = 0) -> int:
     """Return the address of element `offset` of a C-contiguous array."""
-    return int(array.ctypes.data) + offset * array.itemsize
+    buffer: Any = array
+    try:
+        # 1.15 -> 0.15 us.
+        start = addressof(c_char.from_buffer(buffer))
+    except (TypeError, ValueError):  # of a read-only array, or an empty one
+        start = int(array.ctypes.data)
+    return start + offset * array.itemsize
 
 
 def fields_of(record: NDArray[Any]) -> Any:

@@ -10,6 +10,7 @@ calls in a row workers spin at their mailboxes and enter after 1 us: a launch ta
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from ctypes import addressof, c_char
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -200,7 +201,9 @@ def run(
     pieces : into how many pieces each thread's part of a loop is cut
     patient : True if the leader waits briefly for sleeping workers
     """
-    address = job.ctypes.data
+    memory: Any = job
+    # `ctypes.data` takes 1 us more.
+    address = addressof(c_char.from_buffer(memory))
     with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1

@@ -57,7 +57,7 @@ class QuickStep:
         self._seen, self._no_weight = np.empty_like(parameters), np.empty(0, dtype)
         self._labels, self._losses = np.empty(n_rows, dtype), np.zeros(1)
         self._order = np.arange(n_rows, dtype=np.int64)
-        self._record = np.zeros(1, one_step.QuickStep.dtype)
+        self._record = np.zeros(1, one_step.PlainStep.dtype)
         self._fields, self._address = fields_of(self._record), address(self._record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
         has_labels = network.loss.targets == "classes"

@@ -1,7 +1,7 @@
 """One fit on the CPU: its buffers, and the calls that run its units."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,13 @@ from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of, norm_limit_of
+from fastmlp.rules.optimizers import (
+    NormLimit,
+    Optimizer,
+    Rates,
+    n_coefficients_of,
+    norm_limit_of,
+)
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
@@ -42,6 +48,53 @@ def check_rows(network: Network, data: Data) -> None:
             "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
             "X.toarray(), or use dropout, of the hidden layers"
         )
+
+
+class Rules(NamedTuple):
+    """The blocks of a net's rules and of its optimizer.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+    blocks : Addresses
+    limit : of the gradient's norms, or None
+    is_plain : bool, True for plain descent
+    key : what sessions have in common that serve each other
+    """
+
+    optimizer: Optimizer
+    blocks: Addresses
+    limit: NormLimit | None
+    is_plain: bool
+    key: Any
+
+
+def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
+    """The rules of an engine's net: those of the last trainer, if that had this optimizer."""
+    kept: Rules | None = engine.rules
+    if kept is not None and kept.optimizer is optimizer:
+        return kept
+    network = engine.network
+    groups = groups_of(optimizer, network.factors)
+    n = n_coefficients_of(optimizer) if len(groups.groups) > 1 else 0
+    drawing = rule_blocks.drawing(network)
+    blocks = Addresses(
+        *rule_blocks.activations(network, dropped=drawing.get("dropped", ())),
+        loss=rule_blocks.loss(network),
+        optimizer=rule_blocks.optimizer(network, optimizer).address,
+        penalised=rule_blocks.penalised_optimizer(network, optimizer),
+        n_moments=N_MOMENTS.get(optimizer.rule, 2),
+        penalties=rule_blocks.penalties(network),
+        coefficients=groups.places(n * network.dtype.itemsize),
+        lowest=groups.lowest,
+        **drawing,
+    )
+    # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
+    rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
+    shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
+    limit, is_plain = norm_limit_of(optimizer), single_row.is_plain(network, optimizer)
+    engine.rules = Rules(optimizer, blocks, limit, is_plain, (*rules_of_rows, *shape))
+    return engine.rules
 
 
 class Trainer:
@@ -86,40 +139,22 @@ class Trainer:
         summed: bool = False,
     ) -> None:
         network = engine.network
-        groups = groups_of(optimizer, network.factors)
-        # A fit of 0.2 ms takes 0.014 for the coefficients of a step.
-        n = n_coefficients_of(optimizer) if len(groups.groups) > 1 else 0
         check_rows(network, data)
-        drawing = rule_blocks.drawing(network)
         self._n_drawn = network.dropout.n_numbers if network.dropout else 0
-        blocks = Addresses(
-            *rule_blocks.activations(network, dropped=drawing.get("dropped", ())),
-            loss=rule_blocks.loss(network),
-            optimizer=rule_blocks.optimizer(network, optimizer).address,
-            penalised=rule_blocks.penalised_optimizer(network, optimizer),
-            n_moments=N_MOMENTS.get(optimizer.rule, 2),
-            penalties=rule_blocks.penalties(network),
-            coefficients=groups.places(n * network.dtype.itemsize),
-            lowest=groups.lowest,
-            **drawing,
-        )
+        rules = _rules_of(engine, optimizer)
+        blocks = rules.blocks
         self._engine, self._batch_size = engine, batch_size
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
-        plain = driver is epoch.train and single_row.is_plain(network, optimizer)
-        self._online = by_rows_of_x and plain
+        self._online = by_rows_of_x and driver is epoch.train and rules.is_plain
         self._parameters = parameters
-        # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
-        rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
-        dtypes = (network.dtype, network.compute_dtype)
-        shape = (network.layout, *dtypes, batch_size, data.y.shape[1], engine.n_threads)
-        self._key = (*rules_of_rows, *shape)
+        self._key = (rules.key, batch_size, data.y.shape[1])
         kept = TRAININGS.take(self._key) if dense else None
         self._session = kept or self._new_session(blocks, data, moments)
         if kept:
             kept.serve(network, blocks, data, moments)
-        self._session.clip_by_norm(norm_limit_of(optimizer))
+        self._session.clip_by_norm(rules.limit)
         if stepping:
             self._driver = one_step.row_step if self._online else one_step.batch_step
         else:
@@ -152,7 +187,14 @@ class Trainer:
         """Go on from the parameters, and with the optimizer's state, as they are now."""
         self._session.adopt(moments)
         self.take(data)
-        self.load()
+        if not self._is_current or moments.trained is not None or self._are_changed():
+            self.load()
+
+    def _are_changed(self) -> bool:
+        """Return True if a bit of the parameters is another than `store` has left."""
+        kind = np.int32 if self._parameters.itemsize == 4 else np.int64
+        stored = self._session.workspace.backup[: len(self._parameters)]
+        return not np.array_equal(self._parameters.view(kind), stored.view(kind))
 
     def pause(self) -> QuickStep | None:
         """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
@@ -163,6 +205,7 @@ class Trainer:
         nothing = np.empty(0, network.dtype)
         session.data = Data(nothing, nothing, nothing)
         if quick is not None:
+            self._is_current = False
             quick.prepare(self._parameters)
         return quick
 
@@ -198,6 +241,7 @@ class Trainer:
     def load(self) -> None:
         """Pack the parameters: before the first `run`, and after a callback may have changed
         them."""
+        self._is_current = False
         self._session.load(self._parameters)
 
     def store(self) -> None:
@@ -207,6 +251,7 @@ class Trainer:
         self._session.store(parameters)
         with self._engine.lock.parameters:
             publish(parameters, self._parameters)
+        self._is_current = True
 
     def begin(self) -> None:
         """Begin a window of epochs: set `reached` to 0."""
