@@ -488,3 +488,28 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         nets[0].train_on_batch(np.ones((size, 2)), np.ones(size))
     gc.collect()
     assert len(nets[0]._single_steps()._trainers) <= steps.MOST_SIZES
+
+
+@pytest.mark.parametrize("form", ["float64", "columns", "integers", "read only", "reversed"])
+def test_rows_of_another_form_take_the_same_step_by_one_call(
+    form: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    whole = rng.integers(-3, 4, (5, 6, 9)).astype(np.float32)
+    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
+
+    def in_form(rows: Any) -> Any:
+        if form == "read only":
+            rows.flags.writeable = False
+        return {"float64": rows.astype(float), "integers": rows.astype(np.int16)}.get(form, rows)
+
+    for i, rows in enumerate(whole):
+        x, y = (np.ascontiguousarray(rows[:, part]) for part in (slice(4), slice(4, 6)))
+        others = (in_form(x), in_form(y))
+        if form == "columns":
+            others = rows[:, :4], rows[:, 4:6]
+        if form == "reversed":
+            others = (x[:, ::-1].copy()[:, ::-1], y[::-1].copy()[::-1])
+        if i == 1:
+            monkeypatch.setattr(steps.Steps, "_step", None)
+        assert nets[0].train_on_batch(*others) == nets[1].train_on_batch(x.copy(), y.copy())
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()

@@ -145,6 +145,12 @@ def quick_step(scalar: Scalar) -> Kernel:
         return faults == 0
 
     @njit
+    def copy(address: int, other: int, n: int) -> None:
+        numbers, others = row(address, n, scalar), row(other, n, scalar)
+        for i in range(n):
+            others[i] = numbers[i]
+
+    @njit
     def take_labels(step: PlainStep) -> bool:
         """Write labels as numbers; return True if all are in the range."""
         n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
@@ -195,8 +201,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             step.status = NOT_FINITE
             if job.diverged == 0:
                 call(blocks.unpack, (job.net, step.flat, net.parameters))
-                n = step.n_parameters
-                row(step.seen, n, scalar)[:] = row(step.flat, n, scalar)
+                copy(step.flat, step.seen, step.n_parameters)
                 step.status = TAKEN
         restore_denormals(mode)
 

@@ -31,6 +31,15 @@ def is_quick(network: Network, session: Session) -> bool:
     return plain and not of_one_hot and products <= GIL_LANE_PRODUCTS
 
 
+def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """A C-contiguous copy of real numbers; None of others, whose errors are found elsewhere."""
+    if array.dtype.kind not in "fiu":
+        return None
+    # A number too large becomes infinite, which the step declines.
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype, order="C")
+
+
 class QuickStep:
     """A trainer's steps on plain rows: as many as it was made for.
 
@@ -105,11 +114,17 @@ class QuickStep:
         """Take the step of this number, if its loss is finite; return the loss, or None where rows
         need a check or a copy."""
         dtype = self._dtype
-        if type(y) is not ndarray or x.dtype != dtype or x.ndim != 2 or not x.flags.carray:
+        if type(y) is not ndarray or x.ndim != 2:
             return None
+        if x.dtype != dtype or not x.flags.carray:
+            x = _converted(x, dtype)
         label_bytes = self._label_bytes.get(y.dtype)
-        if label_bytes is None or not y.flags.carray:
+        if label_bytes is None and dtype in self._label_bytes:
+            y, label_bytes = _converted(y, dtype), 0
+        if x is None or y is None or label_bytes is None:
             return None
+        if not y.flags.carray:
+            y = y.copy()
         if y.ndim != 2:
             if y.ndim != 1:
                 return None
