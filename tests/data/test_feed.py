@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from fastmlp.backends.cpu.threads import limits
 from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
 from fastmlp.data.rows import Reading
+from fastmlp.data.sources import SourceSlice
 from fastmlp.model import core_of
 
 WAIT_SECONDS = 20.0
@@ -129,6 +130,29 @@ def test_arrays_come_in_blocks() -> None:
     assert np.array_equal(y, Y)
     assert np.array_equal(weight, Y / 2)
     assert repr(source) == "Blocks(20 rows in 3 blocks, seed=3)"
+
+
+class Uneven(NamedTuple):
+    """Blocks of a vector, of these sizes."""
+
+    values: Any
+    block_sizes: list[int]
+
+    def read(self, i: int) -> Any:
+        """Block i."""
+        return (np.split(self.values, np.cumsum(self.block_sizes))[i],)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_of_a_source_has_its_rows(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 5, 8).tolist()
+    values = np.arange(sum(sizes))
+    first, last = sorted(draw.integers(0, len(values) + 1, 2).tolist())
+    part = SourceSlice(Uneven(values, sizes), first, last)
+    blocks = [part.read(i)[0] for i in range(len(part.block_sizes))]
+    assert [*map(len, blocks)] == [*part.block_sizes]
+    assert [*np.concatenate([[], *blocks])] == [*range(first, last)]
 
 
 def test_frames_are_read_by_position() -> None:

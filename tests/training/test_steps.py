@@ -224,6 +224,19 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
         assert state_of(net) == state_of(other)
 
 
+def test_an_optimizer_that_is_set_again_starts_from_zeros() -> None:
+    nets = [MLP((3, 7, 1), seed=0) for _ in range(2)]
+    X, y = np.eye(4, 3, dtype=np.float32), np.ones((4, 1), np.float32)
+    for _ in range(2):
+        for _ in range(2):
+            assert nets[1].train_on_batch(X, y) == fitted(nets[0], X, y)
+            assert state_of(nets[1]) == state_of(nets[0])
+        for net in nets:
+            optimizer = net.optimizer
+            net.optimizer = SGD(0.1)
+            net.optimizer = optimizer
+
+
 def test_rows_are_not_kept() -> None:
     net, rows = MLP((3, 5, 1), seed=0), np.ones((4, 3), np.float32)
     for _ in range(3):
