@@ -205,6 +205,7 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
     net = MLP((3, 5, 2), loss=loss, seed=0)
     other = copy.deepcopy(net)
     bad: list[Any] = [(X * np.nan, good), (X * np.float32(np.inf), good), (X, good[:3])]
+    bad += [(X, np.concatenate([good, good])), (X, good, np.ones(5, np.float32))]
     bad += [(X, good, w) for w in (-X[:, 0], 0 * X[:, 0], X[:2, 0], X[:, 0] * np.nan)]
     if loss == "cross_entropy":
         bad += [(X, good + 1), (X, good - 1), (X, (good - 1).astype(np.int32)), (X, X[:, 0])]
