@@ -18,6 +18,7 @@ from fastmlp.data.sources import SourceSlice
 from fastmlp.model import core_of
 
 WAIT_SECONDS = 20.0
+ONE_EPOCH = Reading(1, 4, True, 128)
 
 
 class Source:
@@ -34,9 +35,9 @@ class Source:
         return np.zeros((64, 3)), np.zeros(64)
 
 
-def feed(source: Any) -> Feed:
+def feed(source: Any, reading: Reading = ONE_EPOCH) -> Feed:
     network = core_of(MLP((3, 4, 1), seed=0)).engine.network
-    found = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
+    found = feed_of(source, None, None, network, reading, "MLP.fit")
     assert found is not None
     return found
 
@@ -66,6 +67,21 @@ def test_training_has_a_thread_less_while_a_buffer_is_read(
     assert its.ends
     its.close()
     assert limits.free_threads(4) == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(feeding, "COMPUTING", -1.0)
+    source = Source()
+    source.free.release(99)
+    running = feed(source, Reading(3, 4, True, 128, 32))
+    running.start(1)
+    for n_free in (3, 4):
+        running.next()
+        assert running.ends
+        assert limits.free_threads(4) == n_free
+    running.close()
 
 
 @pytest.mark.usefixtures("four_threads")

@@ -434,5 +434,5 @@ def test_levels_beyond_what_plain_models_count(plain: bool, monkeypatch: Any) ->
 def test_a_later_batch_of_objects_names_the_column() -> None:
     learner = ColumnLearner("town", "levels")
     learner.add(np.array(["a", 1], object), "me")
-    with pytest.raises(TypeError, match="^me: the column 'town' holds objects"):
+    with pytest.raises(TypeError, match=r"^me: the column 'town' holds objects"):
         learner.add(np.array([["a"], ["b", "c"]], object), "me")
