@@ -141,6 +141,13 @@ def test_wrong_argument_is_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["predict model rows", "score model rows", "forecast"])
+def test_threads_are_1_or_more(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*words.split(), "--threads", "0"])
+    assert "--threads: must be an integer of 1 or more, got '0'" in capsys.readouterr().err
+
+
 def test_no_command_prints_the_help_and_is_no_success(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -226,6 +226,13 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
             if i == out:
                 break
 
+    def breaks_else(team: Any, out: Any) -> None:
+        for i in prange(4):
+            if i < out:
+                row(out, 4, np.int64)[i] = 1
+            else:
+                break
+
     def has_limits(team: Any, out: Any) -> None:
         for i in prange(1, 4):
             row(out, 4, np.int64)[i] = i
@@ -262,6 +269,7 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
         "assigns": (assigns, "'total', a name of outside", 2),
         "returns": (returns, "a prange loop returns", 1),
         "breaks": (breaks, "a prange loop breaks", 1),
+        "breaks_else": (breaks_else, "a prange loop breaks", 1),
         "has limits": (has_limits, "prange takes one number", 1),
         "has no team": (has_no_team, "an argument `team`", 1),
         "no value after if": (has_no_value_after_if, "'x' may have no value here", 3),

@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from fastmlp.backends.cpu.threads import limits
 from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
 from fastmlp.data.rows import Reading
+from fastmlp.data.sources import SourceSlice
 from fastmlp.model import core_of
 
 WAIT_SECONDS = 20.0
+ONE_EPOCH = Reading(1, 4, True, 128)
 
 
 class Source:
@@ -33,11 +35,21 @@ class Source:
         return np.zeros((64, 3)), np.zeros(64)
 
 
-def feed(source: Any) -> Feed:
+def feed(source: Any, reading: Reading = ONE_EPOCH) -> Feed:
     network = core_of(MLP((3, 4, 1), seed=0)).engine.network
+<<<<<<< HEAD
     result = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
     assert result is not None
     return result
+||||||| 8d7ed342
+    found = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
+    assert found is not None
+    return found
+=======
+    found = feed_of(source, None, None, network, reading, "MLP.fit")
+    assert found is not None
+    return found
+>>>>>>> 776070407a6a53dda1256e2d5d66907e589960aa
 
 
 @pytest.fixture
@@ -65,6 +77,21 @@ def test_training_has_a_thread_less_while_a_buffer_is_read(
     assert feed_of_source.ends
     feed_of_source.close()
     assert limits.free_threads(4) == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(feeding, "COMPUTING", -1.0)
+    source = Source()
+    source.free.release(99)
+    running = feed(source, Reading(3, 4, True, 128, 32))
+    running.start(1)
+    for n_free in (3, 4):
+        running.next()
+        assert running.ends
+        assert limits.free_threads(4) == n_free
+    running.close()
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -129,6 +156,29 @@ def test_arrays_come_in_blocks() -> None:
     assert np.array_equal(y, Y)
     assert np.array_equal(weight, Y / 2)
     assert repr(source) == "Blocks(20 rows in 3 blocks, seed=3)"
+
+
+class Uneven(NamedTuple):
+    """Blocks of a vector, of these sizes."""
+
+    values: Any
+    block_sizes: list[int]
+
+    def read(self, i: int) -> Any:
+        """Block i."""
+        return (np.split(self.values, np.cumsum(self.block_sizes))[i],)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_of_a_source_has_its_rows(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 5, 8).tolist()
+    values = np.arange(sum(sizes))
+    first, last = sorted(draw.integers(0, len(values) + 1, 2).tolist())
+    part = SourceSlice(Uneven(values, sizes), first, last)
+    blocks = [part.read(i)[0] for i in range(len(part.block_sizes))]
+    assert [*map(len, blocks)] == [*part.block_sizes]
+    assert [*np.concatenate([[], *blocks])] == [*range(first, last)]
 
 
 def test_frames_are_read_by_position() -> None:

@@ -21,6 +21,7 @@ from fastmlp import (
 )
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
+from fastmlp.plotting.axes import log_ticks
 from fastmlp.plotting.history import TRAINING, VALIDATION
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -308,3 +309,11 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"plotting needs matplotlib: pip install matplotlib$"):
         plot_history(History(loss=[1.0]))
+
+
+@pytest.mark.parametrize(("high", "marks"), [(1e-7, [1, 2, 5, 10]), (1e-6, [1, 10, 100])])
+def test_two_decades_have_powers_alone(high: float, marks: list[float]) -> None:
+    axis = Figure().subplots().yaxis
+    log_ticks(axis, 1e-8, high)
+    ticks = axis.get_major_locator().tick_values(1e-8, high)
+    np.testing.assert_allclose([t / 1e-8 for t in ticks if 0.9e-8 < t < 1.1 * high], marks)

@@ -251,6 +251,12 @@ def test_tables_that_no_place_may_leave() -> None:
             OneHotLevels().restore({**content, "values_": values}, 3)
 
 
+def test_no_array_without_numbers_has_rows() -> None:
+    arrays = {"frequencies_": np.empty((2**40, 0), np.float32)}
+    with pytest.raises(ValueError, match=r"frequencies_ must be float32 numbers of shape \(n_feat"):
+        CosineEncoder().restore(arrays, 2**40)
+
+
 def test_cosines_are_of_the_columns_that_are_scaled() -> None:
     encoding = fitted({"embedding": "cosine"}, rows())
     for wrong in (

@@ -149,7 +149,12 @@ def test_metrics_change_no_bit() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "mode", "best"),
-    [(auc, "max", np.argmax), ("roc_auc", None, np.argmax), ("mae", None, np.argmin)],
+    [
+        (auc, "max", np.argmax),
+        ("roc_auc", None, np.argmax),
+        ("mae", None, np.argmin),
+        ("mae", "max", np.argmax),
+    ],
 )
 def test_a_metric_stops_a_fit(metric: Any, mode: Any, best: Any) -> None:
     net = binary(0.03)

@@ -205,6 +205,7 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
     net = MLP((3, 5, 2), loss=loss, seed=0)
     other = copy.deepcopy(net)
     bad: list[Any] = [(X * np.nan, good), (X * np.float32(np.inf), good), (X, good[:3])]
+    bad += [(X, np.concatenate([good, good])), (X, good, np.ones(5, np.float32))]
     bad += [(X, good, w) for w in (-X[:, 0], 0 * X[:, 0], X[:2, 0], X[:, 0] * np.nan)]
     if loss == "cross_entropy":
         bad += [(X, good + 1), (X, good - 1), (X, (good - 1).astype(np.int32)), (X, X[:, 0])]
@@ -222,6 +223,19 @@ def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
         assert str(ours.value).replace("train_on_batch", "fit") == str(theirs.value)
         assert net.train_on_batch(X, good) == fitted(other, X, good)
         assert state_of(net) == state_of(other)
+
+
+def test_an_optimizer_that_is_set_again_starts_from_zeros() -> None:
+    nets = [MLP((3, 7, 1), seed=0) for _ in range(2)]
+    X, y = np.eye(4, 3, dtype=np.float32), np.ones((4, 1), np.float32)
+    for _ in range(2):
+        for _ in range(2):
+            assert nets[1].train_on_batch(X, y) == fitted(nets[0], X, y)
+            assert state_of(nets[1]) == state_of(nets[0])
+        for net in nets:
+            optimizer = net.optimizer
+            net.optimizer = SGD(0.1)
+            net.optimizer = optimizer
 
 
 def test_rows_are_not_kept() -> None:

@@ -346,6 +346,10 @@ def test_names_that_are_set() -> None:
     twice = frame.set_axis(["a", "b", "b"], axis=1).iloc[:, 1:]
     with pytest.warns(UserWarning, match=r"MLP.fit: X has several columns of the name 'b' \(2 t"):
         net.fit(twice, np.ones(9), epochs=1)
+    with pytest.warns(UserWarning, match=r"MLP.train_on_batch: X has several columns of the name"):
+        net.train_on_batch(twice, np.ones(9))
+    with pytest.warns(UserWarning, match=r"fit_many: X has several columns of the name 'b' \(2 t"):
+        fit_many([net], twice, np.ones(9), epochs=1)
     assert net.feature_names is None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import neural_network
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import multiclass
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -140,6 +141,22 @@ def test_classes_of_a_later_call(classes: Any) -> None:
         except (TypeError, ValueError) as error:
             errors.append(f"{type(error)} {error}")
     assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_are_those_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, width = rng.integers(2, 20), int(rng.integers(1, 4))
+    outputs, truth = rng.uniform(size=(n, width)), rng.random((n, width)) < 0.5
+    weight = rng.uniform(0.1, 1, n) if seed % 2 else None
+    ours = shortcuts.accuracy(outputs, truth, weight, one_hot=False)
+    assert ours == pytest.approx(accuracy_score(truth, outputs > 0.5, sample_weight=weight))
+    ours = shortcuts.r2(outputs, truth * 1.0, weight)
+    assert ours == pytest.approx(r2_score(truth * 1.0, outputs, sample_weight=weight))
+    labels = rng.integers(width, size=n)
+    ours = shortcuts.accuracy(outputs, np.eye(width)[labels], weight, one_hot=True)
+    expected = accuracy_score(labels, outputs.argmax(axis=1), sample_weight=weight)
+    assert ours == pytest.approx(expected)
 
 
 def test_a_seed_draws_the_same_numbers_in_each_fit() -> None:

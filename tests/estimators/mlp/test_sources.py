@@ -126,7 +126,13 @@ def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
     make, y = (MLPClassifier, LABELS) if classifies else (MLPRegressor, Y)
     options: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": True}
     frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y)
+<<<<<<< HEAD
     models = [make(hidden_layer_sizes=(8,), **options) for _ in range(4)]
+||||||| 8d7ed342
+    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(4)]
+=======
+    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(5)]
+>>>>>>> 776070407a6a53dda1256e2d5d66907e589960aa
     models[0].fit(X, y, X_val=X[:300], y_val=y[:300], sample_weight_val=WEIGHT[:300])
     held = Blocks.from_arrays(X[:300], y[:300], WEIGHT[:300], rows=70)
     models[1].fit(X, y, X_val=held)
@@ -135,8 +141,10 @@ def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
     assert models[0].validation_scores_ == models[1].validation_scores_
     models[2].fit(X, y, X_val=X[:300], y_val=y[:300])
     models[3].fit(frame, target="y", X_val=frame.iloc[:300])
-    assert same(*models[2:])
+    assert same(*models[2:4])
     assert models[2].validation_loss_curve_ == models[3].validation_loss_curve_
+    models[4].fit(frame, target="y", X_val=frame.iloc[:300, :4], y_val=y[:300])
+    assert models[2].validation_loss_curve_ == models[4].validation_loss_curve_
 
 
 @pytest.mark.parametrize(

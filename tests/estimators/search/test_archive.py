@@ -103,6 +103,9 @@ def lies() -> list[Any]:
     def another_best(header: Any, arrays: Any) -> None:
         header["best"]["kind"] = "MLPRegressor"
 
+    def another_estimator(header: Any, arrays: Any) -> None:
+        header["estimator"] = {"kind": "MLPRegressor", "parameters": {}}
+
     def code(header: Any, arrays: Any) -> None:
         header["attributes"]["fit"] = 1
 
@@ -136,8 +139,8 @@ def lies() -> list[Any]:
         header["results"]["names"] *= 2
 
     return [
-        many_names, a_long_text, the_same_name, no_estimator, another_best, code, settings,
-        candidates, no_candidates, numbers, objects, index,
+        many_names, a_long_text, the_same_name, no_estimator, another_best, another_estimator,
+        code, settings, candidates, no_candidates, numbers, objects, index,
     ]  # fmt: skip
 
 

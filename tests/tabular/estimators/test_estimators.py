@@ -210,6 +210,7 @@ FAULTS: list[tuple[Any, Any, str]] = [
     ({"categorical_features": ["of"]}, {"X": X.assign(of=[[1]] * 120)}, "'of' holds objects"),
     ({}, {"X": X.assign(income=np.inf)}, "'income' is infinite in row 0"),
     ({}, {"X": X[:1], "y": LABELS[:1]}, "n_samples=1"),
+    ({}, {"X": np.zeros((0, 3)), "y": []}, "X has no rows"),
 ]
 
 

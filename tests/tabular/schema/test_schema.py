@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
+from fastmlp.tabular.schema import learning
 from fastmlp.tabular.schema.in_memory import FEW_ROWS, kind_of
 from fastmlp.tabular.schema.learning import ColumnLearner
 
@@ -421,3 +422,19 @@ def test_batches_teach_what_the_whole_table_does(seed: int) -> None:
     kept = expected.kept
     assert kept.columns == tuple(name for name in columns if name not in expected.dropped)
     np.testing.assert_array_equal(kept.read(table).numbers, expected.read(table).numbers)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_levels_beyond_what_plain_models_count(plain: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(learning, "MOST_COUNTED", 2)
+    learner = ColumnLearner("town", "texts", plain=plain)
+    for first in range(0, 9, 3):
+        learner.add(pyarrow.array([f"level {first + i}" for i in range(3)]), "batch")
+    assert len(learner.levels) == (3 if plain else 9)
+
+
+def test_a_later_batch_of_objects_names_the_column() -> None:
+    learner = ColumnLearner("town", "levels")
+    learner.add(np.array(["a", 1], object), "me")
+    with pytest.raises(TypeError, match=r"^me: the column 'town' holds objects"):
+        learner.add(np.array([["a"], ["b", "c"]], object), "me")
