@@ -20,7 +20,7 @@ NO_FIELDS: Fields = MappingProxyType({})
 
 
 class Hints(NamedTuple):
-    """What the translator may assume of a block.
+    """Facts about a block that the translator may use.
 
     Attributes
     ----------

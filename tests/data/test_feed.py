@@ -37,19 +37,9 @@ class Source:
 
 def feed(source: Any, reading: Reading = ONE_EPOCH) -> Feed:
     network = core_of(MLP((3, 4, 1), seed=0)).engine.network
-<<<<<<< HEAD
-    result = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
+    result = feed_of(source, None, None, network, reading, "MLP.fit")
     assert result is not None
     return result
-||||||| 8d7ed342
-    found = feed_of(source, None, None, network, Reading(1, 4, True, 128), "MLP.fit")
-    assert found is not None
-    return found
-=======
-    found = feed_of(source, None, None, network, reading, "MLP.fit")
-    assert found is not None
-    return found
->>>>>>> 776070407a6a53dda1256e2d5d66907e589960aa
 
 
 @pytest.fixture

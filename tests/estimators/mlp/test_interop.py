@@ -144,21 +144,11 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
     model.fit(rows, problem.y)
     options = {id(net): {"zipmap": False}} if problem.name == "MLPClassifier" else None
     graph = to_onnx(model, rows[:1], options=options).SerializeToString()
-<<<<<<< HEAD
-    run = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run
-    outputs = run(None, {"X": rows})
-    if problem.name == "MLPClassifier":
-||||||| 8d7ed342
-    run = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run
-    outputs = run(None, {"X": rows})
-    if its.name == "MLPClassifier":
-=======
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"X": rows})
     for output, place in zip(outputs, session.get_outputs(), strict=True):
         assert place.shape[1:] == [*output.shape[1:]]
-    if its.name == "MLPClassifier":
->>>>>>> 776070407a6a53dda1256e2d5d66907e589960aa
+    if problem.name == "MLPClassifier":
         assert np.array_equal(outputs[0], model.predict(rows))
         np.testing.assert_allclose(outputs[1], model.predict_proba(rows), rtol=1e-5, atol=1e-6)
     else:

@@ -126,13 +126,7 @@ def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
     make, y = (MLPClassifier, LABELS) if classifies else (MLPRegressor, Y)
     options: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": True}
     frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y)
-<<<<<<< HEAD
-    models = [make(hidden_layer_sizes=(8,), **options) for _ in range(4)]
-||||||| 8d7ed342
-    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(4)]
-=======
-    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(5)]
->>>>>>> 776070407a6a53dda1256e2d5d66907e589960aa
+    models = [make(hidden_layer_sizes=(8,), **options) for _ in range(5)]
     models[0].fit(X, y, X_val=X[:300], y_val=y[:300], sample_weight_val=WEIGHT[:300])
     held = Blocks.from_arrays(X[:300], y[:300], WEIGHT[:300], rows=70)
     models[1].fit(X, y, X_val=held)
