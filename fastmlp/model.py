@@ -582,8 +582,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         ----------
         X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
             Any number of rows. Arrays that are C-contiguous and of the net's dtype are taken as
-            they are, as is y; class labels as int64 or int32. Others are converted, in 20 us and
-            more. A GPU takes arrays that lie there.
+            they are, as is y; class labels as int64 or int32. Other arrays of numbers are copied,
+            in a few microseconds; lists, frames and other labels take some 0.2 ms more. A GPU takes
+            arrays that lie there.
         y : (n_rows,) or (n_rows, n_outputs) array
         sample_weight : (n_rows,) array, optional
 
