@@ -114,13 +114,8 @@ class PlainStep(Record):
     loss: float
 
 
-def quick_step(scalar: Scalar) -> Kernel:
-    """Make the block of a `PlainStep`: checks of the rows, parameters that have changed in between,
-    the step, and the parameters in their order.
-
-    Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
-    """
-    size = np.dtype(scalar).itemsize
+def _row_checks(scalar: Scalar) -> Kernel:
+    """Make the function that checks a step's rows, targets and weights, and writes its labels."""
     largest = float(np.finfo(scalar).max)
 
     @njit
@@ -130,25 +125,6 @@ def quick_step(scalar: Scalar) -> Kernel:
         for i in range(n):
             n_others += 0 if numbers[i] >= least and numbers[i] <= most else 1
         return n_others == 0
-
-    @njit
-    def are_alike(address: int, other: int, n: int) -> bool:
-        """Return True if n numbers have the same bits: words of them, and perhaps half a word."""
-        n_words = n * size // 8
-        words, others, faults = row(address, n_words, np.int64), row(other, n_words, np.int64), 0
-        for i in range(n_words):
-            faults |= words[i] ^ others[i]
-        if n_words * 8 < n * size:
-            last = n_words * 8
-            half, other_half = row(address + last, 1, np.int32), row(other + last, 1, np.int32)
-            faults += 0 if half[0] == other_half[0] else 1
-        return faults == 0
-
-    @njit
-    def copy(address: int, other: int, n: int) -> None:
-        numbers, others = row(address, n, scalar), row(other, n, scalar)
-        for i in range(n):
-            others[i] = numbers[i]
 
     @njit
     def take_labels(step: PlainStep) -> bool:
@@ -182,6 +158,43 @@ def quick_step(scalar: Scalar) -> Kernel:
         if step.label_bytes:
             return take_labels(step)
         return are_within(step.y, step.n_rows * step.n_targets, step.lowest, step.highest)
+
+    return are_sound
+
+
+def _parameter_copies(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Make the function that compares parameters with a copy, and the one that copies them."""
+    size = np.dtype(scalar).itemsize
+
+    @njit
+    def are_alike(address: int, other: int, n: int) -> bool:
+        """Return True if n numbers have the same bits: words of them, and perhaps half a word."""
+        n_words = n * size // 8
+        words, others, faults = row(address, n_words, np.int64), row(other, n_words, np.int64), 0
+        for i in range(n_words):
+            faults |= words[i] ^ others[i]
+        if n_words * 8 < n * size:
+            last = n_words * 8
+            half, other_half = row(address + last, 1, np.int32), row(other + last, 1, np.int32)
+            faults += 0 if half[0] == other_half[0] else 1
+        return faults == 0
+
+    @njit
+    def copy(address: int, other: int, n: int) -> None:
+        numbers, others = row(address, n, scalar), row(other, n, scalar)
+        for i in range(n):
+            others[i] = numbers[i]
+
+    return are_alike, copy
+
+
+def quick_step(scalar: Scalar) -> Kernel:
+    """Make the block of a `PlainStep`: checks of the rows, parameters that have changed in between,
+    the step, and the parameters in their order.
+
+    Only shapes have been checked before. All happens on the calling thread, and holds the GIL.
+    """
+    are_sound, (are_alike, copy) = _row_checks(scalar), _parameter_copies(scalar)
 
     def take_step(address: int) -> None:
         mode = flush_denormals()

@@ -54,6 +54,21 @@ def always(job: Job, loss: float) -> bool:
     return True
 
 
+@njit
+def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
+    """Do phase two; of microbatches one thread takes the step, which is little work."""
+    blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
+    if net.microbatch_rows > 0:
+        if ends:
+            call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
+        return
+    if blocks.sparse_columns and net.lowest == 0:
+        call(blocks.sparse_columns, (job.net,))
+    split = net.split_layer if job.team != 0 else 0
+    share = (job.team, job.net, job.n_parts)
+    call(blocks.update, (*share, n_rows, more, ends, apply, split))
+
+
 def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     """Make the function that does both phases of a chunk and returns the weighted loss.
 
@@ -92,20 +107,6 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
             if split - 1 > net.lowest:
                 call(blocks.split_k_backward, share)
         return sum_of(net.strip_losses, n_strips_of(n_rows))
-
-    @njit
-    def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
-        """Do phase two; of microbatches one thread takes the step, which is little work."""
-        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
-        if net.microbatch_rows > 0:
-            if ends:
-                call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
-            return
-        if blocks.sparse_columns and net.lowest == 0:
-            call(blocks.sparse_columns, (job.net,))
-        split = net.split_layer if job.team != 0 else 0
-        share = (job.team, job.net, job.n_parts)
-        call(blocks.update, (*share, n_rows, more, ends, apply, split))
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
