@@ -50,6 +50,8 @@ def test_runs_and_prints(
         printed = result.stdout
     else:
         monkeypatch.setattr(sys, "argv", [str(path), "--quick"])
+        # As Python does with a script's folder.
+        monkeypatch.syspath_prepend(path.parent)
         runpy.run_path(str(path), run_name="__main__")
         printed = capsys.readouterr().out
     assert len(printed.splitlines()) >= 2
