@@ -163,14 +163,15 @@ def variants(
 def train(
     rows: PackRows, nets: NetsTraining, seed: int, threads: int | None, preset: Preset
 ) -> Any:
-    """Train the nets of a variant, and return the arguments of the selection."""
+    """Train the nets of a variant; return the arguments of `_pack`, with those of the selection."""
 
     def drawn(*known: Any) -> list[Recipe]:
         return [nets.recipe(recipe) for recipe in draw(*known)]
 
     with ExitStack() as changes:
         changes.enter_context(patch.object(packs, "draw", drawn))
-        changes.enter_context(patch.object(packs, "_pack", lambda *known: known))
+        for name in ("_selected", "_pack"):
+            changes.enter_context(patch.object(packs, name, lambda *known: known))
         if not nets.averaged:
             changes.enter_context(patch.object(pool, "EMA", lambda *_: None))
         return packs.train_pack(
@@ -187,9 +188,11 @@ def train(
 
 def select(known: Any, selection: Any = None) -> Pack:
     """The pack of nets that `train` has trained, by another selection than the pack's."""
+    outputs, fits, candidates, predictions, arguments, scorer = known
     with patch.object(packs, "bagged", selection or bagged):
-        # The last argument is a generator, with which each selection begins anew.
-        return packs._pack(*(*known[:-1], copy.deepcopy(known[-1])))
+        # A copy, as each selection begins anew with its generator.
+        chosen = packs._selected(*copy.deepcopy(arguments))
+        return packs._pack(outputs, fits, candidates, predictions, chosen, scorer)
 
 
 def _ablated(rows: PackRows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
