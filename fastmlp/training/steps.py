@@ -241,10 +241,8 @@ class Steps:
     def _coefficients(self, step: int, n_steps: int = 1) -> Rates:
         """The numbers that steps take."""
         state, network = self._state, self._engines["batch"].network
-        steps, groups = (
-            step + np.arange(n_steps),
-            groups_of(state.optimizer, network.factors).groups,
-        )
+        steps = step + np.arange(n_steps)
+        groups = groups_of(state.optimizer, network.factors).groups
         rates = rates_at(state.optimizer, steps, step + 1)
         table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
         if network.dropout is None:
