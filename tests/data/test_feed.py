@@ -74,10 +74,11 @@ def test_a_feed_that_goes_on_reads_to_the_last_epoch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(feeding, "LEAST_SECONDS", -1.0)
     monkeypatch.setattr(feeding, "COMPUTING", -1.0)
     source = Source()
-    source.free.release(99)
     running = feed(source, Reading(3, 4, True, 128, 32))
     running.start(1)
-    for n_free in (3, 4):
+    # Of the two blocks of a buffer, the next one's wait until the threads are counted.
+    for n_blocks, n_free in ((1, 3), (2, 4)):
+        source.free.release(n_blocks)
         running.next()
         assert running.ends
         assert limits.free_threads(4) == n_free
