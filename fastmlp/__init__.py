@@ -36,6 +36,7 @@ from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 
 if TYPE_CHECKING:
     from fastmlp.data.outputs import predict_arrow, predict_parquet
+    from fastmlp.data.standardizer import Standardizer
 
     # For type checkers what is loaded on first use; with `as` as names of this module's own.
     from fastmlp.estimators import MLPClassifier as MLPClassifier
@@ -43,10 +44,9 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
     from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
+    from fastmlp.export.fold import fold
     from fastmlp.many.fit_many import fit_many
     from fastmlp.saving import load, save
-    from fastmlp.scaling.fold import fold
-    from fastmlp.scaling.standardizer import Standardizer
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
     from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
 
@@ -103,9 +103,9 @@ _OF_SKLEARN = {
 }
 _ROOMS = {
     **_OF_SKLEARN,
-    "Standardizer": "scaling.standardizer",
+    "Standardizer": "data.standardizer",
     "fit_many": "many.fit_many",
-    "fold": "scaling.fold",
+    "fold": "export.fold",
     "load": "saving",
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",

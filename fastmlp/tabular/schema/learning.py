@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.scaling.standardizer import Standardizer
+from fastmlp.data.standardizer import Standardizer
 from fastmlp.tabular.schema import arrow_columns, dates, in_memory, rule
 from fastmlp.tabular.schema.in_memory import Level
 from fastmlp.tabular.schema.rule import Kind

@@ -31,8 +31,8 @@ from fastmlp import (
     TabularMLPRegressor,
     fold,
 )
-from fastmlp.scaling import standardizer
-from fastmlp.scaling.standardizer import Sample
+from fastmlp.data import standardizer
+from fastmlp.data.standardizer import Sample
 
 # Wrong types on purpose.
 # mypy: disable-error-code="arg-type"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
+from fastmlp.data.standardizer import Standardizer
 from fastmlp.model import MLP, core_of
-from fastmlp.scaling.standardizer import Standardizer
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 

@@ -1,0 +1,1 @@
+"""What leaves a net: folded scalings, functions of compiled code, C, ONNX, derivatives."""

@@ -1,1 +1,0 @@
-"""Scaling of inputs: by a stream's moments or quantiles, and folded into a net's first layer."""
