@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.data.standardizer import Standardizer
+from fastmlp.export.models import is_a, leaves_of
 from fastmlp.model import MLP, core_of
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
@@ -161,10 +162,10 @@ def fold(model: Any, scaler: Any = None) -> Any:
     True
     """
     targets = None
-    if _is(model, "TransformedTargetRegressor"):
+    if is_a(model, "TransformedTargetRegressor", "sklearn"):
         model, targets = _of_targets(model)
     steps = [] if scaler is None else _steps_of(scaler, "scaler")
-    whole = _is(model, "Pipeline")
+    whole = is_a(model, "Pipeline", "sklearn")
     if whole:
         *before, (_, model) = model.steps
         steps = [leaf for name, step in before for leaf in _steps_of(step, name)] + steps
@@ -207,32 +208,22 @@ class NetLayers(NamedTuple):
 
 def _nets_in(model: Any) -> list[NetLayers]:
     """The nets in a fitted model of fastmlp; none in another object."""
-    if isinstance(model, MLP):
-        state = core_of(model).state
-        return [NetLayers(model.weights, model.biases, "", state.restart)]
-    if not any(kind.__module__.startswith("fastmlp.") for kind in type(model).__mro__):
-        return []
-    if hasattr(model, "estimators_"):
-        return [part for member in model.estimators_ for part in _nets_in(member)]
+    return [_layers_of(leaf) for leaf in leaves_of(model)]
+
+
+def _layers_of(model: Any) -> NetLayers:
     if hasattr(model, "coefs_"):
         forget = partial(vars(model).pop, "_optimizer", None)
-        return [NetLayers(model.coefs_, model.intercepts_, model.out_activation_, forget)]
-    return _nets_in(model.net_) if hasattr(model, "net_") else []
-
-
-def _is(value: Any, kind: str) -> bool:
-    """Return True for an object of this class of scikit-learn's, by name: none is imported."""
-    return any(
-        base.__name__ == kind and base.__module__.startswith("sklearn.")
-        for base in type(value).__mro__
-    )
+        return NetLayers(model.coefs_, model.intercepts_, model.out_activation_, forget)
+    net: MLP = model if isinstance(model, MLP) else model.net_
+    return NetLayers(net.weights, net.biases, "", core_of(net).state.restart)
 
 
 def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
     """Return the scalers of a step, which may be a pipeline of them, with their names."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return []
-    if _is(step, "Pipeline"):
+    if is_a(step, "Pipeline", "sklearn"):
         inner = [(f"{name}[{label!r}]", part) for label, part in step.steps]
         return [leaf for label, part in inner for leaf in _steps_of(part, label)]
     return [(name, step)]
