@@ -11,6 +11,7 @@ Array = NDArray[Any]
 # What becomes of a net's predictions: they stay; a single probability p becomes 1 - p and p, and
 # several stay; each is divided by the sum of its row.
 Completion = Literal["none", "complement", "sum"]
+Kind = Literal["net", "regressor", "classifier"]
 
 
 class Member(NamedTuple):
@@ -34,6 +35,7 @@ class Parts(NamedTuple):
 
     Attributes
     ----------
+    kind : "net", "regressor" or "classifier"
     members : of at least one net
     completion : of each member's predictions
     n_features : int, inputs of each net
@@ -43,6 +45,7 @@ class Parts(NamedTuple):
     feature_names : of the columns, or none
     """
 
+    kind: Kind
     members: tuple[Member, ...]
     completion: Completion
     n_features: int
@@ -114,9 +117,11 @@ def parts_of(model: Any, who: str) -> Parts:
     else:
         names = tuple(getattr(model, "feature_names_in_", ()))
     labels: Array | None = getattr(model, "classes_", None)
+    kind: Kind = "net" if isinstance(model, MLP) else "regressor"
+    kind = kind if labels is None else "classifier"
     if labels is None or has_several_labels(leaves[0]):
         members = tuple(Member(net, np.arange(n_outputs)) for net in nets)
-        return Parts(members, "none", n_features, n_outputs, None, names)
+        return Parts(kind, members, "none", n_features, n_outputs, None, names)
     alone = leaves[0] is model
     # A classifier of one class has two columns; an ensemble of such has one.
     n_outputs = max(len(labels), 2) if alone else len(labels)
@@ -127,7 +132,7 @@ def parts_of(model: Any, who: str) -> Parts:
     # One class against all others: as many sigmoid outputs, whose sum is another than 1.
     against_all = not hasattr(leaves[0], "_label_binarizer") and leaves[0]._loss().link == "sigmoid"
     completion: Completion = "sum" if against_all and len(labels) > 2 else "complement"
-    return Parts(members, completion, n_features, n_outputs, labels, names)
+    return Parts(kind, members, completion, n_features, n_outputs, labels, names)
 
 
 def has_several_labels(classifier: Any) -> bool:

@@ -17,9 +17,10 @@ from fastmlp.estimators.common import BatchPredictions, Folds, RandomState, Scor
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
+from fastmlp.export.onnx_graph import Graph, Outline
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, fit_arguments, reports, splits
+from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
     PRESETS,
@@ -368,6 +369,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if not hasattr(self, "_importances"):
             self._importances = importances(self, kept)
         return self._importances
+
+    def _write_onnx(self, graph: Graph) -> Outline:
+        """Add the model to a graph of `to_onnx`."""
+        check_is_fitted(self)
+        return onnx.write(graph, self)
 
     def summary(self) -> str:
         """Return the ensemble and what it was selected from, as text."""
