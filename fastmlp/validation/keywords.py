@@ -37,7 +37,7 @@ _OF_MLP = {
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
         *("initializer", "label_smoothing", "layer_rates", "dtype", "seed", "n_threads", "device"),
-        *("dropout", "input_dropout", "input_noise", "compute_dtype"),
+        *("dropout", "input_dropout", "input_noise", "compute_dtype", "monotonic_cst"),
     )
 }
 _OF_OPTIMIZER = {

@@ -44,8 +44,13 @@ REFUSALS = [
         "does not train in mixed precision (compute_dtype)",
         "use compute_dtype=None",
     ),
+    Refusal(
+        lambda network, optimizer: bool(network.signs),
+        "does not keep the signs of weights (monotonic_cst)",
+        "leave it out",
+    ),
 ]
-PREDICTING = REFUSALS[-1]._replace(feature="does not predict in mixed precision (compute_dtype)")
+PREDICTING = REFUSALS[1]._replace(feature="does not predict in mixed precision (compute_dtype)")
 
 
 def refuse(network: Network, optimizer: Optimizer) -> None:
