@@ -509,7 +509,6 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
             buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
-                state.bound(self._network)
                 if checkpoint is not None:
                     request.keep(CheckpointFile(checkpoint, self._network, state), state)
                 loop.fit(engine, state, request, buffered)

@@ -19,6 +19,7 @@ from fastmlp.network.summary import name_of
 from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, lag_of
+from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
 
 Codes = NDArray[np.int8]
@@ -60,6 +61,25 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
         return ()
     _check_rules(network, who)
     return tuple(signs.astype(int).tolist())
+
+
+def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
+    """The constraints of all columns, of a mapping from the names of some.
+
+    Raises
+    ------
+    ValueError
+        If the columns have no names, or not these.
+    """
+    if names is None:
+        raise ValueError(
+            f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X have no names: "
+            "pass a frame, or a sequence of -1, 0 and 1"
+        )
+    for name in setting:
+        if name not in [*names]:
+            scalars.known(who, "column in monotonic_cst", name, [*map(str, names)])
+    return [setting.get(name, 0) for name in names]
 
 
 def _check_rules(network: Network, who: str) -> None:
@@ -125,6 +145,12 @@ def bounded(parameters: NDArray[Any], codes: Codes) -> NDArray[Any]:
     """Parameters of which those of a wrong sign are 0, in a new array."""
     wrong = (codes * parameters < 0) | (codes == ZERO)
     return np.where(wrong, parameters.dtype.type(0), parameters)
+
+
+def bounds_of(network: Network) -> list[tuple[float | None, float | None]]:
+    """The least and the largest number of each parameter, as SciPy's `minimize` takes them."""
+    ranges = {FREE: (None, None), RISING: (0.0, None), FALLING: (None, 0.0), ZERO: (0.0, 0.0)}
+    return [ranges[code] for code in codes_of(network).tolist()]
 
 
 def set_first_weights(network: Network, parameters: NDArray[Any]) -> None:

@@ -234,7 +234,7 @@ class Session:
             return
         moments.arrange(self.partition.spacing)
         self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
-        if self.moments.network.signs:
+        if moments.network.signs:
             self.net["signs"] = address(moments.signs)
         average = moments.average
         if average is not None:
