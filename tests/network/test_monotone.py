@@ -109,6 +109,34 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
     assert is_ordered(net, X, signs)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> None:
+    """By one row, by a few, by many, and in bfloat16."""
+    rng = np.random.default_rng(seed)
+    dtype: Any = ("float32", "float64")[seed % 2]
+    widths = rng.integers(1, 60, rng.integers(1, 4)) * (1, 1, 10)[seed % 3]
+    sizes = (4, *widths.tolist(), 1)
+    net = MLP(sizes, activation="relu" if seed % 4 else "leaky_relu", dtype=dtype, seed=0)
+    signs = [1, -1, 0, int(rng.integers(-1, 2))]
+    codes = monotone.codes_of(core_of(net).engine.network._replace(signs=tuple(signs)))
+    net.parameters[:] = monotone.bounded(rng.normal(size=len(codes)), codes)
+    bound = MLP(sizes, monotonic_cst=signs)
+    assert (monotone.codes_of(core_of(bound).engine.network) == codes).all()
+    n, base = 3000, rng.normal(size=4)
+    for j in np.flatnonzero(signs):
+        rows = np.repeat(base[None], n, axis=0)
+        # Half of the steps are of one unit in the last place.
+        near = rng.uniform(0.5, 1) + np.arange(n // 2) * np.finfo(dtype).eps
+        rows[:, j] = np.sort(np.concatenate([near, rng.normal(size=n - n // 2)]))
+        rows = rows.astype(dtype)
+        paths = [net.predict(rows), np.concatenate([net.predict(part) for part in rows[:70, None]])]
+        paths.append(np.concatenate([net.predict(rows[i : i + 7]) for i in range(0, 700, 7)]))
+        if dtype == "float32" and min(sizes[1:-1]) >= 32:
+            paths.append(net.predict(rows, compute_dtype="bfloat16"))
+        for values in paths:
+            assert (signs[j] * np.diff(values[:, 0]) >= 0).all()
+
+
 def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(64, 3)), rng.normal(size=64)
