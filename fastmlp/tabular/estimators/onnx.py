@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
-from fastmlp.export.onnx_graph import Graph, Input, Outline, Output
+from fastmlp.export.onnx_graph import Formula, Graph, Input, Outline, Output
 from fastmlp.tabular.encoders import (
     CosineEncoder,
     Encoding,
     MissingMarks,
     OneHotLevels,
     PiecewiseLinear,
+    RisingSmoothClip,
     RobustSmoothClip,
     TargetStatistics,
 )
@@ -181,6 +182,18 @@ def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
     return graph.node("Div", [z, root])
 
 
+def _rising(graph: Graph, encoder: RisingSmoothClip, x: str) -> str:
+    f = Formula(graph, graph.kinds.DOUBLE)
+    missing = graph.node("IsNaN", [x])
+    z = f("Sub", x, graph.constant(encoder.center_[None], f.kind))
+    z = f("Mul", z, graph.constant(encoder.factor_[None], f.kind))
+    z = f("Where", missing, 0.0, f("Max", f("Min", z, LARGEST), -LARGEST))
+    square = f("Add", f("Mul", z, z), 1e-300)
+    size = f("Div", 1.0, f("Sqrt", f("Add", f("Div", 1.0, square), 1.0 / BOUND**2)))
+    scaled = f("Where", f("Less", z, 0.0), f("Neg", size), size)
+    return graph.node("Cast", [scaled], to=graph.kinds.FLOAT)
+
+
 def _marks(graph: Graph, encoder: MissingMarks, x: str) -> str:
     missing = graph.node("IsNaN", [graph.chosen(x, encoder.columns_)])
     return graph.node("Cast", [missing], to=graph.kinds.FLOAT)
@@ -214,6 +227,7 @@ NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
     CosineEncoder: _cosines,
     MissingMarks: _marks,
     PiecewiseLinear: _pieces,
+    RisingSmoothClip: _rising,
     RobustSmoothClip: _robust,
 }
 
