@@ -391,7 +391,6 @@ def feed_of(
     steps = reading.steps_per_epoch
     if steps is not None:
         scalars.positive_integer(who, "steps_per_epoch", steps)
-    X = tabled(X, y, reading.target, who)
     # An iterator beside y is meant as an array.
     if not has_blocks(X) and (y is not None or not is_source(X)):
         _check_arrays(X, y, reading, who)

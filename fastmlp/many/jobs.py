@@ -128,9 +128,9 @@ class Shared:
     """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
-        validation.warn_of_forgotten(X, WHO)
-        self._x, self._y = validation.named(X, None, WHO)[0], y
-        self._made: dict[Any, Any] = {}
+        own = validation.named(X, None, WHO, warns=True)
+        self._x, self._y = own[0], y
+        self._made: dict[Any, Any] = {("named", None): own}
         # Objects known by their id must stay alive.
         self._kept: list[Any] = []
 
@@ -142,7 +142,9 @@ class Shared:
     def data(self, core: Core, weight: Any, who: str) -> tuple[Data, validation.Names]:
         """Return all rows, in the form and on the device of a net, and the names of its columns."""
         self._kept.append(weight)
-        x, names = validation.named(self._x, core.state.feature_names, who)
+        known = core.state.feature_names
+        select = partial(validation.named, self._x, known, who)
+        x, names = self.memo(("named", known), select)
         own = None if x is self._x else names
 
         def memo(key: Any, make: Callable[[], Any]) -> Any:
