@@ -183,6 +183,18 @@ def test_every_module_has_a_floor() -> None:
     assert rooms <= floors
 
 
+def test_a_class_name_stands_once_or_once_on_each_device() -> None:
+    places = dict[str, list[str]]()
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(".".join(module.split(".")[:3]))
+    devices = {f"fastmlp.backends.{room}" for room in ("protocol", "cpu", "cuda")}
+    for name, rooms in places.items():
+        several = len(rooms) > 1
+        assert not several or (len({*rooms}) == len(rooms) and {*rooms} <= devices), (name, rooms)
+
+
 def test_imports_point_down() -> None:
     up = {
         (module, target)
