@@ -43,7 +43,6 @@ from fastmlp.rules.dropout import Rate
 from fastmlp.rules.links import LinkName
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
-from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
@@ -509,8 +508,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
             buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
-                if checkpoint is not None:
-                    request.keep(CheckpointFile(checkpoint, self._network, state), state)
+                request.keep(self._network, state)
                 loop.fit(engine, state, request, buffered)
             return request.history
 

@@ -125,7 +125,7 @@ class NetState:
 
     def select(self, X: Any, who: str) -> Any:
         """Return the columns of X by the net's names, in its order; an array as it is."""
-        return validation.named(X, self.feature_names, who)[0]
+        return validation.selected(X, self.feature_names, who)
 
     def slots(self) -> Array | None:
         """Return a copy of the optimizer's state, shape (n_slots, n_parameters).

@@ -142,7 +142,7 @@ def _dropout(network: Network) -> dict[str, Any]:
     if network.dropout is None:
         return {}
     hidden, *inputs = network.dropout
-    rates = [codec.of_rate(rate) for rate in (*hidden, *inputs)]
+    rates = [codec.of_setting(rate) for rate in (*hidden, *inputs)]
     return dict(zip(DROPOUT, (rates[:-2], *rates[-2:]), strict=True))
 
 

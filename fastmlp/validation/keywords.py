@@ -30,6 +30,18 @@ _OF_FIT = {
         "callbacks": "function",
         "progress": "True",
         "checkpoint": "path",
+        "checkpoint_every": "10",
+        "resume": "True",
+        "communicator": "'world'",
+        "average_every": "10",
+    }.items()
+}
+_OF_FIT |= {
+    name: f"it is an argument of fit: net.fit(source, {name}={value})"
+    for name, value in {
+        "target": "'y'",
+        "buffer_rows": "100_000",
+        "steps_per_epoch": "1000",
     }.items()
 }
 _OF_MLP = {
