@@ -14,9 +14,10 @@ from pathlib import Path
 from benchmarks import output
 from benchmarks.scores import Record
 from fastmlp import MLP, to_c
+from fastmlp.rules.activations import ActivationName
 
 PAGE = output.DOCS / "how-to" / "export-to-c.md"
-NETS = [
+NETS: list[tuple[tuple[int, ...], ActivationName]] = [
     ((4, 32, 32, 1), "relu"),
     ((16, 64, 64, 1), "relu"),
     ((4, 32, 32, 1), "tanh"),

@@ -95,6 +95,10 @@ def to_c(
     >>> "void net_predict(const float x[NET_INPUTS], float y[NET_OUTPUTS]);" in text
     True
     """
+    if any(kind.__name__ in ("TabularMLP", "TableModel") for kind in type(model).__mro__):
+        raise NotImplementedError(
+            f"{WHO}: a {type(model).__name__} encodes its columns; C files hold nets of numbers"
+        )
     parts = parts_of(model, WHO)
     if path is not None:
         scalars.path(WHO, "path", path)
@@ -214,7 +218,11 @@ class _Source:
         buffers = ["z0", "z1"][:last]
         self.stack = max(self.stack, len(buffers) * widest * self.size)
         predict = [f"$real {name}[{widest}];" for name in buffers]
-        slopes = [*predict, *(f"$real s{k}[{n}];" for k, n in enumerate(sizes[1:]))]
+        slopes = [
+            *predict,
+            *(f"$real s{k}[{n}];" for k, n in enumerate(sizes[1:])),
+            f"$real d[{sizes[-1]}];",
+        ]
         source = "x"
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
@@ -242,19 +250,16 @@ class _Source:
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
         """The statements that write the derivatives of a net's outputs before the link."""
-        *widths, n = sizes
-        last, place = len(widths) - 1, f"jacobian + o * {sizes[0]}"
-        self.rules["$column"] = c_template.COLUMN
-        if last:
-            self.rules["$back"] = c_template.BACK
-        slopes = ["0", *(f"s{k}" for k in range(last + 1))]  # of the inputs of each layer
-        target = "z0" if last else place
-        column = f"$w{i}_{last} + o, {n}, {slopes[-1]}[o], {slopes[last]}, {target}, {widths[-1]}"
-        lines = [f"$column({column});"]
-        for k in reversed(range(last)):
-            source, target = target, (f"z{(last - k) % 2}" if k else place)
+        last, n, source = len(sizes) - 2, sizes[-1], "d"
+        self.rules["$back"] = c_template.BACK
+        lines = [f"for (int j = 0; j < {n}; ++j) d[j] = j == o ? s{last}[j] : 0;"]
+        for k in reversed(range(last + 1)):
+            target, slopes = (
+                (f"z{(k - 1) % 2}", f"s{k - 1}") if k else (f"jacobian + o * {sizes[0]}", "0")
+            )
             shape = f"{sizes[k]}, {sizes[k + 1]}"
-            lines.append(f"$back($w{i}_{k}, {source}, {slopes[k]}, {target}, {shape});")
+            lines.append(f"$back($w{i}_{k}, {source}, {slopes}, {target}, {shape});")
+            source = target
         return [f"for (int o = 0; o < {n}; ++o) {{", *(f"    {line}" for line in lines), "}"]
 
     def predict(self, *, gradient: bool) -> str:
@@ -306,7 +311,7 @@ class _Source:
 
     def helpers(self, code: str) -> str:
         """The functions of numbers' bits that the code calls."""
-        texts = []
+        texts = ["\n#include <math.h>\n"] if "$sqrt" in code else []
         for scalar in C_TYPES:
             bits = 8 * np.dtype(scalar).itemsize
             if scalar is not self.scalar and not re.search(rf"\$\w+{bits}\(", code):
@@ -317,17 +322,13 @@ class _Source:
                 "@B": str(bits),
                 "@T": C_TYPES[scalar],
                 "@F": "f" * (bits == 32),
-                "@M": str(np.finfo(scalar).nmant),
+                "@PLACES": str(np.finfo(scalar).nmant),
                 "@REST": f"0x{2 ** (bits - 1) - 1:x}{end}",
                 "@SHIFT": f"{one - root}{end}",
                 "@MAGIC": f"0x{int(magic(scalar).view(word)):x}{end}",
                 "@ARM": "1" if bits == 32 else "(__ARM_FP & 8)",
             }
-            used = ""
-            for name, function in reversed(c_template.FUNCTIONS.items()):
-                if f"${name}{bits}" in used + code:
-                    used = replaced(function, filled) + used
-            texts += [replaced(c_template.FUSED, filled), used]
+            texts.append(replaced(c_template.OF_BITS, filled))
         return "".join(texts)
 
     def text(self, kind: str, file: str, test: tuple[str, str]) -> str:
@@ -383,7 +384,7 @@ class _Source:
         return self.named("".join([*pieces, test[0], c_template.END, test[1]]))
 
     def _comment(self, kind: str, file: str) -> str:
-        parts = self.parts
+        parts, file = self.parts, _plain(file)
         nets = [core_of(net).engine.network for net in parts.nets]
         shapes = {
             f"{'-'.join(map(str, net.layout.sizes))}, activations "

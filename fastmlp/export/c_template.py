@@ -43,15 +43,15 @@ void $predict_rows(size_t n, const $real *x, $real *y);
 #endif
 #if defined(__GNUC__)
 #define $RESTRICT __restrict
-#define $INLINE static inline __attribute__((always_inline))
+#define $INLINE static inline __attribute__((always_inline, unused))
 #else
 #define $RESTRICT
 #define $INLINE static inline
 #endif
 """
 
-# Of one precision of @B bits; a function is written if the rules use it.
-FUSED = """
+# Numbers of @B bits and their bits.
+OF_BITS = """
 #if defined(__FMA__) || defined(__aarch64__) || (defined(__ARM_FEATURE_FMA) && @ARM)
 #define $fma@B(a, b, c) __builtin_fma@F(a, b, c)
 #define $FUSED@B 1
@@ -63,62 +63,49 @@ FUSED = """
 #define $fma@B(a, b, c) ((a) * (b) + (c))
 #define $FUSED@B 0
 #endif
-"""
-# Each may call those before.
-FUNCTIONS = {
-    "word": """
+#define $sqrt@B(x) sqrt@F(x)
+
 typedef union {
     @T number;
     uint@B_t bits;
 } $word@B;
-""",
-    "bits": """
+
 $INLINE uint@B_t $bits@B(@T x)
 {
     $word@B word;
     word.number = x;
     return word.bits;
 }
-""",
-    "of_bits": """
+
 $INLINE @T $of_bits@B(uint@B_t bits)
 {
     $word@B word;
     word.bits = bits;
     return word.number;
 }
-""",
-    "abs": """
+
 $INLINE @T $abs@B(@T x)
 {
     return $of_bits@B($bits@B(x) & @REST);
 }
-""",
-    "copysign": """
+
 $INLINE @T $copysign@B(@T a, @T b)
 {
     return $of_bits@B(($bits@B(a) & @REST) | ($bits@B(b) & ~@REST));
 }
-""",
-    "scaled": """
+
 /* x 2^n, for t = n + a number whose last bit is worth 1. */
 $INLINE @T $scaled@B(@T x, @T t)
 {
-    return $of_bits@B($bits@B(x) + ($bits@B(t) << @M));
+    return $of_bits@B($bits@B(x) + ($bits@B(t) << @PLACES));
 }
-""",
-    "octave": """
+
 /* k + a number whose last bit is worth 1, for the k that brings 2^-k x to about 1. */
 $INLINE @T $octave@B(@T x)
 {
-    return $of_bits@B((($bits@B(x) + @SHIFT) >> @M) + @MAGIC);
+    return $of_bits@B((($bits@B(x) + @SHIFT) >> @PLACES) + @MAGIC);
 }
-""",
-    "sqrt": """
-#include <math.h>
-#define $sqrt@B(x) sqrt@F(x)
-""",
-}
+"""
 
 LAYER = """
 /* z = b + x w: four inputs at a time, each sum in one chain, which vectorises along z. */
@@ -187,14 +174,7 @@ static void $share($real *p, int n)
     for (int j = 0; j < n; ++j) p[j] /= sum;
 }
 """
-# Derivatives: backward through the last layer from an output, and through a layer before; `slope`
-# of the layer's inputs, or 0.
-COLUMN = """
-static void $column(const $real *w, int n_out, $real d, const $real *slope, $real *out, int n_in)
-{
-    for (int k = 0; k < n_in; ++k) out[k] = w[k * n_out] * d * (slope ? slope[k] : 1);
-}
-"""
+# Derivatives, backward through a layer; `slope` of the layer's inputs, or 0.
 BACK = """
 static void $back(const $real *w, const $real *d, const $real *slope, $real *out, int n_in,
                   int n_out)

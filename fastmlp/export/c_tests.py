@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp.export.c_rules import literal
 from fastmlp.export.c_template import MAIN, TESTS
+from fastmlp.validation import frames
 
 Array = NDArray[Any]
 # Of predictions without fused multiply-adds, or of a net in another precision: relative to 1 + |y|.
@@ -22,7 +23,7 @@ def numbers(array: Array) -> str:
 
 
 def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
-    """The first n rows of the data; without data, as many rows of normal numbers.
+    """The first n rows of an array or a table; without data, as many rows of normal numbers.
 
     Raises
     ------
@@ -31,7 +32,10 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
     """
     if data is None:
         return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
-    rows: Array = np.asarray(data, dtype)[:n]
+    whole = (
+        frames.numbers(data, np.dtype(dtype), who, "test_data") if frames.is_frame(data) else data
+    )
+    rows: Array = np.asarray(whole, dtype)[:n]
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ValueError(
             f"{who}: test_data must have shape (n_rows, {n_features}), got {np.shape(data)}"
