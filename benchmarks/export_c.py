@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import output
+from benchmarks import machine, output
 from benchmarks.scores import Record
 from fastmlp import MLP, to_c
 from fastmlp.rules.activations import ActivationName
@@ -103,13 +103,24 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
             lines = subprocess.check_output(["./race"], cwd=folder, text=True).splitlines()
             times[flags] = [json.loads(line) for line in lines]
     version = subprocess.check_output([options.compiler, "--version"], text=True).splitlines()[0]
-    return {**results, "times": times, "about": f"{version}, emlearn {emlearn.__version__}"}
+    about = f"{version}, emlearn {machine.installed('emlearn')}"
+    return {**results, "times": times, "about": about, "machine": machine.describe()}
 
 
 def table(results: Record) -> Iterator[str]:
     """The times and ratios, for the page."""
-    print(results)
-    yield ""
+    yield machine.measured(results["machine"], results["about"], versions={})
+    yield "\nNanoseconds of a call; the ratio, and the least that it is to be.\n"
+    rows = []
+    for flags, pairs in results["times"].items():
+        for (sizes, activation), (ours, theirs, _) in zip(NETS, pairs, strict=True):
+            ratio = f"{theirs / ours:.1f}x, at least {OPTIONS[flags]}x"
+            net = f"{'-'.join(map(str, sizes))} {activation}"
+            rows.append((f"`{flags}`", net, f"{ours:.0f}", f"{theirs:.0f}", ratio))
+    titles = ("gcc", "net", ">fastmlp", ">emlearn", ">ratio")
+    yield from output.Table(titles, rows).markdown()
+    apart = max(pair[2] for pairs in results["times"].values() for pair in pairs)
+    yield f"\nTheir predictions differ by {apart:.0e} at most."
 
 
 if __name__ == "__main__":
