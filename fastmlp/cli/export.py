@@ -1,12 +1,14 @@
 """The command export: a model as a file that other programs predict by."""
 
 import argparse
+import inspect
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp.cli.options import Parser, UsageError, at_least
 
-# The function of fastmlp that writes files of an ending.
+# The function of fastmlp that writes files of an ending; its keywords are the options that it has.
 WRITERS = {".h": "to_c", ".c": "to_c"}
 
 
@@ -54,14 +56,27 @@ def run_export(arguments: argparse.Namespace) -> None:
     from fastmlp.data.batches import batches_of, names_of_model
 
     require_new(output, force=arguments.force, who="export")
-    settings = {name: getattr(arguments, name) for name in ExportSettings._fields}
+    writer = getattr(fastmlp, WRITERS[ending])
+    settings = _settings(arguments, inspect.signature(writer).parameters, ending)
     with telling():
         model = fastmlp.load(arguments.model)
-        if arguments.test_data is not None and arguments.tests:
+        if settings.get("test_data") is not None and arguments.tests:
             data = data_of([arguments.test_data], "export")
             batches = batches_of(data, names_of_model(model), arguments.tests, "export")
             settings["test_data"] = next(batches).rows
-        getattr(fastmlp, WRITERS[ending])(model, output, **settings)
+        writer(model, output, **settings)
+
+
+def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:
+    """The options that a writer has; others must have their defaults."""
+    settings = {}
+    for name, default in ExportSettings()._asdict().items():
+        value = getattr(arguments, name)
+        if name in known:
+            settings[name] = value
+        elif value != default:
+            raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
+    return settings
 
 
 def _count(text: str) -> int:

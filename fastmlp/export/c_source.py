@@ -419,6 +419,7 @@ def _plain(name: object) -> str:
 def _quoted(text: str) -> str:
     """A string of C, of the text in UTF-8."""
     letters = (
-        chr(c) if 32 <= c < 127 and chr(c) not in '"\\?' else f"\\{c:03o}" for c in text.encode()
+        chr(c) if 32 <= c < 127 and chr(c) not in '"\\?' else f"\\{c:03o}"
+        for c in text.encode(errors="backslashreplace")
     )
     return f'"{"".join(letters)}"'

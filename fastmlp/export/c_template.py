@@ -30,6 +30,9 @@ void $predict_rows(size_t n, const $real *x, $real *y);
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST)
 #error "compile it without -ffast-math and -Ofast: they break the elementary functions"
 #endif
+#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
+#error "compile it with -msse2 -mfpmath=sse: numbers of more digits break the same functions"
+#endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)

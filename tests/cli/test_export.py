@@ -78,6 +78,17 @@ def test_words_of_other_programs(words: list[str], capsys: pytest.CaptureFixture
     assert "did you mean" in capsys.readouterr().err
 
 
+def test_options_of_other_endings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function without these keywords."""
+    monkeypatch.setitem(WRITERS, ".copy", "save")
+    command = ["export", "net.safetensors", "net.copy"]
+    assert main([*command, "--test-data", "rows.csv"]) == 2
+    assert "argument --test-data: is not for .copy files" in capsys.readouterr().err
+    assert main(command) == 0
+
+
 def test_every_ending_has_a_function() -> None:
     import fastmlp
 

@@ -29,7 +29,7 @@ from fastmlp import (
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.export.c_tests import TOLERANCES
 from fastmlp.rules import activations, elementary
-from fastmlp.rules.elementary import exp, sqrt
+from fastmlp.rules.elementary import exp, expm1, sqrt
 
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Wshadow", "-Werror"]
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -159,6 +159,9 @@ def test_no_call_of_a_library_and_no_state(tmp_path: Path) -> None:
     assert {line.split()[-2] for line in symbols.splitlines()} <= {*"tTrR"}
     done = subprocess.run([*command, "-Ofast"], cwd=tmp_path, capture_output=True, text=True)
     assert "compile it without -ffast-math" in done.stderr
+    exact = ["-D__FLT_EVAL_METHOD__=2", "-U__FLT_EVAL_METHOD__"][::-1]
+    done = subprocess.run([*command, *exact], cwd=tmp_path, capture_output=True, text=True)
+    assert "compile it with -msse2" in done.stderr
 
 
 rng = np.random.default_rng(0)
@@ -215,7 +218,7 @@ def test_every_model(tmp_path: Path) -> None:
 
 def plain(z: Any) -> Any:
     """Python's numbers make float64 of it."""
-    return (2 * z if z > 0 else 0.5 * z), (2 if z > 0 else 0.5)
+    return (2 * z if z > 0 else 0.5 * expm1(z * 2)), (2 if z > 0 else exp(z * 2))
 
 
 @njit
