@@ -149,6 +149,12 @@ def look_for_a_cache() -> None:
         cache.folder.__wrapped__()
 
 
+def clipped(z: Any) -> Any:
+    if z < 0:
+        return 0.0, 0.0
+    return z, 1.0
+
+
 def square(z: float) -> tuple[float, float]:
     return z * z, 2 * z
 
@@ -248,6 +254,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     ),
     r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
+    "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
     "has no ONNX node here": lambda: fastmlp.to_onnx(MLP((3, 4, 1), activation=square)),
 }
 

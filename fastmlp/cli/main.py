@@ -1,4 +1,4 @@
-"""The command ``fastmlp``: train, predict, score, show, forecast, demo, info and warmup."""
+"""The command ``fastmlp``: train, predict, score, show, export, forecast, demo, info, warmup."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp import __version__
+from fastmlp.cli.export import add_export, run_export
 from fastmlp.cli.forecast import add_forecast, run_forecast
 from fastmlp.cli.options import (
     CommandError,
@@ -239,6 +240,7 @@ COMMANDS = {
     "show": Subcommand(
         "print what a model was trained on, and its layers", add_show, _on_tables("show")
     ),
+    "export": Subcommand("write a model as C source", add_export, run_export),
     "forecast": Subcommand(
         "what one net would take on several machines", add_forecast, run_forecast
     ),

@@ -40,8 +40,15 @@ SYNONYMS = {
     "--keep": "id id_column",
     "--metric": "scoring eval_metric",
     "--compute-dtype": "mixed_precision precision dtype amp bf16 bfloat16",
+    "--prefix": "name",
+    "--tests": "n_tests test_rows",
+    "--test-data": "data rows calibration_data",
+    "--dtype": "precision type",
+    "--gradient": "jacobian derivatives",
     "give its value without an option": "data input i m model",
 }
+# From a command to the words of other programs.
+VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
 PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
@@ -71,7 +78,8 @@ class Parser(argparse.ArgumentParser):
         if choice := CHOICE.fullmatch(message):
             start, word, choices = choice.groups()
             known = [each.strip("' ") for each in choices.split(",")]
-            message = f"{start}{word!r}{suggestion(word, known)} known: {', '.join(known)}"
+            verbs = {verb: words for verb, words in VERBS.items() if verb in known}
+            message = f"{start}{word!r}{suggestion(word, known, verbs)} known: {', '.join(known)}"
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 

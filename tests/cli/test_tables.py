@@ -451,7 +451,7 @@ def test_help_and_a_dry_run_import_no_numba(python: Callable[..., str]) -> None:
     script = """
 import sys
 from fastmlp.cli.main import main
-helped = [[verb, "--help"] for verb in ("train", "predict", "score", "show")]
+helped = [[verb, "--help"] for verb in ("train", "predict", "score", "show", "export")]
 for arguments in (*helped, "train a.csv --target y --dry-run".split(), ["train", "--lr", "1"]):
     try:
         main(arguments)

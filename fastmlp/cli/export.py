@@ -1,0 +1,83 @@
+"""The command export: a model as a file that other programs predict by."""
+
+import argparse
+import inspect
+from collections.abc import Container
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastmlp.cli.options import Parser, UsageError, at_least
+
+# The function of fastmlp that writes files of an ending; its keywords are the options that it has.
+WRITERS = {".h": "to_c", ".c": "to_c"}
+
+
+class ExportSettings(NamedTuple):
+    """The keywords of `to_c`, which are options, and their defaults."""
+
+    prefix: str = "model"
+    tests: int = 10
+    test_data: Any = None
+    dtype: str | None = None
+    gradient: bool = False
+
+
+def add_export(export: Parser) -> None:
+    """Add the options of `export`."""
+    default = ExportSettings()
+    export.description = (
+        "Write a model of fastmlp.save as C source without dependencies, which tests itself: "
+        "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out"
+    )
+    add = export.add_argument
+    add("model", metavar="MODEL", help="a file of fastmlp.save: a net, an estimator, an ensemble")
+    add("output", metavar="OUT", help=f"a file to write: {', '.join(WRITERS)}")
+    prefix = f"the start of all names in it; default: {default.prefix}"
+    add("--prefix", default=default.prefix, metavar="NAME", help=prefix)
+    tests = f"rows that it tests itself on; 0 for none; default: {default.tests}"
+    add("--tests", type=_count, default=default.tests, metavar="N", help=tests)
+    data = "a table of such rows: the first are taken; default: normal numbers"
+    add("--test-data", metavar="FILE", help=data)
+    dtype = "precision of its numbers; default: the model's"
+    add("--dtype", choices=("float32", "float64"), help=dtype)
+    add("--gradient", action="store_true", help="derivatives with respect to inputs too")
+    add("--force", action="store_true", help="overwrite OUT")
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Load the model and write the file."""
+    output = arguments.output
+    if (ending := Path(output).suffix.lower()) not in WRITERS:
+        raise UsageError(f"argument OUT: must end in {', '.join(WRITERS)}, got {output!r}")
+
+    import fastmlp
+    from fastmlp.cli.files import data_of, require_new
+    from fastmlp.cli.tables import telling
+    from fastmlp.data.batches import batches_of, names_of_model
+
+    require_new(output, force=arguments.force, who="export")
+    writer = getattr(fastmlp, WRITERS[ending])
+    settings = _settings(arguments, inspect.signature(writer).parameters, ending)
+    with telling():
+        model = fastmlp.load(arguments.model)
+        if settings.get("test_data") is not None and arguments.tests:
+            data = data_of([arguments.test_data], "export")
+            batches = batches_of(data, names_of_model(model), arguments.tests, "export")
+            settings["test_data"] = next(batches).rows
+        writer(model, output, **settings)
+
+
+def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:
+    """The options that a writer has; others must have their defaults."""
+    settings = {}
+    for name, default in ExportSettings()._asdict().items():
+        value = getattr(arguments, name)
+        if name in known:
+            settings[name] = value
+        elif value != default:
+            raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
+    return settings
+
+
+def _count(text: str) -> int:
+    return at_least(0, text)

@@ -1,0 +1,425 @@
+"""to_c: a model as one C file, without dependencies."""
+
+import os
+import re
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import __version__
+from fastmlp._process import whole_files
+from fastmlp.compiler.coefficients import magic
+from fastmlp.export import c_template
+from fastmlp.export.c_rules import C_TYPES, literal, loop_of
+from fastmlp.export.c_tests import numbers, replaced, rows_for, tests_of
+from fastmlp.export.models import Member, Parts, parts_of
+from fastmlp.model import core_of
+from fastmlp.network.spec import Network, bias_views, weight_views
+from fastmlp.network.summary import name_of
+from fastmlp.rules import links
+from fastmlp.rules.activations import identity
+from fastmlp.rules.elementary import exp
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import count
+
+WHO = "to_c"
+MOST_PARAMETERS = 1_000_000
+DTYPES = {"float32": np.float32, "float64": np.float64}
+PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+PLACE = re.compile(r"\$(\$|\w+)")
+# Classes from which on NumPy sums a row in another order.
+SUMMED_APART = 8
+
+
+@explained
+def to_c(
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    prefix: str = "model",
+    tests: int = 10,
+    test_data: ArrayLike | None = None,
+    dtype: str | None = None,
+    gradient: bool = False,
+) -> str:
+    """One C file that predicts as a model does, without a library, and tests itself.
+
+    The file is C99 and C++17. Its code stands in one of the files that include it, where
+    ``PREFIX_IMPLEMENTATION`` is defined before; the others get declarations alone. Weights are
+    constants, work is on the stack: it allocates nothing, and any number of threads may call at
+    once. With fused multiply-adds, as of ``-march=native``, its numbers are those of the model to
+    the bit, else to rounding.
+
+    Parameters
+    ----------
+    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+        A pipeline of scalers is folded before: ``to_c(fold(pipeline))``.
+    path : path, optional
+        Written whole or not at all. Of ``.c`` the code needs no define.
+    prefix : str
+        The start of all names in it, as in ``model_predict`` and ``MODEL_INPUTS``.
+    tests : int
+        The rows, with predictions of the model, that the file tests itself on; 0: none.
+    test_data : array_like of shape (n_rows, n_features), optional
+        Rows to test on, of which the first are taken; default: normal numbers.
+    dtype : {"float32", "float64"}, optional
+        The precision of the C code; default: the model's.
+    gradient : bool
+        Add ``prefix_gradient``: the derivatives of all outputs with respect to all inputs.
+
+    Returns
+    -------
+    str
+        The text of the file.
+
+    Raises
+    ------
+    TypeError
+        If it is another model, or an argument has the wrong type.
+    ValueError
+        If the model is not fitted, has more than a million parameters or one that is not finite, or
+        an argument has a wrong value.
+    NotImplementedError
+        If an activation of your own is more than arithmetic, ``a if c else b`` and functions of
+        `fastmlp.rules.elementary`.
+    OSError
+        If the file cannot be written; a file that was there is unchanged.
+
+    Examples
+    --------
+    >>> from fastmlp import MLP, to_c
+    >>> text = to_c(MLP((2, 4, 1), seed=0), prefix="net")
+    >>> "void net_predict(const float x[NET_INPUTS], float y[NET_OUTPUTS]);" in text
+    True
+    """
+    if any(kind.__name__ in ("TabularMLP", "TableModel") for kind in type(model).__mro__):
+        raise NotImplementedError(
+            f"{WHO}: a {type(model).__name__} encodes its columns; C files hold nets of numbers"
+        )
+    parts = parts_of(model, WHO)
+    if path is not None:
+        scalars.path(WHO, "path", path)
+    _check_prefix(prefix)
+    scalars.non_negative_integer(WHO, "tests", tests)
+    scalars.boolean(WHO, "gradient", gradient)
+    if dtype is not None:
+        scalars.known(WHO, "dtype", dtype, DTYPES)
+    n_parameters = sum(net.parameters.size for net in parts.nets)
+    if n_parameters > MOST_PARAMETERS:
+        raise ValueError(
+            f"{WHO}: the model has {n_parameters} parameters, and a C file holds at most "
+            f"{MOST_PARAMETERS}: export it to ONNX"
+        )
+    if gradient and parts.completion == "sum":
+        raise NotImplementedError(f"{WHO}: no gradient of probabilities that are divided by a sum")
+    if not all(np.isfinite(net.parameters).all() for net in parts.nets):
+        raise ValueError(f"{WHO}: a parameter is not finite")
+    kind = np.result_type(np.float32, *(net.dtype for net in parts.nets))
+    scalar = kind.type if dtype is None else DTYPES[dtype]
+    source = _Source(parts, scalar, prefix, gradient=gradient)
+    test = ("", "")
+    if tests:
+        # Numbers of the lower precision are the same in both.
+        rows = rows_for(
+            tests, parts.n_features, test_data, min(kind.type, scalar, key=np.dtype), WHO
+        )
+        summed_apart = parts.completion == "sum" and parts.n_outputs >= SUMMED_APART
+        exact = kind == scalar and not summed_apart
+        test = tests_of(model, rows.astype(kind), scalar, exact=exact)
+    name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
+    text = source.text(f"{type(model).__name__}", name, test)
+    if path is not None:
+        with whole_files.writing(path) as file:
+            file.write(text.encode())
+    return text
+
+
+def _check_prefix(prefix: object) -> None:
+    if not isinstance(prefix, str) or not PREFIX.fullmatch(prefix):
+        raise ValueError(f"{WHO}: prefix must begin a name in C, such as 'model', got {prefix!r}")
+
+
+class _Source:
+    """The parts of the text of a C file, in its order.
+
+    Attributes
+    ----------
+    rules : the functions of rules and links that are there, by their names
+    stack : bytes of numbers that a prediction has on the stack
+    """
+
+    def __init__(self, parts: Parts, scalar: Any, prefix: str, *, gradient: bool) -> None:
+        self.parts, self.scalar, self.prefix, self.gradient = parts, scalar, prefix, gradient
+        self.size, self.stack = np.dtype(scalar).itemsize, 0
+        self.names: dict[Any, str] = {}
+        self.rules: dict[str, str] = {}
+        self.nets: list[str] = []
+        for i, member in enumerate(parts.members):
+            if member.net is not None:
+                self._add_net(i, core_of(member.net).engine.network, member.net.parameters)
+
+    def named(self, text: str) -> str:
+        """A text with the names of this file in place of `$name`; `$$` is `$`."""
+
+        def name(match: re.Match[str]) -> str:
+            word = match[1]
+            if word in ("$", "real"):
+                return "$" if word == "$" else C_TYPES[self.scalar]
+            return f"{self.prefix.upper() if word.isupper() else self.prefix}_{word}"
+
+        return PLACE.sub(name, text)
+
+    def rule(self, rule: Any, *, slopes: bool = False) -> str:
+        """The name of a rule's function, which is added if it is not there."""
+        key = rule, slopes
+        if key not in self.names:
+            word = re.sub(r"\W", "_", name_of(rule), flags=re.ASCII)
+            name = f"$rule_{word}" + "_slopes" * slopes
+            self.names[key] = name = name + f"_{len(self.names)}" * (name in self.rules)
+            try:
+                self.rules[name] = loop_of(rule, self.scalar, name, slopes=slopes)
+            except Exception as error:
+                raise NotImplementedError(
+                    f"{WHO}: the activation {name_of(rule)!r} is more than arithmetic, "
+                    f"`a if c else b` and functions of fastmlp.rules.elementary: {error}"
+                ) from error
+        return self.names[key]
+
+    def link(self, name: str) -> str:
+        """The name of a link's function, which is added if it is not there."""
+        if not links.LINKS[name].by_row:
+            return self.rule(links.LINKS[name].rule)
+        if name != "sorted":
+            self.rule(exp)
+        self._add(f"${name}", c_template.LINKS[name])
+        return f"${name}"
+
+    def _add(self, name: str, template: str) -> None:
+        least = self.scalar(links.LEAST_LOG_VARIANCE)
+        filled = {
+            "@LEAST": literal(least),
+            "@HALF": literal(self.scalar(0.5)),
+            # A little above the least deviation, which has no slope.
+            "@FLOOR": literal(np.exp(least / 2) * self.scalar(1.00001)),
+        }
+        self.rules[name] = replaced(template, filled)
+
+    def _add_net(self, i: int, network: Network, parameters: NDArray[Any]) -> None:
+        """Add the constants of a net, and the functions that predict by it."""
+        layout, flat = network.layout, parameters.astype(self.scalar)
+        sizes, last = layout.sizes, layout.n_layers - 1
+        for kind, views in (("w", weight_views(layout, flat)), ("b", bias_views(layout, flat))):
+            for k, array in enumerate(views):
+                self.nets.append(f"static const $real ${kind}{i}_{k}[] = {{{numbers(array)}}};\n")
+        widest = max(sizes[1:-1], default=0)
+        buffers = ["z0", "z1"][:last]
+        self.stack = max(self.stack, len(buffers) * widest * self.size)
+        predict = [f"$real {name}[{widest}];" for name in buffers]
+        slopes = [
+            *predict,
+            *(f"$real s{k}[{n}];" for k, n in enumerate(sizes[1:])),
+            f"$real d[{sizes[-1]}];",
+        ]
+        source = "x"
+        for k, (n_in, n_out) in enumerate(pairwise(sizes)):
+            target, rule = "y" if k == last else buffers[k % 2], network.activations[k]
+            layer = f"$layer($w{i}_{k}, $b{i}_{k}, {source}, {target}, {n_in}, {n_out});"
+            predict.append(layer)
+            if rule is not identity:
+                predict.append(f"{self.rule(rule)}({target}, {n_out});")
+            if self.gradient:
+                slopes += [layer, f"{self.rule(rule, slopes=True)}({target}, s{k}, {n_out});"]
+            source = target
+        link = next(name for name, link in links.LINKS.items() if link == network.link)
+        linked = [] if link == "identity" else [f"{self.link(link)}(y, {sizes[-1]});"]
+        self.nets.append(
+            _function(f"static void $net{i}(const $real *x, $real *y)", predict + linked)
+        )
+        if not self.gradient:
+            return
+        slopes += self._backward(i, sizes)
+        if link != "identity":
+            self._add(f"${link}_slopes", c_template.LINK_SLOPES[link])
+            shape = f"{sizes[-1]}, {sizes[0]}"
+            linked.insert(link != "sorted", f"${link}_slopes(y, jacobian, {shape});")
+        head = f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
+        self.nets.append(_function(head, slopes + linked))
+
+    def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
+        """The statements that write the derivatives of a net's outputs before the link."""
+        last, n, source = len(sizes) - 2, sizes[-1], "d"
+        self.rules["$back"] = c_template.BACK
+        lines = [f"for (int j = 0; j < {n}; ++j) d[j] = j == o ? s{last}[j] : 0;"]
+        for k in reversed(range(last + 1)):
+            target, slopes = (
+                (f"z{(k - 1) % 2}", f"s{k - 1}") if k else (f"jacobian + o * {sizes[0]}", "0")
+            )
+            shape = f"{sizes[k]}, {sizes[k + 1]}"
+            lines.append(f"$back($w{i}_{k}, {source}, {slopes}, {target}, {shape});")
+            source = target
+        return [f"for (int o = 0; o < {n}; ++o) {{", *(f"    {line}" for line in lines), "}"]
+
+    def predict(self, *, gradient: bool) -> str:
+        """The function that predicts, or that writes derivatives too: of a net, or a mean."""
+        head, of, more = "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])", "", ""
+        parts = self.parts
+        if gradient:
+            head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
+            of, more = "_gradient", ", jacobian" if parts.is_net else ", g"
+        if parts.is_net:
+            return _function(head, [f"$net0{of}(x, y{more});"])
+        widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
+        lines = [f"$real p[{widest}];", "$real total[$OUTPUTS] = {0};"]
+        if gradient:
+            lines += [
+                f"$real g[{widest} * $INPUTS];",
+                "for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] = 0;",
+            ]
+        else:
+            self.stack += (widest + parts.n_outputs) * self.size
+        for i, member in enumerate(parts.members):
+            lines += self._added(i, member, f"$net{i}{of}(x, p{more});", gradient=gradient)
+        n = len(parts.members)
+        lines.append(f"for (int j = 0; j < $OUTPUTS; ++j) y[j] = total[j] / {n};")
+        if gradient:
+            lines.append(f"for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] /= {n};")
+        return _function(head, lines)
+
+    def _added(self, i: int, member: Member, call: str, *, gradient: bool) -> list[str]:
+        """The statements that add a member's completed predictions to the sums."""
+        columns = member.columns.tolist()
+        if member.net is None:
+            return [f"total[{columns[0]}] += 1;"]
+        n, completion, lines = member.net.layer_sizes[-1], self.parts.completion, [call]
+        terms = [(j, f"p[{k}]", k, 1) for k, j in enumerate(columns)]
+        if completion == "complement" and n == 1:
+            terms = [(columns[0], "1 - p[0]", 0, -1), (columns[1], "p[0]", 0, 1)]
+        elif completion == "sum":
+            lines.append(f"$share(p, {n});")
+            self.rules["$share"] = c_template.SHARE
+        lines += [f"total[{j}] += {value};" for j, value, _, _ in terms]
+        if gradient:
+            places = [
+                (f"jacobian + {j} * $INPUTS", f"g + {k} * $INPUTS", sign) for j, _, k, sign in terms
+            ]
+            lines += [f"$add({a}, {b}, {sign}, $INPUTS);" for a, b, sign in places]
+            self.rules["$add"] = c_template.ADD
+        return lines
+
+    def helpers(self, code: str) -> str:
+        """The functions of numbers' bits that the code calls."""
+        texts = ["\n#include <math.h>\n"] if "$sqrt" in code else []
+        for scalar in C_TYPES:
+            bits = 8 * np.dtype(scalar).itemsize
+            if scalar is not self.scalar and not re.search(rf"\$\w+{bits}\(", code):
+                continue
+            word, end = np.dtype(f"u{bits // 8}"), "u" if bits == 32 else "ull"
+            one, root = (int(scalar(x).view(word)) for x in (1.0, np.sqrt(0.5)))
+            filled = {
+                "@B": str(bits),
+                "@T": C_TYPES[scalar],
+                "@F": "f" * (bits == 32),
+                "@PLACES": str(np.finfo(scalar).nmant),
+                "@REST": f"0x{2 ** (bits - 1) - 1:x}{end}",
+                "@SHIFT": f"{one - root}{end}",
+                "@MAGIC": f"0x{int(magic(scalar).view(word)):x}{end}",
+                "@ARM": "1" if bits == 32 else "(__ARM_FP & 8)",
+            }
+            texts.append(replaced(c_template.OF_BITS, filled))
+        return "".join(texts)
+
+    def text(self, kind: str, file: str, test: tuple[str, str]) -> str:
+        """The whole file.
+
+        Parameters
+        ----------
+        kind : the model's class
+        file : the name of the file
+        test : the tests, and the program that runs them; empty: none
+        """
+        parts, more = self.parts, []
+        if parts.classes is not None:
+            more += [
+                f"#define $CLASSES {len(parts.classes)}",
+                "/* The place of the largest output in $class_names. */",
+                "int $class(const $real x[$INPUTS]);",
+                "extern const char *const $class_names[$CLASSES];",
+            ]
+        if self.gradient:
+            more += [
+                "/* y as $predict, and derivatives: jacobian[$OUTPUTS][$INPUTS], row by row. */",
+                "void $gradient(const $real *x, $real *y, $real *jacobian);",
+            ]
+        if test[0]:
+            more.append("int $self_test($real tolerance); /* failures; with $TEST defined */")
+        filled = {
+            "@IN": str(parts.n_features),
+            "@OUT": str(parts.n_outputs),
+            "@STACK": str(self.stack),
+            "@MORE": "\n".join(more),
+        }
+        predict = self.predict(gradient=False)
+        if self.gradient:
+            predict += self.predict(gradient=True)
+        code = "".join(self.rules.values())
+        pieces = [
+            self._comment(kind, file),
+            "#ifndef $IMPLEMENTATION\n#define $IMPLEMENTATION\n#endif\n" * file.endswith(".c"),
+            replaced(c_template.DECLARATIONS, filled),
+            self.helpers(code),
+            replaced(c_template.LAYER, {"@B": str(8 * self.size)}),
+            code + "\n",
+            *self.nets,
+            predict,
+            c_template.ROWS,
+        ]
+        if parts.classes is not None:
+            shown = "".join(f"\n    {_quoted(str(label))}," for label in parts.classes)
+            shown = shown.replace("$", "$$")
+            names = f"const char *const $class_names[$CLASSES] = {{{shown}\n}};\n"
+            pieces += [c_template.CLASS, "\n" + names]
+        return self.named("".join([*pieces, test[0], c_template.END, test[1]]))
+
+    def _comment(self, kind: str, file: str) -> str:
+        parts, file = self.parts, _plain(file)
+        nets = [core_of(net).engine.network for net in parts.nets]
+        shapes = {
+            f"{'-'.join(map(str, net.layout.sizes))}, activations "
+            f"{', '.join(map(name_of, net.activations))}"
+            for net in nets
+        }
+        lines = [
+            f"{kind} of fastmlp {__version__}: {count(len(parts.members), 'net')}",
+            *(f"    layers {shape}" for shape in sorted(shapes)),
+            "",
+            f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in others the',
+            "include alone. To test it:",
+            f"    cc -O3 -march=native -D$TEST_MAIN -x c {file} && ./a.out",
+        ]
+        for title, names in (("inputs", parts.feature_names), ("outputs", parts.classes)):
+            if names is not None and len(names):
+                lines += ["", f"{title}:", *(f"    {i}: {_plain(n)}" for i, n in enumerate(names))]
+        return "/* " + "\n   ".join(lines) + "\n*/\n"
+
+
+def _function(head: str, lines: list[str]) -> str:
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"\n{head}\n{{\n{body}\n}}\n"
+
+
+def _plain(name: object) -> str:
+    """A name in a comment: on one line, and no end of the comment."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+    return re.sub(r"(?<=/)\*|(?<=\*)/", r" \g<0>", text).replace("$", "$$").replace("??", "? ?")
+
+
+def _quoted(text: str) -> str:
+    """A string of C, of the text in UTF-8."""
+    letters = (
+        chr(c) if 32 <= c < 127 and chr(c) not in '"\\?' else f"\\{c:03o}"
+        for c in text.encode(errors="backslashreplace")
+    )
+    return f'"{"".join(letters)}"'

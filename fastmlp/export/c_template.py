@@ -1,0 +1,303 @@
+"""The text of a C file that is the same for all nets.
+
+``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of numbers.
+"""
+
+DECLARATIONS = """\
+#ifndef $H
+#define $H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define $INPUTS @IN
+#define $OUTPUTS @OUT
+#define $STACK @STACK /* bytes of the stack that a call takes, about */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* x, y and jacobian must not overlap. Any number of threads may call at once. */
+void $predict(const $real x[$INPUTS], $real y[$OUTPUTS]);
+void $predict_rows(size_t n, const $real *x, $real *y);
+@MORE
+#ifdef __cplusplus
+}
+#endif
+#endif /* $H */
+
+#if defined($IMPLEMENTATION) || defined($TEST_MAIN)
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST)
+#error "compile it without -ffast-math and -Ofast: they break the elementary functions"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
+#error "compile it with -msse2 -mfpmath=sse: numbers of more digits break the same functions"
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off", "no-trapping-math")
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
+#endif
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+#if defined(__GNUC__)
+#define $RESTRICT __restrict
+#define $INLINE static inline __attribute__((always_inline, unused))
+#else
+#define $RESTRICT
+#define $INLINE static inline
+#endif
+"""
+
+# Numbers of @B bits and their bits.
+OF_BITS = """
+#if defined(__FMA__) || defined(__aarch64__) || (defined(__ARM_FEATURE_FMA) && @ARM)
+#define $fma@B(a, b, c) __builtin_fma@F(a, b, c)
+#define $FUSED@B 1
+#elif defined(_MSC_VER) && defined(__AVX2__)
+#include <math.h>
+#define $fma@B(a, b, c) fma@F(a, b, c)
+#define $FUSED@B 1
+#else /* a call of a library for each product would take 20 times as long */
+#define $fma@B(a, b, c) ((a) * (b) + (c))
+#define $FUSED@B 0
+#endif
+#define $sqrt@B(x) sqrt@F(x)
+
+typedef union {
+    @T number;
+    uint@B_t bits;
+} $word@B;
+
+$INLINE uint@B_t $bits@B(@T x)
+{
+    $word@B word;
+    word.number = x;
+    return word.bits;
+}
+
+$INLINE @T $of_bits@B(uint@B_t bits)
+{
+    $word@B word;
+    word.bits = bits;
+    return word.number;
+}
+
+$INLINE @T $abs@B(@T x)
+{
+    return $of_bits@B($bits@B(x) & @REST);
+}
+
+$INLINE @T $copysign@B(@T a, @T b)
+{
+    return $of_bits@B(($bits@B(a) & @REST) | ($bits@B(b) & ~@REST));
+}
+
+/* x 2^n, for t = n + a number whose last bit is worth 1. */
+$INLINE @T $scaled@B(@T x, @T t)
+{
+    return $of_bits@B($bits@B(x) + ($bits@B(t) << @PLACES));
+}
+
+/* k + a number whose last bit is worth 1, for the k that brings 2^-k x to about 1. */
+$INLINE @T $octave@B(@T x)
+{
+    return $of_bits@B((($bits@B(x) + @SHIFT) >> @PLACES) + @MAGIC);
+}
+"""
+
+LAYER = """
+/* z = b + x w: four inputs at a time, each sum in one chain, which vectorises along z. */
+$INLINE void $layer(const $real *$RESTRICT w, const $real *$RESTRICT b, const $real *$RESTRICT x,
+                    $real *$RESTRICT z, int n_in, int n_out)
+{
+    int k = 0;
+    for (int j = 0; j < n_out; ++j) z[j] = b[j];
+    for (; k + 4 <= n_in; k += 4, w += 4 * n_out) {
+        for (int j = 0; j < n_out; ++j) {
+            $real sum = $fma@B(x[k], w[j], z[j]);
+            sum = $fma@B(x[k + 1], w[j + n_out], sum);
+            sum = $fma@B(x[k + 2], w[j + 2 * n_out], sum);
+            z[j] = $fma@B(x[k + 3], w[j + 3 * n_out], sum);
+        }
+    }
+    for (; k < n_in; ++k, w += n_out) {
+        for (int j = 0; j < n_out; ++j) z[j] = $fma@B(x[k], w[j], z[j]);
+    }
+}
+"""
+# Links of rows, in place; of numbers: c_rules.loop_of.
+LINKS = {
+    "softmax": """
+static void $softmax($real *z, int n)
+{
+    $real peak = z[0], total;
+    for (int j = 1; j < n; ++j) peak = z[j] > peak ? z[j] : peak;
+    for (int j = 0; j < n; ++j) z[j] = z[j] - peak;
+    $rule_exp(z, n);
+    total = z[0];
+    for (int j = 1; j < n; ++j) total += z[j];
+    total = 1 / total;
+    for (int j = 0; j < n; ++j) z[j] *= total;
+}
+""",
+    "sorted": """
+static void $sorted($real *z, int n)
+{
+    for (int i = 1; i < n; ++i) {
+        for (int j = i; j > 0; --j) {
+            const $real low = z[j - 1], high = z[j];
+            z[j - 1] = high < low ? high : low;
+            z[j] = high < low ? low : high;
+        }
+    }
+}
+""",
+    "mean_std": """
+static void $mean_std($real *z, int n)
+{
+    const $real least = @LEAST, half = @HALF;
+    for (int j = 1; j < n; j += 2) {
+        z[j] = half * (z[j] < least ? least : z[j]);
+        $rule_exp(z + j, 1);
+    }
+}
+""",
+}
+# Of a member that has an output for each class against all others.
+SHARE = """
+static void $share($real *p, int n)
+{
+    $real sum = p[0];
+    for (int j = 1; j < n; ++j) sum += p[j];
+    for (int j = 0; j < n; ++j) p[j] /= sum;
+}
+"""
+# Derivatives, backward through a layer; `slope` of the layer's inputs, or 0.
+BACK = """
+static void $back(const $real *w, const $real *d, const $real *slope, $real *out, int n_in,
+                  int n_out)
+{
+    for (int k = 0; k < n_in; ++k, w += n_out) {
+        $real sum = 0;
+        for (int j = 0; j < n_out; ++j) sum += w[j] * d[j];
+        out[k] = slope ? slope[k] * sum : sum;
+    }
+}
+"""
+ADD = """
+static void $add($real *to, const $real *from, $real sign, int n)
+{
+    for (int k = 0; k < n; ++k) to[k] += sign * from[k];
+}
+"""
+OF_NUMBERS = """
+static void $@NAME_slopes(const $real *y, $real *jacobian, int n, int n_in)
+{
+    for (int o = 0; o < n; ++o) {
+        const $real slope = @SLOPE;
+        for (int k = 0; k < n_in; ++k) jacobian[o * n_in + k] *= slope;
+    }
+}
+"""
+SLOPES = {
+    "sigmoid": "y[o] * (1 - y[o])",
+    "exp": "y[o]",
+    "mean_std": "o % 2 == 0 ? 1 : y[o] > @FLOOR ? y[o] * @HALF : 0",
+}
+LINK_SLOPES = {
+    name: OF_NUMBERS.replace("@NAME", name).replace("@SLOPE", slope)
+    for name, slope in SLOPES.items()
+}
+LINK_SLOPES["softmax"] = """
+static void $softmax_slopes(const $real *y, $real *jacobian, int n, int n_in)
+{
+    for (int k = 0; k < n_in; ++k) {
+        $real mean = 0;
+        for (int o = 0; o < n; ++o) mean += y[o] * jacobian[o * n_in + k];
+        for (int o = 0; o < n; ++o) {
+            jacobian[o * n_in + k] = y[o] * (jacobian[o * n_in + k] - mean);
+        }
+    }
+}
+"""
+# Of raw outputs: their derivatives are sorted with them.
+LINK_SLOPES["sorted"] = """
+static void $sorted_slopes($real *z, $real *jacobian, int n, int n_in)
+{
+    for (int i = 1; i < n; ++i) {
+        for (int j = i; j > 0 && z[j] < z[j - 1]; --j) {
+            $real *row = jacobian + j * n_in, kept = z[j];
+            z[j] = z[j - 1];
+            z[j - 1] = kept;
+            for (int k = 0; k < n_in; ++k) {
+                kept = row[k];
+                row[k] = row[k - n_in];
+                row[k - n_in] = kept;
+            }
+        }
+    }
+}
+"""
+ROWS = """
+void $predict_rows(size_t n, const $real *x, $real *y)
+{
+    for (size_t i = 0; i < n; ++i) $predict(x + i * $INPUTS, y + i * $OUTPUTS);
+}
+"""
+CLASS = """
+int $class(const $real x[$INPUTS])
+{
+    $real y[$OUTPUTS];
+    int best = 0;
+    $predict(x, y);
+    for (int j = 1; j < $CLASSES; ++j) best = y[j] > y[best] ? j : best;
+    return best;
+}
+"""
+TESTS = """
+#if defined($TEST) || defined($TEST_MAIN)
+static const $real $test_x[] = {@X};
+static const $real $test_y[] = {@Y};
+
+int $self_test($real tolerance)
+{
+    int failures = 0;
+    for (int i = 0; i < @N; ++i) {
+        $real y[$OUTPUTS];
+        $predict($test_x + i * $INPUTS, y);
+        for (int j = 0; j < $OUTPUTS; ++j) {
+            const $real expected = $test_y[i * $OUTPUTS + j];
+            const $real difference = y[j] < expected ? expected - y[j] : y[j] - expected;
+            const $real size = expected < 0 ? -expected : expected;
+            /* What is below the smallest normal number is 0 in fastmlp. NaN is a failure. */
+            failures += !(difference <= tolerance * (1 + size) + @TINY);
+        }
+    }
+    return failures;
+}
+#endif
+"""
+END = """
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif /* $IMPLEMENTATION */
+"""
+MAIN = """
+#ifdef $TEST_MAIN
+#include <stdio.h>
+int main(void)
+{
+    const int failures = $self_test(@TOLERANCE);
+    printf("%d failures of %d\\n", failures, @N * $OUTPUTS);
+    return failures > 0;
+}
+#endif
+"""

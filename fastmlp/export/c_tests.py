@@ -1,0 +1,73 @@
+"""The tests in a C file: rows, a model's predictions of them, and a program that compares."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.export.c_rules import literal
+from fastmlp.export.c_template import MAIN, TESTS
+from fastmlp.validation import frames
+
+Array = NDArray[Any]
+# Of predictions without fused multiply-adds, or of a net in another precision: relative to 1 + |y|.
+TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
+
+
+def numbers(array: Array) -> str:
+    """The numbers of an array in C, some to a line."""
+    texts = [literal(number).strip("()") for number in array.ravel()]
+    lines = [", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8)]
+    return "".join(f"\n    {line}," for line in lines) + "\n"
+
+
+def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
+    """The first n rows of an array or a table; without data, as many rows of normal numbers.
+
+    Raises
+    ------
+    ValueError
+        If the data have another shape, or are not finite.
+    """
+    if data is None:
+        return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
+    whole = (
+        frames.numbers(data, np.dtype(dtype), who, "test_data") if frames.is_frame(data) else data
+    )
+    rows: Array = np.asarray(whole, dtype)[:n]
+    if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
+        raise ValueError(
+            f"{who}: test_data must have shape (n_rows, {n_features}), got {np.shape(data)}"
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{who}: test_data must be finite")
+    return rows
+
+
+def tests_of(model: Any, rows: Array, scalar: Any, *, exact: bool) -> tuple[str, str]:
+    """The self-test with its rows and predictions, and the program that runs it.
+
+    `exact`: with fused multiply-adds the numbers are the model's, to the bit.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows without names of columns
+        predict = model.predict_proba if hasattr(model, "classes_") else model.predict
+        # Twice: the members' mean of one row alone NumPy sums in another order.
+        predictions = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
+    loose = literal(scalar(TOLERANCES[scalar if exact else np.float32]))
+    filled = {
+        "@X": numbers(rows.astype(scalar)),
+        "@Y": numbers(predictions.astype(scalar)),
+        "@N": str(len(rows)),
+        "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}" if exact else loose,
+        "@TINY": literal(np.finfo(scalar).tiny),
+    }
+    return replaced(TESTS, filled), replaced(MAIN, filled)
+
+
+def replaced(template: str, filled: dict[str, str]) -> str:
+    """A template with its places filled."""
+    for place, text in filled.items():
+        template = template.replace(place, text)
+    return template

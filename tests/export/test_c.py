@@ -1,0 +1,352 @@
+"""C files: they compile without a warning, test themselves, and predict as their models do."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+from sklearn.model_selection import PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastmlp import (
+    MLP,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+    Quantile,
+    fold,
+    to_c,
+)
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.export.c_tests import TOLERANCES
+from fastmlp.rules import activations, elementary
+from fastmlp.rules.elementary import exp, expm1, sqrt
+
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Wshadow", "-Werror"]
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
+# Losses with their number of outputs, for each link; None: any output activation.
+LOSSES: list[tuple[Any, int]] = [
+    ("mse", 2),
+    ("binary_cross_entropy", 1),
+    ("cross_entropy", 4),
+    ("poisson", 2),
+    ("gaussian_nll", 4),
+    (Quantile([0.1, 0.5, 0.9]), 3),
+]
+WIDTHS = (1, 3, 8, 17, 33)
+
+
+def drawn(seed: int, activation: Any, dtype: Any) -> MLP:
+    """A net of an activation and a dtype: loss, depth, widths and parameters are drawn."""
+    rng = np.random.default_rng(seed)
+    loss, n_outputs = LOSSES[seed % len(LOSSES)]
+    hidden = rng.choice(WIDTHS, rng.integers(1, 4)).tolist()
+    output = activation if loss == "mse" else None
+    net = MLP(
+        (int(rng.integers(1, 10)), *hidden, n_outputs),
+        activation=activation, output_activation=output, loss=loss, dtype=dtype, seed=seed,
+    )  # fmt: skip
+    net.parameters[:] = rng.normal(size=net.parameters.size)
+    return net
+
+
+KINDS = [(name, dtype) for name in activations.RULES for dtype in ("float32", "float64")]
+NETS = {f"net{i}": drawn(i, *kind) for i, kind in enumerate(KINDS)}
+FEW = ["net4", "net11", "net15"]
+
+
+def built(
+    folder: Path, texts: Mapping[str, str], flags: Sequence[str], compiler: str = "gcc"
+) -> ctypes.CDLL:
+    """A shared library of several C files, which stand in one program."""
+    program = []
+    for prefix, text in texts.items():
+        (folder / f"{prefix}.h").write_text(text)
+        defines = (f"#define {prefix.upper()}_{word}" for word in ("IMPLEMENTATION", "TEST"))
+        program += [*defines, f'#include "{prefix}.h"']
+    (folder / "all.c").write_text("\n".join(program) + "\n")
+    command = [compiler, *WARNINGS, *flags, "-shared", "-fPIC", "all.c", "-o", "all.so", "-lm"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "all.so"))
+
+
+def pointer(array: Any) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def predictions(library: ctypes.CDLL, prefix: str, rows: Any, n_outputs: int) -> Any:
+    out = np.empty((len(rows), n_outputs), rows.dtype)
+    library[f"{prefix}_predict_rows"](ctypes.c_size_t(len(rows)), pointer(rows), pointer(out))
+    return out
+
+
+def failures(library: ctypes.CDLL, prefix: str, dtype: Any, tolerance: float = 0) -> int:
+    kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
+    return int(library[f"{prefix}_self_test"](kind(tolerance)))
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.parametrize("names", [FEW, list(NETS)], ids=["few", "every"])
+@pytest.mark.parametrize("flags", ["-std=c99 -O1", "-x c++ -std=c++17 -O3"])
+def test_predictions_have_the_bits_of_the_net(names: Any, flags: str, tmp_path: Path) -> None:
+    texts = {name: to_c(NETS[name], prefix=name) for name in names}
+    library = built(tmp_path, texts, [*flags.split(), "-march=native"])
+    for name in names:
+        net, dtype = NETS[name], NETS[name].dtype
+        rows = np.random.default_rng(1).normal(0, 3, (9, net.layer_sizes[0])).astype(dtype)
+        expected, got = net.predict(rows), predictions(library, name, rows, net.layer_sizes[-1])
+        # What is below the smallest normal number is 0 in fastmlp.
+        got[np.abs(got) < np.finfo(dtype).tiny] = 0
+        np.testing.assert_array_equal(got, expected, name)
+        assert failures(library, name, dtype) == 0
+
+
+@needs_gcc
+@needs_compiler
+def test_without_fused_multiply_adds(tmp_path: Path) -> None:
+    texts = {name: to_c(net, prefix=name) for name, net in NETS.items()}
+    library = built(tmp_path, texts, ["-std=c99", "-O2"])
+    for name, net in NETS.items():
+        assert failures(library, name, net.dtype, TOLERANCES[net.dtype.type]) == 0
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.parametrize("name", list(NETS)[::7])
+def test_a_file_alone_is_a_program_that_sanitizers_pass(name: str, tmp_path: Path) -> None:
+    to_c(NETS[name], tmp_path / "net.h", gradient=True)
+    flags = ["-O0", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    command = ["gcc", *WARNINGS, *flags, "-DMODEL_TEST_MAIN", "-x", "c", "net.h", "-o", "net"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    printed = subprocess.check_output([tmp_path / "net"], text=True)
+    assert printed == f"0 failures of {10 * NETS[name].layer_sizes[-1]}\n"
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
+    texts = {name: to_c(net, prefix=name) for name, net in NETS.items()}
+    excepted = (
+        "float-equal",
+        "padded",
+        "declaration-after-statement",
+        "unused-macros",
+        "used-but-marked-unused",
+    )
+    flags = ["-Weverything", *(f"-Wno-{word}" for word in excepted), "-O3", "-march=native"]
+    library = built(tmp_path, texts, [*flags, "-Wno-missing-variable-declarations"], "clang")
+    for name, net in NETS.items():
+        assert failures(library, name, net.dtype) == 0
+
+
+@needs_gcc
+def test_no_call_of_a_library_and_no_state(tmp_path: Path) -> None:
+    (tmp_path / "net.h").write_text(to_c(NETS["net9"], prefix="net", tests=0))
+    command = ["gcc", "-O0", "-DNET_IMPLEMENTATION", "-x", "c", "-c", "net.h", "-o", "net.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    symbols = subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
+    assert {line.split()[-2] for line in symbols.splitlines()} <= {*"tTrR"}
+    done = subprocess.run([*command, "-Ofast"], cwd=tmp_path, capture_output=True, text=True)
+    assert "compile it without -ffast-math" in done.stderr
+    exact = ["-D__FLT_EVAL_METHOD__=2", "-U__FLT_EVAL_METHOD__"][::-1]
+    done = subprocess.run([*command, *exact], cwd=tmp_path, capture_output=True, text=True)
+    assert "compile it with -msse2" in done.stderr
+
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 3))
+FIT: dict[str, Any] = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0, "tol": 0}
+THREE = np.array(["a*/", 'b"?\\\n', "größe $real"])[np.digitize(X[:, 0], [-0.5, 0.5])]
+RARE = np.array(["a"] * 57 + ["b"] * 2 + ["c"])
+SEARCH: dict[str, Any] = {
+    "param_grid": {"alpha": [0.1, 1.0]},
+    "cv": PredefinedSplit(np.arange(60) % 2),
+}
+MODELS: dict[str, Any] = {
+    "number": lambda: MLPRegressor(**FIT).fit(X, X[:, 0]),
+    "numbers": lambda: MLPEnsembleRegressor(**FIT, n_members=3).fit(X.astype("f"), X[:, 0]),
+    "search": lambda: MLPSearchCV(MLPRegressor(**FIT), **SEARCH).fit(X, X[:, :2]),
+    "two": lambda: MLPClassifier(**FIT).fit(X.astype("f"), X[:, 0] > 0),
+    "three": lambda: MLPClassifier(**FIT).fit(X, THREE),
+    "lone": lambda: MLPClassifier(**FIT).fit(X, np.zeros(60, int)),
+    "labels": lambda: MLPClassifier(**FIT).fit(X, (X[:, :2] > 0).astype(int)),
+    "rare": lambda: MLPEnsembleClassifier(**FIT, n_members=5, bootstrap=True).fit(X, RARE),
+    "apart": lambda: (
+        MLP((3, 4, 3), loss="binary_cross_entropy")
+        .as_estimator(random_state=0, epochs=2)
+        .fit(X, THREE)
+    ),
+    "folded": lambda: fold(make_pipeline(StandardScaler(), MLPRegressor(**FIT)).fit(X, X[:, 0])),
+}
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_every_model(tmp_path: Path) -> None:
+    models = {name: make() for name, make in MODELS.items()}
+    texts = {name: to_c(model, prefix=name, test_data=X) for name, model in models.items()}
+    library = built(tmp_path, texts, ["-std=c99", "-O1", "-march=native"])
+    for name, model in models.items():
+        classes = getattr(model, "classes_", None)
+        dtype = np.float32 if "const float x" in texts[name] else np.float64
+        rows = X.astype(dtype)
+        expected = model.predict(rows) if classes is None else model.predict_proba(rows)
+        expected = expected.reshape(len(rows), -1)
+        np.testing.assert_array_equal(
+            predictions(library, name, rows, expected.shape[1]), expected.astype(dtype), name
+        )
+        assert failures(library, name, dtype) == 0
+        if classes is not None and name != "labels":
+            places = [library[f"{name}_class"](pointer(row)) for row in rows]
+            assert (classes[places] == model.predict(rows)).all()
+            strings = (ctypes.c_char_p * len(classes)).in_dll(library, f"{name}_class_names")
+            assert [(text or b"").decode() for text in strings] == [str(label) for label in classes]
+    assert "_class(" not in texts["labels"]
+
+
+def plain(z: Any) -> Any:
+    """Python's numbers make float64 of it."""
+    return (2 * z if z > 0 else 0.5 * expm1(z * 2)), (2 if z > 0 else exp(z * 2))
+
+
+@njit
+def helper(z: Any, scale: Any) -> Any:
+    return exp(min(z, scale)) * sqrt(abs(z)), abs(z)
+
+
+def built_of_others(z: Any) -> Any:
+    value, slope = helper(z, type(z)(1.25))
+    for _ in range(2):
+        value = value - elementary.tanh(value) / type(z)(3)
+    return value, slope
+
+
+def branch(z: Any) -> Any:
+    if z > 0:
+        return z, 1
+    return 0, 0
+
+
+def of_numpy(z: Any) -> Any:
+    return np.sin(z), np.cos(z)
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:MLP. the slope of the activation")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations_of_ones_own(dtype: Any, tmp_path: Path) -> None:
+    net = MLP((2, 9, 9, 1), activation=[plain, built_of_others], dtype=dtype, seed=0)
+    library = built(tmp_path, {"net": to_c(net, prefix="net")}, ["-O1", "-march=native"])
+    assert failures(library, "net", net.dtype) == 0
+
+
+@pytest.mark.parametrize("rule", [branch, of_numpy, lambda z: (z, 1)])
+def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
+    with pytest.raises(
+        NotImplementedError, match=f"to_c: the activation '{rule.__name__}' is more"
+    ):
+        to_c(MLP((2, 3, 1), activation=rule))
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
+    names = ["linear", *(f"net{2 * i + 1}" for i in range(len(LOSSES)))]
+    models: dict[str, Any] = {name: NETS.get(name) for name in names}
+    models["linear"] = MLP((3, 2), output_activation="tanh", dtype="float64", seed=0)
+    models |= {name: MODELS[name]() for name in ("number", "rare")}
+    for i, (loss, n) in enumerate(LOSSES):
+        models[f"link{i}"] = net = MLP(
+            (3, 7, n), activation="tanh", loss=loss, dtype="float64", seed=i
+        )
+        net.parameters[:] = np.random.default_rng(i).normal(size=net.parameters.size)
+    texts = {name: to_c(model, prefix=name, gradient=True) for name, model in models.items()}
+    library = built(tmp_path, texts, ["-std=c99", "-O1"])
+    for name, model in models.items():
+        predict = getattr(model, "predict_proba", model.predict)
+        n = model.layer_sizes[0] if isinstance(model, MLP) else 3
+        rows, step = np.random.default_rng(2).normal(size=(5, n)), 1e-6 * np.eye(n)
+        for row in rows:
+            up, down = (predict(row + sign * step).reshape(n, -1) for sign in (1, -1))
+            y, jacobian = np.empty(up.shape[1]), np.empty(up.shape[::-1])
+            library[f"{name}_gradient"](pointer(row), pointer(y), pointer(jacobian))
+            np.testing.assert_allclose(y, predict(row[None]).ravel(), 1e-12, 1e-12)
+            scale = 1 + np.abs(jacobian).max()
+            np.testing.assert_allclose(
+                jacobian, (up - down).T / 2e-6, 0, 1e-6 * scale, err_msg=name
+            )
+
+
+def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(tmp_path: Path) -> None:
+    net = MLP((2, 3, 1), seed=0)
+    net.feature_names = ["a*/b", "c\nd"]
+    path = tmp_path / "net.c"
+    assert to_c(net, path) == path.read_text() == to_c(net, str(path))
+    assert "inputs:\n       0: a* /b\n       1: c\\nd\n" in path.read_text()
+    assert "#define MODEL_IMPLEMENTATION\n" in path.read_text()
+    assert "_TEST" not in to_c(net, tests=0).replace("MODEL_TEST_MAIN", "")
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.h"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        to_c(MLP((2, 3, 1), seed=0), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "other"), [("float32", "float64"), ("float64", "float32")])
+def test_another_precision(dtype: Any, other: Any, tmp_path: Path) -> None:
+    net = MLP((2, 9, 1), activation="tanh", dtype=dtype, seed=0)
+    text = to_c(net, prefix="net", dtype=other, test_data=[[0.1, 0.2]] * 3)
+    library = built(tmp_path, {"net": text}, ["-O1"])
+    assert failures(library, "net", np.dtype(other), 1e-5) == 0
+
+
+broken = MLP((2, 3, 1), seed=0)
+broken.parameters[0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "kind", "words"),
+    [
+        (broken, {}, ValueError, "to_c: a parameter is not finite"),
+        (MLP((1000, 999, 1)), {}, ValueError, "has 1000999 parameters, and a C file holds"),
+        (NETS["net0"], {"prefix": "1a"}, ValueError, "prefix must begin a name in C, .*, got '1a'"),
+        (NETS["net0"], {"prefix": 3}, ValueError, "got 3"),
+        (NETS["net0"], {"tests": -1}, ValueError, "to_c: tests must be an integer of 0 or more"),
+        (NETS["net0"], {"dtype": "float16"}, ValueError, "to_c: unknown dtype 'float16'"),
+        (NETS["net0"], {"gradient": 1}, TypeError, "to_c: gradient must be True or False"),
+        (NETS["net0"], {"path": 1}, TypeError, "to_c: path must be a path"),
+        (NETS["net0"], {"test_data": [1.0]}, ValueError, r"test_data must have shape \(n_rows, "),
+        (NETS["net0"], {"name": "a"}, TypeError, "unexpected keyword argument 'name'"),
+        (make_pipeline(StandardScaler()), {}, TypeError, re.escape("fastmlp.fold(model)")),
+    ],
+)  # fmt: skip
+def test_what_is_refused(model: Any, options: Any, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        to_c(model, **options)

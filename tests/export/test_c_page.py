@@ -1,0 +1,80 @@
+"""The page on C files: its programs compile, run, and predict as the net."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastmlp.cli.main import main
+from fastmlp.compiler.jit import INTERPRETED
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-to-c.md"
+# JavaScript that predicts the rows of a file.
+NODE = """
+const fs = require("fs");
+const rows = fs.readFileSync("rows.txt", "utf8").trim().split("\\n");
+load(fs.readFileSync("net.wasm")).then((predict) => {
+    for (const row of rows) console.log(predict(row.split(" ").map(Number)));
+});
+"""
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(start: str) -> list[tuple[str, str]]:
+    """Commands of the page, and what they print."""
+    pairs = [block.removeprefix("$ ").partition("\n")[::2] for block in blocks("console")]
+    return [(command, printed) for command, printed in pairs if command.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the page's code writes."""
+    folder = tmp_path_factory.mktemp("page")
+    with contextlib.chdir(folder):
+        exec(compile(blocks("python")[0], PAGE.name, "exec"), {})
+    program, web = blocks("c")
+    (folder / "main.c").write_text(program)
+    (folder / "web.c").write_text(web)
+    return folder
+
+
+def output(command: str, folder: Path) -> str:
+    return subprocess.check_output(command, shell=True, cwd=folder, text=True)
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_programs_predict_as_the_net(folder: Path) -> None:
+    (test, printed), (program, _) = commands("cc ")
+    assert output(test, folder) == printed
+    numbers = np.array(output(program, folder).split(), np.float32)
+    np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-6)
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="clang for wasm32 is not installed")
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_browsers_module_predicts_as_the_net(folder: Path) -> None:
+    ((build, _),) = commands("clang ")
+    output(build, folder)
+    (folder / "predict.js").write_text(blocks("javascript")[0] + NODE)
+    numbers = np.array(output("node predict.js", folder).split(), float)
+    np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-5)
+
+
+@needs_compiler
+def test_the_command_writes_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    ((command, _),) = commands("fastmlp ")
+    assert main(shlex.split(command)[1:]) == 0
+    assert os.path.getsize("model.h") > 10_000
