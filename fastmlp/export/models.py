@@ -14,7 +14,7 @@ Completion = Literal["none", "complement", "sum"]
 Kind = Literal["net", "regressor", "classifier"]
 
 
-class Member(NamedTuple):
+class MemberNet(NamedTuple):
     """One net of a model.
 
     Attributes
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     columns: NDArray[np.intp]
 
 
-class Parts(NamedTuple):
+class ModelParts(NamedTuple):
     """A model whose predictions are the mean of its members'.
 
     Attributes
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
     """
 
     kind: Kind
-    members: tuple[Member, ...]
+    members: tuple[MemberNet, ...]
     completion: Completion
     n_features: int
     n_outputs: int
@@ -90,7 +90,7 @@ def is_a(value: Any, kind: str, package: str) -> bool:
     )
 
 
-def parts_of(model: Any, who: str) -> Parts:
+def parts_of(model: Any, who: str) -> ModelParts:
     """The parts of a fitted model; of a search, those of its best estimator.
 
     Parameters
@@ -120,19 +120,19 @@ def parts_of(model: Any, who: str) -> Parts:
     kind: Kind = "net" if isinstance(model, MLP) else "regressor"
     kind = kind if labels is None else "classifier"
     if labels is None or has_several_labels(leaves[0]):
-        members = tuple(Member(net, np.arange(n_outputs)) for net in nets)
-        return Parts(kind, members, "none", n_features, n_outputs, None, names)
+        members = tuple(MemberNet(net, np.arange(n_outputs)) for net in nets)
+        return ModelParts(kind, members, "none", n_features, n_outputs, None, names)
     alone = leaves[0] is model
     # A classifier of one class has two columns; an ensemble of such has one.
     n_outputs = max(len(labels), 2) if alone else len(labels)
     members = tuple(
-        Member(net, np.arange(n_outputs)) if alone else _of_ensemble(leaf, net, labels)
+        MemberNet(net, np.arange(n_outputs)) if alone else _of_ensemble(leaf, net, labels)
         for leaf, net in zip(leaves, nets, strict=True)
     )
     # One class against all others: as many sigmoid outputs, whose sum is another than 1.
     against_all = not hasattr(leaves[0], "_label_binarizer") and leaves[0]._loss().link == "sigmoid"
     completion: Completion = "sum" if against_all and len(labels) > 2 else "complement"
-    return Parts(kind, members, completion, n_features, n_outputs, labels, names)
+    return ModelParts(kind, members, completion, n_features, n_outputs, labels, names)
 
 
 def has_several_labels(classifier: Any) -> bool:
@@ -142,10 +142,10 @@ def has_several_labels(classifier: Any) -> bool:
     return bool(getattr(classifier, "_has_several_labels", False))
 
 
-def _of_ensemble(classifier: Any, net: MLP, labels: Array) -> Member:
+def _of_ensemble(classifier: Any, net: MLP, labels: Array) -> MemberNet:
     """A member whose sample may lack some of the labels."""
     columns = np.searchsorted(labels, classifier.classes_)
-    return Member(None if len(columns) == 1 else net, columns)
+    return MemberNet(None if len(columns) == 1 else net, columns)
 
 
 def _error(model: Any, who: str) -> Exception:

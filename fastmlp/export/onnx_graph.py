@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.export.models import Parts
+from fastmlp.export.models import ModelParts
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
 from fastmlp.network.summary import name_of
@@ -103,7 +103,7 @@ class Graph:
         indices = self.constant(np.asarray(columns, np.int64), self.kinds.INT64)
         return self.node("Gather", [values, indices], axis=1)
 
-    def predictions(self, rows: str, parts: Parts) -> str:
+    def predictions(self, rows: str, parts: ModelParts) -> str:
         """Add the nets of a model; return the name of its predictions, (n_rows, n_outputs)."""
         values = self.node("Cast", [rows], to=self.kind)
         outputs, certain = [], np.zeros(parts.n_outputs)
@@ -124,7 +124,7 @@ class Graph:
         total = self.node("Sum", outputs)
         return self.node("Div", [total, self.constant([float(n)], self.kind)])
 
-    def _completed(self, values: str, net: MLP, parts: Parts) -> str:
+    def _completed(self, values: str, net: MLP, parts: ModelParts) -> str:
         if parts.completion == "complement" and net.layer_sizes[-1] == 1:
             first = self.node("Sub", [self.constant([1.0], self.kind), values])
             return self.node("Concat", [first, values], axis=1)

@@ -9,10 +9,10 @@ from sklearn.preprocessing import StandardScaler
 from small_models import CASES, MODELS, TARGETS, X
 
 from fastmlp import MLP, MLPRegressor
-from fastmlp.export.models import Parts, parts_of
+from fastmlp.export.models import ModelParts, parts_of
 
 
-def by_parts(parts: Parts, rows: Any) -> Any:
+def by_parts(parts: ModelParts, rows: Any) -> Any:
     total = np.zeros((len(parts.members), len(rows), parts.n_outputs))
     for (net, columns), of_member in zip(parts.members, total, strict=True):
         if net is None:
