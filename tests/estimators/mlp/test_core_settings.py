@@ -1,5 +1,6 @@
 """Dropout and noise, averages and mixed precision as settings of the estimators."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
     assert same(model, clone(model).fit(X, LABELS))
     early = clone(model).set_params(early_stopping=True, validation_fraction=0.3).fit(X, LABELS)
     assert early.score(X, LABELS) > 0.5
+
+
+@needs_compiler
+def test_an_average_that_began_anew_goes_on_in_a_pickle() -> None:
+    model = clone(AVERAGED).set_params(average=EMA(0.9), pickle_state=True).fit(X, LABELS)
+    model.coefs_[0][0, 0] = 3.0
+    model.partial_fit(X, LABELS)
+    other = pickle.loads(pickle.dumps(model))
+    assert same(model.partial_fit(X, LABELS), other.partial_fit(X, LABELS))
 
 
 # --- mixed precision ---
