@@ -17,7 +17,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     layers_of,
     part_of,
     rows_of_part,
-    signed,
 )
 from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
@@ -54,7 +53,7 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]
             below = layers_of(net)[i - 1]
-            panels = panels_of_part(signed(part), n_parts, below.n_panels)
+            panels = panels_of_part(part, n_parts, below.n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
                 backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)))
@@ -73,7 +72,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
             layers = layers_of(net)
-            panels = panels_of_part(signed(part), n_parts, layers[i].n_panels)
+            panels = panels_of_part(part, n_parts, layers[i].n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             inputs = inputs_of(net, i)
             middle = net.middle if i + 1 == net.split_layer else 0
@@ -97,7 +96,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     def gather_rows(team: int, nets: Sequence[Net], n_parts: int) -> None:
         for part in prange(n_parts):
             net = nets[0]
-            begin, stop = rows_of_part(net, signed(part), n_parts)
+            begin, stop = rows_of_part(net, part, n_parts)
             for start in range(begin, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
                 gather(net, net.inputs, (start, n), start, (0, net.n_in))
@@ -106,7 +105,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     def finish_rows(team: int, nets: Sequence[Net], n_parts: int, mode: int) -> None:
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]
-            begin, stop = rows_of_part(net, signed(part), n_parts)
+            begin, stop = rows_of_part(net, part, n_parts)
             for start in range(begin, stop, ROW_BLOCK):
                 finish(net, (start, min(ROW_BLOCK, stop - start)), start, mode, thread_number())
             restored(flush)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outputs
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import (
     BLOCK,
@@ -306,7 +306,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
-            layers, (low, stop) = layers_of(net), rows_of_part(net, signed(part), n_parts)
+            layers, (low, stop) = layers_of(net), rows_of_part(net, part, n_parts)
             # A transposed output layer is computed by `finish`.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
             for start in range(low, stop, ROW_BLOCK):

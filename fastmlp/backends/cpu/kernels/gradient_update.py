@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
-from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import (
     FEATURES,
@@ -340,7 +340,7 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
             scratch = Scratch(g, values, streams)
             control = Control(n_rows, more, ends, apply, split)
             tiles = records_at(net.tiles, net.n_tiles, Tile)
-            first, last = part_of(signed(part), n_parts, net.n_tiles)
+            first, last = part_of(part, n_parts, net.n_tiles)
             for t in range(first, last):
                 if tiles[t].first < tiles[t].last:
                     update_tile(net, t, tiles[t], control, scratch)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
 from fastmlp.backends.cpu.plan.plan import Plan
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net, address
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
@@ -44,7 +44,7 @@ def microbatches(scalar: Scalar) -> Kernel:
     size = np.dtype(scalar).itemsize
 
     @njit
-    def differentiate(net: Net, i: int, thread: int) -> None:
+    def differentiate(net: Net, i: Any, thread: int) -> None:
         """Compute the gradient of microbatch i with the thread's replica of the net."""
         replica = row(net.replicas, thread + 1, np.int64)[thread]
         copy, batch = record_at(replica, Net), record_at(net.batch, Batch)
@@ -63,7 +63,7 @@ def microbatches(scalar: Scalar) -> Kernel:
     def differentiate_all(team: int, nets: Sequence[Net], n: int) -> None:
         for i in prange(n):
             flush = flushed()
-            differentiate(nets[0], signed(i), thread_number())
+            differentiate(nets[0], np.int64(i), thread_number())
             restored(flush)
 
     def enter(team: int, net: int) -> None:

@@ -18,7 +18,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     layers_of,
     n_strips_of,
     part_of,
-    signed,
 )
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Net
@@ -86,7 +85,7 @@ def split_k(scalar: Scalar) -> Kernel:
             flush, z, net = flushed(), stack(z_bytes), nets[0]
             n_rows = record_at(net.batch, Batch).n_rows
             n_strips = n_strips_of(n_rows)
-            first, last = part_of(signed(part), n_parts, 2 * n_strips)
+            first, last = part_of(part, n_parts, 2 * n_strips)
             for half in range(2):
                 begin = max(first - half * n_strips, 0) * STRIP_ROWS
                 end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, n_rows)
