@@ -86,7 +86,7 @@ def to_c(
             f"{WHO}: a {type(model).__name__} encodes its columns; C files hold nets of numbers"
         )
     # They load Numba.
-    from fastmlp.export.c_source import Source
+    from fastmlp.export.c_source import CText
     from fastmlp.export.c_tests import rows_for, tests_of
 
     parts = parts_of(model, WHO)
@@ -109,7 +109,7 @@ def to_c(
         raise ValueError(f"{WHO}: a parameter is not finite")
     kind = np.result_type(np.float32, *(net.dtype for net in parts.nets))
     scalar = kind.type if dtype is None else DTYPES[dtype]
-    source = Source(parts, scalar, prefix, gradient=gradient)
+    source = CText(parts, scalar, prefix, gradient=gradient)
     test = ("", "")
     if tests:
         # Numbers of the lower precision are the same in both.

@@ -23,13 +23,13 @@ from fastmlp.compiler.source import definition_of, names_of
 
 Scalar = type[np.floating[Any]]
 C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
-# Those that C++ writes in words too, and Python's name of the method.
+# From a method of Python to the sign in C.
 OPERATIONS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 NAME = re.compile(r"\bt\d+\b")
 
 
-class Condition(NamedTuple):
+class Comparison(NamedTuple):
     """A relation that the C program decides."""
 
     text: str
@@ -64,10 +64,10 @@ def _operation(sign: str, a: Any, b: Any) -> Any:
     return code.put(kind, f"{code.text(a, kind)} {sign} {code.text(b, kind)}")
 
 
-def _relation(sign: str, a: Any, b: Any) -> Condition:
+def _relation(sign: str, a: Any, b: Any) -> Comparison:
     # A constant that is exact in the symbol's precision, as 0 is, widens nothing.
     kind = a.kind if not isinstance(b, Symbol) and a.kind(b) == b else common(a, b)
-    return Condition(f"({a.code.text(a, kind)} {sign} {a.code.text(b, kind)})")
+    return Comparison(f"({a.code.text(a, kind)} {sign} {a.code.text(b, kind)})")
 
 
 for _name, _sign in OPERATIONS.items():
@@ -167,7 +167,7 @@ class Code:
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         """One of two numbers, or of two tuples of numbers."""
-        if not isinstance(condition, Condition):
+        if not isinstance(condition, Comparison):
             return a if condition else b
         if isinstance(a, tuple):
             return tuple(map(partial(self.where, condition), a, b))

@@ -24,7 +24,7 @@ from fastmlp.validation.suggestions import count
 PLACE = re.compile(r"\$(\$|\w+)")
 
 
-class Source:
+class CText:
     """The parts of the text of a C file, in its order.
 
     Attributes
