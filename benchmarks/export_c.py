@@ -25,7 +25,8 @@ NETS: list[tuple[tuple[int, ...], ActivationName]] = [
 ]
 # Of the compiler, and how many times emlearn's time is to be over fastmlp's.
 OPTIONS = {"-O3 -march=native": 6, "-O2": 2}
-TURNS, CALLS = 200, 2_000
+# Short turns: where other programs run, a long one is interrupted.
+TURNS, CALLS = 3_000, 128
 
 PROGRAM = """\
 #define _POSIX_C_SOURCE 199309L

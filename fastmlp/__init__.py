@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
     from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
-    from fastmlp.export.c_source import to_c
+    from fastmlp.export.c_file import to_c
     from fastmlp.export.fold import fold
     from fastmlp.export.onnx import to_onnx
     from fastmlp.many.fit_many import fit_many
@@ -114,7 +114,7 @@ _ROOMS = {
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
     "save": "saving",
-    "to_c": "export.c_source",
+    "to_c": "export.c_file",
     "to_onnx": "export.onnx",
 }
 

@@ -23,7 +23,7 @@ from fastmlp.compiler.source import definition_of, names_of
 
 Scalar = type[np.floating[Any]]
 C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
-# Those that C++ writes in words too, and Python's name of the method.
+# From a method of Python to the sign in C.
 OPERATIONS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 NAME = re.compile(r"\bt\d+\b")

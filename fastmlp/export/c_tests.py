@@ -48,13 +48,25 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
 def tests_of(model: Any, rows: Array, scalar: Any, *, exact: bool) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
-    `exact`: with fused multiply-adds the numbers are the model's, to the bit.
+    `exact`: with fused multiply-adds the numbers are the model's, to the bit. Rows are left out
+    whose predictions are not finite.
+
+    Raises
+    ------
+    ValueError
+        If no row is left.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rows without names of columns
         predict = model.predict_proba if hasattr(model, "classes_") else model.predict
         # Twice: the members' mean of one row alone NumPy sums in another order.
         predictions = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
+    finite = np.isfinite(predictions).all(axis=1)
+    if not finite.any():
+        raise ValueError(
+            "to_c: no prediction of the test rows is finite: give test_data, or tests=0"
+        )
+    rows, predictions = rows[finite], predictions[finite]
     loose = literal(scalar(TOLERANCES[scalar if exact else np.float32]))
     filled = {
         "@X": numbers(rows.astype(scalar)),

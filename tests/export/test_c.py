@@ -4,6 +4,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,16 @@ def test_another_precision(dtype: Any, other: Any, tmp_path: Path) -> None:
     text = to_c(net, prefix="net", dtype=other, test_data=[[0.1, 0.2]] * 3)
     library = built(tmp_path, {"net": text}, ["-O1"])
     assert failures(library, "net", np.dtype(other), 1e-5) == 0
+
+
+def test_rows_without_finite_predictions_are_left_out() -> None:
+    net = MLP((1, 2), loss="poisson", seed=0)
+    net.parameters[:] = [1, 1, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "i < 2; ++i" in to_c(net, test_data=[[1], [1000], [2]])
+        with pytest.raises(ValueError, match="to_c: no prediction of the test rows is finite"):
+            to_c(net, test_data=[[1000]])
 
 
 broken = MLP((2, 3, 1), seed=0)
