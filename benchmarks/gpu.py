@@ -203,10 +203,10 @@ def together(load: Load) -> Callable[[int], None]:
     """A function that trains many nets for n epochs in one launch, their data on the device."""
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
-    from fastmlp.backends.cuda.kernels.arguments import Rows
+    from fastmlp.backends.cuda.kernels.arguments import Samples
     from fastmlp.backends.cuda.training.batched_fits import Group
-    from fastmlp.backends.cuda.training.batched_member import Member
-    from fastmlp.backends.protocol import Outcome
+    from fastmlp.backends.cuda.training.batched_member import BatchedMember
+    from fastmlp.backends.protocol import MemberOutcome
 
     card, members = card_of(0), []
     for seed in range(load.n_nets):
@@ -214,10 +214,12 @@ def together(load: Load) -> Callable[[int], None]:
         engine, state = core_of(net)
         slots, generator = engine.slots(state), state.generator
         assert generator is not None
-        members.append(Member(engine.network, state.parameters, slots, state.optimizer, generator))
-    outcomes = [Outcome(0) for _ in members]
+        members.append(
+            BatchedMember(engine.network, state.parameters, slots, state.optimizer, generator)
+        )
+    outcomes = [MemberOutcome(0) for _ in members]
     with card.current():
-        rows = Rows(*(to_device(card, table) for table in load.data()))
+        rows = Samples(*(to_device(card, table) for table in load.data()))
         group = Group(card, members, outcomes, rows, load.batch)
 
     def run(n_epochs: int) -> None:

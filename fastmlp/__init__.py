@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export.c_file import to_c
     from fastmlp.export.fold import fold
+    from fastmlp.export.onnx import to_onnx
     from fastmlp.many.fit_many import fit_many
     from fastmlp.saving import load, save
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
@@ -93,6 +94,7 @@ __all__ = [
     "predict_parquet",
     "save",
     "to_c",
+    "to_onnx",
 ]
 
 # Not in __all__: a star would load scikit-learn, or fail where there is none.
@@ -113,6 +115,7 @@ _ROOMS = {
     "predict_parquet": "data.outputs",
     "save": "saving",
     "to_c": "export.c_file",
+    "to_onnx": "export.onnx",
 }
 
 

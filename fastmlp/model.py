@@ -18,7 +18,7 @@ from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_settings as rates_of_layers
-from fastmlp.network import resolve, spec
+from fastmlp.network import monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import (
@@ -43,7 +43,6 @@ from fastmlp.rules.dropout import Rate
 from fastmlp.rules.links import LinkName
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
-from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
@@ -118,6 +117,10 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         losses; predictions too, unless `predict` is asked for others. It needs dtype="float32", and
         halves the time of wide nets on processors with AVX512-BF16. None: products are those of
         `dtype`.
+    monotonic_cst : sequence of -1, 0 and 1, one per input, optional
+        Predictions do not fall as an input of 1 rises, and do not rise with one of -1; each with
+        the others as they are. Its activations must rise; with "relu", "leaky_relu" and "identity"
+        the order holds to the last digit, with others but for rounding.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
@@ -193,6 +196,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         input_noise: "Rate" = 0.0,
         dtype: "DType" = "float32",
         compute_dtype: "ComputeDTypes | None" = None,
+        monotonic_cst: "Sequence[int] | None" = None,
         seed: "Seed | None" = None,
         n_threads: int | None = None,
         device: str = "cpu",
@@ -204,8 +208,10 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
         computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
         network = network._replace(layer_rates=factors, dropout=drawn)
-        self._network = network._replace(compute_dtype=computed)
+        signs = monotone.signs_of(monotonic_cst, network)
+        self._network = network._replace(compute_dtype=computed, signs=signs)
         rule = resolve.optimizer(optimizer)
+        monotone.check_optimizer(rule, signs)
         self._device = resolve.device(device)
         devices.require(self._device)
         self._engine: Engine[Any] | None = None
@@ -233,6 +239,11 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """The dtype that training rounds operands of products to: of wide layers, or one per layer;
         or None."""
         return self._network.compute_dtype
+
+    @property
+    def monotonic_cst(self) -> tuple[int, ...] | None:
+        """For each input 1 if predictions rise with it, -1 if they fall, or 0; None: all are 0."""
+        return self._network.signs or None
 
     @property
     def device(self) -> str:
@@ -264,6 +275,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
     @optimizer.setter
     def optimizer(self, setting: OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(setting), self._state
+        monotone.check_optimizer(optimizer, self._network.signs)
         with state.lock.training("MLP.optimizer"):
             if optimizer.rule is not state.optimizer.rule:
                 state.restart()
@@ -496,8 +508,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
             buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
-                if checkpoint is not None:
-                    request.keep(CheckpointFile(checkpoint, self._network, state), state)
+                request.keep(self._network, state)
                 loop.fit(engine, state, request, buffered)
             return request.history
 

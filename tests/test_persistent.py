@@ -3,12 +3,12 @@
 import copy
 import json
 import struct
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fitting import in_threads
 from loss_cases import SETTINGS, cube, descent, fourth
 
 import fastmlp
@@ -405,15 +405,6 @@ def test_a_checkpoint_of_every_released_format_resumes(tmp_path: Path) -> None:
 def test_two_threads_may_save_one_net(path: Path) -> None:
     net = MLP((30, 100, 1), seed=0)
 
-    def save_often() -> None:
-        for _ in range(20):
-            net.save(path)
-
-    threads = [threading.Thread(target=save_often)] * 1
-    threads += [threading.Thread(target=save_often)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda i: [net.save(path) for _ in range(20)], 2)
     assert MLP.load(path).parameters.tobytes() == net.parameters.tobytes()
     assert [each.name for each in path.parent.iterdir()] == [path.name]

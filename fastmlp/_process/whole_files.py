@@ -32,8 +32,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
     with _naming(path, temporary):
-        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
         try:
+            # Inside: an interrupt may come as soon as the file exists.
+            descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
             with os.fdopen(descriptor, "wb") as file:
                 if mode is not None:
                     os.chmod(temporary, mode)  # bits that the umask took

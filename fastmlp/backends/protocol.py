@@ -322,7 +322,7 @@ class Engine(Protocol[P]):
 
 
 @dataclass
-class Outcome:
+class MemberOutcome:
     """The result of one net of a group that trains in one launch.
 
     Attributes
@@ -349,7 +349,7 @@ class GroupEngine(Engine[P], Protocol):
     def train_group(
         self,
         members: Sequence[tuple[Any, NetState, Data]],
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[MemberOutcome],
         *,
         epochs: int,
         batch_size: int,

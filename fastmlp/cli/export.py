@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 from fastmlp.cli.options import Parser, UsageError, at_least
 
 # The function of fastmlp that writes files of an ending; its keywords are the options that it has.
-WRITERS = {".h": "to_c", ".c": "to_c"}
+WRITERS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
 class ExportSettings(NamedTuple):
-    """The keywords of `to_c`, which are options, and their defaults."""
+    """The keywords of `WRITERS`, which are options, and their defaults."""
 
     prefix: str = "model"
     tests: int = 10
     test_data: Any = None
     dtype: str | None = None
     gradient: bool = False
+    opset: int = 17
 
 
 def add_export(export: Parser) -> None:
@@ -27,20 +28,22 @@ def add_export(export: Parser) -> None:
     default = ExportSettings()
     export.description = (
         "Write a model of fastmlp.save as C source without dependencies, which tests itself: "
-        "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out"
+        "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out; or as an ONNX graph, for its runtimes"
     )
     add = export.add_argument
-    add("model", metavar="MODEL", help="a file of fastmlp.save: a net, an estimator, an ensemble")
+    add("model", metavar="MODEL", help="a file of fastmlp.save: a net or an estimator")
     add("output", metavar="OUT", help=f"a file to write: {', '.join(WRITERS)}")
-    prefix = f"the start of all names in it; default: {default.prefix}"
+    prefix = f"of C: the start of all names in it; default: {default.prefix}"
     add("--prefix", default=default.prefix, metavar="NAME", help=prefix)
-    tests = f"rows that it tests itself on; 0 for none; default: {default.tests}"
+    tests = f"of C: rows that it tests itself on; 0 for none; default: {default.tests}"
     add("--tests", type=_count, default=default.tests, metavar="N", help=tests)
-    data = "a table of such rows: the first are taken; default: normal numbers"
+    data = "of C: a table of such rows: the first are taken; default: normal numbers"
     add("--test-data", metavar="FILE", help=data)
-    dtype = "precision of its numbers; default: the model's"
+    dtype = "precision of its numbers; default: the model's, of ONNX float32"
     add("--dtype", choices=("float32", "float64"), help=dtype)
-    add("--gradient", action="store_true", help="derivatives with respect to inputs too")
+    add("--gradient", action="store_true", help="of C: derivatives with respect to inputs too")
+    opset = f"of ONNX: the version of its operators; default: {default.opset}"
+    add("--opset", type=_count, default=default.opset, metavar="N", help=opset)
     add("--force", action="store_true", help="overwrite OUT")
 
 
@@ -60,7 +63,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments, inspect.signature(writer).parameters, ending)
     with telling():
         model = fastmlp.load(arguments.model)
-        if settings.get("test_data") is not None and arguments.tests:
+        if "test_data" in settings and arguments.tests:
             data = data_of([arguments.test_data], "export")
             batches = batches_of(data, names_of_model(model), arguments.tests, "export")
             settings["test_data"] = next(batches).rows
@@ -68,13 +71,14 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:
-    """The options that a writer has; others must have their defaults."""
+    """The options of a writer that have other values than their defaults; others have none."""
     settings = {}
     for name, default in ExportSettings()._asdict().items():
         value = getattr(arguments, name)
-        if name in known:
-            settings[name] = value
-        elif value != default:
+        if value == default:
+            continue
+        settings[name] = value
+        if name not in known:
             raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
     return settings
 

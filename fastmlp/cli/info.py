@@ -85,10 +85,9 @@ def _cpu() -> str:
 def _vector_features() -> str:
     """Return the features that Numba compiles for, those that the kernels use."""
     # Numba's default: none of NUMBA_CPU_NAME=generic, else the host's, whatever the name.
-    if (given := numba.config.CPU_FEATURES) is not None:
-        return (
-            " ".join(name for name in VECTOR_FEATURES if f"+{name}" in given.split(",")) or "none"
-        )
+    if (features := numba.config.CPU_FEATURES) is not None:
+        switched_on = [name for name in VECTOR_FEATURES if f"+{name}" in features.split(",")]
+        return " ".join(switched_on) or "none"
     try:
         features = llvmlite.binding.get_host_cpu_features()
     except RuntimeError:

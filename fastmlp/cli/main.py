@@ -240,7 +240,7 @@ COMMANDS = {
     "show": Subcommand(
         "print what a model was trained on, and its layers", add_show, _on_tables("show")
     ),
-    "export": Subcommand("write a model as C source", add_export, run_export),
+    "export": Subcommand("write a model as C source or an ONNX graph", add_export, run_export),
     "forecast": Subcommand(
         "what one net would take on several machines", add_forecast, run_forecast
     ),

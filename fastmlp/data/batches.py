@@ -217,7 +217,7 @@ def batches_of(X: Any, names: validation.Names, rows: int, who: str) -> Iterator
         None if names is None or source_names is None else _order(tuple(source_names), names, who)
     )
     for piece in blocks_of(X, who):
-        content = validation.named(piece.content, names, who)[0]
+        content = validation.selected(piece.content, names, who)
         for part in _slices(content, rows):
             yield PredictBatch(part if order is None else np.take(part, order, axis=1), piece.name)
 
@@ -269,7 +269,7 @@ class Choice:
                 raise ValueError(f"{who}: there are several columns of the name {name!r}")
         # Of all files; without names of features they are those of the first.
         self.features = self.features or [name for name in schema.names if name not in kept]
-        validation.named(schema.empty_table(), tuple(self.features), who)
+        validation.selected(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
         all_names = list(dict.fromkeys([*self.features, *kept]))
         return ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)

@@ -99,7 +99,7 @@ class Blocks:
         >>> Blocks.from_arrays([[1.0], [2.0], [3.0]], [1, 2, 3], rows=2)
         Blocks(3 rows in 2 blocks, seed=0)
         """
-        return cls._of(X, y, sample_weight, (rows, seed), "Blocks.from_arrays")
+        return cls._of((X, y, sample_weight), rows, seed, "Blocks.from_arrays")
 
     @classmethod
     @explained
@@ -131,7 +131,7 @@ class Blocks:
         >>> Blocks.from_memmap(np.load(path, mmap_mode="r"), np.zeros(1000), rows=200)
         Blocks(1000 rows in 5 blocks, seed=0)
         """
-        return cls._of(X, y, sample_weight, (rows, seed), "Blocks.from_memmap", of_files=True)
+        return cls._of((X, y, sample_weight), rows, seed, "Blocks.from_memmap", of_files=True)
 
     @classmethod
     @explained
@@ -244,11 +244,11 @@ class Blocks:
 
     @classmethod
     def _of(
-        cls, X: Any, y: Any, sample_weight: Any, how: Any, who: str, *, of_files: bool = False
+        cls, arrays: tuple[Any, Any, Any], rows: Any, seed: Any, who: str, *, of_files: bool = False
     ) -> Self:
-        rows, seed = scalars.positive_integer(who, "rows", how[0]), seed_of(how[1], who)
-        named = {"X": X, "y": y, "sample_weight": sample_weight}
-        columns = {name: array for name, array in named.items() if array is not None}
+        rows, seed, X = scalars.positive_integer(who, "rows", rows), seed_of(seed, who), arrays[0]
+        named = zip(("X", "y", "sample_weight"), arrays, strict=True)
+        columns = {name: array for name, array in named if array is not None}
         for name, array in columns.items():
             if not hasattr(array, "__len__") or not hasattr(array, "__getitem__"):
                 raise TypeError(f"{who}: {name} must be an array, got {type(array).__name__}")

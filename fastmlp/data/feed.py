@@ -391,7 +391,6 @@ def feed_of(
     steps = reading.steps_per_epoch
     if steps is not None:
         scalars.positive_integer(who, "steps_per_epoch", steps)
-    X = tabled(X, y, reading.target, who)
     # An iterator beside y is meant as an array.
     if not has_blocks(X) and (y is not None or not is_source(X)):
         _check_arrays(X, y, reading, who)
@@ -427,8 +426,8 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
             "stream with steps_per_epoch may have no end: give a mapping, such as {0: 1.0, 1: 5.0}"
         )
     if hasattr(X, "__next__") and reading.epochs > 1 and reading.steps_per_epoch is None:
-        its = getattr(X, "__name__", None)
-        named = f", as {its} without brackets," if its and its != "<genexpr>" else ""
+        name = getattr(X, "__name__", "<genexpr>")
+        named = "" if name == "<genexpr>" else f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
             f"{who}: {kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} or "

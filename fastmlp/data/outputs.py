@@ -65,7 +65,7 @@ class PredictionColumns:
         self._link = getattr(model, "_link", None)
         self._several: bool | None = None
         compute_dtype = form.compute_dtype
-        self._how = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
+        self._dtypes = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
 
     def __call__(self, batch: PredictBatch) -> ArraysByName:
         """Return the columns by their names."""
@@ -75,13 +75,13 @@ class PredictionColumns:
         if batch.kept is not None and not batch.rows.num_rows:
             # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
             rows, n = _zeros_like(batch.rows), 0
-        how: Any = {"named": self._named, "who": self._who}
-        columns = predicted(self._columns, batch._replace(rows=rows), **how)
+        batch = batch._replace(rows=rows)
+        columns = predicted(self._columns, batch, named=self._named, who=self._who)
         return {name: values[:n] for name, values in columns.items()}
 
     def _of_table(self, batch: PredictBatch) -> ArraysByName:
         where = f"{self._who}: {batch.where}"
-        answers, probabilities = self._model.answers_of(batch.rows, where, **self._how)
+        answers, probabilities = self._model.answers_of(batch.rows, where, **self._dtypes)
         if probabilities is None:
             return {self._output: answers}
         return self._with_probabilities(answers, probabilities, self._model.classes_)
@@ -90,7 +90,7 @@ class PredictionColumns:
         model = self._model
         if hasattr(model, "predict_proba"):
             return self._of_classifier(rows)
-        values = model.predict(rows, **self._how)
+        values = model.predict(rows, **self._dtypes)
         n_outputs = 1 if values.ndim == 1 else values.shape[1]
         if self._link == "softmax":
             return self._of_classes(values, np.arange(n_outputs))

@@ -32,7 +32,6 @@ class Reading:
     steps_per_epoch : steps after which an epoch ends; None: at the end of the source
     class_weight : mapping of classes to numbers, or None
     validation_split : must be None
-    target : the columns of y, where the source is files or a table
     """
 
     epochs: int
@@ -42,7 +41,6 @@ class Reading:
     steps_per_epoch: int | None = None
     class_weight: Any = None
     validation_split: Any = None
-    target: Any = None
 
     @property
     def rows_per_epoch(self) -> int | None:

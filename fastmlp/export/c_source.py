@@ -12,7 +12,7 @@ from fastmlp.compiler.coefficients import magic
 from fastmlp.export import c_template
 from fastmlp.export.c_rules import C_TYPES, literal, loop_of
 from fastmlp.export.c_tests import numbers, replaced
-from fastmlp.export.models import Member, Parts
+from fastmlp.export.models import MemberNet, ModelParts
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.summary import name_of
@@ -33,7 +33,7 @@ class CText:
     stack : bytes of numbers that a prediction has on the stack
     """
 
-    def __init__(self, parts: Parts, scalar: Any, prefix: str, *, gradient: bool) -> None:
+    def __init__(self, parts: ModelParts, scalar: Any, prefix: str, *, gradient: bool) -> None:
         self.parts, self.scalar, self.prefix, self.gradient = parts, scalar, prefix, gradient
         self.size, self.stack = np.dtype(scalar).itemsize, 0
         self.names: dict[Any, str] = {}
@@ -170,7 +170,7 @@ class CText:
             lines.append(f"for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] /= {n};")
         return _function(head, lines)
 
-    def _added(self, i: int, member: Member, call: str, *, gradient: bool) -> list[str]:
+    def _added(self, i: int, member: MemberNet, call: str, *, gradient: bool) -> list[str]:
         """The statements that add a member's completed predictions to the sums."""
         columns = member.columns.tolist()
         if member.net is None:

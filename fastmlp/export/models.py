@@ -11,9 +11,10 @@ Array = NDArray[Any]
 # What becomes of a net's predictions: they stay; a single probability p becomes 1 - p and p, and
 # several stay; each is divided by the sum of its row.
 Completion = Literal["none", "complement", "sum"]
+Kind = Literal["net", "regressor", "classifier"]
 
 
-class Member(NamedTuple):
+class MemberNet(NamedTuple):
     """One net of a model.
 
     Attributes
@@ -29,11 +30,12 @@ class Member(NamedTuple):
     columns: NDArray[np.intp]
 
 
-class Parts(NamedTuple):
+class ModelParts(NamedTuple):
     """A model whose predictions are the mean of its members'.
 
     Attributes
     ----------
+    kind : "net", "regressor" or "classifier"
     members : of at least one net
     completion : of each member's predictions
     n_features : int, inputs of each net
@@ -43,7 +45,8 @@ class Parts(NamedTuple):
     feature_names : of the columns, or none
     """
 
-    members: tuple[Member, ...]
+    kind: Kind
+    members: tuple[MemberNet, ...]
     completion: Completion
     n_features: int
     n_outputs: int
@@ -87,7 +90,7 @@ def is_a(value: Any, kind: str, package: str) -> bool:
     )
 
 
-def parts_of(model: Any, who: str) -> Parts:
+def parts_of(model: Any, who: str) -> ModelParts:
     """The parts of a fitted model; of a search, those of its best estimator.
 
     Parameters
@@ -114,20 +117,22 @@ def parts_of(model: Any, who: str) -> Parts:
     else:
         names = tuple(getattr(model, "feature_names_in_", ()))
     labels: Array | None = getattr(model, "classes_", None)
+    kind: Kind = "net" if isinstance(model, MLP) else "regressor"
+    kind = kind if labels is None else "classifier"
     if labels is None or has_several_labels(leaves[0]):
-        members = tuple(Member(net, np.arange(n_outputs)) for net in nets)
-        return Parts(members, "none", n_features, n_outputs, None, names)
+        members = tuple(MemberNet(net, np.arange(n_outputs)) for net in nets)
+        return ModelParts(kind, members, "none", n_features, n_outputs, None, names)
     alone = leaves[0] is model
     # A classifier of one class has two columns; an ensemble of such has one.
     n_outputs = max(len(labels), 2) if alone else len(labels)
     members = tuple(
-        Member(net, np.arange(n_outputs)) if alone else _of_ensemble(leaf, net, labels)
+        MemberNet(net, np.arange(n_outputs)) if alone else _of_ensemble(leaf, net, labels)
         for leaf, net in zip(leaves, nets, strict=True)
     )
     # One class against all others: as many sigmoid outputs, whose sum is another than 1.
     against_all = not hasattr(leaves[0], "_label_binarizer") and leaves[0]._loss().link == "sigmoid"
     completion: Completion = "sum" if against_all and len(labels) > 2 else "complement"
-    return Parts(members, completion, n_features, n_outputs, labels, names)
+    return ModelParts(kind, members, completion, n_features, n_outputs, labels, names)
 
 
 def has_several_labels(classifier: Any) -> bool:
@@ -137,10 +142,10 @@ def has_several_labels(classifier: Any) -> bool:
     return bool(getattr(classifier, "_has_several_labels", False))
 
 
-def _of_ensemble(classifier: Any, net: MLP, labels: Array) -> Member:
+def _of_ensemble(classifier: Any, net: MLP, labels: Array) -> MemberNet:
     """A member whose sample may lack some of the labels."""
     columns = np.searchsorted(labels, classifier.classes_)
-    return Member(None if len(columns) == 1 else net, columns)
+    return MemberNet(None if len(columns) == 1 else net, columns)
 
 
 def _error(model: Any, who: str) -> Exception:

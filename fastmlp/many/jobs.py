@@ -32,7 +32,6 @@ class NetJob(NamedTuple):
 
     Attributes
     ----------
-    core : Core, the net's engine and state
     data, held_out : Data, to train and to validate on; held_out may be None
     batch_size : no more than there are rows
     names : of the columns of X, or None
@@ -40,13 +39,17 @@ class NetJob(NamedTuple):
     """
 
     net: MLP
-    core: Core
     data: Data
     held_out: Data | None
     epochs: int
     batch_size: int
     names: validation.Names
     number: int
+
+    @property
+    def core(self) -> Core:
+        """The net's engine and state; a copy in another process makes an engine of its own."""
+        return core_of(self.net)
 
     @property
     def cost(self) -> float:
@@ -97,7 +100,7 @@ def jobs_of(
     numbered = _numbered(validation_rows, "validation_rows", n)
     each_held_out = [_index(index, shared, i, "validation_rows") for i, index in numbered]
     jobs = []
-    for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
+    for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
         for part in parts if each_held_out[i] is not None else parts[:1]:
             if part.mass == 0:
@@ -106,7 +109,7 @@ def jobs_of(
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(each_batch_size[i], data.n_rows)
-        jobs.append(NetJob(net, core, data, validated, each_epochs[i], batch, each_names[i], i))
+        jobs.append(NetJob(net, data, validated, each_epochs[i], batch, each_names[i], i))
     return jobs
 
 
@@ -128,9 +131,9 @@ class Shared:
     """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
-        validation.warn_of_forgotten(X, WHO)
-        self._x, self._y = validation.named(X, None, WHO)[0], y
-        self._made: dict[Any, Any] = {}
+        own = validation.named(X, None, WHO, warns=True)
+        self._x, self._y = own[0], y
+        self._made: dict[Any, Any] = {("named", None): own}
         # Objects known by their id must stay alive.
         self._kept: list[Any] = []
 
@@ -142,7 +145,9 @@ class Shared:
     def data(self, core: Core, weight: Any, who: str) -> tuple[Data, validation.Names]:
         """Return all rows, in the form and on the device of a net, and the names of its columns."""
         self._kept.append(weight)
-        x, names = validation.named(self._x, core.state.feature_names, who)
+        known = core.state.feature_names
+        select = partial(validation.named, self._x, known, who)
+        x, names = self.memo(("named", known), select)
         own = None if x is self._x else names
 
         def memo(key: Any, make: Callable[[], Any]) -> Any:
@@ -273,10 +278,10 @@ def jobs_over(
     raw = RawRows(*rows, None, validation_data)
     feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
     assert feed is not None
-    per_net = zip(nets, cores, epochs, batches, strict=True)
+    per_net = zip(nets, epochs, batches, strict=True)
     jobs = [
-        NetJob(net, core, data, held_out, n_epochs, min(size, data.n_rows), names, i)
-        for i, (net, core, n_epochs, size) in enumerate(per_net)
+        NetJob(net, data, held_out, n_epochs, min(size, data.n_rows), names, i)
+        for i, (net, n_epochs, size) in enumerate(per_net)
     ]
     return jobs, feed
 

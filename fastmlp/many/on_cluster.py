@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from fastmlp._process.task_pool import Outcome
-from fastmlp.backends.protocol import Data
 from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.many.jobs import WHO, NetJob, jobs_over, who
 from fastmlp.many.training import CallOutcomes, locked, trained
-from fastmlp.model import MLP, core_of
 from fastmlp.training.bar import Bar
 from fastmlp.training.options import FitOptions
-from fastmlp.validation import Names
 from fastmlp.validation.expanded import Expanded
 
 # What training does not change, or changes nowhere but here.
@@ -29,28 +26,11 @@ class Files(NamedTuple):
     validation_data: Any
 
 
-class Parcel(NamedTuple):
-    """A net and its job, as they are pickled for a worker; see `NetJob`."""
-
-    net: MLP
-    data: Data | None
-    held_out: Data | None
-    epochs: int
-    batch_size: int
-    names: Names
-    number: int
-
-    def job(self) -> NetJob:
-        """Return the job; called in a thread of the pool, for in one of Dask's the net's engine
-        would have one task's share of the threads."""
-        return NetJob(self.net, core_of(self.net), cast(Data, self.data), *self[2:])
-
-
-def train_parcels(
-    options: FitOptions, files: Files | None, parcels: list[Parcel]
+def train_jobs(
+    options: FitOptions, files: Files | None, jobs: list[NetJob]
 ) -> list[tuple[Outcome, dict[str, Any]]]:
     """Train the nets of a group; return each one's outcome, and its state but for `STAYS`."""
-    jobs, feed = _unpacked(parcels, files, options)
+    jobs, feed = _with_rows(jobs, files, options)
     with locked(jobs):
         ended = trained(jobs, options, None, None, feed)
     results = []
@@ -61,17 +41,16 @@ def train_parcels(
     return results
 
 
-def _unpacked(
-    parcels: list[Parcel], files: Files | None, options: FitOptions
+def _with_rows(
+    jobs: list[NetJob], files: Files | None, options: FitOptions
 ) -> tuple[list[NetJob], Feed | None]:
-    """The jobs of parcels, and the feed of their files."""
+    """The jobs, of files with their rows, and the feed of the files."""
     if files is None:
-        return [parcel.job() for parcel in parcels], None
-    sizes = [parcel.epochs for parcel in parcels], [parcel.batch_size for parcel in parcels]
-    nets = [parcel.net for parcel in parcels]
-    jobs, feed = jobs_over(nets, (files.path, None), files.validation_data, options, sizes)
-    numbered = zip(jobs, parcels, strict=True)
-    return [job._replace(number=parcel.number) for job, parcel in numbered], feed
+        return jobs, None
+    sizes = [job.epochs for job in jobs], [job.batch_size for job in jobs]
+    nets = [job.net for job in jobs]
+    whole, feed = jobs_over(nets, (files.path, None), files.validation_data, options, sizes)
+    return [new._replace(number=job.number) for new, job in zip(whole, jobs, strict=True)], feed
 
 
 def files_of(path: Any, validation_data: Any) -> Files:
@@ -107,8 +86,10 @@ def trained_on(
     files: Files | None,
 ) -> CallOutcomes:
     """Train all nets, which are locked, on the workers of a cluster."""
-    work = partial(train_parcels, options, files)
-    parcels, costs = [_parcel(job, files) for job in jobs], [job.cost for job in jobs]
+    work, costs = partial(train_jobs, options, files), [job.cost for job in jobs]
+    # Rows of files are read by the workers.
+    none: Any = {"data": None, "held_out": None}
+    parcels = [job._replace(**none) for job in jobs] if files else jobs
     outcomes: dict[int, Outcome] = {}
 
     def done(number: int, result: tuple[Outcome, dict[str, Any]]) -> None:
@@ -129,12 +110,6 @@ def trained_on(
             error.add_note(f"{len(outcomes)} of {len(jobs)} nets were done")
             raise
     return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], cluster.interrupted)
-
-
-def _parcel(job: NetJob, files: Files | None) -> Parcel:
-    """Return a net with its rows; those of files are read by the worker."""
-    data, held_out = (None, None) if files else (job.data, job.held_out)
-    return Parcel(job.net, data, held_out, *job[4:])
 
 
 def _arrays(jobs: Sequence[NetJob]) -> list[Any]:

@@ -12,8 +12,7 @@ import numpy as np
 from fastmlp._process import task_pool, warnings
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import warn
-from fastmlp.backends import protocol
-from fastmlp.backends.protocol import GroupEngine
+from fastmlp.backends.protocol import GroupEngine, MemberOutcome
 from fastmlp.data.feed import Feed
 from fastmlp.many.jobs import WHO, NetJob, SharedFeed, who
 from fastmlp.training import loop
@@ -100,7 +99,7 @@ class GpuQueue:
     def _train_together(self, places: list[int]) -> None:
         jobs = [self._jobs[i] for i in places]
         first_steps = [job.core.state.n_steps for job in jobs]
-        outcomes = [protocol.Outcome(n_steps) for n_steps in first_steps]
+        outcomes = [MemberOutcome(n_steps) for n_steps in first_steps]
         try:
             _group_engine(jobs[0]).train_group(
                 [(*job.core, job.data) for job in jobs],
@@ -115,7 +114,7 @@ class GpuQueue:
                 if outcome.seconds:
                     self._conclude(i, first_step, outcome)
 
-    def _conclude(self, i: int, first_step: int, outcome: protocol.Outcome) -> None:
+    def _conclude(self, i: int, first_step: int, outcome: MemberOutcome) -> None:
         """Record the history that the net's own fit would have."""
         job, history = self._jobs[i], History(seconds=outcome.seconds)
         with warnings.collected() as warned:

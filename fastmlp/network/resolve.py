@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
+from fastmlp.network import monotone
 from fastmlp.network.own_rules import check_function, own_rule
 from fastmlp.network.spec import OWNER, Layout, Network, make_layout
 from fastmlp.network.state import NetState
@@ -75,6 +76,8 @@ def initial_state(
     rules = initializer(rule, network.activations)
     for initialize, weights in zip(rules, state.weights, strict=True):
         initial_weights(initialize, generator, weights)
+    if network.signs:
+        monotone.set_first_weights(network, parameters)
     return state
 
 

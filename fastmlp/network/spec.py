@@ -255,6 +255,7 @@ class Network(NamedTuple):
     dropout : rates of dropout and noise in training, or None
     compute_dtype : "bfloat16" if training rounds the operands of wide layers' products; of which
         layers, if layers are named; or None
+    signs : of each input 1 if predictions rise with it, -1 if they fall, else 0; empty: all are 0
     """
 
     layout: Layout
@@ -267,6 +268,7 @@ class Network(NamedTuple):
     trainable: tuple[bool, ...] = ()
     dropout: Dropout | None = None
     compute_dtype: Computed = None
+    signs: tuple[int, ...] = ()
 
     @property
     def factors(self) -> tuple[Factors, ...]:

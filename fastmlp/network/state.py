@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.network.spec import Layout, bias_views, weight_views
+from fastmlp.network import monotone
+from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer, average_start, is_averaged, lag_of
 
@@ -117,9 +118,14 @@ class NetState:
         with self.lock.parameters:
             publish(np.ascontiguousarray(parameters, self.parameters.dtype), self.parameters)
 
+    def bound(self, network: Network) -> None:
+        """Set weights whose signs are not those of the network's constraints to 0."""
+        if network.signs:
+            self.assign(monotone.bounded(self.parameters, monotone.codes_of(network)))
+
     def select(self, X: Any, who: str) -> Any:
         """Return the columns of X by the net's names, in its order; an array as it is."""
-        return validation.named(X, self.feature_names, who)[0]
+        return validation.selected(X, self.feature_names, who)
 
     def slots(self) -> Array | None:
         """Return a copy of the optimizer's state, shape (n_slots, n_parameters).

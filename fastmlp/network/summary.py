@@ -47,6 +47,7 @@ class Description(NamedTuple):
         rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
         rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
         computed = f", compute_dtype={network.compute_dtype!r}" if network.compute_dtype else ""
+        computed += f", monotonic_cst={network.signs!r}" if network.signs else ""
         return (
             f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
             f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "

@@ -98,8 +98,8 @@ class CheckpointFile:
         with self.refusing():
             settings = {**content.header, **_settings(content, fit)}
             settings["optimizer"] = codec.completed(settings["optimizer"])
-        names_added = ("layer_rates", "trainable", "compute_dtype", *model_state.DROPOUT)
-        added = dict.fromkeys(names_added)
+        names_added = ("layer_rates", "trainable", "compute_dtype", "monotonic_cst")
+        added = dict.fromkeys((*names_added, *model_state.DROPOUT))
         expected = {**added, **model_state.header_of(state_now), **fit}
         # A file of an earlier version has none.
         settings.setdefault("feature_names", expected.get("feature_names"))

@@ -77,10 +77,16 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """Decode a loss; the constructor of one with settings checks them."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
+    made: Loss = _made(spelled, loss_settings.KINDS, "loss")
+    return made
+
+
+def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
+    """An object of one of these classes, from its name and its settings."""
     settings = dict(spelled)
     name = settings.pop("name")
-    scalars.known("file", "loss", name, loss_settings.KINDS)
-    return loss_settings.KINDS[name](**settings)
+    scalars.known("file", kind, name, kinds)
+    return kinds[name](**settings)
 
 
 def of_optimizer(optimizer: Optimizer) -> Any:
@@ -88,7 +94,7 @@ def of_optimizer(optimizer: Optimizer) -> Any:
     names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
     if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
         return of_rule(optimizer, {})
-    settings = {name: _setting(value) for name, value in optimizer.settings().items()}
+    settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
 
 
@@ -100,7 +106,7 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
     settings = dict(spelled)
     name = settings.pop("name")
     scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
-    settings["learning_rate"] = _schedule_from(settings["learning_rate"], own, MAX_DEPTH)
+    settings["learning_rate"] = rate_from(settings["learning_rate"], own)
     if "average" in settings:
         settings["average"] = average_from(settings["average"])
     if name != CUSTOM:
@@ -119,56 +125,33 @@ def completed(spelled: Any) -> Any:
     known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
     added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
-    return settings | {f.name: _setting(f.default) for f in added}
+    return settings | {f.name: of_setting(f.default) for f in added}
 
 
-def of_rate(rate: Any) -> Any:
-    """Encode a number, a schedule, or an average."""
-    return _setting(rate)
-
-
-def rate_from(spelled: Any, own: Own) -> Any:
-    """Decode a number, or a schedule; the caller checks a number."""
-    return _schedule_from(spelled, own, MAX_DEPTH)
-
-
-def _settings(thing: Any) -> dict[str, Any]:
-    return {field.name: _setting(getattr(thing, field.name)) for field in fields(thing)}
-
-
-def _setting(value: Any) -> Any:
+def of_setting(value: Any) -> Any:
+    """Encode a number, numbers, a schedule, or an average."""
     if isinstance(value, tuple):
         return [float(number) for number in value]
-    if type(value) in AVERAGES.values():
-        return {"name": type(value).__name__, **_settings(value)}
-    return _of_schedule(value) if callable(value) else value
-
-
-def _of_schedule(schedule: Any) -> Any:
-    name = type(schedule).__name__
-    if SCHEDULES.get(name) is type(schedule):
-        return {"name": name, **_settings(schedule)}
-    return of_rule(schedule, {})
+    kind = type(value)
+    if kind in (*AVERAGES.values(), *SCHEDULES.values()):
+        settings = {field.name: of_setting(getattr(value, field.name)) for field in fields(value)}
+        return {"name": kind.__name__, **settings}
+    return of_rule(value, {}) if callable(value) else value
 
 
 def average_from(spelled: Any) -> Any:
     """Decode an average; its constructor checks the setting."""
-    settings = dict(spelled)
-    name = settings.pop("name")
-    scalars.known("file", "average", name, AVERAGES)
-    return AVERAGES[name](**settings)
+    return _made(spelled, AVERAGES, "average")
 
 
-def _schedule_from(spelled: Any, own: Own, depth: int) -> Any:
+def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
+    """Decode a number, or a schedule; the caller checks a number."""
     if not isinstance(spelled, dict):
         return spelled
     if "own" in spelled:
         return rule_from(spelled, {}, "schedule", own)
     if depth == 0:
         raise ValueError(f"more than {MAX_DEPTH} schedules in one another")
-    settings = dict(spelled)
-    name = settings.pop("name")
-    scalars.known("file", "schedule", name, SCHEDULES)
-    if "schedule" in settings:
-        settings["schedule"] = _schedule_from(settings["schedule"], own, depth - 1)
-    return SCHEDULES[name](**settings)
+    if "schedule" in spelled:
+        spelled = {**spelled, "schedule": rate_from(spelled["schedule"], own, depth - 1)}
+    return _made(spelled, SCHEDULES, "schedule")

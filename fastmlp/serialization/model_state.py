@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process import random_state
-from fastmlp.network import layer_settings, resolve, spec
+from fastmlp.network import layer_settings, monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
@@ -125,6 +125,7 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         ],
         "dtype": network.dtype.name,
         **_compute_dtype(network),
+        **({"monotonic_cst": list(network.signs)} if network.signs else {}),
         **layer_settings.in_use(network),
         **_dropout(network),
         **names,
@@ -141,7 +142,7 @@ def _dropout(network: Network) -> dict[str, Any]:
     if network.dropout is None:
         return {}
     hidden, *inputs = network.dropout
-    rates = [codec.of_rate(rate) for rate in (*hidden, *inputs)]
+    rates = [codec.of_setting(rate) for rate in (*hidden, *inputs)]
     return dict(zip(DROPOUT, (rates[:-2], *rates[-2:]), strict=True))
 
 
@@ -229,7 +230,7 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
     activation = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(activation, str(header["loss"]), loss)
     dtype = resolve.dtype(header["dtype"])
-    return Network(
+    network = Network(
         layout=make_layout(sizes),
         activations=(*resolve.hidden_activations(hidden, len(sizes) - 2), output),
         loss=loss,
@@ -241,6 +242,7 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         dropout=_dropout_from(header, len(sizes) - 2, own),
         compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
+    return network._replace(signs=monotone.signs_of(header.get("monotonic_cst"), network))
 
 
 def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:

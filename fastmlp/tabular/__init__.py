@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         NoisyQuantile,
         OneHotLevels,
         PiecewiseLinear,
+        RisingSmoothClip,
         RobustSmoothClip,
         TargetStatistics,
     )
@@ -31,6 +32,7 @@ __all__ = [
     "OneHotLevels",
     "Parts",
     "PiecewiseLinear",
+    "RisingSmoothClip",
     "RobustSmoothClip",
     "Schema",
     "TableModel",

@@ -3,14 +3,13 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.serialization.checkpoint_file import CheckpointFile, SavedFit
 from fastmlp.training.history import History, Status
 
 SERIES = ("loss", "validation_loss", "learning_rate")
@@ -45,49 +44,6 @@ class FitSettings(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-class Saved(NamedTuple):
-    """The content of a checkpoint.
-
-    Attributes
-    ----------
-    state : of the net, as `File.capture` returns it
-    facts : numbers and names by name: the settings of the fit, its status and progress
-    series : by name, lists of one number per epoch
-    best : the parameters of the best epoch, if they are to be restored
-    """
-
-    state: Any
-    facts: Mapping[str, Any]
-    series: Mapping[str, Sequence[float]]
-    best: NDArray[Any] | None = None
-
-
-class File(Protocol):
-    """A place for checkpoints: `serialization.checkpoint_file.CheckpointFile`."""
-
-    path: Path
-
-    def capture(self) -> Any:
-        """Return a copy of the net with its current training state."""
-        ...
-
-    def restore(self, state: Any) -> None:
-        """Set the net back to a captured state."""
-        ...
-
-    def write(self, saved: Any) -> None:
-        """Write a checkpoint, with the fields of `Saved`."""
-        ...
-
-    def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> Any:
-        """Return the checkpoint of a fit like this, with the fields of `Saved`, or None."""
-        ...
-
-    def refusing(self) -> AbstractContextManager[None]:
-        """Return a context that turns errors in the file's content into a `FileError`."""
-        ...
-
-
 class Progress(NamedTuple):
     """The progress of a fit at the end of an epoch.
 
@@ -117,15 +73,15 @@ class Checkpoint:
 
     Parameters
     ----------
-    file : File
+    file : CheckpointFile
     every : int or timedelta
         Write after so many epochs, or at the first end of an epoch after so much time.
     fit : FitSettings
     """
 
-    def __init__(self, file: File, every: int | timedelta, fit: FitSettings) -> None:
+    def __init__(self, file: CheckpointFile, every: int | timedelta, fit: FitSettings) -> None:
         self._file, self._every, self._fit = file, every, fit
-        self._pending: Saved | None = None
+        self._pending: SavedFit | None = None
         self._last_epoch, self._last_time = 0, time.monotonic()
 
     def resume(self, *, validated: bool) -> Progress | None:
@@ -176,7 +132,7 @@ class Checkpoint:
         series = {name: list(getattr(history, name)) for name in SERIES}
         for name in self._fit.metrics or ():
             series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
-        self._pending = Saved(self._file.capture(), facts, series, best)
+        self._pending = SavedFit(self._file.capture(), facts, series, best)
         if isinstance(self._every, int):
             return len(history.loss) - self._last_epoch >= self._every
         return time.monotonic() - self._last_time >= self._every.total_seconds()
@@ -197,7 +153,7 @@ class Checkpoint:
         self._pending = None
 
 
-def _progress(saved: Any, fit: FitSettings) -> Progress:
+def _progress(saved: SavedFit, fit: FitSettings) -> Progress:
     """Return the progress of a checkpoint's fit.
 
     Raises

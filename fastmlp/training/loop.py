@@ -112,6 +112,7 @@ def fit(
 
     `buffered` is given if the rows come in buffers.
     """
+    state.bound(engine.network)
     try:
         with task_pool.turn():
             trainer = engine.trainer(

@@ -29,6 +29,7 @@ class FitOptions(Reading):
 
     Attributes
     ----------
+    target : the columns of y, where the source is files or a table
     validated : bool, True if the fit has validation rows
     callbacks : functions of a `Report`
     early_stopping, plateau : settings with a known mode, or None
@@ -43,6 +44,7 @@ class FitOptions(Reading):
     batch_size: int = 1
     shuffle: bool = True
     who: str = "MLP.fit"
+    target: Any = None
     validated: bool = False
     callbacks: tuple[Callback, ...] = ()
     early_stopping: EarlyStopping | None = None

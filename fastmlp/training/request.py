@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from fastmlp._process.task_pool import Stopped
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
+from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.checkpoint import Checkpoint, File, FitSettings, Progress, digest
+from fastmlp.training.checkpoint import Checkpoint, FitSettings, Progress, digest
 from fastmlp.training.history import (
     History,
     Report,
@@ -96,8 +98,8 @@ class FitRequest:
             digests["validation_data"] = _digest(self._held_out)
         return digests
 
-    def keep(self, file: File, state: NetState) -> None:
-        """Write checkpoints of the fit to a file, as the options say, or go on from its checkpoint.
+    def keep(self, network: Network, state: NetState) -> None:
+        """Write checkpoints of the fit, or go on from one, if the options say so.
 
         Raises
         ------
@@ -107,6 +109,9 @@ class FitRequest:
             If the first checkpoint cannot be written.
         """
         options, ranks = self._options, self._ranks
+        if options.checkpoint is None:
+            return
+        file = CheckpointFile(options.checkpoint, network, state)
         settings = {
             **ranks.joined(self._digests()),
             **options.monitors(),
@@ -117,7 +122,7 @@ class FitRequest:
         if so_far is not None:
             self._go_on(so_far)
 
-    def _open(self, file: File, fit: FitSettings, state: NetState) -> Progress | None:
+    def _open(self, file: CheckpointFile, fit: FitSettings, state: NetState) -> Progress | None:
         """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
         options = self._options
         keeper = Checkpoint(file, options.checkpoint_every, fit)

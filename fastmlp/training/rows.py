@@ -83,21 +83,17 @@ def rows_of(
     if validated is not None and is_source(validated):
         convert = Conversion(network, where, None, getattr(validated, "feature_names", None))
         held_out = engine.trusted(*all_rows(opened(validated, where), convert, where))
-    if options.target is not None:
-        options = replace(options, target=None)
     feed = feed_of(X, *rows[1:], network, options, who)
     if feed is None:
-        if names is None:
-            validation.warn_of_forgotten(X, who)
-        X, names = validation.named(X, names, who)
+        X, names = validation.named(X, names, who, warns=True)
         data = engine.data(X, rows[1], rows[2], who)
     else:
         data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
-        if is_source(validated):
+        if held_out is not None:
             _names_of(validated, names, network, where)
     if held_out is None and validated is not None:
         X, y, sample_weight = validation.validation_pair(validated, who)
-        held_out = engine.data(validation.named(X, names, where)[0], y, sample_weight, where)
+        held_out = engine.data(validation.selected(X, names, where), y, sample_weight, where)
     return FitRows(feed, data, held_out, names)
 
 

@@ -82,9 +82,7 @@ class Steps:
             return loss
         who, engine = WHO["batch"], self._engines["batch"]
         self._check(who)
-        if self._state.feature_names is None:
-            validation.warn_of_forgotten(X, who)
-        X, names = validation.named(X, self._state.feature_names, who)
+        X, names = validation.named(X, self._state.feature_names, who, warns=True)
         loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
         self._state.feature_names = names
         return loss

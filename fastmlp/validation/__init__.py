@@ -30,7 +30,7 @@ from fastmlp.validation.fits import (
     validates,
     validation_pair,
 )
-from fastmlp.validation.frames import Names, named, names_given, warn_of_forgotten
+from fastmlp.validation.frames import Names, named, names_given, selected
 
 __all__ = [
     "BALANCED",
@@ -48,6 +48,7 @@ __all__ = [
     "ranks",
     "rates",
     "row_index",
+    "selected",
     "table",
     "targets",
     "unmasked",
@@ -56,6 +57,5 @@ __all__ = [
     "validation_pair",
     "vector",
     "warn_if_not_finite",
-    "warn_of_forgotten",
     "weights",
 ]

@@ -231,10 +231,8 @@ def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None =
     if hasattr(argument, "toarray"):
         form = "expanded" if hasattr(argument, "pieces") else "a sparse matrix"
         raise TypeError(f"{who}: {name} is {form}; use {name}.toarray()")
-    if type(argument) is not np.ndarray:
-        argument = frames.known(argument, who)
-        if frames.is_frame(argument) or frames.is_series(argument):
-            return frames.numbers(argument, kind, who, name)
+    if (numbers := frames.numbers_of(argument, kind, who, name)) is not None:
+        return numbers
     try:
         array = np.asarray(argument)
     except ValueError as error:

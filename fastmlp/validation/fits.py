@@ -166,8 +166,8 @@ def _labels(y: Any, who: str) -> NDArray[np.int64]:
     """Return the class of each row, from labels or one-hot rows."""
     if hasattr(y, "__cuda_array_interface__"):
         raise TypeError(f"{who}: class_weight needs y in the memory of the host, not of the GPU")
-    is_table = frames.is_frame(y) or frames.is_series(y)
-    table = frames.numbers(y, None, who, "y") if is_table else np.asarray(y)
+    numbers = frames.numbers_of(y, None, who, "y")
+    table = np.asarray(y) if numbers is None else numbers
     if table.dtype.kind not in "fiub" or table.ndim not in (1, 2):
         raise TypeError(
             f"{who}: class_weight needs y of class labels, or of one-hot rows, got dtype "

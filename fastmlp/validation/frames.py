@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from importlib import import_module
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from fastmlp.validation.suggestions import count, listed, suggestion
 
 Array = NDArray[Any]
 Names = tuple[str, ...] | None
+Form = Literal["frame", "series", "other"]
 # Rows of all columns that are written at a time: 1.8 ns a number, 2.2 ns by whole columns.
 STRIP = 2048
 MISSING_TYPES = ("NoneType", "NAType", "NaTType")
@@ -54,29 +55,33 @@ def is_series(table: object) -> bool:
     return counts and hasattr(table, "to_numpy") and not is_frame(table)
 
 
-def known(table: Any, who: str) -> Any:
-    """The table; one of another library as Arrow's, if it has an Arrow stream.
+def read(table: Any, who: str) -> tuple[Any, Form]:
+    """The table and its form; one of another library as Arrow's, if it has an Arrow stream.
 
     Raises
     ------
     ImportError
         If that needs pyarrow, and it is not installed.
     """
-    if type(table) is np.ndarray or not hasattr(table, "__arrow_c_stream__"):
-        return table
-    if is_frame(table) or is_series(table):
-        return table
+    if type(table) is np.ndarray:
+        return table, "other"
+    if is_frame(table):
+        return table, "frame"
+    if is_series(table):
+        return table, "series"
+    if not hasattr(table, "__arrow_c_stream__"):
+        return table, "other"
     try:
         pyarrow = import_module("pyarrow")
     except ImportError as error:
         kind = type(table).__name__
         raise ImportError(needs(f"{who}: to read a {kind}", "pyarrow")) from error
-    return pyarrow.table(table)
+    return pyarrow.table(table), "frame"
 
 
-def names_of(table: object) -> Names:
+def names_of(frame: Any) -> Names:
     """Return the names of a frame's columns, if all are strings that differ; else None."""
-    names = _names(table) or []
+    names = _names(frame)
     if not names or not all(isinstance(name, str) for name in names):
         return None
     return tuple(names) if len(set(names)) == len(names) else None
@@ -96,34 +101,60 @@ def require_different(frame: Any, who: str) -> None:
     ValueError
         If two have the same name.
     """
-    names = _names(frame)
-    if names and (twice := repeated(names)):
+    if twice := repeated(_names(frame)):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
 
 
-def warn_of_forgotten(table: object, who: str) -> None:
-    """Warn if several columns have one name: then all are known by their positions."""
-    names = _names(table)
-    if names and (twice := repeated(names)):
-        warning = f"X has several columns of the name {twice}; its columns are known by place"
-        warnings.warn(f"{who}: {warning}: {hints.RENAME}", UserWarning)
-
-
-def named(table: Any, names: Names, who: str) -> tuple[Any, Names]:
+def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[Any, Names]:
     """Return X with the columns of these names, in this order, and the names.
 
-    Without names a frame's own are returned. An array, or another table without names, is
-    returned as it is.
+    Without names a frame's own are returned; if several columns have one name, they are None, and
+    it warns, if that is asked for. An array, or another table without names, is returned as it is.
 
     Raises
     ------
     ValueError
         If a column is missing, or several have its name.
     """
-    if type(table) is np.ndarray:
-        return table, names
-    table = known(table, who)
-    return (table, names_of(table)) if names is None else (_select(table, names, who), names)
+    if names is not None:
+        return selected(table, names, who), names
+    table, form = read(table, who)
+    if form != "frame":
+        return table, None
+    names = names_of(table)
+    if names is None and warns and (twice := repeated(_names(table))):
+        warning = f"X has several columns of the name {twice}; its columns are known by place"
+        warnings.warn(f"{who}: {warning}: {hints.RENAME}", UserWarning)
+    return table, names
+
+
+def selected(table: Any, names: Names, who: str) -> Any:
+    """The columns of these names, in this order; a table without names, or for None, as it is.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or several have its name.
+    """
+    table, form = read(table, who)
+    there = [] if names is None or form != "frame" else _names(table)
+    if names is None or there == [*names] or not any(isinstance(name, str) for name in there):
+        return table
+    missing = [name for name in names if name not in there]
+    if missing:
+        others = [name for name in there if isinstance(name, str) and name not in names]
+        lacking = [_with_suggestion(name, others) for name in missing]
+        more = f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
+        raise ValueError(
+            f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
+            f"{listed(lacking)}{more}"
+        )
+    for name in names:
+        if there.count(name) > 1:
+            raise ValueError(f"{who}: X has {there.count(name)} columns of the name {name!r}")
+    if hasattr(table, "iloc"):
+        return table.iloc[:, [there.index(name) for name in names]]
+    return table.select(list(names))
 
 
 def names_given(argument: object, n_features: int, who: str) -> Names:
@@ -146,38 +177,24 @@ def names_given(argument: object, n_features: int, who: str) -> Names:
     return names
 
 
-def _select(table: Any, names: tuple[str, ...], who: str) -> Any:
-    there = _names(table)
-    if there is None or there == list(names) or not any(isinstance(name, str) for name in there):
-        return table
-    missing = [name for name in names if name not in there]
-    if missing:
-        others = [name for name in there if isinstance(name, str) and name not in names]
-        lacking = [_with_suggestion(name, others) for name in missing]
-        more = f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
-        raise ValueError(
-            f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
-            f"{listed(lacking)}{more}"
-        )
-    for name in names:
-        if there.count(name) > 1:
-            raise ValueError(f"{who}: X has {there.count(name)} columns of the name {name!r}")
-    if hasattr(table, "iloc"):
-        return table.iloc[:, [there.index(name) for name in names]]
-    return table.select(list(names))
-
-
 def _with_suggestion(name: str, others: list[str]) -> str:
     meant = suggestion(name, others).strip(",; ")
     return f"{name!r} ({meant})" if meant else repr(name)
 
 
-def numbers(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array:
-    """Return a frame's numbers, shape (n_rows, n_columns), or those of a series, (n_rows,).
+def numbers_of(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
+    """The numbers of a frame, as of `numbers`, or of a series, (n_rows,); None for all else."""
+    table, form = read(table, who)
+    if form == "series":
+        return _checked([table], [""], table, who, name)[0]
+    return numbers(table, kind, who, name) if form == "frame" else None
+
+
+def numbers(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array:
+    """Return a frame's numbers, shape (n_rows, n_columns).
 
     Parameters
     ----------
-    table : frame or series
     kind : dtype of the array; None: the one that holds the numbers of all columns
 
     Raises
@@ -187,19 +204,17 @@ def numbers(table: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Arra
     ValueError
         If values are missing.
     """
-    if not is_frame(table):
-        return _checked([table], [""], table, who, name)[0]
-    if (whole := _of_numpy(table, kind, who, name)) is not None:
+    if (whole := _of_numpy(frame, kind, who, name)) is not None:
         return whole
-    arrays = check(table, who, name)
+    arrays = check(frame, who, name)
     if not arrays:
-        return np.empty((len(table), 0))
+        return np.empty((len(frame), 0))
     return _side_by_side(arrays, kind or np.result_type(*arrays), who, name)
 
 
 def check(frame: Any, who: str, name: str) -> list[Array]:
     """Return the columns of a frame as arrays of numbers; raises as `numbers` does."""
-    labels = [repr(label) for label in _names(frame) or ()]
+    labels = [repr(label) for label in _names(frame)]
     return _checked(_columns(frame), labels, frame, who, name)
 
 
@@ -211,11 +226,8 @@ def value(table: Any, row: int, column: int) -> Any:
     return array[(row, column)[: array.ndim]]
 
 
-def _names(table: Any) -> list[Any] | None:
-    """The names of a frame's columns; None for another object."""
-    if not is_frame(table):
-        return None
-    return list(table.schema.names if hasattr(table, "num_columns") else table.columns)
+def _names(frame: Any) -> list[Any]:
+    return list(frame.schema.names if hasattr(frame, "num_columns") else frame.columns)
 
 
 def _columns(frame: Any) -> list[Any]:

@@ -30,6 +30,18 @@ _OF_FIT = {
         "callbacks": "function",
         "progress": "True",
         "checkpoint": "path",
+        "checkpoint_every": "10",
+        "resume": "True",
+        "communicator": "'world'",
+        "average_every": "10",
+    }.items()
+}
+_OF_FIT |= {
+    name: f"it is an argument of fit: net.fit(source, {name}={value})"
+    for name, value in {
+        "target": "'y'",
+        "buffer_rows": "100_000",
+        "steps_per_epoch": "1000",
     }.items()
 }
 _OF_MLP = {
@@ -37,7 +49,7 @@ _OF_MLP = {
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
         *("initializer", "label_smoothing", "layer_rates", "dtype", "seed", "n_threads", "device"),
-        *("dropout", "input_dropout", "input_noise", "compute_dtype"),
+        *("dropout", "input_dropout", "input_noise", "compute_dtype", "monotonic_cst"),
     )
 }
 _OF_OPTIMIZER = {

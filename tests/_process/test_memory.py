@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import in_threads
 
 from fastmlp import MLP
 from fastmlp._process import memory
@@ -224,9 +224,5 @@ def test_threads_do_not_share_what_is_in_use() -> None:
             if not np.array_equal(net.predict(parts[i]), expected[i]):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=predict, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(predict, 4)
     assert not wrong

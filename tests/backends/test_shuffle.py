@@ -1,11 +1,11 @@
 """Orders of the rows: equally likely permutations, and those of RandomState.shuffle."""
 
-import threading
 from math import factorial
 from typing import Any
 
 import numpy as np
 import pytest
+from fitting import in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Net, generator_of
@@ -201,15 +201,11 @@ def test_threads_that_share_a_generator_share_out_its_words() -> None:
     n, n_threads, n_calls = 50, 4, 3 if INTERPRETED else 50
     shared, results = RandomState(0), list[Any]()
 
-    def work() -> None:
+    def work(i: int) -> None:
         for _ in range(n_calls):
             results.append(reshuffled(shared, np.arange(n), 2).tolist())
 
-    threads = [threading.Thread(target=work) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, n_threads)
     alone = RandomState(0)
     in_turn = [reshuffled(alone, np.arange(n), 2).tolist() for _ in range(n_threads * n_calls)]
     assert sorted(results) == sorted(in_turn)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, save, to_c
+from fastmlp import MLP, save, to_c, to_onnx
 from fastmlp.cli.export import WRITERS, ExportSettings
 from fastmlp.cli.main import main
 
@@ -23,8 +23,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_options_are_the_keywords() -> None:
-    keywords = [p for p in inspect.signature(to_c).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert {p.name: p.default for p in keywords} == ExportSettings()._asdict()
+    # The default of dtype is that of to_c, the model's.
+    parameters = [
+        parameter
+        for writer in (to_onnx, to_c)
+        for parameter in inspect.signature(writer).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    assert {item.name: item.default for item in parameters} == ExportSettings()._asdict()
 
 
 @pytest.mark.parametrize("output", ["model.h", "model.c"])
@@ -42,6 +48,13 @@ def test_the_file_is_that_of_to_c(output: str, options: str, settings: dict[str,
     assert written == to_c(NET, output, **settings)
 
 
+@pytest.mark.parametrize("options", ["", "--dtype float64 --opset 15"])
+def test_the_file_is_that_of_to_onnx(options: str) -> None:
+    assert main(["export", "net.safetensors", "net.onnx", *options.split()]) == 0
+    settings: dict[str, Any] = {"dtype": "float64", "opset": 15} if options else {}
+    assert Path("net.onnx").read_bytes() == to_onnx(NET, **settings).SerializeToString()
+
+
 def test_columns_of_test_rows_come_by_name() -> None:
     command = ["export", "net.safetensors", "model.h", "--tests", "4", "--test-data", "rows.csv"]
     assert main(command) == 0
@@ -52,8 +65,9 @@ def test_columns_of_test_rows_come_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["model.txt"], 2, "error: argument OUT: must end in .h, .c, got 'model.txt'"),
+        (["model.txt"], 2, "error: argument OUT: must end in .h, .c, .onnx, got 'model.txt'"),
         (["old.h"], 1, "export: 'old.h' exists; --force overwrites it"),
+        (["net.onnx", "--gradient"], 2, "error: argument --gradient: is not for .onnx files"),
         (["no/model.h"], 1, "export: there is no folder 'no'"),
         (["model.h", "--prefix", "1"], 1, "to_c: prefix must begin a name in C"),
         (["model.h", "--test-data", "no.csv"], 1, "export: there is no file 'no.csv'"),

@@ -74,6 +74,12 @@ def parameters_of(model: Any) -> list[Any]:
     return [*model.coefs_, *model.intercepts_]
 
 
+def same(one: Any, other: Any) -> bool:
+    """Return True if two estimators have the same bits of weights and biases."""
+    pairs = zip(parameters_of(one), parameters_of(other), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
 def numbers_of(model: Any) -> dict[str, Any]:
     """All that a training leaves behind, as arrays."""
     curves = ("loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_", "loss_")

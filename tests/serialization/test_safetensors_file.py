@@ -161,6 +161,21 @@ def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
     assert str(caught.value).endswith(f"{str(there)!r}")
 
 
+def test_an_interrupt_as_the_file_is_made_leaves_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def interrupted(*arguments: Any) -> int:
+        os.close(opened(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        safetensors_file.write(path, CONTENT)
+    assert listing(path.parent) == []
+
+
 def test_leftovers_of_killed_processes_go_after_an_hour(path: Path) -> None:
     old, new, other = (path.with_name(name) for name in (
         ".thing.safetensors.0f.tmp", ".thing.safetensors.1f.tmp", ".another.safetensors.0f.tmp",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from fitting import Cut, cut_after
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from fastmlp import (
     Cosine,
     EarlyStopping,
     ReduceLROnPlateau,
-    Report,
     RMSprop,
     ScheduleFreeAdamW,
     fit_many,
@@ -131,18 +131,6 @@ COPIES = {
     "pickle": lambda net: pickle.loads(pickle.dumps(net)),
     "file": saved,
 }
-
-
-class Cut(Exception):
-    pass
-
-
-def cut_after(epoch: int) -> Any:
-    def callback(report: Report) -> None:
-        if report.epoch == epoch:
-            raise Cut
-
-    return callback
 
 
 def drawn(soak: bool) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from fitting import in_threads as in_threads
 
 from fastmlp import MLP, Custom
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
@@ -53,29 +54,6 @@ def forked(work: Callable[[], int]) -> int:
         signal.alarm(SECONDS)
         os._exit(work())
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def in_threads(work: Callable[[int], Any], n: int = 8) -> list[Any]:
-    """Return what n threads make of their numbers; raise what one of them raises."""
-    results: list[Any] = [None] * n
-    errors: list[BaseException] = []
-    start = threading.Barrier(n)
-
-    def run(i: int) -> None:
-        start.wait()
-        try:
-            results[i] = work(i)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:

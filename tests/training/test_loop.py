@@ -338,15 +338,6 @@ def test_progress_shows_a_bar_with_the_loss(capfd: pytest.CaptureFixture[str]) -
     assert "loss=" in shown
 
 
-def test_without_tqdm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    net = make_net()
-    before = net.parameters.copy()
-    with pytest.raises(ImportError, match=r"progress=True needs tqdm: pip install tqdm$"):
-        net.fit(X, Y, epochs=5, progress=True)
-    assert net.parameters.tobytes() == before.tobytes()
-
-
 def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

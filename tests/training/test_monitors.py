@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import Cut, cut_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,14 +100,9 @@ def test_the_fit_has_stopped_and_its_rate_has_fallen(whole: tuple[MLP, History])
 def test_a_chain_of_ends_is_no_more_than_one(path: Path, whole: tuple[MLP, History]) -> None:
     n = len(whole[1].loss)
     for epoch in sorted({0, 1, 5, int(whole[1].best_epoch or 0), n - 3, n - 1}):
-
-        def end(report: Any, epoch: int = epoch) -> None:
-            if report.epoch == epoch:
-                raise LookupError
-
         options: dict[str, Any] = {"checkpoint": path, "checkpoint_every": 2}
-        with pytest.raises(LookupError):
-            fit(make(), **options, resume=True, callbacks=with_callback(end))
+        with pytest.raises(Cut):
+            fit(make(), **options, resume=True, callbacks=with_callback(cut_after(epoch)))
     net = make()
     assert_same(net, fit(net, checkpoint=path, resume=True), whole)
     assert MLP.load(path).parameters.tobytes() == net.parameters.tobytes()
@@ -203,17 +199,13 @@ def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
     }
     whole, broken, net = (make(optimizer=optimizer, n_threads=n) for n in (1, 1, n_threads))
     expected = fit(whole, **options)
-
-    def end(report: Any) -> None:
-        if report.epoch == cut:
-            raise LookupError
-
     with TemporaryDirectory() as folder:
         # Not after each epoch: a file that is synced to the disk takes longer than the epoch.
         kept: dict[str, Any] = {"checkpoint": f"{folder}/run", "resume": True}
         kept["checkpoint_every"] = max(1, cut)
-        with suppress(LookupError):
-            fit(broken, **{**options, **kept, "callbacks": [*options["callbacks"], end]})
+        with suppress(Cut):
+            callbacks = [*options["callbacks"], cut_after(cut)]
+            fit(broken, **{**options, **kept, "callbacks": callbacks})
         assert_same(net, fit(net, **options, **kept), (whole, expected))
     together = [make(optimizer=optimizer, seed=k) for k in (1, 0)]
     histories = fit_many(together, X, Y, **{**SETTINGS, **options}, n_threads=n_threads)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import Cut, cut_after
 
 from fastmlp import (
     EMA,
@@ -277,19 +278,12 @@ def test_ctrl_c_while_a_source_blocks() -> None:
 
 
 def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(report: Any) -> None:
-        if report.epoch == 1:
-            raise Killed
-
     options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "buffer_rows": 300}
     source, kept = Blocks.from_arrays(X, Y, rows=100), tmp_path / "fit.safetensors"
     nets = [regression(optimizer=Adam(Cosine(0.01))) for _ in range(3)]
     whole = nets[0].fit(source, **options)
-    with pytest.raises(Killed):
-        nets[1].fit(source, checkpoint=kept, checkpoint_every=1, callbacks=kill, **options)
+    with pytest.raises(Cut):
+        nets[1].fit(source, checkpoint=kept, checkpoint_every=1, callbacks=cut_after(1), **options)
     resumed = nets[2].fit(source, checkpoint=kept, resume=True, **options)
     assert resumed.loss == whole.loss
     assert nets[0].parameters.tobytes() == nets[2].parameters.tobytes()

@@ -384,3 +384,25 @@ def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
     safetensors_file.write(tmp_path / "net", content)
     with pytest.raises(FileError, match="feature_names must be "):
         MLP.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("names", [None, [*COLUMNS]])
+def test_a_frame_for_many_nets_is_recognised_once(
+    names: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, counts, is_frame = list[Any](), list[int](), frames.is_frame
+
+    def recognise(table: Any) -> bool:
+        seen.append(table)
+        return is_frame(table)
+
+    monkeypatch.setattr(frames, "is_frame", recognise)
+    for n in (1, 8):
+        nets = [MLP((5, 1), seed=i) for i in range(n)]
+        for net in nets:
+            net.feature_names = names
+        fit_many(nets, FRAME, COLUMNS["x"], epochs=1)
+        counts.append(len(seen))
+        seen.clear()
+    # Its names, and those that nets know; its numbers.
+    assert counts == [2 + (names is not None)] * 2

@@ -243,7 +243,17 @@ def test_what_is_made_can_be_copied_and_pickled(thing: Any) -> None:
 def test_advice_is_of_words_in_the_groups() -> None:
     words = {word for group in keywords.groups() for word in group}
     tables = [*keywords.ADVICE.values(), keywords.ESTIMATOR, keywords.ESTIMATOR_FIT]
-    assert {word for table in tables for word in table} - words <= {"checkpoint"}
+    others = {"checkpoint", "resume", "communicator"}
+    assert {word for table in tables for word in table} - words <= others
+
+
+@pytest.mark.parametrize("make", [net, net().as_estimator])
+def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
+    names = [*inspect.signature(MLP.fit).parameters][3:]
+    assert "checkpoint_every" in names
+    for name in {*names} - {*inspect.signature(type(net().as_estimator())).parameters}:
+        with pytest.raises(TypeError, match=f"'{name}': it is an argument of fit: net.fit"):
+            make(**{name: 1})
 
 
 def test_a_word_stands_once_for_a_keyword() -> None:

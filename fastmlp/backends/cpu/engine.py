@@ -155,8 +155,11 @@ class Engine(Runner):
         trained, average = slots.trained, slots.average
         w = panels.packed(parameters) if trained is None else trained
         state = [w, panels.packed(gradient), slots.m, slots.v]
-        if average is not None and average_of(optimizer) is not None:
-            state.append(average)
+        # Vectors that the rule does not use: any address will do.
+        unused = panels.packed(gradient)
+        follows = average is not None and average_of(optimizer) is not None
+        state.append(average if average is not None and follows else unused)
+        state.append(slots.signs if network.signs else unused)
         step = _step(rule_blocks.optimizer(network, optimizer))
         constants = np.ascontiguousarray(coefficients, network.dtype)
         if groups.alike:
@@ -204,12 +207,11 @@ def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: No
 
 
 def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
-    """Return an optimizer's block as a function of packed vectors: parameters, gradient, m, v and,
-    where it averages, the average."""
+    """Return an optimizer's block as a function of packed vectors: parameters, gradient, m, v,
+    where it averages the average, and the signs of the parameters."""
 
     def step(state: list[Array], constants: Array, n: int) -> None:
-        w, g, m, v, *average = state
-        block(*map(address, (w, g, m, v, *(average or [w]), constants)), n)
+        block(*map(address, (*state, constants)), n)
 
     return step
 

@@ -228,12 +228,14 @@ class Session:
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
         self.moments, self._average_backup = moments, None
-        self.net["average"] = self.net["average_backup"] = 0
+        self.net["average"] = self.net["average_backup"] = self.net["signs"] = 0
         if moments is None:
             self.net["m"] = self.net["v"] = 0
             return
         moments.arrange(self.partition.spacing)
         self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
+        if moments.network.signs:
+            self.net["signs"] = address(moments.signs)
         average = moments.average
         if average is not None:
             self._average_backup = np.empty_like(average)

@@ -19,10 +19,18 @@ from fastmlp.backends.cuda.plan.rules import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
 from fastmlp.backends.cuda.training.batched_fits import train_together
-from fastmlp.backends.cuda.training.batched_member import Member
+from fastmlp.backends.cuda.training.batched_member import BatchedMember
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
-from fastmlp.backends.protocol import Data, GroupEngine, Memo, Outcome, Select, as_given, no_memo
+from fastmlp.backends.protocol import (
+    Data,
+    GroupEngine,
+    MemberOutcome,
+    Memo,
+    Select,
+    as_given,
+    no_memo,
+)
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.activations import identity
@@ -194,7 +202,7 @@ class Engine:
     def train_group(
         self,
         members: Sequence[tuple["Engine", NetState, Data]],
-        outcomes: Sequence[Outcome],
+        outcomes: Sequence[MemberOutcome],
         *,
         epochs: int,
         batch_size: int,
@@ -223,12 +231,14 @@ class Engine:
                     state.restart()
 
 
-def _member(engine: Engine, state: NetState, data: Data, epochs: int, batch_size: int) -> Member:
+def _member(
+    engine: Engine, state: NetState, data: Data, epochs: int, batch_size: int
+) -> BatchedMember:
     assert state.generator is not None
     slots, first = engine.slots(state), state.n_steps
     per_epoch = -(-data.n_rows // min(batch_size, data.n_rows))
     state.average_over(first, first + epochs * per_epoch)
-    return Member(
+    return BatchedMember(
         engine.network,
         state.parameters,
         slots,

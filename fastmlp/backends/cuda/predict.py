@@ -13,7 +13,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.arrays import gathered, host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
 from fastmlp.backends.cuda.plan.design import grid_shape
 from fastmlp.backends.cuda.plan.plan import Need
@@ -65,7 +65,7 @@ class ForwardPass:
         self.session = Session(card, [network], need, shared=False, who=who)
         self.session.set(mode=mode)
         with card.current():
-            self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
+            self._rows = Samples(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -56,7 +57,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, class_weight, scoring, pickle_state, \
-    label_smoothing, dropout, input_dropout, input_noise, average, compute_dtype
+    label_smoothing, dropout, input_dropout, input_noise, average, compute_dtype, monotonic_cst
         As for `MLPClassifier`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -144,6 +145,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         input_noise: Rate = 0.0,
         average: Average | None = None,
         compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

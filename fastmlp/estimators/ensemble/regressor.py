@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -53,7 +54,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power, \
-    dropout, input_dropout, input_noise, average, compute_dtype
+    dropout, input_dropout, input_noise, average, compute_dtype, monotonic_cst
         As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -142,6 +143,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         input_noise: Rate = 0.0,
         average: Average | None = None,
         compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

@@ -49,7 +49,7 @@ from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import SklearnMLP
 from fastmlp.model import MLP
-from fastmlp.network import spec
+from fastmlp.network import monotone, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
@@ -72,6 +72,7 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
     loss_: float
     n_outputs_: int
     compute_dtype: str | None
+    monotonic_cst: Any
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
@@ -90,6 +91,7 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
         "average": [EMA, SWA, None],
         "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
+        "monotonic_cst": ["array-like", dict, None],
     }
 
     def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
@@ -256,6 +258,11 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
             reset_records(self)
             before = None
         self._adopt()
+        state = self._state
+        network = to_core.network_of(self, state.layout.sizes, state.parameters.dtype)
+        signs = to_core.signs_of_estimator(self, network)
+        if signs:
+            monotone.set_first_weights(network._replace(signs=signs), state.parameters)
         # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
         take_slots(self._state, before)
 

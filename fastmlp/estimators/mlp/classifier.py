@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -89,6 +89,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
         Training in mixed precision, as of `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
+    monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
+        Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
+        (-1) with the feature, as of `MLP`; by the names of columns those that are named.
 
     Attributes
     ----------
@@ -169,6 +172,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         input_noise: Rate = 0.0,
         average: Average | None = None,
         compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
     ) -> None:
         self._keep(locals(), sklearn_bases.MLPClassifier)
 

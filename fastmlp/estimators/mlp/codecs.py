@@ -88,8 +88,8 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
     np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
-    tuple(SCHEDULES.values()): lambda value: {"schedule": codec.of_rate(value)},
-    Average: lambda value: {"average": codec.of_rate(value)},
+    tuple(SCHEDULES.values()): lambda value: {"schedule": codec.of_setting(value)},
+    Average: lambda value: {"average": codec.of_setting(value)},
     Optimizer: lambda value: {"optimizer": codec.of_optimizer(value)},
 }
 _READERS: dict[str, Callable[[Any, Own], Any]] = {

@@ -9,6 +9,7 @@ from fastmlp.tabular.encoders.numbers import (
     CosineEncoder,
     MissingMarks,
     NoisyQuantile,
+    RisingSmoothClip,
     RobustSmoothClip,
 )
 from fastmlp.tabular.encoders.piecewise import PiecewiseLinear
@@ -20,6 +21,7 @@ __all__ = [
     "NoisyQuantile",
     "OneHotLevels",
     "PiecewiseLinear",
+    "RisingSmoothClip",
     "RobustSmoothClip",
     "TargetStatistics",
 ]

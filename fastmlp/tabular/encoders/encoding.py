@@ -1,6 +1,6 @@
 """Encoding: the encoders that turn the rows of a table into a net's inputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -12,6 +12,7 @@ from fastmlp.tabular.encoders.numbers import (
     CosineEncoder,
     MissingMarks,
     NoisyQuantile,
+    RisingSmoothClip,
     RobustSmoothClip,
 )
 from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
@@ -20,7 +21,7 @@ from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import MOST_PIECES, Expanded
 
-Scaling = Literal["robust", "quantile"]
+Scaling = Literal["robust", "rising", "quantile"]
 Embedding = Literal["none", "piecewise", "cosine"]
 # Seeds of encoders are below it.
 SEEDS = 2**31
@@ -45,8 +46,8 @@ class Encoding:
 
     Parameters
     ----------
-    scaling : "robust" or "quantile"
-        Of numbers: `RobustSmoothClip` or `NoisyQuantile`.
+    scaling : "robust", "rising" or "quantile"
+        Of numbers: `RobustSmoothClip`, `RisingSmoothClip` or `NoisyQuantile`.
     embedding : "none", "piecewise" or "cosine"
         Beside the scaled numbers: `PiecewiseLinear` of the numbers as they are, or `CosineEncoder`
         of the scaled ones.
@@ -205,6 +206,27 @@ class Encoding:
         hidden = "scaled" if "cosines" in self._parts else ""
         return {name: part for name, part in self._parts.items() if name != hidden}
 
+    def signs(self, of_numbers: Sequence[int]) -> list[int]:
+        """The constraints of the net's inputs, of those of the columns of numbers: 1, -1 or 0.
+
+        Raises
+        ------
+        ValueError
+            If a column that has one has cosines, which do not rise.
+        """
+        signs: list[int] = []
+        for name, (encoder, columns) in self._inputs().items():
+            constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
+            if name == "cosines" and any(constraints):
+                raise ValueError("Encoding: cosines do not rise with a column: embedding='none'")
+            if name == "scaled":
+                signs += constraints
+            elif isinstance(encoder, PiecewiseLinear):
+                signs += np.repeat(constraints, encoder.n_pieces_).tolist()
+            else:
+                signs += [0] * encoder.n_outputs
+        return signs
+
     @property
     def n_inputs(self) -> int:
         """The number of inputs of the net."""
@@ -252,7 +274,8 @@ class Encoding:
 
     def _encoder(self, name: str, seed: int | None, task: Task) -> Encoder:
         if name == "scaled":
-            return RobustSmoothClip() if self.scaling == "robust" else NoisyQuantile(seed)
+            kinds = {"robust": RobustSmoothClip, "rising": RisingSmoothClip}
+            return kinds[self.scaling]() if self.scaling in kinds else NoisyQuantile(seed)
         if name == "cosines":
             return CosineEncoder(self.n_frequencies, self.frequency_scale, seed)
         if name == "missing":

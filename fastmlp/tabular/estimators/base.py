@@ -17,9 +17,11 @@ from fastmlp.estimators.common import BatchPredictions, Folds, RandomState, Scor
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
+from fastmlp.export.onnx_graph import Graph, Outline
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, fit_arguments, reports, splits
+from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits
+from fastmlp.tabular.estimators.constraints import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
     PRESETS,
@@ -74,6 +76,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     preset: Preset
     extra_members: Sequence[Any] | None
     compute_dtype: ComputeDType | None
+    monotonic_cst: Any
     random_state: RandomState | None
     n_jobs: int | None
     verbose: bool | int
@@ -98,6 +101,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
         "compute_dtype": [StrOptions({*spec.KNOWN}), None],
+        "monotonic_cst": ["array-like", dict, None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -152,7 +156,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         data = self._divided(whole, validation, rows, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         caller = Caller(who, start, callbacks, arguments.progress)
-        pack, members, board = self._trained(data, classes, seed, caller)
+        signs = columns_in_order(self.monotonic_cst, schema, classes, type(self).__name__)
+        pack, members, board = self._trained(data, classes, seed, caller, signs)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
         self.training_ = {"rows": len(data.training.y), "validation_rows": len(data.held_out.y)}
@@ -197,7 +202,12 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         return Divided(training, held_out, None)
 
     def _trained(
-        self, data: "Divided", classes: Array | None, seed: int, caller: Caller
+        self,
+        data: "Divided",
+        classes: Array | None,
+        seed: int,
+        caller: Caller,
+        signs: tuple[int, ...],
     ) -> tuple[Pack, list[tuple[str, Any]], Any]:
         """The pack, the estimators beside it, and the leaderboard."""
         cluster = self._cluster(caller.who)
@@ -205,7 +215,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
         n_classes = 0 if classes is None else len(classes)
-        named = extras.named(self.extra_members, type(self).__name__)
+        named = extras.named(self.extra_members, type(self).__name__, signs, data.training.values)
         validation = data.held_out if data.folds is None else None
         parts = (data.training, validation)
         beside = extras.fitted(named, *parts, n_classes=n_classes, folds=data.folds or ())
@@ -214,7 +224,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             *parts,
             task=task,
             n_classes=n_classes,
-            settings=self._settings()._replace(score=score),
+            settings=self._settings()._replace(score=score, signs=signs),
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),
             extra=[extra.predictions for extra in beside],
@@ -368,6 +378,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if not hasattr(self, "_importances"):
             self._importances = importances(self, kept)
         return self._importances
+
+    def _write_onnx(self, graph: Graph) -> Outline:
+        """Add the model to a graph of `to_onnx`."""
+        check_is_fitted(self)
+        return onnx.write(graph, self)
 
     def summary(self) -> str:
         """Return the ensemble and what it was selected from, as text."""

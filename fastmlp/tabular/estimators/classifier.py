@@ -1,6 +1,6 @@
 """TabularMLPClassifier: classes of the rows of a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -74,6 +74,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     compute_dtype : "bfloat16", optional
         The nets train in mixed precision, as `MLP` does. Their hidden layers have 64 or 128 units:
         fits took 0 to 15 % less time.
+    monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
+        The probability of the second of two classes does not fall (1), or does not rise (-1), with
+        the column of numbers; by name those that are named. All nets are of relu then.
     random_state : int, RandomState instance or None
     n_jobs : int, optional
         The most threads that train; results do not depend on it.
@@ -154,6 +157,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         cv: Folds | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,

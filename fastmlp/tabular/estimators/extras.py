@@ -32,15 +32,19 @@ def matrix(values: Values) -> Array:
     return np.concatenate([values.numbers, codes], axis=1)
 
 
-def named(members: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
-    """Return estimators with names: their own, or those of their classes.
+def named(
+    members: Sequence[Any] | None, who: str, signs: Sequence[int] = (), values: Values | None = None
+) -> list[tuple[str, Any]]:
+    """Estimators with names: their own, or those of their classes.
+
+    With constraints of the columns of numbers they are clones that have them.
 
     Raises
     ------
     TypeError
         If one is no estimator.
     ValueError
-        If two have one name.
+        If two have one name, or one does not take the constraints.
     """
     pairs = []
     for member in members or ():
@@ -52,6 +56,14 @@ def named(members: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
         ):
             expected = "estimators, or pairs of a name and an estimator"
             raise TypeError(f"{who}: extra_members must be {expected}, got {member!r}")
+        if signs and values is not None:
+            if "monotonic_cst" not in estimator.get_params():
+                raise ValueError(
+                    f"{who}: monotonic_cst is for all members, and {name} does not take it; "
+                    "scikit-learn's HistGradientBoosting does"
+                )
+            constraints = [*signs, *[0] * values.codes.shape[1]]
+            estimator = clone(estimator).set_params(monotonic_cst=constraints)
         pairs.append((name, estimator))
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError(f"{who}: extra_members must have names that differ")

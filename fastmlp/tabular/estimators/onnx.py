@@ -1,4 +1,4 @@
-"""Models of tables as ONNX graphs: converters for skl2onnx, and the nodes that they add."""
+"""Models of tables as ONNX graphs: for `to_onnx`, and for converters of skl2onnx."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,21 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp.onnx import OPTIONS, Graph, number_type, set_class_types
-from fastmlp.model import core_of
+from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
+from fastmlp.export.onnx_graph import Formula, Graph, Input, Outline, Output
 from fastmlp.tabular.encoders import (
     CosineEncoder,
     Encoding,
     MissingMarks,
     OneHotLevels,
     PiecewiseLinear,
+    RisingSmoothClip,
     RobustSmoothClip,
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import Encoder
 from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
 from fastmlp.tabular.pack import Member
-from fastmlp.tabular.pack.outputs import NetOutputs, Task
+from fastmlp.tabular.pack.outputs import NetOutputs
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.schema.in_memory import Level
 from fastmlp.validation.suggestions import count, listed
@@ -46,7 +47,7 @@ class ColumnNodes(NamedTuple):
     n_levels: list[int]
 
 
-def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNodes:
+def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Input]) -> ColumnNodes:
     """Add the reading of a table: one input of all columns, or an input for each.
 
     Raises
@@ -59,7 +60,7 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNod
         reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
         raise NotImplementedError(f"to_onnx: {reason}: train on numbers of your own in their place")
     n = len(schema.columns)
-    if len(inputs) == 1 and n > 1 and inputs[0].type.shape[1] in (n, None):
+    if len(inputs) == 1 and n > 1 and inputs[0].n_columns in (n, None):
         of_name = dict.fromkeys(schema.columns, inputs[0])
         place = {name: j for j, name in enumerate(schema.columns)}
     else:
@@ -68,17 +69,17 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNod
         _check_type(of_name[name], name, schema.levels.get(name))
 
     def column(name: str) -> str:
-        whole = of_name[name].full_name
-        return _taken(graph, whole, [place[name]]) if place else whole
+        whole = of_name[name].name
+        return graph.chosen(whole, [place[name]]) if place else whole
 
     numbers = ""
     if place and schema.numeric_names:
         chosen = [place[name] for name in schema.numeric_names]
-        numeric = _taken(graph, inputs[0].full_name, chosen)
+        numeric = graph.chosen(inputs[0].name, chosen)
         numbers = graph.node("Cast", [numeric], to=graph.kinds.DOUBLE)
     elif schema.numeric_names:
         floats = [
-            graph.node("Cast", [of_name[name].full_name], to=graph.kinds.DOUBLE)
+            graph.node("Cast", [of_name[name].name], to=graph.kinds.DOUBLE)
             for name in schema.numeric_names
         ]
         numbers = graph.node("Concat", floats, axis=1)
@@ -87,15 +88,15 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNod
     return ColumnNodes(numbers, places, [*map(len, levels.values())])
 
 
-def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
+def _by_column(schema: Schema, inputs: Sequence[Input]) -> dict[str, Input]:
     """Return the input of each column: by name or, where a table had none, by place."""
-    by_name = {each.raw_name: each for each in inputs}
+    by_name = {each.column: each for each in inputs}
     names = [*schema.numeric_names, *schema.categorical_names]
     by_place = not schema.named or len(inputs) == 1
     if by_place and len(inputs) == len(schema.columns):
         by_name = dict(zip(schema.columns, inputs, strict=True))
     lacking = [name for name in names if name not in by_name]
-    if lacking or any(by_name[name].type.shape[1] not in (1, None) for name in names):
+    if lacking or any(by_name[name].n_columns not in (1, None) for name in names):
         n = count(len(schema.columns), "column")
         expected = f"one input of {n}, or one of shape [None, 1] for each"
         without = f"; without {listed(list(map(repr, lacking)))}" if lacking else ""
@@ -106,15 +107,13 @@ def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
     return by_name
 
 
-def _shown(node: Any) -> str:
-    return f"{node.raw_name!r} of shape {list(node.type.shape)}"
+def _shown(column: Input) -> str:
+    return f"{column.column!r} of shape {[None, column.n_columns]}"
 
 
-def _check_type(node: Any, name: str, levels: Sequence[Level] | None) -> None:
-    from skl2onnx.common.data_types import StringTensorType
-
+def _check_type(column: Input, name: str, levels: Sequence[Level] | None) -> None:
     was = "texts" if levels and isinstance(levels[0], str) else "numbers"
-    kind = "texts" if isinstance(node.type, StringTensorType) else "numbers"
+    kind = "texts" if column.holds_texts else "numbers"
     if kind != was:
         advice = ": give each column an input of its own" if was == "texts" else ""
         raise TypeError(
@@ -183,8 +182,20 @@ def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
     return graph.node("Div", [z, root])
 
 
+def _rising(graph: Graph, encoder: RisingSmoothClip, x: str) -> str:
+    f = Formula(graph, graph.kinds.DOUBLE)
+    missing = graph.node("IsNaN", [x])
+    z = f("Sub", x, graph.constant(encoder.center_[None], f.kind))
+    z = f("Mul", z, graph.constant(encoder.factor_[None], f.kind))
+    z = f("Where", missing, 0.0, f("Max", f("Min", z, LARGEST), -LARGEST))
+    square = f("Add", f("Mul", z, z), 1e-300)
+    size = f("Div", 1.0, f("Sqrt", f("Add", f("Div", 1.0, square), 1.0 / BOUND**2)))
+    scaled = f("Where", f("Less", z, 0.0), f("Neg", size), size)
+    return graph.node("Cast", [scaled], to=graph.kinds.FLOAT)
+
+
 def _marks(graph: Graph, encoder: MissingMarks, x: str) -> str:
-    missing = graph.node("IsNaN", [_taken(graph, x, encoder.columns_)])
+    missing = graph.node("IsNaN", [graph.chosen(x, encoder.columns_)])
     return graph.node("Cast", [missing], to=graph.kinds.FLOAT)
 
 
@@ -194,7 +205,7 @@ def _pieces(graph: Graph, encoder: PiecewiseLinear, x: str) -> str:
     medians = graph.constant(encoder.medians_[None], wide)
     filled = graph.node("Where", [graph.node("IsNaN", [x]), medians, x])
     n = encoder.n_pieces_
-    shares = _taken(graph, filled, np.repeat(np.arange(len(n)), n))
+    shares = graph.chosen(filled, np.repeat(np.arange(len(n)), n))
     shares = graph.node("Sub", [shares, graph.constant(lows[None], wide)])
     shares = graph.node("Mul", [shares, graph.constant(factors[None], wide)])
     ends = [graph.constant(np.array(end), single) for end in (0.0, 1.0)]
@@ -205,17 +216,18 @@ def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
     """Add cosines of scaled numbers, in which none is missing."""
     k, n = encoder.frequencies_.shape
     angles = graph.constant(2 * np.pi * encoder.frequencies_.reshape(1, -1), graph.kinds.FLOAT)
-    repeated = _taken(graph, scaled, np.repeat(np.arange(k), n))
+    repeated = graph.chosen(scaled, np.repeat(np.arange(k), n))
     waves = graph.node("Cos", [graph.node("Mul", [repeated, angles])])
     both = graph.node("Concat", [scaled, waves], axis=1)
     order = np.concatenate([np.arange(k)[:, None], k + np.arange(k * n).reshape(k, n)], axis=1)
-    return _taken(graph, both, order.ravel())
+    return graph.chosen(both, order.ravel())
 
 
 NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
     CosineEncoder: _cosines,
     MissingMarks: _marks,
     PiecewiseLinear: _pieces,
+    RisingSmoothClip: _rising,
     RobustSmoothClip: _robust,
 }
 
@@ -242,33 +254,57 @@ def _levels(
     return graph.node("Concat", nodes, axis=1)
 
 
-def _taken(graph: Graph, values: str, places: Array | list[int]) -> str:
-    """Add the choice of columns."""
-    indices = graph.constant(np.asarray(places, np.int64), graph.kinds.INT64)
-    return graph.node("Gather", [values, indices], axis=1)
-
-
-LINKS: dict[Task, str] = {"binary": "sigmoid", "multiclass": "softmax", "regression": "identity"}
-
-
 def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
     """Add a model of numbers: one output, shape (n_rows, 1)."""
-    graph = Graph(scope, operator, container)
-    values = _predictions(graph, operator.inputs)
+    graph = graph_of(scope, operator, container)
+    values = _predictions(graph, operator.raw_operator, _inputs_of(operator))
     graph.node("Cast", [values], operator.outputs[0].full_name, to=graph.kind)
 
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     """Add a model of classes: labels, and probabilities of shape (n_rows, n_classes)."""
-    graph, (label, probability) = Graph(scope, operator, container), operator.outputs
-    values = _predictions(graph, operator.inputs)
-    graph.node("Cast", [values], probability.full_name, to=graph.kind)
-    graph.label(values, label.full_name)
+    graph, (label, probability) = graph_of(scope, operator, container), operator.outputs
+    model = operator.raw_operator
+    values = _predictions(graph, model, _inputs_of(operator))
+    graph.classes(values, model.classes_, label.full_name, probability.full_name)
 
 
-def _predictions(graph: Graph, inputs: Any) -> str:
+def _inputs_of(operator: Any) -> list[Input]:
+    from skl2onnx.common.data_types import StringTensorType
+
+    return [
+        Input(
+            each.full_name,
+            each.raw_name,
+            each.type.shape[1],
+            isinstance(each.type, StringTensorType),
+        )
+        for each in operator.inputs
+    ]
+
+
+def write(graph: Graph, model: Any) -> Outline:
+    """Add a model of a table: of names, or of texts, an input for each column; else one of all."""
+    schema, n = model.schema_, len(model.schema_.columns)
+    names = [*schema.numeric_names, *schema.categorical_names]
+    texts = {
+        name for name, levels in schema.levels.items() if levels and isinstance(levels[0], str)
+    }
+    if schema.named or texts:
+        # Where a table had no names, all columns are needed.
+        used = names if schema.named else schema.columns
+        inputs = [Input(str(name), name, 1, holds_texts=name in texts) for name in used]
+    else:
+        inputs = [Input("X", "X", n, holds_texts=False)]
+    values = _predictions(graph, model, inputs)
+    if hasattr(model, "classes_"):
+        return graph.classifier(values, inputs, model.classes_, len(model.classes_))
+    graph.node("Cast", [values], "variable", to=graph.kind)
+    return Outline(inputs, [Output("variable", graph.kind, (None, 1))])
+
+
+def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     """Add all nets; return the name of the weighted mean of their predictions, float64."""
-    model = graph.estimator
     pack = model.pack_
     others = zip(model.extra_members_, pack.extra_weights, strict=True)
     used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
@@ -286,15 +322,12 @@ def _predictions(graph: Graph, inputs: Any) -> str:
 
 def _net(graph: Graph, values: str, member: Member, outputs: NetOutputs) -> str:
     """Add a net; return the name of its predictions times its weight."""
-    net, wide = member.net, graph.kinds.DOUBLE
+    wide = graph.kinds.DOUBLE
 
     def constant(number: float) -> str:
         return graph.constant(np.array(number), wide)
 
-    activations = [*core_of(net).engine.network.activations[:-1], LINKS[outputs.task]]
-    for layer in zip(net.weights, net.biases, activations, strict=True):
-        values = graph.layer(values, *layer, graph.kinds.FLOAT)
-    values = graph.node("Cast", [values], to=wide)
+    values = graph.node("Cast", [graph.net(values, member.net, graph.kinds.FLOAT)], to=wide)
     if outputs.task == "regression":
         values = graph.node("Mul", [values, constant(outputs.scale)])
         values = graph.node("Add", [values, constant(outputs.center)])

@@ -1,7 +1,7 @@
 """TabularMLPRegressor: numbers of the rows of a table."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -35,8 +35,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     Parameters
     ----------
     preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, extra_members, compute_dtype, random_state, n_jobs, verbose, client, \
-    group_timeout
+    validation_fraction, cv, extra_members, compute_dtype, monotonic_cst, random_state, n_jobs, \
+    verbose, client, group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
@@ -79,6 +79,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         cv: Folds | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,

@@ -23,6 +23,7 @@ from fastmlp.tabular.pack.outputs import (
 from fastmlp.tabular.pack.pool import (
     Limits,
     Listeners,
+    NetSettings,
     Split,
     TableRows,
     Trained,
@@ -212,6 +213,10 @@ def train_pack(
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
+    if settings.signs:
+        encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
+        # Of the other activations of recipes, silu falls below zero.
+        recipes = [recipe._replace(activation="relu") for recipe in recipes]
     held_out = validation
     if held_out is None:
         folds = drawn(training.y, settings.cv, seed) if folds is None else folds
@@ -222,7 +227,8 @@ def train_pack(
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        splits.append(Split(own, copies, first, second, outputs, generator, settings.compute_dtype))
+        of_nets = NetSettings(outputs, settings.compute_dtype, settings.signs)
+        splits.append(Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
         limits = _limits(settings, start, len(splits), caller.callbacks, bar)

@@ -143,20 +143,26 @@ class Trained(NamedTuple):
     cut: bool
 
 
+class NetSettings(NamedTuple):
+    """What all nets of a pack have in common: outputs, precision, constraints of columns."""
+
+    outputs: NetOutputs
+    compute_dtype: ComputeDType | None = None
+    signs: tuple[int, ...] = ()
+
+
 class Split(NamedTuple):
     """The recipes of a pool of nets, and rows to train and to validate on.
 
-    The encodings learn from the rows to train on; `generator` draws their seeds. Nets have the
-    `compute_dtype`.
+    The encodings learn from the rows to train on; `generator` draws their seeds.
     """
 
     recipes: Sequence[Recipe]
     encodings: Mapping[str, Encoding]
     training: TableRows
     validation: TableRows
-    outputs: NetOutputs
+    nets: NetSettings
     generator: np.random.Generator
-    compute_dtype: ComputeDType | None = None
 
 
 def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[Trained]:
@@ -197,20 +203,21 @@ def train_together(
 
 def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator["_Fits"]:
     """Yield the nets of each call, with their rows; a table is encoded when it is needed."""
-    recipes, encodings, training, validation, outputs, generator, compute_dtype = split
+    recipes, encodings, training, validation, nets, generator = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
-    rows = _SplitRows(training, validation, outputs, compute_dtype)
+    rows = _SplitRows(training, validation, nets)
     for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
         if name not in inputs:
             encoding, key = encodings[name], keys[name]
             kind: EncodedTask = "classification"
-            if outputs.task == "regression":
+            if nets.outputs.task == "regression":
                 kind = "regression"
             first = encoding.fit_expanded(training.values, training.y, kind, key)
             inputs[name] = joined(first, encoding.expanded(validation.values))
-        yield rows.fits(group, inputs[name])
+        signs = encodings[name].signs(nets.signs) if nets.signs else None
+        yield rows.fits(group, inputs[name], signs)
 
 
 def _groups(
@@ -234,27 +241,22 @@ class _SplitRows:
         self,
         training: TableRows,
         validation: TableRows,
-        outputs: NetOutputs,
-        compute_dtype: ComputeDType | None,
+        nets: NetSettings,
     ) -> None:
-        self._outputs, self._n = outputs, len(training.y)
-        self._compute_dtype = compute_dtype
-        self._y = outputs.targets(np.concatenate([training.y, validation.y]))
+        self._nets, self._n = nets, len(training.y)
+        self._y = nets.outputs.targets(np.concatenate([training.y, validation.y]))
         self._weight = None
         if training.weight is not None or validation.weight is not None:
             self._weight = np.concatenate([_weights(part) for part in (training, validation)])
 
-    def fits(self, recipes: Sequence[Recipe], X: Inputs) -> "_Fits":
-        """New nets with the rows that they train on."""
+    def fits(self, recipes: Sequence[Recipe], X: Inputs, signs: list[int] | None) -> "_Fits":
+        """New nets with the rows that they train on; `signs` are the constraints of the inputs."""
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)
-        nets = [
-            _net(recipe, X.shape[1], self._outputs, steps, self._compute_dtype)
-            for recipe in recipes
-        ]
+        nets = [_net(recipe, X.shape[1], self._nets, steps, signs) for recipe in recipes]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
-        return _Fits(recipes, call, self._outputs)
+        return _Fits(recipes, call, self._nets.outputs)
 
 
 class _Fits(NamedTuple):
@@ -307,11 +309,12 @@ def _batch_size(n_rows: int) -> int:
 def _net(
     recipe: Recipe,
     n_inputs: int,
-    outputs: NetOutputs,
+    settings: NetSettings,
     steps_per_epoch: int,
-    compute_dtype: ComputeDType | None,
+    signs: list[int] | None,
 ) -> MLP:
     """Return a net to be trained."""
+    outputs = settings.outputs
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     optimizer = AdamW(
         recipe.learning_rate,
@@ -328,7 +331,8 @@ def _net(
         initializer="he_uniform",
         dropout=recipe.dropout if recipe.hidden else 0.0,
         l1=recipe.l1,
-        compute_dtype=compute_dtype,
+        compute_dtype=settings.compute_dtype,
+        monotonic_cst=signs,
         seed=recipe.seed,
     )
     net.biases[-1][:] = outputs.bias

@@ -31,6 +31,7 @@ class PackSettings(NamedTuple):
         The most that the ensemble has.
     ensemble : "greedy", "mean" or "best"
     compute_dtype : "bfloat16" for nets that train in mixed precision, or None
+    signs : the constraints of the columns of numbers, 1, -1 or 0 each; empty: there are none
     epochs : int, the most of each net
     patience : int
         How many epochs a net goes on without getting better, beside 0.3 of those until its best.
@@ -53,6 +54,7 @@ class PackSettings(NamedTuple):
     cv: int = 5
     ensemble: Ensemble = "greedy"
     compute_dtype: ComputeDType | None = None
+    signs: tuple[int, ...] = ()
 
 
 PRESETS: dict[Preset, PackSettings] = {

@@ -1,13 +1,13 @@
 """The buffers of a fit serve the next one of such a net, which does not notice."""
 
 import gc
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from fitting import in_threads
 
 from fastmlp import MLP, SGD, Adam, AdamW
 from fastmlp.backends.cpu.session import Session
@@ -191,15 +191,11 @@ def test_threads_do_not_share_what_is_in_use(rng: Any) -> None:
     expected, _ = fitted(net_of(KINDS[3]), x, y)
     wrong: list[int] = []
 
-    def train() -> None:
+    def train(i: int) -> None:
         for _ in range(10):
             again, _ = fitted(net_of(KINDS[3]), x, y)
             if not np.array_equal(again, expected):
                 wrong.append(1)
 
-    threads = [threading.Thread(target=train) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(train, 3)
     assert not wrong

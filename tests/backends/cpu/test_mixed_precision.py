@@ -1,6 +1,5 @@
 """Training in mixed precision: against NumPy with rounded operands, and the same bits always."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,7 @@ from conditions import count_as_wide, needs_a_team, needs_threads
 from nets import distance, train
 from panelled import operand
 
-from fastmlp import MLP, SGD, Adam, fit_many, load
+from fastmlp import MLP, SGD, Adam, fit_many
 from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
@@ -195,28 +194,3 @@ def test_divergence_is_noticed() -> None:
     assert history.status.name == "DIVERGED"
     assert np.isfinite(net.parameters).all()
     assert net.parameters.shape == before.shape
-
-
-TOLD = ("float32", "bfloat16", "float32")
-
-
-@pytest.mark.parametrize("setting", ["bfloat16", TOLD], ids=str)
-def test_a_file_keeps_the_setting(setting: Any, tmp_path: Path) -> None:
-    x, y = draw(SHARED)
-    net, whole = (make(SHARED, compute_dtype=setting) for _ in range(2))
-    net.fit(x, y, epochs=1)
-    net.save(tmp_path / "net.safetensors", include_training_state=True)
-    again = load(tmp_path / "net.safetensors")
-    assert again.compute_dtype == setting
-    again.fit(x, y, epochs=2)
-    whole.fit(x, y, epochs=1)
-    whole.fit(x, y, epochs=2)
-    assert again.parameters.tobytes() == whole.parameters.tobytes()
-
-
-def test_a_checkpoint_of_told_layers_goes_on(tmp_path: Path) -> None:
-    x, y = draw(SHARED)
-    nets = [make(SHARED, compute_dtype=TOLD) for _ in range(2)]
-    nets[0].fit(x, y, epochs=1, checkpoint=tmp_path / "fit")
-    nets[1].fit(x, y, epochs=1, checkpoint=tmp_path / "fit", resume=True)
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()

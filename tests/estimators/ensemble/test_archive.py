@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from ensemble.test_ensembles import BINARY, CLASSES, LABELS, REAL, TASKS, N, X, ensemble
+from ensemble.test_ensembles import CLASSES, LABELS, REAL, TASKS, N, X, ensemble
 from model_files import reloaded
 from sklearn.exceptions import NotFittedError
 
@@ -63,15 +63,6 @@ def test_names_of_features_and_threads(path: Path) -> None:
     assert other.n_jobs == 1
     assert {member.n_jobs for member in other.estimators_} == {1}
     assert np.array_equal(other.predict(frame), model.predict(frame))
-
-
-def test_members_go_on_with_the_same_bits(path: Path) -> None:
-    model = ensemble(MLPEnsembleClassifier).fit(X, BINARY)
-    fastmlp.save(model, path, include_training_state=True)
-    for one, other in zip(model.estimators_, fastmlp.load(path).estimators_, strict=True):
-        for each in (one, other):
-            each.set_params(random_state=0).partial_fit(X, BINARY)
-        assert all(np.array_equal(*pair) for pair in zip(one.coefs_, other.coefs_, strict=True))
 
 
 def test_what_is_not_fitted_is_refused(path: Path) -> None:

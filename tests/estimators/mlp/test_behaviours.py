@@ -662,19 +662,6 @@ def test_12_partial_fits_on_dense_and_sparse_rows_in_turn() -> None:
     assert error is None
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_17_state_that_is_asked_for_goes_along(name: str) -> None:
-    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
-    model = kind(**SMALL, pickle_state=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(X, target_of(name))
-    other = pickle.loads(pickle.dumps(model))
-    for each in (model, other):
-        each.partial_fit(X, target_of(name))
-    assert_equal(numbers_of(other), numbers_of(model))
-
-
 @pytest.mark.parametrize("frame", [FRAME, FORMS["polars"]])
 def test_18_data_frames_with_early_stopping_warn_of_nothing(frame: Any) -> None:
     _, warned, _ = same("MLPClassifier", lambda m: fitted(m, frame), early_stopping=True)

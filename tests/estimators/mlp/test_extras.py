@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairs import WEIGHTS, X
+from pairs import WEIGHTS, X, same
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, make_scorer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastmlp import AdamW, Cosine, MLPClassifier, MLPRegressor
+from fastmlp import AdamW, MLPClassifier, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -25,10 +25,6 @@ LABELS = np.where(X[:, 0] > 0, "yes", "no")
 REAL = X[:, 0] * X[:, 1]
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
-
-
-def same(one: Any, other: Any) -> bool:
-    return all(map(np.array_equal, one.coefs_ + one.intercepts_, other.coefs_ + other.intercepts_))
 
 
 @pytest.mark.parametrize("activation", RULES)
@@ -58,14 +54,6 @@ def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
     assert (hidden >= 0).all()
     with pytest.raises(ValueError, match="names 1 layer, but layer_sizes has 2"):
         clone(model).set_params(activation=["gelu"]).fit(X, LABELS)
-
-
-def test_an_optimizer_with_settings_and_a_schedule() -> None:
-    solver = AdamW(Cosine(0.05), weight_decay=0.1)
-    model = clone(SMALL).set_params(solver=solver).fit(X, LABELS)
-    other = clone(SMALL).set_params(solver=AdamW(0.05, weight_decay=0.1)).fit(X, LABELS)
-    assert not same(model, other)
-    assert model.loss_curve_[0] != model.loss_curve_[-1]
 
 
 def test_unknown_names_say_what_is_known() -> None:

@@ -1,16 +1,13 @@
 """Losses of the estimators beside scikit-learn's, and smoothed labels."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from sklearn.metrics import mean_pinball_loss, r2_score
 from sklearn.model_selection import cross_val_score
 
-import fastmlp
 from fastmlp import (
     MLP,
     MLPClassifier,
@@ -62,17 +59,6 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str)
     np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
     assert model.n_outputs_ == n_outputs
     assert model.out_activation_ == (net._network.loss.link or "identity")
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@each
-def test_a_file_keeps_it(name: str, tmp_path: Path) -> None:
-    model = regressor(**SETTINGS[name][0]).fit(X, targets(name))
-    fastmlp.save(model, tmp_path / "model.safetensors")
-    loaded = fastmlp.load(tmp_path / "model.safetensors")
-    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
-    assert loaded.get_params() == model.get_params()
-    assert clone(model).get_params() == model.get_params()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

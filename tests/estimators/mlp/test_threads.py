@@ -1,9 +1,9 @@
-"""Threads that share one estimator, and copies of it that are made while it is fitted."""
+"""Threads that share one estimator, copies made while it is fitted, and the threads of BLAS."""
 
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import pytest
 from pairs import X
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastmlp import Custom, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.estimators.mlp.fitting.lbfgs import OneThread, one_thread
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
@@ -138,3 +140,58 @@ def test_a_copy_in_memory_trains_on_as_the_original() -> None:
     losses = [[each.partial_fit(X, REAL).loss_ for _ in range(3)] for each in (other, model)]
     assert losses[0] == losses[1]
     assert not hasattr(pickle.loads(pickle.dumps(other)), "_optimizer")
+
+
+# --- L-BFGS keeps BLAS to one thread while it runs, and gives the others back ---
+
+
+def blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    with threadpool_limits(3, user_api="blas"):
+        yield
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    evaluate = MLPRegressor._loss_grad_lbfgs
+
+    def watched(*arguments: Any) -> Any:
+        seen.extend(blas_threads())
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(MLPRegressor, "_loss_grad_lbfgs", watched)
+    model = MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", tol=0.1, random_state=0)
+    model.fit(X[:20, :3], X[:20, 0])
+    assert set(seen) == {1}
+    assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_who_leaves_last_gives_the_threads_back() -> None:
+    with one_thread:
+        with one_thread:
+            pass
+        assert set(blas_threads()) == {1}
+    assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_gives_them_back() -> None:
+    with pytest.raises(KeyError), one_thread:
+        raise KeyError
+    assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_forked_child_starts_from_none() -> None:
+    ours = OneThread()
+    ours.__enter__()
+    ours._lock.acquire()
+    ours.renew()
+    with ours:
+        assert set(blas_threads()) == {1}

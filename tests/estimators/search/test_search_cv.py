@@ -349,5 +349,3 @@ def test_a_bar_counts_the_fits(halving: bool, capfd: pytest.CaptureFixture[str])
     )
     n_fits = 3 * len(search.cv_results_["params"])
     assert f"{n_fits}/{n_fits}" in capfd.readouterr().err
-    with pytest.raises(TypeError, match=r"MLPSearchCV.fit: progress must be True or False"):
-        search.fit(X, LABELS, progress=1)  # type: ignore[arg-type]

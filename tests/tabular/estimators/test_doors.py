@@ -199,8 +199,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"X": X, "y": LABELS, "groups": GROUPS[:7]}, r"inconsistent numbers of samples: \[120, 7\]"),
     ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
     ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
-    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument"),
-    ({"X": X, "y": LABELS, "progress": 3}, "progress must be True or False"),
     (
         {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},
         "groups are of rows held out of X, and X_val is given",
@@ -322,19 +320,6 @@ def test_masks_divide_rows_too() -> None:
     assert first.training_["validation_rows"] == 60
 
 
-def test_callbacks_see_each_epoch_of_each_net() -> None:
-    seen: list[Any] = []
-    settings: dict[str, Any] = {**FEW, "cv": 2, "n_members": 3}
-    model = TabularMLPRegressor(**settings).fit(X, Y, callbacks=seen.append)
-    plain = TabularMLPRegressor(**settings).fit(X, Y)
-    np.testing.assert_array_equal(model.predict(X), plain.predict(X))
-    nets = {id(report.net): report.net for report in seen}
-    assert len(nets) == 6
-    last = {id(report.net): report.epoch for report in seen}
-    assert len(seen) == sum(epoch + 1 for epoch in last.values())
-    assert {id(member.net) for member in model.members_} <= {*nets}
-
-
 def test_a_callback_ends_the_fit() -> None:
     epochs: list[int] = []
 
@@ -348,19 +333,6 @@ def test_a_callback_ends_the_fit() -> None:
     # Two nets train at once; all that begin later end with their first epoch.
     assert max(epochs) <= 2
     assert np.isfinite(model.predict(X)).all()
-
-    def fail(report: Any) -> None:
-        raise RuntimeError("enough")
-
-    with pytest.raises(RuntimeError, match="enough"):
-        clone(model).fit(X, Y, callbacks=fail)
-
-
-def test_a_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    TabularMLPRegressor(**FEW, cv=2).fit(X, Y, progress=True)
-    shown = capsys.readouterr().err
-    assert "32/32" in shown
-    assert "4 of 4 nets" in shown
 
 
 GAPS: list[list[Any]] = [["no", "yes"], [1, 2]]

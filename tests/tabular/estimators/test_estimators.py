@@ -1,7 +1,6 @@
 """TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
-from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV
@@ -75,14 +73,6 @@ def test_a_table_of_any_library_gives_the_same_model() -> None:
     other = TabularMLPRegressor(**FEW, cv=2).fit(frames[1], polars.Series(Y))
     assert (other.predict(arrow) == result).all()
     assert other.feature_names_in_.tolist() == list(X.columns)
-
-
-def test_bits_are_those_of_the_seed_for_any_number_of_threads() -> None:
-    one, two = (TabularMLPRegressor(**FEW, cv=2, n_jobs=n).fit(X, Y) for n in (1, 2))
-    assert (one.predict(X) == two.predict(X)).all()
-    assert (one.predict(X) == regressor().predict(X)).all()
-    other = clone(one).set_params(random_state=1).fit(X, Y)
-    assert (one.predict(X) != other.predict(X)).any()
 
 
 def test_rows_of_weight_0_are_not_there() -> None:
@@ -258,9 +248,8 @@ def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
     assert np.isfinite(model.predict_proba(frame)).all()
 
 
-def test_mixed_precision(tmp_path: Path) -> None:
+def test_mixed_precision() -> None:
     plain, mixed = regressor(), TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16")
-    assert clone(mixed).get_params()["compute_dtype"] == "bfloat16"
     mixed.fit(X, Y)
     assert {member.net.compute_dtype for member in mixed.members_} == {"bfloat16"}
     assert {member.net.compute_dtype for member in plain.members_} == {None}
@@ -269,10 +258,5 @@ def test_mixed_precision(tmp_path: Path) -> None:
     assert np.abs(result - expected).max() < 0.05 * np.ptp(Y)
     assert ", trained in bfloat16; validation score" in mixed.summary()
     assert "bfloat16" not in plain.summary()
-    fastmlp.save(mixed, tmp_path / "model")
-    again = fastmlp.load(tmp_path / "model")
-    assert again.compute_dtype == "bfloat16"
-    assert {member.net.compute_dtype for member in again.members_} == {"bfloat16"}
-    np.testing.assert_array_equal(again.predict(X), result)
     with pytest.raises(InvalidParameterError, match=r"Got 'bf16' .* Did you mean 'bfloat16'"):
         TabularMLPClassifier(**FEW, compute_dtype="bf16").fit(X, LABELS)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from fitting import Cut, cut_after
 from ranked import on_ranks, outcomes, parts_of, slots_of
 
 from fastmlp import EMA, MLP, Adam, Blocks, Cosine, EarlyStopping, Status, load
@@ -132,13 +133,6 @@ def test_a_source_that_fails_on_one_rank_ends_all() -> None:
 
 
 def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(report: Any) -> None:
-        if report.epoch == 1:
-            raise Killed
-
     options: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
 
     def fit(comm: Any, **more: Any) -> Any:
@@ -149,7 +143,7 @@ def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path)
     file = tmp_path / "fit.safetensors"
     kept: Any = {"checkpoint": file, "checkpoint_every": 1}
     whole = on_ranks(4, fit)
-    outcomes(4, lambda comm: fit(comm, callbacks=kill, **kept))
+    outcomes(4, lambda comm: fit(comm, callbacks=cut_after(1), **kept))
     assert on_ranks(4, lambda comm: fit(comm, resume=True, **kept)) == whole
 
 
@@ -187,15 +181,6 @@ FEW_ROWS = rng.normal(size=(100, 5))
 FEW_TARGETS = np.sin(FEW_ROWS[:, :1]) * FEW_ROWS[:, 1:2]
 
 
-class Killed(Exception):
-    """Ends a fit as a kill does."""
-
-
-def kill(report: Any) -> None:
-    if report.epoch == 3:
-        raise Killed
-
-
 def fit_on(
     communicator: Any, shares: Any = SHARES_OF_FEW, rows: Any = FEW_ROWS, **options: Any
 ) -> Any:
@@ -227,8 +212,8 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
         file = folders[communicator.Get_rank()] / "fit.safetensors"
         return fit_on(communicator, checkpoint=file, checkpoint_every=2, **options, **more)
 
-    killed = outcomes(4, lambda comm: kept(comm, callbacks=kill))
-    assert [type(each) for each in killed] == [Killed] + [RuntimeError] * 3
+    killed = outcomes(4, lambda comm: kept(comm, callbacks=cut_after(3)))
+    assert [type(each) for each in killed] == [Cut] + [RuntimeError] * 3
     resumed = on_ranks(4, lambda comm: kept(comm, resume=True))
     for (parameters, history, slots), (expected, item, state) in zip(resumed, whole, strict=True):
         assert parameters == expected

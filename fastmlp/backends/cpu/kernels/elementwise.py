@@ -12,6 +12,7 @@ from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network.monotone import ZERO
 from fastmlp.rules.losses import Constants, in_dtype
 from fastmlp.rules.penalties import RULES
 from fastmlp.rules.updates import GRADIENT_RULES, unchanged
@@ -131,6 +132,7 @@ class Stepped(NamedTuple):
     m: int
     v: int
     average: int
+    signs: int
     coefficients: int
 
 
@@ -181,6 +183,24 @@ def _average(
     return follow if averaged else nothing
 
 
+def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
+    """Make the function that sets weights of a wrong sign to 0, or does nothing."""
+    zero, alone = scalar(0), scalar(ZERO)
+
+    @njit
+    def bound(signs: Any, w: Any, n: Any) -> None:
+        signs, w = row(signs, n, scalar), row(w, n, scalar)
+        for i in range(n):
+            kept = zero if signs[i] * w[i] < zero else w[i]
+            w[i] = zero if signs[i] == alone else kept
+
+    @njit
+    def nothing(signs: Any, w: Any, n: Any) -> None:
+        pass
+
+    return bound if signed else nothing
+
+
 def penalised_update_loop(
     scalar: Scalar,
     rule: Rule,
@@ -188,6 +208,7 @@ def penalised_update_loop(
     penalty: str,
     gradient_rule: str = "",
     averaged: bool = False,
+    signed: bool = False,
 ) -> Loop:
     """Make the loop of a penalty and the step of a rule with two numbers of state, in one pass.
 
@@ -197,6 +218,7 @@ def penalised_update_loop(
     lanes, find = lanes_of(scalar), njit(RULES[penalty])
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
+    bound = _bounds(scalar, signed)
     sum_rows = moves(scalar, lanes).sum_rows
 
     def loop(state: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
@@ -214,6 +236,7 @@ def penalised_update_loop(
             value[i], slope = find(w[i])
             slope = change(g[i] + factor * slope, *settings)
             w[i], m[i], v[i] = rule(w[i], slope, m[i], v[i], *constants)
+        bound(state.signs, state.w, n)
         follow(state.average, state.w, state.coefficients, n)
         sum_rows(penalty.values, penalty.zeros, penalty.values, n_rows)
         _add(value, width, scale, penalty.total)
@@ -228,16 +251,18 @@ def update_loop(
     n_moments: int,
     gradient_rule: str = "",
     averaged: bool = False,
+    signed: bool = False,
 ) -> Loop:
     """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
 
     To read and write m and v without need doubled the time of plain descent.
     """
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
+    bound = _bounds(scalar, signed)
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
 
     def without_state(
-        w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any
+        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
     ) -> None:
         address, zero = w, scalar(0)
         w, g = row(w, n, scalar), row(g, n, scalar)
@@ -245,24 +270,31 @@ def update_loop(
         settings = settings_at(coefficients)
         for i in range(n):
             w[i] = rule(w[i], change(g[i], *settings), zero, zero, *constants)[0]
+        bound(signs, address, n)
         follow(average, address, coefficients, n)
 
-    def with_m(w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any) -> None:
+    def with_m(
+        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
+    ) -> None:
         address, zero = w, scalar(0)
         w, g, m = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
             w[i], m[i], _ = rule(w[i], change(g[i], *settings), m[i], zero, *constants)
+        bound(signs, address, n)
         follow(average, address, coefficients, n)
 
-    def with_both(w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any) -> None:
+    def with_both(
+        w: Any, g: Any, m: Any, v: Any, average: Any, signs: Any, coefficients: Any, n: Any
+    ) -> None:
         address = w
         w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
             w[i], m[i], v[i] = rule(w[i], change(g[i], *settings), m[i], v[i], *constants)
+        bound(signs, address, n)
         follow(average, address, coefficients, n)
 
     return (without_state, with_m, with_both)[n_moments]

@@ -197,7 +197,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
         coefficients = batch.coefficients + layer.weight_coefficients
-        state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
+        state = (net.m + skip, net.v + skip, net.average + skip, net.signs + skip, coefficients)
         penalty = (net.scales, total, values, net.zeros)
         call(blocks.penalised, (w, g, *state, *penalty, *_shape_of(tile, layer, p, lanes)))
 
@@ -214,7 +214,7 @@ def _finishing(scalar: Scalar) -> Kernel:
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
             coefficients += batch.coefficients
-            state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
+            state = (net.m + skip, net.v + skip, net.average + skip, net.signs + skip, coefficients)
             call(blocks.optimizer, (w, g, *state, n))
         else:
             copy(g, net.gradient + skip, n)

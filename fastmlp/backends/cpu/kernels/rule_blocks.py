@@ -98,7 +98,7 @@ def penalties(network: Network) -> list[int]:
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
     """Return the block of the optimizer's rule, which reads and writes the state that it uses."""
-    rule, options = optimizer.rule, _options(optimizer)
+    rule, options = optimizer.rule, _options(network, optimizer)
     n_moments = N_MOMENTS.get(rule, 2)
     return block_of(elementwise.update_loop, network.dtype, rule, n_moments=n_moments, **options)
 
@@ -110,7 +110,7 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
         return 0
-    loop, options = elementwise.penalised_update_loop, _options(optimizer)
+    loop, options = elementwise.penalised_update_loop, _options(network, optimizer)
     return block_of(loop, network.dtype, optimizer.rule, penalty=names[0], **options).address
 
 
@@ -126,10 +126,12 @@ def drawing(network: Network) -> dict[str, Any]:
     return {"drop": drop, "disturb": disturb, "dropped": (*numbers, 0)}
 
 
-def _options(optimizer: Optimizer) -> dict[str, Any]:
+def _options(network: Network, optimizer: Optimizer) -> dict[str, Any]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
     options = {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}
-    return options | {"averaged": True} if average_of(optimizer) else options
+    used = {"averaged": average_of(optimizer) is not None, "signed": bool(network.signs)}
+    # A name that is not there does not change the key of the cache.
+    return options | {name: True for name, is_used in used.items() if is_used}
 
 
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")

@@ -37,7 +37,7 @@ def is_plain(network: Network, optimizer: Optimizer) -> bool:
     """Return True if a step is the rate, the same for all layers, times the loss's gradient."""
     changed = gradient_rule_of(optimizer) or norm_limit_of(optimizer) or is_averaged(optimizer)
     plain = optimizer.rule is sgd and not changed
-    plain = plain and not network.penalties and network.dropout is None
+    plain = plain and not (network.penalties or network.dropout or network.signs)
     return plain and groups_of(optimizer, network.factors).alike
 
 

@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.tuning import PAGE_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network import monotone
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 
@@ -104,6 +105,7 @@ class Moments:
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
         self._packing: PanelPacking | None = None
+        self._signs: Array | None = None
         self._packed = None if flat is None else self._pack(flat)
 
     @property
@@ -130,6 +132,14 @@ class Moments:
         if self.n_slots == N_SLOTS:
             return None
         return self._arrays()[0 if self.lag else 3]
+
+    @property
+    def signs(self) -> Array:
+        """The codes of the parameters' signs, a packed vector in the net's dtype."""
+        if self._signs is None:
+            codes = monotone.codes_of(self.network).astype(self.network.dtype)
+            self._signs = self._panels().packed(codes)
+        return self._signs
 
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; see `PackedSlots`."""
@@ -159,7 +169,7 @@ class Moments:
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
-        self.spacing, self._packing = spacing, None
+        self.spacing, self._packing, self._signs = spacing, None, None
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:

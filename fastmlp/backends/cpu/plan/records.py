@@ -110,6 +110,7 @@ class Net(Record):
     n_moments: int  # how many of them the rule uses
     average: int  # address of the average that the net shows, or 0,
     average_backup: int  # and of a copy of it at the start of the epoch
+    signs: int  # address of the codes of `network/monotone.py`, packed, in the net's dtype, or 0
     gradient: int  # address of the packed gradient, or 0
     unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
     strip_losses: int  # address of float64, the weighted loss of each strip of rows
@@ -206,7 +207,7 @@ class BlockAddresses(Record):
     scaled: int  # (factor, g, n)
     loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
     link: int  # (raw, values, n_rows, n_out)
-    optimizer: int  # (w, g, m, v, average, coefficients, n)
+    optimizer: int  # (w, g, m, v, average, signs, coefficients, n)
     penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block
     drop: int  # (net, layer, panel, n_panels, at, n): dropout of outputs and slopes
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
@@ -248,14 +249,16 @@ class Job(Record):
 
 # Fields that are 0 unless a net, its rows or its optimizer use a feature: dropout and noise, pairs
 # of bfloat16, split-K, panels, microbatches, sparse or expanded rows, averages, clipping by norm,
-# frozen layers, prefetches, non-temporal stores. Where all are 0, phases run in their plain form.
+# frozen layers, signs of weights, prefetches, non-temporal stores. Where all are 0, phases run in
+# their plain form.
 FEATURES: dict[type[Record], tuple[str, ...]] = {
     Layer: (
         "dropped", "pairs", "inputs_along", "inputs_across", "outputs_along", "outputs_across",
         "deltas_along", "deltas_across",
     ),
     Net: (
-        "lowest", "average", "average_backup", "factors", "by_panels", "split_layer", "middle",
+        "lowest", "average", "average_backup", "signs", "factors", "by_panels", "split_layer",
+        "middle",
         "inputs_apart", "non_temporal", "prefetches_state", "prefetches_rows", "expansion",
         "microbatch_rows", "disturbs",
     ),

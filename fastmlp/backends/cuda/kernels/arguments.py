@@ -16,7 +16,7 @@ from fastmlp.backends.cuda.plan.records import (
 )
 
 
-class Rows(NamedTuple):
+class Samples(NamedTuple):
     """The data: features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
 
     x: Any

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import device_function
 from fastmlp.backends.cuda.kernels.rule_blocks import compiled
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 from fastmlp.rules import elementary
 from fastmlp.rules.dropout import (
     HIDDEN,
@@ -43,7 +43,7 @@ class Drawing(NamedTuple):
     disturbed: Any
 
 
-def make_drawing(rules: Rules) -> Drawing:
+def make_drawing(rules: KernelRules) -> Drawing:
     """Make the functions for a dtype; they are used in training with dropout or noise alone."""
     scalar, draw = np.dtype(rules.dtype).type, _make_draw()
     zero, one = scalar(0), scalar(1)

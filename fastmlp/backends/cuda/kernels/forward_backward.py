@@ -13,7 +13,7 @@ from fastmlp.backends.cuda.kernels.arguments import (
     Operand,
     OutputRow,
     Product,
-    Rows,
+    Samples,
     Strip,
     batch_of,
     coefficients_at,
@@ -23,10 +23,10 @@ from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
 from fastmlp.backends.cuda.plan.design import GridShape
 from fastmlp.backends.cuda.plan.records import N_PARTIAL_SUMS, PREDICT, TRAIN
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 
 
-def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
+def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
     """Make ``forward_backward(staging, rows, net, step)``; the plan's `mode` says whether it
     trains, predicts into ``rows.y``, or evaluates."""
     strip_rows = shape.rows.tile_rows
@@ -34,7 +34,7 @@ def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
     begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
     layer_pass = _make_layer_pass(rules, shape)
 
-    def forward_backward(staging: Any, rows: Rows, net: Net, step: int) -> None:
+    def forward_backward(staging: Any, rows: Samples, net: Net, step: int) -> None:
         plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
         start, n = batch_of(plan, step)
         index = -1
@@ -93,7 +93,7 @@ def _make_mass(shape: GridShape) -> Any:
     return device_function(mass_of)
 
 
-def _make_begin_batch(rules: Rules, shape: GridShape) -> Any:
+def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
     """Make the work of all blocks before a batch, while no block writes to the weights: the backup
     of the parameters at an epoch's beginning, and the partial sums of the penalties."""
     scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
@@ -128,7 +128,7 @@ def _make_begin_batch(rules: Rules, shape: GridShape) -> Any:
     return device_function(begin_batch)
 
 
-def _make_gather(rules: Rules, shape: GridShape) -> Any:
+def _make_gather(rules: KernelRules, shape: GridShape) -> Any:
     """Make the copy of a strip's features to the first layer's inputs, with noise and dropout, and
     the columns of 1."""
     n_threads, draws = shape.n_threads, rules.draws
@@ -207,7 +207,7 @@ def pass_of(net: Net, i: int, back: bool, low: int) -> LayerPass:
     )
 
 
-def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
+def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
     """Make the pass of a strip through a layer, forward or backward: one product for both, which
     is compiled once."""
     product, activate = make_staged_product(rules, shape.rows), rule_blocks.activation(rules)
@@ -251,7 +251,7 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
     return device_function(layer_pass)
 
 
-def _make_output_layer(rules: Rules, shape: GridShape) -> Any:
+def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
     """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
     n_threads = shape.n_threads
     row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)

@@ -7,14 +7,14 @@ import numpy as np
 from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
 from fastmlp.backends.cuda.plan.design import TileShape
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 
 WARP = 32
 # Rows and columns of a thread's tile: with 16 sums, each number loaded is used four times.
 TILE = (4, 4)
 
 
-def make_register_product(rules: Rules, n_threads: int) -> Any:
+def make_register_product(rules: KernelRules, n_threads: int) -> Any:
     """Make ``product(numbers, a, b, extent, out, t)``: sums over the depth, in its order.
 
     Tiles are of 4 x 4 sums, or of one where a warp would have idle threads.
@@ -36,7 +36,7 @@ def make_register_product(rules: Rules, n_threads: int) -> Any:
     return device_function(product)
 
 
-def _make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Any:
+def _make_tiles(rules: KernelRules, tile: tuple[int, int], n_threads: int) -> Any:
     """Make the product in tiles of so many rows and columns.
 
     The rows of a thread's tile are far apart, and its columns too, so that neighbouring threads
@@ -96,7 +96,7 @@ class Update(NamedTuple):
     last_start: Any
 
 
-def make_staged_product(rules: Rules, shape: TileShape) -> Any:
+def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
     """Make ``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
 
     Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
@@ -132,7 +132,7 @@ def make_staged_product(rules: Rules, shape: TileShape) -> Any:
     return device_function(product)
 
 
-def _make_stage(rules: Rules, shape: TileShape, size: int, place: int) -> Any:
+def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> Any:
     """Make the copy of `size` elements of an operand, `shape.depth` deep, to the staging."""
     n_threads, step, stride = shape.n_threads, shape.depth, size + 1
     zero = np.dtype(rules.dtype).type(0)
@@ -157,7 +157,7 @@ def _make_stage(rules: Rules, shape: TileShape, size: int, place: int) -> Any:
     return device_function(stage)
 
 
-def _make_begin(rules: Rules, shape: TileShape) -> Any:
+def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
     """Make the first values of a thread's sums."""
     zero = np.dtype(rules.dtype).type(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns

@@ -23,7 +23,7 @@ from fastmlp.backends.cuda.kernels.arguments import (
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
 from fastmlp.backends.cuda.plan.design import GridShape
 from fastmlp.backends.cuda.plan.records import EVALUATE, Layer, Nets
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 from fastmlp.rules.groups import FROZEN
 
 
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
     width: int
 
 
-def make_gradient_update(rules: Rules, shape: GridShape) -> Any:
+def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
     """Make ``gradient_update(staging, net, step)``, which also sums the batch's losses."""
     tile_update = _make_tile_update(rules, shape)
     batch_loss = _make_batch_loss(rules, shape)
@@ -63,7 +63,7 @@ def make_gradient_update(rules: Rules, shape: GridShape) -> Any:
     return device_function(gradient_update)
 
 
-def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
+def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
     """Make the sum of a batch's losses. Training ends if it is not finite; an evaluation does not,
     since later calls have other parameters."""
     n_threads, training = shape.n_threads, rules.update is not None
@@ -80,7 +80,7 @@ def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
     return device_function(batch_loss)
 
 
-def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
+def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
     """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
     product, finish = make_staged_product(rules, shape.weights), _make_finish(rules, shape)
     down, across = shape.weights.tile_rows, shape.weights.tile_columns
@@ -115,7 +115,7 @@ def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
     return device_function(tile_update)
 
 
-def _make_finish(rules: Rules, shape: GridShape) -> Any:
+def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
     """Make the penalty's part of a tile's gradient, and the optimizer step."""
     n_threads, training = shape.n_threads, rules.update is not None
     penalty, take_step = rule_blocks.penalty(rules, np.dtype(rules.dtype).type), _make_step(rules)
@@ -143,7 +143,7 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
     return device_function(finish)
 
 
-def _make_step(rules: Rules) -> Any:
+def _make_step(rules: KernelRules) -> Any:
     """Make ``take_step(net, i, at, gradient)``: parameter i's optimizer step, by the coefficients
     from ``memory[at]`` on; nothing for rules without an optimizer."""
     optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
@@ -173,7 +173,7 @@ def _coefficients_of(net: Net, i: int) -> int:
     return offset
 
 
-def make_apply(rules: Rules, n_threads: int) -> Any:
+def make_apply(rules: KernelRules, n_threads: int) -> Any:
     """Make the kernel ``apply(nets)``: a step of the first net, by the gradient in memory."""
     take_step = _make_step(rules)
 

@@ -18,12 +18,12 @@ from fastmlp.backends.cuda.device.adapter import (
     unsigned,
 )
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Net, Rows, steps_per_epoch
+from fastmlp.backends.cuda.kernels.arguments import Net, Samples, steps_per_epoch
 from fastmlp.backends.cuda.kernels.forward_backward import make_forward_backward
 from fastmlp.backends.cuda.kernels.gradient_update import make_gradient_update
 from fastmlp.backends.cuda.plan.design import GridShape
 from fastmlp.backends.cuda.plan.records import Nets
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 
 FORWARD_BACKWARD, GRADIENT_UPDATE, CHECK_FINITE, END_EPOCH = 0, 1, 2, 3
 
@@ -42,7 +42,7 @@ class Kernels(NamedTuple):
     run: Any
 
 
-def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
+def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
     """Make the kernels for these rules and shapes."""
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
@@ -61,7 +61,7 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
             if cuda.syncthreads_or(int(progress.non_finite != 0)) != 0:
                 return
         if which == FORWARD_BACKWARD:
-            forward_backward(staging, Rows(x, y), net, step)
+            forward_backward(staging, Samples(x, y), net, step)
         elif which == GRADIENT_UPDATE:
             gradient_update(staging, net, step)
         elif training and which == CHECK_FINITE:
@@ -77,7 +77,7 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
             return
         per_epoch = steps_per_epoch(plan)
         for step in range(plan.first, plan.last):
-            forward_backward(staging, Rows(x, y), net, step)
+            forward_backward(staging, Samples(x, y), net, step)
             grid.sync()
             gradient_update(staging, net, step)
             grid.sync()
@@ -108,7 +108,7 @@ def _make_finite_check(shape: GridShape) -> Any:
     return device_function(check_finite)
 
 
-def _make_end_epoch(rules: Rules, shape: GridShape) -> Any:
+def _make_end_epoch(rules: KernelRules, shape: GridShape) -> Any:
     """Make the end of an epoch, which writes its loss, or goes back if training has diverged."""
     n_threads, restore = shape.n_threads, rule_blocks.restore(rules)
 

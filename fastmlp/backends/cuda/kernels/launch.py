@@ -10,7 +10,7 @@ from fastmlp.backends.cuda.device.adapter import (
     max_cooperative_blocks,
 )
 from fastmlp.backends.cuda.kernels import gradient_update, grid, single_block
-from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.grid import (
     CHECK_FINITE,
     END_EPOCH,
@@ -18,30 +18,30 @@ from fastmlp.backends.cuda.kernels.grid import (
     GRADIENT_UPDATE,
 )
 from fastmlp.backends.cuda.plan.design import SIMULATED_THREADS, BlockShape, Design, GridShape
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 from fastmlp.backends.cuda.plan.session import Session
 
 
 @cache
-def single_block_kernel(rules: Rules, shape: BlockShape) -> Any:
+def single_block_kernel(rules: KernelRules, shape: BlockShape) -> Any:
     """Return the kernel of one block, made once per process and rules."""
     return single_block.make_kernel(rules, shape)
 
 
 @cache
-def grid_kernels(rules: Rules, shape: GridShape) -> grid.Kernels:
+def grid_kernels(rules: KernelRules, shape: GridShape) -> grid.Kernels:
     """Return the kernels of a grid, made once per process and rules."""
     return grid.make_kernels(rules, shape)
 
 
 @cache
-def apply_kernel(rules: Rules, n_threads: int) -> Any:
+def apply_kernel(rules: KernelRules, n_threads: int) -> Any:
     """Return the kernel of one optimizer step, made once per process and rules."""
     return gradient_update.make_apply(rules, n_threads)
 
 
 def launch_steps(
-    design: Design, rules: Rules, session: Session, rows: Rows, first: int, last: int
+    design: Design, rules: KernelRules, session: Session, rows: Samples, first: int, last: int
 ) -> None:
     """Launch the steps first to last of a training."""
     if design.kind == "single_block":
@@ -65,7 +65,9 @@ def launch_steps(
     phase(*arguments, last, END_EPOCH)
 
 
-def launch_single_block(shape: BlockShape, rules: Rules, session: Session, rows: Rows) -> None:
+def launch_single_block(
+    shape: BlockShape, rules: KernelRules, session: Session, rows: Samples
+) -> None:
     """Launch the steps of all nets of a session, one block a net."""
     kernel = single_block_kernel(rules, shape)
     arguments = (*rows, session.nets)
@@ -76,7 +78,7 @@ def launch_single_block(shape: BlockShape, rules: Rules, session: Session, rows:
 
 
 def launch_chunk(
-    rules: Rules, shape: GridShape, session: Session, rows: Rows, *, losses: bool
+    rules: KernelRules, shape: GridShape, session: Session, rows: Samples, *, losses: bool
 ) -> None:
     """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
     the plan's mode is TRAIN."""
@@ -88,7 +90,7 @@ def launch_chunk(
         phase(*arguments, 0, GRADIENT_UPDATE)
 
 
-def launch_update(rules: Rules, session: Session) -> None:
+def launch_update(rules: KernelRules, session: Session) -> None:
     """Launch one optimizer step by the gradient in memory."""
     kernel = apply_kernel(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
     configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)

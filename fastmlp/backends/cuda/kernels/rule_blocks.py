@@ -13,7 +13,7 @@ from typing import Any
 
 from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
 from fastmlp.backends.cuda.plan.records import NO_AVERAGE, OWN_AVERAGE, Plan
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 from fastmlp.rules import elementary
 from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
@@ -94,7 +94,7 @@ def compiled(rule: Function) -> Any:
     return device_function(function)
 
 
-def activation(rules: Rules) -> Any:
+def activation(rules: KernelRules) -> Any:
     """Make ``f(code, z) -> (value, derivative)``; the code is an index into `rules.activations`."""
     *others, last = [compiled(rule) for rule in rules.activations]
 
@@ -116,7 +116,7 @@ def _either(own_code: int, first: Any, rest: Any) -> Any:
     return device_function(either)
 
 
-def penalty(rules: Rules, scalar: Any) -> Any:
+def penalty(rules: KernelRules, scalar: Any) -> Any:
     """Make ``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
 
     `strengths` are float64, from index `start` on. The value is float64, the derivative `scalar`.
@@ -141,7 +141,7 @@ def _and(place: int, first: Any, rest: Any, scalar: Any) -> Any:
     return device_function(both)
 
 
-def update(rules: Rules, scalar: Any) -> Any:
+def update(rules: KernelRules, scalar: Any) -> Any:
     """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
@@ -163,7 +163,7 @@ def update(rules: Rules, scalar: Any) -> Any:
     return device_function(step)
 
 
-def follow(rules: Rules) -> Any:
+def follow(rules: KernelRules) -> Any:
     """Make ``f(memory, average, at, w)``: a parameter's average, at ``memory[average]``, follows
     the parameter; the coefficients are from ``memory[at]`` on."""
     last = rules.n_coefficients - 1
@@ -178,7 +178,7 @@ def follow(rules: Rules) -> Any:
     return device_function(toward if rules.average == OWN_AVERAGE else nothing)
 
 
-def copy_average(rules: Rules) -> Any:
+def copy_average(rules: KernelRules) -> Any:
     """Make ``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
     an average, from the `first` on; nothing for rules without an average."""
 
@@ -192,7 +192,7 @@ def copy_average(rules: Rules) -> Any:
     return device_function(nothing if rules.average == NO_AVERAGE else copy)
 
 
-def restore(rules: Rules) -> Any:
+def restore(rules: KernelRules) -> Any:
     """Make ``f(memory, plan, first, step)``: the end of a training that has diverged.
 
     Every `step`-th parameter, from the `first` on, and its average become those before the epoch;
@@ -229,7 +229,7 @@ def _one_more(rest: Any) -> Any:
     return device_function(take)
 
 
-def row_loss(rules: Rules, scalar: Any) -> Any:
+def row_loss(rules: KernelRules, scalar: Any) -> Any:
     """Make ``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
     It writes the row's loss to ``losses[place]``, and the loss's derivative by the raw outputs,
@@ -269,7 +269,7 @@ def row_loss(rules: Rules, scalar: Any) -> Any:
     return device_function(by_row if loss.by_row else by_number)
 
 
-def row_link(rules: Rules) -> Any:
+def row_link(rules: KernelRules) -> Any:
     """Make ``f(numbers, outputs, predictions, row, width)``: the predictions of one row from its
     raw outputs, which begin at ``numbers[outputs]``."""
     rule, by_rows = rules.link

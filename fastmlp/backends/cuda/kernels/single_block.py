@@ -18,7 +18,7 @@ from fastmlp.backends.cuda.device.adapter import (
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import (
     Net,
-    Rows,
+    Samples,
     Space,
     coefficients_at,
     steps_per_epoch,
@@ -26,31 +26,31 @@ from fastmlp.backends.cuda.kernels.arguments import (
 from fastmlp.backends.cuda.kernels.single_block_step import make_step
 from fastmlp.backends.cuda.plan.design import BlockShape
 from fastmlp.backends.cuda.plan.records import Layer, Nets
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 
 
-def make_kernel(rules: Rules, shape: BlockShape) -> Any:
+def make_kernel(rules: KernelRules, shape: BlockShape) -> Any:
     """Make the kernel ``train(x, y, nets)``: block b trains net b."""
     scalar = SCALARS[rules.dtype]
     train = _make_train(rules, shape.n_threads)
 
     def in_shared(x: Any, y: Any, nets: Nets) -> None:
-        train(Rows(x, y), nets, Space(cuda.shared.array(0, scalar), 0), cuda.blockIdx.x)
+        train(Samples(x, y), nets, Space(cuda.shared.array(0, scalar), 0), cuda.blockIdx.x)
 
     def in_global(x: Any, y: Any, nets: Nets) -> None:
         b = cuda.blockIdx.x
-        train(Rows(x, y), nets, Space(nets.memory[b], nets.plans[b].scratch), b)
+        train(Samples(x, y), nets, Space(nets.memory[b], nets.plans[b].scratch), b)
 
     return kernel(in_shared if shape.shared else in_global)
 
 
-def _make_train(rules: Rules, n_threads: int) -> Any:
+def _make_train(rules: KernelRules, n_threads: int) -> Any:
     """Make the plan's steps of one net."""
     step, load, store = make_step(rules, n_threads), _make_load(n_threads), _make_store(n_threads)
     check_finite, restore = _make_finite_check(n_threads), rule_blocks.restore(rules)
     copy_average = rule_blocks.copy_average(rules)
 
-    def train(rows: Rows, nets: Nets, space: Space, b: int) -> None:
+    def train(rows: Samples, nets: Nets, space: Space, b: int) -> None:
         memory, plan, progress = nets.memory[b], nets.plans[b], nets.progress[b]
         net = Net(memory, nets.sums[b], progress, plan, nets.layers, nets.orders[b])
         t = cuda.threadIdx.x

@@ -17,7 +17,7 @@ from fastmlp.backends.cuda.kernels.arguments import (
     Operand,
     OutputRow,
     Product,
-    Rows,
+    Samples,
     Space,
     end_batch,
     sum_losses,
@@ -25,11 +25,11 @@ from fastmlp.backends.cuda.kernels.arguments import (
 from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.gemm import make_register_product
 from fastmlp.backends.cuda.plan.records import MASS_SUMS, N_PARTIAL_SUMS
-from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.rules import KernelRules
 from fastmlp.rules.groups import FROZEN
 
 
-def make_step(rules: Rules, n_threads: int) -> Any:
+def make_step(rules: KernelRules, n_threads: int) -> Any:
     """Make ``step(rows, net, space, index, n, at, t)``: one step on n rows.
 
     The rows' numbers begin at ``net.orders[index]``, the coefficients at ``memory[at]``.
@@ -38,7 +38,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
     forward, backward = _make_forward(rules, n_threads), _make_backward(rules, n_threads)
     losses, update = _make_losses(rules, n_threads), _make_update(rules, n_threads)
 
-    def step(rows: Rows, net: Net, space: Space, index: int, n: int, at: int, t: int) -> None:
+    def step(rows: Samples, net: Net, space: Space, index: int, n: int, at: int, t: int) -> None:
         plan, n_layers = net.plan, net.plan.n_layers
         batch = Batch(index, n, 1.0, at)
         gather(rows.x, net, space, batch, t)
@@ -66,7 +66,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
     return device_function(step)
 
 
-def _make_gather(rules: Rules, n_threads: int) -> Any:
+def _make_gather(rules: KernelRules, n_threads: int) -> Any:
     """Make the copy of a batch's features to the block's space, with noise and dropout."""
     disturb, draws = make_drawing(rules).disturbed, rules.draws
 
@@ -109,7 +109,7 @@ def _make_mass(n_threads: int) -> Any:
     return device_function(mass_of)
 
 
-def _make_forward(rules: Rules, n_threads: int) -> Any:
+def _make_forward(rules: KernelRules, n_threads: int) -> Any:
     """Make ``forward(net, space, i, batch, t)``: layer i's values and derivatives of the rows."""
     product, activate = make_register_product(rules, n_threads), rule_blocks.activation(rules)
     kept, draws = make_drawing(rules).factor, rules.draws
@@ -139,7 +139,7 @@ def _make_forward(rules: Rules, n_threads: int) -> Any:
     return device_function(forward)
 
 
-def _make_backward(rules: Rules, n_threads: int) -> Any:
+def _make_backward(rules: KernelRules, n_threads: int) -> Any:
     """Make ``backward(net, space, i, n, t)``: the deltas of the layer below layer i, n rows."""
     product = make_register_product(rules, n_threads)
 
@@ -163,7 +163,7 @@ def _make_backward(rules: Rules, n_threads: int) -> Any:
     return device_function(backward)
 
 
-def _make_update(rules: Rules, n_threads: int) -> Any:
+def _make_update(rules: KernelRules, n_threads: int) -> Any:
     """Make ``update(net, space, i, batch, t)``: layer i's gradient, penalty, optimizer step."""
     scalar, product = np.dtype(rules.dtype).type, make_register_product(rules, n_threads)
     penalty, optimizer = rule_blocks.penalty(rules, scalar), rule_blocks.update(rules, scalar)
@@ -209,7 +209,7 @@ def _make_update(rules: Rules, n_threads: int) -> Any:
     return device_function(update)
 
 
-def _make_losses(rules: Rules, n_threads: int) -> Any:
+def _make_losses(rules: KernelRules, n_threads: int) -> Any:
     """Make the rows' losses, the deltas of the output layer, and the partial sums of the losses."""
     row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
 

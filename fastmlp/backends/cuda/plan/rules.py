@@ -44,8 +44,13 @@ REFUSALS = [
         "does not train in mixed precision (compute_dtype)",
         "use compute_dtype=None",
     ),
+    Refusal(
+        lambda network, optimizer: bool(network.signs),
+        "does not keep the signs of weights (monotonic_cst)",
+        "leave it out",
+    ),
 ]
-PREDICTING = REFUSALS[-1]._replace(feature="does not predict in mixed precision (compute_dtype)")
+PREDICTING = REFUSALS[1]._replace(feature="does not predict in mixed precision (compute_dtype)")
 
 
 def refuse(network: Network, optimizer: Optimizer) -> None:
@@ -78,7 +83,7 @@ def _refused(refusal: Refusal) -> ValueError:
     return ValueError(f'{words}, or device="cpu"')
 
 
-class Rules(NamedTuple):
+class KernelRules(NamedTuple):
     """The rules of a kernel, the key of the cache of compiled kernels.
 
     Attributes
@@ -103,7 +108,7 @@ class Rules(NamedTuple):
     draws: bool = False
 
 
-def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
+def rules_of(network: Network, optimizer: Optimizer | None = None) -> KernelRules:
     """Return the rules of a network, and of its optimizer if there is one.
 
     Raises
@@ -118,7 +123,7 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
         n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
         if is_averaged(optimizer):
             average = AVERAGE_OF_M if lag_of(optimizer) else OWN_AVERAGE
-    return Rules(
+    return KernelRules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
         network.loss,

@@ -17,15 +17,15 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.arrays import packed, to_device
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_single_block
 from fastmlp.backends.cuda.kernels.shuffling import MIN_DEVICE_ORDERS, make_orders
 from fastmlp.backends.cuda.plan.design import Design, design_for
 from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.rules import Rules, rules_of
+from fastmlp.backends.cuda.plan.rules import KernelRules, rules_of
 from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
-from fastmlp.backends.cuda.training.batched_member import Member, MemberFit
-from fastmlp.backends.protocol import Outcome
+from fastmlp.backends.cuda.training.batched_member import BatchedMember, MemberFit
+from fastmlp.backends.protocol import MemberOutcome
 from fastmlp.rules.groups import groups_of
 
 Array = NDArray[Any]
@@ -39,16 +39,16 @@ MOST_ORDER_NUMBERS = 1 << 18
 
 def train_together(
     card: Card,
-    members: Sequence[Member],
+    members: Sequence[BatchedMember],
     x: Any,
     y: Any,
     *,
     epochs: int,
     batch_size: int,
     shuffle: bool = True,
-    outcomes: Sequence[Outcome] = (),
+    outcomes: Sequence[MemberOutcome] = (),
     on_epochs: Callable[[int], object] | None = None,
-) -> Sequence[Outcome]:
+) -> Sequence[MemberOutcome]:
     """Train each net for so many epochs: nets with the same layers and rules at once, as many as
     fit into memory.
 
@@ -75,10 +75,10 @@ def train_together(
         parameters = groups_of(member.optimizer, network.factors)
         key = (network.layout.sizes, network.activations, rules, weighted, parameters)
         groups.setdefault(key, []).append(i)
-    outcomes = outcomes or [Outcome(member.n_steps) for member in members]
+    outcomes = outcomes or [MemberOutcome(member.n_steps) for member in members]
     with card.current():
         require(card, sum(a.nbytes for a in (x, y) if isinstance(a, np.ndarray)), "fit_many")
-        rows = Rows(to_device(card, x), to_device(card, y))
+        rows = Samples(to_device(card, x), to_device(card, y))
         for numbers in groups.values():
             at_once = _most_at_once(card, members[numbers[0]], len(x), batch_size)
             for start in range(0, len(numbers), at_once):
@@ -89,7 +89,9 @@ def train_together(
     return outcomes
 
 
-def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int) -> Need:
+def _need(
+    member: BatchedMember, rules: KernelRules, n_rows: int, batch: int, n_threads: int
+) -> Need:
     need = Need(
         batch,
         n_rows,
@@ -107,7 +109,7 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
     return need.of_groups(groups, rules.n_coefficients)
 
 
-def _most_at_once(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
+def _most_at_once(card: Card, member: BatchedMember, n_rows: int, batch_size: int) -> int:
     """Return the number of such nets that fit into the GPU's memory."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
@@ -134,9 +136,9 @@ class Group:
     def __init__(
         self,
         card: Card,
-        members: Sequence[Member],
-        outcomes: Sequence[Outcome],
-        rows: Rows,
+        members: Sequence[BatchedMember],
+        outcomes: Sequence[MemberOutcome],
+        rows: Samples,
         batch_size: int,
     ) -> None:
         self._begun = time.perf_counter()

@@ -9,7 +9,7 @@ from fastmlp import validation
 from fastmlp._process.locks import NetLock
 from fastmlp._process.random_state import shuffling_words
 from fastmlp.backends.cuda.training.optimizer_state import Moments
-from fastmlp.backends.protocol import Outcome
+from fastmlp.backends.protocol import MemberOutcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.dropout import Key, numbers_of
@@ -22,7 +22,7 @@ Words = NDArray[np.uint32]
 NO_WORDS: Words = np.empty(0, np.uint32)
 
 
-class Member(NamedTuple):
+class BatchedMember(NamedTuple):
     """One net of a batched fit.
 
     Attributes
@@ -61,15 +61,17 @@ class MemberFit:
     unit, end : steps of the window that are done, and all of its steps
     """
 
-    member: Member
-    outcome: Outcome
+    member: BatchedMember
+    outcome: MemberOutcome
     rows: NDArray[np.int64]
     batch: int
     per_epoch: int
     unit: int
     end: int
 
-    def __init__(self, member: Member, outcome: Outcome, n_rows: int, batch_size: int) -> None:
+    def __init__(
+        self, member: BatchedMember, outcome: MemberOutcome, n_rows: int, batch_size: int
+    ) -> None:
         self.member, self.outcome = member, outcome
         rows = member.rows
         self.rows = np.arange(n_rows, dtype=np.int64) if rows is None else rows

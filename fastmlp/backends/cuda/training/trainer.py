@@ -10,7 +10,7 @@ from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.arrays import host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_steps
 from fastmlp.backends.cuda.plan.design import Design, Kind, design_for
 from fastmlp.backends.cuda.plan.plan import Need
@@ -109,7 +109,7 @@ class Trainer:
 
     def pause(self) -> None:
         """Let go of the rows, until `resume`."""
-        self._rows = Rows(None, None)
+        self._rows = Samples(None, None)
 
     def _send(self, data: Data) -> None:
         """Copy the rows to the GPU."""
@@ -119,7 +119,7 @@ class Trainer:
                 if self._summed
                 else data.y
             )
-            self._rows = Rows(to_device(self._card, data.x), to_device(self._card, y))
+            self._rows = Samples(to_device(self._card, data.x), to_device(self._card, y))
             if data.weight.size:
                 self._session.put("weights", np.ascontiguousarray(data.weight))
 

@@ -18,7 +18,8 @@ from threadpoolctl import ThreadpoolController
 from fastmlp.estimators.mlp.fitting.net import flat_of, write_back
 from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.rows import RowSubset
-from fastmlp.estimators.mlp.fitting.to_core import engine_of, network_of
+from fastmlp.estimators.mlp.fitting.to_core import engine_of, network_of, signs_of_estimator
+from fastmlp.network import monotone
 
 
 class OneThread:
@@ -76,10 +77,10 @@ def minimize_loss(
     estimator._objective = objective_on(estimator, part)
     try:
         with one_thread:
-            if reports is None:
+            if reports is None and estimator.monotonic_cst is None:
                 estimator._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
             else:
-                _fit_reporting(estimator, reports)
+                _fit_reporting(estimator, reports or Reports(estimator, (), False))
     finally:
         del estimator._objective
     estimator.loss_ = np.float64(estimator.loss_)
@@ -93,7 +94,7 @@ def objective_on(estimator: Any, part: RowSubset) -> Any:
 
 
 def _fit_reporting(estimator: Any, reports: Reports) -> None:
-    """Do the work of scikit-learn's `_fit_lbfgs`, with a report of each iteration."""
+    """Do the work of scikit-learn's `_fit_lbfgs`, with a report of each iteration and bounds."""
     last, state = [np.nan], estimator._live_state()
     estimator.n_iter_ = 0
 
@@ -111,6 +112,9 @@ def _fit_reporting(estimator: Any, reports: Reports) -> None:
     start = flat_of(estimator.coefs_, estimator.intercepts_)
     limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
     options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
+    network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
+    if signs := signs_of_estimator(estimator, network):
+        options["bounds"] = monotone.bounds_of(network._replace(signs=signs))
     with reports.begin(state):
         try:
             result = minimize(objective, start, callback=iteration_ends, **options)

@@ -163,6 +163,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         estimator.input_noise,
         estimator.average,
         estimator.compute_dtype,
+        estimator.monotonic_cst,
     )
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if made is not None and made.state is state:
@@ -170,6 +171,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         if all(same):
             return made.net
     loss, share = loss_for_net(estimator, state.layout.sizes[-1])
+    network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
     seed = estimator.random_state
     net = net_on(
         state,
@@ -182,6 +184,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         input_dropout=estimator.input_dropout,
         input_noise=estimator.input_noise,
         compute_dtype=estimator.compute_dtype if state.parameters.dtype == np.float32 else None,
+        monotonic_cst=to_core.signs_of_estimator(estimator, network) or None,
         seed=int(seed) if isinstance(seed, Integral) else None,
         n_threads=n_threads_of(estimator.n_jobs),
     )

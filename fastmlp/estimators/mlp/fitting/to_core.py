@@ -1,5 +1,6 @@
 """From an estimator's settings to the core: network, loss, optimizer, dropout, engine; scores."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.network import resolve, spec
+from fastmlp.network import monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, updates
@@ -309,16 +310,32 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 
 def in_training(estimator: Any, network: Network) -> Network:
-    """An estimator's network with the dropout, noise and precision of training.
+    """An estimator's network with the dropout, noise, precision and constraints of training.
 
     Raises
     ------
-    ValueError
-        If it is to round, and parameters of an earlier fit are float64.
+    TypeError, ValueError
+        If it is to round, and parameters of an earlier fit are float64, or constraints are wrong.
     """
     who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
     computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
-    return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
+    signs = signs_of_estimator(estimator, network)
+    dropout = dropout_of_estimator(estimator)
+    return network._replace(dropout=dropout, compute_dtype=computed, signs=signs)
+
+
+def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
+    """The constraints of an estimator's inputs, which may be named; empty if none is constrained.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are wrong, or name columns that X has not.
+    """
+    setting, who = estimator.monotonic_cst, type(estimator).__name__
+    if isinstance(setting, Mapping):
+        setting = monotone.by_column(setting, getattr(estimator, "feature_names_in_", None), who)
+    return monotone.signs_of(setting, network, who)
 
 
 def key_of_fit(estimator: Any) -> Key:

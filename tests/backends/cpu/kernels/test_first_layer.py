@@ -7,9 +7,10 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
+from fitting import Cut, cut_after
 from nets import Net, split
 
-from fastmlp import MLP, Adam, Report, fit_many
+from fastmlp import MLP, Adam, fit_many
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
@@ -310,14 +311,9 @@ def test_a_fit_is_resumed(tmp_path: Path) -> None:
     rows, y, file = rows_of("all", "float32"), targets(), tmp_path / "fit"
     whole, cut, resumed = (net_for(rows) for _ in range(3))
     whole.fit(rows, y, epochs=4, batch_size=10)
-
-    def end(report: Report) -> None:
-        if report.epoch == 2:
-            raise LookupError
-
     settings: dict[str, Any] = {"epochs": 4, "batch_size": 10, "checkpoint": file}
-    with pytest.raises(LookupError):
-        cut.fit(rows, y, **settings, checkpoint_every=1, callbacks=end)
+    with pytest.raises(Cut):
+        cut.fit(rows, y, **settings, checkpoint_every=1, callbacks=cut_after(2))
     resumed.fit(rows, y, **settings, resume=True)
     assert not np.array_equal(cut.parameters, whole.parameters)
     assert np.array_equal(resumed.parameters, whole.parameters)

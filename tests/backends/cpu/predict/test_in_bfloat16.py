@@ -1,13 +1,13 @@
 """Predictions in bfloat16: against NumPy with rounded operands, and the same bits always."""
 
 from collections.abc import Iterator
-from threading import Thread
 from typing import Any
 
 import naive
 import numpy as np
 import pytest
 from conditions import count_as_wide, needs_a_team, needs_threads
+from fitting import in_threads
 from panelled import operand
 
 from fastmlp import MLP
@@ -112,11 +112,7 @@ def test_bits_do_not_depend_on_calls_at_the_same_time() -> None:
     def predict(i: int) -> None:
         results[i] = net.predict(x, **(MIXED if i % 2 else {}))
 
-    threads = [Thread(target=predict, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(predict, 6)
     plain = net.predict(x)
     for i, arrays in results.items():
         assert arrays.tobytes() == (expected if i % 2 else plain).tobytes()

@@ -3,12 +3,12 @@
 import copy
 import pickle
 import sys
-import threading
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from fitting import in_threads
 from loss_cases import CASES, outputs_for
 from memory_use import peak_of
 from nets import network_of
@@ -320,23 +320,16 @@ def test_two_threads_at_a_time(dtype: str) -> None:
     tables = [rng.normal(size=(n, 4)).astype(dtype) for n in (1, 4)]
     expected = [slowly(net, x) for x in tables]
     wrong: list[Any] = []
-    start = threading.Barrier(2)
 
-    def predict(x: Any, y: Any) -> None:
-        start.wait()
+    def predict(i: int) -> None:
         for _ in range(20 if INTERPRETED else 3000):
-            if not np.array_equal(net.predict(x), y):
-                wrong.append(x)
+            if not np.array_equal(net.predict(tables[i]), expected[i]):
+                wrong.append(i)
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        jobs = zip(tables, expected, strict=True)
-        threads = [threading.Thread(target=predict, args=job) for job in jobs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(predict, 2)
     finally:
         sys.setswitchinterval(before)
     assert not wrong
@@ -346,19 +339,9 @@ def test_two_threads_may_both_be_the_first() -> None:
     net, x = net_and_rows()
     expected = slowly(net, x)
     results: list[Any] = []
-
-    def predict() -> None:
-        start.wait()
-        results.append(net.predict(x))
-
     for _ in range(20):
-        start = threading.Barrier(2)
         net._predictor = None
-        threads = [threading.Thread(target=predict) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        results += in_threads(lambda i: net.predict(x), 2)
     assert len(results) == 40
     assert all(np.array_equal(result, expected) for result in results)
 

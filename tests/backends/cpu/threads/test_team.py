@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 from conditions import Drill, only_compiled
+from fitting import in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -520,17 +521,8 @@ class Noting(WorkerPool):
 @only_compiled
 def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
     for _ in range(20):
-        pool, together = Noting(), threading.Barrier(4)
-
-        def grow(pool: Noting = pool, together: threading.Barrier = together) -> None:
-            together.wait()
-            pool._grow(3)
-
-        threads = [threading.Thread(target=grow) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        pool = Noting()
+        in_threads(lambda i, pool=pool: pool._grow(3), 4)  # type: ignore[misc]
         assert soon(lambda pool=pool: len(pool.taken) >= pool._size)  # type: ignore[misc]
         assert sorted(pool.taken) == [0, 1, 2]
 

@@ -15,7 +15,7 @@ from fastmlp.backends.cuda.kernels.launch import launch_single_block
 from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.cuda.training.batched_fits import train_together
-from fastmlp.backends.cuda.training.batched_member import Member
+from fastmlp.backends.cuda.training.batched_member import BatchedMember
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.model import core_of
 
@@ -244,12 +244,14 @@ def member_nets(device: str = "cuda") -> list[MLP]:
     ]
 
 
-def member(net: MLP, rows: Any) -> Member:
+def member(net: MLP, rows: Any) -> BatchedMember:
     engine, state = core_of(net)
     slots, generator = Moments(engine.network, 0), state.generator
     assert generator is not None
     weight = np.empty(0)
-    return Member(engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight)
+    return BatchedMember(
+        engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight
+    )
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")

@@ -1,9 +1,7 @@
-"""Averaged weights: what is looked at is the average, and what is trained goes on."""
+"""Averaged weights: what is looked at is the average, and what is trained goes on. Dropout."""
 
 import copy
-import pickle
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from sklearn.base import clone
+from fitting import Cut, cut_after
 
 from fastmlp import (
     EMA,
@@ -19,7 +17,7 @@ from fastmlp import (
     SGD,
     SWA,
     Adam,
-    MLPRegressor,
+    Cosine,
     ScheduleFreeAdamW,
     Status,
     fit_many,
@@ -27,7 +25,7 @@ from fastmlp import (
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
-from fastmlp.rules.optimizers import is_averaged
+from fastmlp.training import loop
 
 X = np.random.default_rng(0).uniform(-1, 1, (51, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
@@ -89,27 +87,12 @@ def test_what_is_trained_is_what_is_trained_without_the_average(optimizer: Any) 
     assert core_of(net).state.trained().tobytes() == plain.parameters.tobytes()
 
 
-def saved(net: MLP, path: Path) -> MLP:
-    net.save(path / "net.safetensors", include_training_state=True)
-    return MLP.load(path / "net.safetensors")
-
-
-WAYS: dict[str, Callable[[MLP, Path], MLP]] = {
-    "as it is": lambda net, path: net,
-    "copy": lambda net, path: copy.deepcopy(net),
-    "pickle": lambda net, path: pickle.loads(pickle.dumps(net)),
-    "file": saved,
-}
-
-
 @each_endless
-@pytest.mark.parametrize("way", WAYS)
-def test_a_fit_in_parts_is_a_whole_one(optimizer: Any, way: str, tmp_path: Path) -> None:
+def test_a_fit_in_parts_is_a_whole_one(optimizer: Any) -> None:
     whole, part = make(optimizer), make(optimizer)
     fit(whole, 6)
     for epochs in (1, 2, 3):
         fit(part, epochs)
-        part = WAYS[way](part, tmp_path)
     assert bits(part) == bits(whole)
 
 
@@ -122,16 +105,11 @@ def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
         if report.epoch == 2:
             report.net.parameters[0] = 0.5
 
-    def fail(report: Any) -> None:
-        edit(report)
-        if report.epoch == epoch:
-            raise LookupError
-
     whole, broken, resumed = (make(optimizer) for _ in range(3))
     options: Any = {"validation_data": (X, Y), "checkpoint": tmp_path / "c", "resume": True}
     fit(whole, callbacks=edit, validation_data=(X, Y))
-    with pytest.raises(LookupError):
-        fit(broken, callbacks=fail, **options)
+    with pytest.raises(Cut):
+        fit(broken, callbacks=[edit, cut_after(epoch)], **options)
     fit(resumed, callbacks=edit, **options)
     assert bits(resumed) == bits(whole)
 
@@ -186,37 +164,28 @@ def test_layers_with_rates_of_their_own_and_frozen_ones_are_averaged_too(optimiz
 def test_dropout_clipping_by_norm_and_averages_are_cut_anywhere(
     optimizer: Any, tmp_path: Path
 ) -> None:
-    def fail(report: Any) -> None:
-        if report.epoch == 3:
-            raise LookupError
-
     clipped = replace(optimizer, clipvalue=None, global_clipnorm=0.5)
     whole, broken, resumed = (make(clipped, dropout=0.3, input_noise=0.1) for _ in range(3))
     options: Any = {"validation_data": (X, Y), "keep_best": True}
     fit(whole, **options)
-    with pytest.raises(LookupError):
-        fit(broken, checkpoint=tmp_path / "c", callbacks=fail, **options)
+    with pytest.raises(Cut):
+        fit(broken, checkpoint=tmp_path / "c", callbacks=cut_after(3), **options)
     fit(resumed, checkpoint=tmp_path / "c", resume=True, **options)
     assert bits(resumed) == bits(whole)
 
 
 @each_kind
-def test_neither_threads_nor_company_change_a_bit(
-    optimizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_change_no_bit(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     # Interpreted, no team gathers, and a thousand times slower.
     sizes, n_rows = ((20, 19, 18, 2), 47) if INTERPRETED else ((20, 40, 70, 2), 90)
     x, y = rng.normal(size=(n_rows, 20)), rng.normal(size=(n_rows, 2))
 
-    def wide(n_threads: int | None, seed: int = 0) -> MLP:
-        return MLP(sizes, optimizer=optimizer, l1=0.1, seed=seed, n_threads=n_threads)
+    def wide(n_threads: int) -> MLP:
+        return MLP(sizes, optimizer=optimizer, l1=0.1, seed=0, n_threads=n_threads)
 
     alone = wide(1)
     alone.fit(x, y, epochs=3, batch_size=40)
-    company = [wide(1, seed) for seed in (2, 0, 1)]
-    fit_many(company, x, y, epochs=3, batch_size=40)
-    assert company[1].parameters.tobytes() == alone.parameters.tobytes()
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
     for n_threads in (2, 3, 4):
         team = wide(n_threads)
@@ -309,20 +278,6 @@ def test_predictions_beside_a_fit_are_of_averages() -> None:
     assert seen <= known
 
 
-@each_endless
-def test_estimators_show_averages(optimizer: Any) -> None:
-    settings: dict[str, Any] = {"hidden_layer_sizes": (8,), "random_state": 0, "tol": 0}
-    model = MLPRegressor(solver=optimizer, pickle_state=True, **settings)
-    assert clone(model).solver == optimizer
-    whole, part = clone(model), clone(model)
-    for _ in range(4):
-        whole.partial_fit(X, Y)
-        part = pickle.loads(pickle.dumps(part)).partial_fit(X, Y)
-    assert np.array_equal(whole.predict(X), part.predict(X))
-    assert is_averaged(whole._state.optimizer)
-    assert whole._state.trained().tobytes() != whole._state.parameters.tobytes()
-
-
 @pytest.mark.parametrize("optimizer", [Adam(0.01, average=EMA(0.99)), ScheduleFreeAdamW(0.01)])
 def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(optimizer: Any) -> None:
     rng = np.random.default_rng(0)
@@ -340,3 +295,82 @@ def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(opti
         assert np.array_equal(net.weights[0].ravel(), seen[:12])
         assert not np.array_equal(net.weights[1].ravel(), seen[12:18])
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+# --- dropout: the masks depend on key and step alone ---
+
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
+
+
+def make_dropped(seed: Any = 0, **settings: Any) -> MLP:
+    drawn = {"dropout": [0.2, Cosine(0.5)], "input_dropout": 0.1, "input_noise": 0.1}
+    return MLP((3, 8, 6, 1), **{"seed": seed, **drawn, **settings})
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "input_noise"])
+def test_a_checkpoint_of_other_rates_is_of_another_fit(name: str, tmp_path: Path) -> None:
+    fit(make_dropped(), checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match=f"a checkpoint of another fit: its {name} is"):
+        fit(make_dropped(**{name: 0.0}), checkpoint=tmp_path / "run", resume=True)
+
+
+@needs_compiler
+def test_neither_calls_nor_windows_change_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make_dropped()
+    expected = fit(net).loss
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
+    other = make_dropped()
+    assert fit(other, callbacks=lambda report: None).loss == expected
+    assert other.parameters.tobytes() == net.parameters.tobytes()
+
+
+@needs_compiler
+def test_nets_of_a_pack_have_their_own_masks_and_bits() -> None:
+    """Two nets with the same weights, but seeds of their own, and no shuffling."""
+    nets = [make_dropped(seed, initializer="glorot_uniform") for seed in (1, 2, 1)]
+    nets[1].parameters[:] = nets[0].parameters
+    alone = make_dropped(1, initializer="glorot_uniform")
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 10, "shuffle": False}
+    histories = fit_many(nets, X, Y, n_threads=2, **options)
+    assert histories[0].loss == histories[2].loss == alone.fit(X, Y, **options).loss
+    assert histories[0].loss != histories[1].loss
+    assert alone.parameters.tobytes() == nets[0].parameters.tobytes()
+
+
+@needs_compiler
+def test_a_net_that_was_loaded_without_a_state_draws_and_keeps_a_key(tmp_path: Path) -> None:
+    make_dropped().save(tmp_path / "net")
+    net = MLP.load(tmp_path / "net")
+    fit(net)
+    other = copy.deepcopy(net)
+    assert net._state.key is not None
+    assert fit(net).loss == fit(other).loss
+
+
+@needs_compiler
+def test_the_loss_of_the_history_is_with_dropout() -> None:
+    net = make_dropped(dropout=0.5, optimizer="sgd")
+    before = net.loss_and_gradient(X, Y)[0]
+    dropped = net.fit(X, Y, epochs=1, batch_size=51).loss[0]
+    assert dropped != pytest.approx(before, rel=1e-3)
+
+
+@needs_compiler
+def test_schedules_run_over_each_fit_and_their_errors_leave_the_net() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def rates(steps: Any, total: int) -> Any:
+        seen.extend((int(step), total) for step in steps)
+        return np.where(steps < 8, 0.5, 1.5)
+
+    with pytest.raises(ValueError, match=r"rates in \[0, 1\), got 1.5 at step 8"):
+        make_dropped(dropout=rates)
+    net = make_dropped(
+        dropout=lambda steps, total: np.where(total == 101, 0.5, rates(steps, total))
+    )
+    seen.clear()
+    with pytest.raises(ValueError, match=r"got 1\.5 at step 8"):
+        fit(net, 2)
+    assert (seen[0], seen[-1]) == ((0, 12), (11, 12))
+    assert np.isfinite(net.parameters).all()

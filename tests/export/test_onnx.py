@@ -1,0 +1,124 @@
+"""Models in ONNX: predictions of onnxruntime beside those of the models."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+from small_models import CASES, MODELS, TARGETS, X
+from small_tables import FEW, classifier, drawn, regressor
+
+import fastmlp
+from fastmlp import MLP, MLPClassifier, TabularMLPRegressor, to_onnx
+from fastmlp.rules.activations import ActivationName
+
+# In float32 sums are of another order, and links may be steep.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+LOSSES = ("mse", "binary_cross_entropy", "cross_entropy", "poisson", "quantile", "gaussian_nll")
+rng = np.random.default_rng(0)
+HALF: Any = "float16"
+
+
+def run(graph: Any, rows: Any) -> list[Any]:
+    """The outputs of a graph for a matrix, or for a dict of columns."""
+    onnx.checker.check_model(graph, full_check=True)
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [node.name for node in session.get_inputs()]
+    result: list[Any] = session.run(None, rows if isinstance(rows, dict) else {names[0]: rows})
+    return result
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", get_args(ActivationName))
+def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
+    rows = rng.normal(size=(50, 3)).astype(dtype)
+    for loss in LOSSES:
+        setting: Any = fastmlp.Quantile([0.1, 0.5, 0.9]) if loss == "quantile" else loss
+        n = {"quantile": 3, "cross_entropy": 3, "gaussian_nll": 4}.get(loss, 2)
+        net = MLP((3, 7, 5, n), activation=activation, loss=setting, dtype=dtype, seed=1)
+        if activation == "gelu" and dtype == "float64":
+            with pytest.raises(NotImplementedError, match="to_onnx: gelu needs the node Erf"):
+                to_onnx(net, dtype=dtype)
+            continue
+        (values,) = run(to_onnx(net, dtype=dtype), rows)
+        assert values.dtype == dtype
+        tolerance = TOLERANCE[dtype]
+        np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("name", "target"), CASES)
+def test_every_model(name: str, target: str) -> None:
+    model = MODELS[name](target).fit(X, TARGETS[target])
+    graph = to_onnx(model, dtype="float64")
+    if not hasattr(model, "classes_"):
+        (values,) = run(graph, X)
+        expected = model.predict(X)
+        np.testing.assert_allclose(values, expected.reshape(len(X), -1), atol=1e-6)
+        return
+    labels, p = run(graph, X)
+    np.testing.assert_allclose(p, model.predict_proba(X), atol=1e-6)
+    assert labels.tolist() == model.predict(X).tolist()
+    assert run(graph, X[:0])[1].shape == (0, p.shape[1])
+
+
+def columns_of(X: pd.DataFrame) -> dict[str, Any]:
+    return {
+        name: X[[name]].fillna("").to_numpy(object)
+        if X[name].dtype.kind not in "fib"
+        else X[[name]].to_numpy(np.float32)
+        for name in X
+    }
+
+
+def test_models_of_tables() -> None:
+    X = drawn()[0]
+    rows = columns_of(X)
+    (values,) = run(to_onnx(regressor()), rows)
+    np.testing.assert_allclose(values[:, 0], regressor().predict(X), rtol=1e-4)
+    labels, p = run(to_onnx(classifier()), rows)
+    np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-5)
+    assert (labels == classifier().predict(X)).all()
+    numbers = rng.normal(size=(100, 3))
+    model = TabularMLPRegressor(**FEW, cv=2).fit(numbers, numbers[:, 0])
+    graph = to_onnx(model, dtype="float64")
+    assert [node.name for node in graph.graph.input] == ["X"]
+    (values,) = run(graph, numbers)
+    np.testing.assert_allclose(values[:, 0], model.predict(numbers), rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    net = MLP((3, 4, 1), seed=0)
+    path = tmp_path / "net.onnx"
+    graph = to_onnx(net, path, opset=15)
+    assert onnx.load(path) == graph
+    assert {item.domain: item.version for item in graph.opset_import} == {"": 15, "ai.onnx.ml": 2}
+    before = path.read_bytes()
+    with pytest.raises(NotImplementedError, match="activation 'bump' has no ONNX node here; known"):
+        to_onnx(MLP((3, 4, 1), activation=bump), path)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def bump(z: float) -> tuple[float, float]:
+    return z * z, 2 * z
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: to_onnx(MLP((1, 1)), dtype=HALF), ValueError, "unknown dtype 'float16'"),
+        (lambda: to_onnx(MLP((1, 1)), opset=9), ValueError, "opset must be 13 to .*, got 9"),
+        (lambda: to_onnx(MLPClassifier()), ValueError, "MLPClassifier is not fitted"),
+        (lambda: to_onnx(TabularMLPRegressor()), ValueError, "is not fitted"),
+        (lambda: to_onnx(3), TypeError, "fastmlp.to_onnx: model must be an MLP, .* got int"),
+    ],
+)
+def test_wrong_arguments(call: Any, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        call()
