@@ -83,7 +83,8 @@ def to_c(
     """
     if any(kind.__name__ in ("TabularMLP", "TableModel") for kind in type(model).__mro__):
         raise NotImplementedError(
-            f"{WHO}: a {type(model).__name__} encodes its columns; C files hold nets of numbers"
+            f"{WHO}: a {type(model).__name__} encodes its columns, which C files do not; "
+            "fastmlp.to_onnx does"
         )
     # They load Numba.
     from fastmlp.export.c_source import CText
@@ -101,7 +102,7 @@ def to_c(
     if n_parameters > MOST_PARAMETERS:
         raise ValueError(
             f"{WHO}: the model has {n_parameters} parameters, and a C file holds at most "
-            f"{MOST_PARAMETERS}: export it to ONNX"
+            f"{MOST_PARAMETERS}: fastmlp.to_onnx has no such limit"
         )
     if gradient and parts.completion == "sum":
         raise NotImplementedError(f"{WHO}: no gradient of probabilities that are divided by a sum")

@@ -355,6 +355,7 @@ broken.parameters[0] = np.nan
         (NETS["net0"], {"path": 1}, TypeError, "to_c: path must be a path"),
         (NETS["net0"], {"test_data": [1.0]}, ValueError, r"test_data must have shape \(n_rows, "),
         (NETS["net0"], {"name": "a"}, TypeError, "unexpected keyword argument 'name'"),
+        (type("TabularMLP", (), {})(), {}, NotImplementedError, "to_c: a TabularMLP encodes its"),
         (make_pipeline(StandardScaler()), {}, TypeError, re.escape("fastmlp.fold(model)")),
     ],
 )  # fmt: skip
