@@ -616,7 +616,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> losses[-1] < losses[0] / 5, net.n_steps
         (True, 300)
         """
-        return self._single_steps().on_batch(X, y, sample_weight)
+        steps = self._steps or self._single_steps()
+        return steps.on_batch(X, y, sample_weight)
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:

@@ -143,7 +143,10 @@ class QuickStep(Protocol):
     Attributes
     ----------
     slots : by which it is known if the optimizer's state lies elsewhere since
+    is_short : bool, True if a step holds the GIL
     """
+
+    is_short: bool
 
     @property
     def slots(self) -> object: ...
@@ -158,7 +161,7 @@ class QuickStep(Protocol):
         ...
 
     def has_taken(self, step: int) -> bool:
-        """Return True if the last call took this step."""
+        """Return True if the last call took this step; see that the net shows it."""
         ...
 
 

@@ -162,31 +162,43 @@ class Steps:
         kept = None if reference is None else reference()
         if kept is None:
             return None
-        state, quick = self._state, kept.quick
-        lock = state.lock
-        # Nobody else begins to train meanwhile: it is held to begin.
-        with lock.parameters:
-            if lock.owner is not None or lock.n_owners != self._n_owners:
-                return None
-            if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
-                return None
-            lock.owner, step = self, state.n_steps
-            try:
-                if kept.table is not self._table or step not in self._steps:
-                    self._fill(kept, step)
-                loss = quick(step, X, y, weight)
-                if loss is None:
+        lock, owners, step = self._state.lock, self._n_owners, self._state.n_steps
+        if not kept.quick.is_short:
+            with lock.training(WHO[kind]):
+                if lock.n_owners != owners + 1:
                     return None
-                if loss - loss == 0 or quick.has_taken(step):
-                    state.n_steps = step + 1
-                    return loss
-            except KeyboardInterrupt:
-                # It may have come as the call returned.
-                state.n_steps = step + quick.has_taken(step)
-                raise
-            finally:
-                lock.owner = None
-        self._warn(loss, WHO[kind])
+                self._n_owners = lock.n_owners
+                loss = self._take(kept, X, y, weight)
+        else:
+            # Nobody else begins to train meanwhile: it is held to begin.
+            with lock.parameters:
+                if lock.owner is not None or lock.n_owners != owners:
+                    return None
+                lock.owner = self
+                try:
+                    loss = self._take(kept, X, y, weight)
+                finally:
+                    lock.owner = None
+        if loss is not None and self._state.n_steps == step:
+            self._warn(loss, WHO[kind])
+        return loss
+
+    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any) -> float | None:
+        """Take the next step by one call, unless its loss is not finite; return the loss, or None
+        where it cannot be taken so."""
+        state, quick, step = self._state, kept.quick, self._state.n_steps
+        if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
+            return None
+        if kept.table is not self._table or step not in self._steps:
+            self._fill(kept, step)
+        try:
+            loss: float | None = quick(step, X, y, weight)
+        except KeyboardInterrupt:
+            # It may have come as the call returned.
+            state.n_steps = step + quick.has_taken(step)
+            raise
+        if loss is not None and (loss - loss == 0 or quick.has_taken(step)):
+            state.n_steps = step + 1
         return loss
 
     def _fill(self, kept: "Kept", step: int) -> None:
