@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
@@ -46,11 +47,21 @@ class Steps:
     state : NetState
     engine_of : from a network to its engine on the net's device
     network : Network
+    rate : of each step; None: that of the optimizer
+    owners : the lock of who owns the optimizer's state; None: that of the net
+    options : of the trainers
     """
 
     def __init__(
-        self, state: NetState, engine_of: Callable[[Network], Engine[Any]], network: Network
+        self,
+        state: NetState,
+        engine_of: Callable[[Network], Engine[Any]],
+        network: Network,
+        rate: float | None = None,
+        owners: NetLock | None = None,
+        **options: Any,
     ) -> None:
+        self._rate, self._options, self._owners = rate, options, owners or state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
             activations=(*network.activations[:-1], identity),
@@ -88,6 +99,20 @@ class Steps:
         loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
         self._state.feature_names = names
         return loss
+
+    def on_checked(self, X: Array, y: Array, weight: Any, order: Array, who: str) -> float | None:
+        """Take a step on rows in an order, shape (n_rows,), that are valid; return their objective,
+        or None if it is not finite, and no step was taken."""
+        step = self._state.n_steps
+        loss = self._quickly("batch", X, y, weight, order)
+        if loss is None:
+            table = y[:, None] if y.ndim == 1 else y
+            loss = self._step("batch", self._engines["batch"].trusted(X, table, weight), who, order)
+        return None if self._state.n_steps == step else loss
+
+    def forget(self) -> None:
+        """Look at the optimizer's state again: it may have been trained in another way."""
+        self._n_owners = -1
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         """Take a step with the gradient by the raw outputs."""
@@ -154,7 +179,9 @@ class Steps:
             )
         return engine.data(X, output_gradient, None, who)
 
-    def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
+    def _quickly(
+        self, kind: Kind, X: Any, y: Any, weight: Any = None, order: Any = None
+    ) -> float | None:
         """Take the next step by one call, where it can; return the loss, or None."""
         if type(X) is not np.ndarray:
             return None
@@ -162,28 +189,28 @@ class Steps:
         kept = None if reference is None else reference()
         if kept is None:
             return None
-        lock, owners, step = self._state.lock, self._n_owners, self._state.n_steps
+        owners, before, step = self._owners, self._n_owners, self._state.n_steps
         if not kept.quick.is_short:
-            with lock.training(WHO[kind]):
-                if lock.n_owners != owners + 1:
+            with owners.training(WHO[kind]):
+                if owners.n_owners != before + 1:
                     return None
-                self._n_owners = lock.n_owners
-                loss = self._take(kept, X, y, weight)
+                self._n_owners = owners.n_owners
+                loss = self._take(kept, X, y, weight, order)
         else:
             # Nobody else begins to train meanwhile: it is held to begin.
-            with lock.parameters:
-                if lock.owner is not None or lock.n_owners != owners:
+            with self._state.lock.parameters:
+                if owners.owner is not None or owners.n_owners != before:
                     return None
-                lock.owner = self
+                owners.owner = self
                 try:
-                    loss = self._take(kept, X, y, weight)
+                    loss = self._take(kept, X, y, weight, order)
                 finally:
-                    lock.owner = None
-        if loss is not None and self._state.n_steps == step:
+                    owners.owner = None
+        if loss is not None and order is None and self._state.n_steps == step:
             self._warn(loss, WHO[kind])
         return loss
 
-    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any) -> float | None:
+    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any, order: Any) -> float | None:
         """Take the next step by one call, unless its loss is not finite; return the loss, or None
         where it cannot be taken so."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
@@ -192,7 +219,7 @@ class Steps:
         if kept.table is not self._table or step not in self._steps:
             self._fill(kept, step)
         try:
-            loss: float | None = quick(step, X, y, weight)
+            loss: float | None = quick(step, X, y, weight, order)
         except KeyboardInterrupt:
             # It may have come as the call returned.
             state.n_steps = step + quick.has_taken(step)
@@ -210,25 +237,26 @@ class Steps:
         kept.table = self._table
         kept.quick.point_to(kept.table, self._steps.start)
 
-    def _step(self, kind: Kind, data: Data, who: str) -> float:
+    def _step(self, kind: Kind, data: Data, who: str, order: Any = None) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
-        with state.lock.training(who):
+        with self._owners.training(who):
             kept, step = self._trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)
-            coefficients, order = self._coefficients(step), trainer.plain_order()
+            coefficients = self._coefficients(step)
+            orders = trainer.plain_order() if order is None else order[None]
             trainer.begin()
             try:
                 for unit in range(trainer.units_per_epoch):
                     # One at a time: Ctrl-C between them leaves the net as it was.
-                    trainer.run(order, coefficients, losses, unit, unit + 1)
+                    trainer.run(orders, coefficients, losses, unit, unit + 1)
             finally:
                 # Also where an interrupt comes after the step.
                 if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
                     trainer.store()
                     state.n_steps = step + 1
-            if trainer.diverged:
+            if trainer.diverged and order is None:
                 self._warn(float(losses[0]), who)
             self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
@@ -237,7 +265,7 @@ class Steps:
         """Prepare a trainer for steps by one call, after a step that may have followed others'."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
         if kept.quick is not None:
-            self._slots, self._n_owners = kept.quick.slots, self._state.lock.n_owners
+            self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
             self._ready[kind][shape] = weakref.ref(kept)
 
     def _warn(self, loss: float, who: str) -> None:
@@ -255,7 +283,10 @@ class Steps:
         state, network = self._state, self._engines["batch"].network
         steps = step + np.arange(n_steps)
         groups = groups_of(state.optimizer, network.factors).groups
-        rates = rates_at(state.optimizer, steps, step + 1)
+        if self._rate is None:
+            rates = rates_at(state.optimizer, steps, step + 1)
+        else:
+            rates = np.full(n_steps, self._rate)
         table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
         if network.dropout is None:
             return table
@@ -274,7 +305,8 @@ class Steps:
         for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
             self._let_go(old)
         fixed = (state.parameters, slots, state.optimizer, data, data.n_rows)
-        trainer = engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
+        options = {"stepping": True, "summed": kind == "gradient", **self._options}
+        trainer = engine.trainer(*fixed, **options)
         kept = Kept(trainer, state.optimizer)
         trainers[key] = weakref.ref(kept)
         KEPT.give(None, kept, trainer.n_bytes)

@@ -132,9 +132,13 @@ class QuickStep:
         self.job["table"], self.job["first_step"] = address(table), first_step
         self.job["row_bytes"] = table.strides[0]
 
-    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
+    def __call__(
+        self, step: int, x: Any, y: Any, weight: Any, order: Array | None = None
+    ) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy."""
+        need a check or a copy. `order` is that of the rows, and of the steps that follow."""
+        if order is not None:
+            self._order[:] = order
         dtype = self._dtype
         if type(y) is not ndarray or x.ndim != 2:
             return None
