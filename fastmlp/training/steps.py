@@ -31,7 +31,7 @@ Kind = Literal["batch", "gradient", "vjp"]
 # The trainers of all nets of the process; bytes, and how many.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
-# Those of products with the Jacobian keep their last rows, if they are few.
+# Objectives keep their last rows, if they are few.
 MOST_KEPT_ROWS = 4096
 # The steps whose coefficients are computed at once.
 TABLE_STEPS = 256
@@ -74,7 +74,7 @@ class Steps:
         self._trainers: dict[Any, weakref.ref[Kept]] = {}
         # Those that are ready for rows of a shape, while nothing but this object trains the net.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
-        self._objectives: dict[int, weakref.ref[Objective]] = {}
+        self._objectives: dict[Any, weakref.ref[Objective]] = {}
         self._slots: object = None
         self._n_owners = 0
         # The coefficients of these steps.
@@ -129,23 +129,34 @@ class Steps:
         scalars.boolean(who, "inputs", inputs)
         data, state = self._given("vjp", X, output_gradient, who), self._state
         by_inputs = np.empty((data.n_rows, state.layout.sizes[0]), state.parameters.dtype)
-        objective = self._objective(data)
-        _, gradient = objective(state.parameters, by_inputs if inputs else None)
-        if isinstance(data.x, np.ndarray) and data.n_rows <= MOST_KEPT_ROWS:
-            self._objectives[data.n_rows] = weakref.ref(objective)
-            KEPT.give(None, objective, objective.n_bytes)
+        where = by_inputs if inputs else None
+        _, gradient = self._differentiate("vjp", data, state.parameters, where)
         return (gradient, by_inputs) if inputs else gradient
 
-    def _objective(self, data: Data) -> Objective:
-        """The objective of given slopes on these rows: one that was kept, which a single thread
-        gets, or a new one."""
-        reference = self._objectives.pop(data.n_rows, None)
+    def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
+        """The objective of rows and its gradient, without a step."""
+        who, state = "MLP.loss_and_gradient", self._state
+        data = self._engines["batch"].data(state.select(X, who), y, sample_weight, who)
+        return self._differentiate("batch", data, state.trained())
+
+    def _differentiate(
+        self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None
+    ) -> tuple[float, Array]:
+        """The objective and its gradient, by one that was kept, which a single thread gets, or by
+        a new one."""
+        dense, key = isinstance(data.x, np.ndarray), (kind, data.n_rows, data.y.shape[1])
+        reference = self._objectives.pop(key, None) if dense else None
         objective = None if reference is None else reference()
-        if objective is None or not isinstance(data.x, np.ndarray):
-            return self._engines["vjp"].objective(data, summed=True)
-        KEPT.drop(objective)
-        objective.take(data)
-        return objective
+        if objective is None:
+            objective = self._engines[kind].objective(data, summed=kind == "vjp")
+        else:
+            KEPT.drop(objective)
+            objective.take(data)
+        result = objective(parameters, by_inputs)
+        if dense and data.n_rows <= MOST_KEPT_ROWS:
+            self._objectives[key] = weakref.ref(objective)
+            KEPT.give(None, objective, objective.n_bytes)
+        return result
 
     def _check(self, who: str) -> None:
         """Check that single steps can be taken with these settings.

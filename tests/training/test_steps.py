@@ -358,6 +358,23 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
     assert net.n_steps == 0
 
 
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
+def test_kept_objectives_are_new_ones_to_the_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = drawn_net(rng)
+    sizes = rng.choice(SIZES, 2)
+    for _ in range(N_STEPS):
+        X, y, weight = drawn_rows(net, rng, sizes)
+        new = copy.deepcopy(net)
+        loss, gradient = net.loss_and_gradient(X, y, sample_weight=weight)
+        expected, of_new = new.loss_and_gradient(X, y, sample_weight=weight)
+        assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
+        given = rng.normal(size=(len(X), net.layer_sizes[-1]))
+        for ours, theirs in zip(net.vjp(X, given), new.vjp(X, given), strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+        [net] = changed([net], rng)
+
+
 def naive_raw(weights: Any, biases: Any, x: Any, activations: list[str]) -> Any:
     values = x
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
