@@ -56,7 +56,9 @@ def row_step(scalar: Scalar) -> Kernel:
 def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
     """Make the driver of chunks first to last of a batch; the last takes the step.
 
-    Where the job has a `mass`, deltas are of the sum of the losses, and penalties of this mass.
+    Its one argument is the address of a `Job`, whose fields from `net` to `losses` are set, but for
+    `reached`; `reached`, `diverged` and the loss at `losses` are the answer. Where the job has a
+    `mass`, deltas are of the sum of the losses, and penalties of this mass.
     """
     mass_of = masses(scalar)
 
