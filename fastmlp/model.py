@@ -542,9 +542,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
         (2.5, array([-7., -3.]))
         """
-        engine, who = self._on_device(), "MLP.loss_and_gradient"
-        data = engine.data(self._state.select(X, who), y, sample_weight, who)
-        return engine.objective(data)(self._state.trained())
+        return self._single_steps().loss_and_gradient(X, y, sample_weight)
 
     @explained
     def apply_gradient(self, gradient: ArrayLike) -> None:
@@ -627,7 +625,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> losses[-1] < losses[0] / 5, net.n_steps
         (True, 300)
         """
-        return self._single_steps().on_batch(X, y, sample_weight)
+        steps = self._steps or self._single_steps()
+        return steps.on_batch(X, y, sample_weight)
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:

@@ -143,7 +143,10 @@ class QuickStep(Protocol):
     Attributes
     ----------
     slots : by which it is known if the optimizer's state lies elsewhere since
+    is_short : bool, True if a step holds the GIL
     """
+
+    is_short: bool
 
     @property
     def slots(self) -> object: ...
@@ -152,13 +155,13 @@ class QuickStep(Protocol):
         """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
         ...
 
-    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
+    def __call__(self, step: int, x: Any, y: Any, weight: Any, order: Any = None) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy."""
+        need a check or a copy. `order` is that of the rows, and of the steps that follow."""
         ...
 
     def has_taken(self, step: int) -> bool:
-        """Return True if the last call took this step."""
+        """Return True if the last call took this step; see that the net shows it."""
         ...
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
@@ -30,7 +31,7 @@ Kind = Literal["batch", "gradient", "vjp"]
 # The trainers of all nets of the process; bytes, and how many.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
-# Those of products with the Jacobian keep their last rows, if they are few.
+# Objectives keep their last rows, if they are few.
 MOST_KEPT_ROWS = 4096
 # The steps whose coefficients are computed at once.
 TABLE_STEPS = 256
@@ -46,11 +47,21 @@ class Steps:
     state : NetState
     engine_of : from a network to its engine on the net's device
     network : Network
+    rate : of each step; None: that of the optimizer
+    owners : the lock of who owns the optimizer's state; None: that of the net
+    options : of the trainers
     """
 
     def __init__(
-        self, state: NetState, engine_of: Callable[[Network], Engine[Any]], network: Network
+        self,
+        state: NetState,
+        engine_of: Callable[[Network], Engine[Any]],
+        network: Network,
+        rate: float | None = None,
+        owners: NetLock | None = None,
+        **options: Any,
     ) -> None:
+        self._rate, self._options, self._owners = rate, options, owners or state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
             activations=(*network.activations[:-1], identity),
@@ -63,7 +74,7 @@ class Steps:
         self._trainers: dict[Any, weakref.ref[Kept]] = {}
         # Those that are ready for rows of a shape, while nothing but this object trains the net.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
-        self._objectives: dict[int, weakref.ref[Objective]] = {}
+        self._objectives: dict[Any, weakref.ref[Objective]] = {}
         self._slots: object = None
         self._n_owners = 0
         # The coefficients of these steps.
@@ -87,6 +98,20 @@ class Steps:
         self._state.feature_names = names
         return loss
 
+    def on_checked(self, X: Array, y: Array, weight: Any, order: Array, who: str) -> float | None:
+        """Take a step on rows in an order, shape (n_rows,), that are valid; return their objective,
+        or None if it is not finite, and no step was taken."""
+        step = self._state.n_steps
+        loss = self._quickly("batch", X, y, weight, order)
+        if loss is None:
+            table = y[:, None] if y.ndim == 1 else y
+            loss = self._step("batch", self._engines["batch"].trusted(X, table, weight), who, order)
+        return None if self._state.n_steps == step else loss
+
+    def forget(self) -> None:
+        """Look at the optimizer's state again: it may have been trained in another way."""
+        self._n_owners = -1
+
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         """Take a step with the gradient by the raw outputs."""
         matrix = type(output_gradient) is np.ndarray and output_gradient.ndim == 2
@@ -102,23 +127,34 @@ class Steps:
         scalars.boolean(who, "inputs", inputs)
         data, state = self._given("vjp", X, output_gradient, who), self._state
         by_inputs = np.empty((data.n_rows, state.layout.sizes[0]), state.parameters.dtype)
-        objective = self._objective(data)
-        _, gradient = objective(state.parameters, by_inputs if inputs else None)
-        if isinstance(data.x, np.ndarray) and data.n_rows <= MOST_KEPT_ROWS:
-            self._objectives[data.n_rows] = weakref.ref(objective)
-            KEPT.give(None, objective, objective.n_bytes)
+        where = by_inputs if inputs else None
+        _, gradient = self._differentiate("vjp", data, state.parameters, where)
         return (gradient, by_inputs) if inputs else gradient
 
-    def _objective(self, data: Data) -> Objective:
-        """The objective of given slopes on these rows: one that was kept, which a single thread
-        gets, or a new one."""
-        reference = self._objectives.pop(data.n_rows, None)
+    def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
+        """The objective of rows and its gradient, without a step."""
+        who, state = "MLP.loss_and_gradient", self._state
+        data = self._engines["batch"].data(state.select(X, who), y, sample_weight, who)
+        return self._differentiate("batch", data, state.trained())
+
+    def _differentiate(
+        self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None
+    ) -> tuple[float, Array]:
+        """The objective and its gradient, by one that was kept, which a single thread gets, or by
+        a new one."""
+        dense, key = isinstance(data.x, np.ndarray), (kind, data.n_rows, data.y.shape[1])
+        reference = self._objectives.pop(key, None) if dense else None
         objective = None if reference is None else reference()
-        if objective is None or not isinstance(data.x, np.ndarray):
-            return self._engines["vjp"].objective(data, summed=True)
-        KEPT.drop(objective)
-        objective.take(data)
-        return objective
+        if objective is None:
+            objective = self._engines[kind].objective(data, summed=kind == "vjp")
+        else:
+            KEPT.drop(objective)
+            objective.take(data)
+        result = objective(parameters, by_inputs)
+        if dense and data.n_rows <= MOST_KEPT_ROWS:
+            self._objectives[key] = weakref.ref(objective)
+            KEPT.give(None, objective, objective.n_bytes)
+        return result
 
     def _check(self, who: str) -> None:
         """Check that single steps can be taken with these settings.
@@ -152,7 +188,9 @@ class Steps:
             )
         return engine.data(X, output_gradient, None, who)
 
-    def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
+    def _quickly(
+        self, kind: Kind, X: Any, y: Any, weight: Any = None, order: Any = None
+    ) -> float | None:
         """Take the next step by one call, where it can; return the loss, or None."""
         if type(X) is not np.ndarray:
             return None
@@ -160,31 +198,43 @@ class Steps:
         kept = None if reference is None else reference()
         if kept is None:
             return None
-        state, quick = self._state, kept.quick
-        lock = state.lock
-        # Nobody else begins to train meanwhile: it is held to begin.
-        with lock.parameters:
-            if lock.owner is not None or lock.n_owners != self._n_owners:
-                return None
-            if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
-                return None
-            lock.owner, step = self, state.n_steps
-            try:
-                if kept.table is not self._table or step not in self._steps:
-                    self._fill(kept, step)
-                loss = quick(step, X, y, weight)
-                if loss is None:
+        owners, before, step = self._owners, self._n_owners, self._state.n_steps
+        if not kept.quick.is_short:
+            with owners.training(WHO[kind]):
+                if owners.n_owners != before + 1:
                     return None
-                if loss - loss == 0 or quick.has_taken(step):
-                    state.n_steps = step + 1
-                    return loss
-            except KeyboardInterrupt:
-                # It may have come as the call returned.
-                state.n_steps = step + quick.has_taken(step)
-                raise
-            finally:
-                lock.owner = None
-        self._warn(loss, WHO[kind])
+                self._n_owners = owners.n_owners
+                loss = self._take(kept, X, y, weight, order)
+        else:
+            # Nobody else begins to train meanwhile: it is held to begin.
+            with self._state.lock.parameters:
+                if owners.owner is not None or owners.n_owners != before:
+                    return None
+                owners.owner = self
+                try:
+                    loss = self._take(kept, X, y, weight, order)
+                finally:
+                    owners.owner = None
+        if loss is not None and order is None and self._state.n_steps == step:
+            self._warn(loss, WHO[kind])
+        return loss
+
+    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any, order: Any) -> float | None:
+        """Take the next step by one call, unless its loss is not finite; return the loss, or None
+        where it cannot be taken so."""
+        state, quick, step = self._state, kept.quick, self._state.n_steps
+        if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
+            return None
+        if kept.table is not self._table or step not in self._steps:
+            self._fill(kept, step)
+        try:
+            loss: float | None = quick(step, X, y, weight, order)
+        except KeyboardInterrupt:
+            # It may have come as the call returned.
+            state.n_steps = step + quick.has_taken(step)
+            raise
+        if loss is not None and (loss - loss == 0 or quick.has_taken(step)):
+            state.n_steps = step + 1
         return loss
 
     def _fill(self, kept: "Kept", step: int) -> None:
@@ -196,25 +246,26 @@ class Steps:
         kept.table = self._table
         kept.quick.point_to(kept.table, self._steps.start)
 
-    def _step(self, kind: Kind, data: Data, who: str) -> float:
+    def _step(self, kind: Kind, data: Data, who: str, order: Any = None) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
-        with state.lock.training(who):
+        with self._owners.training(who):
             kept, step = self._trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)
-            coefficients, order = self._coefficients(step), trainer.plain_order()
+            coefficients = self._coefficients(step)
+            orders = trainer.plain_order() if order is None else order[None]
             trainer.begin()
             try:
                 for unit in range(trainer.units_per_epoch):
                     # One at a time: Ctrl-C between them leaves the net as it was.
-                    trainer.run(order, coefficients, losses, unit, unit + 1)
+                    trainer.run(orders, coefficients, losses, unit, unit + 1)
             finally:
                 # Also where an interrupt comes after the step.
                 if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
                     trainer.store()
                     state.n_steps = step + 1
-            if trainer.diverged:
+            if trainer.diverged and order is None:
                 self._warn(float(losses[0]), who)
             self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
@@ -223,7 +274,7 @@ class Steps:
         """Prepare a trainer for steps by one call, after a step that may have followed others'."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
         if kept.quick is not None:
-            self._slots, self._n_owners = kept.quick.slots, self._state.lock.n_owners
+            self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
             self._ready[kind][shape] = weakref.ref(kept)
 
     def _warn(self, loss: float, who: str) -> None:
@@ -241,7 +292,10 @@ class Steps:
         state, network = self._state, self._engines["batch"].network
         steps = step + np.arange(n_steps)
         groups = groups_of(state.optimizer, network.factors).groups
-        rates = rates_at(state.optimizer, steps, step + 1)
+        if self._rate is None:
+            rates = rates_at(state.optimizer, steps, step + 1)
+        else:
+            rates = np.full(n_steps, self._rate)
         table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
         if network.dropout is None:
             return table
@@ -260,7 +314,8 @@ class Steps:
         for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
             self._let_go(old)
         fixed = (state.parameters, slots, state.optimizer, data, data.n_rows)
-        trainer = engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
+        options = {"stepping": True, "summed": kind == "gradient", **self._options}
+        trainer = engine.trainer(*fixed, **options)
         kept = Kept(trainer, state.optimizer)
         trainers[key] = weakref.ref(kept)
         KEPT.give(None, kept, trainer.n_bytes)

@@ -33,7 +33,10 @@ from fastmlp import (
     StepDecay,
     Warmup,
 )
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner, Runner
 from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.trainers import quick_step
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.losses import OUTPUT_GRADIENT
@@ -121,6 +124,19 @@ def state_of(net: MLP) -> tuple[Any, ...]:
     return net.parameters.tobytes(), None if slots is None else slots.tobytes(), net.n_steps
 
 
+# A step that holds the GIL; one that does not, on one thread; and on a team.
+WAYS = ["short", "long", "team"]
+
+
+def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take single steps in one of `WAYS`."""
+    if way != "short":
+        monkeypatch.setattr(quick_step, "GIL_LANE_PRODUCTS", 0)
+    if way == "team":
+        monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+        monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
+
+
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     """The nets after something that a user does between two steps, the same to both."""
     kind, seed = rng.integers(22), int(rng.integers(1 << 30))
@@ -152,8 +168,9 @@ def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
 
 
 @pytest.mark.parametrize("seed", range(N_SEEDS))
-def test_they_are_fits_of_one_batch_to_the_bit(seed: int) -> None:
+def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
+    go(WAYS[seed % 3], monkeypatch)
     net = drawn_net(rng)
     nets, sizes = [net, copy.deepcopy(net)], rng.choice(SIZES, 2)
     for _ in range(N_STEPS):
@@ -167,9 +184,11 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int) -> None:
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("way", WAYS)
 def test_after_the_first_they_are_one_call(
-    loss: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
+    loss: Any, dtype: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    go(way, monkeypatch)
     rng, shape = np.random.default_rng(0), (3, 9, 2)
     nets = [MLP(shape, loss=loss, dtype=dtype, dropout=0.1, seed=0) for _ in range(2)]
     slow: list[str] = []
@@ -199,7 +218,11 @@ def test_after_the_first_they_are_one_call(
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "gamma"])
-def test_what_one_call_declines_has_the_errors_of_fits(loss: Any) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_what_one_call_declines_has_the_errors_of_fits(
+    loss: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(way, monkeypatch)
     X = np.ones((4, 3), np.float32)
     good: Any = np.array([0, 1, 0, 1]) if loss == "cross_entropy" else np.full((4, 2), 0.5, "f4")
     net = MLP((3, 5, 2), loss=loss, seed=0)
@@ -335,6 +358,23 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
     assert net.n_steps == 0
 
 
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
+def test_kept_objectives_are_new_ones_to_the_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = drawn_net(rng)
+    sizes = rng.choice(SIZES, 2)
+    for _ in range(N_STEPS):
+        X, y, weight = drawn_rows(net, rng, sizes)
+        new = copy.deepcopy(net)
+        loss, gradient = net.loss_and_gradient(X, y, sample_weight=weight)
+        expected, of_new = new.loss_and_gradient(X, y, sample_weight=weight)
+        assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
+        given = rng.normal(size=(len(X), net.layer_sizes[-1]))
+        for ours, theirs in zip(net.vjp(X, given), new.vjp(X, given), strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+        [net] = changed([net], rng)
+
+
 def naive_raw(weights: Any, biases: Any, x: Any, activations: list[str]) -> Any:
     values = x
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
@@ -363,7 +403,11 @@ def test_a_net_in_front_is_trained_by_the_gradient_of_its_outputs() -> None:
 
 @pytest.mark.parametrize("n", [1, 4, 200])
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1), Adam(0.1, clipnorm=1)], ids=str)
-def test_a_loss_that_is_not_finite_takes_no_step(n: int, optimizer: Any) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_is_not_finite_takes_no_step(
+    n: int, optimizer: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(way, monkeypatch)
     net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
     good, huge = np.ones((n, 2), np.float32), np.full((n, 2), 1e30, np.float32)
     net.train_on_batch(good, good[:, 0])
@@ -402,7 +446,11 @@ def test_what_needs_an_end_is_refused_by_name(setting: Any, message: str) -> Non
     assert net.n_steps == 0
 
 
-def test_a_net_that_another_thread_trains_is_refused() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_net_that_another_thread_trains_is_refused(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(way, monkeypatch)
     net = MLP((2, 3, 1), seed=0)
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     net.train_on_batch(X, y)
@@ -419,7 +467,9 @@ def test_a_net_that_another_thread_trains_is_refused() -> None:
     net.train_on_batch(X, y)
 
 
-def test_nets_in_threads_take_their_own_steps() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_nets_in_threads_take_their_own_steps(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(8, 2)).astype(np.float32), rng.normal(size=(8, 1)).astype(np.float32)
     n = 5 if INTERPRETED else 300
@@ -439,7 +489,9 @@ def test_nets_in_threads_take_their_own_steps() -> None:
         assert state_of(net) == state_of(other)
 
 
-def test_one_net_in_threads_counts_its_steps() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_one_net_in_threads_counts_its_steps(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
     net = MLP((2, 5, 1), seed=0)
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     done: list[int] = []
@@ -460,8 +512,35 @@ def test_one_net_in_threads_counts_its_steps() -> None:
     assert net.n_steps == len(done)
 
 
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_an_interrupt_after_a_long_step_leaves_the_net_with_it(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(way, monkeypatch)
+    nets = [MLP((2, 5, 1), seed=0) for _ in range(2)]
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    for net in nets:
+        net.train_on_batch(X, y)
+    run = Runner.run
+
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> None:
+        run(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            nets[0].train_on_batch(X, y)
+    nets[1].train_on_batch(X, y)
+    for _ in range(2):
+        assert state_of(nets[0]) == state_of(nets[1])
+        assert nets[0].train_on_batch(X, y) == nets[1].train_on_batch(X, y)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_goes_on() -> None:
+def test_a_forked_child_goes_on(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
     net = MLP((2, 5, 1), seed=0)
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     net.train_on_batch(X, y)
@@ -504,26 +583,30 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert len(nets[0]._single_steps()._trainers) <= steps.MOST_SIZES
 
 
-@pytest.mark.parametrize("form", ["float64", "columns", "integers", "read only", "reversed"])
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "as they are": lambda rows: rows,
+    "float64": lambda rows: rows.astype(np.float64),
+    "integers": lambda rows: rows.astype(np.int16),
+    "columns of a table": lambda rows: np.hstack([rows, rows])[:, : rows.shape[1]],
+    "Fortran": np.asfortranarray,
+    "reversed": lambda rows: rows[::-1, ::-1].copy()[::-1, ::-1],
+    "swapped bytes": lambda rows: rows.astype(rows.dtype.newbyteorder()),
+    "read only": lambda rows: np.broadcast_to(rows, rows.shape),
+}
+
+
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
 def test_rows_of_another_form_take_the_same_step_by_one_call(
-    form: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+    seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = rng.integers(-3, 4, (5, 6, 9)).astype(np.float32)
-    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
-
-    def in_form(rows: Any) -> Any:
-        if form == "read only":
-            rows.flags.writeable = False
-        return {"float64": rows.astype(float), "integers": rows.astype(np.int16)}.get(form, rows)
-
-    for i, rows in enumerate(whole):
-        x, y = (np.ascontiguousarray(rows[:, part]) for part in (slice(4), slice(4, 6)))
-        others = (in_form(x), in_form(y))
-        if form == "columns":
-            others = rows[:, :4], rows[:, 4:6]
-        if form == "reversed":
-            others = (x[:, ::-1].copy()[:, ::-1], y[::-1].copy()[::-1])
+    go(WAYS[seed % 3], monkeypatch)
+    rng, forms = np.random.default_rng(seed), list(FORMS.values())
+    dtype: Any = rng.choice(["float32", "float64"])
+    nets = [MLP((4, 8, 2), dtype=dtype, seed=0) for _ in range(2)]
+    for i in range(8):
+        x, y = (rng.integers(-3, 4, (6, width)).astype(dtype) for width in (4, 2))
+        others = (forms[rng.integers(len(forms))](rows) for rows in (x, y))
         if i == 1:
             monkeypatch.setattr(steps.Steps, "_step", None)
-        assert nets[0].train_on_batch(*others) == nets[1].train_on_batch(x.copy(), y.copy())
+        assert nets[0].train_on_batch(*others) == nets[1].train_on_batch(x, y)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()

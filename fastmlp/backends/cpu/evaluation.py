@@ -114,7 +114,7 @@ class Objective:
             loss=rule_blocks.loss(network),
             penalties=rule_blocks.penalties(network),
         )
-        self._runner, self._mass = runner, 1.0 if summed else data.mass
+        self._runner, self._summed, self._mass = runner, summed, 1.0 if summed else data.mass
         # The deltas of microbatches are not kept.
         rows = min(data.n_rows, SUMMED_ROWS) if summed else None
         self._session = session = Session(
@@ -127,6 +127,7 @@ class Objective:
     def take(self, data: Data) -> None:
         """Be that of these rows from now on, dense ones, and as many as those before."""
         self._session.take(data)
+        self._mass = 1.0 if self._summed else data.mass
 
     @property
     def n_bytes(self) -> int:

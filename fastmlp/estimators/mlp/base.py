@@ -45,6 +45,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.shortcuts import seeded
+from fastmlp.estimators.mlp.fitting.single_step import step_alone
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
 from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import SklearnMLP
@@ -125,7 +126,7 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
         # one's kernels read.
-        lock = self.__dict__.setdefault("_lock", NetLock())
+        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
         with lock.parameters, lock.training(type(self).__name__):
             return self._refusing_overflow(self._train, *arguments, **options)
 
@@ -201,7 +202,9 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
-        if to_core.is_stochastic(self.solver):
+        if incremental and feed is None and hasattr(self, "_optimizer") and step_alone(self, part):
+            pass
+        elif to_core.is_stochastic(self.solver):
             fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")

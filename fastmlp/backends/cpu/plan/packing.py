@@ -222,32 +222,53 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
     return pack_all
 
 
+def unpacking(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that copies some rows of a layer's weights into a flat vector, after the
+    last row also the biases."""
+    lanes = lanes_of(scalar)
+    unpack_rows, transpose = moves(scalar, lanes).unpack_rows, moves(scalar, lanes).transpose
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+
+    @njit
+    def unpack_some(layer: Layer, flat: int, there: int, rows: Any, block: int) -> None:
+        """Copy rows first to last, `there` bytes from the net's own packed parameters; `first` is a
+        multiple of `lanes`, and `block` has room for a square."""
+        (first, last), width, packed = rows, layer.n_out, layer.packed + there
+        target, n_bytes = flat + (layer.offset + first * width) * size, width * size
+        if not layer.is_transposed:
+            middle = min(max(first, layer.middle), last)
+            source, n = packed + first * vector, middle - first
+            unpack_rows(source, layer.packed_panel, target, width, n)
+            source, target = packed + middle * vector + layer.gap, target + n * n_bytes
+            unpack_rows(source, layer.packed_panel, target, width, last - middle)
+        elif width == 1:
+            source = packed + first // lanes * layer.packed_panel
+            unpack_rows(source, layer.packed_panel, target, last - first, 1)
+        else:
+            for k in range(first, last, lanes):
+                transpose(packed + k // lanes * layer.packed_panel, block, width)
+                below = target + (k - first) * n_bytes
+                unpack_rows(block, 0, below, width, min(lanes, last - k))
+        if last == layer.n_in:
+            biases = flat + layer.bias_offset * size
+            unpack_rows(layer.biases + there, layer.packed_panel, biases, width, 1)
+
+    return unpack_some
+
+
 def unpack(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that copies panels of parameters into a flat vector."""
-    lanes = lanes_of(scalar)
-    unpack_row, transpose = moves(scalar, lanes).unpack_row, moves(scalar, lanes).transpose
-    size = np.dtype(scalar).itemsize
-    vector, square = lanes * size, lanes * lanes * size
+    unpack_some, lanes = unpacking(scalar), lanes_of(scalar)
+    square = lanes * lanes * np.dtype(scalar).itemsize
 
     def unpack_all(address: int, flat: int, packed: int) -> None:
         block = stack(square)
         net = record_at(address, Net)
         layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
-            layer = layers[i]
-            width, there = layer.n_out, packed - net.parameters
-            biases = flat + layer.bias_offset * size
-            for k in range(layer.n_in):
-                target = flat + (layer.offset + k * width) * size
-                if not layer.is_transposed:
-                    source = layer.packed + there + row_offset(layer, k, vector)
-                    unpack_row(source, layer.packed_panel, target, width)
-                    continue
-                if k % lanes == 0:
-                    panel = layer.packed + there + k // lanes * layer.packed_panel
-                    transpose(panel, block, width)
-                unpack_row(block + k % lanes * vector, 0, target, width)
-            unpack_row(layer.biases + there, layer.packed_panel, biases, width)
+            rows = (0, layers[i].n_in)
+            unpack_some(layers[i], flat, packed - net.parameters, rows, block)
 
     return unpack_all
 

@@ -33,6 +33,7 @@ class Moves(NamedTuple):
 
     pack_row: VectorFunction
     unpack_row: VectorFunction
+    unpack_rows: VectorFunction
     transpose: VectorFunction
     transpose_non_temporal: VectorFunction
     sum_rows: VectorFunction
@@ -46,8 +47,8 @@ class Moves(NamedTuple):
 def moves(scalar: Scalar, lanes: int) -> Moves:
     """Return the moves of panels of so many lanes."""
     loops = (
-        pack_row, unpack_row, transpose, transpose_non_temporal, sum_rows, outer, unpack_columns,
-        pack_columns, add_rows, add_wide_rows,
+        pack_row, unpack_row, unpack_rows, transpose, transpose_non_temporal, sum_rows, outer,
+        unpack_columns, pack_columns, add_rows, add_wide_rows,
     )  # fmt: skip
     return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
 
@@ -62,6 +63,15 @@ def unpack_row(v: Vectors, source: Word, stride: Word, target: Word, width: Word
     """Copy a row of panels to `width` contiguous numbers."""
     for p, part in v.parts(width):
         part.store(v.load(source + p * stride), target + p * v.bytes)
+
+
+def unpack_rows(v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word) -> None:
+    """Copy n rows of panels to n contiguous rows of `width` numbers. One call for all: 1.1 -> 0.4
+    us (4-64-64-1)."""
+    for r in v.range(n):
+        row, place = source + r * v.bytes, target + r * (width * v.size)
+        for p, part in v.parts(width):
+            part.store(v.load(row + p * stride), place + p * v.bytes)
 
 
 def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:

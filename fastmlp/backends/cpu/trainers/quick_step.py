@@ -1,4 +1,4 @@
-"""Steps of a kept trainer on plain rows, in one compiled call that holds the GIL."""
+"""Steps of a kept trainer on plain rows, in one compiled call: a short one holds the GIL."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from fastmlp._process.locks import publish
+from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.kernels import one_step
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
 from fastmlp.backends.cpu.plan.records import address, fields_of
@@ -17,18 +20,25 @@ from fastmlp.network.spec import Network, paired_layers
 Array = NDArray[Any]
 # What an update of a parameter, and its way to the flat vector, count as in multiply-adds.
 UPDATE_PRODUCTS = 16
+# Most of a step in one call, which a signal's handler waits for: 17 ms at 60 GFLOP/s.
+MOST_PRODUCTS = 1 << 29
+
+
+def products_of(network: Network, session: Session) -> int:
+    """The multiply-adds of a step, and what else counts as such."""
+    layout = network.layout
+    return 3 * layout.n_weights * session.data.n_rows + UPDATE_PRODUCTS * layout.n_parameters
 
 
 def is_quick(network: Network, session: Session) -> bool:
-    """Return True if a step is so short that it may hold the GIL, as predictions of a few rows do,
-    and needs nothing that is done by Python."""
-    layout, moments = network.layout, session.moments
-    products = 3 * layout.n_weights * session.data.n_rows + UPDATE_PRODUCTS * layout.n_parameters
+    """Return True if a step needs nothing that is done by Python, and is shorter than a signal may
+    wait."""
+    moments = session.moments
     averaged = moments is None or moments.trained is not None
-    paired = any(paired_layers(layout, network.compute_dtype))
+    paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
     of_one_hot = network.loss.targets == "classes" and session.data.y.shape[1] > 1
-    return plain and not of_one_hot and products <= GIL_LANE_PRODUCTS
+    return plain and not of_one_hot and products_of(network, session) <= MOST_PRODUCTS
 
 
 def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
@@ -45,7 +55,8 @@ class QuickStep:
 
     Parameters
     ----------
-    network, session : of the trainer
+    engine, session : of the trainer
+    work : Work, of a step
     driver : Block, of the trainer
     parameters : (n_parameters,) array, live
 
@@ -53,21 +64,31 @@ class QuickStep:
     ----------
     slots : the array of the first slot, by which it is known if the optimizer's state lies
         elsewhere since
+    is_short : bool, True if a step holds the GIL, as predictions of a few rows do
+    record, job, kind : as of every `JobHolder`
     """
 
     slots: object
+    is_short: bool
+    record: Array
+    job: Any
+    kind: tuple[Any, ...]
 
     def __init__(
-        self, network: Network, session: Session, driver: Block, parameters: Array
+        self, engine: Runner, session: Session, work: Work, driver: Block, parameters: Array
     ) -> None:
-        dtype, data = network.dtype, session.data
-        self._dtype, self._session, self._n_rows = dtype, session, data.n_rows
-        n_rows = data.n_rows
-        self._seen, self._no_weight = np.empty_like(parameters), np.empty(0, dtype)
+        network, data, n_rows = engine.network, session.data, session.data.n_rows
+        self._dtype = dtype = network.dtype
+        self._engine, self._session, self._work = engine, session, work
+        self._shape, self._n_targets = (n_rows, network.layout.sizes[0]), data.y.shape[1]
+        self._parameters, self._no_weight = parameters, np.empty(0, dtype)
+        # As the trainer's `store` leaves it: a copy of the parameters.
+        self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(n_rows, dtype), np.zeros(1)
         self._order = np.arange(n_rows, dtype=np.int64)
-        self._record = np.zeros(1, one_step.PlainStep.dtype)
-        self._fields, self._address = fields_of(self._record), address(self._record)
+        self.is_short = products_of(network, session) <= GIL_LANE_PRODUCTS
+        self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
+        self.job, self._address = fields_of(self.record), address(self.record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
         has_labels = network.loss.targets == "classes"
         self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
@@ -77,46 +98,51 @@ class QuickStep:
         lowest = {"real": -largest, "positive": float(np.finfo(dtype).tiny)}
         fields = {
             "job": address(session.record),
+            "n_parts": 1,
             "block": self._blocks[0].address,
             "driver": driver.address,
             "flat": address(parameters),
             "seen": address(self._seen),
+            "publishes": self.is_short,
             "n_parameters": len(parameters),
             "n_rows": n_rows,
             "n_in": network.layout.sizes[0],
-            "n_targets": data.y.shape[1],
+            "n_targets": self._n_targets,
             "label_rows": address(self._labels),
             "n_labels": network.layout.sizes[-1] if has_labels else 0,
             "lowest": lowest.get(network.loss.targets, 0.0),
             "highest": 1.0 if network.loss.targets == "unit" else largest,
         }
         for name, value in fields.items():
-            self._fields[name] = value
+            self.job[name] = value
 
-    def prepare(self, parameters: Array) -> None:
-        """Get ready, after a step of the trainer's that left these parameters."""
+    def prepare(self) -> None:
+        """Get ready, after a step of the trainer's that left the parameters as they are."""
         session, job = self._session, self._session.job
         assert session.moments is not None
         self.slots = session.moments.m
-        self._seen[:] = parameters
-        job["team"], job["n_parts"], job["n_rows"] = 0, 1, self._n_rows
-        job["chunk_rows"], job["first"] = session.rows, 0
-        job["last"] = -(-self._n_rows // session.rows)
+        self._seen[:] = self._parameters
+        job["n_rows"], job["chunk_rows"] = self._shape[0], session.rows
+        job["first"], job["last"] = 0, -(-self._shape[0] // session.rows)
         job["order"], job["losses"] = address(self._order), address(self._losses)
 
     def point_to(self, table: Array, first_step: int) -> None:
         """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
         self._table = table
-        self._fields["table"], self._fields["first_step"] = address(table), first_step
-        self._fields["row_bytes"] = table.strides[0]
+        self.job["table"], self.job["first_step"] = address(table), first_step
+        self.job["row_bytes"] = table.strides[0]
 
-    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
+    def __call__(
+        self, step: int, x: Any, y: Any, weight: Any, order: Array | None = None
+    ) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy."""
+        need a check or a copy. `order` is that of the rows, and of the steps that follow."""
+        if order is not None:
+            self._order[:] = order
         dtype = self._dtype
         if type(y) is not ndarray or x.ndim != 2:
             return None
-        if x.dtype != dtype or not x.flags.carray:
+        if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.carray:
             x = _converted(x, dtype)
         label_bytes = self._label_bytes.get(y.dtype)
         if label_bytes is None and dtype in self._label_bytes:
@@ -135,9 +161,29 @@ class QuickStep:
             return None
         elif not weight.flags.carray:
             return None
-        loss: float = take_quick_step(self._address, step, label_bytes, x, y, weight)
-        return loss if loss - loss == 0 or self._fields["status"] != DECLINED else None
+        take = take_quick_step if self.is_short else self._take_long_step
+        loss: float = take(self._address, step, label_bytes, x, y, weight)
+        return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
+
+    def _take_long_step(
+        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
+    ) -> float:
+        """Do what `take_quick_step` does without the GIL, on a team where that is faster."""
+        n = self._shape[0]
+        self.job["status"], self.job["loss"] = DECLINED, np.nan
+        fits = x.shape == self._shape and len(y) == n and y.size == n * self._n_targets
+        if fits and weight.size in (0, n):
+            rows = {"x": address(x), "y": address(y)}
+            rows["weight"] = address(weight) if weight.size else 0
+            options: Any = {**rows, "label_bytes": label_bytes, "step": step}
+            self._engine.run(one_step.quick_step, self, self._work, **options)
+            self.has_taken(step)
+        return float(self.job["loss"])
 
     def has_taken(self, step: int) -> bool:
-        """Return True if the last call took this step."""
-        return bool(self._fields["status"] == TAKEN and self._fields["step"] == step)
+        """Return True if the last call took this step; see that the net shows it."""
+        taken = bool(self.job["status"] == TAKEN and self.job["step"] == step)
+        if taken and not self.is_short:
+            with self._engine.lock.parameters:
+                publish(self._seen, self._parameters)
+        return taken

@@ -201,12 +201,14 @@ class Trainer:
         session, network, quick = self._session, self._engine.network, self._quick
         if quick is None and is_quick(network, session):
             driver = block_of(self._driver, network.dtype)
-            quick = self._quick = QuickStep(network, session, driver, self._parameters)
+            work = self._work(self.units_per_epoch)
+            quick = QuickStep(self._engine, session, work, driver, self._parameters)
+            self._quick = quick
         nothing = np.empty(0, network.dtype)
         session.data = Data(nothing, nothing, nothing)
         if quick is not None:
             self._is_current = False
-            quick.prepare(self._parameters)
+            quick.prepare()
         return quick
 
     def _point_to(self, data: Data) -> None:
@@ -297,8 +299,7 @@ class Trainer:
             self._session.point_to_draws(n_bytes)
         return constants
 
-    def do(self, n_units: int, **fields: Any) -> Any:
-        """Set fields of the job, run the driver on it, and return the job."""
+    def _work(self, n_units: int) -> Work:
         partition = self._session.partition
         small, cost = partition.microbatch_rows > 0, partition.cost
         unit = self._engine.work(self._session.rows, forward=4, tiles=2, by_microbatches=small)
@@ -306,8 +307,12 @@ class Trainer:
             unit = ALONE
         elif cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
+        return unit.times(n_units)
+
+    def do(self, n_units: int, **fields: Any) -> Any:
+        """Set fields of the job, run the driver on it, and return the job."""
         plain = self._driver is epoch.train and self._session.plain
-        work = unit.times(n_units)
+        work = self._work(n_units)
         return self._engine.run(self._driver, self._session, work, plain=plain, **fields)
 
     @property

@@ -161,7 +161,7 @@ def move(name: str, dtype: Any) -> Block:
     def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    with_five = ("outer", "unpack_columns", "pack_columns")
+    with_five = ("unpack_rows", "outer", "unpack_columns", "pack_columns")
     with_three = ("transpose", "transpose_non_temporal")
     return block(of_three if name in with_three else of_five if name in with_five else of_four)
 
@@ -192,6 +192,22 @@ def test_a_row_is_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None
         expected = np.full_like(target, UNTOUCHED)
         expected[1 : width + 1] = panels[:, 1].ravel()[:width]
         assert np.array_equal(target, expected)
+
+
+@each_dtype
+def test_rows_are_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in WIDTHS:
+        for n in range(1, 4):
+            panels = rng.normal(size=(-(-width // lanes) + 1, 5, lanes)).astype(dtype)
+            target = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
+            move("unpack_rows", dtype)(
+                address(panels, 0, 1), panels[0].nbytes, address(target, 1), width, n
+            )
+            expected = np.full_like(target, UNTOUCHED)
+            rows = panels[:, 1 : n + 1].swapaxes(0, 1).reshape(n, -1)[:, :width]
+            expected[1 : n * width + 1] = rows.ravel()
+            assert np.array_equal(target, expected)
 
 
 @each_dtype
