@@ -34,7 +34,7 @@ from fastmlp.network.spec import Network
 Array = NDArray[Any]
 
 
-def _predict_row(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
+def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
     """Make the function that predicts the row at x, in three vectors of the widest layer."""
     multiply = one_row(scalar)
 
@@ -64,7 +64,7 @@ def _predict_row(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
 
 def row_by_row(scalar: Scalar) -> Callable[[int], None]:
     """Make the block that predicts the rows of a `FlatNet` record, one after the other."""
-    size, predict_row = np.dtype(scalar).itemsize, _predict_row(scalar)
+    size, predict_row = np.dtype(scalar).itemsize, predict_row_of(scalar)
 
     @hinted(control=True)
     def predict_each(address: int) -> None:

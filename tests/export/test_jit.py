@@ -1,0 +1,317 @@
+"""Models inside compiled code: the bits of `predict`, from one thread and from several."""
+
+import copy
+import ctypes
+import gc
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit, prange
+from numba.core.errors import TypingError
+from scipy.integrate import IntegrationWarning, quad
+from scipy.ndimage import generic_filter
+
+from fastmlp import MLP, MLPClassifier, MLPRegressor, Quantile, TabularMLPRegressor, jit
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.activations import RULES
+from tests.export.test_models import CASES, FEW, MODELS, TARGETS, X
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
+# A loss of each link, and its least number of outputs.
+WITH_LINK: list[tuple[Any, int]] = [
+    ("mse", 1), ("binary_cross_entropy", 1), ("poisson", 1), ("cross_entropy", 2),
+    (Quantile([0.1, 0.5, 0.9]), 3), ("gaussian_nll", 2),
+]  # fmt: skip
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def predict(handle: Any, x: Any, out: Any) -> None:
+    jit.predict(handle, x, out)
+
+
+@njit  # type: ignore[untyped-decorator]
+def value(handle: Any, x: Any) -> float:
+    return jit.value(handle, x)
+
+
+@njit(parallel=True)  # type: ignore[untyped-decorator]
+def predict_shared(handle: Any, x: Any, out: Any) -> None:
+    for r in prange(len(x)):
+        jit.predict(handle, x[r], out[r])
+
+
+def drawn_net(seed: int) -> MLP:
+    rng = np.random.default_rng(seed)
+    sizes = [int(n) for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))]
+    loss, least = WITH_LINK[seed % len(WITH_LINK)]
+    sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
+    dtype = str(rng.choice(["float32", "float64"]))
+    activation: Any = [*RULES][seed % len(RULES)]
+    return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1)
+
+
+def rows_of(net: MLP, n: int = 3) -> Any:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(n, net.layer_sizes[0])).astype(net.dtype)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 36))
+def test_bits_are_those_of_the_net(seed: int, function: Callable[..., None]) -> None:
+    net = drawn_net(seed)
+    x = rows_of(net)
+    expected, raw = net.predict(x), net.predict_raw(x)
+    out = np.empty_like(expected)
+    function(jit.compiled(net), x, out)
+    assert np.array_equal(out, expected)
+    function(jit.compiled(net), x[1], out[0])
+    assert np.array_equal(out[0], expected[1])
+    function(jit.compiled(net, raw=True), x, out)
+    assert np.array_equal(out, raw)
+
+
+@pytest.mark.parametrize(("name", "target"), CASES)
+def test_bits_are_those_of_the_model(name: str, target: str) -> None:
+    model = MODELS[name](target).fit(X, TARGETS[target])
+    expected = model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
+    out = np.empty((len(X), expected.size // len(X)))
+    predict(jit.compiled(model), X, out)
+    assert np.array_equal(out, expected.reshape(out.shape))
+
+
+NET = MLP((3, 8, 2), seed=0)
+HANDLE = jit.compiled(NET)
+ROW = np.array([0.5, -1.0, 2.0])
+EXPECTED = NET.predict(ROW[None])[0]
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
+    out, whole = np.empty((2, 2)), np.array([[1, 2, 3], [4, 5, 6]])
+    for rows in (whole, whole > 3, whole[::-1]):
+        function(HANDLE, rows, out)
+        assert np.array_equal(out, NET.predict(rows.astype(np.float32)))
+    strided = np.empty(4)[::2]
+    for row in (tuple(ROW), (0.5, -1, np.float32(2)), np.repeat(ROW, 2)[::2]):
+        function(HANDLE, row, strided)
+        assert np.array_equal(strided, EXPECTED)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_predictions_in_the_place_of_the_row(function: Callable[..., None]) -> None:
+    net = MLP((3, 4, 3), seed=0)
+    handle, x = jit.compiled(net), np.random.default_rng(0).normal(size=(5, 3))
+    expected, row = net.predict(x), x[0].copy()
+    function(handle, row, row)
+    assert np.array_equal(row, expected[0])
+    function(handle, x, x[::-1])
+    assert np.array_equal(x[::-1], expected)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize(
+    "make_copy",
+    [copy.copy, copy.deepcopy, lambda h: pickle.loads(pickle.dumps(h)), lambda h: np.append(h, h)],
+)
+def test_a_copy_is_refused(make_copy: Any, function: Callable[..., None]) -> None:
+    with pytest.raises(ValueError, match="the handle is a copy, or of another process"):
+        function(make_copy(HANDLE), ROW, np.empty(2))
+    if function is jit.predict:
+        with pytest.raises(ValueError, match="the handle is a copy"):
+            jit.scipy_callable(make_copy(jit.compiled(MLP((3, 1)))))
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize(
+    ("x", "out"),
+    [
+        ((2,), (2,)),
+        ((3,), (3,)),
+        ((4, 3), (3, 2)),
+        ((4, 2), (4, 2)),
+        ((4, 3), (4, 1)),
+        ((0,), (2,)),
+    ],
+)
+def test_lengths_are_checked(
+    x: tuple[int, ...], out: tuple[int, ...], function: Callable[..., None]
+) -> None:
+    with pytest.raises(ValueError, match="jit: x or out has another length"):
+        function(HANDLE, np.zeros(x), np.zeros(out))
+
+
+@compiled_alone
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((np.zeros(1), ROW, np.zeros(2)), "the handle must be an array that jit.compiled has made"),
+        ((HANDLE, np.zeros((1, 1, 3)), np.zeros(2)), "x must be an array of one or two dimensions"),
+        ((HANDLE, ROW, np.zeros((1, 2))), "out must be an array of floats"),
+        ((HANDLE, ROW, np.zeros(2, int)), "out must be an array of floats"),
+        ((HANDLE, ROW + 0j, np.zeros(2)), "of real numbers"),
+    ],
+)
+def test_types_are_checked_when_compiling(arguments: Any, words: str) -> None:
+    with pytest.raises(TypingError, match=words):
+        predict(*arguments)
+
+
+def test_a_value() -> None:
+    net = MLP((3, 8, 1), seed=0)
+    handle, expected = jit.compiled(net), float(net.predict(ROW[None])[0, 0])
+    for function in (value, jit.value):
+        assert function(handle, ROW) == function(handle, (0.5, -1, 2)) == expected
+        with pytest.raises(ValueError, match=r"jit.value: the model has several outputs"):
+            function(HANDLE, ROW)
+        with pytest.raises(ValueError, match="another length"):
+            function(handle, ROW[:2])
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_parameters_are_live_or_frozen(function: Callable[..., None]) -> None:
+    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
+    live, frozen = jit.compiled(net), jit.compiled(net, freeze=True)
+    before = net.predict(ROW[None])[0]
+    net.fit(np.eye(3), np.eye(3)[:, :2], epochs=2)
+    function(live, ROW, out)
+    assert np.array_equal(out, net.predict(ROW[None])[0])
+    function(frozen, ROW, out)
+    assert np.array_equal(out, before)
+
+
+def test_a_handle_outlives_its_net() -> None:
+    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
+    handle, view = jit.compiled(net), jit.compiled(net)[:]
+    del net
+    gc.collect()
+    for array in (handle, view):
+        predict(array, ROW, out)
+        assert np.array_equal(out, EXPECTED)
+
+
+def test_numbers_that_are_not_finite_are_no_error() -> None:
+    out = np.empty(2)
+    predict(HANDLE, (np.nan, 0.0, 0.0), out)
+    assert np.isnan(out).all()
+
+
+@compiled_alone
+def test_denormals_are_flushed_and_the_mode_restored() -> None:
+    net, out = MLP((1, 1), seed=0, dtype="float64"), np.empty(1)
+    net.parameters[:] = 5e-324, 0.0
+
+    @njit  # type: ignore[untyped-decorator]
+    def later(handle: Any, x: Any, out: Any, small: float) -> float:
+        jit.predict(handle, x, out)
+        return small / 2
+
+    assert later(jit.compiled(net), np.array([1.0]), out, 1e-310) == 5e-311
+    assert out[0] == net.predict([[1.0]])[0, 0] == 0.0
+
+
+@compiled_alone
+def test_threads_share_a_handle() -> None:
+    net = MLP((16, 64, 64, 2), activation="tanh", seed=0)
+    handle, x = jit.compiled(net), rows_of(net, 400)
+    expected, out = net.predict(x), np.empty((400, 2))
+    predict_shared(handle, x, out)
+    assert np.array_equal(out, expected)
+
+    def some(_: int) -> bool:
+        mine = np.empty((400, 2))
+        for x_row, out_row in zip(x, mine, strict=True):
+            predict(handle, x_row, out_row)
+        return np.array_equal(mine, expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(some, range(8)))
+
+
+SCRIPT = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[1])
+from simulation import control
+from fastmlp import MLP, jit
+net = MLP([int(n) for n in sys.argv[2].split("-")], activation=sys.argv[3], seed=1)
+x = np.ones(net.layer_sizes[0])
+assert control(jit.compiled(net), x) == net.predict(x[None])[0, 0]
+print(sum(control.stats.cache_hits.values()), sum(control.stats.cache_misses.values()))
+"""
+SIMULATION = """
+from numba import njit
+from fastmlp import jit
+
+@njit(cache=True)
+def control(handle, x):
+    return jit.value(handle, x)
+"""
+
+
+@compiled_alone
+def test_cached_code_takes_another_net_in_another_process(
+    tmp_path: Any, python: Callable[..., str]
+) -> None:
+    (tmp_path / "simulation.py").write_text(SIMULATION)
+    nets = ("4-32-32-1", "tanh"), ("7-64-16-1", "gelu")
+    counts = [python(SCRIPT, tmp_path, *net, NUMBA_CACHE_DIR=str(tmp_path)) for net in nets]
+    assert [text.split() for text in counts] == [["0", "1"], ["1", "0"]]
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"jit.compiled: model must be an MLP"):
+        jit.compiled(None)
+    with pytest.raises(ValueError, match="the MLPRegressor is not fitted"):
+        jit.compiled(MLPRegressor())
+    with pytest.raises(TypeError, match="a TabularMLPRegressor is a model of tables"):
+        jit.compiled(TabularMLPRegressor())
+    ensemble = MODELS["mean_of_regressors"]("number").fit(X, TARGETS["number"])
+    with pytest.raises(ValueError, match="raw=True is for one net, and this model has 3"):
+        jit.compiled(ensemble, raw=True)
+
+
+def test_raw_outputs_of_a_classifier_are_one() -> None:
+    model, out = MLPClassifier(**FEW).fit(X, TARGETS["two"]), np.empty((len(X), 1))
+    predict(jit.compiled(model, raw=True), X, out)
+    assert np.array_equal(out, model.net_.predict_raw(X))
+
+
+@compiled_alone
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_c_function_predicts(dtype: Any) -> None:
+    x, out = ROW.astype(dtype), np.empty(2, dtype)
+    function = jit.function(dtype)
+    assert ctypes.cast(function.ctypes, ctypes.c_void_p).value == function.address
+    function.ctypes(HANDLE.ctypes.data, x.ctypes.data, out.ctypes.data)
+    assert np.array_equal(out, EXPECTED)
+    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64', got 'int8'"):
+        jit.function("int8")  # type: ignore[arg-type]
+
+
+@compiled_alone
+def test_scipy_integrates_a_net() -> None:
+    net = MLP((1, 16, 1), activation="tanh", dtype="float64", seed=0)
+    points, weights = np.polynomial.legendre.leggauss(100)
+    expected = weights @ net.predict((points + 1)[:, None])[:, 0]
+    np.testing.assert_allclose(quad(jit.scipy_callable(jit.compiled(net)), 0, 2)[0], expected)
+    of_two = jit.scipy_callable(jit.compiled(MLP((2, 1))))
+    with pytest.warns(IntegrationWarning):
+        assert np.isnan(quad(of_two, 0, 2)[0])
+    with pytest.raises(ValueError, match=r"jit.scipy_callable: kind must be one of .*, got 'row'"):
+        jit.scipy_callable(HANDLE, "row")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="several outputs"):
+        jit.scipy_callable(HANDLE)
+
+
+@compiled_alone
+def test_scipy_filters_an_image_by_a_net() -> None:
+    net, image = MLP((9, 8, 1), seed=0), np.random.default_rng(0).normal(size=(12, 12))
+    function = jit.scipy_callable(jit.compiled(net), "generic_filter")
+    expected = generic_filter(image, lambda x: net.predict(x[None])[0, 0], size=3)
+    assert np.array_equal(generic_filter(image, function, size=3), expected)
+    with pytest.raises(RuntimeError):
+        generic_filter(image, function, size=2)
