@@ -16,10 +16,22 @@ from fastmlp.backends.cpu.predict.embedded import (
     predict,
     value,
 )
+from fastmlp.backends.cpu.predict.embedded_steps import train_on_batch, train_on_gradient
+from fastmlp.export.learner import learner
 from fastmlp.export.models import parts_of
 from fastmlp.model import core_of
 
-__all__ = ["HANDLE", "compiled", "function", "predict", "scipy_callable", "value"]
+__all__ = [
+    "HANDLE",
+    "compiled",
+    "function",
+    "learner",
+    "predict",
+    "scipy_callable",
+    "train_on_batch",
+    "train_on_gradient",
+    "value",
+]
 
 
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:

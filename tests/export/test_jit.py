@@ -15,7 +15,18 @@ from numba.core.errors import TypingError
 from scipy.integrate import IntegrationWarning, quad
 from scipy.ndimage import generic_filter
 
-from fastmlp import MLP, MLPClassifier, MLPRegressor, Quantile, TabularMLPRegressor, jit
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    Adam,
+    Cosine,
+    MLPClassifier,
+    MLPRegressor,
+    Quantile,
+    TabularMLPRegressor,
+    jit,
+)
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 from tests.export.test_models import CASES, FEW, MODELS, TARGETS, X
@@ -315,3 +326,124 @@ def test_scipy_filters_an_image_by_a_net() -> None:
     assert np.array_equal(generic_filter(image, function, size=3), expected)
     with pytest.raises(RuntimeError):
         generic_filter(image, function, size=2)
+
+
+@njit  # type: ignore[untyped-decorator]
+def learn(handle: Any, X: Any, y: Any, slopes: Any) -> float:
+    """Take a step on each batch, by turns on targets and by slopes."""
+    loss = 0.0
+    for i in range(len(X)):
+        loss = jit.train_on_batch(handle, X[i], y[i])
+        jit.train_on_gradient(handle, X[i], slopes[i])
+    return loss
+
+
+def learn_in_python(handle: Any, X: Any, y: Any, slopes: Any) -> float:
+    return float(getattr(learn, "py_func", learn)(handle, X, y, slopes))
+
+
+LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": ((3, 8, 2), {}),
+    "labels": ((3, 8, 3), {"loss": "cross_entropy", "activation": "tanh", "dtype": "float64"}),
+    "schedule": ((3, 4, 1), {"optimizer": SGD(Cosine(0.1, n_steps=7), momentum=0.9)}),
+    "dropout": ((3, 16, 1), {"dropout": 0.3}),
+    "counts": ((3, 8, 1), {"loss": "poisson", "optimizer": Adam(0.01, global_clipnorm=0.1)}),
+    "deviations": ((3, 8, 2), {"loss": "gaussian_nll", "l2": 0.01}),
+}
+
+
+def batches_of(net: MLP, n: int = 5, batch: int = 6) -> tuple[Any, Any, Any]:
+    rng, n_out = np.random.default_rng(2), net.layer_sizes[-1]
+    X = rng.normal(size=(n, batch, 3))
+    y: Any = rng.uniform(0.1, 2, size=(n, batch, n_out))
+    if net._network.loss.targets == "classes":
+        y = rng.integers(n_out, size=(n, batch))
+    elif n_out // net._network.loss.per_target == 1:
+        y = y[:, :, 0]
+    return X, y, 0.01 * rng.normal(size=(n, batch, n_out))
+
+
+@pytest.mark.parametrize("function", [learn, learn_in_python])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_steps_have_the_bits_of_the_net(name: str, function: Callable[..., float]) -> None:
+    sizes, settings = LEARNERS[name]
+    net = MLP(sizes, seed=0, n_threads=1, **settings)
+    X, y, slopes = batches_of(net)
+    net.train_on_batch(X[0], y[0])
+    other, row, out = copy.copy(net), X[0, 0], np.empty(sizes[-1])
+    n_steps = 3 + 2 * len(X) if name == "dropout" else None
+    with jit.learner(net, batch_size=6, n_steps=n_steps) as handle:
+        loss = function(handle, X, y, slopes)
+        predict(handle, row, out)
+        with pytest.raises(RuntimeError, match="a fit of this net is running"):
+            net.train_on_batch(X[0], y[0])
+    for x, target, slope in zip(X, y, slopes, strict=True):
+        expected = other.train_on_batch(x, target)
+        other.train_on_gradient(x, slope)
+    assert loss == expected
+    assert np.array_equal(out, net.predict(row[None])[0])
+    for _ in range(2):
+        assert np.array_equal(net.parameters, other.parameters)
+        assert net._state.n_steps == other._state.n_steps
+        net.train_on_batch(X[0], y[0])
+        other.train_on_batch(X[0], y[0])
+
+
+def test_coefficients_end_where_they_no_longer_change() -> None:
+    net = MLP((1, 1), optimizer=Adam(0.01, beta_1=0.5, beta_2=0.9), seed=0, n_threads=1)
+    other, x = copy.copy(net), np.ones((2, 1))
+    with jit.learner(net, batch_size=2) as handle:
+        for i in range(400):
+            jit.train_on_batch(handle, x, np.full(2, i % 3))
+    for i in range(400):
+        other.train_on_batch(x, np.full(2, i % 3))
+    assert np.array_equal(net.parameters, other.parameters)
+    with pytest.raises(ValueError, match=r"jit.learner: .* do not end: give n_steps"):
+        open_learner(MLP((1, 1, 1), dropout=0.1))
+
+
+def open_learner(net: Any, **settings: Any) -> None:
+    with jit.learner(net, **{"batch_size": 2, **settings}):
+        pass
+
+
+def test_what_trains_in_python_alone_is_refused() -> None:
+    for net in (MLP((1, 1), optimizer=Adam(average=EMA(0.9))), MLP((1, 1), optimizer=Adam())):
+        with jit.learner(MLP((1, 1)), batch_size=2), pytest.raises((ValueError, TypeError)):
+            open_learner(net, batch_size=0 if net.optimizer.average is None else 2)
+    with pytest.raises(TypeError, match=r"jit.learner: net must be an MLP, got MLPRegressor"):
+        open_learner(MLPRegressor())
+
+
+@pytest.mark.parametrize("function", [learn, learn_in_python])
+def test_batches_are_checked(function: Callable[..., float]) -> None:
+    net = MLP((3, 8, 3), loss="cross_entropy", seed=0)
+    X, y, slopes = batches_of(net)
+    before, wrong = net.parameters.copy(), X.copy()
+    wrong[0, 0, 0] = np.nan
+    with jit.learner(net, batch_size=6) as handle:
+        for rows, labels, words in (
+            (X[:, :4], y, "another shape than a batch"),
+            (X[:, :, :2], y, "another shape than a batch"),
+            (X, y[:, :4], "another shape than a batch"),
+            (X, y + 0.5, "y must be labels, an array of integers"),
+            (X, y + 3, "a label or target is none that the loss takes"),
+            (wrong, y, "a number of X or y is not finite"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                function(handle, rows, labels, slopes)
+        with pytest.raises(ValueError, match="the handle is a copy"):
+            function(handle.copy(), X, y, slopes)
+    assert np.array_equal(net.parameters, before)
+    for closed in (handle, jit.compiled(net)):
+        with pytest.raises(ValueError, match="jit: the handle does not train"):
+            function(closed, X, y, slopes)
+
+
+def test_a_step_whose_loss_is_not_finite_is_not_taken() -> None:
+    net = MLP((1, 1), seed=0)
+    net.parameters[:] = 1e30
+    with jit.learner(net, batch_size=2) as handle:
+        assert jit.train_on_batch(handle, np.ones((2, 1)), np.zeros(2)) == np.inf
+    assert (net.parameters == np.float32(1e30)).all()
+    assert net._state.n_steps == 0
