@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.kernels.one_step import PlainStep
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import Owner, Part
-from fastmlp.backends.cpu.predict.embedded_steps import Learner
+from fastmlp.backends.cpu.predict.embedded_steps import EmbeddedSteps
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
@@ -76,7 +76,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
         n_targets = 1 if has_labels else layout.sizes[-1] // network.loss.per_target
         y = np.ones((batch_size, n_targets), np.int64 if has_labels else dtype)
         trainers: list[Any] = []
-        record = np.zeros(1, Learner.dtype)
+        record = np.zeros(1, EmbeddedSteps.dtype)
         try:
             for kind, targets in (("batch", y.astype(dtype)), ("gradient", slopes)):
                 engine, data = steps._engines[kind], Data(x, targets, np.empty(0, dtype))

@@ -70,7 +70,7 @@ class Handle(Record):
     learner: int  # address of what trains, or 0
 
 
-class Term(Record):
+class MeanTerm(Record):
     """A net of a mean."""
 
     net: int  # address of its `FlatNet`; 0: its only prediction is 1
@@ -82,7 +82,7 @@ class Mean(Record):
     """A model whose predictions are the mean of its nets'."""
 
     n_terms: int
-    terms: int  # address of the `Term` records
+    terms: int  # address of the `MeanTerm` records
     n_out: int
     completion: int  # COMPLETIONS
     values_at: int  # bytes from the block's buffers to a net's predictions,
@@ -113,7 +113,7 @@ def mean_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     def predict_mean(model: int, x: int, out: int, work: int) -> None:
         mode = flush_denormals()
         mean = record_at(model, Mean)
-        terms = records_at(mean.terms, mean.n_terms, Term)
+        terms = records_at(mean.terms, mean.n_terms, MeanTerm)
         total, mine = row(out, mean.n_out, scalar), row(work + mean.mine_at, mean.n_out, scalar)
         for t in range(mean.n_terms):
             term = terms[t]
@@ -190,7 +190,8 @@ class Owner:
         else:
             self.block = block_of(mean_row, dtype)
             terms = np.array(
-                [(net, address(p), len(p)) for net, p in zip(nets, places, strict=True)], Term.dtype
+                [(net, address(p), len(p)) for net, p in zip(nets, places, strict=True)],
+                MeanTerm.dtype,
             )
             mean = np.zeros(1, Mean.dtype)
             mean[0] = (

@@ -19,7 +19,7 @@ DECLINED_ROWS = (
 )
 
 
-class Learner(Record):
+class EmbeddedSteps(Record):
     """What trains a net in compiled code: the steps of two kinds, and places for their rows."""
 
     batch: int  # address of the `PlainStep` on rows and targets,
@@ -57,7 +57,7 @@ def _fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int
         raise ValueError(COPY)
     if h.learner == 0:
         raise ValueError(CLOSED)
-    learner = record_at(h.learner, Learner)
+    learner = record_at(h.learner, EmbeddedSteps)
     place, target = learner.batch, learner.y
     labels = learner.has_labels
     if by_gradient:
@@ -87,7 +87,7 @@ def _fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int
 @register_jitable(**JITTED)  # type: ignore[untyped-decorator]
 def _settle(handle: Any, place: int) -> float:
     """Count the step, if it was taken; return its loss."""
-    step, learner = record_at(place, PlainStep), record_at(handle[0].learner, Learner)
+    step, learner = record_at(place, PlainStep), record_at(handle[0].learner, EmbeddedSteps)
     if step.status == DECLINED:
         raise ValueError(DECLINED_ROWS)
     if step.status == TAKEN:
