@@ -78,7 +78,7 @@ class MeanTerm(Record):
     n_places: int
 
 
-class Mean(Record):
+class MeanOfNets(Record):
     """A model whose predictions are the mean of its nets'."""
 
     n_terms: int
@@ -107,12 +107,12 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 
 def mean_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
-    """Make the block that predicts a row of a `Mean`."""
+    """Make the block that predicts a row of a `MeanOfNets`."""
     predict_row, zero, one = predict_row_of(scalar), scalar(0), scalar(1)
 
     def predict_mean(model: int, x: int, out: int, work: int) -> None:
         mode = flush_denormals()
-        mean = record_at(model, Mean)
+        mean = record_at(model, MeanOfNets)
         terms = records_at(mean.terms, mean.n_terms, MeanTerm)
         total, mine = row(out, mean.n_out, scalar), row(work + mean.mine_at, mean.n_out, scalar)
         for t in range(mean.n_terms):
@@ -193,7 +193,7 @@ class Owner:
                 [(net, address(p), len(p)) for net, p in zip(nets, places, strict=True)],
                 MeanTerm.dtype,
             )
-            mean = np.zeros(1, Mean.dtype)
+            mean = np.zeros(1, MeanOfNets.dtype)
             mean[0] = (
                 len(parts), address(terms), n_out, COMPLETIONS.index(completion),
                 BUFFERS * unit, (BUFFERS + 1) * unit,
