@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.predict.embedded import (
     Part,
     Taker,
     c_function,
+    gradient,
     predict,
     value,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "HANDLE",
     "compiled",
     "function",
+    "gradient",
     "learner",
     "predict",
     "scipy_callable",

@@ -14,6 +14,7 @@ from numba import njit, prange
 from numba.core.errors import TypingError
 from scipy.integrate import IntegrationWarning, quad
 from scipy.ndimage import generic_filter
+from small_models import CASES, FEW, MODELS, TARGETS, X
 
 from fastmlp import (
     EMA,
@@ -29,7 +30,6 @@ from fastmlp import (
 )
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
-from tests.export.test_models import CASES, FEW, MODELS, TARGETS, X
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
@@ -447,3 +447,47 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken() -> None:
         assert jit.train_on_batch(handle, np.ones((2, 1)), np.zeros(2)) == np.inf
     assert (net.parameters == np.float32(1e30)).all()
     assert net._state.n_steps == 0
+
+
+@njit  # type: ignore[untyped-decorator]
+def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
+    jit.gradient(handle, x, out, grad)
+
+
+@pytest.mark.parametrize("function", [gradient, jit.gradient])
+@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 24))
+def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
+    rng, (loss, least) = np.random.default_rng(seed), WITH_LINK[seed % len(WITH_LINK)]
+    activation: Any = [*RULES][seed % len(RULES)]
+    sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 17, 33], rng.integers(2, 5))]
+    sizes[-1] = least * (1 if least == 3 else int(rng.integers(1, 4)))
+    settings: Any = {"activation": activation, "loss": loss, "seed": seed}
+    net, exact = MLP(sizes, **settings), MLP(sizes, **settings, dtype="float64")
+    net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)
+    exact.parameters[:] = net.parameters
+    x, raw = rng.normal(size=sizes[0]), least == 3
+    out, grad = np.empty(sizes[-1]), np.empty((sizes[-1], sizes[0]))
+    predicted = exact.predict_raw if raw else exact.predict
+    moves = 1e-6 * np.eye(sizes[0])
+    expected = (predicted(x + moves) - predicted(x - moves)).T / 2e-6
+    for of, bound in ((net, 1e-4), (exact, 1e-7)):
+        function(jit.compiled(of, raw=raw), x, out, grad)
+        row = x[None].astype(of.dtype)
+        assert np.array_equal(out, (of.predict_raw(row) if raw else of.predict(row))[0])
+        assert abs(grad - expected).max() <= bound * (1 + abs(expected).max())
+
+
+@pytest.mark.parametrize("function", [gradient, jit.gradient])
+def test_gradients_are_checked(function: Callable[..., None]) -> None:
+    grad, flat = np.empty((2, 3)), np.empty(3)
+    sorts = jit.compiled(MLP((3, 3), loss=Quantile([0.1, 0.5, 0.9])))
+    with pytest.raises(ValueError, match=r"jit.gradient: the model has none"):
+        function(sorts, ROW, np.empty(3), np.empty((3, 3)))
+    with pytest.raises(ValueError, match="the handle is a copy"):
+        function(HANDLE.copy(), ROW, np.empty(2), grad)
+    for x, out, place in ((ROW[:2], 2, grad), (ROW, 1, grad), (ROW, 2, grad.T)):
+        with pytest.raises(ValueError, match="another length"):
+            function(HANDLE, x, np.empty(out), place)
+    net = MLP((3, 1), seed=0)
+    function(jit.compiled(net), ROW, np.empty(1), flat)
+    assert flat.tolist() == net.weights[0][:, 0].tolist()

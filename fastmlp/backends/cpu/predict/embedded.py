@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
+from fastmlp.backends.cpu.predict.row_gradient import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
@@ -38,6 +39,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.network.spec import Network
+from fastmlp.rules.links import LINKS
 
 Array = NDArray[Any]
 # Bytes of buffers on the stack of the user's function; larger ones are allocated.
@@ -68,6 +70,9 @@ class Handle(Record):
     work_at: int  # to the block's buffers,
     n_bytes: int  # and to their end
     learner: int  # address of what trains, or 0
+    gradient: int  # address of the block that derives a row, or 0
+    link: int  # the number of the link, for that block
+    n_slopes: int  # how many vectors of slopes it keeps
 
 
 class MeanTerm(Record):
@@ -200,7 +205,17 @@ class Owner:
             )  # fmt: skip
             self.kept += [places, terms, mean]
             model = address(mean)
-        buffers = BUFFERS if alone else BUFFERS + 2
+        buffers, derives = BUFFERS if alone else BUFFERS + 2, {}
+        if alone:
+            known = [name for name, link in LINKS.items() if link == networks[0].link]
+            if known and known[0] in DERIVED:
+                self.kept.append(block_of(row_gradient, dtype))
+                derives = {
+                    "gradient": self.kept[-1].address,
+                    "link": DERIVED.index(known[0]),
+                    # And one of raw outputs.
+                    "n_slopes": networks[0].layout.n_layers + 1,
+                }
         self.fields = {
             "number_bytes": dtype.itemsize,
             "n_in": n_in,
@@ -210,6 +225,7 @@ class Owner:
             "out_at": unit,
             "work_at": 2 * unit,
             "n_bytes": (2 + buffers) * unit,
+            **derives,
         }
 
     def __reduce__(self) -> Any:
@@ -459,6 +475,102 @@ def _value(handle: Any, x: Any) -> Any:
     if _n_dim("jit.value", handle, x) == 2:
         raise TypingError("jit.value: x must be one row")
     return of_tuple if isinstance(x, types.Tuple) else of_row
+
+
+NO_GRADIENT = (
+    "jit.gradient: the model has none: it is the mean of several nets, a classifier of two "
+    "columns, or sorts its outputs; raw=True of jit.compiled gives the raw outputs of one net"
+)
+
+
+@register_jitable(error_model="numpy")  # type: ignore[untyped-decorator]
+def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
+    """Derive a row in allocated buffers; `derived` calls the block."""
+    _check(handle, len(x), len(out))
+    h = handle[0]
+    if h.gradient == 0:
+        raise ValueError(NO_GRADIENT)
+    n_in, n_out, unit = h.n_in, h.n_out, h.out_at
+    if grad.size != n_in * n_out or grad.shape[grad.ndim - 1] != n_in:
+        raise ValueError(LENGTHS)
+    buffer = np.empty((4 + h.n_slopes) * unit + n_in * n_out * h.number_bytes, np.uint8)
+    work = buffer.ctypes.data
+    block, results = work + 2 * unit, work + unit
+    slopes = block + (2 + h.n_slopes) * unit
+    words = (h.model, h.link, work, results, slopes, block)
+    if h.number_bytes == 4:
+        singles = row(work, n_in, np.float32)
+        for i in range(n_in):
+            singles[i] = x[i]
+        derived(h.gradient, words)
+        _hand_out(row(results, n_out, np.float32), row(slopes, grad.size, np.float32), out, grad)
+    else:
+        doubles = row(work, n_in, np.float64)
+        for i in range(n_in):
+            doubles[i] = x[i]
+        derived(h.gradient, words)
+        _hand_out(row(results, n_out, np.float64), row(slopes, grad.size, np.float64), out, grad)
+
+
+@register_jitable(error_model="numpy")  # type: ignore[untyped-decorator]
+def _hand_out(values: Any, slopes: Any, out: Any, grad: Any) -> None:
+    for j in range(len(values)):
+        out[j] = values[j]
+    if grad.ndim == 1:
+        for k in range(len(grad)):
+            grad[k] = slopes[k]
+    else:
+        for j in range(grad.shape[0]):
+            for k in range(grad.shape[1]):
+                grad[j, k] = slopes[j * grad.shape[1] + k]
+
+
+@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+def _called(block: int, words: Any) -> None:
+    call(block, words)
+
+
+def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
+    """Write the predictions of a row, and their derivatives by its numbers.
+
+    Predictions have the bits of `predict`; derivatives are exact but for rounding. Of
+    relu at 0 the derivative is 0.
+
+    Parameters
+    ----------
+    handle : record array of `compiled`, of one net
+    x : (n_in,) array of real numbers
+    out : (n_out,) array of floats
+    grad : (n_out, n_in) array of floats, or (n_in,) for one output
+
+    Raises
+    ------
+    ValueError
+        If a length is not that of the model, the handle is a copy, or the model is the mean of
+        several nets, a classifier of two columns, or sorts its outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, jit
+    >>> net, out, grad = MLP((2, 1), seed=0), np.empty(1), np.empty(2)
+    >>> jit.gradient(jit.compiled(net), np.ones(2), out, grad)
+    >>> bool((grad == net.weights[0][:, 0]).all())
+    True
+    """
+    with np.errstate(over="ignore"):
+        _derive(handle, np.array(x), out, grad, run)
+
+
+@overload(gradient, jit_options={"error_model": "numpy"})  # type: ignore[untyped-decorator]
+def _gradient(handle: Any, x: Any, out: Any, grad: Any) -> Any:
+    if _n_dim("jit.gradient", handle, x, out) == 2 or isinstance(x, types.BaseTuple):
+        raise TypingError("jit.gradient: x must be an array of one dimension")
+
+    def derive(handle: Any, x: Any, out: Any, grad: Any) -> None:
+        _derive(handle, x, out, grad, _called)
+
+    return derive
 
 
 # C functions by which others call a model: their types, and what SciPy calls them.

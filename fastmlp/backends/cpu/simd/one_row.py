@@ -8,7 +8,7 @@ one chain of fused multiply-adds in the order of k: the bits of the panels' prod
 from collections.abc import Callable
 from functools import partial
 
-from fastmlp.backends.cpu.simd.vector import Scalar, Vectors, Word
+from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.compiler.target import lanes_of
 
@@ -22,6 +22,24 @@ NEAR, FAR_INPUTS = 1 << 15, 8
 def one_row(scalar: Scalar) -> VectorFunction:
     """Return the product of a row with a layer's weights: the loop below."""
     return vector_function(multiply, scalar, lanes_of(scalar))
+
+
+def row_dots(scalar: Scalar) -> VectorFunction:
+    """Return the product of a layer's weights with a row of deltas: the loop below."""
+    return vector_function(multiply_back, scalar, lanes_of(scalar))
+
+
+def multiply_back(
+    v: Vectors, target: Word, weights: Word, n_in: Word, deltas: Word, n_out: Word
+) -> None:
+    """Store W d of one row's deltas d: a dot product for each input."""
+    total = v.variable(v.zero)
+    for k in v.range(n_in):
+        total.value = v.zero
+        for p, part in v.parts(n_out):
+            w = part.load(weights + k * (n_out * v.size) + p * v.bytes)
+            total.value = v.fma(w, part.load(deltas + p * v.bytes), total.value)
+        v.store_lane(v.sum(total.value), target + k * v.size)
 
 
 def multiply(
@@ -39,9 +57,14 @@ def multiply(
     def tile(vectors: int, masked: bool, first: Word) -> None:
         """Sums of vectors of outputs from the first on, and of those in the last one."""
         at = first * v.bytes
-        ways = [(v.load, v.store)] * vectors
+        ways = [VectorAccess(v.load, v.store)] * vectors
         if masked:
-            ways.append((lambda p: v.load_masked(p, mask), lambda x, p: v.store_masked(x, p, mask)))
+            ways.append(
+                VectorAccess(
+                    lambda place: v.load_masked(place, mask),
+                    lambda value, place: v.store_masked(value, place, mask),
+                )
+            )
         sums = [v.variable(load(start + at + i * v.bytes)) for i, (load, _) in enumerate(ways)]
         for k in v.range(k0, k1):
             x, w = v.broadcast(inputs + k * v.size), weights + k * (n_out * v.size) + at
