@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
     from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
+    from fastmlp.export import jit as jit
     from fastmlp.export.c_file import to_c
     from fastmlp.export.fold import fold
     from fastmlp.export.onnx import to_onnx
@@ -105,11 +106,13 @@ _OF_SKLEARN = {
     "MLPSearchCV": "estimators.search",
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.estimators"),
 }
+_MODULES = ("jit",)
 _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
     "fit_many": "many.fit_many",
     "fold": "export.fold",
+    "jit": "export.jit",
     "load": "saving",
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
@@ -126,7 +129,8 @@ if not TYPE_CHECKING:
         if name not in _ROOMS:
             raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
         try:
-            return getattr(_import_module(f"fastmlp.{_ROOMS[name]}"), name)
+            room = _import_module(f"fastmlp.{_ROOMS[name]}")
+            return room if name in _MODULES else getattr(room, name)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise

@@ -13,7 +13,7 @@ import pytest
 import fastmlp
 from benchmarks import compare
 from docs.tools import parameters
-from fastmlp import cluster, plotting, tabular
+from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
@@ -50,8 +50,9 @@ KINDS = ("MLP", "TabularMLP")
 ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]
 PICTURES = [f"plotting.{one}" for one in plotting.__all__]
 OF_TABLES = [f"tabular.{one}" for one in tabular.__all__ if one not in ESTIMATORS]
+OF_JIT = [f"jit.{one}" for one in jit.__all__ if one != "HANDLE"]
 OF_CLUSTERS = [f"cluster.{one}" for one in cluster.__all__]
-PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS})
+PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS, *OF_JIT})
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 

@@ -28,6 +28,7 @@ def test_there_are_examples() -> None:
         "pipeline",
         "many_nets",
         "cartpole",
+        "cartpole_compiled",
     }
 
 

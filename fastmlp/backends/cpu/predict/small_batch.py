@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, make_flat, rows_in_lanes
+from fastmlp.backends.cpu.simd.one_row import one_row
+from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,
     call,
     flush_denormals,
-    fma,
+    hinted,
     kernel,
     njit,
     record_at,
@@ -32,74 +34,49 @@ from fastmlp.network.spec import Network
 Array = NDArray[Any]
 
 
-@njit
-def _add_four(z: int, weights: int, width: int, x: Array, like: Array) -> None:
-    """Add four rows of W, times four inputs, to the sums at z."""
-    stride = width * like.itemsize
-    sums = row(z, width, like.dtype)
-    w0, w1 = row(weights, width, like.dtype), row(weights + stride, width, like.dtype)
-    w2 = row(weights + 2 * stride, width, like.dtype)
-    w3 = row(weights + 3 * stride, width, like.dtype)
-    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
-    for j in range(width):
-        sums[j] = fma(x3, w3[j], fma(x2, w2[j], fma(x1, w1[j], fma(x0, w0[j], sums[j]))))
+def predict_row_of(scalar: Scalar) -> Callable[[FlatNet, int, int, int], None]:
+    """Make the function that predicts the row at x, in three vectors of the widest layer."""
+    multiply = one_row(scalar)
 
-
-@njit
-def _products(net: FlatNet, layer: FlatLayer, inputs: int, z: int, like: Array) -> None:
-    """Write bias + W^T x of one row to z, or its positive part for relu."""
-    size, width, n_in = like.itemsize, layer.n_out, layer.n_in
-    biases = row(net.parameters + layer.biases, width, like.dtype)
-    sums, x = row(z, width, like.dtype), row(inputs, n_in, like.dtype)
-    for j in range(width):
-        sums[j] = biases[j]
-    weights = net.parameters + layer.weights
-    whole = n_in - n_in % 4
-    for k in range(0, whole, 4):
-        four = row(inputs + k * size, 4, like.dtype)
-        _add_four(z, weights + k * width * size, width, four, like)
-    for k in range(whole, n_in):
-        w = row(weights + k * width * size, width, like.dtype)
-        for j in range(width):
-            sums[j] = fma(x[k], w[j], sums[j])
-    if layer.relu:
-        zero = like.dtype.type(0)
-        for j in range(width):
-            # NaN stays NaN.
-            sums[j] = zero if sums[j] < zero else sums[j]
-
-
-def row_by_row(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
-    """Make the block that predicts the rows of a `FlatNet` record, one after the other."""
-    size = np.dtype(scalar).itemsize
-
-    def predict_each(address: int) -> None:
-        net, like = record_at(address, FlatNet), row(address, 0, scalar)
+    @njit
+    def predict_row(net: FlatNet, x: int, out: int, buffers: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        first, other = net.buffers, net.buffers + net.block_bytes
-        derivatives = other + net.block_bytes
+        other = buffers + net.block_bytes
+        derivatives, inputs, z = other + net.block_bytes, x, buffers
+        for i in range(net.n_layers):
+            layer = layers[i]
+            w, b = net.parameters + layer.weights, net.parameters + layer.biases
+            multiply(z, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
+            inputs = z
+            z = other if z == buffers else buffers
+            if layer.activation:
+                call(layer.activation, (inputs, z, derivatives, layer.n_out))
+                inputs, z = z, inputs
+        if net.link:
+            call(net.link, (inputs, out, 1, net.n_out))
+        else:
+            raw, predictions = row(inputs, net.n_out, scalar), row(out, net.n_out, scalar)
+            for j in range(net.n_out):
+                predictions[j] = raw[j]
+
+    return predict_row
+
+
+def row_by_row(scalar: Scalar) -> Callable[[int], None]:
+    """Make the block that predicts the rows of a `FlatNet` record, one after the other."""
+    size, predict_row = np.dtype(scalar).itemsize, predict_row_of(scalar)
+
+    @hinted(control=True)
+    def predict_each(address: int) -> None:
+        net = record_at(address, FlatNet)
         for r in range(net.n_rows):
-            inputs, z = net.x + r * net.n_in * size, first
-            for i in range(net.n_layers):
-                layer = layers[i]
-                _products(net, layer, inputs, z, like)
-                inputs = z
-                z = other if z == first else first
-                if layer.activation:
-                    call(layer.activation, (inputs, z, derivatives, layer.n_out))
-                    inputs, z = z, inputs
-            place = net.out + r * net.n_out * size
-            if net.link:
-                call(net.link, (inputs, place, 1, net.n_out))
-            else:
-                raw, out = row(inputs, net.n_out, scalar), row(place, net.n_out, scalar)
-                for j in range(net.n_out):
-                    out[j] = raw[j]
+            x, out = net.x + r * net.n_in * size, net.out + r * net.n_out * size
+            predict_row(net, x, out, net.buffers)
 
     return predict_each
 
 
-def small_batch(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
+def small_batch(scalar: Scalar) -> Callable[[int], None]:
     """Make the driver that predicts the rows of a `FlatNet` record on the calling thread, one by
     one or by vectors of rows."""
 

@@ -94,6 +94,14 @@ def test_bits_are_those_of_many_rows_at_every_size(
     assert_same_bits(network_of(sizes, "tanh", "identity", "identity", dtype), rng)
 
 
+@pytest.mark.parametrize("seed", range(1 if INTERPRETED else 12))
+def test_bits_are_those_of_many_rows_at_drawn_sizes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = tuple(int(n) for n in rng.integers(1, 4 if INTERPRETED else 300, rng.integers(2, 5)))
+    activation, dtype = str(rng.choice(list(ACTIVATIONS))), str(rng.choice(["float32", "float64"]))
+    assert_same_bits(network_of(sizes, activation, "identity", "identity", dtype), rng)
+
+
 @each_dtype
 @pytest.mark.parametrize("loss", CASES)
 def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any, rng: Any) -> None:

@@ -1,0 +1,123 @@
+"""Derivatives of one row's outputs by its inputs: forward as predictions, slopes kept, then back.
+
+Backward, the sums are dot products with rows of weights, by vectors: not the bits of the product of
+many rows.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet
+from fastmlp.backends.cpu.simd.one_row import one_row, row_dots
+from fastmlp.backends.cpu.simd.vector import Scalar
+from fastmlp.compiler import (
+    call,
+    flush_denormals,
+    njit,
+    record_at,
+    records_at,
+    restore_denormals,
+    row,
+)
+from fastmlp.rules.elementary import exp
+from fastmlp.rules.links import LEAST_LOG_VARIANCE
+
+# Links whose derivatives are known, by their numbers; None has one more: it cannot be derived.
+DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std")
+SIGMOID, EXP, SOFTMAX, MEAN_STD = 1, 2, 3, 4
+
+
+def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+    """Make the block that predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
+
+    Its buffers are two vectors of the widest layer, and one of slopes for each layer.
+    """
+    size, forward, dots = np.dtype(scalar).itemsize, one_row(scalar), row_dots(scalar)
+    zero, one, half, least = scalar(0), scalar(1), scalar(0.5), scalar(LEAST_LOG_VARIANCE)
+
+    @njit
+    def through(layer: FlatLayer, kept: int, numbers: int) -> None:
+        """Multiply the derivatives by a layer's values by its slopes."""
+        values, slopes = row(numbers, layer.n_out, scalar), row(kept, layer.n_out, scalar)
+        if layer.relu:
+            for i in range(layer.n_out):
+                values[i] = values[i] if slopes[i] > zero else zero
+        elif layer.activation:
+            for i in range(layer.n_out):
+                values[i] *= slopes[i]
+
+    @njit
+    def through_link(net: FlatNet, kind: int, raw: int, out: int, grad: int) -> None:
+        """Change derivatives of raw outputs to those of predictions."""
+        n_out, n_in = net.n_out, net.n_in
+        raws, values = row(raw, n_out, scalar), row(out, n_out, scalar)
+        if kind == SOFTMAX:
+            for k in range(n_in):
+                mean = zero
+                for j in range(n_out):
+                    mean += values[j] * row(grad + (j * n_in + k) * size, 1, scalar)[0]
+                for j in range(n_out):
+                    numbers = row(grad + (j * n_in + k) * size, 1, scalar)
+                    numbers[0] = values[j] * (numbers[0] - mean)
+        else:
+            for j in range(n_out):
+                small, factor = exp(-abs(raws[j])), values[j]
+                if kind == SIGMOID:
+                    factor = small / ((one + small) * (one + small))
+                if kind == MEAN_STD:
+                    factor = half * values[j] if raws[j] >= least else zero
+                    factor = factor if j % 2 == 1 else one
+                numbers = row(grad + j * n_in * size, n_in, scalar)
+                for k in range(n_in):
+                    numbers[k] *= factor
+
+    def derive(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
+        mode = flush_denormals()
+        net = record_at(model, FlatNet)
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        unit, n_last = net.block_bytes, net.n_layers - 1
+        inputs, free, slopes = x, work, work + 2 * unit
+        for i in range(net.n_layers):
+            layer = layers[i]
+            # Relu's values are positive where its slopes are 1: they are kept.
+            target = slopes if layer.relu else free
+            w, b = net.parameters + layer.weights, net.parameters + layer.biases
+            forward(target, b, w, layer.n_out, inputs, layer.n_in, layer.relu)
+            inputs = target
+            if layer.activation:
+                target = work + unit if free == work else work
+                call(layer.activation, (inputs, target, slopes, layer.n_out))
+                inputs = target
+            free = work + unit if inputs == work else work
+            slopes += unit
+        raw, predictions = row(inputs, net.n_out, scalar), row(out, net.n_out, scalar)
+        if net.link:
+            call(net.link, (inputs, out, 1, net.n_out))
+        else:
+            for j in range(net.n_out):
+                predictions[j] = raw[j]
+        # The raw outputs are read after the derivatives: in the place of slopes already used.
+        kept = row(slopes, net.n_out, scalar)
+        for j in range(net.n_out):
+            kept[j] = raw[j]
+        for j in range(net.n_out):
+            last, target = layers[n_last], grad + j * net.n_in * size
+            deltas = work if n_last > 0 else target
+            w, numbers = net.parameters + last.weights, row(deltas, last.n_in, scalar)
+            factor = one
+            if last.activation:
+                factor = row(work + (2 + n_last) * unit, net.n_out, scalar)[j]
+            for k in range(last.n_in):
+                numbers[k] = factor * row(w + (k * net.n_out + j) * size, 1, scalar)[0]
+            for i in range(n_last - 1, -1, -1):
+                layer = layers[i]
+                through(layer, work + (2 + i) * unit, deltas)
+                before = target if i == 0 else work + unit if deltas == work else work
+                dots(before, net.parameters + layer.weights, layer.n_in, deltas, layer.n_out)
+                deltas = before
+        if kind > 0:
+            through_link(net, kind, slopes, out, grad)
+        restore_denormals(mode)
+
+    return derive

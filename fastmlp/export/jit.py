@@ -1,0 +1,168 @@
+"""Models inside compiled code of the user's own: ``from fastmlp import jit``."""
+
+import ctypes
+from typing import Any, Literal
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels import rule_blocks
+from fastmlp.backends.cpu.predict.embedded import (
+    HANDLE,
+    SIGNATURES,
+    Owner,
+    Part,
+    Taker,
+    c_function,
+    gradient,
+    predict,
+    value,
+)
+from fastmlp.backends.cpu.predict.embedded_steps import train_on_batch, train_on_gradient
+from fastmlp.export.learner import learner
+from fastmlp.export.models import parts_of
+from fastmlp.model import core_of
+
+__all__ = [
+    "HANDLE",
+    "compiled",
+    "function",
+    "gradient",
+    "learner",
+    "predict",
+    "scipy_callable",
+    "train_on_batch",
+    "train_on_gradient",
+    "value",
+]
+
+
+def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
+    """A handle of a model, by which compiled code predicts.
+
+    Hand it to compiled functions as an argument. As a global it would be frozen into their cached
+    code, and the next process call an address that is no longer valid. A copy of it, or a pickle,
+    holds addresses of another array: the functions refuse it with a ValueError. Workers are handed
+    the model, and make a handle of their own.
+
+    Parameters
+    ----------
+    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    raw : bool
+        Predict the outputs before the link, of one net.
+    freeze : bool
+        Predict by a copy of the parameters. Otherwise they are live: a step of the net's is seen by
+        the next prediction, and predictions during a fit read parameters while they change. A
+        further fit of an estimator makes new parameters, which the handle does not see.
+
+    Returns
+    -------
+    record array of shape (1,), of the Numba type `HANDLE`
+        The same for every model, so that a function is compiled once. It keeps the model's
+        parameters alive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is none of these, or not fitted, or of tables; for `raw`, if it consists of
+        several nets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, jit
+    >>> net, out = MLP((2, 8, 3), loss="cross_entropy", seed=0), np.empty(3)
+    >>> jit.predict(jit.compiled(net), (0.5, -1.0), out)
+    >>> float(out.sum().round(6))
+    1.0
+    """
+    who = "jit.compiled"
+    if any(kind.__module__.startswith("fastmlp.tabular.") for kind in type(model).__mro__):
+        raise TypeError(
+            f"{who}: a {type(model).__name__} is a model of tables, which compiled code cannot "
+            "call yet: predict with it in Python, or export it"
+        )
+    parts = parts_of(model, who)
+    if raw and len(parts.members) > 1:
+        raise ValueError(f"{who}: raw=True is for one net, and this model has {len(parts.members)}")
+    cores = [None if net is None else core_of(net) for net, _ in parts.members]
+    known = next((core for core in cores if core is not None), None)
+    none = np.empty(0) if known is None else known.state.parameters[:0]
+    members = []
+    for core, (_, places) in zip(cores, parts.members, strict=True):
+        if core is None:
+            members.append(Part(None, none, places))
+            continue
+        network, parameters = core.engine.network, core.state.parameters
+        network = rule_blocks.without_output(network) if raw else network
+        members.append(Part(network, parameters.copy() if freeze else parameters, places))
+    n_out = parts.nets[0].layer_sizes[-1] if raw else parts.n_outputs
+    alone = raw or parts.is_net
+    return Owner(members, parts.completion, parts.n_features, n_out, alone=alone).handle()
+
+
+def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
+    """A C function that predicts a row: ``void f(void *handle, const T *x, T *out)``.
+
+    It serves all models: its first argument is ``handle.ctypes.data``. Any thread may call it. Keep
+    the handle as long as it may be called.
+
+    Parameters
+    ----------
+    dtype : "float32" or "float64", of x and out
+
+    Returns
+    -------
+    Numba's CFunc
+        Its ``address`` is for C, C++, Rust and Cython, its ``ctypes`` for Python.
+
+    Raises
+    ------
+    ValueError
+        If it is another dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, jit
+    >>> handle = jit.compiled(MLP((2, 8, 1), initializer="zeros"))
+    >>> x, out = np.ones(2), np.ones(1)
+    >>> jit.function().ctypes(handle.ctypes.data, x.ctypes.data, out.ctypes.data)
+    >>> float(out[0])
+    0.0
+    """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"jit.function: dtype must be 'float32' or 'float64', got {dtype!r}")
+    return c_function(str(dtype))
+
+
+def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
+    """A model of one output as SciPy's LowLevelCallable, which SciPy calls without Python.
+
+    Parameters
+    ----------
+    handle : record array of `compiled`; the callable keeps it alive
+    kind : "quad", for `scipy.integrate.quad` and `nquad`, or "generic_filter", of `scipy.ndimage`
+        The number of variables, or of the footprint's elements, must be that of the model's inputs:
+        otherwise quad gets NaN, and generic_filter raises.
+
+    Raises
+    ------
+    ValueError
+        If the model has several outputs, the handle is a copy, or the kind is another.
+
+    Examples
+    --------
+    >>> from scipy.integrate import quad
+    >>> from fastmlp import MLP, jit
+    >>> net = MLP((1, 8, 1), initializer="zeros")
+    >>> quad(jit.scipy_callable(jit.compiled(net)), 0, 1)[0]
+    0.0
+    """
+    from scipy import LowLevelCallable
+
+    if kind not in SIGNATURES:
+        raise ValueError(f"jit.scipy_callable: kind must be one of {[*SIGNATURES]}, got {kind!r}")
+    value(handle, np.zeros(handle[0].n_in))
+    data: Any = ctypes.c_void_p(handle.ctypes.data)
+    data.handle = handle
+    return LowLevelCallable(c_function(kind).ctypes, data, signature=SIGNATURES[kind])

@@ -1,0 +1,493 @@
+"""Models inside compiled code: the bits of `predict`, from one thread and from several."""
+
+import copy
+import ctypes
+import gc
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit, prange
+from numba.core.errors import TypingError
+from scipy.integrate import IntegrationWarning, quad
+from scipy.ndimage import generic_filter
+from small_models import CASES, FEW, MODELS, TARGETS, X
+
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    Adam,
+    Cosine,
+    MLPClassifier,
+    MLPRegressor,
+    Quantile,
+    TabularMLPRegressor,
+    jit,
+)
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.activations import RULES
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
+# A loss of each link, and its least number of outputs.
+WITH_LINK: list[tuple[Any, int]] = [
+    ("mse", 1), ("binary_cross_entropy", 1), ("poisson", 1), ("cross_entropy", 2),
+    (Quantile([0.1, 0.5, 0.9]), 3), ("gaussian_nll", 2),
+]  # fmt: skip
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def predict(handle: Any, x: Any, out: Any) -> None:
+    jit.predict(handle, x, out)
+
+
+@njit  # type: ignore[untyped-decorator]
+def value(handle: Any, x: Any) -> float:
+    return jit.value(handle, x)
+
+
+@njit(parallel=True)  # type: ignore[untyped-decorator]
+def predict_shared(handle: Any, x: Any, out: Any) -> None:
+    for r in prange(len(x)):
+        jit.predict(handle, x[r], out[r])
+
+
+def drawn_net(seed: int) -> MLP:
+    rng = np.random.default_rng(seed)
+    sizes = [int(n) for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))]
+    loss, least = WITH_LINK[seed % len(WITH_LINK)]
+    sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
+    dtype = str(rng.choice(["float32", "float64"]))
+    activation: Any = [*RULES][seed % len(RULES)]
+    return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1)
+
+
+def rows_of(net: MLP, n: int = 3) -> Any:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(n, net.layer_sizes[0])).astype(net.dtype)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 36))
+def test_bits_are_those_of_the_net(seed: int, function: Callable[..., None]) -> None:
+    net = drawn_net(seed)
+    x = rows_of(net)
+    expected, raw = net.predict(x), net.predict_raw(x)
+    out = np.empty_like(expected)
+    function(jit.compiled(net), x, out)
+    assert np.array_equal(out, expected)
+    function(jit.compiled(net), x[1], out[0])
+    assert np.array_equal(out[0], expected[1])
+    function(jit.compiled(net, raw=True), x, out)
+    assert np.array_equal(out, raw)
+
+
+@pytest.mark.parametrize(("name", "target"), CASES)
+def test_bits_are_those_of_the_model(name: str, target: str) -> None:
+    model = MODELS[name](target).fit(X, TARGETS[target])
+    expected = model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
+    out = np.empty((len(X), expected.size // len(X)))
+    predict(jit.compiled(model), X, out)
+    assert np.array_equal(out, expected.reshape(out.shape))
+
+
+NET = MLP((3, 8, 2), seed=0)
+HANDLE = jit.compiled(NET)
+ROW = np.array([0.5, -1.0, 2.0])
+EXPECTED = NET.predict(ROW[None])[0]
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
+    out, whole = np.empty((2, 2)), np.array([[1, 2, 3], [4, 5, 6]])
+    for rows in (whole, whole > 3, whole[::-1]):
+        function(HANDLE, rows, out)
+        assert np.array_equal(out, NET.predict(rows.astype(np.float32)))
+    strided = np.empty(4)[::2]
+    for row in (tuple(ROW), (0.5, -1, np.float32(2)), np.repeat(ROW, 2)[::2]):
+        function(HANDLE, row, strided)
+        assert np.array_equal(strided, EXPECTED)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_predictions_in_the_place_of_the_row(function: Callable[..., None]) -> None:
+    net = MLP((3, 4, 3), seed=0)
+    handle, x = jit.compiled(net), np.random.default_rng(0).normal(size=(5, 3))
+    expected, row = net.predict(x), x[0].copy()
+    function(handle, row, row)
+    assert np.array_equal(row, expected[0])
+    function(handle, x, x[::-1])
+    assert np.array_equal(x[::-1], expected)
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize(
+    "make_copy",
+    [copy.copy, copy.deepcopy, lambda h: pickle.loads(pickle.dumps(h)), lambda h: np.append(h, h)],
+)
+def test_a_copy_is_refused(make_copy: Any, function: Callable[..., None]) -> None:
+    with pytest.raises(ValueError, match="the handle is a copy, or of another process"):
+        function(make_copy(HANDLE), ROW, np.empty(2))
+    if function is jit.predict:
+        with pytest.raises(ValueError, match="the handle is a copy"):
+            jit.scipy_callable(make_copy(jit.compiled(MLP((3, 1)))))
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+@pytest.mark.parametrize(
+    ("x", "out"),
+    [
+        ((2,), (2,)),
+        ((3,), (3,)),
+        ((4, 3), (3, 2)),
+        ((4, 2), (4, 2)),
+        ((4, 3), (4, 1)),
+        ((0,), (2,)),
+    ],
+)
+def test_lengths_are_checked(
+    x: tuple[int, ...], out: tuple[int, ...], function: Callable[..., None]
+) -> None:
+    with pytest.raises(ValueError, match="jit: x or out has another length"):
+        function(HANDLE, np.zeros(x), np.zeros(out))
+
+
+@compiled_alone
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((np.zeros(1), ROW, np.zeros(2)), "the handle must be an array that jit.compiled has made"),
+        ((HANDLE, np.zeros((1, 1, 3)), np.zeros(2)), "x must be an array of one or two dimensions"),
+        ((HANDLE, ROW, np.zeros((1, 2))), "out must be an array of floats"),
+        ((HANDLE, ROW, np.zeros(2, int)), "out must be an array of floats"),
+        ((HANDLE, ROW + 0j, np.zeros(2)), "of real numbers"),
+    ],
+)
+def test_types_are_checked_when_compiling(arguments: Any, words: str) -> None:
+    with pytest.raises(TypingError, match=words):
+        predict(*arguments)
+
+
+def test_a_value() -> None:
+    net = MLP((3, 8, 1), seed=0)
+    handle, expected = jit.compiled(net), float(net.predict(ROW[None])[0, 0])
+    for function in (value, jit.value):
+        assert function(handle, ROW) == function(handle, (0.5, -1, 2)) == expected
+        with pytest.raises(ValueError, match=r"jit.value: the model has several outputs"):
+            function(HANDLE, ROW)
+        with pytest.raises(ValueError, match="another length"):
+            function(handle, ROW[:2])
+
+
+@pytest.mark.parametrize("function", [predict, jit.predict])
+def test_parameters_are_live_or_frozen(function: Callable[..., None]) -> None:
+    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
+    live, frozen = jit.compiled(net), jit.compiled(net, freeze=True)
+    before = net.predict(ROW[None])[0]
+    net.fit(np.eye(3), np.eye(3)[:, :2], epochs=2)
+    function(live, ROW, out)
+    assert np.array_equal(out, net.predict(ROW[None])[0])
+    function(frozen, ROW, out)
+    assert np.array_equal(out, before)
+
+
+def test_a_handle_outlives_its_net() -> None:
+    net, out = MLP((3, 8, 2), seed=0), np.empty(2)
+    handle, view = jit.compiled(net), jit.compiled(net)[:]
+    del net
+    gc.collect()
+    for array in (handle, view):
+        predict(array, ROW, out)
+        assert np.array_equal(out, EXPECTED)
+
+
+def test_numbers_that_are_not_finite_are_no_error() -> None:
+    out = np.empty(2)
+    predict(HANDLE, (np.nan, 0.0, 0.0), out)
+    assert np.isnan(out).all()
+
+
+@compiled_alone
+def test_denormals_are_flushed_and_the_mode_restored() -> None:
+    net, out = MLP((1, 1), seed=0, dtype="float64"), np.empty(1)
+    net.parameters[:] = 5e-324, 0.0
+
+    @njit  # type: ignore[untyped-decorator]
+    def later(handle: Any, x: Any, out: Any, small: float) -> float:
+        jit.predict(handle, x, out)
+        return small / 2
+
+    assert later(jit.compiled(net), np.array([1.0]), out, 1e-310) == 5e-311
+    assert out[0] == net.predict([[1.0]])[0, 0] == 0.0
+
+
+@compiled_alone
+def test_threads_share_a_handle() -> None:
+    net = MLP((16, 64, 64, 2), activation="tanh", seed=0)
+    handle, x = jit.compiled(net), rows_of(net, 400)
+    expected, out = net.predict(x), np.empty((400, 2))
+    predict_shared(handle, x, out)
+    assert np.array_equal(out, expected)
+
+    def some(_: int) -> bool:
+        mine = np.empty((400, 2))
+        for x_row, out_row in zip(x, mine, strict=True):
+            predict(handle, x_row, out_row)
+        return np.array_equal(mine, expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(some, range(8)))
+
+
+SCRIPT = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[1])
+from simulation import control
+from fastmlp import MLP, jit
+net = MLP([int(n) for n in sys.argv[2].split("-")], activation=sys.argv[3], seed=1)
+x = np.ones(net.layer_sizes[0])
+assert control(jit.compiled(net), x) == net.predict(x[None])[0, 0]
+print(sum(control.stats.cache_hits.values()), sum(control.stats.cache_misses.values()))
+"""
+SIMULATION = """
+from numba import njit
+from fastmlp import jit
+
+@njit(cache=True)
+def control(handle, x):
+    return jit.value(handle, x)
+"""
+
+
+@compiled_alone
+def test_cached_code_takes_another_net_in_another_process(
+    tmp_path: Any, python: Callable[..., str]
+) -> None:
+    (tmp_path / "simulation.py").write_text(SIMULATION)
+    nets = ("4-32-32-1", "tanh"), ("7-64-16-1", "gelu")
+    counts = [python(SCRIPT, tmp_path, *net, NUMBA_CACHE_DIR=str(tmp_path)) for net in nets]
+    assert [text.split() for text in counts] == [["0", "1"], ["1", "0"]]
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"jit.compiled: model must be an MLP"):
+        jit.compiled(None)
+    with pytest.raises(ValueError, match="the MLPRegressor is not fitted"):
+        jit.compiled(MLPRegressor())
+    with pytest.raises(TypeError, match="a TabularMLPRegressor is a model of tables"):
+        jit.compiled(TabularMLPRegressor())
+    ensemble = MODELS["mean_of_regressors"]("number").fit(X, TARGETS["number"])
+    with pytest.raises(ValueError, match="raw=True is for one net, and this model has 3"):
+        jit.compiled(ensemble, raw=True)
+
+
+def test_raw_outputs_of_a_classifier_are_one() -> None:
+    model, out = MLPClassifier(**FEW).fit(X, TARGETS["two"]), np.empty((len(X), 1))
+    predict(jit.compiled(model, raw=True), X, out)
+    assert np.array_equal(out, model.net_.predict_raw(X))
+
+
+@compiled_alone
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_c_function_predicts(dtype: Any) -> None:
+    x, out = ROW.astype(dtype), np.empty(2, dtype)
+    function = jit.function(dtype)
+    assert ctypes.cast(function.ctypes, ctypes.c_void_p).value == function.address
+    function.ctypes(HANDLE.ctypes.data, x.ctypes.data, out.ctypes.data)
+    assert np.array_equal(out, EXPECTED)
+    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64', got 'int8'"):
+        jit.function("int8")  # type: ignore[arg-type]
+
+
+@compiled_alone
+def test_scipy_integrates_a_net() -> None:
+    net = MLP((1, 16, 1), activation="tanh", dtype="float64", seed=0)
+    points, weights = np.polynomial.legendre.leggauss(100)
+    expected = weights @ net.predict((points + 1)[:, None])[:, 0]
+    np.testing.assert_allclose(quad(jit.scipy_callable(jit.compiled(net)), 0, 2)[0], expected)
+    of_two = jit.scipy_callable(jit.compiled(MLP((2, 1))))
+    with pytest.warns(IntegrationWarning):
+        assert np.isnan(quad(of_two, 0, 2)[0])
+    with pytest.raises(ValueError, match=r"jit.scipy_callable: kind must be one of .*, got 'row'"):
+        jit.scipy_callable(HANDLE, "row")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="several outputs"):
+        jit.scipy_callable(HANDLE)
+
+
+@compiled_alone
+def test_scipy_filters_an_image_by_a_net() -> None:
+    net, image = MLP((9, 8, 1), seed=0), np.random.default_rng(0).normal(size=(12, 12))
+    function = jit.scipy_callable(jit.compiled(net), "generic_filter")
+    expected = generic_filter(image, lambda x: net.predict(x[None])[0, 0], size=3)
+    assert np.array_equal(generic_filter(image, function, size=3), expected)
+    with pytest.raises(RuntimeError):
+        generic_filter(image, function, size=2)
+
+
+@njit  # type: ignore[untyped-decorator]
+def learn(handle: Any, X: Any, y: Any, slopes: Any) -> float:
+    """Take a step on each batch, by turns on targets and by slopes."""
+    loss = 0.0
+    for i in range(len(X)):
+        loss = jit.train_on_batch(handle, X[i], y[i])
+        jit.train_on_gradient(handle, X[i], slopes[i])
+    return loss
+
+
+def learn_in_python(handle: Any, X: Any, y: Any, slopes: Any) -> float:
+    return float(getattr(learn, "py_func", learn)(handle, X, y, slopes))
+
+
+LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": ((3, 8, 2), {}),
+    "labels": ((3, 8, 3), {"loss": "cross_entropy", "activation": "tanh", "dtype": "float64"}),
+    "schedule": ((3, 4, 1), {"optimizer": SGD(Cosine(0.1, n_steps=7), momentum=0.9)}),
+    "dropout": ((3, 16, 1), {"dropout": 0.3}),
+    "counts": ((3, 8, 1), {"loss": "poisson", "optimizer": Adam(0.01, global_clipnorm=0.1)}),
+    "deviations": ((3, 8, 2), {"loss": "gaussian_nll", "l2": 0.01}),
+}
+
+
+def batches_of(net: MLP, n: int = 5, batch: int = 6) -> tuple[Any, Any, Any]:
+    rng, n_out = np.random.default_rng(2), net.layer_sizes[-1]
+    X = rng.normal(size=(n, batch, 3))
+    y: Any = rng.uniform(0.1, 2, size=(n, batch, n_out))
+    if net._network.loss.targets == "classes":
+        y = rng.integers(n_out, size=(n, batch))
+    elif n_out // net._network.loss.per_target == 1:
+        y = y[:, :, 0]
+    return X, y, 0.01 * rng.normal(size=(n, batch, n_out))
+
+
+@pytest.mark.parametrize("function", [learn, learn_in_python])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_steps_have_the_bits_of_the_net(name: str, function: Callable[..., float]) -> None:
+    sizes, settings = LEARNERS[name]
+    net = MLP(sizes, seed=0, n_threads=1, **settings)
+    X, y, slopes = batches_of(net)
+    net.train_on_batch(X[0], y[0])
+    other, row, out = copy.copy(net), X[0, 0], np.empty(sizes[-1])
+    n_steps = 3 + 2 * len(X) if name == "dropout" else None
+    with jit.learner(net, batch_size=6, n_steps=n_steps) as handle:
+        loss = function(handle, X, y, slopes)
+        predict(handle, row, out)
+        with pytest.raises(RuntimeError, match="a fit of this net is running"):
+            net.train_on_batch(X[0], y[0])
+    for x, target, slope in zip(X, y, slopes, strict=True):
+        expected = other.train_on_batch(x, target)
+        other.train_on_gradient(x, slope)
+    assert loss == expected
+    assert np.array_equal(out, net.predict(row[None])[0])
+    for _ in range(2):
+        assert np.array_equal(net.parameters, other.parameters)
+        assert net._state.n_steps == other._state.n_steps
+        net.train_on_batch(X[0], y[0])
+        other.train_on_batch(X[0], y[0])
+
+
+def test_coefficients_end_where_they_no_longer_change() -> None:
+    net = MLP((1, 1), optimizer=Adam(0.01, beta_1=0.5, beta_2=0.9), seed=0, n_threads=1)
+    other, x = copy.copy(net), np.ones((2, 1))
+    with jit.learner(net, batch_size=2) as handle:
+        for i in range(400):
+            jit.train_on_batch(handle, x, np.full(2, i % 3))
+    for i in range(400):
+        other.train_on_batch(x, np.full(2, i % 3))
+    assert np.array_equal(net.parameters, other.parameters)
+    with pytest.raises(ValueError, match=r"jit.learner: .* do not end: give n_steps"):
+        open_learner(MLP((1, 1, 1), dropout=0.1))
+
+
+def open_learner(net: Any, **settings: Any) -> None:
+    with jit.learner(net, **{"batch_size": 2, **settings}):
+        pass
+
+
+def test_what_trains_in_python_alone_is_refused() -> None:
+    for net in (MLP((1, 1), optimizer=Adam(average=EMA(0.9))), MLP((1, 1), optimizer=Adam())):
+        with jit.learner(MLP((1, 1)), batch_size=2), pytest.raises((ValueError, TypeError)):
+            open_learner(net, batch_size=0 if net.optimizer.average is None else 2)
+    with pytest.raises(TypeError, match=r"jit.learner: net must be an MLP, got MLPRegressor"):
+        open_learner(MLPRegressor())
+
+
+@pytest.mark.parametrize("function", [learn, learn_in_python])
+def test_batches_are_checked(function: Callable[..., float]) -> None:
+    net = MLP((3, 8, 3), loss="cross_entropy", seed=0)
+    X, y, slopes = batches_of(net)
+    before, wrong = net.parameters.copy(), X.copy()
+    wrong[0, 0, 0] = np.nan
+    with jit.learner(net, batch_size=6) as handle:
+        for rows, labels, words in (
+            (X[:, :4], y, "another shape than a batch"),
+            (X[:, :, :2], y, "another shape than a batch"),
+            (X, y[:, :4], "another shape than a batch"),
+            (X, y + 0.5, "y must be labels, an array of integers"),
+            (X, y + 3, "a label or target is none that the loss takes"),
+            (wrong, y, "a number of X or y is not finite"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                function(handle, rows, labels, slopes)
+        with pytest.raises(ValueError, match="the handle is a copy"):
+            function(handle.copy(), X, y, slopes)
+    assert np.array_equal(net.parameters, before)
+    for closed in (handle, jit.compiled(net)):
+        with pytest.raises(ValueError, match="jit: the handle does not train"):
+            function(closed, X, y, slopes)
+
+
+def test_a_step_whose_loss_is_not_finite_is_not_taken() -> None:
+    net = MLP((1, 1), seed=0)
+    net.parameters[:] = 1e30
+    with jit.learner(net, batch_size=2) as handle:
+        assert jit.train_on_batch(handle, np.ones((2, 1)), np.zeros(2)) == np.inf
+    assert (net.parameters == np.float32(1e30)).all()
+    assert net._state.n_steps == 0
+
+
+@njit  # type: ignore[untyped-decorator]
+def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
+    jit.gradient(handle, x, out, grad)
+
+
+@pytest.mark.parametrize("function", [gradient, jit.gradient])
+@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 24))
+def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
+    rng, (loss, least) = np.random.default_rng(seed), WITH_LINK[seed % len(WITH_LINK)]
+    activation: Any = [*RULES][seed % len(RULES)]
+    sizes = [int(n) for n in rng.choice([1, 2, 7, 16, 17, 33], rng.integers(2, 5))]
+    sizes[-1] = least * (1 if least == 3 else int(rng.integers(1, 4)))
+    settings: Any = {"activation": activation, "loss": loss, "seed": seed}
+    net, exact = MLP(sizes, **settings), MLP(sizes, **settings, dtype="float64")
+    net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)
+    exact.parameters[:] = net.parameters
+    x, raw = rng.normal(size=sizes[0]), least == 3
+    out, grad = np.empty(sizes[-1]), np.empty((sizes[-1], sizes[0]))
+    predicted = exact.predict_raw if raw else exact.predict
+    moves = 1e-6 * np.eye(sizes[0])
+    expected = (predicted(x + moves) - predicted(x - moves)).T / 2e-6
+    for of, bound in ((net, 1e-4), (exact, 1e-7)):
+        function(jit.compiled(of, raw=raw), x, out, grad)
+        row = x[None].astype(of.dtype)
+        assert np.array_equal(out, (of.predict_raw(row) if raw else of.predict(row))[0])
+        assert abs(grad - expected).max() <= bound * (1 + abs(expected).max())
+
+
+@pytest.mark.parametrize("function", [gradient, jit.gradient])
+def test_gradients_are_checked(function: Callable[..., None]) -> None:
+    grad, flat = np.empty((2, 3)), np.empty(3)
+    sorts = jit.compiled(MLP((3, 3), loss=Quantile([0.1, 0.5, 0.9])))
+    with pytest.raises(ValueError, match=r"jit.gradient: the model has none"):
+        function(sorts, ROW, np.empty(3), np.empty((3, 3)))
+    with pytest.raises(ValueError, match="the handle is a copy"):
+        function(HANDLE.copy(), ROW, np.empty(2), grad)
+    for x, out, place in ((ROW[:2], 2, grad), (ROW, 1, grad), (ROW, 2, grad.T)):
+        with pytest.raises(ValueError, match="another length"):
+            function(HANDLE, x, np.empty(out), place)
+    net = MLP((3, 1), seed=0)
+    function(jit.compiled(net), ROW, np.empty(1), flat)
+    assert flat.tolist() == net.weights[0][:, 0].tolist()
