@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export.c_file import to_c
+    from fastmlp.export.derivatives import gradient, jacobian
     from fastmlp.export.fold import fold
     from fastmlp.export.onnx import to_onnx
+    from fastmlp.export.shap import shap_values
     from fastmlp.many.fit_many import fit_many
     from fastmlp.saving import load, save
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
@@ -89,10 +91,13 @@ __all__ = [
     "Warmup",
     "fit_many",
     "fold",
+    "gradient",
+    "jacobian",
     "load",
     "predict_arrow",
     "predict_parquet",
     "save",
+    "shap_values",
     "to_c",
     "to_onnx",
 ]
@@ -110,10 +115,13 @@ _ROOMS = {
     "Standardizer": "data.standardizer",
     "fit_many": "many.fit_many",
     "fold": "export.fold",
+    "gradient": "export.derivatives",
+    "jacobian": "export.derivatives",
     "load": "saving",
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
     "save": "saving",
+    "shap_values": "export.shap",
     "to_c": "export.c_file",
     "to_onnx": "export.onnx",
 }
