@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export import jit as jit
     from fastmlp.export.c_file import to_c
+    from fastmlp.export.derivatives import gradient, jacobian
     from fastmlp.export.fold import fold
     from fastmlp.export.onnx import to_onnx
+    from fastmlp.export.shap import shap_values
     from fastmlp.many.fit_many import fit_many
     from fastmlp.saving import load, save
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
@@ -90,10 +92,13 @@ __all__ = [
     "Warmup",
     "fit_many",
     "fold",
+    "gradient",
+    "jacobian",
     "load",
     "predict_arrow",
     "predict_parquet",
     "save",
+    "shap_values",
     "to_c",
     "to_onnx",
 ]
@@ -113,10 +118,13 @@ _ROOMS = {
     "fit_many": "many.fit_many",
     "fold": "export.fold",
     "jit": "export.jit",
+    "gradient": "export.derivatives",
+    "jacobian": "export.derivatives",
     "load": "saving",
     "predict_arrow": "data.outputs",
     "predict_parquet": "data.outputs",
     "save": "saving",
+    "shap_values": "export.shap",
     "to_c": "export.c_file",
     "to_onnx": "export.onnx",
 }

@@ -500,3 +500,27 @@ def train(
     if settings.get("average"):
         shown = average(path, settings["average"])
     return history, *unflatten(shown, weights, biases)
+
+
+def jacobian(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
+    """Derivatives of `predict`, shape (n_rows, n_outputs, n_features), by complex steps: a step of
+    an input is one of the first biases by its weights."""
+    moved = (
+        predict(weights, [biases[0] + 1e-30j * row, *biases[1:]], x, **model) for row in weights[0]
+    )
+    return np.stack([values.imag / 1e-30 for values in moved], axis=-1)
+
+
+def integrated_gradients(derive: Any, x: Array, background: Array, n_steps: int) -> Array:
+    """Sundararajan, Taly & Yan (2017), averaged over the background, by the trapezoidal rule;
+    `derive` returns derivatives, shape (n_rows, n_outputs, n_features)."""
+    shares = []
+    for row in x:
+        of_pairs = []
+        for start in background:
+            points = start + np.linspace(0, 1, n_steps + 1)[:, None] * (row - start)
+            slopes = derive(points)
+            means = (slopes[:-1] + slopes[1:]).mean(axis=0) / 2
+            of_pairs.append(means * (row - start))
+        shares.append(np.mean(of_pairs, axis=0))
+    return np.array(shares)

@@ -1,6 +1,6 @@
 """The CPU backend's engine: prediction, gradient and training of one network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments, PanelPacking
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
@@ -52,7 +53,7 @@ class Engine(Runner):
         buffers: FreeList | None = None,
     ) -> None:
         super().__init__(network, n_threads, lock)
-        self._idle = buffers or FreeList()
+        self._idle, self._jacobians = buffers or FreeList(), FreeList()
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return rows, validated; `memo` keeps arrays that several nets share."""
@@ -109,6 +110,34 @@ class Engine(Runner):
     ) -> SmallBatch | None:
         """Write the predictions for validated rows to out; see `Predictor.write`."""
         return self.predictor(parameters, raw=raw).write(x, out)
+
+    def jacobian(
+        self,
+        parameters: Array,
+        x: Array,
+        derived: Sequence[int],
+        out: Array,
+        raw: Array | None = None,
+        *,
+        linear: bool = False,
+    ) -> bool:
+        """Write the derivatives of some outputs by the inputs to out; return True if all numbers
+        are finite.
+
+        Parameters
+        ----------
+        x : (n_rows, n_features) C-contiguous array of the network's dtype
+        derived : places of outputs
+        out : (n_rows, n_derived, n_features) C-contiguous array of that dtype
+        raw : (n_rows, n_outputs) C-contiguous array, receives the outputs before a link, or None
+        linear : True for the outputs before the output activation too
+        """
+        network = rule_blocks.without_output(self.network) if linear else self.network
+        key = (network, self.n_threads)
+        blocks = self._jacobians.take(key) or JacobianBlocks(self, network)
+        finite: bool = blocks.derive(parameters, x, np.asarray(derived, np.int64), out, raw)
+        self._jacobians.give(key, blocks)
+        return finite
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""

@@ -232,6 +232,18 @@ class Encoding:
         """The number of inputs of the net."""
         return sum(part.encoder.n_outputs for part in self._inputs().values())
 
+    @property
+    def origins(self) -> list[int]:
+        """The column that each input is made of: its place k among the numbers of `Values`, or
+        -1 - k among the codes."""
+        places = []
+        for name, (encoder, columns) in self._inputs().items():
+            # Names of inputs begin with their column's.
+            labels = encoder._names([str(column) for column in columns])
+            own = [int(label.split("_")[0]) for label in labels]
+            places += own if name in NUMERIC else [-1 - column for column in own]
+        return places
+
     def _begun(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Iterator[tuple[str, EncodingPart, Array, Any]]:

@@ -6,7 +6,7 @@ is broadcast from where it lies in the flat parameters: nothing is packed. 1,000
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,10 @@ class FlatNet(Record):
     block_bytes: int  # from one block of a thread to its next
     checks: int  # address of the first thread's two vectors of checks: numbers read, written
     check_bytes: int  # from one thread's checks to the next thread's
+    derivatives: int  # address of the outputs' derivatives, shape (n_rows, n_derived, n_in)
+    n_derived: int  # how many outputs are derived
+    derived: int  # address of their places, int64
+    zeros: int  # address of zeros, as many as a tile has units
     rows_in_lanes: int  # address of the block of `row_blocks.rows_in_lanes`; 0: none
     row_by_row: int  # address of the block of `small_batch.row_by_row`
     small_batch: int  # address of the block of `small_batch.small_batch`
@@ -96,20 +100,27 @@ class Flat(NamedTuple):
 
 
 def make_flat(
-    network: Network, parameters: NDArray[Any], *, n_threads: int = 1, blocks: bool = True
+    network: Network,
+    parameters: NDArray[Any],
+    *,
+    n_threads: int = 1,
+    blocks: bool = True,
+    slopes: bool = False,
 ) -> Flat:
     """Lay out a net and its rules for rows one by one and, with `blocks`, for blocks of rows.
 
     Parameters
     ----------
     parameters : (n_parameters,) array of the network's dtype, kept alive by the caller
+    slopes : bool, True to keep the slopes of all layers, which follow two blocks of values
     """
     layout, dtype = network.layout, network.dtype
     lanes, size = lanes_of(dtype.type), dtype.itemsize
     layers = np.array(_layers(network), FlatLayer.dtype)
     height = VECTORS * lanes if blocks else 1
     block_bytes = round_up(max(layout.sizes), lanes) * height * size
-    buffer_bytes = round_up(BLOCKS * block_bytes, ALIGNMENT)
+    slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
+    buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT)
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
@@ -160,17 +171,23 @@ def n_vectors(n_rows: int, lanes: int) -> int:
     return (n_rows + lanes - 1) // lanes
 
 
-def _products(scalar: Scalar, vectors: int) -> Multiply:
-    """Make the function that writes a layer's sums, or their positive parts, of one block."""
+def products(scalar: Scalar, vectors: int, *, backward: bool = False) -> Multiply:
+    """Make the function that writes a layer's sums, or their positive parts, of one block;
+    `backward`: sums over the layer's outputs, for its inputs."""
     size = np.dtype(scalar).itemsize
     unit = vectors * lanes_of(scalar) * size
     most = LARGEST_TILE[0]
-    largest, two, one = (tile(scalar, vectors, n_units) for n_units in (most, 2, 1))
+    largest, two, one = (
+        tile(scalar, vectors, n_units, backward=backward) for n_units in (most, 2, 1)
+    )
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
-        w, b = net.parameters + layer.weights, net.parameters + layer.biases
-        shape = (layer.n_out, inputs, layer.n_in, layer.relu)
-        left = layer.n_out
+        w, left, n_terms = net.parameters + layer.weights, layer.n_out, layer.n_in
+        b, w_step, b_step, positive = net.parameters + layer.biases, size, size, layer.relu
+        if backward:
+            left, n_terms = layer.n_in, layer.n_out
+            b, w_step, b_step, positive = net.zeros, layer.n_out * size, 0, 0
+        shape = (layer.n_out, inputs, n_terms, positive)
         while left > 0:
             if left >= most:
                 largest(outputs, b, w, *shape)
@@ -182,16 +199,16 @@ def _products(scalar: Scalar, vectors: int) -> Multiply:
                 one(outputs, b, w, *shape)
                 step = 1
             left -= step
-            outputs, b, w = outputs + step * unit, b + step * size, w + step * size
+            outputs, b, w = outputs + step * unit, b + step * b_step, w + step * w_step
 
     return njit(multiply)
 
 
 def _vectors_of_rows(scalar: Scalar) -> Predict:
     """Make the function that predicts vectors first to last of rows in one thread's buffers."""
-    lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
-    wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector = lanes * size
+    wide, narrow = products(scalar, VECTORS), products(scalar, 1)
     lane_moves = batch_in_lanes(scalar)
     into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
 
@@ -200,6 +217,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
         buffer = net.buffers + thread * net.buffer_bytes
         checks = net.checks + thread * net.check_bytes
         begin, end = first * lanes, min(last * lanes, net.n_rows)
+        pitch = net.n_out * size
         for start in range(begin, end, VECTORS * lanes):
             # One vector of rows takes half the time of two.
             vectors = 1 if end - start <= lanes else VECTORS
@@ -225,15 +243,20 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
                 source, target = target, source
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
-                out_of_lanes(place, net.n_out, at, end - 1, net.out, unit, checks + vector)
+                checked = checks + vector
+                out_of_lanes(place, net.n_out, at, end - 1, net.out, pitch, unit, checked)
 
     return njit(predict_vectors)
 
 
 def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Make the block that predicts a `FlatNet` record's rows, on a team or on one thread."""
+    return on_all_rows(scalar, _vectors_of_rows(scalar))
+
+
+def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
+    """Make the block that applies a function of some vectors of rows to all of them."""
     lanes = lanes_of(scalar)
-    predict_vectors = _vectors_of_rows(scalar)
 
     @njit(parallel=True)
     def predict_rows(team: int, nets: Sequence[FlatNet], n_parts: int) -> None:
@@ -245,7 +268,7 @@ def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
             # Numba counts in uint64, which would make floats of the products.
             part = np.int64(index)
             first, last = part * n // n_parts, (part + 1) * n // n_parts
-            predict_vectors(net, first, last, thread_number())
+            on_vectors(net, first, last, thread_number())
             restored(mode)
 
     def predict_rows_of(team: int, net: int, n_parts: int) -> None:
@@ -283,6 +306,9 @@ class RowBlocks:
     job, record : the driver's job, by its fields' names and as a record array
     """
 
+    # The block of the rows, and whether it needs the slopes of all layers.
+    FACTORY: ClassVar[Any] = staticmethod(rows_in_lanes)
+    SLOPES: ClassVar = False
     kind: tuple[Any, ...]
     record: Array
     job: Any
@@ -293,9 +319,10 @@ class RowBlocks:
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
         self.kind = self._kind = (network.layout.sizes, network.dtype)
         self._parameters = aligned(network.layout.n_parameters, network.dtype)
-        self._flat = make_flat(network, self._parameters, n_threads=runner.n_threads)
+        options: Any = {"n_threads": runner.n_threads, "slopes": self.SLOPES}
+        self._flat = make_flat(network, self._parameters, **options)
         self._net = fields_of(self._flat.net)
-        self._net["rows_in_lanes"] = block_of(rows_in_lanes, network.dtype).address
+        self._net["rows_in_lanes"] = block_of(self.FACTORY, network.dtype).address
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = address(self._flat.net)

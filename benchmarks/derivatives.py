@@ -1,0 +1,176 @@
+"""Derivatives by the inputs beside PyTorch's and JAX's: `python -m benchmarks.derivatives`.
+
+All in turns, on one thread, in one process, by its processor time: `predict` and `jacobian`,
+`vmap(jacrev)` of PyTorch's functions, and JAX's, jitted. Nets and rows are constants here. Peers
+that are missing are left out.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import machine, output
+from benchmarks.output import DOCS, say
+from benchmarks.race import in_turns
+from benchmarks.scores import Record
+from fastmlp import MLP, jacobian, shap_values
+
+PAGE = DOCS / "how-to" / "derivatives.md"
+PEERS = {"torch": "PyTorch", "jax": "JAX"}
+N_ROWS = 20_000
+# Turns of each, and the seconds after which they end.
+TURNS, SECONDS = 200, 30.0
+# Of attributions: rows, rows of background.
+ROWS, BACKGROUND = 1000, 100
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+class Derived(NamedTuple):
+    """A net whose outputs are derived."""
+
+    sizes: tuple[int, ...]
+    activation: Any
+
+    @property
+    def name(self) -> str:
+        """The sizes of the layers, and the activation."""
+        return f"{'-'.join(map(str, self.sizes))} {self.activation}"
+
+
+NETS = (
+    Derived((16, 64, 64, 1), "relu"),
+    Derived((16, 64, 64, 1), "tanh"),
+    Derived((8, 32, 32, 3), "tanh"),
+)
+
+
+def of_torch(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
+    """A call that derives the rows by PyTorch."""
+    import torch
+
+    torch.set_num_threads(1)
+    pairs = zip(net.weights, net.biases, strict=True)
+    layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs]
+
+    def predict(row: Any) -> Any:
+        for w, b in layers[:-1]:
+            row = getattr(torch, activation)(row @ w + b)
+        return row @ layers[-1][0] + layers[-1][1]
+
+    derive: Any = torch.func.vmap(torch.func.jacrev(predict))
+    rows = torch.from_numpy(x)
+    return lambda: derive(rows).numpy()
+
+
+def of_jax(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
+    """A call that derives the rows by JAX."""
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
+    import jax
+
+    pairs = zip(net.weights, net.biases, strict=True)
+    layers = [(jax.numpy.array(w), jax.numpy.array(b)) for w, b in pairs]
+
+    def predict(row: Any) -> Any:
+        for w, b in layers[:-1]:
+            row = getattr(jax.nn, activation)(row @ w + b)
+        return row @ layers[-1][0] + layers[-1][1]
+
+    derive = jax.jit(jax.vmap(jax.jacrev(predict)))
+    rows = jax.numpy.array(x)
+    return lambda: np.asarray(derive(rows).block_until_ready())
+
+
+def cpu_seconds(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+    """The processor seconds of calls, which take turns, by name and turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+
+    def take(name: str) -> None:
+        start = time.process_time()
+        calls[name]()
+        times[name].append(time.process_time() - start)
+
+    in_turns([(name,) for name in calls], turns, take, seconds=SECONDS)
+    return times
+
+
+BY_PEER = {"torch": of_torch, "jax": of_jax}
+
+
+def times_of(derived: Derived) -> Record:
+    """The seconds of calls by turn, and the distances of the peers' derivatives."""
+    net = MLP(derived.sizes, activation=derived.activation, seed=0, n_threads=1)
+    x = np.random.default_rng(0).normal(size=(N_ROWS, derived.sizes[0])).astype(np.float32)
+    ours = jacobian(net, x)
+    calls: dict[str, Any] = {
+        "predict": partial(net.predict, x, out=np.empty((N_ROWS, derived.sizes[-1]), np.float32)),
+        "jacobian": partial(jacobian, net, x, out=np.empty_like(ours)),
+    }
+    errors = {}
+    for peer, make in BY_PEER.items():
+        if machine.installed(peer) is not None:
+            calls[peer] = make(net, derived.activation, x)
+            errors[peer] = float(np.abs(calls[peer]() - ours).max() / np.abs(ours).max())
+    return {
+        "net": derived.name,
+        "seconds": cpu_seconds(calls, TURNS),
+        "errors": errors,
+    }
+
+
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """The records of all nets, and where they were made."""
+    results: Record = {
+        "machine": machine.describe(),
+        "versions": machine.versions(BY_PEER),
+        "nets": [],
+    }
+    for derived in NETS:
+        say(derived.name)
+        results["nets"].append(times_of(derived))
+    net = MLP((16, 64, 64, 1), activation="tanh", seed=0, n_threads=1)
+    x = np.random.default_rng(0).normal(size=(ROWS, 16)).astype(np.float32)
+    say("shap_values")
+    call: Any = {"shap_values": partial(shap_values, net, x, x[:BACKGROUND])}
+    results["attributions"] = cpu_seconds(call, 5)["shap_values"]
+    return earlier | results
+
+
+def lines(results: Record) -> Iterator[str]:
+    """The table, in Markdown."""
+    yield machine.measured(
+        results["machine"],
+        "one thread, least processor times of turns",
+        versions=results["versions"],
+    )
+    yield f"{N_ROWS:,} rows in one call, in ms; JAX is jitted, its rows lie there already.\n"
+    peers = [peer for peer in PEERS if peer in results["nets"][0]["seconds"]]
+    titles = ["net", ">`predict`", ">`jacobian`", ">ratio"]
+    titles += [f">{PEERS[peer]} `vmap(jacrev)`" for peer in peers]
+    rows = []
+    for record in results["nets"]:
+        least = {name: min(seconds) for name, seconds in record["seconds"].items()}
+        plain, ours = least["predict"], least["jacobian"]
+        cells = [f"{1e3 * seconds:.2f}" for seconds in (plain, ours)]
+        of_peers = [f"{1e3 * least[peer]:.1f} ({least[peer] / ours:.1f}x)" for peer in peers]
+        rows.append((record["net"], *cells, f"**{ours / plain:.2f}x**", *of_peers))
+    yield from output.Table(titles, rows).markdown()
+    seconds = min(results["attributions"])
+    yield (
+        f"\n`shap_values` of {ROWS:,} rows, {BACKGROUND} of background and 16 steps takes "
+        f"{seconds:.2f} s (16-64-64-1 tanh)."
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure, print, and write the section of the page."""
+    parser = output.parser_of("benchmarks.derivatives", __doc__, "docs/how-to/derivatives.md")
+    output.run(parser, words, measure, PAGE, derivatives=lines)
+
+
+if __name__ == "__main__":
+    main()

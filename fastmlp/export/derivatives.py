@@ -1,0 +1,522 @@
+"""Derivatives of a model's predictions, or of its loss, with respect to the inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import validation
+from fastmlp._process import memory
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.export.models import ModelParts, parts_of
+from fastmlp.model import MLP, core_of
+from fastmlp.network.spec import bias_views, make_layout, weight_views
+from fastmlp.rules.activations import identity
+from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+# Numbers of a block of derivatives that several nets are added to: 8 MB of float64.
+BLOCK = 1 << 20
+# Probabilities whose logarithm is taken are at least this.
+LEAST = 1e-300
+
+
+class NetDerivatives:
+    """The outputs of a net and their derivatives, on the CPU; `raw`: before activation or link."""
+
+    def __init__(self, net: MLP, *, raw: bool) -> None:
+        core = core_of(net)
+        self.engine = core.engine
+        if not isinstance(core.engine, Engine):
+            self.engine = Engine(core.engine.network, net.n_threads, core.state.lock)
+        self.parameters, self._raw = core.state.parameters, raw
+        network = core.engine.network
+        self.n_outputs, self.dtype = network.layout.sizes[-1], network.dtype
+        known = next(name for name, link in LINKS.items() if link == network.link)
+        self.link = "identity" if raw else known
+
+    def __call__(
+        self, x: Array, places: NDArray[np.intp], out: Array, *, keep: bool = False
+    ) -> tuple[Array | None, bool]:
+        """Write the derivatives of some predictions to out, shape (n_rows, n_places, n_features).
+
+        Returns the outputs before the link, shape (n_rows, n_outputs), if there is a link or they
+        are to be kept; and True if all numbers before the link are finite.
+        """
+        derived, whole, outputs = places, out, None
+        if self.link in ("softmax", "sorted") and len(places) < self.n_outputs:
+            derived = np.arange(self.n_outputs)
+            whole = np.empty((len(x), self.n_outputs, x.shape[1]), self.dtype)
+        if keep or self.link != "identity":
+            outputs = np.empty((len(x), self.n_outputs), self.dtype)
+        engine: Any = self.engine
+        options = {"linear": self._raw}
+        finite = engine.jacobian(self.parameters, x, derived, whole, outputs, **options)
+        if outputs is not None and self.link != "identity":
+            with np.errstate(over="ignore"):
+                _through(self.link, outputs, whole, derived)
+        if whole is not out:
+            out[:] = whole[:, places]
+        return outputs, finite
+
+    def values(self, x: Array) -> Array:
+        """The outputs before the link, shape (n_rows, n_outputs)."""
+        raw = self._raw or self.link != "identity"
+        out = np.empty((len(x), self.n_outputs), self.dtype)
+        self.engine.predictor(self.parameters, raw=raw).write(x, out)
+        return out
+
+
+def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]) -> None:
+    """Change derivatives of raw outputs to those of the link's values, in place.
+
+    Parameters
+    ----------
+    raw : (n_rows, n_outputs) array
+    derivatives : (n_rows, n_places, n_features) array
+    places : (n_places,) array, of outputs; all, for a link by row
+    """
+    if link == "sorted":
+        order = np.argsort(raw, axis=1, kind="stable")
+        derivatives[:] = np.take_along_axis(derivatives, order[:, :, None], axis=1)
+        return
+    some = raw[:, places]
+    if link == "softmax":
+        factors = _softmax(raw)
+        derivatives -= np.einsum("rp,rpf->rf", factors, derivatives)[:, None]
+    elif link == "sigmoid":
+        small = np.exp(-np.abs(some))
+        factors = small / (1 + small) ** 2
+    elif link == "exp":
+        factors = np.exp(some)
+    else:
+        deviations = np.where(some < LEAST_LOG_VARIANCE, 0, np.exp(some / 2) / 2)
+        factors = np.where(places % 2, deviations, 1).astype(raw.dtype)
+    derivatives *= factors[:, :, None]
+
+
+def _softmax(raw: Array) -> Array:
+    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _logistic(raw: Array) -> Array:
+    small = np.exp(-np.abs(raw))
+    return np.where(raw < 0, small, 1) / (1 + small)
+
+
+class Term(NamedTuple):
+    """A net of a weighted mean.
+
+    Attributes
+    ----------
+    net : NetDerivatives, or None for a prediction of 1
+    columns : places of its completed predictions among the model's
+    inputs : of the model's inputs those that the net takes
+    """
+
+    net: NetDerivatives | None
+    columns: NDArray[np.intp]
+    weight: float = 1.0
+    inputs: slice = slice(None)
+
+
+# From a net's predictions, shape (n_rows, n), and their derivatives or None, to those of a member.
+Complete = Callable[[str, Array, Any], tuple[Array, Any]]
+
+
+def as_they_are(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+    """The values of the link, float64, and the derivatives."""
+    if link == "softmax":
+        values = _softmax(values)
+    elif link == "sigmoid":
+        values = _logistic(values)
+    elif link == "exp":
+        values = np.exp(values)
+    elif link == "sorted":
+        values = np.sort(values, axis=1)
+    elif link == "mean_std":
+        even = np.arange(values.shape[1]) % 2 == 0
+        values = np.where(even, values, np.exp(np.maximum(values, LEAST_LOG_VARIANCE) / 2))
+    return values, derivatives
+
+
+def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+    """Of one probability p both 1 - p and p."""
+    raw = values
+    values, derivatives = as_they_are(link, values, derivatives)
+    if values.shape[1] > 1:
+        return values, derivatives
+    other = _logistic(-raw) if link == "sigmoid" else 1 - values
+    if derivatives is not None:
+        derivatives = np.concatenate([-derivatives, derivatives], axis=1)
+    return np.concatenate([other, values], axis=1), derivatives
+
+
+def shared(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+    """The share of each probability in their sum."""
+    values, derivatives = as_they_are(link, values, derivatives)
+    total = values.sum(axis=1, keepdims=True)
+    values = values / total
+    if derivatives is not None:
+        sums = derivatives.sum(axis=1, keepdims=True)
+        derivatives = (derivatives - values[:, :, None] * sums) / total[:, :, None]
+    return values, derivatives
+
+
+class ModelDerivatives:
+    """The predictions of a weighted mean of nets, and their derivatives.
+
+    Parameters
+    ----------
+    terms : of at least one net
+    complete : of each net's predictions
+    n_features, n_outputs : of the mean
+    logs : True for log odds of two classes, logarithms of the probabilities of several
+    sums : (n_features, n_columns) array, by which derivatives along lines are summed; None: they
+        are not
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        complete: Complete,
+        n_features: int,
+        n_outputs: int,
+        *,
+        logs: bool = False,
+        sums: Array | None = None,
+    ) -> None:
+        self._terms, self._complete, self._n_outputs, self._logs = terms, complete, n_outputs, logs
+        self.n_features, self.n_outputs = n_features, 1 if logs and n_outputs == 2 else n_outputs
+        nets = [term.net for term in terms if term.net is not None]
+        self.dtype = nets[0].dtype if nets else np.dtype(np.float64)
+        self._alone = nets[0] if len(terms) == len(nets) == 1 and complete is as_they_are else None
+        self._sums = sums
+        self.n_columns = n_features if sums is None else sums.shape[1]
+
+    def write(self, x: Array, places: NDArray[np.intp], out: Array) -> bool:
+        """Write the derivatives of some outputs to out, shape (n_rows, n_places, n_features);
+        return True if all are known to be finite."""
+        if self._alone is not None:
+            return self._alone(x, places, out)[1] and self._alone.link == "identity"
+        rows = max(1, BLOCK // (self._n_outputs * self.n_features))
+        for first in range(0, len(x), rows):
+            part = slice(first, first + rows)
+            out[part] = self._mean(x[part], self._derived, self.n_features)[1][:, places]
+        return False
+
+    def along(self, points: Array, lines: Array, buffer: Array) -> Array:
+        """Each column's part of the derivatives along lines.
+
+        Parameters
+        ----------
+        points : (n_steps * n_lines, n_features) array, the first point of each line before the
+            second ones
+        lines : (n_lines, n_features) array
+        buffer : (n_points * n_outputs * n_features,) array, which may hold the result
+
+        Returns
+        -------
+        (n_points, n_outputs, n_columns) array
+        """
+
+        def derive(net: NetDerivatives, x: Array, inputs: slice) -> tuple[Array, Any]:
+            derivatives, outputs = self._derived(net, x, inputs, buffer)
+            of_steps = derivatives.reshape(-1, len(lines), *derivatives.shape[1:])
+            of_steps *= lines[:, None, inputs]
+            return derivatives if self._sums is None else derivatives @ self._sums[inputs], outputs
+
+        if self._alone is not None:
+            return derive(self._alone, points, slice(None))[0]
+        derivatives: Array = self._mean(points, derive, self.n_columns)[1]
+        return derivatives
+
+    def values(self, x: Array) -> Array:
+        """The outputs, shape (n_rows, n_outputs), float64."""
+        return self._mean(x, lambda net, rows, inputs: (None, net.values(rows)))[0]
+
+    def _derived(
+        self, net: NetDerivatives, x: Array, inputs: slice, buffer: Array | None = None
+    ) -> tuple[Array, Any]:
+        """A net's derivatives, and its outputs before the link."""
+        shape = (len(x), net.n_outputs, x.shape[1])
+        size = int(np.prod(shape))
+        flat = np.empty(size, self.dtype) if buffer is None else buffer[:size]
+        derivatives = flat.reshape(shape)
+        return derivatives, net(x, np.arange(net.n_outputs), derivatives, keep=True)[0]
+
+    def _mean(
+        self, x: Array, derive: Callable[..., tuple[Any, Array]], width: int = 0
+    ) -> tuple[Array, Array]:
+        """The outputs and, of `width` columns, their derivatives."""
+        values = np.zeros((len(x), self._n_outputs))
+        total = np.zeros((*values.shape, width), np.float64 if self._logs else self.dtype)
+        for net, columns, weight, inputs in self._terms:
+            if net is None:
+                values[:, columns] += weight
+                continue
+            derivatives, outputs = derive(net, np.ascontiguousarray(x[:, inputs]), inputs)
+            outputs = outputs.astype(np.float64)
+            of_net, derivatives = self._complete(net.link, outputs, derivatives)
+            values[:, columns] += weight * of_net
+            if width:
+                total[:, columns] += weight * derivatives
+        if self._logs:
+            values = np.maximum(values, LEAST)
+            values, total = np.log(values), total / values[:, :, None]
+            if self._n_outputs == 2:
+                values, total = values[:, 1:] - values[:, :1], total[:, 1:] - total[:, :1]
+        return values, total
+
+
+def model_derivatives(parts: ModelParts, raw: bool, who: str) -> ModelDerivatives:
+    """The derivatives of a model's predictions or, with `raw`, of its raw outputs.
+
+    Raises
+    ------
+    TypeError
+        If the raw outputs of several nets are asked for, whose predictions are no probabilities.
+    """
+    members, n_features = parts.members, parts.n_features
+    alone = members[0].net if len(members) == 1 else None
+    if alone is not None and (raw or parts.is_net):
+        net = NetDerivatives(alone, raw=raw)
+        return ModelDerivatives(
+            [Term(net, np.arange(net.n_outputs))], as_they_are, n_features, net.n_outputs
+        )
+    if raw and parts.classes is None:
+        raise TypeError(
+            f"{who}: raw outputs are those of one net, and this model is the mean of the "
+            f"predictions of {len(members)}: raw=False"
+        )
+    complete = {"none": as_they_are, "complement": complemented, "sum": shared}[parts.completion]
+    terms = [
+        Term(None if net is None else NetDerivatives(net, raw=False), columns, 1 / len(members))
+        for net, columns in members
+    ]
+    return ModelDerivatives(terms, complete, n_features, parts.n_outputs, logs=raw)
+
+
+def is_of_tables(model: Any) -> bool:
+    """True for a model of tables, which is known by a base class: none is imported."""
+    return any(kind.__name__ == "TabularMLP" for kind in type(model).__mro__)
+
+
+def _parts(model: Any, who: str) -> ModelParts:
+    if is_of_tables(model):
+        raise TypeError(
+            f"{who}: a {type(model).__name__} encodes the columns of a table, and derivatives with "
+            "respect to encoded columns are of little use: fastmlp.shap_values attributes "
+            "predictions to columns"
+        )
+    return parts_of(model, who)
+
+
+def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Array:
+    """The rows of X, checked as `predict` checks them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is sparse, or has a wrong type, shape or value.
+    """
+    model = getattr(model, "best_estimator_", model)
+    if isinstance(model, MLP):
+        X = core_of(model).state.select(X, who)
+    elif not hasattr(X, "tocsr") and not hasattr(X, "pieces"):
+        from sklearn.utils.validation import validate_data
+
+        X = validate_data(model, X, dtype=dtype, reset=False)
+    return validation.features(X, n_features, dtype, who)
+
+
+def _places(outputs: Any, n_outputs: int, who: str) -> NDArray[np.intp]:
+    """The places of outputs that are asked for."""
+    if outputs is None:
+        return np.arange(n_outputs)
+    places = np.asarray(outputs)
+    if places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
+        raise TypeError(f"{who}: outputs must be a sequence of places of outputs, got {outputs!r}")
+    if not places.size or places.min() < -n_outputs or places.max() >= n_outputs:
+        known = f"the model has {count(n_outputs, 'output')}"
+        raise ValueError(f"{who}: outputs must be one place or more, got {outputs!r}, and {known}")
+    return places.astype(np.intp) % n_outputs
+
+
+@explained
+def jacobian(
+    model: Any,
+    X: ArrayLike,
+    *,
+    raw: bool = False,
+    outputs: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the derivatives of each prediction with respect to the features of its row.
+
+    One output takes less than twice the time of `predict`. A net that lies on a GPU is derived on
+    the CPU.
+
+    Parameters
+    ----------
+    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    X : (n_rows, n_features) array of real numbers, or a frame
+    raw : bool, default False
+        Of the raw outputs, before the output activation or link. Of an ensemble of classifiers: of
+        the log odds of two classes, or the logarithms of the probabilities of several.
+    outputs : sequence of int, optional
+        Places of the outputs to derive. None: all.
+    out : (n_rows, n_outputs, n_features) array of the net's dtype, optional
+        Where to write them.
+
+    Returns
+    -------
+    (n_rows, n_outputs, n_features) array of the net's dtype
+        The outputs are those of `predict`, or of a classifier's `predict_proba`; with `raw` those
+        of `MLP.predict_raw`. Where an activation or link has a kink, its slope is that of training:
+        relu has 0 at 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is no such model or not fitted, or X, `outputs` or `out` has a wrong type,
+        shape or value.
+
+    See Also
+    --------
+    fastmlp.gradient : of one output, or of the loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, jacobian
+    >>> net = MLP((2, 2), initializer="zeros", dtype="float64")
+    >>> net.weights[0] = [[1, 2], [3, 4]]
+    >>> jacobian(net, [[0.5, 0.5]])
+    array([[[1., 3.],
+            [2., 4.]]])
+    """
+    who = "fastmlp.jacobian"
+    derivatives = model_derivatives(_parts(model, who), raw, who)
+    places = _places(outputs, derivatives.n_outputs, who)
+    n_features, dtype = derivatives.n_features, derivatives.dtype
+    # Rows as they are, which the kernel checks: 0.2 ms of 3.
+    x: Any = X
+    plain = isinstance(model, MLP) and type(x) is np.ndarray and x.dtype == dtype
+    plain = plain and x.shape[1:] == (n_features,) and len(x) > 0 and x.flags.carray
+    x = x if plain else rows_of(model, x, n_features, dtype, who)
+    shape: Any = (len(x), len(places), n_features)
+    if out is None:
+        size = int(np.prod(shape)) * derivatives.dtype.itemsize
+        memory.require(size, who, f"derivatives of shape {shape}")
+        result = np.empty(shape, derivatives.dtype)
+    else:
+        result = validation.out_array(out, shape, derivatives.dtype, who)
+    x = x.copy() if out is not None and np.may_share_memory(x, result) else x
+    if derivatives.write(x, places, result):
+        return result
+    if plain:
+        rows_of(model, x, n_features, dtype, who)
+    return validation.warn_if_not_finite(result, who)
+
+
+@explained
+def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool = False) -> Array:
+    """Return the gradient of a model's one output, or of its loss, at each row.
+
+    Parameters
+    ----------
+    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    X : (n_rows, n_features) array of real numbers, or a frame
+    y : (n_rows,) or (n_rows, n_targets) array, optional
+        Targets: then it is that of each row's loss, without weights and penalties, of a model that
+        is one net.
+    raw : bool, default False
+        Of the raw output, before the output activation or link.
+
+    Returns
+    -------
+    (n_rows, n_features) array of the net's dtype
+        Without y, of a classifier of two classes, that of the probability of the second.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are several outputs and no y, and as by `jacobian`.
+
+    See Also
+    --------
+    fastmlp.jacobian : of all outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, gradient
+    >>> net = MLP((2, 1), initializer="zeros", dtype="float64")
+    >>> net.weights[0] = [[3], [4]]
+    >>> gradient(net, [[1.0, 1.0]])
+    array([[3., 4.]])
+    >>> gradient(net, [[1.0, 1.0]], y=[8.0])  # of (7 - 8)^2
+    array([[-6., -8.]])
+    """
+    who = "fastmlp.gradient"
+    parts = _parts(model, who)
+    if y is not None:
+        return _of_loss(model, parts, X, y, raw, who)
+    derivatives = model_derivatives(parts, raw, who)
+    two = parts.classes is not None and derivatives.n_outputs == 2
+    if derivatives.n_outputs > 1 and not two:
+        raise TypeError(
+            f"{who}: the model has {count(derivatives.n_outputs, 'output')}: fastmlp.jacobian "
+            "derives them, and with y= this is the gradient of the loss"
+        )
+    x = rows_of(model, X, derivatives.n_features, derivatives.dtype, who)
+    result = np.empty((len(x), 1, derivatives.n_features), derivatives.dtype)
+    derivatives.write(x, np.array([derivatives.n_outputs - 1]), result)
+    return validation.warn_if_not_finite(result[:, 0], who)
+
+
+def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str) -> Array:
+    """The gradient of each row's loss."""
+    net = parts.members[0].net
+    if raw:
+        raise ValueError(f"{who}: raw=True is of an output, y= of the loss: only one of them")
+    if net is None or len(parts.members) > 1:
+        raise TypeError(f"{who}: y= asks for the gradient of a net's loss; an ensemble has none")
+    core = core_of(net)
+    plain: dict[str, Any] = {"penalties": (), "dropout": None, "compute_dtype": None}
+    network = core.engine.network._replace(**plain, trainable=())
+    parameters = core.state.parameters
+    x = rows_of(model, X, parts.n_features, network.dtype, who)
+    if parts.classes is not None:
+        y = _coded(y, parts.classes, network.layout.sizes[-1], network.loss.targets, who)
+    if network.layout.n_layers == 1:
+        # Deltas are kept of hidden layers alone: the first one leaves the inputs as they are.
+        sizes, views = network.layout.sizes, weight_views(network.layout, parameters)
+        biases = bias_views(network.layout, parameters)
+        network = network._replace(
+            layout=make_layout((sizes[0], *sizes)),
+            activations=(identity, *network.activations),
+            layer_rates=(),
+        )
+        parameters = np.zeros(network.layout.n_parameters, network.dtype)
+        first, last = weight_views(network.layout, parameters)
+        np.fill_diagonal(first, 1)
+        last[:], bias_views(network.layout, parameters)[1][:] = views[0], biases[0]
+    engine, result = Engine(network, net.n_threads, core.state.lock), np.empty_like(x)
+    engine.objective(engine.data(x, y, None, who), summed=True)(parameters, result)
+    return validation.warn_if_not_finite(result, who)
+
+
+def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Array:
+    """The targets of a net, of labels."""
+    labels = np.asarray(y)
+    codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    unknown = labels[classes[codes] != labels]
+    if unknown.size:
+        raise ValueError(f"{who}: y holds {unknown[0]!r}, which is none of the model's classes")
+    return codes if n_outputs == 1 or targets == "classes" else np.eye(len(classes))[codes]

@@ -1,0 +1,265 @@
+"""Attributions of predictions to columns: integrated gradients, averaged over background rows."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import validation
+from fastmlp._process.warnings import warn
+from fastmlp.export.derivatives import (
+    ModelDerivatives,
+    NetDerivatives,
+    Term,
+    as_they_are,
+    complemented,
+    is_of_tables,
+    model_derivatives,
+    rows_of,
+)
+from fastmlp.export.models import parts_of
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+
+Array = NDArray[Any]
+WHO = "fastmlp.shap_values"
+# The most rows of the background that are used.
+MOST_ROWS = 1000
+# Numbers of a block of points, or of their derivatives, that stay in the caches.
+BLOCK = 1 << 18
+# The share of the values' spread from which a gap is warned of.
+LARGE_GAP = 0.05
+
+
+class Attribution(NamedTuple):
+    """Predictions as a base and the shares of columns, float64.
+
+    Attributes
+    ----------
+    values : (n_rows, n_features) array, or (n_rows, n_outputs, n_features) of several outputs
+        Their sum is the prediction minus `base`.
+    base : float, or (n_outputs,) array
+        The mean prediction of the background.
+    gap : (n_rows,) array, or (n_rows, n_outputs)
+        The error of the integrals' sum, before it was shared among the values.
+    """
+
+    values: NDArray[np.float64]
+    base: Any
+    gap: NDArray[np.float64]
+
+
+@explained
+def shap_values(
+    model: Any,
+    X: ArrayLike,
+    background: ArrayLike,
+    *,
+    n_steps: int = 16,
+    raw: bool | None = None,
+) -> Attribution:
+    """Attribute predictions to columns: each row's difference from a background.
+
+    Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep
+    networks") along straight lines from each background row, averaged over them, by Gauss-Legendre
+    quadrature: Aumann-Shapley values. Of smooth nets they are close to Shapley values. No number is
+    drawn.
+
+    A model of tables is attributed to its columns: lines go through the columns as nets see them,
+    so that categories, missing values and dates have shares as numbers have.
+
+    Parameters
+    ----------
+    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+    X : (n_rows, n_features) array of real numbers, or a frame; for a model of tables, a table
+    background : rows like those of X
+        Rows that stand for the data, such as 100 of training. Of more than 1,000 rows 1,000 are
+        used, evenly picked.
+    n_steps : int of 1 or more, default 16
+        Points of each line. The time is that of n_rows x n_background x n_steps gradients.
+    raw : bool, optional
+        Attribute raw outputs, before the output activation or link: of a classifier, log odds. Of a
+        mean of several classifiers: the log odds of two classes, or the logarithms of the
+        probabilities of several. None: True for classifiers.
+
+    Returns
+    -------
+    Attribution
+        `values`, `base` and `gap`; ``base + values.sum(axis=-1)`` is the prediction.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is no such model or not fitted, or rows have a wrong type, shape or value.
+    NotImplementedError
+        If a model of tables has members that are no nets.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the gap is above 5 % of the values' spread: more steps are needed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, shap_values
+    >>> net = MLP((2, 1), initializer="zeros", dtype="float64")
+    >>> net.weights[0] = [[3], [4]]
+    >>> attribution = shap_values(net, [[2.0, 1.0]], background=[[0.0, 0.0], [2.0, 0.0]])
+    >>> attribution.values, attribution.base
+    (array([[3., 4.]]), 3.0)
+    """
+    scalars.positive_integer(WHO, "n_steps", n_steps)
+    if is_of_tables(model):
+        table = _Table(model, raw)
+        derivatives, x, rows = table.derivatives, table.encoded(X), table.encoded(background)
+    else:
+        derivatives = _of_rows(model, raw)
+        n_features, dtype = derivatives.n_features, derivatives.dtype
+        x = rows_of(model, X, n_features, dtype, WHO)
+        rows = rows_of(model, background, n_features, dtype, f"{WHO}: background")
+    if len(rows) > MOST_ROWS:
+        warn(f"{WHO}: {MOST_ROWS} of {len(rows)} rows of background are used", RuntimeWarning)
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(np.intp)]
+    values = _integrals(derivatives, x, rows, n_steps)
+    base = derivatives.values(rows).mean(axis=0)
+    gap = derivatives.values(x) - base - values.sum(axis=2)
+    _share(values, gap)
+    validation.warn_if_not_finite(values, WHO)
+    if derivatives.n_outputs == 1:
+        return Attribution(values[:, 0], float(base[0]), gap[:, 0])
+    return Attribution(values, base, gap)
+
+
+def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
+    """The derivatives of a model of numbers; of raw outputs, if nothing is said of a classifier."""
+    parts = parts_of(model, WHO)
+    if raw is None:
+        links = [NetDerivatives(net, raw=False).link for net in parts.nets]
+        several = len(parts.members) > 1 and parts.classes is None
+        raw = not several and all(link in ("sigmoid", "softmax") for link in links)
+    return model_derivatives(parts, raw, WHO)
+
+
+def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: int) -> Array:
+    """The mean over background rows of each column's part of a line integral.
+
+    Returns
+    -------
+    (n_rows, n_outputs, n_columns) array of float64
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+    dtype, n_outputs, n_features = derivatives.dtype, derivatives.n_outputs, x.shape[1]
+    times, weights = ((nodes + 1) / 2).astype(dtype)[:, None, None, None], weights / 2
+    most = max(1, BLOCK // (n_steps * n_outputs * n_features))
+    width = min(most, len(rows))
+    height = min(max(1, most // width), len(x))
+    points = np.empty((n_steps * height * width, n_features), dtype)
+    buffer = np.empty(points.size * max(n_outputs, 2), dtype)
+    result = np.zeros((len(x), n_outputs, derivatives.n_columns))
+    for i in range(0, len(x), height):
+        for k in range(0, len(rows), width):
+            some, ends = rows[k : k + width], x[i : i + height, None]
+            lines = ends - some
+            n = n_steps * len(ends) * len(some)
+            between = points[:n].reshape(n_steps, *lines.shape)
+            np.multiply(times, lines, out=between)
+            between += some
+            parts = derivatives.along(points[:n], lines.reshape(-1, n_features), buffer)
+            means = weights.astype(parts.dtype) @ parts.reshape(n_steps, -1)
+            of_pairs = means.reshape(*lines.shape[:2], *result.shape[1:])
+            result[i : i + height] += of_pairs.sum(axis=1, dtype=np.float64)
+    return result / len(rows)
+
+
+def _share(values: Array, gap: Array) -> None:
+    """Add each gap to the values in proportion to their sizes; warn of large ones."""
+    sizes = np.abs(values)
+    totals = sizes.sum(axis=2, keepdims=True)
+    even = np.full_like(sizes, 1 / sizes.shape[2])
+    values += gap[:, :, None] * np.divide(sizes, totals, out=even, where=totals > 0)
+    spread, error = np.sqrt(np.mean(values**2)), np.sqrt(np.mean(gap**2))
+    if error > LARGE_GAP * spread:
+        warn(
+            f"{WHO}: the integrals miss the predictions by {error:.2g}, beside values of "
+            f"{spread:.2g}: more steps, n_steps=, come closer; nets with kinks, such as relu, need "
+            "more of them",
+            RuntimeWarning,
+        )
+
+
+class _Table:
+    """A model of tables as a function of the inputs of all its nets, side by side."""
+
+    def __init__(self, model: Any, raw: bool | None) -> None:
+        self._model, pack, schema = model, _pack_of(model), model.schema_
+        classes = pack.task != "regression"
+        if raw and not classes:
+            raise TypeError(f"{WHO}: a model of numbers has no raw outputs: raw=False")
+        self._encodings = [
+            (place, encoding)
+            for place, encoding in enumerate(pack.encodings)
+            if any(member.encoding == place for member in pack.members)
+        ]
+        numbers, categories = schema.number_names, schema.categorical_names
+        inputs, owners = dict[int, slice](), list[int]()
+        for place, encoding in self._encodings:
+            names = [categories[-1 - k] if k < 0 else numbers[k] for k in encoding.origins]
+            inputs[place] = slice(len(owners), len(owners) + len(names))
+            owners += [schema.columns.index(name) for name in names]
+        n_outputs = max(pack.outputs.n_outputs, 2) if classes else 1
+        terms = [
+            Term(NetDerivatives(net, raw=False), np.arange(n_outputs), weight, inputs[encoding])
+            for _, encoding, net, weight, *_ in pack.members
+        ]
+        self.derivatives = ModelDerivatives(
+            terms,
+            complemented if classes else _Scaled(pack.outputs),
+            len(owners),
+            n_outputs,
+            logs=classes and raw is not False,
+            sums=np.eye(len(schema.columns), dtype=np.float32)[owners],
+        )
+
+    def encoded(self, X: Any) -> Array:
+        """The inputs of all nets, shape (n_rows, n_inputs)."""
+        values = self._model._values(X, "shap_values")
+        if not len(values.codes):
+            raise ValueError(f"{WHO}: X and background must have rows")
+        return np.concatenate([encoding.transform(values) for _, encoding in self._encodings], 1)
+
+
+def _pack_of(model: Any) -> Any:
+    """The nets of a fitted model of tables."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(model)
+    if np.any(model.pack_.extra_weights):
+        names = ", ".join(
+            repr(name)
+            for (name, _), weight in zip(
+                model.extra_members_, model.pack_.extra_weights, strict=True
+            )
+            if weight
+        )
+        raise NotImplementedError(
+            f"{WHO}: the ensemble has members that are no nets, which have no derivatives: "
+            f"{names}; shap.PermutationExplainer takes any function of a table"
+        )
+    return model.pack_
+
+
+class _Scaled:
+    """Predictions of numbers: scaled outputs, within the range of training."""
+
+    def __init__(self, outputs: Any) -> None:
+        self._outputs = outputs
+
+    def __call__(self, link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+        outputs = self._outputs
+        values, derivatives = as_they_are(link, values, derivatives)
+        numbers = values * outputs.scale + outputs.center
+        if derivatives is not None:
+            inside = (numbers > outputs.low) & (numbers < outputs.high)
+            derivatives = derivatives * np.where(inside, outputs.scale, 0.0)[:, :, None]
+        return np.clip(numbers, outputs.low, outputs.high), derivatives
