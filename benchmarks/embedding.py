@@ -26,7 +26,7 @@ BEST, HANDLE, PYTHON = "rows of weights, fastmath", "`jit.value`", "`net.predict
 STEPS = 200
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def slopes(state: Any, force: float, out: Any) -> None:
     """The derivatives of a cart's and a pole's places and velocities."""
     _, velocity, angle, spin = state
@@ -39,7 +39,7 @@ def slopes(state: Any, force: float, out: Any) -> None:
 def simulation(control: Any) -> Any:
     """Make the compiled simulation with a controller of its own, called four times a step."""
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def simulate(net: Any, x: Any, work: Any, n_steps: int) -> float:
         state, k, middle = np.zeros(4), np.empty((4, 4)), np.empty(4)
         state[2] = 0.01
@@ -58,13 +58,13 @@ def simulation(control: Any) -> Any:
     return simulate
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def nothing(net: Any, x: Any, work: Any) -> float:
     """A controller that only reads its row."""
     return float(x[0])
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def by_handle(net: Any, x: Any, work: Any) -> float:
     """The library's way."""
     return float(jit.value(net, x))
@@ -73,17 +73,17 @@ def by_handle(net: Any, x: Any, work: Any) -> float:
 def by_hand(activation: str, way: str) -> Any:
     """Make a net that is written by hand, of tuples of weights and biases."""
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def relu(z: Any) -> Any:
         return max(z, np.float32(0))
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def tanh(z: Any) -> Any:
         return np.tanh(z)
 
     act: Any = relu if activation == "relu" else tanh
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def by_sums(net: Any, x: Any, work: Any) -> float:
         weights, biases = net
         for i in range(3):
@@ -95,7 +95,7 @@ def by_hand(activation: str, way: str) -> Any:
                 work[i, j] = act(total) if i < 2 else total
         return float(work[2, 0])
 
-    @njit(fastmath=True)  # type: ignore[untyped-decorator]
+    @njit(fastmath=True)
     def by_rows(net: Any, x: Any, work: Any) -> float:
         weights, biases = net
         for i in range(3):
@@ -111,7 +111,7 @@ def by_hand(activation: str, way: str) -> Any:
                     z[j] = act(z[j])
         return float(work[2, 0])
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def by_products(net: Any, x: Any, work: Any) -> float:
         weights, biases = net
         z = np.dot(x, weights[0]) + biases[0]

@@ -40,17 +40,17 @@ WITH_LINK: list[tuple[Any, int]] = [
 ]  # fmt: skip
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def predict(handle: Any, x: Any, out: Any) -> None:
     jit.predict(handle, x, out)
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def value(handle: Any, x: Any) -> float:
     return jit.value(handle, x)
 
 
-@njit(parallel=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True)
 def predict_shared(handle: Any, x: Any, out: Any) -> None:
     for r in prange(len(x)):
         jit.predict(handle, x[r], out[r])
@@ -61,7 +61,7 @@ def drawn_net(seed: int) -> MLP:
     sizes = [int(n) for n in rng.choice([1, 2, 7, 15, 16, 17, 64, 65, 700], rng.integers(2, 5))]
     loss, least = WITH_LINK[seed % len(WITH_LINK)]
     sizes[-1] = least if least == 3 else max(sizes[-1] // least * least, least)
-    dtype = str(rng.choice(["float32", "float64"]))
+    dtype: Any = str(rng.choice(["float32", "float64"]))
     activation: Any = [*RULES][seed % len(RULES)]
     return MLP(sizes, activation=activation, loss=loss, dtype=dtype, seed=seed, n_threads=1)
 
@@ -216,7 +216,7 @@ def test_denormals_are_flushed_and_the_mode_restored() -> None:
     net, out = MLP((1, 1), seed=0, dtype="float64"), np.empty(1)
     net.parameters[:] = 5e-324, 0.0
 
-    @njit  # type: ignore[untyped-decorator]
+    @njit
     def later(handle: Any, x: Any, out: Any, small: float) -> float:
         jit.predict(handle, x, out)
         return small / 2
@@ -328,7 +328,7 @@ def test_scipy_filters_an_image_by_a_net() -> None:
         generic_filter(image, function, size=2)
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def learn(handle: Any, X: Any, y: Any, slopes: Any) -> float:
     """Take a step on each batch, by turns on targets and by slopes."""
     loss = 0.0
@@ -408,9 +408,10 @@ def open_learner(net: Any, **settings: Any) -> None:
 
 
 def test_what_trains_in_python_alone_is_refused() -> None:
-    for net in (MLP((1, 1), optimizer=Adam(average=EMA(0.9))), MLP((1, 1), optimizer=Adam())):
+    averaged = MLP((1, 1), optimizer=Adam(average=EMA(0.9)))
+    for net, batch_size in ((averaged, 2), (MLP((1, 1)), 0)):
         with jit.learner(MLP((1, 1)), batch_size=2), pytest.raises((ValueError, TypeError)):
-            open_learner(net, batch_size=0 if net.optimizer.average is None else 2)
+            open_learner(net, batch_size=batch_size)
     with pytest.raises(TypeError, match=r"jit.learner: net must be an MLP, got MLPRegressor"):
         open_learner(MLPRegressor())
 
@@ -449,7 +450,7 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken() -> None:
     assert net._state.n_steps == 0
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     jit.gradient(handle, x, out, grad)
 

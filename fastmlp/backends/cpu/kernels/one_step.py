@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.epoch import end_batch, masses, nothing
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.kernels.single_row import row_steps
 from fastmlp.backends.cpu.kernels.step import set_mass, steps
 from fastmlp.backends.cpu.plan.packing import copying, unpacking
@@ -238,10 +238,10 @@ def quick_step(scalar: Scalar) -> Kernel:
         """Check the rows, and compare the parameters with those that the last step left."""
         for part in prange(n_parts):
             flush, step, sums = flushed(), steps[0], stack(vector)
-            first, last = part_of(signed(part), n_parts, step.n_rows)
+            first, last = part_of(part, n_parts, step.n_rows)
             if not are_sound(step, first, last, sums):
                 step.n_unsound = 1
-            if not are_alike(step, signed(part), n_parts):
+            if not are_alike(step, part, n_parts):
                 step.n_changed = 1
             restored(flush)
 
@@ -252,7 +252,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             layers = layers_of(net)
             for i in range(net.n_layers):
                 n_in = layers[i].n_in
-                first, last = part_of(signed(part), n_parts, (n_in + lanes - 1) // lanes)
+                first, last = part_of(part, n_parts, (n_in + lanes - 1) // lanes)
                 rows = (first * lanes, min(last * lanes, n_in))
                 unpack_some(layers[i], flat, 0, rows, block)
 

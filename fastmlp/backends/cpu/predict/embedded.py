@@ -253,7 +253,7 @@ HANDLE: Any = numba.typeof(_empty(None))
 INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _check(handle: Any, n_in: int, n_out: int) -> None:
     h = handle[0]
     if h.me != handle.ctypes.data:
@@ -262,7 +262,7 @@ def _check(handle: Any, n_in: int, n_out: int) -> None:
         raise ValueError(LENGTHS)
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _write(h: Any, x: Any, out: Any, work: int) -> None:
     """Convert a row, predict it, and convert the predictions."""
     n_in, n_out, results = h.n_in, h.n_out, work + h.out_at
@@ -284,13 +284,13 @@ def _write(h: Any, x: Any, out: Any, work: int) -> None:
             out[j] = doubles[j]
 
 
-@register_jitable(error_model="numpy")  # type: ignore[untyped-decorator]
+@register_jitable(error_model="numpy")
 def _write_allocated(h: Any, x: Any, out: Any) -> None:
     buffer = np.empty(h.n_bytes, np.uint8)
     _write(h, x, out, buffer.ctypes.data)
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _write_row(h: Any, x: Any, out: Any) -> None:
     if h.n_bytes <= STACK:
         _write(h, x, out, stack(STACK))
@@ -298,7 +298,7 @@ def _write_row(h: Any, x: Any, out: Any) -> None:
         _write_allocated(h, x, out)
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _ends(a: Any) -> tuple[int, int]:
     """The first and the last address of a matrix's numbers."""
     low = high = a.ctypes.data
@@ -308,14 +308,14 @@ def _ends(a: Any) -> tuple[int, int]:
     return low, high
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _overlap(x: Any, out: Any) -> bool:
     x_low, x_high = _ends(x)
     low, high = _ends(out)
     return bool(x_low < high + out.itemsize and low < x_high + x.itemsize)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _floats(typing_context: Any, numbers: Any) -> Any:
     """A tuple of numbers of several types as one of float64."""
     kind = types.UniTuple(types.float64, len(numbers))
@@ -435,7 +435,7 @@ def run(block: Any, words: tuple[int, ...]) -> None:
         ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(words))(int(block))(*words)
 
 
-@overload(predict, jit_options=INLINE)  # type: ignore[untyped-decorator]
+@overload(predict, jit_options=INLINE)
 def _predict(handle: Any, x: Any, out: Any) -> Any:
     def of_row(handle: Any, x: Any, out: Any) -> None:
         _check(handle, len(x), len(out))
@@ -459,7 +459,7 @@ def _predict(handle: Any, x: Any, out: Any) -> Any:
     return of_tuple if isinstance(x, types.Tuple) else of_row
 
 
-@overload(value, jit_options=INLINE)  # type: ignore[untyped-decorator]
+@overload(value, jit_options=INLINE)
 def _value(handle: Any, x: Any) -> Any:
     def of_row(handle: Any, x: Any) -> float:
         if handle[0].n_out != 1:
@@ -467,7 +467,7 @@ def _value(handle: Any, x: Any) -> Any:
         _check(handle, len(x), 1)
         out = row(stack(LINE), 1, np.float64)
         _write_row(handle[0], x, out)
-        return out[0]  # type: ignore[no-any-return]
+        return out[0]
 
     def of_tuple(handle: Any, x: Any) -> float:
         return value(handle, _floats(x))
@@ -483,7 +483,7 @@ NO_GRADIENT = (
 )
 
 
-@register_jitable(error_model="numpy")  # type: ignore[untyped-decorator]
+@register_jitable(error_model="numpy")
 def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
     """Derive a row in allocated buffers; `derived` calls the block."""
     _check(handle, len(x), len(out))
@@ -512,7 +512,7 @@ def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
         _hand_out(row(results, n_out, np.float64), row(slopes, grad.size, np.float64), out, grad)
 
 
-@register_jitable(error_model="numpy")  # type: ignore[untyped-decorator]
+@register_jitable(error_model="numpy")
 def _hand_out(values: Any, slopes: Any, out: Any, grad: Any) -> None:
     for j in range(len(values)):
         out[j] = values[j]
@@ -525,7 +525,7 @@ def _hand_out(values: Any, slopes: Any, out: Any, grad: Any) -> None:
                 grad[j, k] = slopes[j * grad.shape[1] + k]
 
 
-@register_jitable(**INLINE)  # type: ignore[untyped-decorator]
+@register_jitable(**INLINE)
 def _called(block: int, words: Any) -> None:
     call(block, words)
 
@@ -562,7 +562,7 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
         _derive(handle, np.array(x), out, grad, run)
 
 
-@overload(gradient, jit_options={"error_model": "numpy"})  # type: ignore[untyped-decorator]
+@overload(gradient, jit_options={"error_model": "numpy"})
 def _gradient(handle: Any, x: Any, out: Any, grad: Any) -> Any:
     if _n_dim("jit.gradient", handle, x, out) == 2 or isinstance(x, types.BaseTuple):
         raise TypingError("jit.gradient: x must be an array of one dimension")

@@ -36,7 +36,7 @@ class EmbeddedSteps(Record):
 JITTED: dict[str, Any] = {"error_model": "numpy"}
 
 
-@register_jitable(**JITTED)  # type: ignore[untyped-decorator]
+@register_jitable(**JITTED)
 def _copy(numbers: Any, place: Any) -> None:
     """Copy a matrix, or a vector as one column."""
     if numbers.ndim == 1:
@@ -49,7 +49,7 @@ def _copy(numbers: Any, place: Any) -> None:
                 place[r * width + k] = numbers[r, k]
 
 
-@register_jitable(**JITTED)  # type: ignore[untyped-decorator]
+@register_jitable(**JITTED)
 def _fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
     """Copy a batch to its places; return the address of its step."""
     h = handle[0]
@@ -84,7 +84,7 @@ def _fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int
     return int(place)
 
 
-@register_jitable(**JITTED)  # type: ignore[untyped-decorator]
+@register_jitable(**JITTED)
 def _settle(handle: Any, place: int) -> float:
     """Count the step, if it was taken; return its loss."""
     step, learner = record_at(place, PlainStep), record_at(handle[0].learner, EmbeddedSteps)
@@ -186,19 +186,19 @@ def _require(who: str, handle: Any, X: Any, y: Any) -> bool:
     return isinstance(y.dtype, types.Integer)
 
 
-@overload(train_on_batch, jit_options=JITTED)  # type: ignore[untyped-decorator]
+@overload(train_on_batch, jit_options=JITTED)
 def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
     integers = _require("jit.train_on_batch", handle, X, y)
 
     def train(handle: Any, X: Any, y: Any) -> float:
         place = _fill(handle, X, y, False, integers)
         call(record_at(place, PlainStep).block, (place,))
-        return _settle(handle, place)  # type: ignore[no-any-return]
+        return _settle(handle, place)
 
     return train
 
 
-@overload(train_on_gradient, jit_options=JITTED)  # type: ignore[untyped-decorator]
+@overload(train_on_gradient, jit_options=JITTED)
 def _train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> Any:
     _require("jit.train_on_gradient", handle, X, output_gradient)
 
