@@ -94,8 +94,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             for trainer, step in zip(trainers, quick, strict=True):
                 step.point_to(trainer.constants(table), state.n_steps)
                 plain = record_at(step._address, PlainStep)
-                if hasattr(plain, "publishes"):
-                    plain.publishes = 1
+                plain.publishes = 1
             steps_of_kinds = (step._address for step in quick)
             places = address(x), address(y), address(slopes)
             record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1)

@@ -295,6 +295,8 @@ class Session:
 
     def clip_by_norm(self, limit: NormLimit | None) -> None:
         """Clip the gradient by its norm from now on; None: do not."""
+        if limit is None and not self.net["factors"]:
+            return
         self.net["factors"] = 0
         if limit is not None:
             self.keep_gradient()

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.inspection import permutation_importance
 from sklearn.metrics import get_scorer, get_scorer_names
 
 from fastmlp.estimators.common import Scoring
@@ -105,6 +104,9 @@ def kept_of(part: TableRows, generator: np.random.Generator) -> KeptRows:
 
 def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
     """Return the importances of a model's columns, shape (n_features,)."""
+    # A fit does not need it, and it loads scikit-learn's trees.
+    from sklearn.inspection import permutation_importance
+
     schema, part = model.schema_, kept.part
     scorer = Scorer(model.pack_.task, part.y, part.weight)
 

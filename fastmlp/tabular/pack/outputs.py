@@ -53,13 +53,20 @@ class Scorer:
         if self._score is not None:
             return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
-            return math.sqrt(np.average(metrics.squared_errors(self.y, seen), weights=weight))
-        return float(np.average(metrics.log_losses(seen, LEAST), weights=weight))
+            return math.sqrt(_mean(metrics.squared_errors(self.y, seen), weight))
+        return _mean(metrics.log_losses(seen, LEAST), weight)
 
     def score_of(self, predictions: Array) -> float:
         """Return the score of predictions, higher is better: the user's, minus log-loss, minus
         RMSE."""
         return -self.loss(self.seen(predictions), self.weight)
+
+
+def _mean(errors: Array, weight: Array | None) -> float:
+    """The mean of errors, shape (n_rows,), weighted: the bits of `np.average`, which looks at its
+    arguments for as long as a selection's thousand means take."""
+    mean = errors.mean() if weight is None else (errors * weight).sum() / weight.sum()
+    return float(mean)
 
 
 LOSSES: dict[Task, LossLike] = {

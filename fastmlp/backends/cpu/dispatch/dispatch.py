@@ -221,7 +221,7 @@ class Runner:
         options = {"plain": True} if plain else {}
         block, start = _driver(driver, self.network.dtype, **options), time.perf_counter()
         awake = worker_pool.run(
-            block, session.record, threads.n, threads.region, threads.pieces, threads.patient
+            block, session.job, threads.n, threads.region, threads.pieces, threads.patient
         )
         threads.record(work, time.perf_counter() - start, awake=awake)
         return job

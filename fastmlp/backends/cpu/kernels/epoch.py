@@ -10,9 +10,9 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
-from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import FEATURES, Batch, BlockAddresses, Job, Net
-from fastmlp.compiler import call, hinted, njit, record_at, row
+from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.compiler import call, hinted, njit, record_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
 
@@ -29,21 +29,19 @@ _units_per_epoch = njit(units_per_epoch)
 def _finiteness(scalar: Scalar) -> Kernel:
     """Make the function that checks if all parameters are finite."""
     lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
+    vector, vector_moves = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
+    clear, add_differences = vector_moves.clear, vector_moves.add_differences
 
     @njit
-    def all_finite(address: int, n: int) -> bool:
-        """Return True if n numbers are finite: x - x is 0. A loop without an exit vectorises."""
-        values, n_others = row(address, n, scalar), 0
-        for i in range(n):
-            n_others += 0 if values[i] - values[i] == 0 else 1
-        return n_others == 0
+    def look_at(address: int, n: int, sums: int) -> None:
+        add_differences(address, n, sums)
 
     @njit
     def finite_parameters(net: Net) -> bool:
         """Return True if all parameters are finite. Padding is not checked: a user's rule may make
         NaN of zeros, and no kernel uses it."""
-        layers = layers_of(net)
+        layers, place = layers_of(net), stack(vector)
+        clear(place, lanes)
         for i in range(net.n_layers):
             layer = layers[i]
             # The biases are the panel's last row; of a transposed layer they follow its panels.
@@ -52,16 +50,16 @@ def _finiteness(scalar: Scalar) -> Kernel:
             across = layer.n_in if layer.is_transposed else layer.n_out
             for p in range(layer.packed_panels):
                 panel, width = layer.packed + p * layer.packed_panel, across - p * lanes
-                if width >= lanes:
-                    if not all_finite(panel, n_rows * lanes):
-                        return False
-                    continue
-                for k in range(n_rows):
-                    if not all_finite(panel + k * vector, width):
-                        return False
-            if layer.is_transposed and not all_finite(layer.biases, layer.n_out):
-                return False
-        return True
+                # Rows of a panel that is full follow each other.
+                n_parts, n = (1, n_rows * lanes) if width >= lanes else (n_rows, width)
+                for k in range(n_parts):
+                    look_at(panel + k * vector, n, place)
+            if layer.is_transposed:
+                look_at(layer.biases, layer.n_out, place)
+        sums, finite = row(place, lanes, scalar), True
+        for i in range(lanes):
+            finite = finite and sums[i] == 0
+        return finite
 
     return finite_parameters
 
@@ -101,12 +99,12 @@ def nothing(net: Net, job: Job) -> None:
 def train(scalar: Scalar, plain: bool = False) -> Kernel:
     """Make the driver of training by batches; with `plain` of nets without `FEATURES`."""
     driver = training(scalar, steps(scalar), nothing)
-    return hinted(zeros=FEATURES)(driver) if plain else driver
+    return hinted(control=True, zeros=FEATURES if plain else {})(driver)
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Make the functions that begin a batch, check it, and go back to the epoch's start."""
-    copy = copying(scalar)
+    copy, clear = moves(scalar, lanes_of(scalar)).copy, moves(scalar, lanes_of(scalar)).clear
     mass_of, finite_parameters = masses(scalar), _finiteness(scalar)
 
     @njit
@@ -137,8 +135,8 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
         n = net.n_packed
         copy(net.backup, net.parameters, n)
-        row(net.m, n, scalar)[:] = 0
-        row(net.v, n, scalar)[:] = 0
+        clear(net.m, n)
+        clear(net.v, n)
         if net.average != 0:
             copy(net.average_backup, net.average, n)
         call(record_at(net.blocks, BlockAddresses).transposes, (job.net,))

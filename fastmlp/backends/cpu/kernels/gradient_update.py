@@ -12,7 +12,6 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
 from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of
-from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import (
     FEATURES,
     NONE,
@@ -119,8 +118,8 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
 def _gradients(scalar: Scalar) -> Kernel:
     """Make the function that writes the gradient of a tile's weights to the stack."""
     lanes = lanes_of(scalar)
-    vector, copy = lanes * np.dtype(scalar).itemsize, copying(scalar)
-    outer, rows_gradient = moves(scalar, lanes).outer, _rows_gradient(scalar)
+    vector, rows_gradient = lanes * np.dtype(scalar).itemsize, _rows_gradient(scalar)
+    outer, copy = moves(scalar, lanes).outer, moves(scalar, lanes).copy
 
     @njit
     def stored_gradient(net: Net, piece: Piece, g: int) -> None:
@@ -205,7 +204,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _finishing(scalar: Scalar) -> Kernel:
-    copy = copying(scalar)
+    copy = moves(scalar, lanes_of(scalar)).copy
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:

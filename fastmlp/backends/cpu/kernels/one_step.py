@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.kernels.epoch import end_batch, masses, nothing
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, part_of
 from fastmlp.backends.cpu.kernels.single_row import row_steps
 from fastmlp.backends.cpu.kernels.step import set_mass, steps
-from fastmlp.backends.cpu.plan.packing import copying, unpacking
+from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import (
@@ -229,7 +229,8 @@ def quick_step(scalar: Scalar) -> Kernel:
     meanwhile: the caller holds the GIL, or is alone. The block itself needs no GIL.
     """
     (are_sound, take_weights), are_alike = _row_checks(scalar), _comparison(scalar)
-    unpack_some, copy, lanes = unpacking(scalar), copying(scalar), lanes_of(scalar)
+    lanes, unpack_some = lanes_of(scalar), unpacking(scalar)
+    copy = moves(scalar, lanes).copy
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
 

@@ -12,7 +12,9 @@ from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
+from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import call, njit, record_at, row
+from fastmlp.compiler.target import lanes_of
 
 
 @njit
@@ -75,17 +77,15 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     Phase two is left out where ``may_step(job, loss)`` is False.
     """
     size = np.dtype(scalar).itemsize
+    add, clear = moves(scalar, lanes_of(scalar)).add, moves(scalar, lanes_of(scalar)).clear
 
     @njit
     def add_partials(net: Net, n: int, more: int) -> None:
         """Sum n microbatches' gradients in their order, after those of the chunks before."""
-        total = row(net.gradient, net.n_packed, scalar)
         if not more:
-            total[:] = 0
+            clear(net.gradient, net.n_packed)
         for i in range(n):
-            partial = row(net.partials + i * net.n_packed * size, net.n_packed, scalar)
-            for j in range(net.n_packed):
-                total[j] += partial[j]
+            add(net.partials + i * net.n_packed * size, net.gradient, net.n_packed)
 
     @njit
     def phase_one(job: Job, net: Net, more: int) -> float:

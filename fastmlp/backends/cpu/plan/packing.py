@@ -9,7 +9,7 @@ import numpy as np
 from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
-from fastmlp.compiler import njit, record_at, records_at, row, stack
+from fastmlp.compiler import njit, record_at, records_at, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout
 
@@ -174,18 +174,6 @@ def numbers_packed(layers: tuple[Packed, ...], lanes: int) -> int:
 def row_offset(layer: Layer, r: int, vector: int) -> int:
     """Return the bytes from a panel of packed weights to its row r."""
     return r * vector + (layer.gap if r >= layer.middle else 0)
-
-
-def copying(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that copies n numbers."""
-
-    @njit
-    def copy(source: int, target: int, n: int) -> None:
-        a, b = row(source, n, scalar), row(target, n, scalar)
-        for i in range(n):
-            b[i] = a[i]
-
-    return copy
 
 
 def pack(scalar: type[np.floating[Any]]) -> Any:

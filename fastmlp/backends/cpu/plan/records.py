@@ -4,7 +4,9 @@ A kernel takes the address of a `Net`, and its control as arguments. Kernels cal
 address, and each is compiled once per dtype: nested, they took 11 s; by address, a third of that.
 """
 
+import ctypes
 from ctypes import addressof, c_char
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -295,10 +297,28 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
     return start + offset * array.itemsize
 
 
-def fields_of(record: NDArray[Any]) -> Any:
-    """Return a view of a record of shape (1,) whose fields go by their names, as in ``it["x"]``.
+class Fields(ctypes.Structure):
+    """A record's fields by their names, as in ``fields["x"]``.
 
-    A call sets 20 fields. Attribute of a record array -> item: 1.3 -> 0.4 us a field.
+    A call sets 20 of them: item of a record array -> of a structure, 0.4 -> 0.07 us.
     """
-    kinds: Any = record.dtype.fields
-    return record.view([(name, kinds[name][0]) for name in kinds])[0]
+
+    __slots__ = ()
+    __getitem__ = ctypes.Structure.__getattribute__
+    __setitem__ = ctypes.Structure.__setattr__
+
+
+@cache
+def _fields(dtype: np.dtype[Any]) -> type[Fields]:
+    fields: Any = dtype.fields
+    kinds = [
+        (name, ctypes.c_double if fields[name][0] == np.float64 else ctypes.c_int64)
+        for name in dtype.names or ()
+    ]
+    return type("FieldsOfRecord", (Fields,), {"__slots__": (), "_fields_": kinds})
+
+
+def fields_of(record: NDArray[Any]) -> Any:
+    """Return the fields of a record of shape (1,), live, as `Fields`."""
+    memory: Any = record
+    return _fields(record.dtype).from_buffer(memory)

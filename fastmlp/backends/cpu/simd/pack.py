@@ -34,6 +34,10 @@ class Moves(NamedTuple):
     pack_row: VectorFunction
     unpack_row: VectorFunction
     unpack_rows: VectorFunction
+    copy: VectorFunction
+    add: VectorFunction
+    clear: VectorFunction
+    add_differences: VectorFunction
     transpose: VectorFunction
     transpose_non_temporal: VectorFunction
     sum_rows: VectorFunction
@@ -47,8 +51,9 @@ class Moves(NamedTuple):
 def moves(scalar: Scalar, lanes: int) -> Moves:
     """Return the moves of panels of so many lanes."""
     loops = (
-        pack_row, unpack_row, unpack_rows, transpose, transpose_non_temporal, sum_rows, outer,
-        unpack_columns, pack_columns, add_rows, add_wide_rows,
+        pack_row, unpack_row, unpack_rows, copy, add, clear, add_differences, transpose,
+        transpose_non_temporal, sum_rows, outer, unpack_columns, pack_columns, add_rows,
+        add_wide_rows,
     )  # fmt: skip
     return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
 
@@ -72,6 +77,42 @@ def unpack_rows(v: Vectors, source: Word, stride: Word, target: Word, width: Wor
         row, place = source + r * v.bytes, target + r * (width * v.size)
         for p, part in v.parts(width):
             part.store(v.load(row + p * stride), place + p * v.bytes)
+
+
+def copy(v: Vectors, source: Word, target: Word, n: Word) -> None:
+    """Copy n numbers."""
+    for i, part in v.parts(n):
+        part.store(part.load(source + i * v.bytes), target + i * v.bytes)
+
+
+def add(v: Vectors, source: Word, target: Word, n: Word) -> None:
+    """Add n numbers to n others."""
+    for i, part in v.parts(n):
+        place = target + i * v.bytes
+        part.store(part.load(place) + part.load(source + i * v.bytes), place)
+
+
+def clear(v: Vectors, target: Word, n: Word) -> None:
+    """Set n numbers to 0."""
+    for i, part in v.parts(n):
+        part.store(v.zero, target + i * v.bytes)
+
+
+def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:
+    """Add the x - x of n numbers to a vector: it stays 0 where they are finite, else it gets a NaN.
+
+    Those of four vectors are added before the sum that waits for the sum before it.
+    """
+    total, at_once = v.variable(v.load(target)), 4 * v.lanes
+    for i in v.range(n // at_once):
+        values = [v.load(source + i * (4 * v.bytes) + k * v.bytes) for k in range(4)]
+        a, b, c, d = (value - value for value in values)
+        total.value = total.value + ((a + b) + (c + d))
+    rest = source + n // at_once * (4 * v.bytes)
+    for i, part in v.parts(n % at_once):
+        value = part.load(rest + i * v.bytes)
+        total.value = total.value + (value - value)
+    v.store(total.value, target)
 
 
 def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:

@@ -299,9 +299,19 @@ class LLVMVectors(Vectors):
         return self._vector(same)
 
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
-        first, last = (0, first) if last is None else (first, last)
-        with cgutils.for_range(self.builder, _register(last), _register(first)) as loop:
-            yield _Word(self.builder, loop.index)
+        builder, (first, last) = self.builder, (0, first) if last is None else (first, last)
+        begin, end, before = _register(first), _register(last), builder.block
+        body, after = (builder.append_basic_block(name) for name in ("body", "after"))
+        # The test at the end is for inequality: then LLVM keeps one count for the whole loop.
+        builder.cbranch(builder.icmp_signed("<", begin, end), body, after)
+        builder.position_at_end(body)
+        count = builder.phi(WORD)
+        count.add_incoming(begin, before)
+        yield _Word(builder, count)
+        more = builder.add(count, WORD(1), flags=("nuw", "nsw"))
+        count.add_incoming(more, builder.block)
+        builder.cbranch(builder.icmp_signed("!=", more, end), body, after)
+        builder.position_at_end(after)
 
     def parts(self, n: Any) -> Iterator[tuple[Any, VectorAccess]]:
         whole, rest = n // self.lanes, n % self.lanes

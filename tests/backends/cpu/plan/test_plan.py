@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.plan.records import (
     Layer,
     Tile,
     address,
+    fields_of,
 )
 from fastmlp.backends.cpu.plan.records import Net as NetRecord
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
@@ -162,6 +163,16 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
 def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
     assert not set(kind.dtype.names or ()) & set(dir(np.record))
+
+
+def test_fields_of_a_record_are_live_and_no_others_are_known() -> None:
+    record = np.zeros(1, Job.dtype)
+    fields = fields_of(record)
+    fields["last"], fields["mass"], record["reached"] = np.int64(3), np.float32(0.5), -7
+    assert (record["last"][0], record["mass"][0], fields["reached"]) == (3, 0.5, -7)
+    assert [fields[name] for name in Job.dtype.names or ()] == list(record[0])
+    with pytest.raises(AttributeError, match="'lasts'"):
+        fields["lasts"] = 3
 
 
 def test_an_offset_counts_numbers_not_bytes() -> None:

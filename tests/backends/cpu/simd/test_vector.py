@@ -162,7 +162,13 @@ def move(name: str, dtype: Any) -> Block:
         chosen(a, b, c, d, e)
 
     with_five = ("unpack_rows", "outer", "unpack_columns", "pack_columns")
-    with_three = ("transpose", "transpose_non_temporal")
+    with_three = ("transpose", "transpose_non_temporal", "copy", "add", "add_differences")
+
+    def of_two(a: Any, b: Any) -> None:
+        chosen(a, b)
+
+    if name == "clear":
+        return block(of_two)
     return block(of_three if name in with_three else of_five if name in with_five else of_four)
 
 
@@ -221,6 +227,33 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: Any, rng: Any) ->
         move("pack_row", dtype)(address(source), address(panels), panels[0].nbytes, width)
         move("unpack_row", dtype)(address(panels), panels[0].nbytes, address(back), width)
         assert source.tobytes() == back.tobytes()
+
+
+@each_dtype
+def test_numbers_are_copied_added_and_cleared_and_no_more(dtype: Any, rng: Any) -> None:
+    for n in WIDTHS:
+        source, before = (rng.normal(size=n + 2).astype(dtype) for _ in range(2))
+        expected = {"copy": source, "add": before + source, "clear": np.zeros_like(source)}
+        for name, values in expected.items():
+            target = before.copy()
+            places = [address(source, 1)] if name != "clear" else []
+            move(name, dtype)(*places, address(target, 1), n)
+            assert np.array_equal(target[1 : n + 1], values[1 : n + 1])
+            assert np.array_equal(target[[0, -1]], before[[0, -1]])
+
+
+@each_dtype
+def test_differences_are_zero_unless_a_number_is_not_finite(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(1, 10 * lanes):
+        # What comes after the numbers is not looked at.
+        numbers = np.full(n + lanes, np.nan, dtype)
+        numbers[:n] = rng.normal(size=n) * (np.finfo(dtype).max / 9)
+        for value, finite in ((numbers[0], True), (np.nan, False), (-np.inf, False)):
+            numbers[rng.integers(n)] = value
+            sums = np.zeros(lanes, dtype)
+            move("add_differences", dtype)(address(numbers), n, address(sums))
+            assert (not sums.any()) is finite
 
 
 @each_dtype

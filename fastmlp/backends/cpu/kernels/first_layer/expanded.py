@@ -30,7 +30,7 @@ from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SUMS_ROWS
-from fastmlp.compiler import call, njit, record_at, records_at, row, stack
+from fastmlp.compiler import call, hinted, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation.expanded import Expanded
 
@@ -280,18 +280,10 @@ def expanded_gradient(scalar: Scalar) -> Any:
     panels at once read the place of each number once.
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, plain_gradient = lanes * size, _plain_gradient(scalar)
-    column_gradients = _column_gradients(scalar)
+    vector, add = lanes * size, moves(scalar, lanes).add
+    plain_gradient, column_gradients = _plain_gradient(scalar), _column_gradients(scalar)
 
-    @njit
-    def go_on(net: Net, layer: Layer, tile: Tile, panel: int, g: int) -> None:
-        """Add the gradient of the chunks before."""
-        n, down = (tile.last - tile.first) * lanes, panel * layer.packed_panel
-        before = net.gradient - net.parameters + layer.packed + down + tile.first * vector
-        sums, others = row(g, n, scalar), row(before, n, scalar)
-        for i in range(n):
-            sums[i] += others[i]
-
+    @hinted(control=True)
     def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
         net = record_at(address, Net)
         tile, layer = records_at(net.tiles, net.n_tiles, Tile)[t], record_at(net.layers, Layer)
@@ -303,6 +295,9 @@ def expanded_gradient(scalar: Scalar) -> Any:
             deltas = Panels(layer.deltas + (tile.panel + p) * net.panel, net.panel)
             column_gradients(net, expansion, tile, panel, deltas, pair)
         for p in range(tile.n_panels if more else 0):
-            go_on(net, layer, tile, tile.panel + p, g + p * g_panel)
+            # The gradient of the chunks before.
+            down = (tile.panel + p) * layer.packed_panel + tile.first * vector
+            before = net.gradient - net.parameters + layer.packed + down
+            add(before, g + p * g_panel, (tile.last - tile.first) * lanes)
 
     return differentiate
