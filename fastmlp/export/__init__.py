@@ -1,1 +1,1 @@
-"""What leaves a net: folded scalings, functions of compiled code, C, ONNX, derivatives."""
+"""Nets outside of Python: folded scalings, compiled functions, C, ONNX; their derivatives."""

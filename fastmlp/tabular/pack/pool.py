@@ -144,7 +144,7 @@ class Trained(NamedTuple):
 
 
 class NetSettings(NamedTuple):
-    """What all nets of a pack have in common: outputs, precision, constraints of columns."""
+    """The settings that all nets of a pack share: outputs, precision, constraints of columns."""
 
     outputs: NetOutputs
     compute_dtype: ComputeDType | None = None

@@ -160,7 +160,7 @@ class Part(NamedTuple):
 
 
 class Owner:
-    """What a handle points to, which its array keeps alive.
+    """The objects that a handle points to, which its array keeps alive.
 
     Parameters
     ----------

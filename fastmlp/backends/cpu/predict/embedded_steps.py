@@ -20,7 +20,7 @@ DECLINED_ROWS = (
 
 
 class EmbeddedSteps(Record):
-    """What trains a net in compiled code: the steps of two kinds, and places for their rows."""
+    """The training of a net in compiled code: the steps of two kinds, and places for their rows."""
 
     batch: int  # address of the `PlainStep` on rows and targets,
     gradient: int  # and on rows and slopes of the raw outputs
