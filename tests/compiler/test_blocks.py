@@ -181,7 +181,7 @@ def test_an_update_is_its_rule_at_every_parameter(dtype: str, optimizer: Any) ->
     constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
     expected = [optimizer.rule(*state, *constants) for state in zip(w, g, m, v, strict=True)]
     block = block_of(elementwise.update_loop, dtype, optimizer.rule, **update_options(optimizer))
-    run(block, w, g, m, v, 0, constants, 60)
+    run(block, w, g, m, v, 0, 0, constants, 60)
     for actual, column in zip((w, m, v), zip(*expected, strict=True), strict=True):
         assert_close(actual, column, dtype)
 

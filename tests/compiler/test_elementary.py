@@ -223,10 +223,10 @@ def test_an_update_does_not_depend_on_the_numbers_beside(
     block = block_of(elementwise.update_loop, dtype, optimizer.rule, **options)
     whole = rng.uniform(0.1, 1, (4, 101)).astype(dtype)
     alone = whole.copy()
-    block(*[row.ctypes.data for row in whole], 0, constants.ctypes.data, 101)
+    block(*[row.ctypes.data for row in whole], 0, 0, constants.ctypes.data, 101)
     for i in range(101):
         place = alone.ctypes.data + i * alone.itemsize
-        block(*[place + r * alone.strides[0] for r in range(4)], 0, constants.ctypes.data, 1)
+        block(*[place + r * alone.strides[0] for r in range(4)], 0, 0, constants.ctypes.data, 1)
     assert np.array_equal(whole, alone)
 
 

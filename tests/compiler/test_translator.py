@@ -473,10 +473,14 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     ):
         table.update({name: getattr(module, name) for name in names})
     table.update({factory.__name__: factory for factory in OTHERS})
-    for averaged in (False, True):
-        table[f"penalised, averaged: {averaged}"] = partial(
+    for name, options in {
+        "": {},
+        "averaged": {"averaged": True},
+        "signed": {"signed": True},
+    }.items():
+        table[f"penalised, {name}"] = partial(
             elementwise.penalised_update_loop,
-            rule=updates.adam, n_coefficients=4, penalty="l2", averaged=averaged,
+            rule=updates.adam, n_coefficients=4, penalty="l2", **options,
         )  # fmt: skip
     return table
 
@@ -516,10 +520,13 @@ def rules_with_arguments() -> dict[str, Any]:
         n = optimizer().coefficients(1, np.ones(1)).shape[1]
         rule = optimizer().rule
         moments = (n, N_MOMENTS.get(rule, 2))
-        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrruru", (N_NUMBERS,)
-    table["optimizer averaged"] = (
-        updates.adam, elementwise.update_loop, (4, 2, "clipvalue", True), "rrruru", (N_NUMBERS,)
-    )  # fmt: skip
+        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrrurcu", (N_NUMBERS,)
+    for name, options in {
+        "averaged": (4, 2, "clipvalue", True),
+        "signed": (4, 2, "", False, True),
+    }.items():
+        loop = elementwise.update_loop
+        table[f"optimizer {name}"] = updates.adam, loop, options, "rrrurcu", (N_NUMBERS,)
     return table
 
 
