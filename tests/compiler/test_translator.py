@@ -473,14 +473,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     ):
         table.update({name: getattr(module, name) for name in names})
     table.update({factory.__name__: factory for factory in OTHERS})
-    for name, options in {
-        "": {},
-        "averaged": {"averaged": True},
-        "signed": {"signed": True},
-    }.items():
+    for name in ("averaged", "signed"):
+        form: Any = {"averaged": name == "averaged", "signed": name == "signed"}
         table[f"penalised, {name}"] = partial(
             elementwise.penalised_update_loop,
-            rule=updates.adam, n_coefficients=4, penalty="l2", **options,
+            rule=updates.adam, n_coefficients=4, penalty="l2", **form,
         )  # fmt: skip
     return table
 

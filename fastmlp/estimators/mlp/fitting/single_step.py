@@ -103,6 +103,7 @@ def _kept_steps(estimator: Any, state: NetState) -> KeptSteps | None:
     if kept is not None and kept.numbers == numbers and not any(map(is_not, kept.values, values)):
         return kept
     network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
+    network = to_core.in_training(estimator, network)
     engine_of = partial(to_core.engine_of, estimator, lock=state.lock)
     # Not the net's own lock: `net_` has an optimizer's state of its own.
     steps = Steps(state, engine_of, network, rate, NetLock(), by_rows=True)
