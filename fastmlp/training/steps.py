@@ -61,6 +61,8 @@ class Steps:
         owners: NetLock | None = None,
         **options: Any,
     ) -> None:
+        self._trainers: dict[Any, weakref.ref[Kept]] = {}
+        self._objectives: dict[Any, weakref.ref[Objective]] = {}
         self._rate, self._options, self._owners = rate, options, owners or state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
@@ -71,16 +73,19 @@ class Steps:
         networks: dict[Kind, Network] = {"batch": network, "gradient": raw, "vjp": plain}
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         self._state = state
-        self._trainers: dict[Any, weakref.ref[Kept]] = {}
         # Those that are ready for rows of a shape, while nothing but this object trains the net.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
-        self._objectives: dict[Any, weakref.ref[Objective]] = {}
         self._slots: object = None
         self._n_owners = 0
         # The coefficients of these steps.
         self._table, self._steps = np.empty(0), range(0)
         self._checked: Optimizer | None = None
         self._warned = False
+
+    def __del__(self) -> None:
+        """Drop the buffers of a net that is gone: the pool would keep them until it is full."""
+        for reference in (*self._trainers.values(), *self._objectives.values()):
+            KEPT.drop(reference())
 
     def __reduce__(self) -> Any:
         """Copy and pickle as None: a copy of a net makes its own."""

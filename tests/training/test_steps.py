@@ -567,6 +567,20 @@ def test_files_have_every_step(tmp_path: Path) -> None:
     assert state_of(nets[0]) == state_of(nets[1])
 
 
+def test_the_buffers_of_a_net_go_with_it() -> None:
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    gc.collect()
+    steps.KEPT.clear()
+    net = MLP((2, 5, 1), seed=0)
+    net.train_on_batch(X, y)
+    net.loss_and_gradient(X, y)
+    net.vjp(X, y)
+    assert steps.KEPT.n_bytes > 0
+    del net
+    gc.collect()
+    assert steps.KEPT.n_bytes == 0
+
+
 def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     n = 20 if INTERPRETED else 1000
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
