@@ -8,6 +8,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastmlp
 
+# Pages of its functions are found by the name by which users import it.
+sys.modules["fastmlp.jit"] = fastmlp.jit
+
 project = "fastmlp"
 author = "the fastmlp developers"
 copyright = f"2026, {author}"
