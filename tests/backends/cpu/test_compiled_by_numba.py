@@ -38,7 +38,7 @@ inner, threads, teams, sessions, Session = worker_pool.run, 1, set(), [], traine
 
 def run(driver, job, wanted, *how, **options):
     done = inner(driver, job, threads, *how, **options)
-    teams.add(bool(job["team"][0]))
+    teams.add(bool(job["team"]))
     return done
 
 
