@@ -8,6 +8,7 @@ from ranked import in_batches, on_ranks, parts_of, slots_of
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, AdamW, ScheduleFreeAdamW
 from fastmlp.backends.cpu.trainers.rank_trainer import places_of
+from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 SHARES = (200, 3, 0, 101)
@@ -104,7 +105,14 @@ def test_classes_and_weights() -> None:
     check_equal_to_one(net, LABELS, WEIGHT, batch=N)
 
 
-@pytest.mark.parametrize("sizes", [(7, 200, 300, 2), (7, 4, 2)], ids=str)
+LARGE = pytest.param(
+    (7, 200, 300, 2),
+    marks=pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes"),
+    id="large",
+)
+
+
+@pytest.mark.parametrize("sizes", [LARGE, (7, 4, 2)], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_large_nets_and_microbatches(sizes: tuple[int, ...], dropout: float) -> None:
     check_equal_to_one(lambda: made(*sizes, dropout=dropout), batch=N)
