@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_models import FEW, TARGETS, X
 
 from fastmlp import (
     MLP,
@@ -30,8 +31,6 @@ LOSSES = (
     "mse", "binary_cross_entropy", "cross_entropy", "poisson", "three quantiles", "gaussian_nll",
 )  # fmt: skip
 rng = np.random.default_rng(0)
-X = rng.normal(size=(60, 3))
-FEW: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, "tol": 0}
 
 
 def drawn(seed: int) -> tuple[MLP, dict[str, Any]]:
@@ -122,17 +121,6 @@ def test_an_activation_of_ones_own() -> None:
 def differences(predict: Any, x: Any, h: float = 1e-6) -> Any:
     columns = [(predict(x + h * e) - predict(x - h * e)) / (2 * h) for e in np.eye(x.shape[1])]
     return np.stack(columns, axis=-1).reshape(len(x), -1, x.shape[1])
-
-
-TARGETS: dict[str, Any] = {
-    "number": X[:, 0] + 1,
-    "numbers": X[:, :2],
-    "two": X[:, 0] > 0,
-    "three": np.array([*"abc"])[np.digitize(X[:, 0], [-0.5, 0.5])],
-    "labels": (X[:, :2] > 0).astype(int),
-    "rare": np.array(["a"] * 57 + ["b"] * 2 + ["c"]),
-    "one": np.zeros(60, int),
-}
 
 
 def net_of(outputs: int, loss: Any) -> Any:

@@ -197,22 +197,6 @@ def _scale(values: int, n: int, center: float, factor: float, to: int) -> None:
         scaled[i] = z32 / np.sqrt(one + part * part)
 
 
-def _clip(scalar: Any) -> Any:
-    """Make the block of `write_clipped`."""
-
-    def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
-        values, scaled, nan = stack(WIDE), stack(NARROW), np.nan
-        center, factor = row(centers, x.n_columns, F64), row(factors, x.n_columns, F64)
-        for first in range(0, x.n_rows, ROWS):
-            n, to = min(ROWS, x.n_rows - first), out.address + first * out.down
-            for j in range(x.n_columns):
-                _take(x, first, n, j, nan, values)
-                _scale(values, n, center[j], factor[j], scaled)
-                _give(scaled, n, to + j * out.right, out.down)
-
-    return write
-
-
 @njit
 def _scale_in_order(values: int, n: int, center: float, factor: float, to: int) -> None:
     """Write n scaled and clipped numbers as 1 / sqrt(1 / z^2 + 1 / 9): rounded, each of these steps
@@ -227,8 +211,8 @@ def _scale_in_order(values: int, n: int, center: float, factor: float, to: int) 
         scaled[i] = F32(-size if z < zero else size)
 
 
-def _rise(scalar: Any) -> Any:
-    """Make the block of `write_rising`."""
+def _by_column(scale: Any) -> Any:
+    """Make the loop of a function that scales the numbers of a column."""
 
     def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
         values, scaled, nan = stack(WIDE), stack(NARROW), np.nan
@@ -237,10 +221,20 @@ def _rise(scalar: Any) -> Any:
             n, to = min(ROWS, x.n_rows - first), out.address + first * out.down
             for j in range(x.n_columns):
                 _take(x, first, n, j, nan, values)
-                _scale_in_order(values, n, center[j], factor[j], scaled)
+                scale(values, n, center[j], factor[j], scaled)
                 _give(scaled, n, to + j * out.right, out.down)
 
     return write
+
+
+def _clip(scalar: Any) -> Any:
+    """Make the block of `write_clipped`."""
+    return _by_column(_scale)
+
+
+def _rise(scalar: Any) -> Any:
+    """Make the block of `write_rising`."""
+    return _by_column(_scale_in_order)
 
 
 def _lookup(scalar: Any) -> Any:
