@@ -84,7 +84,8 @@ class Steps:
 
     def __del__(self) -> None:
         """Drop the buffers of a net that is gone: the pool would keep them until it is full."""
-        for reference in (*self._trainers.values(), *self._objectives.values()):
+        references: list[weakref.ref[Any]] = [*self._trainers.values(), *self._objectives.values()]
+        for reference in references:
             KEPT.drop(reference())
 
     def __reduce__(self) -> Any:
