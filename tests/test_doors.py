@@ -44,8 +44,8 @@ from fastmlp import (
     Tweedie,
     fit_many,
 )
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 
@@ -293,7 +293,7 @@ def cells() -> Iterator[Any]:
 def small_nets_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small nets train in mixed precision, and by teams of threads."""
     count_as_wide(16, monkeypatch)
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import tuning
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp.backends.cpu import dispatch, tuning
+from fastmlp.backends.cpu.dispatch import Work
 from fastmlp.backends.cpu.threads import worker_pool
 
 pytestmark = pytest.mark.skipif(
@@ -85,7 +84,7 @@ class Calls:
     def interrupt(self, work: Callable[[], Any]) -> None:
         """Compile first: LLVM hears nothing for a second at a time."""
         worker_pool.compile_all()
-        cost_model.calibration_driver()
+        dispatch.calibration_driver()
         MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)
         # That fit may have set the event.
         self.flops.clear()

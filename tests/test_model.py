@@ -166,11 +166,11 @@ for n_threads in (1, 2, 3, 4):
 def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastmlp.backends.cpu.dispatch import cost_model
+    from fastmlp.backends.cpu import dispatch
 
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: False)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: False)
     serial = trained(1).parameters.tobytes().hex()
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: True)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: True)
     assert trained(None).parameters.tobytes().hex() == serial
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],

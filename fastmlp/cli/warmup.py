@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._process import warnings
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
@@ -195,4 +195,4 @@ def _exercise(net: MLP) -> None:
 def _compile_for_teams() -> None:
     """Compile the functions of teams, and of the cost model's calibration."""
     worker_pool.compile_all()
-    cost_model.calibration_driver()
+    dispatch.calibration_driver()

@@ -30,13 +30,13 @@ USE = """
 import numpy as np
 from fastmlp import MLP, SGD
 from fastmlp.rules.activations import RULES
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 for width, n_rows in ((3, 5), (64, 200)):
     wide = width > 3 and limits.thread_limit() > 1
-    cost_model.pays, dispatch.REGION_SECONDS = lambda work, n_threads: wide, 0
+    dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: wide, 0
     X, hot = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
     settings = [dict(activation=name) for name in RULES]
     settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
@@ -56,15 +56,15 @@ for width, n_rows in ((3, 5), (64, 200)):
         net.apply_gradient(net.loss_and_gradient(X, y)[1])
     assert bool(worker_pool.gather.signatures) == (wide and limits.parallel_is_safe())
 MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
-cost_model.measure(limits.thread_limit())
+dispatch.measure(limits.thread_limit())
 """
 # Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.
 MIXED = """
 import numpy as np
 from fastmlp import MLP
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import limits
-cost_model.pays = lambda work, n_threads: limits.thread_limit() > 1
+dispatch.pays = lambda work, n_threads: limits.thread_limit() > 1
 for sizes in ((40, 64, 64, 2), (400, 512, 512, 2)):
     X = np.ones((300, sizes[0]), np.float32)
     for batch in (20, 300):

@@ -12,7 +12,7 @@ from conditions import only_compiled, shared
 from panelled import assembly_for
 
 from fastmlp import MLP, SGD
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import lead
 from fastmlp.compiler import block_of, flush_denormals, restore_denormals, row
@@ -216,7 +216,7 @@ VERBS: dict[str, Callable[[MLP], Any]] = {
 def test_the_mode_of_the_caller_is_as_before(
     dtype: Any, team: bool, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: team and n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: team and n_threads > 1)
     net = MLP((3, 4, 1), activation="tanh", dtype=dtype, seed=0)
     VERBS[verb](net)
     assert denormals_are_kept()

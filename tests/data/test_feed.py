@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Blocks
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Work
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
@@ -104,7 +104,7 @@ def test_the_thread_is_given_back_if_a_read_blocks_for_ever(
 @pytest.mark.usefixtures("four_threads")
 def test_a_call_beside_others_is_not_timed_as_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
     """The autotuner would take one thread's time for a team's."""
-    monkeypatch.setattr(cost_model, "pays", lambda work, n: n > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n: n > 1)
     kind, work = ("a kind of its own",), Work(10**9, 1)
     alone = dispatch.threads_for(work, kind, 2)
     assert alone.n == 2

@@ -22,7 +22,7 @@ from fastmlp import (
     gradient,
     jacobian,
 )
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.rules.activations import ActivationName
 from fastmlp.rules.elementary import exp
 
@@ -81,7 +81,7 @@ def test_derivatives_are_those_of_complex_steps(seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_do_not_depend_on_the_threads(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     net = MLP((5, 17, 9, 3), activation=["tanh", "relu"], loss="cross_entropy", seed=0, dtype=dtype)
     x = rows_for(net, 0, 997)
     net.n_threads = 1

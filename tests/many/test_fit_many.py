@@ -20,8 +20,8 @@ from memory_use import peak_of
 
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.model import core_of
@@ -111,7 +111,7 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
     for i, net in enumerate(own):
         net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
-    monkeypatch.setattr(cost_model, "pays", lambda work, n: n > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n: n > 1)
     monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
     monkeypatch.setattr(worker_pool, "run", watched)
     options |= {"epochs": epochs, "batch_size": BATCHES, "n_threads": n_threads}
@@ -560,7 +560,7 @@ def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.Monkey
         asked.append(n)
         return False
 
-    monkeypatch.setattr(cost_model, "pays", ask)
+    monkeypatch.setattr(dispatch, "pays", ask)
     fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1)
     assert set(asked) == {4}
     asked.clear()

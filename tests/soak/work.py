@@ -10,8 +10,8 @@ import numpy as np
 from fitting import in_threads as in_threads
 
 from fastmlp import MLP, Custom
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.threads import limits
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ SECONDS = 60
 
 def always_in_parallel() -> None:
     """Have every fit launch a parallel region, where the layer allows one, however small it is."""
-    cost_model.pays = lambda work, n_threads: n_threads > 1
+    dispatch.pays = lambda work, n_threads: n_threads > 1
     Autotuner.wants_team = lambda self: True  # type: ignore[method-assign]
     vars(dispatch)["REGION_SECONDS"] = 0
     limits.thread_limit = lambda: 64

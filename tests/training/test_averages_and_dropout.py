@@ -22,7 +22,7 @@ from fastmlp import (
     Status,
     fit_many,
 )
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.training import loop
@@ -186,7 +186,7 @@ def test_threads_change_no_bit(optimizer: Any, monkeypatch: pytest.MonkeyPatch) 
 
     alone = wide(1)
     alone.fit(x, y, epochs=3, batch_size=40)
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     for n_threads in (2, 3, 4):
         team = wide(n_threads)
         team.fit(x, y, epochs=3, batch_size=40)

@@ -33,8 +33,8 @@ from fastmlp import (
     StepDecay,
     Warmup,
 )
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.dispatch import Autotuner, Runner
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Autotuner, Runner
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers import quick_step
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
@@ -133,7 +133,7 @@ def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "short":
         monkeypatch.setattr(quick_step, "GIL_LANE_PRODUCTS", 0)
     if way == "team":
-        monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+        monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
         monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
 
 

@@ -10,10 +10,10 @@ from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
 from fastmlp._process.memory import FreeList
 from fastmlp.backends import protocol
-from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
-from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
+from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments, PanelPacking
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks

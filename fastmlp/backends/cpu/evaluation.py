@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
-from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
+from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session

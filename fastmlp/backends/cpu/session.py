@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.first_layer.csr import (
+from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
     SparseRows,
     sparse_columns,
     sparse_forward,
     sparse_gradient,
 )
-from fastmlp.backends.cpu.kernels.first_layer.expanded import (
+from fastmlp.backends.cpu.kernels.expanded import (
     ExpansionBuffers,
     expanded_columns,
     expanded_forward,

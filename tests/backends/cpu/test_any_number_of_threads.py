@@ -11,7 +11,7 @@ from conditions import needs_threads, only_compiled
 from nets import PENALTY_SETS, Net, orders, train
 from pairwise import all_pairs
 
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
@@ -32,13 +32,13 @@ SAME_BITS_ON = """
 import hashlib, itertools, os
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-cost_model.pays = lambda work, n_threads: n_threads > 1
+dispatch.pays = lambda work, n_threads: n_threads > 1
 dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
@@ -88,7 +88,7 @@ for n_steps in (10, 10, 1000):
 
 
 def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, split_layer: int) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
     monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
 

@@ -12,9 +12,9 @@ import scipy.sparse
 from conditions import needs_a_team, needs_threads
 from nets import PENALTY_SETS, Net, distance, orders, split, train
 
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
+from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
@@ -48,11 +48,11 @@ each_case = pytest.mark.parametrize("case", CASES)
 SAME_BITS_ON = """
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.rules.optimizers import AdamW
 
-cost_model.pays = lambda work, n_threads: n_threads > 1
+dispatch.pays = lambda work, n_threads: n_threads > 1
 rates = ((0, 0), (0.5, 0.1), (1, 0))
 net = Net((17, 90, 33, 5), "relu", dtype="float32", penalties={"l2": 0.1}, layer_rates=rates)
 rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_every_form_of_a_step(form: str, case: str, monkeypatch: pytest.MonkeyPa
 def force_a_team(
     monkeypatch: pytest.MonkeyPatch, *, by_panels: bool = False, split_layer: int = 0
 ) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: by_panels)
     monkeypatch.setattr(partition, "split_layer_of", lambda step: int(split_layer))

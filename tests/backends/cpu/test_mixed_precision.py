@@ -11,8 +11,7 @@ from nets import distance, train
 from panelled import operand
 
 from fastmlp import MLP, SGD, Adam, fit_many
-from fastmlp.backends.cpu import session
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch, session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan import partition
@@ -115,7 +114,7 @@ def fitted(n_threads: int, **settings: Any) -> bytes:
 @needs_a_team
 @pytest.mark.parametrize("shared", ["rows", "panels"])
 def test_bits_do_not_depend_on_threads(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
     settings: dict[str, Any] = {"dropout": 0.2, "input_noise": 0.1, "optimizer": Adam(0.01)}
     for activation in ("relu", "tanh"):

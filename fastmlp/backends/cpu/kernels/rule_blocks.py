@@ -8,13 +8,13 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.epoch import train
-from fastmlp.backends.cpu.kernels.first_layer.csr import (
+from fastmlp.backends.cpu.kernels.csr import (
     sparse_columns,
     sparse_forward,
     sparse_gradient,
 )
-from fastmlp.backends.cpu.kernels.first_layer.expanded import (
+from fastmlp.backends.cpu.kernels.epoch import train
+from fastmlp.backends.cpu.kernels.expanded import (
     expanded_columns,
     expanded_forward,
     expanded_gradient,

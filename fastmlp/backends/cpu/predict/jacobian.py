@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import publish
-from fastmlp.backends.cpu.dispatch.cost_model import Work
-from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import (
     VECTORS,

@@ -7,8 +7,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import publish
-from fastmlp.backends.cpu.dispatch.cost_model import Work
-from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
 from fastmlp.backends.cpu.plan.records import address, fields_of

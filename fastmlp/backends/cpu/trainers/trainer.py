@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.locks import publish
 from fastmlp._process.memory import BufferPool
-from fastmlp.backends.cpu.dispatch.cost_model import Work
-from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks, single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses

@@ -9,7 +9,7 @@ import scipy.sparse
 from conditions import needs_threads
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler.jit import INTERPRETED
@@ -31,7 +31,7 @@ def batch_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     split = int(form[-1]) if form.startswith("split") else 0
     monkeypatch.setattr(partition, "split_layer_of", lambda step: split)
     if not INTERPRETED:
-        monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+        monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
         monkeypatch.setattr(partition, "panels_pay", lambda *sizes: form == "panels")
         monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
     if form == "microbatches":

@@ -12,7 +12,7 @@ from nets import Net, split
 
 from fastmlp import MLP, Adam, fit_many
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
+from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data

@@ -12,8 +12,7 @@ from pairwise import all_pairs
 from panelled import INTERPRETED
 
 from fastmlp import MLP, SGD, Loss
-from fastmlp.backends.cpu import tuning
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
@@ -264,7 +263,7 @@ def test_training_by_lots_is_training_at_once_to_rounding(
 def test_the_bits_do_not_depend_on_who_takes_which(
     dtype: str, monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, BATCH, weighted=True)
     order, adam = orders(rng, 3, BATCH), OPTIMIZERS["adam"](0.01)

@@ -9,7 +9,7 @@ from panelled import INTERPRETED
 from scipy.sparse import csr_matrix
 
 from fastmlp import MLP, SGD, Adam, Status, fit_many
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.protocol import Data
@@ -57,7 +57,7 @@ def by_hand(
 
 def force(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have steps of this form, shared among threads however small the work."""
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
     for (module, name), value in FORMS[form][1].items():
         monkeypatch.setattr(module, name, value)

@@ -11,8 +11,7 @@ from nets import Net
 from panelled import INTERPRETED
 
 from fastmlp import MLP, Adam
-from fastmlp.backends.cpu import tuning
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch, tuning
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import chunk_rows
@@ -205,5 +204,5 @@ def test_a_state_that_has_taken_no_step_is_zeros(spacing: Spacing) -> None:
 
 
 def test_trainings_on_one_thread_and_on_two_share_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     assert trained(1) == trained(2)

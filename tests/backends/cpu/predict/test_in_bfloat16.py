@@ -11,8 +11,7 @@ from fitting import in_threads
 from panelled import operand
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import session
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu import dispatch, session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
@@ -96,7 +95,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
 @needs_threads
 @needs_a_team
 def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     x, results = draw(n_rows=7 * ROW_BLOCK + 5), []
     for n_threads in (1, 2):
         for activation in ("relu", "tanh"):

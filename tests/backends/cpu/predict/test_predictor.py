@@ -15,7 +15,7 @@ from nets import network_of
 from panelled import INTERPRETED
 
 from fastmlp import MLP
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.predict import predictor
@@ -472,7 +472,7 @@ def test_bits_are_those_of_panels_at_every_size(
 def test_bits_do_not_depend_on_the_threads(
     long: bool, dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(dispatch, "REGION_SECONDS", 0 if long else 1 << 60)
     network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
@@ -493,15 +493,15 @@ def test_bits_do_not_depend_on_the_threads(
 BY_NUMBA = """
 import numpy as np
 from nets import network_of
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER
 
 assert COMPILER == "numba"
-cost_model.pays = lambda work, n_threads: n_threads > 1
+dispatch.pays = lambda work, n_threads: n_threads > 1
 Autotuner.wants_team = lambda self: True
 network = network_of((16, 64, 64, 2), "relu", "identity", "identity", "float32")
 rng = np.random.default_rng(0)

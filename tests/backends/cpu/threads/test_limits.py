@@ -16,12 +16,12 @@ FORKING = """
 import os, signal, sys, warnings
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.optimizers import SGD
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-cost_model.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
+dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3), penalties={"l2": 0.1})
 parameters, data = net.draw(rng, 100)
@@ -53,7 +53,7 @@ import os, signal, warnings
 import numba
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.optimizers import SGD
 
@@ -63,7 +63,7 @@ def of_another_library(numbers):
         numbers[i] += 1
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-cost_model.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
+dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3))
 parameters, data = net.draw(rng, 100)
@@ -145,7 +145,7 @@ MODES = """
 import os, threading, warnings
 import numba
 from work import MLP, X, Y, always_in_parallel
-from fastmlp.backends.cpu.dispatch import dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads

@@ -76,11 +76,11 @@ import sys, threading
 import numpy as np
 from conditions import Drill
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.optimizers import SGD
 
-cost_model.pays = lambda work, n_threads: True
+dispatch.pays = lambda work, n_threads: True
 dispatch.REGION_SECONDS = 0
 limits.thread_limit = lambda: 64  # else the second call finds no thread free
 net = Net((5, 17, 3))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.first_layer.csr import activate
+from fastmlp.backends.cpu.kernels.csr import activate
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import (
     Batch,

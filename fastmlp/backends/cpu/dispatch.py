@@ -1,0 +1,475 @@
+"""Dispatch: the number of threads of a call, by the cost model or by timing one and a team.
+
+The cost model: does a team finish a call sooner than one thread? A calibration measures, with known
+work, the costs of launching and joining a team and its speedup at the moment: two cores may be two
+threads of one core, and another process may keep one busy.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import task_pool
+from fastmlp._process.locks import NetLock
+from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.threads.team import JOINED, constants_of
+from fastmlp.backends.cpu.tuning import (
+    APART_BYTES,
+    CLEAR_SPEEDUP,
+    FAR_JOIN,
+    ITEMS,
+    JOINS,
+    JOINS_SAVED,
+    LEAST_FLOPS,
+    LEAST_JOIN,
+    MOST_PIECES,
+    MOST_RETRY,
+    NUMBERS,
+    PATIENT_SECONDS,
+    PIECE_FLOPS,
+    RATE,
+    REGION_SECONDS,
+    REPEATS,
+    RETRY,
+    ROUNDS,
+    SECONDS_DOUBTED,
+    SECONDS_VALID,
+    SETTLING,
+    SLOWER,
+    STRIP_ROWS,
+    WAKING,
+    WORTH_COMPILING,
+)
+from fastmlp.compiler import (
+    COMPILER,
+    Block,
+    Record,
+    block_of,
+    flushed,
+    fma,
+    load_acquire,
+    njit,
+    prange,
+    record_at,
+    restored,
+    row,
+)
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.network.spec import Network
+
+# Without room between items a join of 0.2 us was measured as 0.8 to 1.4.
+ITEM_BYTES = NUMBERS * 8 + APART_BYTES
+
+
+class Calibration(Record):
+    """The job of a calibration's driver."""
+
+    team: int  # address of the team's record; 0: no team
+    n_parts: int  # not used: the items are the parts
+    n_joins: int  # how often the team shares the items
+    n_items: int
+    numbers: int  # address of the items, ITEM_BYTES each
+
+
+class Costs(NamedTuple):
+    """Seconds to launch and to join a team, and its speedup of a long piece of work."""
+
+    launch: float
+    join: float
+    speedup: float
+
+
+class Work(NamedTuple):
+    """A call's work.
+
+    Attributes
+    ----------
+    flops : float, operations that a team can share
+    n_joins : int, how often the team joins
+    fetched : float or None, seconds of cross-core traffic; None: estimated from the joins
+    """
+
+    flops: float
+    n_joins: int
+    fetched: float | None = None
+
+    def times(self, n: int) -> "Work":
+        """Return n times this work."""
+        fetched = None if self.fetched is None else n * self.fetched
+        return Work(n * self.flops, n * self.n_joins, fetched)
+
+
+def pays(work: Work, n_threads: int) -> bool:
+    """Return True if a team of so many threads finishes the work clearly sooner than one thread."""
+    if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_joins:
+        return False
+    seconds = work.flops / RATE
+    costs = _recent(n_threads) if _seen(seconds) > WORTH_COMPILING else None
+    if costs is None:
+        return False
+    saved = seconds * (1 - 1 / costs.speedup)
+    joined = work.n_joins * max(costs.join, LEAST_JOIN)
+    if work.fetched is None:
+        return saved > costs.launch + JOINS_SAVED * joined
+    # The traffic is estimated for cores far from each other; a join tells how far they are. Half of
+    # it, for the autotuner times the rest: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
+    fetched = work.fetched / 2 * min(costs.join / FAR_JOIN, 1.0)
+    return saved > costs.launch + joined + fetched
+
+
+def measure(n_threads: int) -> Costs:
+    """Measure the costs of a team in about 2 ms: the best of several rounds.
+
+    A worker that wakes late disturbs a round: joins of 0.1 us were measured as 4.5, in the median
+    of three rounds too, and no team was tried for 5 s.
+    """
+    end = time.perf_counter() + WAKING
+    launches, joins, speedups = zip(*(_round(n_threads, end) for _ in range(ROUNDS)), strict=True)
+    return Costs(min(launches), min(joins), max(speedups))
+
+
+def calibration_driver() -> Block:
+    """Return the driver of a calibration, compiled."""
+    return block_of(calibrate, np.float64)
+
+
+@njit
+def _multiply_add(numbers: int) -> None:
+    """Do multiply-adds on some numbers for 0.3 us. Numba drops the writes of a `prange` loop to a
+    view that its own body makes: here the view is a called function's."""
+    values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
+    for _ in range(REPEATS):
+        for i in range(NUMBERS):
+            values[i] = fma(values[i], factor, summand)
+
+
+@njit(parallel=True)
+def exercise(team: int, numbers: int, n_items: int) -> None:
+    """Do arithmetic for 0.3 us an item, on memory far from the other items'."""
+    for index in prange(n_items):
+        mode = flushed()
+        # As int64: Numba's index is unsigned.
+        _multiply_add(numbers + int(np.int64(index)) * ITEM_BYTES)
+        restored(mode)
+
+
+def calibrate(scalar: Any) -> Callable[[int], None]:
+    """Make the driver that waits for the whole team, 1 ms at most, and then shares items."""
+
+    def calibrate_team(address: int) -> None:
+        job = record_at(address, Calibration)
+        _wait_for_team(job.team)
+        for _ in range(job.n_joins):
+            exercise(job.team, job.numbers, job.n_items)
+
+    return calibrate_team
+
+
+# Numba's own threads join no team whose record counts them.
+_HAS_TEAM = COMPILER == "translator"
+
+
+@njit
+def _wait_for_team(team: int) -> None:
+    if not _HAS_TEAM or team == 0:
+        return
+    limit, spins = constants_of(team).limit, 0
+    while load_acquire(team + JOINED) < limit and spins < 1_000_000:
+        spins += 1
+
+
+def _wake(n_threads: int, end: float) -> None:
+    """Call the workers until all are awake, or until `time.perf_counter` reaches `end`."""
+    driver = calibration_driver()
+    job = np.zeros(1, Calibration.dtype)
+    while not worker_pool.run(driver, job, n_threads) and time.perf_counter() < end:
+        pass
+
+
+def _round(n: int, end: float) -> Costs:
+    """Time a launch, an item on one thread, and a short and a long loop on the team."""
+    launched = _seconds(n, 0, 0, end)
+    item = _seconds(1, JOINS * ITEMS, 1) / (JOINS * ITEMS)
+    short, long = (
+        max(_seconds(n, JOINS, n * items, end) - launched, 0.0) / JOINS for items in (1, ITEMS)
+    )
+    # short = n item / speedup + join, and long has ITEMS times the work.
+    share = max((long - short) / (ITEMS - 1), 1e-9)
+    return Costs(launched, max(short - share, 0.0), min(max(n * item / share, 1.0), n))
+
+
+def _seconds(n_threads: int, n_joins: int, n_items: int, end: float = 0.0) -> float:
+    driver = calibration_driver()
+    numbers = np.zeros((n_items, ITEM_BYTES // 8))
+    job = np.array([(0, 1, n_joins, n_items, numbers.ctypes.data)], Calibration.dtype)
+    if n_threads > 1:
+        # Sleeping workers are woken first: with one asleep, a speedup of 1.9 was measured as 1.15.
+        _wake(n_threads, end)
+    start = time.perf_counter()
+    worker_pool.run(driver, job, n_threads)
+    return time.perf_counter() - start
+
+
+_work = {"seconds": 0.0}
+
+
+def _seen(seconds: float) -> float:
+    """Return the seconds of shareable work in the process so far, these included."""
+    _work["seconds"] += seconds
+    return _work["seconds"]
+
+
+class _Finding(NamedTuple):
+    """Costs, the time of their calibration, and for how many seconds they are valid."""
+
+    costs: Costs
+    when: float
+    valid: float
+
+
+_known: dict[int, _Finding] = {}
+_lock = threading.Lock()
+
+
+def _recent(n_threads: int) -> Costs | None:
+    """Return valid costs, measured if need be; None while another thread measures the first."""
+    last = _known.get(n_threads)
+    if last is not None and time.monotonic() - last.when < last.valid:
+        return last.costs
+    if not _lock.acquire(blocking=False):
+        return last.costs if last is not None else None
+    try:
+        if last is None:
+            _seconds(n_threads, 0, 0)  # compiles, and starts the threads
+        costs = measure(n_threads)
+        _known[n_threads] = _Finding(costs, time.monotonic(), _validity(costs, last))
+        return costs
+    finally:
+        _lock.release()
+
+
+def _validity(costs: Costs, last: _Finding | None) -> float:
+    """Return for how many seconds a calibration is valid: a poor speedup twice as long as before.
+
+    After a pause the time starts anew: another library's threads may have spun for 0.2 s, and fits
+    of 0.3 s in turns with it never had a team.
+    """
+    if costs.speedup >= CLEAR_SPEEDUP:
+        return SECONDS_VALID
+    if last is None or last.costs.speedup >= CLEAR_SPEEDUP:
+        return SECONDS_DOUBTED
+    if time.monotonic() - last.when > 2 * last.valid:
+        return SECONDS_DOUBTED
+    return min(2 * last.valid, SECONDS_VALID)
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+limits.after_fork(_renew_lock)
+
+
+@lru_cache(maxsize=256)
+def tuner_for(kind: Hashable) -> "Autotuner":
+    """Return the autotuner of jobs of one kind: one fit's timings serve the next fit."""
+    return Autotuner()
+
+
+class Autotuner:
+    """Chooses one thread or a team for calls of one kind of job."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[bool, float] = {}
+        self._calls = {True: 0, False: 0}
+        self._since, self._retry = 0, RETRY
+        self._woke = False
+
+    def wants_team(self) -> bool:
+        """Return True if the next call should run on a team.
+
+        One thread and a team are tried first; then the faster of the two runs, and the other is
+        retried now and then.
+        """
+        for team in (True, False):
+            if self._calls[team] <= SETTLING[team]:
+                return team
+        best = self._best()
+        return best if self._since < self._retry else not best
+
+    def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
+        """Take the time of a call that did `work`, in any unit; a call without work is ignored.
+
+        A call that had to wake workers is ignored too, unless the call before it had to: the first
+        of several calls of a team takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
+        """
+        if work <= 0:
+            return
+        self._woke = not awake and not self._woke
+        if self._woke:
+            return
+        n_calls = self._calls[team] + 1
+        if n_calls > SETTLING[team]:
+            self._learn(team, seconds / work)
+        # Counted last: a thread that reads the count must find the seconds.
+        self._calls[team] = n_calls
+
+    def _learn(self, team: bool, seconds: float) -> None:
+        known, before = len(self._seconds) == 2, self._best()
+        slowest = SLOWER * self._seconds.get(team, float("inf"))
+        self._seconds[team] = min(seconds, slowest)
+        if known and self._best() != before:
+            self._retry, self._since = RETRY, 0
+        elif known and team != before:
+            self._retry, self._since = min(2 * self._retry, MOST_RETRY), 0
+        else:
+            self._since += 1
+
+    def _best(self) -> bool:
+        """Return True if a team has been faster so far; without timings it counts as slower."""
+        slow = float("inf")
+        return self._seconds.get(True, slow) < self._seconds.get(False, slow)
+
+
+# A driver for each dtype. Asking `block_of`, under its lock, takes 0.9 us a call.
+_driver = lru_cache(maxsize=64)(block_of)
+
+
+class Threads(NamedTuple):
+    """The threads of a call, and the autotuner that takes its time.
+
+    Attributes
+    ----------
+    n : int, the threads to ask for, the calling one included; 1: no team
+    pieces : int, into how many pieces each thread's part is cut
+    region : bool, True to gather the team by a parallel region of Numba's, if that is safe
+    patient : bool, True to wait for sleeping workers
+    tuner : Autotuner, which takes the call's time
+    """
+
+    n: int
+    pieces: int
+    region: bool
+    patient: bool
+    tuner: Autotuner
+
+    def record(self, work: Work, seconds: float, *, awake: bool) -> None:
+        """Give the autotuner the call's time; `awake`: no worker had to be woken."""
+        self.tuner.record(self.n > 1, work.flops, seconds, awake=awake)
+
+
+def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
+    """Return the threads to run a call on.
+
+    A team runs it if the cost model finds that a team pays and the autotuner finds it faster. The
+    pool of `fit_many` bounds the number, and so do the threads that other calls of the process use
+    at that moment: the autotuner must not take one thread's time for a team's.
+
+    Parameters
+    ----------
+    work : Work, of the call
+    kind : tuple, hashable; calls of one kind share an autotuner
+    limit : int, the most threads
+    """
+    most = limits.free_threads(min(limit, task_pool.share() or limit))
+    tuner = tuner_for((*kind, most))
+    n = most if pays(work, most) and tuner.wants_team() else 1
+    seconds = work.flops / RATE
+    region, patient = seconds >= REGION_SECONDS, not 0 < seconds < PATIENT_SECONDS
+    return Threads(n, pieces_of(work, n), region, patient, tuner)
+
+
+def pieces_of(work: Work, n_threads: int) -> int:
+    """Return the number of pieces of a thread's part of the work between two joins."""
+    flops = work.flops / max(work.n_joins, 1) / n_threads
+    return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
+
+
+class JobHolder(Protocol):
+    """An object with the record of a driver's job, such as a session.
+
+    Attributes
+    ----------
+    record : record array, shape (1,), with the fields `team` and `n_parts`
+    job : the record's fields by their names
+    kind : tuple, hashable: calls of one kind share an autotuner; it has the sizes of the layers,
+        the dtypes, and about how many rows there are
+    """
+
+    record: Any
+    job: Any
+    kind: tuple[Any, ...]
+
+
+class Runner:
+    """Runs drivers on one network's sessions.
+
+    Parameters
+    ----------
+    network : Network
+    n_threads : int or None
+        The most threads; None: as many as the process may use.
+    lock : NetLock, optional
+        Held while all parameters are read or written.
+    """
+
+    network: Network
+    lock: NetLock
+    n_threads: int
+    # Of its last trainer.
+    rules: Any = None
+
+    def __init__(
+        self, network: Network, n_threads: int | None = None, lock: NetLock | None = None
+    ) -> None:
+        self.network, self.lock = network, lock or NetLock()
+        limit = limits.thread_limit()
+        self.n_threads = limit if n_threads is None else min(n_threads, limit)
+
+    def load(self, session: Session, parameters: NDArray[Any]) -> None:
+        """Copy the parameters, as one state of them, to a session."""
+        with self.lock.parameters:
+            session.load(parameters)
+
+    def work(
+        self, rows: int, forward: int = 0, tiles: int = 0, *, by_microbatches: bool = False
+    ) -> Work:
+        """Return the work of a chunk: operations per weight and row in each of the two phases.
+
+        A single strip of rows is not shared in phase one. Microbatches share both phases at once.
+        """
+        several = rows > STRIP_ROWS
+        shared = forward * several + tiles
+        n_joins = 1 if by_microbatches else several + (tiles > 0)
+        return Work(shared * self.network.layout.n_weights * rows, n_joins)
+
+    def run(
+        self,
+        driver: Callable[..., Any],
+        session: JobHolder,
+        work: Work,
+        *,
+        plain: bool = False,
+        **fields: Any,
+    ) -> Any:
+        """Set fields of the session's job, run the driver on it, and return the job; `plain`: the
+        driver's plain form."""
+        task_pool.check()
+        job = session.job
+        for name, value in fields.items():
+            job[name] = value
+        threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
+        options = {"plain": True} if plain else {}
+        block, start = _driver(driver, self.network.dtype, **options), time.perf_counter()
+        awake = worker_pool.run(
+            block, session.job, threads.n, threads.region, threads.pieces, threads.patient
+        )
+        threads.record(work, time.perf_counter() - start, awake=awake)
+        return job

@@ -1,1 +1,0 @@
-"""The number of threads of a call: the cost model and the autotuner."""

@@ -1,1 +1,0 @@
-"""The first layer on rows in other forms than a matrix: sparse, and expanded."""
