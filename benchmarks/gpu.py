@@ -204,8 +204,7 @@ def together(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Samples
-    from fastmlp.backends.cuda.training.batched_fits import Group
-    from fastmlp.backends.cuda.training.batched_member import BatchedMember
+    from fastmlp.backends.cuda.training.batched_fits import BatchedMember, Group
     from fastmlp.backends.protocol import MemberOutcome
 
     card, members = card_of(0), []

@@ -14,12 +14,11 @@ from fastmlp.backends.cuda.device.arrays import is_device_array
 from fastmlp.backends.cuda.device.card import Card, card_of, require
 from fastmlp.backends.cuda.kernels.launch import launch_update
 from fastmlp.backends.cuda.plan import design
+from fastmlp.backends.cuda.plan.design import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.rules import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
-from fastmlp.backends.cuda.training.batched_fits import train_together
-from fastmlp.backends.cuda.training.batched_member import BatchedMember
+from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import (

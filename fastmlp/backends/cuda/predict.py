@@ -15,10 +15,8 @@ from fastmlp.backends.cuda.device.arrays import gathered, host_bytes, to_device,
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
-from fastmlp.backends.cuda.plan.design import grid_shape
-from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.records import EVALUATE, PREDICT, TRAIN
-from fastmlp.backends.cuda.plan.rules import rules_of
+from fastmlp.backends.cuda.plan.design import grid_shape, rules_of
+from fastmlp.backends.cuda.plan.plan import EVALUATE, PREDICT, TRAIN, Need
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, weight_views

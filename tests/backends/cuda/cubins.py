@@ -84,11 +84,10 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
 
     from fastmlp.backends.cuda.device import arrays as device_arrays
     from fastmlp.backends.cuda.device.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import gradient_update, grid, shuffling, single_block
+    from fastmlp.backends.cuda.kernels import gradient_update, grid, launch, single_block
     from fastmlp.backends.cuda.plan import design
-    from fastmlp.backends.cuda.plan.design import BlockShape, GridShape
-    from fastmlp.backends.cuda.plan.records import Layer, NetProgress, Nets, Plan, dtype_of
-    from fastmlp.backends.cuda.plan.rules import rules_of
+    from fastmlp.backends.cuda.plan.design import BlockShape, GridShape, rules_of
+    from fastmlp.backends.cuda.plan.plan import Layer, NetProgress, Nets, Plan, dtype_of
     from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
@@ -122,7 +121,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     signature = types.void(matrix, matrix, types.int64)
     yield "distribute", device_arrays._distribution_kernel(), signature
     signature = types.void(array(types.uint32, 2), orders, records(Plan), orders, types.int64)
-    yield "make_orders", shuffling._order_kernel(), signature
+    yield "make_orders", launch._order_kernel(), signature
     yield "apply", gradient_update.make_apply(rules, 256), types.void(nets)
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
     kernel = single_block.make_kernel(dropping, BlockShape(True))

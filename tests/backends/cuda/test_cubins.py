@@ -78,7 +78,7 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
 
 def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
     from fastmlp.backends.cuda.device.adapter import type_of
-    from fastmlp.backends.cuda.plan.records import Nets
+    from fastmlp.backends.cuda.plan.plan import Nets
 
     *_, (_, _, signature) = cubins.kernels("float32")
     *_, expected, _, _ = signature.args
@@ -134,7 +134,7 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
 
     from fastmlp.backends.cuda.device.adapter import SCALARS
     from fastmlp.backends.cuda.kernels import rule_blocks
-    from fastmlp.backends.cuda.plan.rules import rules_of
+    from fastmlp.backends.cuda.plan.design import rules_of
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])

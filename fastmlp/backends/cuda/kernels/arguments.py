@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda.device.adapter import device_function, unsigned
-from fastmlp.backends.cuda.plan.records import (
+from fastmlp.backends.cuda.plan.plan import (
     LOSS_SUMS,
     N_PARTIAL_SUMS,
     Layer,

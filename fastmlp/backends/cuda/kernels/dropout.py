@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import device_function
 from fastmlp.backends.cuda.kernels.rule_blocks import compiled
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import KernelRules
 from fastmlp.rules import elementary
 from fastmlp.rules.dropout import (
     HIDDEN,

@@ -21,9 +21,8 @@ from fastmlp.backends.cuda.kernels.arguments import (
 )
 from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
-from fastmlp.backends.cuda.plan.design import GridShape
-from fastmlp.backends.cuda.plan.records import N_PARTIAL_SUMS, PREDICT, TRAIN
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import GridShape, KernelRules
+from fastmlp.backends.cuda.plan.plan import N_PARTIAL_SUMS, PREDICT, TRAIN
 
 
 def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:

@@ -6,8 +6,7 @@ import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
-from fastmlp.backends.cuda.plan.design import TileShape
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import KernelRules, TileShape
 
 WARP = 32
 # Rows and columns of a thread's tile: with 16 sums, each number loaded is used four times.

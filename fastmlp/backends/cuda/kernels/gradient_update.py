@@ -21,9 +21,8 @@ from fastmlp.backends.cuda.kernels.arguments import (
     sum_losses,
 )
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
-from fastmlp.backends.cuda.plan.design import GridShape
-from fastmlp.backends.cuda.plan.records import EVALUATE, Layer, Nets
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import GridShape, KernelRules
+from fastmlp.backends.cuda.plan.plan import EVALUATE, Layer, Nets
 from fastmlp.rules.groups import FROZEN
 
 

@@ -21,9 +21,8 @@ from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Net, Samples, steps_per_epoch
 from fastmlp.backends.cuda.kernels.forward_backward import make_forward_backward
 from fastmlp.backends.cuda.kernels.gradient_update import make_gradient_update
-from fastmlp.backends.cuda.plan.design import GridShape
-from fastmlp.backends.cuda.plan.records import Nets
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import GridShape, KernelRules
+from fastmlp.backends.cuda.plan.plan import Nets
 
 FORWARD_BACKWARD, GRADIENT_UPDATE, CHECK_FINITE, END_EPOCH = 0, 1, 2, 3
 

@@ -12,8 +12,8 @@ from types import FunctionType
 from typing import Any
 
 from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
-from fastmlp.backends.cuda.plan.records import NO_AVERAGE, OWN_AVERAGE, Plan
-from fastmlp.backends.cuda.plan.rules import KernelRules
+from fastmlp.backends.cuda.plan.design import KernelRules
+from fastmlp.backends.cuda.plan.plan import NO_AVERAGE, OWN_AVERAGE, Plan
 from fastmlp.rules import elementary
 from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from fastmlp._process.memory import readable
 from fastmlp.backends.cuda.device.arrays import packed, upload
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.plan.plan import Need, Sizes, make_plan
-from fastmlp.backends.cuda.plan.records import NetProgress, Nets, dtype_of
+from fastmlp.backends.cuda.plan.plan import Need, NetProgress, Nets, Sizes, dtype_of, make_plan
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]

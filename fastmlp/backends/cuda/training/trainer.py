@@ -12,9 +12,8 @@ from fastmlp.backends.cuda.device.arrays import host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_steps
-from fastmlp.backends.cuda.plan.design import Design, Kind, design_for
+from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.rules import rules_of
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data

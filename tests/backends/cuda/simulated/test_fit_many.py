@@ -14,8 +14,7 @@ from fastmlp.backends.cuda.device.card import Card, card_of
 from fastmlp.backends.cuda.kernels.launch import launch_single_block
 from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.training import batched_fits
-from fastmlp.backends.cuda.training.batched_fits import train_together
-from fastmlp.backends.cuda.training.batched_member import BatchedMember
+from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.model import core_of
 

@@ -12,7 +12,7 @@ from fastmlp import EMA, MLP, fit_many
 from fastmlp.backends.cuda import predict
 from fastmlp.backends.cuda.device import adapter, arrays
 from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
-from fastmlp.backends.cuda.plan.records import NetProgress, dtype_of
+from fastmlp.backends.cuda.plan.plan import NetProgress, dtype_of
 from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
