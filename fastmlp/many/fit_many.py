@@ -26,8 +26,7 @@ from fastmlp.many.jobs import (
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
 from fastmlp.many.training import concluded, interrupted, locked, trained
 from fastmlp.model import MLP
-from fastmlp.training.bar import Bar, bar_over
-from fastmlp.training.history import History
+from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import FitOptions, Listener
 from fastmlp.training.stopping import EarlyStopping

@@ -11,7 +11,7 @@ from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.many.jobs import WHO, NetJob, jobs_over, who
 from fastmlp.many.training import CallOutcomes, locked, trained
-from fastmlp.training.bar import Bar
+from fastmlp.training.history import Bar
 from fastmlp.training.options import FitOptions
 from fastmlp.validation.expanded import Expanded
 

@@ -16,8 +16,15 @@ from fastmlp.backends.protocol import GroupEngine, MemberOutcome
 from fastmlp.data.feed import Feed
 from fastmlp.many.jobs import WHO, NetJob, SharedFeed, who
 from fastmlp.training import loop
-from fastmlp.training.bar import Bar
-from fastmlp.training.history import Callback, History, Report, Status, record, record_divergence
+from fastmlp.training.history import (
+    Bar,
+    Callback,
+    History,
+    Report,
+    Status,
+    record,
+    record_divergence,
+)
 from fastmlp.training.loop import rates_at
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of

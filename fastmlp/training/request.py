@@ -15,15 +15,16 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.serialization.checkpoint_file import CheckpointFile
-from fastmlp.training.bar import new_bar, shown
 from fastmlp.training.checkpoint import Checkpoint, FitSettings, Progress, digest
 from fastmlp.training.history import (
     History,
     Report,
     Status,
     interrupted,
+    new_bar,
     record,
     record_divergence,
+    shown,
 )
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates, rates_at
 from fastmlp.training.metrics import Validation

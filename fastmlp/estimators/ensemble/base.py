@@ -21,7 +21,7 @@ from fastmlp.estimators.mlp.fitting.rows import derive_form
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
 from fastmlp.estimators.with_client import PARAMETERS, WithClient
-from fastmlp.training.bar import Bar, bar_over
+from fastmlp.training.history import Bar, bar_over
 from fastmlp.training.pool import pool_of
 from fastmlp.validation import scalars
 

@@ -14,7 +14,7 @@ from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost
 from fastmlp.estimators.search.trial import Trials, are_fits
-from fastmlp.training.bar import new_bar
+from fastmlp.training.history import new_bar
 
 
 @final

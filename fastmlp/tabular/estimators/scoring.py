@@ -9,10 +9,10 @@ from sklearn.metrics import get_scorer, get_scorer_names
 
 from fastmlp.estimators.common import Scoring
 from fastmlp.estimators.sklearn_bases import BaseEstimator
-from fastmlp.rules import metrics
 from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.pack.outputs import Score, Scorer, Task
 from fastmlp.tabular.schema import Values
+from fastmlp.training import metrics
 from fastmlp.training.metrics import estimator_of
 from fastmlp.validation.suggestions import suggestion
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import LossLike
-from fastmlp.rules import metrics
+from fastmlp.training import metrics
 
 Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]

@@ -34,8 +34,7 @@ from fastmlp.tabular.pack.rows import Fold, drawn, in_strips, inputs_of, validat
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
 from fastmlp.tabular.pack.settings import PackSettings, Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Values
-from fastmlp.training.bar import Bar, bar_over
-from fastmlp.training.history import Callback
+from fastmlp.training.history import Bar, Callback, bar_over
 
 Array = NDArray[Any]
 # Shares of a time limit: what is kept for the selection, and the least for training.

@@ -20,8 +20,7 @@ from fastmlp.tabular.pack.rows import Inputs, joined
 from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task as EncodedTask
-from fastmlp.training.bar import Bar
-from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.history import Bar, Callback, History, Report, Status
 
 Array = NDArray[Any]
 # Batches: a part of the rows, to the nearest power of two between these.

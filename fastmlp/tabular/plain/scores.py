@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules import metrics
 from fastmlp.tabular.plain.columns import Target
 from fastmlp.tabular.schema.batches import TableBatch
 from fastmlp.tabular.schema.rule import Task
+from fastmlp.training import metrics
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 

@@ -8,8 +8,7 @@ from typing import Any, final
 from fastmlp import validation
 from fastmlp.estimators.mlp.fitting.net import net_around
 from fastmlp.network.state import NetState
-from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.history import Callback, History, Report, Status, new_bar, shown
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import scalars
 
