@@ -23,8 +23,15 @@ from fastmlp.many.jobs import (
     nets_of,
     who,
 )
-from fastmlp.many.on_cluster import check_devices, files_of, trained_on
-from fastmlp.many.training import concluded, interrupted, locked, trained
+from fastmlp.many.training import (
+    check_devices,
+    concluded,
+    files_of,
+    interrupted,
+    locked,
+    trained,
+    trained_on,
+)
 from fastmlp.model import MLP
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
