@@ -20,7 +20,7 @@ from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, Tabular
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.model import Column, Target
 from fastmlp.tabular.plain.training import TrainingTable, TrainSettings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()

@@ -18,7 +18,7 @@ from fastmlp.data.arrow import imported
 from fastmlp.data.outputs import Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.plain.columns import names_of
+from fastmlp.tabular.plain.model import names_of
 from fastmlp.tabular.plain.packing import FittedTable, estimators, train_pack_of
 from fastmlp.tabular.plain.scores import score
 from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, TrainSettings, train

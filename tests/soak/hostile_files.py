@@ -35,7 +35,7 @@ from fastmlp import (
 )
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.plain.columns import Column, Target
+from fastmlp.tabular.plain.model import Column, Target
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 7, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 10**30,

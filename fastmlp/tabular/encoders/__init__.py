@@ -9,10 +9,10 @@ from fastmlp.tabular.encoders.numbers import (
     CosineEncoder,
     MissingMarks,
     NoisyQuantile,
+    PiecewiseLinear,
     RisingSmoothClip,
     RobustSmoothClip,
 )
-from fastmlp.tabular.encoders.piecewise import PiecewiseLinear
 
 __all__ = [
     "CosineEncoder",

@@ -9,13 +9,14 @@ import numpy as np
 from fastmlp.tabular.encoders.base import Array, Encoder
 from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
 from fastmlp.tabular.encoders.numbers import (
+    Bins,
     CosineEncoder,
     MissingMarks,
     NoisyQuantile,
+    PiecewiseLinear,
     RisingSmoothClip,
     RobustSmoothClip,
 )
-from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars

@@ -6,8 +6,7 @@ from typing import Any
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.plain.columns import Column, Target, names_of
-from fastmlp.tabular.plain.model import TableModel
+from fastmlp.tabular.plain.model import Column, TableModel, Target, names_of
 from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation import scalars
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.columns import Place, lacking, missing_in
-from fastmlp.tabular.plain.columns import Column, Target, columns_of
+from fastmlp.tabular.plain.model import Column, Target, columns_of
 from fastmlp.tabular.schema import Schema, dates, rule
 from fastmlp.tabular.schema.arrow_columns import is_number, kind_of, numbers
 from fastmlp.tabular.schema.batches import Mask, Places, TableBatch, made

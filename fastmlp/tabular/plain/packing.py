@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
-from fastmlp.tabular.plain.columns import Column, Target, columns_of, names_of, text_names
 from fastmlp.tabular.plain.learning import LearnedColumns, Say
+from fastmlp.tabular.plain.model import Column, Target, columns_of, names_of, text_names
 from fastmlp.tabular.plain.scores import score
 from fastmlp.tabular.plain.training import TrainingTable, TrainSettings, scaled, weights
 from fastmlp.tabular.schema.batches import MemoryBudget, TableBatch, held

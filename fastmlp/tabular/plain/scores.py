@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular.plain.columns import Target
+from fastmlp.tabular.plain.model import Target
 from fastmlp.tabular.schema.batches import TableBatch
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.training import metrics

@@ -12,9 +12,16 @@ from fastmlp.model import MLP
 from fastmlp.network.resolve import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
-from fastmlp.tabular.plain.columns import Target, names_of, text_names
 from fastmlp.tabular.plain.learning import ColumnSettings, LearnedColumns, Say, learn
-from fastmlp.tabular.plain.model import LARGEST, TableModel, encoded, require_float32
+from fastmlp.tabular.plain.model import (
+    LARGEST,
+    TableModel,
+    Target,
+    encoded,
+    names_of,
+    require_float32,
+    text_names,
+)
 from fastmlp.tabular.plain.scores import score
 from fastmlp.tabular.schema.arrow_columns import numbers
 from fastmlp.tabular.schema.batches import (

@@ -20,8 +20,8 @@ from fastmlp import MLP, FileError
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.plain import archive
-from fastmlp.tabular.plain.columns import Column, Target
 from fastmlp.tabular.plain.learning import MOST_LEVELS, ColumnSettings, LearnedColumns, learn
+from fastmlp.tabular.plain.model import Column, Target
 from fastmlp.tabular.plain.scores import METRICS, Auc
 from fastmlp.tabular.schema.batches import TrainingBatches, everything
 

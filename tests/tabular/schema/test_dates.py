@@ -17,8 +17,8 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.plain.columns import Column, Target
 from fastmlp.tabular.plain.learning import ColumnSettings, LearnedColumns, learn
+from fastmlp.tabular.plain.model import Column, Target
 from fastmlp.tabular.schema.batches import TrainingBatches, everything
 from fastmlp.tabular.schema.dates import PARTS, Parts, all_of, of_texts
 
