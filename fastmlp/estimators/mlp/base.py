@@ -198,6 +198,8 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = seeded(self)
         if first_pass:
+            single = np.dtype(np.float32)
+            spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)
             self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
             self._check_sizes(units)
