@@ -5,18 +5,24 @@ as ``{"own": name}``, and read back through a mapping from such names to functio
 written to a file, nor run from one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from fastmlp.rules import loss_settings
-from fastmlp.rules.averages import AVERAGES
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import random_state
+from fastmlp.rules import activations, loss_settings
+from fastmlp.rules.averages import AVERAGES, Average
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
+from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.validation import scalars
 
+Array = NDArray[Any]
 Own = Mapping[str, Any]
 OWNER = "rules"
 # A schedule may hold a schedule.
@@ -155,3 +161,139 @@ def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
     if "schedule" in spelled:
         spelled = {**spelled, "schedule": rate_from(spelled["schedule"], own, depth - 1)}
     return _made(spelled, SCHEDULES, "schedule")
+
+
+NOT_FINITE = {"inf", "-inf", "nan"}
+
+
+def of_value(value: Any) -> Any:
+    """Return the JSON form of a value.
+
+    Raises
+    ------
+    ValueError
+        If it is neither plain nor has a name.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    for kind, spell in _SPELLERS.items():
+        if isinstance(value, kind):
+            return spell(value)
+    if not callable(value):
+        raise ValueError(f"{value!r} cannot be written to a file")
+    return {"rule": of_rule(value, activations.RULES)}
+
+
+def value_from(spelled: Any, own: Own) -> Any:
+    """Return the value of a JSON form.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError
+        If the form is not valid.
+    """
+    if isinstance(spelled, list):
+        return [value_from(entry, own) for entry in spelled]
+    if not isinstance(spelled, dict):
+        return spelled
+    ((form, content),) = spelled.items()
+    return _READERS[form](content, own)
+
+
+def _of_float(value: float) -> Any:
+    return value if np.isfinite(value) else {"float": str(value)}
+
+
+def _of_each(values: Any) -> list[Any]:
+    return [of_value(entry) for entry in values]
+
+
+def _float_from(name: Any, own: Own) -> float:
+    if name not in NOT_FINITE:
+        raise ValueError(f"{name!r} is none of {sorted(NOT_FINITE)}")
+    return float(name)
+
+
+def _random_state_from(state: Any, own: Own) -> np.random.RandomState:
+    return random_state.random_state_from(state)
+
+
+# In the order in which they are tried.
+_SPELLERS: dict[Any, Callable[[Any], Any]] = {
+    float: _of_float,
+    list: _of_each,
+    tuple: lambda value: {"tuple": _of_each(value)},
+    dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
+    np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
+    tuple(SCHEDULES.values()): lambda value: {"schedule": of_setting(value)},
+    Average: lambda value: {"average": of_setting(value)},
+    Optimizer: lambda value: {"optimizer": of_optimizer(value)},
+}
+_READERS: dict[str, Callable[[Any, Own], Any]] = {
+    "float": _float_from,
+    "tuple": lambda content, own: tuple(value_from(entry, own) for entry in content),
+    "dict": lambda content, own: {
+        value_from(key, own): value_from(value, own) for key, value in content
+    },
+    "random_state": _random_state_from,
+    "schedule": rate_from,
+    "average": lambda content, own: average_from(content),
+    "optimizer": optimizer_from,
+    "rule": lambda content, own: rule_from(content, activations.RULES, "rule", own),
+}
+
+
+# By the kind of a NumPy dtype, the types that the labels have in Python.
+TYPES: dict[str, tuple[type, ...]] = {
+    "b": (bool,), "i": (int,), "u": (int,), "f": (float,), "U": (str,),
+    "O": (str, bool, int, float),
+}  # fmt: skip
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
+# In an array every text has the length of the longest.
+MAX_TEXT_BYTES = 16 << 20
+
+
+def of_classes(classes: Array) -> dict[str, Any]:
+    """Return the JSON form of labels, shape (n_classes,).
+
+    Raises
+    ------
+    ValueError
+        If their dtype has no form in a file.
+    """
+    spelled = {
+        "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
+        "values": classes.tolist(),
+    }
+    try:
+        classes_from(spelled)
+    except FileError as error:
+        raise ValueError(f"the labels cannot be written to a file: {error}") from error
+    return spelled
+
+
+def classes_from(spelled: Mapping[str, Any]) -> Array:
+    """Return the labels, shape (n_classes,)."""
+    name, values = spelled["dtype"], spelled["values"]
+    if name not in NAMES:
+        raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
+    dtype = np.dtype(name)
+    types = TYPES[dtype.kind]
+    if type(values) is not list or any(type(value) not in types for value in values):
+        raise FileError(f"labels of dtype {name} must be a list of {types[0].__name__}")
+    if dtype.kind == "U" and 4 * len(values) * max(map(len, values)) > MAX_TEXT_BYTES:
+        raise FileError(f"labels of more than {MAX_TEXT_BYTES:,} bytes as an array of text")
+    classes = np.array(values, dtype)
+    if classes.tolist() != values:
+        raise FileError(f"labels that {name} cannot hold")
+    return classes
+
+
+def count(value: Any, name: str) -> int:
+    """Check a number of steps, rows or epochs."""
+    if type(value) is not int or not 0 <= value <= scalars.LARGEST:
+        raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
+    return value
