@@ -1,8 +1,11 @@
-"""Rules, losses, optimizers and schedules as names in JSON, and back.
+"""Rules, settings, parameters of estimators and labels as JSON, and back.
 
 Rules of the library are written as their names, with settings. A rule of the user's own is written
 as ``{"own": name}``, and read back through a mapping from such names to functions. Code is never
 written to a file, nor run from one.
+
+Plain values of parameters stay as they are. What JSON has no form for, such as tuples and numbers
+that are not finite, becomes an object with one entry: its kind and its content.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +27,9 @@ from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 Own = Mapping[str, Any]
-OWNER = "rules"
 # A schedule may hold a schedule.
 MAX_DEPTH = 8
-CUSTOM = "custom"
+OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, "custom": Custom}
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
@@ -83,8 +85,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """Decode a loss; the constructor of one with settings checks them."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
-    made: Loss = _made(spelled, loss_settings.KINDS, "loss")
-    return made
+    return _made(spelled, loss_settings.KINDS, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
@@ -97,37 +98,32 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
-    names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
+    names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
     if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
 
 
-def optimizer_from(spelled: Any, own: Own) -> Optimizer:
+def optimizer_from(spelled: Any, own: Own) -> Any:
     """Decode an optimizer; its constructor checks the settings."""
     if "own" in spelled:
-        optimizer: Optimizer = rule_from(spelled, {}, "optimizer", own)
-        return optimizer
-    settings = dict(spelled)
-    name = settings.pop("name")
-    scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
-    settings["learning_rate"] = rate_from(settings["learning_rate"], own)
+        return rule_from(spelled, {}, "optimizer", own)
+    settings = {**spelled, "learning_rate": rate_from(spelled["learning_rate"], own)}
     if "average" in settings:
         settings["average"] = average_from(settings["average"])
-    if name != CUSTOM:
-        made: Optimizer = OPTIMIZERS[name](**settings)
-        return made
-    rule = rule_from(settings.pop("rule"), {}, "optimizer's rule", own)
-    return Custom(rule, constants=tuple(settings.pop("constants")), **settings)
+    if "rule" in settings:
+        settings["rule"] = rule_from(settings["rule"], {}, "optimizer's rule", own)
+        settings["constants"] = tuple(settings["constants"])
+    return _made(settings, OPTIMIZER_KINDS, "optimizer")
 
 
 def completed(spelled: Any) -> Any:
-    """Return an encoded object with the settings that later versions have added, at defaults."""
+    """An encoded object with the settings that later versions have added, at their defaults."""
     if not isinstance(spelled, dict):
         return spelled
     settings = {name: completed(value) for name, value in spelled.items()}
-    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
+    kinds = {**OPTIMIZERS, **SCHEDULES}
     known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
     added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
@@ -167,7 +163,7 @@ NOT_FINITE = {"inf", "-inf", "nan"}
 
 
 def of_value(value: Any) -> Any:
-    """Return the JSON form of a value.
+    """The JSON form of a parameter.
 
     Raises
     ------
@@ -187,7 +183,7 @@ def of_value(value: Any) -> Any:
 
 
 def value_from(spelled: Any, own: Own) -> Any:
-    """Return the value of a JSON form.
+    """The parameter of a JSON form.
 
     Raises
     ------
@@ -210,14 +206,10 @@ def _of_each(values: Any) -> list[Any]:
     return [of_value(entry) for entry in values]
 
 
-def _float_from(name: Any, own: Own) -> float:
+def _float_from(name: Any) -> float:
     if name not in NOT_FINITE:
         raise ValueError(f"{name!r} is none of {sorted(NOT_FINITE)}")
     return float(name)
-
-
-def _random_state_from(state: Any, own: Own) -> np.random.RandomState:
-    return random_state.random_state_from(state)
 
 
 # In the order in which they are tried.
@@ -232,12 +224,12 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     Optimizer: lambda value: {"optimizer": of_optimizer(value)},
 }
 _READERS: dict[str, Callable[[Any, Own], Any]] = {
-    "float": _float_from,
+    "float": lambda content, own: _float_from(content),
     "tuple": lambda content, own: tuple(value_from(entry, own) for entry in content),
     "dict": lambda content, own: {
         value_from(key, own): value_from(value, own) for key, value in content
     },
-    "random_state": _random_state_from,
+    "random_state": lambda content, own: random_state.random_state_from(content),
     "schedule": rate_from,
     "average": lambda content, own: average_from(content),
     "optimizer": optimizer_from,
@@ -257,7 +249,7 @@ MAX_TEXT_BYTES = 16 << 20
 
 
 def of_classes(classes: Array) -> dict[str, Any]:
-    """Return the JSON form of labels, shape (n_classes,).
+    """The JSON form of labels, shape (n_classes,).
 
     Raises
     ------
@@ -276,7 +268,7 @@ def of_classes(classes: Array) -> dict[str, Any]:
 
 
 def classes_from(spelled: Mapping[str, Any]) -> Array:
-    """Return the labels, shape (n_classes,)."""
+    """The labels of a JSON form, shape (n_classes,)."""
     name, values = spelled["dtype"], spelled["values"]
     if name not in NAMES:
         raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
@@ -293,7 +285,7 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
 
 
 def count(value: Any, name: str) -> int:
-    """Check a number of steps, rows or epochs."""
+    """A number of steps, rows or epochs, checked."""
     if type(value) is not int or not 0 <= value <= scalars.LARGEST:
         raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
     return value

@@ -167,7 +167,7 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:
-    """Return the counts and numbers that are set, and None for each curve that is None."""
+    """The counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
     numbers = {name: codec.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
