@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
-from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
+from fastmlp.estimators.ensemble.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
 from fastmlp.estimators.mlp import archive
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization import codec

@@ -10,11 +10,10 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp.classifier import MLPClassifier
+from fastmlp.estimators.mlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.fitting import to_core
 from fastmlp.estimators.mlp.fitting.epochs import reset_records
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of, network_of
-from fastmlp.estimators.mlp.regressor import MLPRegressor
 from fastmlp.network import resolve
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
