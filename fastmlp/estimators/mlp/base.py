@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from numbers import Integral, Real
 from operator import is_not
@@ -88,18 +89,280 @@ class PredictionCache:
 
 
 Array = NDArray[Any]
+Rows = NDArray[np.int64]
 
 
-class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP):
-    """An estimator whose parameters are in `coefs_` and `intercepts_`.
+@cache
+def parameters_of(kind: Any) -> tuple[str, ...]:
+    """Return the names of a class's parameters: 0.15 ms to find out, for each estimator made."""
+    return tuple(kind._get_param_names())
+
+
+class CompiledMLP(
+    Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
+):
+    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases.
 
     Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
     take an estimator with `fit_transform`, or an unfitted one with `transform`, for a transformer.
     A subclass that is a `TransformerMixin` is one.
     """
 
-    _state: NetState
-    _live_state: Callable[[], NetState]
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    loss_: float
+    n_outputs_: int
+    compute_dtype: str | None
+    monotonic_cst: Any
+    validation_loss_curve_: list[float] | None
+    _best_coefs: list[Array]
+    _best_intercepts: list[Array]
+    _held_out: HeldOutRows | None
+    _cache: PredictionCache
+    _names: ClassVar[list[str]]
+
+    more_constraints: ClassVar[dict[str, Any]] = {
+        "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
+        "solver": [StrOptions(to_core.SOLVERS), Optimizer],
+        "n_jobs": [None, Integral],
+        "scoring": [None, str, callable],
+        "pickle_state": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like", callable],
+        "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
+        "input_noise": [Interval(Real, 0, None, closed="left"), callable],
+        "average": [EMA, SWA, None],
+        "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
+        "monotonic_cst": ["array-like", dict, None],
+    }
+
+    def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
+        """Store the arguments of `__init__`, those of scikit-learn's class by its own."""
+        names = parameters_of(parent)
+        parent.__init__(self, **{name: arguments[name] for name in names})
+        for name in self._get_param_names():
+            if name not in names:
+                setattr(self, name, arguments[name])
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """Return the names of the parameters, sorted; they are found out once."""
+        if "_names" not in vars(cls):
+            cls._names = super()._get_param_names()
+        return list(cls._names)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        # Scikit-learn would iterate over all attributes, which another thread's fit adds to.
+        return "coefs_" in self.__dict__
+
+    def _validate_params(self) -> None:
+        # Values that were checked before are not checked again: that takes 55 us.
+        values = [getattr(self, name) for name in self._get_param_names()]
+        before = self.__dict__.get("_checked_values", ())
+        if len(before) != len(values) or any(map(is_not, before, values)):
+            advice.check_parameters(self, super()._validate_params)
+            self._checked_values = values
+        to_core.check_regularization(self)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        incremental: bool = False,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+        reports: Reports | None = None,
+        over: SourceOptions = ARRAYS,
+    ) -> Any:
+        # One fit of an estimator at a time: another would free the optimizer's state that this
+        # one's kernels read.
+        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
+        with lock.parameters, lock.training(type(self).__name__), self._refusing_overflow():
+            self._hidden_sizes()  # Raises before the data are checked.
+            if not incremental:
+                advice.warn_of_idle_scoring(self)
+            first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+            if over.covers(X, y, f"{type(self).__name__}.fit"):
+                feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
+                part = part_of(feed, boolean=is_classifier(self))
+                validation = over.of_table(self, validation)
+                return self._learn(part, incremental, first_pass, validation, reports, feed)
+            with advice.checking(self, X, y=y, sample_weight=sample_weight):
+                X, y = self._validate_input(X, y, incremental, reset=first_pass)
+            y = y.reshape(-1, 1) if y.ndim == 1 else y
+            weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+            part = RowSubset(X, y, self._of_classes(weight, X, y))
+            return self._learn(part, incremental, first_pass, validation, reports)
+
+    @contextmanager
+    def _refusing_overflow(self) -> Iterator[None]:
+        try:
+            yield
+        except OverflowError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
+
+    def _fit_part(
+        self,
+        X: Any,
+        y: Array,
+        rows: Rows,
+        form: Mapping[str, Any],
+        weight: Any = None,
+        reports: Reports | None = None,
+    ) -> Any:
+        """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array of float32 or float64, or sparse matrix
+        y : (n_samples, n_outputs) array, binarized; only `rows` are read
+        rows : (n,) array of int64
+        form : attributes that `fit` derives from the data: labels, names and number of features
+        weight : (n_samples,) array, or None
+        """
+        self.__dict__.update(form)
+        part = RowSubset(X, y, weight, rows)
+        weights = self._of_classes(part.of(weight), X, part.of(y))
+        with self._refusing_overflow():
+            return self._learn(part.weighted(weights), reports=reports)
+
+    def _learn(
+        self,
+        part: RowSubset,
+        incremental: bool = False,
+        first_pass: bool = True,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+        reports: Reports | None = None,
+        feed: Feed | None = None,
+    ) -> Any:
+        """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
+        units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
+        self._random_state = seeded(self)
+        if first_pass:
+            single = np.dtype(np.float32)
+            spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)
+            self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
+        else:
+            self._check_sizes(units)
+        held_out = validation_rows(self, *validation)
+        if incremental and feed is None and hasattr(self, "_optimizer") and step_alone(self, part):
+            pass
+        elif to_core.is_stochastic(self.solver):
+            fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
+        else:
+            check_whole(self, feed, "solver='lbfgs'", "another solver")
+            minimize_loss(self, part, units, reports)
+        if not np.isfinite(self._live_state().parameters).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large "
+                "values and need to be preprocessed."
+            )
+        return self
+
+    def _outputs_for(self, y: Array) -> int:
+        """Return the outputs of a net for these targets, shape (n_samples, n_targets)."""
+        return int(y.shape[1])
+
+    def _check_solver(self) -> bool:
+        if to_core.is_stochastic(self.solver):
+            return True
+        return bool(super()._check_solver())
+
+    def _hidden_sizes(self) -> list[Any]:
+        chosen = self.hidden_layer_sizes
+        sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
+        if np.less_equal(sizes, 0).any():
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return sizes
+
+    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
+        """The rows' weights, shape (n_samples,), times those of their classes; None: all are 1."""
+        return weight
+
+    def _check_sizes(self, units: list[int]) -> None:
+        """Raise if the fitted net has other layers than the data and `hidden_layer_sizes` need."""
+        sizes = list(sizes_of(self.coefs_))
+        if sizes != list(units):
+            raise ValueError(
+                f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
+                f"data and hidden_layer_sizes ask for {[int(n) for n in units]}: call fit with "
+                "warm_start=False to begin anew"
+            )
+
+    def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
+        super()._initialize(y, layer_units, dtype)
+        self.n_outputs_ = layer_units[-1]
+        # `hold_out` makes these copies if early stopping needs them.
+        del self._best_coefs, self._best_intercepts
+        before: NetState | None = self.__dict__.get("_state")
+        if to_core.is_stochastic(self.solver):
+            reset_records(self)
+            before = None
+        self._adopt()
+        state = self._state
+        network = to_core.network_of(self, state.layout.sizes, state.parameters.dtype)
+        signs = to_core.signs_of_estimator(self, network)
+        if signs:
+            monotone.set_first_weights(network._replace(signs=signs), state.parameters)
+        # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
+        take_slots(self._state, before)
+
+    def _adopt(self) -> None:
+        """Copy all parameters to one vector, and replace the arrays by its views."""
+        dtype = dtype_of(*self.coefs_, *self.intercepts_)
+        self._state = state_from(self.coefs_, self.intercepts_, dtype)
+        self._cache = PredictionCache()
+        self.coefs_ = list(self._state.weights)
+        self.intercepts_ = list(self._state.biases)
+
+    @property
+    def net_(self) -> MLP:
+        """An `MLP` that shares the parameters, and has an optimizer's state of its own.
+
+        Numbers written to one are in the other, until a further `fit` begins anew: then the
+        attribute is another net.
+        """
+        check_is_fitted(self)
+        before: NetState | None = self.__dict__.get("_state")
+        if self._live_state() is not before:
+            # Arrays that a user has put into the lists: their numbers move to one vector.
+            self._adopt()
+            take_slots(self._state, before)
+        return net_around(self, self._state)
+
+    def _live_state(self) -> NetState:
+        """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
+        state: NetState | None = self.__dict__.get("_state")
+        if state is not None and stand_in(state, self.coefs_, self.intercepts_):
+            return state
+        dtype = dtype_of(*self.coefs_, *self.intercepts_)
+        return state_from(self.coefs_, self.intercepts_, dtype)
+
+    def _loss_grad_lbfgs(
+        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
+    ) -> tuple[float, Array]:
+        """The objective and its gradient at these parameters, shape (n_parameters,)."""
+        objective = getattr(self, "_objective", None)
+        objective = objective or objective_on(self, RowSubset(X, y, sample_weight))
+        value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
+        return value, slopes
+
+    def _unpack(self, packed_parameters: Array) -> None:
+        """Assign these parameters, in the dtype of the net."""
+        state = self._live_state()
+        state.assign(packed_parameters)
+        write_back(state, self.coefs_, self.intercepts_)
+
+    def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        if self.scoring is None and self._held_out is not None:
+            return self._held_out.score()
+        if self.scoring == "loss" and self.validation_loss_curve_:
+            return -self.validation_loss_curve_[-1]
+        scorer = check_scoring(self, self.scoring)
+        options = {} if sample_weight is None else {"sample_weight": sample_weight}
+        with warnings.catch_warnings():
+            # The rows of a data frame are an array here.
+            warnings.filterwarnings("ignore", "X does not have valid feature names")
+            return float(scorer(self, X, y, **options))
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
         return self._outputs(self._validated_rows(X) if check_input else X)
@@ -181,280 +444,4 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP):
 
 # Not as a decorator: `_SetOutputMixin` would put a plain function in its place in the class.
 available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
-Predictions.transform = available(Predictions.transform)  # type: ignore[method-assign]
-
-
-Rows = NDArray[np.int64]
-
-
-@cache
-def parameters_of(kind: Any) -> tuple[str, ...]:
-    """Return the names of a class's parameters: 0.15 ms to find out, for each estimator made."""
-    return tuple(kind._get_param_names())
-
-
-class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
-    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
-
-    coefs_: list[Array]
-    intercepts_: list[Array]
-    loss_: float
-    n_outputs_: int
-    compute_dtype: str | None
-    monotonic_cst: Any
-    validation_loss_curve_: list[float] | None
-    _best_coefs: list[Array]
-    _best_intercepts: list[Array]
-    _held_out: HeldOutRows | None
-    _cache: PredictionCache
-    _names: ClassVar[list[str]]
-
-    more_constraints: ClassVar[dict[str, Any]] = {
-        "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
-        "solver": [StrOptions(to_core.SOLVERS), Optimizer],
-        "n_jobs": [None, Integral],
-        "scoring": [None, str, callable],
-        "pickle_state": ["boolean"],
-        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like", callable],
-        "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
-        "input_noise": [Interval(Real, 0, None, closed="left"), callable],
-        "average": [EMA, SWA, None],
-        "compute_dtype": [StrOptions({*spec.KNOWN}), list, tuple, None],
-        "monotonic_cst": ["array-like", dict, None],
-    }
-
-    def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
-        """Store the arguments of `__init__`, those of scikit-learn's class by its own."""
-        names = parameters_of(parent)
-        parent.__init__(self, **{name: arguments[name] for name in names})
-        for name in self._get_param_names():
-            if name not in names:
-                setattr(self, name, arguments[name])
-
-    @classmethod
-    def _get_param_names(cls) -> list[str]:
-        """Return the names of the parameters, sorted; they are found out once."""
-        if "_names" not in vars(cls):
-            cls._names = super()._get_param_names()
-        return list(cls._names)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        # Scikit-learn would iterate over all attributes, which another thread's fit adds to.
-        return "coefs_" in self.__dict__
-
-    def _validate_params(self) -> None:
-        # Values that were checked before are not checked again: that takes 55 us.
-        values = [getattr(self, name) for name in self._get_param_names()]
-        before = self.__dict__.get("_checked_values", ())
-        if len(before) != len(values) or any(map(is_not, before, values)):
-            advice.check_parameters(self, super()._validate_params)
-            self._checked_values = values
-        to_core.check_regularization(self)
-
-    def _fit(self, *arguments: Any, **options: Any) -> Any:
-        # One fit of an estimator at a time: another would free the optimizer's state that this
-        # one's kernels read.
-        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
-        with lock.parameters, lock.training(type(self).__name__):
-            return self._refusing_overflow(self._train, *arguments, **options)
-
-    def _refusing_overflow(self, train: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return train(*arguments, **options)
-        except OverflowError as error:
-            raise ValueError(f"{type(self).__name__}: {error}") from error
-
-    def _train(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        incremental: bool = False,
-        validation: tuple[Any, Any, Any] = (None, None, None),
-        reports: Reports | None = None,
-        over: SourceOptions = ARRAYS,
-    ) -> Any:
-        self._hidden_sizes()  # Raises before the data are checked.
-        if not incremental:
-            advice.warn_of_idle_scoring(self)
-        first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        if over.covers(X, y, f"{type(self).__name__}.fit"):
-            feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
-            part = part_of(feed, boolean=is_classifier(self))
-            validation = over.of_table(self, validation)
-            return self._learn(part, incremental, first_pass, validation, reports, feed)
-        with advice.checking(self, X, y=y, sample_weight=sample_weight):
-            X, y = self._validate_input(X, y, incremental, reset=first_pass)
-        y = y.reshape(-1, 1) if y.ndim == 1 else y
-        part = RowSubset(X, y, self._checked_weight(sample_weight, X, y))
-        return self._learn(part, incremental, first_pass, validation, reports)
-
-    def _fit_part(
-        self,
-        X: Any,
-        y: Array,
-        rows: Rows,
-        form: Mapping[str, Any],
-        weight: Any = None,
-        reports: Reports | None = None,
-    ) -> Any:
-        """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array of float32 or float64, or sparse matrix
-        y : (n_samples, n_outputs) array, binarized; only `rows` are read
-        rows : (n,) array of int64
-        form : attributes that `fit` derives from the data: labels, names and number of features
-        weight : (n_samples,) array, or None
-        """
-        self.__dict__.update(form)
-        part = RowSubset(X, y, weight, rows)
-        weights = self._of_classes(part.of(weight), X, part.of(y))
-        return self._refusing_overflow(self._learn, part.weighted(weights), reports=reports)
-
-    def _learn(
-        self,
-        part: RowSubset,
-        incremental: bool = False,
-        first_pass: bool = True,
-        validation: tuple[Any, Any, Any] = (None, None, None),
-        reports: Reports | None = None,
-        feed: Feed | None = None,
-    ) -> Any:
-        """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
-        units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
-        self._random_state = seeded(self)
-        if first_pass:
-            single = np.dtype(np.float32)
-            spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)
-            self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
-        else:
-            self._check_sizes(units)
-        held_out = validation_rows(self, *validation)
-        if incremental and feed is None and hasattr(self, "_optimizer") and step_alone(self, part):
-            pass
-        elif to_core.is_stochastic(self.solver):
-            fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
-        else:
-            check_whole(self, feed, "solver='lbfgs'", "another solver")
-            minimize_loss(self, part, units, reports)
-        if not np.isfinite(self._live_state().parameters).all():
-            raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may contain large "
-                "values and need to be preprocessed."
-            )
-        return self
-
-    def _outputs_for(self, y: Array) -> int:
-        """Return the outputs of a net for these targets, shape (n_samples, n_targets)."""
-        return int(y.shape[1])
-
-    def _check_solver(self) -> bool:
-        if to_core.is_stochastic(self.solver):
-            return True
-        return bool(super()._check_solver())
-
-    def _hidden_sizes(self) -> list[Any]:
-        chosen = self.hidden_layer_sizes
-        sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
-        if np.less_equal(sizes, 0).any():
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return sizes
-
-    def _checked_weight(self, sample_weight: Any, X: Any, y: Array) -> Any:
-        """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-        return self._of_classes(weight, X, y)
-
-    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
-        """Return the rows' weights, times the weights of their classes."""
-        return weight
-
-    def _check_sizes(self, units: list[int]) -> None:
-        """Raise if the fitted net has other layers than the data and `hidden_layer_sizes` need."""
-        sizes = list(sizes_of(self.coefs_))
-        if sizes != list(units):
-            raise ValueError(
-                f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
-                f"data and hidden_layer_sizes ask for {[int(n) for n in units]}: call fit with "
-                "warm_start=False to begin anew"
-            )
-
-    def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
-        super()._initialize(y, layer_units, dtype)
-        self.n_outputs_ = layer_units[-1]
-        # `hold_out` makes these copies if early stopping needs them.
-        del self._best_coefs, self._best_intercepts
-        before: NetState | None = self.__dict__.get("_state")
-        if to_core.is_stochastic(self.solver):
-            reset_records(self)
-            before = None
-        self._adopt()
-        state = self._state
-        network = to_core.network_of(self, state.layout.sizes, state.parameters.dtype)
-        signs = to_core.signs_of_estimator(self, network)
-        if signs:
-            monotone.set_first_weights(network._replace(signs=signs), state.parameters)
-        # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
-        take_slots(self._state, before)
-
-    def _adopt(self) -> None:
-        """Copy all parameters to one vector, and replace the arrays by its views."""
-        dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        self._state = state_from(self.coefs_, self.intercepts_, dtype)
-        self._cache = PredictionCache()
-        self.coefs_ = list(self._state.weights)
-        self.intercepts_ = list(self._state.biases)
-
-    @property
-    def net_(self) -> MLP:
-        """An `MLP` that shares the parameters, and has an optimizer's state of its own.
-
-        Numbers written to one are in the other, until a further `fit` begins anew: then the
-        attribute is another net.
-        """
-        check_is_fitted(self)
-        state = self._live_state()
-        if state is not self.__dict__.get("_state"):
-            # Arrays that a user has put into the lists: their numbers move to one vector.
-            before: NetState | None = self.__dict__.get("_state")
-            self._adopt()
-            state = self._state
-            take_slots(state, before)
-        return net_around(self, state)
-
-    def _live_state(self) -> NetState:
-        """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
-        state: NetState | None = self.__dict__.get("_state")
-        if state is not None and stand_in(state, self.coefs_, self.intercepts_):
-            return state
-        dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        return state_from(self.coefs_, self.intercepts_, dtype)
-
-    def _loss_grad_lbfgs(
-        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
-    ) -> tuple[float, Array]:
-        """The objective and its gradient at these parameters, shape (n_parameters,)."""
-        objective = getattr(self, "_objective", None)
-        objective = objective or objective_on(self, RowSubset(X, y, sample_weight))
-        value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
-        return value, slopes
-
-    def _unpack(self, packed_parameters: Array) -> None:
-        """Assign these parameters, in the dtype of the net."""
-        state = self._live_state()
-        state.assign(packed_parameters)
-        write_back(state, self.coefs_, self.intercepts_)
-
-    def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        if self.scoring is None and self._held_out is not None:
-            return self._held_out.score()
-        if self.scoring == "loss" and self.validation_loss_curve_:
-            return -self.validation_loss_curve_[-1]
-        scorer = check_scoring(self, self.scoring)
-        options = {} if sample_weight is None else {"sample_weight": sample_weight}
-        with warnings.catch_warnings():
-            # The rows of a data frame are an array here.
-            warnings.filterwarnings("ignore", "X does not have valid feature names")
-            return float(scorer(self, X, y, **options))
+CompiledMLP.transform = available(CompiledMLP.transform)  # type: ignore[method-assign]
