@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +43,7 @@ from fastmlp.estimators.mlp.fitting.epochs import reports_of
 from fastmlp.estimators.mlp.fitting.rows import derive_form
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost, n_threads_of, quantile_score
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, RegressorMixin, Settings, _fit_context
-from fastmlp.estimators.with_client import PARAMETERS, WithClient
+from fastmlp.estimators.with_client import PARAMETERS, Client, WithClient
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -51,11 +51,6 @@ from fastmlp.training.history import Bar, bar_over
 from fastmlp.training.pool import pool_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-
-if TYPE_CHECKING:
-    from distributed import Client
-else:
-    Client = Any  # So that type hints can be read without it.
 
 Array = NDArray[Any]
 # Parameters that are not passed on to members: their number, and each member's own.
@@ -89,11 +84,6 @@ class Ensemble(BatchPredictions, WithClient, Settings):
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
-
-    def _keep(self, arguments: dict[str, Any]) -> None:
-        """Store the arguments of `__init__` under their names."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
 
     def _fit_members(self, X: Any, y: Array, sample_weight: Any, progress: bool) -> None:
         """Fit all members on checked rows, one a thread."""

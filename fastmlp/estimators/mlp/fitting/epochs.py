@@ -28,7 +28,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training import loop
-from fastmlp.training.history import Callback, History, Report, Status, new_bar, shown
+from fastmlp.training.history import Callback, History, Status, last_report, new_bar, shown
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import scalars
@@ -112,16 +112,7 @@ class Reports:
 
     def _call_back(self, state: NetState) -> bool:
         history = self._history
-        losses = history.validation_loss
-        report = Report(
-            epoch=len(history.loss) - 1,
-            loss=history.loss[-1],
-            validation_loss=losses[-1] if losses else None,
-            learning_rate=history.learning_rate[-1],
-            net=self._net,
-            history=history,
-            metrics={name: values[-1] for name, values in history.metrics.items()},
-        )
+        report = last_report(history, self._net)
         with state.lock.calling_back():
             for callback in self._callbacks:
                 callback(report)
