@@ -146,17 +146,14 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
 
 
 def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
-    """Return a vector of finite numbers, shape (n,), of dtype `kind`."""
-    array = _numbers(argument, who, name)
-    if array.shape != (n,):
-        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
-    return _finite(_cast(array, kind, who, name), argument, who, name)
+    """A vector of finite numbers, shape (n,), of dtype `kind`."""
+    return matrix(argument, (n,), kind, name, who)
 
 
 def matrix(
-    argument: object, shape: tuple[int, int], kind: np.dtype[Any], name: str, who: str
+    argument: object, shape: tuple[int, ...], kind: np.dtype[Any], name: str, who: str
 ) -> Array:
-    """Return a matrix of finite numbers of this shape, of dtype `kind`."""
+    """An array of finite numbers of this shape, of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != shape:
         raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")

@@ -108,11 +108,6 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         **WithClient.client_constraints,
     }
 
-    def _keep(self, arguments: dict[str, Any]) -> None:
-        """Store the arguments of `__init__` under their names."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
-
     def _validate_params(self) -> None:
         try:
             super()._validate_params()

@@ -15,8 +15,8 @@ from scipy.optimize import minimize
 from sklearn.utils.optimize import _check_optimize_result
 from threadpoolctl import ThreadpoolController
 
+from fastmlp.estimators.mlp.fitting.epochs import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.net import flat_of, write_back
-from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.rows import RowSubset
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, network_of, signs_of_estimator
 from fastmlp.network import monotone
