@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.predict.embedded_steps import EmbeddedSteps
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
-from fastmlp.training.steps import Steps
+from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
 # Steps after which coefficients of a constant rate must no longer change; and a step far away.
@@ -79,7 +79,8 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
         trainers: list[Any] = []
         record = np.zeros(1, EmbeddedSteps.dtype)
         try:
-            for kind, targets in (("batch", y.astype(dtype)), ("gradient", slopes)):
+            targets_of: dict[Kind, Any] = {"batch": y.astype(dtype), "gradient": slopes}
+            for kind, targets in targets_of.items():
                 trainers.append(steps.trainer(kind, Data(x, targets, np.empty(0, dtype))))
                 trainers[-1].begin()
             quick = [trainer.pause() for trainer in trainers]

@@ -17,8 +17,10 @@ from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     Record,
     block_of,
+    call,
     flush_denormals,
     hinted,
+    njit,
     record_at,
     records_at,
     restore_denormals,
@@ -48,9 +50,9 @@ class Handle(Record):
     work_at: int  # to the block's buffers,
     n_bytes: int  # and to their end
     learner: int  # address of what trains, or 0
-    gradient: int  # address of the block that derives a row, or 0
+    gradient: int  # address of the block that derives a row
     link: int  # the number of the link, for that block
-    n_slopes: int  # how many vectors of slopes it keeps
+    n_slopes: int  # how many vectors it keeps beside two
 
 
 class MeanTerm(Record):
@@ -66,10 +68,12 @@ class MeanOfNets(Record):
 
     n_terms: int
     terms: int  # address of the `MeanTerm` records
+    n_in: int
     n_out: int
     completion: int  # COMPLETIONS
-    values_at: int  # bytes from the block's buffers to a net's predictions,
-    mine_at: int  # and to those in their places
+    unit: int  # bytes of a buffer
+    n_buffers: int  # of a net that is derived,
+    derive: int  # by the block at this address
 
 
 COMPLETIONS = ("none", "complement", "sum")
@@ -91,42 +95,116 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
 
 def mean_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     """Make the block that predicts a row of a `MeanOfNets`."""
-    predict_row, zero, one = predict_row_of(scalar), scalar(0), scalar(1)
+    mean_of = _mean(scalar, derives=False)
 
     def predict_mean(model: int, x: int, out: int, work: int) -> None:
         mode = flush_denormals()
-        mean = record_at(model, MeanOfNets)
-        terms = records_at(mean.terms, mean.n_terms, MeanTerm)
-        total, mine = row(out, mean.n_out, scalar), row(work + mean.mine_at, mean.n_out, scalar)
+        mean_of(record_at(model, MeanOfNets), 0, x, out, 0, work)
+        restore_denormals(mode)
+
+    return predict_mean
+
+
+def mean_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+    """Make the block that predicts a row of a `MeanOfNets`, and writes its derivatives."""
+    mean_of = _mean(scalar, derives=True)
+
+    def derive_mean(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
+        mode = flush_denormals()
+        mean_of(record_at(model, MeanOfNets), kind, x, out, grad, work)
+        restore_denormals(mode)
+
+    return derive_mean
+
+
+def _mean(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
+    """Make the function that predicts a row by a mean, and `derives` it.
+
+    Its buffers are a net's predictions, those in their places, the net's buffers and derivatives.
+    """
+    predict_row, complete = predict_row_of(scalar), _completion(scalar, derives=derives)
+    zero, one, size = scalar(0), scalar(1), np.dtype(scalar).itemsize
+
+    @njit
+    def add(term: MeanTerm, n_in: int, slopes: int, grad: int) -> None:
+        """Add a net's derivatives to those in their places."""
+        places = row(term.places, term.n_places, np.int64)
+        for j in range(term.n_places):
+            numbers = row(slopes + j * n_in * size, n_in, scalar)
+            sums = row(grad + places[j] * n_in * size, n_in, scalar)
+            for k in range(n_in):
+                sums[k] += numbers[k]
+
+    @njit
+    def mean_of(mean: MeanOfNets, kind: int, x: int, out: int, grad: int, work: int) -> None:
+        terms, count = records_at(mean.terms, mean.n_terms, MeanTerm), scalar(mean.n_terms)
+        n_out, n_numbers, buffers = mean.n_out, mean.n_out * mean.n_in, work + 2 * mean.unit
+        slopes = buffers + mean.n_buffers * mean.unit
+        total, mine = row(out, n_out, scalar), row(work + mean.unit, n_out, scalar)
+        if derives:
+            sums = row(grad, n_numbers, scalar)
+            sums[:] = 0
         for t in range(mean.n_terms):
             term = terms[t]
             places = row(term.places, term.n_places, np.int64)
-            values = row(work + mean.values_at, term.n_places, scalar)
-            for j in range(mean.n_out):
+            values = row(work, term.n_places, scalar)
+            for j in range(n_out):
                 mine[j] = zero
             if term.net == 0:
                 values[0] = one
             else:
                 net = record_at(term.net, FlatNet)
-                predict_row(net, x, work + mean.values_at, work)
-                if mean.completion == COMPLEMENT and net.n_out == 1:
-                    values[1] = values[0]
-                    values[0] = one - values[0]
-                if mean.completion == SUM:
-                    weight = zero
-                    for j in range(term.n_places):
-                        weight += values[j]
-                    for j in range(term.n_places):
-                        values[j] /= weight
+                if derives:
+                    call(mean.derive, (term.net, kind, x, work, slopes, buffers))
+                else:
+                    predict_row(net, x, work, buffers)
+                complete(mean, net, term, work, slopes)
+                if derives:
+                    add(term, mean.n_in, slopes, grad)
             for j in range(term.n_places):
                 mine[places[j]] = values[j]
-            for j in range(mean.n_out):
+            for j in range(n_out):
                 total[j] = total[j] + mine[j] if t > 0 else mine[j]
-        for j in range(mean.n_out):
-            total[j] = total[j] / scalar(mean.n_terms)
-        restore_denormals(mode)
+        for j in range(n_out):
+            total[j] = total[j] / count
+        if derives:
+            for k in range(n_numbers):
+                sums[k] = sums[k] / count
 
-    return predict_mean
+    return mean_of
+
+
+def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
+    """Make the function that completes a net's predictions, and their derivatives."""
+    zero, one = scalar(0), scalar(1)
+
+    @njit
+    def complete(mean: MeanOfNets, net: FlatNet, term: MeanTerm, out: int, grad: int) -> None:
+        n_in, n = mean.n_in, term.n_places
+        values, slopes = row(out, n, scalar), row(grad, n * n_in, scalar)
+        if mean.completion == COMPLEMENT and net.n_out == 1:
+            values[1] = values[0]
+            values[0] = one - values[0]
+            if derives:
+                for k in range(n_in):
+                    slopes[n_in + k] = slopes[k]
+                    slopes[k] = -slopes[k]
+        if mean.completion == SUM:
+            weight = zero
+            for j in range(n):
+                weight += values[j]
+            for j in range(n):
+                values[j] /= weight
+            if derives:
+                for k in range(n_in):
+                    of_sum = zero
+                    for j in range(n):
+                        of_sum += slopes[j * n_in + k]
+                    for j in range(n):
+                        i = j * n_in + k
+                        slopes[i] = (slopes[i] - values[j] * of_sum) / weight
+
+    return complete
 
 
 class Part(NamedTuple):
@@ -153,47 +231,42 @@ class Owner:
     ) -> None:
         networks = [part.network for part in parts if part.network is not None]
         dtype = parts[0].parameters.dtype
-        self.kept: list[Any] = [parts]
         flats = [
             None
             if part.network is None
             else make_flat(part.network._replace(compute_dtype=None), part.parameters, blocks=False)
             for part in parts
         ]
-        self.kept += flats
         nets = [0 if flat is None else address(flat.net) for flat in flats]
         widest = max([n_in, n_out, *(n for network in networks for n in network.layout.sizes)])
         unit = round_up(widest * dtype.itemsize, LINE)
         for flat in flats:
             if flat is not None:
                 flat.net[0].block_bytes = unit
-        places = [np.asarray(part.places, np.int64) for part in parts]
-        if alone:
-            self.block, model = block_of(single_row, dtype), nets[0]
-        else:
-            self.block = block_of(mean_row, dtype)
+        # And one of raw outputs.
+        n_slopes = 1 + max([0, *(network.layout.n_layers for network in networks)])
+        links = {network.link for network in networks}
+        self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
+        self.kept: list[Any] = [parts, flats, derive]
+        model, buffers = nets[0], BUFFERS
+        if not alone:
+            places = [np.asarray(part.places, np.int64) for part in parts]
             terms = np.array(
                 [(net, address(p), len(p)) for net, p in zip(nets, places, strict=True)],
                 MeanTerm.dtype,
             )
-            mean = np.zeros(1, MeanOfNets.dtype)
-            mean[0] = (
-                len(parts), address(terms), n_out, COMPLETIONS.index(completion),
-                BUFFERS * unit, (BUFFERS + 1) * unit,
+            mean = np.array(
+                [(
+                    len(parts), address(terms), n_in, n_out, COMPLETIONS.index(completion), unit,
+                    2 + n_slopes, derive.address,
+                )],
+                MeanOfNets.dtype,
             )  # fmt: skip
-            self.kept += [places, terms, mean]
-            model = address(mean)
-        buffers, derives = BUFFERS if alone else BUFFERS + 2, {}
-        if alone:
-            known = [name for name, link in LINKS.items() if link == networks[0].link]
-            if known and known[0] in DERIVED:
-                self.kept.append(block_of(row_gradient, dtype))
-                derives = {
-                    "gradient": self.kept[-1].address,
-                    "link": DERIVED.index(known[0]),
-                    # And one of raw outputs.
-                    "n_slopes": networks[0].layout.n_layers + 1,
-                }
+            self.block, derive = block_of(mean_row, dtype), block_of(mean_gradient, dtype)
+            self.kept += [derive, places, terms, mean]
+            # A net's predictions and those in their places; its derivatives.
+            model, buffers = address(mean), buffers + 2
+            n_slopes += 2 + -(-n_out * n_in * dtype.itemsize // unit)
         self.fields = {
             "number_bytes": dtype.itemsize,
             "n_in": n_in,
@@ -203,7 +276,11 @@ class Owner:
             "out_at": unit,
             "work_at": 2 * unit,
             "n_bytes": (2 + buffers) * unit,
-            **derives,
+            "gradient": derive.address,
+            "link": max(
+                (DERIVED.index(n) for n, link in LINKS.items() if link in links), default=0
+            ),
+            "n_slopes": n_slopes,
         }
 
     def __reduce__(self) -> Any:

@@ -259,10 +259,7 @@ def _value(handle: Any, x: Any) -> Any:
     return of_tuple if isinstance(x, types.Tuple) else of_row
 
 
-NO_GRADIENT = (
-    "jit.gradient: the model has none: it is the mean of several nets, a classifier of two "
-    "columns, or sorts its outputs; raw=True of jit.compiled gives the raw outputs of one net"
-)
+NO_GRADIENT = "jit.gradient: the model has no derivatives by its inputs"
 
 
 @register_jitable(error_model="numpy")
@@ -315,12 +312,12 @@ def _called(block: int, words: Any) -> None:
 def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     """Write the predictions of a row, and their derivatives by its numbers.
 
-    Predictions have the bits of `predict`; derivatives are exact but for rounding. Of
-    relu at 0 the derivative is 0.
+    Predictions have the bits of `predict`; derivatives are those of `fastmlp.jacobian`, but for
+    rounding. Of relu at 0 the derivative is 0.
 
     Parameters
     ----------
-    handle : record array of `compiled`, of one net
+    handle : record array of `compiled`
     x : (n_in,) array of real numbers
     out : (n_out,) array of floats
     grad : (n_out, n_in) array of floats, or (n_in,) for one output
@@ -328,8 +325,7 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     Raises
     ------
     ValueError
-        If a length is not that of the model, the handle is a copy, or the model is the mean of
-        several nets, a classifier of two columns, or sorts its outputs.
+        If a length is not that of the model, the handle is a copy, or the model has no derivatives.
 
     Examples
     --------

@@ -23,9 +23,9 @@ from fastmlp.compiler import (
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LEAST_LOG_VARIANCE
 
-# Links whose derivatives are known, by their numbers; None has one more: it cannot be derived.
-DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std")
-SIGMOID, EXP, SOFTMAX, MEAN_STD = 1, 2, 3, 4
+# The links, by their numbers.
+DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std", "sorted")
+SIGMOID, EXP, SOFTMAX, MEAN_STD, SORTED = range(1, 6)
 
 
 def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
@@ -51,6 +51,14 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
     half, least = scalar(0.5), scalar(LEAST_LOG_VARIANCE)
 
     @njit
+    def exchange(first: int, second: int, n: int) -> None:
+        ones, others = row(first, n, scalar), row(second, n, scalar)
+        for k in range(n):
+            number = ones[k]
+            ones[k] = others[k]
+            others[k] = number
+
+    @njit
     def through_link(net: FlatNet, kind: int, raw: int, out: int, grad: int) -> None:
         n_out, n_in = net.n_out, net.n_in
         raws, values = row(raw, n_out, scalar), row(out, n_out, scalar)
@@ -62,6 +70,14 @@ def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None
                 for j in range(n_out):
                     numbers = row(grad + (j * n_in + k) * size, 1, scalar)
                     numbers[0] = values[j] * (numbers[0] - mean)
+        elif kind == SORTED:
+            # By insertion, which leaves equal outputs in their order.
+            for i in range(1, n_out):
+                j = i
+                while j > 0 and raws[j - 1] > raws[j]:
+                    exchange(raw + (j - 1) * size, raw + j * size, 1)
+                    exchange(grad + (j - 1) * n_in * size, grad + j * n_in * size, n_in)
+                    j -= 1
         else:
             for j in range(n_out):
                 small, factor = exp(-abs(raws[j])), values[j]
