@@ -204,22 +204,18 @@ def together(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Samples
-    from fastmlp.backends.cuda.training.batched_fits import BatchedMember, Group
-    from fastmlp.backends.protocol import MemberOutcome
+    from fastmlp.backends.cuda.training.batched_fits import Group, Member, MemberFit
+    from fastmlp.backends.protocol import Data, MemberOutcome
 
-    card, members = card_of(0), []
-    for seed in range(load.n_nets):
-        net = load.net(seed)
-        engine, state = core_of(net)
-        slots, generator = engine.slots(state), state.generator
-        assert generator is not None
-        members.append(
-            BatchedMember(engine.network, state.parameters, slots, state.optimizer, generator)
-        )
-    outcomes = [MemberOutcome(0) for _ in members]
+    card = card_of(0)
     with card.current():
-        rows = Samples(*(to_device(card, table) for table in load.data()))
-        group = Group(card, members, outcomes, rows, load.batch)
+        x, y = (to_device(card, table) for table in load.data())
+        fits = []
+        for seed in range(load.n_nets):
+            engine, state = core_of(load.net(seed))
+            member = Member(engine.network, state, engine.slots(state), Data(x, y, np.empty(0)))
+            fits.append(MemberFit(member, MemberOutcome(), load.batch))
+        group = Group(card, fits, Samples(x, y))
 
     def run(n_epochs: int) -> None:
         with card.current():

@@ -330,13 +330,11 @@ class MemberOutcome:
 
     Attributes
     ----------
-    n_steps : done in all; 0 after a divergence, when the state starts anew
     loss : each epoch's mean objective, without the epoch in which it diverged
     diverged_at : the loss of that epoch, or None
     seconds : from the beginning of its group to its end; 0 before it began
     """
 
-    n_steps: int
     loss: list[float] = field(default_factory=list)
     diverged_at: float | None = None
     seconds: float = 0.0
