@@ -149,7 +149,8 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
     """Return a vector of finite numbers, shape (n,), of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != (n,):
-        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
+        hint = f"; use {name}[:, 0]" if array.shape == (n, 1) else hints.of_broadcast(array.shape)
+        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}{hint}")
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
@@ -159,7 +160,9 @@ def matrix(
     """Return a matrix of finite numbers of this shape, of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != shape:
-        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")
+        column = array.shape == shape[:1] and shape[1] == 1
+        hint = f"; use {name}[:, None]" if column else hints.of_broadcast(array.shape, shape[1])
+        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}{hint}")
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
