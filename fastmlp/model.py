@@ -6,7 +6,7 @@ from copy import deepcopy
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Self, final, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,6 @@ from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import (
     Activation,
-    Computed,
     ComputeDTypes,
     DropoutLike,
     DType,
@@ -40,7 +39,6 @@ from fastmlp.network.spec import (
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.links import LinkName
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.safetensors_file import Content
@@ -61,6 +59,12 @@ from fastmlp.validation.attributes import OF_NETS, AdvisingType
 from fastmlp.validation.calls import explained
 from fastmlp.validation.fits import ValidationData
 from fastmlp.validation.packages import needs
+
+if TYPE_CHECKING:
+    from fastmlp.network.spec import Computed
+else:
+    # Of a property with a Literal jedi 0.20 raises, and IPython completes nothing at all.
+    Computed = str | tuple[str, ...] | None
 
 Array = NDArray[Any]
 
@@ -837,7 +841,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         return predicted
 
     @property
-    def _link(self) -> LinkName | None:
+    def _link(self) -> str | None:
         """The link that the loss owns, or None."""
         return self._network.loss.link
 

@@ -124,7 +124,8 @@ def full_name(name: str) -> str:
 
 
 def is_for_type_checkers(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    names = ("TYPE_CHECKING", "_typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in names
 
 
 def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:

@@ -165,6 +165,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "X must have shape (n_rows, n_features)": lambda: fit(X[0]),
     "X has 6 rows, but y has 5": lambda: fit(Y=Y[:5]),
     "y has 2 columns, but the net has 1 output": lambda: fit(Y=np.ones((6, 2))),
+    "(n, 1) and (n,) together give (n, n)": lambda: net().train_on_gradient(X, Y[:, None] - Y),
     "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
     "X must hold real numbers, got dtype": lambda: fit(X.astype(object)),
     "X has 3 missing values in column": lambda: fit(table(b=[None, 1, None, 1, None, 1])),
