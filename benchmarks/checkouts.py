@@ -20,9 +20,8 @@ import numpy as np
 
 from benchmarks import cold_start, estimators, machine, many, predictions, race, steps
 from benchmarks.cold_start import Start
-from benchmarks.contestant import Contestant
 from benchmarks.output import ROOT, Table
-from benchmarks.race import Race
+from benchmarks.race import Contestant, Race
 from benchmarks.scores import Record, counted, geometric, reason
 from benchmarks.workloads import Workload
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.contestant import environment, program
 from benchmarks.output import ROOT, Table
 from benchmarks.peers import PEERS, load, missing
+from benchmarks.race import environment, program
 from benchmarks.scores import Record, quartiles
 from benchmarks.workloads import BY_NAME
 

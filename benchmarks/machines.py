@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.contestant import cores_first, environment
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.race import Race, in_turns, timed
+from benchmarks.race import Race, cores_first, environment, in_turns, timed
 from benchmarks.scores import Quartiles, Record, over
 from benchmarks.workloads import CE, Array, Workload
 

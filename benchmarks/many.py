@@ -118,10 +118,10 @@ class Nets:
 
 
 MODULES = {
-    "fastmlp": "fastmlp_many",
+    "fastmlp": "fastmlp_nets",
     "jax": "jax_many",
-    "sklearn": "sklearn_many",
-    "torch": "torch_many",
+    "sklearn": "sklearn_nets",
+    "torch": "torch_nets",
 }
 TITLES = {"jax": "JAX", "sklearn": "scikit-learn, processes", "torch": "PyTorch, vmap"}
 # The contestants that train nets with settings of their own; the others have one optimizer for all
@@ -146,7 +146,7 @@ def make(contestant: str, name: str, quick: bool, **options: Any) -> Nets:
 def ways(contestant: str) -> list[str | None]:
     """The ways that a contestant has to train many nets, of which the fastest counts."""
     module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-    return list(getattr(module, "WAYS", [None]))
+    return list(module.VARIANTS.get("many", [None]))
 
 
 def measure(race: Race) -> Record:

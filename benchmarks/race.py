@@ -1,12 +1,295 @@
-"""Contestants in turns, which are interleaved: all meet the same slow seconds of a machine."""
+"""Contestants in turns, each in a process of its own that is stopped between its turns."""
 
+import ctypes
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.machine import versions
+from benchmarks.output import ROOT
+from benchmarks.peers import PEERS, Unsupported, load
 from benchmarks.scores import Record, counted
 from benchmarks.workloads import Workload
+
+PR_SET_PDEATHSIG = 1
+# glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
+# step's large arrays take is given back, and faulted in again for the next: 2.6 ms a step of
+# 4-32-16-4 at 10,000 rows by PyTorch, and 1.1 with this.
+HEAP = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+# Settings that hold a library to the kernels of another processor: on one with AVX-512, OpenBLAS's
+# for Haswell reach half of its own rate.
+HOLDS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+LIMIT_SECONDS = 900
+# Cores first: pools take their size from them when they are imported.
+WORK = "from benchmarks.race import bind, main; bind({}); main()"
+
+
+def program(code: str) -> str:
+    """A program that runs code with these benchmarks, and with the fastmlp of the checkout that it
+    is started in, which may have benchmarks of its own."""
+    here = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks; del sys.path[0]"
+    return f"{here}; {code}"
+
+
+def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
+    """An environment in which every thread pool has n_threads, nothing holds a library back, and
+    fastmlp is that of a checkout."""
+    pools = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
+    sizes = {f"{pool}_THREADS": str(n_threads) for pool in pools}
+    eigen = "true" if n_threads > 1 else "false"
+    return {
+        **{name: value for name, value in os.environ.items() if name not in HOLDS},
+        **sizes,
+        **HEAP,
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
+        "JAX_PLATFORMS": "cpu",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+@cache
+def mkl_shim() -> str:
+    """The path of a new library that has MKL take its fast paths on any maker's processor."""
+    folder = Path(tempfile.mkdtemp())
+    source, library = folder / "shim.c", folder / "shim.so"
+    source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
+def bind(n_threads: int) -> None:
+    """In the child: its cores, from which pools take their size, and an end with its parent's."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, cores_first()[:n_threads])
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def cores_first() -> list[int]:
+    """The processors that may be used, one of each core before the second of any."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for cpu in sorted(os.sched_getaffinity(0)):
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        core = path.read_text() if path.exists() else str(cpu)
+        ranked.append((seen[core], cpu))
+        seen[core] += 1
+    return [cpu for _, cpu in sorted(ranked)]
+
+
+class Contestant:
+    """A worker process that is stopped (SIGSTOP) between requests, so that no idle pool spins.
+
+    Parameters
+    ----------
+    checkout : the folder whose fastmlp it imports
+    cache : the folder of its compiled code; None: the usual one
+
+    Attributes
+    ----------
+    name : its key in `PEERS`
+    idle_cpu : seconds of CPU that it used while it was stopped; must be 0
+    """
+
+    def __init__(
+        self,
+        name: str,
+        n_threads: int,
+        *,
+        shim: bool = False,
+        checkout: Path = ROOT,
+        cache: Path | None = None,
+    ) -> None:
+        self.name, self.n_threads, self.shim, self.idle_cpu = name, n_threads, shim, 0.0
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        preload = {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
+        compiled = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program(WORK.format(n_threads)), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=checkout,
+            env={**environment(n_threads, checkout), **preload, **compiled},
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.replies = self.process.stdin, self.process.stdout
+        reply = self.ask("about")
+        self.about = reply.get("about") or reply["error"]
+
+    @property
+    def title(self) -> str:
+        """The contestant's name for people."""
+        return PEERS[self.name].title
+
+    def ask(self, verb: str, **options: Any) -> Record:
+        """Continue the process for a request, and stop it after its reply."""
+        if self.process.poll() is not None:
+            return {"error": "its process has ended"}
+        self._continue()
+        timer = threading.Timer(LIMIT_SECONDS, self._signal, (signal.SIGKILL,))
+        timer.start()
+        try:
+            self.requests.write(json.dumps({"verb": verb, **options}) + "\n")
+            self.requests.flush()
+            line = self.replies.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            return {"error": f"its process ended: {self.last_line()}"}
+        self._stop()
+        return json.loads(line)
+
+    def twin(self) -> "Contestant":
+        """Another process of the same contestant."""
+        return Contestant(self.name, self.n_threads, shim=self.shim)
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self._signal(signal.SIGKILL)
+        self.process.wait()
+        for file in (self.requests, self.replies, self.log):
+            file.close()
+
+    def last_line(self) -> str:
+        """The last line of the process's stderr."""
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ["no output"])[-1]
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+        if hasattr(os, "WSTOPPED"):
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        self._cpu = cpu_seconds(self.process.pid)
+
+    def _continue(self) -> None:
+        if hasattr(self, "_cpu"):
+            self.idle_cpu += cpu_seconds(self.process.pid) - self._cpu
+            self._signal(signal.SIGCONT)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time of a process and its threads so far; 0 where there is no /proc."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Worker:
+    """The contestant's module, and the work of a part that it has made last.
+
+    Attributes
+    ----------
+    work : a part's `Work(worker, **request)`; it has `about`, and `turn(**request)`, which is timed
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.module = name, load(name)
+        self.work: Any = None
+        self.clock = time.perf_counter
+
+    def about(self) -> Record:
+        """The library's description of itself."""
+        if hasattr(self.module, "about"):
+            return {"about": self.module.about()}
+        numbers = versions(PEERS[self.name].needs)
+        return {"about": ", ".join(f"{name} {number}" for name, number in numbers.items())}
+
+    def folder(self) -> Record:
+        """The folder that fastmlp was imported from."""
+        return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
+
+    def count_cpu_time(self) -> Record:
+        """Time all later turns by the CPU time of this process, which others disturb less."""
+        self.clock = time.process_time
+        return {}
+
+    def peak(self, dtype: str, threads: int) -> Record:
+        """GFLOP/s of multiply-adds in registers."""
+        fma = import_module("benchmarks.peak")
+        return {"gflops": fma.peak(dtype, threads)}
+
+    def sgemm(self, size: int) -> Record:
+        """GFLOP/s of the library's own product, or nothing."""
+        product = getattr(self.module, "sgemm", None)
+        return {"gflops": max(product(size) for _ in range(3)) if product else None}
+
+    def make(self, part: str, **request: Any) -> Record:
+        """Make the work of a part, in the place of the last; the reply describes it."""
+        self.work = None
+        self.work = import_module(f"benchmarks.{part}").Work(self, **request)
+        about: Record = self.work.about
+        return about
+
+    def turn(self, **request: Any) -> Record:
+        """Take a turn of the work."""
+        reply: Record = self.work.turn(**request)
+        return reply
+
+    def drop(self) -> Record:
+        """Drop the work and its memory."""
+        self.work = None
+        return {}
+
+    def call(self, function: str, **request: Any) -> Record:
+        """Call "module.function" of the benchmarks, which keeps no work."""
+        module, _, name = function.partition(".")
+        function_ = getattr(import_module(f"benchmarks.{module}"), name)
+        reply: Record = function_(self.name, clock=self.clock, **request)
+        return reply
+
+
+def answer(worker: Worker, line: str) -> Record:
+    """The reply to a request, or the error that it raised."""
+    request = json.loads(line)
+    try:
+        return getattr(worker, request.pop("verb"))(**request)
+    except Unsupported as reason:
+        return {"unsupported": str(reason)}
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error).strip().splitlines() or [""]
+        return {"error": f"{type(error).__name__}: {text[0][:200]}"}
+
+
+def main() -> None:
+    """Answer until the pipe closes; output of libraries goes to stderr."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    worker = Worker(sys.argv[1])
+    for line in sys.stdin:
+        replies.write(json.dumps(answer(worker, line)) + "\n")
+
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]
@@ -118,15 +401,15 @@ def train(
     All workloads have the same number of steps. With the records of an earlier pass, the turns go
     on with the same variants.
     """
-    records = earlier or [key_of(c, workload=load.name, step_seconds=[]) for c, load in entries]
+    records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
     ready: list[Entry] = []
-    for (contestant, load), record in zip(entries, records, strict=True):
+    for (contestant, work), record in zip(entries, records, strict=True):
         if not record.keys() & {"unsupported", "error"}:
-            request = {"workload": load.name, "quick": race.quick, "all_variants": not race.quick}
+            request = {"workload": work.name, "quick": race.quick, "all_variants": not race.quick}
             request["variant"] = record.get("variant")
-            ready += race.prepare(contestant, record, load.name, "training", **request)
-    load = entries[0][1]
-    steps = load.quick().n_steps if race.quick else load.n_steps
+            ready += race.prepare(contestant, record, work.name, "training", **request)
+    first = entries[0][1]
+    steps = first.quick().n_steps if race.quick else first.n_steps
 
     def turn(contestant: Any, record: Record) -> None:
         n = max(1, int(race.turn_seconds(len(ready)) / record["epoch_seconds"]))

@@ -85,7 +85,7 @@ def measure(this: race.Race, earlier: Record) -> Record:
 def _price(contestant: Any, record: Record, this: race.Race) -> None:
     """Take the turns of a price; an error ends them, and goes into the record."""
     this.say(f"price of {record['name']}, {counted(record['threads'])}")
-    part = "peers.fastmlp_price"
+    part = "peers.fastmlp_nets"
     reply = contestant.ask("make", part=part, name=record["name"], quick=this.quick)
     for i in range(this.repeats * (1 if this.quick else TURNS_EACH)):
         if "error" not in reply:

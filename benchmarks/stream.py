@@ -20,9 +20,9 @@ from benchmarks.workloads import Workload
 
 PAGE = DOCS / "stream.md"
 MODULES = {
-    "fastmlp": "fastmlp_stream",
-    "torch": "torch_stream",
-    "compile": "torch_stream",
+    "fastmlp": "fastmlp_nets",
+    "torch": "torch_nets",
+    "compile": "torch_nets",
     "jax": "keras_stream",
 }
 TITLES = {"jax": "Keras"}
@@ -243,14 +243,15 @@ class Work:
         def make(way: str) -> None:
             self._run = module.Streamed(load, Path(path), way, worker.name)
 
-        for way in module.WAYS:
+        ways = module.VARIANTS["stream"]
+        for way in ways:
             make(way)
             before = _memory(reset=True)
             self._run.streamed()
             grown[way] = _memory() - before
-            tried[way] = timed(self._run.streamed)[0] if len(module.WAYS) > 1 else 0.0
+            tried[way] = timed(self._run.streamed)[0] if len(ways) > 1 else 0.0
         best = min(tried, key=lambda way: tried[way])
-        if best != module.WAYS[-1]:
+        if best != ways[-1]:
             make(best)
             self._run.streamed()
         self.about = {"way": best, "tried": tried, "grown": grown[best]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cartpole
-from benchmarks.samples import MACHINE
+from benchmarks.conftest import MACHINE
 from fastmlp.compiler.jit import INTERPRETED
 
 

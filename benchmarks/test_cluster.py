@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import cluster
 from benchmarks.cluster import Work, merged
-from benchmarks.samples import MACHINE, PAGE
+from benchmarks.conftest import MACHINE, PAGE
 from benchmarks.workloads import Array
 
 

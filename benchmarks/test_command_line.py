@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import command_line
 from benchmarks.command_line import PAGE, CsvTable
+from benchmarks.conftest import MACHINE
 from benchmarks.output import BEGIN, END
-from benchmarks.samples import MACHINE
 from fastmlp.compiler.jit import INTERPRETED
 
 pd = pytest.importorskip("pandas", reason="tables are frames of pandas")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import embedding
-from benchmarks.samples import MACHINE
+from benchmarks.conftest import MACHINE
 from fastmlp import MLP, jit
 from fastmlp.compiler.jit import INTERPRETED
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import machines, report
+from benchmarks import compare, machines
+from benchmarks.conftest import short_race
 from benchmarks.machines import AIMS, BY_NAME, OURS, SHARED, TORCH
-from benchmarks.samples import short_race
 
 SMALL = next(iter(BY_NAME))
 
@@ -35,9 +35,9 @@ def test_ratios_are_of_turns(results: dict[str, Any]) -> None:
 
 
 def test_what_is_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_machines(results)))
+    text = "\n".join(compare.all_lines(with_machines(results)))
     assert "other: PyTorch, TCP: not installed" in text
-    text = report.pages(with_machines(results), None)[machines.PAGE]
+    text = compare.pages(with_machines(results), None)[machines.PAGE]
     aim = f"{AIMS[SMALL]:g}x"
     ours = "500: **2.50x** (2.25 to 2.75)"
     assert f"| {SMALL} | 200 | {ours} | {aim} | 1,000: **5.00x** (4.50 to 5.50) |" in text

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, bfloat16, mixed, peak, report
-from benchmarks.conftest import run_of
+from benchmarks import accuracy, bfloat16, compare, mixed, peak
+from benchmarks.conftest import Ours, record, run_of, short_race
 from benchmarks.peers import PEERS
-from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
 
 NET = Workload((96, 128, 64, 6), 32, 320, "tanh", "cross_entropy", Rule("sgd", 0.01))
@@ -58,9 +57,9 @@ def with_mixed(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_nets_in_mixed_precision_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_mixed(results)))
+    text = "\n".join(compare.all_lines(with_mixed(results)))
     assert f"{NAME} in bfloat16: JAX: it ended" in text
-    page = report.pages(results, None)[mixed.PAGE]
+    page = compare.pages(results, None)[mixed.PAGE]
     text = "\n".join(mixed.table(results, 2))
     assert text in page
     share = BY_NAME[NAME].flops / 2e-3 / 400e9

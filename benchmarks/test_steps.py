@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import race, report, steps
+from benchmarks import compare, race, steps
+from benchmarks.conftest import Ours, short_race
 from benchmarks.peers import PEERS, missing, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, STEPS
-from benchmarks.samples import Ours, short_race
 from benchmarks.workloads import CE, Workload
 
 NETS = (
@@ -103,9 +103,9 @@ def with_steps(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     assert f"{NAME}: Keras over TensorFlow: it ended" in "\n".join(
-        report.all_lines(with_steps(results))
+        compare.all_lines(with_steps(results))
     )
-    text = report.pages(results, None)[steps.PAGE]
+    text = compare.pages(results, None)[steps.PAGE]
     ratio = "**1.20x** (1.20 to 1.20), at most 1.3x"
     jax = "**5.00x** (5.00 to 5.00), at least 4x"
     assert f"| {NAME} | 12 | 10 | {ratio} | {jax} | - | - | - | - |" in text
@@ -114,6 +114,6 @@ def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     beside = "| 300 | LightGBM | **3.00x** (3.00 to 3.00) | 1x |"
     assert f"| `TabularMLPRegressor.predict`, one row {beside}" in text
     assert "| river | LinearRegression | 10 | 100,000 | 0.500 |" in text
-    assert not list(steps.table(report.empty(), 2))
+    assert not list(steps.table(compare.empty(), 2))
     assert set(steps.AIMS) == set(steps.BY_NAME)
     assert {call.task for call in steps.CALLS} <= set(steps.TASKS)

@@ -11,21 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import (
-    compare,
-    estimators,
-    grid,
-    many,
-    peak,
-    picture,
-    race,
-    report,
-    scores,
-    training,
-)
-from benchmarks.contestant import HOLDS, Contestant, cores_first, cpu_seconds, environment
+from benchmarks import compare, estimators, grid, many, peak, picture, race, scores, training
+from benchmarks.conftest import record, short_race
 from benchmarks.output import BEGIN, END
-from benchmarks.samples import record, short_race
+from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
 
 
@@ -71,7 +60,7 @@ def test_the_fastest_peer_is_that_of_the_same_rounds(results: dict[str, Any]) ->
 
 
 def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(results))
+    text = "\n".join(compare.all_lines(results))
     assert len(re.findall(r"^\* +JAX", text, flags=re.MULTILINE)) == 2
     assert "0.25" in text
     assert "scikit-learn - has no such rule" in text
@@ -87,11 +76,11 @@ def test_pages_are_rewritten_between_their_markers(
     tables.parent.mkdir()
     for path in (readme, tables):
         path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    report.rewrite({**results, "training": []}, None)
+    compare.rewrite({**results, "training": []}, None)
     assert "old" in readme.read_text()
     for _ in range(2):
-        report.rewrite(results, tmp_path / "all.png")
-    assert [*report.pages(results, None)] == [tables, readme]
+        compare.rewrite(results, tmp_path / "all.png")
+    assert [*compare.pages(results, None)] == [tables, readme]
     for path in (readme, tables):
         text = path.read_text()
         assert text.startswith("before\n")
@@ -104,12 +93,12 @@ def test_pages_are_rewritten_between_their_markers(
     assert "**0.25x** (0.25 to 0.25), JAX" in text
     assert text.count("geometric mean") == 1
     assert "--mkl-shim" not in text
-    report.rewrite({**results, "mkl_shim": True}, None)
+    compare.rewrite({**results, "mkl_shim": True}, None)
     sentence = "(`--mkl-shim`): its sgemm ran at nan GFLOP/s, NumPy's at 190, of 200."
     assert sentence in tables.read_text()
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="once each"):
-        report.rewrite(results, None)
+        compare.rewrite(results, None)
 
 
 def test_readme_has_the_means_of_the_table() -> None:
@@ -257,13 +246,13 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
         "sweeps": [ours, jax, lost],
         "grids": [{"threads": 2, "quick": False, "fastmlp": search, "sklearn": slow}],
     }
-    assert "32 nets: PyTorch: no memory" in "\n".join(report.all_lines(results))
+    assert "32 nets: PyTorch: no memory" in "\n".join(compare.all_lines(results))
     text = "\n".join(many.table(results, 2))
-    assert text in report.pages(results, None)[training.PAGE]
+    assert text in compare.pages(results, None)[training.PAGE]
     assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
-    assert not list(many.table(report.empty(), 2))
+    assert not list(many.table(compare.empty(), 2))
 
 
 WAYS = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import tables
-from benchmarks.samples import MACHINE, PAGE
+from benchmarks.conftest import MACHINE, PAGE
 from benchmarks.tables import RECIPES, SMALL, TABLES
 from benchmarks.tabular.sources import Source, sources
 

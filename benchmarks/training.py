@@ -8,8 +8,7 @@ import numpy as np
 
 from benchmarks import race
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.peers import PEERS
-from benchmarks.peers.run import Unsupported
+from benchmarks.peers import PEERS, Unsupported
 from benchmarks.scores import (
     Quartiles,
     Record,

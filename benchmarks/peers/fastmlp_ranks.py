@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from benchmarks import machines
-from benchmarks.peers.fastmlp_fit import FastmlpFit
+from benchmarks.peers.fastmlp_nets import FastmlpFit
 from benchmarks.workloads import Workload
 
 WAY = "fit"

@@ -89,8 +89,9 @@ class OnThreads(JaxVmapped):
         self.losses = np.array([np.asarray(losses)[-last:].mean() for _, losses in done])
 
 
-WAYS = {"vmap": JaxVmapped, "a net on each core": OnThreads}
+KINDS = {"vmap": JaxVmapped, "a net on each core": OnThreads}
+VARIANTS = {"many": (*KINDS,)}
 
 
 def Many(sweep: Sweep, way: str = "vmap") -> JaxVmapped:
-    return WAYS[way](sweep)
+    return KINDS[way](sweep)

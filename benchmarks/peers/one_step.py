@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.peers import Unsupported, missing
 from benchmarks.peers import load as module_of
-from benchmarks.peers import missing
-from benchmarks.peers.run import Unsupported
 from benchmarks.race import timed
 from benchmarks.workloads import Array, Workload, flat
 

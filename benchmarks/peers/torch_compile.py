@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.run import Unsupported
-from benchmarks.peers.torch_eager import (
+from benchmarks.peers import Unsupported
+from benchmarks.peers.torch_nets import (
     LOSSES,
     Tensor,
     TorchEager,

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import machines
-from benchmarks.peers.torch_eager import LOSSES, forward
+from benchmarks.peers.torch_nets import LOSSES, forward
 from benchmarks.workloads import Array, Workload, flat
 
 # Options of DDP. By hand there is one all-reduce of all gradients after the backward pass.

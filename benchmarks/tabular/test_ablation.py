@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tabular import ablation, sources, times, variants
+from benchmarks.tabular import ablation, sources, times
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
@@ -29,14 +29,14 @@ def test_the_whole_pack_is_the_model_and_others_are_not() -> None:
     from fastmlp.tabular.pack import PRESETS, train_pack
 
     table = sources.read(sources.sources()["diabetes"])
-    rows = variants.rows_of(table)
-    by_name = dict(variants.variants(rows, 3, 2, "fast"))
+    rows = ablation.rows_of(table)
+    by_name = dict(ablation.variants(rows, 3, 2, "fast"))
     same = train_pack(
         rows.training, rows.validation, task="regression", n_classes=0,
         settings=PRESETS["fast"], seed=3,
     ).predict(rows.test.values)  # fmt: skip
-    assert np.array_equal(by_name.pop(variants.WHOLE).predictions, same)
-    names = {*variants.SELECTIONS, *variants.NETS, variants.TWO_SEEDS}
+    assert np.array_equal(by_name.pop(ablation.WHOLE).predictions, same)
+    names = {*ablation.SELECTIONS, *ablation.NETS, ablation.TWO_SEEDS}
     # Of these numbers there are neither categories of many levels nor many columns.
     assert set(by_name) == names - {"target statistics"}
     assert all(not np.array_equal(ablated.predictions, same) for ablated in by_name.values())
@@ -48,13 +48,13 @@ def test_selections_in_the_place_of_the_packs() -> None:
     def loss(mean: np.ndarray, weight: object) -> float:
         return float(np.abs(mean).mean())
 
-    best = variants.best_alone(candidates, loss, 2)
+    best = ablation.best_alone(candidates, loss, 2)
     assert best.weights.tolist() == [0, 1, 0]
     assert best.loss == 0.25
-    every = variants.all_alike(candidates, loss, 2)
+    every = ablation.all_alike(candidates, loss, 2)
     assert every.weights == pytest.approx(np.full(3, 1 / 3))
     assert every.loss == pytest.approx(np.abs([0.5, 1 / 3]).mean())
-    greedy = variants.once(candidates, loss, 2, None, weight=None, max_members=2)
+    greedy = ablation.once(candidates, loss, 2, None, weight=None, max_members=2)
     assert np.count_nonzero(greedy.weights) <= 2
     assert greedy.loss <= 0.25
 
@@ -66,10 +66,10 @@ def test_changes_are_geometric_means_of_turns() -> None:
 
     grid = ablation.Changes(
         [
-            *(record(variants.WHOLE, turn, 1.0, 2.0) for turn in range(2)),
+            *(record(ablation.WHOLE, turn, 1.0, 2.0) for turn in range(2)),
             *(record("a", turn, score, 1.0) for turn, score in enumerate([1.0, 1.21])),
             {**record("b", 0, 2.0, 2.0), "table": "u"},
-            {**record(variants.WHOLE, 0, 1.0, 1.0), "table": "u"},
+            {**record(ablation.WHOLE, 0, 1.0, 1.0), "table": "u"},
         ]
     )
     assert grid.changes[0, 0] == pytest.approx(10)
@@ -79,7 +79,7 @@ def test_changes_are_geometric_means_of_turns() -> None:
 
 
 def test_a_fit_that_a_signal_ends_is_no_result() -> None:
-    with variants.complete():
+    with ablation.complete():
         warnings.warn("of others", stacklevel=1)
         with pytest.raises(UserWarning, match="interrupted"):
             warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
@@ -106,7 +106,7 @@ def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     words = ["--tables", "diabetes", "--intervals", "diabetes", "--turns", "1"]
     ablation.main([*words, "--preset", "fast", "--json", str(file), "--pages"])
     text = page.read_text()
-    assert f"| {variants.TWO_SEEDS} | 1 |" in text
+    assert f"| {ablation.TWO_SEEDS} | 1 |" in text
     assert "| diabetes | 89 |" in text
     assert "nan" not in text
     records = json.loads(file.read_text())["variants"]

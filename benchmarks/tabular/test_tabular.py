@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import scores
-from benchmarks.samples import MACHINE, PAGE
+from benchmarks.conftest import MACHINE, PAGE
+from benchmarks.tabular import compare, sources
 from benchmarks.tabular import compare as command
-from benchmarks.tabular import report, sources
 from benchmarks.tabular.models import FASTMLP, LINEAR
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -86,15 +86,15 @@ def test_ranks_differences_and_scale() -> None:
             "two": {FASTMLP: [0.2, 0.2], LINEAR: [0.1, 0.1], "LightGBM": [0.2, 0.2]},
         }
     )
-    grid = report.grid(results)
+    grid = compare.grid(results)
     assert grid.of(FASTMLP) == pytest.approx([0.4, 0.2])
     assert scores.ranks_of(grid.losses).tolist() == [[2, 3, 1], [2.5, 1, 2.5]]
     assert scores.ranks_of(np.array([[0.1, np.nan]])).tolist() == [[1, 2]]
-    scaled = report.normalised(grid.losses, grid.of(LINEAR))
+    scaled = compare.normalised(grid.losses, grid.of(LINEAR))
     assert scaled[0] == pytest.approx([0.5, 0, 1])
     assert np.isnan(scaled[1]).all()
-    assert report.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
-    text = "\n".join(report.lines(results))
+    assert compare.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
+    text = "\n".join(compare.lines(results))
     assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text

@@ -18,7 +18,7 @@ from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record, counted, digits
-from benchmarks.tabular.variants import complete
+from benchmarks.tabular.ablation import complete
 from benchmarks.workloads import Array
 
 PAGE = DOCS / "tables.md"

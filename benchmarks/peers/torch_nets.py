@@ -6,11 +6,20 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
 
+from benchmarks.many import Nets, Sweep
+from benchmarks.peers import load
+from benchmarks.stream import Stream
 from benchmarks.workloads import Array, Recipe, Workload, flat
 
 PRECISION = "float32 matmul precision medium"
@@ -23,10 +32,15 @@ VARIANTS = {
         "gather and masks each epoch",
         "gather and masks each epoch, one thread",
     ),
+    "stream": (
+        "batches by the loader",
+        "row groups by the loader",
+        "row groups by the loader, one worker process",
+    ),
 }
 # Three steps of a net that a name stands for, with a line of oneDNN's for each primitive.
 STEPS = (
-    "from benchmarks.peers.torch_eager import make; from benchmarks.workloads import BY_NAME; "
+    "from benchmarks.peers.torch_nets import make; from benchmarks.workloads import BY_NAME; "
     "make(BY_NAME[{!r}].quick(), {!r}).steps(3)"
 )
 N_THREADS = torch.get_num_threads()
@@ -327,3 +341,133 @@ class TorchRecipe(TorchEager):
     def parameters(self) -> Array:
         p = [part.numpy() for part in self.average]
         return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
+
+
+class Many(Nets):
+    """Stacked parameters; a step gathers a batch for each net.
+
+    Adam works by element, and so on the stacks as on each net.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        sizes = sweep.workload.sizes
+        x, y = sweep.data()
+        self.x = torch.from_numpy(x)
+        self.y = torch.from_numpy(y)
+        layers: list[Any] = []
+        for a, b in pairwise(sizes):
+            layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
+        self.module = torch.nn.Sequential(*layers[:-1])
+        self.generator = torch.Generator().manual_seed(0)
+        self.slopes = vmap(grad_and_value(self._objective), in_dims=(0, 0, 0))
+        self.p: dict[str, Any] = {}
+
+    def _objective(self, p: Any, x: Any, y: Any) -> Any:
+        raw = functional_call(self.module, p, (x,))
+        if self.sweep.workload.loss == "cross_entropy":
+            return functional.cross_entropy(raw, y)
+        return functional.mse_loss(raw, y)
+
+    def _start(self) -> dict[str, Any]:
+        p = {}
+        for i, (w, b) in enumerate(self.sweep.starts()):
+            p[f"{2 * i}.weight"] = torch.from_numpy(w).transpose(1, 2).contiguous()
+            p[f"{2 * i}.bias"] = torch.from_numpy(b.copy())
+        return p
+
+    def train(self, epochs: int, *, shuffle: bool = True) -> None:
+        load, n = self.sweep.workload, self.sweep.n_nets
+        self.p = self._start()
+        adam = torch.optim.Adam(self.p.values(), lr=load.rule.rate, fused=True)
+        with torch.no_grad():
+            for _ in range(epochs):
+                orders = torch.arange(load.n_rows).expand(n, -1)
+                if shuffle:
+                    keys = torch.rand(n, load.n_rows, generator=self.generator)
+                    orders = keys.argsort(1)
+                losses = torch.zeros(n)
+                for index in orders.split(load.batch, 1):
+                    slopes, loss = self.slopes(self.p, self.x[index], self.y[index])
+                    for name, parameter in self.p.items():
+                        parameter.grad = slopes[name]
+                    adam.step()
+                    losses += loss
+        self.losses = losses.numpy() / load.n_steps
+
+    def parameters(self) -> Array:
+        names = [f"{2 * i}" for i in range(len(self.p) // 2)]
+        parts = [self.p[f"{k}.weight"].transpose(1, 2) for k in names]
+        parts += [self.p[f"{k}.bias"] for k in names]
+        return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
+
+
+# Rows that a call takes at most: an eager step takes 0.1 ms and more.
+MOST_ROWS = 256_000
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def batches_of(x: torch.Tensor, y: torch.Tensor, batch: int) -> Iterator[Pair]:
+    """Yield whole batches of mixed rows; a compiled step takes no other."""
+    order = torch.randperm(len(x))
+    x, y = x.index_select(0, order), y.index_select(0, order)
+    n = len(x) // batch * batch
+    yield from zip(x[:n].split(batch), y[:n].split(batch), strict=True)
+
+
+class RowGroups(IterableDataset[Pair]):
+    """The row groups of a file in random order, whole or in batches."""
+
+    def __init__(self, path: Path, batch: int | None) -> None:
+        self.path, self.batch = path, batch
+
+    def __iter__(self) -> Iterator[Pair]:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(self.path) as file:
+            for group in np.random.default_rng().permutation(file.num_row_groups):
+                table = file.read_row_group(int(group))
+                columns = [torch.from_numpy(c.to_numpy()) for c in table.columns]
+                x, y = torch.stack(columns[:-1], 1), columns[-1][:, None]
+                if self.batch is None:
+                    yield x, y
+                else:
+                    yield from batches_of(x, y, self.batch)
+
+
+class Streamed:
+    """A net, and a loader for each call; calls return the number of rows."""
+
+    def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
+        self.load, self.groups = stream.workload, way.startswith("row groups")
+        module, variant = load(contestant), {"torch": "gather each epoch", "compile": "whole step"}
+        in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
+        self.run: Any = module.make(in_memory, variant[contestant])
+        rows = RowGroups(path, None if self.groups else self.load.batch)
+        workers = {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
+        self.loader: Any = DataLoader(rows, batch_size=None, **workers)
+
+    def batches(self) -> Iterator[Pair]:
+        n = 0
+        for x, y in self.loader:
+            for pair in batches_of(x, y, self.load.batch) if self.groups else ((x, y),):
+                yield pair
+                n += self.load.batch
+                if n >= MOST_ROWS:
+                    return
+
+    def reading(self) -> int:
+        return sum(len(x) for x, _ in self.batches())
+
+    def memory(self) -> int:
+        self.run.reset()
+        self.run.epochs(1)
+        return int(self.run.workload.n_rows)
+
+    def streamed(self) -> int:
+        self.run.reset()
+        n = 0
+        for x, y in self.batches():
+            self.run.step(x, y)
+            n += len(x)
+        return n
