@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import versions
 from benchmarks.output import ROOT
 from benchmarks.peers import PEERS, Unsupported, load
-from benchmarks.scores import Record, counted
+from benchmarks.scores import Record, counted, failed
 from benchmarks.workloads import Workload
 
 PR_SET_PDEATHSIG = 1
@@ -233,16 +233,6 @@ class Worker:
         self.clock = time.process_time
         return {}
 
-    def peak(self, dtype: str, threads: int) -> Record:
-        """GFLOP/s of multiply-adds in registers."""
-        fma = import_module("benchmarks.peak")
-        return {"gflops": fma.peak(dtype, threads)}
-
-    def sgemm(self, size: int) -> Record:
-        """GFLOP/s of the library's own product, or nothing."""
-        product = getattr(self.module, "sgemm", None)
-        return {"gflops": max(product(size) for _ in range(3)) if product else None}
-
     def make(self, part: str, **request: Any) -> Record:
         """Make the work of a part, in the place of the last; the reply describes it."""
         self.work = None
@@ -259,13 +249,6 @@ class Worker:
         """Drop the work and its memory."""
         self.work = None
         return {}
-
-    def call(self, function: str, **request: Any) -> Record:
-        """Call "module.function" of the benchmarks, which keeps no work."""
-        module, _, name = function.partition(".")
-        function_ = getattr(import_module(f"benchmarks.{module}"), name)
-        reply: Record = function_(self.name, clock=self.clock, **request)
-        return reply
 
 
 def answer(worker: Worker, line: str) -> Record:
@@ -293,7 +276,6 @@ def main() -> None:
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]
-Entry = tuple[Any, Record]
 # A later pass keeps the variant that the first has chosen, and how long a turn is.
 KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
 
@@ -307,6 +289,7 @@ class Race(NamedTuple):
     repeats : turns of each contestant
     workload_seconds : bounds the turns of one workload; preparing comes on top
     quick : few rows, first variants only
+    twins : second processes of those that train in mixed precision, too
     """
 
     contestants: Sequence[Any]
@@ -315,30 +298,120 @@ class Race(NamedTuple):
     workload_seconds: float
     quick: bool
     say: Say
-
-    def turn_seconds(self, n_contestants: int) -> float:
-        """The seconds that a turn should take."""
-        return min(max(self.workload_seconds / (self.repeats * n_contestants), 0.02), 0.5)
+    twins: Sequence[Any] = ()
 
     def asked_for(self, name: str) -> bool:
         """Return True if a workload's name contains one of the parts, or there are none."""
         return asked_for(name, self.names)
 
-    def those(self, names: Iterable[str]) -> list[Any]:
-        """The contestants of these names."""
-        return [contestant for contestant in self.contestants if contestant.name in names]
+    def only(self, names: Iterable[str]) -> "Race":
+        """The race of the contestants of these names."""
+        names = set(names)
+        return self._replace(contestants=[c for c in self.contestants if c.name in names])
 
-    def prepare(
-        self, contestant: Any, record: Record, what: str, part: str, **request: Any
-    ) -> list[Entry]:
-        """Have a contestant make the work of a part, and add its reply to the record.
+    def take_turns(
+        self,
+        part: str,
+        entries: Iterable[tuple[Any, Record, Record]],
+        turn: Callable[[Any, Record], None],
+        most: int | None = None,
+    ) -> None:
+        """Have contestants make the work of a part, then have those that could take turns.
 
-        Returns both, or nothing of a contestant that cannot.
+        Parameters
+        ----------
+        entries : contestants, their records, which get their replies, and requests for the work
+        most : of turns of each
         """
+        ready = []
+        for contestant, record, request in entries:
+            if failed(record):
+                continue
+            reply = self.prepared(contestant, part, request)
+            record |= {**reply, **{key: record[key] for key in KEPT if key in record}}
+            ready += [] if failed(reply) else [(contestant, record)]
+        in_turns(ready, min(self.repeats, most or self.repeats), turn)
+
+    def prepared(self, contestant: Any, part: str, request: Record) -> Record:
+        what = ", ".join([part, *(str(value) for value in request.values() if value)])
         self.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
-        reply = contestant.ask("make", part=part, **request)
-        record |= {**reply, **{key: record[key] for key in KEPT if key in record}}
-        return [] if reply.keys() & {"unsupported", "error"} else [(contestant, record)]
+        reply: Record = contestant.ask("make", part=part, quick=self.quick, **request)
+        return reply
+
+    def train(
+        self, entries: Sequence[tuple[Any, Workload]], earlier: list[Record] | None = None
+    ) -> list[Record]:
+        """Seconds of a step by turn, or why there are none, of each contestant's workload.
+
+        All workloads have the same number of steps. With the records of an earlier pass, the turns
+        go on with the same variants.
+        """
+        records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
+        first = entries[0][1].quick() if self.quick else entries[0][1]
+        turn_seconds = self.workload_seconds / (self.repeats * len(entries))
+
+        def turn(contestant: Any, record: Record) -> None:
+            n = max(1, int(min(max(turn_seconds, 0.02), 0.5) / record["epoch_seconds"]))
+            add(record["step_seconds"], contestant.ask("turn", n=n), n * first.n_steps)
+
+        works = [
+            (c, r, {"workload": w.name, "variant": r.get("variant")})
+            for (c, w), r in zip(entries, records, strict=True)
+        ]
+        self.take_turns("training", works, turn)
+        return records
+
+    def ways(self, part: str, seconds: float, *, fewest: int = 1, **request: Any) -> list[Record]:
+        """Seconds a unit by turn, of each contestant and each of its ways, which a reply names.
+
+        A call has one unit, or as many as the reply says.
+
+        Parameters
+        ----------
+        seconds, fewest : the time of a turn, and the calls that it has at least
+        request : goes to the work of the part, and into the records
+        """
+        entries: list[tuple[Any, Record, int]] = []
+        failures = []
+        for contestant in self.contestants:
+            reply = self.prepared(contestant, part, request)
+            for way, facts in reply.get("ways", {}).items():
+                once = contestant.ask("turn", name=way, calls=fewest).get("seconds", seconds)
+                record = key_of(contestant, way=way, seconds=[], **request, **facts)
+                calls = max(fewest, int(seconds / (once * facts.get("units", 1))))
+                entries.append((contestant, record, calls))
+            if failed(reply):
+                failures.append(key_of(contestant, seconds=[], **request, **reply))
+
+        def turn(contestant: Any, record: Record, calls: int) -> None:
+            add(record["seconds"], contestant.ask("turn", name=record["way"], calls=calls))
+
+        in_turns(entries, self.repeats, turn)
+        return [*(record for _, record, _ in entries), *failures]
+
+
+class Part(NamedTuple):
+    """A part of `compare`, as its list of parts has it.
+
+    Attributes
+    ----------
+    name, key : on the command line, and of its results
+    measure : from a race and the results of an earlier pass to those of both
+    table : from all results and a number of threads to the lines of its page, which the terminal
+        shows too; before them the terminal shows those of `lines`
+    page : several parts may share one; None: the terminal alone shows it
+    kind : of its results: a list of records, or a dict of such lists
+    repeated : True if a second pass is made, minutes later
+    """
+
+    name: str
+    key: str
+    measure: Callable[[Race, Any], Any]
+    table: Callable[[Record, int], Iterable[str]] = lambda results, threads: ()
+    page: Path | None = None
+    lines: Callable[[Record], Iterable[str]] = lambda results: ()
+    kind: type = list
+    repeated: bool = False
 
 
 def asked_for(name: str, parts: Sequence[str] | None) -> bool:
@@ -375,17 +448,30 @@ def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[fl
 
 
 def calls_in_turns(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, *, seconds: float = math.inf
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """The seconds of calls, which take turns in this process, by name and turn."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    in_turns(
-        [(name,) for name in calls],
-        rounds,
-        lambda name: times[name].append(timed(calls[name])[0]),
-        seconds=seconds,
-    )
+
+    def turn(name: str) -> None:
+        times[name].append(timed(calls[name], clock)[0])
+
+    in_turns([(name,) for name in calls], rounds, turn, seconds=seconds)
     return times
+
+
+def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
+    """A function that makes a call so many times."""
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            call(*arguments)
+
+    return run
 
 
 def key_of(contestant: Any, **more: Any) -> Record:
@@ -393,62 +479,6 @@ def key_of(contestant: Any, **more: Any) -> Record:
     return {"contestant": contestant.name, "threads": contestant.n_threads, **more}
 
 
-def train(
-    race: Race, entries: Sequence[tuple[Any, Workload]], earlier: list[Record] | None = None
-) -> list[Record]:
-    """Seconds of a step by turn, or the reason that there are none, of each contestant's workload.
-
-    All workloads have the same number of steps. With the records of an earlier pass, the turns go
-    on with the same variants.
-    """
-    records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
-    ready: list[Entry] = []
-    for (contestant, work), record in zip(entries, records, strict=True):
-        if not record.keys() & {"unsupported", "error"}:
-            request = {"workload": work.name, "quick": race.quick, "all_variants": not race.quick}
-            request["variant"] = record.get("variant")
-            ready += race.prepare(contestant, record, work.name, "training", **request)
-    first = entries[0][1]
-    steps = first.quick().n_steps if race.quick else first.n_steps
-
-    def turn(contestant: Any, record: Record) -> None:
-        n = max(1, int(race.turn_seconds(len(ready)) / record["epoch_seconds"]))
-        reply = contestant.ask("turn", n=n)
-        if "seconds" in reply:
-            record["step_seconds"].append(reply["seconds"] / (n * steps))
-
-    in_turns(ready, race.repeats, turn)
-    return records
-
-
-def ways_in_turns(
-    race: Race, part: str, what: str, seconds: float, *, fewest: int = 1, **request: Any
-) -> list[Record]:
-    """Seconds a unit by turn, of each contestant and each of its ways, which a reply names.
-
-    A call has one unit, or as many as the reply says.
-
-    Parameters
-    ----------
-    seconds, fewest : the time of a turn, and the calls that it has at least
-    request : goes to the work of the part, and into the records
-    """
-    entries: list[tuple[Any, Record, int]] = []
-    failed = []
-    for contestant in race.contestants:
-        race.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
-        reply = contestant.ask("make", part=part, quick=race.quick, **request)
-        for way, facts in reply.get("ways", {}).items():
-            once = contestant.ask("turn", name=way, calls=fewest).get("seconds", seconds)
-            record = key_of(contestant, way=way, seconds=[], **request, **facts)
-            calls = max(fewest, int(seconds / (once * facts.get("units", 1))))
-            entries.append((contestant, record, calls))
-        if "error" in reply:
-            failed.append(key_of(contestant, seconds=[], **request, error=reply["error"]))
-
-    def turn(contestant: Any, record: Record, calls: int) -> None:
-        reply = contestant.ask("turn", name=record["way"], calls=calls)
-        record["seconds"] += [reply["seconds"]] if "seconds" in reply else []
-
-    in_turns(entries, race.repeats, turn)
-    return [*(record for _, record, _ in entries), *failed]
+def add(times: list[float], reply: Record, units: int = 1) -> None:
+    """Add the seconds a unit of a turn, if it has some."""
+    times += [reply["seconds"] / units] if "seconds" in reply else []

@@ -1,5 +1,6 @@
 """One net over two processes: the contestants do the same; the report and the page."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_contestants_train_the_same_net() -> None:
 
 def test_who_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "find_spec", lambda name: None)
-    records = machines.measure(short_race(), ["fastmlp", "torch"])
+    named = [SimpleNamespace(name=name) for name in ("fastmlp", "torch")]
+    records = machines.measure(short_race(*named), [])
     assert {record["unsupported"] for record in records} == {
         "not installed: mpi4py",
         "not installed: torch",

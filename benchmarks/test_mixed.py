@@ -83,7 +83,7 @@ def test_nets_have_aims_and_are_float32s() -> None:
 
 
 def test_turns_of_little() -> None:
-    race = short_race(Ours(), Ours(), names=[NAME])
+    race = short_race(Ours(), names=[NAME])._replace(twins=[Ours()])
     again = mixed.measure(race, mixed.measure(race, {}))
     assert [len(r["step_seconds"]) for r in again["training"]] == [4, 4]
     (group,) = mixed.groups({"mixed": again, "quick": True})

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import compare, race, steps
+from benchmarks import compare, steps
 from benchmarks.conftest import Ours, short_race
 from benchmarks.peers import PEERS, missing, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, STEPS
@@ -56,7 +56,7 @@ def test_contestants_of_this_part_alone() -> None:
 
 
 def test_turns_of_little() -> None:
-    records = steps.measure(short_race(Ours(), names=["2-4-1@4"]))
+    records = steps.measure(short_race(Ours(), names=["2-4-1@4"]), [])
     assert {FIT, INSIDE, PARTIAL_FIT} <= {record["way"] for record in records}
     assert all(len(record["seconds"]) == 2 for record in records)
 
@@ -75,7 +75,7 @@ def test_a_turn_has_as_many_calls_as_its_seconds_allow() -> None:
             asked.append(request["calls"])
             return {"seconds": 0.001}
 
-    (record,) = race.ways_in_turns(short_race(Slow()), "steps", "", seconds=0.2, task="t")
+    (record,) = short_race(Slow()).ways("steps", seconds=0.2, task="t")
     assert asked == [1, 4, 4]
     assert record["seconds"] == [0.001] * 2
 

@@ -81,7 +81,7 @@ def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
 
 def test_streams_of_little() -> None:
     pytest.importorskip("pyarrow", reason="it writes the file")
-    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]))
+    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]), [])
     assert [record["stream"] for record in records] == [SMALL.name, STREAMS[-1].name]
     for record in records:
         assert len(record["turns"]) == 2

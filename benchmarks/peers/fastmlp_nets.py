@@ -1,13 +1,13 @@
 """fastmlp: `fit`, `fit_many`, a file of Parquet, the price of a feature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.many import Nets, Sweep
+from benchmarks.many import Sweep
 from benchmarks.race import timed
 from benchmarks.recipe import BY_PRICE, VALIDATED
 from benchmarks.stream import Stream
@@ -117,14 +117,45 @@ class FastmlpFit:
         return {"new array": self.net.predict, "out=": into}
 
 
-class Many(Nets):
+class Ranks:
+    """The ranks that mpiexec starts, and their nets."""
+
+    def __init__(self, file: str) -> None:
+        from mpi4py import MPI
+
+        self.comm = MPI.COMM_WORLD
+        self.rank, self.barrier, self.agreed = self.comm.rank, self.comm.Barrier, self.comm.bcast
+
+    def runs(self, load: Workload) -> Iterator[tuple[str, Any]]:
+        """Yield the one way and its run."""
+        yield "fit", RankNet(load, self.comm)
+
+    def close(self) -> None:
+        """MPI ends with the process."""
+
+
+class RankNet(FastmlpFit):
+    """A net that the ranks train, and this one's rows."""
+
+    def __init__(self, workload: Workload, comm: Any) -> None:
+        from benchmarks import machines
+
+        super().__init__(workload)
+        self.comm = comm
+        self.x, self.y = machines.share(workload, comm.rank, comm.size)
+
+    def epochs(self, n: int, *, shuffle: bool = True) -> None:
+        settings: Any = {"batch_size": self.workload.batch, "shuffle": shuffle}
+        self.net.fit(self.x, self.y, epochs=n, communicator=self.comm, **settings)
+
+
+class Many:
     """Nets, as a user writes them; making them is part of the training."""
 
     def __init__(self, sweep: Sweep, n_threads: int | None = None) -> None:
         self.sweep, self.n_threads = sweep, n_threads
         self.x, self.y = sweep.data()
-        layers = sweep.starts()
-        self.settings = sweep.settings()
+        layers, self.settings = sweep.starts(), sweep.settings()
         self.starts = [flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)]
         self.nets: list[MLP] = []
 
@@ -192,19 +223,16 @@ class Streamed:
 TURN_SECONDS = 0.3
 
 
-def settings(feature: str, workload: Workload) -> dict[str, Any]:
-    """The settings of a net that the feature changes."""
-    rate = workload.rule.rate
-    changes: dict[str, dict[str, Any]] = {
-        "EMA": {"optimizer": Adam(rate, average=EMA(0.99))},
-        "dropout": {"dropout": 0.2},
-        "clipvalue": {"optimizer": Adam(rate, clipvalue=0.01)},
-        "global_clipnorm": {"optimizer": Adam(rate, global_clipnorm=1.0)},
-        "label_smoothing": {"label_smoothing": 0.1},
-        "focal": {"loss": "focal"},
-        VALIDATED: {},
-    }
-    return changes[feature]
+# The settings of a net that a feature changes, from the learning rate.
+CHANGES: dict[str, Callable[[float], dict[str, Any]]] = {
+    "EMA": lambda rate: {"optimizer": Adam(rate, average=EMA(0.99))},
+    "dropout": lambda rate: {"dropout": 0.2},
+    "clipvalue": lambda rate: {"optimizer": Adam(rate, clipvalue=0.01)},
+    "global_clipnorm": lambda rate: {"optimizer": Adam(rate, global_clipnorm=1.0)},
+    "label_smoothing": lambda rate: {"label_smoothing": 0.1},
+    "focal": lambda rate: {"loss": "focal"},
+    VALIDATED: lambda rate: {},
+}
 
 
 def mean_error(targets: Array, predictions: Array) -> float:
@@ -238,7 +266,7 @@ class Work:
 
     def seconds(self, with_it: bool) -> float:
         """The seconds of an epoch of a new net, after a first."""
-        changes = settings(self.feature, self.load) if with_it else {}
+        changes = CHANGES[self.feature](self.load.rule.rate) if with_it else {}
         options: dict[str, Any] = {"batch_size": self.load.batch}
         x, y = self.run.x, self.run.y
         if self.feature == VALIDATED:

@@ -9,12 +9,12 @@ import numpy as np
 from jax import lax
 
 from benchmarks.machine import cores
-from benchmarks.many import Nets, Sweep
+from benchmarks.many import Sweep
 from benchmarks.peers.jax_scan import objective, updated
 from benchmarks.workloads import Array
 
 
-class JaxVmapped(Nets):
+class JaxVmapped:
     """All nets in one program; orders of rows come from the host, within the clock."""
 
     def __init__(self, sweep: Sweep) -> None:

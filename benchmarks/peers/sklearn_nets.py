@@ -10,7 +10,7 @@ import sklearn
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from benchmarks.machine import cores
-from benchmarks.many import Nets, Sweep
+from benchmarks.many import Sweep
 from benchmarks.peers import Unsupported
 from benchmarks.workloads import Array, Workload, flat
 
@@ -109,7 +109,7 @@ class SklearnFit:
 NEVER = 1_000_000
 
 
-class Many(Nets):
+class Many:
     """Worker processes stay for the next training; each has one thread of BLAS."""
 
     def __init__(self, sweep: Sweep) -> None:

@@ -17,10 +17,10 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.many import Nets, Sweep
+from benchmarks.many import Sweep
 from benchmarks.peers import load
 from benchmarks.stream import Stream
-from benchmarks.workloads import Array, Recipe, Workload, flat
+from benchmarks.workloads import Array, Workload, flat
 
 PRECISION = "float32 matmul precision medium"
 VARIANTS = {
@@ -70,34 +70,48 @@ def sgemm(size: int) -> float:
 
 
 def make(workload: Workload, variant: str = "") -> "TorchEager":
-    kinds = {"plain": TorchEager, "mixed": TorchMixed, "recipe": TorchRecipe}
-    return kinds[workload.form](workload, variant or VARIANTS[workload.form][0])
+    kind = TorchMixed if workload.form == "mixed" else TorchEager
+    return kind(workload, variant or VARIANTS[workload.form][0])
 
 
-def forward(activation: str, parameters: list[Tensor], x: Tensor) -> Tensor:
-    """The last layer's values; parameters are weights (n_out, n_in) and biases in turn."""
-    act, last = ACTIVATIONS[activation], len(parameters) - 2
+def forward(
+    activation: str, parameters: Any, x: Tensor, rate: float = 0.0, masks: Tensor | None = None
+) -> Tensor:
+    """The last layer's values; parameters are weights (n_out, n_in) and biases in turn.
+
+    With dropout: PyTorch's, or by masks of 0 and 1 / (1 - rate) of all hidden layers.
+    """
+    act, last, first = ACTIVATIONS[activation], len(parameters) - 2, 0
     for i in range(0, last, 2):
         x = act(F.linear(x, parameters[i], parameters[i + 1]))
+        if masks is not None:
+            x = x * masks[:, first : first + x.shape[1]]
+            first += x.shape[1]
+        elif rate:
+            x = F.dropout(x, rate)
     return F.linear(x, parameters[last], parameters[last + 1])
 
 
-def raw_of(workload: Workload, parameters: list[Tensor], x: Tensor) -> Tensor:
-    """The last layer's values, of products in the workload's precision."""
-    if workload.compute_dtype is None:
-        return forward(workload.activation, parameters, x)
-    with torch.autocast("cpu", dtype=getattr(torch, workload.compute_dtype)):
-        return forward(workload.activation, parameters, x).float()
+def objective(
+    load: Workload, parameters: Any, x: Tensor, y: Tensor, masks: Tensor | None = None
+) -> Tensor:
+    """The loss, by products in the workload's precision."""
+    if load.compute_dtype is None:
+        rate = load.recipe.dropout if load.recipe else 0.0
+        return LOSSES[load.loss](forward(load.activation, parameters, x, rate, masks), y)
+    with torch.autocast("cpu", dtype=getattr(torch, load.compute_dtype)):
+        return LOSSES[load.loss](forward(load.activation, parameters, x).float(), y)
 
 
 class TorchEager:
-    """Tensors that are leaves of autograd, and their optimizer."""
+    """Tensors that are leaves of autograd, and their optimizer; with the recipe, foreach clipping
+    and average, which then is what is trained."""
 
     def __init__(self, workload: Workload, variant: str) -> None:
-        self.workload, self.variant = workload, variant
+        self.workload, self.variant, self.recipe = workload, variant, workload.recipe
         # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
         self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
-        self.x, self.y = (torch.from_numpy(part) for part in workload.data())
+        self.x, self.y = self.exact, _ = [torch.from_numpy(part) for part in workload.data()]
         self.reset()
 
     def reset(self) -> None:
@@ -106,6 +120,8 @@ class TorchEager:
             for weight, bias in self.workload.start()
             for part in (weight.T.copy(), bias)
         ]
+        self.average = [part.clone() for part in self.p] if self.recipe else []
+        self.done = self.total = 0
         for p in self.p:
             p.requires_grad_()
         self.optimizer = self._optimizer()
@@ -124,35 +140,53 @@ class TorchEager:
             groups = [weights, {"params": self.p[1::2]}]
         return torch.optim.Adam(groups, rule.rate, fused=True)
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return LOSSES[self.workload.loss](raw_of(self.workload, self.p, x), y)
+    def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        return objective(self.workload, self.p, x, y, masks)
 
-    def step(self, x: Tensor, y: Tensor) -> None:
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(x, y).backward()
+        self.objective(x, y, masks).backward()
+        if self.recipe is None:
+            self.optimizer.step()
+            return
+        torch.nn.utils.clip_grad_norm_(self.p, self.recipe.norm, foreach=True)
+        rate = self.recipe.rate(self.workload.rule.rate, self.done, self.total)
+        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
+        self.done += 1
+        with torch.no_grad():
+            # As `swa_utils.get_ema_multi_avg_fn` does; the weight is that of a debiased mean.
+            torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def gathered(self) -> list[Tensor]:
+        """Rows and targets of an epoch in a new order, and its masks if the variant has them."""
+        load, order = self.workload, torch.randperm(self.workload.n_rows)
+        parts = [part.index_select(0, order) for part in (self.x, self.y)]
+        if "masks" in self.variant and self.recipe and self.recipe.dropout:
+            kept = 1 - self.recipe.dropout
+            drawn = torch.empty(load.n_rows, sum(load.sizes[1:-1]), dtype=self.x.dtype)
+            parts.append(drawn.bernoulli_(kept).mul_(1 / kept))
+        return parts
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
         load, x, y = self.workload, self.x, self.y
         if not load.shuffle:
             yield x, y
-            return
-        order = torch.randperm(load.n_rows)
-        if self.variant.startswith("gather each epoch"):
-            x, y = x.index_select(0, order), y.index_select(0, order)
-            yield from zip(x.split(load.batch), y.split(load.batch), strict=True)
+        elif "each epoch" in self.variant:
+            yield from zip(*(part.split(load.batch) for part in self.gathered()), strict=True)
         else:
-            for index in order.split(load.batch):
+            for index in torch.randperm(load.n_rows).split(load.batch):
                 yield x.index_select(0, index), y.index_select(0, index)
 
     def epochs(self, n: int) -> None:
         torch.set_num_threads(self.n_threads)
+        self.total = self.done + n * self.workload.n_steps
         for _ in range(n):
-            for x, y in self.batches():
-                self.step(x, y)
+            for batch in self.batches():
+                self.step(*batch)
 
     def steps(self, n: int) -> None:
-        load = self.workload
+        load, self.total = self.workload, self.done + n
         for i in range(n):
             first = i * load.batch if load.shuffle else 0
             rows = slice(first, first + load.batch)
@@ -164,11 +198,12 @@ class TorchEager:
 
     @torch.no_grad()
     def loss(self) -> float:
-        raw = forward(self.workload.activation, self.p, self.x)
-        return float(LOSSES[self.workload.loss](raw, self.y))
+        torch.set_float32_matmul_precision("highest")
+        plain = self.workload._replace(recipe=None, compute_dtype=None)
+        return float(objective(plain, self.average or self.p, self.exact, self.y))
 
     def parameters(self) -> Array:
-        p = [part.detach().numpy() for part in self.p]
+        p = [part.detach().numpy() for part in self.average or self.p]
         return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
 
     def rows(self, x: Array) -> Tensor:
@@ -177,21 +212,18 @@ class TorchEager:
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         p, name = [part.detach() for part in self.p], self.workload.activation
         inference, products = torch.inference_mode(), _products(name, p)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = Net(name, [part.clone() for part in p]).eval()
+            traced: Any = torch.jit.freeze(torch.jit.trace(module, self.x[:2]))
         return {
             "inference_mode": inference(lambda x: forward(name, p, x)),
             "addmm, in place": inference(products),
             "blocks of 1,000": inference(
                 lambda x: torch.cat([products(b) for b in x.split(1_000)])
             ),
-            "jit": self._traced(),
+            "jit": inference(lambda x: traced(x)),
         }
-
-    def _traced(self) -> Callable[[Any], Any]:
-        module, inference = _Net(self.workload.activation, self.p).eval(), torch.inference_mode()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            traced = torch.jit.freeze(torch.jit.trace(module, self.x[:2]))
-        return inference(lambda x: traced(x))
 
 
 def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -207,11 +239,12 @@ def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
     return predict
 
 
-class _Net(torch.nn.Module):
+class Net(torch.nn.Module):
+    """The layers, as a module."""
+
     def __init__(self, activation: str, parameters: list[Tensor]) -> None:
         super().__init__()
-        self.p = torch.nn.ParameterList(part.detach().clone() for part in parameters)
-        self.activation = activation
+        self.p, self.activation = torch.nn.ParameterList(parameters), activation
 
     def forward(self, x: Tensor) -> Tensor:
         return forward(self.activation, list(self.p), x)
@@ -222,25 +255,18 @@ class TorchMixed(TorchEager):
     inputs that are rounded ahead; or float32 products whose operands PyTorch may round."""
 
     def __init__(self, workload: Workload, variant: str) -> None:
-        super().__init__(workload, variant.removeprefix("autocast, "))
-        self.variant, self.by_leave, self.exact = variant, variant == PRECISION, self.x
+        self.by_leave = variant == PRECISION
+        super().__init__(workload, variant)
         if not self.by_leave:
             self.x = self.x.bfloat16()
 
-    def step(self, x: Tensor, y: Tensor) -> None:
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
         torch.set_float32_matmul_precision("medium" if self.by_leave else "highest")
         super().step(x, y)
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.by_leave:
-            return LOSSES[self.workload.loss](forward(self.workload.activation, self.p, x), y)
-        return super().objective(x, y)
-
-    @torch.no_grad()
-    def loss(self) -> float:
-        torch.set_float32_matmul_precision("highest")
-        raw = forward(self.workload.activation, self.p, self.exact)
-        return float(LOSSES[self.workload.loss](raw, self.y))
+    def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        load = self.workload._replace(compute_dtype=None) if self.by_leave else self.workload
+        return objective(load, self.p, x, y)
 
 
 def kernels(workload: Workload, variant: str) -> list[str]:
@@ -265,85 +291,7 @@ def _dtypes(fields: list[str]) -> str:
     return " ".join(":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split())
 
 
-def recipe_objective(
-    load: Workload, parameters: list[Tensor], x: Tensor, y: Tensor, masks: Any
-) -> Tensor:
-    """The loss with dropout: PyTorch's, or by a mask of 0 and 1 / (1 - rate)."""
-    assert load.recipe
-    act, last = ACTIVATIONS[load.activation], len(parameters) - 2
-    rate, first = load.recipe.dropout, 0
-    for i in range(0, last, 2):
-        x = act(F.linear(x, parameters[i], parameters[i + 1]))
-        if masks is not None:
-            x = x * masks[:, first : first + x.shape[1]]
-            first += x.shape[1]
-        elif rate:
-            x = F.dropout(x, rate)
-    return LOSSES[load.loss](F.linear(x, parameters[last], parameters[last + 1]), y)
-
-
-class TorchRecipe(TorchEager):
-    """With the recipe: foreach clipping and average, a fused optimizer. The parameters are the
-    average."""
-
-    def __init__(self, workload: Workload, variant: str) -> None:
-        assert workload.recipe
-        self.recipe: Recipe = workload.recipe
-        self.masked = "masks" in variant and self.recipe.dropout > 0
-        super().__init__(workload, variant.replace("gather and masks", "gather"))
-
-    def reset(self) -> None:
-        super().reset()
-        self.average = [part.detach().clone() for part in self.p]
-        self.done = self.total = 0
-
-    def masks(self) -> Iterator[Tensor | None]:
-        """Yield the masks of each step of an epoch, of all hidden layers beside each other."""
-        load = self.workload
-        if not self.masked:
-            yield from (None for _ in range(load.n_steps))
-            return
-        kept = 1 - self.recipe.dropout
-        drawn = torch.empty(load.n_rows, sum(load.sizes[1:-1]), dtype=self.x.dtype)
-        yield from drawn.bernoulli_(kept).mul_(1 / kept).split(load.batch)
-
-    def epochs(self, n: int) -> None:
-        torch.set_num_threads(self.n_threads)
-        self.total = self.done + n * self.workload.n_steps
-        for _ in range(n):
-            for (x, y), masks in zip(self.batches(), self.masks(), strict=True):
-                self.step(x, y, masks)
-
-    def steps(self, n: int) -> None:
-        self.total = self.done + n
-        batch = self.workload.batch
-        for i, masks in zip(range(n), self.masks(), strict=False):
-            rows = slice(i * batch, (i + 1) * batch)
-            self.step(self.x[rows], self.y[rows], masks)
-
-    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        recipe_objective(self.workload, self.p, x, y, masks).backward()
-        torch.nn.utils.clip_grad_norm_(self.p, self.recipe.norm, foreach=True)
-        rate = self.recipe.rate(self.workload.rule.rate, self.done, self.total)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.done += 1
-        with torch.no_grad():
-            # As `swa_utils.get_ema_multi_avg_fn` does; the weight is that of a debiased mean.
-            torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
-
-    @torch.no_grad()
-    def loss(self) -> float:
-        load = self.workload._replace(recipe=self.recipe._replace(dropout=0))
-        return float(recipe_objective(load, self.average, self.x, self.y, None))
-
-    def parameters(self) -> Array:
-        p = [part.numpy() for part in self.average]
-        return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
-
-
-class Many(Nets):
+class Many:
     """Stacked parameters; a step gathers a batch for each net.
 
     Adam works by element, and so on the stacks as on each net.
