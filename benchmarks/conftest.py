@@ -1,11 +1,11 @@
 """Contestants for the suite; FASTMLP_BENCH_QUICK=1 leaves out large nets and most rows."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.output import BEGIN, END
 from benchmarks.peers import PEERS, Unsupported, load, missing
 from benchmarks.race import Race, Worker
 from benchmarks.scores import Record
@@ -51,9 +51,12 @@ def peer(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def results() -> Record:
-    """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
-    return results_of_two()
+def page(tmp_path: Path) -> Path:
+    """A page with the markers of sections."""
+    path = tmp_path / "page.md"
+    marks = [f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")]
+    path.write_text("before\n" + "".join(marks) + "after\n")
+    return path
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def run(workload: Workload, peer: str) -> Any:
     return run_of(peer, workload)
 
 
-PAGE = f"before\n{BEGIN}\n{END}\nafter\n"
+SECTIONS = ("benchmarks", "ablation", "intervals", "times")
 MACHINE: Record = {
     "date": "2026-01-01",
     "cpu": "A CPU",
@@ -110,7 +113,8 @@ def record(name: str, workload: str, seconds: list[float]) -> Record:
     }
 
 
-def results_of_two() -> Record:
+@pytest.fixture
+def results() -> Record:
     """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
     fast, slow = "8-32-32-1@32", "784-128-10@128"
     absent = {**record("sklearn", slow, []), "unsupported": "has no such rule"}

@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
             times[flags] = [json.loads(line) for line in lines]
     version = subprocess.check_output([options.compiler, "--version"], text=True).splitlines()[0]
     about = f"{version}, emlearn {machine.installed('emlearn')}"
-    return {**results, "times": times, "about": about, "machine": machine.describe()}
+    return {"times": times, "about": about}
 
 
 def table(results: Record) -> Iterator[str]:
@@ -124,7 +124,7 @@ def table(results: Record) -> Iterator[str]:
     yield f"\nTheir predictions differ by {apart:.0e} at most."
 
 
+main = output.program(PAGE, measure, {"--compiler": {"default": "gcc"}}, benchmarks=table)
+
 if __name__ == "__main__":
-    parser = output.parser_of("benchmarks.export_c", __doc__, "docs/how-to/export-to-c.md")
-    parser.add_argument("--compiler", default="gcc")
-    output.run(parser, None, measure, PAGE, benchmarks=table)
+    main()

@@ -65,7 +65,7 @@ def loopback() -> Iterator[Record]:
         yield {"title": title, "latency": latency, "bandwidth": bandwidth}
 
 
-def measure(load: Workload) -> Iterator[Record]:
+def forecasts_of(load: Workload) -> Iterator[Record]:
     """Yield the forecast of a net on each network.
 
     Computing is the same on all networks: the least of its times counts.
@@ -139,25 +139,19 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """The forecasts of some nets, beside those of earlier runs."""
     loads = [load for load in LOADS if asked_for(load.name, options.loads)]
-    new = [record for load in loads for record in measure(load)]
-    done = {r["load"] for r in new}
-    records = [*(r for r in earlier.get("records", []) if r["load"] not in done), *new]
-    order = [load.name for load in LOADS]
-    return {
-        "machine": machine.describe(),
-        "loopback": list(loopback()),
-        "records": sorted(records, key=lambda r: order.index(r["load"])),
-    }
+    records = {load.name: [*forecasts_of(load)] for load in loads}
+    for r in earlier.get("records", []):
+        records.setdefault(r["load"], [])
+        records[r["load"]] += [r] if r["load"] not in {load.name for load in loads} else []
+    ordered = [r for load in LOADS for r in records.get(load.name, [])]
+    return {"loopback": list(loopback()), "records": ordered}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure, add to the earlier results, print and write the section of the page."""
-    parser = output.parser_of("benchmarks.forecasts", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--loads", nargs="+", metavar="NAME", help="parts of names; default: all")
-    output.run(parser, words, _measured, PAGE, forecasts=lines)
-
+LOADED = {"nargs": "+", "metavar": "NAME", "help": "parts of names; default: all"}
+main = output.program(PAGE, measure, {"--loads": LOADED}, forecasts=lines)
 
 if __name__ == "__main__":
     main()

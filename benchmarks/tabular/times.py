@@ -22,6 +22,7 @@ from benchmarks.tabular.ablation import complete
 from benchmarks.workloads import Array
 
 PAGE = DOCS / "tables.md"
+LIBRARIES = ("numba", "numpy", "scikit-learn", "pandas", "catboost")
 TASKS = ("binary", "regression")
 N_NUMBERS, N_CATEGORIES, N_LEVELS = 16, 4, 6
 # Seconds of fits by preset, of one row's prediction, as aims.
@@ -146,25 +147,21 @@ def _in_turns(calls: dict[str, Callable[[Any], Any]], rows: Any, n: int) -> dict
     return {name: float(np.median(times[1:])) for name, times in seconds.items()}
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    names = ("numba", "numpy", "scikit-learn", "pandas", "catboost")
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Records of all tasks and models."""
     settings = {name: vars(options)[name] for name in ("rows", "predicted", "turns", "threads")}
-    about = {"machine": machine.describe(), "versions": machine.versions(names)}
     with complete():
-        return {**about, "settings": settings, "records": run(options)}
+        return {"settings": settings, "records": run(options)}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.tabular.times", __doc__, "docs/tables.md")
-    add = parser.add_argument
-    add("--rows", type=int, default=10_000, help="of a fit")
-    add("--predicted", type=int, default=100_000, help="rows")
-    add("--presets", nargs="+", default=["fast", "balanced", "best"])
-    add("--turns", type=int, default=3, help="fits of each; medians count")
-    add("--threads", type=int, default=2)
-    output.run(parser, words, _measured, PAGE, times=lines)
-
+OPTIONS: Record = {
+    "--rows": {"type": int, "default": 10_000, "help": "of a fit"},
+    "--predicted": {"type": int, "default": 100_000, "help": "rows"},
+    "--presets": {"nargs": "+", "default": ["fast", "balanced", "best"]},
+    "--turns": {"type": int, "default": 3, "help": "fits of each; medians count"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, times=lines)
 
 if __name__ == "__main__":
     main()
