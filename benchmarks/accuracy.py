@@ -118,7 +118,6 @@ def fits(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record]:
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """Records of all tasks and seeds."""
     tasks, seeds, epochs = (SMALL, 2, 2) if options.quick else (TASKS, SEEDS, None)
     records: list[Record] = []
     for task in tasks:
@@ -152,7 +151,6 @@ def change(results: Record, task: str, what: str, kind: str = "bfloat16") -> Cha
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     records = results["records"]
     seeds = len({r["seed"] for r in records})
     yield machine.measured(results["machine"], f"{len(records)} fits", versions={})

@@ -31,7 +31,6 @@ class Predicted(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sizes of the layers."""
         return "-".join(map(str, self.sizes))
 
 
@@ -112,7 +111,6 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The tables, in Markdown."""
     yield machine.measured(results["machine"], "least times of turns", versions={})
     yield ("The difference is that of the outputs, as a share of their root mean square.\n")
     rows: list[tuple[Any, ...]] = []

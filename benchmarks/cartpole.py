@@ -70,7 +70,6 @@ def fastmlp(seed: int, most_steps: int) -> int:
 
 
 def stable_baselines3(seed: int, most_steps: int) -> int:
-    """As `fastmlp`."""
     import_module("torch").set_num_threads(1)
     finish = Finish()
 
@@ -110,7 +109,6 @@ def environment_alone(n_steps: int = 20_000) -> float:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The sentence and the table, in Markdown."""
     records, rows = results["records"], []
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     for seed in sorted({r["seed"] for r in records}):

@@ -52,7 +52,6 @@ class Checkout(Contestant):
 
     @property
     def title(self) -> str:
-        """The checkout's name for people."""
         return f"fastmlp of {self.place.folder}"
 
 
@@ -180,7 +179,6 @@ def cells(record: Record) -> tuple[str, ...]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The whole report."""
     m, records = results["machine"], results["records"]
     yield f"{m['date']}: {m['cpu']}, {m['cores']} cores, load before {m['load']:.2f}"
     for name, checkout in zip(("before", "after"), results["checkouts"], strict=True):

@@ -36,7 +36,6 @@ class Work(NamedTuple):
 
 
 def nets(client: Any, turn: int) -> list[Array]:
-    """Train nets of three sizes."""
     from fastmlp import MLP, fit_many
 
     rng = np.random.default_rng(turn)
@@ -130,7 +129,6 @@ def counted(client: Any) -> list[int]:
 
 
 def nothing() -> list[None]:
-    """Do nothing, as the work of a group."""
     return [None]
 
 

@@ -77,7 +77,6 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
 
 
 def table(results: Record, threads: int = 0) -> Iterator[str]:
-    """The table for the page."""
     rows = []
     for r in results["cold_starts"]:
         if "empty" in r:

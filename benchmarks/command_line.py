@@ -127,7 +127,6 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown: the shortest times."""
     records, rows = results["records"], []
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     for name, who in dict.fromkeys((r["table"], r["who"]) for r in records):

@@ -43,7 +43,6 @@ NAMES = [part.name for part in PARTS]
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The parser of the command line."""
     page = "docs/benchmarks.md, README's figures, and the pages of other parts"
     parser = output.parser_of("benchmarks.compare", __doc__, page)
     add = parser.add_argument
@@ -156,10 +155,11 @@ def measure(options: argparse.Namespace) -> Record:
 def start(names: list[str], options: argparse.Namespace) -> list[Contestant]:
     """Start the processes of all contestants; each is stopped until its turn."""
     present = [name for name in names if not missing(name)]
-    shim = options.mkl_shim
-    everyone = [Contestant(name, n, shim=shim) for n in options.threads for name in present]
+    everyone = [
+        Contestant(name, n, shim=options.mkl_shim) for n in options.threads for name in present
+    ]
     both = [c for c in everyone if "mixed" in [*options.parts] and "mixed" in PEERS[c.name].forms]
-    return everyone + [Contestant(c.name, c.n_threads, shim=shim) for c in both]
+    return everyone + [contestant.twin() for contestant in both]
 
 
 def _race(
@@ -191,12 +191,10 @@ def _race(
 
 
 def empty() -> Record:
-    """Results of no part."""
     return {"peers": {}, "skipped": {}, "peaks": [], **{part.key: part.kind() for part in PARTS}}
 
 
 def machine_lines(results: Record) -> Iterator[str]:
-    """The machine, the libraries, the peaks."""
     m = results["machine"]
     yield f"{m['date']}: {m['cpu']}, {m['cores']} cores; {m['caches']}; governor {m['governor']}"
     yield f"Python {m['python']}, fastmlp {m['fastmlp']}, load before {m['load']:.2f}"
@@ -209,7 +207,6 @@ def machine_lines(results: Record) -> Iterator[str]:
 
 
 def all_lines(results: Record) -> Iterator[str]:
-    """The whole report."""
     results = {**empty(), **results}
     yield from machine_lines(results)
     for part in PARTS:
@@ -259,7 +256,6 @@ def pages(results: Record, picture: Path | None) -> dict[Path, str]:
 
 
 def rewrite(results: Record, picture: Path | None) -> None:
-    """Write the pages of the parts that have results."""
     for page, text in pages(results, picture).items():
         between_markers(page, text)
 
@@ -288,7 +284,6 @@ def _intro(results: Record, threads: int) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write all that the options name."""
     options = checked(words)
     if options.from_json:
         results = output.earlier(options)

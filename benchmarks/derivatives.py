@@ -38,7 +38,6 @@ class Derived(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sizes of the layers, and the activation."""
         return f"{'-'.join(map(str, self.sizes))} {self.activation}"
 
 
@@ -112,7 +111,6 @@ def times_of(derived: Derived) -> Record:
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """The records of all nets, and of attributions."""
     records = []
     for derived in NETS:
         say(derived.name)
@@ -125,7 +123,6 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     yield machine.measured(
         results["machine"],
         "one thread, least processor times of turns",

@@ -165,7 +165,6 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     records = results["records"]
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     titles = ["nanoseconds of a call", *(f">{r['net']} {r['activation']}" for r in records)]

@@ -113,7 +113,6 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
 
 
 def tasks(few: bool) -> Iterator[Record]:
-    """Yield the requests for the works."""
     dtypes = ("float64",) if few else ("float64", "float32")
     for data_set in [*DATASETS][: 1 if few else None]:
         for dtype in dtypes:

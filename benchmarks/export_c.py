@@ -109,7 +109,6 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
 
 
 def table(results: Record) -> Iterator[str]:
-    """The times and ratios, for the page."""
     yield machine.measured(results["machine"], results["about"], versions={})
     yield "\nNanoseconds of a call; the ratio, and the least that it is to be.\n"
     rows = []

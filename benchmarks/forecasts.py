@@ -99,7 +99,6 @@ def forecasts_of(load: Workload) -> Iterator[Record]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The tables, in Markdown."""
     yield f"{machine.measured(results['machine'], versions={})}\n"
     yield from _costs(results)
     for network in NETWORKS:
@@ -140,14 +139,12 @@ def _time(seconds: float) -> str:
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """The forecasts of some nets, beside those of earlier runs."""
     loads = [load for load in LOADS if asked_for(load.name, options.loads)]
-    records = {load.name: [*forecasts_of(load)] for load in loads}
-    for r in earlier.get("records", []):
-        records.setdefault(r["load"], [])
-        records[r["load"]] += [r] if r["load"] not in {load.name for load in loads} else []
-    ordered = [r for load in LOADS for r in records.get(load.name, [])]
-    return {"loopback": list(loopback()), "records": ordered}
+    new = [record for load in loads for record in forecasts_of(load)]
+    kept = [r for r in earlier.get("records", []) if r["load"] not in [w.name for w in loads]]
+    order = [load.name for load in LOADS]
+    records = sorted([*kept, *new], key=lambda r: order.index(r["load"]))
+    return {"loopback": list(loopback()), "records": records}
 
 
 LOADED = {"nargs": "+", "metavar": "NAME", "help": "parts of names; default: all"}

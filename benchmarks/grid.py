@@ -28,7 +28,6 @@ FIXED = {"max_iter": 30, "random_state": 0}
 
 
 def search_of(contestant: str, quick: bool) -> Any:
-    """A search, as a user writes it."""
     fixed: Any
     parameters, fixed = (QUICK, {**FIXED, "max_iter": 3}) if quick else (GRID, FIXED)
     if contestant == "fastmlp":

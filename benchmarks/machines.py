@@ -75,14 +75,12 @@ def of_name(name: str, *, quick: bool) -> Workload:
 
 
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
-    """The rows of a rank."""
     x, y = workload.data()
     n = len(x) // size
     return x[rank * n : (rank + 1) * n], y[rank * n : (rank + 1) * n]
 
 
 def bind(rank: int) -> None:
-    """Give a rank a core of its own."""
     cores = cores_first()
     os.sched_setaffinity(0, [cores[rank % len(cores)]])
 
@@ -261,7 +259,6 @@ def _seconds(record: Record) -> list[float]:
 
 
 def table(results: Record, threads: int = 1) -> Iterator[str]:
-    """Steps a second and ratios, for the page."""
     if not results["machines"]:
         return
     yield (

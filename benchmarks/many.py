@@ -56,11 +56,9 @@ class Sweep(NamedTuple):
         return self.workload.flops * self.workload.n_steps * self.epochs
 
     def quick(self) -> "Sweep":
-        """The same, but little of it."""
         return self._replace(n_nets=4, epochs=2, workload=self.workload.quick())
 
     def settings(self) -> list[tuple[float, float]]:
-        """Each net's rate and penalty."""
         pairs = [(rate, l2) for l2 in self.penalties for rate in self.rates]
         return [pairs[i % len(pairs)] for i in range(self.n_nets)]
 
@@ -100,7 +98,7 @@ SWEEPS = {
 
 MODULES = {
     "fastmlp": "fastmlp_nets",
-    "jax": "jax_many",
+    "jax": "jax_nets",
     "sklearn": "sklearn_nets",
     "torch": "torch_nets",
 }
@@ -198,7 +196,6 @@ class Work:
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
-    """All of it, for the page."""
     records = [r for r in results["many"].get("sweeps", []) if r["seconds"]]
     records = [r for r in records if r["threads"] == threads]
     medians = {(r["sweep"], r["contestant"]): quartiles(r["seconds"]).median for r in records}

@@ -87,7 +87,6 @@ class MixedNet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The net and its batch."""
         return plain(self.workload).name
 
     def ms(self, contestant: str, precision: str) -> float:
@@ -134,7 +133,6 @@ def groups(results: Record) -> Iterator[MixedNet]:
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
-    """The nets' times, ratios and losses, for the page."""
     shown = [group for group in groups(results) if group.threads == threads]
     if not shown:
         return
@@ -194,7 +192,6 @@ def _cells(results: Record, group: MixedNet, *, widest: bool) -> list[str]:
 
 
 def _losses(group: MixedNet, name: str) -> str:
-    """A contestant's losses in both precisions."""
     records = [group.records.get((name, p)) for p in reversed(PRECISIONS)]
     return ", ".join(f"{record['loss']:.3f}" if record else "-" for record in records)
 

@@ -44,7 +44,6 @@ class Table(NamedTuple):
 
 
 def row(*cells: Any) -> str:
-    """A row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -140,7 +140,6 @@ class Contestant:
 
     @property
     def title(self) -> str:
-        """The contestant's name for people."""
         return PEERS[self.name].title
 
     def ask(self, verb: str, **options: Any) -> Record:
@@ -168,7 +167,6 @@ class Contestant:
         return Contestant(self.name, self.n_threads, shim=self.shim)
 
     def close(self) -> None:
-        """End the process."""
         if self.process.poll() is None:
             self._signal(signal.SIGKILL)
         self.process.wait()
@@ -176,7 +174,6 @@ class Contestant:
             file.close()
 
     def last_line(self) -> str:
-        """The last line of the process's stderr."""
         self.log.seek(0)
         return (self.log.read().strip().splitlines() or ["no output"])[-1]
 
@@ -218,7 +215,6 @@ class Worker:
         self.clock = time.perf_counter
 
     def about(self) -> Record:
-        """The library's description of itself."""
         if hasattr(self.module, "about"):
             return {"about": self.module.about()}
         numbers = versions(PEERS[self.name].needs)
@@ -241,12 +237,10 @@ class Worker:
         return about
 
     def turn(self, **request: Any) -> Record:
-        """Take a turn of the work."""
         reply: Record = self.work.turn(**request)
         return reply
 
     def drop(self) -> Record:
-        """Drop the work and its memory."""
         self.work = None
         return {}
 

@@ -42,7 +42,6 @@ class Price(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The feature and the workload."""
         return f"{self.feature}, {self.workload}"
 
 
@@ -96,12 +95,10 @@ def ratios(record: Record) -> Any:
 
 
 def heats_of(results: Record) -> list[Heat]:
-    """The workloads with the recipe."""
     return heats({**results, "training": results["recipe"].get("training", [])})
 
 
 def lines(results: Record) -> Iterator[str]:
-    """Every contestant on each workload, for the terminal."""
     for heat in heats_of(results):
         yield from heat_lines(heat)
 

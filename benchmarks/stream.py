@@ -54,7 +54,6 @@ class Stream(NamedTuple):
         return f"{self.workload.name}, {self.workload.n_rows / 1e6:g}M rows"
 
     def quick(self) -> "Stream":
-        """The same of few rows, in four buffers."""
         n = 64 * self.workload.batch
         return self._replace(workload=self.workload._replace(n_rows=n), buffer_rows=n // 4)
 
@@ -132,7 +131,6 @@ class Medians(NamedTuple):
 
 
 def medians(record: Record) -> Medians:
-    """The medians of a record's turns."""
     turns = record["turns"]
     reading, memory, streamed, over_slower, kept = np.median(
         [
@@ -171,7 +169,6 @@ def groups(results: Record) -> Iterator[StreamedNet]:
 
 
 def title(name: str) -> str:
-    """A contestant's name for people."""
     return TITLES.get(name, PEERS[name].title)
 
 

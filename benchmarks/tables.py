@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.scores import Record, bold_if, geometric, ranks_of
-from benchmarks.tabular.sources import Source, known_rows, sources, split_rows
+from benchmarks.tabular.sources import Source, columns_of, known_rows, sources, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
@@ -66,22 +66,13 @@ def read(table: Source) -> tuple[Any, Any]:
 def split(table: Source, seed: int) -> tuple[Rows, Rows, Rows]:
     """Rows to train, to validate and to test on: 60, 20 and 20 %.
 
-    Numbers are standardised by the rows to train on, a missing one is their median and a column
-    that says so; categories are one-hot, and those that are only in other rows are all zeros.
+    The rows to train on make the columns, and standardise the targets.
     """
-    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
-    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
     frame, y = read(table)
     y = np.unique(y, return_inverse=True)[1] if table.classes else y.to_numpy(np.float64)
     train, validation, test = split_rows(y, seed, classes=table.classes)
-    numbers = [c for c in frame if frame[c].dtype.kind in "iufb"]
-    standardise = pipeline.make_pipeline(
-        impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
-    )
-    one_hot = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    prepare = compose.make_column_transformer(
-        (standardise, numbers), (one_hot, [c for c in frame if c not in numbers])
-    ).fit(frame.iloc[train])
+    texts = [c for c in frame if frame[c].dtype.kind not in "iufb"]
+    prepare = columns_of([*frame], texts, sparse_output=False).fit(frame.iloc[train])
     if not table.classes:
         y = (y - y[train].mean()) / y[train].std()
 
@@ -144,7 +135,6 @@ def score(name: str, y: Array, predictions: Array) -> float:
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """Records of all tables, seeds and recipes."""
     names, seeds, epochs = (SMALL, 2, 2) if options.quick else (TABLES, SEEDS, EPOCHS)
     records: list[Record] = []
     for name in names:
@@ -178,7 +168,6 @@ def error_left(results: Record, table: str, recipe: str) -> float:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The page's tables, in Markdown."""
     records = results["records"]
     names = list(dict.fromkeys(r["table"] for r in records))
     seeds = len({r["seed"] for r in records})

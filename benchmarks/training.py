@@ -106,7 +106,6 @@ class Score(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The contestant's name for people."""
         return PEERS[self.contestant].title
 
 
@@ -120,7 +119,6 @@ class Heat(NamedTuple):
 
     @property
     def ours(self) -> Score | None:
-        """fastmlp's score."""
         return self.of("fastmlp")
 
     @property
@@ -132,11 +130,9 @@ class Heat(NamedTuple):
         return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
 
     def of(self, name: str) -> Score | None:
-        """A contestant's score, or None."""
         return next((s for s in self.scores if s.contestant == name), None)
 
     def ratio(self, name: str) -> str:
-        """The cell of a contestant's ratio."""
         score = self.of(name)
         return f"{score.ratio.median:.2f}x" if score else "-"
 
@@ -261,7 +257,6 @@ def mean_lines(results: Record) -> Iterator[str]:
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
-    """The page's table."""
     yield (
         "\nTraining: microseconds a step, the share of the cores' multiply-add peak, and each "
         "peer's time over fastmlp's: medians (and quartiles) of interleaved repeats; below 1 the "

@@ -43,7 +43,7 @@ PEERS = {
     "sklearn": Peer("scikit-learn", "sklearn_nets", ("sklearn",)),
     "torch": Peer("PyTorch", "torch_nets", ("torch",), ALL),
     "compile": Peer("torch.compile", "torch_compile", ("torch",), ALL),
-    "jax": Peer("JAX", "jax_scan", ("jax", "optax"), ALL),
+    "jax": Peer("JAX", "jax_nets", ("jax", "optax"), ALL),
     "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ()),
     "keras": Peer("Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"),
     "river": Peer("river", "one_step", ("river",), (), "steps"),

@@ -86,7 +86,6 @@ def complete() -> Iterator[None]:
 
 
 def rows_of(table: SplitTable) -> PackRows:
-    """A table's parts."""
     schema = Schema.learn(table.x.iloc[table.train])
     parts = [
         TableRows(schema.read(table.x.iloc[rows]), table.y[rows])
@@ -353,7 +352,6 @@ class Changes:
         self.changes = 100 * (self.changes - 1)
 
     def _of(self, records: list[Record], key: str, table: str) -> list[float]:
-        """The ratios of each variant's numbers to the whole pack's."""
         numbers = {(r["variant"], r["turn"]): r[key] for r in records if r["table"] == table}
         turns = [turn for variant, turn in numbers if variant == WHOLE]
         ratios = []

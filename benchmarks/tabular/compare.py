@@ -39,12 +39,10 @@ class Losses(NamedTuple):
     seconds: Array
 
     def only(self, tables: list[str]) -> "Losses":
-        """The rows of some tables."""
         rows = [self.tables.index(name) for name in tables]
         return self._replace(tables=tables, losses=self.losses[rows], seconds=self.seconds[rows])
 
     def of(self, model: str) -> Array:
-        """A model's losses by table."""
         return self.losses[:, self.models.index(model)]
 
 
@@ -175,20 +173,6 @@ LIBRARIES = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "tor
 WARM_UP = "breast_cancer", "diabetes"
 
 
-class Plan(NamedTuple):
-    """Tables, models, turns and threads of a run.
-
-    Attributes
-    ----------
-    turns : fits of each model and table, of which each has its own seed
-    """
-
-    tables: tuple[str, ...]
-    models: tuple[str, ...]
-    turns: int = 3
-    threads: int = 2
-
-
 def score(table: SplitTable, predictions: Array) -> dict[str, float]:
     """The loss that models are compared by, log loss or RMSE, and other usual scores."""
     metrics = import_module("sklearn.metrics")
@@ -219,30 +203,30 @@ def fit(model: str, name: str, threads: int, seed: int) -> Record:
     return {"seconds": seconds, **score(table, np.asarray(predictions, np.float64))}
 
 
-def run(plan: Plan, results: Record, options: argparse.Namespace) -> None:
-    """Add the plan's records, a turn after the other; a fit that has a record is not run again."""
+def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -> None:
+    """Add the fits of each table and model, in turns; a turn's seed is its number."""
     records = results["records"]
     known = {(r["table"], r["model"], r["turn"]) for r in records}
     context = multiprocessing.get_context("spawn")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(plan.threads))
-    pools = {m: ProcessPoolExecutor(1, mp_context=context) for m in plan.models}
+        os.environ.setdefault(name, str(options.threads))
+    pools = {m: ProcessPoolExecutor(1, mp_context=context) for m in models}
 
     def fitted(model: str, name: str, turn: int) -> Record:
-        return pools[model].submit(fit, model, name, plan.threads, turn).result()
+        return pools[model].submit(fit, model, name, options.threads, turn).result()
 
     try:
         for model in pools:
             say(f"warm up {model}")
             for name in WARM_UP:
                 fitted(model, name, 0)
-        for turn in range(plan.turns):
-            order = plan.models if turn % 2 == 0 else plan.models[::-1]
-            for name in plan.tables:
+        for turn in range(options.turns):
+            for name in chosen(options.tables):
+                order = models if turn % 2 == 0 else models[::-1]
                 for model in (m for m in order if (name, m, turn) not in known):
                     record = fitted(model, name, turn)
                     records.append({"table": name, "model": model, "turn": turn, **record})
-                    say(f"turn {turn + 1}, {name}, {model}: {_short(record)}")
+                    say(f"turn {turn + 1}, {name}, {model}: {record}")
                     output.keep(results, options)
     finally:
         for pool in pools.values():
@@ -257,22 +241,15 @@ def available(models: list[str]) -> tuple[str, ...]:
     return tuple(model for model in models if model not in absent)
 
 
-def _short(record: Record) -> str:
-    if "error" in record:
-        return str(record["error"])
-    return f"{record['score']:.4g} in {record['seconds']:.2f} s"
-
-
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a fit that has a record is not run again."""
-    models, records = available(options.models), earlier.get("records", [])
-    plan, facts = Plan(chosen(options.tables), models, options.turns, options.threads), {}
-    for name in dict.fromkeys([*plan.tables, *(r["table"] for r in records)]):
+    records, facts = earlier.get("records", []), {}
+    for name in dict.fromkeys([*chosen(options.tables), *(r["table"] for r in records)]):
         table = read(sources()[name])
         size = {"rows": len(table.y), "columns": table.x.shape[1]}
         facts[name] = {"task": table.task, **size, "aside": name in aside()}
-    results = {**earlier, "threads": plan.threads, "tables": facts, "records": records}
-    run(plan, results, options)
+    results = {**earlier, "threads": options.threads, "tables": facts, "records": records}
+    run(available(options.models), results, options)
     return results
 
 

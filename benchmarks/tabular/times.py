@@ -48,7 +48,6 @@ def made_up(n_rows: int, task: str, seed: int = 0) -> tuple[Any, Array]:
 
 
 def model_of(task: str, preset: str, threads: int, seed: int) -> Any:
-    """A model of fastmlp, not fitted."""
     kind = "Regressor" if task == "regression" else "Classifier"
     made = getattr(import_module("fastmlp.tabular"), f"TabularMLP{kind}")
     return made(preset=preset, n_jobs=threads, random_state=seed)
@@ -92,7 +91,6 @@ def run(options: argparse.Namespace) -> list[Record]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """Yield the section: fits by preset, and predictions."""
     settings, records = results["settings"], results["records"]
     turns = "one of each" if settings["turns"] == 1 else f"medians of {settings['turns']}"
     yield (
@@ -148,7 +146,6 @@ def _in_turns(calls: dict[str, Callable[[Any], Any]], rows: Any, n: int) -> dict
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """Records of all tasks and models."""
     settings = {name: vars(options)[name] for name in ("rows", "predicted", "turns", "threads")}
     with complete():
         return {"settings": settings, "records": run(options)}
