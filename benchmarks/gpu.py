@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, output
 from fastmlp import MLP, Adam
 from fastmlp.model import core_of
 
@@ -58,13 +58,11 @@ class Load(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Sizes, batch and the number of nets."""
         nets = f"{self.n_nets} nets of " if self.n_nets > 1 else ""
         return f"{nets}{'-'.join(map(str, self.sizes))}@{self.batch}, {self.activation}"
 
     @property
     def n_rows(self) -> int:
-        """Thirty-two batches."""
         return 32 * self.batch
 
     def data(self) -> tuple[Any, Any]:
@@ -75,7 +73,6 @@ class Load(NamedTuple):
         return x, y.astype(np.float32)
 
     def net(self, seed: int = 0, device: str = "cuda", dtype: Any = "float32") -> MLP:
-        """Make a net of this form."""
         return MLP(
             self.sizes,
             activation=self.activation,
@@ -311,7 +308,6 @@ def part(do: Callable[[], Any]) -> Any:
 
 
 def card_facts() -> dict[str, Any]:
-    """The card and its libraries."""
     from fastmlp.backends.cuda.device import adapter
     from fastmlp.backends.cuda.device import card as device_card
     from fastmlp.backends.cuda.device.card import card_of
@@ -333,7 +329,7 @@ def card_facts() -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Do all of it; return 1 where there is no card."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--out", dest="json", type=Path, default=Path("gpu.json"))
     parser.add_argument("--quick", action="store_true", help="a tenth of the time for each figure")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, where none is named")
     parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
@@ -345,12 +341,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.drill:
         drill()
         return 0
-    before = json.loads(options.out.read_text()) if options.out.exists() and options.parts else {}
+    before = output.earlier(options) if options.parts else {}
     results = before | {"machine": machine.describe(), "card": part(card_facts)}
 
     def write() -> None:
         results["held"] = verdicts(results)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        output.keep(results, options)
 
     # After each step, so that a run that is cut short leaves what it has.
     for name, do in work(options.quick).items():
@@ -361,12 +357,11 @@ def main(arguments: list[str] | None = None) -> int:
                 write()
                 print(json.dumps(results[name][-1], indent=1))
     print(json.dumps(results["held"], indent=1))
-    print(f"written to {options.out}")
+    print(f"written to {options.json}")
     return 0
 
 
 def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
-    """The steps of each part."""
     seconds = SECONDS / 10 if quick else SECONDS
     return {
         "parity": [lambda load=load: parity([load]) for load in LOADS[:4]],  # type: ignore[misc]
