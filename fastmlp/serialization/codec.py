@@ -12,7 +12,13 @@ from typing import Any
 from fastmlp.rules import loss_settings
 from fastmlp.rules.averages import AVERAGES
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SECOND_ORDER,
+    Custom,
+    Optimizer,
+    SecondOrder,
+)
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import scalars
@@ -91,8 +97,10 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
-    names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
-    if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
+    kinds: dict[str, type] = {**OPTIMIZERS, **SECOND_ORDER, CUSTOM: Custom}
+    names = {kind: name for name, kind in kinds.items()}
+    has_settings = isinstance(optimizer, OptimizerSettings | SecondOrder)
+    if not has_settings or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
@@ -105,6 +113,9 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
         return optimizer
     settings = dict(spelled)
     name = settings.pop("name")
+    if name in SECOND_ORDER:
+        second: Optimizer = SECOND_ORDER[name](**settings)
+        return second
     scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
     settings["learning_rate"] = rate_from(settings["learning_rate"], own)
     if "average" in settings:
@@ -121,7 +132,7 @@ def completed(spelled: Any) -> Any:
     if not isinstance(spelled, dict):
         return spelled
     settings = {name: completed(value) for name, value in spelled.items()}
-    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
+    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SECOND_ORDER, **SCHEDULES}
     known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
     added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
