@@ -164,6 +164,11 @@ class Marquardt:
         self._parameters = np.full(len(state.parameters), np.nan)
         self.load()
 
+    @property
+    def slope(self) -> float:
+        """The largest number of the gradient."""
+        return float(abs(self._gradient[self._system.trained]).max(initial=0.0))
+
     def load(self) -> None:
         """Take the parameters of the net, which a callback may have changed."""
         now = self._state.parameters.astype(np.float64)
@@ -259,6 +264,11 @@ class SciPys:
         self._whole = state.parameters.astype(np.float64)
         self.loss = self._objective(self._whole)[0]
 
+    @property
+    def slope(self) -> float:
+        """The largest number of the last gradient."""
+        return float(abs(self._gradient).max(initial=0.0))
+
     def load(self) -> None:
         """SciPy goes on from its own parameters."""
 
@@ -268,7 +278,8 @@ class SciPys:
     def _at(self, parameters: Array) -> tuple[float, Array]:
         self._whole[self._trained] = parameters
         loss, slopes = self._objective(self._whole)
-        return loss, slopes[self._trained]
+        self._gradient = slopes[self._trained]
+        return loss, self._gradient
 
     def run(self, ends: Callable[[float], bool]) -> bool:
         """Iterate as long as `ends`, called with the loss after each iteration, returns True;
@@ -306,10 +317,18 @@ def _rows_of(data: Data, name: str) -> Data:
     return Data(x, y, weight)
 
 
-def _in_float64(engine: Any) -> Any:
-    """The engine of an engine's net in float64."""
+def solver_of(engine: Any, state: NetState, data: Data) -> "Marquardt | SciPys":
+    """The iterations of a net's optimizer on rows of any form, in float64.
+
+    Raises
+    ------
+    ValueError
+        If the rows are sparse.
+    """
+    rows = _rows_of(data, type(state.optimizer).__name__)
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
-    return devices.engine_on("cpu", network, engine.n_threads, engine.lock)
+    double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)
+    return KINDS[type(state.optimizer)](double, state, rows)
 
 
 def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = None) -> None:
@@ -322,8 +341,7 @@ def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = N
     state.bound(engine.network)
     try:
         with task_pool.turn():
-            rows, double = _rows_of(request.data, name), _in_float64(engine)
-            solver = KINDS[type(state.optimizer)](double, state, rows)
+            solver = solver_of(engine, state, request.data)
         with request.begin(engine, solver, state):
 
             def begins() -> bool:
