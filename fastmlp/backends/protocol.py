@@ -88,6 +88,32 @@ class Objective(Protocol):
         ...
 
 
+class GaussNewton(Protocol):
+    """Objective, Gauss-Newton matrix G and damped steps of a net on rows, in float64.
+
+    Attributes
+    ----------
+    trained : (n_parameters,) array of bool, False for what is frozen
+    diagonal : (n_trained,) array, that of the last matrix
+    """
+
+    trained: NDArray[np.bool_]
+    diagonal: Array
+
+    def objective(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective at these parameters, and its gradient, flat."""
+        ...
+
+    def linearize(self, parameters: Array) -> None:
+        """Compute the matrix at these parameters."""
+        ...
+
+    def step(self, gradient: Array, damping: Array) -> Array | None:
+        """Return d with (G + damping) d = -gradient, shape (n_trained,), or None if there is none;
+        `damping`, shape (n_trained,), is added to the diagonal."""
+        ...
+
+
 class Predictor(Protocol):
     """Predictions of one net at its live parameters; a copy or a pickle of it is None."""
 

@@ -21,7 +21,7 @@ from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
-from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of
+from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of, require_first_order
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import setting_of_length
 from fastmlp.validation import scalars
@@ -174,6 +174,7 @@ class Steps:
         if optimizer is self._checked:
             return
         require_trained(network, who)
+        require_first_order(optimizer, who)
         setting = setting_of_length(network, optimizer)
         if setting is not None:
             instead = "use EMA" if isinstance(setting, SWA) else "give its n_steps="
