@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.estimators.mlp.fitting.epochs import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.net import loss_for_net, net_around, write_back
-from fastmlp.estimators.mlp.fitting.reports import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.rows import RowSubset
 from fastmlp.model import core_of
 from fastmlp.training.options import FitOptions
@@ -27,7 +27,7 @@ def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> Non
     state, who = estimator._live_state(), type(estimator).__name__
     engine, own = core_of(net_around(estimator, state))
     check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
-    share = loss_for_net(estimator, state.layout.sizes[-1]).share
+    _, share = loss_for_net(estimator, state.layout.sizes[-1])
     estimator.n_iter_, estimator.loss_curve_, slope = 0, [], np.inf
 
     def ends(loss: float) -> bool:
