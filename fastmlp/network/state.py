@@ -106,12 +106,9 @@ class NetState:
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
         self._form: Hashable = None
-        self._hold(parameters)
-
-    def _hold(self, parameters: Array) -> None:
         self.parameters = parameters
-        self.weights = tuple(weight_views(self.layout, parameters))
-        self.biases = tuple(bias_views(self.layout, parameters))
+        self.weights = tuple(weight_views(layout, parameters))
+        self.biases = tuple(bias_views(layout, parameters))
 
     def assign(self, parameters: Array) -> None:
         """Copy these parameters, all at once for threads that predict."""

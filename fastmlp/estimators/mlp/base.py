@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral, Real
 from operator import is_not
@@ -71,6 +72,7 @@ class QuickPredictor(NamedTuple):
 
 
 @final
+@dataclass
 class PredictionCache:
     """A mutable cache: `predict` must not change the attributes of an estimator.
 
@@ -80,12 +82,8 @@ class PredictionCache:
     quick : QuickPredictor, or None before the first small batch
     """
 
-    buffers: FreeList
-    quick: QuickPredictor | None
-
-    def __init__(self) -> None:
-        self.buffers = FreeList()
-        self.quick = None
+    buffers: FreeList = field(default_factory=FreeList)
+    quick: QuickPredictor | None = None
 
 
 Array = NDArray[Any]
