@@ -198,8 +198,8 @@ class NetState:
         self.averaged_from = self.n_steps
 
     def trained(self) -> Array:
-        """Return the parameters that a fit would go on from, flat: those that the net shows, or
-        those of which it shows an average."""
+        """The parameters that a fit would go on from, flat: those that the net shows or, where it
+        shows an average, those that were averaged."""
         if not is_averaged(self.optimizer) or self.lock.is_trained_elsewhere:
             return self.parameters
         slots = self.slots()
