@@ -20,7 +20,7 @@ from fastmlp.model import MLP
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES, Loss
+from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
@@ -100,7 +100,8 @@ def warmup(
         compile_paired(np.dtype(np.float32))
     if parallel and not INTERPRETED:
         say("parallel kernels")
-        _compile_for_teams()
+        worker_pool.compile_all()
+        dispatch.calibration_driver()
     return time.perf_counter() - start
 
 
@@ -133,10 +134,11 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
     every = [WIDTH] * (len(ACTIVATIONS) + 2)
     penalties = dict.fromkeys(PENALTIES, 1e-4)
     losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
+    of_losses = [_net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss) for loss in losses]
     return [
         ("kernels", [_net(dtype)]),
         ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
-        ("losses and links", [_net_of_loss(dtype, loss) for loss in losses]),
+        ("losses and links", of_losses),
         ("penalties", [_net(dtype, penalties=penalties)]),
         ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
         ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
@@ -145,10 +147,6 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
 
 def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
     return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
-
-
-def _net_of_loss(dtype: str, loss: Loss) -> MLP:
-    return _net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss)
 
 
 def _predict_wide(dtype: str) -> None:
@@ -190,9 +188,3 @@ def _exercise(net: MLP) -> None:
         # The second is one call.
         net.train_on_batch(x, table)
         net.train_on_gradient(x, np.zeros((WIDTH, net.layer_sizes[-1]), net.dtype))
-
-
-def _compile_for_teams() -> None:
-    """Compile the functions of teams, and of the cost model's calibration."""
-    worker_pool.compile_all()
-    dispatch.calibration_driver()
