@@ -22,7 +22,7 @@ from fastmlp.estimators.common import (
     Solver,
     Table,
 )
-from fastmlp.estimators.ensemble.base import Ensemble
+from fastmlp.estimators.ensemble.base import Ensemble, mean_of
 from fastmlp.estimators.mlp import MLPClassifier
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
@@ -225,7 +225,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
-        return self._probabilities(X).mean(axis=0)
+        return mean_of(self._probabilities(X))
 
     def predict_log_proba(self, X: Table) -> Array:
         """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); -inf for 0.

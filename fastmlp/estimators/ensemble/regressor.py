@@ -19,7 +19,7 @@ from fastmlp.estimators.common import (
     Solver,
     Table,
 )
-from fastmlp.estimators.ensemble.base import Ensemble
+from fastmlp.estimators.ensemble.base import Ensemble, mean_of
 from fastmlp.estimators.mlp import MLPRegressor
 from fastmlp.estimators.mlp.fitting.to_core import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
@@ -193,7 +193,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
-        return self._predictions(X).mean(axis=0)
+        return mean_of(self._predictions(X))
 
     def predict_std(self, X: Table) -> Array:
         """Return the members' standard deviation, (n_samples,) or (n_samples, n_outputs).
