@@ -10,12 +10,16 @@ import numpy as np
 from fastmlp._process import warnings
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
+from fastmlp.backends.cpu.predict.embedded import mean_gradient, mean_row
+from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.compiler import INTERPRETED, block_of
+from fastmlp.export import jit
+from fastmlp.export.derivatives import jacobian
 from fastmlp.model import MLP
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
@@ -94,6 +98,8 @@ def warmup(
                 _exercise(net)
         say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
         _predict_wide(dtype)
+        say(f"{dtype}: nets inside compiled code, derivatives")
+        _embed(dtype)
         compile_others(np.dtype(dtype))
     if compute_dtype is not None:
         say(f"float32: products of {compute_dtype}")
@@ -154,6 +160,21 @@ def _predict_wide(dtype: str) -> None:
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
     net.predict(np.ones((ONE_BY_ONE + 1, WIDTH)))
+
+
+def _embed(dtype: str) -> None:
+    """Compile what compiled code of the user's calls, and derive predictions."""
+    net = _net(dtype, optimizer=SGD())
+    for batch_size in (1, WIDTH):
+        # Plain descent on one row has a step of its own.
+        with jit.learner(net, batch_size=batch_size):
+            pass
+    jacobian(net, np.eye(WIDTH))
+    for block in (mean_row, mean_gradient):
+        block_of(block, np.dtype(dtype))
+    if not INTERPRETED:
+        for kind in (dtype, *SIGNATURES):
+            c_function(kind)
 
 
 def _optimizers() -> Iterator[Optimizer]:

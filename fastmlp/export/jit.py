@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.predict.embedded_calls import (
     value,
 )
 from fastmlp.backends.cpu.predict.embedded_steps import train_on_batch, train_on_gradient
+from fastmlp.backends.cpu.predict.embedded_vjp import vjp
 from fastmlp.export.learner import learner
 from fastmlp.export.models import parts_of
 from fastmlp.model import core_of
@@ -31,6 +32,7 @@ __all__ = [
     "train_on_batch",
     "train_on_gradient",
     "value",
+    "vjp",
 ]
 
 
