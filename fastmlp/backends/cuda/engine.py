@@ -18,7 +18,7 @@ from fastmlp.backends.cuda.plan.design import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
-from fastmlp.backends.cuda.training.batched_fits import Member, train_together
+from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import (
@@ -211,7 +211,7 @@ class Engine:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
         brought up to date, also if an exception ends the call."""
         ready = [
-            Member(engine.network, state, engine.slots(state), data)
+            BatchedMember(engine.network, state, engine.slots(state), data)
             for engine, state, data in members
         ]
         sizes: Any = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle}

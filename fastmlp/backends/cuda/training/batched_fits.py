@@ -37,7 +37,7 @@ Words = NDArray[np.uint32]
 NO_WORDS: Words = np.empty(0, np.uint32)
 
 
-class Member(NamedTuple):
+class BatchedMember(NamedTuple):
     """One net of a batched fit, and the rows that it trains on."""
 
     network: Network
@@ -58,7 +58,7 @@ class MemberFit:
     unit, end : steps of the window that are done, and all of its steps
     """
 
-    def __init__(self, member: Member, outcome: MemberOutcome, batch_size: int) -> None:
+    def __init__(self, member: BatchedMember, outcome: MemberOutcome, batch_size: int) -> None:
         self.member, self.state, self.outcome = member, member.state, outcome
         data = member.data
         self.rows = np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows
@@ -160,7 +160,7 @@ MOST_ORDER_NUMBERS = 1 << 18
 
 def train_together(
     card: Card,
-    members: Sequence[Member],
+    members: Sequence[BatchedMember],
     outcomes: Sequence[MemberOutcome],
     *,
     epochs: int,
@@ -200,7 +200,7 @@ def train_together(
                 Group(card, fits, rows).train(epochs, shuffle=shuffle, on_epochs=on_epochs)
 
 
-def _design_of(card: Card, member: Member, batch: int) -> tuple[Design, Need]:
+def _design_of(card: Card, member: BatchedMember, batch: int) -> tuple[Design, Need]:
     """Return the design of such nets, and the need of one of them."""
     network, state, _, data = member
     design = design_for(network, batch, card, "single_block")
@@ -209,7 +209,7 @@ def _design_of(card: Card, member: Member, batch: int) -> tuple[Design, Need]:
     return design, training_need(design, *fixed, n_rows, n_weights, MOST_STEPS)
 
 
-def _most_at_once(card: Card, member: Member, batch_size: int) -> int:
+def _most_at_once(card: Card, member: BatchedMember, batch_size: int) -> int:
     """Return the number of such nets that fit into the GPU's memory."""
     n_rows = len(member.data.x)
     _, need = _design_of(card, member, min(batch_size, n_rows))
