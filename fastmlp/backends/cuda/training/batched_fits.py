@@ -21,7 +21,7 @@ from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import MIN_DEVICE_ORDERS, launch_single_block, make_orders
 from fastmlp.backends.cuda.plan.design import Design, design_for, rules_of, training_need
 from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
+from fastmlp.backends.cuda.plan.session import Session, bytes_of
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data, MemberOutcome
 from fastmlp.backends.shuffle import orders_of
@@ -190,7 +190,7 @@ def train_together(
         groups.setdefault(key, []).append(i)
     data = members[0].data
     with card.current():
-        require(card, host_bytes(data), "fit_many")
+        card.require_bytes(host_bytes(data), "fit_many")
         rows = Samples(to_device(card, data.x), to_device(card, data.y))
         for numbers in groups.values():
             at_once = _most_at_once(card, members[numbers[0]], batch_size)
@@ -216,7 +216,7 @@ def _most_at_once(card: Card, member: BatchedMember, batch_size: int) -> int:
     # Orders (8 bytes), their random words (4 bytes), and the rows in use.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
     n_bytes = bytes_of(member.network, need) + orders
-    require(card, n_bytes, "fit_many")
+    card.require_bytes(n_bytes, "fit_many")
     return max(1, int(0.9 * card.free_bytes()) // n_bytes)
 
 
