@@ -186,8 +186,7 @@ class Engine:
             BatchedMember(engine.network, state, engine.slots(state), data)
             for engine, state, data in members
         ]
-        sizes: Any = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle}
-        train_together(self.card, ready, outcomes, **sizes, on_epochs=on_epochs)
+        train_together(self.card, ready, outcomes, epochs, batch_size, shuffle, on_epochs)
 
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The training of many small nets in the same launches, one block a net.
 
 The nets share X and y on the GPU. Rows in use, optimizer, learning rates, penalties and generator
-differ from net to net. Parameters and losses have the bits of a separate fit by one block.
+differ from net to net. Parameters and losses have the bits of a separate fit by one block. Their
+loop is not that of `training`: nets share coefficients, and words are drawn while the GPU works.
 """
 
 import time
@@ -35,6 +36,12 @@ from fastmlp.rules.schedules import rates_of
 Array = NDArray[Any]
 Words = NDArray[np.uint32]
 NO_WORDS: Words = np.empty(0, np.uint32)
+CALL_SECONDS = 0.05
+# The steps of one launch, at most, and of the first; memory has their coefficients, sums their
+# losses.
+MOST_STEPS, FIRST_STEPS = 1 << 12, 64
+# The row numbers of a net's window of epochs: as many as 4,096 steps of 64 rows use.
+MOST_ORDER_NUMBERS = 1 << 18
 
 
 class BatchedMember(NamedTuple):
@@ -150,19 +157,10 @@ class MemberFit:
             self.state.restart()
 
 
-CALL_SECONDS = 0.05
-# The steps of one launch, at most, and of the first; memory has their coefficients, sums their
-# losses.
-MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-# The row numbers of a net's window of epochs: as many as 4,096 steps of 64 rows use.
-MOST_ORDER_NUMBERS = 1 << 18
-
-
 def train_together(
     card: Card,
     members: Sequence[BatchedMember],
     outcomes: Sequence[MemberOutcome],
-    *,
     epochs: int,
     batch_size: int,
     shuffle: bool,
@@ -197,7 +195,7 @@ def train_together(
             for start in range(0, len(numbers), at_once):
                 part = numbers[start : start + at_once]
                 fits = [MemberFit(members[i], outcomes[i], batch_size) for i in part]
-                Group(card, fits, rows).train(epochs, shuffle=shuffle, on_epochs=on_epochs)
+                Group(card, fits, rows).train(epochs, shuffle, on_epochs)
 
 
 def _design_of(card: Card, member: BatchedMember, batch: int) -> tuple[Design, Need]:
@@ -248,9 +246,7 @@ class Group:
             session.set(i, n_rows=len(fit.rows), batch=fit.batch)
             fit.member.moments.load(session, None, i)
 
-    def train(
-        self, epochs: int, *, shuffle: bool, on_epochs: Callable[[int], object] | None
-    ) -> None:
+    def train(self, epochs: int, shuffle: bool, on_epochs: Callable[[int], object] | None) -> None:
         """Train for so many epochs; at the end, parameters and states are up to date."""
         window = max(1, MOST_ORDER_NUMBERS // max(len(fit.rows) for fit in self._fits))
         for fit in self._fits:
