@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, Part
 from fastmlp.backends.cpu.predict.embedded_calls import (
     SIGNATURES,
@@ -93,7 +92,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
             members.append(Part(None, none, places))
             continue
         network, parameters = core.engine.network, core.state.parameters
-        network = rule_blocks.without_output(network) if raw else network
+        network = network.without_output() if raw else network
         members.append(Part(network, parameters.copy() if freeze else parameters, places))
     n_out = parts.nets[0].layer_sizes[-1] if raw else parts.n_outputs
     alone = raw or parts.is_net

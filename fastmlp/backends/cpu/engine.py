@@ -102,7 +102,7 @@ class Engine(Runner):
         With `raw`, predictions are the outputs before the output activation or link. `select` is
         applied to an X that is no plain array. Products are in `compute_dtype`.
         """
-        network = rule_blocks.without_output(self.network) if raw else self.network
+        network = self.network.without_output() if raw else self.network
         network = network._replace(compute_dtype=compute_dtype)
         return Predictor(self, network, parameters, self._idle, select)
 
@@ -133,7 +133,7 @@ class Engine(Runner):
         raw : (n_rows, n_outputs) C-contiguous array, receives the outputs before a link, or None
         linear : True for the outputs before the output activation too
         """
-        network = rule_blocks.without_output(self.network) if linear else self.network
+        network = self.network.without_output() if linear else self.network
         key = (network, self.n_threads)
         blocks = self._jacobians.take(key) or JacobianBlocks(self, network)
         finite: bool = blocks.derive(parameters, x, np.asarray(derived, np.int64), out, raw)
