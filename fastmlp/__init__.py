@@ -12,11 +12,13 @@ from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import (
+    LBFGS,
     SGD,
     Adagrad,
     Adam,
     AdamW,
     Custom,
+    LevenbergMarquardt,
     Nadam,
     RMSprop,
     ScheduleFreeAdamW,
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EMA",
+    "LBFGS",
     "MLP",
     "SGD",
     "SWA",
@@ -78,6 +81,7 @@ __all__ = [
     "Focal",
     "History",
     "InverseScaling",
+    "LevenbergMarquardt",
     "Loss",
     "Nadam",
     "OneCycle",

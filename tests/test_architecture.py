@@ -49,6 +49,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"dispatch"},
         {"evaluation", "trainers"},
         {"predict"},
+        {"second_order"},
         {"engine"},
         {"__init__"},
     ],

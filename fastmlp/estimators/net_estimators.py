@@ -238,8 +238,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         else:
             self.classes_, codes = np.unique(column_or_1d(labels), return_inverse=True)
             targets = self._coded(codes)
-        weights = self._weights_of_codes()
-        options: dict[str, Any] = {"callbacks": callbacks, "progress": progress}
+        weights, options = self._weights_of_codes(), {"callbacks": callbacks, "progress": progress}
         return self._train(rows, targets, sample_weight, weights, **options)
 
     def _coded(self, codes: Array) -> Array:

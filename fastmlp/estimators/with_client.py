@@ -3,13 +3,18 @@
 import copy
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.utils._param_validation import Interval
 
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.estimators.sklearn_bases import BaseEstimator
+
+if TYPE_CHECKING:
+    from distributed import Client as Client
+else:
+    Client = Any  # So that type hints can be read without it.
 
 # The parameters, which files do not hold.
 PARAMETERS = ("client", "group_timeout")
@@ -31,6 +36,11 @@ class WithClient(BaseEstimator):
         "client": "no_validation",
         "group_timeout": [Interval(Real, 0, None, closed="neither"), None],
     }
+
+    def _keep(self, arguments: Mapping[str, Any]) -> None:
+        """Store the arguments of `__init__` under their names."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
 
     def _cluster(self, who: str) -> Cluster | None:
         """Return the workers of the client, checked, or None if there is no client."""

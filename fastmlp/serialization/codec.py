@@ -1,27 +1,41 @@
-"""Rules, losses, optimizers and schedules as names in JSON, and back.
+"""Rules, settings, parameters of estimators and labels as JSON, and back.
 
 Rules of the library are written as their names, with settings. A rule of the user's own is written
 as ``{"own": name}``, and read back through a mapping from such names to functions. Code is never
 written to a file, nor run from one.
+
+Plain values of parameters stay as they are. What JSON has no form for, such as tuples and numbers
+that are not finite, becomes an object with one entry: its kind and its content.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from fastmlp.rules import loss_settings
-from fastmlp.rules.averages import AVERAGES
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import random_state
+from fastmlp.rules import activations, loss_settings
+from fastmlp.rules.averages import AVERAGES, Average
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SECOND_ORDER,
+    Custom,
+    Optimizer,
+    SecondOrder,
+)
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
+from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.validation import scalars
 
+Array = NDArray[Any]
 Own = Mapping[str, Any]
-OWNER = "rules"
 # A schedule may hold a schedule.
 MAX_DEPTH = 8
-CUSTOM = "custom"
+OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Custom}
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
@@ -77,8 +91,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """Decode a loss; the constructor of one with settings checks them."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
-    made: Loss = _made(spelled, loss_settings.KINDS, "loss")
-    return made
+    return _made(spelled, loss_settings.KINDS, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
@@ -91,37 +104,34 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
-    names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
-    if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
+    names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
+    if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
 
 
-def optimizer_from(spelled: Any, own: Own) -> Optimizer:
+def optimizer_from(spelled: Any, own: Own) -> Any:
     """Decode an optimizer; its constructor checks the settings."""
     if "own" in spelled:
-        optimizer: Optimizer = rule_from(spelled, {}, "optimizer", own)
-        return optimizer
+        return rule_from(spelled, {}, "optimizer", own)
     settings = dict(spelled)
-    name = settings.pop("name")
-    scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
-    settings["learning_rate"] = rate_from(settings["learning_rate"], own)
+    if "learning_rate" in settings:
+        settings["learning_rate"] = rate_from(settings["learning_rate"], own)
     if "average" in settings:
         settings["average"] = average_from(settings["average"])
-    if name != CUSTOM:
-        made: Optimizer = OPTIMIZERS[name](**settings)
-        return made
-    rule = rule_from(settings.pop("rule"), {}, "optimizer's rule", own)
-    return Custom(rule, constants=tuple(settings.pop("constants")), **settings)
+    if "rule" in settings:
+        settings["rule"] = rule_from(settings["rule"], {}, "optimizer's rule", own)
+        settings["constants"] = tuple(settings["constants"])
+    return _made(settings, OPTIMIZER_KINDS, "optimizer")
 
 
 def completed(spelled: Any) -> Any:
-    """Return an encoded object with the settings that later versions have added, at defaults."""
+    """An encoded object with the settings that later versions have added, at their defaults."""
     if not isinstance(spelled, dict):
         return spelled
     settings = {name: completed(value) for name, value in spelled.items()}
-    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
+    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SECOND_ORDER, **SCHEDULES}
     known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
     added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
@@ -155,3 +165,135 @@ def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
     if "schedule" in spelled:
         spelled = {**spelled, "schedule": rate_from(spelled["schedule"], own, depth - 1)}
     return _made(spelled, SCHEDULES, "schedule")
+
+
+NOT_FINITE = {"inf", "-inf", "nan"}
+
+
+def of_value(value: Any) -> Any:
+    """The JSON form of a parameter.
+
+    Raises
+    ------
+    ValueError
+        If it is neither plain nor has a name.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    for kind, spell in _SPELLERS.items():
+        if isinstance(value, kind):
+            return spell(value)
+    if not callable(value):
+        raise ValueError(f"{value!r} cannot be written to a file")
+    return {"rule": of_rule(value, activations.RULES)}
+
+
+def value_from(spelled: Any, own: Own) -> Any:
+    """The parameter of a JSON form.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError
+        If the form is not valid.
+    """
+    if isinstance(spelled, list):
+        return [value_from(entry, own) for entry in spelled]
+    if not isinstance(spelled, dict):
+        return spelled
+    ((form, content),) = spelled.items()
+    return _READERS[form](content, own)
+
+
+def _of_float(value: float) -> Any:
+    return value if np.isfinite(value) else {"float": str(value)}
+
+
+def _of_each(values: Any) -> list[Any]:
+    return [of_value(entry) for entry in values]
+
+
+def _float_from(name: Any) -> float:
+    if name not in NOT_FINITE:
+        raise ValueError(f"{name!r} is none of {sorted(NOT_FINITE)}")
+    return float(name)
+
+
+# In the order in which they are tried.
+_SPELLERS: dict[Any, Callable[[Any], Any]] = {
+    float: _of_float,
+    list: _of_each,
+    tuple: lambda value: {"tuple": _of_each(value)},
+    dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
+    np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
+    tuple(SCHEDULES.values()): lambda value: {"schedule": of_setting(value)},
+    Average: lambda value: {"average": of_setting(value)},
+    Optimizer: lambda value: {"optimizer": of_optimizer(value)},
+}
+_READERS: dict[str, Callable[[Any, Own], Any]] = {
+    "float": lambda content, own: _float_from(content),
+    "tuple": lambda content, own: tuple(value_from(entry, own) for entry in content),
+    "dict": lambda content, own: {
+        value_from(key, own): value_from(value, own) for key, value in content
+    },
+    "random_state": lambda content, own: random_state.random_state_from(content),
+    "schedule": rate_from,
+    "average": lambda content, own: average_from(content),
+    "optimizer": optimizer_from,
+    "rule": lambda content, own: rule_from(content, activations.RULES, "rule", own),
+}
+
+
+# By the kind of a NumPy dtype, the types that the labels have in Python.
+TYPES: dict[str, tuple[type, ...]] = {
+    "b": (bool,), "i": (int,), "u": (int,), "f": (float,), "U": (str,),
+    "O": (str, bool, int, float),
+}  # fmt: skip
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
+# In an array every text has the length of the longest.
+MAX_TEXT_BYTES = 16 << 20
+
+
+def of_classes(classes: Array) -> dict[str, Any]:
+    """The JSON form of labels, shape (n_classes,).
+
+    Raises
+    ------
+    ValueError
+        If their dtype has no form in a file.
+    """
+    spelled = {
+        "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
+        "values": classes.tolist(),
+    }
+    try:
+        classes_from(spelled)
+    except FileError as error:
+        raise ValueError(f"the labels cannot be written to a file: {error}") from error
+    return spelled
+
+
+def classes_from(spelled: Mapping[str, Any]) -> Array:
+    """The labels of a JSON form, shape (n_classes,)."""
+    name, values = spelled["dtype"], spelled["values"]
+    if name not in NAMES:
+        raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
+    dtype = np.dtype(name)
+    types = TYPES[dtype.kind]
+    if type(values) is not list or any(type(value) not in types for value in values):
+        raise FileError(f"labels of dtype {name} must be a list of {types[0].__name__}")
+    if dtype.kind == "U" and 4 * len(values) * max(map(len, values)) > MAX_TEXT_BYTES:
+        raise FileError(f"labels of more than {MAX_TEXT_BYTES:,} bytes as an array of text")
+    classes = np.array(values, dtype)
+    if classes.tolist() != values:
+        raise FileError(f"labels that {name} cannot hold")
+    return classes
+
+
+def count(value: Any, name: str) -> int:
+    """A number of steps, rows or epochs, checked."""
+    if type(value) is not int or not 0 <= value <= scalars.LARGEST:
+        raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
+    return value

@@ -17,7 +17,7 @@ from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.validation import Names, scalars
+from fastmlp.validation import Names
 
 Array = NDArray[Any]
 KIND = "MLP"
@@ -54,23 +54,19 @@ class SavedNet(NamedTuple):
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
-    """Return a copy of a net's state now, with the state of training or without."""
+    """A copy of a net's state now, with the state of training or without."""
     with state.lock.parameters:
         parameters = state.parameters.copy()
+    names = state.feature_names
+    plain = SavedNet(network, state.optimizer, 0, parameters, feature_names=names)
     if not training or state.generator is None:
-        plain = SavedNet(network, state.optimizer, 0, parameters)
-        return plain._replace(feature_names=state.feature_names)
-    random = random_state.state_of(state.generator)
-    return SavedNet(
-        network,
-        state.optimizer,
-        state.n_steps,
-        parameters,
+        return plain
+    return plain._replace(
+        n_steps=state.n_steps,
         moments=state.slots(),
-        generator=random,
+        generator=random_state.state_of(state.generator),
         key=state.key,
         averaged_from=state.averaged_from,
-        feature_names=state.feature_names,
     )
 
 
@@ -87,7 +83,7 @@ def restore(state: NetState, saved: SavedNet) -> None:
 
 
 def pack(state: SavedNet) -> Content:
-    """Return the content of a file.
+    """The content of a file.
 
     Raises
     ------
@@ -110,10 +106,17 @@ def pack(state: SavedNet) -> Content:
 
 
 def header_of(state: SavedNet) -> dict[str, Any]:
-    """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
-    network, table = state.network, activations.RULES
-    names = {} if state.feature_names is None else {"feature_names": list(state.feature_names)}
+    """The spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
+    network, table, names = state.network, activations.RULES, state.feature_names
     *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
+    computed = network.compute_dtype
+    optional = {
+        "compute_dtype": list(computed) if isinstance(computed, tuple) else computed,
+        "monotonic_cst": list(network.signs) or None,
+        **layer_settings.in_use(network),
+        **_dropout(network),
+        "feature_names": names and list(names),
+    }
     return {
         "layer_sizes": list(network.layout.sizes),
         "activation": hidden,
@@ -124,21 +127,12 @@ def header_of(state: SavedNet) -> dict[str, Any]:
             [codec.of_rule(rule, penalties.RULES), strength] for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
-        **_compute_dtype(network),
-        **({"monotonic_cst": list(network.signs)} if network.signs else {}),
-        **layer_settings.in_use(network),
-        **_dropout(network),
-        **names,
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 
-def _compute_dtype(network: Network) -> dict[str, Any]:
-    dtype = network.compute_dtype
-    return {"compute_dtype": list(dtype) if isinstance(dtype, tuple) else dtype} if dtype else {}
-
-
 def _dropout(network: Network) -> dict[str, Any]:
-    """Return dropout and noise as JSON, where a net has them."""
+    """Dropout and noise as JSON, where a net has them."""
     if network.dropout is None:
         return {}
     hidden, *inputs = network.dropout
@@ -147,7 +141,7 @@ def _dropout(network: Network) -> dict[str, Any]:
 
 
 def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]) -> Any:
-    """Return dropout and noise, which older files do not have."""
+    """Dropout and noise, which older files do not have."""
     hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
     spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
     rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]
@@ -155,7 +149,7 @@ def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, An
 
 
 def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
-    """Return the net in a file's content, after checking every part of it.
+    """The net in a file's content, every part of it checked.
 
     Memory is allocated only for arrays that the file holds in full.
 
@@ -174,7 +168,7 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
 
 
 def sizes_of(content: Content) -> tuple[int, ...]:
-    """Return the layer sizes in a file's content, of as many layers as it has arrays for.
+    """The layer sizes in a file's content, of as many layers as it has arrays for.
 
     A layer is a few bytes of a header, and takes hundreds of memory.
     """
@@ -185,29 +179,22 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
-    """Return the state in a file's content, for a net of this spec."""
-    counts = {name: content.header.get(name, 0) for name in ("n_steps", "averaged_from")}
-    for name, number in counts.items():
-        if type(number) is not int or not 0 <= number <= scalars.LARGEST:
-            raise FileError(f"{name} must be an integer of 0 or more, got {number!r}")
-    parameters = parameters_of(network, content.arrays)
-    moments = moments_of(content.arrays.get("moments"), parameters)
-    random = content.header.get("generator")
-    if random is not None:
-        random_state.from_state(random)
-    key = _key(content.header.get("key"))
-    names = content.header.get("feature_names")
-    names = validation.names_given(names, network.layout.sizes[0], "feature_names")
+    """The state in a file's content, for a net of this spec."""
+    header, arrays = content.header, content.arrays
+    parameters = parameters_of(network, arrays)
+    generator, names = header.get("generator"), header.get("feature_names")
+    if generator is not None:
+        random_state.from_state(generator)
     return SavedNet(
         network,
         optimizer,
-        counts["n_steps"],
+        codec.count(header.get("n_steps", 0), "n_steps"),
         parameters,
-        moments=moments,
-        generator=random,
-        key=key,
-        averaged_from=counts["averaged_from"],
-        feature_names=names,
+        moments=moments_of(arrays.get("moments"), parameters),
+        generator=generator,
+        key=_key(header.get("key")),
+        averaged_from=codec.count(header.get("averaged_from", 0), "averaged_from"),
+        feature_names=validation.names_given(names, network.layout.sizes[0], "feature_names"),
     )
 
 
@@ -253,7 +240,7 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 
 
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
-    """Return views of the flat parameters, by their names in a file."""
+    """Views of the flat parameters, by their names in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
     return {f"weights.{i}": view for i, view in enumerate(weights)} | {
         f"biases.{i}": view for i, view in enumerate(biases)
@@ -261,7 +248,7 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
 
 
 def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
-    """Return flat parameters from the layers' arrays, whose sizes must match the header."""
+    """Flat parameters from the layers' arrays, whose sizes must match the header."""
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
@@ -273,7 +260,7 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return the optimizer's state, shape (n_slots, n_parameters), or None if none is stored.
+    """The optimizer's state, shape (n_slots, n_parameters), or None if none is stored.
 
     It may hold infinities: squares of large gradients overflow.
     """
@@ -285,7 +272,7 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
 
 
 def checked(array: Array, name: str, like: Array) -> Array:
-    """Return the array after checking that it is finite and has the shape and dtype of `like`."""
+    """The array, checked: finite, and of the shape and dtype of `like`."""
     if not np.isfinite(_shaped(array, name, like)).all():
         raise FileError(f"{name} must be finite {like.dtype} numbers of shape {like.shape}")
     return array

@@ -125,6 +125,34 @@ def read(path: str | os.PathLike[str]) -> Content:
         return Content(kind, header, _arrays(file.read(), package))
 
 
+def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the arrays of content to be stored at a place in another file."""
+    arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
+    return {"kind": content.kind, **content.header}, arrays
+
+
+def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
+    """Return the arrays at the places in a place, by place and name: one pass for all of them.
+
+    Examples
+    --------
+    >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
+    {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
+    """
+    start, by_place = place and f"{place}.", dict[str, dict[str, Any]]()
+    for name, array in arrays.items():
+        if name.startswith(start):
+            inner, _, own = name.removeprefix(start).partition(".")
+            by_place.setdefault(inner, {})[own] = array
+    return by_place
+
+
+def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
+    """Return the content that `inside` put into another file, of its arrays alone."""
+    entries = dict(header)
+    return Content(entries.pop("kind"), entries, arrays)
+
+
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn errors in a file's content into a `FileError` that names the file.

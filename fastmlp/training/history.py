@@ -36,6 +36,7 @@ class Status(Enum):
     STOPPED_EARLY = "the monitored value got no better"
     OUT_OF_TIME = "the time limit was reached"
     INTERRUPTED = "the user interrupted the fit"
+    CONVERGED = "no step of the optimizer would lower the loss"
     DIVERGED = "the loss or a parameter was no longer finite"
 
 
@@ -174,6 +175,20 @@ class Report:
 
 
 Callback = Callable[[Report], Any]
+
+
+def last_report(history: History, net: Any) -> Report:
+    """The report of the last epoch in a history."""
+    losses = history.validation_loss
+    return Report(
+        epoch=len(history.loss) - 1,
+        loss=history.loss[-1],
+        validation_loss=losses[-1] if losses else None,
+        learning_rate=history.learning_rate[-1],
+        net=net,
+        history=history,
+        metrics={name: values[-1] for name, values in history.metrics.items()},
+    )
 
 
 def interrupted(history: History, *, restores: bool = False) -> History:

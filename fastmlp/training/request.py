@@ -18,9 +18,9 @@ from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.training.checkpoint import Checkpoint, FitSettings, Progress, digest
 from fastmlp.training.history import (
     History,
-    Report,
     Status,
     interrupted,
+    last_report,
     new_bar,
     record,
     record_divergence,
@@ -154,7 +154,7 @@ class FitRequest:
         self._bar = progress = self._options.progress
         if isinstance(progress, bool):
             done = len(self.history.loss)
-            self._bar = new_bar(self.epochs, done, "fit") if progress else None
+            self._bar = new_bar(self.epochs, done, self._options.who) if progress else None
             if self._bar is not None:
                 return self._bar
         return nullcontext()
@@ -274,15 +274,7 @@ class FitRequest:
         """Look at the epoch for early stopping and plateaus, and call the callbacks."""
         history, state = self.history, self._state
         stops = self._watch.take(history, state.parameters)
-        report = Report(
-            epoch=len(history.loss) - 1,
-            loss=history.loss[-1],
-            validation_loss=None if self._held_out is None else history.validation_loss[-1],
-            learning_rate=history.learning_rate[-1],
-            net=self._net,
-            history=history,
-            metrics={name: values[-1] for name, values in history.metrics.items()},
-        )
+        report = last_report(history, self._net)
         if self._options.callbacks:
             try:
                 with state.lock.calling_back():

@@ -146,7 +146,7 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
 
 
 def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
-    """Return a vector of finite numbers, shape (n,), of dtype `kind`."""
+    """A vector of finite numbers, shape (n,), of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != (n,):
         hint = f"; use {name}[:, 0]" if array.shape == (n, 1) else hints.of_broadcast(array.shape)
@@ -157,7 +157,7 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
 def matrix(
     argument: object, shape: tuple[int, int], kind: np.dtype[Any], name: str, who: str
 ) -> Array:
-    """Return a matrix of finite numbers of this shape, of dtype `kind`."""
+    """A matrix of finite numbers of this shape, of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != shape:
         column = array.shape == shape[:1] and shape[1] == 1

@@ -13,157 +13,24 @@ from fastmlp.validation.suggestions import Synonyms, suggestion
 WORDS = Path(__file__).with_name("words.toml")
 # The words with which a cell of the page begins.
 CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
-_OF_FIT = {
-    name: f"it is an argument of fit: net.fit(X, y, {name}={value})"
-    for name, value in {
-        "epochs": "100",
-        "batch_size": "32",
-        "shuffle": "True",
-        "sample_weight": "weights",
-        "class_weight": "'balanced'",
-        "validation_data": "(X_val, y_val)",
-        "validation_split": "0.1",
-        "metrics": "'mae'",
-        "early_stopping": "10",
-        "keep_best": "True",
-        "time_limit": "60",
-        "callbacks": "function",
-        "progress": "True",
-        "checkpoint": "path",
-        "checkpoint_every": "10",
-        "resume": "True",
-        "communicator": "'world'",
-        "average_every": "10",
-    }.items()
-}
-_OF_FIT |= {
-    name: f"it is an argument of fit: net.fit(source, {name}={value})"
-    for name, value in {
-        "target": "'y'",
-        "buffer_rows": "100_000",
-        "steps_per_epoch": "1000",
-    }.items()
-}
-_OF_MLP = {
-    name: f"it is an argument of the net: MLP(layer_sizes, {name}=...)"
-    for name in (
-        *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
-        *("initializer", "label_smoothing", "layer_rates", "dtype", "seed", "n_threads", "device"),
-        *("dropout", "input_dropout", "input_noise", "compute_dtype", "monotonic_cst"),
-    )
-}
-_OF_OPTIMIZER = {
-    "learning_rate": "the optimizer has it: optimizer=Adam(learning_rate=0.001)",
-    "momentum": "the optimizer has it: optimizer=SGD(0.01, momentum=0.9)",
-    "nesterov": "the optimizer has it: optimizer=SGD(0.01, momentum=0.9, nesterov=True)",
-    "beta_1": "the optimizer has it: optimizer=Adam(beta_1=0.9)",
-    "beta_2": "the optimizer has it: optimizer=Adam(beta_2=0.999)",
-    "epsilon": "the optimizer has it: optimizer=Adam(epsilon=1e-8)",
-    "rho": "the optimizer has it: optimizer=RMSprop(rho=0.9)",
-    "clipvalue": "the optimizer has it: optimizer=Adam(clipvalue=1.0)",
-    "clipnorm": "the optimizer has it: optimizer=Adam(clipnorm=1.0)",
-    "global_clipnorm": "the optimizer has it: optimizer=Adam(global_clipnorm=1.0)",
-    "average": "the optimizer has it: optimizer=Adam(average=EMA(0.99))",
-}
-_LACKING = {
-    "batch_norm": "there is no normalisation of layers; standardise X",
-    "bias": "every layer has biases",
-    "n_iter_no_change": "it is an argument of fit: early_stopping=10",
-    "min_delta": "use early_stopping=EarlyStopping(min_delta=1e-4) of fit",
-    "schedule": "the optimizer has it: optimizer=Adam(Cosine(0.01)); ReduceLROnPlateau is one of "
-    "the callbacks of fit",
-    "quantile": "the loss has it: loss=Quantile(0.9)",
-    "warm_start": "a further fit goes on where this one ended",
-    "trainable": "it is an attribute of the net: net.trainable = [False, True]",
-    "decay_biases": "AdamW has it: optimizer=AdamW(decay_biases=False)",
-}
-NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
-FIT = {**_OF_MLP, **_OF_OPTIMIZER, **_LACKING}
-MANY = {
-    **FIT,
-    "class_weight": "use sample_weight=np.array([1.0, 5.0])[y], with one number for each class",
-}
-OPTIMIZER = {
-    "l2": "use AdamW(weight_decay=...), or l2 of the net: MLP(layer_sizes, l2=...)",
-    "l1": _OF_MLP["l1"],
-    "momentum": "SGD has it: SGD(0.01, momentum=0.9)",
-    "nesterov": "SGD and Nadam have it: SGD(0.01, momentum=0.9, nesterov=True)",
-    "factor": "use a schedule: learning_rate=Exponential(0.01)",
-    "n_steps": "use a schedule: learning_rate=Cosine(0.01, n_steps=1000)",
-    "betas": "Adam, AdamW and Nadam have beta_1 and beta_2",
-    "final_rate": "use a schedule: learning_rate=Cosine(0.01, final_rate=0.001)",
-    "constants": "fit trains all parameters of the net; there is no need to pass them",
-    "trainable": _LACKING["trainable"],
-    "layer_rates": _OF_MLP["layer_rates"],
-    "decay_biases": "AdamW has it: AdamW(decay_biases=False)",
-}
-ESTIMATOR = {
-    "batch_norm": _LACKING["batch_norm"],
-    "bias": _LACKING["bias"],
-    "l1": "the estimators have alpha, of the squares, alone; MLP has l1",
-    "dtype": "X of float32 trains in float32, any other X in float64",
-    "device": "the estimators run on the CPU; MLP has device",
-    "callbacks": "fit of MLPClassifier and MLPRegressor has them: fit(X, y, callbacks=function)",
-    "metrics": "use scoring, with early_stopping=True, or score after the fit",
-    "validation_data": "they are arguments of fit: fit(X, y, X_val=X_val, y_val=y_val)",
-    "sample_weight": "it is an argument of fit: fit(X, y, sample_weight=weights)",
-    "class_weight": "use sample_weight of fit",
-    "initializer": "scikit-learn's is built in: glorot_uniform; MLP has initializer",
-    "loss": "the classifiers' is cross-entropy; MLP has others, and as_estimator",
-    "output_activation": "it follows from the targets; MLP has output_activation",
-    "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
-    "clipnorm": "an optimizer as the solver has it: solver=Adam(clipnorm=1.0)",
-    "global_clipnorm": "an optimizer as the solver has it: solver=Adam(global_clipnorm=1.0)",
-}
-_OF_ESTIMATOR = {
-    name: f"it is a parameter of the estimator: {name}=..., where it is made"
-    for name in (
-        *("max_iter", "batch_size", "shuffle", "verbose", "early_stopping", "learning_rate_init"),
-        *("solver", "alpha", "class_weight", "random_state", "n_jobs", "activation"),
-        *("hidden_layer_sizes", "validation_fraction", "label_smoothing"),
-        *("dropout", "input_dropout", "input_noise"),
-    )
-}
-ESTIMATOR_FIT = {
-    **{name: _OF_ESTIMATOR[name] for name in ("dropout", "input_dropout", "input_noise")},
-    "label_smoothing": _OF_ESTIMATOR["label_smoothing"],
-    "epochs": _OF_ESTIMATOR["max_iter"],
-    "learning_rate": _OF_ESTIMATOR["learning_rate_init"],
-    "optimizer": _OF_ESTIMATOR["solver"],
-    "l2": _OF_ESTIMATOR["alpha"],
-    "seed": _OF_ESTIMATOR["random_state"],
-    "n_threads": _OF_ESTIMATOR["n_jobs"],
-    "layer_sizes": _OF_ESTIMATOR["hidden_layer_sizes"],
-    "validation_data": "use X_val and y_val: fit(X, y, X_val=X_val, y_val=y_val)",
-    "callbacks": ESTIMATOR["callbacks"],
-    "validation_fraction": _OF_ESTIMATOR["validation_fraction"],
-    "metrics": "use scoring of the estimator, with early_stopping=True, or score after the fit",
-    **{name: _OF_ESTIMATOR[name] for name in _OF_ESTIMATOR if name in _LACKING or name in _OF_FIT},
-}
-SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
-SCHEDULE = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use n_steps"}
-OF_DECAY = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use every"}
-# By the name of a function or class, or by the title of its table of words.
-ADVICE: dict[str, dict[str, str]] = {
-    "MLP": NET,
-    "MLPSearchCV": SEARCH,
-    "EMA": {"factor": "the decay is its momentum: EMA(momentum=0.99)"},
-    "Warmup": {
-        **SCHEDULE,
-        "learning_rate": "it is the first argument, a rate or a schedule: Warmup(0.01)",
-    },
-    "MLP.fit": FIT,
-    "fit_many": MANY,
-    **dict.fromkeys(("Cosine", "OneCycle"), SCHEDULE),
-    **dict.fromkeys(("StepDecay", "Exponential"), OF_DECAY),
-    "Optimizers": OPTIMIZER,
-}
 
 
 @cache
 def content() -> Any:
     """The content of the file of words."""
     return tomllib.loads(WORDS.read_text(encoding="utf-8"))
+
+
+@cache
+def advice(owner: str) -> dict[str, str]:
+    """The advice for keywords of a function, a class, a table of words or a group, by keyword."""
+    own = dict(content()["advice"][owner])
+    sentences: dict[str, str] = {}
+    for group in own.pop("groups", ()):
+        sentences |= advice(group)
+    each = own.pop("each", "")
+    sentences |= {keyword: each.format(keyword) for keyword in own.pop("keywords", "").split()}
+    return sentences | own
 
 
 @cache
@@ -205,10 +72,10 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
 def _advice_of(who: str) -> dict[str, str]:
     titles = [table["title"] for table in content()["table"] if who in table["of"]]
     for name in (who, *titles):
-        if name in ADVICE:
-            return ADVICE[name]
+        if name in content()["advice"]:
+            return advice(name)
     if who.startswith("MLP") and not who.startswith("MLP."):
-        return ESTIMATOR_FIT if who.endswith("fit") else ESTIMATOR
+        return advice("estimator.fit" if who.endswith("fit") else "estimator")
     return {}
 
 

@@ -53,11 +53,7 @@ def inner_fraction(owner: str, name: str, value: object) -> float:
 
 def positive_integer(owner: str, name: str, value: object) -> int:
     """Check an integer of 1 or more (NumPy integers too, bool not)."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
-    number = int(value)
-    if number < 1:
-        raise ValueError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
+    number = _integer(owner, name, value, 1)
     if number > LARGEST:
         bits = number.bit_length() - 1
         raise ValueError(f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}")
@@ -66,11 +62,16 @@ def positive_integer(owner: str, name: str, value: object) -> int:
 
 def non_negative_integer(owner: str, name: str, value: object) -> int:
     """Check an integer of 0 or more (NumPy integers too, bool not)."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: {name} must be an integer of 0 or more, got {value!r}")
-    if int(value) < 0:
-        raise ValueError(f"{owner}: {name} must be an integer of 0 or more, got {value!r}")
-    return int(value)
+    return _integer(owner, name, value, 0)
+
+
+def _integer(owner: str, name: str, value: object, least: int) -> int:
+    kind: type[Exception] = TypeError
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        if int(value) >= least:
+            return int(value)
+        kind = ValueError
+    raise kind(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
 
 
 def boolean(owner: str, name: str, value: object) -> bool:

@@ -242,7 +242,7 @@ def test_what_is_made_can_be_copied_and_pickled(thing: Any) -> None:
 
 def test_advice_is_of_words_in_the_groups() -> None:
     words = {word for group in keywords.groups() for word in group}
-    tables = [*keywords.ADVICE.values(), keywords.ESTIMATOR, keywords.ESTIMATOR_FIT]
+    tables = map(keywords.advice, keywords.content()["advice"])
     others = {"checkpoint", "resume", "communicator"}
     assert {word for table in tables for word in table} - words <= others
 

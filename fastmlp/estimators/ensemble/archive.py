@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
-from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
-from fastmlp.estimators.mlp import archive, codecs
+from fastmlp.estimators.ensemble.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
+from fastmlp.estimators.mlp import archive
 from fastmlp.estimators.with_client import PARAMETERS
-from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.serialization import codec
+from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of, inside
 
 KINDS: dict[str, type[Any]] = {
     "MLPEnsembleClassifier": MLPEnsembleClassifier,
@@ -35,11 +35,11 @@ def pack(ensemble: Any, *, training: bool) -> Content:
         **archive.feature_names_of(ensemble),
     }
     if isinstance(ensemble, MLPEnsembleClassifier):
-        header["labels"] = codecs.of_classes(ensemble.classes_)
+        header["labels"] = codec.of_classes(ensemble.classes_)
     members: list[Any] = []
     arrays: dict[str, Any] = {}
     for i, member in enumerate(ensemble.estimators_):
-        header_of_member, inner_arrays = archive.inside(
+        header_of_member, inner_arrays = inside(
             archive.pack(member, training=training), f"members.{i}"
         )
         members.append(header_of_member)
@@ -62,9 +62,9 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     if len(header["members"]) != ensemble.n_members:
         raise FileError(f"{len(header['members'])} members of {ensemble.n_members}")
     members = []
-    of_members = archive.arrays_at(arrays, "members")
+    of_members = arrays_at(arrays, "members")
     for i, stored in enumerate(header["members"]):
-        inner = archive.content_of(stored, of_members.get(str(i), {}))
+        inner = content_of(stored, of_members.get(str(i), {}))
         if inner.kind != ensemble.member.__name__:
             raise FileError(f"a member of kind {inner.kind!r} in a file of {content.kind!r}")
         members.append(archive.unpack(inner, own, n_threads))
@@ -72,7 +72,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     ensemble.n_iter_ = np.array([member.n_iter_ for member in members])
     ensemble.n_features_in_ = members[0].n_features_in_
     if "labels" in header:
-        ensemble.classes_ = codecs.classes_from(header["labels"])
+        ensemble.classes_ = codec.classes_from(header["labels"])
     archive.take_feature_names(ensemble, header, ensemble.n_features_in_)
     _check(ensemble, header["n_features"])
     return ensemble

@@ -4,20 +4,24 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import codecs
-from fastmlp.estimators.mlp.classifier import MLPClassifier
+from fastmlp.estimators.mlp.estimators import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.fitting import to_core
 from fastmlp.estimators.mlp.fitting.epochs import reset_records
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of, network_of
-from fastmlp.estimators.mlp.regressor import MLPRegressor
 from fastmlp.network import resolve
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
-from fastmlp.serialization import model_state
+from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.validation import scalars
 
+Array = NDArray[Any]
 Own = Mapping[str, Any]
 KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 COUNTS = ("n_iter_", "t_", "_no_improvement_count")
@@ -88,41 +92,13 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
         If one has no name.
     """
     parameters = estimator.get_params(deep=False).items()
-    return {name: codecs.of_value(value) for name, value in parameters if name not in but}
+    return {name: codec.of_value(value) for name, value in parameters if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
     """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
-    parameters = {name: codecs.value_from(value, own) for name, value in spelled.items()}
+    parameters = {name: codec.value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
-
-
-def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header and the arrays of content to be stored at a place in another file."""
-    arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
-    return {"kind": content.kind, **content.header}, arrays
-
-
-def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """Return the arrays at the places in a place, by place and name: one pass for all of them.
-
-    Examples
-    --------
-    >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
-    {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
-    """
-    start, by_place = place and f"{place}.", dict[str, dict[str, Any]]()
-    for name, array in arrays.items():
-        if name.startswith(start):
-            inner, _, own = name.removeprefix(start).partition(".")
-            by_place.setdefault(inner, {})[own] = array
-    return by_place
-
-
-def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
-    """Return the content that `inside` put into another file, of its arrays alone."""
-    entries = dict(header)
-    return Content(entries.pop("kind"), entries, arrays)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
@@ -142,7 +118,7 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
-        form["labels"] = codecs.of_labels(estimator)
+        form["labels"] = of_labels(estimator)
     form |= feature_names_of(estimator)
     if hasattr(estimator, "_sklearn_output_config"):
         form["transform_output"] = estimator._sklearn_output_config["transform"]
@@ -168,8 +144,8 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     """Set the labels; return the output activation for them."""
-    classes = codecs.classes_from(spelled)
-    binarizer = codecs.binarizer_from(spelled, classes)
+    classes = codec.classes_from(spelled)
+    binarizer = binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
     if classifier.n_outputs_ != n_outputs:
         raise FileError(f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs")
@@ -190,9 +166,9 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:
-    """Return the counts and numbers that are set, and None for each curve that is None."""
+    """The counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
-    numbers = {name: codecs.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
+    numbers = {name: codec.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
 
 
@@ -206,7 +182,7 @@ def _take_attributes(estimator: Any, stored: Mapping[str, Any], content: Content
         reset_records(estimator)
     for name in COUNTS:
         if name in stored or name != "_no_improvement_count":
-            setattr(estimator, name, codecs.count(stored[name], name))
+            setattr(estimator, name, codec.count(stored[name], name))
     for name in NUMBERS:
         if name in stored:
             setattr(estimator, name, _number(stored[name], name))
@@ -218,7 +194,7 @@ def _take_attributes(estimator: Any, stored: Mapping[str, Any], content: Content
 
 
 def _number(spelled: Any, name: str) -> float | None:
-    value = codecs.value_from(spelled, {})
+    value = codec.value_from(spelled, {})
     if value is not None and type(value) not in (int, float):
         raise FileError(f"{name} must be a number or null, got {value!r}")
     return value
@@ -241,7 +217,7 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    stored, state = codecs.of_optimizer(optimizer), estimator.__dict__.get("_state")
+    stored, state = of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
         stored["averaged_from"] = state.averaged_from
     return stored, arrays
@@ -259,12 +235,96 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
     spelled, arrays, layout = content.header["books"], content.arrays, network.layout
     if spelled is None:
         return
-    estimator._optimizer = codecs.optimizer_from(spelled, own)
+    estimator._optimizer = optimizer_from(spelled, own)
     state = estimator._live_state()
     flat, state.optimizer = state.parameters, to_core.averaged(estimator)
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
-    state.averaged_from = codecs.count(spelled.get("averaged_from", 0), "averaged_from")
+    state.averaged_from = codec.count(spelled.get("averaged_from", 0), "averaged_from")
     if "best" in arrays:
         best = model_state.checked(arrays["best"], "best", flat).copy()
         estimator._best_coefs = weight_views(layout, best)
         estimator._best_intercepts = bias_views(layout, best)
+
+
+def of_labels(classifier: Any) -> dict[str, Any]:
+    """Return the JSON form of a fitted classifier's labels.
+
+    Raises
+    ------
+    ValueError
+        If their dtype has no form in a file.
+    """
+    binarizer = classifier._label_binarizer
+    return codec.of_classes(classifier.classes_) | {
+        "several": binarizer.y_type_.startswith("multilabel"),
+        "sparse": bool(binarizer.sparse_input_),
+    }
+
+
+def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
+    """Return the binarizer of these labels, which must be sorted and distinct."""
+    several, sparse = spelled["several"], spelled["sparse"]
+    if type(several) is not bool or type(sparse) is not bool or sparse > several:
+        raise FileError("whether rows have several labels, and sparse ones, must be true or false")
+    targets = np.eye(2, len(classes), dtype=int) if several else np.repeat(classes, 2)
+    binarizer = LabelBinarizer().fit(csr_array(targets) if sparse else targets)
+    if not np.array_equal(binarizer.classes_, classes):
+        raise FileError("labels must be sorted, and each there once")
+    return binarizer
+
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
+    "adam": ("learning_rate_init", *to_core.SETTINGS),
+}
+SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
+
+
+def of_optimizer(optimizer: Any) -> dict[str, Any]:
+    """Return the JSON form of an optimizer object, without its state."""
+    if isinstance(optimizer, to_core.CoreOptimizer):
+        return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
+    kind = "sgd" if isinstance(optimizer, SGDOptimizer) else "adam"
+    settings = {name: _plain(name, getattr(optimizer, name)) for name in FIELDS[kind]}
+    now = {"learning_rate": float(optimizer.learning_rate), "t": to_core.steps_of(optimizer)}
+    return {"kind": kind, **settings, **now}
+
+
+def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """Return the optimizer object of a JSON form.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        If the form is not valid.
+    """
+    kind, t = spelled["kind"], codec.count(spelled["t"], "t")
+    scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
+    if kind == "core":
+        optimizer = to_core.CoreOptimizer(codec.optimizer_from(spelled["core"], own))
+        optimizer.t = t
+        return optimizer
+    settings = {name: spelled[name] for name in FIELDS[kind]}
+    scalars.positive("file", "learning_rate_init", settings["learning_rate_init"])
+    optimizer = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
+    optimizer.learning_rate = scalars.non_negative(
+        "file", "learning_rate", spelled["learning_rate"]
+    )
+    optimizer.t = t
+    to_core.core_of(optimizer)
+    return optimizer
+
+
+def _sgd(settings: dict[str, Any]) -> SGDOptimizer:
+    scalars.known("file", "learning_rate", settings["lr_schedule"], SGD_SCHEDULES)
+    scalars.boolean("file", "nesterov", settings["nesterov"])
+    scalars.non_negative("file", "power_t", settings["power_t"])
+    if scalars.non_negative("file", "momentum", settings["momentum"]) > 1:
+        raise FileError(f"momentum must be at most 1, got {settings['momentum']!r}")
+    return SGDOptimizer([], **settings)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "nesterov":
+        return bool(value)
+    return value if name == "lr_schedule" else float(value)

@@ -1,27 +1,29 @@
 """The base of both estimators: scikit-learn's methods around the core's training."""
 
+from __future__ import annotations
+
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from numbers import Integral, Real
 from operator import is_not
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import is_classifier
+from sklearn.base import TransformerMixin, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.locks import NetLock
+from fastmlp._process.memory import FreeList
+from fastmlp.backends.protocol import Predictor
 from fastmlp.data.feed import Feed
-from fastmlp.estimators.common import BatchPredictions
+from fastmlp.estimators.common import BatchPredictions, Table
 from fastmlp.estimators.mlp.fitting import advice, to_core
-from fastmlp.estimators.mlp.fitting.epochs import (
-    fit_epochs,
-    reset_records,
-)
+from fastmlp.estimators.mlp.fitting.epochs import Reports, fit_epochs, reset_records
 from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
     Copies,
@@ -33,7 +35,6 @@ from fastmlp.estimators.mlp.fitting.net import (
     take_slots,
     write_back,
 )
-from fastmlp.estimators.mlp.fitting.reports import Reports
 from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
     HeldOutRows,
@@ -44,16 +45,49 @@ from fastmlp.estimators.mlp.fitting.rows import (
     part_of,
     validation_rows,
 )
-from fastmlp.estimators.mlp.fitting.shortcuts import seeded
+from fastmlp.estimators.mlp.fitting.second_order import fit_by_core
+from fastmlp.estimators.mlp.fitting.shortcuts import is_checked, seeded
 from fastmlp.estimators.mlp.fitting.single_step import step_alone
-from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS
-from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
-from fastmlp.estimators.sklearn_bases import SklearnMLP
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, features_of, network_of
+from fastmlp.estimators.sklearn_bases import (
+    ClassNamePrefixFeaturesOutMixin,
+    SklearnMLP,
+    _SetOutputMixin,
+    available_if,
+)
 from fastmlp.model import MLP
 from fastmlp.network import monotone, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
+
+
+class QuickPredictor(NamedTuple):
+    """The predictor of the last small batch, with the net and settings that it is valid for."""
+
+    state: NetState
+    predictor: Predictor
+    activation: Any
+    out_activation: str
+
+
+@final
+class PredictionCache:
+    """A mutable cache: `predict` must not change the attributes of an estimator.
+
+    Attributes
+    ----------
+    buffers : FreeList of buffers for predictions of many rows
+    quick : QuickPredictor, or None before the first small batch
+    """
+
+    buffers: FreeList
+    quick: QuickPredictor | None
+
+    def __init__(self) -> None:
+        self.buffers = FreeList()
+        self.quick = None
+
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -65,8 +99,15 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
-    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
+class CompiledMLP(
+    Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
+):
+    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases.
+
+    Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
+    take an estimator with `fit_transform`, or an unfitted one with `transform`, for a transformer.
+    A subclass that is a `TransformerMixin` is one.
+    """
 
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -123,20 +164,7 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
             self._checked_values = values
         to_core.check_regularization(self)
 
-    def _fit(self, *arguments: Any, **options: Any) -> Any:
-        # One fit of an estimator at a time: another would free the optimizer's state that this
-        # one's kernels read.
-        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
-        with lock.parameters, lock.training(type(self).__name__):
-            return self._refusing_overflow(self._train, *arguments, **options)
-
-    def _refusing_overflow(self, train: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return train(*arguments, **options)
-        except OverflowError as error:
-            raise ValueError(f"{type(self).__name__}: {error}") from error
-
-    def _train(
+    def _fit(
         self,
         X: Any,
         y: Any,
@@ -146,20 +174,32 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         reports: Reports | None = None,
         over: SourceOptions = ARRAYS,
     ) -> Any:
-        self._hidden_sizes()  # Raises before the data are checked.
-        if not incremental:
-            advice.warn_of_idle_scoring(self)
-        first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        if over.covers(X, y, f"{type(self).__name__}.fit"):
-            feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
-            part = part_of(feed, boolean=is_classifier(self))
-            validation = over.of_table(self, validation)
-            return self._learn(part, incremental, first_pass, validation, reports, feed)
-        with advice.checking(self, X, y=y, sample_weight=sample_weight):
-            X, y = self._validate_input(X, y, incremental, reset=first_pass)
-        y = y.reshape(-1, 1) if y.ndim == 1 else y
-        part = RowSubset(X, y, self._checked_weight(sample_weight, X, y))
-        return self._learn(part, incremental, first_pass, validation, reports)
+        # One fit of an estimator at a time: another would free the optimizer's state that this
+        # one's kernels read.
+        lock = self.__dict__.get("_lock") or self.__dict__.setdefault("_lock", NetLock())
+        with lock.parameters, lock.training(type(self).__name__), self._refusing_overflow():
+            self._hidden_sizes()  # Raises before the data are checked.
+            if not incremental:
+                advice.warn_of_idle_scoring(self)
+            first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+            if over.covers(X, y, f"{type(self).__name__}.fit"):
+                feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
+                part = part_of(feed, boolean=is_classifier(self))
+                validation = over.of_table(self, validation)
+                return self._learn(part, incremental, first_pass, validation, reports, feed)
+            with advice.checking(self, X, y=y, sample_weight=sample_weight):
+                X, y = self._validate_input(X, y, incremental, reset=first_pass)
+            y = y.reshape(-1, 1) if y.ndim == 1 else y
+            weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+            part = RowSubset(X, y, self._of_classes(weight, X, y))
+            return self._learn(part, incremental, first_pass, validation, reports)
+
+    @contextmanager
+    def _refusing_overflow(self) -> Iterator[None]:
+        try:
+            yield
+        except OverflowError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
 
     def _fit_part(
         self,
@@ -183,7 +223,8 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         self.__dict__.update(form)
         part = RowSubset(X, y, weight, rows)
         weights = self._of_classes(part.of(weight), X, part.of(y))
-        return self._refusing_overflow(self._learn, part.weighted(weights), reports=reports)
+        with self._refusing_overflow():
+            return self._learn(part.weighted(weights), reports=reports)
 
     def _learn(
         self,
@@ -198,6 +239,8 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = seeded(self)
         if first_pass:
+            single = np.dtype(np.float32)
+            spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)
             self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
             self._check_sizes(units)
@@ -207,8 +250,12 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         elif to_core.is_stochastic(self.solver):
             fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
-            check_whole(self, feed, "solver='lbfgs'", "another solver")
-            minimize_loss(self, part, units, reports)
+            name = self.solver if isinstance(self.solver, str) else type(self.solver).__name__
+            check_whole(self, feed, f"solver={name!r}", "another solver")
+            if to_core.is_second_order(self.solver):
+                fit_by_core(self, part, reports)
+            else:
+                minimize_loss(self, part, units, reports)
         if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -232,13 +279,8 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
-    def _checked_weight(self, sample_weight: Any, X: Any, y: Array) -> Any:
-        """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-        return self._of_classes(weight, X, y)
-
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
-        """Return the rows' weights, times the weights of their classes."""
+        """The rows' weights, shape (n_samples,), times those of their classes; None: all are 1."""
         return weight
 
     def _check_sizes(self, units: list[int]) -> None:
@@ -285,14 +327,12 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
         attribute is another net.
         """
         check_is_fitted(self)
-        state = self._live_state()
-        if state is not self.__dict__.get("_state"):
+        before: NetState | None = self.__dict__.get("_state")
+        if self._live_state() is not before:
             # Arrays that a user has put into the lists: their numbers move to one vector.
-            before: NetState | None = self.__dict__.get("_state")
             self._adopt()
-            state = self._state
-            take_slots(state, before)
-        return net_around(self, state)
+            take_slots(self._state, before)
+        return net_around(self, self._state)
 
     def _live_state(self) -> NetState:
         """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
@@ -328,3 +368,85 @@ class CompiledMLP(Copies, Predictions, BatchPredictions, SklearnMLP):
             # The rows of a data frame are an array here.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
+        return self._outputs(self._validated_rows(X) if check_input else X)
+
+    def _validated_rows(self, X: Any) -> Any:
+        if is_checked(self, X, reset=False):
+            return X
+        with advice.checking(self, X):
+            return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+
+    def _outputs(self, X: Any, hidden: bool = False) -> Array:
+        """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
+        state = self._live_state()
+        if X.shape[1] != state.layout.sizes[0]:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
+            )
+        dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
+        # Without penalties: nets that differ in penalties alone then share buffers.
+        network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
+        with state.lock.parameters:
+            flat = state.parameters.astype(dtype, copy=False)
+            if hidden:
+                network = features_of(network)
+                flat = state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
+        out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        engine = engine_of(self, network, state.lock, cache.buffers if cache else None)
+        predictor = engine.predictor(flat)
+        predictor.write(engine.features(X), out)
+        if cache is not None and predictor.is_quick and flat is state.parameters:
+            cache.quick = QuickPredictor(state, predictor, self.activation, self.out_activation_)
+        return out
+
+    def _quick_outputs(self, X: Any) -> Array | None:
+        """Return predictions for a few plain rows in microseconds; None for other rows."""
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
+            return None
+        state, predictor, activation, output = cache.quick
+        if activation is not self.activation or output is not self.out_activation_:
+            return None
+        if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
+            return None
+        return predictor.quick(X)
+
+    def transform(self, X: Table) -> Array:
+        """Return the activations of the last hidden layer; only a fitted estimator has it.
+
+        A step before the last one of a pipeline must be a transformer. Put a fitted estimator into
+        scikit-learn's `FrozenEstimator`; one that the pipeline fits is of a class of your own:
+        ``class Features(TransformerMixin, MLPClassifier): ...``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_units)
+            Of a net without hidden layers, the features as they are.
+
+        Raises
+        ------
+        AttributeError
+            If the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        rows = self._validated_rows(X)
+        if len(self.coefs_) == 1:
+            return rows.toarray() if hasattr(rows, "toarray") else rows
+        return self._outputs(rows, hidden=True)
+
+    @property
+    def _n_features_out(self) -> int:
+        """The number of names that `get_feature_names_out` returns."""
+        return int(self.coefs_[-1].shape[0])
+
+
+# Not as a decorator: `_SetOutputMixin` would put a plain function in its place in the class.
+available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
+CompiledMLP.transform = available(CompiledMLP.transform)  # type: ignore[method-assign]

@@ -7,11 +7,12 @@ import numpy as np
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import archive, codecs
+from fastmlp.estimators.mlp import archive
 from fastmlp.estimators.mlp.archive import KINDS
 from fastmlp.estimators.search.search_cv import MLPSearchCV
 from fastmlp.estimators.with_client import PARAMETERS
-from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.serialization import codec
+from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of, inside
 
 Own = Mapping[str, Any]
 # The fitted attributes that are stored; others are the results, the best estimator, or follow.
@@ -54,12 +55,12 @@ def pack(search: Any, *, training: bool) -> Content:
         },
         "parameters": archive.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
-        "attributes": {name: codecs.of_value(there[name]) for name in ATTRIBUTES if name in there},
+        "attributes": {name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),
     }
     if "best_estimator_" in there:
         best = archive.pack(search.best_estimator_, training=training)
-        header[BEST], inner_arrays = archive.inside(best, BEST)
+        header[BEST], inner_arrays = inside(best, BEST)
         arrays |= inner_arrays
     return Content(type(search).__name__, header, arrays)
 
@@ -82,9 +83,9 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     for name, value in header["attributes"].items():
         if name not in ATTRIBUTES:
             raise FileError(f"unknown attribute {name!r}")
-        setattr(search, name, codecs.value_from(value, own))
+        setattr(search, name, codec.value_from(value, own))
     if BEST in header:
-        best = archive.content_of(header[BEST], archive.arrays_at(arrays)[BEST])
+        best = content_of(header[BEST], arrays_at(arrays)[BEST])
         if best.kind != spelled["kind"]:
             raise FileError(f"the best of {spelled['kind']!r} is of kind {best.kind!r}")
         search.best_estimator_ = archive.unpack(best, own, n_threads)
@@ -106,7 +107,7 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     _check_sizes(results["params"], sum(values.size for values in numbers.values()))
     header = {
         "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
-        "params": codecs.of_value(list(results["params"])),
+        "params": codec.of_value(list(results["params"])),
     }
     arrays = {
         f"{RESULTS}.{name}": values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
@@ -125,13 +126,13 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
         value for candidate in candidates for value in candidate.values() if isinstance(value, WIDE)
     )
     longest = max((len(str(value)) for value in wide), default=0)
-    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > codecs.MAX_TEXT_BYTES:
+    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > codec.MAX_TEXT_BYTES:
         sizes = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
         raise FileError(f"{n:,} candidates of {sizes}")
 
 
 def _results_from(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    candidates = codecs.value_from(header["params"], {})
+    candidates = codec.value_from(header["params"], {})
     if type(candidates) is not list or any(type(candidate) is not dict for candidate in candidates):
         raise FileError("params must be a list of dicts")
     _check_sizes(candidates, sum(candidate.size for candidate in arrays.values()))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, final
 
 from joblib.parallel import ParallelBackendBase
@@ -171,25 +172,11 @@ def cost_of(calls: Any) -> float:
 
 def _cost_of_fit(estimator: Any, X: Any, *, parameters: Any, train: Any, **more: Any) -> float:
     trial = estimator
-    for part in _parts(estimator):
-        trial = part
+    while isinstance(trial, Pipeline):
+        trial = trial.steps[-1][1]
     own = {name.rpartition("__")[2]: value for name, value in (parameters or {}).items()}
-    settings = _Settings({**trial.get_params(deep=False), **own})
+    settings = SimpleNamespace(**{**trial.get_params(deep=False), **own})
     return fit_cost(settings, len(train), X.shape[1] if len(X.shape) > 1 else 1)
-
-
-def _parts(estimator: Any) -> Iterator[Any]:
-    """Yield the last step of a pipeline, and of a pipeline in it."""
-    while isinstance(estimator, Pipeline):
-        estimator = estimator.steps[-1][1]
-        yield estimator
-
-
-class _Settings:
-    """Parameters as attributes."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.__dict__.update(settings)
 
 
 class SubmittedFit(SubmittedCall):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
@@ -24,14 +24,9 @@ from fastmlp.estimators.common import Configurable, Folds, Grid, Metrics, Random
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.search.backends import ClusterBackend, FitBar, PoolBackend
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
-from fastmlp.estimators.with_client import WithClient
+from fastmlp.estimators.with_client import Client, WithClient
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-
-if TYPE_CHECKING:
-    from distributed import Client
-else:
-    Client = Any  # So that type hints can be read without it.
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
 HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
@@ -115,6 +110,17 @@ class MLPSearchCV(WithClient, BaseSearchCV):
     {'alpha': 0.001}
     """
 
+    param_grid: Grid | None
+    param_distributions: Grid | None
+    n_iter: int
+    halving: bool
+    factor: float
+    resource: str
+    max_resources: int | Literal["auto"]
+    min_resources: int | Literal["exhaust", "smallest"]
+    aggressive_elimination: bool
+    random_state: RandomState | None
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseSearchCV._parameter_constraints,
         "param_grid": [dict, list, None],
@@ -159,28 +165,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:
-        super().__init__(
-            estimator=estimator,
-            scoring=scoring,
-            n_jobs=n_jobs,
-            refit=refit,
-            cv=cv,
-            verbose=verbose,
-            error_score=error_score,
-            return_train_score=return_train_score,
-        )
-        self.param_grid = param_grid
-        self.param_distributions = param_distributions
-        self.n_iter = n_iter
-        self.halving = halving
-        self.factor = factor
-        self.resource = resource
-        self.max_resources = max_resources
-        self.min_resources = min_resources
-        self.aggressive_elimination = aggressive_elimination
-        self.random_state = random_state
-        self.client = client
-        self.group_timeout = group_timeout
+        self._keep(locals())
 
     @_fit_context(prefer_skip_nested_validation=False)
     @explained

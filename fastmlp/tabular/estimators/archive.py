@@ -6,18 +6,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import codecs
-from fastmlp.estimators.mlp.archive import (
-    arrays_at,
-    content_of,
-    inside,
-    parameters_from,
-    parameters_of,
-)
+from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.model import core_of, unpacked
-from fastmlp.serialization import model_state
-from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.serialization import codec, model_state
+from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of, inside
 from fastmlp.tabular.encoders.encoding import NUMERIC, Encoding
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
@@ -70,7 +63,7 @@ def pack(model: Any, *, training: bool) -> Content:
         "training": model.training_,
     }
     if isinstance(model, TabularMLPClassifier):
-        header["labels"] = codecs.of_classes(model.classes_)
+        header["labels"] = codec.of_classes(model.classes_)
     kept = {name: array for name, array in arrays.items() if name != "extra_weights"}
     return Content(type(model).__name__, header, kept)
 
@@ -91,7 +84,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     pack_ = from_state(header["pack"], arrays)
     classes = None
     if isinstance(model, TabularMLPClassifier):
-        classes = codecs.classes_from(header["labels"])
+        classes = codec.classes_from(header["labels"])
     _check(pack_, schema, classes)
     model._take(schema, pack_, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])

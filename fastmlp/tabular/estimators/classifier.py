@@ -1,7 +1,7 @@
 """TabularMLPClassifier: classes of the rows of a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from fastmlp.estimators.common import ClassWeight, Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
+from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
@@ -17,11 +18,6 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
 from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
-
-if TYPE_CHECKING:
-    from distributed import Client
-else:
-    Client = Any  # So that type hints can be read without it.
 
 Array = NDArray[Any]
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.estimators.common import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
+from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
@@ -17,11 +18,6 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.training.history import Callback
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-
-if TYPE_CHECKING:
-    from distributed import Client
-else:
-    Client = Any  # So that type hints can be read without it.
 
 Array = NDArray[Any]
 

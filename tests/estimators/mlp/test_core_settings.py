@@ -167,6 +167,10 @@ def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> No
     assert not same(of_layers, model)
     with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
         of_layers.set_params(compute_dtype=layers[:2]).fit(WIDE, y)
+    unfitted = clone(of_layers)
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
+        unfitted.fit(WIDE, y)
+    assert not hasattr(unfitted, "coefs_")
 
 
 @pytest.mark.usefixtures("narrow_layers_too")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 from numbers import Integral
+from operator import is_not
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
@@ -128,48 +129,28 @@ def dtype_of(*arrays: Array) -> np.dtype[Any]:
     return np.dtype(np.float64)
 
 
-class LossForNet(NamedTuple):
-    """An estimator's loss in the words of `MLP`.
-
-    Attributes
-    ----------
-    loss : name, or loss with settings
-    share : factor of the estimator's penalty: means over outputs in `MLP` are sums there
-    """
-
-    loss: Any
-    share: float = 1.0
-
-
 @final
 class SharedNet(NamedTuple):
     """A net that shares an estimator's parameters, with the settings that it is valid for."""
 
     net: MLP
     state: NetState
-    settings: tuple[Any, ...]
+    settings: list[Any]
+
+
+# The attributes of an estimator that a net around it depends on.
+SETTINGS = (
+    "activation", "out_activation_", "alpha", "solver", "n_jobs", "dropout", "input_dropout",
+    "input_noise", "average", "compute_dtype", "monotonic_cst",
+)  # fmt: skip
 
 
 def net_around(estimator: Any, state: NetState) -> MLP:
-    """Return a net with the parameters of a state, which is an estimator's; made once for it."""
-    settings = (
-        estimator.activation,
-        estimator.out_activation_,
-        estimator.alpha,
-        estimator.solver,
-        estimator.n_jobs,
-        estimator.dropout,
-        estimator.input_dropout,
-        estimator.input_noise,
-        estimator.average,
-        estimator.compute_dtype,
-        estimator.monotonic_cst,
-    )
+    """A net with the parameters of a state, which is an estimator's; made once for it."""
+    settings = [getattr(estimator, name) for name in SETTINGS]
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
-    if made is not None and made.state is state:
-        same = (a is b for a, b in zip(settings, made.settings, strict=True))
-        if all(same):
-            return made.net
+    if made is not None and made.state is state and not any(map(is_not, settings, made.settings)):
+        return made.net
     loss, share = loss_for_net(estimator, state.layout.sizes[-1])
     network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
     seed = estimator.random_state
@@ -192,24 +173,25 @@ def net_around(estimator: Any, state: NetState) -> MLP:
     return net
 
 
-def loss_for_net(estimator: Any, n_outputs: int) -> LossForNet:
-    """An estimator's loss in the words of `MLP`, for a net of so many outputs."""
+def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
+    """An estimator's loss in the words of `MLP`, for a net of so many outputs, and the factor of
+    the estimator's penalty: means over outputs in `MLP` are sums there."""
     match estimator.out_activation_:
         case "softmax":
-            return LossForNet("cross_entropy")
+            return "cross_entropy", 1.0
         case "logistic":
-            return LossForNet("binary_cross_entropy", 1 / n_outputs)
+            return "binary_cross_entropy", 1 / n_outputs
     match estimator.loss:
         case "squared_error":
             # The gradient there is that of half the sum over outputs.
-            return LossForNet("mse", 2 / n_outputs)
+            return "mse", 2 / n_outputs
         case "poisson":
-            return LossForNet("poisson", 1 / n_outputs)
+            return "poisson", 1 / n_outputs
         case "quantile":
-            return LossForNet(Quantile(estimator.quantile))
+            return Quantile(estimator.quantile), 1.0
         case "tweedie":
-            return LossForNet(Tweedie(estimator.power))
-    return LossForNet(estimator.loss)
+            return Tweedie(estimator.power), 1.0
+    return estimator.loss, 1.0
 
 
 # Attributes that training leaves, and predictions do not need.

@@ -1,4 +1,4 @@
-"""MLPRegressor: scikit-learn's, trained by fastmlp."""
+"""MLPClassifier and MLPRegressor: scikit-learn's, trained by fastmlp."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.data.sources import Source
@@ -15,6 +17,7 @@ from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.common import (
     Activations,
     BatchSize,
+    ClassWeight,
     HiddenLayerSizes,
     LearningRate,
     RandomState,
@@ -24,12 +27,22 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.fitting.reports import reports_of
+from fastmlp.estimators.mlp.fitting.epochs import reports_of
 from fastmlp.estimators.mlp.fitting.rows import SourceOptions
-from fastmlp.estimators.mlp.fitting.shortcuts import are_plain_targets, checked_rows, r2
+from fastmlp.estimators.mlp.fitting.shortcuts import (
+    accuracy,
+    are_plain_labels,
+    are_plain_targets,
+    binarized,
+    binarizer_of,
+    checked_rows,
+    classes_of,
+    r2,
+)
 from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
+    loss_of_classifier,
     loss_of_regressor,
     pinball_score,
     quantile_score,
@@ -44,6 +57,303 @@ from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
+
+
+class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
+    """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
+
+    Parameters and attributes, methods and messages are those of
+    `sklearn.neural_network.MLPClassifier`, and so are the numbers: with the same `random_state` the
+    weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int, default (100,)
+    activation : str, callable, or a list of them, one per hidden layer, default "relu"
+        scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
+        as "gelu", or a function ``activation(z) -> (value, slope)``.
+    solver : str or Optimizer, default "adam"
+        scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
+        which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
+        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
+    alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
+    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As in scikit-learn.
+    n_jobs : int, optional
+        At most how many threads train and predict; results do not depend on it. None: as many as
+        the process may use, but one in a worker of joblib.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, which multiply the rows' weights.
+    scoring : str or callable, optional
+        The criterion of early stopping: a scorer, its name, or "loss". None: the accuracy.
+    pickle_state : bool, default False
+        If True, a pickle has the state of training, and `partial_fit` continues as without
+        pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
+    label_smoothing : float in [0, 1), default 0.0
+        In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``, for
+        n classes (2 for each of several labels).
+    dropout, input_dropout, input_noise : float or schedule, default 0.0
+        As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
+    average : EMA or SWA, optional
+        The average of the parameters that the estimator has, as of an optimizer of `MLP`. Not for
+        "lbfgs", nor for an optimizer with an average of its own.
+    compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
+        Training in mixed precision, as of `MLP`: parameters are float32 then, whatever X is. Not
+        for "lbfgs".
+    monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
+        Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
+        (-1) with the feature, as of `MLP`; by the names of columns those that are named.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
+        Numbers written to them are used from then on.
+    validation_loss_curve_ : list of float, or None
+        Each epoch's loss on the rows held out, where there are any.
+    net_ : MLP
+        A net that shares the parameters: numbers written to one are in the other.
+    classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
+    n_iter_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        By `fit`, where a parameter is of a wrong type or value.
+
+    See Also
+    --------
+    fastmlp.MLP : the same kernels in the words of Keras and PyTorch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from fastmlp import MLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> classifier = MLPClassifier(random_state=0, early_stopping=True).fit(X / 16, y)
+    >>> classifier.predict(X[:3] / 16)
+    array([0, 1, 2])
+    """
+
+    classes_: Array
+    class_weight: ClassWeight | None
+    label_smoothing: float
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **sklearn_bases.MLPClassifier._parameter_constraints,
+        **CompiledMLP.more_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    @explained
+    def __init__(
+        self,
+        hidden_layer_sizes: HiddenLayerSizes = (100,),
+        activation: Activations = "relu",
+        *,
+        solver: Solver = "adam",
+        alpha: float = 0.0001,
+        batch_size: BatchSize = "auto",
+        learning_rate: LearningRate = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        n_jobs: int | None = None,
+        class_weight: ClassWeight | None = None,
+        scoring: Scoring | None = None,
+        pickle_state: bool = False,
+        label_smoothing: float = 0.0,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
+        average: Average | None = None,
+        compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: ArrayLike | Mapping[str, int] | None = None,
+    ) -> None:
+        self._keep(locals(), sklearn_bases.MLPClassifier)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @explained
+    def fit(
+        self,
+        X: Table | Source,
+        y: Table | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Table | Source | None = None,
+        y_val: Table | None = None,
+        sample_weight_val: ArrayLike | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
+        target: str | Sequence[str] | None = None,
+        buffer_rows: int | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or a source
+            A source, in the place of X and y, is read in blocks, as `MLP.fit` does.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix of several labels a row.
+        sample_weight : array-like of shape (n_samples,), optional
+        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
+            Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
+            part of X. X_val alone may be a source too, of which all rows are held in memory; with
+            `target` files or a table.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
+            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
+        progress : bool
+            Show a tqdm bar with the losses and the score.
+        target, buffer_rows
+            As for `MLP.fit`, of a source.
+        classes : array-like of shape (n_classes,), optional
+            The labels in a source; None: those that a first pass over it finds.
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or parameters are of a wrong type or value, or the parameters did not stay
+            finite.
+        """
+        rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
+        over = SourceOptions(target, buffer_rows, classes)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
+
+    @available_if(lambda estimator: estimator._check_solver())
+    def partial_fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        sample_weight : array-like of shape (n_samples,), optional
+        classes : array-like of shape (n_classes,), optional
+            The labels of all calls, which the first call needs.
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+
+        Raises
+        ------
+        AttributeError
+            With ``solver="lbfgs"``, which knows no epochs.
+        ValueError
+            If the first call has no classes, a later one has others, or y has labels that are none
+            of them.
+        """
+        known = hasattr(self, "classes_")
+        if known and classes is not None and np.array_equal(self.classes_, classes):
+            classes = None  # scikit-learn would sort them again, in 80 us
+        return super().partial_fit(X, y, sample_weight, classes)
+
+    def predict(self, X: Table) -> Array:
+        """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        outputs = self._quick_outputs(X)
+        if outputs is None:
+            return super().predict(X)
+        # scikit-learn, too, takes the binarizer's labels: `classes_` may have been written to.
+        classes: Array = self._label_binarizer.classes_
+        if len(classes) < 2:
+            return super().predict(X)
+        if self.n_outputs_ == 1:
+            return classes[(outputs[:, 0] > 0.5).astype(np.intp)]
+        if self._label_binarizer.y_type_ == "multiclass":
+            return classes[outputs.argmax(axis=1)]
+        return super().predict(X)
+
+    def predict_proba(self, X: Table) -> Array:
+        """Return the probabilities of the classes, shape (n_samples, n_classes).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        outputs = self._quick_outputs(X)
+        if outputs is None:
+            return super().predict_proba(X)
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+        """Check the data; return them, y as booleans of shape (n_samples, n_classes)."""
+        anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
+        if are_plain_labels(y, X) and (anew or self._has_plain_classes()):
+            classes = classes_of(y) if anew else self.classes_
+            targets = binarized(y, classes, all_present=self.warm_start)
+            if targets is not None:
+                X = checked_rows(self, X, reset=reset)
+                if anew:
+                    self._label_binarizer, self.classes_ = binarizer_of(classes), classes
+                return X, targets
+        return super()._validate_input(X, y, incremental, reset)
+
+    def _has_plain_classes(self) -> bool:
+        """Return True for one label a row, and classes that a user has not written to."""
+        binarizer = self._label_binarizer
+        of_one_label = binarizer.y_type_ in ("binary", "multiclass")
+        return of_one_label and np.array_equal(binarizer.classes_, self.classes_)
+
+    def _labels_of(self, targets: Array) -> Any:
+        return self._label_binarizer.inverse_transform(targets)
+
+    def _loss(self) -> Loss:
+        return loss_of_classifier(self)
+
+    def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
+        if len(self.classes_) == 1:
+            return 1.0
+        return accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
+
+    def _binarized(self, y: Any) -> Array:
+        if np.ndim(y) == 1 and (unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}):
+            raise ValueError(f"y_val has classes that y has not: {sorted(unknown)}")
+        return self._label_binarizer.transform(y).astype(bool)
+
+    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
+        if self.class_weight is None:
+            return weight
+        labels = self._label_binarizer.inverse_transform(y)
+        by_class = compute_sample_weight(self.class_weight, labels).astype(X.dtype)
+        return by_class if weight is None else weight * by_class
 
 
 class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
@@ -67,7 +377,9 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     solver : str or Optimizer, default "adam"
         scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
         which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``.
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
+        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
