@@ -43,7 +43,7 @@ def test_both_sides_of_a_page_run(
 
 
 def ask_the_service(app: Any) -> None:
-    client = pytest.importorskip("fastapi.testclient", reason="needs httpx").TestClient
+    client = pytest.importorskip("fastapi.testclient", reason="needs httpx2").TestClient
     with client(app) as service:
         rows = [{"size": 40, "shop": "B"}, {"size": 40}]
         (first, second) = service.post("/prices", json=rows).json()
