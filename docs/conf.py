@@ -73,7 +73,6 @@ alone = (
     "benchmarks",
     "benchmarks-how",
     "errors",
-    "from/scikit-learn",
     "mixed-precision",
     "parameters",
     "recipe",

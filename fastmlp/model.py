@@ -754,7 +754,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         -------
         (n_rows, n_outputs) array of the net's dtype
             `out`, or a new array: of the host, but for an X that lies on the GPU, whose predictions
-            lie there too. A prediction that is not finite warns, with a RuntimeWarning.
+            lie there too. A prediction that is not finite warns, with a RuntimeWarning. Beside a y
+            of shape (n_rows,) take the column, ``predict(X)[:, 0]``: a difference of the two shapes
+            would have n_rows columns.
 
         Raises
         ------

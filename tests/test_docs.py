@@ -12,7 +12,7 @@ import pytest
 
 import fastmlp
 from benchmarks import compare
-from docs.tools import parameters
+from docs.tools import parameters, which_model
 from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
@@ -153,6 +153,46 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
         (inside,) = project["optional-dependencies"][name]
         parts = re.findall(r"\w+", inside.removeprefix("fastmlp"))
         assert set(re.findall(r"`(\w+)`", rows[name])) == set(parts)
+
+
+def test_the_picture_of_models_is_what_its_program_draws() -> None:
+    assert which_model.PICTURE.read_text(encoding="utf-8") == which_model.drawn()
+
+
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        ("FastAPI", "how-to/serving.md"),
+        ("Docker", "how-to/serving.md"),
+        ("systemd", "how-to/serving.md"),
+        ("Jacobian", "how-to/derivatives.md"),
+        ("shap", "how-to/explain-predictions.md"),
+        ("dates", "how-to/dates-texts-ids.md"),
+        ("FAQ", "start/faq.md"),
+        ("Glossary", "start/glossary.md"),
+        ("Cheat sheet", "start/cheat-sheet.md"),
+        ("Keras", "from/keras.md"),
+        ("PyTorch", "from/pytorch.md"),
+        *((name, "from/boosted-trees.md") for name in ("LightGBM", "CatBoost", "AutoGluon")),
+    ],
+)
+def test_a_word_that_users_search_for_stands_in_a_heading(word: str, page: str) -> None:
+    """The site's search puts titles and headings first."""
+    headings = re.findall(r"^#+ (.*)$", (DOCS / page).read_text(), flags=re.MULTILINE)
+    assert any(re.search(rf"\b{word}\b", heading) for heading in headings)
+
+
+def test_the_glossary_has_the_words_that_stop_newcomers() -> None:
+    text = (DOCS / "start" / "glossary.md").read_text()
+    terms = {
+        term
+        for line in re.findall(r"^(.+)\n: ", text, flags=re.MULTILINE)
+        for term in line.split(", ")
+    }
+    assert terms >= {
+        *("rule", "link", "slope", "source", "block", "buffer", "rank", "pack", "pieces", "remedy"),
+        *("fine pieces", "kept aside", "drawn", "RealMLP-TD", "recipe", "leaderboard", "fold"),
+    }
 
 
 def test_a_page_is_described_by_its_first_paragraph() -> None:
