@@ -138,9 +138,10 @@ def measure(options: argparse.Namespace) -> Record:
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
     }
-    everyone = start(names, options)
+    race = start(names, options)
+    everyone = [*race.contestants, *race.twins]
     try:
-        _race(options, chosen, everyone, results)
+        _race(options, chosen, race, results)
     except KeyboardInterrupt:
         results["interrupted"] = True
         say("interrupted: the results so far follow")
@@ -152,38 +153,27 @@ def measure(options: argparse.Namespace) -> Record:
     return results
 
 
-def start(names: list[str], options: argparse.Namespace) -> list[Contestant]:
-    """Start the processes of all contestants; each is stopped until its turn."""
+def start(names: list[str], options: argparse.Namespace) -> Race:
+    """A race of one pass; its contestants' processes are started, and stopped until their turn."""
     present = [name for name in names if not missing(name)]
-    everyone = [
+    contestants = [
         Contestant(name, n, shim=options.mkl_shim) for n in options.threads for name in present
     ]
-    both = [c for c in everyone if "mixed" in [*options.parts] and "mixed" in PEERS[c.name].forms]
-    return everyone + [contestant.twin() for contestant in both]
+    both = [c for c in contestants if "mixed" in PEERS[c.name].forms and "mixed" in options.parts]
+    twins = [contestant.twin() for contestant in both]
+    return race_of(options)._replace(contestants=contestants, twins=twins)
 
 
-def _race(
-    options: argparse.Namespace, chosen: list[Part], everyone: list[Contestant], results: Record
-) -> None:
+def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, results: Record) -> None:
     """Add the results of each part, of which some have several passes."""
-    by_key = {(c.name, c.n_threads): c for c in reversed(everyone)}
-    contestants = [*reversed(by_key.values())]
-    twins = [c for c in everyone if c not in contestants]
-    one_pass = race_of(options)._replace(contestants=contestants, twins=twins)
-    results["peers"] = {c.name: c.about for c in reversed(contestants)}
+    results["peers"] = {c.name: c.about for c in reversed(one_pass.contestants)}
     results["peaks"] = peak.measure(one_pass)
     print("\n".join(machine_lines(results)), flush=True)
     if options.variants:
         results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+    whole = one_pass if options.quick else one_pass._replace(repeats=options.repeats)
     for part in chosen:
-        passes = options.passes if part.repeated else 1
-        race = (
-            one_pass
-            if part.repeated or options.quick
-            else one_pass._replace(
-                repeats=options.repeats, workload_seconds=one_pass.workload_seconds * options.passes
-            )
-        )
+        race, passes = (one_pass, options.passes) if part.repeated else (whole, 1)
         for _ in range(passes):
             results[part.key] = part.measure(race, results[part.key])
         print("\n".join(part.lines(results)), flush=True)

@@ -23,7 +23,7 @@ from benchmarks.machine import versions
 from benchmarks.output import ROOT
 from benchmarks.peers import PEERS, Unsupported, load
 from benchmarks.scores import Record, counted, failed
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, sized
 
 PR_SET_PDEATHSIG = 1
 # glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
@@ -341,7 +341,7 @@ class Race(NamedTuple):
         go on with the same variants.
         """
         records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
-        first = entries[0][1].quick() if self.quick else entries[0][1]
+        first = sized(entries[0][1], self.quick)
         turn_seconds = self.workload_seconds / (self.repeats * len(entries))
 
         def turn(contestant: Any, record: Record) -> None:
