@@ -22,6 +22,7 @@ from fastmlp.compiler import (
     records_at,
     restore_denormals,
     row,
+    stack,
 )
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
@@ -113,23 +114,14 @@ def _write_levels(step: InputStep, x: Array, z: int) -> None:
 @njit
 def _sum(a: Array, n: int) -> float:
     """The sum of a row in NumPy's order, of up to 128 numbers."""
-    total, i = 0.0, 0
-    if n >= 8:
-        r0, r1, r2, r3, r4, r5, r6, r7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
-        i = 8
-        while i + 8 <= n:
-            r0 += a[i]
-            r1 += a[i + 1]
-            r2 += a[i + 2]
-            r3 += a[i + 3]
-            r4 += a[i + 4]
-            r5 += a[i + 5]
-            r6 += a[i + 6]
-            r7 += a[i + 7]
-            i += 8
-        total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
-    for j in range(i, n):
-        total += a[j]
+    r, ends = row(stack(LINE), 8, F64), n - n % 8
+    for k in range(8):
+        r[k] = 0.0
+    for i in range(ends):
+        r[i % 8] += a[i]
+    total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
+    for i in range(ends, n):
+        total += a[i]
     return total
 
 
