@@ -305,7 +305,7 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         jit.compiled(None)
     with pytest.raises(ValueError, match="the MLPRegressor is not fitted"):
         jit.compiled(MLPRegressor())
-    with pytest.raises(TypeError, match="a TabularMLPRegressor is a model of tables"):
+    with pytest.raises(ValueError, match="TabularMLPRegressor instance is not fitted"):
         jit.compiled(TabularMLPRegressor())
     ensemble = MODELS["mean_of_regressors"]("number").fit(X, TARGETS["number"])
     with pytest.raises(ValueError, match="raw=True is for one net, and this model has 3"):
