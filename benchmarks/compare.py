@@ -19,6 +19,7 @@ from benchmarks import (
     predictions,
     recipe,
     report,
+    second,
     steps,
     stream,
     training,
@@ -33,7 +34,7 @@ from benchmarks.workloads import BY_NAME, WORKLOADS
 
 PARTS = (
     *("train", "recipe", "predict", "estimators", "many"),
-    *("stream", "machines", "mixed", "steps", "cold"),
+    *("stream", "machines", "mixed", "steps", "cold", "second"),
 )
 
 
@@ -118,7 +119,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, parts)]
-    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS]
+    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
     if not chosen and not any(asked_for(name, parts) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
@@ -157,6 +158,8 @@ def measure(options: argparse.Namespace) -> Record:
     if "cold" in options.parts and "interrupted" not in results:
         say("cold starts")
         results["cold_starts"] = cold_start.measure(names, 1 if options.quick else 5)
+    if "second" in options.parts and "interrupted" not in results:
+        results["second"] = second.measure(quick=options.quick, targets=options.workloads)
     results["seconds"] = time.perf_counter() - begin
     return results
 

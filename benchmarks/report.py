@@ -17,6 +17,7 @@ from benchmarks import (
     mixed,
     predictions,
     recipe,
+    second,
     steps,
     stream,
     training,
@@ -29,7 +30,7 @@ LISTS = (
     *("training", "predictions", "estimators", "streams"),
     *("machines", "steps", "cold_starts", "peaks"),
 )
-DICTS = ("recipe", "many", "mixed", "peers", "skipped")
+DICTS = ("recipe", "many", "mixed", "second", "peers", "skipped")
 # In the terminal: each contestant; tables by the number of threads; tables of one number.
 LINES = (training, recipe, estimators)
 BY_THREADS = (recipe, predictions, many, stream, mixed, steps)
@@ -67,6 +68,7 @@ def all_lines(results: Record) -> Iterator[str]:
         yield from [f"\n{counted(threads)}", *tables] if tables else []
     for part in ALONE:
         yield from part.table(results)
+    yield from second.table(results) if results["second"] else []
     yield from _failures(results)
     yield from training.mean_lines(results)
     idle = results["idle_cpu"]
@@ -106,6 +108,8 @@ def pages(results: Record, picture: Path | None) -> dict[Path, str]:
             threads = part.most_threads(results)
             lines = [_intro(results, threads), *part.table(results, threads)]
             texts[part.PAGE] = "\n".join(lines)
+    if results["second"]:
+        texts[second.PAGE] = "\n".join([_intro(results, 1), *second.table(results)])
     if results["machines"]:
         lines = [_intro(results, 1), *machines.table(results, 1)]
         texts[machines.PAGE] = "\n".join(lines)
@@ -116,6 +120,8 @@ def rewrite(results: Record, picture: Path | None) -> None:
     """Write the pages of the parts that have results."""
     for page, text in pages(results, picture).items():
         between_markers(page, text)
+    if results.get("second"):
+        second.draw(results)
 
 
 def _picture(picture: Path | None, page: Path) -> Iterator[str]:
