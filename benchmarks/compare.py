@@ -23,6 +23,7 @@ from benchmarks import (
     peak,
     predictions,
     recipe,
+    second,
     steps,
     stream,
     training,
@@ -38,8 +39,11 @@ from benchmarks.workloads import BY_NAME, WORKLOADS
 PARTS: tuple[Part, ...] = (
     *(training.PART, recipe.PART, predictions.PART, estimators.PART, many.PART),
     *(stream.PART, machines.PART, mixed.PART, steps.PART, cold_start.PART),
+    second.PART,
 )
 NAMES = [part.name for part in PARTS]
+# Of one thread, or of processes of their own.
+ALONE = (machines.PART, cold_start.PART, second.PART)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -106,7 +110,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 def chosen_workloads(names: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, names)]
-    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS]
+    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
     if not chosen and not any(asked_for(name, names) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
@@ -205,12 +209,12 @@ def all_lines(results: Record) -> Iterator[str]:
     for threads in dict.fromkeys(r["threads"] for r in results["peaks"]):
         tables = [line for part in shown for line in part.table(results, threads)]
         # Tables of one number of threads alone are shown once.
-        shown = tuple(part for part in shown if part not in (machines.PART, cold_start.PART))
+        shown = tuple(part for part in shown if part not in ALONE)
         yield from [f"\n{counted(threads)}", *tables] if tables else []
     for record in filter(failed, (r for part in PARTS[1:] for r in _records(results[part.key]))):
-        keys = ("workload", "stream", "sweep", "name", "task", "what", "n_rows")
+        keys = ("workload", "stream", "sweep", "name", "task", "target", "what", "n_rows")
         what = next((record[key] for key in keys if key in record), "a new process")
-        name = record.get("contestant", "fastmlp")
+        name = record.get("contestant", record.get("peer", "fastmlp"))
         yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(record)}"
     yield from training.mean_lines(results)
     idle = results["idle_cpu"]
@@ -248,6 +252,9 @@ def pages(results: Record, picture: Path | None) -> dict[Path, str]:
 def rewrite(results: Record, picture: Path | None) -> None:
     for page, text in pages(results, picture).items():
         between_markers(page, text)
+    for part in PARTS:
+        if part.draw and _records(results.get(part.key, [])):
+            part.draw(results)
 
 
 def _picture(picture: Path | None, page: Path) -> list[str]:

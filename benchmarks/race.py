@@ -396,6 +396,7 @@ class Part(NamedTuple):
     page : several parts may share one; None: the terminal alone shows it
     kind : of its results: a list of records, or a dict of such lists
     repeated : True if a second pass is made, minutes later
+    draw : writes the pictures of its page from all results; None: it has none
     """
 
     name: str
@@ -406,6 +407,7 @@ class Part(NamedTuple):
     lines: Callable[[Record], Iterable[str]] = lambda results: ()
     kind: type = list
     repeated: bool = False
+    draw: Callable[[Record], None] | None = None
 
 
 def asked_for(name: str, parts: Sequence[str] | None) -> bool:
