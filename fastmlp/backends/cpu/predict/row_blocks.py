@@ -24,6 +24,7 @@ from fastmlp.compiler import (
     block_of,
     call,
     flushed,
+    hinted,
     njit,
     prange,
     record_at,
@@ -254,7 +255,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
 
 def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Make the block that predicts a `FlatNet` record's rows, on a team or on one thread."""
-    return on_all_rows(scalar, _vectors_of_rows(scalar))
+    return hinted(control=True)(on_all_rows(scalar, _vectors_of_rows(scalar)))
 
 
 def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
