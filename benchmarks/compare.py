@@ -223,8 +223,9 @@ def all_lines(results: Record) -> Iterator[str]:
 
 def _records(results: Any) -> list[Record]:
     """All records of a part's results."""
-    lists = results.values() if isinstance(results, dict) else [results]
-    return [record for records in lists for record in records if isinstance(record, dict)]
+    lists = [*results.values()] if isinstance(results, dict) else [results]
+    records = [record for part in lists if isinstance(part, list) for record in part]
+    return [record for record in records if isinstance(record, dict)]
 
 
 def pages(results: Record, picture: Path | None) -> dict[Path, str]:

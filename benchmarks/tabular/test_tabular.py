@@ -214,7 +214,6 @@ def test_an_ablation_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(math.isfinite(record["score"]) for record in records)
     ablation.main(["--from-json", "--json", str(file), "--pages"], page)
     assert page.read_text() == text
-    times.main(
-        ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1", "--pages"]
-    )
+    few = ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1"]
+    times.main([*few, "--pages"], page)
     assert "| `fast` |" in page.read_text()
