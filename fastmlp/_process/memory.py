@@ -130,7 +130,7 @@ class BufferPool:
 
 
 class FreeList(BufferPool):
-    """A pool of few objects that are slow to make, of any size; a copy or a pickle of it is empty."""
+    """A pool of few objects that are slow to make, of any size; its copies are empty."""
 
     def __init__(self) -> None:
         super().__init__(0)

@@ -227,7 +227,7 @@ def scene(
     parameters, data = net.draw(np.random.default_rng(1), n_rows)
     engine = Engine(net.network, 1)
     engine.n_threads = 2
-    return Scene(engine.objective(data)._session, parameters, n_rows)
+    return Scene(engine.objective(data).session, parameters, n_rows)
 
 
 # Layers of few outputs, which may be transposed, as often as others.

@@ -213,7 +213,7 @@ def test_loss_and_gradient_are_the_oracles(
     net = Net((5, 20, outputs_for(loss, 3)), "tanh", loss, penalties=penalties, dtype=dtype)
     parameters, data = net.draw(rng, BATCH, weighted=True)
     objective = Engine(net.network, 1).objective(data)
-    assert objective._session.partition.microbatch_rows
+    assert objective.session.partition.microbatch_rows
     expected_value, expected = oracle_gradient(net, parameters, data)
     # Buffers are used again, by the same Python where nothing is compiled.
     for _ in range(1 if INTERPRETED else 2):
