@@ -185,8 +185,9 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         written."""
         for p in range(of.n_panels):
             for v in range(VECTORS):
-                place, target = columns + p * lanes * unit + v * vector, of.panels + p * of.panel
-                out_of_lanes(place, lanes, at + v * lanes, last, target, vector, unit, checks)
+                place, first = columns + p * lanes * unit + v * vector, at + v * lanes
+                target = of.panels + p * of.panel + first * vector
+                out_of_lanes(place, lanes, last - first + 1, target, vector, unit, checks)
 
     @njit
     def derive(of: JacobianRows, start: int, thread: int) -> None:
