@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import machine, output, tables
 from benchmarks.mixed import PAGE
 from benchmarks.output import say
-from benchmarks.scores import Record
+from benchmarks.scores import Record, grouped
 from benchmarks.tables import Rows
 from benchmarks.tabular.sources import sources
 from benchmarks.workloads import BY_NAME, Array
@@ -161,8 +161,7 @@ def lines(results: Record) -> Iterator[str]:
         "scores in float32 and their standard deviation by seed, and what bfloat16 adds.\n"
     )
     rows = []
-    for name in dict.fromkeys(r["task"] for r in records):
-        first = next(r for r in records if r["task"] == name)
+    for name, (first, *_) in grouped(records, "task").items():
         cells = [name, first["net"], f"{first['rows']:,}", str(first["epochs"])]
         for what in ("training", "test"):
             changes = (change(results, name, what, kind) for kind in KINDS[1:])
@@ -180,7 +179,7 @@ def lines(results: Record) -> Iterator[str]:
 
 
 def _verdict(results: Record) -> str:
-    names = list(dict.fromkeys(r["task"] for r in results["records"]))
+    names = list(grouped(results["records"], "task"))
     near, alike = (
         [n for n in names if abs(change(results, n, what).mean) <= MOST]
         for what in ("training", "test")

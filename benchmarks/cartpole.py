@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS
 from benchmarks.race import rotated
-from benchmarks.scores import Record
+from benchmarks.scores import Record, grouped
 from fastmlp import MLP, Adam
 
 PAGE = DOCS / "how-to" / "own-loop.md"
@@ -109,16 +109,15 @@ def environment_alone(n_steps: int = 20_000) -> float:
 
 
 def lines(results: Record) -> Iterator[str]:
-    records, rows = results["records"], []
+    rows, by_who = [], grouped(results["records"], "who")
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
-    for seed in sorted({r["seed"] for r in records}):
-        cells = [_cells([r for r in records if (r["seed"], r["who"]) == (seed, who)])
-                 for who in CONTESTANTS]  # fmt: skip
+    for seed, records in sorted(grouped(results["records"], "seed").items()):
+        runs = grouped(records, "who")
+        cells = [_cells(runs.get(who, [])) for who in CONTESTANTS]
         rows.append((seed, *(cell for pair in cells for cell in pair)))
     titles = [f">{who}, {what}" for who in CONTESTANTS for what in ("steps", "seconds")]
     yield from output.Table((">seed", *titles), rows).markdown()
-    per_step = {who: _per_step([r for r in records if r["who"] == who]) for who in CONTESTANTS}
-    mine, theirs = per_step.values()
+    mine, theirs = (_per_step(by_who.get(who, [])) for who in CONTESTANTS)
     if not (mine and theirs):
         return
     yield (

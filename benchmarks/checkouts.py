@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks import cold_start, machine
 from benchmarks.output import ROOT, Table
 from benchmarks.race import Contestant, Part, Race, in_turns
-from benchmarks.scores import Record, counted, failed, geometric, reason
+from benchmarks.scores import Record, counted, failed, geometric, grouped, reason
 
 TURNS, PASSES = 9, 3
 # Fields of records that say what was done.
@@ -30,21 +30,14 @@ FACTS = ("workload", "task", "n_rows", "sweep", "what", "data_set", "way")
 TITLES = ("", "", ">before", ">after", "", ">ratio", "least to most", ">of least")
 
 
-class Place(NamedTuple):
-    """The folder of a checkout, and that of its compiled code."""
-
-    folder: Path
-    cache: Path
-
-
 class Checkout(Contestant):
     """A contestant that trains by the fastmlp of a folder."""
 
-    def __init__(self, place: Place, n_threads: int) -> None:
-        super().__init__("fastmlp", n_threads, checkout=place.folder, cache=place.cache)
-        self.place = place
+    def __init__(self, folder: Path, cache: Path, n_threads: int) -> None:
+        super().__init__("fastmlp", n_threads, checkout=folder, cache=cache)
+        self.folder = folder
         reply = self.ask("folder")
-        if reply.get("folder") != str(place.folder):
+        if reply.get("folder") != str(folder):
             self.close()
             raise SystemExit(f"{self.title} was not imported: {reply}, {self.about}")
         if n_threads == 1:
@@ -52,7 +45,7 @@ class Checkout(Contestant):
 
     @property
     def title(self) -> str:
-        return f"fastmlp of {self.place.folder}"
+        return f"fastmlp of {self.folder}"
 
 
 def measure(options: argparse.Namespace, parts: list[Part], race: Race) -> Record:
@@ -65,10 +58,10 @@ def measure(options: argparse.Namespace, parts: list[Part], race: Race) -> Recor
     }
     by_name: dict[str, Record] = {}
     with tempfile.TemporaryDirectory() as room:
-        places = [Place(path, Path(room, str(i))) for i, path in enumerate(folders)]
+        caches = [(path, Path(room, str(i))) for i, path in enumerate(folders)]
         try:
             for _ in range(options.passes):
-                for record in _pass(options.threads, parts, places, race):
+                for record in _pass(options.threads, parts, caches, race):
                     add(by_name.setdefault(record["what"], record), record)
                     results["records"] = [*by_name.values()]
                     race.say("  ".join(map(str, cells(by_name[record["what"]]))))
@@ -79,12 +72,17 @@ def measure(options: argparse.Namespace, parts: list[Part], race: Race) -> Recor
 
 
 def _pass(
-    threads: list[int], parts: list[Part], places: list[Place], race: Race
+    threads: list[int], parts: list[Part], places: list[tuple[Path, Path]], race: Race
 ) -> Iterator[Record]:
-    """Start all processes, take the turns of a pass, and yield the comparisons."""
+    """Start all processes, take the turns of a pass, and yield the comparisons.
+
+    Parameters
+    ----------
+    places : each checkout's folder, and that of its compiled code
+    """
     with ExitStack() as stack:
         checkouts = {
-            n: [stack.enter_context(closing(Checkout(place, n))) for place in places]
+            n: [stack.enter_context(closing(Checkout(*place, n))) for place in places]
             for n in threads
         }
         for part in parts:
@@ -126,25 +124,25 @@ def add(known: Record, record: Record) -> None:
             times += more
 
 
-def _cold(places: list[Place], race: Race) -> Iterator[Record]:
+def _cold(places: list[tuple[Path, Path]], race: Race) -> Iterator[Record]:
     """New processes, once each checkout's bytecode and compiled code are there."""
     race.say("cold starts")
     fit = cold_start.fit_of("fastmlp")
-    for place in places:
-        cold_start.launch(fit, place.cache, place.folder)
+    for folder, cache in places:
+        cold_start.launch(fit, cache, folder)
     starts = {"import": "import fastmlp", "first fit, full cache": fit}
     for what, command in (starts | {"first fit, empty cache": fit}).items():
         taken: list[list[cold_start.Start]] = [[] for _ in places]
 
-        def turn(place: Place, times: list[Any], command: str, empty: bool) -> None:
+        def turn(place: tuple[Path, Path], times: list[Any], command: str, empty: bool) -> None:
             with tempfile.TemporaryDirectory() as new:
-                cache = Path(new) if empty else place.cache
-                times.append(cold_start.launch(command, cache, place.folder))
+                cache = Path(new) if empty else place[1]
+                times.append(cold_start.launch(command, cache, place[0]))
 
         take = partial(turn, command=command, empty=what not in starts)
         in_turns([*zip(places, taken, strict=True)], race.repeats, take)
         for clock, name in (("wall time", "seconds"), ("CPU time", "cpu_seconds")):
-            times = [[getattr(start, name) for start in starts] for starts in taken]
+            times = [[getattr(start, name) for start in launched] for launched in taken]
             what_timed = f"cold {what}, {clock}, {counted(cold_start.N_THREADS)}"
             yield pair("cold", what_timed, times, [])
 
@@ -187,8 +185,8 @@ def lines(results: Record) -> Iterator[str]:
     yield from Table(TITLES, [row for row in rows if len(row) == len(TITLES)]).text()
     yield from ("  ".join(row) for row in rows if len(row) < len(TITLES))
     yield "geometric means of the median ratios"
-    for part in dict.fromkeys(r["part"] for r in records):
-        medians = [np.median(ratios(r)) for r in records if r["part"] == part and len(ratios(r))]
+    for part, compared in grouped(records, "part").items():
+        medians = [np.median(ratios(r)) for r in compared if len(ratios(r))]
         if medians:
             yield f"  {part:<10} {geometric(medians):.3f} of {len(medians)}"
 

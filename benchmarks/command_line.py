@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS
 from benchmarks.race import in_turns, timed
-from benchmarks.scores import Record
+from benchmarks.scores import Record, grouped
 
 PAGE = DOCS / "how-to" / "command-line.md"
 LIBRARIES = ("lightgbm", "pyarrow", "scikit-learn", "numpy", "numba")
@@ -127,10 +127,9 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    records, rows = results["records"], []
+    rows = []
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
-    for name, who in dict.fromkeys((r["table"], r["who"]) for r in records):
-        runs = [r for r in records if (r["table"], r["who"]) == (name, who)]
+    for (name, who), runs in grouped(results["records"], "table", "who").items():
         times = [f"{min(r[what] for r in runs):.1f} s" for what in ("train", "predict")]
         score = f"{runs[0]['metric']} {np.mean([r['score'] for r in runs]):.4f}"
         rows.append((name, f"{runs[0]['rows']:,}", who, *times, score))

@@ -23,6 +23,7 @@ from benchmarks import (
     peak,
     predictions,
     recipe,
+    second,
     steps,
     stream,
     training,
@@ -38,8 +39,11 @@ from benchmarks.workloads import BY_NAME, WORKLOADS
 PARTS: tuple[Part, ...] = (
     *(training.PART, recipe.PART, predictions.PART, estimators.PART, many.PART),
     *(stream.PART, machines.PART, mixed.PART, steps.PART, cold_start.PART),
+    second.PART,
 )
 NAMES = [part.name for part in PARTS]
+# Of one thread, or of processes of their own.
+ALONE = (machines.PART, cold_start.PART, second.PART)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -106,7 +110,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 def chosen_workloads(names: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, names)]
-    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS]
+    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
     if not chosen and not any(asked_for(name, names) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
@@ -138,9 +142,10 @@ def measure(options: argparse.Namespace) -> Record:
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
     }
-    everyone = start(names, options)
+    race = start(names, options)
+    everyone = [*race.contestants, *race.twins]
     try:
-        _race(options, chosen, everyone, results)
+        _race(options, chosen, race, results)
     except KeyboardInterrupt:
         results["interrupted"] = True
         say("interrupted: the results so far follow")
@@ -152,38 +157,27 @@ def measure(options: argparse.Namespace) -> Record:
     return results
 
 
-def start(names: list[str], options: argparse.Namespace) -> list[Contestant]:
-    """Start the processes of all contestants; each is stopped until its turn."""
+def start(names: list[str], options: argparse.Namespace) -> Race:
+    """A race of one pass; its contestants' processes are started, and stopped until their turn."""
     present = [name for name in names if not missing(name)]
-    everyone = [
+    contestants = [
         Contestant(name, n, shim=options.mkl_shim) for n in options.threads for name in present
     ]
-    both = [c for c in everyone if "mixed" in [*options.parts] and "mixed" in PEERS[c.name].forms]
-    return everyone + [contestant.twin() for contestant in both]
+    both = [c for c in contestants if "mixed" in PEERS[c.name].forms and "mixed" in options.parts]
+    twins = [contestant.twin() for contestant in both]
+    return race_of(options)._replace(contestants=contestants, twins=twins)
 
 
-def _race(
-    options: argparse.Namespace, chosen: list[Part], everyone: list[Contestant], results: Record
-) -> None:
+def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, results: Record) -> None:
     """Add the results of each part, of which some have several passes."""
-    by_key = {(c.name, c.n_threads): c for c in reversed(everyone)}
-    contestants = [*reversed(by_key.values())]
-    twins = [c for c in everyone if c not in contestants]
-    one_pass = race_of(options)._replace(contestants=contestants, twins=twins)
-    results["peers"] = {c.name: c.about for c in reversed(contestants)}
+    results["peers"] = {c.name: c.about for c in reversed(one_pass.contestants)}
     results["peaks"] = peak.measure(one_pass)
     print("\n".join(machine_lines(results)), flush=True)
     if options.variants:
         results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+    whole = one_pass if options.quick else one_pass._replace(repeats=options.repeats)
     for part in chosen:
-        passes = options.passes if part.repeated else 1
-        race = (
-            one_pass
-            if part.repeated or options.quick
-            else one_pass._replace(
-                repeats=options.repeats, workload_seconds=one_pass.workload_seconds * options.passes
-            )
-        )
+        race, passes = (one_pass, options.passes) if part.repeated else (whole, 1)
         for _ in range(passes):
             results[part.key] = part.measure(race, results[part.key])
         print("\n".join(part.lines(results)), flush=True)
@@ -215,12 +209,12 @@ def all_lines(results: Record) -> Iterator[str]:
     for threads in dict.fromkeys(r["threads"] for r in results["peaks"]):
         tables = [line for part in shown for line in part.table(results, threads)]
         # Tables of one number of threads alone are shown once.
-        shown = tuple(part for part in shown if part not in (machines.PART, cold_start.PART))
+        shown = tuple(part for part in shown if part not in ALONE)
         yield from [f"\n{counted(threads)}", *tables] if tables else []
     for record in filter(failed, (r for part in PARTS[1:] for r in _records(results[part.key]))):
-        keys = ("workload", "stream", "sweep", "name", "task", "what", "n_rows")
+        keys = ("workload", "stream", "sweep", "name", "task", "target", "what", "n_rows")
         what = next((record[key] for key in keys if key in record), "a new process")
-        name = record.get("contestant", "fastmlp")
+        name = record.get("contestant", record.get("peer", "fastmlp"))
         yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(record)}"
     yield from training.mean_lines(results)
     idle = results["idle_cpu"]
@@ -258,6 +252,9 @@ def pages(results: Record, picture: Path | None) -> dict[Path, str]:
 def rewrite(results: Record, picture: Path | None) -> None:
     for page, text in pages(results, picture).items():
         between_markers(page, text)
+    for part in PARTS:
+        if part.draw and _records(results.get(part.key, [])):
+            part.draw(results)
 
 
 def _picture(picture: Path | None, page: Path) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.peers import PEERS, Unsupported, load, missing
 from benchmarks.race import Race, Worker
 from benchmarks.scores import Record
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Workload, sized
 
 # Collecting doctests would import libraries that need not be there.
 collect_ignore_glob = ["peers/*_*.py"]
@@ -40,7 +40,7 @@ def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
 def workload(request: pytest.FixtureRequest) -> Workload:
     if QUICK and request.param.flops > 5e7:
         pytest.skip("above 50 MFLOP a step, and FASTMLP_BENCH_QUICK is set")
-    return request.param.quick() if QUICK else request.param
+    return sized(request.param, QUICK)
 
 
 @pytest.fixture(params=[name for name in PEERS if not PEERS[name].alone])

@@ -201,7 +201,7 @@ def together(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Samples
-    from fastmlp.backends.cuda.training.batched_fits import Group, Member, MemberFit
+    from fastmlp.backends.cuda.training.batched_fits import BatchedMember, Group, MemberFit
     from fastmlp.backends.protocol import Data, MemberOutcome
 
     card = card_of(0)
@@ -210,7 +210,9 @@ def together(load: Load) -> Callable[[int], None]:
         fits = []
         for seed in range(load.n_nets):
             engine, state = core_of(load.net(seed))
-            member = Member(engine.network, state, engine.slots(state), Data(x, y, np.empty(0)))
+            member = BatchedMember(
+                engine.network, state, engine.slots(state), Data(x, y, np.empty(0))
+            )
             fits.append(MemberFit(member, MemberOutcome(), load.batch))
         group = Group(card, fits, Samples(x, y))
 

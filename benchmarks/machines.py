@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.output import DOCS, ROOT, Table
 from benchmarks.race import Part, Race, cores_first, environment, in_turns, timed
 from benchmarks.scores import Quartiles, Record, failed, over
-from benchmarks.workloads import CE, Array, Workload
+from benchmarks.workloads import CE, Array, Workload, sized
 
 PAGE = DOCS / "how-to" / "machines.md"
 RANKS = 2
@@ -69,11 +69,6 @@ BY_NAME = {workload.name: workload for workload in MACHINES}
 AIMS = dict(zip(BY_NAME, (2.0, 2.0, 1.2), strict=True))
 
 
-def of_name(name: str, *, quick: bool) -> Workload:
-    """The workload of a name, or a short form of it."""
-    return BY_NAME[name].quick() if quick else BY_NAME[name]
-
-
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
     x, y = workload.data()
     n = len(x) // size
@@ -113,7 +108,8 @@ def main(module: str, name: str, size: str, file: str) -> None:
     """In a rank: train in all ways; the first prints a line of JSON of the fastest."""
     ranks = import_module(f"benchmarks.peers.{module}").Ranks(file)
     bind(ranks.rank)
-    load, quick = of_name(name, quick=size == "quick"), size == "quick"
+    quick = size == "quick"
+    load = sized(BY_NAME[name], quick)
     ways = {way: trained(run, load, ranks, quick) for way, run in ranks.runs(load)}
     tried = {way: min(record["step_seconds"]) for way, record in ways.items()}
     best = min(tried, key=lambda way: tried[way])

@@ -15,7 +15,7 @@ from benchmarks import grid
 from benchmarks.output import DOCS, Table
 from benchmarks.race import Part, Race, add, key_of, timed
 from benchmarks.scores import Record, counted, peak_of, quartiles
-from benchmarks.workloads import Array, Rule, Workload
+from benchmarks.workloads import Array, Rule, Workload, sized
 
 
 class Sweep(NamedTuple):
@@ -115,18 +115,13 @@ MIXED = ("fastmlp", "jax")
 MOST_TURNS, LONG_SECONDS, LONG_REPEATS = 5, 5.0, 2
 
 
-def sweep_of(name: str, quick: bool) -> Sweep:
-    """The sweep of a name, or a short form of it."""
-    return SWEEPS[name].quick() if quick else SWEEPS[name]
-
-
 def make(contestant: str, name: str, quick: bool, **options: Any) -> Any:
     """A contestant's nets; made once, `train(epochs, shuffle=True)` trains them from the start.
 
     Their `losses`, an (n_nets,) array, are the mean losses of the last epoch.
     """
     module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-    return module.Many(sweep_of(name, quick), **options)
+    return module.Many(sized(SWEEPS[name], quick), **options)
 
 
 def ways(contestant: str) -> list[str | None]:
@@ -192,7 +187,7 @@ class Work:
         if what == "alone":
             return {"seconds": self.single.alone()}
         nets = self.single if what == "one_thread" else self.nets
-        return {"seconds": timed(partial(nets.train, sweep_of(*self.sweep).epochs), self.clock)[0]}
+        return {"seconds": timed(partial(nets.train, self.nets.sweep.epochs), self.clock)[0]}
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -201,7 +196,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
     medians = {(r["sweep"], r["contestant"]): quartiles(r["seconds"]).median for r in records}
     rows = []
     for r in records:
-        sweep = sweep_of(r["sweep"], results.get("quick", False))
+        sweep = sized(SWEEPS[r["sweep"]], results.get("quick", False))
         seconds = medians[r["sweep"], r["contestant"]]
         gflops = 1e-9 * sweep.net_flops * sweep.n_nets / seconds
         share = 100 * gflops / peak_of(results, sweep.workload.dtype, threads)
@@ -214,7 +209,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
         titles = ("nets", "by", ">ms a net", ">of peak", ">time over fastmlp's")
         yield from Table(titles, rows).markdown()
     for r in (r for r in records if r["alone"]):
-        n_nets = sweep_of(r["sweep"], results.get("quick", False)).n_nets
+        n_nets = sized(SWEEPS[r["sweep"]], results.get("quick", False)).n_nets
         gain = min(r["seconds"]) / n_nets * threads / min(r["alone"])
         gains = f"{gain:.2f}"
         if r["one_thread"]:

@@ -13,7 +13,7 @@ from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, load
 from benchmarks.race import Part, Race, Say
 from benchmarks.scores import Quartiles, Record, over, peak_of, ways
-from benchmarks.workloads import BY_NAME, MIXED, Workload
+from benchmarks.workloads import BY_NAME, MIXED, Workload, sized
 
 PAGE = DOCS / "mixed-precision.md"
 COLUMNS = ("jax", "compile", "torch")
@@ -128,7 +128,7 @@ def groups(results: Record) -> Iterator[MixedNet]:
                 if r["step_seconds"]
             }
             if all(("fastmlp", precision) in ran for precision in PRECISIONS):
-                small = workload.quick() if results.get("quick") else workload
+                small = sized(workload, results.get("quick", False))
                 yield MixedNet(small, threads, ran)
 
 

@@ -23,7 +23,7 @@ from benchmarks.machine import versions
 from benchmarks.output import ROOT
 from benchmarks.peers import PEERS, Unsupported, load
 from benchmarks.scores import Record, counted, failed
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, sized
 
 PR_SET_PDEATHSIG = 1
 # glibc keeps freed memory, as the allocators do that PyTorch's guide to tuning names. Else what one
@@ -341,7 +341,7 @@ class Race(NamedTuple):
         go on with the same variants.
         """
         records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
-        first = entries[0][1].quick() if self.quick else entries[0][1]
+        first = sized(entries[0][1], self.quick)
         turn_seconds = self.workload_seconds / (self.repeats * len(entries))
 
         def turn(contestant: Any, record: Record) -> None:
@@ -396,6 +396,7 @@ class Part(NamedTuple):
     page : several parts may share one; None: the terminal alone shows it
     kind : of its results: a list of records, or a dict of such lists
     repeated : True if a second pass is made, minutes later
+    draw : writes the pictures of its page from all results; None: it has none
     """
 
     name: str
@@ -406,6 +407,7 @@ class Part(NamedTuple):
     lines: Callable[[Record], Iterable[str]] = lambda results: ()
     kind: type = list
     repeated: bool = False
+    draw: Callable[[Record], None] | None = None
 
 
 def asked_for(name: str, parts: Sequence[str] | None) -> bool:

@@ -53,6 +53,15 @@ def digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def grouped(records: Iterable[Record], *names: str) -> dict[Any, list[Record]]:
+    """Records by their value of a name, or by tuples of their values of several."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        key = tuple(record[name] for name in names)
+        groups.setdefault(key if len(names) > 1 else key[0], []).append(record)
+    return groups
+
+
 def failed(record: Record) -> bool:
     """Return True if a record or a reply is that of a failure."""
     return bool(record.keys() & {"unsupported", "error"})

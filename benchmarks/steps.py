@@ -12,7 +12,7 @@ from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT
 from benchmarks.race import Part, Race, timed
-from benchmarks.scores import Quartiles, Record, digits, over, quartiles, ways
+from benchmarks.scores import Quartiles, Record, digits, grouped, over, quartiles, ways
 from benchmarks.workloads import CE, Workload
 
 PAGE = DOCS / "steps.md"
@@ -129,8 +129,8 @@ def _aimed(cell: str, aim: float | None, word: str, unit: str = "x") -> str:
 def tasks_of(results: Record, threads: int) -> dict[str, StepsOfTask]:
     """The tasks that have turns, by name."""
     records = [r for r in results["steps"] if r["seconds"] and r["threads"] == threads]
-    names = dict.fromkeys(r["task"] for r in records)
-    return {name: StepsOfTask(name, [r for r in records if r["task"] == name]) for name in names}
+    groups = grouped(records, "task")
+    return {name: StepsOfTask(name, group) for name, group in groups.items()}
 
 
 def table(results: Record, threads: int) -> Iterator[str]:

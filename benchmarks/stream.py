@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
 from benchmarks.race import Part, Race, key_of, timed
-from benchmarks.scores import Quartiles, Record, over, ways
-from benchmarks.workloads import Workload
+from benchmarks.scores import Quartiles, Record, grouped, over, ways
+from benchmarks.workloads import Workload, sized
 
 PAGE = DOCS / "stream.md"
 MODULES = {
@@ -68,11 +68,6 @@ STREAMS = (
 BY_NAME = {stream.name: stream for stream in STREAMS}
 
 
-def of_name(name: str, quick: bool) -> Stream:
-    """The stream of a name, or a short form of it."""
-    return BY_NAME[name].quick() if quick else BY_NAME[name]
-
-
 def write(workload: Workload, path: Path) -> None:
     """Write a workload's rows as columns of Parquet, uncompressed, X first and then y."""
     import pyarrow
@@ -102,7 +97,7 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.parquet"
             race.say(f"{stream.name}: writing the file")
-            write((stream.quick() if race.quick else stream).workload, path)
+            write(sized(stream, race.quick).workload, path)
             request = {"name": stream.name, "path": str(path)}
             works = [(c, key_of(c, stream=stream.name, turns=[]), request) for c in contestants]
             race.take_turns("stream", works, turn, TURNS)
@@ -163,9 +158,9 @@ class StreamedNet(NamedTuple):
 def groups(results: Record) -> Iterator[StreamedNet]:
     """Yield each net with its number of threads and the records that have turns."""
     records = [r for r in results["streams"] if r["turns"]]
-    for key in dict.fromkeys((r["stream"], r["threads"]) for r in records):
-        group = {r["contestant"]: r for r in records if (r["stream"], r["threads"]) == key}
-        yield StreamedNet(of_name(key[0], results.get("quick", False)), key[1], group)
+    for (name, threads), group in grouped(records, "stream", "threads").items():
+        stream = sized(BY_NAME[name], results.get("quick", False))
+        yield StreamedNet(stream, threads, {r["contestant"]: r for r in group})
 
 
 def title(name: str) -> str:
@@ -223,7 +218,7 @@ class Work:
 
     def __init__(self, worker: Any, name: str, path: str, quick: bool) -> None:
         module = import_module(f"benchmarks.peers.{MODULES[worker.name]}")
-        load, tried, grown = of_name(name, quick), dict[str, float](), dict[str, int]()
+        load, tried, grown = sized(BY_NAME[name], quick), dict[str, float](), dict[str, int]()
 
         def make(way: str) -> None:
             self._run = module.Streamed(load, Path(path), way, worker.name)

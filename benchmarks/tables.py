@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
-from benchmarks.scores import Record, bold_if, geometric, ranks_of
+from benchmarks.scores import Record, bold_if, geometric, grouped, ranks_of
 from benchmarks.tabular.sources import Source, columns_of, known_rows, sources, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 def of(results: Record, table: str, recipe: str, what: str) -> Array:
     """A recipe's numbers on a table, by seed."""
-    records = [r for r in results["records"] if (r["table"], r["recipe"]) == (table, recipe)]
+    records = grouped(results["records"], "table", "recipe")[table, recipe]
     return np.array([r[what] for r in sorted(records, key=lambda r: r["seed"])])
 
 
@@ -169,7 +169,8 @@ def error_left(results: Record, table: str, recipe: str) -> float:
 
 def lines(results: Record) -> Iterator[str]:
     records = results["records"]
-    names = list(dict.fromkeys(r["table"] for r in records))
+    by_table = grouped(records, "table")
+    names = list(by_table)
     seeds = len({r["seed"] for r in records})
     fits = f"{len(records)} fits in {sum(r['seconds'] for r in records):.0f} s"
     yield machine.measured(results["machine"], fits, versions=results["versions"])
@@ -179,7 +180,7 @@ def lines(results: Record) -> Iterator[str]:
     )
     rows: list[tuple[Any, ...]] = []
     for name in names:
-        first = next(r for r in records if r["table"] == name)
+        first = by_table[name][0]
         table = sources()[name]
         what = f"{table.score} of {first['classes']}" if first["classes"] > 1 else table.score
         scores = [of(results, name, recipe, "score") for recipe in RECIPES]
@@ -187,8 +188,8 @@ def lines(results: Record) -> Iterator[str]:
         cells = [_with_spread(s, bold=float(s.mean()) == best) for s in scores]
         facts = f"{table.package}, {table.item}", f"{first['rows']:,}", first["inputs"], what
         rows.append((*facts, *cells))
-    by_table = [ranks(results, name) for name in names]
-    mean_ranks = [f"{np.mean([r[recipe] for r in by_table]):.1f}" for recipe in RECIPES]
+    every = [ranks(results, name) for name in names]
+    mean_ranks = [f"{np.mean([r[recipe] for r in every]):.1f}" for recipe in RECIPES]
     rows.append(("mean rank", "", "", "", *mean_ranks))
     recipes = [f">{recipe}" for recipe in RECIPES]
     yield from output.Table(("table", ">rows", ">inputs", ">score", *recipes), rows).markdown()

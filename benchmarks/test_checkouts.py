@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import checkouts, compare
-from benchmarks.checkouts import Checkout, Place
+from benchmarks.checkouts import Checkout
 from benchmarks.output import ROOT
 
 
@@ -67,7 +67,7 @@ def copy_of(tmp_path: Path) -> Path:
 
 def test_a_checkout_brings_its_fastmlp_and_no_benchmarks(tmp_path: Path) -> None:
     folder = copy_of(tmp_path)
-    checkout = Checkout(Place(folder, tmp_path / "cache"), 1)
+    checkout = Checkout(folder, tmp_path / "cache", 1)
     try:
         assert checkout.ask("folder") == {"folder": str(folder)}
         assert checkout.title == f"fastmlp of {folder}"
@@ -82,7 +82,7 @@ def test_a_checkout_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
     (tmp_path / "fastmlp").mkdir()
     (tmp_path / "fastmlp" / "__init__.py").write_text("raise ImportError('half a checkout')")
     with pytest.raises(SystemExit, match="half a checkout"):
-        Checkout(Place(tmp_path, tmp_path / "cache"), 1)
+        Checkout(tmp_path, tmp_path / "cache", 1)
 
 
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,25 +101,6 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert what in text
     compare.main(["--from-json", "--json", str(kept)])
     assert capsys.readouterr().out.strip() in text
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--checkouts . . .", "one folder or two"),
-        ("--checkouts nowhere", "no fastmlp in nowhere"),
-        ("--checkouts . --peers jax", "--peers does not go with"),
-        ("--checkouts . --mkl-shim", "--mkl-shim does not go with"),
-        ("--checkouts . --turns 0", "--repeats must be above 0"),
-    ],
-)
-def test_wrong_arguments_are_told_at_once(
-    words: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit):
-        compare.main(words.split())
-    assert message in capsys.readouterr().err
 
 
 def test_checkouts_have_more_turns_and_both_numbers_of_threads() -> None:

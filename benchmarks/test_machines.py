@@ -46,7 +46,7 @@ def test_what_is_told(results: dict[str, Any]) -> None:
 
 
 def test_shares_are_all_rows() -> None:
-    load = machines.of_name(SMALL, quick=True)
+    load = BY_NAME[SMALL].quick()
     shares = [machines.share(load, rank, 2) for rank in range(2)]
     for part, whole in zip(zip(*shares, strict=True), load.data(), strict=True):
         assert np.array_equal(np.concatenate(part), whole)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import compare, estimators, grid, many, peak, picture, race, scores, training
 from benchmarks.conftest import record, short_race
-from benchmarks.output import BEGIN, END
+from benchmarks.output import BEGIN, END, ROOT
 from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
 
@@ -57,6 +57,12 @@ def test_the_fastest_peer_is_that_of_the_same_rounds(results: dict[str, Any]) ->
     both = heat._replace(scores=[heat.ours, jax, near])
     assert both.fastest_peer == near
     assert heat._replace(scores=[near, jax]).fastest_peer == jax
+
+
+def test_records_are_grouped_in_their_order() -> None:
+    records = [{"a": 2, "b": 1}, {"a": 1, "b": 1}, {"a": 2, "b": 3}]
+    assert [*scores.grouped(records, "a").items()] == [(2, records[::2]), (1, records[1:2])]
+    assert scores.grouped(records, "a", "b")[2, 3] == records[2:]
 
 
 def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
@@ -155,11 +161,17 @@ def test_contestants_sleep_until_they_are_asked() -> None:
         ("--repeats 0", "--repeats must be above 0"),
         ("--minutes -1", "--minutes must be above 0"),
         ("--parts many --picture all.png", "--parts leaves it out"),
+        ("--checkouts . . .", "one folder or two"),
+        ("--checkouts nowhere", "no fastmlp in nowhere"),
+        ("--checkouts . --peers jax", "--peers does not go with"),
+        ("--checkouts . --mkl-shim", "--mkl-shim does not go with"),
+        ("--checkouts . --turns 0", "--repeats must be above 0"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(
-    words: str, message: str, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
         compare.main(words.split())
     assert message in capsys.readouterr().err
@@ -172,7 +184,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
         results["training"].append(record("fastmlp", "2-4-1@4", [1e-6]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "start", lambda names, options: [])
+    monkeypatch.setattr(compare, "start", lambda names, options: short_race())
     monkeypatch.setattr(compare, "_race", race_until)
     path = tmp_path / "all.json"
     with pytest.raises(SystemExit, match="interrupted"):

@@ -79,7 +79,7 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.isfinite(test.x).all()
 
 
-def test_remedies_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedies_of_little(page: Path) -> None:
     file = page.with_name("all.json")
     tables.main(["--quick", "--json", str(file), "--pages"], page)
     text = page.read_text()

@@ -15,12 +15,13 @@ from benchmarks.scores import (
     counted,
     digits,
     geometric,
+    grouped,
     over,
     peak_of,
     quartiles,
     reason,
 )
-from benchmarks.workloads import BY_NAME, Workload
+from benchmarks.workloads import BY_NAME, Workload, sized
 
 PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
@@ -42,7 +43,7 @@ class Work:
 
     def __init__(self, worker: Any, workload: str, quick: bool, variant: str | None = None) -> None:
         self.clock = worker.clock
-        load = BY_NAME[workload].quick() if quick else BY_NAME[workload]
+        load = sized(BY_NAME[workload], quick)
         variants = [variant] if variant else worker.module.VARIANTS[load.form]
         runs, replies = {}, {}
         for name in variants[:1] if quick else variants:
@@ -144,36 +145,32 @@ class Heat(NamedTuple):
 
 def heats(results: Record) -> list[Heat]:
     """All workloads, in the order they were run."""
-    keys = dict.fromkeys((r["workload"], r["threads"]) for r in results["training"])
-    return [_heat(results, *key) for key in keys]
+    groups = grouped(results["training"], "workload", "threads")
+    return [_heat(results, name, n, records) for (name, n), records in groups.items()]
 
 
-def _heat(results: Record, name: str, threads: int) -> Heat:
-    workload = BY_NAME[name].quick() if results.get("quick") else BY_NAME[name]
-    records = [r for r in results["training"] if (r["workload"], r["threads"]) == (name, threads)]
+def _heat(results: Record, name: str, threads: int, records: list[Record]) -> Heat:
+    load = sized(BY_NAME[name], results.get("quick", False))
     ran = {r["contestant"]: r for r in records if r["step_seconds"]}
     base = ran.get("fastmlp", {}).get("step_seconds")
-    peak = peak_of(results, workload.dtype, threads)
-    scores = [_score(workload, record, base, peak) for record in ran.values()]
+    peak, scores = peak_of(results, load.dtype, threads), []
+    for record in ran.values():
+        us = quartiles(1e6 * np.array(record["step_seconds"]))
+        gflops = load.flops / us.median / 1e3
+        score = Score(
+            contestant=record["contestant"],
+            variant=record["variant"],
+            us=us,
+            samples_per_second=1e6 * load.batch / us.median,
+            gflops=gflops,
+            percent_of_peak=100 * gflops / peak,
+            ratio=over(record["step_seconds"], base),
+            loss=record["loss"],
+            first_seconds=record["first_seconds"],
+        )
+        scores.append(score)
     absent = [(r["contestant"], reason(r)) for r in records if r["contestant"] not in ran]
-    return Heat(workload, threads, scores, absent)
-
-
-def _score(workload: Workload, record: Record, base: list[float] | None, peak: float) -> Score:
-    seconds = np.array(record["step_seconds"])
-    rate = 1 / float(np.median(seconds))
-    gflops = workload.flops * rate / 1e9
-    return Score(
-        contestant=record["contestant"],
-        variant=record["variant"],
-        us=quartiles(seconds * 1e6),
-        samples_per_second=workload.batch * rate,
-        gflops=gflops,
-        percent_of_peak=100 * gflops / peak,
-        ratio=over(record["step_seconds"], base),
-        loss=record["loss"],
-        first_seconds=record["first_seconds"],
-    )
+    return Heat(load, threads, scores, absent)
 
 
 def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int, int]]:

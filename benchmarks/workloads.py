@@ -149,6 +149,11 @@ class Workload(NamedTuple):
         ]
 
 
+def sized(work: Any, quick: bool) -> Any:
+    """A workload, or another work that has a short form, in full or in short."""
+    return work.quick() if quick else work
+
+
 def flat(layers: Any) -> Array:
     """All weights, then all biases: one vector, as fastmlp has it."""
     weights, biases = zip(*layers, strict=True)

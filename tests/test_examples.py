@@ -29,6 +29,7 @@ def test_there_are_examples() -> None:
         "many_nets",
         "cartpole",
         "cartpole_compiled",
+        "browser",
     }
 
 

@@ -11,7 +11,7 @@ from benchmarks.many import Sweep
 from benchmarks.race import timed
 from benchmarks.recipe import BY_PRICE, VALIDATED
 from benchmarks.stream import Stream
-from benchmarks.workloads import BY_NAME, CE, Array, Workload, flat
+from benchmarks.workloads import BY_NAME, CE, Array, Workload, flat, sized
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Blocks, Cosine, fit_many
 
 VARIANTS = dict.fromkeys(("plain", "mixed", "recipe"), ("fit",))
@@ -248,8 +248,7 @@ class Work:
         load = BY_NAME[BY_PRICE[name].workload]
         if self.feature in ("label_smoothing", "focal"):
             load = load._replace(loss=CE)
-        load = load.quick() if quick else load
-        self.load = load
+        self.load = load = sized(load, quick)
         self.run = FastmlpFit(load)
         self.held_out = slice(0, max(1, load.n_rows // 10))
         self.epochs = 1

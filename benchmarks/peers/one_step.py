@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.peers import Unsupported, missing
 from benchmarks.peers import load as module_of
 from benchmarks.race import repeated, timed
-from benchmarks.workloads import Array, Workload, flat
+from benchmarks.workloads import Array, Workload, flat, sized
 
 # A batch is another one in each step, of so many.
 MOST_BATCHES = 64
@@ -55,7 +55,7 @@ def makers(task: Any) -> dict[str, Callable[[Any], Ways]]:
 def ways(contestant: str, task: Any, quick: bool) -> Ways:
     """A contestant's ways of a task."""
     if isinstance(task, Workload):
-        return STEPS[contestant](task.quick() if quick else task)
+        return STEPS[contestant](sized(task, quick))
     return CALLS[task][contestant](quick)
 
 

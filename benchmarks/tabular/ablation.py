@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import say
-from benchmarks.scores import Record, counted
+from benchmarks.scores import Record, counted, grouped
 from benchmarks.tabular.compare import PAGE, geometric, score
 from benchmarks.tabular.models import MOST_LEVELS, fitted, native
 from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
@@ -95,18 +95,6 @@ def rows_of(table: SplitTable) -> PackRows:
     return PackRows(table.task, n_classes, *parts)
 
 
-def _scaled_alone(encodings: Encodings) -> Encodings:
-    return {"scaled": Encoding(embedding="none")}
-
-
-def _first_alone(encodings: Encodings) -> Encodings:
-    return dict(list(encodings.items())[:1])
-
-
-def _no_statistics(encodings: Encodings) -> Encodings:
-    return {name: replace(e, target_levels=None) for name, e in encodings.items()}
-
-
 def best_alone(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
     """The candidate with the least loss; in the place of `bagged`."""
     losses = np.array([loss(candidate, known.get("weight")) for candidate in predictions])
@@ -133,9 +121,17 @@ SELECTIONS = {
     "bags: one selection": once,
 }
 ENCODINGS = {
-    "pieces: scaled columns alone": NetsTraining(encodings=_scaled_alone),
-    "finer pieces in every other net": NetsTraining(encodings=_first_alone),
-    "target statistics": NetsTraining(encodings=_no_statistics),
+    "pieces: scaled columns alone": NetsTraining(
+        encodings=lambda encodings: {"scaled": Encoding(embedding="none")}
+    ),
+    "finer pieces in every other net": NetsTraining(
+        encodings=lambda encodings: dict([*encodings.items()][:1])
+    ),
+    "target statistics": NetsTraining(
+        encodings=lambda encodings: {
+            name: replace(encoding, target_levels=None) for name, encoding in encodings.items()
+        }
+    ),
 }
 NETS = {
     **ENCODINGS,
@@ -393,20 +389,15 @@ def interval_lines(results: Record) -> Iterator[str]:
     if not records:
         return
     yield f"{_intro(results, records, '', ' a table')}\n"
-    tables = list(dict.fromkeys(r["table"] for r in records))
-    means = np.array([[_means(records, name, m) for m in (FASTMLP, TREES)] for name in tables])
-    rows = []
-    for name, mean in zip(tables, means, strict=True):
-        n_rows = next(r["rows"] for r in records if r["table"] == name)
-        rows.append((name, f"{n_rows:,}", *_cells(mean)))
-    rows.append(("mean", "", *_cells(means.mean(axis=0))))
-    columns = [title for m in (FASTMLP, TREES) for title in (f">{m}: held", ">width")]
-    yield from output.Table(("table", ">rows to test on", *columns), rows).markdown()
-
-
-def _means(records: list[Record], table: str, model: str) -> tuple[float, float]:
-    fits = [r for r in records if (r["table"], r["model"]) == (table, model)]
-    return float(np.mean([r["held"] for r in fits])), float(np.mean([r["width"] for r in fits]))
+    rows, means = [], []
+    for name, fits in grouped(records, "table").items():
+        by_model = grouped(fits, "model")
+        columns = [[[r["held"], r["width"]] for r in by_model[model]] for model in (FASTMLP, TREES)]
+        means.append(np.mean(columns, axis=1))
+        rows.append((name, f"{fits[0]['rows']:,}", *_cells(means[-1])))
+    rows.append(("mean", "", *_cells(np.mean(means, axis=0))))
+    titles = [title for m in (FASTMLP, TREES) for title in (f">{m}: held", ">width")]
+    yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
 
 
 def _cells(mean: Array) -> list[str]:

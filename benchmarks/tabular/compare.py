@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, Table, say
-from benchmarks.scores import Record, bold_if, counted, digits, ranks_of
+from benchmarks.scores import Record, bold_if, counted, digits, grouped, ranks_of
 from benchmarks.tabular.models import FASTMLP, LINEAR, OURS, PEERS, PRESETS, Model
 from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
 from benchmarks.workloads import Array
@@ -23,6 +23,7 @@ from benchmarks.workloads import Array
 BESIDE = "LightGBM"
 # As far behind the linear model as the best is ahead of it: more does not count.
 WORST = -1.0
+FIT = ("table", "model")
 
 
 class Losses(NamedTuple):
@@ -49,16 +50,13 @@ class Losses(NamedTuple):
 def grid(results: Record) -> Losses:
     """A run's losses and seconds; models and tables in the order of its records."""
     records = [r for r in results["records"] if "error" not in r]
-    tables = [name for name in results["tables"] if any(r["table"] == name for r in records)]
-    models = list(dict.fromkeys(r["model"] for r in records))
-    shape = len(tables), len(models)
-    losses, seconds = np.full(shape, np.nan), np.full(shape, np.nan)
-    for i, table in enumerate(tables):
-        for j, model in enumerate(models):
-            fits = [r for r in records if (r["table"], r["model"]) == (table, model)]
-            if fits:
-                losses[i, j] = np.mean([r["score"] for r in fits])
-                seconds[i, j] = np.median([r["seconds"] for r in fits])
+    ran, models = grouped(records, "table"), list(grouped(records, "model"))
+    tables, fits = [name for name in results["tables"] if name in ran], grouped(records, *FIT)
+    losses, seconds = (np.full((len(tables), len(models)), np.nan) for _ in range(2))
+    for (table, model), runs in fits.items():
+        place = tables.index(table), models.index(model)
+        losses[place] = np.mean([r["score"] for r in runs])
+        seconds[place] = np.median([r["seconds"] for r in runs])
     return Losses(tables, models, losses, seconds)
 
 

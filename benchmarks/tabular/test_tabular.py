@@ -101,7 +101,7 @@ def test_ranks_differences_and_scale() -> None:
     assert "- **linear**, 1 of 2: two 100.0" in text
 
 
-def test_a_run_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_little(page: Path) -> None:
     file = page.with_name("all.json")
     words = ["--tables", "breast_cancer", "--turns", "1", "--json", str(file), "--pages"]
     compare.main([*words, "--models", LINEAR, "HistGradientBoosting"], page)

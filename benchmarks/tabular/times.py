@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns, timed
-from benchmarks.scores import Record, counted, digits
+from benchmarks.scores import Record, counted, digits, grouped
 from benchmarks.tabular.ablation import complete
 from benchmarks.workloads import Array
 
@@ -108,9 +108,9 @@ def lines(results: Record) -> Iterator[str]:
     titles, rows = [""], []
     for task in TASKS:
         titles += [f">{task}: fit, s", ">1 row, ms", f">{settings['predicted']:,} rows, s"]
-    for name in dict.fromkeys(r["model"] for r in records):
+    for name, runs in grouped(records, "model").items():
         cells = [name if name == CATBOOST else f"`{name}`"]
-        for r in (r for r in records if r["model"] == name):
+        for r in runs:
             cells += map(digits, (r["fit"], 1e3 * r["row"], r["rows"]))
         rows.append(cells)
     yield from output.Table(titles, rows).markdown()

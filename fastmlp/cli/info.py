@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -132,11 +133,8 @@ def _gpu() -> str:
 
 
 def _optional_packages() -> str:
-    return ", ".join(filter(None, map(_found, OPTIONAL_PACKAGES))) or "none"
-
-
-def _found(package: str) -> str | None:
-    try:
-        return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:
-        return None
+    installed = []
+    for package in OPTIONAL_PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            installed.append(f"{package} {metadata.version(package)}")
+    return ", ".join(installed) or "none"

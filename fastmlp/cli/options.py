@@ -146,7 +146,7 @@ def add_train(train: Parser) -> None:
     setting("loss", "default: by the task", type=loss_name)
     setting("epochs", "at most; default: 200, of plain 100")
     batch = "default: auto, a hundredth of the rows, from 16 to 256"
-    setting("batch_size", batch, type=_auto(positive))
+    setting("batch_size", batch, type=lambda text: None if text == "auto" else positive(text))
     setting("learning_rate", "of Adam")
     setting("l2", "strength of the L2 penalty", type=_number)
     setting("patience", "end after so many epochs without a lower validation loss")
@@ -320,10 +320,6 @@ def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
         message = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
         raise argparse.ArgumentTypeError(message)
     return text
-
-
-def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: None if text == "auto" else convert(text)
 
 
 def _encoding(text: str) -> str:

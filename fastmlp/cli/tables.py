@@ -48,16 +48,12 @@ def telling() -> Iterator[None]:
             warnings.simplefilter("always", kind)
         # Ctrl-C ends the command, which says so.
         warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
-        warnings.showwarning = _show
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         try:
             yield
         except (ValueError, TypeError, NotImplementedError, MemoryError) as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             raise CommandError(f"{error}{notes}") from error
-
-
-def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"warning: {message}")
 
 
 def say(line: str) -> None:
@@ -107,18 +103,14 @@ def _trained(
             say(f"note: --model plain, as the table does not fit into memory: {error}")
         else:
             fastmlp.save(ensemble, output)
-            say(_last_line(ensemble))
+            # How many nets there are, their score, the columns.
+            say(str(ensemble.summary()).splitlines()[-1])
             return FittedTable(ensemble, output).training
     progress = _Progress(settings.epochs or EPOCHS, quiet=arguments.quiet)
     model = train(data, settings, say, progress, "train")
     fastmlp.save(model, output)
     _tell_end(model)
     return model.training
-
-
-def _last_line(model: Any) -> str:
-    """Return the last line of a summary: how many nets, their score, the columns."""
-    return str(model.summary()).splitlines()[-1]
 
 
 def _check_options(settings: TrainSettings, model: str) -> None:

@@ -10,17 +10,21 @@ import numpy as np
 from fastmlp._process import warnings
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
+from fastmlp.backends.cpu.predict.embedded import mean_gradient, mean_row
+from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.compiler import INTERPRETED, block_of
+from fastmlp.export import jit
+from fastmlp.export.derivatives import jacobian
 from fastmlp.model import MLP
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES, Loss
+from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
@@ -94,13 +98,16 @@ def warmup(
                 _exercise(net)
         say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
         _predict_wide(dtype)
+        say(f"{dtype}: nets inside compiled code, derivatives")
+        _embed(dtype)
         compile_others(np.dtype(dtype))
     if compute_dtype is not None:
         say(f"float32: products of {compute_dtype}")
         compile_paired(np.dtype(np.float32))
     if parallel and not INTERPRETED:
         say("parallel kernels")
-        _compile_for_teams()
+        worker_pool.compile_all()
+        dispatch.calibration_driver()
     return time.perf_counter() - start
 
 
@@ -133,10 +140,11 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
     every = [WIDTH] * (len(ACTIVATIONS) + 2)
     penalties = dict.fromkeys(PENALTIES, 1e-4)
     losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
+    of_losses = [_net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss) for loss in losses]
     return [
         ("kernels", [_net(dtype)]),
         ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
-        ("losses and links", [_net_of_loss(dtype, loss) for loss in losses]),
+        ("losses and links", of_losses),
         ("penalties", [_net(dtype, penalties=penalties)]),
         ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
         ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
@@ -147,15 +155,26 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
     return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
 
 
-def _net_of_loss(dtype: str, loss: Loss) -> MLP:
-    return _net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss)
-
-
 def _predict_wide(dtype: str) -> None:
     """Predict with a net that is too wide for predictions by row blocks."""
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
     net.predict(np.ones((ONE_BY_ONE + 1, WIDTH)))
+
+
+def _embed(dtype: str) -> None:
+    """Compile what compiled code of the user's calls, and derive predictions."""
+    net = _net(dtype, optimizer=SGD())
+    for batch_size in (1, WIDTH):
+        # Plain descent on one row has a step of its own.
+        with jit.learner(net, batch_size=batch_size):
+            pass
+    jacobian(net, np.eye(WIDTH))
+    for block in (mean_row, mean_gradient):
+        block_of(block, np.dtype(dtype))
+    if not INTERPRETED:
+        for kind in (dtype, *SIGNATURES):
+            c_function(kind)
 
 
 def _optimizers() -> Iterator[Optimizer]:
@@ -190,9 +209,3 @@ def _exercise(net: MLP) -> None:
         # The second is one call.
         net.train_on_batch(x, table)
         net.train_on_gradient(x, np.zeros((WIDTH, net.layer_sizes[-1]), net.dtype))
-
-
-def _compile_for_teams() -> None:
-    """Compile the functions of teams, and of the cost model's calibration."""
-    worker_pool.compile_all()
-    dispatch.calibration_driver()

@@ -10,8 +10,9 @@ from fastmlp.export import c_template
 from fastmlp.export.c_rules import NAME, Code, literal
 from fastmlp.export.c_source import CText, function_of, texts_of
 from fastmlp.export.c_tests import numbers, replaced
-from fastmlp.export.table_parts import LevelStep, NumberStep, TableParts
+from fastmlp.export.table_parts import TableParts
 from fastmlp.network.summary import name_of
+from fastmlp.rules.columns import LevelStep, NumberStep
 
 # Levels that a comment names, and that are looked up by their texts, which are so long at most.
 SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
@@ -41,10 +42,9 @@ class CTableText(CText):
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
         """Add the constants of an encoding, and the function that makes a net's inputs."""
-        lines, first, parts = list[str](), 0, self.parts
+        lines, first = list[str](), 0
         for k, step in enumerate(steps):
-            places = parts.numbers if isinstance(step, NumberStep) else parts.codes
-            columns = self._array(f"c{i}_{k}", "int", places[step.columns])
+            columns = self._array(f"c{i}_{k}", "int", step.columns)
             if isinstance(step, NumberStep):
                 constants = ""
                 if step.constants.size:

@@ -320,16 +320,11 @@ static void $levels(const $number *row, const int *column, int n, const int *sta
 SUM = """
 static $number $sum(const $number *a, int n)
 {
-    $number r[8] = {0}, total = 0;
-    int i = 0;
-    if (n > 128) {
-        i = n / 2 - n / 2 % 8;
-        return $sum(a, i) + $sum(a + i, n - i);
-    }
-    for (; i + 8 <= n; i += 8) {
-        for (int k = 0; k < 8; ++k) r[k] += a[i + k];
-    }
-    if (i) total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+    $number r[8] = {0}, total;
+    int i = n / 2 - n / 2 % 8;
+    if (n > 128) return $sum(a, i) + $sum(a + i, n - i);
+    for (i = 0; i < n - n % 8; ++i) r[i % 8] += a[i];
+    total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
     for (; i < n; ++i) total += a[i];
     return total;
 }

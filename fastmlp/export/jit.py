@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, Part
 from fastmlp.backends.cpu.predict.embedded_calls import (
     SIGNATURES,
@@ -16,8 +15,10 @@ from fastmlp.backends.cpu.predict.embedded_calls import (
     value,
 )
 from fastmlp.backends.cpu.predict.embedded_steps import train_on_batch, train_on_gradient
+from fastmlp.backends.cpu.predict.embedded_vjp import vjp
+from fastmlp.export.jit_tables import table_handle
 from fastmlp.export.learner import learner
-from fastmlp.export.models import parts_of
+from fastmlp.export.models import is_a, parts_of
 from fastmlp.model import core_of
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "train_on_batch",
     "train_on_gradient",
     "value",
+    "vjp",
 ]
 
 
@@ -44,7 +46,9 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+        Of a model of tables a row is of numbers, NaN where one is missing, and codes of levels, as
+        `TabularMLPClassifier.codes` makes them.
     raw : bool
         Predict the outputs before the link, of one net.
     freeze : bool
@@ -61,8 +65,11 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If the model is none of these, or not fitted, or of tables; for `raw`, if it consists of
-        several nets.
+        If the model is none of these, or not fitted; for `raw`, if it consists of several nets, or
+        is one of tables.
+    NotImplementedError
+        If a model of tables has members that are no nets, or encodes numbers by cosines or
+        quantiles.
 
     Examples
     --------
@@ -74,11 +81,8 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     1.0
     """
     who = "jit.compiled"
-    if any(kind.__module__.startswith("fastmlp.tabular.") for kind in type(model).__mro__):
-        raise TypeError(
-            f"{who}: a {type(model).__name__} is a model of tables, which compiled code cannot "
-            "call yet: predict with it in Python, or export it"
-        )
+    if is_a(model, "TabularMLP", "fastmlp"):
+        return table_handle(model, raw=raw, freeze=freeze, who=who)
     parts = parts_of(model, who)
     if raw and len(parts.members) > 1:
         raise ValueError(f"{who}: raw=True is for one net, and this model has {len(parts.members)}")
@@ -91,7 +95,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
             members.append(Part(None, none, places))
             continue
         network, parameters = core.engine.network, core.state.parameters
-        network = rule_blocks.without_output(network) if raw else network
+        network = network.without_output() if raw else network
         members.append(Part(network, parameters.copy() if freeze else parameters, places))
     n_out = parts.nets[0].layer_sizes[-1] if raw else parts.n_outputs
     alone = raw or parts.is_net

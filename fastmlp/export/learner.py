@@ -11,6 +11,7 @@ from fastmlp.backends.cpu.kernels.one_step import PlainStep
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import Owner, Part
 from fastmlp.backends.cpu.predict.embedded_steps import EmbeddedSteps
+from fastmlp.backends.cpu.predict.embedded_vjp import vjp_record
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
@@ -26,9 +27,10 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
     """A context with a handle by which compiled code trains a net, and predicts.
 
     `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
-    `MLP.train_on_gradient`, `predict` sees each of them. Meanwhile the net is in training, so that
-    others' fits are refused. When the context ends the net has all its steps, and the handle trains
-    no more. It is a context, and no `compiled(training=True)`, as a net in training must be let go.
+    `MLP.train_on_gradient`, `vjp` has those of `MLP.vjp`, `predict` sees each step. Meanwhile the
+    net is in training, so that others' fits are refused. When the context ends the net has all its
+    steps, and the handle trains no more. It is a context, and no `compiled(training=True)`, as a
+    net in training must be let go.
 
     Parameters
     ----------
@@ -92,13 +94,15 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             for trainer, step in zip(trainers, quick, strict=True):
                 step.point_to(trainer.constants(table), state.n_steps)
                 record_at(step.address, PlainStep).publishes = 1
+            objective: Any = steps.objective("vjp", Data(x, slopes, np.empty(0, dtype)))
+            vjp = vjp_record(objective, state.parameters, x, slopes)
             steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)
-            record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1)
+            record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1, address(vjp[0]))
             part = Part(network, state.parameters, np.arange(layout.sizes[-1]))
             owner = Owner([part], "none", layout.sizes[0], layout.sizes[-1], alone=True)
             owner.fields["learner"] = address(record)
-            owner.kept += [record, x, y, slopes, quick, table]
+            owner.kept += [record, x, y, slopes, quick, table, vjp]
             handle = owner.handle()
             try:
                 yield handle

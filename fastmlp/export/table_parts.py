@@ -1,56 +1,15 @@
 """A fitted model of tables as what becomes of a row: steps that make nets' inputs, and nets."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
+from fastmlp.rules.columns import LevelStep, NumberStep
 
 Array = NDArray[Any]
 MISSING = -1
-
-
-class NumberStep(NamedTuple):
-    """Inputs of a net, each by a rule of `fastmlp.rules.columns` from one number.
-
-    Attributes
-    ----------
-    rule : function of a number and constants
-    columns : (n_inputs,) array, places among the numbers of a row
-    constants : (n_inputs, n_constants) array of float64
-    """
-
-    rule: Callable[..., Any]
-    columns: Array
-    constants: Array
-
-    @property
-    def n_inputs(self) -> int:
-        """The inputs that it makes."""
-        return len(self.columns)
-
-
-class LevelStep(NamedTuple):
-    """Inputs of a net from categories: a level writes a row of a table, the others stay 0.
-
-    Attributes
-    ----------
-    columns : (n_columns,) array, places among the codes of a row
-    starts : (n_columns + 1,) array
-        Where each column begins in `inputs` and `constants`: that of no level or an unknown one,
-        then those of the codes from 0.
-    inputs : (n_places,) array, the first input that is written; -1: none
-    constants : (n_places, width) array of float32, what is written
-    n_inputs : int
-    """
-
-    columns: Array
-    starts: Array
-    inputs: Array
-    constants: Array
-    n_inputs: int
 
 
 class OtherStep(NamedTuple):
@@ -120,24 +79,24 @@ class TableParts(NamedTuple):
         return sum(step.constants.size for step in steps if not isinstance(step, OtherStep))
 
     def known(self, who: str, where: str) -> list[list[NumberStep | LevelStep]]:
-        """The steps of each encoding, to be written in C or in compiled code.
+        """The steps of each encoding, whose columns are places in a row.
 
         Raises
         ------
         NotImplementedError
             If a step is by another encoder.
         """
-        known: list[list[NumberStep | LevelStep]] = []
-        for steps in self.encodings:
-            known.append([])
-            for step in steps:
-                if isinstance(step, OtherStep):
-                    raise NotImplementedError(
-                        f"{who}: numbers of the table go through {type(step.encoder).__name__}, "
-                        f"which has no form in {where}"
-                    )
-                known[-1].append(step)
-        return known
+        return [[self._known(step, who, where) for step in steps] for steps in self.encodings]
+
+    def _known(self, step: Step, who: str, where: str) -> NumberStep | LevelStep:
+        if isinstance(step, OtherStep):
+            raise NotImplementedError(
+                f"{who}: numbers of the table go through {type(step.encoder).__name__}, which has "
+                f"no form in {where}"
+            )
+        if isinstance(step, NumberStep):
+            return step._replace(columns=self.numbers[step.columns])
+        return step._replace(columns=self.codes[step.columns])
 
     def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Rows of numbers as in training, of levels, and of missing ones."""

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.activations import ActivationName, ActivationRule
+from fastmlp.rules.activations import ActivationName, ActivationRule, identity
 from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
-from fastmlp.rules.links import Link, LinkName
+from fastmlp.rules.links import LINKS, Link, LinkName
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
@@ -274,6 +274,11 @@ class Network(NamedTuple):
     def factors(self) -> tuple[Factors, ...]:
         """The factors of the learning rate of each layer; 0 for frozen weights or biases."""
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
+
+    def without_output(self) -> "Network":
+        """Return the same network up to its raw outputs."""
+        activations = (*self.activations[:-1], identity)
+        return self._replace(activations=activations, link=LINKS["identity"])
 
 
 @lru_cache(maxsize=256)

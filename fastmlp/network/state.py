@@ -106,12 +106,9 @@ class NetState:
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
         self._form: Hashable = None
-        self._hold(parameters)
-
-    def _hold(self, parameters: Array) -> None:
         self.parameters = parameters
-        self.weights = tuple(weight_views(self.layout, parameters))
-        self.biases = tuple(bias_views(self.layout, parameters))
+        self.weights = tuple(weight_views(layout, parameters))
+        self.biases = tuple(bias_views(layout, parameters))
 
     def assign(self, parameters: Array) -> None:
         """Copy these parameters, all at once for threads that predict."""
@@ -201,8 +198,8 @@ class NetState:
         self.averaged_from = self.n_steps
 
     def trained(self) -> Array:
-        """Return the parameters that a fit would go on from, flat: those that the net shows, or
-        those of which it shows an average."""
+        """The parameters that a fit would go on from, flat: those that the net shows or, where it
+        shows an average, those that were averaged."""
         if not is_averaged(self.optimizer) or self.lock.is_trained_elsewhere:
             return self.parameters
         slots = self.slots()

@@ -1,9 +1,16 @@
 """Rules of the columns of a table: an input of a net, float32, of a number, which may be missing.
 
-Compiled loops over columns, code that is called row by row, and C files are made of them.
+Compiled loops over columns, code that is called row by row, and C files are made of them. Steps
+say which rule makes which inputs.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 from numpy import float32, sqrt
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 # Scaled numbers are between -3 and 3.
 BOUND = 3.0
@@ -44,3 +51,44 @@ def share_below(x: float, median: float, low: float, factor: float) -> float32:
     share = float32((x - low) * factor)
     share = float32(0) if share < float32(0) else share
     return float32(1) if share > float32(1) else share
+
+
+class NumberStep(NamedTuple):
+    """Inputs of a net, each by a rule from one number.
+
+    Attributes
+    ----------
+    rule : function of a number and constants
+    columns : (n_inputs,) array, places among the numbers of a row
+    constants : (n_inputs, n_constants) array of float64
+    """
+
+    rule: Callable[..., Any]
+    columns: Array
+    constants: Array
+
+    @property
+    def n_inputs(self) -> int:
+        """The inputs that it makes."""
+        return len(self.columns)
+
+
+class LevelStep(NamedTuple):
+    """Inputs of a net from categories: a level writes a row of a table, the others stay 0.
+
+    Attributes
+    ----------
+    columns : (n_columns,) array, places among the codes of a row
+    starts : (n_columns + 1,) array
+        Where each column begins in `inputs` and `constants`: that of no level or an unknown one,
+        then those of the codes from 0.
+    inputs : (n_places,) array, the first input that is written; -1: none
+    constants : (n_places, width) array of float32, what is written
+    n_inputs : int
+    """
+
+    columns: Array
+    starts: Array
+    inputs: Array
+    constants: Array
+    n_inputs: int

@@ -52,8 +52,8 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
     name = getattr(rule, "__name__", type(rule).__name__)
     if not name.isidentifier():
         raise ValueError(
-            f"the rule {name!r} has no name to be found again by; define it with `def`, and "
-            "pass it to `load` again, as rules={'name': function}"
+            f"the rule {name!r} has no name by which a file can keep it: define it with `def`, and "
+            "pass it to `load`, as rules={'name': function}"
         )
     return {"own": name}
 
@@ -75,14 +75,14 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 
 def of_loss(loss: Loss) -> Any:
-    """Encode a loss; the user passes a loss of their own to `load` again, as a whole `Loss`."""
+    """Encode a loss; one of the user's own is passed to `load` again, as a whole `Loss`."""
     known = loss_settings.spelled(loss)
     if known is not None:
         return known if isinstance(known, str) else loss_settings.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
-            "name; write a function that calls the rule, and give Loss that one"
+            "name: write a function that calls the rule, and pass it to Loss"
         )
     return of_rule(loss.rule, {})
 

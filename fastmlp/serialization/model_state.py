@@ -160,7 +160,7 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
     """
     if content.kind != KIND:
         raise FileError(
-            f"holds a thing of kind {content.kind!r}, not of {KIND!r}; see fastmlp.load"
+            f"holds an object of kind {content.kind!r}, not {KIND!r}: load it by fastmlp.load"
         )
     header, sizes = content.header, sizes_of(content)
     network = _network(header, sizes, own)

@@ -100,8 +100,8 @@ def pack(content: Content) -> bytes:
     raw: bytes = safetensors().numpy.save(arrays, {ENTRY: words})
     if (length := _header_bytes(raw)) > MAX_HEADER_BYTES:
         raise ValueError(
-            f"names and settings would take {length:,} bytes of a file, of which no reader takes "
-            f"more than {MAX_HEADER_BYTES:,}"
+            f"names and settings would take {length:,} bytes, and a file may have "
+            f"{MAX_HEADER_BYTES:,} bytes of them"
         )
     return raw
 
@@ -191,7 +191,7 @@ def _table(file: BinaryIO) -> dict[str, Any]:
         raise FileError(f"not a safetensors file, or a damaged one: {error}") from None
     ends = [tensor["data_offsets"][1] for name, tensor in table.items() if name != "__metadata__"]
     if size != (expected := 8 + length + max(ends, default=0)):
-        raise FileError(f"damaged: it has {size:,} bytes, and its header tells of {expected:,}")
+        raise FileError(f"damaged: it has {size:,} bytes, and {expected:,} by its header")
     return table
 
 
@@ -201,7 +201,7 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if entry is None:
         raise FileError("a safetensors file that fastmlp did not write")
     if (n := len(table)) > FREE_ARRAYS + len(entry):
-        raise FileError(f"{n:,} arrays, of which {len(entry):,} characters of description tell")
+        raise FileError(f"{n:,} arrays, more than {len(entry):,} characters can describe")
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
     if version not in range(1, FORMAT_VERSION + 1):

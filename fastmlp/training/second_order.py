@@ -3,6 +3,7 @@
 `fit` takes the place of the loop's windows; a request's actions after each epoch are the same.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -35,6 +36,8 @@ from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
+# The seconds of a window, as of other fits' calls.
+CALL_SECONDS = 0.05
 # mu falls to this at most, and a number of D is at least this share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
 # Of the free memory, the most that a matrix may take.
@@ -159,15 +162,25 @@ class Marquardt:
         self._settings: LevenbergMarquardt = optimizer
         self._state, self._dtype = state, state.parameters.dtype
         self._system: GaussNewton = engine.gauss_newton(data)
+        trained = self._system.trained
+        # Not copied where all are trained: a mask of 61 parameters takes 4 us.
+        self._trained: Any = slice(None) if trained.all() else trained
         shape = (len(state.parameters), self._dtype)
         self._slots = state.packed("damping", lambda flat: Damping(flat, *shape)).numbers
+        self._largest: Array = self._slots[0, self._trained].astype(np.float64)
+        mu, rise = map(float, self._slots[1, :2])
+        self._mu, self._rise = (mu, rise) if mu else (self._rounded(optimizer.damping), 2.0)
         self._parameters = np.full(len(state.parameters), np.nan)
         self.load()
+
+    def _rounded(self, number: Any) -> float:
+        """A number as the net's dtype holds it, so that a resumed fit has the same bits."""
+        return float(self._dtype.type(number))
 
     @property
     def slope(self) -> float:
         """The largest number of the gradient."""
-        return float(abs(self._gradient[self._system.trained]).max(initial=0.0))
+        return float(abs(self._gradient[self._trained]).max(initial=0.0))
 
     def load(self) -> None:
         """Take the parameters of the net, which a callback may have changed."""
@@ -176,7 +189,10 @@ class Marquardt:
             self._take(now, *self._system.objective(now))
 
     def store(self) -> None:
-        """The net has its parameters after each iteration."""
+        """Write the parameters to the net, and what is kept to its slots."""
+        self._slots[0, self._trained] = self._largest
+        self._slots[1, :2] = self._mu, self._rise
+        self._state.assign(self._parameters)
 
     def _take(self, parameters: Array, loss: float, gradient: Array) -> None:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
@@ -186,60 +202,48 @@ class Marquardt:
         """Iterate as long as `ends`, called with the loss after each step, returns True; return
         True if there is no further step."""
         while self._iterate():
-            self._state.assign(self._parameters)
             if not ends(self.loss):
                 return False
         return True
 
-    def _scale(self) -> Array:
-        """D: the largest diagonal so far, which the slots keep."""
-        kept, trained = self._slots[0], self._system.trained
-        kept[trained] = np.maximum(kept[trained], self._system.diagonal)
-        largest = kept[trained].astype(np.float64)
-        return np.maximum(largest, LEAST_SCALE * largest.max(initial=0.0))
+    def _linearize(self) -> None:
+        """Compute the matrix, and D: the largest diagonal so far."""
+        self._system.linearize(self._parameters)
+        diagonal = self._system.diagonal.astype(self._dtype).astype(np.float64)
+        self._largest = np.maximum(self._largest, diagonal)
+        self._scales = np.maximum(self._largest, LEAST_SCALE * self._largest.max(initial=0.0))
+        self._is_linear = True
 
     def _iterate(self) -> bool:
         """Take the next step that lowers the objective; return False if there is none."""
-        system, gradient = self._system, self._gradient
-        trained = system.trained
-        if not gradient[trained].any():
+        gradient = self._gradient[self._trained]
+        if not gradient.any():
             return False
         if not self._is_linear:
-            system.linearize(self._parameters)
-            self._is_linear = True
-            self._scales = self._scale()
-        mu, rise = self._damping
-        while mu <= self._settings.max_damping:
-            damping = mu * self._scales
-            step = system.step(gradient, damping)
-            if step is not None and np.isfinite(step).all():
+            self._linearize()
+        while self._mu <= self._settings.max_damping:
+            damping = self._mu * self._scales
+            step = self._system.step(self._gradient, damping)
+            if step is not None:
                 tried = self._parameters.copy()
-                tried[trained] += step
-                tried = tried.astype(self._dtype).astype(np.float64)
-                if np.array_equal(tried, self._parameters):
-                    return False
-                loss, slopes = system.objective(tried)
-                expected = 0.5 * (step @ (damping * step) - gradient[trained] @ step)
+                tried[self._trained] += step
+                if self._dtype != np.float64:
+                    tried = tried.astype(self._dtype).astype(np.float64)
+                loss, slopes = self._system.objective(tried)
                 if loss < self.loss and np.isfinite(slopes).all():
-                    gain = (self.loss - loss) / expected if expected > 0 else 1.0
-                    mu *= max(1 / 3, 1 - (2 * min(gain, 2.0) - 1) ** 3)
-                    self._damping = max(mu, LEAST_DAMPING), 2.0
+                    self._relax(self.loss - loss, float(step @ (damping * step - gradient)) / 2)
                     self._take(tried, loss, slopes)
                     return True
-            mu, rise = mu * rise, 2 * rise
-            self._damping = mu, rise
+                if np.array_equal(tried, self._parameters):
+                    return False
+            self._mu, self._rise = self._rounded(self._mu * self._rise), 2 * self._rise
         return False
 
-    @property
-    def _damping(self) -> tuple[float, float]:
-        """mu, and the factor by which it rises after a step that is not taken."""
-        mu, rise = map(float, self._slots[1, :2])
-        return (mu, rise) if mu else (self._settings.damping, 2.0)
-
-    @_damping.setter
-    def _damping(self, pair: tuple[float, float]) -> None:
-        with np.errstate(over="ignore"):
-            self._slots[1, :2] = pair
+    def _relax(self, decrease: float, expected: float) -> None:
+        """Lower mu after a step, the more the nearer its decrease is to the expected one."""
+        gain = min(decrease / expected, 2.0) if expected > 0 else 1.0
+        mu = self._mu * max(1 / 3, 1 - (2 * gain - 1) ** 3)
+        self._mu, self._rise = self._rounded(max(mu, LEAST_DAMPING)), 2.0
 
 
 class SciPys:
@@ -262,6 +266,7 @@ class SciPys:
         bounds = monotone.bounds_of(network) if network.signs else None
         self._bounds = bounds and [b for b, used in zip(bounds, self._trained, strict=True) if used]
         self._whole = state.parameters.astype(np.float64)
+        self._accepted = self._whole.copy()
         self.loss = self._objective(self._whole)[0]
 
     @property
@@ -273,7 +278,8 @@ class SciPys:
         """SciPy goes on from its own parameters."""
 
     def store(self) -> None:
-        """The net has its parameters after each iteration."""
+        """Write the parameters to the net."""
+        self._state.assign(self._accepted)
 
     def _at(self, parameters: Array) -> tuple[float, Array]:
         self._whole[self._trained] = parameters
@@ -284,11 +290,9 @@ class SciPys:
     def run(self, ends: Callable[[float], bool]) -> bool:
         """Iterate as long as `ends`, called with the loss after each iteration, returns True;
         return True if there is no further iteration."""
-        state = self._state
 
         def iterated(intermediate_result: Any) -> None:
-            self._whole[self._trained] = intermediate_result.x
-            state.assign(self._whole)
+            self._accepted[self._trained] = intermediate_result.x
             if not ends(float(intermediate_result.fun)):
                 raise StopIteration
 
@@ -331,6 +335,43 @@ def solver_of(engine: Any, state: NetState, data: Data) -> "Marquardt | SciPys":
     return KINDS[type(state.optimizer)](double, state, rows)
 
 
+class _Epochs:
+    """The epochs of a fit, in windows of about `CALL_SECONDS`."""
+
+    def __init__(self, state: NetState, request: Any, solver: "Marquardt | SciPys") -> None:
+        self._state, self._request, self._solver = state, request, solver
+        self._losses: list[float] = []
+        self._most, self._start = 1, time.perf_counter()
+
+    def begin(self) -> bool:
+        """Begin a window; return False if the fit ends."""
+        self._losses, self._window = [], self._request.window(self._most)
+        if self._window:
+            self._request.rates(self._window)
+        self._start = time.perf_counter()
+        return bool(self._window)
+
+    def ends(self, loss: float) -> bool:
+        """Take an epoch's loss; return False if the fit ends."""
+        self._state.n_steps += 1
+        self._losses.append(loss)
+        return len(self._losses) < self._window or self._flush()
+
+    def _flush(self) -> bool:
+        seconds = (time.perf_counter() - self._start) / len(self._losses)
+        self._most = max(1, min(int(CALL_SECONDS / max(seconds, 1e-6)), 4 * self._most))
+        self._solver.store()
+        self._request.end_window(np.array(self._losses), None)
+        return self.begin()
+
+    def finish(self) -> None:
+        """Record the epochs of a window that has not ended, and that the fit is done."""
+        if self._losses:
+            self._flush()
+        else:
+            self._request.window(1)
+
+
 def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = None) -> None:
     """Train a net as requested, as `loop.fit` does, by a second-order optimizer."""
     name = type(state.optimizer).__name__
@@ -343,25 +384,19 @@ def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = N
         with task_pool.turn():
             solver = solver_of(engine, state, request.data)
         with request.begin(engine, solver, state):
-
-            def begins() -> bool:
-                goes_on = bool(request.window(1))
-                if goes_on:
-                    request.rates(1)
-                return goes_on
-
-            def ends(loss: float) -> bool:
-                state.n_steps += 1
-                request.end_window(np.array([loss]), None)
-                return begins()
-
-            if begins():
+            epochs = _Epochs(state, request, solver)
+            try:
+                if not epochs.begin():
+                    return
                 if not np.isfinite(solver.loss):
                     request.end_window(np.empty(0), solver.loss)
                     state.restart()
-                elif solver.run(ends):
+                elif solver.run(epochs.ends):
                     request.history.status = Status.CONVERGED
-                begins()
+                epochs.finish()
+            finally:
+                if request.history.status is not Status.DIVERGED:
+                    solver.store()
     except KeyboardInterrupt as error:
         request.interrupted(error)
     finally:

@@ -306,10 +306,9 @@ def _class_labels(argument: object, array: Array, n_outputs: int, who: str) -> N
 
 def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> None:
     if accepted == "unit" and ((table < 0) | (table > 1)).any():
-        raise ValueError(
-            f"{who}: y must be in [0, 1] for this loss, got {_worst(table)}"
-            f"{hints.of_unit_targets(table)}"
-        )
+        worst = float(table.min() if table.min() < 0 else table.max())
+        hint = hints.of_unit_targets(table)
+        raise ValueError(f"{who}: y must be in [0, 1] for this loss, got {worst}{hint}")
     if accepted == "count" and (table < 0).any():
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
     if accepted == "positive" and (table < np.finfo(table.dtype).tiny).any():
@@ -324,7 +323,3 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
                 f"{who}: rows of y must be one-hot or probabilities that sum to 1, "
                 f"got {table[int(np.argmax(off))]}"
             )
-
-
-def _worst(table: Array) -> float:
-    return float(table.min() if table.min() < 0 else table.max())

@@ -16,6 +16,8 @@ from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 WHO = "Expanded"
+# How many columns are plain, the counts of pieces, the counts of levels.
+Kind = tuple[int, tuple[int, ...], tuple[int, ...]]
 # Most pieces of a column: their running sums stay in a first-level cache.
 MOST_PIECES = 128
 # Rows that are written at a time.
@@ -123,7 +125,7 @@ class Expanded:
         return self.values.dtype
 
     @property
-    def kind(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    def kind(self) -> Kind:
         """The meaning of each column: how many are plain, the counts of pieces, of levels."""
         return self.plain, self.pieces, self.levels
 
@@ -134,16 +136,11 @@ class Expanded:
 
     def astype(self, dtype: np.dtype[Any]) -> Expanded:
         """Return the rows in a dtype; the same object, if it is theirs."""
-        return self if self.dtype == dtype else self._with(self.values.astype(dtype))
+        return self if self.dtype == dtype else trusted(self.values.astype(dtype), self.kind)
 
     def __getitem__(self, rows: Any) -> Expanded:
         """Return some of the rows: by a slice, a mask or indices."""
-        return self._with(np.ascontiguousarray(self.values[rows]))
-
-    def _with(self, values: Array) -> Expanded:
-        other: Expanded = object.__new__(type(self))
-        other.values, (other.plain, other.pieces, other.levels) = values, self.kind
-        return other
+        return trusted(np.ascontiguousarray(self.values[rows]), self.kind)
 
     def toarray(self) -> Array:
         """Return the inputs that the rows stand for, an array of the shape `shape`."""
@@ -170,6 +167,13 @@ class Expanded:
     def __repr__(self) -> str:
         columns = f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
         return f"Expanded({len(self)} rows: {columns}; {self.shape[1]} inputs)"
+
+
+def trusted(values: Array, kind: Kind) -> Expanded:
+    """Return rows of a kind, of float32 or float64, that an encoder has written: unchecked."""
+    rows: Expanded = object.__new__(Expanded)
+    rows.values, (rows.plain, rows.pieces, rows.levels) = values, kind
+    return rows
 
 
 def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:

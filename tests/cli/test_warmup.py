@@ -57,6 +57,20 @@ for width, n_rows in ((3, 5), (64, 200)):
     assert bool(worker_pool.gather.signatures) == (wide and limits.parallel_is_safe())
 MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
 dispatch.measure(limits.thread_limit())
+from fastmlp import MLPEnsembleRegressor, gradient, jacobian, jit
+from fastmlp.backends.cpu.predict.embedded_calls import c_function
+net = MLP((3, 7, 1), optimizer="sgd", seed=0, activation="tanh")
+X, y, row, slope = np.ones((5, 3)), np.ones((5, 1)), np.empty(3), np.empty((1, 3))
+mean = MLPEnsembleRegressor(hidden_layer_sizes=(7,), n_members=2, max_iter=2, tol=0, random_state=0)
+for model in (net, mean.fit(X.astype(np.float32), y[:, 0].astype(np.float32))):
+    jit.predict(jit.compiled(model), X, np.empty((5, 1)))
+    jit.gradient(jit.compiled(model), X[0], np.empty(1), slope)
+    jacobian(model, X.astype(np.float32)), gradient(net, X, y=y)
+for n in (1, 5):
+    with jit.learner(net, batch_size=n) as handle:
+        jit.train_on_batch(handle, X[:n], y[:n]), jit.train_on_gradient(handle, X[:n], y[:n])
+        jit.vjp(handle, X[:n], y[:n], np.empty(net.parameters.size), X[:n].copy())
+jit.function("float32"), c_function("quad"), c_function("generic_filter")
 """
 # Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.
 MIXED = """

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-to-c.md"
+ROOT = Path(__file__).parents[2]
+PAGE, EXAMPLE = ROOT / "docs" / "how-to" / "export-to-c.md", ROOT / "examples" / "browser.py"
 # JavaScript that predicts the rows of a file.
 NODE = """
 const fs = require("fs");
@@ -78,6 +80,47 @@ def test_the_browsers_module_predicts_as_the_net(folder: Path) -> None:
     (folder / "predict.js").write_text(blocks("javascript")[0] + NODE)
     numbers = np.array(output("node predict.js", folder).split(), float)
     np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """The page of the example, and what its net says of the point that the page shows first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["browser.py", "--quick"])
+        patch.setattr("shutil.which", lambda name: None)
+        example = runpy.run_path(str(EXAMPLE))
+    page = example["build"](example["net"], tmp_path_factory.mktemp("browser"))
+    return page, example["net"].predict([[0.25, -0.5]])[0]
+
+
+# The elements and events that the page's script asks for.
+NO_BROWSER = """
+const context = { createImageData: () => ({ data: [] }), putImageData() {} };
+const element = { width: 4, getContext: () => context };
+const elements = { map: element, point: {}, speed: {} };
+globalThis.document = { getElementById: (id) => elements[id] };
+setTimeout(() => console.log(elements.point.textContent), 100);
+"""
+SHOWN = r"\(0\.25, -0\.50\): ([\d., ]+)"
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="clang for wasm32 is not installed")
+@pytest.mark.parametrize("program", ["node", "chromium"])
+def test_the_examples_page_predicts_as_the_net(program: str, browser: Any) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    page, expected = browser
+    if program == "node":
+        (script,) = re.findall(r"<script>(.*)</script>", page.read_text(), flags=re.DOTALL)
+        (page.parent / "page.js").write_text(NO_BROWSER + script)
+        command = "node page.js"
+    else:
+        options = f"--no-sandbox --disable-gpu --user-data-dir={page.parent / 'user'}"
+        command = f"chromium --headless {options} --dump-dom {page.as_uri()} 2> /dev/null"
+    shown = re.search(SHOWN, output(command, page.parent))
+    assert shown is not None
+    np.testing.assert_allclose(np.array(shown[1].split(", "), float), expected, atol=1e-4)
 
 
 @needs_compiler

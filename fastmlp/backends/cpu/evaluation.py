@@ -13,10 +13,12 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK, SUMMED_ROWS
 from fastmlp.backends.protocol import Data
-from fastmlp.network.spec import Network, weight_views
+from fastmlp.network.spec import Network
+from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import unsmoothed
 from fastmlp.validation.expanded import Expanded
 
@@ -67,7 +69,7 @@ class Prediction:
             batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
             runner.run(epoch.predict, session, work)
         # A free list keeps the buffers, not the rows.
-        session.take(self._no_rows)
+        session.data = self._no_rows
 
 
 class Evaluation:
@@ -100,6 +102,12 @@ class Evaluation:
 class Objective:
     """The objective on all rows of some data, penalties included, and its gradient.
 
+    Attributes
+    ----------
+    network : Network
+    session : Session
+    packed : the packed gradient
+
     Parameters
     ----------
     summed : bool
@@ -117,27 +125,27 @@ class Objective:
         self._runner, self._summed, self._mass = runner, summed, 1.0 if summed else data.mass
         # The deltas of microbatches are not kept.
         rows = min(data.n_rows, SUMMED_ROWS) if summed else None
-        self._session = session = Session(
-            network, blocks, data, rows=rows, train=True, n_threads=runner.n_threads
-        )
-        self._packed = session.keep_gradient()
+        session = Session(network, blocks, data, rows=rows, train=True, n_threads=runner.n_threads)
+        self.session, self.packed = session, session.keep_gradient()
+        self.network = network._replace(link=LINKS["identity"])
+        self._back: DeltaBlocks | None = None
         small = session.partition.microbatch_rows > 0
         self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
     def take(self, data: Data) -> None:
         """Be that of these rows from now on, dense ones, and as many as those before."""
-        self._session.take(data)
+        self.session.take(data)
         self._mass = 1.0 if self._summed else data.mass
 
     @property
     def n_bytes(self) -> int:
         """The bytes of its buffers."""
-        return self._session.n_bytes
+        return self.session.n_bytes
 
     def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by
         the inputs to `inputs`, if there is such an array."""
-        session, total = self._session, 0.0
+        session, total = self.session, 0.0
         self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
@@ -145,8 +153,9 @@ class Objective:
             job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
             total += job["loss"]
             if inputs is not None:
-                weights = weight_views(self._runner.network.layout, parameters)[0]
-                np.matmul(session.first_deltas(rows), weights.T, out=inputs[rows])
+                deltas = np.ascontiguousarray(session.first_deltas(rows))
+                self._back = self._back or DeltaBlocks(self._runner, self.network)
+                self._back(parameters, deltas, inputs[rows])
         gradient = np.empty_like(parameters)
-        session.unpack(self._packed, gradient)
+        session.unpack(self.packed, gradient)
         return float(total), gradient

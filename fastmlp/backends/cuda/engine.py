@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.device import arrays as device_arrays
 from fastmlp.backends.cuda.device.adapter import synchronize
-from fastmlp.backends.cuda.device.arrays import is_device_array
 from fastmlp.backends.cuda.device.card import Card, card_of, require
 from fastmlp.backends.cuda.kernels.launch import launch_update
 from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.plan.design import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.session import Session
-from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
-from fastmlp.backends.cuda.training.batched_fits import Member, train_together
+from fastmlp.backends.cuda.predict import Evaluation, Objective, Predictor
+from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import (
@@ -32,9 +30,7 @@ from fastmlp.backends.protocol import (
 )
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.activations import identity
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -111,28 +107,8 @@ class Engine:
             If products are to be in `compute_dtype`.
         """
         refuse_predicting(compute_dtype)
-        return Predictor(self, parameters, raw=raw, select=select)
-
-    def predictions(
-        self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
-    ) -> Any:
-        """Return predictions, or with `raw` the outputs before activation or link.
-
-        They are on the GPU if X or `out` is.
-        """
-        layout, dtype = self.network.layout, self.network.dtype
-        with self.card.current():
-            x = device_arrays.features(X, layout.sizes[0], dtype, who)
-            shape = (len(x), layout.sizes[-1])
-            if is_device_array(out):
-                result = device_arrays.out_array(out, shape, dtype, who)
-            elif out is None and is_device_array(X):
-                result = self.card.empty(shape, dtype)
-            else:
-                result = validation.out_array(out, shape, dtype, who)
-            network = _without_output(self.network) if raw else self.network
-            Prediction(self.card, network, self.lock, x, result)(parameters)
-        return result if out is None else out
+        network = self.network.without_output() if raw else self.network
+        return Predictor(self.card, network, self.lock, parameters, select)
 
     def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
@@ -141,10 +117,6 @@ class Engine:
     def objective(self, data: Data, *, summed: bool = False) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self.card, self.network, self.lock, data, summed=summed)
-
-    def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
-        """Return the objective, penalties included, and its gradient, flat."""
-        return self.objective(data)(parameters)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net on the GPU."""
@@ -211,17 +183,10 @@ class Engine:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
         brought up to date, also if an exception ends the call."""
         ready = [
-            Member(engine.network, state, engine.slots(state), data)
+            BatchedMember(engine.network, state, engine.slots(state), data)
             for engine, state, data in members
         ]
-        sizes: Any = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle}
-        train_together(self.card, ready, outcomes, **sizes, on_epochs=on_epochs)
-
-
-def _without_output(network: Network) -> Network:
-    """Return the same network up to its raw outputs."""
-    activations = (*network.activations[:-1], identity)
-    return network._replace(activations=activations, link=LINKS["identity"])
+        train_together(self.card, ready, outcomes, epochs, batch_size, shuffle, on_epochs)
 
 
 if TYPE_CHECKING:

@@ -3,13 +3,14 @@
 Rows pass through the GPU in chunks, so that the memory for activations is bounded.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import NetLock
+from fastmlp.backends.cuda.device import arrays as device_arrays
 from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.arrays import gathered, host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
@@ -17,8 +18,8 @@ from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
 from fastmlp.backends.cuda.plan.design import grid_shape, rules_of
 from fastmlp.backends.cuda.plan.plan import EVALUATE, N_PENALTY_SUMS, PREDICT, TRAIN, Need
-from fastmlp.backends.cuda.plan.session import Session, require
-from fastmlp.backends.protocol import Data, Select, as_given
+from fastmlp.backends.cuda.plan.session import Session
+from fastmlp.backends.protocol import Data, Select
 from fastmlp.network.spec import Network, weight_views
 from fastmlp.rules.loss_settings import unsmoothed
 
@@ -57,7 +58,7 @@ class ForwardPass:
             n_penalty_sums=N_PENALTY_SUMS if network.penalties and mode == TRAIN else 0,
             tile=(tile.tile_rows, tile.tile_columns),
         )
-        require(card, host_bytes(data), who)
+        card.require_bytes(host_bytes(data), who)
         self.session = Session(card, [network], need, shared=False, who=who)
         self.session.set(mode=mode)
         with card.current():
@@ -161,8 +162,7 @@ class Objective:
     @property
     def n_bytes(self) -> int:
         """The bytes of its numbers on the GPU."""
-        memory = self._pass.session.nets.memory
-        return int(memory.size * memory.dtype.itemsize)
+        return self._pass.session.n_bytes
 
     def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by
@@ -173,38 +173,22 @@ class Objective:
             return self._pass.loss(), gradient.copy()
 
 
-class PredictingEngine(Protocol):
-    """The part of an engine that a predictor calls."""
-
-    def predictions(
-        self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
-    ) -> Any: ...
-
-
 class Predictor:
     """Predictions of one net on a GPU.
 
     Parameters
     ----------
-    engine : Engine
     parameters : (n_parameters,) array on the host, live: changes count
-    raw : bool
-        Predict the outputs before activation or link.
     select : from X and the caller's name to the columns to predict from
     """
 
     is_quick = False
 
     def __init__(
-        self,
-        engine: PredictingEngine,
-        parameters: Array,
-        *,
-        raw: bool = False,
-        select: Select = as_given,
+        self, card: Card, network: Network, lock: NetLock, parameters: Array, select: Select
     ) -> None:
-        self._engine, self._parameters, self._raw = engine, parameters, raw
-        self._select = select
+        self._card, self._network, self._lock = card, network, lock
+        self._parameters, self._select = parameters, select
 
     def __reduce__(self) -> Any:
         """Return a call that makes None: a copy of a net makes a predictor of its own."""
@@ -215,15 +199,28 @@ class Predictor:
 
         Predictions on the host that are not finite warn.
         """
-        x = self._select(X, who)
-        result = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
+        result = self._predict(self._select(X, who), out, who)
         on_host = isinstance(result, np.ndarray)
         return validation.warn_if_not_finite(result, who) if on_host else result
+
+    def _predict(self, X: Any, out: Any, who: str = "MLP.predict") -> Any:
+        layout, dtype = self._network.layout, self._network.dtype
+        with self._card.current():
+            x = device_arrays.features(X, layout.sizes[0], dtype, who)
+            shape = (len(x), layout.sizes[-1])
+            if device_arrays.is_device_array(out):
+                result = device_arrays.out_array(out, shape, dtype, who)
+            elif out is None and device_arrays.is_device_array(X):
+                result = self._card.empty(shape, dtype)
+            else:
+                result = validation.out_array(out, shape, dtype, who)
+            Prediction(self._card, self._network, self._lock, x, result)(self._parameters)
+        return result if out is None else out
 
     def quick(self, x: object, out: object = None) -> Array | None:
         """Return None: a few rows go to the GPU as many do."""
         return None
 
     def write(self, x: Array, out: Array) -> None:
-        """Write predictions of validated rows to `out`, unchecked."""
-        self._engine.predictions(self._parameters, x, out, raw=self._raw)
+        """Write predictions of validated rows to `out`."""
+        self._predict(x, out)

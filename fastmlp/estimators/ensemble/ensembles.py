@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from numbers import Integral
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -66,6 +66,15 @@ def constraints_of(member: Any) -> dict[str, Any]:
         "bootstrap": ["boolean"],
         **WithClient.client_constraints,
     }
+
+
+def mean_of(values: Array) -> Array:
+    """The mean of the members' values, members along the first axis, summed in their order.
+
+    NumPy's `mean` sums eight and more numbers of one row by pairs: not the bits of many rows.
+    """
+    mean: Array = reduce(np.add, values) / len(values)
+    return mean
 
 
 class Ensemble(BatchPredictions, WithClient, Settings):
@@ -380,7 +389,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
-        return self._probabilities(X).mean(axis=0)
+        return mean_of(self._probabilities(X))
 
     def predict_log_proba(self, X: Table) -> Array:
         """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); -inf for 0.
@@ -595,7 +604,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
-        return self._predictions(X).mean(axis=0)
+        return mean_of(self._predictions(X))
 
     def predict_std(self, X: Table) -> Array:
         """Return the members' standard deviation, (n_samples,) or (n_samples, n_outputs).

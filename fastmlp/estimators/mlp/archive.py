@@ -265,7 +265,7 @@ def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
     """Return the binarizer of these labels, which must be sorted and distinct."""
     several, sparse = spelled["several"], spelled["sparse"]
     if type(several) is not bool or type(sparse) is not bool or sparse > several:
-        raise FileError("whether rows have several labels, and sparse ones, must be true or false")
+        raise FileError("several and sparse must be true or false, and sparse only with several")
     targets = np.eye(2, len(classes), dtype=int) if several else np.repeat(classes, 2)
     binarizer = LabelBinarizer().fit(csr_array(targets) if sparse else targets)
     if not np.array_equal(binarizer.classes_, classes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral, Real
 from operator import is_not
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import TransformerMixin, is_classifier
+from sklearn.base import TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -42,7 +43,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     SourceOptions,
     check_whole,
     feed_of,
-    part_of,
+    subset_of,
     validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.second_order import fit_by_core
@@ -72,6 +73,7 @@ class QuickPredictor(NamedTuple):
 
 
 @final
+@dataclass
 class PredictionCache:
     """A mutable cache: `predict` must not change the attributes of an estimator.
 
@@ -81,12 +83,8 @@ class PredictionCache:
     quick : QuickPredictor, or None before the first small batch
     """
 
-    buffers: FreeList
-    quick: QuickPredictor | None
-
-    def __init__(self) -> None:
-        self.buffers = FreeList()
-        self.quick = None
+    buffers: FreeList = field(default_factory=FreeList)
+    quick: QuickPredictor | None = None
 
 
 Array = NDArray[Any]
@@ -184,7 +182,7 @@ class CompiledMLP(
             first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
             if over.covers(X, y, f"{type(self).__name__}.fit"):
                 feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
-                part = part_of(feed, boolean=is_classifier(self))
+                part = subset_of(self, feed.rows)
                 validation = over.of_table(self, validation)
                 return self._learn(part, incremental, first_pass, validation, reports, feed)
             with advice.checking(self, X, y=y, sample_weight=sample_weight):

@@ -128,7 +128,7 @@ def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
     longest = max((len(str(value)) for value in wide), default=0)
     if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > codec.MAX_TEXT_BYTES:
         sizes = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
-        raise FileError(f"{n:,} candidates of {sizes}")
+        raise FileError(f"{n:,} candidates of {sizes}: their columns would take too much memory")
 
 
 def _results_from(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fastmlp.tabular.encoders.numbers import (
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
-from fastmlp.validation.expanded import MOST_PIECES, Expanded
+from fastmlp.validation.expanded import MOST_PIECES, Expanded, trusted
 
 Scaling = Literal["robust", "rising", "quantile"]
 Embedding = Literal["none", "piecewise", "cosine"]
@@ -176,7 +176,7 @@ class Encoding:
         parts = self._inputs()
         plain = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
         pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
-        return Expanded(inputs, plain=plain, pieces=pieces, levels=levels)
+        return trusted(inputs, (plain, pieces, levels))
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
         """Return the inputs, in short or not, with target statistics that are known already."""

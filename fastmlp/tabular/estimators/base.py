@@ -399,9 +399,17 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         ------
         TypeError, ValueError
             If columns are missing, or do not hold what they held.
+
+        Examples
+        --------
+        >>> from fastmlp import TabularMLPRegressor
+        >>> X = [["Bern", 1.5], ["Zug", 2.0]] * 5
+        >>> model = TabularMLPRegressor(n_members=1, max_iter=1).fit(X, range(10))
+        >>> model.codes([["Zug", 3.0], ["Rome", None]])
+        array([[ 1.,  3.],
+               [-1., nan]])
         """
-        values = self._values(X, "codes")
-        return steps.rows_of(self.schema_, values)
+        return steps.rows_of(self.schema_, self._values(X, "codes"))
 
     def _of_codes(self, rows: NDArray[np.float64]) -> Array:
         """The predictions of rows of `codes`, few at a time, (n_rows, n_outputs)."""

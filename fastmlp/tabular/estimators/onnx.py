@@ -10,9 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
 from fastmlp.export.onnx_graph import Formula, Graph, Input, Outline, Output
-from fastmlp.export.table_parts import LevelStep, NumberStep, Step
+from fastmlp.export.table_parts import Step
 from fastmlp.rules import columns as rules
-from fastmlp.rules.columns import BOUND, LARGEST
+from fastmlp.rules.columns import BOUND, LARGEST, LevelStep, NumberStep
 from fastmlp.tabular.encoders import CosineEncoder, Encoding
 from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
 from fastmlp.tabular.pack import Member

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.export.table_parts import LevelStep, NumberStep, OtherStep, Step, TableNet, TableParts
+from fastmlp.export.table_parts import OtherStep, Step, TableNet, TableParts
 from fastmlp.rules import columns as rules
+from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.tabular.encoders import (
     Encoding,
     MissingMarks,

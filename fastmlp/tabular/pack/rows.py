@@ -12,7 +12,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.schema import Values
 from fastmlp.training.pool import n_threads_of, pool_of
-from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.expanded import Expanded, trusted
 
 Array = NDArray[Any]
 # The places of the rows to train on, and of those to validate on.
@@ -99,7 +99,7 @@ def inputs_of(encoding: Encoding, values: Values) -> Inputs:
 def joined(first: Expanded, second: Expanded) -> Inputs:
     """Return the inputs of the rows of both."""
     values = np.concatenate([first.values, second.values])
-    return _fast(Expanded(values, plain=first.plain, pieces=first.pieces, levels=first.levels))
+    return _fast(trusted(values, first.kind))
 
 
 def _fast(rows: Expanded) -> Inputs:

@@ -202,6 +202,14 @@ def test_loops_of_phases_calculate_with_whole_vectors_and_call_nothing(
 
 @reads_assembly
 @each_dtype
+@pytest.mark.parametrize("name", PHASES)
+def test_loops_of_phases_store_no_lanes_by_a_mask(name: str, dtype: Any) -> None:
+    stored = re.compile(r"vmaskmovp.\s+%ymm\d+, %ymm\d+, [^%]*\(")
+    assert not any(map(stored.search, innermost(assembly(compiled(name, dtype)))))
+
+
+@reads_assembly
+@each_dtype
 @pytest.mark.parametrize("name", ["product", "gradient_product", "descend"])
 def test_products_ask_memory_ahead(name: str, dtype: Any) -> None:
     assert "prefetch" in assembly(compiled(name, dtype))

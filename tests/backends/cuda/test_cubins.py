@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from loss_cases import CASES
 from numba import config
@@ -143,7 +142,7 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
         of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))
         cubins.without_a_card(OURS)
         loss, predict = (
-            rule_blocks.row_loss(of_net, np.dtype(dtype).type),
+            rule_blocks.row_loss(of_net),
             rule_blocks.row_link(of_net),
         )
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)

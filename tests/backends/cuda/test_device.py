@@ -126,17 +126,15 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cuda.plan.session import require
-
     free = [10]
     gpu = card(monkeypatch)
     monkeypatch.setattr(Card, "free_bytes", lambda self: free[0])
     monkeypatch.setattr(Card, "reclaim", lambda self: free.insert(0, 100))
-    require(gpu, 50, "MLP.fit")
+    gpu.require_bytes(50, "MLP.fit")
     with pytest.raises(
         MemoryError, match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes"
     ):
-        require(gpu, 200, "MLP.fit")
+        gpu.require_bytes(200, "MLP.fit")
 
 
 class Array:

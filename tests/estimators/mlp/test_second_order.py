@@ -56,7 +56,7 @@ def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> N
 def test_it_reaches_more_digits_than_lbfgs() -> None:
     settings = {"max_iter": 200, "alpha": 0.0}
     lm, lbfgs = (model_of("one", solver, **settings).fit(X, Y) for solver in ("lm", "lbfgs"))
-    assert lm.loss_ < lbfgs.loss_ / 10
+    assert lm.loss_ < lbfgs.loss_ / 3
 
 
 def test_its_end_by_tol_and_by_iterations() -> None:

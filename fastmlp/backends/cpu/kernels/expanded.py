@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.csr import activate
+from fastmlp.backends.cpu.kernels.csr import activating
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import (
     Batch,
@@ -180,19 +180,20 @@ def expanded_forward(scalar: Scalar) -> Any:
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, locate_rows, (begin, add_columns) = lanes * size, _locating(scalar), _adding(scalar)
+    activate = activating(scalar)
     sums_bytes = max(SUMS_ROWS, ROW_BLOCK) * vector
 
     def forward(address: int, first: int, last: int, at: int) -> None:
         sums, net = stack(sums_bytes), record_at(address, Net)
         layer, expansion = record_at(net.layers, Layer), record_at(net.expansion, Expansion)
-        n, like = last - first, row(address, 0, scalar)
+        n = last - first
         locate_rows(net, expansion, first, last, at)
         begin(net, layer, expansion, at, n)
         for p in range(layer.n_panels):
             skip = p * net.panel + at * vector
             outputs, weights = layer.outputs + skip, layer.weights + p * layer.weight_panel
             add_columns(expansion, weights, outputs, at, n, sums)
-            activate(layer, outputs, layer.deltas + skip, n * lanes, sums, like)
+            activate(layer, outputs, layer.deltas + skip, n, sums)
 
     return forward
 

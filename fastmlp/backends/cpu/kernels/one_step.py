@@ -105,9 +105,9 @@ class PlainStep(Record):
     n_parts: int  # of a loop that a team shares
     block: int  # addresses of the blocks of `quick_step`,
     driver: int  # and of `batch_step` or `row_step`
-    flat: int  # addresses of the net's parameters, live,
+    parameters: int  # addresses of the net's parameters, live,
     seen: int  # and of a copy of them, as the last step left them
-    publishes: int  # 1: the step copies them to `flat`; 0: its caller does
+    publishes: int  # 1: the step copies them there; 0: its caller does
     n_parameters: int
     n_rows: int
     n_in: int
@@ -125,7 +125,7 @@ class PlainStep(Record):
     label_bytes: int  # of a label; 0: y has targets
     step: int  # its number
     n_unsound: int  # above 0: a number of the rows or targets is out of its range
-    n_changed: int  # above 0: `flat` is not as `seen`
+    n_changed: int  # above 0: `parameters` are not as `seen`
     status: int  # DECLINED, NOT_FINITE or TAKEN
     loss: float
 
@@ -214,12 +214,12 @@ def _comparison(scalar: Scalar) -> Kernel:
         word."""
         n_words, faults = step.n_parameters * size // 8, 0
         first, last = part_of(part, n_parts, n_words)
-        words = row(step.flat + first * 8, last - first, np.int64)
+        words = row(step.parameters + first * 8, last - first, np.int64)
         others = row(step.seen + first * 8, last - first, np.int64)
         for i in range(last - first):
             faults |= words[i] ^ others[i]
         if part == n_parts - 1 and n_words * 8 < step.n_parameters * size:
-            half = row(step.flat + n_words * 8, 1, np.int32)
+            half = row(step.parameters + n_words * 8, 1, np.int32)
             other_half = row(step.seen + n_words * 8, 1, np.int32)
             faults += 0 if half[0] == other_half[0] else 1
         return faults == 0
@@ -278,7 +278,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         look(team, steps, n_parts)
         if step.n_unsound == 0 and take_weights(step):
             if step.n_changed:
-                call(blocks.pack, (job.net, step.flat, net.parameters))
+                call(blocks.pack, (job.net, step.parameters, net.parameters))
                 call(blocks.transposes, (job.net,))
             batch.x, batch.weight = step.x, step.weight
             batch.y = step.label_rows if step.label_bytes else step.y
@@ -289,7 +289,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             if job.diverged == 0:
                 unpack_all(team, nets, n_parts, step.seen)
                 if step.publishes:
-                    copy(step.seen, step.flat, step.n_parameters)
+                    copy(step.seen, step.parameters, step.n_parameters)
                 step.status = TAKEN
         restore_denormals(mode)
 

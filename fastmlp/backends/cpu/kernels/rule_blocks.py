@@ -40,13 +40,6 @@ from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 
 
-def without_output(network: Network) -> Network:
-    """Return the same network up to its raw outputs."""
-    return network._replace(
-        activations=(*network.activations[:-1], identity), link=LINKS["identity"]
-    )
-
-
 def activations(
     network: Network, *, fused: bool = True, dropped: Sequence[int] = ()
 ) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.predict.embedded_calls import COPY, run
 from fastmlp.compiler import Record, call, record_at, row
 
 CLOSED = "jit: the handle does not train: `with fastmlp.jit.learner(net, batch_size=64) as handle:`"
-BATCH = "jit: X or y has another shape than a batch of the learner's"
+BATCH = "jit: X, y or a gradient has another shape than those of a batch of the learner's"
 LABELS = "jit.train_on_batch: y must be labels, an array of integers"
 DECLINED_ROWS = (
     "jit: a number of X or y is not finite, or a label or target is none that the loss takes"
@@ -31,6 +31,7 @@ class EmbeddedSteps(Record):
     has_labels: int
     n_taken: int  # steps since the learner was made
     last: int  # the last row of the table of coefficients
+    vjp: int  # address of the `EmbeddedVjp`
 
 
 # Not inlined: a step takes microseconds.
@@ -51,7 +52,7 @@ def _copy(numbers: Any, place: Any) -> None:
 
 
 @register_jitable(**JITTED)
-def _fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
+def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
     """Copy a batch to its places; return the address of its step."""
     h = handle[0]
     if h.me != handle.ctypes.data:
@@ -101,7 +102,7 @@ def _in_python(handle: Any, X: Any, y: Any, *, by_gradient: bool) -> float:
     if X.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(BATCH)
     with np.errstate(over="ignore"):
-        place = _fill(handle, X, y, by_gradient, y.dtype.kind in "iu")
+        place = fill(handle, X, y, by_gradient, y.dtype.kind in "iu")
     run(record_at(place, PlainStep).block, (place,))
     return float(_settle(handle, place))
 
@@ -170,7 +171,7 @@ def train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> None:
     _in_python(handle, X, output_gradient, by_gradient=True)
 
 
-def _require(who: str, handle: Any, X: Any, y: Any) -> bool:
+def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
     """Check the types of arguments; return True for integers as y.
 
     Raises
@@ -189,10 +190,10 @@ def _require(who: str, handle: Any, X: Any, y: Any) -> bool:
 
 @overload(train_on_batch, jit_options=JITTED)
 def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
-    integers = _require("jit.train_on_batch", handle, X, y)
+    integers = require_types("jit.train_on_batch", handle, X, y)
 
     def train(handle: Any, X: Any, y: Any) -> float:
-        place = _fill(handle, X, y, False, integers)
+        place = fill(handle, X, y, False, integers)
         call(record_at(place, PlainStep).block, (place,))
         return _settle(handle, place)
 
@@ -201,10 +202,10 @@ def _train_on_batch(handle: Any, X: Any, y: Any) -> Any:
 
 @overload(train_on_gradient, jit_options=JITTED)
 def _train_on_gradient(handle: Any, X: Any, output_gradient: Any) -> Any:
-    _require("jit.train_on_gradient", handle, X, output_gradient)
+    require_types("jit.train_on_gradient", handle, X, output_gradient)
 
     def train(handle: Any, X: Any, output_gradient: Any) -> None:
-        place = _fill(handle, X, output_gradient, True, False)
+        place = fill(handle, X, output_gradient, True, False)
         call(record_at(place, PlainStep).block, (place,))
         _settle(handle, place)
 

@@ -25,13 +25,14 @@ from fastmlp.backends.cpu.predict.row_blocks import (
 )
 from fastmlp.backends.cpu.predict.row_gradient import times_slopes
 from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes
-from fastmlp.backends.cpu.tuning import LARGEST_TILE
 from fastmlp.compiler import call, njit, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.links import LINKS
 
 Array = NDArray[Any]
+# The operations of a call that asks for no threads: asking takes 15 us.
+MOST_ALONE = 1_000_000
 Scalar = type[np.floating[Any]]
 
 
@@ -99,21 +100,29 @@ def _backward(scalar: Scalar) -> Callable[..., int]:
     return njit(backward)
 
 
-def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that derives vectors first to last of rows in one thread's buffers."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector = lanes * size
-    unit, forward, backward = VECTORS * vector, _forward(scalar), _backward(scalar)
-    out_of_lanes = batch_in_lanes(scalar).out_of_lanes
+def _writing(scalar: Scalar) -> Callable[..., None]:
+    """Make the function that writes a block's units to rows."""
+    lanes, out_of_lanes = lanes_of(scalar), batch_in_lanes(scalar).out_of_lanes
+    vector = lanes * np.dtype(scalar).itemsize
+    unit = VECTORS * vector
 
     @njit
     def write(source: int, width: int, rows: tuple[int, int], to: tuple[int, int, int]) -> None:
-        """Write a block's units to rows that are `pitch` bytes apart."""
+        """Write units to rows start to end, at most a block, which are `pitch` bytes apart."""
         (start, end), (target, pitch, checks) = rows, to
         for v in range(VECTORS):
             at = start + v * lanes
             place = target + at * pitch
             out_of_lanes(source + v * vector, width, end - at, place, pitch, unit, checks)
+
+    return write
+
+
+def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
+    """Make the function that derives vectors first to last of rows in one thread's buffers."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, write = lanes * size, _writing(scalar)
+    forward, backward = _forward(scalar), _backward(scalar)
 
     def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
         derived = row(net.derived, net.n_derived, np.int64)
@@ -132,6 +141,56 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
     return njit(derive)
 
 
+def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
+    """Make the function that takes vectors first to last of rows of the first layer's deltas back
+    to the inputs."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, write = lanes * size, _writing(scalar)
+    unit, multiply = VECTORS * vector, products(scalar, VECTORS, backward=True)
+    into_lanes = batch_in_lanes(scalar).into_lanes
+
+    def go_back(net: FlatNet, first: int, last: int, thread: int) -> None:
+        layer = records_at(net.layers, net.n_layers, FlatLayer)[0]
+        buffer = net.buffers + thread * net.buffer_bytes
+        read = net.checks + thread * net.check_bytes
+        end, pitch = min(last * lanes, net.n_rows), net.n_in * size
+        for start in range(first * lanes, end, VECTORS * lanes):
+            for v in range(VECTORS):
+                place, at = buffer + v * vector, start + v * lanes
+                into_lanes(net.x, layer.n_out, at, end - 1, place, unit, read)
+            target = buffer + net.block_bytes
+            multiply(net, layer, buffer, target)
+            write(target, net.n_in, (start, end), (net.out, pitch, read + vector))
+
+    return njit(go_back)
+
+
+def deltas_to_inputs(scalar: Scalar) -> Callable[[int, int, int], None]:
+    """Make the block that takes the rows of a `FlatNet` record, the first layer's deltas, back to
+    the inputs: W d of each row."""
+    return on_all_rows(scalar, _vectors_of_deltas(scalar))
+
+
+class DeltaBlocks(RowBlocks):
+    """Takes rows of the first layer's deltas back to the inputs, by live parameters."""
+
+    FACTORY = staticmethod(deltas_to_inputs)
+
+    def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
+        """Write W d of each row of x, shape (n_rows, n_units), to out, shape (n_rows, n_inputs);
+        return True."""
+        net, n_rows = self._net, len(x)
+        net["parameters"], net["n_rows"] = address(parameters), n_rows
+        net["x"], net["out"] = address(x), address(out)
+        flops = 2 * n_rows * x.shape[1] * out.shape[1]
+        if flops > MOST_ALONE:
+            self.kind = (*self._kind, "inputs", n_rows.bit_length())
+            self._runner.run(predict_blocks, self, Work(flops, 0))
+        else:
+            self._block(0, address(self._flat.net), 1)
+        return True
+
+
 def jacobian_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Make the block that derives the outputs of a `FlatNet` record's rows."""
     return on_all_rows(scalar, _vectors_of_rows(scalar))
@@ -145,8 +204,6 @@ class JacobianBlocks(RowBlocks):
 
     def __init__(self, runner: Runner, network: Network) -> None:
         super().__init__(runner, network._replace(link=LINKS["identity"]))
-        self._zeros = np.zeros(LARGEST_TILE[0], network.dtype)
-        self._net["zeros"] = address(self._zeros)
 
     def derive(
         self, parameters: Array, x: Array, derived: NDArray[np.int64], out: Array, raw: Array | None

@@ -24,6 +24,7 @@ from fastmlp.compiler import (
     block_of,
     call,
     flushed,
+    hinted,
     njit,
     prange,
     record_at,
@@ -90,12 +91,14 @@ class Flat(NamedTuple):
     buffers : bytes, each thread's on cache lines of their own
     checks : numbers, each thread's on cache lines of their own: 0, or NaN after a number that was
         not finite
+    zeros : as many as a tile has units, the biases of products that go backward
     """
 
     net: Any
     layers: NDArray[Any]
     buffers: NDArray[np.uint8]
     checks: NDArray[Any]
+    zeros: NDArray[Any]
 
 
 def make_flat(
@@ -123,6 +126,7 @@ def make_flat(
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
     checks = aligned(n_threads * check_bytes // size, dtype)
+    zeros = np.zeros(LARGEST_TILE[0], dtype)
     fields = {
         "n_layers": layout.n_layers,
         "n_in": layout.sizes[0],
@@ -136,10 +140,11 @@ def make_flat(
         "block_bytes": block_bytes,
         "checks": address(checks),
         "check_bytes": check_bytes,
+        "zeros": address(zeros),
     }
     net = aligned(1, FlatNet.dtype)
     net[0] = tuple(fields.get(name, 0) for name in FlatNet.dtype.names or ())
-    return Flat(net.view(np.recarray), layers, buffers, checks)
+    return Flat(net.view(np.recarray), layers, buffers, checks, zeros)
 
 
 def _layers(network: Network) -> list[tuple[int, ...]]:
@@ -250,7 +255,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
 
 def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     """Make the block that predicts a `FlatNet` record's rows, on a team or on one thread."""
-    return on_all_rows(scalar, _vectors_of_rows(scalar))
+    return hinted(control=True)(on_all_rows(scalar, _vectors_of_rows(scalar)))
 
 
 def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
@@ -321,7 +326,8 @@ class RowBlocks:
         options: Any = {"n_threads": runner.n_threads, "slopes": self.SLOPES}
         self._flat = make_flat(network, self._parameters, **options)
         self._net = fields_of(self._flat.net)
-        self._net["rows_in_lanes"] = block_of(self.FACTORY, network.dtype).address
+        self._block = block_of(self.FACTORY, network.dtype)
+        self._net["rows_in_lanes"] = self._block.address
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = address(self._flat.net)

@@ -52,7 +52,7 @@ class GaussNewton:
         self._decay = (sum(decays) * of_weights)[self.trained]
         self._parameters = aligned(network.layout.n_parameters, np.float64)
         self._flat = make_flat(
-            network._replace(link=rule_blocks.without_output(network).link),
+            network._replace(link=network.without_output().link),
             self._parameters, n_threads=runner.n_threads,
         )  # fmt: skip
         zeros = aligned(max(LARGEST_TILE[0], lanes_of(np.float64)), np.float64)

@@ -36,6 +36,7 @@ class Moves(NamedTuple):
     unpack_rows: VectorFunction
     copy: VectorFunction
     add: VectorFunction
+    rectify: VectorFunction
     clear: VectorFunction
     add_differences: VectorFunction
     transpose: VectorFunction
@@ -51,8 +52,8 @@ class Moves(NamedTuple):
 def moves(scalar: Scalar, lanes: int) -> Moves:
     """Return the moves of panels of so many lanes."""
     loops = (
-        pack_row, unpack_row, unpack_rows, copy, add, clear, add_differences, transpose,
-        transpose_non_temporal, sum_rows, outer, unpack_columns, pack_columns, add_rows,
+        pack_row, unpack_row, unpack_rows, copy, add, rectify, clear, add_differences,
+        transpose, transpose_non_temporal, sum_rows, outer, unpack_columns, pack_columns, add_rows,
         add_wide_rows,
     )  # fmt: skip
     return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
@@ -90,6 +91,17 @@ def add(v: Vectors, source: Word, target: Word, n: Word) -> None:
     for i, part in v.parts(n):
         place = target + i * v.bytes
         part.store(part.load(place) + part.load(source + i * v.bytes), place)
+
+
+def rectify(v: Vectors, target: Word, n: Word) -> None:
+    """Replace the numbers of n vectors by their positive parts.
+
+    Where LLVM sees the place it stores by a mask the lanes that change: with AVX2 a relu took a
+    fifth of the layer's time.
+    """
+    for i in v.range(n):
+        place = target + i * v.bytes
+        v.store(v.positive_part(v.opaque(v.load(place))), place)
 
 
 def clear(v: Vectors, target: Word, n: Word) -> None:

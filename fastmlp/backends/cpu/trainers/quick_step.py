@@ -102,7 +102,7 @@ class QuickStep:
             "n_parts": 1,
             "block": self._blocks[0].address,
             "driver": driver.address,
-            "flat": address(parameters),
+            "parameters": address(parameters),
             "seen": address(self._seen),
             "publishes": self.is_short,
             "n_parameters": len(parameters),

@@ -159,6 +159,23 @@ class Card:
             if freed is not None:
                 freed.clear()
 
+    def require_bytes(self, n_bytes: int, who: str) -> None:
+        """Check that so many bytes are free.
+
+        Raises
+        ------
+        MemoryError
+            If not; the message states the bytes needed and the bytes free.
+        """
+        if n_bytes > self.free_bytes():
+            self.reclaim()
+        if n_bytes > (free := self.free_bytes()):
+            raise MemoryError(
+                f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{self.index}, where "
+                f"{readable(free)} are free; use a smaller batch_size or fewer rows, or free some "
+                "there"
+            )
+
     def empty(self, shape: Any, dtype: Any) -> Any:
         """Return an uninitialised array on the GPU.
 

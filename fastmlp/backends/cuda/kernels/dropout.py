@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
 
 def make_drawing(rules: KernelRules) -> Drawing:
     """Make the functions for a dtype; they are used in training with dropout or noise alone."""
-    scalar, draw = np.dtype(rules.dtype).type, _make_draw()
+    scalar, draw = rules.scalar, _make_draw()
     zero, one = scalar(0), scalar(1)
     normal = _make_normal(scalar)
 

@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import (
@@ -11,7 +9,6 @@ from fastmlp.backends.cuda.kernels.arguments import (
     Extent,
     Net,
     Operand,
-    OutputRow,
     Product,
     Samples,
     Strip,
@@ -95,8 +92,8 @@ def _make_mass(shape: GridShape) -> Any:
 def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
     """Make the work of all blocks before a batch, while no block writes to the weights: the backup
     of the parameters at an epoch's beginning, and the partial sums of the penalties."""
-    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
-    penalty, copy_average = rule_blocks.penalty(rules, scalar), rule_blocks.copy_average(rules)
+    n_threads, penalty = shape.n_threads, rule_blocks.penalty(rules)
+    copy_average = rule_blocks.copy_average(rules)
 
     def begin_batch(net: Net, start: int, mass: float, t: int) -> None:
         memory, sums, plan, progress = net.memory, net.sums, net.plan, net.progress
@@ -253,27 +250,17 @@ def _make_layer_pass(rules: KernelRules, shape: GridShape) -> Any:
 def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
     """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
     n_threads = shape.n_threads
-    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
-    link = rule_blocks.row_link(rules)
+    loss, link = rule_blocks.output_loss(rules), rule_blocks.row_link(rules)
 
     def output_layer(y: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
-        memory, sums, plan = net.memory, net.sums, net.plan
-        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
-        width, index = plan.n_outputs, batch.order
+        memory, plan, index = net.memory, net.plan, batch.order
+        outputs = net.layers[plan.n_layers]
         for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
             row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
-            offset = r * after.input_stride
-            outputs, derivatives = after.inputs + offset, after.derivatives + offset
             if plan.mode == PREDICT:
-                link(memory, outputs, y, row, width)
+                link(memory, outputs.inputs + r * outputs.input_stride, y, row, plan.n_outputs)
             else:
-                weight = 1.0
-                if plan.weighted != 0:
-                    weight = float(memory[unsigned(plan.weights + row)])
-                deltas = layer.deltas + r * layer.delta_stride
-                at, place = OutputRow(outputs, derivatives, deltas, width), plan.row_losses + r
-                row_loss(memory, at, sums, place, y, row, weight / batch.mass)
-                sums[unsigned(place)] *= weight
+                loss(y, net, memory, 0, r, row, batch.mass)
         cuda.syncthreads()
 
     return device_function(output_layer)

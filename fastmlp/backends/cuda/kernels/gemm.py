@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
 from fastmlp.backends.cuda.plan.design import KernelRules, TileShape
@@ -43,7 +41,7 @@ def _make_tiles(rules: KernelRules, tile: tuple[int, int], n_threads: int) -> An
     not written.
     """
     scalar, (rows, columns) = SCALARS[rules.dtype], tile
-    index, zero = SCALARS["int32"], np.dtype(rules.dtype).type(0)
+    index, zero = SCALARS["int32"], rules.scalar(0)
     size, n_places = rows * columns, rows + columns
 
     def tiles(numbers: Any, a: Any, b: Operand, extent: Extent, out: Product, t: int) -> None:
@@ -134,7 +132,7 @@ def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
 def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> Any:
     """Make the copy of `size` elements of an operand, `shape.depth` deep, to the staging."""
     n_threads, step, stride = shape.n_threads, shape.depth, size + 1
-    zero = np.dtype(rules.dtype).type(0)
+    zero = rules.scalar(0)
 
     def stage(
         staging: Any, memory: Any, operand: Operand, n: int, done: Any, depth: Any, t: int
@@ -158,7 +156,7 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
 
 def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
     """Make the first values of a thread's sums."""
-    zero = np.dtype(rules.dtype).type(0)
+    zero = rules.scalar(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
     def begin(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:

@@ -3,9 +3,8 @@
 And the update alone, by a gradient that the host gives.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import cuda, device_function, is_finite, kernel, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
@@ -117,7 +116,7 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
 def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
     """Make the penalty's part of a tile's gradient, and the optimizer step."""
     n_threads, training = shape.n_threads, rules.update is not None
-    penalty, take_step = rule_blocks.penalty(rules, np.dtype(rules.dtype).type), _make_step(rules)
+    penalty, take_step = rule_blocks.penalty(rules), _make_step(rules)
 
     def finish(net: Net, tile: Tile, batch: Batch, t: int) -> None:
         memory, plan, layer = net.memory, net.plan, tile.layer
@@ -145,8 +144,7 @@ def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
 def _make_step(rules: KernelRules) -> Any:
     """Make ``take_step(net, i, at, gradient)``: parameter i's optimizer step, by the coefficients
     from ``memory[at]`` on; nothing for rules without an optimizer."""
-    optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
-    follow = rule_blocks.follow(rules)
+    optimizer, follow = rule_blocks.update(rules), rule_blocks.follow(rules)
 
     def take_step(net: Net, i: int, at: int, gradient: Any) -> None:
         memory, plan = net.memory, net.plan
@@ -172,8 +170,10 @@ def _coefficients_of(net: Net, i: int) -> int:
     return offset
 
 
+@cache
 def make_apply(rules: KernelRules, n_threads: int) -> Any:
-    """Make the kernel ``apply(nets)``: a step of the first net, by the gradient in memory."""
+    """Make the kernel ``apply(nets)``, once per process: a step of the first net, by the
+    gradient in memory."""
     take_step = _make_step(rules)
 
     def apply(nets: Nets) -> None:

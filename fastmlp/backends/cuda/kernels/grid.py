@@ -7,6 +7,7 @@ one thread: the bits are independent of tiles, blocks and launches, and there ar
 launch runs one phase of a step, or a cooperative launch runs many steps.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda.device.adapter import (
@@ -41,8 +42,9 @@ class Kernels(NamedTuple):
     run: Any
 
 
+@cache
 def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
-    """Make the kernels for these rules and shapes."""
+    """Make the kernels for these rules and shapes, once per process."""
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
     check_finite, end_epoch = _make_finite_check(shape), _make_end_epoch(rules, shape)

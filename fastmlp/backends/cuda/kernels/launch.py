@@ -38,24 +38,6 @@ from fastmlp.backends.cuda.plan.plan import Nets
 from fastmlp.backends.cuda.plan.session import Session
 
 
-@cache
-def single_block_kernel(rules: KernelRules, shape: BlockShape) -> Any:
-    """Return the kernel of one block, made once per process and rules."""
-    return single_block.make_kernel(rules, shape)
-
-
-@cache
-def grid_kernels(rules: KernelRules, shape: GridShape) -> grid.Kernels:
-    """Return the kernels of a grid, made once per process and rules."""
-    return grid.make_kernels(rules, shape)
-
-
-@cache
-def apply_kernel(rules: KernelRules, n_threads: int) -> Any:
-    """Return the kernel of one optimizer step, made once per process and rules."""
-    return gradient_update.make_apply(rules, n_threads)
-
-
 def launch_steps(
     design: Design, rules: KernelRules, session: Session, rows: Samples, first: int, last: int
 ) -> None:
@@ -63,7 +45,7 @@ def launch_steps(
     if design.kind == "single_block":
         launch_single_block(design.block, rules, session, rows)
         return
-    kernels, n_threads = grid_kernels(rules, design.grid), design.grid.n_threads
+    kernels, n_threads = grid.make_kernels(rules, design.grid), design.grid.n_threads
     arguments = (*rows, session.nets)
     if design.kind == "grid":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
@@ -85,7 +67,7 @@ def launch_single_block(
     shape: BlockShape, rules: KernelRules, session: Session, rows: Samples
 ) -> None:
     """Launch the steps of all nets of a session, one block a net."""
-    kernel = single_block_kernel(rules, shape)
+    kernel = single_block.make_kernel(rules, shape)
     arguments = (*rows, session.nets)
     n_bytes = session.sizes.space * session.nets.memory.dtype.itemsize if shape.shared else 0
     allow_shared_bytes(kernel, arguments, n_bytes)
@@ -98,7 +80,7 @@ def launch_chunk(
 ) -> None:
     """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
     the plan's mode is TRAIN."""
-    kernel = grid_kernels(rules, shape).phase
+    kernel = grid.make_kernels(rules, shape).phase
     arguments = (*rows, session.nets)
     phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
     phase(*arguments, 0, FORWARD_BACKWARD)
@@ -108,7 +90,7 @@ def launch_chunk(
 
 def launch_update(rules: KernelRules, session: Session) -> None:
     """Launch one optimizer step by the gradient in memory."""
-    kernel = apply_kernel(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
+    kernel = gradient_update.make_apply(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
     configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 

@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
+from fastmlp.backends.cuda.kernels.arguments import Net, OutputRow
 from fastmlp.backends.cuda.plan.design import KernelRules
 from fastmlp.backends.cuda.plan.plan import NO_AVERAGE, OWN_AVERAGE, Plan
 from fastmlp.rules import elementary
@@ -116,11 +117,12 @@ def _either(own_code: int, first: Any, rest: Any) -> Any:
     return device_function(either)
 
 
-def penalty(rules: KernelRules, scalar: Any) -> Any:
+def penalty(rules: KernelRules) -> Any:
     """Make ``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
 
-    `strengths` are float64, from index `start` on. The value is float64, the derivative `scalar`.
+    `strengths` are float64, from index `start` on; so is the value. The derivative is of the dtype.
     """
+    scalar = rules.scalar
 
     def nothing(w: Any, strengths: Any, start: Any, scale: Any) -> Any:
         return 0.0, scalar(0)
@@ -141,11 +143,11 @@ def _and(place: int, first: Any, rest: Any, scalar: Any) -> Any:
     return device_function(both)
 
 
-def update(rules: KernelRules, scalar: Any) -> Any:
+def update(rules: KernelRules) -> Any:
     """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
-    n_settings = 1 if rules.gradient_rule else 0
+    scalar, n_settings = rules.scalar, 1 if rules.gradient_rule else 0
     n_gains = 1 if rules.average == OWN_AVERAGE else 0
     rule, n = compiled(rules.update), rules.n_coefficients - n_settings - n_gains
     change = compiled(GRADIENT_RULES.get(rules.gradient_rule, unchanged))
@@ -229,13 +231,13 @@ def _one_more(rest: Any) -> Any:
     return device_function(take)
 
 
-def row_loss(rules: KernelRules, scalar: Any) -> Any:
+def row_loss(rules: KernelRules) -> Any:
     """Make ``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
     It writes the row's loss to ``losses[place]``, and the loss's derivative by the raw outputs,
     times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into `numbers`.
     """
-    rule, loss = compiled(rules.loss.rule), rules.loss
+    rule, loss, scalar = compiled(rules.loss.rule), rules.loss, rules.scalar
     settings = in_dtype(loss.constants, scalar)
     mean = loss.over_outputs == "mean"
 
@@ -267,6 +269,33 @@ def row_loss(rules: KernelRules, scalar: Any) -> Any:
             numbers[at.deltas + j] = delta
 
     return device_function(by_row if loss.by_row else by_number)
+
+
+def output_loss(rules: KernelRules) -> Any:
+    """Make ``f(y, net, numbers, base, r, row, mass)`` for row r of a batch, which is `row` of the
+    data: it writes the loss times the row's weight, and the deltas of the output layer.
+
+    The layers' offsets are into ``numbers[base:]``; `mass` is the sum of the batch's weights.
+    """
+    loss = row_loss(rules)
+
+    def of_row(y: Any, net: Net, numbers: Any, base: Any, r: Any, row: Any, mass: Any) -> None:
+        sums, plan = net.sums, net.plan
+        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
+        weight, place = 1.0, plan.row_losses + r
+        if plan.weighted != 0:
+            weight = float(net.memory[unsigned(plan.weights + row)])
+        offset, deltas = base + r * after.input_stride, base + r * layer.delta_stride
+        at = OutputRow(
+            after.inputs + offset,
+            after.derivatives + offset,
+            layer.deltas + deltas,
+            plan.n_outputs,
+        )
+        loss(numbers, at, sums, place, y, row, weight / mass)
+        sums[unsigned(place)] *= weight
+
+    return device_function(of_row)
 
 
 def row_link(rules: KernelRules) -> Any:

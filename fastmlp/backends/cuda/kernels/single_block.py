@@ -6,9 +6,8 @@ other threads' reads. Threads wait for threads of their own block only. A grid t
 as it has blocks. Sums run in the order of rows or columns, whatever the number of threads.
 """
 
+from functools import cache
 from typing import Any
-
-import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import (
     SCALARS,
@@ -24,7 +23,6 @@ from fastmlp.backends.cuda.kernels.arguments import (
     Extent,
     Net,
     Operand,
-    OutputRow,
     Product,
     Samples,
     Space,
@@ -40,8 +38,9 @@ from fastmlp.backends.cuda.plan.plan import MASS_SUMS, N_PARTIAL_SUMS, Layer, Ne
 from fastmlp.rules.groups import FROZEN
 
 
+@cache
 def make_kernel(rules: KernelRules, shape: BlockShape) -> Any:
-    """Make the kernel ``train(x, y, nets)``: block b trains net b."""
+    """Make the kernel ``train(x, y, nets)``, once per process: block b trains net b."""
     scalar = SCALARS[rules.dtype]
     train = _make_train(rules, shape.n_threads)
 
@@ -295,9 +294,8 @@ def _make_backward(rules: KernelRules, n_threads: int) -> Any:
 
 def _make_update(rules: KernelRules, n_threads: int) -> Any:
     """Make ``update(net, space, i, batch, t)``: layer i's gradient, penalty, optimizer step."""
-    scalar, product = np.dtype(rules.dtype).type, make_register_product(rules, n_threads)
-    penalty, optimizer = rule_blocks.penalty(rules, scalar), rule_blocks.update(rules, scalar)
-    follow = rule_blocks.follow(rules)
+    product, penalty = make_register_product(rules, n_threads), rule_blocks.penalty(rules)
+    optimizer, follow = rule_blocks.update(rules), rule_blocks.follow(rules)
 
     def update(net: Net, space: Space, i: int, batch: Batch, t: int) -> None:
         memory, sums, plan = net.memory, net.sums, net.plan
@@ -341,26 +339,12 @@ def _make_update(rules: KernelRules, n_threads: int) -> Any:
 
 def _make_losses(rules: KernelRules, n_threads: int) -> Any:
     """Make the rows' losses, the deltas of the output layer, and the partial sums of the losses."""
-    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
+    loss = rule_blocks.output_loss(rules)
 
     def losses(y: Any, net: Net, space: Space, batch: Batch, t: int) -> None:
-        memory, sums, plan, base = net.memory, net.sums, net.plan, space.base
-        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
-        values = plan.row_losses
         for r in range(t, batch.n_rows, n_threads):
             row = net.orders[unsigned(batch.order + r)]
-            weight = 1.0
-            if plan.weighted != 0:
-                weight = float(memory[unsigned(plan.weights + row)])
-            offset = r * after.input_stride
-            at = OutputRow(
-                base + after.inputs + offset,
-                base + after.derivatives + offset,
-                base + layer.deltas + r * layer.delta_stride,
-                plan.n_outputs,
-            )
-            row_loss(space.numbers, at, sums, values + r, y, row, weight / batch.mass)
-            sums[unsigned(values + r)] *= weight
+            loss(y, net, space.numbers, space.base, r, row, batch.mass)
         cuda.syncthreads()
         sum_losses(net, batch.n_rows, t, n_threads)
 

@@ -117,6 +117,11 @@ class KernelRules(NamedTuple):
     average: int = NO_AVERAGE
     draws: bool = False
 
+    @property
+    def scalar(self) -> type[Any]:
+        """NumPy's class of the dtype's numbers."""
+        return np.dtype(self.dtype).type
+
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> KernelRules:
     """Return the rules of a network, and of its optimizer if there is one.

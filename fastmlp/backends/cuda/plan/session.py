@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.memory import readable
 from fastmlp.backends.cuda.device.arrays import packed, upload
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.plan.plan import Need, NetProgress, Nets, Sizes, dtype_of, make_plan
@@ -38,7 +37,7 @@ class Session:
         n_memory = self.sizes.memory + (0 if shared else self.sizes.space)
         n_orders = max(1, need.n_orders * need.n_rows)
         numbers = n_memory * dtype.itemsize + 8 * (self.sizes.sums + n_orders)
-        require(card, n_nets * numbers + self.plans.nbytes + layers.nbytes, who)
+        card.require_bytes(n_nets * numbers + self.plans.nbytes + layers.nbytes, who)
         with card.current():
             self.nets = Nets(
                 card.copied(np.zeros((n_nets, n_memory), dtype)),
@@ -96,6 +95,11 @@ class Session:
         start = int(self.plans[field][net])
         return self.nets.memory[net, start : start + n]
 
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of the nets' numbers on the GPU."""
+        return int(self.nets.memory.size * self.nets.memory.dtype.itemsize)
+
     def progress(self) -> Any:
         """Return a copy of each net's `NetProgress`, after all launches have ended."""
         return self.nets.progress.copy_to_host()
@@ -112,22 +116,3 @@ def bytes_of(network: Network, need: Need) -> int:
     """Return the GPU memory of one net in bytes, without the row orders."""
     sizes = make_plan(network, need).sizes
     return (sizes.memory + sizes.space) * network.dtype.itemsize + 8 * sizes.sums
-
-
-def require(card: Card, n_bytes: int, who: str) -> None:
-    """Check that so many bytes are free on the GPU.
-
-    Raises
-    ------
-    MemoryError
-        If not; the message states the bytes needed and the bytes free.
-    """
-    free = card.free_bytes()
-    if n_bytes > free:
-        card.reclaim()
-        free = card.free_bytes()
-    if n_bytes > free:
-        raise MemoryError(
-            f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{card.index}, where "
-            f"{readable(free)} are free; use a smaller batch_size or fewer rows, or free some there"
-        )

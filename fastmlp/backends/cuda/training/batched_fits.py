@@ -1,7 +1,8 @@
 """The training of many small nets in the same launches, one block a net.
 
 The nets share X and y on the GPU. Rows in use, optimizer, learning rates, penalties and generator
-differ from net to net. Parameters and losses have the bits of a separate fit by one block.
+differ from net to net. Parameters and losses have the bits of a separate fit by one block. Their
+loop is not that of `training`: nets share coefficients, and words are drawn while the GPU works.
 """
 
 import time
@@ -21,7 +22,7 @@ from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import MIN_DEVICE_ORDERS, launch_single_block, make_orders
 from fastmlp.backends.cuda.plan.design import Design, design_for, rules_of, training_need
 from fastmlp.backends.cuda.plan.plan import Need
-from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
+from fastmlp.backends.cuda.plan.session import Session, bytes_of
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data, MemberOutcome
 from fastmlp.backends.shuffle import orders_of
@@ -35,9 +36,15 @@ from fastmlp.rules.schedules import rates_of
 Array = NDArray[Any]
 Words = NDArray[np.uint32]
 NO_WORDS: Words = np.empty(0, np.uint32)
+CALL_SECONDS = 0.05
+# The steps of one launch, at most, and of the first; memory has their coefficients, sums their
+# losses.
+MOST_STEPS, FIRST_STEPS = 1 << 12, 64
+# The row numbers of a net's window of epochs: as many as 4,096 steps of 64 rows use.
+MOST_ORDER_NUMBERS = 1 << 18
 
 
-class Member(NamedTuple):
+class BatchedMember(NamedTuple):
     """One net of a batched fit, and the rows that it trains on."""
 
     network: Network
@@ -58,7 +65,7 @@ class MemberFit:
     unit, end : steps of the window that are done, and all of its steps
     """
 
-    def __init__(self, member: Member, outcome: MemberOutcome, batch_size: int) -> None:
+    def __init__(self, member: BatchedMember, outcome: MemberOutcome, batch_size: int) -> None:
         self.member, self.state, self.outcome = member, member.state, outcome
         data = member.data
         self.rows = np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows
@@ -150,19 +157,10 @@ class MemberFit:
             self.state.restart()
 
 
-CALL_SECONDS = 0.05
-# The steps of one launch, at most, and of the first; memory has their coefficients, sums their
-# losses.
-MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-# The row numbers of a net's window of epochs: as many as 4,096 steps of 64 rows use.
-MOST_ORDER_NUMBERS = 1 << 18
-
-
 def train_together(
     card: Card,
-    members: Sequence[Member],
+    members: Sequence[BatchedMember],
     outcomes: Sequence[MemberOutcome],
-    *,
     epochs: int,
     batch_size: int,
     shuffle: bool,
@@ -190,17 +188,17 @@ def train_together(
         groups.setdefault(key, []).append(i)
     data = members[0].data
     with card.current():
-        require(card, host_bytes(data), "fit_many")
+        card.require_bytes(host_bytes(data), "fit_many")
         rows = Samples(to_device(card, data.x), to_device(card, data.y))
         for numbers in groups.values():
             at_once = _most_at_once(card, members[numbers[0]], batch_size)
             for start in range(0, len(numbers), at_once):
                 part = numbers[start : start + at_once]
                 fits = [MemberFit(members[i], outcomes[i], batch_size) for i in part]
-                Group(card, fits, rows).train(epochs, shuffle=shuffle, on_epochs=on_epochs)
+                Group(card, fits, rows).train(epochs, shuffle, on_epochs)
 
 
-def _design_of(card: Card, member: Member, batch: int) -> tuple[Design, Need]:
+def _design_of(card: Card, member: BatchedMember, batch: int) -> tuple[Design, Need]:
     """Return the design of such nets, and the need of one of them."""
     network, state, _, data = member
     design = design_for(network, batch, card, "single_block")
@@ -209,14 +207,14 @@ def _design_of(card: Card, member: Member, batch: int) -> tuple[Design, Need]:
     return design, training_need(design, *fixed, n_rows, n_weights, MOST_STEPS)
 
 
-def _most_at_once(card: Card, member: Member, batch_size: int) -> int:
+def _most_at_once(card: Card, member: BatchedMember, batch_size: int) -> int:
     """Return the number of such nets that fit into the GPU's memory."""
     n_rows = len(member.data.x)
     _, need = _design_of(card, member, min(batch_size, n_rows))
     # Orders (8 bytes), their random words (4 bytes), and the rows in use.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
     n_bytes = bytes_of(member.network, need) + orders
-    require(card, n_bytes, "fit_many")
+    card.require_bytes(n_bytes, "fit_many")
     return max(1, int(0.9 * card.free_bytes()) // n_bytes)
 
 
@@ -248,9 +246,7 @@ class Group:
             session.set(i, n_rows=len(fit.rows), batch=fit.batch)
             fit.member.moments.load(session, None, i)
 
-    def train(
-        self, epochs: int, *, shuffle: bool, on_epochs: Callable[[int], object] | None
-    ) -> None:
+    def train(self, epochs: int, shuffle: bool, on_epochs: Callable[[int], object] | None) -> None:
         """Train for so many epochs; at the end, parameters and states are up to date."""
         window = max(1, MOST_ORDER_NUMBERS // max(len(fit.rows) for fit in self._fits))
         for fit in self._fits:

@@ -13,7 +13,7 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_steps
 from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of, training_need
-from fastmlp.backends.cuda.plan.session import Session, require
+from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
@@ -75,7 +75,7 @@ class Trainer:
         self.unit_flops = 6 * network.layout.n_weights * batch
         sizes = (batch, self._n_rows, len(data.weight), MOST_STEPS)
         need = training_need(design, network, optimizer, *sizes)
-        require(card, host_bytes(data), "MLP.fit")
+        card.require_bytes(host_bytes(data), "MLP.fit")
         shared = need.block and design.block.shared
         self._session = session = Session(card, [network], need, shared=shared, who="MLP.fit")
         self._send(data)
@@ -147,8 +147,7 @@ class Trainer:
     @property
     def n_bytes(self) -> int:
         """The bytes of its numbers on the GPU."""
-        memory = self._session.nets.memory
-        return int(memory.size * memory.dtype.itemsize)
+        return self._session.n_bytes
 
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""

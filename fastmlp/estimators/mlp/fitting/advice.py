@@ -1,7 +1,7 @@
 """Advice on settings and data that scikit-learn refuses."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastmlp.network import spec
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import hints
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.suggestions import Synonyms, suggestion
 
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 LOSSES = {
@@ -25,6 +25,14 @@ LOSSES = {
     "tweedie": "half_tweedie reg_tweedie",
     "quantile": "pinball",
     "gaussian_nll": "gaussian normal",
+}
+# Of parameters with names as values: the known ones, and words of other libraries.
+WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
+    "activation": (ACTIVATIONS, activations.SYNONYMS),
+    "solver": (SOLVERS, optimizers.SYNONYMS),
+    "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
+    "learning_rate": (SCHEDULE_NAMES, {}),
+    "loss": (LOSSES, LOSSES),
 }
 # With less patience the first epoch may be the best by chance.
 PATIENT = 5
@@ -114,27 +122,16 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 def _advice(name: str, value: Any, estimator: Any) -> str:
     """The suggestion of another value for a parameter, as a sentence, or ""."""
     kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
-    if name == "activation" and isinstance(value, int):
-        return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"
-    if name == "activation":
-        return _sentence(suggestion(value, ACTIVATIONS, activations.SYNONYMS))
-    if name == "solver" and type(value) in SCHEDULES.values():
-        return f"Did you mean Adam({value!r})?"
-    if name == "solver":
-        return _sentence(suggestion(value, SOLVERS, optimizers.SYNONYMS))
-    if name == "average" and value is not None:
-        return "Did you mean EMA(0.99)?" if value is True or isinstance(value, int | float) else ""
-    if name == "compute_dtype":
-        return _sentence(suggestion(value, spec.KNOWN, spec.SYNONYMS))
-    if name == "learning_rate" and isinstance(value, float):
-        return f"Did you mean learning_rate_init={value!r}?"
-    if name == "learning_rate":
-        return _sentence(suggestion(value, SCHEDULE_NAMES))
-    if name == "loss" and not isinstance(value, str):
-        return f"Did you mean {kind}(hidden_layer_sizes={value!r})?"
-    return _sentence(suggestion(value, LOSSES, LOSSES)) if name == "loss" else ""
-
-
-def _sentence(meant: str) -> str:
-    words = meant.strip(",:; ")
+    match name:
+        case "activation" if isinstance(value, int):
+            return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"
+        case "solver" if type(value) in SCHEDULES.values():
+            return f"Did you mean Adam({value!r})?"
+        case "average" if isinstance(value, int | float):
+            return "Did you mean EMA(0.99)?"
+        case "learning_rate" if isinstance(value, float):
+            return f"Did you mean learning_rate_init={value!r}?"
+        case "loss" if not isinstance(value, str):
+            return f"Did you mean {kind}(hidden_layer_sizes={value!r})?"
+    words = suggestion(value, *WORDS[name]).strip(",:; ") if name in WORDS else ""
     return words[:1].upper() + words[1:]

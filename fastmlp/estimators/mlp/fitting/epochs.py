@@ -1,4 +1,6 @@
-"""Training by batches and epochs, with scikit-learn's rates, rules of stopping and records."""
+"""Training by batches and epochs, as scikit-learn does it: rates, stopping, records, reports."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,12 +35,293 @@ from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import scalars
 
+Array = NDArray[Any]
 INSTEAD: dict[type, str] = {
     EarlyStopping: "early_stopping=True, n_iter_no_change=10, tol=1e-4",
     ReduceLROnPlateau: 'solver="sgd", learning_rate="adaptive"',
 }
 # From this `verbose` on there is a second line for each epoch.
 DETAILED = 2
+
+
+def fit_epochs(
+    estimator: Any,
+    part: RowSubset,
+    feed: Feed | None,
+    validation: RowSubset | None,
+    reports: Reports | None,
+    *,
+    incremental: bool,
+) -> None:
+    """Train an estimator by batches; `feed` has the rows of a source that are not in `part`."""
+    anew = not incremental or not hasattr(estimator, "_optimizer")
+    if anew:
+        estimator._optimizer = to_core.new_optimizer(estimator)
+    if estimator.early_stopping and incremental:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    if estimator.early_stopping and validation is None:
+        check_whole(estimator, feed, "early_stopping=True", "X_val and y_val")
+        part, validation = part.split(estimator)
+    state = state_to_train(estimator, anew=anew)
+    network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
+    network = to_core.in_training(estimator, network)
+    if network.dropout is not None:
+        state.key = to_core.key_of_fit(estimator)
+    engine = to_core.engine_of(estimator, network, state.lock)
+    data = part.data(engine)
+    batch_size = batch_rows(estimator, data.n_rows)
+    held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
+    try:
+        epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
+        loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
+        if estimator.early_stopping:
+            assert held_out is not None
+            state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
+            advice.warn_of_kept_epoch(estimator, held_out.common_share())
+    finally:
+        del estimator._held_out
+        write_back(state, estimator.coefs_, estimator.intercepts_)
+
+
+def state_to_train(estimator: Any, *, anew: bool) -> NetState:
+    """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
+    state: NetState = estimator._live_state()
+    kept = estimator.__dict__.get("_single_steps")
+    if kept is not None:
+        kept.steps.forget()
+    if anew:
+        state.set_slots(None)
+    else:
+        take_slots(state, estimator.__dict__.get("_state"))
+    estimator._state = state
+    state.optimizer = to_core.averaged(estimator)
+    state.n_steps = to_core.steps_of(estimator._optimizer)
+    return state
+
+
+@final
+class Epochs:
+    """The request of an estimator's fit to the training loop.
+
+    The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
+    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the
+    estimator's attributes are updated afterwards.
+
+    Parameters
+    ----------
+    estimator : the estimator; its attributes record the training
+    data : Data, to train on
+    batch_size : int
+    held_out : HeldOutRows, optional
+    incremental : bool
+        One epoch only, and no warnings.
+    reports : Reports, optional
+        Callbacks, bar and lines of each epoch.
+    """
+
+    # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
+    data: Data
+    batch_size: int
+    last_step: int
+    n_rows: int
+    history: History
+    trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
+
+    _trainer: Trainer
+    _state: NetState
+
+    def __init__(
+        self,
+        estimator: Any,
+        data: Data,
+        batch_size: int,
+        held_out: HeldOutRows | None,
+        incremental: bool,
+        reports: Reports | None = None,
+    ) -> None:
+        self.data, self.batch_size = data, batch_size
+        # Of an epoch, which over a source has several buffers.
+        self.n_rows, self.history = data.n_rows, History()
+        self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
+        self._reports = reports
+        # True if validation or callbacks look at the parameters after each epoch.
+        self._looks = held_out is not None or (reports is not None and reports.looks)
+        self._stops_early = estimator.early_stopping and not incremental
+        self._most = 1 if incremental else int(estimator.max_iter)
+        self._begun = self._over = False
+
+    def begin(
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
+    ) -> AbstractContextManager[Any]:
+        """Prepare; return a context in which the windows run."""
+        self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
+        self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
+        last = self.last_step = state.n_steps + self._most * steps_per_epoch
+        state.average_over(state.n_steps, last)
+        self._estimator.n_iter_ = 0
+        self._begun = True
+        return nullcontext() if self._reports is None else self._reports.begin(state)
+
+    def window(self, most: int) -> int:
+        """The number of epochs up to the first one after which the rule may stop the fit; 1 if
+        something looks at each."""
+        estimator = self._estimator
+        left = 0 if self._over else self._most - estimator.n_iter_
+        if self._looks or estimator.verbose or estimator.early_stopping:
+            return min(1, left)
+        certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
+        most = min(certain, left, MAX_ORDER_NUMBERS // self.data.n_rows)
+        return max(min(1, left), int(most))
+
+    def order(self, n_epochs: int) -> Order:
+        """Return the rows' orders; each is the one before it, shuffled again."""
+        estimator = self._estimator
+        if not estimator.shuffle:
+            return self._trainer.plain_order()
+        if len(self._order) != self.data.n_rows:
+            self._order = self._trainer.plain_order()[0]
+        # scikit-learn shuffles positions of the previous order.
+        orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
+        self._order = orders[-1]
+        return orders
+
+    def rates(self, n_epochs: int) -> Rates:
+        """The learning rates of the next epochs, as the optimizer object would set them."""
+        first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
+        self._first_step = first
+        if isinstance(optimizer, to_core.CoreOptimizer):
+            rate = optimizer.core.learning_rate
+            self._rates: Rates = lambda steps: rates_of(rate, steps, last)
+        else:
+            by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
+            # An epoch of a source may have more steps than were known when it began.
+            self._rates = lambda steps: by_epoch[
+                np.minimum((steps - first) // steps_per_epoch, n_epochs - 1)
+            ]
+        return self._rates
+
+    def _rates_by_epoch(self, n_epochs: int) -> Array:
+        """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
+        optimizer = self._estimator._optimizer
+        if isinstance(optimizer, AdamOptimizer):
+            # Its `learning_rate` is that of its last step, corrections included.
+            return np.full(n_epochs, float(optimizer.learning_rate_init))
+        optimizer, rates = copy(optimizer), np.empty(n_epochs)
+        for i in range(n_epochs):
+            rates[i] = optimizer.learning_rate
+            optimizer.iteration_ends(self._estimator.t_ + (i + 1) * self.n_rows)
+        return rates
+
+    def end_window(self, losses: Array, diverged: float | None) -> None:
+        """Record epochs with these losses, and apply the stopping rule to each."""
+        if self._looks:
+            self._trainer.store()
+            self._note_steps()
+        self._over = any(self._end_epoch(i, loss) for i, loss in enumerate(losses))
+
+    def cut_short(self, losses: Array) -> None:
+        """Record the epochs that were complete at Ctrl-C."""
+        self.end_window(losses, None)
+
+    def end_alone(self, loss: np.float64) -> None:
+        """Record an epoch of one step, which was taken by itself."""
+        self._estimator.n_iter_ = 0
+        self._end_epoch(0, loss)
+
+    def interrupted_alone(self, error: KeyboardInterrupt) -> None:
+        """Warn that Ctrl-C came during such a step."""
+        self._begun = True
+        self.interrupted(error)
+
+    def interrupted(self, error: KeyboardInterrupt) -> None:
+        """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a
+        pool."""
+        if not self._begun or isinstance(error, Stopped):
+            raise error
+        warn("Training interrupted by user.", UserWarning)
+
+    def close(self) -> None:
+        """Record the steps taken in the optimizer object."""
+        if self._begun:
+            self._note_steps()
+
+    def _note_steps(self) -> None:
+        optimizer, state = self._estimator._optimizer, self._state
+        to_core.note_steps(optimizer, state.optimizer, state.n_steps)
+
+    def _end_epoch(self, i: int, loss: float) -> bool:
+        """Record epoch i of the window; return True if the fit ends with it."""
+        estimator, held_out = self._estimator, self._held_out
+        estimator.n_iter_ += 1
+        estimator.loss_ = loss
+        estimator.t_ += self.n_rows
+        estimator.loss_curve_.append(loss)
+        print_loss(estimator)
+        if held_out:
+            estimator.validation_loss_curve_.append(held_out.loss())
+        rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
+        estimator._update_no_improvement_count(self._stops_early, *rows)
+        estimator._optimizer.iteration_ends(estimator.t_)
+        if self._is_stopped(i) or self._is_over():
+            return True
+        if not self._incremental and estimator.n_iter_ == estimator.max_iter:
+            message = (
+                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
+                "optimization hasn't converged yet."
+            )
+            warn(message, ConvergenceWarning)
+        return False
+
+    def _is_stopped(self, i: int) -> bool:
+        """Report epoch i of the window; return True if a callback asks to stop."""
+        if self._reports is None:
+            return False
+        last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
+        try:
+            return self._reports.epoch_ends(float(self._rates(last_step)[0]), self._state)
+        finally:
+            if self._reports.looks:
+                # Parameters that a callback wrote are used, also before it raised.
+                self._state.begin_average()
+                self._trainer.load()
+
+    def _is_over(self) -> bool:
+        """Return True if there was no progress for too long, and there is no lower rate to try."""
+        estimator = self._estimator
+        if estimator._no_improvement_count <= estimator.n_iter_no_change:
+            return False
+        what = "Validation score" if self._stops_early else "Training loss"
+        message = (
+            f"{what} did not improve more than tol={estimator.tol:f} for "
+            f"{int(estimator.n_iter_no_change)} consecutive epochs."
+        )
+        if estimator._optimizer.trigger_stopping(message, estimator.verbose):
+            return True
+        estimator._no_improvement_count = 0
+        return False
+
+
+def batch_rows(estimator: Any, n_rows: int) -> int:
+    """Return the batch size of an estimator's fit on so many rows."""
+    if estimator.batch_size == "auto":
+        return min(200, n_rows)
+    if estimator.batch_size > n_rows:
+        warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            UserWarning,
+        )
+    return min(int(estimator.batch_size), n_rows)
+
+
+def reset_records(estimator: Any) -> None:
+    """Reset the records of a training, which scikit-learn does for its own solvers only."""
+    early = estimator.early_stopping
+    estimator.loss_curve_ = []
+    estimator._no_improvement_count = 0
+    estimator.validation_scores_ = [] if early else None
+    estimator.best_validation_score_ = -np.inf if early else None
+    estimator.best_loss_ = None if early else np.inf
+    estimator.validation_loss_curve_ = None
 
 
 @final
@@ -149,292 +432,3 @@ def listeners(callbacks: Any, who: str) -> tuple[Callback, ...]:
                     f"{who}: {kind.__name__} is for MLP.fit; write {owner}({instead}) instead"
                 )
     return validation.callbacks(callbacks, who)
-
-
-Array = NDArray[Any]
-
-
-def fit_epochs(
-    estimator: Any,
-    part: RowSubset,
-    feed: Feed | None,
-    validation: RowSubset | None,
-    reports: Reports | None,
-    *,
-    incremental: bool,
-) -> None:
-    """Train an estimator by batches; `feed` has the rows of a source that are not in `part`."""
-    anew = not incremental or not hasattr(estimator, "_optimizer")
-    if anew:
-        estimator._optimizer = to_core.new_optimizer(estimator)
-    if estimator.early_stopping and incremental:
-        raise ValueError("partial_fit does not support early_stopping=True")
-    if estimator.early_stopping and validation is None:
-        check_whole(estimator, feed, "early_stopping=True", "X_val and y_val")
-        part, validation = part.split(estimator)
-    state = state_to_train(estimator, anew=anew)
-    network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
-    network = to_core.in_training(estimator, network)
-    if network.dropout is not None:
-        state.key = to_core.key_of_fit(estimator)
-    engine = to_core.engine_of(estimator, network, state.lock)
-    data = part.data(engine)
-    batch_size = batch_rows(estimator, data.n_rows)
-    held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
-    try:
-        epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
-        loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
-        if estimator.early_stopping:
-            assert held_out is not None
-            state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
-            advice.warn_of_kept_epoch(estimator, held_out.common_share())
-    finally:
-        del estimator._held_out
-        write_back(state, estimator.coefs_, estimator.intercepts_)
-
-
-def state_to_train(estimator: Any, *, anew: bool) -> NetState:
-    """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
-    state: NetState = estimator._live_state()
-    kept = estimator.__dict__.get("_single_steps")
-    if kept is not None:
-        kept.steps.forget()
-    if anew:
-        state.set_slots(None)
-    else:
-        take_slots(state, estimator.__dict__.get("_state"))
-    estimator._state = state
-    state.optimizer = to_core.averaged(estimator)
-    state.n_steps = to_core.steps_of(estimator._optimizer)
-    return state
-
-
-@final
-class Epochs:
-    """The request of an estimator's fit to the training loop.
-
-    The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
-    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the
-    estimator's attributes are updated afterwards.
-
-    Parameters
-    ----------
-    estimator : the estimator; its attributes record the training
-    data : Data, to train on
-    batch_size : int
-    held_out : HeldOutRows, optional
-    incremental : bool
-        One epoch only, and no warnings.
-    reports : Reports, optional
-        Callbacks, bar and lines of each epoch.
-    """
-
-    # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
-    data: Data
-    batch_size: int
-    last_step: int
-    n_rows: int
-    history: History
-    trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
-
-    _trainer: Trainer
-    _state: NetState
-
-    def __init__(
-        self,
-        estimator: Any,
-        data: Data,
-        batch_size: int,
-        held_out: HeldOutRows | None,
-        incremental: bool,
-        reports: Reports | None = None,
-    ) -> None:
-        self.data, self.batch_size = data, batch_size
-        # Of an epoch, which over a source has several buffers.
-        self.n_rows, self.history = data.n_rows, History()
-        self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
-        self._reports = reports
-        self._stops_early = estimator.early_stopping and not incremental
-        self._most = 1 if incremental else int(estimator.max_iter)
-        self._begun = self._over = False
-
-    def begin(
-        self, engine: Engine[Any], trainer: Trainer, state: NetState
-    ) -> AbstractContextManager[Any]:
-        """Prepare; return a context in which the windows run."""
-        self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
-        self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
-        last = self.last_step = state.n_steps + self._most * steps_per_epoch
-        state.average_over(state.n_steps, last)
-        self._estimator.n_iter_ = 0
-        self._begun = True
-        return nullcontext() if self._reports is None else self._reports.begin(state)
-
-    def window(self, most: int) -> int:
-        """Return the number of epochs up to the first one after which the rule may stop the fit."""
-        if self._over or self._estimator.n_iter_ >= self._most:
-            return 0
-        return self._epochs_ahead()
-
-    def order(self, n_epochs: int) -> Order:
-        """Return the rows' orders; each is the one before it, shuffled again."""
-        estimator = self._estimator
-        if not estimator.shuffle:
-            return self._trainer.plain_order()
-        if len(self._order) != self.data.n_rows:
-            self._order = self._trainer.plain_order()[0]
-        # scikit-learn shuffles positions of the previous order.
-        orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
-        self._order = orders[-1]
-        return orders
-
-    def rates(self, n_epochs: int) -> Rates:
-        """The learning rates of the next epochs, as the optimizer object would set them."""
-        first, last, optimizer = self._state.n_steps, self.last_step, self._estimator._optimizer
-        self._first_step = first
-        if isinstance(optimizer, to_core.CoreOptimizer):
-            rate = optimizer.core.learning_rate
-            self._rates: Rates = lambda steps: rates_of(rate, steps, last)
-        else:
-            by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
-            # An epoch of a source may have more steps than were known when it began.
-            self._rates = lambda steps: by_epoch[
-                np.minimum((steps - first) // steps_per_epoch, n_epochs - 1)
-            ]
-        return self._rates
-
-    def _rates_by_epoch(self, n_epochs: int) -> Array:
-        """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
-        optimizer = self._estimator._optimizer
-        if isinstance(optimizer, AdamOptimizer):
-            # Its `learning_rate` is that of its last step, corrections included.
-            return np.full(n_epochs, float(optimizer.learning_rate_init))
-        optimizer, rates = copy(optimizer), np.empty(n_epochs)
-        for i in range(n_epochs):
-            rates[i] = optimizer.learning_rate
-            optimizer.iteration_ends(self._estimator.t_ + (i + 1) * self.n_rows)
-        return rates
-
-    def end_window(self, losses: Array, diverged: float | None) -> None:
-        """Record epochs with these losses, and apply the stopping rule to each."""
-        if self._held_out or self._looks:
-            self._trainer.store()
-            self._note_steps()
-        self._over = any(self._end_epoch(i, loss) for i, loss in enumerate(losses))
-
-    def cut_short(self, losses: Array) -> None:
-        """Record the epochs that were complete at Ctrl-C."""
-        self.end_window(losses, None)
-
-    def end_alone(self, loss: np.float64) -> None:
-        """Record an epoch of one step, which was taken by itself."""
-        self._estimator.n_iter_ = 0
-        self._end_epoch(0, loss)
-
-    def interrupted_alone(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C came during such a step."""
-        self._begun = True
-        self.interrupted(error)
-
-    def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a
-        pool."""
-        if not self._begun or isinstance(error, Stopped):
-            raise error
-        warn("Training interrupted by user.", UserWarning)
-
-    def close(self) -> None:
-        """Record the steps taken in the optimizer object."""
-        if self._begun:
-            self._note_steps()
-
-    def _note_steps(self) -> None:
-        optimizer, state = self._estimator._optimizer, self._state
-        to_core.note_steps(optimizer, state.optimizer, state.n_steps)
-
-    def _epochs_ahead(self) -> int:
-        """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
-        estimator = self._estimator
-        if self._held_out or self._looks or estimator.verbose or estimator.early_stopping:
-            return 1
-        certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
-        most = MAX_ORDER_NUMBERS // self.data.n_rows
-        return max(1, int(min(certain, self._most - estimator.n_iter_, most)))
-
-    @property
-    def _looks(self) -> bool:
-        return self._reports is not None and self._reports.looks
-
-    def _end_epoch(self, i: int, loss: float) -> bool:
-        """Record epoch i of the window; return True if the fit ends with it."""
-        estimator, held_out = self._estimator, self._held_out
-        estimator.n_iter_ += 1
-        estimator.loss_ = loss
-        estimator.t_ += self.n_rows
-        estimator.loss_curve_.append(loss)
-        print_loss(estimator)
-        if held_out:
-            estimator.validation_loss_curve_.append(held_out.loss())
-        rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
-        estimator._update_no_improvement_count(self._stops_early, *rows)
-        estimator._optimizer.iteration_ends(estimator.t_)
-        if self._is_stopped(i) or self._is_over():
-            return True
-        if not self._incremental and estimator.n_iter_ == estimator.max_iter:
-            message = (
-                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
-                "optimization hasn't converged yet."
-            )
-            warn(message, ConvergenceWarning)
-        return False
-
-    def _is_stopped(self, i: int) -> bool:
-        """Report epoch i of the window; return True if a callback asks to stop."""
-        if self._reports is None:
-            return False
-        last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
-        try:
-            return self._reports.epoch_ends(float(self._rates(last_step)[0]), self._state)
-        finally:
-            if self._reports.looks:
-                # Parameters that a callback wrote are used, also before it raised.
-                self._state.begin_average()
-                self._trainer.load()
-
-    def _is_over(self) -> bool:
-        """Return True if there was no progress for too long, and there is no lower rate to try."""
-        estimator = self._estimator
-        if estimator._no_improvement_count <= estimator.n_iter_no_change:
-            return False
-        what = "Validation score" if self._stops_early else "Training loss"
-        message = (
-            f"{what} did not improve more than tol={estimator.tol:f} for "
-            f"{int(estimator.n_iter_no_change)} consecutive epochs."
-        )
-        if estimator._optimizer.trigger_stopping(message, estimator.verbose):
-            return True
-        estimator._no_improvement_count = 0
-        return False
-
-
-def batch_rows(estimator: Any, n_rows: int) -> int:
-    """Return the batch size of an estimator's fit on so many rows."""
-    if estimator.batch_size == "auto":
-        return min(200, n_rows)
-    if estimator.batch_size > n_rows:
-        warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            UserWarning,
-        )
-    return min(int(estimator.batch_size), n_rows)
-
-
-def reset_records(estimator: Any) -> None:
-    """Reset the records of a training, which scikit-learn does for its own solvers only."""
-    early = estimator.early_stopping
-    estimator.loss_curve_ = []
-    estimator._no_improvement_count = 0
-    estimator.validation_scores_ = [] if early else None
-    estimator.best_validation_score_ = -np.inf if early else None
-    estimator.best_loss_ = None if early else np.inf
-    estimator.validation_loss_curve_ = None

@@ -28,7 +28,7 @@ from fastmlp.estimators.mlp.fitting.to_core import checked_targets, data_of
 from fastmlp.network.state import NetState
 from fastmlp.training.loop import ByBuffers
 from fastmlp.training.rows import check_length
-from fastmlp.validation import unnamed
+from fastmlp.validation import balanced, unnamed
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
@@ -97,7 +97,8 @@ class RowSubset(NamedTuple):
 def derive_form(estimator: Any, X: Any, y: Any, rows: RowIndex) -> tuple[np.dtype[Any], Array]:
     """Set labels, names and width on an unfitted estimator, as its `fit` on some rows would.
 
-    X is known to be valid: the first ``len(rows)`` rows stand for `rows`, which would be a copy.
+    X is valid already, and read for its dtype, width and names alone: a slice of its first rows,
+    which is no copy, stands for `rows`.
 
     Returns
     -------
@@ -191,7 +192,7 @@ def feed_of(
 
 
 def rows_of_source(estimator: Any, X: Any) -> RowSubset:
-    """Return all rows of a source, to validate on, checked and with binarized targets.
+    """All rows of a source, to validate on, checked and with binarized targets.
 
     Raises
     ------
@@ -199,15 +200,14 @@ def rows_of_source(estimator: Any, X: Any) -> RowSubset:
         If they have other types, shapes or values than `fit` takes, or do not fit into memory.
     """
     who = f"{type(estimator).__name__}.fit: X_val"
-    x, y, weight = all_rows(opened(X, who), _Conversion(estimator, who), who)
+    return subset_of(estimator, all_rows(opened(X, who), _Conversion(estimator, who), who))
+
+
+def subset_of(estimator: Any, rows: Rows) -> RowSubset:
+    """Rows of a source as a fit on arrays has them."""
+    x, y, weight = rows
     targets = y.astype(bool) if is_classifier(estimator) else y
     return RowSubset(x, targets, weight if weight.size else None)
-
-
-def part_of(feed: Feed, *, boolean: bool) -> RowSubset:
-    """Return the rows of a feed's first buffer, as a fit on arrays has them."""
-    x, y, weight = feed.rows
-    return RowSubset(x, y.astype(bool) if boolean else y, weight if weight.size else None)
 
 
 def check_whole(estimator: Any, feed: Feed | None, what: str, instead: str) -> None:
@@ -228,7 +228,7 @@ def check_whole(estimator: Any, feed: Feed | None, what: str, instead: str) -> N
 def by_buffers(
     request: Any, feed: Feed | None, engine: Engine[Any], state: NetState
 ) -> ByBuffers | None:
-    """The way of a fit over all buffers of a feed; None if its rows are in memory."""
+    """Epochs over all buffers of a feed; None if its rows are in memory."""
     if feed is None or feed.is_whole:
         return None
     if feed.n_rows is None:
@@ -253,7 +253,7 @@ class _Conversion:
         self._class_weight: Any = None
 
     def look_at_labels(self, source: Any, first: Piece, classes: Any) -> Any:
-        """Note the weights of classes; return the labels, None for several of a row.
+        """Set the weights of classes; return the labels, or None if rows have several.
 
         Without `classes`, and for weights that are "balanced", it takes a pass over the labels.
         """
@@ -272,8 +272,7 @@ class _Conversion:
             labels.append(present)
             counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
         if weight == "balanced":
-            n_rows = counts.total()
-            self._class_weight = {label: n_rows / (len(counts) * n) for label, n in counts.items()}
+            self._class_weight = balanced(counts)
         return np.unique(np.concatenate(labels)) if classes is None else classes
 
     def first(self, first: Piece, classes: Any) -> Rows | None:

@@ -32,6 +32,7 @@ def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> Non
 
     def ends(loss: float) -> bool:
         nonlocal slope
+        solver.store()
         slope = solver.slope / share
         estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, loss / share
         estimator.loss_curve_.append(estimator.loss_)

@@ -372,16 +372,14 @@ def check_regularization(estimator: Any) -> None:
     TypeError, ValueError
         If they are of a wrong type or value, or the solver is "lbfgs".
     """
-    average, computed = (
-        [] if getattr(estimator, name) is None else [name] for name in ("average", "compute_dtype")
-    )
-    for name in [*names_in_use(estimator), *average, *computed]:
-        if not is_stochastic(estimator.solver):
-            solver = estimator.solver if isinstance(estimator.solver, str) else "its optimizer"
-            raise ValueError(
-                f"{type(estimator).__name__}: {name}={getattr(estimator, name)!r} needs a solver "
-                f'that works by batches, such as solver="adam"; "{solver}" uses all rows at once'
-            )
+    others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
+    used = [*names_in_use(estimator), *others]
+    if used and not is_stochastic(estimator.solver):
+        solver = estimator.solver if isinstance(estimator.solver, str) else "its optimizer"
+        raise ValueError(
+            f"{type(estimator).__name__}: {used[0]}={getattr(estimator, used[0])!r} needs a solver "
+            f'that works by batches, such as solver="adam"; "{solver}" uses all rows at once'
+        )
     dropout_of_estimator(estimator)
-    if average and not isinstance(estimator.solver, str | type):
+    if estimator.average is not None and not isinstance(estimator.solver, str | type):
         with_average(estimator.solver, estimator)

@@ -107,7 +107,7 @@ def test_the_first_block_of_a_process_is_called(disable: str, python: Any) -> No
 
 def test_without_output_neither_activation_nor_link_is_left() -> None:
     network = network_of("tanh", "sigmoid", link=LINKS["softmax"])
-    raw = rule_blocks.without_output(network)
+    raw = network.without_output()
     assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
     assert raw.link is LINKS["identity"]
     assert network.link is LINKS["softmax"]

@@ -167,7 +167,7 @@ def move(name: str, dtype: Any) -> Block:
     def of_two(a: Any, b: Any) -> None:
         chosen(a, b)
 
-    if name == "clear":
+    if name in ("clear", "rectify"):
         return block(of_two)
     return block(of_three if name in with_three else of_five if name in with_five else of_four)
 
@@ -184,6 +184,19 @@ def test_a_row_is_packed_into_panels_and_padded_with_zeros(dtype: Any, rng: Any)
         expected = np.full_like(panels, UNTOUCHED)
         expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
         assert np.array_equal(panels, expected)
+
+
+@each_dtype
+def test_positive_parts_replace_the_numbers_of_whole_vectors(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(5):
+        numbers = rng.normal(size=(n + 1) * lanes).astype(dtype)
+        numbers[:3] = np.nan, -0.0, -np.inf
+        expected = numbers.copy()
+        first = expected[: n * lanes]
+        first[first < 0] = 0
+        move("rectify", dtype)(address(numbers), n)
+        assert numbers.tobytes() == expected.tobytes()
 
 
 @each_dtype

@@ -68,9 +68,9 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
 
     def answers() -> Any:
         engine, copied = gpu(net), parameters.copy()
-        yield engine.predictions(copied, data.x, None)
+        yield engine.predictor(copied)(data.x)
         yield engine.evaluation(Data(*data))(copied)
-        value, slopes = engine.loss_and_gradient(copied, Data(*data))
+        value, slopes = engine.objective(Data(*data))(copied)
         yield value
         yield slopes
         moments = engine.moments()

@@ -294,7 +294,7 @@ def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> N
     CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
     # Three rows at a time.
     monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
-    got = gpu(net).predictions(parameters, data.x, None, raw=raw)
+    got = gpu(net).predictor(parameters, raw=raw)(data.x)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -305,7 +305,7 @@ def test_predictions_with_an_output_activation(activation: str) -> None:
     parameters, data = net.draw(rng, 3)
     expected = np.empty((3, 2))
     CPU(net.network, 1).predict(parameters, data.x, expected)
-    np.testing.assert_allclose(gpu(net).predictions(parameters, data.x, None), expected, rtol=1e-12)
+    np.testing.assert_allclose(gpu(net).predictor(parameters)(data.x), expected, rtol=1e-12)
 
 
 @each_loss
@@ -318,7 +318,7 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)
     monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
-    gpu_value, gradient = gpu(net).loss_and_gradient(parameters, Data(*data))
+    gpu_value, gradient = gpu(net).objective(Data(*data))(parameters)
     assert gpu_value == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)
     evaluation = gpu(net).evaluation(Data(*data))

@@ -1,0 +1,257 @@
+"""A model of tables inside compiled code of the user's: a row of numbers and codes is encoded, and
+predicted by each net."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
+from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
+from fastmlp.backends.cpu.predict.small_batch import predict_row_of
+from fastmlp.backends.cpu.simd.vector import Scalar
+from fastmlp.compiler import (
+    Record,
+    block_of,
+    flush_denormals,
+    njit,
+    record_at,
+    records_at,
+    restore_denormals,
+    row,
+    stack,
+)
+from fastmlp.network.spec import Network
+from fastmlp.rules import columns
+from fastmlp.rules.columns import LevelStep, NumberStep
+
+Array = NDArray[Any]
+F32, F64, INT = np.float32, np.float64, np.int64
+RULES: list[Callable[..., Any]] = [
+    columns.clipped, columns.rising, columns.missing, columns.share_below
+]  # fmt: skip
+CLIPPED, RISING, MISSING, LEVELS = 0, 1, 2, len(RULES)
+_clipped, _rising, _missing, _share_below = map(njit, RULES)
+TASKS = ("regression", "binary", "multiclass")
+BINARY = 1
+
+
+class InputStep(Record):
+    """Inputs of a net by one rule, or from the levels of categories."""
+
+    rule: int  # of `RULES`, or LEVELS
+    n: int  # inputs, or categories
+    columns: int  # address of the places of their columns in the row
+    constants: int  # address of numbers of float64, or of what levels write, float32
+    n_inputs: int
+    starts: int  # of levels: addresses of the arrays of `LevelStep`
+    inputs: int
+    width: int  # of levels, the numbers that one writes
+
+
+class WeightedNet(Record):
+    """A net of a model of tables."""
+
+    net: int  # address of its `FlatNet`
+    steps: int  # address of the steps that make its inputs; 0: those of the net before it
+    n_steps: int
+    weight: float
+
+
+class WeightedNets(Record):
+    """A model of tables."""
+
+    n_in: int
+    n_out: int
+    n_nets: int
+    nets: int  # address of the `WeightedNet` records
+    task: int  # of TASKS
+    scale: float
+    center: float
+    low: float
+    high: float
+    unit: int  # bytes of each buffer of a net's numbers
+
+
+@njit
+def _write_numbers(step: InputStep, x: Array, z: int) -> None:
+    """Write the inputs of a step of numbers."""
+    place, inputs = row(step.columns, step.n, INT), row(z, step.n, F32)
+    k = row(step.constants, 3 * step.n, F64)
+    for i in range(step.n):
+        number = x[place[i]]
+        if step.rule == CLIPPED:
+            inputs[i] = _clipped(number, k[2 * i], k[2 * i + 1])
+        elif step.rule == RISING:
+            inputs[i] = _rising(number, k[2 * i], k[2 * i + 1])
+        elif step.rule == MISSING:
+            inputs[i] = _missing(number)
+        else:
+            inputs[i] = _share_below(number, k[3 * i], k[3 * i + 1], k[3 * i + 2])
+
+
+@njit
+def _write_levels(step: InputStep, x: Array, z: int) -> None:
+    """Write the inputs of a step of levels."""
+    column, start = row(step.columns, step.n, INT), row(step.starts, step.n + 1, INT)
+    inputs, zero = row(z, step.n_inputs, F32), F32(0)
+    for i in range(step.n_inputs):
+        inputs[i] = zero
+    for j in range(step.n):
+        code, place = x[column[j]], start[j]
+        if code >= 0.0 and code < F64(start[j + 1] - start[j] - 1):
+            place += INT(code) + 1
+        first = row(step.inputs, place + 1, INT)[place]
+        if first >= 0:
+            values = row(step.constants + 4 * place * step.width, step.width, F32)
+            for k in range(step.width):
+                inputs[first + k] = values[k]
+
+
+@njit
+def _sum(a: Array, n: int) -> float:
+    """The sum of a row in NumPy's order, of up to 128 numbers."""
+    r, ends = row(stack(LINE), 8, F64), n - n % 8
+    for k in range(8):
+        r[k] = 0.0
+    for i in range(ends):
+        r[i % 8] += a[i]
+    total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
+    for i in range(ends, n):
+        total += a[i]
+    return total
+
+
+def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
+    """Make the block that predicts a row of float64 of `WeightedNets`."""
+    predict_row = predict_row_of(scalar)
+
+    def predict_table(model: int, x: int, out: int, work: int) -> None:
+        table = record_at(model, WeightedNets)
+        nets = records_at(table.nets, table.n_nets, WeightedNet)
+        numbers, y = row(x, table.n_in, F64), row(out, table.n_out, F64)
+        outputs, buffers = work + table.unit, work + 2 * table.unit
+        p = row(outputs, table.n_out, scalar)
+        for j in range(table.n_out):
+            y[j] = 0.0
+        for t in range(table.n_nets):
+            weighted = nets[t]
+            z = work
+            for s in range(weighted.n_steps):
+                step = records_at(weighted.steps, weighted.n_steps, InputStep)[s]
+                if step.rule == LEVELS:
+                    _write_levels(step, numbers, z)
+                else:
+                    _write_numbers(step, numbers, z)
+                z += 4 * step.n_inputs
+            mode = flush_denormals()
+            predict_row(record_at(weighted.net, FlatNet), work, outputs, buffers)
+            restore_denormals(mode)
+            if table.task == 0:
+                raw = F64(p[0]) * table.scale + table.center
+                value = table.low if raw < table.low else raw
+                y[0] += weighted.weight * (table.high if value > table.high else value)
+            elif table.task == BINARY:
+                y[0] += weighted.weight * (1.0 - F64(p[0]))
+                y[1] += weighted.weight * F64(p[0])
+            else:
+                for j in range(table.n_out):
+                    y[j] += weighted.weight * F64(p[j])
+        if table.task > 0:
+            total = _sum(y, table.n_out)
+            for j in range(table.n_out):
+                y[j] /= total
+
+    return predict_table
+
+
+class TableMember(NamedTuple):
+    """A net of a model of tables, the place of its steps, and its weight."""
+
+    network: Network
+    parameters: Array
+    encoding: int
+    weight: float
+
+
+class TableScale(NamedTuple):
+    """The predictions of a regression: ``y * scale + center``, between `low` and `high`."""
+
+    scale: float
+    center: float
+    low: float
+    high: float
+
+
+class TableOwner(Owner):
+    """The objects that a handle of a model of tables points to.
+
+    Parameters
+    ----------
+    encodings : the steps of each; their columns are places in a row
+    members : those of one encoding follow each other
+    n_in, n_out : of the model
+    task : of TASKS
+    """
+
+    def __init__(
+        self,
+        encodings: Sequence[Sequence[NumberStep | LevelStep]],
+        members: Sequence[TableMember],
+        n_in: int,
+        n_out: int,
+        task: str,
+        scale: TableScale,
+    ) -> None:
+        flats = [
+            make_flat(member.network._replace(compute_dtype=None), member.parameters, blocks=False)
+            for member in members
+        ]
+        sizes = [n for member in members for n in member.network.layout.sizes]
+        of_row, unit = round_up(8 * max(n_in, n_out), LINE), round_up(4 * max(*sizes, n_out), LINE)
+        self.kept: list[Any] = [members, flats]
+        steps = [
+            self._kept(np.array([self._step(step) for step in each], InputStep.dtype))
+            for each in encodings
+        ]
+        nets = np.zeros(len(members), WeightedNet.dtype)
+        before = -1
+        for i, (member, flat) in enumerate(zip(members, flats, strict=True)):
+            flat.net[0].block_bytes = unit
+            own = steps[member.encoding]
+            n_steps = 0 if member.encoding == before else len(own)
+            nets[i] = address(flat.net), address(own), n_steps, member.weight
+            before = member.encoding
+        self._kept(nets)
+        model = np.zeros(1, WeightedNets.dtype)
+        model[0] = n_in, n_out, len(nets), address(nets), TASKS.index(task), *scale, unit
+        self.block = block_of(table_row, F32)
+        self.fields = {
+            "number_bytes": 8,
+            "n_in": n_in,
+            "n_out": n_out,
+            "block": self.block.address,
+            "model": address(self._kept(model)),
+            "out_at": of_row,
+            "work_at": 2 * of_row,
+            "n_bytes": 2 * of_row + (2 + BUFFERS) * unit,
+        }
+
+    def _kept(self, array: Array) -> Array:
+        self.kept.append(array)
+        return array
+
+    def _step(self, step: NumberStep | LevelStep) -> tuple[int, ...]:
+        places, n = self._address(step.columns, INT), len(step.columns)
+        if isinstance(step, NumberStep):
+            constants = self._address(step.constants, F64)
+            return RULES.index(step.rule), n, places, constants, n, 0, 0, 0
+        constants, width = self._address(step.constants, F32), step.constants.shape[1]
+        starts, inputs = (self._address(each, INT) for each in (step.starts, step.inputs))
+        return LEVELS, n, places, constants, step.n_inputs, starts, inputs, width
+
+    def _address(self, array: Array, dtype: Any) -> int:
+        return address(self._kept(np.ascontiguousarray(array, dtype)))
