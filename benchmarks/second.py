@@ -348,11 +348,13 @@ def _of(results: Record, peer: str, target: str, what: str) -> float:
 
 def table(results: Record) -> Iterator[str]:
     """The lines of the page."""
-    second, n_seeds = results["second"], len({r["seed"] for r in results["second"]["fits"]})
+    second = results["second"]
+    counted_seeds = f"{len({r['seed'] for r in second['fits']})} seed(s)"
     peers, targets = list(PEERS), dict.fromkeys(r["target"] for r in second["fits"])
     yield (
-        f"\nMean squared errors on 2,000 rows without noise, after {second['seconds']:g} CPU seconds on one "
-        f"thread, in float64, median of {n_seeds} seeds; the last column is the best of the others' over ours.\n"
+        f"\nMean squared errors on 2,000 rows without noise, after {second['seconds']:g} CPU "
+        f"seconds on one thread, in float64, median of {counted_seeds}; the last column is the "
+        "best of the others' over ours.\n"
     )
     rows = []
     for target in targets:
@@ -372,8 +374,9 @@ def table(results: Record) -> Iterator[str]:
     if not isinstance(second["kernels"], list):
         return
     yield (
-        "\nOne thread, milliseconds: the matrix with its Jacobian, the share of the peak of float64 multiply-adds "
-        "that its n P^2 products have, and J^T J by NumPy; the factor with its step, and LAPACK's factor.\n"
+        "\nOne thread, milliseconds: the matrix with its Jacobian, the share of the float64 peak "
+        "of multiply-adds that its n P^2 products have, J^T J by NumPy; the factor with its step, "
+        "and LAPACK's factor; and the megabytes of both.\n"
     )
     rows = [
         [
