@@ -359,7 +359,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
     peers, targets = list(PEERS), dict.fromkeys(r["target"] for r in second["fits"])
     yield (
         f"\nMean squared errors on 2,000 rows without noise, after {seconds:g} CPU seconds on one "
-        f"thread, in float64, median of {n_seeds} seeds; the last column is the best of the "
+        f"thread, in float64, median of {n_seeds} seed(s); the last column is the best of the "
         "others' over ours.\n"
     )
     rows = []
@@ -380,9 +380,9 @@ def table(results: Record, threads: int) -> Iterator[str]:
     if any(map(failed, second["kernels"])):
         return
     yield (
-        "\nOne thread, milliseconds: the matrix with its Jacobian, the share of the peak of "
-        "float64 multiply-adds that its n P^2 products have, and J^T J by NumPy; the factor with "
-        "its step, and LAPACK's factor.\n"
+        "\nOne thread, milliseconds: the matrix with its Jacobian, the share of the float64 peak "
+        "of multiply-adds that its n P^2 products have, J^T J by NumPy; the factor with its step, "
+        "and LAPACK's factor; and the megabytes of both.\n"
     )
     rows = [
         [
