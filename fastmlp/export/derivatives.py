@@ -1,6 +1,7 @@
 """Derivatives of a model's predictions, or of its loss, with respect to the inputs."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -244,7 +245,7 @@ class ModelDerivatives:
     ) -> tuple[Array, Any]:
         """A net's derivatives, and its outputs before the link."""
         shape = (len(x), net.n_outputs, x.shape[1])
-        size = int(np.prod(shape))
+        size = prod(shape)
         flat = np.empty(size, self.dtype) if buffer is None else buffer[:size]
         derivatives = flat.reshape(shape)
         return derivatives, net(x, np.arange(net.n_outputs), derivatives, keep=True)[0]
@@ -411,7 +412,7 @@ def jacobian(
     x = x if plain else rows_of(model, x, n_features, dtype, who)
     shape: Any = (len(x), len(places), n_features)
     if out is None:
-        size = int(np.prod(shape)) * derivatives.dtype.itemsize
+        size = prod(shape) * derivatives.dtype.itemsize
         memory.require(size, who, f"derivatives of shape {shape}")
         result = np.empty(shape, derivatives.dtype)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import publish
-from fastmlp.backends.cpu.dispatch import Runner, Work
+from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import (
     VECTORS,
@@ -20,7 +20,6 @@ from fastmlp.backends.cpu.predict.row_blocks import (
     FlatNet,
     RowBlocks,
     on_all_rows,
-    predict_blocks,
     products,
 )
 from fastmlp.backends.cpu.predict.row_gradient import times_slopes
@@ -31,8 +30,6 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.links import LINKS
 
 Array = NDArray[Any]
-# The operations of a call that asks for no threads: asking takes 15 us.
-MOST_ALONE = 1_000_000
 Scalar = type[np.floating[Any]]
 
 
@@ -182,12 +179,8 @@ class DeltaBlocks(RowBlocks):
         net, n_rows = self._net, len(x)
         net["parameters"], net["n_rows"] = address(parameters), n_rows
         net["x"], net["out"] = address(x), address(out)
-        flops = 2 * n_rows * x.shape[1] * out.shape[1]
-        if flops > MOST_ALONE:
-            self.kind = (*self._kind, "inputs", n_rows.bit_length())
-            self._runner.run(predict_blocks, self, Work(flops, 0))
-        else:
-            self._block(0, address(self._flat.net), 1)
+        self.kind = (*self._kind, "inputs", n_rows.bit_length())
+        self._run(2 * n_rows * x.shape[1] * out.shape[1])
         return True
 
 
@@ -219,10 +212,9 @@ class JacobianBlocks(RowBlocks):
         net["derived"], net["n_derived"] = address(derived), len(derived)
         self.job["loss"], most = 0.0, max(1, self._most // (1 + len(derived)))
         self.kind = (*self._kind, "jacobian", len(derived), n_rows.bit_length())
-        work = Work(flops * min(n_rows, most), 0)
         for first in range(0, n_rows, most):
             net["x"], net["n_rows"] = address(x, first * x.shape[1]), min(most, n_rows - first)
             net["derivatives"] = address(out, first * len(derived) * x.shape[1])
             net["out"] = 0 if raw is None else address(raw, first * raw.shape[1])
-            self._runner.run(predict_blocks, self, work)
+            self._run(flops * min(n_rows, most))
         return bool(self.job["loss"] == 0)

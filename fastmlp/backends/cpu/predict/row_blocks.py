@@ -41,6 +41,8 @@ VECTORS = LARGEST_TILE[1]
 # Blocks of values per thread: a layer's inputs, its outputs, and the derivatives that an
 # activation's block writes.
 BLOCKS = 3
+# Operations of a call that asks for no threads: asking takes 15 us.
+MOST_ALONE = 1_000_000
 
 
 class FlatLayer(Record):
@@ -326,8 +328,8 @@ class RowBlocks:
         options: Any = {"n_threads": runner.n_threads, "slopes": self.SLOPES}
         self._flat = make_flat(network, self._parameters, **options)
         self._net = fields_of(self._flat.net)
-        self._block = block_of(self.FACTORY, network.dtype)
-        self._net["rows_in_lanes"] = self._block.address
+        self._net["rows_in_lanes"] = block_of(self.FACTORY, network.dtype).address
+        self._driver = block_of(predict_blocks, network.dtype)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = address(self._flat.net)
@@ -342,11 +344,18 @@ class RowBlocks:
             publish(parameters, self._parameters)
         self.job["loss"] = 0.0
         self.kind = (*self._kind, n_rows.bit_length())
-        # No thread reads the writes of another.
-        work = Work(self._row_flops * min(n_rows, self._most), 0)
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)
             net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
             net["out"] = address(out, first * out.shape[1])
-            runner.run(predict_blocks, self, work)
+            self._run(self._row_flops * min(n_rows, self._most))
         return bool(self.job["loss"] == 0)
+
+    def _run(self, flops: int) -> None:
+        """Run the driver, of so many operations; a short call asks for no threads."""
+        if flops <= MOST_ALONE:
+            self.job["team"], self.job["n_parts"] = 0, 1
+            self._driver(address(self.record))
+        else:
+            # No thread reads the writes of another.
+            self._runner.run(predict_blocks, self, Work(flops, 0))
