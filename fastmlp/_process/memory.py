@@ -85,33 +85,6 @@ def readable(n_bytes: int) -> str:
 MOST_KEPT = 8
 
 
-class FreeList:
-    """A thread-safe free list of objects that are slow to make; one call at a time uses each.
-
-    A copy or a pickle of it is empty.
-    """
-
-    def __init__(self) -> None:
-        self._things: list[tuple[Hashable, Any]] = []
-
-    def __reduce__(self) -> Any:
-        return FreeList, ()
-
-    def take(self, key: Hashable) -> Any:
-        """Return an object that was kept with this key, or None; drop one of another key."""
-        try:
-            # Popping is one step: no two threads take the same object.
-            stored_key, thing = self._things.pop()
-        except IndexError:
-            return None
-        return thing if stored_key == key else None
-
-    def give(self, key: Hashable, thing: Any) -> None:
-        """Keep an object for later calls, unless `MOST_KEPT` are kept."""
-        if len(self._things) < MOST_KEPT:
-            self._things.append((key, thing))
-
-
 class BufferPool:
     """A thread-safe pool of large buffers for reuse, bounded in bytes; the oldest is evicted first.
 
@@ -125,7 +98,7 @@ class BufferPool:
         self._most, self._at_most = most, at_most
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
-    def take(self, key: Any) -> Any:
+    def take(self, key: Hashable) -> Any:
         """Return a buffer that was kept with this key, or None."""
         for name, (stored_key, thing, _) in list(self._things.items()):
             # Popping is one step: no two threads take the same buffer.
@@ -133,7 +106,7 @@ class BufferPool:
                 return thing
         return None
 
-    def give(self, key: Any, thing: Any, n_bytes: int) -> None:
+    def give(self, key: Hashable, thing: Any, n_bytes: int = 0) -> None:
         """Keep a buffer of `n_bytes` for later calls, unless it is larger than the pool."""
         if n_bytes > self._most:
             return
@@ -154,3 +127,13 @@ class BufferPool:
     def clear(self) -> None:
         """Drop every buffer."""
         self._things.clear()
+
+
+class FreeList(BufferPool):
+    """A pool of few objects of any size that are slow to make; a copy or a pickle is empty."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def __reduce__(self) -> Any:
+        return FreeList, ()

@@ -67,7 +67,7 @@ class Prediction:
             batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
             runner.run(epoch.predict, session, work)
         # A free list keeps the buffers, not the rows.
-        session.take(self._no_rows)
+        session.data = self._no_rows
 
 
 class Evaluation:
