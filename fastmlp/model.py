@@ -216,6 +216,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         devices.require(self._device)
         self._engine: Engine[Any] | None = None
         self._predictor: Predictor | None = None
+        self._raw_predictor: Predictor | None = None
         self._steps: Steps | None = None
         self._initializer = initializer
         self.n_threads = n_threads
@@ -260,7 +261,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         if n_threads is not None:
             n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
         self._n_threads = n_threads
-        self._engine = self._predictor = self._steps = None
+        self._engine = self._predictor = self._raw_predictor = self._steps = None
 
     @property
     def n_steps(self) -> int:
@@ -316,7 +317,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """Change settings of the layers."""
         with self._state.lock.training(f"MLP.{next(iter(fields))}"):
             before, self._network = self._network, self._network._replace(**fields)
-            self._engine = self._predictor = self._steps = None
+            self._engine = self._predictor = self._raw_predictor = self._steps = None
             if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
                 # Frozen layers stay as they are seen, and the others were averaged beside them.
                 self._state.train_shown()
@@ -776,8 +777,12 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
 
         Parameters, results and errors are those of `predict`.
         """
-        who = "MLP.predict_raw"
-        return self._new_predictor(who, compute_dtype, raw=True)(X, out, who)
+        who, predictor = "MLP.predict_raw", self._raw_predictor
+        if predictor is None or compute_dtype is not None:
+            predictor = self._new_predictor(who, compute_dtype, raw=True)
+            if compute_dtype is None:
+                self._raw_predictor = predictor
+        return predictor(X, out, who)
 
     @explained
     def predict_batches(
@@ -885,7 +890,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         with self._state.lock.training(who):
             self._state.unpack()
             self._device = target
-            self._engine = self._predictor = self._steps = None
+            self._engine = self._predictor = self._raw_predictor = self._steps = None
         return self
 
     @explained
@@ -1067,7 +1072,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_engine": None, "_predictor": None, "_steps": None}
+        kept = dict.fromkeys(("_engine", "_predictor", "_raw_predictor", "_steps"))
+        return {**vars(self), **kept}
 
 
 class Core(NamedTuple):

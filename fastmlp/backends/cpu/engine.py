@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.plan.optimizer_state import Moments, PanelPacking
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import JacobianBlocks
 from fastmlp.backends.cpu.predict.predictor import Predictor
@@ -177,15 +177,15 @@ class Engine(Runner):
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        network, panels = self.network, PanelPacking(self.network, spacing=slots.spacing)
+        network, panels = self.network, slots.panels
         limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
         if limit is not None:
             gradient = _clipped(gradient, network.layout, groups, limit)
         trained, average = slots.trained, slots.average
         w = panels.packed(parameters) if trained is None else trained
-        state = [w, panels.packed(gradient), slots.m, slots.v]
-        # Vectors that the rule does not use: any address will do.
+        # Its address also stands for vectors that the rule does not use.
         unused = panels.packed(gradient)
+        state = [w, unused, slots.m, slots.v]
         follows = average is not None and average_of(optimizer) is not None
         state.append(average if average is not None and follows else unused)
         state.append(slots.signs if network.signs else unused)

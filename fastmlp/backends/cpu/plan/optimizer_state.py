@@ -138,12 +138,12 @@ class Moments:
         """The codes of the parameters' signs, a packed vector in the net's dtype."""
         if self._signs is None:
             codes = monotone.codes_of(self.network).astype(self.network.dtype)
-            self._signs = self._panels().packed(codes)
+            self._signs = self.panels.packed(codes)
         return self._signs
 
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; see `PackedSlots`."""
-        self.lag, panels = lag, self._panels()
+        self.lag, panels = lag, self.panels
         m, _, trained, shown = self._arrays()
         if panels.flat(shown).tobytes() == parameters.tobytes():
             return False
@@ -174,7 +174,7 @@ class Moments:
 
     def flat(self) -> Array:
         """Return a copy in the order of the parameters, shape (n_slots, n_parameters)."""
-        panels = self._panels()
+        panels = self.panels
         return np.stack([panels.flat(packed) for packed in self._arrays()])
 
     def _arrays(self) -> tuple[Array, ...]:
@@ -186,11 +186,12 @@ class Moments:
         return self._packed
 
     def _pack(self, flat: Array) -> tuple[Array, ...]:
-        panels = self._panels()
+        panels = self.panels
         return tuple(panels.packed(np.ascontiguousarray(row)) for row in flat)
 
-    def _panels(self) -> PanelPacking:
-        """Return the plan that packs, which takes 0.1 ms to make."""
+    @property
+    def panels(self) -> PanelPacking:
+        """The plan that packs, which takes 0.1 ms to make."""
         if self._packing is None:
             self._packing = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
         return self._packing
