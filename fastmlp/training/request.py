@@ -154,7 +154,7 @@ class FitRequest:
         self._bar = progress = self._options.progress
         if isinstance(progress, bool):
             done = len(self.history.loss)
-            self._bar = new_bar(self.epochs, done, "fit") if progress else None
+            self._bar = new_bar(self.epochs, done, "MLP.fit") if progress else None
             if self._bar is not None:
                 return self._bar
         return nullcontext()
