@@ -277,6 +277,28 @@ def test_predict_applies_the_link_and_predict_raw_does_not(loss: Any) -> None:
     np.testing.assert_allclose(net.predict(x), link(raw), rtol=1e-13)
 
 
+@pytest.mark.parametrize("n_rows", [1, 20, 2000])
+def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
+    net, rng = MLP((2, 5, 1), loss="binary_cross_entropy", seed=0), np.random.default_rng(n_rows)
+    x = rng.normal(size=(n_rows, 2)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.float32)
+    events = {
+        "parameters": lambda: net.parameters.__imul__(1.5),
+        "fit": lambda: net.fit(x, y, epochs=1),
+        "step": lambda: net.train_on_batch(x, y),
+        "gradient": lambda: net.apply_gradient(np.ones(len(net.parameters))),
+        "threads": lambda: setattr(net, "n_threads", 1 + (net.n_threads == 1)),
+        "layers": lambda: setattr(net, "layer_rates", [0.5, 1]),
+        "probabilities": lambda: net.predict(x),
+    }
+    for name in rng.choice([*events], 30):
+        before = net.predict_raw(x)
+        events[name]()
+        raw, other = net.predict_raw(x), pickle.loads(pickle.dumps(net))
+        assert np.array_equal(raw, other.predict_raw(x)), name
+        assert np.array_equal(raw, before) == (name in ("threads", "layers", "probabilities")), name
+
+
 def test_predict_raw_is_before_the_output_activation() -> None:
     x, _ = wave(9)
     net = MLP((3, 4, 2), output_activation="tanh", dtype="float64", seed=0)
