@@ -7,7 +7,7 @@ Sizes, rates and epochs are constants here, chosen before a score was seen.
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ TASKS = (
 )
 
 
-def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record]:
+def fits(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record]:
     """Train in both precisions, and from a nudged start; yield losses and scores, of float32."""
     train, test = task.rows(seed)
     n_outputs = int(train.y.max()) + 1 if task.score == "accuracy" else 1
@@ -117,14 +117,14 @@ def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record
         }
 
 
-def run(tasks: Iterable[Task], seeds: int, epochs: int | None = None) -> Record:
-    """All records, and where they were made."""
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    tasks, seeds, epochs = (SMALL, 2, 2) if options.quick else (TASKS, SEEDS, None)
     records: list[Record] = []
     for task in tasks:
         for seed in range(seeds):
             say(f"{task.name}, seed {seed}")
-            records += measure(task, seed, epochs)
-    return {"machine": machine.describe(), "records": records}
+            records += fits(task, seed, epochs)
+    return {"records": records}
 
 
 def of(results: Record, task: str, what: str, kind: str = "bfloat16") -> tuple[Array, Array]:
@@ -151,7 +151,6 @@ def change(results: Record, task: str, what: str, kind: str = "bfloat16") -> Cha
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     records = results["records"]
     seeds = len({r["seed"] for r in records})
     yield machine.measured(results["machine"], f"{len(records)} fits", versions={})
@@ -205,16 +204,8 @@ def _within(plain: Array, mixed: Array) -> bool:
     return bool(abs((mixed - plain).mean()) <= plain.std(ddof=1))
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return run(SMALL, 2, 2) if options.quick else run(TASKS, SEEDS)
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.accuracy", __doc__, "docs/mixed-precision.md")
-    parser.add_argument("--quick", action="store_true", help="digits, 2 seeds, 2 epochs")
-    output.run(parser, words, _measured, PAGE, accuracy=lines)
-
+QUICK = {"action": "store_true", "help": "digits, 2 seeds, 2 epochs"}
+main = output.program(PAGE, measure, {"--quick": QUICK}, accuracy=lines)
 
 if __name__ == "__main__":
     main()

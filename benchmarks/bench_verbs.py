@@ -13,8 +13,7 @@ import pytest
 
 from benchmarks import cold_start
 from benchmarks.conftest import QUICK
-from benchmarks.peers import load
-from benchmarks.peers.run import Unsupported
+from benchmarks.peers import Unsupported, load
 from benchmarks.workloads import BY_NAME, Workload
 
 

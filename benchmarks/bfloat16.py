@@ -5,7 +5,7 @@ are constants here, chosen before a time or a score was seen.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -31,7 +31,6 @@ class Predicted(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sizes of the layers."""
         return "-".join(map(str, self.sizes))
 
 
@@ -99,24 +98,19 @@ def models(name: str, preset: str, seeds: int) -> Record:
     return record | {"rows": len(train)}
 
 
-def run(parts: Sequence[str]) -> Record:
-    """The records of some parts, and where they were made."""
-    results: Record = {"machine": machine.describe()}
-    if "rows" in parts:
-        results["rows"] = []
-        for predicted in PREDICTED:
-            say(f"{predicted.name}, {predicted.n_rows} rows")
-            results["rows"].append(predictions(predicted))
-    if "tables" in parts:
-        results["tables"] = []
-        for fitted in FITTED:
-            say(f"{fitted}")
-            results["tables"].append(models(*fitted))
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """The records of some parts, beside those of earlier runs."""
+    results = {**earlier, **{part: [] for part in options.parts}}
+    for predicted in PREDICTED if "rows" in options.parts else ():
+        say(f"{predicted.name}, {predicted.n_rows} rows")
+        results["rows"].append(predictions(predicted))
+    for fitted in FITTED if "tables" in options.parts else ():
+        say(f"{fitted}")
+        results["tables"].append(models(*fitted))
     return results
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The tables, in Markdown."""
     yield machine.measured(results["machine"], "least times of turns", versions={})
     yield ("The difference is that of the outputs, as a share of their root mean square.\n")
     rows: list[tuple[Any, ...]] = []
@@ -142,16 +136,9 @@ def lines(results: Record) -> Iterator[str]:
     yield from output.Table([*columns, ">gain", ">loss", ">change"], rows).markdown()
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return earlier | run(options.parts)
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure some parts or none, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.bfloat16", __doc__, "docs/mixed-precision.md")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    output.run(parser, words, _measured, PAGE, bfloat16=lines)
-
+main = output.program(
+    PAGE, measure, {"--parts": {"nargs": "+", "choices": PARTS, "default": PARTS}}, bfloat16=lines
+)
 
 if __name__ == "__main__":
     main()

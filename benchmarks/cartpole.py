@@ -70,7 +70,6 @@ def fastmlp(seed: int, most_steps: int) -> int:
 
 
 def stable_baselines3(seed: int, most_steps: int) -> int:
-    """As `fastmlp`."""
     import_module("torch").set_num_threads(1)
     finish = Finish()
 
@@ -88,7 +87,7 @@ def stable_baselines3(seed: int, most_steps: int) -> int:
 CONTESTANTS = {"fastmlp": fastmlp, "stable-baselines3": stable_baselines3}
 
 
-def measure(who: str, seed: int, most_steps: int) -> Record:
+def ends_of(who: str, seed: int, most_steps: int) -> Record:
     """Steps and seconds of a seed; what is compiled and imported was so in a rollout before."""
     CONTESTANTS[who](seed, ROLLOUT)
     start, processor = time.perf_counter(), time.process_time()
@@ -110,7 +109,6 @@ def environment_alone(n_steps: int = 20_000) -> float:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The sentence and the table, in Markdown."""
     records, rows = results["records"], []
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     for seed in sorted({r["seed"] for r in records}):
@@ -144,29 +142,23 @@ def _per_step(records: list[Record]) -> float:
     return float(1e6 * seconds / max(steps, 1))
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Add the seeds and contestants of the options to the earlier results."""
     kept = {(r["seed"], r["who"]): r for r in earlier.get("records", [])}
     for seed in options.seeds:
         for who in rotated(options.contestants, seed):
-            kept[seed, who] = measure(who, seed, options.most_steps)
+            kept[seed, who] = ends_of(who, seed, options.most_steps)
             output.say(str(kept[seed, who]))
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(LIBRARIES),
-        "environment": environment_alone(),
-        "records": list(kept.values()),
-    }
+    return {"environment": environment_alone(), "records": list(kept.values())}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.cartpole", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="of each")
-    names = list(CONTESTANTS)
-    parser.add_argument("--contestants", nargs="+", choices=names, default=names)
-    parser.add_argument("--most-steps", type=int, default=MOST_STEPS, help="then it is given up")
-    output.run(parser, words, _measured, PAGE, cartpole=lines)
-
+NAMES = list(CONTESTANTS)
+OPTIONS: Record = {
+    "--seeds": {"type": int, "nargs": "+", "default": list(range(5)), "help": "of each"},
+    "--contestants": {"nargs": "+", "choices": NAMES, "default": NAMES},
+    "--most-steps": {"type": int, "default": MOST_STEPS, "help": "then it is given up"},
+}
+main = output.program(PAGE, measure, OPTIONS, cartpole=lines)
 
 if __name__ == "__main__":
     main()

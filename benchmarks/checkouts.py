@@ -11,24 +11,22 @@ they live: one row's prediction by 5.
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import cold_start, estimators, machine, many, predictions, race, steps
-from benchmarks.cold_start import Start
-from benchmarks.contestant import Contestant
+from benchmarks import cold_start, machine
 from benchmarks.output import ROOT, Table
-from benchmarks.race import Race
-from benchmarks.scores import Record, counted, geometric, reason
-from benchmarks.workloads import Workload
+from benchmarks.race import Contestant, Part, Race, in_turns
+from benchmarks.scores import Record, counted, failed, geometric, reason
 
 TURNS, PASSES = 9, 3
-SWEEP = "32 nets"
-UNITS = {"us": 1e6, "ms": 1e3}
+# Fields of records that say what was done.
+FACTS = ("workload", "task", "n_rows", "sweep", "what", "data_set", "way")
 TITLES = ("", "", ">before", ">after", "", ">ratio", "least to most", ">of least")
 
 
@@ -54,140 +52,101 @@ class Checkout(Contestant):
 
     @property
     def title(self) -> str:
-        """The checkout's name for people."""
         return f"fastmlp of {self.place.folder}"
 
 
-def measure(options: argparse.Namespace, workloads: list[Workload], say: race.Say) -> Record:
+def measure(options: argparse.Namespace, parts: list[Part], race: Race) -> Record:
     """Run all that the options name, in several passes."""
-    checkouts: list[Path] = [*options.checkouts, ROOT]
-    folders = [path.resolve() for path in checkouts[:2]]
+    folders = [path.resolve() for path in [*options.checkouts, ROOT][:2]]
     results: Record = {
         "machine": machine.describe(),
         "checkouts": [{"folder": str(path), "commit": machine.commit_of(path)} for path in folders],
         "records": [],
     }
-    passes = 1 if options.quick else options.passes
-    repeats = 3 if options.quick else -(-options.repeats // passes)
-    seconds = 60 * options.minutes / max(len(workloads), 1) / len(options.threads) / passes
-    race = Race([], options.workloads, repeats, seconds, options.quick, say)
     by_name: dict[str, Record] = {}
     with tempfile.TemporaryDirectory() as room:
         places = [Place(path, Path(room, str(i))) for i, path in enumerate(folders)]
         try:
-            for _ in range(passes):
-                for record in _pass(options, workloads, places, race):
-                    known = by_name.setdefault(record["what"], record)
-                    if known is not record:
-                        _add(known, record)
+            for _ in range(options.passes):
+                for record in _pass(options.threads, parts, places, race):
+                    add(by_name.setdefault(record["what"], record), record)
                     results["records"] = [*by_name.values()]
-                    say("  ".join(map(str, cells(known))))
+                    race.say("  ".join(map(str, cells(by_name[record["what"]]))))
         except KeyboardInterrupt:
             results["interrupted"] = True
-            say("interrupted: the results so far follow")
+            race.say("interrupted: the results so far follow")
     return results
 
 
 def _pass(
-    options: argparse.Namespace, workloads: list[Workload], places: list[Place], race_: Race
+    threads: list[int], parts: list[Part], places: list[Place], race: Race
 ) -> Iterator[Record]:
     """Start all processes, take the turns of a pass, and yield the comparisons."""
-    parts = options.parts
     with ExitStack() as stack:
-        races = [
-            race_._replace(
-                contestants=[stack.enter_context(closing(Checkout(place, n))) for place in places]
-            )
-            for n in options.threads
-        ]
-        for load in workloads if "train" in parts else ():
-            for this in races:
-                records = race.train(this, [(c, load) for c in this.contestants])
-                yield _of_pair("train", load.name, "us", records, "step_seconds")
-        for n_rows in predictions.N_ROWS if "predict" in parts else ():
-            for this in races:
-                rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
-                yield from _by_way("predict", rows, predictions.measure(this, n_rows))
-        for name in steps.TASKS if "steps" in parts else ():
-            for this in races:
-                yield from _by_way("steps", name, steps.measure(this, name))
-        for task in estimators.tasks(quick=True) if "estimators" in parts else ():
-            for this in races:
-                yield _estimator(task, this)
-        for this in races if "many" in parts else ():
-            yield _of_pair("many", SWEEP, "ms", many.sweep_in_turns(this, SWEEP), "seconds")
-    if "cold" in parts:
-        yield from _cold(places, race_)
+        checkouts = {
+            n: [stack.enter_context(closing(Checkout(place, n))) for place in places]
+            for n in threads
+        }
+        for part in parts:
+            for contestants in checkouts.values() if part.key in COMPARED else ():
+                results = part.measure(race._replace(contestants=contestants), part.kind())
+                records = results["sweeps"] if part.key == "many" else results
+                yield from pairs(part, records)
+    if any(part.key == "cold_starts" for part in parts):
+        yield from _cold(places, race)
 
 
-def _of_pair(part: str, what: str, unit: str, records: list[Record], name: str) -> Record:
-    """The comparison of two contestants' records, whose seconds go by a name."""
-    reasons = [reason(r) for r in records if r.keys() & {"error", "unsupported"}]
-    what = f"{part} {what}, {counted(records[0]['threads'])}"
-    if len(records) < 2:
-        reasons.append("only one of the checkouts can do it")
-    seconds = [r[name] for r in records]
-    return {"part": part, "what": what, "unit": unit, "seconds": seconds, "errors": reasons}
+# The others have peers, or processes of their own.
+COMPARED = ("training", "predictions", "steps", "estimators", "many")
 
 
-def _add(known: Record, record: Record) -> None:
+def pairs(part: Part, records: list[Record]) -> Iterator[Record]:
+    """Yield the comparisons of records of two contestants that did the same."""
+    by_facts: dict[str, list[Record]] = {}
+    for record in records:
+        facts = ", ".join(str(record[name]) for name in FACTS if record.get(name))
+        by_facts.setdefault(f"{part.name} {facts}, {counted(record['threads'])}", []).append(record)
+    for what, both in by_facts.items():
+        times = [r["step_seconds"] if "step_seconds" in r else r["seconds"] for r in both]
+        yield pair(part.name, what, times, [reason(r) for r in both if failed(r)])
+
+
+def pair(part: str, what: str, times: list[list[float]], errors: list[str]) -> Record:
+    """The comparison of the seconds of two contestants."""
+    if len(times) < 2:
+        errors.append("only one of the checkouts can do it")
+    return {"part": part, "what": what, "seconds": times, "errors": errors}
+
+
+def add(known: Record, record: Record) -> None:
     """Add the turns of another pass."""
-    known["errors"] += record["errors"]
-    for times, more in zip(known["seconds"], record["seconds"], strict=False):
-        times += more
+    if known is not record:
+        known["errors"] += record["errors"]
+        for times, more in zip(known["seconds"], record["seconds"], strict=False):
+            times += more
 
 
-def _by_way(part: str, what: str, records: list[Record]) -> Iterator[Record]:
-    for way in dict.fromkeys(r.get("way", "") for r in records):
-        pair = [r for r in records if r.get("way", "") == way]
-        yield _of_pair(part, f"{what}, {way}", "us", pair, "seconds")
-
-
-def _estimator(task: Record, this: Race) -> Record:
-    errors: list[str] = []
-    pair = {str(i): contestant for i, contestant in enumerate(this.contestants)}
-    times = estimators.task_in_turns(this, task, pair, errors)
-    n_threads = this.contestants[0].n_threads
-    records: list[Record] = [{"threads": n_threads, "seconds": times[name]} for name in pair]
-    records[0] |= {"error": errors[0]} if errors else {}
-    unit = "ms" if task["function"] == estimators.FIT else "us"
-    what = f"{task['what']}, {task['request']['name']}"
-    return _of_pair("estimators", what, unit, records, "seconds")
-
-
-def _cold(places: list[Place], this: Race) -> Iterator[Record]:
+def _cold(places: list[Place], race: Race) -> Iterator[Record]:
     """New processes, once each checkout's bytecode and compiled code are there."""
-    this.say("cold starts")
+    race.say("cold starts")
     fit = cold_start.fit_of("fastmlp")
     for place in places:
-        _start(fit, place)
-    starts: dict[str, Callable[[Place], Start]] = {
-        "import": lambda place: _start("import fastmlp", place),
-        "first fit, full cache": lambda place: _start(fit, place),
-        "first fit, empty cache": lambda place: _start_with_empty_cache(fit, place),
-    }
-    for what, start in starts.items():
-        taken: list[list[Start]] = [[] for _ in places]
+        cold_start.launch(fit, place.cache, place.folder)
+    starts = {"import": "import fastmlp", "first fit, full cache": fit}
+    for what, command in (starts | {"first fit, empty cache": fit}).items():
+        taken: list[list[cold_start.Start]] = [[] for _ in places]
 
-        def turn(place: Place, times: list[Start], start: Callable[..., Start] = start) -> None:
-            times.append(start(place))
+        def turn(place: Place, times: list[Any], command: str, empty: bool) -> None:
+            with tempfile.TemporaryDirectory() as new:
+                cache = Path(new) if empty else place.cache
+                times.append(cold_start.launch(command, cache, place.folder))
 
-        race.in_turns([*zip(places, taken, strict=True)], this.repeats, turn)
+        take = partial(turn, command=command, empty=what not in starts)
+        in_turns([*zip(places, taken, strict=True)], race.repeats, take)
         for clock, name in (("wall time", "seconds"), ("CPU time", "cpu_seconds")):
-            records = [
-                {"threads": cold_start.N_THREADS, name: [getattr(s, name) for s in times]}
-                for times in taken
-            ]
-            yield _of_pair("cold", f"{what}, {clock}", "ms", records, name)
-
-
-def _start(command: str, place: Place) -> Start:
-    return cold_start.launch(command, place.cache, place.folder)
-
-
-def _start_with_empty_cache(command: str, place: Place) -> Start:
-    with tempfile.TemporaryDirectory() as cache:
-        return _start(command, place._replace(cache=Path(cache)))
+            times = [[getattr(start, name) for start in starts] for starts in taken]
+            what_timed = f"cold {what}, {clock}, {counted(cold_start.N_THREADS)}"
+            yield pair("cold", what_timed, times, [])
 
 
 def ratios(record: Record) -> Any:
@@ -205,13 +164,14 @@ def cells(record: Record) -> tuple[str, ...]:
     changes = ratios(record)
     if not len(changes):
         return ("", record["what"], *(record["errors"] or ["no result"])[:1])
-    before, after = (UNITS[record["unit"]] * np.array(times) for times in record["seconds"])
+    scale, unit = (1e6, "us") if np.median(record["seconds"][0]) < 1e-3 else (1e3, "ms")
+    before, after = (scale * np.array(times) for times in record["seconds"])
     return (
         "*" if changes.min() > 1 or changes.max() < 1 else "",
         record["what"],
         _digits(np.median(before)),
         _digits(np.median(after)),
-        record["unit"],
+        unit,
         f"{np.median(changes):.3f}",
         f"{changes.min():.3f} to {changes.max():.3f}",
         f"{after.min() / before.min():.3f}",
@@ -219,7 +179,6 @@ def cells(record: Record) -> tuple[str, ...]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The whole report."""
     m, records = results["machine"], results["records"]
     yield f"{m['date']}: {m['cpu']}, {m['cores']} cores, load before {m['load']:.2f}"
     for name, checkout in zip(("before", "after"), results["checkouts"], strict=True):

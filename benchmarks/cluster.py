@@ -36,7 +36,6 @@ class Work(NamedTuple):
 
 
 def nets(client: Any, turn: int) -> list[Array]:
-    """Train nets of three sizes."""
     from fastmlp import MLP, fit_many
 
     rng = np.random.default_rng(turn)
@@ -74,7 +73,7 @@ WORKS = {
 }
 
 
-def measure(name: str, client: Any, turns: int) -> Record:
+def beside(name: str, client: Any, turns: int) -> Record:
     """The seconds here and there, and the bytes that workers receive and send."""
     work, here, there = WORKS[name], [], []
     for turn in range(turns + 1):
@@ -130,7 +129,6 @@ def counted(client: Any) -> list[int]:
 
 
 def nothing() -> list[None]:
-    """Do nothing, as the work of a group."""
     return [None]
 
 
@@ -144,8 +142,8 @@ def milliseconds_a_task(client: Any) -> float:
     return 1000 * min(timed(run)[0] for _ in range(2)) / N_TASKS
 
 
-def run(names: list[str], turns: int) -> Record:
-    """The records of some parts, and where they were made."""
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """The records of some parts, beside those of earlier runs."""
     from distributed import Client, LocalCluster
 
     settings: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
@@ -155,20 +153,15 @@ def run(names: list[str], turns: int) -> Record:
         Client(cluster) as client,
     ):
         warnings.simplefilter("ignore")
-        records = [measure(name, client, turns) for name in names]
+        records = [beside(name, client, options.turns) for name in options.parts]
         task = milliseconds_a_task(client)
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(LIBRARIES),
-        "records": records,
-        "milliseconds_a_task": task,
-    }
+    return {"records": merged(earlier.get("records", []), records), "milliseconds_a_task": task}
 
 
-def merged(before: Record, now: Record) -> Record:
+def merged(before: list[Record], now: list[Record]) -> list[Record]:
     """Both runs' records, the later ones of each name."""
-    records = {r["name"]: r for r in [*before.get("records", []), *now["records"]]}
-    return {**now, "records": [records[name] for name in WORKS if name in records]}
+    records = {r["name"]: r for r in [*before, *now]}
+    return [records[name] for name in WORKS if name in records]
 
 
 def lines(results: Record) -> Iterator[str]:
@@ -183,22 +176,16 @@ def lines(results: Record) -> Iterator[str]:
     titles = ("what", ">here", ">on 2 workers of 1 thread", ">times", ">MB to the workers")
     yield from output.Table((*titles, ">again", ">MB back"), rows).markdown()
     yield f"\nA group without work takes {results['milliseconds_a_task']:.1f} ms."
-
-
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return merged(earlier, run(options.parts, options.turns))
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write the page."""
-    parser = output.parser_of("benchmarks.cluster", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--parts", nargs="+", default=[*WORKS], choices=[*WORKS])
-    parser.add_argument("--turns", type=int, default=3, help="the shortest counts")
-    results = output.run(parser, words, _measured, PAGE, benchmarks=lines)
     for r in results["records"]:
         if min(r["there"]) > LIMIT * min(r["here"]):
-            print(f"{r['name']}: above {LIMIT} times")
+            output.say(f"{r['name']}: above {LIMIT} times")
 
+
+OPTIONS: Record = {
+    "--parts": {"nargs": "+", "default": [*WORKS], "choices": [*WORKS]},
+    "--turns": {"type": int, "default": 3, "help": "the shortest counts"},
+}
+main = output.program(PAGE, measure, OPTIONS, benchmarks=lines)
 
 if __name__ == "__main__":
     main()

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.contestant import environment, program
-from benchmarks.output import ROOT, Table
-from benchmarks.peers import PEERS, load, missing
+from benchmarks.output import DOCS, ROOT, Table
+from benchmarks.peers import PEERS, load
+from benchmarks.race import Part, Race, environment, program
 from benchmarks.scores import Record, quartiles
 from benchmarks.workloads import BY_NAME
 
 WORKLOAD = "16-64-64-2@64"
+TURNS = 5
 N_THREADS = min(2, os.cpu_count() or 1)
 
 
@@ -57,16 +58,16 @@ def launch(command: str, cache: Path, checkout: Path = ROOT) -> Start:
     return Start(seconds, cpu_seconds, usage.ru_maxrss * unit / 1e6)
 
 
-def measure(names: list[str], repeats: int) -> list[Record]:
+def measure(race: Race, earlier: list[Record]) -> list[Record]:
     """The first process, later ones, and memory, of each contestant that trains."""
     records: list[Record] = []
-    for name in names:
-        if missing(name) or not PEERS[name].trains:
-            continue
+    for name in dict.fromkeys(c.name for c in race.contestants if PEERS[c.name].trains):
+        race.say(f"cold starts of {PEERS[name].title}")
         with tempfile.TemporaryDirectory() as folder:
             try:
                 first = launch(fit_of(name), Path(folder))
-                later = [launch(fit_of(name), Path(folder)).seconds for _ in range(repeats)]
+                turns = range(1 if race.quick else TURNS)
+                later = [launch(fit_of(name), Path(folder)).seconds for _ in turns]
             except RuntimeError as error:
                 records.append({"contestant": name, "error": str(error)})
                 continue
@@ -76,7 +77,6 @@ def measure(names: list[str], repeats: int) -> list[Record]:
 
 
 def table(results: Record, threads: int = 0) -> Iterator[str]:
-    """The table for the page."""
     rows = []
     for r in results["cold_starts"]:
         if "empty" in r:
@@ -86,3 +86,6 @@ def table(results: Record, threads: int = 0) -> Iterator[str]:
         yield "\nA new process, from its start to the end of one epoch of 16-64-64-2@64:\n"
         titles = ("", ">empty cache, s", ">full cache, s", ">peak memory, MB")
         yield from Table(titles, rows).markdown()
+
+
+PART = Part("cold", "cold_starts", measure, table, DOCS / "benchmarks.md")

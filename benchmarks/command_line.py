@@ -94,7 +94,7 @@ def commands(table: CsvTable, who: str) -> tuple[list[str], list[str]]:
     )
 
 
-def measure(table: CsvTable, who: str, folder: Path) -> Record:
+def both(table: CsvTable, who: str, folder: Path) -> Record:
     """The seconds of both commands, and the score of the predictions."""
     import pandas as pd
     from sklearn.metrics import r2_score, roc_auc_score
@@ -110,24 +110,23 @@ def measure(table: CsvTable, who: str, folder: Path) -> Record:
     return {"who": who, "train": seconds[0], "predict": seconds[1], "score": float(score)}
 
 
-def run(rounds: int) -> list[Record]:
-    """The records of all tables, in turns."""
-    records: list[Record] = []
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """The records of all tables, in turns, after those of earlier runs."""
+    records: list[Record] = [*earlier.get("records", [])]
     for table in TABLES:
-        with tempfile.TemporaryDirectory() as folder:
-            facts = {"table": table.name, "rows": write(table, Path(folder))}
-            facts["metric"] = table.score
-            turn = partial(_turn, records, facts, table, Path(folder))
-            in_turns([("fastmlp",), ("LightGBM",)], rounds, turn)
-    return records
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            facts = {"table": table.name, "rows": write(table, folder), "metric": table.score}
 
+            def turn(who: str, facts: Record, table: CsvTable, folder: Path) -> None:
+                records.append(facts | both(table, who, folder))
 
-def _turn(records: list[Record], facts: Record, table: CsvTable, folder: Path, who: str) -> None:
-    records.append(facts | measure(table, who, folder))
+            entries = [(who, facts, table, folder) for who in ("fastmlp", "LightGBM")]
+            in_turns(entries, options.rounds, turn)
+    return {"records": records}
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown: the shortest times."""
     records, rows = results["records"], []
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     for name, who in dict.fromkeys((r["table"], r["who"]) for r in records):
@@ -139,20 +138,8 @@ def lines(results: Record) -> Iterator[str]:
     yield from output.Table(titles, rows).markdown()
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(LIBRARIES),
-        "records": [*earlier.get("records", []), *run(options.rounds)],
-    }
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure, add to the earlier results, print, and write the page."""
-    parser = output.parser_of("benchmarks.command_line", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each; the shortest counts")
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
-
+ROUNDS = {"type": int, "default": 3, "help": "turns of each; the shortest counts"}
+main = output.program(PAGE, measure, {"--rounds": ROUNDS}, benchmarks=lines)
 
 if __name__ == "__main__":
     main()

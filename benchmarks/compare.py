@@ -1,8 +1,13 @@
-"""fastmlp beside its peers, or beside itself, in turns: `python -m benchmarks.compare`."""
+"""fastmlp beside its peers, or beside itself, in turns: `python -m benchmarks.compare`.
+
+A part is a module with a `PART`, which stands in the list `PARTS` here.
+"""
 
 import argparse
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +23,40 @@ from benchmarks import (
     peak,
     predictions,
     recipe,
-    report,
     steps,
     stream,
     training,
 )
-from benchmarks.contestant import Contestant
-from benchmarks.output import say
+from benchmarks.output import between_markers, say
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
-from benchmarks.race import Race, asked_for
-from benchmarks.scores import Record
+from benchmarks.race import Contestant, Part, Race, asked_for
+from benchmarks.scores import Record, counted, failed, peak_of, reason
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = (
-    *("train", "recipe", "predict", "estimators", "many"),
-    *("stream", "machines", "mixed", "steps", "cold"),
+# In the order in which they are measured, and shown.
+PARTS: tuple[Part, ...] = (
+    *(training.PART, recipe.PART, predictions.PART, estimators.PART, many.PART),
+    *(stream.PART, machines.PART, mixed.PART, steps.PART, cold_start.PART),
 )
+NAMES = [part.name for part in PARTS]
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The parser of the command line."""
     page = "docs/benchmarks.md, README's figures, and the pages of other parts"
     parser = output.parser_of("benchmarks.compare", __doc__, page)
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
     add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    add(
-        "--checkouts",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="time the fastmlp of one checkout, then of another, by default this one; no peers",
-    )
-    add(
-        "--threads",
-        nargs="+",
-        type=int,
-        help="one number or several; default: 2, of checkouts 1 and 2",
-    )
-    add(
-        "--repeats",
-        "--turns",
-        type=int,
-        help="turns of each contestant on a workload; default: 7, of checkouts 9",
-    )
-    add(
-        "--passes",
-        type=int,
-        help="over all workloads, minutes apart, with the turns shared; default: 2, of checkouts 3",
-    )
+    add("--parts", nargs="+", choices=NAMES, default=NAMES, help="default: all")
+    checkout = "time the fastmlp of one checkout, then of another, by default this one; no peers"
+    add("--checkouts", nargs="+", type=Path, metavar="FOLDER", help=checkout)
+    threads = "one number or several; default: 2, of checkouts 1 and 2"
+    add("--threads", nargs="+", type=int, help=threads)
+    repeats = "turns of each contestant on a workload; default: 7, of checkouts 9"
+    add("--repeats", "--turns", type=int, help=repeats)
+    passes = "over all workloads, minutes apart, with the turns shared; default: 2, of checkouts 3"
+    add("--passes", type=int, help=passes)
     add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
     add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
@@ -115,109 +103,194 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
             parser.error(f"--{name.replace('_', '-')} does not go with --checkouts")
 
 
-def chosen_workloads(parts: list[str] | None) -> list[Any]:
+def chosen_workloads(names: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
-    chosen = [w for w in WORKLOADS if asked_for(w.name, parts)]
+    chosen = [w for w in WORKLOADS if asked_for(w.name, names)]
     others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS]
-    if not chosen and not any(asked_for(name, parts) for name in others):
+    if not chosen and not any(asked_for(name, names) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
 
 
-def start(names: list[str], threads: list[int], *, shim: bool) -> list[Contestant]:
-    """Start the processes of all contestants; each is stopped until its turn."""
-    present = [name for name in names if not missing(name)]
-    return [Contestant(name, n, shim=shim) for n in threads for name in present]
+def race_of(options: argparse.Namespace, *shared: int) -> Race:
+    """A race without contestants; its workloads share the minutes with others."""
+    workloads, passes = len(chosen_workloads(options.workloads)), options.passes
+    repeats = 3 if options.quick else -(-options.repeats // passes)
+    seconds = 60 * options.minutes / max(workloads, 1) / passes
+    for n in shared:
+        seconds /= n
+    return Race([], options.workloads, repeats, 0 if options.quick else seconds, options.quick, say)
 
 
 def measure(options: argparse.Namespace) -> Record:
     """Run all parts that the options name."""
+    options.passes = 1 if options.quick else options.passes
+    chosen = [part for part in PARTS if part.name in options.parts]
     if options.checkouts:
-        return checkouts.measure(options, chosen_workloads(options.workloads), say)
+        return checkouts.measure(options, chosen, race_of(options, len(options.threads)))
     begin = time.perf_counter()
     names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
     names = [name for name in names if PEERS[name].alone in ("", *options.parts)]
     results: Record = {
-        **report.empty(),
+        **empty(),
         "quick": options.quick,
         "mkl_shim": options.mkl_shim,
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
     }
-    contestants = start(names, options.threads, shim=options.mkl_shim)
+    everyone = start(names, options)
     try:
-        _race(options, contestants, results)
+        _race(options, chosen, everyone, results)
     except KeyboardInterrupt:
         results["interrupted"] = True
         say("interrupted: the results so far follow")
     finally:
-        for contestant in contestants:
+        for contestant in everyone:
             contestant.close()
-    results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
-    if "cold" in options.parts and "interrupted" not in results:
-        say("cold starts")
-        results["cold_starts"] = cold_start.measure(names, 1 if options.quick else 5)
+    results["idle_cpu"] = sum(contestant.idle_cpu for contestant in everyone)
     results["seconds"] = time.perf_counter() - begin
     return results
 
 
-def _race(options: argparse.Namespace, everyone: list[Contestant], results: Record) -> None:
+def start(names: list[str], options: argparse.Namespace) -> list[Contestant]:
+    """Start the processes of all contestants; each is stopped until its turn."""
+    present = [name for name in names if not missing(name)]
+    everyone = [
+        Contestant(name, n, shim=options.mkl_shim) for n in options.threads for name in present
+    ]
+    both = [c for c in everyone if "mixed" in [*options.parts] and "mixed" in PEERS[c.name].forms]
+    return everyone + [contestant.twin() for contestant in both]
+
+
+def _race(
+    options: argparse.Namespace, chosen: list[Part], everyone: list[Contestant], results: Record
+) -> None:
     """Add the results of each part, of which some have several passes."""
-    contestants = [c for c in everyone if not PEERS[c.name].alone]
-    parts, workloads = options.parts, chosen_workloads(options.workloads)
-    repeats, passes = (3, 1) if options.quick else (options.repeats, options.passes)
-    seconds = 0 if options.quick else 60 * options.minutes / max(len(workloads), 1)
-    race = Race(contestants, options.workloads, repeats, seconds / passes, options.quick, say)
-    one_pass = race._replace(repeats=-(-repeats // passes))
-    results["peers"] = {c.name: c.about for c in reversed(everyone)}
-    results["peaks"] = peak.measure(contestants, quick=options.quick)
-    for line in report.machine_lines(results):
-        print(line, flush=True)
-    by_workload: dict[str, list[Record]] = {}
-    for workload in passes * workloads if "train" in parts else []:
-        records = training.measure(one_pass, workload, by_workload.get(workload.name))
-        by_workload[workload.name] = records
-        results["training"] = [r for group in by_workload.values() for r in group]
-        for heat in training.heats({**results, "training": records}):
-            print("\n".join(training.heat_lines(heat)), flush=True)
-    for _ in range(passes if "recipe" in parts else 0):
-        results["recipe"] = recipe.measure(one_pass, results["recipe"])
-    for n_rows in predictions.N_ROWS if "predict" in parts else ():
-        results["predictions"] += predictions.measure(race, n_rows)
-    for threads in options.threads if "estimators" in parts else []:
-        group = [c for c in contestants if c.n_threads == threads]
-        few = race._replace(contestants=group, repeats=min(repeats, 3))
-        results["estimators"] += estimators.measure(few)
-    if "many" in parts:
-        results["many"] = many.measure(race._replace(repeats=min(repeats, 5)))
-    if "stream" in parts:
-        results["streams"] = stream.measure(race)
-    if "machines" in parts:
-        results["machines"] = machines.measure(race, [c.name for c in contestants])
-    ours = race.those(["fastmlp"])
-    if "mixed" in parts:
-        pairs = [c for c in contestants if "mixed" in PEERS[c.name].forms]
-        # They are closed with the others.
-        everyone += (twins := [c.twin() for c in pairs])
-        if options.variants:
-            results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+    by_key = {(c.name, c.n_threads): c for c in reversed(everyone)}
+    contestants = [*reversed(by_key.values())]
+    twins = [c for c in everyone if c not in contestants]
+    one_pass = race_of(options)._replace(contestants=contestants, twins=twins)
+    results["peers"] = {c.name: c.about for c in reversed(contestants)}
+    results["peaks"] = peak.measure(one_pass)
+    print("\n".join(machine_lines(results)), flush=True)
+    if options.variants:
+        results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+    for part in chosen:
+        passes = options.passes if part.repeated else 1
+        race = (
+            one_pass
+            if part.repeated or options.quick
+            else one_pass._replace(
+                repeats=options.repeats, workload_seconds=one_pass.workload_seconds * options.passes
+            )
+        )
         for _ in range(passes):
-            both = one_pass._replace(contestants=[*pairs, *twins])
-            results["mixed"] = mixed.measure(both, results["mixed"])
-    if "steps" in parts:
-        results["steps"] = steps.measure(race._replace(contestants=everyone))
-    results["peaks"] += peak.measure(ours, quick=options.quick)
+            results[part.key] = part.measure(race, results[part.key])
+        print("\n".join(part.lines(results)), flush=True)
+    results["peaks"] += peak.measure(one_pass.only(["fastmlp"]))
+
+
+def empty() -> Record:
+    return {"peers": {}, "skipped": {}, "peaks": [], **{part.key: part.kind() for part in PARTS}}
+
+
+def machine_lines(results: Record) -> Iterator[str]:
+    m = results["machine"]
+    yield f"{m['date']}: {m['cpu']}, {m['cores']} cores; {m['caches']}; governor {m['governor']}"
+    yield f"Python {m['python']}, fastmlp {m['fastmlp']}, load before {m['load']:.2f}"
+    yield f"PyTorch's MKL {'with' if results.get('mkl_shim') else 'without'} the shim (--mkl-shim)"
+    for name, about in {**results["peers"], **results["skipped"]}.items():
+        yield f"  {PEERS[name].title}: {about}"
+    for r in results["peaks"]:
+        title = "peak of registers" if r["what"].startswith("fma") else PEERS[r["contestant"]].title
+        yield f"  {r['what']}, {counted(r['threads'])}: {r.get('gflops', 0):.0f} GFLOP/s, {title}"
+
+
+def all_lines(results: Record) -> Iterator[str]:
+    results = {**empty(), **results}
+    yield from machine_lines(results)
+    for part in PARTS:
+        yield from part.lines(results)
+    shown = PARTS[1:]
+    for threads in dict.fromkeys(r["threads"] for r in results["peaks"]):
+        tables = [line for part in shown for line in part.table(results, threads)]
+        # Tables of one number of threads alone are shown once.
+        shown = tuple(part for part in shown if part not in (machines.PART, cold_start.PART))
+        yield from [f"\n{counted(threads)}", *tables] if tables else []
+    for record in filter(failed, (r for part in PARTS[1:] for r in _records(results[part.key]))):
+        keys = ("workload", "stream", "sweep", "name", "task", "what", "n_rows")
+        what = next((record[key] for key in keys if key in record), "a new process")
+        name = record.get("contestant", "fastmlp")
+        yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(record)}"
+    yield from training.mean_lines(results)
+    idle = results["idle_cpu"]
+    yield f"\nCPU that waiting contestants used: {idle:.2f} s of {results['seconds']:.0f} s"
+
+
+def _records(results: Any) -> list[Record]:
+    """All records of a part's results."""
+    lists = results.values() if isinstance(results, dict) else [results]
+    return [record for records in lists for record in records if isinstance(record, dict)]
+
+
+def pages(results: Record, picture: Path | None) -> dict[Path, str]:
+    """The text of each page whose first part has results."""
+    results = {**empty(), **results}
+    by_page: dict[Path, list[Part]] = {}
+    for part in PARTS:
+        if part.page:
+            by_page.setdefault(part.page, []).append(part)
+    texts: dict[Path, str] = {}
+    for page, parts in by_page.items():
+        records = _records(results[parts[0].key])
+        if not records:
+            continue
+        threads = max((r.get("threads", 1) for r in records), default=1)
+        lines = [line for part in parts for line in part.table(results, threads)]
+        shown = _picture(picture, page) if parts[0] is PARTS[0] else []
+        texts[page] = "\n".join([_intro(results, threads), *shown, *lines])
+        if parts[0] is PARTS[0]:
+            shown = [f"{line.lstrip()}\n" for line in _picture(picture, training.README)]
+            texts[training.README] = "\n".join([*shown, training.summary(results, threads)])
+    return texts
+
+
+def rewrite(results: Record, picture: Path | None) -> None:
+    for page, text in pages(results, picture).items():
+        between_markers(page, text)
+
+
+def _picture(picture: Path | None, page: Path) -> list[str]:
+    if not picture:
+        return []
+    shown = os.path.relpath(picture, page.parent)
+    return [f"\n![Time of the peers over fastmlp's, by workload]({shown})"]
+
+
+def _intro(results: Record, threads: int) -> str:
+    intro = machine.measured(results["machine"], counted(threads))
+    if results.get("mkl_shim") and "torch" in results["peers"]:
+        measured = [r for r in results["peaks"] if r["what"] == "sgemm" and r["threads"] == threads]
+        rates = {r["contestant"]: r["gflops"] for r in measured}
+        beside = f", NumPy's at {rates['numpy']:.0f}" if "numpy" in rates else ""
+        intro += (
+            "\nPyTorch's MKL was told to take this processor for Intel's (`--mkl-shim`): its sgemm "
+            f"ran at {rates.get('torch', float('nan')):.0f} GFLOP/s{beside}, "
+            f"of {peak_of(results, 'float32', threads):.0f}."
+        )
+    if results.get("quick"):
+        intro += "\n\n**A quick run: few rows and repeats, to try the suite, not to compare.**"
+    return intro
 
 
 def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write all that the options name."""
     options = checked(words)
     if options.from_json:
         results = output.earlier(options)
     else:
         results = measure(options)
         print("\n" + "=" * 40 + " all of it")
-    for line in (checkouts.lines if "checkouts" in results else report.all_lines)(results):
+    for line in (checkouts.lines if "checkouts" in results else all_lines)(results):
         print(line)
     if not options.from_json:
         output.keep(results, options)
@@ -226,7 +299,7 @@ def main(words: list[str] | None = None) -> None:
     if options.picture:
         draw(results, options.picture)
     if options.pages:
-        report.rewrite(results, options.picture)
+        rewrite(results, options.picture)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
-from benchmarks.race import in_turns
+from benchmarks.race import calls_in_turns
 from benchmarks.scores import Record
 from fastmlp import MLP, jacobian, shap_values
 
@@ -38,7 +38,6 @@ class Derived(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sizes of the layers, and the activation."""
         return f"{'-'.join(map(str, self.sizes))} {self.activation}"
 
 
@@ -85,20 +84,9 @@ def of_jax(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
     return lambda: np.asarray(derive(rows).block_until_ready())
 
 
-def cpu_seconds(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """The processor seconds of calls, which take turns, by name and turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-
-    def take(name: str) -> None:
-        start = time.process_time()
-        calls[name]()
-        times[name].append(time.process_time() - start)
-
-    in_turns([(name,) for name in calls], turns, take, seconds=SECONDS)
-    return times
-
-
 BY_PEER = {"torch": of_torch, "jax": of_jax}
+LIBRARIES = tuple(BY_PEER)
+cpu_seconds = partial(calls_in_turns, seconds=SECONDS, clock=time.process_time)
 
 
 def times_of(derived: Derived) -> Record:
@@ -123,25 +111,18 @@ def times_of(derived: Derived) -> Record:
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
-    """The records of all nets, and where they were made."""
-    results: Record = {
-        "machine": machine.describe(),
-        "versions": machine.versions(BY_PEER),
-        "nets": [],
-    }
+    records = []
     for derived in NETS:
         say(derived.name)
-        results["nets"].append(times_of(derived))
+        records.append(times_of(derived))
     net = MLP((16, 64, 64, 1), activation="tanh", seed=0, n_threads=1)
     x = np.random.default_rng(0).normal(size=(ROWS, 16)).astype(np.float32)
     say("shap_values")
     call: Any = {"shap_values": partial(shap_values, net, x, x[:BACKGROUND])}
-    results["attributions"] = cpu_seconds(call, 5)["shap_values"]
-    return earlier | results
+    return {"nets": records, "attributions": cpu_seconds(call, 5)["shap_values"]}
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     yield machine.measured(
         results["machine"],
         "one thread, least processor times of turns",
@@ -166,11 +147,7 @@ def lines(results: Record) -> Iterator[str]:
     )
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.derivatives", __doc__, "docs/how-to/derivatives.md")
-    output.run(parser, words, measure, PAGE, derivatives=lines)
-
+main = output.program(PAGE, measure, derivatives=lines)
 
 if __name__ == "__main__":
     main()

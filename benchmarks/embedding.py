@@ -148,7 +148,7 @@ def calls_of(sizes: tuple[int, ...], activation: Any) -> dict[str, Callable[[], 
     return calls | {PYTHON: predict}
 
 
-def measure(turns: int) -> list[Record]:
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Nanoseconds of a call of each net, by way: the least of all turns."""
     records = []
     for sizes in NETS:
@@ -156,16 +156,15 @@ def measure(turns: int) -> list[Record]:
             calls = calls_of(sizes, activation)
             for call in calls.values():
                 call()
-            times = {way: min(t) for way, t in calls_in_turns(calls, turns).items()}
+            times = {way: min(t) for way, t in calls_in_turns(calls, options.turns).items()}
             alone = times.pop("")
             less = {way: t - (0 if way == PYTHON else alone) for way, t in times.items()}
             ns = {way: 1e9 * t / (4 * STEPS) for way, t in less.items()}
             records.append({"net": "-".join(map(str, sizes)), "activation": activation, "ns": ns})
-    return records
+    return {"records": records}
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The table, in Markdown."""
     records = results["records"]
     yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
     titles = ["nanoseconds of a call", *(f">{r['net']} {r['activation']}" for r in records)]
@@ -176,18 +175,8 @@ def lines(results: Record) -> Iterator[str]:
     yield from Table(titles, rows).markdown()
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    records = measure(options.turns)
-    facts = {"machine": machine.describe(), "versions": machine.versions(LIBRARIES)}
-    return {**facts, "records": records}
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.embedding", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--turns", type=int, default=100, help="of each way")
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
-
+TURNS = {"type": int, "default": 100, "help": "of each way"}
+main = output.program(PAGE, measure, {"--turns": TURNS}, benchmarks=lines)
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.race import timed
+from benchmarks.race import calls_in_turns
 from benchmarks.scores import geometric
 from fastmlp import MLP, AdamW
 from fastmlp.tabular import Expanded
@@ -23,18 +23,11 @@ TABLES: list[tuple[int, int, list[int], tuple[int, ...], int]] = [
 
 
 def rows_of(plain: int, n_pieces: int, levels: list[int]) -> Expanded:
-    """Random rows in float32."""
     rng = np.random.default_rng(0)
     parts: list[Any] = [rng.normal(size=(N_ROWS, plain)), rng.uniform(0, 16, (N_ROWS, n_pieces))]
     parts += [rng.integers(n, size=(N_ROWS, 1)) for n in levels]
     values = np.hstack(parts).astype(np.float32)
     return Expanded(values, plain=plain, pieces=[16] * n_pieces, levels=levels)
-
-
-def seconds_of(net: MLP, x: Any, y: Any, batch_size: int) -> float:
-    """The seconds of a step."""
-    fit = partial(net.fit, x, y, epochs=EPOCHS, batch_size=batch_size)
-    return timed(fit)[0] / (EPOCHS * -(-N_ROWS // batch_size))
 
 
 def main() -> None:
@@ -45,12 +38,13 @@ def main() -> None:
         y = np.random.default_rng(1).normal(size=(N_ROWS, n_outputs)).astype(np.float32)
         sizes = (rows.shape[1], *hidden, n_outputs)
         for batch_size in BATCH_SIZES:
-            pairs: list[tuple[MLP, Any]] = [
-                (MLP(sizes, optimizer=AdamW(1e-4), seed=0, n_threads=1), x)
-                for x in (rows.toarray(), rows)
-            ]
-            times = [[seconds_of(net, x, y, batch_size) for net, x in pairs] for _ in range(ROUNDS)]
-            dense, expanded = (1e6 * np.min(times, axis=0)).tolist()
+            fits, forms = {}, dict[str, Any](dense=rows.toarray(), expanded=rows)
+            for form, x in forms.items():
+                net = MLP(sizes, optimizer=AdamW(1e-4), seed=0, n_threads=1)
+                fits[form] = partial(net.fit, x, y, epochs=EPOCHS, batch_size=batch_size)
+            times = calls_in_turns(fits, ROUNDS)
+            n_steps = EPOCHS * -(-N_ROWS // batch_size)
+            dense, expanded = (1e6 * min(seconds) / n_steps for seconds in times.values())
             ratios.append(dense / expanded)
             name = f"{'-'.join(map(str, sizes))}@{batch_size}"
             print(f"{name:20} {dense:7.1f} -> {expanded:6.1f} us, {ratios[-1]:.2f}", flush=True)

@@ -105,11 +105,10 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
             times[flags] = [json.loads(line) for line in lines]
     version = subprocess.check_output([options.compiler, "--version"], text=True).splitlines()[0]
     about = f"{version}, emlearn {machine.installed('emlearn')}"
-    return {**results, "times": times, "about": about, "machine": machine.describe()}
+    return {"times": times, "about": about}
 
 
 def table(results: Record) -> Iterator[str]:
-    """The times and ratios, for the page."""
     yield machine.measured(results["machine"], results["about"], versions={})
     yield "\nNanoseconds of a call; the ratio, and the least that it is to be.\n"
     rows = []
@@ -124,7 +123,7 @@ def table(results: Record) -> Iterator[str]:
     yield f"\nTheir predictions differ by {apart:.0e} at most."
 
 
+main = output.program(PAGE, measure, {"--compiler": {"default": "gcc"}}, benchmarks=table)
+
 if __name__ == "__main__":
-    parser = output.parser_of("benchmarks.export_c", __doc__, "docs/how-to/export-to-c.md")
-    parser.add_argument("--compiler", default="gcc")
-    output.run(parser, None, measure, PAGE, benchmarks=table)
+    main()

@@ -65,7 +65,7 @@ def loopback() -> Iterator[Record]:
         yield {"title": title, "latency": latency, "bandwidth": bandwidth}
 
 
-def measure(load: Workload) -> Iterator[Record]:
+def forecasts_of(load: Workload) -> Iterator[Record]:
     """Yield the forecast of a net on each network.
 
     Computing is the same on all networks: the least of its times counts.
@@ -99,7 +99,6 @@ def measure(load: Workload) -> Iterator[Record]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The tables, in Markdown."""
     yield f"{machine.measured(results['machine'], versions={})}\n"
     yield from _costs(results)
     for network in NETWORKS:
@@ -139,25 +138,17 @@ def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
     loads = [load for load in LOADS if asked_for(load.name, options.loads)]
-    new = [record for load in loads for record in measure(load)]
-    done = {r["load"] for r in new}
-    records = [*(r for r in earlier.get("records", []) if r["load"] not in done), *new]
+    new = [record for load in loads for record in forecasts_of(load)]
+    kept = [r for r in earlier.get("records", []) if r["load"] not in [w.name for w in loads]]
     order = [load.name for load in LOADS]
-    return {
-        "machine": machine.describe(),
-        "loopback": list(loopback()),
-        "records": sorted(records, key=lambda r: order.index(r["load"])),
-    }
+    records = sorted([*kept, *new], key=lambda r: order.index(r["load"]))
+    return {"loopback": list(loopback()), "records": records}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure, add to the earlier results, print and write the section of the page."""
-    parser = output.parser_of("benchmarks.forecasts", __doc__, f"docs/how-to/{PAGE.name}")
-    parser.add_argument("--loads", nargs="+", metavar="NAME", help="parts of names; default: all")
-    output.run(parser, words, _measured, PAGE, forecasts=lines)
-
+LOADED = {"nargs": "+", "metavar": "NAME", "help": "parts of names; default: all"}
+main = output.program(PAGE, measure, {"--loads": LOADED}, forecasts=lines)
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, output
 from fastmlp import MLP, Adam
 from fastmlp.model import core_of
 
@@ -58,13 +58,11 @@ class Load(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Sizes, batch and the number of nets."""
         nets = f"{self.n_nets} nets of " if self.n_nets > 1 else ""
         return f"{nets}{'-'.join(map(str, self.sizes))}@{self.batch}, {self.activation}"
 
     @property
     def n_rows(self) -> int:
-        """Thirty-two batches."""
         return 32 * self.batch
 
     def data(self) -> tuple[Any, Any]:
@@ -75,7 +73,6 @@ class Load(NamedTuple):
         return x, y.astype(np.float32)
 
     def net(self, seed: int = 0, device: str = "cuda", dtype: Any = "float32") -> MLP:
-        """Make a net of this form."""
         return MLP(
             self.sizes,
             activation=self.activation,
@@ -204,22 +201,18 @@ def together(load: Load) -> Callable[[int], None]:
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
     from fastmlp.backends.cuda.kernels.arguments import Samples
-    from fastmlp.backends.cuda.training.batched_fits import BatchedMember, Group
-    from fastmlp.backends.protocol import MemberOutcome
+    from fastmlp.backends.cuda.training.batched_fits import Group, Member, MemberFit
+    from fastmlp.backends.protocol import Data, MemberOutcome
 
-    card, members = card_of(0), []
-    for seed in range(load.n_nets):
-        net = load.net(seed)
-        engine, state = core_of(net)
-        slots, generator = engine.slots(state), state.generator
-        assert generator is not None
-        members.append(
-            BatchedMember(engine.network, state.parameters, slots, state.optimizer, generator)
-        )
-    outcomes = [MemberOutcome(0) for _ in members]
+    card = card_of(0)
     with card.current():
-        rows = Samples(*(to_device(card, table) for table in load.data()))
-        group = Group(card, members, outcomes, rows, load.batch)
+        x, y = (to_device(card, table) for table in load.data())
+        fits = []
+        for seed in range(load.n_nets):
+            engine, state = core_of(load.net(seed))
+            member = Member(engine.network, state, engine.slots(state), Data(x, y, np.empty(0)))
+            fits.append(MemberFit(member, MemberOutcome(), load.batch))
+        group = Group(card, fits, Samples(x, y))
 
     def run(n_epochs: int) -> None:
         with card.current():
@@ -315,7 +308,6 @@ def part(do: Callable[[], Any]) -> Any:
 
 
 def card_facts() -> dict[str, Any]:
-    """The card and its libraries."""
     from fastmlp.backends.cuda.device import adapter
     from fastmlp.backends.cuda.device import card as device_card
     from fastmlp.backends.cuda.device.card import card_of
@@ -337,7 +329,7 @@ def card_facts() -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Do all of it; return 1 where there is no card."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--out", dest="json", type=Path, default=Path("gpu.json"))
     parser.add_argument("--quick", action="store_true", help="a tenth of the time for each figure")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, where none is named")
     parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
@@ -349,12 +341,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.drill:
         drill()
         return 0
-    before = json.loads(options.out.read_text()) if options.out.exists() and options.parts else {}
+    before = output.earlier(options) if options.parts else {}
     results = before | {"machine": machine.describe(), "card": part(card_facts)}
 
     def write() -> None:
         results["held"] = verdicts(results)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        output.keep(results, options)
 
     # After each step, so that a run that is cut short leaves what it has.
     for name, do in work(options.quick).items():
@@ -365,12 +357,11 @@ def main(arguments: list[str] | None = None) -> int:
                 write()
                 print(json.dumps(results[name][-1], indent=1))
     print(json.dumps(results["held"], indent=1))
-    print(f"written to {options.out}")
+    print(f"written to {options.json}")
     return 0
 
 
 def work(quick: bool) -> dict[str, list[Callable[[], Any]]]:
-    """The steps of each part."""
     seconds = SECONDS / 10 if quick else SECONDS
     return {
         "parity": [lambda load=load: parity([load]) for load in LOADS[:4]],  # type: ignore[misc]

@@ -55,7 +55,6 @@ def fastmlp_state() -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit of a checkout, or None."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
@@ -65,12 +64,10 @@ def commit_of(folder: Path) -> str | None:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
     return {name: number for name in names if (number := installed(name))}
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -78,7 +75,6 @@ def installed(name: str) -> str | None:
 
 
 def first_line(path: str) -> str | None:
-    """A file's first line, or None."""
     try:
         return Path(path).read_text().splitlines()[0]
     except (OSError, IndexError):

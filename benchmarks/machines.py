@@ -12,17 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.contestant import cores_first, environment
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.race import Race, in_turns, timed
-from benchmarks.scores import Quartiles, Record, over
+from benchmarks.race import Part, Race, cores_first, environment, in_turns, timed
+from benchmarks.scores import Quartiles, Record, failed, over
 from benchmarks.workloads import CE, Array, Workload
 
 PAGE = DOCS / "how-to" / "machines.md"
@@ -55,8 +55,8 @@ class Way(NamedTuple):
 
 OURS, SHARED, TORCH = "fastmlp, TCP", "fastmlp, shared memory", "PyTorch, TCP"
 CONTESTANTS = {
-    OURS: Way("fastmlp", "fastmlp_ranks", ("mpi4py",), {**AS_ROOT, **LOOPBACK}),
-    SHARED: Way("fastmlp", "fastmlp_ranks", ("mpi4py",), AS_ROOT),
+    OURS: Way("fastmlp", "fastmlp_nets", ("mpi4py",), {**AS_ROOT, **LOOPBACK}),
+    SHARED: Way("fastmlp", "fastmlp_nets", ("mpi4py",), AS_ROOT),
     TORCH: Way("torch", "torch_ddp", ("torch",), {"GLOO_SOCKET_IFNAME": "lo"}),
 }
 MACHINES = (
@@ -75,59 +75,51 @@ def of_name(name: str, *, quick: bool) -> Workload:
 
 
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
-    """The rows of a rank."""
     x, y = workload.data()
     n = len(x) // size
     return x[rank * n : (rank + 1) * n], y[rank * n : (rank + 1) * n]
 
 
 def bind(rank: int) -> None:
-    """Give a rank a core of its own."""
     cores = cores_first()
     os.sched_setaffinity(0, [cores[rank % len(cores)]])
 
 
-def sample(parameters: Array) -> list[float]:
-    """Some of the parameters."""
-    chosen = np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)
-    return [float(number) for number in parameters[chosen]]
-
-
-def epochs_of(seconds: float, *, quick: bool) -> int:
-    """The epochs that are timed at once, from the seconds of one."""
-    return 1 if quick else max(1, round(SECONDS / seconds))
-
-
-def trained(
-    run: Any, load: Workload, barrier: Callable[[], None], agreed: Callable[[int], int], quick: bool
-) -> Record:
+def trained(run: Any, load: Workload, ranks: Any, quick: bool) -> Record:
     """In a rank: the seconds of a step by turn, the loss, and parameters after an ordered epoch.
 
     Parameters
     ----------
-    barrier, agreed : wait for all ranks; the first rank's number
+    ranks : has `barrier()`, which waits for all, and `agreed(n)`, the first rank's number
     """
 
     def seconds(n: int) -> float:
         def epochs() -> None:
             run.epochs(n)
-            barrier()
+            ranks.barrier()
 
-        barrier()
+        ranks.barrier()
         return timed(epochs)[0]
 
     run.epochs(1, shuffle=False)
-    parameters = sample(run.parameters())
-    n = agreed(epochs_of(seconds(1), quick=quick))
+    parameters = run.parameters()
+    some = parameters[np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)]
+    n = ranks.agreed(1 if quick else max(1, round(SECONDS / seconds(1))))
     turns = [seconds(n) / (n * load.n_steps) for _ in range(REPEATS)]
-    return {"step_seconds": turns, "loss": run.loss(), "sample": parameters}
+    return {"step_seconds": turns, "loss": run.loss(), "sample": [float(p) for p in some]}
 
 
-def report(ways: dict[str, Record]) -> None:
-    """Print the fastest of a contestant's ways."""
+def main(module: str, name: str, size: str, file: str) -> None:
+    """In a rank: train in all ways; the first prints a line of JSON of the fastest."""
+    ranks = import_module(f"benchmarks.peers.{module}").Ranks(file)
+    bind(ranks.rank)
+    load, quick = of_name(name, quick=size == "quick"), size == "quick"
+    ways = {way: trained(run, load, ranks, quick) for way, run in ranks.runs(load)}
     tried = {way: min(record["step_seconds"]) for way, record in ways.items()}
     best = min(tried, key=lambda way: tried[way])
-    print(json.dumps({"way": best, "tried": tried, **ways[best]}), flush=True)
+    if ranks.rank == 0:
+        print(json.dumps({"way": best, "tried": tried, **ways[best]}), flush=True)
+    ranks.close()
 
 
 def missing(name: str) -> str | None:
@@ -181,7 +173,7 @@ def _start(
     """Start the processes of a contestant: those of MPI by one, which starts the ranks."""
     way = CONTESTANTS[name]
     settings = {**way.settings, **settings}
-    program = ["-m", f"benchmarks.peers.{way.module}", *arguments]
+    program = ["-m", "benchmarks.machines", way.module, *arguments]
     if way.title == "fastmlp":
         mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
         return [_process([*mpi, sys.executable, "-m", "mpi4py", *program], settings)]
@@ -201,26 +193,27 @@ def _process(command: list[str], settings: dict[str, str]) -> subprocess.Popen[s
     )
 
 
-def measure(race: Race, libraries: list[str]) -> list[Record]:
+def measure(race: Race, earlier: list[Record]) -> list[Record]:
     """A record per workload and contestant: the replies of its turns."""
-    records: list[Record] = []
 
     def turn(record: Record) -> None:
         race.say(f"{record['workload']}, {RANKS} processes: {record['contestant']}")
         reply = run(record["contestant"], record["workload"], quick=race.quick)
-        if "error" in reply:
-            record["error"] = reply["error"]
+        if failed(reply):
+            record |= reply
         else:
             record["turns"].append(reply)
 
+    records: list[Record] = []
+    libraries = {contestant.name for contestant in race.contestants}
+    names = [name for name, way in CONTESTANTS.items() if way.title in libraries]
     for workload in (w for w in MACHINES if race.asked_for(w.name)):
-        names = [name for name, way in CONTESTANTS.items() if way.title in libraries]
         new: list[Record] = [
             {"workload": workload.name, "contestant": name, "turns": []} for name in names
         ]
         for record in new:
             record |= {"unsupported": why} if (why := missing(record["contestant"])) else {}
-        ready = [(record,) for record in new if "unsupported" not in record]
+        ready = [(record,) for record in new if not failed(record)]
         in_turns(ready, min(race.repeats, TURNS), turn)
         records += new
     return records
@@ -266,7 +259,6 @@ def _seconds(record: Record) -> list[float]:
 
 
 def table(results: Record, threads: int = 1) -> Iterator[str]:
-    """Steps a second and ratios, for the page."""
     if not results["machines"]:
         return
     yield (
@@ -286,3 +278,9 @@ def table(results: Record, threads: int = 1) -> Iterator[str]:
     yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
     if ways:
         yield f"\nPyTorch, the fastest of its ways: {'; '.join(sorted(ways))}."
+
+
+PART = Part("machines", "machines", measure, table, PAGE)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import grid
-from benchmarks.output import Table
-from benchmarks.race import Entry, Race, in_turns, key_of, timed
+from benchmarks.output import DOCS, Table
+from benchmarks.race import Part, Race, add, key_of, timed
 from benchmarks.scores import Record, counted, peak_of, quartiles
 from benchmarks.workloads import Array, Rule, Workload
 
@@ -56,11 +56,9 @@ class Sweep(NamedTuple):
         return self.workload.flops * self.workload.n_steps * self.epochs
 
     def quick(self) -> "Sweep":
-        """The same, but little of it."""
         return self._replace(n_nets=4, epochs=2, workload=self.workload.quick())
 
     def settings(self) -> list[tuple[float, float]]:
-        """Each net's rate and penalty."""
         pairs = [(rate, l2) for l2 in self.penalties for rate in self.rates]
         return [pairs[i % len(pairs)] for i in range(self.n_nets)]
 
@@ -98,37 +96,23 @@ SWEEPS = {
 }
 
 
-class Nets:
-    """A contestant's nets of a sweep; made once, trained again and again.
-
-    Attributes
-    ----------
-    losses : (n_nets,) array, each net's mean loss in the last epoch of the last training
-    """
-
-    losses: Any
-
-    def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        """Train all nets from their start to the end."""
-        raise NotImplementedError
-
-    def parameters(self) -> Array:
-        """All weights, then all biases, shape (n_nets, n_parameters)."""
-        raise NotImplementedError
-
-
 MODULES = {
-    "fastmlp": "fastmlp_many",
-    "jax": "jax_many",
-    "sklearn": "sklearn_many",
-    "torch": "torch_many",
+    "fastmlp": "fastmlp_nets",
+    "jax": "jax_nets",
+    "sklearn": "sklearn_nets",
+    "torch": "torch_nets",
 }
-TITLES = {"jax": "JAX", "sklearn": "scikit-learn, processes", "torch": "PyTorch, vmap"}
+TITLES = {
+    "fastmlp": "fastmlp, fit_many",
+    "jax": "JAX",
+    "sklearn": "scikit-learn, processes",
+    "torch": "PyTorch, vmap",
+}
 # The contestants that train nets with settings of their own; the others have one optimizer for all
 # of them, or take minutes.
 MIXED = ("fastmlp", "jax")
 # PyTorch takes 20 s and more for one turn.
-LONG_SECONDS, LONG_REPEATS = 5.0, 2
+MOST_TURNS, LONG_SECONDS, LONG_REPEATS = 5, 5.0, 2
 
 
 def sweep_of(name: str, quick: bool) -> Sweep:
@@ -136,35 +120,23 @@ def sweep_of(name: str, quick: bool) -> Sweep:
     return SWEEPS[name].quick() if quick else SWEEPS[name]
 
 
-def make(contestant: str, name: str, quick: bool, **options: Any) -> Nets:
-    """A contestant's nets."""
+def make(contestant: str, name: str, quick: bool, **options: Any) -> Any:
+    """A contestant's nets; made once, `train(epochs, shuffle=True)` trains them from the start.
+
+    Their `losses`, an (n_nets,) array, are the mean losses of the last epoch.
+    """
     module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-    nets: Nets = module.Many(sweep_of(name, quick), **options)
-    return nets
+    return module.Many(sweep_of(name, quick), **options)
 
 
 def ways(contestant: str) -> list[str | None]:
     """The ways that a contestant has to train many nets, of which the fastest counts."""
     module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
-    return list(getattr(module, "WAYS", [None]))
+    return list(module.VARIANTS.get("many", [None]))
 
 
-def measure(race: Race) -> Record:
-    """A record per sweep and contestant, and those of the grid."""
-    records = []
-    for name, sweep in SWEEPS.items():
-        entrants = race.those(MIXED if sweep.mixed else MODULES)
-        records += sweep_in_turns(race._replace(contestants=entrants), name)
-    return {"sweeps": records, "grids": grid.measure(race)}
-
-
-def sweep_in_turns(race: Race, name: str) -> list[Record]:
-    """A record per contestant: seconds of whole trainings by turn, and more of fastmlp."""
-    lists: dict[str, list[float]] = {"seconds": [], "one_thread": [], "alone": []}
-    keys = [key_of(c, sweep=name, **{k: [] for k in lists}) for c in race.contestants]
-    ready: list[Entry] = []
-    for entry in zip(race.contestants, keys, strict=True):
-        ready += race.prepare(*entry, name, "many", name=name, quick=race.quick)
+def measure(race: Race, earlier: Record) -> Record:
+    """A record per sweep and contestant, seconds of whole trainings by turn; those of the grid."""
 
     def turn(contestant: Any, record: Record) -> None:
         if record["first_seconds"] > LONG_SECONDS and len(record["seconds"]) >= LONG_REPEATS:
@@ -173,11 +145,18 @@ def sweep_in_turns(race: Race, name: str) -> list[Record]:
         if contestant.name == "fastmlp":
             verbs += ["alone", "one_thread"] if contestant.n_threads > 1 else ["alone"]
         for verb in verbs:
-            reply = contestant.ask("turn", what=verb)
-            record[verb] += [reply["seconds"]] if "seconds" in reply else []
+            add(record[verb], contestant.ask("turn", what=verb))
 
-    in_turns(ready, race.repeats, turn)
-    return keys
+    records = []
+    few = {"fastmlp"} == {contestant.name for contestant in race.contestants}
+    for name, sweep in [*SWEEPS.items()][: 1 if few else None]:
+        works = [
+            (c, key_of(c, sweep=name, seconds=[], one_thread=[], alone=[]), {"name": name})
+            for c in race.only(MIXED if sweep.mixed else MODULES).contestants
+        ]
+        race.take_turns("many", works, turn, MOST_TURNS)
+        records += [record for _, record, _ in works]
+    return {"sweeps": records, "grids": grid.measure(race)}
 
 
 class Work:
@@ -212,79 +191,41 @@ class Work:
         """Train all nets, on all threads or on one, timed; or one by its own fit, alone."""
         if what == "alone":
             return {"seconds": self.single.alone()}
-        nets, epochs = self.single if what == "one_thread" else self.nets, sweep_of(*self.sweep)
-        return {"seconds": timed(partial(nets.train, epochs.epochs), self.clock)[0]}
-
-
-class Shown(NamedTuple):
-    """A contestant's training of a sweep, and that of fastmlp on as many threads."""
-
-    record: Record
-    ours: Record | None
-    sweep: Sweep
-
-    @property
-    def title(self) -> str:
-        """The contestant's name and way."""
-        name = TITLES.get(self.record["contestant"], "fastmlp, fit_many")
-        return f"{name}, {self.record['way']}" if self.record.get("way") else name
-
-    @property
-    def seconds(self) -> float:
-        """The median turn's seconds over the number of nets."""
-        return quartiles(self.record["seconds"]).median / self.sweep.n_nets
-
-    @property
-    def rate(self) -> float:
-        """Operations a second."""
-        return self.sweep.net_flops / self.seconds
-
-    def percent_of_peak(self, results: Record) -> float:
-        """The share of the multiply-add peak of the record's threads; NaN where unknown."""
-        peak = peak_of(results, self.sweep.workload.dtype, self.record["threads"])
-        return 100 * self.rate / (1e9 * peak)
-
-    @property
-    def over_ours(self) -> float:
-        """The time over fastmlp's; NaN where that did not take part."""
-        if self.ours is None:
-            return float("nan")
-        return quartiles(self.record["seconds"]).median / quartiles(self.ours["seconds"]).median
-
-    def gains(self) -> Iterator[str]:
-        """A sentence of fastmlp's threads, and of a net's fit by itself."""
-        r = self.record
-        if r["alone"]:
-            in_sweep = min(r["seconds"]) / self.sweep.n_nets * r["threads"]
-            gain = f"; {counted(r['threads'])} over one: " if r["one_thread"] else ""
-            gain += f"{min(r['one_thread']) / min(r['seconds']):.2f}x" if r["one_thread"] else ""
-            yield (
-                f"\n{r['sweep']}: time of a net, times the threads, over that of its own fit on "
-                f"one: {in_sweep / min(r['alone']):.2f}{gain}."
-            )
-
-
-def shown(results: Record, threads: int) -> list[Shown]:
-    """All trainings at a number of threads that have turns."""
-    records = [r for r in results["many"].get("sweeps", []) if r["seconds"]]
-    records = [r for r in records if r["threads"] == threads]
-    ours = {r["sweep"]: r for r in records if r["contestant"] == "fastmlp"}
-    quick = results.get("quick", False)
-    return [Shown(r, ours.get(r["sweep"]), sweep_of(r["sweep"], quick)) for r in records]
+        nets = self.single if what == "one_thread" else self.nets
+        return {"seconds": timed(partial(nets.train, sweep_of(*self.sweep).epochs), self.clock)[0]}
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
-    """All of it, for the page."""
-    trainings = shown(results, threads)
-    if trainings:
+    records = [r for r in results["many"].get("sweeps", []) if r["seconds"]]
+    records = [r for r in records if r["threads"] == threads]
+    medians = {(r["sweep"], r["contestant"]): quartiles(r["seconds"]).median for r in records}
+    rows = []
+    for r in records:
+        sweep = sweep_of(r["sweep"], results.get("quick", False))
+        seconds = medians[r["sweep"], r["contestant"]]
+        gflops = 1e-9 * sweep.net_flops * sweep.n_nets / seconds
+        share = 100 * gflops / peak_of(results, sweep.workload.dtype, threads)
+        ratio = seconds / medians.get((r["sweep"], "fastmlp"), np.nan)
+        name = ", ".join(filter(None, [TITLES[r["contestant"]], r.get("way")]))
+        cells = f"{1e3 * seconds / sweep.n_nets:.3g}", f"{share:.0f} %", f"{ratio:.2f}x"
+        rows.append((sweep.description, name, *cells))
+    if rows:
         yield "\nMany nets in one call, whole trainings from the start:\n"
-        rows = []
-        for s in trainings:
-            cells = f"{1e3 * s.seconds:.3g}", f"{s.percent_of_peak(results):.0f} %"
-            rows.append((s.sweep.description, s.title, *cells, f"{s.over_ours:.2f}x"))
         titles = ("nets", "by", ">ms a net", ">of peak", ">time over fastmlp's")
         yield from Table(titles, rows).markdown()
-    for s in trainings:
-        yield from s.gains()
+    for r in (r for r in records if r["alone"]):
+        n_nets = sweep_of(r["sweep"], results.get("quick", False)).n_nets
+        gain = min(r["seconds"]) / n_nets * threads / min(r["alone"])
+        gains = f"{gain:.2f}"
+        if r["one_thread"]:
+            more = min(r["one_thread"]) / min(r["seconds"])
+            gains += f"; {counted(threads)} over one: {more:.2f}x"
+        yield (
+            f"\n{r['sweep']}: time of a net, times the threads, over that of its own fit on "
+            f"one: {gains}."
+        )
     grids = results["many"].get("grids", [])
     yield from grid.lines([r for r in grids if r["threads"] == threads])
+
+
+PART = Part("many", "many", measure, table, DOCS / "benchmarks.md", kind=dict)

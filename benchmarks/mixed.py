@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import race
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, load
+from benchmarks.race import Part, Race, Say
 from benchmarks.scores import Quartiles, Record, over, peak_of, ways
 from benchmarks.workloads import BY_NAME, MIXED, Workload
 
@@ -44,22 +44,18 @@ def plain(workload: Workload) -> Workload:
     return workload._replace(compute_dtype=None)
 
 
-def measure(this: race.Race, earlier: Record) -> Record:
+def measure(race: Race, earlier: Record) -> Record:
     """A record per net, contestant and precision; another pass adds its turns.
 
     Of a contestant's two processes the second has bfloat16.
     """
     records = []
-    for workload in (w for w in MIXED if this.asked_for(w.name)):
-        seen: set[tuple[str, int]] = set()
-        entries = []
-        for contestant in this.contestants:
-            key = contestant.name, contestant.n_threads
-            entries.append((contestant, workload if key in seen else plain(workload)))
-            seen.add(key)
+    names = {contestant.name for contestant in race.twins}
+    for workload in (w for w in MIXED if race.asked_for(w.name)):
         known = [r for r in earlier.get("training", []) if r["workload"] in _names(workload)]
-        records += race.train(this, entries, known)
-    return {"training": records, "kernels": earlier.get("kernels") or _kernels(records, this.say)}
+        entries = [(c, plain(workload)) for c in race.only(names).contestants]
+        records += race.train([*entries, *((c, workload) for c in race.twins)], known)
+    return {"training": records, "kernels": earlier.get("kernels") or _kernels(records, race.say)}
 
 
 def chosen(results: Record) -> Record:
@@ -72,7 +68,7 @@ def _names(workload: Workload) -> tuple[str, str]:
     return workload.name, plain(workload).name
 
 
-def _kernels(records: list[Record], say: race.Say) -> list[str]:
+def _kernels(records: list[Record], say: Say) -> list[str]:
     """The kernels that oneDNN runs for PyTorch's products of the net that was first."""
     ran = [r for r in records if r["contestant"] == "torch" and r["step_seconds"]]
     mixed = [r for r in ran if BY_NAME[r["workload"]].compute_dtype]
@@ -91,7 +87,6 @@ class MixedNet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The net and its batch."""
         return plain(self.workload).name
 
     def ms(self, contestant: str, precision: str) -> float:
@@ -137,13 +132,7 @@ def groups(results: Record) -> Iterator[MixedNet]:
                 yield MixedNet(small, threads, ran)
 
 
-def most_threads(results: Record) -> int:
-    """The number of threads that the page shows."""
-    return max((r["threads"] for r in results["mixed"].get("training", [])), default=1)
-
-
 def table(results: Record, threads: int) -> Iterator[str]:
-    """The nets' times, ratios and losses, for the page."""
     shown = [group for group in groups(results) if group.threads == threads]
     if not shown:
         return
@@ -203,6 +192,8 @@ def _cells(results: Record, group: MixedNet, *, widest: bool) -> list[str]:
 
 
 def _losses(group: MixedNet, name: str) -> str:
-    """A contestant's losses in both precisions."""
     records = [group.records.get((name, p)) for p in reversed(PRECISIONS)]
     return ", ".join(f"{record['loss']:.3f}" if record else "-" for record in records)
+
+
+PART = Part("mixed", "mixed", measure, table, PAGE, kind=dict, repeated=True)

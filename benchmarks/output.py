@@ -1,17 +1,18 @@
 """The one store of results, and the one writer of tables and pages, of all programs.
 
-A program has a function that measures and functions that write sections of a page; `run` parses its
-options, keeps what was measured as JSON, and prints the sections or puts them into the page.
+A program is a module with a function `measure(options, earlier results)`, and functions that write
+sections of a page from results; `program` makes its `main`.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import machine
 from benchmarks.scores import Record
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,6 @@ class Table(NamedTuple):
 
 
 def row(*cells: Any) -> str:
-    """A row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -124,3 +124,35 @@ def run(
         if options.pages and text:
             between_markers(page, text, name)
     return results
+
+
+def program(
+    page: Path,
+    measure: Callable[[argparse.Namespace, Record], Record],
+    options: Mapping[str, Any] | None = None,
+    **sections: Callable[[Record], Iterable[str]],
+) -> Callable[..., Record]:
+    """The function `main(words=None)` of the module of `measure`.
+
+    Parameters
+    ----------
+    measure : as of `run`; earlier results have the machine of now, and the versions of `LIBRARIES`
+    options : by name the arguments of `add_argument`, beside those of all programs
+    """
+    module = sys.modules[measure.__module__]
+    name = module.__spec__.name if module.__spec__ else module.__name__
+
+    def measured(options: argparse.Namespace, earlier: Record) -> Record:
+        facts = {"machine": machine.describe()}
+        if libraries := getattr(module, "LIBRARIES", ()):
+            facts["versions"] = machine.versions(libraries)
+        return {**facts, **measure(options, {**earlier, **facts})}
+
+    def main(words: list[str] | None = None, page: Path = page) -> Record:
+        about = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+        parser = parser_of(name.removesuffix(".compare"), module.__doc__, str(about))
+        for option, settings in (options or {}).items():
+            parser.add_argument(option, **settings)
+        return run(parser, words, measured, page, **sections)
+
+    return main

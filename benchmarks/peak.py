@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from llvmlite import binding, ir
 from numba import float32, float64, njit, types
 from numba.extending import intrinsic
 
-from benchmarks.scores import Record
+from benchmarks.race import Race, key_of
+from benchmarks.scores import Record, failed
 
 Step = Callable[[ir.Value], ir.Value]
 
@@ -126,19 +127,28 @@ def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
     return n * n_threads / (time.perf_counter() - begin)
 
 
-def measure(contestants: Sequence[Any], *, quick: bool) -> list[Record]:
+class Work:
+    """In a contestant's process: GFLOP/s of multiply-adds in registers, by fastmlp's, and of the
+    library's own product."""
+
+    def __init__(self, worker: Any, quick: bool, threads: int) -> None:
+        self.about: Record = {}
+        if worker.name == "fastmlp":
+            self.about |= {f"fma {dtype}": peak(dtype, threads) for dtype in dtypes()}
+        if product := getattr(worker.module, "sgemm", None):
+            self.about["sgemm"] = max(product(512 if quick else 2048) for _ in range(3))
+
+
+def measure(race: Race) -> list[Record]:
     """FMA peaks by dtype and threads, and the sgemm of each library, in their processes."""
-    records = []
-    for contestant in contestants:
-        key = {"contestant": contestant.name, "threads": contestant.n_threads}
-        if contestant.name == "fastmlp":
-            for dtype in dtypes():
-                reply = contestant.ask("peak", dtype=dtype, threads=contestant.n_threads)
-                records.append({**key, "what": f"fma {dtype}", **reply})
-        reply = contestant.ask("sgemm", size=512 if quick else 2048)
-        if reply.get("gflops"):
-            records.append({**key, "what": "sgemm", **reply})
-    return records
+    return [
+        key_of(contestant, what=what, gflops=rate)
+        for contestant in race.contestants
+        for what, rate in contestant.ask(
+            "make", part="peak", quick=race.quick, threads=contestant.n_threads
+        ).items()
+        if not failed({what: rate})
+    ]
 
 
 def main() -> None:

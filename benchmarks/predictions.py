@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.output import Table
+from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.race import Race, timed, ways_in_turns
+from benchmarks.race import Part, Race, repeated, timed
 from benchmarks.scores import Record, digits, quartiles
 from benchmarks.workloads import BY_NAME
 
@@ -33,20 +33,19 @@ class Work:
 
     def turn(self, name: str, calls: int) -> Record:
         """The seconds of a call, of many after some."""
-        predict, x = self.predictors[name], self.x
-
-        def some(n: int) -> None:
-            for _ in range(n):
-                predict(x)
-
+        some = repeated(self.predictors[name], self.x)
         some(max(1, calls // 10))
         return {"seconds": timed(partial(some, calls), self.clock)[0] / calls}
 
 
-def measure(race: Race, n_rows: int) -> list[Record]:
-    """Seconds a call by turn, of each contestant and way to predict."""
-    what = f"predict {n_rows} rows"
-    return ways_in_turns(race, "predictions", what, SECONDS, fewest=3, n_rows=n_rows)
+def measure(race: Race, earlier: list[Record]) -> list[Record]:
+    """Seconds a call by turn, of each number of rows, contestant and way to predict."""
+    everyone = race.only(name for name in PEERS if not PEERS[name].alone)
+    return [
+        record
+        for n_rows in N_ROWS
+        for record in everyone.ways("predictions", SECONDS, fewest=3, n_rows=n_rows)
+    ]
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -68,3 +67,6 @@ def table(results: Record, threads: int) -> Iterator[str]:
     ]
     titles = ["", *(f">{n:,} rows" if n > 1 else ">1 row" for n in sizes)]
     yield from Table(titles, rows).markdown()
+
+
+PART = Part("predict", "predictions", measure, table, DOCS / "benchmarks.md")

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import race
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.scores import Record, counted, digits, quartiles
+from benchmarks.race import Part, Race
+from benchmarks.scores import Record, digits, quartiles
 from benchmarks.training import Heat, heat_lines, heats
-from benchmarks.workloads import RECIPES
+from benchmarks.training import measure as trained
 
 PAGE = DOCS / "recipe.md"
 
@@ -42,7 +42,6 @@ class Price(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The feature and the workload."""
         return f"{self.feature}, {self.workload}"
 
 
@@ -63,35 +62,27 @@ PRICES = tuple(
 BY_PRICE = {price.name: price for price in PRICES}
 
 
-def measure(this: race.Race, earlier: Record) -> Record:
+def measure(race: Race, earlier: Record) -> Record:
     """The prices, and a record per workload and contestant; another pass adds its turns."""
-    ours = {c.n_threads: c for c in this.those(["fastmlp"])}
+    ours = {c.n_threads: c for c in race.only(["fastmlp"]).contestants}
     prices = earlier.get("prices") or [
         {"name": price.name, "threads": n_threads, "turns": []}
         for n_threads in ours
         for price in PRICES
-        if this.asked_for(price.workload)
+        if race.asked_for(price.workload)
     ]
+
+    def turn(contestant: Any, record: Record) -> None:
+        reply = contestant.ask("turn", featured=first_with_it[len(record["turns"]) % 2])
+        record["turns"] += [reply] if "with" in reply else []
+        record |= {"error": reply["error"]} if "error" in reply else {}
+
+    first_with_it = [False, True], [True, False]
+    often = race._replace(repeats=race.repeats * (1 if race.quick else TURNS_EACH))
     for record in prices:
-        _price(ours[record["threads"]], record, this)
-    peers = [c for c in this.contestants if "recipe" in PEERS[c.name].forms]
-    training = []
-    for workload in (w for w in RECIPES if this.asked_for(w.name)):
-        known = [r for r in earlier.get("training", []) if r["workload"] == workload.name]
-        training += race.train(this, [(contestant, workload) for contestant in peers], known)
-    return {"prices": prices, "training": training}
-
-
-def _price(contestant: Any, record: Record, this: race.Race) -> None:
-    """Take the turns of a price; an error ends them, and goes into the record."""
-    this.say(f"price of {record['name']}, {counted(record['threads'])}")
-    part = "peers.fastmlp_price"
-    reply = contestant.ask("make", part=part, name=record["name"], quick=this.quick)
-    for i in range(this.repeats * (1 if this.quick else TURNS_EACH)):
-        if "error" not in reply:
-            reply = contestant.ask("turn", featured=[bool(i % 2), not i % 2])
-            record["turns"] += [reply] if "with" in reply else []
-    record |= {"error": reply["error"]} if "error" in reply else {}
+        work = ours[record["threads"]], record, {"name": record["name"]}
+        often.take_turns("peers.fastmlp_nets", [work], turn)
+    return {"prices": prices, "training": trained(race, earlier.get("training", []), "recipe")}
 
 
 def ratios(record: Record) -> Any:
@@ -104,17 +95,10 @@ def ratios(record: Record) -> Any:
 
 
 def heats_of(results: Record) -> list[Heat]:
-    """The workloads with the recipe."""
     return heats({**results, "training": results["recipe"].get("training", [])})
 
 
-def most_threads(results: Record) -> int:
-    """The number of threads that the page shows."""
-    return max((heat.threads for heat in heats_of(results)), default=1)
-
-
 def lines(results: Record) -> Iterator[str]:
-    """Every contestant on each workload, for the terminal."""
     for heat in heats_of(results):
         yield from heat_lines(heat)
 
@@ -153,3 +137,6 @@ def table(results: Record, threads: int) -> Iterator[str]:
 
 def _aim(aim: float) -> str:
     return "-" if np.isnan(aim) else f"{aim:.2f}"
+
+
+PART = Part("recipe", "recipe", measure, table, PAGE, lines, dict, repeated=True)

@@ -53,6 +53,11 @@ def digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def failed(record: Record) -> bool:
+    """Return True if a record or a reply is that of a failure."""
+    return bool(record.keys() & {"unsupported", "error"})
+
+
 def reason(record: Record) -> str:
     """The reason that a record has no turns."""
     return str(record.get("unsupported") or record.get("error") or "no result")
@@ -67,7 +72,7 @@ def peak_of(results: Record, dtype: str, threads: int) -> float:
     """The highest GFLOP/s of multiply-adds in registers; NaN if not measured."""
     rates = [
         record["gflops"]
-        for record in results["peaks"]
+        for record in results.get("peaks", ())
         if record["what"] == f"fma {dtype}" and record["threads"] == threads
     ]
     return max(rates, default=float("nan"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT
-from benchmarks.race import Race, timed, ways_in_turns
+from benchmarks.race import Part, Race, timed
 from benchmarks.scores import Quartiles, Record, digits, over, quartiles, ways
 from benchmarks.workloads import CE, Workload
 
@@ -84,12 +84,12 @@ class Work:
         return {"seconds": timed(partial(way.run, calls), self.clock)[0] / (calls * way.units)}
 
 
-def measure(race: Race, *tasks: str) -> list[Record]:
+def measure(race: Race, earlier: list[Record]) -> list[Record]:
     """A record per task, contestant and way: seconds by turn."""
     records = []
-    for task in filter(race.asked_for, tasks or TASKS):
-        few = race._replace(contestants=race.those(one_step.makers(BY_NAME.get(task, task))))
-        records += ways_in_turns(few, "steps", f"steps, {task}", SECONDS, task=task)
+    for task in filter(race.asked_for, TASKS):
+        few = race.only(one_step.makers(BY_NAME.get(task, task)))
+        records += few.ways("steps", SECONDS, task=task)
     return records
 
 
@@ -131,11 +131,6 @@ def tasks_of(results: Record, threads: int) -> dict[str, StepsOfTask]:
     records = [r for r in results["steps"] if r["seconds"] and r["threads"] == threads]
     names = dict.fromkeys(r["task"] for r in records)
     return {name: StepsOfTask(name, [r for r in records if r["task"] == name]) for name in names}
-
-
-def most_threads(results: Record) -> int:
-    """The number of threads that the page shows."""
-    return max((r["threads"] for r in results["steps"]), default=1)
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -194,3 +189,6 @@ def _stream(task: StepsOfTask) -> Iterator[str]:
         rows.append((PEERS[r["contestant"]].title, r["way"], *cells))
     titles = ("by", "learner", ">us a row", ">rows a second", ">mean absolute error")
     yield from Table(titles, rows).markdown()
+
+
+PART = Part("steps", "steps", measure, table, PAGE)

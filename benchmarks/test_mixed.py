@@ -1,16 +1,16 @@
 """Mixed precision: all contestants round the same operands; the report and the page."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, bfloat16, mixed, peak, report
-from benchmarks.conftest import run_of
+from benchmarks import accuracy, bfloat16, compare, mixed, peak
+from benchmarks.conftest import MACHINE, Ours, record, run_of, short_race
 from benchmarks.peers import PEERS
-from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
 
 NET = Workload((96, 128, 64, 6), 32, 320, "tanh", "cross_entropy", Rule("sgd", 0.01))
@@ -58,9 +58,9 @@ def with_mixed(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_nets_in_mixed_precision_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_mixed(results)))
+    text = "\n".join(compare.all_lines(with_mixed(results)))
     assert f"{NAME} in bfloat16: JAX: it ended" in text
-    page = report.pages(results, None)[mixed.PAGE]
+    page = compare.pages(results, None)[mixed.PAGE]
     text = "\n".join(mixed.table(results, 2))
     assert text in page
     share = BY_NAME[NAME].flops / 2e-3 / 400e9
@@ -84,7 +84,7 @@ def test_nets_have_aims_and_are_float32s() -> None:
 
 
 def test_turns_of_little() -> None:
-    race = short_race(Ours(), Ours(), names=[NAME])
+    race = short_race(Ours(), names=[NAME])._replace(twins=[Ours()])
     again = mixed.measure(race, mixed.measure(race, {}))
     assert [len(r["step_seconds"]) for r in again["training"]] == [4, 4]
     (group,) = mixed.groups({"mixed": again, "quick": True})
@@ -102,7 +102,7 @@ def test_a_pair_counts_as_two_multiply_adds() -> None:
 
 def test_losses_and_scores_are_told() -> None:
     pytest.importorskip("sklearn")
-    results = accuracy.run(accuracy.SMALL, 2, epochs=2)
+    results = {"machine": MACHINE, **accuracy.measure(Namespace(quick=True), {})}
     assert len(results["records"]) == 6
     text = "\n".join(accuracy.lines(results))
     assert "| digits | 64-256-256-10 | 1,347 | 2 | " in text

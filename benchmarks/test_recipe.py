@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import recipe, report
-from benchmarks.conftest import run_of
+from benchmarks import compare, recipe
+from benchmarks.conftest import Ours, record, run_of, short_race
 from benchmarks.peers import PEERS
 from benchmarks.recipe import BY_PRICE, LARGE, PRICES, SMALL
-from benchmarks.samples import Ours, record, short_race
 from benchmarks.workloads import BY_NAME, RECIPES, Recipe, Workload
 
 # Three epochs of 16 steps: of eight in a call there are two.
@@ -81,14 +80,14 @@ def with_prices(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_prices_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_prices(results)))
+    text = "\n".join(compare.all_lines(with_prices(results)))
     assert re.search(r"\* +JAX +2,000", text)
     assert f"{PRICES[1].name}: fastmlp: it ended" in text
-    text = report.pages(with_prices(results), None)[recipe.PAGE]
+    text = compare.pages(with_prices(results), None)[recipe.PAGE]
     assert f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - | 1.3x |" in text
     assert f"| EMA | {LARGE} | 1.100 (1.050 to 1.150) | 1.08 |" in text
     results["recipe"] = {}
-    assert recipe.PAGE not in report.pages(results, None)
+    assert recipe.PAGE not in compare.pages(results, None)
 
 
 def test_prices_of_little() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import race, report, steps
+from benchmarks import compare, steps
+from benchmarks.conftest import Ours, short_race
 from benchmarks.peers import PEERS, missing, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, STEPS
-from benchmarks.samples import Ours, short_race
 from benchmarks.workloads import CE, Workload
 
 NETS = (
@@ -56,7 +56,7 @@ def test_contestants_of_this_part_alone() -> None:
 
 
 def test_turns_of_little() -> None:
-    records = steps.measure(short_race(Ours(), names=["2-4-1@4"]))
+    records = steps.measure(short_race(Ours(), names=["2-4-1@4"]), [])
     assert {FIT, INSIDE, PARTIAL_FIT} <= {record["way"] for record in records}
     assert all(len(record["seconds"]) == 2 for record in records)
 
@@ -75,7 +75,7 @@ def test_a_turn_has_as_many_calls_as_its_seconds_allow() -> None:
             asked.append(request["calls"])
             return {"seconds": 0.001}
 
-    (record,) = race.ways_in_turns(short_race(Slow()), "steps", "", seconds=0.2, task="t")
+    (record,) = short_race(Slow()).ways("steps", seconds=0.2, task="t")
     assert asked == [1, 4, 4]
     assert record["seconds"] == [0.001] * 2
 
@@ -103,9 +103,9 @@ def with_steps(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     assert f"{NAME}: Keras over TensorFlow: it ended" in "\n".join(
-        report.all_lines(with_steps(results))
+        compare.all_lines(with_steps(results))
     )
-    text = report.pages(results, None)[steps.PAGE]
+    text = compare.pages(results, None)[steps.PAGE]
     ratio = "**1.20x** (1.20 to 1.20), at most 1.3x"
     jax = "**5.00x** (5.00 to 5.00), at least 4x"
     assert f"| {NAME} | 12 | 10 | {ratio} | {jax} | - | - | - | - |" in text
@@ -114,6 +114,6 @@ def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     beside = "| 300 | LightGBM | **3.00x** (3.00 to 3.00) | 1x |"
     assert f"| `TabularMLPRegressor.predict`, one row {beside}" in text
     assert "| river | LinearRegression | 10 | 100,000 | 0.500 |" in text
-    assert not list(steps.table(report.empty(), 2))
+    assert not list(steps.table(compare.empty(), 2))
     assert set(steps.AIMS) == set(steps.BY_NAME)
     assert {call.task for call in steps.CALLS} <= set(steps.TASKS)

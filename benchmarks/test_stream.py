@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import report, stream
+from benchmarks import compare, stream
+from benchmarks.conftest import Ours, short_race
 from benchmarks.peers import missing
-from benchmarks.samples import Ours, short_race
+from benchmarks.race import Worker
 from benchmarks.stream import BY_NAME, STREAMS
-from benchmarks.worker import Worker
 
 SMALL = STREAMS[0]
 
@@ -42,9 +42,9 @@ def test_what_follows_from_turns() -> None:
 
 
 def test_streams_are_told(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(with_streams(results)))
+    text = "\n".join(compare.all_lines(with_streams(results)))
     assert f"{SMALL.name}: JAX: not installed: keras" in text
-    text = report.pages(with_streams(results), None)[stream.PAGE]
+    text = compare.pages(with_streams(results), None)[stream.PAGE]
     flops = f"{SMALL.workload.flops / 1e6:.3g}"
     assert f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
     assert f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |" in text
@@ -81,7 +81,7 @@ def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
 
 def test_streams_of_little() -> None:
     pytest.importorskip("pyarrow", reason="it writes the file")
-    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]))
+    records = stream.measure(short_race(Ours(), names=[SMALL.name, STREAMS[-1].name]), [])
     assert [record["stream"] for record in records] == [SMALL.name, STREAMS[-1].name]
     for record in records:
         assert len(record["turns"]) == 2

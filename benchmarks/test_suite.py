@@ -11,21 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import (
-    compare,
-    estimators,
-    grid,
-    many,
-    peak,
-    picture,
-    race,
-    report,
-    scores,
-    training,
-)
-from benchmarks.contestant import HOLDS, Contestant, cores_first, cpu_seconds, environment
+from benchmarks import compare, estimators, grid, many, peak, picture, race, scores, training
+from benchmarks.conftest import record, short_race
 from benchmarks.output import BEGIN, END
-from benchmarks.samples import record, short_race
+from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
 
 
@@ -71,7 +60,7 @@ def test_the_fastest_peer_is_that_of_the_same_rounds(results: dict[str, Any]) ->
 
 
 def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
-    text = "\n".join(report.all_lines(results))
+    text = "\n".join(compare.all_lines(results))
     assert len(re.findall(r"^\* +JAX", text, flags=re.MULTILINE)) == 2
     assert "0.25" in text
     assert "scikit-learn - has no such rule" in text
@@ -83,15 +72,16 @@ def test_pages_are_rewritten_between_their_markers(
 ) -> None:
     readme, tables = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
     monkeypatch.setattr(training, "README", readme)
-    monkeypatch.setattr(training, "PAGE", tables)
+    parts = [p._replace(page=tables if p.page == training.PAGE else None) for p in compare.PARTS]
+    monkeypatch.setattr(compare, "PARTS", tuple(parts))
     tables.parent.mkdir()
     for path in (readme, tables):
         path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    report.rewrite({**results, "training": []}, None)
+    compare.rewrite({**results, "training": []}, None)
     assert "old" in readme.read_text()
     for _ in range(2):
-        report.rewrite(results, tmp_path / "all.png")
-    assert [*report.pages(results, None)] == [tables, readme]
+        compare.rewrite(results, tmp_path / "all.png")
+    assert [*compare.pages(results, None)] == [tables, readme]
     for path in (readme, tables):
         text = path.read_text()
         assert text.startswith("before\n")
@@ -104,12 +94,12 @@ def test_pages_are_rewritten_between_their_markers(
     assert "**0.25x** (0.25 to 0.25), JAX" in text
     assert text.count("geometric mean") == 1
     assert "--mkl-shim" not in text
-    report.rewrite({**results, "mkl_shim": True}, None)
+    compare.rewrite({**results, "mkl_shim": True}, None)
     sentence = "(`--mkl-shim`): its sgemm ran at nan GFLOP/s, NumPy's at 190, of 200."
     assert sentence in tables.read_text()
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="once each"):
-        report.rewrite(results, None)
+        compare.rewrite(results, None)
 
 
 def test_readme_has_the_means_of_the_table() -> None:
@@ -139,7 +129,7 @@ def test_workloads_are_chosen_by_parts_of_their_names() -> None:
 def test_contestants_sleep_until_they_are_asked() -> None:
     contestant = Contestant("numpy", 1)
     try:
-        request = {"part": "training", "quick": True, "all_variants": False}
+        request = {"part": "training", "quick": True}
         reply = contestant.ask("make", workload="2-4-1@4", **request)
         assert reply["variant"] == "loop"
         before = cpu_seconds(contestant.process.pid)
@@ -178,11 +168,11 @@ def test_wrong_arguments_are_told_at_once(
 def test_what_was_measured_before_an_interruption_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def race_until(options: Any, contestants: Any, results: dict[str, Any]) -> None:
+    def race_until(options: Any, parts: Any, contestants: Any, results: dict[str, Any]) -> None:
         results["training"].append(record("fastmlp", "2-4-1@4", [1e-6]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "start", lambda *_, **__: [])
+    monkeypatch.setattr(compare, "start", lambda names, options: [])
     monkeypatch.setattr(compare, "_race", race_until)
     path = tmp_path / "all.json"
     with pytest.raises(SystemExit, match="interrupted"):
@@ -197,9 +187,9 @@ def test_a_second_pass_goes_on_with_the_first_ones_variant() -> None:
     try:
         workload = BY_NAME["8-32-32-1@32"]
         entries = [(contestant, workload) for contestant in contestants]
-        records = race.train(short_race(*contestants), entries)
+        records = short_race(*contestants).train(entries)
         first = {**records[0]}
-        again = race.train(short_race(*contestants), entries, records)
+        again = short_race(*contestants).train(entries, records)
     finally:
         for contestant in contestants:
             contestant.close()
@@ -222,11 +212,14 @@ def test_each_core_comes_before_the_second_thread_of_one() -> None:
 
 
 def test_estimators_are_compared_turn_by_turn() -> None:
-    request = {"name": "digits", "dtype": "float64"}
+    same = {"data_set": "digits", "dtype": "float64", "threads": 2}
     times = {"fastmlp": [1.0, 2.0, 1.0], "sklearn": [5.0, 8.0, 7.0]}
-    fit = {"function": estimators.FIT, "what": "defaults", "request": request, "times": times}
-    predict = {**fit, "function": estimators.PREDICT, "what": "predict 1"}
-    text = "\n".join(estimators.lines({"estimators": [fit, predict]}))
+    records = [
+        same | {"what": what, "contestant": name, "seconds": seconds}
+        for what in ("defaults", "predict 1")
+        for name, seconds in times.items()
+    ]
+    text = "\n".join(estimators.lines({"estimators": records}))
     assert re.search(r"1e\+03 +5.00x +4.50 to 6.00", text)
     assert "predict 1: median 5.00x, least 5.00x, below 1 in 0 of 1" in text
     assert not list(estimators.lines({"estimators": []}))
@@ -235,10 +228,10 @@ def test_estimators_are_compared_turn_by_turn() -> None:
 def test_both_estimators_take_the_same_epochs() -> None:
     settings = {**estimators.CONFIGURATIONS["early stopping"], "max_iter": 15}
     ours, theirs = (
-        estimators.fit(library, "diabetes", "float64", settings) for library in estimators.LIBRARIES
+        estimators.fitted(name, "diabetes", "float64", settings) for name in estimators.LIBRARIES
     )
-    assert ours["epochs"] == theirs["epochs"]
-    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-9)
 
 
 def sweep_record(name: str, contestant: str, seconds: list[float]) -> dict[str, Any]:
@@ -257,13 +250,13 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
         "sweeps": [ours, jax, lost],
         "grids": [{"threads": 2, "quick": False, "fastmlp": search, "sklearn": slow}],
     }
-    assert "32 nets: PyTorch: no memory" in "\n".join(report.all_lines(results))
+    assert "32 nets: PyTorch: no memory" in "\n".join(compare.all_lines(results))
     text = "\n".join(many.table(results, 2))
-    assert text in report.pages(results, None)[training.PAGE]
+    assert text in compare.pages(results, None)[training.PAGE]
     assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
-    assert not list(many.table(report.empty(), 2))
+    assert not list(many.table(compare.empty(), 2))
 
 
 WAYS = [
@@ -297,6 +290,7 @@ def test_many_nets_of_all_end_in_the_same_place(name: str, sweep: str, way: str 
 
 
 def test_both_searches_find_the_same() -> None:
-    ours, theirs = (grid.search(name, quick=True) for name in ("fastmlp", "sklearn"))
+    workers = (race.Worker(name) for name in ("fastmlp", "sklearn"))
+    ours, theirs = (grid.Work(worker, quick=True).turn(quick=True) for worker in workers)
     assert ours["best"] == theirs["best"]
     assert np.allclose(ours["scores"], theirs["scores"])

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import tables
-from benchmarks.samples import MACHINE, PAGE
-from benchmarks.tables import RECIPES, SMALL, TABLES
+from benchmarks.conftest import MACHINE
 from benchmarks.tabular.sources import Source, sources
 
-pytest.importorskip("pandas", reason="tables are frames of pandas")
-pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
+for name in ("pandas", "sklearn"):
+    pytest.importorskip(name, reason="tables are read, split and scored")
 
 
 def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def test_ranks_gains_and_errors() -> None:
-    flat = {recipe: [0.5, 0.6] for recipe in RECIPES}
+    flat = {recipe: [0.5, 0.6] for recipe in tables.RECIPES}
     results = results_of({"wage": {**flat, "dropout": [0.6, 0.6], "EMA": [0.3, 0.4]}})
     ranks = {"plain": 3, "early stopping": 3, "dropout": 1, "EMA": 5, "all": 3}
     assert tables.ranks(results, "wage") == ranks
@@ -45,11 +44,11 @@ def test_ranks_gains_and_errors() -> None:
 
 
 def test_there_are_ten_tables_of_all_kinds() -> None:
-    assert len(set(TABLES)) == 10
-    assert {sources()[name].score for name in TABLES} == set(tables.LOSSES)
+    assert len(set(tables.TABLES)) == 10
+    assert {sources()[name].score for name in tables.TABLES} == set(tables.LOSSES)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", tables.SMALL)
 def test_rows_are_in_one_part_each(name: str) -> None:
     table = sources()[name]
     parts = tables.split(table, 3)
@@ -80,16 +79,14 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.isfinite(test.x).all()
 
 
-def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, file = tmp_path / "page.md", tmp_path / "all.json"
-    written.write_text(PAGE)
-    monkeypatch.setattr(tables, "PAGE", written)
-    tables.main(["--quick", "--json", str(file), "--pages"])
-    text = written.read_text()
+def test_remedies_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = page.with_name("all.json")
+    tables.main(["--quick", "--json", str(file), "--pages"], page)
+    text = page.read_text()
     assert text.startswith("before\n")
     assert "| sklearn, breast_cancer | 569 | 30 | AUC |" in text
     assert "nan" not in text
-    tables.main(["--from-json", "--json", str(file), "--pages"])
-    assert written.read_text() == text
+    tables.main(["--from-json", "--json", str(file), "--pages"], page)
+    assert page.read_text() == text
     with pytest.raises(SystemExit):
         tables.main(["--from-json"])

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import race
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.peers import PEERS
-from benchmarks.peers.run import Unsupported
+from benchmarks.peers import PEERS, Unsupported
+from benchmarks.race import Part, Race, timed
 from benchmarks.scores import (
     Quartiles,
     Record,
@@ -41,19 +40,12 @@ class Work:
         from the start; the seconds of all variants that were tried
     """
 
-    def __init__(
-        self,
-        worker: Any,
-        workload: str,
-        quick: bool,
-        all_variants: bool,
-        variant: str | None = None,
-    ) -> None:
+    def __init__(self, worker: Any, workload: str, quick: bool, variant: str | None = None) -> None:
         self.clock = worker.clock
         load = BY_NAME[workload].quick() if quick else BY_NAME[workload]
         variants = [variant] if variant else worker.module.VARIANTS[load.form]
         runs, replies = {}, {}
-        for name in variants if all_variants else variants[:1]:
+        for name in variants[:1] if quick else variants:
             try:
                 runs[name], replies[name] = _first(worker.module, load, name)
             except Unsupported:
@@ -75,7 +67,7 @@ class Work:
         """Train n epochs, timed, after one from the start, to wake pools, caches and memory."""
         self.run.reset()
         self.run.epochs(1)
-        return {"seconds": race.timed(partial(self.run.epochs, n), self.clock)[0]}
+        return {"seconds": timed(partial(self.run.epochs, n), self.clock)[0]}
 
 
 def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, Record]:
@@ -86,7 +78,7 @@ def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, Record]:
         run.epochs(1)
         return run
 
-    first, run = race.timed(made)
+    first, run = timed(made)
     run.reset()
     run.epochs(1)
     return run, {"variant": variant, "first_seconds": first, "loss": run.loss()}
@@ -95,8 +87,8 @@ def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, Record]:
 def _epoch_seconds(run: Any) -> float:
     """The seconds of an epoch, of several in one call: fewer entries from Python."""
     run.reset()
-    n = min(max(1, int(0.1 / race.timed(partial(run.epochs, 1))[0])), 1000)
-    return race.timed(partial(run.epochs, n))[0] / n
+    n = min(max(1, int(0.1 / timed(partial(run.epochs, 1))[0])), 1000)
+    return timed(partial(run.epochs, n))[0] / n
 
 
 class Score(NamedTuple):
@@ -114,7 +106,6 @@ class Score(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The contestant's name for people."""
         return PEERS[self.contestant].title
 
 
@@ -128,7 +119,6 @@ class Heat(NamedTuple):
 
     @property
     def ours(self) -> Score | None:
-        """fastmlp's score."""
         return self.of("fastmlp")
 
     @property
@@ -140,11 +130,9 @@ class Heat(NamedTuple):
         return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
 
     def of(self, name: str) -> Score | None:
-        """A contestant's score, or None."""
         return next((s for s in self.scores if s.contestant == name), None)
 
     def ratio(self, name: str) -> str:
-        """The cell of a contestant's ratio."""
         score = self.of(name)
         return f"{score.ratio.median:.2f}x" if score else "-"
 
@@ -201,10 +189,16 @@ def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[floa
     return {n: (geometric(r), sum(x > 1 for x in r), len(r)) for n, r in ratios.items()}
 
 
-def measure(this: race.Race, workload: Workload, earlier: list[Record] | None) -> list[Record]:
-    """A record of each contestant that trains; another pass adds its turns."""
-    trainers = [c for c in this.contestants if PEERS[c.name].trains]
-    return race.train(this, [(contestant, workload) for contestant in trainers], earlier)
+def measure(race: Race, earlier: list[Record], form: str = "plain") -> list[Record]:
+    """A record of each workload of a form and contestant; another pass adds its turns."""
+    trainers = [c for c in race.contestants if form in PEERS[c.name].forms]
+    records = []
+    for load in (w for w in BY_NAME.values() if w.form == form and race.asked_for(w.name)):
+        known = [r for r in earlier if r["workload"] == load.name]
+        records += race.train([(contestant, load) for contestant in trainers], known)
+        for heat in heats({"training": records[-len(trainers) :], "quick": race.quick}):
+            race.say(f"{heat.workload.name}: {heat.fastest()}")
+    return records
 
 
 def heat_lines(heat: Heat) -> Iterator[str]:
@@ -263,7 +257,6 @@ def mean_lines(results: Record) -> Iterator[str]:
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
-    """The page's table."""
     yield (
         "\nTraining: microseconds a step, the share of the cores' multiply-add peak, and each "
         "peer's time over fastmlp's: medians (and quartiles) of interleaved repeats; below 1 the "
@@ -304,3 +297,6 @@ def summary(results: Record, threads: int) -> str:
         f"by the geometric\nmean of {count} nets ({peers}), on {m['cores']} cores of\n"
         f"{m['cpu']}, {m['date']}."
     )
+
+
+PART = Part("train", "training", measure, table, PAGE, lines, repeated=True)

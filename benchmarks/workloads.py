@@ -103,7 +103,6 @@ class Workload(NamedTuple):
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch."""
         return self.n_rows // self.batch
 
     @property
@@ -116,7 +115,6 @@ class Workload(NamedTuple):
         return (6 * sum(weights) - 2 * weights[0]) * self.batch
 
     def quick(self) -> "Workload":
-        """The same steps, but few of them."""
         full = not self.shuffle
         n_rows = min(self.n_rows, 1000) if full else min(self.n_rows, 4 * self.batch)
         return self._replace(n_rows=n_rows, batch=n_rows if full else self.batch)

@@ -1,9 +1,9 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
 # With underscores for editors, which complete the names of this file.
+import typing as _typing
 from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
-from typing import TYPE_CHECKING
 
 from fastmlp.data.blocks import Blocks
 from fastmlp.data.csv_files import CSVFile
@@ -12,11 +12,13 @@ from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import (
+    LBFGS,
     SGD,
     Adagrad,
     Adam,
     AdamW,
     Custom,
+    LevenbergMarquardt,
     Nadam,
     RMSprop,
     ScheduleFreeAdamW,
@@ -34,7 +36,7 @@ from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.training.history import History, Report, Status
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from fastmlp.data.outputs import predict_arrow, predict_parquet
     from fastmlp.data.standardizer import Standardizer
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from fastmlp.export.onnx import to_onnx
     from fastmlp.export.shap import shap_values
     from fastmlp.many.fit_many import fit_many
+    from fastmlp.network.check_rule import check_rule
     from fastmlp.saving import load, save
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
     from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
@@ -59,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EMA",
+    "LBFGS",
     "MLP",
     "SGD",
     "SWA",
@@ -77,6 +81,7 @@ __all__ = [
     "Focal",
     "History",
     "InverseScaling",
+    "LevenbergMarquardt",
     "Loss",
     "Nadam",
     "OneCycle",
@@ -90,6 +95,7 @@ __all__ = [
     "StepDecay",
     "Tweedie",
     "Warmup",
+    "check_rule",
     "fit_many",
     "fold",
     "gradient",
@@ -115,6 +121,7 @@ _MODULES = ("jit",)
 _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
+    "check_rule": "network.check_rule",
     "fit_many": "many.fit_many",
     "fold": "export.fold",
     "jit": "export.jit",
@@ -130,7 +137,7 @@ _ROOMS = {
 }
 
 
-if not TYPE_CHECKING:
+if not _typing.TYPE_CHECKING:
     # Not for type checkers: to them it would give every misspelt name the type Any.
     def __getattr__(name: str) -> object:
         """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""

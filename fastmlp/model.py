@@ -6,7 +6,7 @@ from copy import deepcopy
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Self, final, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,6 @@ from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.resolve import smoothed
 from fastmlp.network.spec import (
     Activation,
-    Computed,
     ComputeDTypes,
     DropoutLike,
     DType,
@@ -40,8 +39,7 @@ from fastmlp.network.spec import (
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.links import LinkName
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, require_first_order
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
@@ -54,6 +52,8 @@ from fastmlp.training.ranks.exchange import CommunicatorLike
 from fastmlp.training.ranks.together import ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import RawRows
+from fastmlp.training.second_order import batch_size_for
+from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
@@ -61,6 +61,12 @@ from fastmlp.validation.attributes import OF_NETS, AdvisingType
 from fastmlp.validation.calls import explained
 from fastmlp.validation.fits import ValidationData
 from fastmlp.validation.packages import needs
+
+if TYPE_CHECKING:
+    from fastmlp.network.spec import Computed
+else:
+    # Of a property with a Literal jedi 0.20 raises, and IPython completes nothing at all.
+    Computed = str | tuple[str, ...] | None
 
 Array = NDArray[Any]
 
@@ -343,7 +349,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         y: ArrayLike | None = None,
         *,
         epochs: int = 100,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         shuffle: bool = True,
         target: str | Sequence[str] | None = None,
         buffer_rows: int | None = None,
@@ -381,8 +387,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
             For "cross_entropy" integer labels from 0, or one-hot rows. A source has its own.
         epochs : int of 1 or more
             How often to go through all rows.
-        batch_size : int of 1 or more
-            Rows per step; the last batch of an epoch may be shorter.
+        batch_size : int of 1 or more, optional
+            Rows per step; the last batch of an epoch may be shorter. None: 32, or with
+            `LevenbergMarquardt` and `LBFGS`, which take no other, all rows.
         shuffle : bool
             Take the rows in a new order each epoch; of a source its blocks in the order of its
             seed, and the rows of a buffer in a new order.
@@ -485,8 +492,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         with ranks.ending_together():
             with ranks.agreeing():
                 rates_of_layers.require_trained(self._network, who)
+                size = batch_size_for(state.optimizer, batch_size, who)
                 options = FitOptions.checked(
-                    who, epochs=epochs, batch_size=batch_size, shuffle=shuffle, target=target,
+                    who, epochs=epochs, batch_size=size, shuffle=shuffle, target=target,
                     buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
                     class_weight=class_weight, validation_data=validation_data,
                     validation_split=validation_split, metrics=metrics,
@@ -495,10 +503,12 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
                     checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
                 )  # fmt: skip
                 validation.ranks(communicator, average_every, self._device, who)
+                fit_of = self._network, state.optimizer, options, self._device, communicator
+                reading = check_second_order(*fit_of, who)
             ranks.agree_on(options, self._network, state)
             raw = RawRows(X, y, sample_weight, validation_data)
             try:
-                engine, rows = ranks.rows(self._on_device, raw, options, self.feature_names)
+                engine, rows = ranks.rows(self._on_device, raw, reading, self.feature_names)
             except KeyboardInterrupt as error:
                 # The first call of a process imports Numba there: 0.3 s.
                 ranks.interrupted(error)
@@ -571,6 +581,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """
         who, state = "MLP.apply_gradient", self._state
         rates_of_layers.require_trained(self._network, who)
+        require_first_order(state.optimizer, who)
         n_parameters, dtype = len(state.parameters), self._network.dtype
         slopes = validation.vector(gradient, n_parameters, dtype, "gradient", who)
         with state.lock.training(who):
@@ -837,7 +848,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         return predicted
 
     @property
-    def _link(self) -> LinkName | None:
+    def _link(self) -> str | None:
         """The link that the loss owns, or None."""
         return self._network.loss.link
 

@@ -524,3 +524,76 @@ def integrated_gradients(derive: Any, x: Array, background: Array, n_steps: int)
             of_pairs.append(means * (row - start))
         shares.append(np.mean(of_pairs, axis=0))
     return np.array(shares)
+
+
+# Second derivatives of a row's loss by its outputs, diagonals; huber's are its weights.
+CURVATURES: dict[str, Any] = {
+    "mse": lambda p, y: np.full_like(p, 2),
+    "huber": lambda p, y: 1 / np.maximum(abs(p - y), 1),
+    "log_cosh": lambda p, y: 1 / np.cosh(p - y) ** 2,
+    "binary_cross_entropy": lambda p, y: logistic(p) * logistic(-p),
+    "smoothed binary_cross_entropy": lambda p, y: logistic(p) * logistic(-p),
+    "poisson": lambda p, y: np.exp(p),
+    "gamma": lambda p, y: y * np.exp(-p),
+    "tweedie": lambda p, y: 0.5 * y * np.exp(-0.5 * p) + 0.5 * np.exp(0.5 * p),
+    "tweedie 1.2": lambda p, y: 0.2 * y * np.exp(-0.2 * p) + 0.8 * np.exp(0.8 * p),
+}
+
+
+def curvatures(loss: str, outputs: Array, y: Array) -> Array:
+    """The curvature of each row's loss, shape (n_rows, n_outputs, n_outputs)."""
+    n, targets = outputs.shape[1], targets_of(loss, y, outputs.shape[1])
+    if loss.endswith("cross_entropy") and "binary" not in loss:
+        p = softmax(outputs)
+        whole = p[:, :, None] * np.eye(n) - p[:, :, None] * p[:, None, :]
+        return np.asarray(targets.sum(axis=1)[:, None, None] * whole)
+    return np.asarray(CURVATURES[loss](outputs, targets)[:, :, None] * np.eye(n) / n)
+
+
+def gauss_newton(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Array:
+    """The matrix of Gauss and Newton, shape (n_parameters, n_parameters), by complex steps of the
+    outputs; l2 adds its second derivative."""
+    flat, loss = flatten(weights, biases), model.get("loss", "mse")
+    activation = "identity" if loss in LINK_OF else model.get("output_activation", "identity")
+
+    def outputs(parameters: Array) -> Array:
+        shaped = unflatten(parameters, weights, biases)
+        return np.asarray(VALUES[activation](forward(*shaped, x, model["activations"])[0][-1]))
+
+    moved = (outputs(flat + 1e-30j * axis) for axis in np.eye(len(flat)))
+    rows = np.stack([values.imag / 1e-30 for values in moved], axis=2)
+    share, mass = _shares(model.get("sample_weight"), len(x))
+    whole = share[:, None, None] * curvatures(loss, outputs(flat), y)
+    decays = np.arange(len(flat)) < sum(w.size for w in weights)
+    matrix = np.einsum("rop,roq,rqs->ps", rows, whole, rows, optimize=True)
+    return np.asarray(matrix + np.diag(model.get("l2", 0.0) / mass * decays))
+
+
+def levenberg_marquardt(
+    weights: Arrays, biases: Arrays, x: Array, y: Array, epochs: int, *, damping: float = 1e-3,
+    is_trained: Any = None, **model: Any,
+) -> tuple[list[float], Array]:  # fmt: skip
+    """Accepted steps of Marquardt (1963), scaled as by More (1978), with the damping of Nielsen
+    (1999): each one's objective, and the last flat parameters."""
+    flat, mu, rise = flatten(weights, biases).astype(float), damping, 2.0
+    kept = np.full(len(flat), True) if is_trained is None else np.asarray(is_trained)
+    shaped, losses, largest = (weights, biases), [], np.zeros(kept.sum())
+    value, *slopes = gradient(*shaped, x, y, **model)
+    for _ in range(epochs):
+        matrix = gauss_newton(*shaped, x, y, **model)[np.ix_(kept, kept)]
+        largest, g = np.maximum(largest, np.diag(matrix)), flatten(*slopes)[kept]
+        for _ in range(60):
+            scale = mu * np.maximum(largest, 1e-12 * largest.max())
+            step = np.linalg.solve(matrix + np.diag(scale), -g)
+            tried = flat.copy()
+            tried[kept] += step
+            shaped = unflatten(tried, weights, biases)
+            after, *slopes = gradient(*shaped, x, y, **model)
+            if after < value:
+                break
+            mu, rise = mu * rise, 2 * rise
+        gain = (value - after) / (step @ (scale * step - g) / 2)
+        mu, rise = mu * max(1 / 3, 1 - (2 * min(gain, 2) - 1) ** 3), 2.0
+        flat, value = tried, after
+        losses.append(after)
+    return losses, flat

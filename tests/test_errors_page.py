@@ -14,6 +14,7 @@ import pyarrow
 import pytest
 from dask.dataframe import from_pandas
 from scipy.sparse import csr_matrix
+from small_tables import untrained
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, TabularMLPRegressor
@@ -165,6 +166,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "X must have shape (n_rows, n_features)": lambda: fit(X[0]),
     "X has 6 rows, but y has 5": lambda: fit(Y=Y[:5]),
     "y has 2 columns, but the net has 1 output": lambda: fit(Y=np.ones((6, 2))),
+    "(n, 1) and (n,) together give (n, n)": lambda: net().train_on_gradient(X, Y[:, None] - Y),
     "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
     "X must hold real numbers, got dtype": lambda: fit(X.astype(object)),
     "X has 3 missing values in column": lambda: fit(table(b=[None, 1, None, 1, None, 1])),
@@ -255,6 +257,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
+    "numbers of the table go through": lambda: fastmlp.to_c(untrained(2)[0]),
     "has no ONNX node here": lambda: fastmlp.to_onnx(MLP((3, 4, 1), activation=square)),
 }
 

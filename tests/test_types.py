@@ -194,8 +194,26 @@ def test_a_listing_shows_what_counts() -> None:
     assert shown == {*fastmlp.__all__, *fastmlp._OF_SKLEARN, "jit"}
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
     # Of editors that read the file.
-    assert not {"Any", "find_spec", "import_module"} & vars(fastmlp).keys()
+    assert not {"Any", "TYPE_CHECKING", "find_spec", "import_module"} & vars(fastmlp).keys()
     assert {one for one in dir(cluster) if not one.startswith("__")} == {*cluster.__all__}
+
+
+@pytest.mark.parametrize("name", [name for name in dir(fastmlp) if not name.startswith("__")])
+def test_properties_have_types_that_prompts_can_show(name: str) -> None:
+    """jedi 0.20 raises where a property has a Literal, and IPython then completes nothing."""
+    for kind in getattr(getattr(fastmlp, name), "__mro__", [])[:-1]:
+        for known, one in vars(kind).items():
+            if isinstance(one, property) and kind.__module__.startswith("fastmlp"):
+                assert "Literal" not in str(get_type_hints(one.fget).get("return")), known
+
+
+def test_a_prompt_completes_public_names() -> None:
+    jedi = pytest.importorskip("jedi", reason="completes as IPython does")
+    net = fastmlp.MLP((2, 1))
+    for name, thing in [("fastmlp", fastmlp), ("net", net)]:
+        words = jedi.Interpreter(f"{name}.", [{name: thing}]).complete()
+        shown = {word.name for word in words if not word.name.startswith("_")}
+        assert shown == {word for word in dir(thing) if not word.startswith("_")}
 
 
 @pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])

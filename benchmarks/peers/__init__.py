@@ -6,9 +6,12 @@ of the library's own matrix product.
 """
 
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from benchmarks.workloads import Array
 
 ALL = ("plain", "recipe", "mixed")
 
@@ -35,12 +38,12 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "fastmlp": Peer("fastmlp", "fastmlp_fit", ("fastmlp",), ALL),
+    "fastmlp": Peer("fastmlp", "fastmlp_nets", ("fastmlp",), ALL),
     "numpy": Peer("NumPy", "numpy_loop", ("numpy",)),
-    "sklearn": Peer("scikit-learn", "sklearn_fit", ("sklearn",)),
-    "torch": Peer("PyTorch", "torch_eager", ("torch",), ALL),
+    "sklearn": Peer("scikit-learn", "sklearn_nets", ("sklearn",)),
+    "torch": Peer("PyTorch", "torch_nets", ("torch",), ALL),
     "compile": Peer("torch.compile", "torch_compile", ("torch",), ALL),
-    "jax": Peer("JAX", "jax_scan", ("jax", "optax"), ALL),
+    "jax": Peer("JAX", "jax_nets", ("jax", "optax"), ALL),
     "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), ()),
     "keras": Peer("Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"),
     "river": Peer("river", "one_step", ("river",), (), "steps"),
@@ -59,3 +62,38 @@ def load(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return import_module(f"benchmarks.peers.{PEERS[name].module}")
+
+
+class Unsupported(Exception):
+    """The library has no such option; the text says which."""
+
+
+class Run(Protocol):
+    """One net in training, its data in memory in the library's own form.
+
+    Calls return when the work is done, not while it is under way.
+    """
+
+    def reset(self) -> None:
+        """Go back to the starting parameters, and forget the optimizer's state."""
+
+    def epochs(self, n: int) -> None:
+        """Train n epochs, each in a new order of rows."""
+
+    def steps(self, n: int) -> None:
+        """Take n steps on the batches in the order of the rows."""
+
+    def gradient(self) -> Any:
+        """Compute the gradient on the first batch."""
+
+    def loss(self) -> float:
+        """The mean loss over all rows, without penalties."""
+
+    def parameters(self) -> Array:
+        """All weights, then all biases, in one vector."""
+
+    def rows(self, x: Array) -> Any:
+        """These rows in the library's own form."""
+
+    def predictors(self) -> dict[str, Callable[[Any], Any]]:
+        """Ways to predict, by name: from rows to the last layer's values, before any link."""

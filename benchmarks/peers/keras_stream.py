@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.run import Unsupported
+from benchmarks.peers import Unsupported
 from benchmarks.stream import Stream
 
-WAYS = ("PyDataset", "PyDataset, one worker thread", "PyDataset, 16 steps a call")
+VARIANTS = {"stream": ("PyDataset", "PyDataset, one worker thread", "PyDataset, 16 steps a call")}
 MOST_ROWS = 256_000
 
 

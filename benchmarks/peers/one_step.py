@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.peers import Unsupported, missing
 from benchmarks.peers import load as module_of
-from benchmarks.peers import missing
-from benchmarks.peers.run import Unsupported
-from benchmarks.race import timed
+from benchmarks.race import repeated, timed
 from benchmarks.workloads import Array, Workload, flat
 
 # A batch is another one in each step, of so many.
@@ -67,25 +66,22 @@ def batches_of(load: Workload, form: Callable[[Array], Any] = np.ascontiguousarr
     return [(form(x[i : i + load.batch]), form(y[i : i + load.batch])) for i in firsts]
 
 
-def over(batches: Iterable[Any], step: Callable[[Any, Any], Any]) -> Callable[[int], Any]:
-    """A function that takes so many steps."""
+def over(
+    batches: Iterable[Any],
+    step: Callable[[Any, Any], Any],
+    first: Callable[[], Any] | None = None,
+    then: Callable[[], Any] | None = None,
+) -> Callable[[int], None]:
+    """A function that takes so many steps, between what comes first and what comes then."""
     endless = cycle(batches)
 
-    def run(n: int) -> Any:
-        result = None
-        for x, y in islice(endless, n):
-            result = step(x, y)
-        return result
-
-    return run
-
-
-def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
-    """A function that makes a call so many times."""
-
     def run(n: int) -> None:
-        for _ in range(n):
-            call(*arguments)
+        if first:
+            first()
+        for x, y in islice(endless, n):
+            step(x, y)
+        if then:
+            then()
 
     return run
 
@@ -137,6 +133,9 @@ def jax_steps(load: Workload) -> Ways:
     def form(part: Array) -> Any:
         return jnp.asarray(part, np.int32 if part.ndim == 1 else part.dtype)
 
+    def waiting(run: Any) -> None:
+        jax.block_until_ready(run.state)
+
     batches, parts = batches_of(load, form), {}
     for name, variant in {"jit": "gather ahead", "jit, one vector": "one flat vector"}.items():
         run = module.make(load, variant)
@@ -145,7 +144,8 @@ def jax_steps(load: Workload) -> Ways:
         def step(x: Any, y: Any, run: Any = run, step: Any = written) -> None:
             run.state, _ = step(run.state, x, y)
 
-        parts[name] = Way(_waiting(over(batches, step), run), parameters=run.parameters)
+        done = partial(waiting, run)
+        parts[name] = Way(over(batches, step, then=done), parameters=run.parameters)
     run, adam = module.make(load, "gather ahead"), optax.adam(load.rule.rate)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -160,19 +160,9 @@ def jax_steps(load: Workload) -> Ways:
         *state, _ = updated(*run.state, x, y)
         run.state = tuple(state)
 
-    parts["jit, optax"] = Way(_waiting(over(batches, by_optax), run), parameters=run.parameters)
+    done = partial(waiting, run)
+    parts["jit, optax"] = Way(over(batches, by_optax, then=done), parameters=run.parameters)
     return parts
-
-
-def _waiting(steps: Callable[[int], Any], run: Any) -> Callable[[int], None]:
-    """Steps that are done when the function returns."""
-    import jax
-
-    def call(n: int) -> None:
-        steps(n)
-        jax.block_until_ready(run.state)
-
-    return call
 
 
 def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
@@ -182,21 +172,10 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
     batches, parts = batches_of(load, torch.from_numpy), {}
     for variant in variants:
         run = module_of(name).make(load, variant)
-        call = _on_threads(run, over(batches, run.step))
+        threads = partial(torch.set_num_threads, run.n_threads)
         title = variant.replace("gather each epoch", "fused Adam")
-        parts[title] = Way(call, parameters=run.parameters)
+        parts[title] = Way(over(batches, run.step, first=threads), parameters=run.parameters)
     return parts
-
-
-def _on_threads(run: Any, steps: Callable[[int], Any]) -> Callable[[int], None]:
-    """Steps on the threads of a variant of PyTorch's."""
-    import torch
-
-    def call(n: int) -> None:
-        torch.set_num_threads(run.n_threads)
-        steps(n)
-
-    return call
 
 
 def keras_steps(load: Workload) -> Ways:

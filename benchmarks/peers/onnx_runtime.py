@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.peers.run import Unsupported
+from benchmarks.peers import Unsupported
 from benchmarks.workloads import Array, Workload
 
 VARIANTS = {"plain": ("run",)}

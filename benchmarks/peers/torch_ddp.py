@@ -1,11 +1,6 @@
-"""PyTorch: DistributedDataParallel over gloo, one of two processes of one thread each.
-
-`python -m benchmarks.peers.torch_ddp WORKLOAD quick|full FILE`, with RANK and WORLD_SIZE set; the
-processes meet by the file. The first prints a line of JSON.
-"""
+"""PyTorch: DistributedDataParallel over gloo, one of two processes of one thread each."""
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -15,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import machines
-from benchmarks.peers.torch_eager import LOSSES, forward
+from benchmarks.peers.torch_nets import LOSSES, Net
 from benchmarks.workloads import Array, Workload, flat
 
 # Options of DDP. By hand there is one all-reduce of all gradients after the backward pass.
@@ -32,20 +27,26 @@ WAYS: dict[str, dict[str, Any]] = {
 Tensor: TypeAlias = torch.Tensor
 
 
-class Net(nn.Module):
-    """The layers of a workload, at its starting parameters."""
+class Ranks:
+    """The process group: processes meet by a file, with RANK and WORLD_SIZE set."""
 
-    def __init__(self, workload: Workload) -> None:
-        super().__init__()
-        self.activation = workload.activation
-        self.p = nn.ParameterList(
-            torch.from_numpy(part.copy())
-            for weight, bias in workload.start()
-            for part in (weight.T.copy(), bias)
-        )
+    def __init__(self, file: str) -> None:
+        torch.set_num_threads(1)
+        self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        meeting = f"file://{file}"
+        dist.init_process_group("gloo", init_method=meeting, rank=self.rank, world_size=size)
+        self.barrier, self.close = dist.barrier, dist.destroy_process_group
 
-    def forward(self, x: Tensor) -> Tensor:
-        return forward(self.activation, list(self.p), x)
+    def agreed(self, n: int) -> int:
+        """The first process's number."""
+        number = torch.tensor([n])
+        dist.broadcast(number, 0)
+        return int(number)
+
+    def runs(self, load: Workload) -> Iterator[tuple[str, Any]]:
+        """Yield each way and its run."""
+        for way in WAYS:
+            yield way, DistributedNet(load, way)
 
 
 class DistributedNet:
@@ -56,7 +57,14 @@ class DistributedNet:
         x, y = machines.share(workload, dist.get_rank(), dist.get_world_size())
         self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
         self.batch = workload.batch // dist.get_world_size()
-        self.net = Net(workload)
+        self.net = Net(
+            workload.activation,
+            [
+                torch.from_numpy(part.copy())
+                for weight, bias in workload.start()
+                for part in (weight.T.copy(), bias)
+            ],
+        )
         self.model: nn.Module = self.net
         if way == BY_HAND:
             self.gradient = torch.zeros(sum(p.numel() for p in self.net.p))
@@ -98,31 +106,3 @@ def _view_gradients(net: Net, gradient: Tensor) -> None:
     parts = gradient.split([p.numel() for p in net.p])
     for p, part in zip(net.p, parts, strict=True):
         p.grad = part.view_as(p)
-
-
-def main() -> None:
-    """Train in each way, and print what the fastest takes."""
-    name, quick, file = sys.argv[1], sys.argv[2] == "quick", sys.argv[3]
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    machines.bind(rank)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
-    load = machines.of_name(name, quick=quick)
-    results = {}
-    for way in WAYS:
-        run = DistributedNet(load, way)
-        results[way] = machines.trained(run, load, dist.barrier, _agreed, quick)
-    if rank == 0:
-        machines.report(results)
-    dist.destroy_process_group()
-
-
-def _agreed(n: int) -> int:
-    """The first process's number."""
-    number = torch.tensor([n])
-    dist.broadcast(number, 0)
-    return int(number)
-
-
-if __name__ == "__main__":
-    main()

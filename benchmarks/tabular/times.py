@@ -18,10 +18,11 @@ from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record, counted, digits
-from benchmarks.tabular.variants import complete
+from benchmarks.tabular.ablation import complete
 from benchmarks.workloads import Array
 
 PAGE = DOCS / "tables.md"
+LIBRARIES = ("numba", "numpy", "scikit-learn", "pandas", "catboost")
 TASKS = ("binary", "regression")
 N_NUMBERS, N_CATEGORIES, N_LEVELS = 16, 4, 6
 # Seconds of fits by preset, of one row's prediction, as aims.
@@ -47,7 +48,6 @@ def made_up(n_rows: int, task: str, seed: int = 0) -> tuple[Any, Array]:
 
 
 def model_of(task: str, preset: str, threads: int, seed: int) -> Any:
-    """A model of fastmlp, not fitted."""
     kind = "Regressor" if task == "regression" else "Classifier"
     made = getattr(import_module("fastmlp.tabular"), f"TabularMLP{kind}")
     return made(preset=preset, n_jobs=threads, random_state=seed)
@@ -91,7 +91,6 @@ def run(options: argparse.Namespace) -> list[Record]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """Yield the section: fits by preset, and predictions."""
     settings, records = results["settings"], results["records"]
     turns = "one of each" if settings["turns"] == 1 else f"medians of {settings['turns']}"
     yield (
@@ -146,25 +145,20 @@ def _in_turns(calls: dict[str, Callable[[Any], Any]], rows: Any, n: int) -> dict
     return {name: float(np.median(times[1:])) for name, times in seconds.items()}
 
 
-def _measured(options: argparse.Namespace, earlier: Record) -> Record:
-    names = ("numba", "numpy", "scikit-learn", "pandas", "catboost")
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
     settings = {name: vars(options)[name] for name in ("rows", "predicted", "turns", "threads")}
-    about = {"machine": machine.describe(), "versions": machine.versions(names)}
     with complete():
-        return {**about, "settings": settings, "records": run(options)}
+        return {"settings": settings, "records": run(options)}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run or load, print, and write the section of the page."""
-    parser = output.parser_of("benchmarks.tabular.times", __doc__, "docs/tables.md")
-    add = parser.add_argument
-    add("--rows", type=int, default=10_000, help="of a fit")
-    add("--predicted", type=int, default=100_000, help="rows")
-    add("--presets", nargs="+", default=["fast", "balanced", "best"])
-    add("--turns", type=int, default=3, help="fits of each; medians count")
-    add("--threads", type=int, default=2)
-    output.run(parser, words, _measured, PAGE, times=lines)
-
+OPTIONS: Record = {
+    "--rows": {"type": int, "default": 10_000, "help": "of a fit"},
+    "--predicted": {"type": int, "default": 100_000, "help": "rows"},
+    "--presets": {"nargs": "+", "default": ["fast", "balanced", "best"]},
+    "--turns": {"type": int, "default": 3, "help": "fits of each; medians count"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, times=lines)
 
 if __name__ == "__main__":
     main()

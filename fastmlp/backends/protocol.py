@@ -88,6 +88,32 @@ class Objective(Protocol):
         ...
 
 
+class GaussNewton(Protocol):
+    """Objective, Gauss-Newton matrix G and damped steps of a net on rows, in float64.
+
+    Attributes
+    ----------
+    trained : (n_parameters,) array of bool, False for what is frozen
+    diagonal : (n_trained,) array, that of the last matrix
+    """
+
+    trained: NDArray[np.bool_]
+    diagonal: Array
+
+    def objective(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective at these parameters, and its gradient, flat."""
+        ...
+
+    def linearize(self, parameters: Array) -> None:
+        """Compute the matrix at these parameters."""
+        ...
+
+    def step(self, gradient: Array, damping: Array) -> Array | None:
+        """Return d with (G + damping) d = -gradient, shape (n_trained,), or None if there is none;
+        `damping`, shape (n_trained,), is added to the diagonal."""
+        ...
+
+
 class Predictor(Protocol):
     """Predictions of one net at its live parameters; a copy or a pickle of it is None."""
 
@@ -330,13 +356,11 @@ class MemberOutcome:
 
     Attributes
     ----------
-    n_steps : done in all; 0 after a divergence, when the state starts anew
     loss : each epoch's mean objective, without the epoch in which it diverged
     diverged_at : the loss of that epoch, or None
     seconds : from the beginning of its group to its end; 0 before it began
     """
 
-    n_steps: int
     loss: list[float] = field(default_factory=list)
     diverged_at: float | None = None
     seconds: float = 0.0

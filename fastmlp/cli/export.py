@@ -31,13 +31,13 @@ def add_export(export: Parser) -> None:
         "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out; or as an ONNX graph, for its runtimes"
     )
     add = export.add_argument
-    add("model", metavar="MODEL", help="a file of fastmlp.save: a net or an estimator")
+    add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
     add("output", metavar="OUT", help=f"a file to write: {', '.join(WRITERS)}")
     prefix = f"of C: the start of all names in it; default: {default.prefix}"
     add("--prefix", default=default.prefix, metavar="NAME", help=prefix)
     tests = f"of C: rows that it tests itself on; 0 for none; default: {default.tests}"
     add("--tests", type=_count, default=default.tests, metavar="N", help=tests)
-    data = "of C: a table of such rows: the first are taken; default: normal numbers"
+    data = "of C: a table of such rows: the first are taken; default: rows that are drawn"
     add("--test-data", metavar="FILE", help=data)
     dtype = "precision of its numbers; default: the model's, of ONNX float32"
     add("--dtype", choices=("float32", "float64"), help=dtype)
@@ -54,9 +54,8 @@ def run_export(arguments: argparse.Namespace) -> None:
         raise UsageError(f"argument OUT: must end in {', '.join(WRITERS)}, got {output!r}")
 
     import fastmlp
-    from fastmlp.cli.files import data_of, require_new
+    from fastmlp.cli.files import require_new
     from fastmlp.cli.tables import telling
-    from fastmlp.data.batches import batches_of, names_of_model
 
     require_new(output, force=arguments.force, who="export")
     writer = getattr(fastmlp, WRITERS[ending])
@@ -64,10 +63,29 @@ def run_export(arguments: argparse.Namespace) -> None:
     with telling():
         model = fastmlp.load(arguments.model)
         if "test_data" in settings and arguments.tests:
-            data = data_of([arguments.test_data], "export")
-            batches = batches_of(data, names_of_model(model), arguments.tests, "export")
-            settings["test_data"] = next(batches).rows
+            settings["test_data"] = _rows(model, arguments.test_data, arguments.tests)
         writer(model, output, **settings)
+
+
+def _rows(model: Any, path: str, n: int) -> Any:
+    """The first rows of a file, as `to_c` takes them for a model."""
+    from fastmlp.cli.files import data_of
+    from fastmlp.data.batches import batches_of, names_of_model
+    from fastmlp.export.models import is_a
+
+    data = data_of([path], "export")
+    if not is_a(model, "TabularMLP", "fastmlp"):
+        return next(batches_of(data, names_of_model(model), n, "export")).rows
+    import pyarrow
+
+    from fastmlp.tabular.plain.packing import FittedTable
+    from fastmlp.tabular.schema.batches import ChosenBatches
+
+    table = FittedTable(model, path)
+    batches = ChosenBatches(data, model.schema_.read_names, table.text_names, "export")
+    for batch in batches:
+        return pyarrow.Table.from_batches([batch.rows.slice(0, n)])
+    raise ValueError(f"export: {path!r} has no rows")
 
 
 def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:

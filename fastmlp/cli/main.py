@@ -31,8 +31,8 @@ from fastmlp.cli.options import (
 )
 
 PICTURES = (".png", ".pdf", ".svg")
-# The exit code of a wrong use, argparse's: in a script, `fastmlp $COMMAND` must not pass if empty.
-NO_COMMAND = WRONG_USE = 2
+# The exit code of a wrong use, argparse's.
+WRONG_USE = 2
 # The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
@@ -49,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0; 1 if an optional package is missing, a file cannot be read or written, or its data are
-        not what they must be; 2 after a wrong option, and without a command, after the help; 130
-        after Ctrl-C, 143 after SIGTERM; 141 if the reader of a pipe has gone, as after
-        ``fastmlp info | head -1``.
+        not what they must be; 2 after a wrong option; 130 after Ctrl-C, 143 after SIGTERM; 141 if
+        the reader of a pipe has gone, as after ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -70,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return WRONG_USE
         arguments = parsed(parser, argv)
     if arguments.run is None:
-        parser.print_help(sys.stderr)
-        return NO_COMMAND
+        parser.print_help()
+        return 0
     try:
         with ending():
             arguments.run(arguments)

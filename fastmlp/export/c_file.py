@@ -5,10 +5,9 @@ import re
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastmlp._process import whole_files
-from fastmlp.export.models import parts_of
+from fastmlp.export.models import is_a, parts_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -27,7 +26,7 @@ def to_c(
     *,
     prefix: str = "model",
     tests: int = 10,
-    test_data: ArrayLike | None = None,
+    test_data: Any = None,
     dtype: str | None = None,
     gradient: bool = False,
 ) -> str:
@@ -39,9 +38,13 @@ def to_c(
     once. With fused multiply-adds, as of ``-march=native``, its numbers are those of the model to
     the bit, else to rounding.
 
+    Of a model of tables a row is of double: numbers as they are, NAN where one is missing, and
+    codes of levels, -1 for a missing or unknown one, as `TabularMLPClassifier.codes` has them. The
+    file names columns and levels, and ``prefix_code`` looks up the code of a level by its text.
+
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
         A pipeline of scalers is folded before: ``to_c(fold(pipeline))``.
     path : path, optional
         Written whole or not at all. Of ``.c`` the code needs no define.
@@ -49,8 +52,8 @@ def to_c(
         The start of all names in it, as in ``model_predict`` and ``MODEL_INPUTS``.
     tests : int
         The rows, with predictions of the model, that the file tests itself on; 0: none.
-    test_data : array_like of shape (n_rows, n_features), optional
-        Rows to test on, of which the first are taken; default: normal numbers.
+    test_data : array_like of shape (n_rows, n_features), or for a model of tables a table, optional
+        Rows to test on, of which the first are taken; default: normal numbers, and drawn levels.
     dtype : {"float32", "float64"}, optional
         The precision of the C code; default: the model's.
     gradient : bool
@@ -70,7 +73,8 @@ def to_c(
         an argument has a wrong value.
     NotImplementedError
         If an activation of your own is more than arithmetic, ``a if c else b`` and functions of
-        `fastmlp.rules.elementary`.
+        `fastmlp.rules.elementary`; if a model of tables has members that are no nets, or encoders
+        whose functions are not the library's own: cosines and quantiles.
     OSError
         If the file cannot be written; a file that was there is unchanged.
 
@@ -81,16 +85,13 @@ def to_c(
     >>> "void net_predict(const float x[NET_INPUTS], float y[NET_OUTPUTS]);" in text
     True
     """
-    if any(kind.__name__ in ("TabularMLP", "TableModel") for kind in type(model).__mro__):
-        raise NotImplementedError(
-            f"{WHO}: a {type(model).__name__} encodes its columns, which C files do not; "
-            "fastmlp.to_onnx does"
-        )
     # They load Numba.
     from fastmlp.export.c_source import CText
-    from fastmlp.export.c_tests import rows_for, tests_of
+    from fastmlp.export.c_tables import CTableText
+    from fastmlp.export.c_tests import predictions_of, rows_for, tests_of
 
-    parts = parts_of(model, WHO)
+    of_table = is_a(model, "TabularMLP", "fastmlp")
+    parts: Any = model._table_parts(WHO) if of_table else parts_of(model, WHO)
     if path is not None:
         scalars.path(WHO, "path", path)
     _check_prefix(prefix)
@@ -99,10 +100,16 @@ def to_c(
     if dtype is not None:
         scalars.known(WHO, "dtype", dtype, DTYPES)
     n_parameters = sum(net.parameters.size for net in parts.nets)
+    n_parameters += parts.n_constants if of_table else 0
     if n_parameters > MOST_PARAMETERS:
         raise ValueError(
             f"{WHO}: the model has {n_parameters} parameters, and a C file holds at most "
             f"{MOST_PARAMETERS}: fastmlp.to_onnx has no such limit"
+        )
+    if gradient and of_table:
+        raise NotImplementedError(
+            f"{WHO}: no gradient of a model of tables, whose levels have none: "
+            "fastmlp.shap_values attributes its predictions to its columns"
         )
     if gradient and parts.completion == "sum":
         raise NotImplementedError(f"{WHO}: no gradient of probabilities that are divided by a sum")
@@ -110,16 +117,24 @@ def to_c(
         raise ValueError(f"{WHO}: a parameter is not finite")
     kind = np.result_type(np.float32, *(net.dtype for net in parts.nets))
     scalar = kind.type if dtype is None else DTYPES[dtype]
-    source = CText(parts, scalar, prefix, gradient=gradient)
+    if of_table:
+        source: CText = CTableText(parts, scalar, prefix)
+    else:
+        source = CText(parts, scalar, prefix, gradient=gradient)
     test = ("", "")
-    if tests:
+    if tests and of_table:
+        rows = parts.drawn(tests) if test_data is None else model.codes(test_data)[:tests]
+        if not len(rows):
+            raise ValueError(f"{WHO}: test_data has no rows")
+        exact = kind == scalar
+        test = tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
+    elif tests:
         # Numbers of the lower precision are the same in both.
-        rows = rows_for(
-            tests, parts.n_features, test_data, min(kind.type, scalar, key=np.dtype), WHO
-        )
+        least = min(kind.type, scalar, key=np.dtype)
+        rows = rows_for(tests, parts.n_features, test_data, least, WHO).astype(kind)
         summed_apart = parts.completion == "sum" and parts.n_outputs >= SUMMED_APART
         exact = kind == scalar and not summed_apart
-        test = tests_of(model, rows.astype(kind), scalar, exact=exact)
+        test = tests_of(rows, predictions_of(model, rows), scalar, scalar, exact=exact)
     name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
     text = source.text(f"{type(model).__name__}", name, test)
     if path is not None:

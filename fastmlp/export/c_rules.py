@@ -158,6 +158,8 @@ class Code:
         """The result of a call in a rule, of a function as a compiler would take it."""
         if function in self._own:
             return self._own[function](*arguments)
+        if function in SYMBOLS:
+            return SYMBOLS[function](*arguments)
         if function in FORMS:
             function = FORMS[function](common(*arguments))
         function = getattr(function, "py_func", function)

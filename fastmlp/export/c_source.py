@@ -1,6 +1,7 @@
 """The text of a C file that predicts as a model does."""
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastmlp.compiler.coefficients import magic
 from fastmlp.export import c_template
 from fastmlp.export.c_rules import C_TYPES, literal, loop_of
 from fastmlp.export.c_tests import numbers, replaced
-from fastmlp.export.models import MemberNet, ModelParts
+from fastmlp.export.models import MemberNet
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.summary import name_of
@@ -27,14 +28,20 @@ PLACE = re.compile(r"\$(\$|\w+)")
 class CText:
     """The parts of the text of a C file, in its order.
 
+    A subclass has other rows, and another `predict`.
+
     Attributes
     ----------
+    number : the type of a row's numbers and of predictions
     rules : the functions of rules and links that are there, by their names
     stack : bytes of numbers that a prediction has on the stack
     """
 
-    def __init__(self, parts: ModelParts, scalar: Any, prefix: str, *, gradient: bool) -> None:
+    libraries = ""
+
+    def __init__(self, parts: Any, scalar: Any, prefix: str, *, gradient: bool) -> None:
         self.parts, self.scalar, self.prefix, self.gradient = parts, scalar, prefix, gradient
+        self.number: Any = scalar
         self.size, self.stack = np.dtype(scalar).itemsize, 0
         self.names: dict[Any, str] = {}
         self.rules: dict[str, str] = {}
@@ -48,8 +55,8 @@ class CText:
 
         def name(match: re.Match[str]) -> str:
             word = match[1]
-            if word in ("$", "real"):
-                return "$" if word == "$" else C_TYPES[self.scalar]
+            if word in ("$", "real", "number"):
+                return {"$": "$", "real": C_TYPES[self.scalar]}.get(word, C_TYPES[self.number])
             return f"{self.prefix.upper() if word.isupper() else self.prefix}_{word}"
 
         return PLACE.sub(name, text)
@@ -118,7 +125,7 @@ class CText:
         link = next(name for name, link in links.LINKS.items() if link == network.link)
         linked = [] if link == "identity" else [f"{self.link(link)}(y, {sizes[-1]});"]
         self.nets.append(
-            _function(f"static void $net{i}(const $real *x, $real *y)", predict + linked)
+            function_of(f"static void $net{i}(const $real *x, $real *y)", predict + linked)
         )
         if not self.gradient:
             return
@@ -128,7 +135,7 @@ class CText:
             shape = f"{sizes[-1]}, {sizes[0]}"
             linked.insert(link != "sorted", f"${link}_slopes(y, jacobian, {shape});")
         head = f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"
-        self.nets.append(_function(head, slopes + linked))
+        self.nets.append(function_of(head, slopes + linked))
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
         """The statements that write the derivatives of a net's outputs before the link."""
@@ -152,7 +159,7 @@ class CText:
             head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
             of, more = "_gradient", ", jacobian" if parts.is_net else ", g"
         if parts.is_net:
-            return _function(head, [f"$net0{of}(x, y{more});"])
+            return function_of(head, [f"$net0{of}(x, y{more});"])
         widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
         lines = [f"$real p[{widest}];", "$real total[$OUTPUTS] = {0};"]
         if gradient:
@@ -168,7 +175,7 @@ class CText:
         lines.append(f"for (int j = 0; j < $OUTPUTS; ++j) y[j] = total[j] / {n};")
         if gradient:
             lines.append(f"for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] /= {n};")
-        return _function(head, lines)
+        return function_of(head, lines)
 
     def _added(self, i: int, member: MemberNet, call: str, *, gradient: bool) -> list[str]:
         """The statements that add a member's completed predictions to the sums."""
@@ -222,21 +229,9 @@ class CText:
         file : the name of the file
         test : the tests, and the program that runs them; empty: none
         """
-        parts, more = self.parts, []
-        if parts.classes is not None:
-            more += [
-                f"#define $CLASSES {len(parts.classes)}",
-                "/* The place of the largest output in $class_names. */",
-                "int $class(const $real x[$INPUTS]);",
-                "extern const char *const $class_names[$CLASSES];",
-            ]
-        if self.gradient:
-            more += [
-                "/* y as $predict, and derivatives: jacobian[$OUTPUTS][$INPUTS], row by row. */",
-                "void $gradient(const $real *x, $real *y, $real *jacobian);",
-            ]
+        parts, more = self.parts, self.declared()
         if test[0]:
-            more.append("int $self_test($real tolerance); /* failures; with $TEST defined */")
+            more.append("int $self_test($number tolerance); /* failures; with $TEST defined */")
         filled = {
             "@IN": str(parts.n_features),
             "@OUT": str(parts.n_outputs),
@@ -259,11 +254,30 @@ class CText:
             c_template.ROWS,
         ]
         if parts.classes is not None:
-            shown = "".join(f"\n    {_quoted(str(label))}," for label in parts.classes)
-            shown = shown.replace("$", "$$")
-            names = f"const char *const $class_names[$CLASSES] = {{{shown}\n}};\n"
+            names = f"const char *const $class_names[$CLASSES] = {{{texts_of(parts.classes)}}};\n"
             pieces += [c_template.CLASS, "\n" + names]
         return self.named("".join([*pieces, test[0], c_template.END, test[1]]))
+
+    def declared(self) -> list[str]:
+        """The declarations that not every model has."""
+        more = []
+        if self.parts.classes is not None:
+            more += [
+                f"#define $CLASSES {len(self.parts.classes)}",
+                "/* The place of the largest output in $class_names. */",
+                "int $class(const $number x[$INPUTS]);",
+                "extern const char *const $class_names[$CLASSES];",
+            ]
+        if self.gradient:
+            more += [
+                "/* y as $predict, and derivatives: jacobian[$OUTPUTS][$INPUTS], row by row. */",
+                "void $gradient(const $real *x, $real *y, $real *jacobian);",
+            ]
+        return more
+
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the numbers of a row, or none."""
+        return self.parts.feature_names
 
     def _comment(self, kind: str, file: str) -> str:
         parts, file = self.parts, _plain(file)
@@ -279,15 +293,22 @@ class CText:
             "",
             f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in others the',
             "include alone. To test it:",
-            f"    cc -O3 -march=native -D$TEST_MAIN -x c {file} && ./a.out",
+            f"    cc -O3 -march=native -D$TEST_MAIN -x c {file} {self.libraries}&& ./a.out",
         ]
-        for title, names in (("inputs", parts.feature_names), ("outputs", parts.classes)):
+        for title, names in (("inputs", self.inputs()), ("outputs", parts.classes)):
             if names is not None and len(names):
                 lines += ["", f"{title}:", *(f"    {i}: {_plain(n)}" for i, n in enumerate(names))]
         return "/* " + "\n   ".join(lines) + "\n*/\n"
 
 
-def _function(head: str, lines: list[str]) -> str:
+def texts_of(names: Iterable[object]) -> str:
+    """The elements of an array of strings in C, some to a line."""
+    shown = "".join(f"\n    {_quoted(str(name))}," for name in names)
+    return shown.replace("$", "$$") + "\n"
+
+
+def function_of(head: str, lines: list[str]) -> str:
+    """A function in C."""
     body = "\n".join(f"    {line}" for line in lines)
     return f"\n{head}\n{{\n{body}\n}}\n"
 

@@ -1,6 +1,7 @@
 """The text of a C file that is the same for all nets.
 
-``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of numbers.
+``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of a net's
+numbers, ``$number`` that of a row's and of predictions.
 """
 
 DECLARATIONS = """\
@@ -18,8 +19,8 @@ DECLARATIONS = """\
 extern "C" {
 #endif
 /* x, y and jacobian must not overlap. Any number of threads may call at once. */
-void $predict(const $real x[$INPUTS], $real y[$OUTPUTS]);
-void $predict_rows(size_t n, const $real *x, $real *y);
+void $predict(const $number x[$INPUTS], $number y[$OUTPUTS]);
+void $predict_rows(size_t n, const $number *x, $number *y);
 @MORE
 #ifdef __cplusplus
 }
@@ -244,15 +245,15 @@ static void $sorted_slopes($real *z, $real *jacobian, int n, int n_in)
 }
 """
 ROWS = """
-void $predict_rows(size_t n, const $real *x, $real *y)
+void $predict_rows(size_t n, const $number *x, $number *y)
 {
     for (size_t i = 0; i < n; ++i) $predict(x + i * $INPUTS, y + i * $OUTPUTS);
 }
 """
 CLASS = """
-int $class(const $real x[$INPUTS])
+int $class(const $number x[$INPUTS])
 {
-    $real y[$OUTPUTS];
+    $number y[$OUTPUTS];
     int best = 0;
     $predict(x, y);
     for (int j = 1; j < $CLASSES; ++j) best = y[j] > y[best] ? j : best;
@@ -261,19 +262,19 @@ int $class(const $real x[$INPUTS])
 """
 TESTS = """
 #if defined($TEST) || defined($TEST_MAIN)
-static const $real $test_x[] = {@X};
-static const $real $test_y[] = {@Y};
+static const $number $test_x[] = {@X};
+static const $number $test_y[] = {@Y};
 
-int $self_test($real tolerance)
+int $self_test($number tolerance)
 {
     int failures = 0;
     for (int i = 0; i < @N; ++i) {
-        $real y[$OUTPUTS];
+        $number y[$OUTPUTS];
         $predict($test_x + i * $INPUTS, y);
         for (int j = 0; j < $OUTPUTS; ++j) {
-            const $real expected = $test_y[i * $OUTPUTS + j];
-            const $real difference = y[j] < expected ? expected - y[j] : y[j] - expected;
-            const $real size = expected < 0 ? -expected : expected;
+            const $number expected = $test_y[i * $OUTPUTS + j];
+            const $number difference = y[j] < expected ? expected - y[j] : y[j] - expected;
+            const $number size = expected < 0 ? -expected : expected;
             /* What is below the smallest normal number is 0 in fastmlp. NaN is a failure. */
             failures += !(difference <= tolerance * (1 + size) + @TINY);
         }
@@ -300,4 +301,51 @@ int main(void)
     return failures > 0;
 }
 #endif
+"""
+# Inputs of a model of tables: each is 0, or the row of a level's numbers.
+LEVELS = """
+static void $levels(const $number *row, const int *column, int n, const int *start,
+                    const int *input, const $real *value, int width, $real *z)
+{
+    for (int j = 0; j < n; ++j) {
+        const $number code = row[column[j]];
+        const int known = start[j + 1] - start[j] - 1;
+        const int place = start[j] + (code >= 0 && code < known ? (int)code + 1 : 0);
+        if (input[place] < 0) continue;
+        for (int k = 0; k < width; ++k) z[input[place] + k] = value[place * width + k];
+    }
+}
+"""
+# The order in which NumPy sums a row up.
+SUM = """
+static $number $sum(const $number *a, int n)
+{
+    $number r[8] = {0}, total = 0;
+    int i = 0;
+    if (n > 128) {
+        i = n / 2 - n / 2 % 8;
+        return $sum(a, i) + $sum(a + i, n - i);
+    }
+    for (; i + 8 <= n; i += 8) {
+        for (int k = 0; k < 8; ++k) r[k] += a[i + k];
+    }
+    if (i) total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+    for (; i < n; ++i) total += a[i];
+    return total;
+}
+"""
+CODE = """
+static const char *const $level_names[] = {@NAMES};
+static const int $level_starts[$INPUTS + 1] = {@STARTS};
+
+int $code(int column, const char *level)
+{
+    if (column < 0 || column >= $INPUTS) return -1;
+    for (int i = $level_starts[column]; i < $level_starts[column + 1]; ++i) {
+        const char *a = $level_names[i], *b = level;
+        for (; *a && *a == *b; ++b) ++a;
+        if (*a == *b) return i - $level_starts[column];
+    }
+    return -1;
+}
 """

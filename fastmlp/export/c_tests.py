@@ -17,7 +17,10 @@ TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
 
 def numbers(array: Array) -> str:
     """The numbers of an array in C, some to a line."""
-    texts = [literal(number).strip("()") for number in array.ravel()]
+    texts = [
+        literal(number).strip("()") if number == number else "(double)NAN"
+        for number in array.ravel()
+    ]
     lines = [", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8)]
     return "".join(f"\n    {line}," for line in lines) + "\n"
 
@@ -45,37 +48,48 @@ def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
     return rows
 
 
-def tests_of(model: Any, rows: Array, scalar: Any, *, exact: bool) -> tuple[str, str]:
+def predictions_of(model: Any, rows: Array) -> Array:
+    """A model's predictions of rows, shape (n_rows, n_outputs)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows without names of columns
+        predict = model.predict_proba if hasattr(model, "classes_") else model.predict
+        # Twice: the members' mean of one row alone NumPy sums in another order.
+        predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
+    return predictions
+
+
+def tests_of(
+    rows: Array, predictions: Array, scalar: Any, number: Any, *, exact: bool
+) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
-    `exact`: with fused multiply-adds the numbers are the model's, to the bit. Rows are left out
-    whose predictions are not finite.
+    `scalar` is the type of the nets' numbers, `number` that of rows and predictions. `exact`: with
+    fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose predictions
+    are not finite.
 
     Raises
     ------
     ValueError
         If no row is left.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rows without names of columns
-        predict = model.predict_proba if hasattr(model, "classes_") else model.predict
-        # Twice: the members' mean of one row alone NumPy sums in another order.
-        predictions = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
         raise ValueError(
             "to_c: no prediction of the test rows is finite: give test_data, or tests=0"
         )
     rows, predictions = rows[finite], predictions[finite]
-    loose = literal(scalar(TOLERANCES[scalar if exact else np.float32]))
+    loose = literal(number(TOLERANCES[scalar if exact else np.float32]))
     filled = {
-        "@X": numbers(rows.astype(scalar)),
-        "@Y": numbers(predictions.astype(scalar)),
+        "@X": numbers(rows.astype(number)),
+        "@Y": numbers(predictions.astype(number)),
         "@N": str(len(rows)),
         "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}" if exact else loose,
-        "@TINY": literal(np.finfo(scalar).tiny),
+        "@TINY": literal(number(np.finfo(scalar).tiny)),
     }
-    return replaced(TESTS, filled), replaced(MAIN, filled)
+    test = replaced(TESTS, filled)
+    if np.isnan(rows).any():
+        test = test.replace("static const", "#include <math.h>\nstatic const", 1)
+    return test, replaced(MAIN, filled)
 
 
 def replaced(template: str, filled: dict[str, str]) -> str:

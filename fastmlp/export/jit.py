@@ -6,11 +6,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import rule_blocks
-from fastmlp.backends.cpu.predict.embedded import (
-    HANDLE,
+from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, Part
+from fastmlp.backends.cpu.predict.embedded_calls import (
     SIGNATURES,
-    Owner,
-    Part,
     Taker,
     c_function,
     gradient,

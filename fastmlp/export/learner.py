@@ -14,6 +14,7 @@ from fastmlp.backends.cpu.predict.embedded_steps import EmbeddedSteps
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
+from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
 # Steps after which coefficients of a constant rate must no longer change; and a step far away.
@@ -65,11 +66,11 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
     state, network = core.state, core.engine.network
     if net.device != "cpu":
         raise ValueError(f"{who}: the net is on {net.device!r}: net.to('cpu') moves it")
-    steps: Any = net._single_steps()
-    steps._check(who)
+    steps = net._single_steps()
+    steps.require_steps(who)
     with state.lock.training(who):
-        table = _coefficients(steps, state.n_steps, n_steps, who)
         layout, dtype = state.layout, network.dtype
+        table = _coefficients(steps, dtype, state.n_steps, n_steps, who)
         has_labels = network.loss.targets == "classes"
         x = np.zeros((batch_size, layout.sizes[0]), dtype)
         slopes = np.zeros((batch_size, layout.sizes[-1]), dtype)
@@ -78,12 +79,9 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
         trainers: list[Any] = []
         record = np.zeros(1, EmbeddedSteps.dtype)
         try:
-            for kind, targets in (("batch", y.astype(dtype)), ("gradient", slopes)):
-                engine, data = steps._engines[kind], Data(x, targets, np.empty(0, dtype))
-                fixed = state.parameters, engine.slots(state, data), state.optimizer, data
-                trainers.append(
-                    engine.trainer(*fixed, batch_size, stepping=True, summed=kind == "gradient")
-                )
+            targets_of: dict[Kind, Any] = {"batch": y.astype(dtype), "gradient": slopes}
+            for kind, targets in targets_of.items():
+                trainers.append(steps.trainer(kind, Data(x, targets, np.empty(0, dtype))))
                 trainers[-1].begin()
             quick = [trainer.pause() for trainer in trainers]
             if None in quick:
@@ -93,9 +91,8 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
                 )
             for trainer, step in zip(trainers, quick, strict=True):
                 step.point_to(trainer.constants(table), state.n_steps)
-                plain = record_at(step._address, PlainStep)
-                plain.publishes = 1
-            steps_of_kinds = (step._address for step in quick)
+                record_at(step.address, PlainStep).publishes = 1
+            steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)
             record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1)
             part = Part(network, state.parameters, np.arange(layout.sizes[-1]))
@@ -114,16 +111,15 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
 
 
 def _coefficients(
-    steps: Any, first: int, n_steps: int | None, who: str
+    steps: Steps, dtype: np.dtype[Any], first: int, n_steps: int | None, who: str
 ) -> NDArray[np.floating[Any]]:
     """The table of the coefficients of steps from `first` on, to those that no longer change."""
-    dtype = steps._state.parameters.dtype
     if n_steps is not None:
         scalars.positive_integer(who, "n_steps", n_steps)
-        return np.ascontiguousarray(steps._coefficients(first, n_steps), dtype)
-    last, n = steps._coefficients(first + FAR).astype(dtype), 64
+        return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
+    last, n = steps.coefficients(first + FAR).astype(dtype), 64
     while n <= MOST_STEPS:
-        table = np.ascontiguousarray(steps._coefficients(first, n), dtype)
+        table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
         if np.array_equal(table[-1:], last):
             changing = np.flatnonzero((table != last).any(axis=1))
             return table[: changing[-1] + 2 if len(changing) else 1].copy()

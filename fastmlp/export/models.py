@@ -101,7 +101,7 @@ def parts_of(model: Any, who: str) -> ModelParts:
     Raises
     ------
     TypeError
-        If it is another object; a pipeline's message names `fold`.
+        If it is another object; messages of a pipeline and of a model of tables say what takes it.
     ValueError
         If it is not fitted.
     """
@@ -153,6 +153,16 @@ def _error(model: Any, who: str) -> Exception:
         return TypeError(
             f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one estimator of "
             "it, which takes the columns as they are"
+        )
+    if is_a(model, "TabularMLP", "fastmlp"):
+        return TypeError(
+            f"{who}: a {type(model).__name__} is a model of tables, of whose columns encoders make "
+            "the inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
+        )
+    if is_a(model, "TableModel", "fastmlp"):
+        return TypeError(
+            f"{who}: a TableModel is a model of tables: take its net, model.net, whose rows are "
+            "those of model.inputs(table)"
         )
     if is_of_fastmlp(model) and hasattr(model, "fit"):
         return ValueError(f"{who}: the {type(model).__name__} is not fitted")

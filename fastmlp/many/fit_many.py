@@ -36,6 +36,7 @@ from fastmlp.model import MLP
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import FitOptions, Listener
+from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -54,7 +55,7 @@ def fit_many(
     y: ArrayLike | None = None,
     *,
     epochs: int | Sequence[int] = 100,
-    batch_size: int | Sequence[int] = 32,
+    batch_size: int | Sequence[int] | None = None,
     shuffle: bool = True,
     target: str | Sequence[str] | None = None,
     buffer_rows: int | None = None,
@@ -97,6 +98,7 @@ def fit_many(
     y : (n_rows,) or (n_rows, n_outputs) array
         Targets, valid for the losses of all nets.
     epochs, batch_size : int, or a sequence of int, one per net
+        A batch size of None is 32, or all rows, as for `MLP.fit`.
     shuffle : bool
         Take the rows in a new order each epoch.
     target, buffer_rows
@@ -204,7 +206,9 @@ def fit_many(
     if shuffle:
         check_generators(jobs)
     for i, job in enumerate(jobs):
-        options.check_rows(job.core.engine.network, job.held_out, who(i))
+        network, net = job.core.engine.network, job.net
+        options.check_rows(network, job.held_out, who(i))
+        check_second_order(network, net.optimizer, options, net.device, None, who(i))
     if on is None:
         with locked(jobs), _bar(jobs, progress) as bar:
             return concluded(trained(jobs, options, bar, n_threads, feed))

@@ -21,6 +21,7 @@ from fastmlp.network import layer_settings
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import cost_of
 from fastmlp.training.rows import RawRows, rows_of, split
+from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import Names, scalars, unnamed
 from fastmlp.validation.suggestions import listed
 
@@ -87,7 +88,7 @@ def jobs_of(
     n = len(nets)
     validation_rows, validation_split = held_out
     each_epochs = each_integer(epochs, "epochs", n)
-    each_batch_size = each_integer(batch_size, "batch_size", n)
+    sizes = [None] * n if batch_size is None else each_integer(batch_size, "batch_size", n)
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
     # X first: a wrong X would else be reported as rows out of range.
@@ -108,7 +109,7 @@ def jobs_of(
         data, validated = parts[0], None if each_held_out[i] is None else parts[1]
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
-        batch = min(each_batch_size[i], data.n_rows)
+        batch = min(batch_size_for(net.optimizer, sizes[i], who(i)), data.n_rows)
         jobs.append(NetJob(net, data, validated, each_epochs[i], batch, each_names[i], i))
     return jobs
 
@@ -257,7 +258,8 @@ def jobs_over(
         If an argument is of a wrong type or value.
     """
     epochs = each_integer(sizes[0], "epochs", len(nets))
-    batches = each_integer(sizes[1], "batch_size", len(nets))
+    size = DEFAULT_BATCH if sizes[1] is None else sizes[1]
+    batches = each_integer(size, "batch_size", len(nets))
     if not nets:
         return [], None
     cores = [core_of(net) for net in nets]

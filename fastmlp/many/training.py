@@ -109,7 +109,7 @@ class GpuQueue:
     def _train_together(self, places: list[int]) -> None:
         jobs = [self._jobs[i] for i in places]
         first_steps = [job.core.state.n_steps for job in jobs]
-        outcomes = [MemberOutcome(n_steps) for n_steps in first_steps]
+        outcomes = [MemberOutcome() for _ in jobs]
         try:
             _group_engine(jobs[0]).train_group(
                 [(*job.core, job.data) for job in jobs],

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp.network.spec import OWNER, Network
+from fastmlp.network.spec import OWNER, Network, spread
 from fastmlp.rules import dropout as rules
 from fastmlp.rules.dropout import Dropout, Rate, is_used
 from fastmlp.rules.groups import Factors
@@ -79,6 +80,12 @@ def require_trained(network: Network, who: str) -> None:
             f"{who}: all layers are frozen, there is nothing to train; set net.trainable = True, "
             "or a factor of layer_rates above 0"
         )
+
+
+def trained_parameters(network: Network) -> NDArray[np.bool_]:
+    """Return True for each parameter that is trained, shape (n_parameters,)."""
+    factors = [(layer.weights != 0, layer.biases != 0) for layer in network.factors]
+    return spread(network.layout, *zip(*factors, strict=True)).astype(bool)
 
 
 def frozen(network: Network) -> list[tuple[bool, bool]]:

@@ -153,7 +153,8 @@ def optimizer(setting: object) -> optimizers.Optimizer:
         scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
         return optimizers.OPTIMIZERS[setting]()
     # The library's own first: the check of the protocol takes a seventh of making a net.
-    if type(setting) in optimizers.OPTIMIZERS.values():
+    known = optimizers.OPTIMIZERS.values()
+    if type(setting) in known or isinstance(setting, optimizers.SecondOrder):
         return cast(optimizers.Optimizer, setting)
     if isinstance(setting, optimizers.Custom):
         form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"

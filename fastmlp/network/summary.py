@@ -5,10 +5,11 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fastmlp.network.layer_settings import all_shown
+from fastmlp._process.memory import readable
+from fastmlp.network.layer_settings import all_shown, trained_parameters
 from fastmlp.network.spec import Network, paired_layers, spread
 from fastmlp.rules.groups import Factors
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import LevenbergMarquardt, Optimizer, matrix_bytes
 
 HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3, 5, 6)
@@ -93,7 +94,15 @@ class Description(NamedTuple):
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
         penalty += "".join(f"; {name} {rate}" for name, rate in self._dropout().items())
-        return f"loss {self.loss}{penalty}; {_brief(self.optimizer)}; {self.n_steps:,} steps done"
+        optimizer = _brief(self.optimizer) + self._matrix()
+        return f"loss {self.loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
+
+    def _matrix(self) -> str:
+        """The memory of the matrix of a second-order optimizer."""
+        if not isinstance(self.optimizer, LevenbergMarquardt):
+            return ""
+        n = int(trained_parameters(self.network).sum())
+        return f", {readable(matrix_bytes(n))} for its matrix"
 
     def _dropout(self) -> dict[str, Any]:
         dropout = self.network.dropout

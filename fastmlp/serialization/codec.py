@@ -19,7 +19,13 @@ from fastmlp._process import random_state
 from fastmlp.rules import activations, loss_settings
 from fastmlp.rules.averages import AVERAGES, Average
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SECOND_ORDER,
+    Custom,
+    Optimizer,
+    SecondOrder,
+)
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization.safetensors_file import FileError
@@ -29,7 +35,7 @@ Array = NDArray[Any]
 Own = Mapping[str, Any]
 # A schedule may hold a schedule.
 MAX_DEPTH = 8
-OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, "custom": Custom}
+OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Custom}
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
@@ -99,7 +105,7 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
     names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
-    if not isinstance(optimizer, OptimizerSettings) or type(optimizer) not in names:
+    if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}
@@ -109,7 +115,9 @@ def optimizer_from(spelled: Any, own: Own) -> Any:
     """Decode an optimizer; its constructor checks the settings."""
     if "own" in spelled:
         return rule_from(spelled, {}, "optimizer", own)
-    settings = {**spelled, "learning_rate": rate_from(spelled["learning_rate"], own)}
+    settings = dict(spelled)
+    if "learning_rate" in settings:
+        settings["learning_rate"] = rate_from(settings["learning_rate"], own)
     if "average" in settings:
         settings["average"] = average_from(settings["average"])
     if "rule" in settings:
@@ -123,7 +131,7 @@ def completed(spelled: Any) -> Any:
     if not isinstance(spelled, dict):
         return spelled
     settings = {name: completed(value) for name, value in spelled.items()}
-    kinds = {**OPTIMIZERS, **SCHEDULES}
+    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SECOND_ORDER, **SCHEDULES}
     known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
     # Settings that all optimizers share are written where they are in use.
     added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]

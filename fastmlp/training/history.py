@@ -36,6 +36,7 @@ class Status(Enum):
     STOPPED_EARLY = "the monitored value got no better"
     OUT_OF_TIME = "the time limit was reached"
     INTERRUPTED = "the user interrupted the fit"
+    CONVERGED = "no step of the optimizer would lower the loss"
     DIVERGED = "the loss or a parameter was no longer finite"
 
 

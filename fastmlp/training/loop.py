@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import ParameterGroup, groups_of
-from fastmlp.rules.optimizers import Optimizer, coefficients_of
+from fastmlp.rules.optimizers import Optimizer, SecondOrder, coefficients_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import History, Status
 
@@ -112,6 +113,9 @@ def fit(
 
     `buffered` is given if the rows come in buffers.
     """
+    if isinstance(state.optimizer, SecondOrder):
+        import_module("fastmlp.training.second_order").fit(engine, state, request, buffered)
+        return
     state.bound(engine.network)
     try:
         with task_pool.turn():

@@ -13,6 +13,7 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
+from fastmlp.validation import hints
 from fastmlp.validation.packages import needs
 from fastmlp.validation.suggestions import suggestion
 
@@ -213,7 +214,11 @@ class Measures:
             error.add_note(f"in metrics[{name!r}]")
             raise
         if np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
-            raise TypeError(f"MLP.fit: metrics[{name!r}] must return a number, got {value!r}")
+            shape = np.shape(value)
+            shown = (
+                f"an array of shape {shape}{hints.of_broadcast(shape)}" if shape else repr(value)
+            )
+            raise TypeError(f"MLP.fit: metrics[{name!r}] must return a number, got {shown}")
         return float(value)
 
     def _bound(self, metric: Metric, network: Network) -> Callable[[], Any]:

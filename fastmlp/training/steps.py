@@ -21,7 +21,7 @@ from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
-from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of
+from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of, require_first_order
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import setting_of_length
 from fastmlp.validation import scalars
@@ -98,7 +98,7 @@ class Steps:
         if loss is not None:
             return loss
         who, engine = WHO["batch"], self._engines["batch"]
-        self._check(who)
+        self.require_steps(who)
         X, names = validation.named(X, self._state.feature_names, who, warns=True)
         loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
         self._state.feature_names = names
@@ -124,7 +124,7 @@ class Steps:
         if matrix and self._quickly("gradient", X, output_gradient) is not None:
             return
         who = WHO["gradient"]
-        self._check(who)
+        self.require_steps(who)
         self._step("gradient", self._given("gradient", X, output_gradient, who), who)
 
     def vjp(self, X: Any, output_gradient: Any, inputs: object) -> Any:
@@ -152,7 +152,7 @@ class Steps:
         reference = self._objectives.pop(key, None) if dense else None
         objective = None if reference is None else reference()
         if objective is None:
-            objective = self._engines[kind].objective(data, summed=kind == "vjp")
+            objective = self.objective(kind, data)
         else:
             KEPT.drop(objective)
             objective.take(data)
@@ -162,7 +162,7 @@ class Steps:
             KEPT.give(None, objective, objective.n_bytes)
         return result
 
-    def _check(self, who: str) -> None:
+    def require_steps(self, who: str) -> None:
         """Check that single steps can be taken with these settings.
 
         Raises
@@ -174,6 +174,7 @@ class Steps:
         if optimizer is self._checked:
             return
         require_trained(network, who)
+        require_first_order(optimizer, who)
         setting = setting_of_length(network, optimizer)
         if setting is not None:
             instead = "use EMA" if isinstance(setting, SWA) else "give its n_steps="
@@ -247,7 +248,7 @@ class Steps:
         """Give a trainer the coefficients of the next steps."""
         if step not in self._steps:
             self._steps = range(step, step + TABLE_STEPS)
-            coefficients = self._coefficients(step, TABLE_STEPS)
+            coefficients = self.coefficients(step, TABLE_STEPS)
             self._table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
         kept.table = self._table
         kept.quick.point_to(kept.table, self._steps.start)
@@ -256,10 +257,10 @@ class Steps:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
         with self._owners.training(who):
-            kept, step = self._trainer(kind, data), state.n_steps
+            kept, step = self._kept_trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)
-            coefficients = self._coefficients(step)
+            coefficients = self.coefficients(step)
             orders = trainer.plain_order() if order is None else order[None]
             trainer.begin()
             try:
@@ -293,7 +294,7 @@ class Steps:
                 RuntimeWarning,
             )
 
-    def _coefficients(self, step: int, n_steps: int = 1) -> Rates:
+    def coefficients(self, step: int, n_steps: int = 1) -> Rates:
         """The numbers that steps take."""
         state, network = self._state, self._engines["batch"].network
         steps = step + np.arange(n_steps)
@@ -308,7 +309,17 @@ class Steps:
         drawn = numbers_of(network.dropout, state.kept_key(), steps, step + 1)
         return np.column_stack([table, drawn])
 
-    def _trainer(self, kind: Kind, data: Data) -> "Kept":
+    def trainer(self, kind: Kind, data: Data) -> Trainer:
+        """A new trainer of steps on these rows."""
+        state, engine = self._state, self._engines[kind]
+        fixed = state.parameters, engine.slots(state, data), state.optimizer, data, data.n_rows
+        return engine.trainer(*fixed, stepping=True, summed=kind == "gradient", **self._options)
+
+    def objective(self, kind: Kind, data: Data) -> Objective:
+        """A new objective of these rows."""
+        return self._engines[kind].objective(data, summed=kind == "vjp")
+
+    def _kept_trainer(self, kind: Kind, data: Data) -> "Kept":
         """A trainer that is ready for these rows: one that was kept, or a new one."""
         state, engine, trainers = self._state, self._engines[kind], self._trainers
         slots = engine.slots(state, data)
@@ -319,9 +330,7 @@ class Steps:
             return kept
         for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
             self._let_go(old)
-        fixed = (state.parameters, slots, state.optimizer, data, data.n_rows)
-        options = {"stepping": True, "summed": kind == "gradient", **self._options}
-        trainer = engine.trainer(*fixed, **options)
+        trainer = self.trainer(kind, data)
         kept = Kept(trainer, state.optimizer)
         trainers[key] = weakref.ref(kept)
         KEPT.give(None, kept, trainer.n_bytes)

@@ -147,16 +147,22 @@ def row_index(argument: object, n_rows: int, who: str, name: str) -> NDArray[np.
 
 def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
     """A vector of finite numbers, shape (n,), of dtype `kind`."""
-    return matrix(argument, (n,), kind, name, who)
+    array = _numbers(argument, who, name)
+    if array.shape != (n,):
+        hint = f"; use {name}[:, 0]" if array.shape == (n, 1) else hints.of_broadcast(array.shape)
+        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}{hint}")
+    return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
 def matrix(
-    argument: object, shape: tuple[int, ...], kind: np.dtype[Any], name: str, who: str
+    argument: object, shape: tuple[int, int], kind: np.dtype[Any], name: str, who: str
 ) -> Array:
-    """An array of finite numbers of this shape, of dtype `kind`."""
+    """A matrix of finite numbers of this shape, of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != shape:
-        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")
+        column = array.shape == shape[:1] and shape[1] == 1
+        hint = f"; use {name}[:, None]" if column else hints.of_broadcast(array.shape, shape[1])
+        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}{hint}")
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 

@@ -116,7 +116,13 @@ def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
     labels = n_columns == 1 and array.dtype.kind in "iub"
     if labels and array.min() >= 0 and array.max() <= n_outputs:
         return "; for class labels use loss='cross_entropy'"
-    return ""
+    return of_broadcast(array.shape, n_outputs)
+
+
+def of_broadcast(shape: tuple[int, ...], n_columns: int = 1) -> str:
+    """A hint about n rows and n columns: differences of shapes (n, 1) and (n,)."""
+    square = n_columns == 1 and len(shape) == 2 and shape[0] == shape[1] > 1
+    return "; (n, 1) and (n,) together give (n, n): use predictions[:, 0], or y[:, None]" * square
 
 
 def of_real_labels(y: object, array: Array) -> str:

@@ -5,12 +5,20 @@ import re
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from c_programs import (
+    WARNINGS,
+    built,
+    failures,
+    needs_compiler,
+    needs_gcc,
+    pointer,
+    predictions,
+)
 from numba import njit
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
@@ -27,14 +35,10 @@ from fastmlp import (
     fold,
     to_c,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.export.c_tests import TOLERANCES
 from fastmlp.rules import activations, elementary
 from fastmlp.rules.elementary import exp, expm1, sqrt
 
-WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Wshadow", "-Werror"]
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
 # Losses with their number of outputs, for each link; None: any output activation.
 LOSSES: list[tuple[Any, int]] = [
     ("mse", 2),
@@ -64,36 +68,6 @@ def drawn(seed: int, activation: Any, dtype: Any) -> MLP:
 KINDS = [(name, dtype) for name in activations.RULES for dtype in ("float32", "float64")]
 NETS = {f"net{i}": drawn(i, *kind) for i, kind in enumerate(KINDS)}
 FEW = ["net4", "net11", "net15"]
-
-
-def built(
-    folder: Path, texts: Mapping[str, str], flags: Sequence[str], compiler: str = "gcc"
-) -> ctypes.CDLL:
-    """A shared library of several C files, which stand in one program."""
-    program = []
-    for prefix, text in texts.items():
-        (folder / f"{prefix}.h").write_text(text)
-        defines = (f"#define {prefix.upper()}_{word}" for word in ("IMPLEMENTATION", "TEST"))
-        program += [*defines, f'#include "{prefix}.h"']
-    (folder / "all.c").write_text("\n".join(program) + "\n")
-    command = [compiler, *WARNINGS, *flags, "-shared", "-fPIC", "all.c", "-o", "all.so", "-lm"]
-    subprocess.run(command, cwd=folder, check=True)
-    return ctypes.CDLL(str(folder / "all.so"))
-
-
-def pointer(array: Any) -> Any:
-    return array.ctypes.data_as(ctypes.c_void_p)
-
-
-def predictions(library: ctypes.CDLL, prefix: str, rows: Any, n_outputs: int) -> Any:
-    out = np.empty((len(rows), n_outputs), rows.dtype)
-    library[f"{prefix}_predict_rows"](ctypes.c_size_t(len(rows)), pointer(rows), pointer(out))
-    return out
-
-
-def failures(library: ctypes.CDLL, prefix: str, dtype: Any, tolerance: float = 0) -> int:
-    kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
-    return int(library[f"{prefix}_self_test"](kind(tolerance)))
 
 
 @needs_gcc
@@ -355,7 +329,6 @@ broken.parameters[0] = np.nan
         (NETS["net0"], {"path": 1}, TypeError, "to_c: path must be a path"),
         (NETS["net0"], {"test_data": [1.0]}, ValueError, r"test_data must have shape \(n_rows, "),
         (NETS["net0"], {"name": "a"}, TypeError, "unexpected keyword argument 'name'"),
-        (type("TabularMLP", (), {})(), {}, NotImplementedError, "to_c: a TabularMLP encodes its"),
         (make_pipeline(StandardScaler()), {}, TypeError, re.escape("fastmlp.fold(model)")),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,9 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's code writes."""
     folder = tmp_path_factory.mktemp("page")
     with contextlib.chdir(folder):
-        exec(compile(blocks("python")[0], PAGE.name, "exec"), {})
-    program, web = blocks("c")
+        names: dict[str, Any] = {}
+        exec(compile("\n".join(blocks("python")), PAGE.name, "exec"), names)
+        probability = names["model"].predict_proba(names["row"])[0, 1]
+        (folder / "probability.txt").write_text(repr(float(probability)))
+    program, table, web = blocks("c")
     (folder / "main.c").write_text(program)
+    (folder / "buys.c").write_text(table)
     (folder / "web.c").write_text(web)
     return folder
 
@@ -55,8 +60,11 @@ def output(command: str, folder: Path) -> str:
 @needs_compiler
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_programs_predict_as_the_net(folder: Path) -> None:
-    (test, printed), (program, _) = commands("cc ")
+    (test, printed), (program, _), (table, _) = commands("cc ")
     assert output(test, folder) == printed
+    label, probability = output(table, folder).split()
+    assert (label == "True") == (float(probability) > 0.5)
+    assert float(probability) == float((folder / "probability.txt").read_text())
     numbers = np.array(output(program, folder).split(), np.float32)
     np.testing.assert_allclose(numbers, np.loadtxt(folder / "expected.txt"), 1e-5, 1e-6)
 

@@ -26,6 +26,7 @@ from fastmlp import (
     MLPRegressor,
     Quantile,
     TabularMLPRegressor,
+    jacobian,
     jit,
 )
 from fastmlp.compiler.jit import INTERPRETED
@@ -466,7 +467,7 @@ def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> Non
     net, exact = MLP(sizes, **settings), MLP(sizes, **settings, dtype="float64")
     net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)
     exact.parameters[:] = net.parameters
-    x, raw = rng.normal(size=sizes[0]), least == 3
+    x, raw = rng.normal(size=sizes[0]), bool(rng.integers(2))
     out, grad = np.empty(sizes[-1]), np.empty((sizes[-1], sizes[0]))
     predicted = exact.predict_raw if raw else exact.predict
     moves = 1e-6 * np.eye(sizes[0])
@@ -478,12 +479,31 @@ def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> Non
         assert abs(grad - expected).max() <= bound * (1 + abs(expected).max())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "target"), CASES)
+def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
+    model = MODELS[name](target)
+    model = model.set_params(dtype=dtype) if "dtype" in model.get_params() else model
+    model.fit(X, TARGETS[target])
+    expected, handle = jacobian(model, X), jit.compiled(model)
+    rows = np.asarray(X, expected.dtype)
+    predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
+    bound = 1e-12 if expected.dtype == np.float64 else 2e-6
+    out, grad = np.empty(expected.shape[1]), np.empty(expected.shape[1:])
+    for r in range(0, len(X), 7):
+        for function in (gradient, jit.gradient):
+            grad[:] = np.nan
+            function(handle, rows[r], out, grad)
+            assert np.array_equal(out, predicted[r].ravel())
+            assert abs(grad - expected[r]).max() <= bound * (1 + abs(expected[r]).max())
+
+
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 def test_gradients_are_checked(function: Callable[..., None]) -> None:
-    grad, flat = np.empty((2, 3)), np.empty(3)
-    sorts = jit.compiled(MLP((3, 3), loss=Quantile([0.1, 0.5, 0.9])))
-    with pytest.raises(ValueError, match=r"jit.gradient: the model has none"):
-        function(sorts, ROW, np.empty(3), np.empty((3, 3)))
+    grad, flat, none = np.empty((2, 3)), np.empty(3), jit.compiled(NET)
+    none["gradient"] = 0
+    with pytest.raises(ValueError, match=r"jit.gradient: the model has no derivatives"):
+        function(none, ROW, np.empty(2), grad)
     with pytest.raises(ValueError, match="the handle is a copy"):
         function(HANDLE.copy(), ROW, np.empty(2), grad)
     for x, out, place in ((ROW[:2], 2, grad), (ROW, 1, grad), (ROW, 2, grad.T)):

@@ -7,9 +7,12 @@ import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_models import CASES, MODELS, TARGETS, X
+from small_tables import regressor
 
 from fastmlp import MLP, MLPRegressor
 from fastmlp.export.models import ModelParts, parts_of
+from fastmlp.tabular import TableModel
+from fastmlp.tabular.plain.model import Target
 
 
 def by_parts(parts: ModelParts, rows: Any) -> Any:
@@ -57,6 +60,8 @@ def test_parts_of_a_net() -> None:
         (MLPRegressor(), ValueError, "to_c: the MLPRegressor is not fitted"),
         (StandardScaler(), TypeError, "to_c: model must be an MLP, .*, got StandardScaler"),
         (None, TypeError, "got NoneType"),
+        (regressor(), TypeError, "to_c: a TabularMLPRegressor is a model of tables, .* take it"),
+        (TableModel((), Target("y"), MLP((1, 1))), TypeError, "take its net, model.net, whose"),
     ],
 )
 def test_what_has_no_parts(model: Any, kind: Any, words: str) -> None:

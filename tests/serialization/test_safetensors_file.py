@@ -289,7 +289,10 @@ def test_a_header_of_long_integers_and_of_many_arrays(path: Path) -> None:
     equal = [(2**61 - 1) * (i + 1024) for i in range(5000)]
     contents = {
         "more than 4,096 integers of more than 20 digits": ({"a": equal}, {}),
-        "501 arrays, more than 35 characters can describe": ({}, {f"x{i}": np.zeros(1) for i in range(500)}),
+        "501 arrays, more than 35 characters can describe": (
+            {},
+            {f"x{i}": np.zeros(1) for i in range(500)},
+        ),
     }
     for words, (header, arrays) in contents.items():
         with pytest.raises(ValueError, match=words):

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastmlp.rules.columns import BOUND, LARGEST
 from fastmlp.tabular import OneHotLevels, PiecewiseLinear, RobustSmoothClip, TargetStatistics
 from fastmlp.tabular.encoders import compiled
-from fastmlp.tabular.encoders.compiled import BOUND, LARGEST, ROWS
+from fastmlp.tabular.encoders.compiled import ROWS
 
 NAN = np.nan
 # More than a block of rows, and some of the next one.

@@ -203,8 +203,13 @@ def test_an_error_in_a_metric_names_it() -> None:
         net.fit(X[:40], Y[:40], epochs=2, metrics={"it": wrong}, **VALID)
     assert caught.value.__notes__ == ["in metrics['it']"]
     assert np.isfinite(net.predict(X)).all()
-    with pytest.raises(TypeError, match=r"metrics\['it'\] must return a number, got array"):
+    message = r"metrics\['it'\] must return a number, got an array of shape"
+    with pytest.raises(TypeError, match=rf"{message} \(\d+,\)$"):
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: np.abs(y - p)}, **VALID)
+    with pytest.raises(TypeError, match=rf"{message} \((\d+), \1\); .* use predictions\[:, 0\]"):
+        net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: y - p[:, None]}, **VALID)
+    with pytest.raises(TypeError, match=r"must return a number, got None$"):
+        net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: None}, **VALID)
 
 
 @pytest.mark.parametrize(

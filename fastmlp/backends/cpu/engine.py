@@ -1,6 +1,7 @@
 """The CPU backend's engine: prediction, gradient and training of one network."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,6 +155,12 @@ class Engine(Runner):
     def objective(self, data: Data, *, summed: bool = False) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data, summed=summed)
+
+    def gauss_newton(self, data: Data) -> protocol.GaussNewton:
+        """Return objective, Gauss-Newton matrix and damped steps on dense rows, in float64."""
+        room: Any = import_module("fastmlp.backends.cpu.second_order.system")
+        made: protocol.GaussNewton = room.GaussNewton(self, data)
+        return made
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net, packed for training on dense or other rows."""

@@ -18,7 +18,7 @@ from fastmlp.backends.cuda.plan.design import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
-from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
+from fastmlp.backends.cuda.training.batched_fits import Member, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import (
@@ -210,46 +210,12 @@ class Engine:
     ) -> None:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
         brought up to date, also if an exception ends the call."""
-        _, _, first = members[0]
-        try:
-            train_together(
-                self.card,
-                [_member(*member, epochs, batch_size) for member in members],
-                first.x,
-                first.y,
-                epochs=epochs,
-                batch_size=batch_size,
-                shuffle=shuffle,
-                outcomes=outcomes,
-                on_epochs=on_epochs,
-            )
-        finally:
-            for (_, state, _), outcome in zip(members, outcomes, strict=True):
-                state.n_steps = outcome.n_steps
-                if outcome.diverged_at is not None:
-                    state.restart()
-
-
-def _member(
-    engine: Engine, state: NetState, data: Data, epochs: int, batch_size: int
-) -> BatchedMember:
-    assert state.generator is not None
-    slots, first = engine.slots(state), state.n_steps
-    per_epoch = -(-data.n_rows // min(batch_size, data.n_rows))
-    state.average_over(first, first + epochs * per_epoch)
-    return BatchedMember(
-        engine.network,
-        state.parameters,
-        slots,
-        state.optimizer,
-        state.generator,
-        state.n_steps,
-        data.rows,
-        data.weight,
-        state.lock,
-        state.averaged_from,
-        state.kept_key() if engine.network.dropout else None,
-    )
+        ready = [
+            Member(engine.network, state, engine.slots(state), data)
+            for engine, state, data in members
+        ]
+        sizes: Any = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle}
+        train_together(self.card, ready, outcomes, **sizes, on_epochs=on_epochs)
 
 
 def _without_output(network: Network) -> Network:

@@ -16,7 +16,7 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
 from fastmlp.backends.cuda.plan.design import grid_shape, rules_of
-from fastmlp.backends.cuda.plan.plan import EVALUATE, PREDICT, TRAIN, Need
+from fastmlp.backends.cuda.plan.plan import EVALUATE, N_PENALTY_SUMS, PREDICT, TRAIN, Need
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, weight_views
@@ -25,8 +25,6 @@ from fastmlp.rules.loss_settings import unsmoothed
 Array = NDArray[Any]
 # The activations of a chunk: 64 MB in float32.
 CHUNK_NUMBERS = 1 << 24
-# The partial sums of the penalties; the number is independent of the number of blocks.
-N_PENALTY_SUMS = 1 << 13
 
 
 class ForwardPass:

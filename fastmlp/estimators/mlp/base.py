@@ -46,6 +46,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     subset_of,
     validation_rows,
 )
+from fastmlp.estimators.mlp.fitting.second_order import fit_by_core
 from fastmlp.estimators.mlp.fitting.shortcuts import is_checked, seeded
 from fastmlp.estimators.mlp.fitting.single_step import step_alone
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, features_of, network_of
@@ -247,8 +248,12 @@ class CompiledMLP(
         elif to_core.is_stochastic(self.solver):
             fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
-            check_whole(self, feed, "solver='lbfgs'", "another solver")
-            minimize_loss(self, part, units, reports)
+            name = self.solver if isinstance(self.solver, str) else type(self.solver).__name__
+            check_whole(self, feed, f"solver={name!r}", "another solver")
+            if to_core.is_second_order(self.solver):
+                fit_by_core(self, part, reports)
+            else:
+                minimize_loss(self, part, units, reports)
         if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "

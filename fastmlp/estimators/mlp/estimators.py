@@ -75,7 +75,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     solver : str or Optimizer, default "adam"
         scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
         which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``.
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
+        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
@@ -375,7 +377,9 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     solver : str or Optimizer, default "adam"
         scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
         which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``.
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
+        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
     validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun

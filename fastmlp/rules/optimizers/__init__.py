@@ -34,15 +34,26 @@ from fastmlp.rules.optimizers.protocol import (
     n_coefficients_of,
     norm_limit_of,
 )
+from fastmlp.rules.optimizers.second_order import (
+    LBFGS,
+    SECOND_ORDER,
+    LevenbergMarquardt,
+    SecondOrder,
+    matrix_bytes,
+    require_first_order,
+)
 
 __all__ = [
+    "LBFGS",
     "OPTIMIZERS",
+    "SECOND_ORDER",
     "SGD",
     "SYNONYMS",
     "Adagrad",
     "Adam",
     "AdamW",
     "Custom",
+    "LevenbergMarquardt",
     "Nadam",
     "NormLimit",
     "Optimizer",
@@ -51,14 +62,17 @@ __all__ = [
     "Rates",
     "Schedule",
     "ScheduleFreeAdamW",
+    "SecondOrder",
     "average_of",
     "average_start",
     "coefficients_of",
     "gradient_rule_of",
     "is_averaged",
     "lag_of",
+    "matrix_bytes",
     "n_coefficients_of",
     "norm_limit_of",
+    "require_first_order",
 ]
 
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
@@ -77,5 +91,6 @@ SYNONYMS = {
     "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree adamwschedulefree",
     "write SGD(0.01, momentum=0.9)": "momentum",
     "write SGD(0.01, momentum=0.9, nesterov=True)": "nesterov",
-    "MLPClassifier and MLPRegressor have solver='lbfgs'": "lbfgs l_bfgs_b bfgs",
+    "write LBFGS(), or in MLPClassifier and MLPRegressor solver='lbfgs'": "lbfgs l_bfgs_b bfgs",
+    "write LevenbergMarquardt()": "lm levenberg_marquardt levenbergmarquardt trainlm gauss_newton",
 }

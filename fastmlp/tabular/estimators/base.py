@@ -18,9 +18,10 @@ from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
 from fastmlp.export.onnx_graph import Graph, Outline
+from fastmlp.export.table_parts import TableParts
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits
+from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps
 from fastmlp.tabular.estimators.constraints import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
@@ -378,6 +379,42 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         """Add the model to a graph of `to_onnx`."""
         check_is_fitted(self)
         return onnx.write(graph, self)
+
+    def codes(self, X: Any) -> NDArray[np.float64]:
+        """Return the rows of a table as C files and compiled code take them.
+
+        Columns are those that are read, in the order of training: numbers as they are, NaN where
+        one is missing, a number for each part of a date, and the code of a level, its place in
+        ``schema_.levels``, -1 where it is missing or unknown.
+
+        Parameters
+        ----------
+        X : as for `predict`
+
+        Returns
+        -------
+        (n_rows, n_numbers) array of float64
+
+        Raises
+        ------
+        TypeError, ValueError
+            If columns are missing, or do not hold what they held.
+        """
+        values = self._values(X, "codes")
+        return steps.rows_of(self.schema_, values)
+
+    def _of_codes(self, rows: NDArray[np.float64]) -> Array:
+        """The predictions of rows of `codes`, few at a time, (n_rows, n_outputs)."""
+        values = steps.values_of(self.schema_, rows)
+        strips = (values.part(slice(k, k + 100)) for k in range(0, len(rows), 100))
+        return np.concatenate(
+            [self._predicted(each).reshape(len(each.codes), -1) for each in strips]
+        )
+
+    def _table_parts(self, who: str) -> TableParts:
+        """What becomes of a row, for `to_c` and `jit.compiled`."""
+        check_is_fitted(self)
+        return steps.parts_of_table(self, who)
 
     def summary(self) -> str:
         """Return the ensemble and what it was selected from, as text."""

@@ -10,18 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
 from fastmlp.export.onnx_graph import Formula, Graph, Input, Outline, Output
-from fastmlp.tabular.encoders import (
-    CosineEncoder,
-    Encoding,
-    MissingMarks,
-    OneHotLevels,
-    PiecewiseLinear,
-    RisingSmoothClip,
-    RobustSmoothClip,
-    TargetStatistics,
-)
-from fastmlp.tabular.encoders.base import Encoder
-from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
+from fastmlp.export.table_parts import LevelStep, NumberStep, Step
+from fastmlp.rules import columns as rules
+from fastmlp.rules.columns import BOUND, LARGEST
+from fastmlp.tabular.encoders import CosineEncoder, Encoding
+from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.pack.outputs import NetOutputs
 from fastmlp.tabular.schema import Schema
@@ -149,30 +142,32 @@ def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes, net: str) 
     NotImplementedError
         If an encoder has no nodes here; the message names it, and the net.
     """
-    parts: dict[str, str] = {}
-    for name, (encoder, places) in encoding.parts.items():
-        if not encoder.n_outputs:
-            continue
-        if isinstance(encoder, OneHotLevels | TargetStatistics):
-            parts[name] = _levels(graph, encoder, columns, places)
-        elif type(encoder) in NUMERIC:
-            numbers = parts.pop("scaled") if name == "cosines" else columns.numbers
-            parts[name] = NUMERIC[type(encoder)](graph, encoder, numbers)
-        else:
-            kind = type(encoder).__name__
-            raise NotImplementedError(
-                f"to_onnx: the numbers of the net {net!r} go through {kind}, which has no ONNX "
-                f"nodes here; known: {', '.join(sorted(kind_of.__name__ for kind_of in NUMERIC))}"
-            )
-    return graph.node("Concat", [*parts.values()], axis=1)
+    nodes = [name for step in steps_of(encoding) for name in _inputs(graph, step, columns, net)]
+    return graph.node("Concat", nodes, axis=1)
 
 
-def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
+def _inputs(graph: Graph, step: Step, columns: ColumnNodes, net: str) -> list[str]:
+    """Add a step; return the names of the inputs that it makes."""
+    if isinstance(step, LevelStep):
+        return _levels(graph, step, columns)
+    if isinstance(step, NumberStep):
+        numbers = graph.chosen(columns.numbers, step.columns)
+        return [RULES[step.rule](graph, numbers, *step.constants.T[:, None])]
+    if isinstance(step.encoder, CosineEncoder) and step.scaled is not None:
+        return [_cosines(graph, step.encoder, *_inputs(graph, step.scaled, columns, net))]
+    known = sorted([CosineEncoder.__name__, *(kind.__name__ for kind in STEPS)])
+    raise NotImplementedError(
+        f"to_onnx: the numbers of the net {net!r} go through {type(step.encoder).__name__}, which "
+        f"has no ONNX nodes here; known: {', '.join(known)}"
+    )
+
+
+def _clipped(graph: Graph, x: str, center: Array, factor: Array) -> str:
     wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
     # NaN is looked for before Clip, which may make a bound of it.
     missing = graph.node("IsNaN", [x])
-    z = graph.node("Sub", [x, graph.constant(encoder.center_[None], wide)])
-    z = graph.node("Mul", [z, graph.constant(encoder.factor_[None], wide)])
+    z = graph.node("Sub", [x, graph.constant(center, wide)])
+    z = graph.node("Mul", [z, graph.constant(factor, wide)])
     ends = [graph.constant(np.array(end), wide) for end in (-LARGEST, LARGEST)]
     z = graph.node("Cast", [graph.node("Clip", [z, *ends])], to=single)
     z = graph.node("Where", [missing, graph.constant(np.zeros(1), single), z])
@@ -182,11 +177,11 @@ def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
     return graph.node("Div", [z, root])
 
 
-def _rising(graph: Graph, encoder: RisingSmoothClip, x: str) -> str:
+def _rising(graph: Graph, x: str, center: Array, factor: Array) -> str:
     f = Formula(graph, graph.kinds.DOUBLE)
     missing = graph.node("IsNaN", [x])
-    z = f("Sub", x, graph.constant(encoder.center_[None], f.kind))
-    z = f("Mul", z, graph.constant(encoder.factor_[None], f.kind))
+    z = f("Sub", x, graph.constant(center, f.kind))
+    z = f("Mul", z, graph.constant(factor, f.kind))
     z = f("Where", missing, 0.0, f("Max", f("Min", z, LARGEST), -LARGEST))
     square = f("Add", f("Mul", z, z), 1e-300)
     size = f("Div", 1.0, f("Sqrt", f("Add", f("Div", 1.0, square), 1.0 / BOUND**2)))
@@ -194,22 +189,26 @@ def _rising(graph: Graph, encoder: RisingSmoothClip, x: str) -> str:
     return graph.node("Cast", [scaled], to=graph.kinds.FLOAT)
 
 
-def _marks(graph: Graph, encoder: MissingMarks, x: str) -> str:
-    missing = graph.node("IsNaN", [graph.chosen(x, encoder.columns_)])
-    return graph.node("Cast", [missing], to=graph.kinds.FLOAT)
+def _missing(graph: Graph, x: str) -> str:
+    return graph.node("Cast", [graph.node("IsNaN", [x])], to=graph.kinds.FLOAT)
 
 
-def _pieces(graph: Graph, encoder: PiecewiseLinear, x: str) -> str:
+def _share_below(graph: Graph, x: str, medians: Array, lows: Array, factors: Array) -> str:
     wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
-    lows, factors = encoder.table
-    medians = graph.constant(encoder.medians_[None], wide)
-    filled = graph.node("Where", [graph.node("IsNaN", [x]), medians, x])
-    n = encoder.n_pieces_
-    shares = graph.chosen(filled, np.repeat(np.arange(len(n)), n))
-    shares = graph.node("Sub", [shares, graph.constant(lows[None], wide)])
-    shares = graph.node("Mul", [shares, graph.constant(factors[None], wide)])
+    filled = graph.node("Where", [graph.node("IsNaN", [x]), graph.constant(medians, wide), x])
+    shares = graph.node("Sub", [filled, graph.constant(lows, wide)])
+    shares = graph.node("Mul", [shares, graph.constant(factors, wide)])
     ends = [graph.constant(np.array(end), single) for end in (0.0, 1.0)]
     return graph.node("Clip", [graph.node("Cast", [shares], to=single), *ends])
+
+
+# Nodes of each rule: of numbers, (n_rows, n_inputs), and constants, (1, n_inputs).
+RULES: dict[Callable[..., Any], Callable[..., str]] = {
+    rules.clipped: _clipped,
+    rules.rising: _rising,
+    rules.missing: _missing,
+    rules.share_below: _share_below,
+}
 
 
 def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
@@ -223,35 +222,23 @@ def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
     return graph.chosen(both, order.ravel())
 
 
-NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
-    CosineEncoder: _cosines,
-    MissingMarks: _marks,
-    PiecewiseLinear: _pieces,
-    RisingSmoothClip: _rising,
-    RobustSmoothClip: _robust,
-}
-
-
-def _levels(
-    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, chosen: Array
-) -> str:
+def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
     """Add the encoding of categories: a table for each, from which rows are taken."""
-    starts = encoder.starts_
-    if isinstance(encoder, OneHotLevels):
-        of_features = (encoder.columns_[a:b] for a, b in pairwise(starts))
-        widths = [len(np.unique(outputs[outputs >= 0])) for outputs in of_features]
-    else:
-        widths = [encoder.table_.shape[1]] * len(chosen)
     nodes = []
-    for j, (column, (a, b)) in enumerate(
-        zip(chosen, pairwise(np.cumsum([0, *widths])), strict=True)
-    ):
-        if a < b:
-            codes = np.full((columns.n_levels[column] + 1, len(chosen)), -1)
-            codes[:, j] = np.arange(len(codes)) - 1
-            table = graph.constant(encoder.encoded(codes)[:, a:b], graph.kinds.FLOAT)
-            nodes.append(graph.node("Gather", [table, columns.places[column]], axis=0))
-    return graph.node("Concat", nodes, axis=1)
+    for column, (start, end) in zip(step.columns, pairwise(step.starts), strict=True):
+        inputs = step.inputs[start:end]
+        if (inputs < 0).all():
+            continue
+        # A level that is not known has the place of none.
+        places = np.arange(columns.n_levels[column] + 1)
+        places[places >= end - start] = 0
+        table = np.zeros((len(inputs), step.n_inputs), np.float32)
+        for k, values in enumerate(step.constants[start:end].T):
+            table[inputs >= 0, inputs[inputs >= 0] + k] = values[inputs >= 0]
+        own = slice(inputs[inputs >= 0].min(), inputs.max() + len(step.constants[0]))
+        constant = graph.constant(table[places, own], graph.kinds.FLOAT)
+        nodes.append(graph.node("Gather", [constant, columns.places[column]], axis=0))
+    return nodes
 
 
 def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
@@ -306,11 +293,7 @@ def write(graph: Graph, model: Any) -> Outline:
 def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     """Add all nets; return the name of the weighted mean of their predictions, float64."""
     pack = model.pack_
-    others = zip(model.extra_members_, pack.extra_weights, strict=True)
-    used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
-    if used:
-        reason = f"the ensemble holds {', '.join(used)}, and only nets are converted"
-        raise NotImplementedError(f"to_onnx: {reason}: fit without extra_members")
+    check_members(model, "to_onnx")
     columns, outputs = columns_of(graph, model.schema_, inputs), []
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]

@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastmlp import Custom, MLPRegressor
+from fastmlp._process.one_thread import OneThread, one_thread
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators.mlp.fitting.lbfgs import OneThread, one_thread
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),

@@ -11,6 +11,7 @@ from fastmlp.backends.cpu.trainers.rank_trainer import places_of
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
 
+too_slow = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes")
 SHARES = (200, 3, 0, 101)
 N = sum(SHARES)
 BATCH = 32
@@ -107,7 +108,7 @@ def test_classes_and_weights() -> None:
 
 LARGE = pytest.param(
     (7, 200, 300, 2),
-    marks=pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: takes minutes"),
+    marks=too_slow,
     id="large",
 )
 
@@ -153,6 +154,7 @@ def test_a_further_fit_goes_on() -> None:
     assert on_ranks(4, twice) == [at_once.parameters.tobytes()] * 4
 
 
+@too_slow
 def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors() -> None:
     def net(threads: int) -> MLP:
         return made(7, 256, 256, 2, n_threads=threads)

@@ -130,11 +130,10 @@ class PlainStep(Record):
     loss: float
 
 
-def _row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make the function that checks some rows and their targets, and the one that checks weights
-    and labels, and writes labels as numbers."""
-    largest, size, lanes = float(np.finfo(scalar).max), np.dtype(scalar).itemsize, lanes_of(scalar)
-    sum_rows, vector = moves(scalar, lanes).sum_rows, lanes * size
+def _ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Make the functions that see if numbers are in a range, and if they are finite."""
+    largest, lanes = float(np.finfo(scalar).max), lanes_of(scalar)
+    sum_rows, vector = moves(scalar, lanes).sum_rows, lanes * np.dtype(scalar).itemsize
 
     @njit
     def are_within(address: int, n: int, low: float, high: float) -> bool:
@@ -156,6 +155,15 @@ def _row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
         return are_within(sums, lanes, -largest, largest) and are_within(
             rest, n - n_vectors * lanes, -largest, largest
         )
+
+    return are_within, are_finite
+
+
+def _row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
+    """Make the function that checks some rows and their targets, and the one that checks weights
+    and labels, and writes labels as numbers."""
+    largest, size = float(np.finfo(scalar).max), np.dtype(scalar).itemsize
+    are_within, are_finite = _ranges(scalar)
 
     @njit
     def are_sound(step: PlainStep, first: int, last: int, sums: int) -> bool:

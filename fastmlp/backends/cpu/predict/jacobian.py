@@ -23,6 +23,7 @@ from fastmlp.backends.cpu.predict.row_blocks import (
     predict_blocks,
     products,
 )
+from fastmlp.backends.cpu.predict.row_gradient import times_slopes
 from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes
 from fastmlp.backends.cpu.tuning import LARGEST_TILE
 from fastmlp.compiler import call, njit, records_at, row
@@ -34,34 +35,43 @@ Array = NDArray[Any]
 Scalar = type[np.floating[Any]]
 
 
-def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that derives vectors first to last of rows in one thread's buffers."""
+def _forward(scalar: Scalar) -> Callable[..., tuple[int, int]]:
+    """Make the function that predicts a block of rows from `start` on and keeps all slopes; it
+    returns where the outputs lie, and where the slopes end."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, n_rows = lanes * size, VECTORS * lanes
-    unit = VECTORS * vector
-    forward, backward = products(scalar, VECTORS), products(scalar, VECTORS, backward=True)
-    lane_moves = batch_in_lanes(scalar)
-    into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
+    n_rows, vector = VECTORS * lanes, lanes * size
+    unit, multiply = VECTORS * vector, products(scalar, VECTORS)
+    into_lanes = batch_in_lanes(scalar).into_lanes
 
-    @njit
-    def write(net: FlatNet, source: int, width: int, target: int, at: tuple[int, ...]) -> None:
-        """Write a block's units to rows that are `pitch` bytes apart."""
-        start, end, pitch, checks = at
+    def forward(net: FlatNet, start: int, end: int, buffer: int, checks: int) -> tuple[int, int]:
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        other, source = buffer + net.block_bytes, buffer
+        slopes = other + net.block_bytes
         for v in range(VECTORS):
-            place, first = source + v * vector, start + v * lanes
-            out_of_lanes(place, width, first, end - 1, target, pitch, unit, checks)
+            place, at = source + v * vector, start + v * lanes
+            into_lanes(net.x, net.n_in, at, end - 1, place, unit, checks)
+        for i in range(net.n_layers):
+            layer, target = layers[i], other if source == buffer else buffer
+            if layer.relu:
+                # Its values are positive where its slopes are 1: they are kept.
+                target = slopes
+            multiply(net, layer, source, target)
+            source = target
+            if layer.activation:
+                source = other if target == buffer else buffer
+                call(layer.activation, (target, source, slopes, layer.n_out * n_rows))
+            slopes += layer.n_out * unit
+        return source, slopes
 
-    @njit
-    def through(layer: FlatLayer, kept: int, numbers: int) -> None:
-        """Multiply the derivatives by a layer's values by its slopes."""
-        n = layer.n_out * n_rows
-        values, slopes, zero = row(numbers, n, scalar), row(kept, n, scalar), scalar(0)
-        if layer.relu:
-            for i in range(n):
-                values[i] = values[i] if slopes[i] > zero else zero
-        elif layer.activation:
-            for i in range(n):
-                values[i] *= slopes[i]
+    return njit(forward)
+
+
+def _backward(scalar: Scalar) -> Callable[..., int]:
+    """Make the function that derives an output of the block whose slopes end at `slopes`; it
+    returns where the derivatives lie."""
+    n_rows = VECTORS * lanes_of(scalar)
+    unit = n_rows * np.dtype(scalar).itemsize
+    multiply, through = products(scalar, VECTORS, backward=True), times_slopes(scalar)
 
     @njit
     def first_deltas(net: FlatNet, layer: FlatLayer, output: int, slopes: int, deltas: int) -> None:
@@ -74,45 +84,50 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
             for r in range(n_rows):
                 values[r] = weight * factors[r] if layer.activation else weight
 
-    def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
+    def backward(net: FlatNet, output: int, slopes: int, buffer: int) -> int:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
+        place, source, target = slopes - net.n_out * unit, buffer, buffer + net.block_bytes
+        first_deltas(net, layers[net.n_layers - 1], output, place, source)
+        for i in range(net.n_layers - 2, -1, -1):
+            layer = layers[i]
+            place -= layer.n_out * unit
+            through(layer, layer.n_out * n_rows, place, source)
+            multiply(net, layer, source, target)
+            source, target = target, source
+        return source
+
+    return njit(backward)
+
+
+def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
+    """Make the function that derives vectors first to last of rows in one thread's buffers."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector = lanes * size
+    unit, forward, backward = VECTORS * vector, _forward(scalar), _backward(scalar)
+    out_of_lanes = batch_in_lanes(scalar).out_of_lanes
+
+    @njit
+    def write(source: int, width: int, rows: tuple[int, int], to: tuple[int, int, int]) -> None:
+        """Write a block's units to rows that are `pitch` bytes apart."""
+        (start, end), (target, pitch, checks) = rows, to
+        for v in range(VECTORS):
+            at = start + v * lanes
+            place = target + at * pitch
+            out_of_lanes(source + v * vector, width, end - at, place, pitch, unit, checks)
+
+    def derive(net: FlatNet, first: int, last: int, thread: int) -> None:
         derived = row(net.derived, net.n_derived, np.int64)
         buffer = net.buffers + thread * net.buffer_bytes
-        other = buffer + net.block_bytes
-        checks = net.checks + thread * net.check_bytes
-        end, n_in = min(last * lanes, net.n_rows), net.n_in
-        for start in range(first * lanes, end, n_rows):
-            source, slopes = buffer, buffer + 2 * net.block_bytes
-            for v in range(VECTORS):
-                place, at = source + v * vector, start + v * lanes
-                into_lanes(net.x, n_in, at, end - 1, place, unit, checks)
-            for i in range(net.n_layers):
-                layer, target = layers[i], other if source == buffer else buffer
-                if layer.relu:
-                    # Its values are positive where its slopes are 1: they are kept.
-                    target = slopes
-                forward(net, layer, source, target)
-                source = target
-                if layer.activation:
-                    source = other if target == buffer else buffer
-                    call(layer.activation, (target, source, slopes, layer.n_out * n_rows))
-                slopes += layer.n_out * unit
+        read = net.checks + thread * net.check_bytes
+        written, end, n_in = read + vector, min(last * lanes, net.n_rows), net.n_in
+        for start in range(first * lanes, end, VECTORS * lanes):
+            outputs, slopes = forward(net, start, end, buffer, read)
             if net.out:
-                rows_of = (start, end, net.n_out * size, checks + vector)
-                write(net, source, net.n_out, net.out, rows_of)
+                write(outputs, net.n_out, (start, end), (net.out, net.n_out * size, written))
             for p in range(net.n_derived):
-                layer, place = layers[net.n_layers - 1], slopes - net.n_out * unit
-                source, target = buffer, other
-                first_deltas(net, layer, derived[p], place, source)
-                for i in range(net.n_layers - 2, -1, -1):
-                    layer = layers[i]
-                    place -= layer.n_out * unit
-                    through(layer, place, source)
-                    backward(net, layer, source, target)
-                    source, target = target, source
-                of_output = net.derivatives + p * n_in * size
-                rows_of = (start, end, net.n_derived * n_in * size, checks + vector)
-                write(net, source, n_in, of_output, rows_of)
+                source = backward(net, derived[p], slopes, buffer)
+                target, pitch = net.derivatives + p * n_in * size, net.n_derived * n_in * size
+                write(source, n_in, (start, end), (target, pitch, written))
 
     return njit(derive)
 

@@ -242,8 +242,8 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
                 source, target = target, source
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
-                checked = checks + vector
-                out_of_lanes(place, net.n_out, at, end - 1, net.out, pitch, unit, checked)
+                target, checked = net.out + at * pitch, checks + vector
+                out_of_lanes(place, net.n_out, end - at, target, pitch, unit, checked)
 
     return njit(predict_vectors)
 

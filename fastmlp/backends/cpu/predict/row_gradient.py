@@ -23,33 +23,43 @@ from fastmlp.compiler import (
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LEAST_LOG_VARIANCE
 
-# Links whose derivatives are known, by their numbers; None has one more: it cannot be derived.
-DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std")
-SIGMOID, EXP, SOFTMAX, MEAN_STD = 1, 2, 3, 4
+# The links, by their numbers.
+DERIVED = ("identity", "sigmoid", "exp", "softmax", "mean_std", "sorted")
+SIGMOID, EXP, SOFTMAX, MEAN_STD, SORTED = range(1, 6)
 
 
-def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
-    """Make the block that predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
-
-    Its buffers are two vectors of the widest layer, and one of slopes for each layer.
-    """
-    size, forward, dots = np.dtype(scalar).itemsize, one_row(scalar), row_dots(scalar)
-    zero, one, half, least = scalar(0), scalar(1), scalar(0.5), scalar(LEAST_LOG_VARIANCE)
+def times_slopes(scalar: Scalar) -> Callable[[FlatLayer, int, int, int], None]:
+    """Make the function that multiplies the derivatives by n of a layer's values by its slopes."""
+    zero = scalar(0)
 
     @njit
-    def through(layer: FlatLayer, kept: int, numbers: int) -> None:
-        """Multiply the derivatives by a layer's values by its slopes."""
-        values, slopes = row(numbers, layer.n_out, scalar), row(kept, layer.n_out, scalar)
+    def through(layer: FlatLayer, n: int, kept: int, numbers: int) -> None:
+        values, slopes = row(numbers, n, scalar), row(kept, n, scalar)
         if layer.relu:
-            for i in range(layer.n_out):
+            for i in range(n):
                 values[i] = values[i] if slopes[i] > zero else zero
         elif layer.activation:
-            for i in range(layer.n_out):
+            for i in range(n):
                 values[i] *= slopes[i]
+
+    return through
+
+
+def _link_slopes(scalar: Scalar) -> Callable[[FlatNet, int, int, int, int], None]:
+    """Make the function that changes derivatives of raw outputs to those of predictions."""
+    size, zero, one = np.dtype(scalar).itemsize, scalar(0), scalar(1)
+    half, least = scalar(0.5), scalar(LEAST_LOG_VARIANCE)
+
+    @njit
+    def exchange(first: int, second: int, n: int) -> None:
+        ones, others = row(first, n, scalar), row(second, n, scalar)
+        for k in range(n):
+            number = ones[k]
+            ones[k] = others[k]
+            others[k] = number
 
     @njit
     def through_link(net: FlatNet, kind: int, raw: int, out: int, grad: int) -> None:
-        """Change derivatives of raw outputs to those of predictions."""
         n_out, n_in = net.n_out, net.n_in
         raws, values = row(raw, n_out, scalar), row(out, n_out, scalar)
         if kind == SOFTMAX:
@@ -60,6 +70,14 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
                 for j in range(n_out):
                     numbers = row(grad + (j * n_in + k) * size, 1, scalar)
                     numbers[0] = values[j] * (numbers[0] - mean)
+        elif kind == SORTED:
+            # By insertion, which leaves equal outputs in their order.
+            for i in range(1, n_out):
+                j = i
+                while j > 0 and raws[j - 1] > raws[j]:
+                    exchange(raw + (j - 1) * size, raw + j * size, 1)
+                    exchange(grad + (j - 1) * n_in * size, grad + j * n_in * size, n_in)
+                    j -= 1
         else:
             for j in range(n_out):
                 small, factor = exp(-abs(raws[j])), values[j]
@@ -71,6 +89,17 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
                 numbers = row(grad + j * n_in * size, n_in, scalar)
                 for k in range(n_in):
                     numbers[k] *= factor
+
+    return through_link
+
+
+def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+    """Make the block that predicts a row of a net, and writes its derivatives, shape (n_out, n_in).
+
+    Its buffers are two vectors of the widest layer, one of slopes for each layer, and one more.
+    """
+    size, forward, dots = np.dtype(scalar).itemsize, one_row(scalar), row_dots(scalar)
+    through, through_link, one = times_slopes(scalar), _link_slopes(scalar), scalar(1)
 
     def derive(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
         mode = flush_denormals()
@@ -112,7 +141,7 @@ def row_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], Non
                 numbers[k] = factor * row(w + (k * net.n_out + j) * size, 1, scalar)[0]
             for i in range(n_last - 1, -1, -1):
                 layer = layers[i]
-                through(layer, work + (2 + i) * unit, deltas)
+                through(layer, layer.n_out, work + (2 + i) * unit, deltas)
                 before = target if i == 0 else work + unit if deltas == work else work
                 dots(before, net.parameters + layer.weights, layer.n_in, deltas, layer.n_out)
                 deltas = before

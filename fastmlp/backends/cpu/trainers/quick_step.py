@@ -64,11 +64,13 @@ class QuickStep:
     slots : the array of the first slot, by which it is known if the optimizer's state lies
         elsewhere since
     is_short : bool, True if a step holds the GIL, as predictions of a few rows do
+    address : int, of its `PlainStep`
     record, job, kind : as of every `JobHolder`
     """
 
     slots: object
     is_short: bool
+    address: int
     record: Array
     job: Any
     kind: tuple[Any, ...]
@@ -87,7 +89,7 @@ class QuickStep:
         self._order = np.arange(n_rows, dtype=np.int64)
         self.is_short = products_of(network, session) <= GIL_LANE_PRODUCTS
         self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
-        self.job, self._address = fields_of(self.record), address(self.record)
+        self.job, self.address = fields_of(self.record), address(self.record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
         has_labels = network.loss.targets == "classes"
         self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
@@ -161,7 +163,7 @@ class QuickStep:
         elif not weight.flags.carray:
             return None
         take = take_quick_step if self.is_short else self._take_long_step
-        loss: float = take(self._address, step, label_bytes, x, y, weight)
+        loss: float = take(self.address, step, label_bytes, x, y, weight)
         return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
 
     def _take_long_step(

@@ -11,8 +11,16 @@ import numpy as np
 
 from fastmlp.backends.cuda.device import adapter
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.plan.plan import AVERAGE_OF_M, NO_AVERAGE, OWN_AVERAGE, Need, make_plan
+from fastmlp.backends.cuda.plan.plan import (
+    AVERAGE_OF_M,
+    N_PENALTY_SUMS,
+    NO_AVERAGE,
+    OWN_AVERAGE,
+    Need,
+    make_plan,
+)
 from fastmlp.network.spec import Computed, Network
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import (
@@ -261,6 +269,36 @@ def grid_shape(network: Network, n_rows: int, card: Card) -> GridShape:
     rows = MANY_ROWS if n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
     weights = MANY_WEIGHTS if n_tiles(network, MANY_WEIGHTS) >= enough else FEW_WEIGHTS
     return GridShape(rows, weights)
+
+
+def training_need(
+    design: Design,
+    network: Network,
+    optimizer: Optimizer,
+    batch: int,
+    n_rows: int,
+    n_weights: int,
+    n_steps: int,
+) -> Need:
+    """Return the need of a training, of at most `n_steps` steps a launch."""
+    rules, groups = rules_of(network, optimizer), groups_of(optimizer, network.factors)
+    single, tile = design.kind == "single_block", design.grid.weights
+    n_penalty_sums = design.block.n_threads if single else N_PENALTY_SUMS
+    need = Need(
+        batch,
+        n_rows,
+        n_weights=n_weights,
+        n_steps=n_steps,
+        n_epochs=n_steps + 1,
+        n_orders=1,
+        train=True,
+        average=rules.average,
+        block=single,
+        n_penalty_sums=n_penalty_sums if network.penalties else 0,
+        n_drawn=network.dropout.n_numbers if network.dropout else 0,
+        tile=(tile.tile_rows, tile.tile_columns),
+    )
+    return need.of_groups(groups, rules.n_coefficients)
 
 
 def n_tiles(network: Network, shape: TileShape) -> int:

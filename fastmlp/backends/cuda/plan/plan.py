@@ -22,6 +22,8 @@ NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
 # number is independent of the number of threads, and so are the bits.
 N_PARTIAL_SUMS = 32
 LOSS_SUMS, MASS_SUMS, FIXED_SUMS = 0, N_PARTIAL_SUMS, 2 * N_PARTIAL_SUMS
+# Partial sums of the penalties in a grid's kernels, whatever the number of blocks.
+N_PENALTY_SUMS = 1 << 13
 
 
 class Plan(Record):

@@ -12,21 +12,17 @@ from fastmlp.backends.cuda.device.arrays import host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_steps
-from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of
-from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of, training_need
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
-from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 # The steps of one launch, at most; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
-# The partial sums of the penalties in a grid's kernels.
-N_PENALTY_SUMS = 1 << 13
 
 
 class Trainer:
@@ -74,20 +70,14 @@ class Trainer:
         self._subset, self._n_rows = data.rows, data.n_rows
         self._batch = batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
-        groups = groups_of(optimizer, network.factors)
         self.design = design = design_for(network, batch, card, kind)
         self.units_per_epoch = -(-self._n_rows // batch)
         self.unit_flops = 6 * network.layout.n_weights * batch
-        single = design.kind == "single_block"
-        need = _need(design, network, batch, data)._replace(average=self._rules.average)
+        sizes = (batch, self._n_rows, len(data.weight), MOST_STEPS)
+        need = training_need(design, network, optimizer, *sizes)
         require(card, host_bytes(data), "MLP.fit")
-        self._session = session = Session(
-            card,
-            [network],
-            need.of_groups(groups, self._rules.n_coefficients),
-            shared=single and design.block.shared,
-            who="MLP.fit",
-        )
+        shared = need.block and design.block.shared
+        self._session = session = Session(card, [network], need, shared=shared, who="MLP.fit")
         self._send(data)
         self._losses = int(session.plans["losses"][0])
         self._order: Any = None
@@ -230,21 +220,3 @@ class Trainer:
         if high > low:
             start = self._losses
             losses[low:high] = self._session.nets.sums[0, start : start + high - low].copy_to_host()
-
-
-def _need(design: Design, network: Network, batch: int, data: Data) -> Need:
-    single, tile = design.kind == "single_block", design.grid.weights
-    n_penalty_sums = design.block.n_threads if single else N_PENALTY_SUMS
-    return Need(
-        batch,
-        data.n_rows,
-        n_weights=len(data.weight),
-        n_steps=MOST_STEPS,
-        n_epochs=MOST_STEPS + 1,
-        n_orders=1,
-        train=True,
-        block=single,
-        n_penalty_sums=n_penalty_sums if network.penalties else 0,
-        n_drawn=network.dropout.n_numbers if network.dropout else 0,
-        tile=(tile.tile_rows, tile.tile_columns),
-    )

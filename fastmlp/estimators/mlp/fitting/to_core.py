@@ -23,7 +23,16 @@ from fastmlp.rules.dropout import Dropout, Key
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.loss_settings import Quantile, Smoothed, Tweedie
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer, is_averaged
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    Custom,
+    LevenbergMarquardt,
+    Optimizer,
+    SecondOrder,
+    is_averaged,
+)
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.penalties import l2
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
@@ -157,7 +166,7 @@ def quantile_score(estimator: Any, X: Any, y: Any, weight: Any) -> float:
 
 Rates = NDArray[np.float64]
 SETTINGS = ("beta_1", "beta_2", "epsilon")
-SOLVERS = {"lbfgs", *OPTIMIZERS}
+SOLVERS = {"lbfgs", "lm", *OPTIMIZERS}
 
 
 class CoreOptimizer(BaseOptimizer):
@@ -180,7 +189,12 @@ class CoreOptimizer(BaseOptimizer):
 
 def is_stochastic(solver: Any) -> bool:
     """Return True if a solver works by batches and epochs."""
-    return bool(solver != "lbfgs")
+    return not (is_second_order(solver) or (isinstance(solver, str) and solver == "lbfgs"))
+
+
+def is_second_order(solver: Any) -> bool:
+    """Return True if a solver is one of the core's that take all rows."""
+    return isinstance(solver, SecondOrder) or (isinstance(solver, str) and solver == "lm")
 
 
 def new_optimizer(estimator: Any) -> Any:
@@ -254,6 +268,8 @@ def for_net(estimator: Any) -> Optimizer:
 
 
 def _for_net(estimator: Any) -> Optimizer:
+    if is_second_order(estimator.solver):
+        return LevenbergMarquardt() if isinstance(estimator.solver, str) else estimator.solver
     if estimator.solver == "sgd":
         momentum = float(estimator.momentum)
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
@@ -358,10 +374,11 @@ def check_regularization(estimator: Any) -> None:
     """
     others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
     used = [*names_in_use(estimator), *others]
-    if used and isinstance(estimator.solver, str) and estimator.solver == "lbfgs":
+    if used and not is_stochastic(estimator.solver):
+        solver = estimator.solver if isinstance(estimator.solver, str) else "its optimizer"
         raise ValueError(
             f"{type(estimator).__name__}: {used[0]}={getattr(estimator, used[0])!r} needs a solver "
-            'that works by batches, such as solver="adam"; "lbfgs" uses all rows at once'
+            f'that works by batches, such as solver="adam"; "{solver}" uses all rows at once'
         )
     dropout_of_estimator(estimator)
     if estimator.average is not None and not isinstance(estimator.solver, str | type):

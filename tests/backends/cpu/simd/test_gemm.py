@@ -320,7 +320,7 @@ def move(name: str, dtype: Any) -> Any:
         chosen(a, b, c, d, e, f, g)
 
     def with_rows_close(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
-        chosen(a, b, c, d, e, b * size, f, g)
+        chosen(a, b, d - c + 1, e + c * b * size, b * size, f, g)
 
     size = np.dtype(dtype).itemsize
     return block(with_rows_close if name == "out_of_lanes" else of_seven)

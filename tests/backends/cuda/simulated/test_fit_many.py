@@ -10,12 +10,10 @@ import pytest
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp._process.task_pool import Stopped
-from fastmlp.backends.cuda.device.card import Card, card_of
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.launch import launch_single_block
 from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.training import batched_fits
-from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
-from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.model import core_of
 
 N_ROWS = 10
@@ -62,9 +60,9 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     made = batched_fits.Group.__init__
 
-    def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
-        sizes.append(len(members))
-        made(self, card, members, *rest)
+    def noted(self: Any, card: Any, fits: Any, *rest: Any) -> None:
+        sizes.append(len(fits))
+        made(self, card, fits, *rest)
 
     monkeypatch.setattr(batched_fits.Group, "__init__", noted)
     return sizes
@@ -174,7 +172,8 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
             raise Stopped
 
     monkeypatch.setattr(batched_fits, "launch_single_block", launch)
-    together = [net(0), net(1), net(2, activation="relu")]
+    averaged = net(2, optimizer=Adam(0.1, average=SWA(0.5)))
+    together = [net(0), net(1), averaged]
     before = copy.deepcopy(together)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -183,7 +182,8 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     assert [member.n_steps for member in together] == [5, 5, 0]
     assert [len(history.loss) for history in histories] == [1, 1, 0]
     assert all(history.status is Status.INTERRUPTED for history in histories)
-    assert np.array_equal(together[2].parameters, before[2].parameters)
+    assert np.array_equal(averaged.parameters, before[2].parameters)
+    assert core_of(averaged).state.averaged_from == 0
     monkeypatch.undo()
     for member, old in zip(together[:2], before, strict=False):
         old.fit(X, Y, epochs=1, batch_size=4)
@@ -243,17 +243,7 @@ def member_nets(device: str = "cuda") -> list[MLP]:
     ]
 
 
-def member(net: MLP, rows: Any) -> BatchedMember:
-    engine, state = core_of(net)
-    slots, generator = Moments(engine.network, 0), state.generator
-    assert generator is not None
-    weight = np.empty(0)
-    return BatchedMember(
-        engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight
-    )
-
-
-@pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.filterwarnings("ignore:.*fit diverged")
 @pytest.mark.parametrize("enough", [1, 1 << 20], ids=["orders of the device", "of the host"])
 @pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
 def test_each_member_ends_as_by_itself(
@@ -261,47 +251,23 @@ def test_each_member_ends_as_by_itself(
 ) -> None:
     monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", order_numbers)
     monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", enough)
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
-    together, alone = member_nets(), member_nets()
-    members = [member(net, rows) for net, rows in zip(together, MEMBER_ROWS, strict=True)]
+    together, own = member_nets(), member_nets()
     options: dict[str, Any] = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
-    outcomes = train_together(card_of(0), members, x, y, **options)
-    for net, rows, outcome, other_net in zip(alone, MEMBER_ROWS, outcomes, members, strict=True):
-        chosen = slice(None) if rows is None else rows
-        history = net.fit(x[chosen], y[chosen], **options)
-        assert outcome.loss == history.loss
-        assert outcome.n_steps == net.n_steps
-        assert (outcome.diverged_at is None) == (history.status.name == "COMPLETED")
-        assert np.array_equal(other_net.parameters, net.parameters)
-        state = core_of(net).state
-        slots, generator = state.slots(), state.generator
-        assert generator is not None
-        # A net that has diverged begins anew, with zeros.
-        assert np.array_equal(
-            other_net.moments.flat(), 0 * other_net.moments.flat() if slots is None else slots
-        )
-        assert other_net.generator.bit_generator.state == generator.bit_generator.state
+    histories = fit_many(together, X, Y, rows=MEMBER_ROWS, **options)
+    for net, rows, history, other in zip(own, MEMBER_ROWS, histories, together, strict=True):
+        expected = alone(net, rows, **options)
+        assert (history.loss, history.status) == (expected.loss, expected.status)
+        assert state_of(other) == state_of(net)
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
-    monkeypatch: pytest.MonkeyPatch,
+    groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
-    sizes: list[int] = []
-    made = batched_fits.Group.__init__
-
-    def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
-        sizes.append(len(members))
-        made(self, card, members, *rest)
-
-    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
-    monkeypatch.setattr(batched_fits, "_most_at_once", lambda *_: 2)
-    same = [MLP((3, 4, 1), seed=i, dtype="float64") for i in range(3)]
-    train_together(card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6)
-    assert sizes == [2, 1]
-    monkeypatch.undo()
+    same = [net(i) for i in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(batched_fits, "_most_at_once", lambda *_: 2)
+        fit_many(same, X, Y, epochs=1)
+    assert groups == [2, 1]
     monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
     with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
-        train_together(card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)
+        fit_many(same[:1], X, Y, epochs=1)

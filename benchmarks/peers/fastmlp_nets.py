@@ -1,0 +1,283 @@
+"""fastmlp: `fit`, `fit_many`, a file of Parquet, the price of a feature."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.many import Sweep
+from benchmarks.race import timed
+from benchmarks.recipe import BY_PRICE, VALIDATED
+from benchmarks.stream import Stream
+from benchmarks.workloads import BY_NAME, CE, Array, Workload, flat
+from fastmlp import EMA, MLP, SGD, Adam, AdamW, Blocks, Cosine, fit_many
+
+VARIANTS = dict.fromkeys(("plain", "mixed", "recipe"), ("fit",))
+VARIANTS["stream"] = ("Blocks.from_parquet",)
+
+
+def about() -> str:
+    import numba
+
+    return f"Numba {numba.__version__}, {numba.config.NUMBA_NUM_THREADS} threads"
+
+
+def make(workload: Workload, variant: str = "fit") -> "FastmlpFit":
+    return FastmlpFit(workload)
+
+
+def optimizer_of(workload: Workload) -> Any:
+    rule, recipe = workload.rule, workload.recipe
+    if rule.kind == "sgd":
+        return SGD(rule.rate, rule.momentum, nesterov=rule.momentum > 0)
+    if rule.kind == "adamw":
+        return AdamW(rule.rate, weight_decay=rule.weight_decay)
+    if recipe:
+        averaged = EMA(recipe.average)
+        return Adam(Cosine(rule.rate), average=averaged, global_clipnorm=recipe.norm)
+    return Adam(rule.rate)
+
+
+class FastmlpFit:
+    """A net, as a user writes it."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.x, self.y = workload.data()
+        self.start = flat(workload.start())
+        self.reset()
+
+    def reset(self) -> None:
+        self.net = self.made()
+
+    def made(self, **changes: Any) -> MLP:
+        """A new net at the start, with further settings, or others."""
+        load = self.workload
+        settings: dict[str, Any] = {
+            "activation": load.activation,
+            "loss": load.loss,
+            "optimizer": optimizer_of(load),
+            "l2": load.l2,
+            "dtype": load.dtype,
+            "seed": 0,
+        }
+        if load.compute_dtype:
+            settings["compute_dtype"] = load.compute_dtype
+        if load.recipe:
+            settings["dropout"] = load.recipe.dropout
+        net = MLP(load.sizes, **{**settings, **changes})
+        net.parameters[:] = self.start
+        return net
+
+    def epochs(self, n: int) -> None:
+        load = self.workload
+        self.net.fit(self.x, self.y, epochs=n, batch_size=load.batch, shuffle=load.shuffle)
+
+    def steps(self, n: int) -> None:
+        load, rows = self.workload, slice(0, n * self.workload.batch)
+        epochs = 1 if load.shuffle else n
+        x, y = self.x[rows], self.y[rows]
+        if n == 1 and not load.recipe:  # The recipe's schedule asks for the end of a fit.
+            self.net.train_on_batch(x, y)
+            return
+        self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
+
+    def gradient(self) -> Array:
+        batch = slice(0, self.workload.batch)
+        return self.net.loss_and_gradient(self.x[batch], self.y[batch])[1]
+
+    def loss(self) -> float:
+        twin = MLP(
+            self.workload.sizes,
+            activation=self.workload.activation,
+            loss=self.workload.loss,
+            dtype=self.workload.dtype,
+        )
+        twin.parameters[:] = self.net.parameters
+        return twin.loss_and_gradient(self.x, self.y)[0]
+
+    def parameters(self) -> Array:
+        return self.net.parameters.copy()
+
+    def rows(self, x: Array) -> Array:
+        return x
+
+    def predictors(self) -> dict[str, Callable[[Array], Array]]:
+        outs: dict[int, Array] = {}
+
+        def into(x: Array) -> Array:
+            out = outs.get(len(x))
+            if out is None:
+                shape = (len(x), self.workload.sizes[-1])
+                out = outs[len(x)] = np.empty(shape, self.workload.dtype)
+            return self.net.predict(x, out=out)
+
+        return {"new array": self.net.predict, "out=": into}
+
+
+class Ranks:
+    """The ranks that mpiexec starts, and their nets."""
+
+    def __init__(self, file: str) -> None:
+        from mpi4py import MPI
+
+        self.comm = MPI.COMM_WORLD
+        self.rank, self.barrier, self.agreed = self.comm.rank, self.comm.Barrier, self.comm.bcast
+
+    def runs(self, load: Workload) -> Iterator[tuple[str, Any]]:
+        """Yield the one way and its run."""
+        yield "fit", RankNet(load, self.comm)
+
+    def close(self) -> None:
+        """MPI ends with the process."""
+
+
+class RankNet(FastmlpFit):
+    """A net that the ranks train, and this one's rows."""
+
+    def __init__(self, workload: Workload, comm: Any) -> None:
+        from benchmarks import machines
+
+        super().__init__(workload)
+        self.comm = comm
+        self.x, self.y = machines.share(workload, comm.rank, comm.size)
+
+    def epochs(self, n: int, *, shuffle: bool = True) -> None:
+        settings: Any = {"batch_size": self.workload.batch, "shuffle": shuffle}
+        self.net.fit(self.x, self.y, epochs=n, communicator=self.comm, **settings)
+
+
+class Many:
+    """Nets, as a user writes them; making them is part of the training."""
+
+    def __init__(self, sweep: Sweep, n_threads: int | None = None) -> None:
+        self.sweep, self.n_threads = sweep, n_threads
+        self.x, self.y = sweep.data()
+        layers, self.settings = sweep.starts(), sweep.settings()
+        self.starts = [flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)]
+        self.nets: list[MLP] = []
+
+    def net(self, i: int, n_threads: int | None = None) -> MLP:
+        load, (rate, l2) = self.sweep.workload, self.settings[i]
+        net = MLP(
+            load.sizes,
+            activation=load.activation,
+            loss=load.loss,
+            optimizer=Adam(rate),
+            l2=l2,
+            dtype=load.dtype,
+            seed=i,
+            n_threads=n_threads,
+        )
+        net.parameters[:] = self.starts[i]
+        return net
+
+    def train(self, epochs: int, *, shuffle: bool = True) -> None:
+        self.nets = [self.net(i) for i in range(self.sweep.n_nets)]
+        options: Any = {"epochs": epochs, "batch_size": self.sweep.workload.batch}
+        histories = fit_many(
+            self.nets, self.x, self.y, shuffle=shuffle, n_threads=self.n_threads, **options
+        )
+        self.losses = np.array([history.loss[-1] for history in histories])
+
+    def parameters(self) -> Array:
+        return np.stack([net.parameters for net in self.nets])
+
+    def alone(self, repeats: int = 5) -> float:
+        """The seconds of a net's own fit on one thread: the best, mean over all settings."""
+        n = min(len(set(self.settings)), self.sweep.n_nets)
+        options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
+
+        def fitted(i: int) -> float:
+            net = self.net(i, n_threads=1)
+            return timed(partial(net.fit, self.x, self.y, **options))[0]
+
+        return float(np.mean([min(fitted(i) for _ in range(repeats)) for i in range(n)]))
+
+
+class Streamed:
+    """A new net for each call; calls return the number of rows."""
+
+    def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
+        self.load, self.stream = stream.workload, stream
+        self.run = FastmlpFit(stream.workload)
+        self.source = Blocks.from_parquet(path, target="y")
+
+    def reading(self) -> int:
+        blocks = (self.source.read(i) for i in range(len(self.source.block_sizes)))
+        return sum(len(np.asarray(x)) for x, *_ in blocks)
+
+    def memory(self) -> int:
+        self.run.reset()
+        self.run.epochs(self.stream.epochs)
+        return self.stream.epochs * self.load.n_rows
+
+    def streamed(self) -> int:
+        options: dict[str, Any] = {"epochs": self.stream.epochs, "batch_size": self.load.batch}
+        self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
+        return self.stream.epochs * self.load.n_rows
+
+
+TURN_SECONDS = 0.3
+
+
+# The settings of a net that a feature changes, from the learning rate.
+CHANGES: dict[str, Callable[[float], dict[str, Any]]] = {
+    "EMA": lambda rate: {"optimizer": Adam(rate, average=EMA(0.99))},
+    "dropout": lambda rate: {"dropout": 0.2},
+    "clipvalue": lambda rate: {"optimizer": Adam(rate, clipvalue=0.01)},
+    "global_clipnorm": lambda rate: {"optimizer": Adam(rate, global_clipnorm=1.0)},
+    "label_smoothing": lambda rate: {"label_smoothing": 0.1},
+    "focal": lambda rate: {"loss": "focal"},
+    VALIDATED: lambda rate: {},
+}
+
+
+def mean_error(targets: Array, predictions: Array) -> float:
+    """A metric that takes less time than a prediction."""
+    return float(np.abs(targets[0] - predictions[0]).mean())
+
+
+class Work:
+    """Two fits of a workload, one of them with a feature."""
+
+    def __init__(self, worker: Any, name: str, quick: bool) -> None:
+        self.clock, self.feature = worker.clock, BY_PRICE[name].feature
+        load = BY_NAME[BY_PRICE[name].workload]
+        if self.feature in ("label_smoothing", "focal"):
+            load = load._replace(loss=CE)
+        load = load.quick() if quick else load
+        self.load = load
+        self.run = FastmlpFit(load)
+        self.held_out = slice(0, max(1, load.n_rows // 10))
+        self.epochs = 1
+        if not quick:
+            *_, second = (self.seconds(False) for _ in range(2))
+            self.epochs = max(1, round(TURN_SECONDS / second))
+        self.about = {"epochs": self.epochs}
+
+    def turn(self, featured: list[bool]) -> dict[str, Any]:
+        """The seconds of an epoch without and with the feature, in an order."""
+        seconds = {with_it: self.seconds(with_it) for with_it in featured}
+        prediction = self.prediction() if self.feature == VALIDATED else None
+        return {"without": seconds[False], "with": seconds[True], "prediction": prediction}
+
+    def seconds(self, with_it: bool) -> float:
+        """The seconds of an epoch of a new net, after a first."""
+        changes = CHANGES[self.feature](self.load.rule.rate) if with_it else {}
+        options: dict[str, Any] = {"batch_size": self.load.batch}
+        x, y = self.run.x, self.run.y
+        if self.feature == VALIDATED:
+            options["validation_data"] = (x[self.held_out], y[self.held_out])
+            options["metrics"] = {"error": mean_error} if with_it else None
+        net = self.run.made(**changes)
+        net.fit(x, y, epochs=1, **options)
+        more = partial(net.fit, x, y, epochs=self.epochs, **options)
+        return timed(more, self.clock)[0] / self.epochs
+
+    def prediction(self) -> float:
+        """The seconds of a prediction of the rows held out, the median of 20."""
+        call = partial(self.run.net.predict, self.run.x[self.held_out])
+        return float(np.median([timed(call, self.clock)[0] for _ in range(20)]))

@@ -1,0 +1,421 @@
+"""PyTorch, eager: functional layers, autograd, a fused optimizer; the recipe; mixed precision."""
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from benchmarks.many import Sweep
+from benchmarks.peers import load
+from benchmarks.stream import Stream
+from benchmarks.workloads import Array, Workload, flat
+
+PRECISION = "float32 matmul precision medium"
+VARIANTS = {
+    "plain": ("gather each step", "gather each epoch", "gather each epoch, one thread"),
+    "mixed": ("autocast, gather each step", "autocast, gather each epoch", PRECISION),
+    "recipe": (
+        "gather each epoch",
+        "gather each epoch, one thread",
+        "gather and masks each epoch",
+        "gather and masks each epoch, one thread",
+    ),
+    "stream": (
+        "batches by the loader",
+        "row groups by the loader",
+        "row groups by the loader, one worker process",
+    ),
+}
+# Three steps of a net that a name stands for, with a line of oneDNN's for each primitive.
+STEPS = (
+    "from benchmarks.peers.torch_nets import make; from benchmarks.workloads import BY_NAME; "
+    "make(BY_NAME[{!r}].quick(), {!r}).steps(3)"
+)
+N_THREADS = torch.get_num_threads()
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+LOSSES = {
+    "mse": F.mse_loss,
+    "cross_entropy": F.cross_entropy,
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+}
+Tensor: TypeAlias = torch.Tensor
+
+
+def about() -> str:
+    words = ("oneAPI", "MKL-DNN", "CPU capability", "OpenMP")
+    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
+    facts = [line for line in lines if any(word in line for word in words) and "=" not in line]
+    return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {'; '.join(facts)}"
+
+
+def sgemm(size: int) -> float:
+    a, out = torch.ones(size, size), torch.empty(size, size)
+    torch.mm(a, a, out=out)
+    begin = time.perf_counter()
+    torch.mm(a, a, out=out)
+    return 2e-9 * size**3 / (time.perf_counter() - begin)
+
+
+def make(workload: Workload, variant: str = "") -> "TorchEager":
+    kind = TorchMixed if workload.form == "mixed" else TorchEager
+    return kind(workload, variant or VARIANTS[workload.form][0])
+
+
+def forward(
+    activation: str, parameters: Any, x: Tensor, rate: float = 0.0, masks: Tensor | None = None
+) -> Tensor:
+    """The last layer's values; parameters are weights (n_out, n_in) and biases in turn.
+
+    With dropout: PyTorch's, or by masks of 0 and 1 / (1 - rate) of all hidden layers.
+    """
+    act, last, first = ACTIVATIONS[activation], len(parameters) - 2, 0
+    for i in range(0, last, 2):
+        x = act(F.linear(x, parameters[i], parameters[i + 1]))
+        if masks is not None:
+            x = x * masks[:, first : first + x.shape[1]]
+            first += x.shape[1]
+        elif rate:
+            x = F.dropout(x, rate)
+    return F.linear(x, parameters[last], parameters[last + 1])
+
+
+def objective(
+    load: Workload, parameters: Any, x: Tensor, y: Tensor, masks: Tensor | None = None
+) -> Tensor:
+    """The loss, by products in the workload's precision."""
+    if load.compute_dtype is None:
+        rate = load.recipe.dropout if load.recipe else 0.0
+        return LOSSES[load.loss](forward(load.activation, parameters, x, rate, masks), y)
+    with torch.autocast("cpu", dtype=getattr(torch, load.compute_dtype)):
+        return LOSSES[load.loss](forward(load.activation, parameters, x).float(), y)
+
+
+class TorchEager:
+    """Tensors that are leaves of autograd, and their optimizer; with the recipe, foreach clipping
+    and average, which then is what is trained."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        self.workload, self.variant, self.recipe = workload, variant, workload.recipe
+        # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
+        self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
+        self.x, self.y = self.exact, _ = [torch.from_numpy(part) for part in workload.data()]
+        self.reset()
+
+    def reset(self) -> None:
+        self.p = [
+            torch.from_numpy(part).clone(memory_format=torch.contiguous_format)
+            for weight, bias in self.workload.start()
+            for part in (weight.T.copy(), bias)
+        ]
+        self.average = [part.clone() for part in self.p] if self.recipe else []
+        self.done = self.total = 0
+        for p in self.p:
+            p.requires_grad_()
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        load, rule = self.workload, self.workload.rule
+        if rule.kind == "sgd":
+            options = {"momentum": rule.momentum, "nesterov": rule.momentum > 0}
+            return torch.optim.SGD(self.p, rule.rate, fused=True, **options)
+        if rule.kind == "adamw":
+            decay = rule.weight_decay
+            return torch.optim.AdamW(self.p, rule.rate, weight_decay=decay, fused=True)
+        groups: list[dict[str, Any]] = [{"params": self.p}]
+        if load.l2:  # The penalty's gradient, without autograd.
+            weights = {"params": self.p[::2], "weight_decay": load.l2 / load.batch}
+            groups = [weights, {"params": self.p[1::2]}]
+        return torch.optim.Adam(groups, rule.rate, fused=True)
+
+    def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        return objective(self.workload, self.p, x, y, masks)
+
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective(x, y, masks).backward()
+        if self.recipe is None:
+            self.optimizer.step()
+            return
+        torch.nn.utils.clip_grad_norm_(self.p, self.recipe.norm, foreach=True)
+        rate = self.recipe.rate(self.workload.rule.rate, self.done, self.total)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.done += 1
+        with torch.no_grad():
+            # As `swa_utils.get_ema_multi_avg_fn` does; the weight is that of a debiased mean.
+            torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
+
+    def gathered(self) -> list[Tensor]:
+        """Rows and targets of an epoch in a new order, and its masks if the variant has them."""
+        load, order = self.workload, torch.randperm(self.workload.n_rows)
+        parts = [part.index_select(0, order) for part in (self.x, self.y)]
+        if "masks" in self.variant and self.recipe and self.recipe.dropout:
+            kept = 1 - self.recipe.dropout
+            drawn = torch.empty(load.n_rows, sum(load.sizes[1:-1]), dtype=self.x.dtype)
+            parts.append(drawn.bernoulli_(kept).mul_(1 / kept))
+        return parts
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        load, x, y = self.workload, self.x, self.y
+        if not load.shuffle:
+            yield x, y
+        elif "each epoch" in self.variant:
+            yield from zip(*(part.split(load.batch) for part in self.gathered()), strict=True)
+        else:
+            for index in torch.randperm(load.n_rows).split(load.batch):
+                yield x.index_select(0, index), y.index_select(0, index)
+
+    def epochs(self, n: int) -> None:
+        torch.set_num_threads(self.n_threads)
+        self.total = self.done + n * self.workload.n_steps
+        for _ in range(n):
+            for batch in self.batches():
+                self.step(*batch)
+
+    def steps(self, n: int) -> None:
+        load, self.total = self.workload, self.done + n
+        for i in range(n):
+            first = i * load.batch if load.shuffle else 0
+            rows = slice(first, first + load.batch)
+            self.step(self.x[rows], self.y[rows])
+
+    def gradient(self) -> Any:
+        batch = slice(0, self.workload.batch)
+        return torch.autograd.grad(self.objective(self.x[batch], self.y[batch]), self.p)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        torch.set_float32_matmul_precision("highest")
+        plain = self.workload._replace(recipe=None, compute_dtype=None)
+        return float(objective(plain, self.average or self.p, self.exact, self.y))
+
+    def parameters(self) -> Array:
+        p = [part.detach().numpy() for part in self.average or self.p]
+        return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
+
+    def rows(self, x: Array) -> Tensor:
+        return torch.from_numpy(x)
+
+    def predictors(self) -> dict[str, Callable[[Any], Any]]:
+        p, name = [part.detach() for part in self.p], self.workload.activation
+        inference, products = torch.inference_mode(), _products(name, p)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = Net(name, [part.clone() for part in p]).eval()
+            traced: Any = torch.jit.freeze(torch.jit.trace(module, self.x[:2]))
+        return {
+            "inference_mode": inference(lambda x: forward(name, p, x)),
+            "addmm, in place": inference(products),
+            "blocks of 1,000": inference(
+                lambda x: torch.cat([products(b) for b in x.split(1_000)])
+            ),
+            "jit": inference(lambda x: traced(x)),
+        }
+
+
+def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """A forward pass of plain products, with activations in place."""
+    weights, act = [w.T.contiguous() for w in p[::2]], IN_PLACE[activation]
+    *hidden, (last, bias) = zip(weights, p[1::2], strict=True)
+
+    def predict(x: Tensor) -> Tensor:
+        for w, b in hidden:
+            x = act(torch.addmm(b, x, w))
+        return torch.addmm(bias, x, last)
+
+    return predict
+
+
+class Net(torch.nn.Module):
+    """The layers, as a module."""
+
+    def __init__(self, activation: str, parameters: list[Tensor]) -> None:
+        super().__init__()
+        self.p, self.activation = torch.nn.ParameterList(parameters), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return forward(self.activation, list(self.p), x)
+
+
+class TorchMixed(TorchEager):
+    """In mixed precision: products by autocast, which keeps a forward pass's rounded weights, of
+    inputs that are rounded ahead; or float32 products whose operands PyTorch may round."""
+
+    def __init__(self, workload: Workload, variant: str) -> None:
+        self.by_leave = variant == PRECISION
+        super().__init__(workload, variant)
+        if not self.by_leave:
+            self.x = self.x.bfloat16()
+
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
+        torch.set_float32_matmul_precision("medium" if self.by_leave else "highest")
+        super().step(x, y)
+
+    def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        load = self.workload._replace(compute_dtype=None) if self.by_leave else self.workload
+        return objective(load, self.p, x, y)
+
+
+def kernels(workload: Workload, variant: str) -> list[str]:
+    """The kernels that oneDNN runs for a workload's products: implementation and dtypes."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS.format(workload.name, variant)],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    calls = [line.split(",") for line in done.stdout.splitlines() if ",exec,cpu," in line]
+    products = [fields for fields in calls if "matmul" in fields or "inner_product" in fields]
+    return list(
+        dict.fromkeys(f"{fields[5]}, {fields[6]}, {_dtypes(fields)}" for fields in products)
+    )
+
+
+def _dtypes(fields: list[str]) -> str:
+    """Each tensor and its dtype: "src:bf16 wei:bf16 dst:bf16"."""
+    tensors = next(field for field in fields if field.startswith("src"))
+    return " ".join(":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split())
+
+
+class Many:
+    """Stacked parameters; a step gathers a batch for each net.
+
+    Adam works by element, and so on the stacks as on each net.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        sizes = sweep.workload.sizes
+        x, y = sweep.data()
+        self.x = torch.from_numpy(x)
+        self.y = torch.from_numpy(y)
+        layers: list[Any] = []
+        for a, b in pairwise(sizes):
+            layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
+        self.module = torch.nn.Sequential(*layers[:-1])
+        self.generator = torch.Generator().manual_seed(0)
+        self.slopes = vmap(grad_and_value(self._objective), in_dims=(0, 0, 0))
+        self.p: dict[str, Any] = {}
+
+    def _objective(self, p: Any, x: Any, y: Any) -> Any:
+        raw = functional_call(self.module, p, (x,))
+        if self.sweep.workload.loss == "cross_entropy":
+            return functional.cross_entropy(raw, y)
+        return functional.mse_loss(raw, y)
+
+    def _start(self) -> dict[str, Any]:
+        p = {}
+        for i, (w, b) in enumerate(self.sweep.starts()):
+            p[f"{2 * i}.weight"] = torch.from_numpy(w).transpose(1, 2).contiguous()
+            p[f"{2 * i}.bias"] = torch.from_numpy(b.copy())
+        return p
+
+    def train(self, epochs: int, *, shuffle: bool = True) -> None:
+        load, n = self.sweep.workload, self.sweep.n_nets
+        self.p = self._start()
+        adam = torch.optim.Adam(self.p.values(), lr=load.rule.rate, fused=True)
+        with torch.no_grad():
+            for _ in range(epochs):
+                orders = torch.arange(load.n_rows).expand(n, -1)
+                if shuffle:
+                    keys = torch.rand(n, load.n_rows, generator=self.generator)
+                    orders = keys.argsort(1)
+                losses = torch.zeros(n)
+                for index in orders.split(load.batch, 1):
+                    slopes, loss = self.slopes(self.p, self.x[index], self.y[index])
+                    for name, parameter in self.p.items():
+                        parameter.grad = slopes[name]
+                    adam.step()
+                    losses += loss
+        self.losses = losses.numpy() / load.n_steps
+
+    def parameters(self) -> Array:
+        names = [f"{2 * i}" for i in range(len(self.p) // 2)]
+        parts = [self.p[f"{k}.weight"].transpose(1, 2) for k in names]
+        parts += [self.p[f"{k}.bias"] for k in names]
+        return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
+
+
+# Rows that a call takes at most: an eager step takes 0.1 ms and more.
+MOST_ROWS = 256_000
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def batches_of(x: torch.Tensor, y: torch.Tensor, batch: int) -> Iterator[Pair]:
+    """Yield whole batches of mixed rows; a compiled step takes no other."""
+    order = torch.randperm(len(x))
+    x, y = x.index_select(0, order), y.index_select(0, order)
+    n = len(x) // batch * batch
+    yield from zip(x[:n].split(batch), y[:n].split(batch), strict=True)
+
+
+class RowGroups(IterableDataset[Pair]):
+    """The row groups of a file in random order, whole or in batches."""
+
+    def __init__(self, path: Path, batch: int | None) -> None:
+        self.path, self.batch = path, batch
+
+    def __iter__(self) -> Iterator[Pair]:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(self.path) as file:
+            for group in np.random.default_rng().permutation(file.num_row_groups):
+                table = file.read_row_group(int(group))
+                columns = [torch.from_numpy(c.to_numpy()) for c in table.columns]
+                x, y = torch.stack(columns[:-1], 1), columns[-1][:, None]
+                if self.batch is None:
+                    yield x, y
+                else:
+                    yield from batches_of(x, y, self.batch)
+
+
+class Streamed:
+    """A net, and a loader for each call; calls return the number of rows."""
+
+    def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
+        self.load, self.groups = stream.workload, way.startswith("row groups")
+        module, variant = load(contestant), {"torch": "gather each epoch", "compile": "whole step"}
+        in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
+        self.run: Any = module.make(in_memory, variant[contestant])
+        rows = RowGroups(path, None if self.groups else self.load.batch)
+        workers = {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
+        self.loader: Any = DataLoader(rows, batch_size=None, **workers)
+
+    def batches(self) -> Iterator[Pair]:
+        n = 0
+        for x, y in self.loader:
+            for pair in batches_of(x, y, self.load.batch) if self.groups else ((x, y),):
+                yield pair
+                n += self.load.batch
+                if n >= MOST_ROWS:
+                    return
+
+    def reading(self) -> int:
+        return sum(len(x) for x, _ in self.batches())
+
+    def memory(self) -> int:
+        self.run.reset()
+        self.run.epochs(1)
+        return int(self.run.workload.n_rows)
+
+    def streamed(self) -> int:
+        self.run.reset()
+        n = 0
+        for x, y in self.batches():
+            self.run.step(x, y)
+            n += len(x)
+        return n

@@ -1,0 +1,1 @@
+"""Second-order training on the CPU: Gauss-Newton matrices and their factors."""

@@ -1,0 +1,168 @@
+"""The text of a C file that predicts as a model of tables does: rows of numbers and codes."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastmlp.export import c_template
+from fastmlp.export.c_rules import NAME, Code, literal
+from fastmlp.export.c_source import CText, function_of, texts_of
+from fastmlp.export.c_tests import numbers, replaced
+from fastmlp.export.table_parts import LevelStep, NumberStep, TableParts
+from fastmlp.network.summary import name_of
+
+# Levels that a comment names, and that are looked up by their texts, which are so long at most.
+SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
+
+
+class CTableText(CText):
+    """The parts of the text of a C file of a model of tables.
+
+    Its rows and predictions are float64, as of the library; encoders and nets compute as there.
+    """
+
+    libraries = "-lm "
+
+    def __init__(self, parts: TableParts, scalar: Any, prefix: str) -> None:
+        super().__init__(parts, scalar, prefix, gradient=False)
+        self.number = np.float64
+        self.widths: list[int] = []
+        for i, steps in enumerate(parts.known("to_c", "C")):
+            self._add_encoding(i, steps)
+        self.stack += (max(self.widths) + max(n.layer_sizes[-1] for n in parts.nets)) * self.size
+        texts = [str(level) for levels in parts.levels for level in levels]
+        self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
+        if self.looks_up:
+            starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
+            filled = {"@NAMES": texts_of(texts), "@STARTS": ", ".join(map(str, starts))}
+            self.nets.append(replaced(c_template.CODE, filled))
+
+    def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
+        """Add the constants of an encoding, and the function that makes a net's inputs."""
+        lines, first, parts = list[str](), 0, self.parts
+        for k, step in enumerate(steps):
+            places = parts.numbers if isinstance(step, NumberStep) else parts.codes
+            columns = self._array(f"c{i}_{k}", "int", places[step.columns])
+            if isinstance(step, NumberStep):
+                constants = ""
+                if step.constants.size:
+                    name = self._array(f"k{i}_{k}", "double", step.constants)
+                    constants = f", {name}"
+                n = step.n_inputs
+                lines.append(f"{self._rule(step)}(x, {columns}{constants}, z + {first}, {n});")
+            else:
+                n, self.rules["$levels"] = step.n_inputs, c_template.LEVELS
+                arrays = (
+                    self._array(f"s{i}_{k}", "int", step.starts),
+                    self._array(f"i{i}_{k}", "int", step.inputs),
+                    self._array(f"v{i}_{k}", "$real", step.constants.astype(self.scalar)),
+                )
+                lines += [
+                    f"for (int j = 0; j < {n}; ++j) z[{first} + j] = 0;",
+                    f"$levels(x, {columns}, {len(step.columns)}, {', '.join(arrays)}, "
+                    f"{step.constants.shape[1]}, z + {first});",
+                ]
+            first += n
+        self.widths.append(first)
+        self.nets.append(function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines))
+
+    def _array(self, name: str, kind: str, array: Any) -> str:
+        """Add a constant array; return its name in the text."""
+        if kind == "int":
+            texts = list(map(str, array.tolist()))
+            lines = [", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16)]
+            shown = "".join(f"\n    {line}," for line in lines) + "\n"
+        else:
+            shown = numbers(array)
+        self.nets.append(f"static const {kind} ${name}[] = {{{shown}}};\n")
+        return f"${name}"
+
+    def _rule(self, step: NumberStep) -> str:
+        """The name of the function of a rule of numbers, which is added if it is not there."""
+        name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
+        code = Code()
+        names = ["x", *(f"k[{j}]" for j in range(n))]
+        result = code.call(step.rule, *(code.symbol(np.float64, each) for each in names))
+        text = code.text(result, self.scalar)
+        body = "\n".join(f"        {line}" for line in code.lines(*NAME.findall(text)))
+        constants, next_ = (", const double *k", f", k += {n}") if n else ("", "")
+        self.rules[name] = f"""
+static void {name}(const double *row, const int *column{constants},
+                   $real *z, int n)
+{{
+    for (int i = 0; i < n; ++i{next_}) {{
+        const double x = row[column[i]];
+{body}
+        z[i] = {text};
+    }}
+}}
+"""
+        return name
+
+    def predict(self, *, gradient: bool) -> str:
+        """The function that predicts: the weighted mean of the nets."""
+        parts, encoding = self.parts, None
+        n = max(net.layer_sizes[-1] for net in parts.nets)
+        lines = [f"$real z[{max(self.widths)}], p[{n}];"]
+        lines.append("for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;")
+        for i, member in enumerate(parts.members):
+            if member.encoding != encoding:
+                encoding = member.encoding
+                lines.append(f"$inputs{encoding}(x, z);")
+            weight = literal(np.float64(member.weight))
+            lines += [f"$net{i}(z, p);", f"$add(p, {weight}, y);"]
+        if parts.classes is None:
+            scale, center, low, high = (
+                literal(np.float64(number))
+                for number in (parts.scale, parts.center, parts.low, parts.high)
+            )
+            added = [
+                f"const double v = (double)p[0] * {scale} + {center};",
+                f"y[0] += weight * (v < {low} ? {low} : v > {high} ? {high} : v);",
+            ]
+        elif n == 1:
+            added = ["y[0] += weight * (1 - (double)p[0]);", "y[1] += weight * (double)p[0];"]
+        else:
+            added = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] += weight * (double)p[j];"]
+        whole = ""
+        if parts.classes is not None:
+            whole = c_template.SUM
+            lines += [
+                "const double total = $sum(y, $OUTPUTS);",
+                "for (int j = 0; j < $OUTPUTS; ++j) y[j] /= total;",
+            ]
+        return (
+            function_of("static void $add(const $real *p, double weight, double *y)", added)
+            + whole
+            + function_of("void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines)
+        )
+
+    def declared(self) -> list[str]:
+        """The declarations that not every model has: places of columns, and codes of levels."""
+        names: list[str] = []
+        for name in self.parts.feature_names:
+            word = "$X_" + re.sub(r"\W", "_", name, flags=re.ASCII).upper()
+            while word in names:
+                word += "_"
+            names.append(word)
+        more = ["/* The places of the columns in a row. */", f"enum {{ {', '.join(names)} }};"]
+        if self.looks_up:
+            more += [
+                "/* The code of a level in a column, by its text; -1: unknown. */",
+                "int $code(int column, const char *level);",
+            ]
+        return [*more, *super().declared()]
+
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the numbers of a row, with their levels."""
+        return tuple(map(_described, self.parts.feature_names, self.parts.levels))
+
+
+def _described(name: str, levels: tuple[Any, ...]) -> str:
+    if not levels:
+        return f"{name}, a number; NAN where it is missing"
+    shown = ", ".join(f"{code} {level}" for code, level in enumerate(levels[:SHOWN]))
+    more = f" and {len(levels) - SHOWN} more" if len(levels) > SHOWN else ""
+    return f"{name}, a level: {shown}{more}; -1 where it is missing or unknown"

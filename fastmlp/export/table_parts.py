@@ -1,0 +1,157 @@
+"""A fitted model of tables as what becomes of a row: steps that make nets' inputs, and nets."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model import MLP
+
+Array = NDArray[Any]
+MISSING = -1
+
+
+class NumberStep(NamedTuple):
+    """Inputs of a net, each by a rule of `fastmlp.rules.columns` from one number.
+
+    Attributes
+    ----------
+    rule : function of a number and constants
+    columns : (n_inputs,) array, places among the numbers of a row
+    constants : (n_inputs, n_constants) array of float64
+    """
+
+    rule: Callable[..., Any]
+    columns: Array
+    constants: Array
+
+    @property
+    def n_inputs(self) -> int:
+        """The inputs that it makes."""
+        return len(self.columns)
+
+
+class LevelStep(NamedTuple):
+    """Inputs of a net from categories: a level writes a row of a table, the others stay 0.
+
+    Attributes
+    ----------
+    columns : (n_columns,) array, places among the codes of a row
+    starts : (n_columns + 1,) array
+        Where each column begins in `inputs` and `constants`: that of no level or an unknown one,
+        then those of the codes from 0.
+    inputs : (n_places,) array, the first input that is written; -1: none
+    constants : (n_places, width) array of float32, what is written
+    n_inputs : int
+    """
+
+    columns: Array
+    starts: Array
+    inputs: Array
+    constants: Array
+    n_inputs: int
+
+
+class OtherStep(NamedTuple):
+    """Inputs of a net by an encoder that is neither; of numbers that are scaled before, or not."""
+
+    encoder: Any
+    scaled: "NumberStep | OtherStep | None" = None
+
+
+Step = NumberStep | LevelStep | OtherStep
+
+
+class TableNet(NamedTuple):
+    """A net of a model of tables: the place of its steps, and its weight in the mean."""
+
+    net: MLP
+    encoding: int
+    weight: float
+
+
+class TableParts(NamedTuple):
+    """A model of tables whose predictions are the weighted mean of its nets'.
+
+    A row is of float64, in the order of the table's columns: a number, NaN where it is missing, or
+    the code of a level, -1 where it is missing or unknown. A date has a number for each part.
+
+    Attributes
+    ----------
+    feature_names : of the numbers of a row
+    levels : of each number of a row; empty if it is no code
+    numbers, codes : places in a row of what steps call numbers and codes
+    encodings : the steps of each encoding, whose inputs follow each other
+    members : in the order in which their predictions are summed up
+    n_outputs : numbers that are predicted for a row
+    classes : labels; None for a regression
+    scale, center, low, high : of a regression: nets predict ``(y - center) / scale``, and y is
+        between low and high
+    """
+
+    feature_names: tuple[str, ...]
+    levels: tuple[tuple[Any, ...], ...]
+    numbers: Array
+    codes: Array
+    encodings: tuple[tuple[Step, ...], ...]
+    members: tuple[TableNet, ...]
+    n_outputs: int
+    classes: Array | None
+    scale: float
+    center: float
+    low: float
+    high: float
+
+    @property
+    def n_features(self) -> int:
+        """The numbers of a row."""
+        return len(self.feature_names)
+
+    @property
+    def nets(self) -> list[MLP]:
+        """The nets."""
+        return [member.net for member in self.members]
+
+    @property
+    def n_constants(self) -> int:
+        """The numbers of all steps."""
+        steps = (step for steps in self.encodings for step in steps)
+        return sum(step.constants.size for step in steps if not isinstance(step, OtherStep))
+
+    def known(self, who: str, where: str) -> list[list[NumberStep | LevelStep]]:
+        """The steps of each encoding, to be written in C or in compiled code.
+
+        Raises
+        ------
+        NotImplementedError
+            If a step is by another encoder.
+        """
+        known: list[list[NumberStep | LevelStep]] = []
+        for steps in self.encodings:
+            known.append([])
+            for step in steps:
+                if isinstance(step, OtherStep):
+                    raise NotImplementedError(
+                        f"{who}: numbers of the table go through {type(step.encoder).__name__}, "
+                        f"which has no form in {where}"
+                    )
+                known[-1].append(step)
+        return known
+
+    def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
+        """Rows of numbers as in training, of levels, and of missing ones."""
+        generator = np.random.default_rng(seed)
+        rows = np.full((n, self.n_features), np.nan)
+        steps = (step for step in self.encodings[0] if isinstance(step, NumberStep))
+        scaled = next((step for step in steps if step.constants.shape[1] == 2), None)
+        if scaled is not None:
+            center, factor = scaled.constants.T
+            spread = np.divide(1, factor, out=np.ones_like(factor), where=factor > 0)
+            numbers = center + spread * generator.normal(size=(n, len(center)))
+            rows[:, self.numbers[scaled.columns]] = np.where(
+                generator.random(numbers.shape) < 0.1, np.nan, numbers
+            )
+        for j in self.codes:
+            rows[:, j] = generator.integers(MISSING, len(self.levels[j]), n)
+        return rows

@@ -1,0 +1,241 @@
+"""C files of models of tables: the bits of `predict`, from rows of numbers and codes of levels."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from c_programs import WARNINGS, built, failures, needs_compiler, needs_gcc, pointer, predictions
+from small_tables import FEW, classifier, drawn, regressor, untrained
+
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor, load, save, to_c
+from fastmlp.cli.main import main
+from fastmlp.tabular.encoders import CosineEncoder, NoisyQuantile
+
+N_SEEDS = 16
+
+
+@cache
+def binary() -> Any:
+    """Two classes, which rise with a column, of a table in which levels are numbers and texts."""
+    X, y = drawn(90, 3)
+    frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": pd.Categorical(np.arange(90) % 4)})
+    model, high = TabularMLPClassifier(**FEW, monotonic_cst={"age": 1}), y > np.median(y)
+    return model.fit(frame, high, X_val=frame[::3], y_val=high[::3]), frame
+
+
+@cache
+def digits() -> Any:
+    """Ten classes, whose probabilities NumPy sums up in another order."""
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    return TabularMLPClassifier(**FEW).fit(X, (X[:, 0] * 7).astype(int) % 10), X
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "classes": lambda: (classifier(), drawn()[0]),
+    "number": lambda: (regressor(), drawn()[0]),
+    "rising": binary,
+    "digits": digits,
+}
+
+
+def loaded(model: Any, folder: Path) -> Any:
+    save(model, folder / "model.safetensors")
+    return load(folder / "model.safetensors")
+
+
+def expected_of(model: Any, X: Any) -> Any:
+    few = getattr(model, "predict_proba", model.predict)(X)
+    return few.reshape(len(few), -1)
+
+
+def is_known(model: Any) -> bool:
+    encoders = [part.encoder for part in model.pack_.encodings[0].parts.values()]
+    return not any(isinstance(encoder, CosineEncoder | NoisyQuantile) for encoder in encoders)
+
+
+def cases(seeds: range, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Models from files, and their tables; those of seeds are of columns of drawn kinds."""
+    models = {f"drawn{seed}": untrained(seed) for seed in seeds}
+    models = {name: case for name, case in models.items() if is_known(case[0])}
+    models |= {name: make() for name, make in MODELS.items()}
+    return {name: (loaded(model, folder), X) for name, (model, X) in models.items()}
+
+
+@needs_gcc
+@needs_compiler
+@pytest.mark.parametrize(
+    ("flags", "seeds"), [("-std=c99 -O1", range(N_SEEDS)), ("-x c++ -std=c++17 -O3", range(3))]
+)
+def test_c_files_have_the_bits_of_tables(flags: str, seeds: range, tmp_path: Path) -> None:
+    models = cases(seeds, tmp_path)
+    texts = {
+        name: to_c(model, prefix=name, test_data=None if name > "drawn2" else X)
+        for name, (model, X) in models.items()
+    }
+    library = built(tmp_path, texts, [*flags.split(), "-march=native"])
+    for name, (model, X) in models.items():
+        rows, expected = model.codes(X), expected_of(model, X)
+        out = predictions(library, name, rows, expected.shape[1])
+        np.testing.assert_array_equal(out, expected, name)
+        assert failures(library, name, np.float64) == 0
+        if hasattr(model, "classes_"):
+            places = [library[f"{name}_class"](pointer(row)) for row in rows]
+            assert (model.classes_[places] == model.predict(X)).all()
+
+
+@needs_gcc
+@needs_compiler
+def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
+    model, X = binary()
+    library = built(tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"])
+    schema, names = model.schema_, list(X)
+    row, new = np.full(len(names), np.nan), pd.DataFrame({name: [None] for name in names})
+    new = new.astype({"age": float, "income": float})
+    rows = [row, np.where(np.isnan(row), -1, row), np.full(len(names), 1e9)]
+    for each, codes in zip(rows, [row, row, row], strict=True):
+        each[[names.index(name) for name in schema.numeric_names]] = codes[0]
+    expected = expected_of(model, new)[0]
+    for each in rows:
+        out = np.empty(2)
+        library["net_predict"](pointer(each), pointer(out))
+        np.testing.assert_array_equal(out, expected)
+    for name, levels in schema.levels.items():
+        for code, level in enumerate(levels):
+            assert library["net_code"](names.index(name), str(level).encode()) == code
+    assert library["net_code"](names.index("town"), b"Rome") == -1
+    assert library["net_code"](0, b"Bern") == library["net_code"](99, b"Bern") == -1
+
+
+@needs_gcc
+@needs_compiler
+def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
+    models = {name: make()[0] for name, make in MODELS.items()}
+    for name, model in models.items():
+        to_c(model, tmp_path / f"{name}.h")
+        flags = ["-O0", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+        command = ["gcc", *WARNINGS, *flags, "-DMODEL_TEST_MAIN", "-x", "c", f"{name}.h", "-lm"]
+        subprocess.run([*command, "-o", name], cwd=tmp_path, check=True)
+        printed = subprocess.check_output([tmp_path / name], text=True)
+        assert printed == f"0 failures of {10 * max(len(getattr(model, 'classes_', ())), 1)}\n"
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
+    models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path)
+    texts = {name: to_c(model, prefix=name, test_data=X) for name, (model, X) in models.items()}
+    excepted = ("float-equal", "padded", "declaration-after-statement", "unused-macros")
+    more = ("used-but-marked-unused", "missing-variable-declarations")
+    flags = ["-Weverything", *(f"-Wno-{word}" for word in (*excepted, *more))]
+    library = built(tmp_path, texts, [*flags, "-O3", "-march=native"], "clang")
+    for name in models:
+        assert failures(library, name, np.float64) == 0
+
+
+@needs_gcc
+@needs_compiler
+def test_predictions_in_c_rise_with_a_column(tmp_path: Path) -> None:
+    model, X = binary()
+    library = built(tmp_path, {"net": to_c(model, prefix="net")}, ["-O2", "-march=native"])
+    rows = np.repeat(model.codes(X.iloc[:5]), 400, axis=0)
+    rows[:, 0] = np.tile(np.linspace(0, 120, 400), 5)
+    rising = predictions(library, "net", rows, 2)[:, 1].reshape(5, 400)
+    assert (np.diff(rising, axis=1) >= 0).all()
+    assert (rising[:, -1] > rising[:, 0]).any()
+
+
+@needs_gcc
+@needs_compiler
+def test_nets_of_double_numbers(tmp_path: Path) -> None:
+    text = to_c(regressor(), prefix="net", dtype="float64")
+    library = built(tmp_path, {"net": text}, ["-O1", "-march=native"])
+    assert failures(library, "net", np.float64, 1e-5) == 0
+
+
+def test_columns_and_levels_stand_in_the_c_file() -> None:
+    text = to_c(binary()[0])
+    assert "0: age, a number; NAN where it is missing\n" in text
+    assert "1: town, a level: 0 Bern, 1 Chur, 2 Genf, 3 Zug; -1 where it is missing" in text
+    assert "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, MODEL_X_A_B, " in text
+    assert "MODEL_X_A__B };" in text
+    assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 3;" in text
+    frame = pd.DataFrame({"t": [f"text {i}" for i in range(60)] * 10})
+    model = TabularMLPRegressor(**FEW).fit(frame, np.arange(600.0) % 60)
+    assert "19 text 26 and 40 more;" in to_c(model)
+
+
+def test_the_command_writes_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    X, _ = drawn()
+    save(classifier(), "model.safetensors")
+    X.assign(other=1).to_csv("rows.csv", index=False)
+    assert main(["export", "model.safetensors", "model.h"]) == 0
+    assert Path("model.h").read_text() == to_c(classifier(), "model.h")
+    command = ["export", "model.safetensors", "model.c", "--tests", "20", "--test-data", "rows.csv"]
+    assert main(command) == 0
+    assert Path("model.c").read_text() == to_c(classifier(), "model.c", tests=20, test_data=X)
+    Path("rows.csv").write_text(",".join(X) + "\n")
+    assert main([*command, "--force"]) == 1
+
+
+def test_codes_are_rows_of_the_columns_that_are_read() -> None:
+    frame = pd.DataFrame(
+        {
+            "town": ["b", "a", None, "b"] * 8,
+            "same": 1,
+            "day": pd.date_range("2024-01-30", periods=32),
+            "size": [1.5, np.nan, 2.0, 3.0] * 8,
+        }
+    )
+    with pytest.warns(UserWarning, match="left out"):
+        model = TabularMLPRegressor(**FEW, cv=2).fit(frame, np.arange(32.0))
+    codes = model.codes(frame[["size", "day", "town"]])
+    parts = model.schema_.dates["day"].names
+    assert parts == ("month", "day", "weekday", "days")
+    np.testing.assert_array_equal(codes[:, 0], [1, 0, -1, 1] * 8)
+    np.testing.assert_array_equal(codes[:, -1], frame["size"])
+    np.testing.assert_array_equal(codes[:3, 1:5], [[1, 30, 1, 0], [1, 31, 2, 1], [2, 1, 3, 2]])
+    names = ("town", *(f"day ({part})" for part in parts), "size")
+    assert model._table_parts("to_c").feature_names == names
+    assert "1: day (month), a number;" in to_c(model)
+
+
+def with_another_member() -> Any:
+    from sklearn.tree import DecisionTreeRegressor
+
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = TabularMLPRegressor(
+        **FEW, extra_members=[("tree", DecisionTreeRegressor())], ensemble="mean", max_members=9
+    )
+    return model.fit(X, X[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "kind", "words"),
+    [
+        (TabularMLPRegressor, {}, ValueError, "is not fitted"),
+        (regressor, {"gradient": True}, NotImplementedError, "no gradient of a model of tables"),
+        (with_another_member, {}, NotImplementedError, "to_c: the ensemble holds 'tree' with wei"),
+        (regressor, {"test_data": drawn()[0][:0]}, ValueError, "test_data has no rows"),
+        (regressor, {"test_data": [[1.0]]}, ValueError, "must have 4 columns"),
+    ],
+)
+def test_what_is_refused(make: Any, options: Any, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        to_c(make(), **options)
+
+
+def test_encoders_of_other_functions_are_refused() -> None:
+    others = [model for model, _ in map(untrained, range(N_SEEDS)) if not is_known(model)]
+    names = set()
+    for model in others:
+        with pytest.raises(NotImplementedError, match="numbers of the table go through ") as raised:
+            to_c(model)
+        names.add(str(raised.value).split(" go through ")[1].split(",")[0])
+    assert names == {"CosineEncoder", "NoisyQuantile"}

@@ -1,0 +1,280 @@
+"""Fits by LevenbergMarquardt and LBFGS: the oracle's steps, all that a fit can do, and refusals."""
+
+import pickle
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from fitting import Cut, cut_after
+from loss_cases import CASES, draw_targets
+
+from fastmlp import (
+    EMA,
+    LBFGS,
+    MLP,
+    SGD,
+    Blocks,
+    LevenbergMarquardt,
+    ReduceLROnPlateau,
+    fit_many,
+    load,
+)
+from fastmlp.rules.curvature import curvature_of
+
+LOSSES = [name for name, loss in CASES.items() if curvature_of(loss) is not None]
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (60, 2))
+Y = np.sin(3 * X[:, :1]) * X[:, 1:]
+OPTIMIZERS = [LevenbergMarquardt(), LBFGS()]
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["lm", "lbfgs"])
+
+
+def net_of(optimizer: Any = None, seed: int = 0, **settings: Any) -> MLP:
+    """A small net of float64 with tanh."""
+    chosen = {"activation": "tanh", "dtype": "float64", **settings}
+    return MLP((2, 6, 1), optimizer=optimizer or LevenbergMarquardt(), seed=seed, **chosen)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_are_the_oracles(loss: str) -> None:
+    rng = np.random.default_rng(3)
+    n_out = 3 if CASES[loss].link == "softmax" else 2
+    y = draw_targets(loss, rng, 60, n_out)
+    weight = rng.uniform(0.5, 2, 60)
+    net = MLP(
+        (2, 5, n_out), activation="tanh", loss=CASES[loss], l2=0.1, dtype="float64", seed=1,
+        optimizer=LevenbergMarquardt(1e-2), layer_rates=[1.0, {"biases": 0.0}],
+    )  # fmt: skip
+    kept = np.arange(len(net.parameters)) < len(net.parameters) - n_out
+    start = [array.copy() for array in (*net.weights, *net.biases)]
+    model = {"activations": ["tanh"], "loss": loss, "l2": 0.1, "sample_weight": weight}
+    losses, flat = naive.levenberg_marquardt(
+        start[:2], start[2:], X, y, 4, damping=1e-2, is_trained=kept, **model
+    )
+    history = net.fit(X, y, epochs=4, sample_weight=weight)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-9)
+    np.testing.assert_allclose(net.parameters, flat, rtol=1e-9, atol=1e-9)
+
+
+def test_linear_nets_are_least_squares_in_two_steps() -> None:
+    y = np.column_stack([X @ [1.0, -2.0] + 0.5, np.cos(X[:, 0])])
+    net = MLP((2, 2), dtype="float64", seed=0, optimizer=LevenbergMarquardt(1e-8))
+    net.fit(X, y, epochs=2)
+    solved = np.linalg.lstsq(np.column_stack([X, np.ones(60)]), y, rcond=None)[0]
+    np.testing.assert_allclose(np.vstack([net.weights[0], net.biases[0]]), solved, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "case", ["constant", "duplicates", "one row", "wide", "dead", "zeros", "exact", "huge"]
+)
+@each_optimizer
+def test_degenerate_fits_end_finite_with_a_status(case: str, optimizer: Any) -> None:
+    x, y, settings = X, Y, dict[str, Any]()
+    match case:
+        case "constant":
+            y = np.ones((60, 1))
+        case "duplicates":
+            x, y = np.repeat(X[:1], 60, axis=0), Y
+        case "one row":
+            x, y = X[:1], Y[:1]
+        case "wide":
+            settings = {"activation": "relu"}
+            x, y = X[:5], Y[:5]
+        case "dead" | "zeros":
+            settings = {"activation": "relu", "initializer": "zeros"}
+        case "exact":
+            y = np.zeros((60, 1))
+        case "huge":
+            y = 1e100 * Y
+    net = net_of(optimizer, **settings)
+    if case == "dead":
+        net.biases[0] = np.full(6, -100.0)
+    history = net.fit(x, y, epochs=30)
+    assert np.isfinite(net.parameters).all()
+    assert history.status.name in ("COMPLETED", "CONVERGED")
+
+
+def test_damping_above_its_limit_ends_a_fit() -> None:
+    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
+    history = net.fit(X, Y, epochs=1000)
+    assert history.status.name == "CONVERGED"
+    assert len(history.loss) < 1000
+
+
+def test_data_that_are_not_finite_at_the_start_diverge() -> None:
+    net = net_of()
+    net.parameters[:] = 1e200
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        history = net.fit(X, Y * 1e200, epochs=3)
+    assert history.status.name == "DIVERGED"
+
+
+@each_optimizer
+def test_a_fit_does_what_others_do(optimizer: Any) -> None:
+    net, seen = net_of(optimizer, l2=1e-4), []
+    history = net.fit(
+        X, Y, epochs=40, validation_split=0.2, early_stopping=30, metrics=["mae"],
+        callbacks=lambda report: seen.append(report.loss), sample_weight=np.ones(60),
+    )  # fmt: skip
+    assert seen == history.loss
+    assert history.loss == sorted(history.loss, reverse=True)
+    assert len(history.validation_loss) == len(history.metrics["mae"]) == net.n_steps == len(seen)
+    assert history.best_epoch == int(np.argmin(history.validation_loss))
+    assert net.fit(X, Y, epochs=1000, time_limit=1e-9).status.name == "OUT_OF_TIME"
+    assert net.fit(X, Y, epochs=9, callbacks=lambda report: report.stop()).status.name == "STOPPED"
+
+
+@each_optimizer
+def test_weights_are_repetitions(optimizer: Any) -> None:
+    weight = np.arange(60) % 3
+    nets = net_of(optimizer), net_of(optimizer)
+    nets[0].fit(X, Y, epochs=5, sample_weight=weight)
+    nets[1].fit(np.repeat(X, weight, axis=0), np.repeat(Y, weight, axis=0), epochs=5)
+    np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-6)
+
+
+def test_what_callbacks_write_is_trained() -> None:
+    net, other = net_of(), net_of()
+
+    def reset(report: Any) -> None:
+        if report.epoch == 2:
+            report.net.parameters[:] = start
+
+    start = net.parameters.copy()
+    history = net.fit(X, Y, epochs=6, callbacks=reset)
+    other_history = other.fit(X, Y, epochs=6)
+    assert history.loss[:3] == other_history.loss[:3]
+    assert (net.parameters != other.parameters).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resumed_copied_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) -> None:
+    whole, file = net_of(dtype=dtype), tmp_path / "fit.safetensors"
+    history = whole.fit(X, Y, epochs=8)
+    cut = net_of(dtype=dtype)
+    with pytest.raises(Cut):
+        cut.fit(X, Y, epochs=8, checkpoint=file, checkpoint_every=1, callbacks=cut_after(4))
+    resumed = net_of(dtype=dtype)
+    assert resumed.fit(X, Y, epochs=8, checkpoint=file, resume=True).loss == history.loss
+    parts = [net_of(dtype=dtype)]
+    parts[0].fit(X, Y, epochs=4)
+    parts[0].save(tmp_path / "net.safetensors", include_training_state=True)
+    parts += [deepcopy(parts[0]), pickle.loads(pickle.dumps(parts[0]))]
+    parts.append(load(tmp_path / "net.safetensors"))
+    for net in parts:
+        net.fit(X, Y, epochs=4)
+    for net in [resumed, *parts]:
+        assert net.parameters.tobytes() == whole.parameters.tobytes()
+        assert net.optimizer == LevenbergMarquardt()
+
+
+@each_optimizer
+def test_fit_many_has_the_bits_of_fits(optimizer: Any) -> None:
+    nets = [net_of(optimizer, seed) for seed in range(3)] + [net_of(SGD(), 4)]
+    alone = deepcopy(nets)
+    rows = np.arange(0, 60, 2)
+    histories = fit_many(nets, X, Y, epochs=5, rows=rows, n_threads=2)
+    for net, own, history in zip(nets, alone, histories, strict=True):
+        assert own.fit(X[rows], Y[rows], epochs=5).loss == history.loss
+        assert own.parameters.tobytes() == net.parameters.tobytes()
+
+
+@each_optimizer
+def test_frozen_layers_stay(optimizer: Any) -> None:
+    net = net_of(optimizer)
+    net.trainable[0] = False
+    first = net.weights[0].copy()
+    history = net.fit(X, Y, epochs=5)
+    assert history.loss[-1] < history.loss[0]
+    assert (net.weights[0] == first).all()
+
+
+def test_lbfgs_keeps_signs() -> None:
+    net = net_of(LBFGS(), monotonic_cst=[1, 0])
+    net.fit(X, Y, epochs=20)
+    rising = net.predict(np.column_stack([np.linspace(-1, 1, 50), np.zeros(50)])).ravel()
+    assert (np.diff(rising) >= 0).all()
+
+
+def test_a_step_of_lbfgs_is_scipys() -> None:
+    from scipy.optimize import minimize
+
+    net = net_of(LBFGS(history_size=5))
+    other = net_of()
+
+    def objective(parameters: Any) -> Any:
+        other.parameters[:] = parameters
+        return other.loss_and_gradient(X, Y)
+
+    options = {"maxiter": 20, "maxcor": 5, "ftol": 0.0, "gtol": 0.0}
+    start = other.parameters.copy()
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    history = net.fit(X, Y, epochs=20)
+    assert history.loss[-1] == found.fun
+    assert (net.parameters == found.x).all()
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dropout": {"dropout": 0.1},
+    "input_noise": {"input_noise": 0.1},
+    "layer_rates": {"layer_rates": [0.5, 1.0]},
+    "compute_dtype": {"dtype": "float32", "compute_dtype": ["float32", "float32"]},
+    "l1": {"l1": 0.1},
+    "monotonic_cst": {"monotonic_cst": [1, 0]},
+    "curvature": {"loss": "mae"},
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "batch_size": {"batch_size": 16},
+    "ReduceLROnPlateau": {"callbacks": ReduceLROnPlateau(monitor="loss")},
+}
+
+
+@pytest.mark.parametrize("words", [*SETTINGS, *ARGUMENTS])
+def test_what_does_not_go_with_it_is_refused(words: str) -> None:
+    if words == "compute_dtype":
+        net = MLP((2, 40, 40, 1), optimizer=LevenbergMarquardt(), compute_dtype="bfloat16")
+    else:
+        net = net_of(**SETTINGS.get(words, {}))
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match=words):
+        net.fit(X, Y, **ARGUMENTS.get(words, {}))
+    with pytest.raises(ValueError, match=words):
+        fit_many([net], X, Y, **ARGUMENTS.get(words, {}))
+    assert (net.parameters == before).all()
+
+
+def test_other_doors_are_refused(tmp_path: Path) -> None:
+    net = net_of()
+    for step in (
+        lambda: net.train_on_batch(X, Y),
+        lambda: net.train_on_gradient(X, Y),
+        lambda: net.apply_gradient(net.parameters),
+    ):
+        with pytest.raises(ValueError, match=r"use MLP\.fit"):
+            step()
+    with pytest.raises(ValueError, match="checkpoint"):
+        net_of(LBFGS()).fit(X, Y, checkpoint=tmp_path / "fit")
+    source = Blocks.from_arrays(np.tile(X, (20, 1)), np.tile(Y, (20, 1)), rows=100)
+    assert len(net.fit(source, epochs=2).loss) == 2
+    with pytest.raises(ValueError, match="all rows in memory"):
+        net.fit(source, buffer_rows=600)
+    with pytest.raises(TypeError):
+        LevenbergMarquardt(average=EMA(0.9))  # type: ignore[call-arg]
+    for wrong in ({"damping": 0.0}, {"damping": 1.0, "max_damping": 0.5}):
+        with pytest.raises(ValueError, match="LevenbergMarquardt"):
+            LevenbergMarquardt(**wrong)
+
+
+def test_a_matrix_above_a_quarter_of_the_free_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fastmlp._process import memory
+
+    monkeypatch.setattr(memory, "available", lambda: 1 << 30)
+    net = MLP((100, 100, 1), optimizer=LevenbergMarquardt())
+    with pytest.raises(MemoryError, match=r"832\.* MB .* 10,201 parameters"):
+        net.fit(np.ones((3, 100)), np.ones(3))
+    assert "832" in str(net.summary())
