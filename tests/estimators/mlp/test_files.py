@@ -286,9 +286,7 @@ def test_other_things_are_refused(path: Path) -> None:
 
 def test_a_file_of_an_estimator_is_no_net(path: Path) -> None:
     fastmlp.save(fitted(), path)
-    with pytest.raises(
-        FileError, match=r"kind 'MLPClassifier', not 'MLP': load it by fastmlp.load"
-    ):
+    with pytest.raises(FileError, match=r"kind 'MLPClassifier', not 'MLP': load it by"):
         MLP.load(path)
 
 
