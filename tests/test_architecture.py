@@ -359,7 +359,7 @@ def test_names_are_where_it_says(name: str, path: str) -> None:
 
 
 def test_words_of_our_own_are_few_and_each_is_explained_once() -> None:
-    (table,) = re.findall(r"^\| word \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
+    (table,) = re.findall(r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE)
     words = [row.split("|")[1].strip() for row in table.splitlines()]
     assert len(words) == len(set(words))
     assert 15 <= len(words) <= 25

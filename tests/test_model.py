@@ -282,7 +282,7 @@ def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
     net, rng = MLP((2, 5, 1), loss="binary_cross_entropy", seed=0), np.random.default_rng(n_rows)
     x = rng.normal(size=(n_rows, 2)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.float32)
-    events = {
+    events: dict[str, Any] = {
         "parameters": lambda: net.parameters.__imul__(1.5),
         "fit": lambda: net.fit(x, y, epochs=1),
         "step": lambda: net.train_on_batch(x, y),

@@ -91,13 +91,13 @@ def check_rule(
     if not inspect.isfunction(function):
         raise TypeError(f"{WHO}: rule must be a function {FORMS}, or a Loss, got {rule!r}")
     if loss and loss.by_row:
-        raw, given = _rows(points, targets)
-        evaluate = _of_rows(function, given, constants)
+        raw, target = _rows(points, targets)
+        evaluate = _of_rows(function, target, constants)
     else:
-        raw, given = _numbers(function, points, targets, len(constants))
-        evaluate = _of_numbers(function, given, constants)
+        raw, target = _numbers(function, points, targets, len(constants))
+        evaluate = _of_numbers(function, target, constants)
     with np.errstate(all="ignore"):
-        return _largest(evaluate, raw, given)
+        return _largest(evaluate, raw, target)
 
 
 def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, Array]:
@@ -107,13 +107,13 @@ def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, A
             f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and targets, one row "
             "or label for each"
         )
-    raw, given = np.asarray(points, np.float64), np.asarray(targets, np.float64)
-    if raw.ndim != 2 or given.ndim not in (1, 2) or len(raw) != len(given):
+    raw, target = np.asarray(points, np.float64), np.asarray(targets, np.float64)
+    if raw.ndim != 2 or target.ndim not in (1, 2) or len(raw) != len(target):
         raise ValueError(
             f"{WHO}: points must have shape (n_rows, n_outputs), and targets as many rows, got "
-            f"{raw.shape} and {given.shape}"
+            f"{raw.shape} and {target.shape}"
         )
-    return raw, given.reshape(len(given), -1)
+    return raw, target.reshape(len(target), -1)
 
 
 def _numbers(
@@ -135,7 +135,7 @@ def _numbers(
     return table[:, :1], table[:, 1:]
 
 
-def _of_numbers(function: Any, given: Array, constants: Any) -> Evaluate:
+def _of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
     def one(row: Array) -> tuple[float, float]:
         try:
             result = function(*row, *constants)
@@ -149,23 +149,23 @@ def _of_numbers(function: Any, given: Array, constants: Any) -> Evaluate:
         return float(result[0]), float(result[1])
 
     def evaluate(raw: Array) -> tuple[Array, Array]:
-        pairs = np.array([one(row) for row in np.hstack([raw, given])]).reshape(-1, 2)
+        pairs = np.array([one(row) for row in np.hstack([raw, target])]).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1:]
 
     return evaluate
 
 
-def _of_rows(function: Any, given: Array, constants: Any) -> Evaluate:
+def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
     def evaluate(raw: Array) -> tuple[Array, Array]:
         # Columns are contiguous, as in training.
         slopes, values = np.zeros(raw.shape, order="F"), np.zeros(len(raw))
-        function(np.asfortranarray(raw), np.asfortranarray(given), slopes, values, *constants)
+        function(np.asfortranarray(raw), np.asfortranarray(target), slopes, values, *constants)
         return values, slopes
 
     return evaluate
 
 
-def _largest(evaluate: Evaluate, raw: Array, given: Array) -> RuleCheck:
+def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
     _, slopes = evaluate(raw)
     derivatives = np.empty(raw.shape)
     for j in range(raw.shape[1]):
@@ -181,5 +181,5 @@ def _largest(evaluate: Evaluate, raw: Array, given: Array) -> RuleCheck:
     if not np.isfinite(errors).any():
         raise ValueError(f"{WHO}: rule has no finite value and slope at any point; give points=")
     i, j = divmod(int(np.argmax(np.where(np.isfinite(errors), errors, -1))), raw.shape[1])
-    place = tuple(map(float, (*raw[i], *given[i])))
+    place = tuple(map(float, (*raw[i], *target[i])))
     return RuleCheck(float(errors[i, j]), place, float(slopes[i, j]), float(derivatives[i, j]))

@@ -128,7 +128,7 @@ def _check_memory(network: Network, who: str) -> None:
 
 
 class Damping:
-    """What `LevenbergMarquardt` keeps: mu and the factor of its next rise, the first numbers after
+    """State of `LevenbergMarquardt`: mu and the factor of its next rise, the first numbers after
     D, shape (n_parameters,), in two slots."""
 
     def __init__(self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]) -> None:

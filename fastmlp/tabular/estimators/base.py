@@ -420,7 +420,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         )
 
     def _table_parts(self, who: str) -> TableParts:
-        """What becomes of a row, for `to_c` and `jit.compiled`."""
+        """The steps that a row takes, for `to_c` and `jit.compiled`."""
         check_is_fitted(self)
         return steps.parts_of_table(self, who)
 
