@@ -12,6 +12,7 @@ from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
 from fastmlp.backends.cpu.predict.embedded import mean_gradient, mean_row
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
+from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
@@ -172,6 +173,7 @@ def _embed(dtype: str) -> None:
     jacobian(net, np.eye(WIDTH))
     for block in (mean_row, mean_gradient):
         block_of(block, np.dtype(dtype))
+    block_of(table_row, np.dtype(np.float32))
     if not INTERPRETED:
         for kind in (dtype, *SIGNATURES):
             c_function(kind)

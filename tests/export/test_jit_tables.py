@@ -138,7 +138,7 @@ def test_tables_that_compiled_code_refuses() -> None:
     for other in (handle.copy(), pickle.loads(pickle.dumps(handle))):
         with pytest.raises(ValueError, match="the handle is a copy"):
             jit.predict(other, row, np.empty(1))
-    with pytest.raises(ValueError, match=r"jit.gradient: the model has none"):
+    with pytest.raises(ValueError, match=r"jit.gradient: the model has no deriv"):
         jit.gradient(handle, row, np.empty(1), np.empty(4))
     with pytest.raises(ValueError, match="raw=True is for nets, and a model of tables is a mean"):
         jit.compiled(regressor(), raw=True)
