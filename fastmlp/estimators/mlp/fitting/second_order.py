@@ -41,7 +41,7 @@ def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> Non
             return False
         return bool(estimator.n_iter_ < estimator.max_iter and slope > estimator.tol)
 
-    solver = solver_of(engine, own, part.data(engine))
+    solver = solver_of(engine, own, part.data(engine), who)
     estimator.loss_ = solver.loss / share
     with nullcontext() if reports is None else reports.begin(state):
         solver.run(ends)
