@@ -19,7 +19,7 @@ class SecondOrder:
     learning_rate : float, 1
     """
 
-    learning_rate = 1.0
+    learning_rate: float = 1.0
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return no numbers, shape (n_steps, 0)."""
