@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.cpu.dispatch import Runner
-from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.predict.panels import Prediction
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.tuning import (
