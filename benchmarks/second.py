@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -301,13 +302,13 @@ def kernels(repeats: int) -> list[Record]:
         rows = data(random.normal(size=(n, sizes[0])), random.normal(size=(n, 1)), np.empty(0))
         system, parameters = engine(net._network, 1).gauss_newton(rows), net.parameters
         _, gradient = system.objective(parameters)
-        of_matrix = least(lambda s=system, p=parameters: s.linearize(p))
+        of_matrix = least(partial(system.linearize, parameters))
         damping = 1e-3 * system.diagonal
-        of_factor = least(lambda s=system, g=gradient, d=damping: s.step(g, d))
+        of_factor = least(partial(system.step, gradient, damping))
         whole = system.matrix() + np.diag(damping)
-        of_lapack = least(lambda w=whole: lapack.dpotrf(w, lower=0, clean=0))
+        of_lapack = least(partial(lapack.dpotrf, whole, lower=0, clean=0))
         block, of_blas = random.normal(size=(500, len(parameters))), np.zeros_like(whole)
-        blas = least(lambda b=block, o=of_blas: np.matmul(b.T, b, out=o)) * n / 500
+        blas = least(partial(np.matmul, block.T, block, out=of_blas)) * n / 500
         of_peak = n * len(parameters) ** 2 / 1e9 / peak("float64", 1)
         results.append({
             "n": len(parameters), "rows": n, "matrix": of_matrix, "share": of_peak / of_matrix,

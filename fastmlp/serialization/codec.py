@@ -99,8 +99,7 @@ def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
     kinds: dict[str, type] = {**OPTIMIZERS, **SECOND_ORDER, CUSTOM: Custom}
     names = {kind: name for name, kind in kinds.items()}
-    has_settings = isinstance(optimizer, OptimizerSettings | SecondOrder)
-    if not has_settings or type(optimizer) not in names:
+    if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
         return of_rule(optimizer, {})
     settings = {name: of_setting(value) for name, value in optimizer.settings().items()}
     return {"name": names[type(optimizer)], **settings}

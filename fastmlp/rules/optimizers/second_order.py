@@ -38,8 +38,8 @@ class LevenbergMarquardt(SecondOrder):
     parameters at most.
 
     A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix of all rows,
-    D its diagonal, or the largest that the diagonal has been, and mu the damping. A step that does
-    not lower the objective is not taken; mu rises then, and falls after good steps. An epoch of
+    D the root of the largest that its diagonal has been times the mean of that, and mu the
+    damping. A step that does not lower the objective is not taken; mu rises then, and falls after good steps. An epoch of
     `MLP.fit` is one step that was taken. It works in float64, also for nets of float32.
 
     It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
