@@ -574,7 +574,7 @@ def levenberg_marquardt(
     is_trained: Any = None, **model: Any,
 ) -> tuple[list[float], Array]:  # fmt: skip
     """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by Levenberg
-    (1944), with the damping of Nielsen (1999): each one's objective, and the last flat parameters."""
+    (1944), with the damping of Nielsen (1999): their objectives, and the last flat parameters."""
     flat, mu, rise = flatten(weights, biases).astype(float), damping, 2.0
     kept = np.full(len(flat), True) if is_trained is None else np.asarray(is_trained)
     shaped, losses, largest = (weights, biases), [], np.zeros(kept.sum())
