@@ -350,18 +350,21 @@ def _of(results: Record, peer: str, target: str, what: str) -> float:
 def table(results: Record) -> Iterator[str]:
     """The lines of the page."""
     second = results["second"]
-    counted_seeds = f"{len({r['seed'] for r in second['fits']})} seed(s)"
+    n_seeds = len({r["seed"] for r in second["fits"]})
+    of_seeds = "of one seed" if n_seeds == 1 else f"the median of {n_seeds} seeds"
     peers, targets = list(PEERS), dict.fromkeys(r["target"] for r in second["fits"])
     yield (
         f"\nMean squared errors on 2,000 rows without noise, after {second['seconds']:g} CPU "
-        f"seconds on one thread, in float64, median of {counted_seeds}; the last column is the "
+        f"seconds on one thread, in float64, {of_seeds}; the last column is the "
         "best of the others' over ours.\n"
     )
     rows = []
     for target in targets:
         tests = [_of(second, peer, target, "test") for peer in peers]
         ratio = np.nanmin(tests[1:]) / tests[0]
-        rows.append([target, *(f"{test:.1e}" for test in tests), f"{ratio:.1f}x"])
+        rows.append(
+            [target, *(f"{test:.1e}" for test in tests), f"{ratio:,.{2 if ratio < 10 else 0}f}x"]
+        )
     titles = ["target", *(f">{PEERS[peer]}" for peer in peers), ">best of others"]
     yield from Table(titles, rows).markdown()
     yield "\nIterations a second, and how many times as many ours are.\n"
