@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pairs import BEFORE_1_9, X, both, outcome
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
@@ -156,6 +157,21 @@ def lbfgs_in_float32() -> None:
     np.testing.assert_allclose(ours[0].coefs_[0], theirs[0].coefs_[0], rtol=1e-4, atol=1e-6)
 
 
+def levenberg_marquardt() -> None:
+    """All rows at each iteration: batches, and rows held out, have no effect."""
+    settings = {**SMALL, "solver": "lm", "max_iter": 5, "tol": 0}
+    theirs, ours = both("MLPRegressor", **settings)
+    with pytest.raises(ValueError, match="solver"):
+        theirs.fit(X, REAL)
+    with pytest.warns(ConvergenceWarning):
+        ours.fit(X, REAL)
+    others = both("MLPRegressor", **settings, batch_size=3, early_stopping=True)[1]
+    with pytest.warns(ConvergenceWarning):
+        others.fit(X, REAL)
+    assert ours.n_iter_ == others.n_iter_ == 5
+    assert ours.loss_curve_ == others.loss_curve_ == sorted(ours.loss_curve_, reverse=True)
+
+
 def lbfgs_by_epochs() -> None:
     theirs, ours = both("MLPRegressor", **SMALL, solver="lbfgs")
     assert hasattr(theirs, "partial_fit")
@@ -274,6 +290,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "float32 rows with float64 targets": float64_targets_of_float32_rows,
     "`lbfgs` on float32 rows": lbfgs_in_float32,
     "`partial_fit` of a regressor with `lbfgs`": lbfgs_by_epochs,
+    '`solver="lm"`': levenberg_marquardt,
     "an unknown activation or solver": names_in_messages,
     "overflow in training": warnings_of_numpy,
     "an integer that no float holds": integers_that_no_float_holds,
