@@ -125,7 +125,8 @@ def test_every_keyword_has_its_words(table: parameters.Table) -> None:
 
 def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     names = {name for table in parameters.tables() for name in table["of"]}
-    rules = [*optimizers.OPTIMIZERS.values(), *schedules.SCHEDULES.values()]
+    of_rows = optimizers.SECOND_ORDER.values()
+    rules = [*optimizers.OPTIMIZERS.values(), *of_rows, *schedules.SCHEDULES.values()]
     assert names == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
