@@ -37,7 +37,8 @@ class CTableText(CText):
         self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
-            filled = {"@NAMES": texts_of(texts), "@STARTS": ", ".join(map(str, starts))}
+            # The texts last: they may have the name of a place.
+            filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": texts_of(texts)}
             self.nets.append(replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
