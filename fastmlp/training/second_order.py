@@ -128,8 +128,8 @@ def _check_memory(network: Network, who: str) -> None:
 
 
 class Damping:
-    """State of `LevenbergMarquardt`: mu and the factor of its next rise, the first numbers after
-    D, shape (n_parameters,), in two slots."""
+    """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and the factor of its
+    next rise."""
 
     def __init__(self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]) -> None:
         self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
@@ -169,7 +169,8 @@ class Marquardt:
         self._slots = state.packed("damping", lambda flat: Damping(flat, *shape)).numbers
         self._largest: Array = self._slots[0, self._trained].astype(np.float64)
         mu, rise = map(float, self._slots[1, :2])
-        self._mu, self._rise = (mu, rise) if mu else (self._rounded(optimizer.damping), 2.0)
+        self._first = max(self._rounded(optimizer.damping), LEAST_DAMPING), 2.0
+        self._mu, self._rise = (mu, rise) if mu else self._first
         self._parameters = np.full(len(state.parameters), np.nan)
         self.load()
 
@@ -209,8 +210,9 @@ class Marquardt:
     def _linearize(self) -> None:
         """Compute the matrix, and D: the largest diagonal so far."""
         self._system.linearize(self._parameters)
-        diagonal = self._system.diagonal.astype(self._dtype).astype(np.float64)
-        self._largest = np.maximum(self._largest, diagonal)
+        diagonal = np.minimum(self._system.diagonal, np.finfo(self._dtype).max)
+        diagonal = diagonal.astype(self._dtype).astype(np.float64)
+        self._largest = np.fmax(self._largest, diagonal)
         self._scales = np.maximum(self._largest, LEAST_SCALE * self._largest.max(initial=0.0))
         self._is_linear = True
 
@@ -237,6 +239,8 @@ class Marquardt:
                 if np.array_equal(tried, self._parameters):
                     return False
             self._mu, self._rise = self._rounded(self._mu * self._rise), 2 * self._rise
+        # The next fit may have other rows.
+        self._mu, self._rise = self._first
         return False
 
     def _relax(self, decrease: float, expected: float) -> None:

@@ -1,4 +1,4 @@
-"""JacobianRows of the Jacobian by the parameters, times roots of the loss's curvature.
+"""Rows of the Jacobian by the parameters, times roots of the loss's curvature.
 
 A block of rows passes through the net in lanes, as in predict/row_blocks.py, and keeps values and
 slopes of all layers. For each output q the deltas begin with row q of the root; a weight's column
