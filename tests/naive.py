@@ -573,8 +573,8 @@ def levenberg_marquardt(
     weights: Arrays, biases: Arrays, x: Array, y: Array, epochs: int, *, damping: float = 1e-3,
     is_trained: Any = None, **model: Any,
 ) -> tuple[list[float], Array]:  # fmt: skip
-    """Accepted steps of Marquardt (1963), scaled as by More (1978), with the damping of Nielsen
-    (1999): each one's objective, and the last flat parameters."""
+    """Accepted steps of Marquardt (1963), scaled half as by More (1978), half as by Levenberg
+    (1944), with the damping of Nielsen (1999): their objectives, and the last flat parameters."""
     flat, mu, rise = flatten(weights, biases).astype(float), damping, 2.0
     kept = np.full(len(flat), True) if is_trained is None else np.asarray(is_trained)
     shaped, losses, largest = (weights, biases), [], np.zeros(kept.sum())
@@ -583,7 +583,7 @@ def levenberg_marquardt(
         matrix = gauss_newton(*shaped, x, y, **model)[np.ix_(kept, kept)]
         largest, g = np.maximum(largest, np.diag(matrix)), flatten(*slopes)[kept]
         for _ in range(60):
-            scale = mu * np.maximum(largest, 1e-12 * largest.max())
+            scale = mu * np.sqrt(np.maximum(largest, 1e-12 * largest.max()) * largest.mean())
             step = np.linalg.solve(matrix + np.diag(scale), -g)
             tried = flat.copy()
             tried[kept] += step

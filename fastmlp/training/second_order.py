@@ -146,9 +146,11 @@ class Damping:
 class Marquardt:
     """Iterations of `LevenbergMarquardt` on a net and its rows.
 
-    D is the largest diagonal so far, as More (1978) scales; mu follows Nielsen's rule (1999). Of
-    the pairs of the identity, the diagonal and its maximum with Nielsen's rule, and with factors
-    of 10 as Hagan and Menhaj (1994), that was the best or near it on all of five smooth targets.
+    D is the geometric mean of the largest diagonal so far, by which More (1978) scales, and of its
+    mean, as Levenberg's identity; mu follows Nielsen's rule (1999). Test losses after 150 trials,
+    or 300 of the last, by More's D -> identity -> both: 4e-6 -> 6e-10 -> 6e-10 (van der Waals,
+    2-16-16-1), 3e-7 -> 1e-7 -> 5e-8 (Friedman), 9e-12 -> 7e-10 -> 2e-10 (sinc, 1-20-1). Factors of
+    10 as Hagan and Menhaj (1994) were worse by 10 to 100.
 
     Attributes
     ----------
@@ -208,12 +210,13 @@ class Marquardt:
         return True
 
     def _linearize(self) -> None:
-        """Compute the matrix, and D: the largest diagonal so far."""
+        """Compute the matrix, and D, from the largest diagonal so far."""
         self._system.linearize(self._parameters)
         diagonal = np.minimum(self._system.diagonal, np.finfo(self._dtype).max)
         diagonal = diagonal.astype(self._dtype).astype(np.float64)
         self._largest = np.fmax(self._largest, diagonal)
-        self._scales = np.maximum(self._largest, LEAST_SCALE * self._largest.max(initial=0.0))
+        floored = np.maximum(self._largest, LEAST_SCALE * self._largest.max())
+        self._scales = np.sqrt(floored * self._largest.mean())
         self._is_linear = True
 
     def _iterate(self) -> bool:

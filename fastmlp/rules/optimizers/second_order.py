@@ -38,9 +38,10 @@ class LevenbergMarquardt(SecondOrder):
     parameters at most.
 
     A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix of all rows,
-    D its diagonal, or the largest that the diagonal has been, and mu the damping. A step that does
-    not lower the objective is not taken; mu rises then, and falls after good steps. An epoch of
-    `MLP.fit` is one step that was taken. It works in float64, also for nets of float32.
+    D the root of the largest that its diagonal has been times the mean of that, and mu the damping.
+    A step that does not lower the objective is not taken; mu rises then, and falls after good
+    steps. An epoch of `MLP.fit` is one step that was taken, and its loss is that after the step. It
+    works in float64, also for nets of float32.
 
     It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
     "poisson", "gamma" and "tweedie", with l2, on the CPU, and 8 bytes times the square of the

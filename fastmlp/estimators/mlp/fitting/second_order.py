@@ -50,8 +50,8 @@ def fit_by_core(
     estimator.loss_ = solver.loss / share
     if not np.isfinite(estimator.loss_):
         raise ValueError(
-            f"{who}: the loss is {estimator.loss_} before the first step. The input data may contain "
-            "large values and need to be preprocessed."
+            f"{who}: the loss is {estimator.loss_} before the first step. The input data may "
+            "contain large values and need to be preprocessed."
         )
     with nullcontext() if reports is None else reports.begin(state):
         solver.run(ends)
