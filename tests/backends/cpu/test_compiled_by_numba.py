@@ -26,7 +26,7 @@ import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.evaluation import Prediction
+from fastmlp.backends.cpu.predict.predictor import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.validation.expanded import Expanded
 from fastmlp.backends.cpu.plan import partition

@@ -21,9 +21,8 @@ from fastmlp.backends.cpu.plan.records import (
     Net,
     Tile,
 )
-from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.microkernel import STORE, STREAMS_BYTES
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import (

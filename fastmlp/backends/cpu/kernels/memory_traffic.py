@@ -6,8 +6,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar
 from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, Batch, Net, Tile
+from fastmlp.backends.cpu.simd.microkernel import STREAMS
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.prefetch import STREAMS
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import njit, record_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of

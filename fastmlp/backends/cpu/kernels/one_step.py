@@ -107,7 +107,7 @@ class PlainStep(Record):
     driver: int  # and of `batch_step` or `row_step`
     parameters: int  # addresses of the net's parameters, live,
     seen: int  # and of a copy of them, as the last step left them
-    publishes: int  # 1: the step copies them there; 0: its caller does
+    publishes: int  # 1: the step copies that to `parameters`; 0: its caller does
     n_parameters: int
     n_rows: int
     n_in: int

@@ -18,8 +18,7 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, BlockAddresses, Job, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
-from fastmlp.backends.cpu.simd.microkernel import Epilogue
-from fastmlp.backends.cpu.simd.prefetch import prefetch_lines
+from fastmlp.backends.cpu.simd.microkernel import Epilogue, prefetch_lines
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, row

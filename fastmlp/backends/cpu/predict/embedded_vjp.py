@@ -9,7 +9,6 @@ from numba.core.errors import TypingError
 from numba.extending import overload, register_jitable
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.evaluation import Objective
 from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, address
 from fastmlp.backends.cpu.predict.embedded_calls import require_floats, run
@@ -104,12 +103,12 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
     return differentiate
 
 
-def vjp_record(objective: Objective, parameters: Array, x: Array, slopes: Array) -> Any:
+def vjp_record(objective: Any, parameters: Array, x: Array, slopes: Array) -> Any:
     """The record of an objective, shape (1,), and all that it points to.
 
     Parameters
     ----------
-    objective : of the sum of slopes that are given, of as many rows
+    objective : Objective, of the sum of slopes that are given, of as many rows
     parameters : (n_parameters,) array, live
     x, slopes : (n_rows, n_inputs) and (n_rows, n_outputs) arrays, live, of the net's dtype
     """

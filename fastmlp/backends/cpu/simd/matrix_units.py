@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from fastmlp.backends.cpu.simd.microkernel import Start, Sweep
-from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_streams
+from fastmlp.backends.cpu.simd.microkernel import Start, Sweep, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTES, TILE_ROWS
 from fastmlp.backends.cpu.simd.vector import Condition, Vector, Vectors, Word
 from fastmlp.backends.cpu.tuning import STRIP_ROWS

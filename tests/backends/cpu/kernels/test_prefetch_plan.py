@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
+from fastmlp.backends.cpu.simd.microkernel import STREAMS_BYTES
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES

@@ -17,9 +17,8 @@ from panelled import INTERPRETED
 from fastmlp import MLP
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.predict import predictor
-from fastmlp.backends.cpu.predict.predictor import Predictor, Way, plain_out, way_for
+from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, plain_out, way_for
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.threads import limits

@@ -14,8 +14,8 @@ from panelled import INTERPRETED, address, block, to_panels
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd import vector_llvm
+from fastmlp.backends.cpu.simd.microkernel import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.prefetch import STREAMS, STREAMS_BYTES, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import vector_function
 from fastmlp.backends.cpu.simd.vector_numpy import NumPyVectors
