@@ -85,7 +85,7 @@ class CTableText(CText):
         name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
         code = Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
-        result = code.call(step.rule, *(code.symbol(np.float64, each) for each in names))
+        result = code.call(step.rule, *(code.symbol(np.float64, word) for word in names))
         text = code.text(result, self.scalar)
         body = "\n".join(f"        {line}" for line in code.lines(*NAME.findall(text)))
         constants, next_ = (", const double *k", f", k += {n}") if n else ("", "")
