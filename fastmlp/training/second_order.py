@@ -38,9 +38,9 @@ Array = NDArray[Any]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 # The seconds of a window, as of other fits' calls.
 CALL_SECONDS = 0.05
-# mu falls to this at most, and a number of D is at least this share of the largest.
+# The least mu, and the least number of D as a share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
-# Of the free memory, the most that a matrix may take.
+# A matrix may take one part in so many of the free memory.
 MEMORY_SHARE = 4
 
 
@@ -201,11 +201,11 @@ class Marquardt:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
         self._is_linear = False
 
-    def run(self, ends: Callable[[float], bool]) -> bool:
-        """Iterate as long as `ends`, called with the loss after each step, returns True; return
+    def run(self, goes_on: Callable[[float], bool]) -> bool:
+        """Iterate as long as `goes_on`, called with the loss after each step, returns True; return
         True if there is no further step."""
         while self._iterate():
-            if not ends(self.loss):
+            if not goes_on(self.loss):
                 return False
         return True
 
@@ -253,8 +253,8 @@ class Marquardt:
         self._mu, self._rise = self._rounded(max(mu, LEAST_DAMPING)), 2.0
 
 
-class SciPys:
-    """SciPy's L-BFGS-B on a net and its rows.
+class QuasiNewton:
+    """Iterations of `LBFGS`, SciPy's L-BFGS-B, on a net and its rows.
 
     Attributes
     ----------
@@ -282,7 +282,7 @@ class SciPys:
         return float(abs(self._gradient).max(initial=0.0))
 
     def load(self) -> None:
-        """SciPy goes on from its own parameters."""
+        """Do nothing: SciPy goes on from its own parameters."""
 
     def store(self) -> None:
         """Write the parameters to the net."""
@@ -294,13 +294,13 @@ class SciPys:
         self._gradient = slopes[self._trained]
         return loss, self._gradient
 
-    def run(self, ends: Callable[[float], bool]) -> bool:
-        """Iterate as long as `ends`, called with the loss after each iteration, returns True;
+    def run(self, goes_on: Callable[[float], bool]) -> bool:
+        """Iterate as long as `goes_on`, called with the loss after each iteration, returns True;
         return True if there is no further iteration."""
 
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
-            if not ends(float(intermediate_result.fun)):
+            if not goes_on(float(intermediate_result.fun)):
                 raise StopIteration
 
         most, settings = np.iinfo(np.int32).max, self._settings
@@ -314,7 +314,8 @@ class SciPys:
         return bool(result.status != 99)
 
 
-KINDS: dict[type, type[Marquardt] | type[SciPys]] = {LevenbergMarquardt: Marquardt, LBFGS: SciPys}
+Iterations = Marquardt | QuasiNewton
+KINDS: dict[type, type[Iterations]] = {LevenbergMarquardt: Marquardt, LBFGS: QuasiNewton}
 
 
 def _rows_of(data: Data, name: str) -> Data:
@@ -328,7 +329,7 @@ def _rows_of(data: Data, name: str) -> Data:
     return Data(x, y, weight)
 
 
-def solver_of(engine: Any, state: NetState, data: Data) -> "Marquardt | SciPys":
+def solver_of(engine: Any, state: NetState, data: Data) -> Iterations:
     """The iterations of a net's optimizer on rows of any form, in float64.
 
     Raises
@@ -345,7 +346,7 @@ def solver_of(engine: Any, state: NetState, data: Data) -> "Marquardt | SciPys":
 class _Epochs:
     """The epochs of a fit, in windows of about `CALL_SECONDS`."""
 
-    def __init__(self, state: NetState, request: Any, solver: "Marquardt | SciPys") -> None:
+    def __init__(self, state: NetState, request: Any, solver: Iterations) -> None:
         self._state, self._request, self._solver = state, request, solver
         self._losses: list[float] = []
         self._most, self._start = 1, time.perf_counter()
@@ -358,7 +359,7 @@ class _Epochs:
         self._start = time.perf_counter()
         return bool(self._window)
 
-    def ends(self, loss: float) -> bool:
+    def goes_on(self, loss: float) -> bool:
         """Take an epoch's loss; return False if the fit ends."""
         self._state.n_steps += 1
         self._losses.append(loss)
@@ -398,7 +399,7 @@ def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = N
                 if not np.isfinite(solver.loss):
                     request.end_window(np.empty(0), solver.loss)
                     state.restart()
-                elif solver.run(epochs.ends):
+                elif solver.run(epochs.goes_on):
                     request.history.status = Status.CONVERGED
                 epochs.finish()
             finally:

@@ -35,7 +35,7 @@ def fit_by_core(
     _, share = loss_for_net(estimator, state.layout.sizes[-1])
     estimator.n_iter_, estimator.loss_curve_, slope = 0, [], np.inf
 
-    def ends(loss: float) -> bool:
+    def goes_on(loss: float) -> bool:
         nonlocal slope
         solver.store()
         slope = solver.slope / share
@@ -54,7 +54,7 @@ def fit_by_core(
             "contain large values and need to be preprocessed."
         )
     with nullcontext() if reports is None else reports.begin(state):
-        solver.run(ends)
+        solver.run(goes_on)
     write_back(state, estimator.coefs_, estimator.intercepts_)
     if estimator.n_iter_ == estimator.max_iter and slope > estimator.tol:
         warnings.warn(
