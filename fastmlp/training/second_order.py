@@ -282,7 +282,7 @@ class QuasiNewton:
         return float(abs(self._gradient).max(initial=0.0))
 
     def load(self) -> None:
-        """Do nothing: SciPy goes on from its own parameters."""
+        """Do nothing: SciPy goes on from its own parameters, which `store` writes."""
 
     def store(self) -> None:
         """Write the parameters to the net."""
