@@ -30,7 +30,8 @@ BFLOAT16 = {
     "widened": "rounded, multiplied as float32",
 }
 OPTIONAL_PACKAGES = (
-    "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "tbb", "numba-cuda",
+    "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "pyarrow", "onnx", "distributed",
+    "mpi4py", "tbb", "numba-cuda",
 )  # fmt: skip
 CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 

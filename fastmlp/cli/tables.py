@@ -67,10 +67,12 @@ def run_train(arguments: argparse.Namespace) -> None:
     ends = None if limit is None else time.monotonic() + limit
     options = vars(arguments)
     if not arguments.data:
-        raise UsageError("the following arguments are required: DATA")
+        raise UsageError("the following arguments are required: DATA; see fastmlp train --help")
     if arguments.target is None:
         if not all(path.lower().endswith(".npz") for path in arguments.data):
-            raise UsageError("the following arguments are required: --target")
+            raise UsageError(
+                "the following arguments are required: --target; see fastmlp train --help"
+            )
         options["target"] = "y"
     output = arguments.output
     if not output.endswith(MODEL):

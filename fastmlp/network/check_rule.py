@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.rules.losses import Loss, in_dtype
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 # From outputs, shape (n_points, n_outputs), to values, shape (n_points,), and slopes.
@@ -30,6 +31,7 @@ class RuleCheck(NamedTuple):
     derivative: float
 
 
+@explained
 def check_rule(
     rule: Callable[..., Any] | Loss,
     points: ArrayLike | None = None,
@@ -100,6 +102,14 @@ def check_rule(
         return _largest(evaluate, raw, target)
 
 
+def _array(name: str, numbers: ArrayLike) -> Array:
+    """Numbers as an array of float64."""
+    try:
+        return np.asarray(numbers, np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{WHO}: {name} must be numbers, got {numbers!r}") from error
+
+
 def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, Array]:
     """Points and targets of a loss by rows."""
     if points is None or targets is None:
@@ -107,7 +117,7 @@ def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, A
             f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and targets, one row "
             "or label for each"
         )
-    raw, target = np.asarray(points, np.float64), np.asarray(targets, np.float64)
+    raw, target = _array("points", points), _array("targets", targets)
     if raw.ndim != 2 or target.ndim not in (1, 2) or len(raw) != len(target):
         raise ValueError(
             f"{WHO}: points must have shape (n_rows, n_outputs), and targets as many rows, got "
@@ -128,9 +138,9 @@ def _numbers(
         )
     if n_arguments == 1 and targets is not None:
         raise TypeError(f"{WHO}: {function.__name__!r} has one argument, and so no targets")
-    axes = [POINTS if points is None else np.ravel(np.asarray(points, np.float64))]
+    axes = [POINTS if points is None else np.ravel(_array("points", points))]
     if n_arguments == 2:
-        axes.append(TARGETS if targets is None else np.ravel(np.asarray(targets, np.float64)))
+        axes.append(TARGETS if targets is None else np.ravel(_array("targets", targets)))
     table = np.array(list(product(*axes)), np.float64).reshape(-1, n_arguments)
     return table[:, :1], table[:, 1:]
 

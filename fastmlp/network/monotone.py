@@ -93,7 +93,8 @@ def _check_rules(network: Network, who: str) -> None:
     if link not in [LINKS[name] for name in ("identity", "sigmoid", "exp", "sorted", "mean_std")]:
         raise ValueError(
             f"{who}: monotonic_cst needs outputs that rise with the raw ones, as those of the link "
-            f"{name_of(link.rule)!r} do not: use loss='binary_cross_entropy'"
+            f"{name_of(link.rule)!r} do not: use loss='binary_cross_entropy', in a classifier two "
+            "classes"
         )
 
 

@@ -81,7 +81,7 @@ class FitRequest:
         # In a batch of all rows, their order changes only the rounding.
         self.shuffle = options.shuffle and self.batch_size < self.n_rows
         self.trainer_options = ranks.trainer_options(options.average_every)
-        self._options, self._is_done = options, False
+        self.who, self._options, self._is_done = options.who, options, False
         self._watch = EpochWatch(options.early_stopping, options.plateau)
         looking = held_out is not None or bool(options.callbacks)
         self._looks = looking or options.look_at_epochs

@@ -88,18 +88,19 @@ def check(
     refused = {
         "trains on the CPU; move the net: net.to('cpu')": device != "cpu",
         "works on one process: leave communicator out": ranks is not None,
-        "cannot drop outputs, for then no two steps have one objective: leave dropout, "
-        "input_dropout and input_noise out": network.dropout is not None,
+        "needs an objective that stays the same from step to step: leave dropout, input_dropout "
+        "and input_noise out": network.dropout is not None,
         "works in float64: leave compute_dtype out": network.compute_dtype is not None,
         "has no learning rate: leave ReduceLROnPlateau out": options.plateau is not None,
         "has no learning rate: layer_rates may be 0 and 1 alone": any(
             factor not in (0, 1) for factors in network.factors for factor in factors
         ),
-        f"has no second derivatives of the penalty {penalties[:1]}: use l2": is_lm and penalties,
+        f"takes the penalty l2 alone: leave {', '.join(penalties)} out, or use LBFGS()": is_lm
+        and penalties,
         "cannot keep signs of weights: use LBFGS(), or leave monotonic_cst out": is_lm
         and network.signs,
-        "keeps nothing from which a fit could go on: leave checkpoint out, or use "
-        "LevenbergMarquardt()": not is_lm and options.checkpoint is not None,
+        "cannot resume a fit: leave checkpoint out, or use LevenbergMarquardt()": not is_lm
+        and options.checkpoint is not None,
     }
     for sentence, applies in refused.items():
         if applies:
@@ -318,10 +319,10 @@ Iterations = Marquardt | QuasiNewton
 KINDS: dict[type, type[Iterations]] = {LevenbergMarquardt: Marquardt, LBFGS: QuasiNewton}
 
 
-def _rows_of(data: Data, name: str) -> Data:
+def _rows_of(data: Data, who: str) -> Data:
     """The rows of some data as arrays of float64."""
     if not isinstance(data.x, np.ndarray):
-        raise ValueError(f"{name} needs dense rows, and X is sparse or expanded: X.toarray()")
+        raise ValueError(f"{who} needs dense rows, and X is sparse or expanded: X.toarray()")
     rows = slice(None) if data.rows is None else data.rows
     weight = data.weight[rows] if data.weight.size else data.weight
     parts = (data.x[rows], data.y[rows], weight)
@@ -329,7 +330,7 @@ def _rows_of(data: Data, name: str) -> Data:
     return Data(x, y, weight)
 
 
-def solver_of(engine: Any, state: NetState, data: Data) -> Iterations:
+def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
     """The iterations of a net's optimizer on rows of any form, in float64.
 
     Raises
@@ -337,7 +338,7 @@ def solver_of(engine: Any, state: NetState, data: Data) -> Iterations:
     ValueError
         If the rows are sparse.
     """
-    rows = _rows_of(data, type(state.optimizer).__name__)
+    rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
     double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)
     return KINDS[type(state.optimizer)](double, state, rows)
@@ -382,15 +383,15 @@ class _Epochs:
 
 def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = None) -> None:
     """Train a net as requested, as `loop.fit` does, by a second-order optimizer."""
-    name = type(state.optimizer).__name__
     if buffered is not None:
         raise ValueError(
-            f"{name} needs all rows in memory, and a buffer of the source has fewer: use Adam()"
+            f"{request.who}: {type(state.optimizer).__name__} needs all rows in memory, and "
+            "buffer_rows and steps_per_epoch read a source in parts: leave them out, or use Adam()"
         )
     state.bound(engine.network)
     try:
         with task_pool.turn():
-            solver = solver_of(engine, state, request.data)
+            solver = solver_of(engine, state, request.data, request.who)
         with request.begin(engine, solver, state):
             epochs = _Epochs(state, request, solver)
             try:

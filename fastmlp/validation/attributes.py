@@ -20,9 +20,9 @@ OF_NETS = {
     # To define __call__ makes `callable(net)` true; no type checker sees it.
     "use predict: net.predict(X)": "__call__ forward predict_on_batch",
     "layers are given at once: MLP((n_inputs, 32, n_outputs))": "add add_module append pop",
-    "use vjp, by parameters and inputs, or loss_and_gradient": (
-        "jacobian gradient gradients grad backprop"
-    ),
+    "fastmlp.jacobian(net, X) has the derivatives of predictions by inputs": "jacobian",
+    "fastmlp.shap_values(net, X, background) attributes predictions to inputs": "shap_values",
+    "use vjp, by parameters and inputs, or loss_and_gradient": "gradient gradients grad backprop",
     "there is one mode: dropout is of fit alone, and predict is without it": "eval training",
     "use to: net.to('cuda'), net.to('cpu')": "cuda cpu",
     "it is the dtype of the net: MLP(layer_sizes, dtype='float64')": "double half bfloat16 float",

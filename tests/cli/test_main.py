@@ -304,6 +304,12 @@ def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert info()["threading layer"].startswith("workqueue (not used: workers")
 
 
+def test_installed_packages_of_extras_are_listed() -> None:
+    assert {"pyarrow", "scipy"} <= {
+        text.split()[0] for text in info()["optional packages"].split(", ")
+    }
+
+
 @pytest.mark.parametrize("kind", get_args(PairProducts))
 def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmlp.cli.info.pair_products", lambda: kind)

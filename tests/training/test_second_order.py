@@ -274,7 +274,7 @@ def test_other_doors_are_refused(tmp_path: Path) -> None:
         net_of(LBFGS()).fit(X, Y, checkpoint=tmp_path / "fit")
     source = Blocks.from_arrays(np.tile(X, (20, 1)), np.tile(Y, (20, 1)), rows=100)
     assert len(net.fit(source, epochs=2).loss) == 2
-    with pytest.raises(ValueError, match="all rows in memory"):
+    with pytest.raises(ValueError, match=r"^MLP\.fit: LevenbergMarquardt .* buffer_rows"):
         net.fit(source, buffer_rows=600)
     with pytest.raises(TypeError):
         LevenbergMarquardt(average=EMA(0.9))  # type: ignore[call-arg]

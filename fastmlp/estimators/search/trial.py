@@ -197,7 +197,7 @@ def make_fold(
     rows = np.arange(len(X), dtype=np.int64)[train]
     try:
         dtype, table = derive_form(estimator, *originals, rows)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):  # KeyError: of a loss that is not known
         return None
     if dtype != X.dtype:
         return None

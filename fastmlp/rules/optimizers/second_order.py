@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.rules.optimizers.protocol import Rates
-from fastmlp.rules.updates import Triple, UpdateRule
+from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -20,6 +20,13 @@ class SecondOrder:
     """
 
     learning_rate: float = 1.0
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The class, in the place of a rule: no parameter has an update of its own."""
+        kind: Any = type(self)
+        made: UpdateRule = kind
+        return made
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return no numbers, shape (n_steps, 0)."""
@@ -89,11 +96,6 @@ class LevenbergMarquardt(SecondOrder):
                 f"{self.max_damping!r}"
             )
 
-    @property
-    def rule(self) -> UpdateRule:
-        """A placeholder: no parameter has an update of its own."""
-        return levenberg_marquardt
-
 
 @explained
 @dataclass(frozen=True)
@@ -137,21 +139,6 @@ class LBFGS(SecondOrder):
         object.__setattr__(self, "history_size", size)
         tolerance = scalars.non_negative("LBFGS", "tolerance", self.tolerance)
         object.__setattr__(self, "tolerance", tolerance)
-
-    @property
-    def rule(self) -> UpdateRule:
-        """A placeholder: no parameter has an update of its own."""
-        return lbfgs
-
-
-def levenberg_marquardt(w: float, g: float, m: float, v: float) -> Triple:
-    """The step of all parameters at once, by `LevenbergMarquardt`; by itself w stays."""
-    return w, m, v
-
-
-def lbfgs(w: float, g: float, m: float, v: float) -> Triple:
-    """The step of all parameters at once, by `LBFGS`; by itself w stays."""
-    return w, m, v
 
 
 # By their names in files.

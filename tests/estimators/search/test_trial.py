@@ -168,6 +168,12 @@ def test_parameters_that_no_fit_takes(scoring: Any, shared: list[Any]) -> None:
             assert np.array_equal(search.cv_results_[name], values)
 
 
+def test_a_loss_that_is_not_known_is_refused_in_the_words_of_fit() -> None:
+    search = MLPSearchCV(MLPRegressor((8,)), GRID, cv=3, error_score="raise")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"MLPRegressor\(hidden_layer_sizes=\(8,\)\)"):
+        search.fit(X, REAL)
+
+
 @pytest.mark.parametrize(
     ("data", "message"), [(np.where(np.arange(4) == 3, np.nan, X), "NaN"), (X[:, :0], "0 feature")]
 )

@@ -46,7 +46,7 @@ def fit_by_core(
             return False
         return bool(estimator.n_iter_ < estimator.max_iter and slope > estimator.tol)
 
-    solver = solver_of(engine, own, part.data(engine))
+    solver = solver_of(engine, own, part.data(engine), who)
     estimator.loss_ = solver.loss / share
     if not np.isfinite(estimator.loss_):
         raise ValueError(
