@@ -37,7 +37,8 @@ class CTableText(CText):
         self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
-            filled = {"@NAMES": texts_of(texts), "@STARTS": ", ".join(map(str, starts))}
+            # The texts last: they may have the name of a place.
+            filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": texts_of(texts)}
             self.nets.append(replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
@@ -84,7 +85,7 @@ class CTableText(CText):
         name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
         code = Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
-        result = code.call(step.rule, *(code.symbol(np.float64, each) for each in names))
+        result = code.call(step.rule, *(code.symbol(np.float64, word) for word in names))
         text = code.text(result, self.scalar)
         body = "\n".join(f"        {line}" for line in code.lines(*NAME.findall(text)))
         constants, next_ = (", const double *k", f", k += {n}") if n else ("", "")

@@ -13,7 +13,8 @@ MISSING = -1
 
 
 class OtherStep(NamedTuple):
-    """Inputs of a net by an encoder that is neither; of numbers that are scaled before, or not."""
+    """Inputs of a net by an encoder that has no rule of columns; `scaled`: the step that scales its
+    numbers before, or None."""
 
     encoder: Any
     scaled: "NumberStep | OtherStep | None" = None

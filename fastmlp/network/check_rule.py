@@ -146,7 +146,7 @@ def _numbers(
 
 
 def _of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
-    def one(row: Array) -> tuple[float, float]:
+    def pair_at(row: Array) -> tuple[float, float]:
         try:
             result = function(*row, *constants)
         except (ArithmeticError, ValueError):  # as math.log does outside its range
@@ -159,7 +159,7 @@ def _of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
         return float(result[0]), float(result[1])
 
     def evaluate(raw: Array) -> tuple[Array, Array]:
-        pairs = np.array([one(row) for row in np.hstack([raw, target])]).reshape(-1, 2)
+        pairs = np.array([pair_at(row) for row in np.hstack([raw, target])]).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1:]
 
     return evaluate

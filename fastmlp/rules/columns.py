@@ -1,4 +1,5 @@
-"""Rules of the columns of a table: an input of a net, float32, of a number, which may be missing.
+"""Rules of the columns of a table: from a number, which may be missing, to an input of a net,
+float32.
 
 Compiled loops over columns, code that is called row by row, and C files are made of them. Steps
 say which rule makes which inputs.
@@ -29,8 +30,8 @@ def clipped(x: float, center: float, factor: float) -> float32:
 
 
 def rising(x: float, center: float, factor: float) -> float32:
-    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``: rounded, each of these steps rises or falls, as
-    a quotient of two numbers that rise does not."""
+    """`clipped` as ``1 / sqrt(1 / z^2 + 1 / 9)``, which rises after rounding, too: each of its
+    operations is monotone, and a quotient of two rising numbers is not."""
     z = (x - center) * factor
     z = z if z == z else 0.0
     z = min(max(z, -LARGEST), LARGEST)

@@ -38,9 +38,9 @@ Array = NDArray[Any]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 # The seconds of a window, as of other fits' calls.
 CALL_SECONDS = 0.05
-# mu falls to this at most, and a number of D is at least this share of the largest.
+# The least mu, and the least number of D as a share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
-# Of the free memory, the most that a matrix may take.
+# A matrix may take one part in so many of the free memory.
 MEMORY_SHARE = 4
 
 
@@ -129,8 +129,8 @@ def _check_memory(network: Network, who: str) -> None:
 
 
 class Damping:
-    """State of `LevenbergMarquardt`: mu and the factor of its next rise, the first numbers after
-    D, shape (n_parameters,), in two slots."""
+    """State of `LevenbergMarquardt`, two slots of n_parameters numbers: D; mu and the factor of its
+    next rise."""
 
     def __init__(self, flat: Array | None, n_parameters: int, dtype: np.dtype[Any]) -> None:
         self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
@@ -172,7 +172,8 @@ class Marquardt:
         self._slots = state.packed("damping", lambda flat: Damping(flat, *shape)).numbers
         self._largest: Array = self._slots[0, self._trained].astype(np.float64)
         mu, rise = map(float, self._slots[1, :2])
-        self._mu, self._rise = (mu, rise) if mu else (self._rounded(optimizer.damping), 2.0)
+        self._first = max(self._rounded(optimizer.damping), LEAST_DAMPING), 2.0
+        self._mu, self._rise = (mu, rise) if mu else self._first
         self._parameters = np.full(len(state.parameters), np.nan)
         self.load()
 
@@ -201,19 +202,20 @@ class Marquardt:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
         self._is_linear = False
 
-    def run(self, ends: Callable[[float], bool]) -> bool:
-        """Iterate as long as `ends`, called with the loss after each step, returns True; return
+    def run(self, goes_on: Callable[[float], bool]) -> bool:
+        """Iterate as long as `goes_on`, called with the loss after each step, returns True; return
         True if there is no further step."""
         while self._iterate():
-            if not ends(self.loss):
+            if not goes_on(self.loss):
                 return False
         return True
 
     def _linearize(self) -> None:
         """Compute the matrix, and D, from the largest diagonal so far."""
         self._system.linearize(self._parameters)
-        diagonal = self._system.diagonal.astype(self._dtype).astype(np.float64)
-        self._largest = np.maximum(self._largest, diagonal)
+        diagonal = np.minimum(self._system.diagonal, np.finfo(self._dtype).max)
+        diagonal = diagonal.astype(self._dtype).astype(np.float64)
+        self._largest = np.fmax(self._largest, diagonal)
         floored = np.maximum(self._largest, LEAST_SCALE * self._largest.max())
         self._scales = np.sqrt(floored * self._largest.mean())
         self._is_linear = True
@@ -241,6 +243,8 @@ class Marquardt:
                 if np.array_equal(tried, self._parameters):
                     return False
             self._mu, self._rise = self._rounded(self._mu * self._rise), 2 * self._rise
+        # The next fit may have other rows.
+        self._mu, self._rise = self._first
         return False
 
     def _relax(self, decrease: float, expected: float) -> None:
@@ -250,8 +254,8 @@ class Marquardt:
         self._mu, self._rise = self._rounded(max(mu, LEAST_DAMPING)), 2.0
 
 
-class SciPys:
-    """SciPy's L-BFGS-B on a net and its rows.
+class QuasiNewton:
+    """Iterations of `LBFGS`, SciPy's L-BFGS-B, on a net and its rows.
 
     Attributes
     ----------
@@ -279,7 +283,7 @@ class SciPys:
         return float(abs(self._gradient).max(initial=0.0))
 
     def load(self) -> None:
-        """SciPy goes on from its own parameters."""
+        """Do nothing: SciPy goes on from its own parameters, which `store` writes."""
 
     def store(self) -> None:
         """Write the parameters to the net."""
@@ -291,13 +295,13 @@ class SciPys:
         self._gradient = slopes[self._trained]
         return loss, self._gradient
 
-    def run(self, ends: Callable[[float], bool]) -> bool:
-        """Iterate as long as `ends`, called with the loss after each iteration, returns True;
+    def run(self, goes_on: Callable[[float], bool]) -> bool:
+        """Iterate as long as `goes_on`, called with the loss after each iteration, returns True;
         return True if there is no further iteration."""
 
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
-            if not ends(float(intermediate_result.fun)):
+            if not goes_on(float(intermediate_result.fun)):
                 raise StopIteration
 
         most, settings = np.iinfo(np.int32).max, self._settings
@@ -311,7 +315,8 @@ class SciPys:
         return bool(result.status != 99)
 
 
-KINDS: dict[type, type[Marquardt] | type[SciPys]] = {LevenbergMarquardt: Marquardt, LBFGS: SciPys}
+Iterations = Marquardt | QuasiNewton
+KINDS: dict[type, type[Iterations]] = {LevenbergMarquardt: Marquardt, LBFGS: QuasiNewton}
 
 
 def _rows_of(data: Data, who: str) -> Data:
@@ -325,7 +330,7 @@ def _rows_of(data: Data, who: str) -> Data:
     return Data(x, y, weight)
 
 
-def solver_of(engine: Any, state: NetState, data: Data, who: str) -> "Marquardt | SciPys":
+def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
     """The iterations of a net's optimizer on rows of any form, in float64.
 
     Raises
@@ -342,7 +347,7 @@ def solver_of(engine: Any, state: NetState, data: Data, who: str) -> "Marquardt 
 class _Epochs:
     """The epochs of a fit, in windows of about `CALL_SECONDS`."""
 
-    def __init__(self, state: NetState, request: Any, solver: "Marquardt | SciPys") -> None:
+    def __init__(self, state: NetState, request: Any, solver: Iterations) -> None:
         self._state, self._request, self._solver = state, request, solver
         self._losses: list[float] = []
         self._most, self._start = 1, time.perf_counter()
@@ -355,7 +360,7 @@ class _Epochs:
         self._start = time.perf_counter()
         return bool(self._window)
 
-    def ends(self, loss: float) -> bool:
+    def goes_on(self, loss: float) -> bool:
         """Take an epoch's loss; return False if the fit ends."""
         self._state.n_steps += 1
         self._losses.append(loss)
@@ -395,7 +400,7 @@ def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = N
                 if not np.isfinite(solver.loss):
                     request.end_window(np.empty(0), solver.loss)
                     state.restart()
-                elif solver.run(epochs.ends):
+                elif solver.run(epochs.goes_on):
                     request.history.status = Status.CONVERGED
                 epochs.finish()
             finally:

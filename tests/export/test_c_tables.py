@@ -24,7 +24,8 @@ N_SEEDS = 16
 def binary() -> Any:
     """Two classes, which rise with a column, of a table in which levels are numbers and texts."""
     X, y = drawn(90, 3)
-    frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": pd.Categorical(np.arange(90) % 4)})
+    levels = pd.Categorical(np.arange(90) % 4).rename_categories([0, 1, 2, "@STARTS"])
+    frame = X.assign(**{"a b": np.arange(90) % 3 == 0, "A*/b": levels})
     model, high = TabularMLPClassifier(**FEW, monotonic_cst={"age": 1}), y > np.median(y)
     return model.fit(frame, high, X_val=frame[::3], y_val=high[::3]), frame
 

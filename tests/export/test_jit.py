@@ -174,6 +174,22 @@ def test_lengths_are_checked(
         function(HANDLE, np.zeros(x), np.zeros(out))
 
 
+def test_arguments_are_checked_outside_of_compiled_code() -> None:
+    handle, rows = jit.compiled(MLP((2, 1))), np.ones((2, 2))
+    grad = np.empty((1, 2))
+    with pytest.raises(ValueError, match="another length"):
+        jit.value(handle, rows)
+    with pytest.raises(ValueError, match="another length"):
+        jit.gradient(handle, rows, np.empty(1), grad)
+    for wrong in ([0.0], np.zeros(1, int)):
+        with pytest.raises(TypeError, match=r"jit.predict: results .* to arrays of floats, got"):
+            jit.predict(handle, rows[0], wrong)
+        with pytest.raises(TypeError, match=r"jit.gradient: results"):
+            jit.gradient(handle, rows[0], wrong, grad)
+        with pytest.raises(TypeError, match=r"jit.vjp: results"):
+            jit.vjp(handle, rows, rows, wrong)
+
+
 @compiled_alone
 @pytest.mark.parametrize(
     ("arguments", "words"),

@@ -104,6 +104,21 @@ def test_damping_above_its_limit_ends_a_fit() -> None:
     assert len(history.loss) < 1000
 
 
+def test_a_fit_after_one_that_ended_by_damping_begins_anew() -> None:
+    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
+    assert net.fit(X, Y, epochs=1000).status.name == "CONVERGED"
+    assert len(net.fit(X, X[:, 0], epochs=5).loss) == 5
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "x"), [(LevenbergMarquardt(1e-50), X), (LevenbergMarquardt(), 1e20 * X)]
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_no_end_of_a_fit(optimizer: Any, x: Any) -> None:
+    net = MLP((2, 1), optimizer=optimizer, initializer="zeros")
+    assert net.fit(x, Y, epochs=5).loss
+
+
 def test_data_that_are_not_finite_at_the_start_diverge() -> None:
     net = net_of()
     net.parameters[:] = 1e200

@@ -219,7 +219,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
             part of X. X_val alone may be a source too, of which all rows are held in memory; with
-            `target` files or a table.
+            `target` files or a table. For solvers that work by batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
@@ -521,7 +521,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
             part of X. X_val alone may be a source too, of which all rows are held in memory; with
-            `target` files or a table.
+            `target` files or a table. For solvers that work by batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.

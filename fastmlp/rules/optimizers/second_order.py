@@ -103,7 +103,7 @@ class LBFGS(SecondOrder):
     """SciPy's L-BFGS-B on all rows: an epoch of `MLP.fit` is one of its iterations.
 
     It works in float64, also for nets of float32, and starts anew in each fit. Parameters that a
-    callback writes are not seen before the fit's end. Needs the extra `sklearn`, of SciPy.
+    callback writes are overwritten by the next iteration's. Needs the extra `sklearn`, of SciPy.
 
     Parameters
     ----------

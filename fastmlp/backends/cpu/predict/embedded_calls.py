@@ -146,8 +146,9 @@ def predict(handle: Any, x: Any, out: Any) -> None:
 
     Raises
     ------
-    ValueError
-        If a length is not that of the model, or the handle is a copy or of another process.
+    TypeError, ValueError
+        If out is no array of floats, a length is not that of the model, or the handle is a copy or
+        of another process.
 
     Examples
     --------
@@ -163,12 +164,13 @@ def predict(handle: Any, x: Any, out: Any) -> None:
     >>> net, state = MLP((2, 8, 1), seed=0), np.zeros(2)
     >>> steps(jit.compiled(net), state, 10)
     """
-    rows, results = np.array(x), np.asarray(out)
-    if rows.ndim == 2 and results.ndim == 2 and len(rows) == len(results):
-        for numbers, result in zip(rows, results, strict=True):
+    require_floats("jit.predict", out)
+    rows = np.array(x)
+    if rows.ndim == 2 and out.ndim == 2 and len(rows) == len(out):
+        for numbers, result in zip(rows, out, strict=True):
             result[:] = _of_row(handle, numbers, len(result))
-    elif rows.ndim == 1 and results.ndim == 1:
-        results[:] = _of_row(handle, rows, len(results))
+    elif rows.ndim == 1 and out.ndim == 1:
+        out[:] = _of_row(handle, rows, len(out))
     else:
         raise ValueError(LENGTHS)
 
@@ -199,6 +201,8 @@ def value(handle: Any, x: Any) -> float:
 
 def _of_row(handle: Any, x: Array, n_out: int) -> Array:
     """The predictions of a row, by its block, outside of compiled code."""
+    if x.ndim != 1:
+        raise ValueError(LENGTHS)
     _check(handle, len(x), n_out)
     h = handle[0]
     dtype = np.dtype(f"f{h.number_bytes}")
@@ -207,6 +211,19 @@ def _of_row(handle: Any, x: Array, n_out: int) -> Array:
     out, work = np.empty(n_out, dtype), np.empty(h.n_bytes, np.uint8)
     run(h.block, (int(h.model), address(x), address(out), address(work)))
     return out
+
+
+def require_floats(who: str, *arrays: Any) -> None:
+    """Check that results are written to arrays of floats.
+
+    Raises
+    ------
+    TypeError
+        If one is another object.
+    """
+    for array in arrays:
+        if not (isinstance(array, np.ndarray) and array.dtype.kind == "f"):
+            raise TypeError(f"{who}: results are written to arrays of floats, got {array!r}")
 
 
 def run(block: Any, words: tuple[int, ...]) -> None:
@@ -324,8 +341,9 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
 
     Raises
     ------
-    ValueError
-        If a length is not that of the model, the handle is a copy, or the model has no derivatives.
+    TypeError, ValueError
+        If out or grad is no array of floats, a length is not that of the model, the handle is a
+        copy, or the model has no derivatives.
 
     Examples
     --------
@@ -336,8 +354,12 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     >>> bool((grad == net.weights[0][:, 0]).all())
     True
     """
+    require_floats("jit.gradient", out, grad)
+    x = np.array(x)
+    if x.ndim != 1 or out.ndim != 1:
+        raise ValueError(LENGTHS)
     with np.errstate(over="ignore"):
-        _derive(handle, np.array(x), out, grad, run)
+        _derive(handle, x, out, grad, run)
 
 
 @overload(gradient, jit_options={"error_model": "numpy"})

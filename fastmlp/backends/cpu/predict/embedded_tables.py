@@ -214,8 +214,8 @@ class TableOwner(Owner):
         of_row, unit = round_up(8 * max(n_in, n_out), LINE), round_up(4 * max(*sizes, n_out), LINE)
         self.kept: list[Any] = [members, flats]
         steps = [
-            self._kept(np.array([self._step(step) for step in each], InputStep.dtype))
-            for each in encodings
+            self._kept(np.array([self._step(step) for step in encoding], InputStep.dtype))
+            for encoding in encodings
         ]
         nets = np.zeros(len(members), WeightedNet.dtype)
         before = -1
@@ -250,7 +250,7 @@ class TableOwner(Owner):
             constants = self._address(step.constants, F64)
             return RULES.index(step.rule), n, places, constants, n, 0, 0, 0
         constants, width = self._address(step.constants, F32), step.constants.shape[1]
-        starts, inputs = (self._address(each, INT) for each in (step.starts, step.inputs))
+        starts, inputs = (self._address(array, INT) for array in (step.starts, step.inputs))
         return LEVELS, n, places, constants, step.n_inputs, starts, inputs, width
 
     def _address(self, array: Array, dtype: Any) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import step
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, address
-from fastmlp.backends.cpu.predict.embedded_calls import run
+from fastmlp.backends.cpu.predict.embedded_calls import require_floats, run
 from fastmlp.backends.cpu.predict.embedded_steps import (
     BATCH,
     JITTED,
@@ -187,8 +187,9 @@ def vjp(
 
     Raises
     ------
-    ValueError
-        If a shape is not that of the learner's batches, or the learner is closed.
+    TypeError, ValueError
+        If a result is no array of floats, a shape is not that of the learner's batches, or the
+        learner is closed.
 
     Examples
     --------
@@ -203,6 +204,7 @@ def vjp(
     >>> bool((by_inputs == net.weights[0][:, 0]).all())
     True
     """
+    require_floats("jit.vjp", gradient, *() if input_gradient is None else (input_gradient,))
     X, output_gradient = np.asarray(X), np.asarray(output_gradient)
     if X.ndim != 2 or output_gradient.ndim != 2 or gradient.ndim != 1:
         raise ValueError(BATCH)

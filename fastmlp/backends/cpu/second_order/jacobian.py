@@ -1,4 +1,4 @@
-"""JacobianRows of the Jacobian by the parameters, times roots of the loss's curvature.
+"""Rows of the Jacobian by the parameters, times roots of the loss's curvature.
 
 A block of rows passes through the net in lanes, as in predict/row_blocks.py, and keeps values and
 slopes of all layers. For each output q the deltas begin with row q of the root; a weight's column
@@ -101,14 +101,12 @@ def curvature_loop(
     return by_rows if by_row else by_number
 
 
-def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
-    """Make the function that writes a block of rows of the Jacobian, on a team or alone."""
+def _forward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Make the functions that copy a block of rows to lanes, and predict it."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, n_lanes = lanes * size, VECTORS * lanes
     unit = VECTORS * vector
-    forward, backward = products(scalar, VECTORS), products(scalar, VECTORS, backward=True)
-    lane_moves = batch_in_lanes(scalar)
-    into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
+    forward, into_lanes = products(scalar, VECTORS), batch_in_lanes(scalar).into_lanes
 
     @njit
     def gather(of: JacobianRows, net: FlatNet, start: int, buffer: int, checks: int) -> None:
@@ -139,8 +137,16 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
             values, slopes = after, slopes + layer.n_out * unit
         return values
 
+    return gather, predict
+
+
+def _backward(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Make the functions that begin an output's deltas, and write a layer's columns by them."""
+    n_lanes = VECTORS * lanes_of(scalar)
+    unit = n_lanes * np.dtype(scalar).itemsize
+
     @njit
-    def through(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
+    def take_slopes(layer: FlatLayer, deltas: int, values: int, slopes: int) -> None:
         """Multiply deltas by the slopes of a layer's activation."""
         n = layer.n_out * n_lanes
         delta, value, slope = row(deltas, n, scalar), row(values, n, scalar), row(slopes, n, scalar)
@@ -152,7 +158,7 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
                 delta[i] *= slope[i]
 
     @njit
-    def begin(of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int) -> None:
+    def first_deltas(of: JacobianRows, net: FlatNet, start: int, root: int, deltas: int) -> None:
         """Write the root's row of an output, times the rows' scale, to the first deltas."""
         for j in range(net.n_out):
             delta = row(deltas + j * unit, n_lanes, scalar)
@@ -178,6 +184,19 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         numbers, copies = row(source, n, scalar), row(target, n, scalar)
         for i in range(n):
             copies[i] = numbers[i]
+
+    return take_slopes, first_deltas, write_columns, copy
+
+
+def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
+    """Make the function that writes a block of rows of the Jacobian, on a team or alone."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, n_lanes = lanes * size, VECTORS * lanes
+    unit = VECTORS * vector
+    backward = products(scalar, VECTORS, backward=True)
+    out_of_lanes = batch_in_lanes(scalar).out_of_lanes
+    gather, predict = _forward(scalar)
+    take_slopes, first_deltas, write_columns, copy = _backward(scalar)
 
     @njit
     def write_panels(of: JacobianRows, at: int, last: int, columns: int, checks: int) -> None:
@@ -205,12 +224,12 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         call(of.curvature, (outputs, targets, value, roots, n_lanes, net.n_out, of.n_targets))
         for q in range(net.n_out):
             deltas, other = buffer + of.deltas, buffer + of.deltas + of.width * unit
-            begin(of, net, start, roots + q * net.n_out * unit, deltas)
+            first_deltas(of, net, start, roots + q * net.n_out * unit, deltas)
             values = outputs
             slopes = buffer + of.slopes + (outputs - buffer - of.values) - net.n_in * unit
             for i in range(net.n_layers - 1, -1, -1):
                 layer = layers[i]
-                through(layer, deltas, values, slopes)
+                take_slopes(layer, deltas, values, slopes)
                 values -= layer.n_in * unit
                 slopes -= layer.n_in * unit
                 if places[i] >= 0:

@@ -97,12 +97,9 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
     return compute
 
 
-def cholesky(scalar: Scalar) -> Callable[[int], None]:
-    """Make the driver that factors the shifted matrix, G + shift = U^T U, and solves for the step.
-
-    Row k of the tiles is the matrix's less the products of the rows above, times the inverse of its
-    diagonal tile's factor, transposed.
-    """
+def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Make the functions that copy numbers, that subtract the products of the rows above from a
+    row of tiles, and that scale it by its diagonal tile."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, panels_of_block = lanes * size, BLOCK // lanes
     tile_bytes = BLOCK * BLOCK * size
@@ -146,6 +143,14 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
             call(own.product, (*to, *a, min(BLOCK, own.n + 1 - j * BLOCK), BLOCK, 0))
             restored(mode)
 
+    return copy, subtract_products, scale_row
+
+
+def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Make the functions that factor and invert a tile by rows, and copy it to panels."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, panels_of_block = lanes * size, BLOCK // lanes
+
     @njit
     def factor_tile(dense: int, n: int, width: int) -> int:
         """Factor n rows of `width` columns in place; return 1 if a pivot is not positive."""
@@ -186,6 +191,15 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
                 for i in range(lanes):
                     numbers[i] = source[i]
 
+    return factor_tile, invert_tile, into_panels
+
+
+def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
+    """Make the function that factors a tile of the diagonal."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
+    factor_tile, invert_tile, into_panels = _tile(scalar)
+
     @njit
     def diagonal(job: System, k: int) -> int:
         """Factor the tile of the diagonal; return 1 if that fails."""
@@ -206,6 +220,14 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
         place = job.factor + k * (k + 1) // 2 * tile_bytes + k * BLOCK * vector
         into_panels(dense, place, (k + 1) * BLOCK * vector)
         return 0
+
+    return diagonal
+
+
+def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
+    """Make the functions that write the matrix's last column, and solve by the factor's."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, tile_bytes = lanes * size, BLOCK * BLOCK * size
 
     @njit
     def element(first: int, i: int, j: int) -> int:
@@ -234,6 +256,22 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
             number = step[j]
             for i in range(j):
                 step[i] -= column[i * lanes] * number
+
+    return write_gradient, substitute
+
+
+def cholesky(scalar: Scalar) -> Callable[[int], None]:
+    """Make the driver that factors the shifted matrix, G + shift = U^T U, and solves for the step.
+
+    Row k of the tiles is the matrix's less the products of the rows above, times the inverse of its
+    diagonal tile's factor, transposed.
+    """
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, panels_of_block = lanes * size, BLOCK // lanes
+    tile_bytes = BLOCK * BLOCK * size
+    copy, subtract_products, scale_row = _row_of_tiles(scalar)
+    diagonal = _diagonal(scalar)
+    write_gradient, substitute = _last_column(scalar)
 
     def solve(address: int) -> None:
         job, of = record_at(address, System), records_at(address, 1, System)

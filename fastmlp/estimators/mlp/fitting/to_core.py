@@ -364,22 +364,28 @@ def key_of_fit(estimator: Any) -> Key:
     return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
 
 
+def needs_batches(estimator: Any, setting: str) -> ValueError:
+    """The error of a setting that a solver of all rows does not take."""
+    solver = estimator.solver
+    name = f'"{solver}"' if isinstance(solver, str) else type(solver).__name__
+    return ValueError(
+        f"{type(estimator).__name__}: {setting} needs a solver that works by batches, such as "
+        f'solver="adam"; {name} uses all rows at once'
+    )
+
+
 def check_regularization(estimator: Any) -> None:
     """Check the settings of an estimator, and that one that uses them works by batches.
 
     Raises
     ------
     TypeError, ValueError
-        If they are of a wrong type or value, or the solver is "lbfgs".
+        If they are of a wrong type or value, or the solver takes all rows.
     """
     others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
     used = [*names_in_use(estimator), *others]
     if used and not is_stochastic(estimator.solver):
-        solver = estimator.solver if isinstance(estimator.solver, str) else "its optimizer"
-        raise ValueError(
-            f"{type(estimator).__name__}: {used[0]}={getattr(estimator, used[0])!r} needs a solver "
-            f'that works by batches, such as solver="adam"; "{solver}" uses all rows at once'
-        )
+        raise needs_batches(estimator, f"{used[0]}={getattr(estimator, used[0])!r}")
     dropout_of_estimator(estimator)
     if estimator.average is not None and not isinstance(estimator.solver, str | type):
         with_average(estimator.solver, estimator)
