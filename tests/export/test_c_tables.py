@@ -165,7 +165,7 @@ def test_columns_and_levels_stand_in_the_c_file() -> None:
     assert "1: town, a level: 0 Bern, 1 Chur, 2 Genf, 3 Zug; -1 where it is missing" in text
     assert "enum { MODEL_X_AGE, MODEL_X_TOWN, MODEL_X_INCOME, MODEL_X_MEMBER, MODEL_X_A_B, " in text
     assert "MODEL_X_A__B };" in text
-    assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 3;" in text
+    assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 @STARTS;" in text
     frame = pd.DataFrame({"t": [f"text {i}" for i in range(60)] * 10})
     model = TabularMLPRegressor(**FEW).fit(frame, np.arange(600.0) % 60)
     assert "19 text 26 and 40 more;" in to_c(model)
