@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 BEGIN = """
-import os, signal, sys, threading, warnings
+import os, signal, sys, threading, traceback, warnings
 import numpy as np
 from work import *
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
@@ -177,6 +177,8 @@ SCENARIOS = {
         if process == 0:
             try:
                 serve()
+            except BaseException:
+                traceback.print_exc()  # otherwise its parent waits without a word
             finally:
                 os._exit(1)
         return process
