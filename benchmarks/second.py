@@ -287,7 +287,9 @@ def kernels(repeats: int) -> list[Record]:
     data: Any = import_module("fastmlp.backends.protocol").Data
     mlp: Any = import_module("fastmlp").MLP
     peak: Any = import_module("benchmarks.peak").peak
-    results = []
+    results: list[Record] = []
+    # The fastest of several: another process on the core makes some of them low.
+    highest = max(peak("float64", 1) for _ in range(3 * repeats))
 
     def least(work: Callable[[], Any]) -> float:
         times = []
@@ -310,7 +312,7 @@ def kernels(repeats: int) -> list[Record]:
         of_lapack = least(partial(lapack.dpotrf, whole, lower=0, clean=0))
         block, of_blas = random.normal(size=(500, len(parameters))), np.zeros_like(whole)
         blas = least(partial(np.matmul, block.T, block, out=of_blas)) * n / 500
-        of_peak = n * len(parameters) ** 2 / 1e9 / peak("float64", 1)
+        of_peak = n * len(parameters) ** 2 / 1e9 / highest
         results.append({
             "n": len(parameters), "rows": n, "matrix": of_matrix, "share": of_peak / of_matrix,
             "factor": of_factor, "lapack": of_lapack, "blas": blas,
