@@ -197,6 +197,37 @@ def test_fit_many_has_the_bits_of_fits(optimizer: Any) -> None:
         assert own.parameters.tobytes() == net.parameters.tobytes()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_drawn_net_goes_on_alike_wherever_it_was(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    optimizer = [
+        LevenbergMarquardt(float(rng.choice([1e-4, 1e-3, 0.1])), max_damping=1e8),
+        LBFGS(history_size=int(rng.integers(1, 12))),
+    ][seed % 2]
+    frozen = [1.0, {"biases": 0.0}] if rng.integers(2) else [1.0, 1.0]
+    net = net_of(
+        optimizer, seed, dtype=str(rng.choice(["float32", "float64"])),
+        activation=str(rng.choice(["tanh", "gelu", "sigmoid"])),
+        loss=str(rng.choice(["mse", "huber", "poisson"])), l2=float(rng.choice([0.0, 0.1])),
+        layer_rates=frozen, n_threads=int(rng.integers(1, 3)),
+    )  # fmt: skip
+    options: dict[str, Any] = {"epochs": 3}
+    if rng.integers(2):
+        options["sample_weight"] = rng.uniform(0, 2, len(X))
+    if rng.integers(2):
+        options["validation_split"] = 0.2
+    y = np.abs(Y) + 0.1
+    net.fit(X, y, **options)
+    net.save(tmp_path / "net.safetensors", include_training_state=True)
+    others = [deepcopy(net), pickle.loads(pickle.dumps(net)), load(tmp_path / "net.safetensors")]
+    history = net.fit(X, y, **options)
+    for other in others:
+        assert isinstance(other, MLP)
+        assert other.fit(X, y, **options).loss == history.loss
+        assert np.array_equal(other.parameters, net.parameters)
+        assert np.array_equal(other.predict(X), net.predict(X))
+
+
 @each_optimizer
 def test_frozen_layers_stay(optimizer: Any) -> None:
     net = net_of(optimizer)
