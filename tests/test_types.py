@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 
 import fastmlp
-from fastmlp import MLPClassifier, MLPRegressor, cluster
+from fastmlp import MLPClassifier, MLPRegressor, cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import common, sklearn_bases
 from fastmlp.estimators.mlp.fitting.to_core import SOLVERS
@@ -195,7 +195,12 @@ def test_a_listing_shows_what_counts() -> None:
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
     # Of editors that read the file.
     assert not {"Any", "TYPE_CHECKING", "find_spec", "import_module"} & vars(fastmlp).keys()
-    assert {one for one in dir(cluster) if not one.startswith("__")} == {*cluster.__all__}
+
+
+@pytest.mark.parametrize("module", [cluster, jit, plotting, tabular], ids=lambda one: one.__name__)
+def test_a_listing_of_a_module_shows_public_names(module: Any) -> None:
+    assert {name for name in dir(module) if not name.startswith("__")} == {*module.__all__}
+    assert {"__all__", "__doc__", "__name__"} < {*dir(module)}
 
 
 @pytest.mark.parametrize("name", [name for name in dir(fastmlp) if not name.startswith("__")])

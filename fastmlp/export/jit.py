@@ -36,6 +36,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """Return the public names, without what they are made of."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """A handle of a model, by which compiled code predicts.
 
