@@ -200,6 +200,8 @@ def _info(arguments: argparse.Namespace) -> None:
 def _add_warmup(ahead: Parser) -> None:
     add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
     add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
+    one = "of nets of this dtype alone; default: float32 and float64"
+    add("--dtype", choices=["float32", "float64"], metavar="DTYPE", help=one)
     shared = "let other users read the cache, which NUMBA_CACHE_DIR names"
     add("--shared", action="store_true", help=shared)
 
@@ -215,6 +217,8 @@ def _warmup(arguments: argparse.Namespace) -> None:
         cache.share()
     cache.failures.clear()
     settings: Any = {"compute_dtype": arguments.compute_dtype}
+    if arguments.dtype:
+        settings["dtypes"] = [arguments.dtype]
     seconds = warmup(report=lambda line: print(line, flush=True), **settings)
     if cache.failures:
         raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")

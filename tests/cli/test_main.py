@@ -185,20 +185,23 @@ def test_warmup_of_a_shared_cache(
     assert capsys.readouterr().out == "1.2 s, kept in /somewhere\n"
 
 
-def test_warmup_of_mixed_precision(
+def test_warmup_of_mixed_precision_and_of_one_dtype(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reports: list[Any] = []
 
-    def keep(report: Any, compute_dtype: Any) -> float:
-        reports.append(compute_dtype)
+    def keep(report: Any, **settings: Any) -> float:
+        reports.append(settings)
         return 1.0
 
     monkeypatch.setattr("fastmlp.cli.warmup.warmup", keep)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
-    for options in ([], ["--compute-dtype", "bfloat16"]):
+    for options in ([], ["--compute-dtype", "bfloat16", "--dtype", "float32"]):
         assert main(["warmup", *options]) == 0
-    assert reports == [None, "bfloat16"]
+    assert reports == [
+        {"compute_dtype": None},
+        {"compute_dtype": "bfloat16", "dtypes": ["float32"]},
+    ]
     for options, words in (
         (["--compute-dtype", "bfloat"], "'bfloat', did you mean 'bfloat16'?"),
         (["--mixed-precision"], "there is no option --mixed-precision, did you mean"),
