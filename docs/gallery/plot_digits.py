@@ -58,11 +58,11 @@ largest = max(abs(a - b).max() for a, b in zip(ours.coefs_, theirs.coefs_, stric
 print(f"largest difference of a weight: {largest:.1e}")
 
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 5.5), height_ratios=[3, 1])
-above.plot(theirs.loss_curve_, color="#bbbbbb", linewidth=6, label="scikit-learn")
+above.plot(theirs.loss_curve_, color="grey", linewidth=6, alpha=0.5, label="scikit-learn")
 above.plot(ours.loss_curve_, color="C0", linewidth=1.5, label="fastmlp")
 above.set(title="Loss, epoch by epoch", xlabel="epoch", ylabel="training loss", yscale="log")
 above.legend()
-below.barh(list(seconds), list(seconds.values()), color=["#bbbbbb", "C0"], height=0.6)
+below.barh(list(seconds), list(seconds.values()), color=["grey", "C0"], height=0.6)
 below.set(title="Time of one fit", xlabel="seconds")
 
 # %%
@@ -75,3 +75,5 @@ shown = [*right_ones, *wrong]
 figure, axes = plt.subplots(2, 4, figsize=(6, 3.2))
 figure.suptitle("Digits that were held out")
 drawn = plot_digits(X_test[shown].reshape(-1, 8, 8), y_test[shown], predicted[shown], axes.ravel())
+for ax in drawn:
+    ax.spines[:].set_visible(True)

@@ -68,7 +68,7 @@ for ax, (name, (net, seconds, _)) in zip(axes, fits.items(), strict=True):
     error = abs(net.predict(grid).ravel() - amplitude(grid)).reshape(120, 120)
     image = ax.imshow(
         np.log10(error + 1e-12), origin="lower", extent=(0.2, 1.8, 0.2, 0.6), aspect="auto",
-        cmap="viridis", vmin=-8, vmax=-2,
+        cmap="Blues", vmin=-8, vmax=-2,
     )  # fmt: skip
     ax.set(title=name, xlabel="frequency")
     rms = np.sqrt(np.mean((net.predict(X_test).ravel() - amplitude(X_test)) ** 2))
