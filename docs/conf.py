@@ -73,7 +73,6 @@ html_theme_options = {
 alone = (
     "benchmarks",
     "benchmarks-how",
-    "errors",
     "mixed-precision",
     "parameters",
     "recipe",
@@ -82,7 +81,6 @@ alone = (
     "steps",
     "stream",
     "tables",
-    "tuning",
 )
 html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}
 html_show_sourcelink = False
@@ -118,6 +116,8 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "remove_config_comments": True,
     "abort_on_example_error": True,
+    "image_srcset": ["2x"],
+    "reset_modules": ("matplotlib", "docs.tools.pictures.style"),
     "ignore_repr_types": r"matplotlib",
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -12,7 +12,7 @@ import pytest
 
 import fastmlp
 from benchmarks import compare
-from docs.tools import parameters, which_model
+from docs.tools import accessibility, parameters, which_model
 from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
@@ -30,6 +30,7 @@ from fastmlp.rules import (
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PROGRAMS = sorted((DOCS / "gallery").glob("plot_*.py"))
 RULES = (DOCS / "start" / "rules.md").read_text()
 TABLES = {
     "activations": [*activations.RULES, *activations.ALIASES],
@@ -88,6 +89,31 @@ def test_links_lead_to_files(page: Path) -> None:
         t for t in targets if not any((page.parent / f"{t}{end}").exists() for end in ("", ".md"))
     ]
     assert missing == [t for t in missing if t.startswith("auto_gallery/")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pictures_have_texts_in_their_place(page: Path) -> None:
+    assert "" not in [text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
+def test_a_figure_of_the_gallery_has_a_title(program: Path) -> None:
+    """The site shows titles in the place of pictures that are not seen."""
+    _, *figures = program.read_text().split("plt.subplots(")
+    assert figures
+    assert all(re.search(r"\btitle=|suptitle\(|set_title\(", figure) for figure in figures)
+
+
+def test_the_gallery_has_enough_to_look_at() -> None:
+    assert len(PROGRAMS) >= 15
+
+
+def test_no_page_is_under_more() -> None:
+    """The site's header shows as many links, and puts the others into a menu."""
+    (most,) = re.findall(r'"header_links_before_dropdown": (\d+)', (DOCS / "conf.py").read_text())
+    text = (DOCS / "index.md").read_text()
+    (pages,) = re.findall(r"^```\{toctree\}\n(?::.*\n)+\n(.*?)^```$", text, flags=re.M | re.S)
+    assert len(pages.split("\n")) - 1 <= int(most)
 
 
 @pytest.mark.parametrize("row", TABLES)
@@ -209,6 +235,30 @@ def test_a_page_is_described_by_its_first_paragraph() -> None:
     tags = meta.tags("A page", text, "https://a/page.html", "https://a/picture.png")
     assert '<meta name="description" content="It has &quot;words&quot; and more' in tags
     assert '<meta property="og:url" content="https://a/page.html">' in tags
+
+
+@pytest.mark.skipif(accessibility.chromium() is None, reason="needs Chromium")
+def test_findings_of_accessibility_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a stand-in for axe-core that looks at texts of pictures alone, in a real Chromium."""
+    head = '<title>Page</title><meta name="viewport" content="width=device-width">'
+    for name, text in (("good", 'alt="A net"'), ("bad", "")):
+        (tmp_path / f"{name}.html").write_text(f"{head}<img {text} src='net.png'>")
+    axe = tmp_path / "axe.js"
+    axe.write_text(
+        """globalThis.axe = {run: async () => ({violations:
+        [...document.querySelectorAll("img:not([alt])")].map(image => ({id: "image-alt",
+        impact: "critical", help: "A text", nodes: [{html: image.outerHTML}]}))})}"""
+    )
+    arguments = [str(tmp_path), str(axe), "--pictures", str(tmp_path / "pictures"), "--pages"]
+    assert accessibility.main([*arguments, "good", "bad"]) == 1
+    printed = capsys.readouterr().out
+    assert "good" not in printed
+    assert 'bad 360 dark: critical image-alt, 1 x, A text: <img src="net.png">' in printed
+    assert "4 serious or critical findings on 2 pages" in printed
+    sizes = [plt.imread(tmp_path / "pictures" / f"bad-{n}-dark.png").shape[1] for n in (360, 1280)]
+    assert sizes == [360, 1280]
 
 
 FOLDER = Path(__file__).parent.parent / "docs" / "decisions"

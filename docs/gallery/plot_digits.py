@@ -57,15 +57,13 @@ ours, theirs = models["fastmlp"], models["scikit-learn"]
 largest = max(abs(a - b).max() for a, b in zip(ours.coefs_, theirs.coefs_, strict=True))
 print(f"largest difference of a weight: {largest:.1e}")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-left.plot(theirs.loss_curve_, color="#bbbbbb", linewidth=6, label="scikit-learn")
-left.plot(ours.loss_curve_, color="#1f77b4", linewidth=1.5, label="fastmlp")
-left.set(xlabel="epoch", ylabel="training loss", yscale="log")
-left.legend(frameon=False)
-right.barh(list(seconds), list(seconds.values()), color=["#bbbbbb", "#1f77b4"], height=0.5)
-right.set(xlabel="seconds of one fit")
-for ax in (left, right):
-    ax.spines[["top", "right"]].set_visible(False)
+figure, (above, below) = plt.subplots(2, 1, figsize=(6, 5.5), height_ratios=[3, 1])
+above.plot(theirs.loss_curve_, color="grey", linewidth=6, alpha=0.5, label="scikit-learn")
+above.plot(ours.loss_curve_, color="C0", linewidth=1.5, label="fastmlp")
+above.set(title="Loss, epoch by epoch", xlabel="epoch", ylabel="training loss", yscale="log")
+above.legend()
+below.barh(list(seconds), list(seconds.values()), color=["grey", "C0"], height=0.6)
+below.set(title="Time of one fit", xlabel="seconds")
 
 # %%
 # Some of the digits that were held out; wrong ones are red.
@@ -74,4 +72,8 @@ predicted = ours.predict(X_test)
 wrong = np.flatnonzero(predicted != y_test)[:4]
 right_ones = np.flatnonzero(predicted == y_test)[:4]
 shown = [*right_ones, *wrong]
-drawn = plot_digits(X_test[shown].reshape(-1, 8, 8), y_test[shown], predicted[shown])
+figure, axes = plt.subplots(2, 4, figsize=(6, 3.2))
+figure.suptitle("Digits that were held out")
+drawn = plot_digits(X_test[shown].reshape(-1, 8, 8), y_test[shown], predicted[shown], axes.ravel())
+for ax in drawn:
+    ax.spines[:].set_visible(True)

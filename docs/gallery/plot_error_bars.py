@@ -34,16 +34,15 @@ ensemble = MLPEnsembleRegressor(
 grid = np.linspace(-4, 4, 300)
 mean, spread = ensemble.predict(grid[:, None]), ensemble.predict_std(grid[:, None])
 
-figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+figure, ax = plt.subplots(figsize=(6, 4.5))
 ax.fill_between(grid, mean - spread, mean + spread, alpha=0.25, linewidth=0, label="± predict_std")
 for member in ensemble.estimators_:
-    ax.plot(grid, member.predict(grid[:, None]), color="#1f77b4", linewidth=0.4, alpha=0.5)
-ax.plot(grid, mean, color="#1f77b4", linewidth=2, label="mean of 20 nets")
-ax.plot(grid, np.sin(2 * grid) + 0.3 * grid, "--", color="#333333", linewidth=1, label="truth")
+    ax.plot(grid, member.predict(grid[:, None]), color="C0", linewidth=0.4, alpha=0.5)
+ax.plot(grid, mean, color="C0", label="mean of 20 nets")
+ax.plot(grid, np.sin(2 * grid) + 0.3 * grid, "--", color="C1", linewidth=1.5, label="truth")
 ax.plot(x, y, ".", color="#333333", markersize=3, label="rows")
-ax.set(xlabel="x", ylabel="y", ylim=(-3, 3))
-ax.spines[["top", "right"]].set_visible(False)
-ax.legend(frameon=False, ncols=2)
+ax.set(title="Twenty nets, their mean and spread", xlabel="x", ylabel="y", ylim=(-3.5, 3))
+ax.legend(ncols=2, loc="lower center")
 
 # %%
 # The band is the disagreement of the nets, and not a prediction interval: the noise of y is not in

@@ -34,19 +34,18 @@ histories = fit_many(nets, X, y, epochs=40, rows=train, n_threads=2)
 errors = np.array([np.mean((net.predict(X[test]).ravel() - truth) ** 2) for net in nets])
 errors = errors.reshape(len(schedules), len(rates), len(seeds))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5))
 for (name, kind), by_rate, colour in zip(
-    schedules.items(), errors, ("#999999", "#1f77b4", "#d95f02"), strict=True
+    schedules.items(), errors, ("grey", "C0", "C1"), strict=True
 ):
     mean, spread = by_rate.mean(axis=1), by_rate.std(axis=1, ddof=1)
-    left.errorbar(rates, mean, spread, marker="o", markersize=4, color=colour, label=name)
+    above.errorbar(rates, mean, spread, marker="o", markersize=4, color=colour, label=name)
     shown = histories[trials.index((kind, rates[4], 0))]
-    right.plot(shown.learning_rate, color=colour, label=name)
-left.set(xscale="log", yscale="log", xlabel="highest rate", ylabel="error on new rows")
-right.set(xlabel="epoch", ylabel="learning rate")
-for ax in (left, right):
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    below.plot(shown.learning_rate, color=colour, label=name)
+above.set(title="Error on new rows, by rate", xscale="log", yscale="log")
+above.set(xlabel="highest rate", ylabel="mean squared error")
+below.set(title="The three schedules", xlabel="epoch", ylabel="learning rate")
+above.legend()
 
 # %%
 # A schedule allows a higher rate, and ends at a lower error: at a constant rate the weights keep

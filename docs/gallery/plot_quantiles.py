@@ -54,15 +54,14 @@ def intervals(x):
 # symmetric band goes on; where noise is nearly normal, mean and deviation serve any level.
 
 grid = np.linspace(0, 4, 200)[:, None]
-figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(6, 7), sharex=True, sharey=True)
 for ax, (name, (low, middle, high)) in zip(axes, intervals(grid).items(), strict=True):
-    ax.plot(X_test[::3], y_test[::3], ".", color="#999999", markersize=2, label="new rows")
+    ax.plot(X_test[::3], y_test[::3], ".", color="grey", markersize=2, label="new rows")
     ax.fill_between(grid.ravel(), low, high, alpha=0.3, linewidth=0, label="10 % to 90 %")
-    ax.plot(grid, middle, linewidth=2, label="mean" if name == "gaussian_nll" else "median")
+    ax.plot(grid, middle, label="mean" if name == "gaussian_nll" else "median")
     test_low, _, test_high = intervals(X_test)[name]
     below, above = np.mean(y_test < test_low), np.mean(y_test > test_high)
     print(f"{name}: {below:.1%} of new rows below, {above:.1%} above")
-    ax.set(title=f"{name}: {below:.1%} below, {above:.1%} above", xlabel="x", ylim=(-2.5, 5))
-    ax.spines[["top", "right"]].set_visible(False)
-axes[0].set_ylabel("y")
-axes[0].legend(frameon=False, loc="upper left")
+    ax.set(title=f"{name}: {below:.1%} below, {above:.1%} above", ylabel="y", ylim=(-2.5, 5))
+axes[1].set_xlabel("x")
+axes[0].legend(loc="upper left")

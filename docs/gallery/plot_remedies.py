@@ -43,22 +43,20 @@ for name, (of_net, of_optimizer, of_fit) in remedies.items():
 # not keep a net from overfitting.
 
 plain = histories["plain"].validation_loss
-figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(3, 2, figsize=(6, 7.5), sharex=True, sharey=True)
 for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
     best = int(np.argmin(history.validation_loss))
     kept = best if "early_stopping" in remedies[name][2] else len(history.loss) - 1
     loss = history.validation_loss[kept]
     print(f"{name:18} {len(history.loss):3} epochs, validation loss at the end {loss:.3f}")
-    ax.axhline(0.3**2, color="#999999", linewidth=1, linestyle="--")
-    ax.plot(plain, color="#999999", linewidth=1, label="validation, plain")
-    ax.plot(history.loss, color="#1f77b4", linewidth=1, label="training")
-    ax.plot(history.validation_loss, color="#d95f02", linewidth=2, label="validation")
+    ax.axhline(0.3**2, color="grey", linewidth=1, linestyle="--")
+    ax.plot(plain, color="grey", linewidth=1, label="validation, plain")
+    ax.plot(history.loss, color="C0", linewidth=1, label="training")
+    ax.plot(history.validation_loss, color="C1", label="validation")
     if kept == best:
-        ax.plot(kept, loss, "o", color="#d95f02", markersize=8, fillstyle="none")
+        ax.plot(kept, loss, "o", color="C1", markersize=8, fillstyle="none")
     ax.set(title=f"{name}: {loss:.3f}", ylim=(0, 0.4))
-    ax.spines[["top", "right"]].set_visible(False)
-for ax in axes[1]:
+for ax in axes[2]:
     ax.set_xlabel("epoch")
-for ax in axes[:, 0]:
-    ax.set_ylabel("mean squared error")
-axes[0, 0].legend(frameon=False, loc="upper right")
+axes[1, 0].set_ylabel("mean squared error")
+axes[0, 0].legend(loc="upper right")

@@ -48,20 +48,20 @@ print(search.best_params_)
 print(f"log loss {-search.best_score_:.3f}, mean of the folds")
 
 # %%
-# Left: what the strength of the penalty does. Right: the ROC curve on the test rows.
+# Above: what the strength of the penalty does. Below: the ROC curve on the test rows.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-plot_search(search, left, parameter="mlpclassifier__alpha")
-left.set_ylim(top=0.04)
-RocCurveDisplay.from_estimator(search, X_test, y_test, ax=right, name="test rows")
-right.spines[["top", "right"]].set_visible(False)
+figure, (above, below) = plt.subplots(2, 1, figsize=(6, 8), height_ratios=[2, 3])
+above.set_title("Score by the strength of the penalty", loc="left")
+plot_search(search, above, parameter="mlpclassifier__alpha")
+above.set(ylim=(None, 0.04), xlabel="alpha")
+RocCurveDisplay.from_estimator(search, X_test, y_test, ax=below, name="test rows")
+below.set_title("ROC curve of the test rows")
 
 # %%
 # Which columns does the net use? Shuffle each, and see how much the score falls.
 
 importance = permutation_importance(search, X_test, y_test, n_repeats=10, random_state=0)
 order = np.argsort(importance.importances_mean)[-8:]
-figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-ax.barh(X.columns[order], importance.importances_mean[order], color="#1f77b4")
-ax.set(xlabel="loss of score when the column is shuffled")
-ax.spines[["top", "right"]].set_visible(False)
+figure, ax = plt.subplots()
+ax.barh(X.columns[order], importance.importances_mean[order], color="C0")
+ax.set(title="The eight columns used most", xlabel="loss of score when it is shuffled")

@@ -24,6 +24,8 @@ def pages_of_files() -> dict[Path, Path]:
         ROOT / "README.md": DOCS / "index.md",
         DOCS / "gallery": DOCS / "auto_gallery" / "index.rst",
     }
+    for program in (DOCS / "gallery").glob("plot_*.py"):
+        pages[program] = DOCS / "auto_gallery" / f"{program.stem}.rst"
     for page in DOCS.rglob("*.md"):
         for target in INCLUDE.findall(page.read_text()):
             pages[(page.parent / target).resolve()] = page
