@@ -9,6 +9,7 @@ from benchmarks import compare, steps
 from benchmarks.conftest import Ours, short_race
 from benchmarks.peers import PEERS, missing, one_step
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, STEPS
+from benchmarks.race import calls_in
 from benchmarks.workloads import CE, Workload
 
 NETS = (
@@ -78,6 +79,19 @@ def test_a_turn_has_as_many_calls_as_its_seconds_allow() -> None:
     (record,) = short_race(Slow()).ways("steps", seconds=0.2, task="t")
     assert asked == [1, 4, 4]
     assert record["seconds"] == [0.001] * 2
+
+
+def test_cold_calls_do_not_tell_how_many_a_turn_has() -> None:
+    """The first call takes 1/1024 of a second, the next ones 1/8192, then all 1/65536."""
+    asked: list[int] = []
+
+    class Warming:
+        def ask(self, verb: str, **request: Any) -> dict[str, Any]:
+            asked.append(request["calls"])
+            return {"seconds": 2.0 ** -(7 + 3 * min(len(asked), 3))}
+
+    assert calls_in(Warming(), "step", 1 / 16) == 4096
+    assert asked == [1, 8, 64, 512]
 
 
 def with_steps(results: dict[str, Any]) -> dict[str, Any]:

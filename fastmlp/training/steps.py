@@ -114,6 +114,31 @@ class Steps:
             loss = self._step("batch", self._engines["batch"].trusted(X, table, weight), who, order)
         return None if self._state.n_steps == step else loss
 
+    def is_ready(self, X: Array) -> bool:
+        """Return True if a trainer is ready for rows of this shape, and none has trained since."""
+        reference = self._ready["batch"].get(X.shape)
+        alone = self._owners.n_owners == self._n_owners
+        return alone and reference is not None and reference() is not None
+
+    def on_plain(self, X: Array, y: Array, who: str) -> float | None:
+        """Take a step on these rows by one call; return their objective, or None if it is not
+        finite or that cannot be, and no step was taken."""
+        step = self._state.n_steps
+        loss = self._quickly("batch", X, y, who=who)
+        return None if self._state.n_steps == step else loss
+
+    def prepare(self, data: Data, who: str) -> None:
+        """Make a trainer ready for a step on rows of this shape, if single steps can be taken; the
+        caller owns the optimizer's state."""
+        try:
+            self.require_steps(who)
+        except ValueError:
+            return
+        kept = self._kept_trainer("batch", data)
+        trainer, coefficients = kept.trainer, self.coefficients(self._state.n_steps)
+        trainer.run(trainer.plain_order(), coefficients, np.empty(1), 0, 0)
+        self._get_ready("batch", kept, data.x.shape)
+
     def forget(self) -> None:
         """Look at the optimizer's state again: it may have been trained in another way."""
         self._n_owners = -1
@@ -196,9 +221,16 @@ class Steps:
         return engine.data(X, output_gradient, None, who)
 
     def _quickly(
-        self, kind: Kind, X: Any, y: Any, weight: Any = None, order: Any = None
+        self,
+        kind: Kind,
+        X: Any,
+        y: Any,
+        weight: Any = None,
+        order: Any = None,
+        who: str | None = None,
     ) -> float | None:
-        """Take the next step by one call, where it can; return the loss, or None."""
+        """Take the next step by one call, where it can; return the loss, or None. A caller with an
+        order, or a name, is not warned."""
         if type(X) is not np.ndarray:
             return None
         reference = self._ready[kind].get(X.shape)
@@ -207,7 +239,7 @@ class Steps:
             return None
         owners, before, step = self._owners, self._n_owners, self._state.n_steps
         if not kept.quick.is_short:
-            with owners.training(WHO[kind]):
+            with owners.training(who or WHO[kind]):
                 if owners.n_owners != before + 1:
                     return None
                 self._n_owners = owners.n_owners
@@ -222,7 +254,7 @@ class Steps:
                     loss = self._take(kept, X, y, weight, order)
                 finally:
                     owners.owner = None
-        if loss is not None and order is None and self._state.n_steps == step:
+        if loss is not None and order is who is None and self._state.n_steps == step:
             self._warn(loss, WHO[kind])
         return loss
 

@@ -113,7 +113,8 @@ def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
 
 
 def fitted(net: MLP, X: Any, y: Any, weight: Any = None) -> float:
-    options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False}
+    # A plain fit may be a single step itself; with a time limit it takes the loop.
+    options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False, "time_limit": 1e6}
     return net.fit(X, y, sample_weight=weight, **options).loss[0]
 
 
@@ -215,6 +216,31 @@ def test_after_the_first_they_are_one_call(
         net.train_on_gradient(X, np.ones((9, 2), dtype))
     nets[1].train_on_gradient(X, np.ones((9, 2), dtype))
     assert slow == ["batch"] * 2 + ["gradient"] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_average_takes_one_call_until_it_is_written_to(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(way, monkeypatch)
+    rng, optimizer = np.random.default_rng(0), Adam(0.01, average=EMA(0.7))
+    nets = [MLP((3, 9, 5, 2), optimizer=optimizer, seed=0) for _ in range(2)]
+    slow: list[str] = []
+    step = steps.Steps._step
+
+    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
+        slow.append(kind)
+        return step(self, kind, data, who)
+
+    monkeypatch.setattr(steps.Steps, "_step", counted)
+    for turn in range(9):
+        X, y = (rng.uniform(-1, 1, (6, width)).astype(np.float32) for width in (3, 2))
+        assert nets[1].train_on_batch(X, y) == fitted(nets[0], X, y)
+        assert state_of(nets[1]) == state_of(nets[0])
+        if turn == 4:
+            for net in nets:
+                net.weights[1][0, 0] = 0.5
+    assert slow == ["batch"] * 2
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "gamma"])

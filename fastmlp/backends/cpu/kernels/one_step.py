@@ -107,6 +107,7 @@ class PlainStep(Record):
     driver: int  # and of `batch_step` or `row_step`
     parameters: int  # addresses of the net's parameters, live,
     seen: int  # and of a copy of them, as the last step left them
+    trained: int  # address of the packed parameters where the net shows an average of them, or 0
     publishes: int  # 1: the step copies that to `parameters`; 0: its caller does
     n_parameters: int
     n_rows: int
@@ -255,7 +256,7 @@ def quick_step(scalar: Scalar) -> Kernel:
             restored(flush)
 
     @njit(parallel=True)
-    def unpack_all(team: int, nets: Sequence[Net], n_parts: int, flat: int) -> None:
+    def unpack_all(team: int, nets: Sequence[Net], n_parts: int, flat: int, there: int) -> None:
         for part in prange(n_parts):
             block, net = stack(square), nets[0]
             layers = layers_of(net)
@@ -263,7 +264,7 @@ def quick_step(scalar: Scalar) -> Kernel:
                 n_in = layers[i].n_in
                 first, last = part_of(part, n_parts, (n_in + lanes - 1) // lanes)
                 rows = (first * lanes, min(last * lanes, n_in))
-                unpack_some(layers[i], flat, 0, rows, block)
+                unpack_some(layers[i], flat, there, rows, block)
 
     def take_step(address: int) -> None:
         mode = flush_denormals()
@@ -276,7 +277,9 @@ def quick_step(scalar: Scalar) -> Kernel:
         job.team, job.n_parts = team, n_parts
         step.n_unsound = step.n_changed = 0
         look(team, steps, n_parts)
-        if step.n_unsound == 0 and take_weights(step):
+        # Where the user has written to an average, it begins anew.
+        again = step.n_unsound + (step.n_changed if step.trained != 0 else 0)
+        if again == 0 and take_weights(step):
             if step.n_changed:
                 call(blocks.pack, (job.net, step.parameters, net.parameters))
                 call(blocks.transposes, (job.net,))
@@ -287,7 +290,11 @@ def quick_step(scalar: Scalar) -> Kernel:
             step.loss = row(job.losses, 1, np.float64)[0]
             step.status = NOT_FINITE
             if job.diverged == 0:
-                unpack_all(team, nets, n_parts, step.seen)
+                there = 0
+                if step.trained != 0:
+                    copy(net.parameters, step.trained, net.n_packed)
+                    there = net.average - net.parameters
+                unpack_all(team, nets, n_parts, step.seen, there)
                 if step.publishes:
                     copy(step.seen, step.parameters, step.n_parameters)
                 step.status = TAKEN

@@ -33,7 +33,8 @@ def is_quick(network: Network, session: Session) -> bool:
     """Return True if a step needs nothing that is done by Python, and is shorter than a signal may
     wait."""
     moments = session.moments
-    averaged = moments is None or moments.trained is not None
+    # A rule that averages by itself shows what NumPy computes.
+    averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
     of_one_hot = network.loss.targets == "classes" and session.data.y.shape[1] > 1
@@ -121,7 +122,8 @@ class QuickStep:
         """Get ready, after a step of the trainer's that left the parameters as they are."""
         session, job = self._session, self._session.job
         assert session.moments is not None
-        self.slots = session.moments.m
+        self.slots, trained = session.moments.m, session.moments.trained
+        self.job["trained"] = 0 if trained is None else address(trained)
         self._seen[:] = self._parameters
         job["n_rows"], job["chunk_rows"] = self._shape[0], session.rows
         job["first"], job["last"] = 0, -(-self._shape[0] // session.rows)

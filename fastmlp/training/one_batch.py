@@ -1,0 +1,82 @@
+"""Fits of one batch, one after the other: from the third on, single steps of a kept trainer."""
+
+import time
+from collections.abc import Callable
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.protocol import Data
+from fastmlp.network.state import NetState
+from fastmlp.rules.optimizers import is_averaged
+from fastmlp.training.checkpoint import EVERY
+from fastmlp.training.history import History, interrupted, record_divergence
+from fastmlp.training.loop import rates_at
+from fastmlp.training.steps import Steps
+
+# How often in a row a trainer is made ready for a step that then takes the loop.
+MOST_VAIN = 3
+# `MLP.fit` without a batch size.
+BATCH_SIZE = 32
+# Its other arguments where they ask for nothing.
+NOTHING = (*(None,) * 13, False, False, False, (), EVERY)
+
+
+def is_plain(X: Any, y: Any, epochs: Any, batch_size: Any, shuffle: Any, others: Any) -> bool:
+    """Return True for a fit of one batch of arrays, of arguments that need no check; `others` are
+    those of `NOTHING`."""
+    if type(epochs) is not int or epochs != 1 or not all(map(is_, others, NOTHING)):
+        return False
+    if type(X) is not np.ndarray or type(y) is not np.ndarray or X.ndim != 2:
+        return False
+    most = batch_size if type(batch_size) is int else BATCH_SIZE if batch_size is None else 0
+    return 0 < len(X) <= most and type(shuffle) is bool
+
+
+class OneBatch:
+    """The plain fits of one batch of a net.
+
+    Such a fit is a step: in the loop it takes 80 us, with a trainer that is ready 10
+    (8-64-64-2@64). The second in a row on rows of a shape makes the trainer ready.
+    """
+
+    def __init__(self, state: NetState) -> None:
+        self._state, self._n_vain = state, 0
+        # The shape of the rows of the last fit by the loop, and its number among the owners.
+        self._last: tuple[tuple[int, ...], int] | None = None
+
+    def fit(self, steps: Steps | None, X: Any, y: Any, who: str) -> History | None:
+        """The record of a fit by one call; None: it takes the loop, and the net is as it was."""
+        start, state = time.perf_counter(), self._state
+        if steps is None or not steps.is_ready(X) or is_averaged(state.optimizer):
+            return None
+        step, before, history = state.n_steps, state.parameters.copy(), History()
+        try:
+            loss = steps.on_plain(X, y, who)
+            if loss is None:
+                return None
+            self._n_vain = 0
+            if np.isfinite(state.parameters).all():
+                history.loss.append(loss)
+                rate: Any = state.optimizer.learning_rate
+                if callable(rate):
+                    rate = rates_at(state.optimizer, np.array([step]), step + 1)[0]
+                history.learning_rate.append(float(rate))
+            else:
+                with state.lock.training(who):
+                    state.assign(before)
+                    state.restart()
+                record_divergence(history, loss)
+        except KeyboardInterrupt:
+            interrupted(history)
+        history.seconds = time.perf_counter() - start
+        return history
+
+    def note(self, steps_of: Callable[[], Steps], data: Data, who: str) -> None:
+        """Note a fit by the loop, whose owner calls, and perhaps make a trainer ready."""
+        shape, n = data.x.shape, self._state.lock.n_owners
+        if self._last == (shape, n - 1) and self._n_vain < MOST_VAIN:
+            self._n_vain += 1
+            steps_of().prepare(data, who)
+        self._last = shape, n
