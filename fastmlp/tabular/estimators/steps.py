@@ -72,14 +72,18 @@ STEPS: dict[type[Encoder], Callable[[Any, Array], Step]] = {
 }
 
 
-def check_members(model: Any, who: str) -> None:
-    """Raise NotImplementedError if the ensemble has a model that is no net."""
+def check_members(model: Any, who: str, but: type | tuple[()] = ()) -> None:
+    """Raise NotImplementedError if the ensemble has a model that is no net, nor of a class."""
     others = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
-    used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
+    used = [
+        f"{name!r} with weight {weight:.2g}"
+        for (name, member), weight in others
+        if weight and not isinstance(member, but)
+    ]
     if used:
         raise NotImplementedError(
             f"{who}: the ensemble holds {', '.join(used)}, and only nets are converted: fit "
-            "without extra_members"
+            "without extra_members, with trees=False"
         )
 
 
