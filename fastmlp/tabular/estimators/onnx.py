@@ -16,7 +16,6 @@ from fastmlp.rules.columns import BOUND, LARGEST, LevelStep, NumberStep
 from fastmlp.tabular.encoders import CosineEncoder, Encoding
 from fastmlp.tabular.estimators.onnx_trees import predictions
 from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
-from fastmlp.tabular.estimators.trees import BoostedTrees
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.pack.outputs import NetOutputs
 from fastmlp.tabular.schema import Schema
@@ -295,7 +294,7 @@ def write(graph: Graph, model: Any) -> Outline:
 def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     """Add nets and boosted trees; return the name of the weighted mean of predictions, float64."""
     pack = model.pack_
-    check_members(model, "to_onnx", but=BoostedTrees)
+    check_members(model, "to_onnx")
     columns, outputs = columns_of(graph, model.schema_, inputs), []
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]
