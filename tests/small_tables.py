@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.tabular import Encoding, Schema
-from fastmlp.tabular.estimators import reports
+from fastmlp.tabular.estimators import reports, trees
+from fastmlp.tabular.estimators.extras import matrix
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.pack.outputs import outputs_of
 from fastmlp.tabular.pack.settings import Recipe
@@ -53,6 +55,40 @@ def classifier() -> TabularMLPClassifier:
 def regressor() -> TabularMLPRegressor:
     """A model of the number, of folds."""
     return TabularMLPRegressor(**FEW, cv=2).fit(*drawn())
+
+
+# Kinds of ensembles with boosted trees. Training rows may lack classes that others have.
+LACKING = {"two of three": [0, 2], "one class": [1]}
+WITH_TREES = ("number", "binary", "multiclass", *LACKING, "alone", "many levels")
+
+
+@cache
+def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
+    """A model whose ensemble has boosted trees, of 15 rounds, and its table."""
+    n = 900 if kind == "many levels" else 120
+    X, y = drawn(n)
+    options: dict[str, Any] = {**FEW, "max_iter": 1, "trees": True, "ensemble": "mean"}
+    options["cv"] = None if kind == "alone" else 2
+    if kind == "binary":
+        y = y > np.median(y)
+    elif kind == "multiclass" or kind in LACKING:
+        y = labels()
+    elif kind == "many levels":
+        X = X.assign(place=[f"place {k % 300}" for k in range(n)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "ROUNDS", 15)
+        if y.dtype != float:
+            model: Any = TabularMLPClassifier(**options).fit(X, y)
+        else:
+            model = TabularMLPRegressor(**options)
+            alone = {"X_val": X, "y_val": y} if kind == "alone" else {}
+            model.set_params(ensemble="best" if alone else "mean").fit(X, y, **alone)
+        if kind in LACKING:
+            some = trees.BoostedTrees(classes=True, n_categories=2)
+            some.fit(matrix(model.schema_.read(X)), np.resize(LACKING[kind], n))
+            model.extra_members_ = [(trees.NAME, some)]
+    assert model.pack_.extra_weights[0] > 0
+    return model, X
 
 
 def _some(column: Any, generator: np.random.Generator) -> Any:

@@ -73,7 +73,7 @@ def to_c(
         an argument has a wrong value.
     NotImplementedError
         If an activation of your own is more than arithmetic, ``a if c else b`` and functions of
-        `fastmlp.rules.elementary`; if a model of tables has members that are no nets, or encoders
+        `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`, or encoders
         whose functions are not the library's own: cosines and quantiles.
     OSError
         If the file cannot be written; a file that was there is unchanged.
@@ -128,6 +128,9 @@ def to_c(
             raise ValueError(f"{WHO}: test_data has no rows")
         exact = kind == scalar
         test = tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
+        if parts.trees is not None and len(parts.trees.classes) > 1:
+            # Their probabilities are of double.
+            test = test[0], test[1].replace("$FUSED32", "$FUSED32 && $FUSED64")
     elif tests:
         # Numbers of the lower precision are the same in both.
         least = min(kind.type, scalar, key=np.dtype)

@@ -37,7 +37,7 @@ class CText:
     stack : bytes of numbers that a prediction has on the stack
     """
 
-    libraries = ""
+    libraries = beside = ""
 
     def __init__(self, parts: Any, scalar: Any, prefix: str, *, gradient: bool) -> None:
         self.parts, self.scalar, self.prefix, self.gradient = parts, scalar, prefix, gradient
@@ -288,7 +288,7 @@ class CText:
             for net in nets
         }
         lines = [
-            f"{kind} of fastmlp {__version__}: {count(len(parts.members), 'net')}",
+            f"{kind} of fastmlp {__version__}: {count(len(parts.members), 'net')}{self.beside}",
             *(f"    layers {shape}" for shape in sorted(shapes)),
             "",
             f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in others the',

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.predict.trees import TableTrees
 from fastmlp.export import c_template
-from fastmlp.export.c_rules import NAME, Code, literal
+from fastmlp.export.c_rules import NAME, Code, literal, loop_of
 from fastmlp.export.c_source import CText, function_of, texts_of
 from fastmlp.export.c_tests import numbers, replaced
 from fastmlp.export.table_parts import TableParts
 from fastmlp.network.summary import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.rules.elementary import exp, logistic
 
 # Levels that a comment names, and that are looked up by their texts, which are so long at most.
 SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
@@ -32,7 +34,10 @@ class CTableText(CText):
         self.widths: list[int] = []
         for i, steps in enumerate(parts.known("to_c", "C")):
             self._add_encoding(i, steps)
-        self.stack += (max(self.widths) + max(n.layer_sizes[-1] for n in parts.nets)) * self.size
+        self.widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
+        self.stack += (max(self.widths, default=1) + self.widest) * self.size
+        if parts.trees is not None:
+            self._add_trees(parts.trees)
         texts = [str(level) for levels in parts.levels for level in levels]
         self.looks_up = 0 < len(texts) <= LOOKED_UP and max(map(len, texts)) <= LONGEST
         if self.looks_up:
@@ -69,10 +74,29 @@ class CTableText(CText):
         self.widths.append(first)
         self.nets.append(function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines))
 
+    def _add_trees(self, trees: TableTrees) -> None:
+        """Add the nodes of boosted trees, and the functions that predict by them."""
+        n, kinds = trees.n_outputs, {"sets": "uint32_t", "numbers": "double"}
+        # An array must not be empty.
+        sets = np.append(trees.nodes.sets, 0).astype(np.int32).view(np.uint32)
+        nodes = trees.nodes._replace(sets=sets)
+        for name, array in {**nodes._asdict(), "n_levels": trees.n_levels}.items():
+            self._array(f"tree_{name}", kinds.get(name, "int"), array)
+        filled = {"@OUTPUTS": str(n), "@TREES": str(len(nodes.roots))}
+        self.nets.append(replaced(c_template.TREES, filled))
+        self.stack += n * 8
+        self.beside = ", and boosted trees"
+        if n > 1:
+            self.rules["$tree_exp"] = loop_of(exp, np.float64, "$tree_exp")
+            named = {"$softmax": "$tree_link", "$rule_exp": "$tree_exp", "$real": "double"}
+            self.rules["$tree_link"] = replaced(c_template.LINKS["softmax"], named)
+        elif len(trees.classes) > 1:
+            self.rules["$tree_link"] = loop_of(logistic, np.float64, "$tree_link")
+
     def _array(self, name: str, kind: str, array: Any) -> str:
         """Add a constant array; return its name in the text."""
-        if kind == "int":
-            texts = list(map(str, array.tolist()))
+        if array.dtype.kind in "iu":
+            texts = list(map(str, array.ravel().tolist()))
             lines = [", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16)]
             shown = "".join(f"\n    {line}," for line in lines) + "\n"
         else:
@@ -103,11 +127,11 @@ static void {name}(const double *row, const int *column{constants},
         return name
 
     def predict(self, *, gradient: bool) -> str:
-        """The function that predicts: the weighted mean of the nets."""
-        parts, encoding = self.parts, None
-        n = max(net.layer_sizes[-1] for net in parts.nets)
-        lines = [f"$real z[{max(self.widths)}], p[{n}];"]
-        lines.append("for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;")
+        """The function that predicts: the weighted mean of the nets and the trees."""
+        parts, encoding, n = self.parts, None, self.widest
+        lines = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;"]
+        if parts.members:
+            lines.insert(0, f"$real z[{max(self.widths)}], p[{n}];")
         for i, member in enumerate(parts.members):
             if member.encoding != encoding:
                 encoding = member.encoding
@@ -127,6 +151,8 @@ static void {name}(const double *row, const int *column{constants},
             added = ["y[0] += weight * (1 - (double)p[0]);", "y[1] += weight * (double)p[0];"]
         else:
             added = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] += weight * (double)p[j];"]
+        if parts.trees is not None:
+            lines += self._weighted_trees(parts.trees)
         whole = ""
         if parts.classes is not None:
             whole = c_template.SUM
@@ -134,11 +160,22 @@ static void {name}(const double *row, const int *column{constants},
                 "const double total = $sum(y, $OUTPUTS);",
                 "for (int j = 0; j < $OUTPUTS; ++j) y[j] /= total;",
             ]
+        add = function_of("static void $add(const $real *p, double weight, double *y)", added)
         return (
-            function_of("static void $add(const $real *p, double weight, double *y)", added)
+            (add if parts.members else "")
             + whole
             + function_of("void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines)
         )
+
+    def _weighted_trees(self, trees: TableTrees) -> list[str]:
+        """The statements that add the predictions of boosted trees."""
+        weight, n = literal(np.float64(trees.weight)), trees.n_outputs
+        lines, terms = [f"double t[{n}];", "$trees(x, t);"], [f"t[{j}]" for j in range(n)]
+        if len(trees.classes) > 1:
+            lines.append(f"$tree_link(t, {n});")
+            terms = terms if n > 1 else ["(1 - t[0])", "t[0]"]
+        pairs = zip(trees.classes.tolist(), terms, strict=True)
+        return lines + [f"y[{place}] += {weight} * {term};" for place, term in pairs]
 
     def declared(self) -> list[str]:
         """The declarations that not every model has: places of columns, and codes of levels."""

@@ -316,6 +316,27 @@ static void $levels(const $number *row, const int *column, int n, const int *sta
     }
 }
 """
+# The sums of boosted trees: a leaf's feature is -1. Of a code that is no level way 2 is taken.
+TREES = """
+static void $trees(const double *x, double *p)
+{
+    for (int j = 0; j < @OUTPUTS; ++j) p[j] = 0;
+    for (int t = 0; t < @TREES; ++t) {
+        int i = $tree_roots[t];
+        while ($tree_features[i] >= 0) {
+            const double v = x[$tree_features[i]];
+            const int n = $tree_n_levels[$tree_features[i]], set = 8 * $tree_places[i];
+            int way = 2;
+            if (n ? v >= 0 && v < n : v == v) {
+                if (set < 0) way = v > $tree_numbers[i];
+                else if (v < 256) way = !(($tree_sets[set + (int)v / 32] >> ((int)v % 32)) & 1);
+            }
+            i = $tree_children[3 * i + way];
+        }
+        p[t % @OUTPUTS] += $tree_numbers[i];
+    }
+}
+"""
 # The order in which NumPy sums a row up.
 SUM = """
 static $number $sum(const $number *a, int n)

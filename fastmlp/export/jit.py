@@ -73,7 +73,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
         If the model is none of these, or not fitted; for `raw`, if it consists of several nets, or
         is one of tables.
     NotImplementedError
-        If a model of tables has members that are no nets, or encodes numbers by cosines or
+        If a model of tables has members of `extra_members`, or encodes numbers by cosines or
         quantiles.
 
     Examples

@@ -15,7 +15,8 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     ValueError
         If it is not fitted, or `raw`.
     NotImplementedError
-        If it has a member that is no net, or an encoder that has no compiled form.
+        If it has a member that is no net, nor boosted trees, or an encoder that has no compiled
+        form.
     """
     parts: TableParts = model._table_parts(who)
     if raw:
@@ -29,8 +30,8 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
         network = core.engine.network
         members.append(TableMember(network, parameters, member.encoding, member.weight))
     task = "regression" if parts.classes is None else "multiclass"
-    if parts.classes is not None and parts.nets[0].layer_sizes[-1] == 1:
+    if parts.classes is not None and all(net.layer_sizes[-1] == 1 for net in parts.nets):
         task = "binary"
     scale = TableScale(parts.scale, parts.center, parts.low, parts.high)
     n_in, n_out = parts.n_features, parts.n_outputs
-    return TableOwner(encodings, members, n_in, n_out, task, scale).handle()
+    return TableOwner(encodings, members, n_in, n_out, task, scale, parts.trees).handle()

@@ -244,7 +244,8 @@ def _pack_of(model: Any) -> Any:
         )
         raise NotImplementedError(
             f"{WHO}: the ensemble has members that are no nets, which have no derivatives: "
-            f"{names}; shap.PermutationExplainer takes any function of a table"
+            f"{names}; fit without extra_members, with trees=False, or hand predict to "
+            "shap.PermutationExplainer"
         )
     return model.pack_
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.predict.trees import TableTrees
 from fastmlp.model import MLP
 from fastmlp.rules.columns import LevelStep, NumberStep
 
@@ -32,7 +33,7 @@ class TableNet(NamedTuple):
 
 
 class TableParts(NamedTuple):
-    """A model of tables whose predictions are the weighted mean of its nets'.
+    """A model of tables whose predictions are the weighted mean of its nets' and its trees'.
 
     A row is of float64, in the order of the table's columns: a number, NaN where it is missing, or
     the code of a level, -1 where it is missing or unknown. A date has a number for each part.
@@ -48,6 +49,7 @@ class TableParts(NamedTuple):
     classes : labels; None for a regression
     scale, center, low, high : of a regression: nets predict ``(y - center) / scale``, and y is
         between low and high
+    trees : TableTrees, or None; they are added last
     """
 
     feature_names: tuple[str, ...]
@@ -62,6 +64,7 @@ class TableParts(NamedTuple):
     center: float
     low: float
     high: float
+    trees: TableTrees | None
 
     @property
     def n_features(self) -> int:
@@ -75,9 +78,11 @@ class TableParts(NamedTuple):
 
     @property
     def n_constants(self) -> int:
-        """The numbers of all steps."""
+        """The numbers of all steps, and of trees."""
         steps = (step for steps in self.encodings for step in steps)
-        return sum(step.constants.size for step in steps if not isinstance(step, OtherStep))
+        sizes = [step.constants.size for step in steps if not isinstance(step, OtherStep)]
+        nodes = self.trees.nodes if self.trees else ()
+        return sum(sizes) + sum(array.size for array in nodes)
 
     def known(self, who: str, where: str) -> list[list[NumberStep | LevelStep]]:
         """The steps of each encoding, whose columns are places in a row.
@@ -103,7 +108,7 @@ class TableParts(NamedTuple):
         """Rows of numbers as in training, of levels, and of missing ones."""
         generator = np.random.default_rng(seed)
         rows = np.full((n, self.n_features), np.nan)
-        steps = (step for step in self.encodings[0] if isinstance(step, NumberStep))
+        steps = (step for steps in self.encodings for step in steps if isinstance(step, NumberStep))
         scaled = next((step for step in steps if step.constants.shape[1] == 2), None)
         if scaled is not None:
             center, factor = scaled.constants.T
@@ -112,6 +117,10 @@ class TableParts(NamedTuple):
             rows[:, self.numbers[scaled.columns]] = np.where(
                 generator.random(numbers.shape) < 0.1, np.nan, numbers
             )
+        elif self.trees is not None:
+            for j in self.numbers:
+                limits = self.trees.nodes.numbers[self.trees.nodes.features == j]
+                rows[:, j] = generator.choice([*limits, np.nan], n)
         for j in self.codes:
             rows[:, j] = generator.integers(MISSING, len(self.levels[j]), n)
         return rows

@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
+    "I32": np.dtype(np.int32),
     "I64": np.dtype(np.int64),
 }
 # JSON takes twenty times its bytes as Python objects; a net of 1,000 layers has a header of 200 KB.

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from c_programs import WARNINGS, built, failures, needs_compiler, needs_gcc, pointer, predictions
-from small_tables import FEW, classifier, drawn, regressor, untrained
+from small_tables import (
+    FEW,
+    WITH_TREES,
+    classifier,
+    drawn,
+    regressor,
+    untrained,
+    with_trees,
+)
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, load, save, to_c
 from fastmlp.cli.main import main
@@ -92,6 +100,24 @@ def test_c_files_have_the_bits_of_tables(flags: str, seeds: range, tmp_path: Pat
 
 @needs_gcc
 @needs_compiler
+@pytest.mark.parametrize("flags", ["-std=c99 -O1", "-x c++ -std=c++17 -O1"])
+def test_c_files_have_the_bits_of_boosted_trees(flags: str, tmp_path: Path) -> None:
+    models = {f"trees{i}": with_trees(kind) for i, kind in enumerate(WITH_TREES)}
+    texts = {name: to_c(model, prefix=name) for name, (model, _) in models.items()}
+    library = built(tmp_path, texts, [*flags.split(), "-march=native"])
+    for name, (model, X) in models.items():
+        new = X[:1].assign(town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {}))
+        rows = pd.concat([X[:300], *[new] * 4])
+        codes, expected = model.codes(rows), expected_of(model, rows)
+        for row, code in zip(codes[-4:], (np.nan, -7, 300, 1e300), strict=True):
+            row[row == -1] = code
+        out = predictions(library, name, codes, expected.shape[1])
+        np.testing.assert_array_equal(out, expected, name)
+        assert failures(library, name, np.float64) == 0
+
+
+@needs_gcc
+@needs_compiler
 def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
     model, X = binary()
     library = built(tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"])
@@ -117,6 +143,7 @@ def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
 @needs_compiler
 def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
     models = {name: make()[0] for name, make in MODELS.items()}
+    models |= {name: with_trees(name)[0] for name in ("binary", "multiclass")}
     for name, model in models.items():
         to_c(model, tmp_path / f"{name}.h")
         flags = ["-O0", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
@@ -129,7 +156,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
-    models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path)
+    models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path) | {"trees": with_trees("multiclass")}
     texts = {name: to_c(model, prefix=name, test_data=X) for name, (model, X) in models.items()}
     excepted = ("float-equal", "padded", "declaration-after-statement", "unused-macros")
     more = ("used-but-marked-unused", "missing-variable-declarations")

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from numba import njit, prange
 from sklearn.tree import DecisionTreeClassifier
-from small_tables import FEW, classifier, drawn, regressor, untrained
+from small_tables import (
+    FEW,
+    WITH_TREES,
+    classifier,
+    drawn,
+    regressor,
+    untrained,
+    with_trees,
+)
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, load, save
 from fastmlp.compiler.jit import INTERPRETED
@@ -88,6 +96,23 @@ def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
         out = np.empty_like(expected)
         function(jit.compiled(model, freeze=True), rows, out)
         np.testing.assert_array_equal(out, expected)
+
+
+@compiled_alone
+@pytest.mark.parametrize("kind", WITH_TREES)
+def test_bits_of_boosted_trees(kind: str) -> None:
+    model, X = with_trees(kind)
+    rows, expected = model.codes(X[:300]), expected_of(model, X[:300])
+    for function in (predict, predict_shared):
+        out = np.empty_like(expected)
+        function(jit.compiled(model), rows, out)
+        np.testing.assert_array_equal(out, expected)
+    new = X[:1].assign(town=["Rome"], **({"place": ["nowhere"]} if "place" in X else {}))
+    (row,), expected = model.codes(new), expected_of(model, new)
+    for code in (np.nan, -7, 260 if kind != "many levels" else 300, 1e300):
+        out = np.empty(expected.shape[1])
+        predict(jit.compiled(model), np.where(row == -1, code, row), out)
+        np.testing.assert_array_equal(out, expected[0])
 
 
 def test_missing_and_unknown_values_in_compiled_code() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-from small_tables import untrained
+from small_tables import untrained, with_trees
 
 import fastmlp
 from fastmlp import (
@@ -48,6 +48,7 @@ INTEGERS = [0, 1, -1, 2, 255, 6 * 10**7, 10**9, 1 << 31, 1 << 32, MOST, -MOST - 
 FLOATS = [0.0, -0.0, 1.0, -1.0, 3e38, -3e38, 1e-45, math.nan, math.inf, -math.inf]
 FORMS: dict[str, tuple[str, list[Any]]] = {
     "I64": ("<q", [*INTEGERS, -(1 << 63)]),
+    "I32": ("<i", [n for n in INTEGERS if abs(n) < 1 << 31]),
     "F32": ("<f", FLOATS),
     "F64": ("<d", [*FLOATS, 1e308, -1e308, 5e-324]),
 }
@@ -138,7 +139,7 @@ def of_numbers(raw: bytes, draw: random.Random) -> bytes:
     outer, rest = split(raw)
     content, start = bytearray(raw), len(raw) - len(rest)
     arrays = [each for name, each in outer.items() if name != "__metadata__"]
-    whole = [each for each in arrays if each["dtype"] == "I64"]
+    whole = [each for each in arrays if each["dtype"] in ("I32", "I64")]
     for _ in range(draw.choice([1, 1, 1, 2, 8])):
         array = draw.choice(whole if whole and draw.random() < 0.7 else arrays)
         first, last = array["data_offsets"]
@@ -146,7 +147,9 @@ def of_numbers(raw: bytes, draw: random.Random) -> bytes:
         if size := (last - first) // struct.calcsize(form):
             where = start + first + draw.randrange(size) * struct.calcsize(form)
             (old,) = struct.unpack_from(form, content, where)
-            near = old + draw.choice([-1, 1]) if abs(old) < MOST else 0
+            near = (
+                old + draw.choice([-1, 1]) if abs(old) < 1 << 8 * struct.calcsize(form) - 2 else 0
+            )
             struct.pack_into(form, content, where, draw.choice([*numbers, near]))
     return bytes(content)
 
@@ -236,6 +239,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "table of two classes": lambda: table("no", "yes"),
     "table of classes": lambda: table(1, 5, 7),
     **{f"ensemble of a table {i}": partial(of_table, i) for i in range(8)},
+    "ensemble with trees": lambda: with_trees("multiclass")[0],
 }
 CHECKPOINT = "checkpoint"
 

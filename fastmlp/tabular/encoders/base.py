@@ -16,16 +16,56 @@ STRIP = 1 << 15
 LARGEST_CODE = 1 << 24
 
 
-class Encoder(TransformerMixin, BaseEstimator):
-    """An encoder of columns.
+class LearnedArrays:
+    """Learned numbers as arrays, for files.
 
-    A subclass has `learn` and `write`, which check nothing, `n_outputs`, `_names` and `ARRAYS`,
-    the arrays that it learns: by name the dtype, and the sizes, which have names in common. The
-    size of "n_features" is known.
+    A subclass has `ARRAYS`, the arrays that it learns: by name the dtype, and the sizes, which have
+    names in common. The size of "n_features" is known.
     """
 
     ARRAYS: ClassVar[Mapping[str, tuple[type[np.generic], tuple[str, ...]]]]
     n_features_in_: int
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The learned arrays, by name."""
+        return {name: getattr(self, name) for name in self.ARRAYS}
+
+    def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
+        """Take over the learned arrays of an object with the same parameters.
+
+        Raises
+        ------
+        ValueError, LookupError
+            If arrays are missing, do not fit each other, or would be read beyond their ends.
+        """
+        sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
+        for name, (dtype, names) in self.ARRAYS.items():
+            array = arrays[name]
+            # An array of shape (2**40, 0) takes no byte of a file.
+            known = array.ndim == len(names) and (array.size or array.ndim == 1)
+            if not known or array.dtype != dtype:
+                expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
+                raise ValueError(f"{name} must be {expected}, got {array.dtype}, {array.shape}")
+            for size, size_name in zip(array.shape, names, strict=True):
+                if sizes.setdefault(size_name, size) != size:
+                    raise ValueError(
+                        f"{name} has a size of {size}, {size_name} is {sizes[size_name]}"
+                    )
+            setattr(self, name, array)
+        self.n_features_in_ = n_features
+        self._check_arrays()
+        return self
+
+    def _check_arrays(self) -> None:
+        """Raise ValueError if places in restored arrays are beyond the ends of others."""
+
+
+class Encoder(LearnedArrays, TransformerMixin, BaseEstimator):
+    """An encoder of columns.
+
+    A subclass has `learn` and `write`, which check nothing, `n_outputs`, `_names` and `ARRAYS`.
+    """
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from training rows.
@@ -88,40 +128,6 @@ class Encoder(TransformerMixin, BaseEstimator):
     def spans(self) -> tuple[int, ...]:
         """The number of encoded columns that each number of `write_short` stands for, in order."""
         return (1,) * self.n_outputs
-
-    @property
-    def arrays(self) -> dict[str, Array]:
-        """The learned arrays, by name."""
-        return {name: getattr(self, name) for name in self.ARRAYS}
-
-    def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
-        """Take over the learned arrays of an encoder with the same parameters.
-
-        Raises
-        ------
-        ValueError, LookupError
-            If arrays are missing, do not fit each other, or would be read beyond their ends.
-        """
-        sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
-        for name, (dtype, names) in self.ARRAYS.items():
-            array = arrays[name]
-            # An array of shape (2**40, 0) takes no byte of a file.
-            known = array.ndim == len(names) and (array.size or array.ndim == 1)
-            if not known or array.dtype != dtype:
-                expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
-                raise ValueError(f"{name} must be {expected}, got {array.dtype}, {array.shape}")
-            for size, size_name in zip(array.shape, names, strict=True):
-                if sizes.setdefault(size_name, size) != size:
-                    raise ValueError(
-                        f"{name} has a size of {size}, {size_name} is {sizes[size_name]}"
-                    )
-            setattr(self, name, array)
-        self.n_features_in_ = n_features
-        self._check_arrays()
-        return self
-
-    def _check_arrays(self) -> None:
-        """Raise ValueError if places in restored arrays are beyond the ends of others."""
 
     def _names(self, names: list[str]) -> Sequence[str]:
         raise NotImplementedError

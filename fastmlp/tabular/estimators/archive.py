@@ -15,6 +15,7 @@ from fastmlp.tabular.encoders.encoding import NUMERIC, Encoding
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
+from fastmlp.tabular.estimators.trees import BoostedTrees
 from fastmlp.tabular.pack.outputs import LOSSES, NetOutputs
 from fastmlp.tabular.pack.pack import Array, Member, Pack
 from fastmlp.tabular.pack.settings import Recipe
@@ -42,11 +43,9 @@ def pack(model: Any, *, training: bool) -> Content:
         If the ensemble has members of `extra_members`, or a setting has no name.
     """
     check_is_fitted(model)
-    used = [
-        name
-        for (name, _), weight in zip(model.extra_members_, model.pack_.extra_weights, strict=True)
-        if weight
-    ]
+    pairs = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
+    others = [(*pair, weight) for pair, weight in pairs if weight]
+    used = [name for name, member, _ in others if not isinstance(member, BoostedTrees)]
     if used:
         raise ValueError(
             f"fastmlp.save: the ensemble has {', '.join(used)} of extra_members, which a file of "
@@ -65,6 +64,9 @@ def pack(model: Any, *, training: bool) -> Content:
     if isinstance(model, TabularMLPClassifier):
         header["labels"] = codec.of_classes(model.classes_)
     kept = {name: array for name, array in arrays.items() if name != "extra_weights"}
+    for name, trees, weight in others:
+        header["trees"] = {"name": name, "weight": float(weight)}
+        kept |= {f"trees.{part}": array for part, array in trees.arrays.items()}
     return Content(type(model).__name__, header, kept)
 
 
@@ -80,13 +82,14 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     model = KINDS[content.kind](**parameters_from(header["parameters"], own, n_threads))
     model._validate_params()
     schema = Schema.from_json(header["schema"])
-    arrays = {**content.arrays, "extra_weights": np.empty(0)}
+    members, weights = _trees(content, schema)
+    arrays = {**content.arrays, "extra_weights": np.array(weights)}
     pack_ = from_state(header["pack"], arrays)
     classes = None
     if isinstance(model, TabularMLPClassifier):
         classes = codec.classes_from(header["labels"])
-    _check(pack_, schema, classes)
-    model._take(schema, pack_, [], classes)
+    _check(pack_, schema, classes, members)
+    model._take(schema, pack_, members, classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
     check_training(model.training_)
@@ -95,7 +98,22 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     return model
 
 
-def _check(pack_: Pack, schema: Schema, classes: Any) -> None:
+def _trees(content: Content, schema: Schema) -> tuple[list[tuple[str, BoostedTrees]], list[float]]:
+    """The boosted trees of a file with their name, and their weight; files need not have them."""
+    fields = content.header.get("trees")
+    if fields is None:
+        return [], []
+    name, weight = fields["name"], fields["weight"]
+    if not isinstance(name, str) or type(weight) is not float or not 0 < weight <= 1:
+        raise FileError(f"trees must have a name and a weight in (0, 1], got {name!r}, {weight!r}")
+    arrays = {part: content.arrays[f"trees.{part}"] for part in BoostedTrees.ARRAYS}
+    n_features = len(schema.number_names) + len(schema.categorical_names)
+    return [(name, BoostedTrees().restore(arrays, n_features))], [weight]
+
+
+def _check(
+    pack_: Pack, schema: Schema, classes: Any, members: list[tuple[str, BoostedTrees]]
+) -> None:
     """Raise if the parts do not suit each other."""
     if (pack_.task == "regression") != (classes is None):
         raise FileError(f"a pack of {pack_.task} in a file of another kind")
@@ -103,8 +121,13 @@ def _check(pack_: Pack, schema: Schema, classes: Any) -> None:
         n_classes = max(pack_.outputs.n_outputs, 2)
         if len(classes) != n_classes or not np.array_equal(np.unique(classes), classes):
             raise FileError(f"classes must be {n_classes} labels, sorted, and each there once")
-    if not pack_.members:
+    if not pack_.members and not members:
         raise FileError("a pack without members")
+    places = np.arange(0 if classes is None else len(classes))
+    for _, trees in members:
+        known = np.isin(places, trees.classes_)
+        if not np.array_equal(places[known], trees.classes_) or known.any() != bool(len(places)):
+            raise FileError("trees must have classes that there are")
     n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
     for encoding in pack_.encodings:
         for name, (_, columns) in encoding.parts.items():

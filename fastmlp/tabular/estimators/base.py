@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from fastmlp.export.onnx_graph import Graph, Outline
 from fastmlp.export.table_parts import TableParts
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps
+from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps, trees
 from fastmlp.tabular.estimators.constraints import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
@@ -40,6 +41,7 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.tabular.schema.schema import learned_table
+from fastmlp.training import pool
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -75,6 +77,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     validation_fraction: float
     cv: Folds | None
     preset: Preset
+    trees: bool | None
     extra_members: Sequence[Any] | None
     compute_dtype: ComputeDType | None
     monotonic_cst: Any
@@ -100,6 +103,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
         "preset": [StrOptions({*PRESETS})],
+        "trees": ["boolean", None],
         "extra_members": [list, tuple, None],
         "compute_dtype": [StrOptions({*spec.KNOWN}), None],
         "monotonic_cst": ["array-like", dict, None],
@@ -211,23 +215,35 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
         n_classes = 0 if classes is None else len(classes)
-        named = extras.named(self.extra_members, type(self).__name__, signs, data.training.values)
+        values, settings = data.training.values, self._settings()
+        members = [*(self.extra_members or ())]
+        n_own = len(members)
+        if settings.trees:
+            fits = (self.time_limit, len(data.folds or ()) + 1)
+            members.append((trees.NAME, trees.candidate(n_classes, values, seed, *fits)))
+        named = extras.named(members, type(self).__name__, signs, values)
         validation = data.held_out if data.folds is None else None
         parts = (data.training, validation)
-        beside = extras.fitted(named, *parts, n_classes=n_classes, folds=data.folds or ())
-        score = score_of(self.scoring, task, classes)
+        score, n_threads = score_of(self.scoring, task, classes), n_threads_of(self.n_jobs)
+        alone = not settings.trees or pool.n_threads_of(n_threads) == 1
+        options: dict[str, Any] = {"n_classes": n_classes, "folds": data.folds or ()}
+        own, grown = (
+            extras.begun(partial(extras.fitted, some, *parts, **options), in_turn=in_turn)
+            for some, in_turn in ((named[:n_own], True), (named[n_own:], alone))
+        )
         pack = train_pack(
             *parts,
             task=task,
             n_classes=n_classes,
-            settings=self._settings()._replace(score=score, signs=signs),
+            settings=settings._replace(score=score, signs=signs),
             seed=seed,
-            n_threads=n_threads_of(self.n_jobs),
-            extra=[extra.predictions for extra in beside],
+            n_threads=n_threads,
+            extra=(extra.predictions for part in (own, grown) for extra in part()),
             cluster=cluster,
             folds=data.folds,
             caller=caller,
         )
+        beside = [*own(), *grown()]
         scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
         scores = [scorer.score_of(extra.predictions) for extra in beside]
         board = reports.leaderboard(pack, [extra.name for extra in beside], scores)
@@ -243,6 +259,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             epochs=self.max_iter or preset.epochs,
             time_limit=self.time_limit,
             compute_dtype=self.compute_dtype,
+            trees=preset.trees if self.trees is None else bool(self.trees),
         )
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:

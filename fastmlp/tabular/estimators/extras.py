@@ -1,6 +1,7 @@
 """Further members of an ensemble: estimators of scikit-learn's, on the columns as numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,17 @@ def fitted(
             predictions = _out_of_folds(estimator, training, n_classes, folds)
         extras.append(Extra(name, model, predictions))
     return extras
+
+
+def begun(fit: Callable[[], list[Extra]], *, in_turn: bool) -> Callable[[], list[Extra]]:
+    """Fit now, or begin to on a thread of its own; return a function that waits for the result."""
+    if in_turn:
+        result = fit()
+        return lambda: result
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(fit)
+    executor.shutdown(wait=False)
+    return future.result
 
 
 def answers(model: Any, values: Values, n_classes: int) -> Array:

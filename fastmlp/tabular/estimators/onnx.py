@@ -14,6 +14,7 @@ from fastmlp.export.table_parts import Step
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import BOUND, LARGEST, LevelStep, NumberStep
 from fastmlp.tabular.encoders import CosineEncoder, Encoding
+from fastmlp.tabular.estimators.onnx_trees import predictions
 from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.pack.outputs import NetOutputs
@@ -291,7 +292,7 @@ def write(graph: Graph, model: Any) -> Outline:
 
 
 def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
-    """Add all nets; return the name of the weighted mean of their predictions, float64."""
+    """Add nets and boosted trees; return the name of the weighted mean of predictions, float64."""
     pack = model.pack_
     check_members(model, "to_onnx")
     columns, outputs = columns_of(graph, model.schema_, inputs), []
@@ -300,6 +301,11 @@ def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
         if members:
             rows = inputs_of(graph, encoding, columns, str(members[0].recipe))
             outputs += [_net(graph, rows, member, pack.outputs) for member in members]
+    for (_, trees), weight in zip(model.extra_members_, pack.extra_weights, strict=True):
+        if weight:
+            n_classes, share = len(getattr(model, "classes_", ())), np.array(weight)
+            name = predictions(graph, trees, columns.numbers, columns.places, n_classes)
+            outputs.append(graph.node("Mul", [name, graph.constant(share, graph.kinds.DOUBLE)]))
     return graph.node("Sum", outputs)
 
 

@@ -31,8 +31,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     Parameters
     ----------
     preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, extra_members, compute_dtype, monotonic_cst, random_state, n_jobs, \
-    verbose, client, group_timeout
+    validation_fraction, cv, trees, extra_members, compute_dtype, monotonic_cst, random_state, \
+    n_jobs, verbose, client, group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
@@ -73,6 +73,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,
+        trees: bool | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
         monotonic_cst: ArrayLike | Mapping[str, int] | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.predict.trees import TableTrees
 from fastmlp.export.table_parts import OtherStep, Step, TableNet, TableParts
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import LevelStep, NumberStep
@@ -19,6 +20,7 @@ from fastmlp.tabular.encoders import (
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import Encoder
+from fastmlp.tabular.estimators.trees import BoostedTrees
 from fastmlp.tabular.schema import Schema, Values
 
 Array = NDArray[Any]
@@ -73,13 +75,17 @@ STEPS: dict[type[Encoder], Callable[[Any, Array], Step]] = {
 
 
 def check_members(model: Any, who: str) -> None:
-    """Raise NotImplementedError if the ensemble has a model that is no net."""
+    """Raise NotImplementedError if the ensemble has a model that is no net, nor boosted trees."""
     others = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
-    used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
+    used = [
+        f"{name!r} with weight {weight:.2g}"
+        for (name, member), weight in others
+        if weight and not isinstance(member, BoostedTrees)
+    ]
     if used:
         raise NotImplementedError(
-            f"{who}: the ensemble holds {', '.join(used)}, and only nets are converted: fit "
-            "without extra_members"
+            f"{who}: the ensemble holds {', '.join(used)}, and only nets are converted, and the "
+            "trees of trees=True: fit without extra_members"
         )
 
 
@@ -89,7 +95,7 @@ def parts_of_table(model: Any, who: str) -> TableParts:
     Raises
     ------
     NotImplementedError
-        If the ensemble has a model that is no net.
+        If the ensemble has a model that is no net, nor boosted trees.
     """
     check_members(model, who)
     pack, schema = model.pack_, model.schema_
@@ -119,7 +125,27 @@ def parts_of_table(model: Any, who: str) -> TableParts:
         outputs.center,
         outputs.low,
         outputs.high,
+        _trees(model),
     )
+
+
+def _trees(model: Any) -> TableTrees | None:
+    """The boosted trees of the ensemble, on the numbers of a row."""
+    pairs = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
+    used = [(trees, float(weight)) for (_, trees), weight in pairs if weight]
+    if not used:
+        return None
+    ((trees, weight),), schema = used, model.schema_
+    nodes, classes = trees.nodes, trees.classes_
+    if len(classes) == 1:  # a leaf alone: the probability is 1
+        nodes = nodes._replace(roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers)))
+    numbers, codes = _places(schema)
+    places = np.concatenate([numbers, codes])
+    features = np.where(nodes.features < 0, -1, places[nodes.features])
+    n_levels = np.zeros(len(places), np.int64)
+    n_levels[codes] = [len(schema.levels[name]) for name in schema.categorical_names]
+    classes = classes if len(classes) else np.zeros(1, np.int64)
+    return TableTrees(nodes._replace(features=features), classes, n_levels, weight)
 
 
 def row_of(schema: Schema) -> NDArray[np.intp]:

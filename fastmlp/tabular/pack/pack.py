@@ -1,7 +1,7 @@
 """A pack: many small nets on encoded columns, of which a greedy selection forms the ensemble."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -177,7 +177,7 @@ def train_pack(
     seed: int,
     encodings: Mapping[str, Encoding] | None = None,
     n_threads: int | None = None,
-    extra: Sequence[Array] = (),
+    extra: Iterable[Array] = (),
     cluster: Cluster | None = None,
     folds: Sequence[Fold] | None = None,
     caller: Caller | None = None,
@@ -198,7 +198,7 @@ def train_pack(
         `encodings_for`.
     n_threads : int, optional
         As of `fit_many`.
-    extra : sequence of arrays
+    extra : iterable of arrays, read when the nets are trained
         Predictions of further models for the validation rows: candidates as the nets are.
     cluster : Cluster, optional
         Its workers train the nets.

@@ -31,6 +31,8 @@ class PackSettings(NamedTuple):
         The most that the ensemble has.
     ensemble : "greedy", "mean" or "best"
     compute_dtype : "bfloat16" for nets that train in mixed precision, or None
+    trees : bool
+        Boosted trees are a candidate beside the nets.
     signs : the constraints of the columns of numbers, 1, -1 or 0 each; empty: there are none
     epochs : int, the most of each net
     patience : int
@@ -55,12 +57,13 @@ class PackSettings(NamedTuple):
     ensemble: Ensemble = "greedy"
     compute_dtype: ComputeDType | None = None
     signs: tuple[int, ...] = ()
+    trees: bool = False
 
 
 PRESETS: dict[Preset, PackSettings] = {
     "fast": PackSettings(n_members=6, max_members=4, epochs=100),
     "balanced": PackSettings(),
-    "best": PackSettings(n_members=30, max_members=10, epochs=400, patience=8),
+    "best": PackSettings(n_members=30, max_members=10, epochs=400, patience=8, trees=True),
 }
 
 

@@ -13,7 +13,7 @@ from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeRegressor
-from small_tables import FEW, classifier, drawn, regressor
+from small_tables import FEW, WITH_TREES, classifier, drawn, regressor, with_trees
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
@@ -43,6 +43,16 @@ def run(model: Any, X: Any, **keywords: Any) -> list[Any]:
         None, {each.name: rows[each.name] for each in session.get_inputs()}
     )
     return result
+
+
+@pytest.mark.parametrize("kind", WITH_TREES)
+def test_boosted_trees(kind: str) -> None:
+    model, frame = with_trees(kind)
+    X = complete(frame)
+    if hasattr(model, "classes_"):
+        np.testing.assert_allclose(run(model, X)[1], model.predict_proba(X), atol=1e-6)
+    else:
+        np.testing.assert_allclose(run(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
 
 
 def complete(X: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,5 @@
 """A model of tables inside compiled code of the user's: a row of numbers and codes is encoded, and
-predicted by each net."""
+predicted by each net, and by boosted trees."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,10 +12,12 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
+from fastmlp.backends.cpu.predict.trees import TableTrees, Trees, link_of, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     Record,
     block_of,
+    call,
     flush_denormals,
     njit,
     record_at,
@@ -29,7 +31,7 @@ from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep
 
 Array = NDArray[Any]
-F32, F64, INT = np.float32, np.float64, np.int64
+F32, F64, INT, NAN = np.float32, np.float64, np.int64, np.nan
 RULES: list[Callable[..., Any]] = [
     columns.clipped, columns.rising, columns.missing, columns.share_below
 ]  # fmt: skip
@@ -74,6 +76,7 @@ class WeightedNets(Record):
     low: float
     high: float
     unit: int  # bytes of each buffer of a net's numbers
+    trees: int  # address of the `Trees`; 0: there are none
 
 
 @njit
@@ -109,6 +112,33 @@ def _write_levels(step: InputStep, x: Array, z: int) -> None:
             values = row(step.constants + 4 * place * step.width, step.width, F32)
             for k in range(step.width):
                 inputs[first + k] = values[k]
+
+
+@njit
+def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
+    """Add the weighted predictions of trees."""
+    n, sums = trees.n_outputs, work + 8 * n_in
+    shares = sums + 8 * n
+    known, levels = row(work, n_in, F64), row(trees.n_levels, n_in, INT)
+    raw, p, place = row(sums, n, F64), row(shares, n, F64), row(trees.classes, trees.n_classes, INT)
+    for j in range(n_in):
+        known[j] = x[j]
+        if levels[j] > 0:
+            known[j] = x[j] if x[j] >= 0.0 and x[j] < F64(levels[j]) else NAN
+    for j in range(n):
+        raw[j] = 0.0
+    for t in range(trees.n_trees):
+        raw[t % n] += value_of(trees, t, work, 8)
+    if trees.link == 0:
+        y[place[0]] += trees.weight * raw[0]
+    else:
+        call(trees.link, (sums, shares, 1, n))
+        if n == 1:
+            y[place[0]] += trees.weight * (1.0 - p[0])
+            y[place[1]] += trees.weight * p[0]
+        else:
+            for j in range(n):
+                y[place[j]] += trees.weight * p[j]
 
 
 @njit
@@ -160,6 +190,9 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
             else:
                 for j in range(table.n_out):
                     y[j] += weighted.weight * F64(p[j])
+        if table.trees:
+            trees, buffers = record_at(table.trees, Trees), work + (2 + BUFFERS) * table.unit
+            _add_trees(trees, numbers, table.n_in, y, buffers)
         if table.task > 0:
             total = _sum(y, table.n_out)
             for j in range(table.n_out):
@@ -195,6 +228,7 @@ class TableOwner(Owner):
     members : those of one encoding follow each other
     n_in, n_out : of the model
     task : of TASKS
+    trees : of the model, optional
     """
 
     def __init__(
@@ -205,13 +239,15 @@ class TableOwner(Owner):
         n_out: int,
         task: str,
         scale: TableScale,
+        trees: TableTrees | None,
     ) -> None:
         flats = [
             make_flat(member.network._replace(compute_dtype=None), member.parameters, blocks=False)
             for member in members
         ]
         sizes = [n for member in members for n in member.network.layout.sizes]
-        of_row, unit = round_up(8 * max(n_in, n_out), LINE), round_up(4 * max(*sizes, n_out), LINE)
+        of_row = round_up(8 * max(n_in, n_out), LINE)
+        unit = round_up(4 * max([*sizes, n_out]), LINE)
         self.kept: list[Any] = [members, flats]
         steps = [
             self._kept(np.array([self._step(step) for step in encoding], InputStep.dtype))
@@ -227,7 +263,11 @@ class TableOwner(Owner):
             before = member.encoding
         self._kept(nets)
         model = np.zeros(1, WeightedNets.dtype)
-        model[0] = n_in, n_out, len(nets), address(nets), TASKS.index(task), *scale, unit
+        model[0] = n_in, n_out, len(nets), address(nets), TASKS.index(task), *scale, unit, 0
+        # Of trees: a row, sums and probabilities.
+        more = 8 * (n_in + 2 * n_out) if trees else 0
+        if trees is not None:
+            model["trees"] = self._trees(trees)
         self.block = block_of(table_row, F32)
         self.fields = {
             "number_bytes": 8,
@@ -237,12 +277,23 @@ class TableOwner(Owner):
             "model": address(self._kept(model)),
             "out_at": of_row,
             "work_at": 2 * of_row,
-            "n_bytes": 2 * of_row + (2 + BUFFERS) * unit,
+            "n_bytes": 2 * of_row + (2 + BUFFERS) * unit + more,
         }
 
     def _kept(self, array: Array) -> Array:
         self.kept.append(array)
         return array
+
+    def _trees(self, trees: TableTrees) -> int:
+        """The address of the record of trees."""
+        record, arrays = record_of(trees.nodes)
+        link = link_of(trees.n_outputs) if len(trees.classes) > 1 else None
+        self.kept += [record, arrays, link]
+        classes, levels = (self._address(a, INT) for a in (trees.classes, trees.n_levels))
+        record["n_outputs"], record["link"] = trees.n_outputs, link.address if link else 0
+        record["n_classes"], record["classes"] = len(trees.classes), classes
+        record["n_levels"], record["weight"] = levels, trees.weight
+        return address(record)
 
     def _step(self, step: NumberStep | LevelStep) -> tuple[int, ...]:
         places, n = self._address(step.columns, INT), len(step.columns)

@@ -1,0 +1,164 @@
+"""Boosted trees on rows of float64: sums of their leaves, and the probabilities of sums."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.kernels import elementwise
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.compiler import Block, Record, block_of, njit, record_at, row
+from fastmlp.rules.links import LINKS
+
+Array = NDArray[Any]
+F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32
+# Rows that a tree is added to while it is in the cache.
+ROWS = 128
+# Levels of a set, of a bit each, and the numbers of int32 that hold them.
+N_BITS, WORDS = 256, 8
+
+
+class TreeNodes(NamedTuple):
+    """The nodes of boosted trees, one tree after the other, each from its root on.
+
+    Attributes
+    ----------
+    roots : (n_trees,) array of int32
+        Trees belong to the columns of the sums in turn.
+    features : (n_nodes,) array of int32, -1 for a leaf
+    numbers : (n_nodes,) array of float64: a leaf's value, or the largest number that goes left
+    children : (n_nodes, 3) array of int32
+        The nodes of rows that go left, that go right, and whose value is missing.
+    places : (n_nodes,) array of int32, -1 for a node of numbers: the set of the levels that go left
+    sets : (n_sets * 8,) array of int32, a bit for each of 256 levels
+    """
+
+    roots: Array
+    features: Array
+    numbers: Array
+    children: Array
+    places: Array
+    sets: Array
+
+
+class TableTrees(NamedTuple):
+    """The boosted trees of a model of tables.
+
+    Attributes
+    ----------
+    nodes : TreeNodes, whose features are places in a row
+    classes : places of the classes that they know; of numbers one place, 0
+    n_levels : (n_features,) array of the levels of each number of a row, 0 if it is no code; what
+        is none of them is missing
+    weight : float
+    """
+
+    nodes: TreeNodes
+    classes: Array
+    n_levels: Array
+    weight: float
+
+    @property
+    def n_outputs(self) -> int:
+        """The columns of sums."""
+        return len(self.classes) if len(self.classes) > 2 else 1
+
+
+class Trees(Record):
+    """The sizes and addresses of `TreeNodes`, and of rows of `TableTrees` more."""
+
+    n_trees: int
+    n_nodes: int
+    n_words: int
+    roots: int
+    features: int
+    numbers: int
+    children: int
+    places: int
+    sets: int
+    n_outputs: int
+    link: int  # address of the block of probabilities; 0: of numbers, or of one class
+    classes: int
+    n_classes: int
+    n_levels: int
+    weight: float
+
+
+def record_of(nodes: TreeNodes) -> tuple[Array, list[Array]]:
+    """A record of nodes, shape (1,), and the arrays that must live as long."""
+    kept = [
+        np.ascontiguousarray(array, np.float64 if name == "numbers" else I32)
+        for name, array in nodes._asdict().items()
+    ]
+    sizes = (len(nodes.roots), len(nodes.features), len(nodes.sets))
+    return np.array([(*sizes, *map(address, kept), *[0] * 6)], Trees.dtype), kept
+
+
+def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
+    """Add the values of trees to sums, tree after tree.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) array of float64, NaN where a value is missing
+    out : (n_rows, n_outputs) array of float64, each column contiguous
+    nodes : TreeNodes, checked: of these features, and children come behind their parents
+    """
+    if out.dtype != F64 or len(out) != len(X) or (len(X) > 1 and out.strides[0] != 8):
+        raise ValueError(f"out must have columns of float64, with {len(X)} rows")
+    X, (record, kept) = np.asarray(X, F64), record_of(nodes)
+    places = (X.ctypes.data, *X.strides, len(X), out.ctypes.data, out.strides[1], out.shape[1])
+    block_of(_trees, F64)(address(record), *places)
+    del kept
+
+
+def probabilities(raw: Array) -> Array:
+    """The softmax of sums, or of one column the logistic function: float64, of the same shape.
+
+    Parameters
+    ----------
+    raw : (n_rows, n_outputs) array of float64, column by column in memory
+    """
+    out = np.empty(raw.shape, order="F")
+    link_of(raw.shape[1])(raw.ctypes.data, out.ctypes.data, *raw.shape)
+    return out
+
+
+def link_of(n_outputs: int) -> Block:
+    """The block that makes probabilities of sums."""
+    rule, by_row = LINKS["softmax" if n_outputs > 1 else "sigmoid"]
+    return block_of(elementwise.link_loop, F64, rule, by_row=by_row)
+
+
+@njit
+def value_of(trees: Trees, t: int, x: int, right: int) -> float:
+    """The value of a tree's leaf for the row at x, whose numbers are so many bytes apart."""
+    n, feature = trees.n_nodes, row(trees.features, trees.n_nodes, I32)
+    number, child = row(trees.numbers, n, np.float64), row(trees.children, 3 * n, I32)
+    place, bits = row(trees.places, n, I32), row(trees.sets, trees.n_words, I32)
+    node = INT(row(trees.roots, trees.n_trees, I32)[t])
+    while feature[node] >= 0:
+        value = row(x + INT(feature[node]) * right, 1, np.float64)[0]
+        way = INT(2)
+        if value == value:
+            if place[node] < 0:
+                way = INT(0 if value <= number[node] else 1)
+            elif value >= 0.0 and value < 256.0:
+                level = INT(value)
+                word = INT(bits[INT(place[node]) * 8 + (level >> 5)])
+                way = 1 - ((word >> (level & 31)) & 1)
+        node = INT(child[node * 3 + way])
+    return number[node]
+
+
+def _trees(scalar: Any) -> Any:
+    """Make the block of `add_trees`: a tree stays in the cache for a block of rows."""
+
+    def add(model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int) -> None:
+        trees = record_at(model, Trees)
+        for first in range(0, n, ROWS):
+            for t in range(trees.n_trees):
+                column = row(out + (t % k) * skip, n, np.float64)
+                for r in range(first, min(first + ROWS, n)):
+                    column[r] += value_of(trees, t, x + r * down, right)
+
+    return add

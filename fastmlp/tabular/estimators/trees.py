@@ -1,0 +1,231 @@
+"""Boosted trees as a member of an ensemble: scikit-learn's, kept as arrays."""
+
+import time
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.predict.trees import (
+    N_BITS,
+    WORDS,
+    TreeNodes,
+    add_trees,
+    probabilities,
+)
+from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.tabular.encoders.base import LearnedArrays
+from fastmlp.tabular.pack.rows import in_strips
+from fastmlp.tabular.schema import Values
+
+Array = NDArray[Any]
+NAME = "boosted trees"
+ROUNDS, RATE = 200, 0.05
+# With a time limit: rounds that are grown in any case, and the share of the time for all fits.
+FIRST_ROUNDS, SHARE = 10, 0.25
+# A column of more levels is taken as one of numbers.
+MOST_LEVELS = 255
+
+
+class BoostedTrees(LearnedArrays, BaseEstimator):
+    """Trees of scikit-learn's HistGradientBoosting, whose sums these are to the bit.
+
+    Probabilities are those of nets' links, float64, which have the same bits on every machine.
+
+    Parameters
+    ----------
+    classes : bool, True for probabilities
+    n_categories : int
+        The last so many columns hold places of levels.
+    monotonic_cst : (n_features,) sequence of -1, 0 and 1, optional
+    seconds : float, optional
+        The seconds of a fit, after which no more rounds are begun; results depend on the machine.
+    random_state : int, of the rows that histograms of a large table are made of
+
+    Attributes
+    ----------
+    classes_ : (n_classes,) array of int64, empty for numbers
+    roots, features, numbers, children, places, sets : as of `TreeNodes`
+        The first tree of each output is a leaf: the prediction without the others.
+    """
+
+    classes_: Array
+    roots: Array
+    features: Array
+    numbers: Array
+    children: Array
+    places: Array
+    sets: Array
+
+    ARRAYS: ClassVar[Any] = {
+        "classes_": (np.int64, ("n_classes",)),
+        "roots": (np.int32, ("n_trees",)),
+        "features": (np.int32, ("n_nodes",)),
+        "numbers": (np.float64, ("n_nodes",)),
+        "children": (np.int32, ("n_nodes", "n_ways")),
+        "places": (np.int32, ("n_nodes",)),
+        "sets": (np.int32, ("n_words",)),
+    }
+
+    def __init__(
+        self,
+        *,
+        classes: bool = False,
+        n_categories: int = 0,
+        monotonic_cst: Any = None,
+        seconds: float | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.classes, self.n_categories = classes, n_categories
+        self.monotonic_cst, self.seconds, self.random_state = monotonic_cst, seconds, random_state
+
+    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> Self:
+        """Grow the trees, on one thread.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of float64, NaN where a value is missing
+        y : (n_rows,) array of numbers, or of places of classes
+        """
+        kind = "HistGradientBoosting" + ("Classifier" if self.classes else "Regressor")
+        levels = np.arange(X.shape[1]) >= X.shape[1] - self.n_categories
+        # An import of half a second, which predictions do not need.
+        model = getattr(import_module("sklearn.ensemble"), kind)(
+            learning_rate=RATE,
+            max_iter=ROUNDS if self.seconds is None else min(FIRST_ROUNDS, ROUNDS),
+            warm_start=self.seconds is not None,
+            early_stopping=False,
+            categorical_features=levels & ~(X >= MOST_LEVELS).any(axis=0),
+            monotonic_cst=self.monotonic_cst,
+            random_state=self.random_state,
+        )
+        with import_module("threadpoolctl").threadpool_limits(1, user_api="openmp"):
+            start = time.perf_counter()
+            model.fit(X, y, sample_weight=sample_weight)
+            while self.seconds is not None and (n := model.max_iter) < ROUNDS:
+                # At the pace of the rounds so far. A fit that goes on makes its bins again, which
+                # few rounds do not pay for.
+                more = n * (self.seconds / (time.perf_counter() - start) - 1)
+                if more < n / 2:
+                    break
+                model.set_params(max_iter=min(ROUNDS, n + int(more) + 1))
+                model.fit(X, y, sample_weight=sample_weight)
+        return self.restore(arrays_of(model), X.shape[1])
+
+    def predict(self, X: Array) -> Array:
+        """The numbers of rows, shape (n_rows,)."""
+        return self.predict_raw(X)[:, 0]
+
+    def predict_proba(self, X: Array) -> Array:
+        """The probabilities of `classes_`, shape (n_rows, n_classes)."""
+        raw = self.predict_raw(X)
+        if len(self.classes_) == 1:  # as the rows of a fold may have
+            return np.ones_like(raw)
+        shares = probabilities(raw)
+        return shares if raw.shape[1] > 1 else np.concatenate([1 - shares, shares], axis=1)
+
+    def predict_raw(self, X: Array) -> Array:
+        """The sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""
+        if X.shape[1:] != (self.n_features_in_,):
+            raise ValueError(f"X must have {self.n_features_in_} columns, got {X.shape}")
+        out = np.zeros((len(X), self.n_outputs), order="F")
+        in_strips(len(X), lambda rows: add_trees(X[rows], out[rows], self.nodes))
+        return out
+
+    @property
+    def n_outputs(self) -> int:
+        """The columns of sums: one of each class, if there are more than two."""
+        return len(self.classes_) if len(self.classes_) > 2 else 1
+
+    @property
+    def nodes(self) -> TreeNodes:
+        """The nodes of all trees."""
+        return TreeNodes(*(getattr(self, name) for name in TreeNodes._fields))
+
+    def _check_arrays(self) -> None:
+        inner = self.features >= 0
+        own = np.flatnonzero(inner)[:, None]
+        n_nodes, n_sets = len(self.features), len(self.sets) // WORDS
+        if len(self.roots) % self.n_outputs:
+            raise ValueError(f"{len(self.roots)} trees for {len(self.classes_)} classes")
+        if self.children.shape[1] != 3 or (self.features >= self.n_features_in_).any():
+            raise ValueError("nodes of trees must have 3 children, and features that there are")
+        # A row goes forward at each node, and so comes to a leaf.
+        children = self.children[inner]
+        if (children <= own).any() or (children >= n_nodes).any():
+            raise ValueError("children of a node must be behind it")
+        if ((self.roots < 0) | (self.roots >= n_nodes)).any():
+            raise ValueError("roots beyond the nodes")
+        if (self.places >= n_sets).any() or len(self.sets) % WORDS:
+            raise ValueError("places beyond the sets of levels")
+        if not np.isfinite(self.numbers).all():
+            raise ValueError("trees must have finite numbers")
+
+
+def candidate(
+    n_classes: int, values: Values, seed: int, time_limit: float | None, n_fits: int
+) -> BoostedTrees:
+    """The trees of a table that are not grown yet, of which there will be so many fits."""
+    return BoostedTrees(
+        classes=n_classes > 0,
+        n_categories=values.codes.shape[1],
+        seconds=None if time_limit is None else SHARE * time_limit / n_fits,
+        random_state=seed,
+    )
+
+
+def arrays_of(model: Any) -> dict[str, Array]:
+    """The arrays of `BoostedTrees` of a fitted HistGradientBoosting.
+
+    Its categories are places of levels, fewer than 256; sets of them hold unknown levels where
+    missing values go left.
+    """
+    order, categories = np.arange(model.n_features_in_), []
+    if model.is_categorical_ is not None:
+        # scikit-learn has categories first, numbered in the order of those in training.
+        order = np.argsort(~model.is_categorical_, kind="stable")
+        encoder = model._preprocessor.named_transformers_["encoder"]
+        categories = [known[~np.isnan(known)].astype(int) for known in encoder.categories_]
+    baseline = model._baseline_prediction.ravel()
+    n_nodes = len(baseline)
+    leaves = [np.full(n_nodes, -1), baseline, np.zeros((n_nodes, 3)), np.full(n_nodes, -1)]
+    parts, roots, sets = [leaves], [*range(n_nodes)], list[Array]()
+    for tree in (tree for of_round in model._predictors for tree in of_round):
+        nodes, inner = tree.nodes, tree.nodes["is_leaf"] == 0
+        children = np.stack([nodes[way] for way in ("left", "right", "right")], axis=1)
+        to_left = nodes["missing_go_to_left"] > 0
+        children[to_left, 2] = children[to_left, 0]
+        # Of such a node missing values alone go right.
+        all_left = np.isinf(nodes["num_threshold"])
+        children[all_left, 1] = children[all_left, 0]
+        thresholds = np.where(all_left, 0.0, nodes["num_threshold"])
+        places = np.full(len(nodes), -1, np.int32)
+        for node in np.flatnonzero(inner & (nodes["is_categorical"] > 0)):
+            places[node] = len(sets)
+            known = categories[nodes["feature_idx"][node]]
+            of_tree = tree.raw_left_cat_bitsets[nodes["bitset_idx"][node]]
+            bits = np.unpackbits(of_tree.astype("<u4").view(np.uint8), bitorder="little")
+            left = np.full(N_BITS, to_left[node])
+            left[known] = bits[: len(known)]
+            sets.append(np.packbits(left, bitorder="little").view("<i4").astype(np.int32))
+        parts.append(
+            [
+                np.where(inner, order[np.where(inner, nodes["feature_idx"], 0)], -1),
+                np.where(inner, thresholds, nodes["value"]),
+                np.where(inner[:, None], children + n_nodes, 0),
+                places,
+            ]
+        )
+        roots.append(n_nodes)
+        n_nodes += len(nodes)
+    features, numbers, children, places = map(np.concatenate, zip(*parts, strict=True))
+    return {
+        "classes_": np.asarray(getattr(model, "classes_", ()), np.int64),
+        "roots": np.array(roots, np.int32),
+        "features": features.astype(np.int32),
+        "numbers": numbers.astype(np.float64),
+        "children": children.astype(np.int32),
+        "places": places.astype(np.int32),
+        "sets": np.concatenate([*sets, np.empty(0, np.int32)]),
+    }

@@ -1,0 +1,247 @@
+"""Boosted trees beside nets: scikit-learn's bits, the selection, files."""
+
+import copy
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_tables import FEW, drawn, labels
+from threadpoolctl import threadpool_limits
+
+import fastmlp
+from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.serialization import safetensors_file
+from fastmlp.tabular import Schema
+from fastmlp.tabular.estimators import trees
+from fastmlp.tabular.estimators.extras import matrix
+from fastmlp.tabular.estimators.trees import BoostedTrees, arrays_of
+from fastmlp.tabular.pack.rows import CHUNK
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+X, Y = drawn()
+LABELS = labels()
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 6)
+
+
+def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
+    """scikit-learn's model of a drawn table, its trees as arrays, and rows with unknown levels."""
+    g = np.random.default_rng(seed)
+    n, n_numbers, n_levels = (int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4)))
+    n_numbers += not n_numbers + n_levels
+    width = n_numbers + n_levels
+    of_levels = np.arange(width) >= n_numbers
+    most = int(g.choice([2, 9, 60, 255]))
+    rows = [
+        np.where(of_levels, g.integers(0, top, (size, width)), scale * g.normal(size=(size, width)))
+        for size, top, scale in ((n, most, 1), (300, 300, 2))
+    ]
+    for part in rows:
+        part[g.random(part.shape) < g.choice([0.0, 0.1])] = np.nan
+    y = np.nan_to_num(np.where(of_levels, rows[0] * 7 % 5, rows[0])).sum(1) + g.normal(size=n)
+    n_classes = int(g.choice([0, 2, 3]))
+    if n_classes:
+        y = np.argsort(np.argsort(y)) * n_classes // n
+    models: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def kept(model: Any) -> Any:
+            models.append(model)
+            return arrays_of(model)
+
+        patch.setattr(trees, "arrays_of", kept)
+        ours = BoostedTrees(classes=n_classes > 0, n_categories=n_levels, random_state=seed)
+        ours.fit(rows[0], y, g.random(n) if g.random() < 0.5 else None)
+    return models[0], ours, np.concatenate(rows)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
+    model, ours, rows = grown(seed)
+    np.testing.assert_array_equal(ours.predict_raw(rows), model._raw_predict(rows))
+    wide = np.full((len(rows), 2 * rows.shape[1]), 7.0)
+    wide[:, ::2] = rows
+    name = "predict_proba" if ours.classes else "predict"
+    whole = getattr(ours, name)(rows)
+    # exp is our own: it has the same bits on every machine.
+    np.testing.assert_allclose(whole, getattr(model, name)(rows), rtol=4e-15 * ours.classes)
+    for part in (np.asfortranarray(rows), wide[:, ::2], rows[:1], rows[:0]):
+        np.testing.assert_array_equal(getattr(ours, name)(part), whole[: len(part)])
+    if ours.classes:
+        np.testing.assert_array_equal(whole.argmax(axis=1), model.predict(rows))
+
+
+def test_strips_of_many_rows() -> None:
+    model, ours, rows = grown(1)
+    many = np.tile(rows, (2 * CHUNK // len(rows) + 1, 1))
+    np.testing.assert_array_equal(ours.predict_raw(many), model._raw_predict(many))
+    with pytest.raises(ValueError, match="X must have"):
+        ours.predict_raw(rows[:, 1:])
+
+
+def test_columns_of_many_levels_are_numbers() -> None:
+    codes = np.arange(700.0)[:, None] % 350
+    ours = BoostedTrees(n_categories=1).fit(codes, codes[:, 0])
+    assert (ours.places == -1).all()
+    few = BoostedTrees(n_categories=1).fit(codes % 40, codes[:, 0] % 3)
+    assert (few.places >= 0).any()
+
+
+def test_fits_beside_the_nets_have_the_same_bits() -> None:
+    def thread_of_fit(n_jobs: int) -> tuple[str, Any]:
+        names: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+
+            def kept(model: Any) -> Any:
+                names.append(threading.current_thread().name)
+                return arrays_of(model)
+
+            patch.setattr(trees, "arrays_of", kept)
+            model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(X, Y)
+        assert len(names) == 3
+        assert len(set(names)) == 1
+        return names[0], model
+
+    (main, one), (other, two) = thread_of_fit(1), thread_of_fit(2)
+    assert main == threading.current_thread().name != other
+    np.testing.assert_array_equal(one.predict(X), two.predict(X))
+    np.testing.assert_array_equal(one.weights_, two.weights_)
+
+
+def test_errors_of_fits_beside_the_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: Any) -> None:
+        raise MemoryError("no room for trees")
+
+    monkeypatch.setattr(trees, "arrays_of", fail)
+    with pytest.raises(MemoryError, match="no room for trees"):
+        TabularMLPRegressor(**FEW, trees=True, n_jobs=2).fit(X, Y)
+
+
+def test_threads_do_not_change_the_trees() -> None:
+    g = np.random.default_rng(0)
+    rows, y = g.normal(size=(3000, 2)), g.normal(size=3000)
+    results: list[Any] = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="openmp"):
+            results.append(BoostedTrees().fit(rows, y).predict(rows))
+    np.testing.assert_array_equal(*results)
+
+
+def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 35)
+    codes = matrix(Schema.learn(X).read(X))
+    options: dict[str, Any] = {"n_categories": 2, "random_state": 0}
+    whole = BoostedTrees(**options).fit(codes, Y)
+    assert len(whole.roots) == 1 + 35
+    unlimited = BoostedTrees(**options, seconds=1e9).fit(codes, Y)
+    for name, array in whole.arrays.items():
+        np.testing.assert_array_equal(unlimited.arrays[name], array)
+    cut = BoostedTrees(**options, seconds=1e-9).fit(codes, Y)
+    assert len(cut.roots) == 1 + trees.FIRST_ROUNDS
+    model = TabularMLPRegressor(**FEW, cv=2, trees=True, time_limit=60).fit(X, Y)
+    ((_, ours),) = model.extra_members_
+    assert ours.seconds == 5.0
+
+
+def test_presets_and_the_setting() -> None:
+    presets: list[tuple[Any, bool]] = [("fast", False), ("balanced", False), ("best", True)]
+    for preset, trees_ in presets:
+        assert TabularMLPRegressor(preset=preset)._settings().trees is trees_
+        assert TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees is not trees_
+    with pytest.raises(ValueError, match="'trees' parameter"):
+        TabularMLPRegressor(trees="yes").fit(X, Y)  # type: ignore[arg-type]
+
+
+BINARY = LABELS == "low"
+SINGLE = np.where(np.arange(120) == 7, "unique", "common")
+
+
+@pytest.mark.parametrize("y", [Y, LABELS, BINARY, SINGLE], ids=["y", "labels", "binary", "single"])
+@pytest.mark.parametrize("cv", [None, 2])
+def test_files_have_the_bits(y: Any, cv: int | None, tmp_path: Path) -> None:
+    kind: Any = TabularMLPRegressor if y is Y else TabularMLPClassifier
+    model = kind(**FEW, cv=cv, trees=True, ensemble="mean").fit(X, y)
+    assert [name for name, _ in model.extra_members_] == ["boosted trees"]
+    assert model.leaderboard_["member"].tolist().count("boosted trees") == 1
+    assert model.weights_[-1] > 0
+    fastmlp.save(model, tmp_path / "model.safetensors")
+    loaded = fastmlp.load(tmp_path / "model.safetensors")
+    for name in ("predict", "predict_std", *(["predict_proba"] if y is not Y else [])):
+        np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(model, name)(X))
+    np.testing.assert_array_equal(loaded.weights_, model.weights_)
+    assert loaded.trees is True
+    fastmlp.save(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "model.safetensors"
+    ).read_bytes()
+
+
+def test_trees_alone(tmp_path: Path) -> None:
+    model = TabularMLPRegressor(**FEW, trees=True, ensemble="best")
+    # Against nets of one epoch.
+    model.set_params(max_iter=1).fit(X, Y, X_val=X, y_val=Y)
+    assert not model.members_
+    assert model.weights_.tolist() == [1.0]
+    fastmlp.save(model, tmp_path / "model.safetensors")
+    loaded = fastmlp.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    assert "boosted trees" in loaded.summary()
+    assert "0 nets, and boosted trees" in fastmlp.to_c(model)
+    with pytest.raises(NotImplementedError, match=r"'boosted trees'; fit without .* trees=False"):
+        fastmlp.shap_values(model, X[:1], X[:9])
+
+
+def test_constraints_are_passed_on() -> None:
+    model = TabularMLPRegressor(**FEW, trees=True, monotonic_cst={"age": -1}).fit(X, Y)
+    ((_, ours),) = model.extra_members_
+    assert ours.monotonic_cst == [-1, 0, 0, 0]
+    rows = np.zeros((60, 4))
+    rows[:, 0] = np.linspace(10, 99, 60)
+    assert (np.diff(ours.predict(rows)) <= 0).all()
+
+
+def replaced(name: str, place: Any, value: Any) -> Callable[[Any], None]:
+    def damage(content: Any) -> None:
+        array = content.arrays[f"trees.{name}"].copy()
+        array[place] = value
+        content.arrays[f"trees.{name}"] = array
+
+    return damage
+
+
+DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
+    (replaced("children", (3, 2), 0), "children of a node must be behind it"),
+    (replaced("children", (3, 0), 1 << 20), "children of a node must be behind it"),
+    (replaced("features", 0, 4), "features that there are"),
+    (replaced("roots", 0, -1), "roots beyond the nodes"),
+    (replaced("places", 0, 99), "places beyond the sets"),
+    (replaced("numbers", 0, np.nan), "must have finite numbers"),
+    (replaced("numbers", -1, np.inf), "must have finite numbers"),
+    (replaced("classes_", 0, 5), "classes that there are"),
+    (lambda content: content.arrays.pop("trees.roots"), "trees.roots"),
+    (lambda content: content.header["trees"].update(weight=2.0), "a weight in"),
+    (lambda content: content.header["trees"].update(name=3), "must have a name"),
+    (
+        lambda content: content.arrays.update({"trees.roots": np.zeros(2, np.int32)}),
+        "2 trees for 3 classes",
+    ),
+]
+
+
+def test_content_that_is_no_trees(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    fastmlp.save(TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path)
+    content = safetensors_file.read(path)
+    for damage, words in DAMAGES:
+        damaged = copy.deepcopy(content)
+        damage(damaged)
+        safetensors_file.write(path, damaged)
+        with pytest.raises(FileError, match=words):
+            fastmlp.load(path)
