@@ -96,6 +96,8 @@ def to_c(
         scalars.path(WHO, "path", path)
     _check_prefix(prefix)
     scalars.non_negative_integer(WHO, "tests", tests)
+    if not tests and test_data is not None:
+        raise ValueError(f"{WHO}: test_data has the rows of the test, which tests=0 leaves out")
     scalars.boolean(WHO, "gradient", gradient)
     if dtype is not None:
         scalars.known(WHO, "dtype", dtype, DTYPES)

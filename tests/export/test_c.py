@@ -328,6 +328,7 @@ broken.parameters[0] = np.nan
         (NETS["net0"], {"gradient": 1}, TypeError, "to_c: gradient must be True or False"),
         (NETS["net0"], {"path": 1}, TypeError, "to_c: path must be a path"),
         (NETS["net0"], {"test_data": [1.0]}, ValueError, r"test_data must have shape \(n_rows, "),
+        (NETS["net0"], {"tests": 0, "test_data": [[1.0]]}, ValueError, "which tests=0 leaves out"),
         (NETS["net0"], {"name": "a"}, TypeError, "unexpected keyword argument 'name'"),
         (make_pipeline(StandardScaler()), {}, TypeError, re.escape("fastmlp.fold(model)")),
     ],

@@ -58,6 +58,13 @@ def test_a_wrong_slope_of_one_output_of_a_row_is_found() -> None:
     assert check_rule(loss, OUTPUTS[:3], LABELS[:3]).error < 1e-6
 
 
+def test_large_numbers_have_larger_steps() -> None:
+    def squared(prediction: Any, target: Any) -> Any:
+        return (prediction - target) ** 2, 2 * (prediction - target)
+
+    assert check_rule(squared, points=[1e9, -3e12], targets=[1.0]).error < 1e-6
+
+
 def test_points_without_a_finite_value_are_left_out() -> None:
     def log_loss(prediction: Any, target: Any) -> Any:
         p = prediction

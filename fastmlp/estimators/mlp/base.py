@@ -250,8 +250,10 @@ class CompiledMLP(
         else:
             name = self.solver if isinstance(self.solver, str) else type(self.solver).__name__
             check_whole(self, feed, f"solver={name!r}", "another solver")
+            if held_out is not None:
+                raise to_core.needs_batches(self, "X_val")
             if to_core.is_second_order(self.solver):
-                fit_by_core(self, part, held_out, reports)
+                fit_by_core(self, part, reports)
             else:
                 minimize_loss(self, part, units, reports)
         if not np.isfinite(self._live_state().parameters).all():

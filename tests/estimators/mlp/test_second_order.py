@@ -85,8 +85,9 @@ def test_what_it_does_not_take() -> None:
         model_of("one", dropout=0.1).fit(X, Y)
     with pytest.raises(ValueError, match="dense"):
         model_of("one").fit(csr_matrix(X), Y)
-    with pytest.raises(ValueError, match=r'X_val needs a solver that works by batches.*; "lm" '):
-        model_of("one").fit(X, Y, X_val=X, y_val=Y)
+    for solver in ("lm", "lbfgs"):
+        with pytest.raises(ValueError, match=f'X_val needs a solver that works .*; "{solver}" '):
+            model_of("one", solver).fit(X, Y, X_val=X, y_val=Y)
     with pytest.raises(ValueError, match=r'"adam"; LBFGS uses all rows at once'):
         model_of("one", LBFGS(), dropout=0.1).fit(X, Y)
     with pytest.raises(ValueError, match="the loss is inf before the first step"):

@@ -10,25 +10,20 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.estimators.mlp.fitting.epochs import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.net import loss_for_net, net_around, write_back
 from fastmlp.estimators.mlp.fitting.rows import RowSubset
-from fastmlp.estimators.mlp.fitting.to_core import needs_batches
 from fastmlp.model import core_of
 from fastmlp.training.options import FitOptions
 from fastmlp.training.second_order import check, solver_of
 
 
-def fit_by_core(
-    estimator: Any, part: RowSubset, held_out: RowSubset | None, reports: Reports | None
-) -> None:
+def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> None:
     """Train an estimator on all rows for `max_iter` iterations, or until no number of the gradient
     is above `tol`.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        If the solver cannot train this estimator, or these rows, or there are validation rows.
+        If the solver cannot train this estimator, or these rows.
     """
-    if held_out is not None:
-        raise needs_batches(estimator, "X_val")
     state, who = estimator._live_state(), type(estimator).__name__
     engine, own = core_of(net_around(estimator, state))
     check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
