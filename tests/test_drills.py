@@ -1,6 +1,8 @@
-"""A call that names no test leaves the drills out; --all takes them, and limits the others."""
+"""A call that names no test leaves out the drills, and most cases of a test; --all takes all, and
+limits what is no drill."""
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import pytest
 TESTS = Path(__file__).parent
 BURNING = """
 import time
+import pytest
 def burn():
     end = time.process_time() + 0.6
     while time.process_time() < end: pass
-def test_quick(): pass
+@pytest.mark.parametrize("i", range(20))
+def test_quick(i): pass
 def test_drill(): burn()
 def test_slow(): burn()
 done = []
@@ -29,17 +33,21 @@ def test_every_drill_is_a_test() -> None:
     tests = {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, re.M)}
     drills = (TESTS / "drills.txt").read_text(encoding="utf-8").splitlines()
     assert drills == sorted(set(drills))
+    # Examples of docstrings.
+    assert all(map(pkgutil.resolve_name, (name for name in drills if name.startswith("fastmlp."))))
     # scikit-learn's own tests are defined there.
-    own = [drill for drill in drills if "test_sklearn_suite.py" not in drill]
+    others = ("test_sklearn_suite.py", "fastmlp.")
+    own = [drill for drill in drills if not any(other in drill for other in others)]
     assert {drill.rpartition("::")[2].partition("[")[0] for drill in own} <= tests
 
 
 @pytest.mark.parametrize(
     ("arguments", "summary"),
     [
-        ([], "3 passed in"),
-        (["--all"], "4 passed, 1 error in"),
-        (["tests/test_some.py"], "4 passed in"),
+        ([], "10 passed in"),
+        (["--all"], "23 passed, 1 error in"),
+        (["tests/test_some.py"], "23 passed in"),
+        (["--cases", "3", "tests/test_some.py"], "6 passed, 17 deselected in"),
         (["-m", "drill"], "1 passed in"),
     ],
 )
