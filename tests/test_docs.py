@@ -226,7 +226,8 @@ def test_a_page_is_described_by_its_first_paragraph() -> None:
     core = pytest.importorskip("docutils.core", reason="needs docutils: pip install --group docs")
     meta = importlib.import_module("docs.tools.meta")
     doctree = core.publish_doctree(
-        f'A page\n======\n\nIt has "words"\nand {"more " * 60}.\n\nNo more.\n'
+        "A page\n======\n\n.. note:: Go to the end.\n\n"
+        f'It has "words"\nand {"more " * 60}.\n\nNo more.\n'
     )
     text = meta.description(doctree)
     assert text.startswith('It has "words" and more more')

@@ -56,8 +56,8 @@ below.set(title="How often a probability is given", xlabel="probability", ylabel
 above.legend()
 
 # %%
-# The accuracy hardly shows it, the log loss does. No model can be better than the chance from which
-# these rows were drawn.
+# The accuracy shows little of it, the log loss does. No model can be better than the chance
+# from which these rows were drawn.
 
 for name, p in {**said, "the chance itself": chance[test]}.items():
     accuracy = np.mean((p > 0.5) == y[test])

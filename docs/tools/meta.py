@@ -9,8 +9,12 @@ MOST = 200
 
 
 def description(doctree: nodes.document) -> str:
-    """Return the first paragraph of a page, cut at a word; "" where there is none."""
-    first = next(iter(doctree.findall(nodes.paragraph)), None)
+    """Return the first paragraph of a page, cut at a word; "" where there is none.
+
+    A note is none: programs of the gallery begin with one that says where to download them.
+    """
+    paragraphs = doctree.findall(nodes.paragraph)
+    first = next((one for one in paragraphs if not isinstance(one.parent, nodes.Admonition)), None)
     text = " ".join(first.astext().split()) if first else ""
     return text if len(text) <= MOST else text[:MOST].rpartition(" ")[0] + " ..."
 
