@@ -254,16 +254,9 @@ def pack(table: SplitTable, threads: int, seed: int, **settings: Any) -> Array:
     )
 
 
-def with_trees(table: SplitTable, threads: int, seed: int) -> Array:
-    """Predictions of a pack that may select scikit-learn's trees as a member."""
-    trees = import_module("sklearn.ensemble")
-    kind = "Regressor" if table.task == "regression" else "Classifier"
-    member = getattr(trees, f"HistGradientBoosting{kind}")(random_state=seed)
-    return pack(table, threads, seed, extra_members=[("trees", member)])
-
-
-OURS: dict[str, Model] = {FASTMLP: pack, WITH_TREES: with_trees}
+OURS: dict[str, Model] = {FASTMLP: pack, WITH_TREES: partial(pack, trees=True)}
 # To compare fastmlp with itself; they run if they are named.
 PRESETS: dict[str, Model] = {
     f"{FASTMLP} {preset}": partial(pack, preset=preset) for preset in ("fast", "best")
 }
+PRESETS[f"{FASTMLP} fast and trees"] = partial(pack, preset="fast", trees=True)
