@@ -5,7 +5,6 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest

@@ -34,6 +34,8 @@ from typing import Any
 
 import numpy as np
 
+from docs.tools.pictures import style
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "_static" / "outputs"
@@ -180,14 +182,17 @@ def _close(recorded: str, fresh: str, noise: float) -> bool:
 
 def difference(block: re.Match[str], output: Output) -> str:
     """The difference between what stands under a block and what it gives now; "" if none."""
-    recorded, fresh = block["text"] or "", output.text
-    if not (block["varies"] and fresh) and not agree(recorded, fresh):
-        return f"recorded:\n{recorded}\nfresh:\n{fresh}"
+    if not _texts_agree(block, output.text):
+        return f"recorded:\n{block['text'] or ''}\nfresh:\n{output.text}"
     before = [_description(PICTURES / name) for _, name in IMAGE.findall(block["images"])]
     now = list(map(described, output.figures))
     if len(before) != len(now) or not (block["varies"] or all(map(agree, before, now))):
         return f"pictures recorded:\n{before}\nfresh:\n{now}"
     return ""
+
+
+def _texts_agree(block: re.Match[str], fresh: str) -> bool:
+    return bool(block["varies"] and fresh) or agree(block["text"] or "", fresh)
 
 
 def _description(file: Path) -> str:
@@ -217,7 +222,7 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
     results = iter(outputs)
     stem = "-".join(page.relative_to(DOCS).with_suffix("").parts)
     taken = {name for _, name in IMAGE.findall(old)}
-    free = (name for n in count(1) if (name := f"{stem}-{n}.svg") not in taken)
+    free = (name for n in count(1) if (name := f"output-{stem}-{n}.svg") not in taken)
 
     def under(block: re.Match[str]) -> str:
         if block["language"] != "python":
@@ -226,8 +231,11 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
         if not (all_of_them or difference(block, output)):
             return block[0]
         text = block[0][: block.start("recorded") - block.start()]
-        if output.text:
-            text += f"\n```text output{block['varies'] or ''}\n{output.text}```\n"
+        printed = output.text
+        if not all_of_them and _texts_agree(block, printed):
+            printed = block["text"] or ""
+        if printed:
+            text += f"\n```text output{block['varies'] or ''}\n{printed}```\n"
         for i, figure in enumerate(output.figures):
             words, name = images[i] if i < len(images) else (caption(figure), next(free))
             save(figure, PICTURES / name)
@@ -263,6 +271,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="write what agrees by the rule too")
     options = parser.parse_args()
     os.environ["MPLBACKEND"] = "agg"
+    style({}, None)
     chosen = {page.resolve() for page in options.pages} or {*DOCS.rglob("*.md")}
     for page in sorted(page for page in chosen - WITHOUT if blocks(page)):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
