@@ -72,6 +72,7 @@ html_theme_options = {
 }
 alone = (
     "benchmarks",
+    "benchmarks-fair",
     "benchmarks-how",
     "mixed-precision",
     "parameters",

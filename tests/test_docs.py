@@ -5,14 +5,13 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
 
 import fastmlp
 from benchmarks import compare
-from docs.tools import accessibility, parameters, which_model
+from docs.tools import accessibility, outputs, parameters, times, which_model
 from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
@@ -61,24 +60,160 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
 @needs_compiler
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
-def test_code_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if outputs.blocks(page)], ids=name_of)
+def test_code_runs_in_order_and_gives_what_stands_under_it(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a folder of its own: some write files."""
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
-    namespace: dict[str, Any] = {"__name__": "page"}
-    for block in blocks(page):
-        exec(compile(block, name_of(page), "exec"), namespace)
+    results = outputs.run(page, {"__name__": "page"})
+    plt.close("all")
+    assert not (text := outputs.differences(page, results)), text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "fresh"),
+    [
+        ("[0.1 -0.2]", "[ 0.1  -0.2 ]"),
+        ("R2 0.97", "R2 0.98"),  # a unit of the last digit
+        ("1234.5", "1250.1"),  # 3 %
+        ("History(50 epochs, loss 0.2, 0.249 s)", "History(50 epochs, loss 0.2, 12.1 s)"),
+        ("(np.float64(0.5), 2)", "(0.5, 2)"),
+        ("numpy 2.4.6 in /a/b/numpy", "numpy 1.26.4 in /c/numpy"),
+        ("a  b\n----\n1  2", "a b\n--\n1 2"),
+        ("1e-09", "1.02e-09"),
+        ("0.11 2.2e-07", "0.11 1.1e-07"),  # beside a larger number
+    ],
+)
+def test_outputs_that_agree(recorded: str, fresh: str) -> None:
+    assert outputs.agree(recorded, fresh)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "fresh"),
+    [
+        ("50 epochs", "51 epochs"),
+        ("2,305 parameters", "2,306 parameters"),
+        ("0.97", "0.90"),
+        ("1e-09", "2e-08"),
+        ("0.5", "-0.5"),
+        ("no", "yes"),
+        ("64x64 relu", "32x64 relu"),
+        ("1 2", "1"),
+        ("", "1"),
+    ],
+)
+def test_outputs_that_differ(recorded: str, fresh: str) -> None:
+    assert not outputs.agree(recorded, fresh)
+
+
+PAGE = """# A page
+
+```python
+print(0.5)
+```
+
+```text output
+0.9
+```
+
+Words.
+
+```python
+x = 1
+x + 1
+```
+
+```python
+import matplotlib.pyplot as plt
+
+ax = plt.figure().add_subplot()
+ax.plot([1, 2])
+ax.set_xlabel("epoch");
+```
+
+```py
+import a_library_that_nobody_has
+```
+"""
+
+
+def test_outputs_are_written_under_their_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in (("ROOT", "."), ("DOCS", "."), ("PICTURES", "_static/outputs")):
+        monkeypatch.setattr(outputs, name, tmp_path / folder)
+    (tmp_path / "_static").mkdir()
+    plt.switch_backend("agg")
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    results = outputs.run(page, {})
+    assert "block 1\nrecorded:\n0.9\n\nfresh:\n0.5\n" in outputs.differences(page, results)
+    assert outputs.write(page, results)
+    text = page.read_text()
+    assert "print(0.5)\n```\n\n```text output\n0.5\n```\n\nWords." in text
+    assert "x + 1\n```\n\n```text output\n2\n```\n" in text
+    (picture,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    first = (tmp_path / picture).read_bytes()
+    assert not outputs.differences(page, outputs.run(page, {}))
+    assert not outputs.write(page, results)
+    (tmp_path / picture).unlink()
+    assert "no picture" in outputs.differences(page, results)
+    assert not outputs.write(page, results)
+    assert (tmp_path / picture).read_bytes() == first
+    page.write_text(text.replace("output\n0.5", "output varies\n0.7"))
+    assert not outputs.differences(page, results)
     plt.close("all")
 
 
+def test_every_picture_of_a_block_stands_on_a_page() -> None:
+    assert outputs.unused() == []
+
+
+REFERENCES = [
+    *("api/index.md", "benchmarks.md", "errors.md", "parameters.md", "project/changes.md"),
+    *("second-order.md", "start/glossary.md", "start/rules.md", "steps.md", "tables.md"),
+]
+
+
+def whole(page: Path) -> str:
+    """A page with the files that it includes."""
+    fence = r"^```\{include\} (\S+)\n((?::.*\n)*)```$"
+
+    def included(match: re.Match[str]) -> str:
+        text = (page.parent / match[1]).read_text()
+        for option, words in re.findall(r":(start-after|end-before): (.*)", match[2]):
+            before, _, after = text.partition(words.strip('"'))
+            text = after if option == "start-after" else before
+        return text
+
+    return re.sub(fence, included, page.read_text(), flags=re.MULTILINE)
+
+
+def n_words(text: str) -> int:
+    """Words of two letters and more, outside of code."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return sum(bool(re.search("[A-Za-z]{2}", word)) for word in text.split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_is_short_or_a_reference_with_a_summary(page: Path) -> None:
+    text = whole(page)
+    if page.relative_to(ROOT).as_posix().removeprefix("docs/") in REFERENCES:
+        summary = text.partition("\n# ")[2] or text
+        assert n_words(re.split(r"\n#|\n\||\n```", summary)[0]) >= 12
+    else:
+        assert n_words(text) <= 2500
+
+
+def test_the_picture_of_times_is_of_the_readme() -> None:
+    assert times.PICTURE.read_text(encoding="utf-8") == times.drawn(README)
+
+
 def test_most_pages_have_code() -> None:
-    assert sum(bool(blocks(page)) for page in PAGES) >= 20
+    assert sum(bool(outputs.blocks(page)) for page in PAGES) >= 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -26,7 +26,7 @@ def pages_of_files() -> dict[Path, Path]:
     }
     for program in (DOCS / "gallery").glob("plot_*.py"):
         pages[program] = DOCS / "auto_gallery" / f"{program.stem}.rst"
-    for page in DOCS.rglob("*.md"):
+    for page in sorted(DOCS.rglob("*.md")):
         for target in INCLUDE.findall(page.read_text()):
             pages[(page.parent / target).resolve()] = page
     return pages

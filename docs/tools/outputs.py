@@ -1,0 +1,288 @@
+"""Outputs of the pages' blocks of Python, under the blocks: texts, tables and pictures.
+
+    python -m docs.tools.outputs                          # every page
+    python -m docs.tools.outputs docs/start/tables.md     # one
+
+runs the blocks of a page in order, in an empty folder, as ``tests/test_docs.py`` does, and writes
+what differs. An output is the text that a block prints, with the value of a last expression that
+is data (an array, numbers, texts) and short, in a fence of ```` ```text output ````, and each
+figure that it draws, in ``docs/_static/outputs``.
+
+Two outputs agree by one rule. Words are equal, whatever the spaces and lines between them; so are
+whole numbers. Other numbers agree within 3 %, one unit of the last digit that is written, or 1e-5
+of the largest number. Times, sizes of memory, versions, addresses and folders are not compared,
+nor is anything of a fence of ```` ```text output varies ````, for what differs between processors
+or from run to run. Of a picture its words and the ends of its curves are compared, which the file
+has as a description.
+"""
+
+import argparse
+import ast
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from html import unescape
+from importlib.util import find_spec
+from itertools import count
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from docs.tools.pictures import style
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PICTURES = DOCS / "_static" / "outputs"
+# README is one screen, the cheat sheet one printed page.
+WITHOUT = {ROOT / "README.md", DOCS / "start" / "cheat-sheet.md"}
+N_LINES = 20  # the most that are shown
+N_CHARACTERS = 400  # of a value that is not printed
+BLOCK = re.compile(
+    r"^```(?P<language>python|py)\n(?P<code>.*?)^```\n"
+    r"(?P<recorded>(?:\n```text output(?P<varies> varies)?\n(?P<text>.*?)^```\n)?"
+    r"(?P<images>(?:\n!\[[^\]]*\]\([^)]*_static/outputs/[^)]*\)\n)*))",
+    flags=re.DOTALL | re.MULTILINE,
+)
+IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*_static/outputs/([^)]*)\)")
+DESCRIPTION = re.compile(r"<dc:description>(.*?)</dc:description>", flags=re.DOTALL)
+
+UNITS = r"(?:ns|us|µs|ms|s|seconds|[kKMG]i?B|bytes)"
+NOT_COMPARED = [
+    (r"\bnp\.(?:float|int|uint|bool|str)\w*\(([^()]*)\)", r"\1"),  # NumPy 2
+    (r"\x1b\[[0-9;]*m", ""),
+    (r"\b\d+\.\d+\.\d+\w*", "..."),
+    (r"\b0x[0-9a-fA-F]+|\b\d{13,}\b", "..."),
+    (rf"[\d.,]*\d ?{UNITS}\b", "..."),
+    (r"(?<!\w)(?:[A-Za-z]:)?(?:[/\\][\w.+-]+)+[/\\]", ".../"),
+    (r"([-=_─━═┄╌—])\1+", r"\1"),
+    (r"\s+", " "),
+    (r"(?<=[\[(]) | (?=[\])])", ""),
+]
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?!\w)")
+
+
+@dataclass
+class Output:
+    """The text that a block printed, and the figures that it drew."""
+
+    text: str = ""
+    figures: list[Any] = field(default_factory=list)
+
+
+def blocks(page: Path, languages: tuple[str, ...] = ("python",)) -> list[re.Match[str]]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [block for block in found if block["language"] in languages]
+
+
+def shown(value: object) -> str:
+    """A last expression's value as text, if it is data and short; "" for a model or a history."""
+    kinds = (Number, np.ndarray, np.generic, str, tuple, list, dict)
+    of_objects = isinstance(value, np.ndarray) and value.dtype.hasobject
+    if of_objects or not isinstance(value, kinds):
+        return ""
+    return text if len(text := repr(value)) <= N_CHARACTERS else ""
+
+
+def execute(code: str, name: str, namespace: dict[str, Any]) -> Output:
+    """Run one block of a page."""
+    tree = ast.parse(code, name)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    before, printed, text = _figures(), io.StringIO(), ""
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, name, "exec"), namespace)
+        if isinstance(last, ast.Expr):
+            text = shown(eval(compile(ast.Expression(last.value), name, "eval"), namespace))
+    text = f"{printed.getvalue()}{text}".replace(f"{os.getcwd()}{os.sep}", "").strip("\n")
+    lines = text.splitlines()
+    if len(lines) > N_LINES:
+        lines[N_LINES:] = ["..."]
+    text = "".join(f"{line.rstrip()}\n" for line in lines)
+    return Output(text, [figure for figure in _figures() if figure not in before])
+
+
+def imported(code: str) -> set[str]:
+    """The libraries that a block imports."""
+    nodes = [*ast.walk(ast.parse(code))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+def run(page: Path, namespace: dict[str, Any], *, peers: bool = False) -> list[Output]:
+    """Run the blocks of a page in order; with peers also those of other libraries, ```` ```py ````,
+    that are installed, whose outputs are dropped."""
+    name, outputs = page.relative_to(ROOT).as_posix(), []
+    for block in blocks(page, ("python", "py") if peers else ("python",)):
+        if block["language"] == "python":
+            outputs.append(execute(block["code"], name, namespace))
+        elif all(map(find_spec, imported(block["code"]))):
+            execute(block["code"], name, namespace)
+    return outputs
+
+
+def _figures() -> list[Any]:
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return [] if pyplot is None else [pyplot.figure(n) for n in pyplot.get_fignums()]
+
+
+def caption(figure: Any) -> str:
+    """A first text in place of a picture, which its author makes better."""
+    axes = figure.axes[0]
+    return f"{axes.get_ylabel() or axes.get_title()} by {axes.get_xlabel()}"
+
+
+def described(figure: Any) -> str:
+    """The words of a figure, and where its curves begin and end."""
+    parts = list[str]()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        words = [axes.get_title(loc) for loc in ("left", "center", "right")]
+        words += [axes.get_xlabel(), axes.get_ylabel()]
+        words += [label.get_text() for label in legend.get_texts()] if legend else []
+        parts.append("; ".join(filter(None, words)))
+        for line in axes.lines:
+            y = np.asarray(line.get_ydata(), dtype=float)
+            parts.append(f"a curve from {y[0]:.3g} to {y[-1]:.3g}" if y.size else "no curve")
+    return ". ".join(filter(None, parts))
+
+
+def agree(recorded: str, fresh: str) -> bool:
+    """Return True if two outputs agree by the rule of this module."""
+    if recorded == fresh:
+        return True
+    texts = [recorded, fresh]
+    for pattern, replacement in NOT_COMPARED:
+        texts = [re.sub(pattern, replacement, text) for text in texts]
+    first, second = (NUMBER.split(text.strip()) for text in texts)
+    if [part.strip() for part in first] != [part.strip() for part in second]:
+        return False
+    numbers = [NUMBER.findall(text) for text in texts]
+    noise = 1e-5 * max((abs(_number(text)) for text in numbers[0]), default=0)
+    return all(_close(a, b, noise) for a, b in zip(*numbers, strict=True))
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _close(recorded: str, fresh: str, noise: float) -> bool:
+    a, b = _number(recorded), _number(fresh)
+    if not {*".e"} & {*recorded, *fresh}:
+        return a == b
+    digits, _, exponent = recorded.partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    return abs(a - b) <= 1.001 * max(unit, noise, 0.03 * max(abs(a), abs(b)))
+
+
+def difference(block: re.Match[str], output: Output) -> str:
+    """The difference between what stands under a block and what it gives now; "" if none."""
+    if not _texts_agree(block, output.text):
+        return f"recorded:\n{block['text'] or ''}\nfresh:\n{output.text}"
+    before = [_description(PICTURES / name) for _, name in IMAGE.findall(block["images"])]
+    now = list(map(described, output.figures))
+    if len(before) != len(now) or not (block["varies"] or all(map(agree, before, now))):
+        return f"pictures recorded:\n{before}\nfresh:\n{now}"
+    return ""
+
+
+def _texts_agree(block: re.Match[str], fresh: str) -> bool:
+    return bool(block["varies"] and fresh) or agree(block["text"] or "", fresh)
+
+
+def _description(file: Path) -> str:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    match = DESCRIPTION.search(text)
+    return unescape(match[1]) if match else "no picture"
+
+
+def differences(page: Path, outputs: list[Output]) -> str:
+    """All differences of a page, with the command that writes them; "" if none."""
+    if page in WITHOUT:
+        return ""
+    name, texts = page.relative_to(ROOT).as_posix(), []
+    pairs = zip(blocks(page), outputs, strict=True)
+    for n, (block, output) in enumerate(pairs, 1):
+        if text := difference(block, output):
+            texts.append(f"{name}, block {n}\n{text}")
+    if not texts:
+        return ""
+    command = f"python -m docs.tools.outputs {name}"
+    return "\n".join(["", *texts, f"`{command}` writes what the blocks print now"])
+
+
+def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bool:
+    """Write the outputs that differ from the recorded ones; return True if there were any."""
+    old = page.read_text(encoding="utf-8")
+    results = iter(outputs)
+    stem = "-".join(page.relative_to(DOCS).with_suffix("").parts)
+    taken = {name for _, name in IMAGE.findall(old)}
+    free = (name for n in count(1) if (name := f"output-{stem}-{n}.svg") not in taken)
+
+    def under(block: re.Match[str]) -> str:
+        if block["language"] != "python":
+            return block[0]
+        output, images = next(results), IMAGE.findall(block["images"])
+        if not (all_of_them or difference(block, output)):
+            return block[0]
+        text = block[0][: block.start("recorded") - block.start()]
+        printed = output.text
+        if not all_of_them and _texts_agree(block, printed):
+            printed = block["text"] or ""
+        if printed:
+            text += f"\n```text output{block['varies'] or ''}\n{printed}```\n"
+        for i, figure in enumerate(output.figures):
+            words, name = images[i] if i < len(images) else (caption(figure), next(free))
+            save(figure, PICTURES / name)
+            address = os.path.relpath(PICTURES / name, page.parent).replace(os.sep, "/")
+            text += f"\n![{words}]({address})\n"
+        return text
+
+    new = BLOCK.sub(under, old)
+    page.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def save(figure: Any, file: Path) -> None:
+    """Save a figure as SVG that is the same in each run."""
+    import matplotlib
+
+    file.parent.mkdir(exist_ok=True)
+    metadata = {"Date": None, "Description": described(figure)}
+    with matplotlib.rc_context({"svg.hashsalt": file.name, "svg.fonttype": "none"}):
+        figure.savefig(file, metadata=metadata, bbox_inches="tight")
+
+
+def unused() -> list[Path]:
+    """Pictures that no page shows."""
+    texts = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
+    names = {name for text in texts for _, name in IMAGE.findall(text)}
+    return sorted(file for file in PICTURES.glob("*") if file.name not in names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m docs.tools.outputs")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: every page of docs")
+    parser.add_argument("--all", action="store_true", help="write what agrees by the rule too")
+    options = parser.parse_args()
+    os.environ["MPLBACKEND"] = "agg"
+    style({}, None)
+    chosen = {page.resolve() for page in options.pages} or {*DOCS.rglob("*.md")}
+    for page in sorted(page for page in chosen - WITHOUT if blocks(page)):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            outputs = run(page, {"__name__": "page"})
+        changed = write(page, outputs, all_of_them=options.all)
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close("all")
+        print(page.relative_to(ROOT), "written" if changed else "as recorded")
+    for file in unused():
+        file.unlink()
+
+
+if __name__ == "__main__":
+    main()
