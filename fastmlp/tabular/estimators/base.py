@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,15 @@ from fastmlp.tabular.pack import (
     TableRows,
     train_pack,
 )
-from fastmlp.tabular.pack.outputs import Scorer, Task
+from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Scorer, Task
+from fastmlp.tabular.pack.refit import joined_rows, refitted
 from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.tabular.schema.schema import learned_table
 from fastmlp.training import pool
+from fastmlp.training.history import History
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -53,6 +55,7 @@ FEW_ROWS = 1000
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
     "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
+    "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
 
 
@@ -76,6 +79,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     categorical_features: Any
     validation_fraction: float
     cv: Folds | None
+    refit: bool
     preset: Preset
     trees: bool | None
     extra_members: Sequence[Any] | None
@@ -102,6 +106,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
+        "refit": ["boolean"],
         "preset": [StrOptions({*PRESETS})],
         "trees": ["boolean", None],
         "extra_members": [list, tuple, None],
@@ -132,6 +137,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
+        if self.refit and self.time_limit is not None:
+            raise ValueError(
+                f"{who}: refit=True trains nets for as many epochs as they need, and "
+                f"time_limit={self.time_limit:g} may end them before: leave one of both out"
+            )
         callbacks = checks.callbacks(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
@@ -149,6 +159,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
         validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
+        self._check_targets(np.where(kept, places, 1), who, "y")
+        if validation is not None:
+            self._check_targets(validation.y, who, "y_val")
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(arguments.groups, n_rows, who)
         groups = None if groups is None else groups[kept]
@@ -160,7 +173,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         pack, members, board = self._trained(data, classes, seed, caller, signs)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
-        self.training_ = {"rows": len(data.training.y), "validation_rows": len(data.held_out.y)}
+        more = len(data.held_out.y) if self.refit and data.folds is None else 0
+        rows_of_nets = len(data.training.y) + more
+        self.training_ = {"rows": rows_of_nets, "validation_rows": len(data.held_out.y)}
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
@@ -224,7 +239,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         named = extras.named(members, type(self).__name__, signs, values)
         validation = data.held_out if data.folds is None else None
         parts = (data.training, validation)
-        score, n_threads = score_of(self.scoring, task, classes), n_threads_of(self.n_jobs)
+        score, n_threads = self._own_score(), n_threads_of(self.n_jobs)
+        if self.scoring is not None:
+            score = score_of(self.scoring, task, classes)
         alone = not settings.trees or pool.n_threads_of(n_threads) == 1
         options: dict[str, Any] = {"n_classes": n_classes, "folds": data.folds or ()}
         own, grown = (
@@ -247,6 +264,14 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
         scores = [scorer.score_of(extra.predictions) for extra in beside]
         board = reports.leaderboard(pack, [extra.name for extra in beside], scores)
+        if self.refit:
+            whole = data.training if validation is None else joined_rows(data.training, validation)
+            settings = settings._replace(signs=signs)
+            pack = refitted(pack, whole, n_classes, settings, seed, n_threads)
+            if validation is not None:
+                beside = [
+                    extra._replace(estimator=extras.fit(extra.estimator, whole)) for extra in beside
+                ]
         return pack, [(extra.name, extra.estimator) for extra in beside], board
 
     def _settings(self) -> PackSettings:
@@ -265,6 +290,13 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         """Return numbers, or places of classes, and the classes."""
         raise NotImplementedError
+
+    def _check_targets(self, y: Array, who: str, name: str) -> None:
+        """Raise ValueError if the loss does not take the targets."""
+
+    def _own_score(self) -> Score | None:
+        """The score that is maximised without `scoring`; None: that of the task."""
+        return None
 
     def _class_weights(
         self, places: Array, classes: Array | None, sample_weight: Any, who: str
@@ -358,10 +390,17 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def validation_score_(self) -> float:
         """The score of the ensemble on the rows that it was selected on, which flatters a little.
 
-        By `scoring`; without one minus the log loss, or minus the root mean squared error.
+        By `scoring`; without one minus the log loss, or minus the root mean squared error; minus
+        the mean of another `loss`.
         """
         check_is_fitted(self, "pack_")
         return self.pack_.validation_score
+
+    @property
+    def learning_curves_(self) -> dict[str, History]:
+        """The losses of each net of the ensemble by epoch, as `plot_history` takes them, by its
+        settings and, of several folds, a number."""
+        return reports.curves(self.members_)
 
     @property
     def n_iter_(self) -> NDArray[np.int64]:
@@ -374,7 +413,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
         By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
         them, five times; computed when it is asked for first. The score is minus the log loss, or
-        minus the root mean squared error. Columns that are left out have 0.
+        minus the root mean squared error, or the mean of another `loss`. Columns that are left out
+        have 0.
 
         Raises
         ------
