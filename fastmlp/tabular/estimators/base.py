@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps, trees
 from fastmlp.tabular.estimators.constraints import columns_in_order
+from fastmlp.tabular.estimators.distilled import distilled
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
     PRESETS,
@@ -480,6 +481,57 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         """The steps that a row takes, for `to_c` and `jit.compiled`."""
         check_is_fitted(self)
         return steps.parts_of_table(self, who)
+
+    def distilled(
+        self, X: Any, y: Any = None, *, hidden_layer_sizes: int | Sequence[int] = (64, 64)
+    ) -> Self:
+        """Return a fitted model of one net, trained on this one's predictions.
+
+        It is smaller and faster, and exports to less code: `to_c`, `jit.compiled`, `to_onnx` and
+        files take it as any model. The net learns the predictions of X and of drawn rows, four
+        for each, 20,000 at least and 200,000 at most: rows of X, in which each column is that of
+        the row or of a near one. A fifth of X ends the training. A model keeps no rows of its
+        training but some to validate on, so that X is to be given: that of `fit`, or more rows,
+        whose targets need not be known.
+
+        Parameters
+        ----------
+        X : as for `predict`; 2 rows or more
+        y : (n_rows,) array, optional
+            Targets of X, to compare losses on the fifth of the rows that is held out. None: on the
+            rows that the model keeps, those to validate on.
+        hidden_layer_sizes : int or sequence of int, default (64, 64)
+
+        Returns
+        -------
+        TabularMLPClassifier or TabularMLPRegressor
+            ``training_["distilled"]`` has its loss, that of this model (`ensemble_loss`) on the
+            same rows, the root mean square of what the predictions differ by on the rows that were
+            held out, and the number of drawn rows. The summary tells the losses. Without y both
+            losses flatter a little, as the rows have chosen the ensemble.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If columns are missing, a size is no integer of 1 or more, or there is no y for a model
+            from a file, which has no rows.
+
+        References
+        ----------
+        Bucila, Caruana & Niculescu-Mizil (2006), "Model compression".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import TabularMLPRegressor
+        >>> X = np.random.default_rng(0).normal(size=(300, 2))
+        >>> model = TabularMLPRegressor(n_members=3, max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> small = model.distilled(X)
+        >>> len(small.members_), sorted(small.training_["distilled"])
+        (1, ['difference', 'drawn_rows', 'ensemble_loss', 'loss'])
+        """
+        model: Self = distilled(self, X, y, hidden_layer_sizes)
+        return model
 
     def summary(self) -> str:
         """Return the ensemble and what it was selected from, as text."""

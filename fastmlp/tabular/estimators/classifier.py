@@ -73,8 +73,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Let scikit-learn's HistGradientBoosting, 200 rounds at a rate of 0.05, be a candidate of the
         selection. Categories of up to 255 levels are taken as such, others as numbers. They grow
         beside the nets on one thread more, with ``n_jobs=1`` before them; with a time limit for a
-        quarter of it at most, in fewer rounds. None: with preset "best" alone, not with another loss
-        than the squared error.
+        quarter of it at most, in fewer rounds. None: with preset "best" alone, and not with
+        another loss than the squared error.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. They are given the columns as numbers,
         NaN where a value is missing, first the numeric ones, then categories as places among their

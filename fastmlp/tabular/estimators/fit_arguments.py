@@ -120,7 +120,9 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
     return classes, places.astype(np.int64)
 
 
-def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64]:
+def places_of(
+    y: Any, classes: Array, n_rows: int, who: str, name: str = "y_val"
+) -> NDArray[np.int64]:
     """Return the place of each row's label among known ones, shape (n_rows,).
 
     Raises
@@ -128,11 +130,13 @@ def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64
     TypeError, ValueError
         As `vector` does, or if a label is unknown.
     """
-    labels = vector(y, n_rows, who, "y_val")
+    labels = vector(y, n_rows, who, name)
     unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
         known = listed(list(map(repr, classes.tolist())))
-        raise ValueError(f"{who}: y_val has labels that y has not: {listed(unknown)}; y: {known}")
+        of_fit = "y" if name == "y_val" else "the fit"
+        message = f"{name} has labels that {of_fit} has not: {listed(unknown)}; {of_fit}: {known}"
+        raise ValueError(f"{who}: {message}")
     return np.searchsorted(classes, labels).astype(np.int64)
 
 

@@ -120,4 +120,7 @@ def _last(model: Any) -> str:
     columns = f"{count(numbers, 'number')}, {categories} categories{more}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
+    if (distilled := model.training_.get("distilled")) is not None:
+        nets += f", distilled: loss {distilled['loss']:.4g}, ensemble's"
+        nets += f" {distilled['ensemble_loss']:.4g}"
     return f"{nets}; validation score {pack.validation_score:.4g}; {columns}"
