@@ -254,6 +254,15 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "the target 'y' has 3 missing values, the first in line 9": lambda: fit_csv(
         [*["1,no", "2,yes", "3,no"] * 2, "7,yes", *["8,"] * 3]
     ),
+    "Input y contains infinity: 2 infinite values, the first in row 7": lambda: (
+        TabularMLPRegressor().fit(np.eye(9), [*range(7), np.inf, -np.inf])
+    ),
+    "y has 2 columns, and a model predicts one": lambda: TabularMLPRegressor().fit(
+        np.eye(6), np.ones((6, 2))
+    ),
+    "columns of the model: 'area', 'town'": lambda: Schema.learn(
+        pd.DataFrame({"area": [1, 2.5], "town": ["a", "b"]})
+    ).read(table()),
     r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),

@@ -1,5 +1,6 @@
 """From a fitted model of tables to the content of a file and back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,7 +142,8 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(stored: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: stored[name] for name in reports.COLUMNS}
+    # Rows of before have no seconds.
+    row = {name: {"fit_seconds": None, **stored}[name] for name in reports.COLUMNS}
     name, *numbers = row.values()
     if not isinstance(name, str) or any(
         type(number) not in (float, type(None)) for number in numbers
@@ -170,9 +172,12 @@ def state_of(pack: Pack) -> tuple[dict[str, Any], dict[str, Array]]:
         engine, state = core_of(member.net)
         saved = model_state.pack(model_state.capture(engine.network, state, training=False))
         net, net_arrays = inside(saved, f"members.{i}")
-        fields = member._replace(net=None, recipe=None)._asdict()  # type: ignore[arg-type]
-        members.append(fields | {"net": net, "recipe": member.recipe._asdict()})
+        fields = member._asdict()
+        if len(curve := fields.pop("curve")):
+            arrays[f"curves.{i}.losses"] = curve
         arrays |= net_arrays
+        fields |= _plain({"seconds": member.seconds})
+        members.append(fields | {"net": net, "recipe": member.recipe._asdict()})
     header = {
         "outputs": pack.outputs._asdict(),
         "encodings": encodings,
@@ -192,7 +197,8 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
         If it is not that of a pack.
     """
     outputs = _outputs(header["outputs"])
-    of_encodings, of_members = (arrays_at(arrays, name) for name in ("encodings", "members"))
+    names = ("encodings", "members", "curves")
+    of_encodings, of_members, curves = (arrays_at(arrays, name) for name in names)
     encodings = [
         Encoding.from_state(fields, of_encodings.get(str(i), {}))
         for i, fields in enumerate(header["encodings"])
@@ -203,6 +209,11 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
         recipe = Recipe(**fields["recipe"])
         recipe = recipe._replace(hidden=tuple(recipe.hidden))
         member = Member(**{**fields, "net": net, "recipe": recipe})
+        # Files of before have no curves.
+        if (curve := curves.get(str(i))) is not None:
+            member = member._replace(curve=curve["losses"])
+        if fields.get("seconds") is None:
+            member = member._replace(seconds=math.nan)
         _check_member(member, encodings, outputs)
         members.append(member)
     extra_weights, residuals = (_vector(arrays[name], name) for name in PLAIN)
@@ -239,6 +250,9 @@ def _outputs(stored: Mapping[str, Any]) -> NetOutputs:
 def _check_member(member: Member, encodings: list[Encoding], outputs: NetOutputs) -> None:
     """Raise if a member does not suit the rest."""
     place, weight = member.encoding, member.weight
+    curve, seconds = member.curve, member.seconds
+    if curve.dtype != np.float64 or curve.shape[1:] != (2,) or type(seconds) is not float:
+        raise FileError("a member's curve must have two columns of numbers, and seconds be one")
     if type(place) is not int or not 0 <= place < len(encodings):
         raise FileError(f"a member with the encoding {place!r} of {len(encodings)}")
     sizes = member.net.layer_sizes

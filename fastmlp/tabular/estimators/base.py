@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps, trees
 from fastmlp.tabular.estimators.constraints import columns_in_order
+from fastmlp.tabular.estimators.distilled import distilled
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
 from fastmlp.tabular.pack import (
     PRESETS,
@@ -35,13 +36,15 @@ from fastmlp.tabular.pack import (
     TableRows,
     train_pack,
 )
-from fastmlp.tabular.pack.outputs import Scorer, Task
+from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Scorer, Task
+from fastmlp.tabular.pack.refit import joined_rows, refitted
 from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.tabular.schema.schema import learned_table
 from fastmlp.training import pool
+from fastmlp.training.history import History
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
@@ -53,6 +56,7 @@ FEW_ROWS = 1000
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
     "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
+    "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
 
 
@@ -76,6 +80,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     categorical_features: Any
     validation_fraction: float
     cv: Folds | None
+    refit: bool
     preset: Preset
     trees: bool | None
     extra_members: Sequence[Any] | None
@@ -102,6 +107,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
+        "refit": ["boolean"],
         "preset": [StrOptions({*PRESETS})],
         "trees": ["boolean", None],
         "extra_members": [list, tuple, None],
@@ -132,6 +138,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
+        if self.refit and self.time_limit is not None:
+            raise ValueError(
+                f"{who}: refit=True trains nets for as many epochs as they need, and "
+                f"time_limit={self.time_limit:g} may end them before: leave one of both out"
+            )
         callbacks = checks.callbacks(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
@@ -149,6 +160,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
         validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
+        self._check_targets(np.where(kept, places, 1), who, "y")
+        if validation is not None:
+            self._check_targets(validation.y, who, "y_val")
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(arguments.groups, n_rows, who)
         groups = None if groups is None else groups[kept]
@@ -160,7 +174,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         pack, members, board = self._trained(data, classes, seed, caller, signs)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
-        self.training_ = {"rows": len(data.training.y), "validation_rows": len(data.held_out.y)}
+        more = len(data.held_out.y) if self.refit and data.folds is None else 0
+        rows_of_nets = len(data.training.y) + more
+        self.training_ = {"rows": rows_of_nets, "validation_rows": len(data.held_out.y)}
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
@@ -224,7 +240,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         named = extras.named(members, type(self).__name__, signs, values)
         validation = data.held_out if data.folds is None else None
         parts = (data.training, validation)
-        score, n_threads = score_of(self.scoring, task, classes), n_threads_of(self.n_jobs)
+        score, n_threads = self._own_score(), n_threads_of(self.n_jobs)
+        if self.scoring is not None:
+            score = score_of(self.scoring, task, classes)
         alone = not settings.trees or pool.n_threads_of(n_threads) == 1
         options: dict[str, Any] = {"n_classes": n_classes, "folds": data.folds or ()}
         own, grown = (
@@ -247,6 +265,14 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
         scores = [scorer.score_of(extra.predictions) for extra in beside]
         board = reports.leaderboard(pack, [extra.name for extra in beside], scores)
+        if self.refit:
+            whole = data.training if validation is None else joined_rows(data.training, validation)
+            settings = settings._replace(signs=signs)
+            pack = refitted(pack, whole, n_classes, settings, seed, n_threads)
+            if validation is not None:
+                beside = [
+                    extra._replace(estimator=extras.fit(extra.estimator, whole)) for extra in beside
+                ]
         return pack, [(extra.name, extra.estimator) for extra in beside], board
 
     def _settings(self) -> PackSettings:
@@ -265,6 +291,13 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         """Return numbers, or places of classes, and the classes."""
         raise NotImplementedError
+
+    def _check_targets(self, y: Array, who: str, name: str) -> None:
+        """Raise ValueError if the loss does not take the targets."""
+
+    def _own_score(self) -> Score | None:
+        """The score that is maximised without `scoring`; None: that of the task."""
+        return None
 
     def _class_weights(
         self, places: Array, classes: Array | None, sample_weight: Any, who: str
@@ -358,10 +391,17 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def validation_score_(self) -> float:
         """The score of the ensemble on the rows that it was selected on, which flatters a little.
 
-        By `scoring`; without one minus the log loss, or minus the root mean squared error.
+        By `scoring`; without one minus the log loss, or minus the root mean squared error; minus
+        the mean of another `loss`.
         """
         check_is_fitted(self, "pack_")
         return self.pack_.validation_score
+
+    @property
+    def learning_curves_(self) -> dict[str, History]:
+        """The losses of each net of the ensemble by epoch, as `plot_history` takes them, by its
+        settings and, of several folds, a number."""
+        return reports.curves(self.members_)
 
     @property
     def n_iter_(self) -> NDArray[np.int64]:
@@ -374,7 +414,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
         By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
         them, five times; computed when it is asked for first. The score is minus the log loss, or
-        minus the root mean squared error. Columns that are left out have 0.
+        minus the root mean squared error, or the mean of another `loss`. Columns that are left out
+        have 0.
 
         Raises
         ------
@@ -440,6 +481,57 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         """The steps that a row takes, for `to_c` and `jit.compiled`."""
         check_is_fitted(self)
         return steps.parts_of_table(self, who)
+
+    def distilled(
+        self, X: Any, y: Any = None, *, hidden_layer_sizes: int | Sequence[int] = (64, 64)
+    ) -> Self:
+        """Return a fitted model of one net, trained on this one's predictions.
+
+        It is smaller and faster, and exports to less code: `to_c`, `jit.compiled`, `to_onnx` and
+        files take it as any model. The net learns the predictions of X and of drawn rows, four
+        for each, 20,000 at least and 200,000 at most: rows of X, in which each column is that of
+        the row or of a near one. A fifth of X ends the training. A model keeps no rows of its
+        training but some to validate on, so that X is to be given: that of `fit`, or more rows,
+        whose targets need not be known.
+
+        Parameters
+        ----------
+        X : as for `predict`; 2 rows or more
+        y : (n_rows,) array, optional
+            Targets of X, to compare losses on the fifth of the rows that is held out. None: on the
+            rows that the model keeps, those to validate on.
+        hidden_layer_sizes : int or sequence of int, default (64, 64)
+
+        Returns
+        -------
+        TabularMLPClassifier or TabularMLPRegressor
+            ``training_["distilled"]`` has its loss, that of this model (`ensemble_loss`) on the
+            same rows, the root mean square of what the predictions differ by on the rows that were
+            held out, and the number of drawn rows. The summary tells the losses. Without y both
+            losses flatter a little, as the rows have chosen the ensemble.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If columns are missing, a size is no integer of 1 or more, or there is no y for a model
+            from a file, which has no rows.
+
+        References
+        ----------
+        Bucila, Caruana & Niculescu-Mizil (2006), "Model compression".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import TabularMLPRegressor
+        >>> X = np.random.default_rng(0).normal(size=(300, 2))
+        >>> model = TabularMLPRegressor(n_members=3, max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> small = model.distilled(X)
+        >>> len(small.members_), sorted(small.training_["distilled"])
+        (1, ['difference', 'drawn_rows', 'ensemble_loss', 'loss'])
+        """
+        model: Self = distilled(self, X, y, hidden_layer_sizes)
+        return model
 
     def summary(self) -> str:
         """Return the ensemble and what it was selected from, as text."""

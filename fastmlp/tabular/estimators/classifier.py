@@ -63,11 +63,18 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Instead: train each net so many times, each time without another fold of the rows. None: 5
         for fewer than 1,000 rows. No row may be in two folds; those in none, as the first of a
         TimeSeriesSplit, are only trained on. A file of the model has a number only.
+    refit : bool, default False
+        After the selection, train the nets of the ensemble once more, on all rows, those to
+        validate on too, each for as many epochs as its best one's number; one net then takes the
+        place of those of all folds, and predictions of folds take a fraction of the time. Scores,
+        intervals and curves are those of the selection. Not with `time_limit`, nor on a cluster:
+        nets are trained here.
     trees : bool, optional
         Let scikit-learn's HistGradientBoosting, 200 rounds at a rate of 0.05, be a candidate of the
         selection. Categories of up to 255 levels are taken as such, others as numbers. They grow
         beside the nets on one thread more, with ``n_jobs=1`` before them; with a time limit for a
-        quarter of it at most, in fewer rounds. None: with preset "best" alone.
+        quarter of it at most, in fewer rounds. None: with preset "best" alone, and not with
+        another loss than the squared error.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. They are given the columns as numbers,
         NaN where a value is missing, first the numeric ones, then categories as places among their
@@ -156,6 +163,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,
+        refit: bool = False,
         trees: bool | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,

@@ -86,7 +86,7 @@ def fitted(
     """
     extras = []
     for name, estimator in members:
-        model = _fit(estimator, training)
+        model = fit(estimator, training)
         if validation is not None:
             predictions = answers(model, validation.values, n_classes)
         else:
@@ -117,7 +117,8 @@ def answers(model: Any, values: Values, n_classes: int) -> Array:
     return probabilities
 
 
-def _fit(estimator: Any, part: TableRows) -> Any:
+def fit(estimator: Any, part: TableRows) -> Any:
+    """A clone of an estimator, fitted to rows."""
     more = {} if part.weight is None else {"sample_weight": part.weight}
     if more and not has_fit_parameter(estimator, "sample_weight"):
         raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
@@ -128,7 +129,7 @@ def _out_of_folds(estimator: Any, part: TableRows, n_classes: int, folds: Sequen
     rows = validated(folds)
     predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
-        model = _fit(estimator, part.take(first))
+        model = fit(estimator, part.take(first))
         predictions[np.searchsorted(rows, second)] = answers(
             model, part.take(second).values, n_classes
         )

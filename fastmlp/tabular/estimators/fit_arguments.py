@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
@@ -47,12 +46,18 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     if y is None:
         raise ValueError(f"{who}: requires y to be passed, but the target y is None")
     validation.unmasked(y, who, name)
-    targets: Array = column_or_1d(array(y), warn=True)
+    values = array(y)
+    if values.ndim == 2 and values.shape[1] > 1:
+        several = "MultiOutput" + ("Classifier" if "Classifier" in who else "Regressor")
+        advice = f"sklearn.multioutput.{several}(model) fits a model to each of them"
+        raise ValueError(
+            f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: {advice}"
+        )
+    targets: Array = column_or_1d(values, warn=True)
     if len(targets) != n_rows:
         check_consistent_length(np.empty(n_rows), targets)
     _no_nan(missing(targets), who, name)
-    if targets.dtype.kind == "f":
-        assert_all_finite(targets, input_name=name)
+    _finite(targets, who, name)
     return targets
 
 
@@ -87,7 +92,7 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
         as_numbers = targets.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
-    assert_all_finite(as_numbers, input_name=name)
+    _finite(as_numbers, who, name)
     return as_numbers
 
 
@@ -115,7 +120,9 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
     return classes, places.astype(np.int64)
 
 
-def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64]:
+def places_of(
+    y: Any, classes: Array, n_rows: int, who: str, name: str = "y_val"
+) -> NDArray[np.int64]:
     """Return the place of each row's label among known ones, shape (n_rows,).
 
     Raises
@@ -123,11 +130,13 @@ def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64
     TypeError, ValueError
         As `vector` does, or if a label is unknown.
     """
-    labels = vector(y, n_rows, who, "y_val")
+    labels = vector(y, n_rows, who, name)
     unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
         known = listed(list(map(repr, classes.tolist())))
-        raise ValueError(f"{who}: y_val has labels that y has not: {listed(unknown)}; y: {known}")
+        of_fit = "y" if name == "y_val" else "the fit"
+        message = f"{name} has labels that {of_fit} has not: {listed(unknown)}; {of_fit}: {known}"
+        raise ValueError(f"{who}: {message}")
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
@@ -243,6 +252,15 @@ def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
             f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
         )
         raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
+
+
+def _finite(targets: Array, who: str, name: str) -> None:
+    """Raise ValueError, in scikit-learn's words and with the first row, if a target is infinite."""
+    infinite = np.isinf(targets) if targets.dtype.kind == "f" else np.zeros(1, np.bool_)
+    if infinite.any():
+        n = count(int(infinite.sum()), "infinite value")
+        message = f"{n}, the first in row {infinite.argmax()}; leave such rows out"
+        raise ValueError(f"{who}: Input {name} contains infinity: {message}")
 
 
 def _is_missing(value: Any) -> bool:

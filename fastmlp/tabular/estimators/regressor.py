@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self
+from numbers import Real
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.estimators.common import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
@@ -13,7 +15,8 @@ from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
-from fastmlp.tabular.pack import Preset
+from fastmlp.tabular.pack import PackSettings, Preset
+from fastmlp.tabular.pack.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.training.history import Callback
 from fastmlp.validation import scalars
@@ -30,12 +33,23 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     Parameters
     ----------
+    loss : {"squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"}, \
+    default "squared_error"
+        What nets are trained on, and the selection minimises the mean of without `scoring`; in the
+        words of scikit-learn's HistGradientBoostingRegressor. "poisson" and "tweedie" take y of 0
+        or more, "gamma" of more than 0: such losses suit skewed targets, of which they predict the
+        mean, in proportion. "absolute_error" predicts the median, "quantile" another quantile.
+    quantile : float in (0, 1), default 0.5
+        The level of ``loss="quantile"``.
+    power : float from 1 to 2, default 1.5
+        The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
     preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, trees, extra_members, compute_dtype, monotonic_cst, random_state, \
-    n_jobs, verbose, client, group_timeout
+    validation_fraction, cv, refit, trees, extra_members, compute_dtype, monotonic_cst, \
+    random_state, n_jobs, verbose, client, group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
-        What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
+        What the selection maximises, of scikit-learn's. None: minus the root mean squared error, or
+        the mean of another `loss`.
 
     Attributes
     ----------
@@ -59,10 +73,24 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     True
     """
 
+    loss: Objective
+    quantile: float
+    power: float
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **TabularMLP._parameter_constraints,
+        "loss": [StrOptions({*get_args(Objective)})],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+        "power": [Interval(Real, 1, 2, closed="both")],
+    }
+
     @explained
     def __init__(
         self,
         *,
+        loss: Objective = "squared_error",
+        quantile: float = 0.5,
+        power: float = 1.5,
         preset: Preset = "balanced",
         n_members: int | None = None,
         max_members: int | None = None,
@@ -73,6 +101,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,
+        refit: bool = False,
         trees: bool | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
@@ -197,3 +226,24 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         return fit_arguments.numbers(y, n_rows, who), None
+
+    def _number_loss(self) -> NumberLoss:
+        return NumberLoss(self.loss, self.quantile if self.loss == "quantile" else self.power)
+
+    def _settings(self) -> PackSettings:
+        settings = super()._settings()
+        # Trees are of the squared error: with other losses candidates where they are asked for.
+        trees = settings.trees and (bool(self.trees) or self.loss == "squared_error")
+        return settings._replace(loss=self._number_loss(), trees=trees)
+
+    def _own_score(self) -> Score | None:
+        return None if self.loss == "squared_error" else self._number_loss().score
+
+    def _check_targets(self, y: Array, who: str, name: str) -> None:
+        if (power := self._number_loss().power) is None:
+            return
+        wrong = y <= 0 if power == 2 else y < 0
+        if wrong.any():
+            limit, row = "above 0" if power == 2 else "0 or more", int(wrong.argmax())
+            got = f"got {y[row]:g} in row {row}"
+            raise ValueError(f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}")

@@ -7,12 +7,13 @@ import numpy as np
 
 from fastmlp.network import summary as pieces
 from fastmlp.network.summary import SummaryTable
-from fastmlp.tabular.pack import Pack
+from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.schema import reasons
+from fastmlp.training.history import History
 from fastmlp.validation.suggestions import count
 
-COLUMNS = ("member", "weight", "validation_score", "best_epoch")
-Row = tuple[str, float, float, float]
+COLUMNS = ("member", "weight", "validation_score", "best_epoch", "fit_seconds")
+Row = tuple[str, float, float, float, float]
 
 
 def leaderboard(pack: Pack, names: Sequence[str], scores: Sequence[float]) -> Any:
@@ -29,11 +30,25 @@ def leaderboard(pack: Pack, names: Sequence[str], scores: Sequence[float]) -> An
     for same in by_recipe.values():
         first, weight = same[0], sum(member.weight for member in same)
         epoch = float(np.mean([member.epoch for member in same]))
-        rows.append((str(first.recipe), weight, first.score, epoch))
+        seconds = sum(member.seconds for member in same)
+        rows.append((str(first.recipe), weight, first.score, epoch, seconds))
     for name, weight, score in zip(names, pack.extra_weights.tolist(), scores, strict=True):
-        rows.append((name, weight, score, float("nan")))
+        rows.append((name, weight, score, float("nan"), float("nan")))
     rows.sort(key=lambda row: -row[2])
     return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+
+
+def curves(members: Sequence[Member]) -> dict[str, History]:
+    """The losses of each net, by its recipe and, of several folds, their numbers from 1."""
+    recipes = [str(member.recipe) for member in members]
+    histories = {}
+    for i, (name, member) in enumerate(zip(recipes, members, strict=True)):
+        n = recipes[: i + 1].count(name)
+        losses, validation_losses = member.curve.T.tolist()
+        histories[name if recipes.count(name) == 1 else f"{name}, {n}"] = History(
+            losses, validation_losses, seconds=member.seconds, best_epoch=member.epoch - 1
+        )
+    return histories
 
 
 def framed(rows: list[dict[str, Any]]) -> Any:
@@ -91,7 +106,7 @@ def unfitted(model: Any) -> str:
 def _cells(model: Any) -> list[tuple[str, ...]]:
     cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
     for row in rows_of(model.leaderboard_):
-        name, weight, score, epoch = (row[column] for column in COLUMNS)
+        name, weight, score, epoch, _ = (row[column] for column in COLUMNS)
         epoch_text = "" if epoch != epoch else f"{epoch:.0f}"
         cells.append((name, f"{weight:.3f}", f"{score:.4g}", epoch_text))
     return cells
@@ -105,4 +120,7 @@ def _last(model: Any) -> str:
     columns = f"{count(numbers, 'number')}, {categories} categories{more}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
+    if (distilled := model.training_.get("distilled")) is not None:
+        nets += f", distilled: loss {distilled['loss']:.4g}, ensemble's"
+        nets += f" {distilled['ensemble_loss']:.4g}"
     return f"{nets}; validation score {pack.validation_score:.4g}; {columns}"

@@ -108,7 +108,7 @@ def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
     from sklearn.inspection import permutation_importance
 
     schema, part = model.schema_, kept.part
-    scorer = Scorer(model.pack_.task, part.y, part.weight)
+    scorer = Scorer(model.pack_.task, part.y, part.weight, model._own_score())
 
     def score(rows: "_ModelOfPlaces", X: Array, y: Array, sample_weight: Any = None) -> float:
         return scorer.score_of(rows.predict(X))

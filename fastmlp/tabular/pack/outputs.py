@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import LossLike
+from fastmlp.rules.loss_settings import Quantile, Tweedie
 from fastmlp.training import metrics
 
 Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]
 # A score of the user's: of targets, predictions and weights or None; higher is better.
 Score = Callable[[Array, Array, Array | None], float]
-# The least probability that a log-loss sees.
+# The least probability that a log-loss sees, and the least mean of a deviance in its targets' mean.
 LEAST = 1e-7
 
 
@@ -69,11 +70,84 @@ def _mean(errors: Array, weight: Array | None) -> float:
     return float(mean)
 
 
+Objective = Literal["squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie"]
+# Words of other libraries for some of them.
+WORDS_OF_LOSSES = {
+    "squared_error": "mse mean_squared_error l2 rmse regression",
+    "absolute_error": "mae mean_absolute_error l1 regression_l1 huber mape",
+    "quantile": "pinball multi_quantile",
+    "poisson": "count",
+}
 LOSSES: dict[Task, LossLike] = {
     "binary": "binary_cross_entropy",
     "multiclass": "cross_entropy",
     "regression": "mse",
 }
+
+
+class NumberLoss(NamedTuple):
+    """The loss of a model of numbers, in scikit-learn's words.
+
+    Attributes
+    ----------
+    setting : the level of "quantile", or the power of "tweedie"
+    """
+
+    name: Objective = "squared_error"
+    setting: float = 0.5
+
+    @property
+    def of_nets(self) -> LossLike:
+        """The loss that nets are trained on."""
+        match self.name:
+            case "squared_error":
+                return "mse"
+            case "absolute_error":
+                return "mae"
+            case "quantile":
+                return Quantile(self.setting)
+            case "tweedie":
+                return Tweedie(self.setting)
+        return self.name
+
+    @property
+    def level(self) -> float | None:
+        """The level of the quantile that has the least loss; None for losses of means."""
+        return {"absolute_error": 0.5, "quantile": self.setting}.get(self.name)
+
+    @property
+    def power(self) -> float | None:
+        """The power of the deviance; None for other losses."""
+        return {"poisson": 1.0, "gamma": 2.0, "tweedie": self.setting}.get(self.name)
+
+    def of_rows(self, y: Array, predictions: Array) -> Array:
+        """The loss of each row, shape (n_rows,), as scikit-learn's metric of the name has it."""
+        if self.power is not None:
+            return _deviances(y, predictions, self.power)
+        if self.level is None:
+            return metrics.squared_errors(y, predictions)
+        if self.name == "absolute_error":
+            return metrics.absolute_errors(y, predictions)
+        errors = y - predictions
+        losses: Array = np.maximum(self.level * errors, (self.level - 1) * errors)
+        return losses
+
+    def score(self, y: Array, predictions: Array, weight: Array | None) -> float:
+        """Minus the mean loss."""
+        return -_mean(self.of_rows(y, predictions), weight)
+
+
+def _deviances(y: Array, mean: Array, power: float) -> Array:
+    """The Tweedie deviance of each row, of a power from 1 to 2; NaN where the mean is below 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if power == 1:
+            halves = np.where(y > 0, y * np.log(y / mean), 0) - y + mean
+        elif power == 2:
+            halves = np.log(mean / y) + y / mean - 1
+        else:
+            a, b = 1 - power, 2 - power
+            halves = y**b / (a * b) - y * mean**a / a + mean**b / b
+    return np.asarray(2 * halves)
 
 
 class NetOutputs(NamedTuple):
@@ -99,7 +173,7 @@ class NetOutputs(NamedTuple):
 
     @property
     def loss(self) -> LossLike:
-        """The loss that nets are trained on."""
+        """The loss that nets are trained on, but for numbers with another."""
         return LOSSES[self.task]
 
     def targets(self, y: Array) -> Array:
@@ -115,15 +189,28 @@ class NetOutputs(NamedTuple):
         return np.concatenate([1 - numbers, numbers], axis=1) if self.task == "binary" else numbers
 
 
-def outputs_of(task: Task, y: Array, weight: Array | None, n_classes: int) -> NetOutputs:
+SQUARED = NumberLoss()
+
+
+def outputs_of(
+    task: Task, y: Array, weight: Array | None, n_classes: int, loss: NumberLoss = SQUARED
+) -> NetOutputs:
     """Return the outputs for targets in training, shape (n_rows,): numbers or places of classes.
 
-    A class without a row there has the share of half a row.
+    A class without a row there has the share of half a row. Nets begin with about the constant that
+    has the least loss: the mean, or a quantile.
     """
     if task == "regression":
-        center = float(np.average(y, weights=weight))
-        scale = float(np.sqrt(np.average((y - center) ** 2, weights=weight))) or 1.0
-        return NetOutputs(task, 1, (0.0,), center, scale, float(y.min()), float(y.max()))
+        center, low = float(np.average(y, weights=weight)), float(y.min())
+        if loss.power is not None:
+            # A mean of 0 has no deviance.
+            center, scale, low = 0.0, center or 1.0, max(low, LEAST * (center or 1.0))
+        elif loss.level is not None:
+            center = float(np.quantile(y, loss.level))
+            scale = float(np.average(np.abs(y - center), weights=weight)) or 1.0
+        else:
+            scale = float(np.sqrt(np.average((y - center) ** 2, weights=weight))) or 1.0
+        return NetOutputs(task, 1, (0.0,), center, scale, low, float(y.max()))
     mass = np.bincount(y, weights=weight, minlength=n_classes).astype(np.float64)
     shares = np.maximum(mass, 0.5 * mass.sum() / len(y))
     logs = np.log(shares / shares.sum())

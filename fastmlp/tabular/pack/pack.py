@@ -1,5 +1,6 @@
 """A pack: many small nets on encoded columns, of which a greedy selection forms the ensemble."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,8 @@ class Member(NamedTuple):
     score : float
         Of the validation rows, higher is better: of all folds' nets together.
     epoch : int, the best, counted from 1
+    curve : (n_epochs, 2) array, the loss and the validation loss of each epoch
+    seconds : float, of its training
     """
 
     recipe: Recipe
@@ -60,6 +63,8 @@ class Member(NamedTuple):
     weight: float
     score: float
     epoch: int
+    curve: Array = np.empty((0, 2))
+    seconds: float = math.nan
 
 
 class Caller(NamedTuple):
@@ -208,7 +213,8 @@ def train_pack(
     """
     caller = caller or Caller()
     start = time.perf_counter() if caller.start is None else caller.start
-    outputs = outputs_of(task, training.y, training.weight, n_classes)
+    outputs = outputs_of(task, training.y, training.weight, n_classes, settings.loss)
+    loss = settings.loss.of_nets if task == "regression" else None
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
@@ -226,7 +232,7 @@ def train_pack(
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        of_nets = NetSettings(outputs, settings.compute_dtype, settings.signs)
+        of_nets = NetSettings(outputs, settings.compute_dtype, settings.signs, loss)
         splits.append(Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
@@ -341,9 +347,8 @@ def _pack(
             place = places.setdefault((k, trained.recipe.encoding), len(places))
             score = scorer.score_of(candidate.predictions)
             share = float(weight) / len(fits)
-            members.append(
-                Member(trained.recipe, place, trained.net, share, score, trained.best_epoch)
-            )
+            own = (trained.best_epoch, trained.curve, trained.seconds)
+            members.append(Member(trained.recipe, place, trained.net, share, score, *own))
     residuals = np.empty(0)
     if outputs.task == "regression":
         pairs = zip(weights, predictions, strict=True)

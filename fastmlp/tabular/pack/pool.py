@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import Call, fit_together
 from fastmlp.model import MLP
-from fastmlp.network.spec import ComputeDType
+from fastmlp.network.spec import ComputeDType, LossLike
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.first_order import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
@@ -132,6 +132,8 @@ class Trained(NamedTuple):
     predictions : of the validation rows, shape (n_rows,) or (n_rows, n_classes)
     best_epoch, n_epochs : int, counted from 1
     cut : bool, True if the deadline has ended the training
+    curve : (n_epochs, 2) array, the loss and the validation loss of each epoch
+    seconds : float, of the training
     """
 
     recipe: Recipe
@@ -140,14 +142,18 @@ class Trained(NamedTuple):
     best_epoch: int
     n_epochs: int
     cut: bool
+    curve: NDArray[np.float64]
+    seconds: float
 
 
 class NetSettings(NamedTuple):
-    """The settings that all nets of a pack share: outputs, precision, constraints of columns."""
+    """The settings that all nets of a pack share: outputs, precision, constraints of columns, and
+    the loss, if it is not that of the outputs."""
 
     outputs: NetOutputs
     compute_dtype: ComputeDType | None = None
     signs: tuple[int, ...] = ()
+    loss: LossLike | None = None
 
 
 class Split(NamedTuple):
@@ -251,9 +257,9 @@ class _SplitRows:
     def fits(self, recipes: Sequence[Recipe], X: Inputs, signs: list[int] | None) -> "_Fits":
         """New nets with the rows that they train on; `signs` are the constraints of the inputs."""
         places, n = np.arange(len(X)), self._n
-        batch = _batch_size(n)
+        batch = batch_size_of(n)
         steps = math.ceil(n / batch)
-        nets = [_net(recipe, X.shape[1], self._nets, steps, signs) for recipe in recipes]
+        nets = [new_net(recipe, X.shape[1], self._nets, steps, signs) for recipe in recipes]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
         return _Fits(recipes, call, self._nets.outputs)
 
@@ -274,7 +280,10 @@ class _Fits(NamedTuple):
             if history.best_epoch is not None or cut:
                 predictions = self.outputs.predictions(net.predict(held_out))
                 best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
-                nets.append(Trained(recipe, net, predictions, best, n_epochs, cut))
+                losses = [*zip(history.loss, history.validation_loss, strict=False)]
+                curve = np.array(losses, np.float64).reshape(-1, 2)
+                own = (best, n_epochs, cut, curve, history.seconds)
+                nets.append(Trained(recipe, net, predictions, *own))
         return nets
 
 
@@ -300,12 +309,13 @@ def _weights(part: TableRows) -> Array:
     return np.ones(len(part.y)) if part.weight is None else part.weight
 
 
-def _batch_size(n_rows: int) -> int:
+def batch_size_of(n_rows: int) -> int:
+    """The batch size of so many rows to train on."""
     power = round(math.log2(max(n_rows / STEPS_PER_EPOCH, 1)))
     return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)
 
 
-def _net(
+def new_net(
     recipe: Recipe,
     n_inputs: int,
     settings: NetSettings,
@@ -325,7 +335,7 @@ def _net(
     net = MLP(
         (n_inputs, *recipe.hidden, outputs.n_outputs),
         activation=recipe.activation,
-        loss=outputs.loss,
+        loss=settings.loss or outputs.loss,
         optimizer=optimizer,
         initializer="he_uniform",
         dropout=recipe.dropout if recipe.hidden else 0.0,

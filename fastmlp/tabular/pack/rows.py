@@ -93,14 +93,15 @@ def inputs_of(encoding: Encoding, values: Values) -> Inputs:
     """Return the inputs of rows to predict."""
     if len(values.numbers) < FEWEST_ROWS:
         return encoding.transform(values)
-    return _fast(encoding.expanded(values))
+    return shortest(encoding.expanded(values))
 
 
 def joined(first: Expanded, second: Expanded) -> Inputs:
     """Return the inputs of the rows of both."""
     values = np.concatenate([first.values, second.values])
-    return _fast(trusted(values, first.kind))
+    return shortest(trusted(values, first.kind))
 
 
-def _fast(rows: Expanded) -> Inputs:
+def shortest(rows: Expanded) -> Inputs:
+    """Rows in short, or as an array where no column has pieces or levels."""
     return rows if rows.pieces or rows.levels else rows.values

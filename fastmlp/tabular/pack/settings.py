@@ -7,7 +7,7 @@ import numpy as np
 
 from fastmlp.network.spec import Activation, ComputeDType
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack.outputs import Score
+from fastmlp.tabular.pack.outputs import SQUARED, NumberLoss, Score
 
 Preset = Literal["fast", "balanced", "best"]
 # A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
@@ -39,6 +39,7 @@ class PackSettings(NamedTuple):
         How many epochs a net goes on without getting better, beside 0.3 of those until its best.
     score : function of (y, predictions, weight), optional
         What the selection maximises; None: minus the log-loss or the RMSE.
+    loss : of numbers
     time_limit : float, optional
         Seconds after which no net is begun, and those that train end, within an epoch too. With
         it, which nets there are depends on the machine.
@@ -58,6 +59,7 @@ class PackSettings(NamedTuple):
     compute_dtype: ComputeDType | None = None
     signs: tuple[int, ...] = ()
     trees: bool = False
+    loss: NumberLoss = SQUARED
 
 
 PRESETS: dict[Preset, PackSettings] = {

@@ -221,11 +221,16 @@ class Schema:
         """Return the places of the columns in a table, by their names."""
         if self.named and table.names is not None:
             if table.names != self.columns:
-                require(self.read_names, table.names, who)
+                try:
+                    require(self.read_names, table.names, who)
+                except ValueError as error:
+                    own = listed([*map(repr, self.read_names)], 20)
+                    raise ValueError(f"{error}; columns of the model: {own}") from None
             return {name: place for place, name in enumerate(table.names)}
         if table.n_columns != len(self.columns):
             n = count(len(self.columns), "column")
-            raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}")
+            own = f": {listed([*map(repr, self.columns)], 20)}" if self.named else ""
+            raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}{own}")
         return {name: place for place, name in enumerate(self.columns)}
 
     def _numbers(self, table: MemoryTable, places: Mapping[str, int], who: str) -> Array:

@@ -1,0 +1,100 @@
+"""A model of tables of one small net, which has learned what an ensemble predicts."""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.tabular.estimators import fit_arguments, reports
+from fastmlp.tabular.estimators.constraints import columns_in_order
+from fastmlp.tabular.estimators.scoring import KeptRows, kept_of
+from fastmlp.tabular.pack import Pack, TableRows, distillation
+from fastmlp.tabular.pack.outputs import Scorer, sorted_residuals
+from fastmlp.tabular.schema import Schema
+from fastmlp.validation import scalars
+
+Array = NDArray[Any]
+
+
+def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
+    """The fitted model of one net; see `TabularMLP.distilled`."""
+    name = type(model).__name__
+    who, start = f"{name}.distilled", time.perf_counter()
+    values = model._values(X, "distilled")
+    n = len(values.codes)
+    if n < 2:
+        raise ValueError(f"{who}: X must have 2 rows or more, got {n}")
+    sizes = [hidden_layer_sizes] if np.isscalar(hidden_layer_sizes) else [*hidden_layer_sizes]
+    hidden = tuple(
+        scalars.positive_integer(who, f"hidden_layer_sizes[{i}]", size)
+        for i, size in enumerate(sizes)
+    )
+    classes = getattr(model, "classes_", None)
+    if y is None:
+        kept: KeptRows | None = getattr(model, "_kept", None)
+        if kept is None:
+            lacks = "a model from a file holds no rows to compare losses on"
+            raise ValueError(f"{who}: {lacks}: give y, the targets of X")
+        part = kept.part
+    elif classes is None:
+        part = TableRows(values, fit_arguments.numbers(y, n, who))
+    else:
+        part = TableRows(values, fit_arguments.places_of(y, classes, n, who, "y"))
+    seed = int(check_random_state(model.random_state).randint(2**31 - 1))
+    settings = model._settings()._replace(
+        signs=columns_in_order(model.monotonic_cst, model.schema_, classes, name)
+    )
+    n_threads = n_threads_of(model.n_jobs)
+    pack, columns = model.pack_, _columns(model.schema_)
+    member, held_out, n_drawn = distillation.distilled(
+        pack, values, columns, model._predicted, settings, hidden, seed, n_threads
+    )
+    if y is not None:
+        part = part.take(held_out)
+    scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
+    alone = _alone(pack, member, -1.0, np.empty(0))
+    result = clone(model)
+    result._take(model.schema_, alone, [], classes)
+    of_net = result._predicted(part.values)
+    loss, of_all = -scorer.score_of(of_net), -scorer.score_of(model._predicted(part.values))
+    residuals = sorted_residuals(part.y, of_net) if pack.task == "regression" else np.empty(0)
+    alone = _alone(pack, member._replace(score=-loss), -loss, residuals)
+    result._take(model.schema_, alone, [], classes)
+    result.leaderboard_ = reports.leaderboard(alone, [], [])
+    rows = values.part(held_out)
+    away = result._predicted(rows) - model._predicted(rows)
+    result.training_ = {**model.training_, "rows": n - len(held_out)}
+    result.training_["distilled"] = {
+        "drawn_rows": n_drawn,
+        "loss": loss,
+        "ensemble_loss": of_all,
+        "difference": float(np.sqrt(np.mean(away**2))),
+    }
+    result._kept = kept_of(part, np.random.default_rng([seed, 2]))
+    model._say(f"{who}: {result.summary()}", start)
+    return result
+
+
+def _alone(pack: Pack, member: Any, score: float, residuals: Array) -> Pack:
+    """A pack of one net."""
+    return Pack(
+        pack.outputs,
+        [pack.encodings[member.encoding]],
+        [member._replace(encoding=0)],
+        extra_weights=np.empty(0),
+        validation_score=score,
+        residuals=residuals,
+        n_trained=1,
+    )
+
+
+def _columns(schema: Schema) -> distillation.TableColumns:
+    """The place of the table's column of each number and code."""
+    place = {name: j for j, name in enumerate(schema.read_names)}
+    names = (schema.number_names, schema.categorical_names)
+    of_numbers, of_codes = (np.array([place[name] for name in own], np.intp) for own in names)
+    return distillation.TableColumns(of_numbers, of_codes)

@@ -1,0 +1,190 @@
+"""After the selection: nets trained on all rows, learning curves, and one net for all."""
+
+import pickle
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from model_files import reloaded
+from sklearn.base import clone
+from sklearn.tree import DecisionTreeRegressor
+from small_tables import FEW, classifier, drawn, labels, regressor, table_of
+
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, to_c
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.plotting import plot_history
+from fastmlp.tabular.pack import distillation
+from fastmlp.tabular.pack.outputs import Scorer
+from fastmlp.tabular.schema import Values
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+    pytest.mark.filterwarnings("ignore:.*columns left out"),
+]
+X, Y = drawn()
+LABELS = labels()
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few rows to distil from."""
+    monkeypatch.setattr(distillation, "LEAST", 600)
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("divided", ["folds", "held out", "given"])
+def test_all_rows_are_trained_on_after_the_selection(
+    classes: bool, divided: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
+    y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
+    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 100)
+    more: dict[str, Any] = {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
+    rows = X[:90] if more else X
+    weight = 1.0 + np.arange(len(rows)) % 3
+    settings: dict[str, Any] = {**FEW, "cv": 3 if divided == "folds" else None}
+    settings |= {"monotonic_cst": {"age": 1}} if not classes else {}
+    more |= {"X": rows, "y": y[: len(rows)], "sample_weight": weight}
+    plain, model = make(**settings).fit(**more), clone(make(**settings, refit=True)).fit(**more)
+    numbers = sorted({member.recipe.number for member in plain.members_})
+    assert sorted(member.recipe.number for member in model.members_) == numbers
+    assert model.weights_.sum() == pytest.approx(1)
+    assert model.validation_score_ == plain.validation_score_
+    assert model.training_["rows"] == 120
+    assert not np.array_equal(getattr(model, method)(X), getattr(plain, method)(X))
+    assert model.score(X, y) > 0.4
+    again = clone(model).set_params(n_jobs=1).fit(**more)
+    loaded = reloaded(model, tmp_path / "m.safetensors")
+    for other in (again, loaded, pickle.loads(pickle.dumps(model))):
+        assert np.array_equal(getattr(other, method)(X), getattr(model, method)(X))
+    assert loaded.refit is True
+
+
+def test_other_members_see_all_rows_too() -> None:
+    trees = DecisionTreeRegressor(max_depth=9, random_state=0)
+    model = TabularMLPRegressor(**FEW, extra_members=[trees], refit=True)
+    model.fit(X[:60], Y[:60], X_val=X[60:], y_val=Y[60:])
+    assert model.weights_[-1] > 0
+    assert model.extra_members_[0][1].tree_.n_node_samples[0] == 120
+
+
+def test_no_time_limit_with_all_rows() -> None:
+    with pytest.raises(ValueError, match=r"time_limit=9 may end them before: leave one of both"):
+        TabularMLPRegressor(refit=True, time_limit=9).fit(X, Y)
+
+
+def test_learning_curves(tmp_path: Any) -> None:
+    for model in (regressor(), classifier()):
+        curves = model.learning_curves_
+        assert len(curves) == len(model.members_)
+        for history, member in zip(curves.values(), model.members_, strict=True):
+            assert len(history.loss) == len(history.validation_loss) == len(member.curve) > 0
+            assert np.argmin(history.validation_loss) == history.best_epoch == member.epoch - 1
+            assert history.seconds > 0
+        total = sum(history.seconds for history in curves.values())
+        assert model.leaderboard_["fit_seconds"].sum() == pytest.approx(total)
+        loaded = reloaded(model, tmp_path / "m.safetensors")
+        assert loaded.learning_curves_ == curves
+        plot_history(curves)
+        plt.close("all")
+    names = [*regressor().learning_curves_]
+    assert len(names) == 1 or any(name.endswith(", 2") for name in names)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> None:
+    frame, y, task = table_of(seed, 150)
+    kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
+    model = kind(n_members=3, max_iter=20, cv=2, random_state=seed)
+    model.fit(frame, y)
+    small = model.distilled(frame)
+    method = "predict" if task == "regression" else "predict_proba"
+    assert type(small) is type(model)
+    assert len(small.members_) == 1
+    assert small.get_params() == model.get_params()
+    report = small.training_["distilled"]
+    away = getattr(small, method)(frame) - getattr(model, method)(frame)
+    spread = getattr(model, method)(frame).std()
+    assert np.sqrt(np.mean(away**2)) < 0.5 * spread + 0.02
+    assert report["loss"] == -small.validation_score_
+    assert report["ensemble_loss"] == pytest.approx(-_score(model, frame, y), rel=1e-6)
+    assert f"loss {report['loss']:.4g}" in small.summary()
+    again = clone(model).set_params(n_jobs=1).fit(frame, y).distilled(frame)
+    loaded = reloaded(small, tmp_path / "m.safetensors")
+    for other in (again, loaded, pickle.loads(pickle.dumps(small))):
+        assert np.array_equal(getattr(other, method)(frame), getattr(small, method)(frame))
+    assert loaded.summary() == small.summary()
+    out = np.empty((150, 1 if task == "regression" else len(model.classes_)))
+    jit.predict(jit.compiled(small), small.codes(frame), out)
+    expected = getattr(small, method)(frame)
+    assert np.array_equal(out, expected.reshape(out.shape))
+    assert "predict" in to_c(small)
+
+
+@pytest.mark.parametrize("loss", ["quantile", "gamma"])
+def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
+    y = np.exp(Y / 2)
+    settings: dict[str, Any] = {**FEW, "loss": loss, "quantile": 0.8, "monotonic_cst": {"age": 1}}
+    model = TabularMLPRegressor(**settings, cv=2).fit(X, y)
+    small = model.distilled(X, y, hidden_layer_sizes=16)
+    assert small.members_[0].net.layer_sizes[1:] == (16, 1)
+    result, expected = small.predict(X), model.predict(X)
+    assert np.corrcoef(result, expected)[0, 1] > 0.9
+    # A quantile is not missed on one side.
+    assert abs(np.mean(result - expected)) < 0.1 * expected.std()
+    ages = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
+    assert (np.diff(small.predict(ages)) >= 0).all()
+
+
+def test_drawn_rows_are_of_near_rows(rng: np.random.Generator) -> None:
+    # Two groups far from each other; the last two numbers are parts of one date.
+    group = rng.integers(2, size=500)
+    numbers = np.stack([10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1)
+    numbers[:, 1:] += np.arange(500)[:, None] / 1e4
+    values = Values(numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32))
+    columns = distillation.TableColumns(np.array([0, 1, 1]), np.array([2, 3]))
+    drawn_rows = [*distillation.drawn(values, columns, 5000, np.random.default_rng(0))]
+    assert [len(part.codes) for part in drawn_rows] == [4096, 904]
+    rows = Values(*map(np.concatenate, zip(*drawn_rows, strict=True)))
+    assert rows.codes.dtype == np.int32
+    assert np.isin(rows.numbers[:, 0], numbers[:, 0]).all()
+    assert np.mean((rows.numbers[:, 0] > 5) == rows.codes[:, 0]) > 0.99
+    pairs = {tuple(pair) for pair in numbers[:, 1:].tolist()}
+    assert all(tuple(pair) in pairs for pair in rows.numbers[:, 1:].tolist())
+    own = {tuple(row) for row in np.hstack(values).tolist()}
+    assert sum(tuple(row) not in own for row in np.hstack(rows).tolist()) > 2500
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"X": X[:1]}, "X must have 2 rows or more, got 1"),
+    ({"X": X.drop(columns="age")}, "no column 'age'.* columns of the model: 'age', 'income', "),
+    ({"X": X, "hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer of 1"),
+    ({"X": X, "y": ["low"] * 119 + ["hight"]}, "y has labels that the fit has not: 'hight'"),
+    ({"X": X, "y": LABELS[:5]}, "inconsistent numbers of samples"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), FAULTS)
+def test_faults_of_distillation(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        classifier().distilled(**given)
+
+
+def test_a_model_from_a_file_needs_targets(tmp_path: Any) -> None:
+    loaded = reloaded(regressor(), tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"distilled: a model from a file holds no rows .* give y"):
+        loaded.distilled(X)
+    small = loaded.distilled(X, Y)
+    assert len(small.pack_.residuals) == 24
+    assert small.feature_importances_.shape == (4,)
+    with pytest.raises(TypeError, match="'warm_start': a fit begins anew"):
+        TabularMLPRegressor(warm_start=True)  # type: ignore[call-arg]
+
+
+def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
+    places = y if model.pack_.task == "regression" else np.searchsorted(model.classes_, y)
+    scorer = Scorer(model.pack_.task, places)
+    method = "predict" if model.pack_.task == "regression" else "predict_proba"
+    return scorer.score_of(getattr(model, method)(frame))
