@@ -18,8 +18,8 @@ WHO = "check_rule"
 FORMS = "rule(z) -> (value, slope) or loss(prediction, target) -> (value, slope)"
 # Off 0, 1 and other numbers where rules have kinks; targets are valid for each kind of loss.
 POINTS, TARGETS = np.linspace(-2.93, 2.91, 17), np.array([0.23, 0.71])
-# The step of differences at numbers up to 1, and times |z| at larger ones, where 1e-3 would drown in
-# rounding: with the double step the error is of order 4, 1e-12.
+# The step of differences at numbers up to 1, and times |z| at larger ones, where 1e-3 would drown
+# in rounding: with the double step the error is of order 4, 1e-12.
 STEP = 1e-3
 
 

@@ -59,7 +59,8 @@ def test_nets_begin_with_the_best_constant(name: Any) -> None:
 @pytest.mark.parametrize("name", [*LOSSES][1:])
 def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
     metric, settings = LOSSES[name]
-    setting = {"quantile": {"quantile": 0.8}, "tweedie": {"power": 1.3}}.get(name, {})
+    own_settings: Any = {"quantile": {"quantile": 0.8}, "tweedie": {"power": 1.3}}
+    setting = own_settings.get(name, {})
     model = clone(TabularMLPRegressor(**{**FEW, "max_iter": 30}, loss=name, **setting))
     model.fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
     predictions = model.predict(X)
