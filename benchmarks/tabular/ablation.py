@@ -1,8 +1,7 @@
 """The worth of each part of the pack: `python -m benchmarks.tabular.ablation --pages`.
 
 The tables are real ones that the recipe was made on, never those that are kept aside. A loss is the
-log loss of classes or the RMSE of numbers, of the rows to test on. Prediction intervals are
-measured, too: the share of the targets in them, beside the quantiles of trees.
+log loss of classes or the RMSE of numbers, of the rows to test on.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -20,9 +18,8 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import say
-from benchmarks.scores import Record, counted, grouped
+from benchmarks.scores import Record, counted
 from benchmarks.tabular.compare import PAGE, geometric, score
-from benchmarks.tabular.models import MOST_LEVELS, fitted, native
 from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
@@ -232,23 +229,19 @@ TABLES = (
     *("british_election", "hpc", "police_force"),
     *("ames", "computers", "concrete", "sacramento", "wage"),
 )
-COVERAGE = 0.9
-FASTMLP, TREES = "fastmlp", "quantiles of trees"
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a table that has records is not run again."""
     results = {**earlier, "threads": options.threads, "preset": options.preset}
-    for name in ("variants", "intervals"):
-        results.setdefault(name, [])
+    results.setdefault("variants", [])
     with complete():
         run(options, results)
     return results
 
 
 def run(options: argparse.Namespace, results: Record) -> None:
-    tables, threads, preset = _developed(options.tables), options.threads, options.preset
-    numeric = [n for n in _developed(options.intervals) if sources()[n].task == "regression"]
+    tables, threads, preset = developed(options.tables), options.threads, options.preset
     turns = range(options.turns)
     missing = [(t, n) for t in turns for n in tables if not _known(results["variants"], n, t)]
     _warm_up({sources()[name].task for _, name in missing}, threads)
@@ -261,13 +254,9 @@ def run(options: argparse.Namespace, results: Record) -> None:
                 results["variants"].append(record | score(table, ablated.predictions))
             say(f"turn {turn + 1}, {name}")
             output.keep(results, options)
-        for name in (n for n in numeric if not _known(results["intervals"], n, turn)):
-            results["intervals"] += intervals_of(read(sources()[name]), threads, turn, preset)
-            say(f"turn {turn + 1}, intervals of {name}")
-            output.keep(results, options)
 
 
-def _developed(words: list[str]) -> list[str]:
+def developed(words: list[str]) -> list[str]:
     names = list(chosen(words))
     apart = sorted(name for name in names if group_of(name) != "development")
     if apart:
@@ -286,50 +275,6 @@ def _warm_up(tasks: set[str], threads: int) -> None:
         say(f"warm up: {task}")
         for _ in variants(rows_of(read(sources()[small[task]])), 0, threads, "fast"):
             pass
-
-
-def pack_intervals(table: SplitTable, threads: int, seed: int, preset: str) -> Array:
-    """fastmlp's intervals of the rows to test on, shape (n_rows, 2)."""
-    model = fitted(table, threads, seed, preset=preset)
-    return np.asarray(model.predict_interval(table.x.iloc[table.test], COVERAGE))
-
-
-def tree_intervals(table: SplitTable, seed: int) -> Array:
-    """The outer quantiles of scikit-learn's trees, one model for each, shape (n_rows, 2)."""
-    trees = import_module("sklearn.ensemble")
-    x, train, validation = native(table, MOST_LEVELS), table.train, table.validation
-    quantiles = []
-    for quantile in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2):
-        model = trees.HistGradientBoostingRegressor(
-            loss="quantile",
-            quantile=quantile,
-            max_iter=1000,
-            early_stopping=True,
-            random_state=seed,
-        )
-        model.fit(
-            x.iloc[train], table.y[train], X_val=x.iloc[validation], y_val=table.y[validation]
-        )
-        quantiles.append(model.predict(x.iloc[table.test]))
-    return np.stack(quantiles, axis=1)
-
-
-def held(table: SplitTable, intervals: Array) -> dict[str, float]:
-    """The share of targets that intervals hold, and their mean width in deviations of y."""
-    y = table.y[table.test]
-    inside = (intervals[:, 0] <= y) & (y <= intervals[:, 1])
-    width = np.maximum(intervals[:, 1] - intervals[:, 0], 0)
-    return {"held": float(inside.mean()), "width": float(width.mean() / table.y.std())}
-
-
-def intervals_of(table: SplitTable, threads: int, seed: int, preset: str) -> list[Record]:
-    """A record of the intervals of each model."""
-    by_model = {
-        FASTMLP: pack_intervals(table, threads, seed, preset),
-        TREES: tree_intervals(table, seed),
-    }
-    about = {"table": table.name, "rows": len(table.test), "turn": seed}
-    return [about | {"model": name, **held(table, pairs)} for name, pairs in by_model.items()]
 
 
 class Changes:
@@ -364,7 +309,7 @@ def ablation_lines(results: Record) -> Iterator[str]:
     if not records:
         return
     grid = Changes(records)
-    yield _intro(results, records, f"{len(grid.tables)} tables", "")
+    yield _intro(results, records, f"{len(grid.tables)} tables")
     rows = []
     for j, name in enumerate(grid.variants):
         change = grid.changes[:, j][~np.isnan(grid.changes[:, j])]
@@ -383,47 +328,24 @@ def ablation_lines(results: Record) -> Iterator[str]:
     yield from output.Table(("table", *(f">{v}" for v in grid.variants)), rows).markdown()
 
 
-def interval_lines(results: Record) -> Iterator[str]:
-    """Yield the section on intervals: a row a table, means over turns."""
-    records = results["intervals"]
-    if not records:
-        return
-    yield f"{_intro(results, records, '', ' a table')}\n"
-    rows, means = [], []
-    for name, fits in grouped(records, "table").items():
-        by_model = grouped(fits, "model")
-        columns = [[[r["held"], r["width"]] for r in by_model[model]] for model in (FASTMLP, TREES)]
-        means.append(np.mean(columns, axis=1))
-        rows.append((name, f"{fits[0]['rows']:,}", *_cells(means[-1])))
-    rows.append(("mean", "", *_cells(np.mean(means, axis=0))))
-    titles = [title for m in (FASTMLP, TREES) for title in (f">{m}: held", ">width")]
-    yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
-
-
-def _cells(mean: Array) -> list[str]:
-    return [text for held, width in mean for text in (f"{100 * held:.1f} %", f"{width:.2f}")]
-
-
-def _intro(results: Record, records: list[Record], tables: str, ending: str) -> str:
+def _intro(results: Record, records: list[Record], tables: str) -> str:
     turns = len({r["turn"] for r in records})
     packs = "one pack" if turns == 1 else f"{turns} packs of own seeds"
-    what = f"{packs} of the preset `{results['preset']}`{ending}"
+    what = f"{packs} of the preset `{results['preset']}`"
     versions = results["machine"]["versions"]
     shown = {n: versions[n] for n in ("numba", "numpy", "scikit-learn") if n in versions}
-    facts = [*filter(None, [tables]), what, counted(results["threads"])]
+    facts = [tables, what, counted(results["threads"])]
     return machine.measured(results["machine"], *facts, versions=shown)
 
 
 TABLE = {"default": TABLES, "help": "names, or development or small"}
-NUMBERS = {"default": ["development"], "help": "tables of numbers for the intervals"}
 OPTIONS: Record = {
     "--tables": {"nargs": "+", "metavar": "NAME", **TABLE},
-    "--intervals": {"nargs": "*", "metavar": "NAME", **NUMBERS},
     "--preset": {"choices": PRESETS, "default": "balanced"},
     "--turns": {"type": int, "default": 2, "help": "packs of each, with own seeds"},
     "--threads": {"type": int, "default": 2},
 }
-main = output.program(PAGE, measure, OPTIONS, ablation=ablation_lines, intervals=interval_lines)
+main = output.program(PAGE, measure, OPTIONS, ablation=ablation_lines)
 
 if __name__ == "__main__":
     main()

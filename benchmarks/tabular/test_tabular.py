@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import scores
 from benchmarks.conftest import MACHINE
-from benchmarks.tabular import ablation, compare, sources, times, wheels
+from benchmarks.tabular import ablation, compare, intervals, sources, times, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -275,14 +275,33 @@ def test_a_fit_that_a_signal_ends_is_no_result() -> None:
             warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
 
 
-def test_intervals_are_counted_and_measured() -> None:
+def test_intervals_are_counted_and_scored() -> None:
     table = sources.read(sources.sources()["diabetes"])
     y = table.y[table.test]
     around = np.stack([y - 1, y + np.where(np.arange(len(y)) % 2, 3, -0.5)], axis=1)
-    measured = ablation.held(table, around)
+    measured = intervals.held(table, around)
     assert measured["held"] == pytest.approx(0.5, abs=0.01)
-    width = np.mean(around[:, 1] - around[:, 0]) / table.y.std()
-    assert measured["width"] == pytest.approx(width)
+    outside = np.where(np.arange(len(y)) % 2, 0, 0.5)
+    score = np.mean(around[:, 1] - around[:, 0] + 20 * outside) / table.y.std()
+    assert measured["score"] == pytest.approx(score)
+
+
+def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def others(table: Any, seed: int, options: Any) -> Any:
+        pairs = np.quantile(table.y, [[0.05, 0.95]] * len(table.test))
+        return dict.fromkeys(intervals.MODELS[2:], pairs)
+
+    monkeypatch.setattr(intervals, "WAYS", (intervals.of_fastmlp, others))
+    file = page.with_name("intervals.json")
+    words = ["--tables", "diabetes", "digits", "--preset", "fast", "--json", str(file), "--pages"]
+    intervals.main(words, page)
+    text = page.read_text()
+    assert "| diabetes | 89 |" in text
+    assert "digits" not in text
+    intervals.main(["--from-json", "--json", str(file), "--pages"], page)
+    assert page.read_text() == text
+    with pytest.raises(ValueError, match="kept aside, for the comparison alone: movies"):
+        intervals.main(["--tables", "movies"], page)
 
 
 def test_an_ablation_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,11 +309,10 @@ def test_an_ablation_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # Little is measured here: nothing is warm, and CatBoost's rounds are too many.
     monkeypatch.setattr(ablation, "_warm_up", lambda tasks, threads: None)
     monkeypatch.setattr(times, "find_spec", lambda name: None)
-    words = ["--tables", "diabetes", "--intervals", "diabetes", "--turns", "1"]
+    words = ["--tables", "diabetes", "--turns", "1"]
     ablation.main([*words, "--preset", "fast", "--json", str(file), "--pages"], page)
     text = page.read_text()
     assert f"| {ablation.TWO_SEEDS} | 1 |" in text
-    assert "| diabetes | 89 |" in text
     assert "nan" not in text
     records = json.loads(file.read_text())["variants"]
     assert all(math.isfinite(record["score"]) for record in records)

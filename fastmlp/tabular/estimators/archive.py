@@ -90,6 +90,8 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     if isinstance(model, TabularMLPClassifier):
         classes = codec.classes_from(header["labels"])
     _check(pack_, schema, classes, members)
+    if pack_.sizes is not None:
+        _check(pack_.sizes, schema, None, [])
     model._take(schema, pack_, members, classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
@@ -163,7 +165,7 @@ def state_of(pack: Pack) -> tuple[dict[str, Any], dict[str, Array]]:
     ValueError
         If a parameter of a net is not finite.
     """
-    arrays = {name: getattr(pack, name) for name in PLAIN}
+    arrays = {name: getattr(pack, name) for name in (*PLAIN, "row_weights")}
     encodings, members = [], []
     for i, encoding in enumerate(pack.encodings):
         encodings.append(encoding.to_json())
@@ -184,7 +186,11 @@ def state_of(pack: Pack) -> tuple[dict[str, Any], dict[str, Array]]:
         "members": members,
         "validation_score": pack.validation_score,
         "n_trained": pack.n_trained,
+        "signed": pack.signed,
     }
+    if pack.sizes is not None:
+        header["sizes"], of_sizes = state_of(pack.sizes)
+        arrays |= {f"sizes.{name}": array for name, array in of_sizes.items()}
     return header, arrays
 
 
@@ -219,6 +225,14 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
     extra_weights, residuals = (_vector(arrays[name], name) for name in PLAIN)
     if (np.diff(residuals) < 0).any():
         raise FileError("residuals must ascend")
+    # Files of before have neither signs of residuals, nor their weights and sizes.
+    row_weights = _vector(arrays.get("row_weights", np.empty(0)), "row_weights")
+    if len(row_weights) not in (0, len(residuals)) or (row_weights < 0).any():
+        raise FileError("row_weights must be those of the residuals, and none below 0")
+    sizes = None
+    if "sizes" in header:
+        of_sizes = {n.removeprefix("sizes."): a for n, a in arrays.items() if n[:6] == "sizes."}
+        sizes = from_state(header["sizes"], of_sizes)
     score, n_trained = header["validation_score"], header["n_trained"]
     if type(score) is not float or type(n_trained) is not int:
         raise FileError("validation_score and n_trained must be numbers")
@@ -230,6 +244,9 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
         validation_score=score,
         residuals=residuals,
         n_trained=n_trained,
+        row_weights=row_weights,
+        signed=header.get("signed") is True,
+        sizes=sizes,
     )
 
 

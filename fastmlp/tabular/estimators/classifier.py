@@ -13,7 +13,7 @@ from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
-from fastmlp.tabular.pack import Pack, Preset
+from fastmlp.tabular.pack import Pack, Preset, conformal
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
 from fastmlp.training.history import Callback
@@ -280,6 +280,51 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         with np.errstate(divide="ignore"):
             logarithms: NDArray[np.float64] = np.log(self.predict_proba(X))
         return logarithms
+
+    def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
+        """Return sets of classes that hold new labels with a wanted probability, as a mask.
+
+        A class is in the set of a row if its probability is at least what that share of the rows to
+        validate on gave to their own (MAPIE's conformity score "lac"); the class with the largest
+        is in any case, so that no set is empty. These rows have chosen epochs and members, so that
+        sets are a little too small. Weights of rows and of classes count.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        coverage : float in (0, 1), default 0.9
+
+        Returns
+        -------
+        (n_rows, n_classes) array of bool
+            Columns are in the order of `classes_`.
+
+        Raises
+        ------
+        ValueError
+            If there were too few rows to validate on for this coverage, or the model is from a file
+            of before there were sets.
+
+        References
+        ----------
+        Sadinle, Lei & Wasserman (2019), "Least ambiguous set-valued classifiers with bounded error
+        levels".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import TabularMLPClassifier
+        >>> X = np.linspace(-1, 1, 60)[:, None]
+        >>> model = TabularMLPClassifier(n_members=2, random_state=0).fit(X, X[:, 0] > 0)
+        >>> model.predict_set([[-1.0], [1.0]])
+        array([[ True, False],
+               [False,  True]])
+        """
+        p = self._predicted(self._values(X, "predict_set"))
+        who = "TabularMLPClassifier.predict_set"
+        sets: NDArray[np.bool_] = p >= conformal.least_probability(self.pack_, coverage, who)
+        sets[np.arange(len(p)), p.argmax(axis=1)] = True
+        return sets
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
         """Return the members' standard deviation of the probabilities, (n_rows, n_classes).

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
@@ -12,12 +11,10 @@ from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.tabular.estimators import fit_arguments, reports
 from fastmlp.tabular.estimators.constraints import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, kept_of
-from fastmlp.tabular.pack import Pack, TableRows, distillation
-from fastmlp.tabular.pack.outputs import Scorer, sorted_residuals
+from fastmlp.tabular.pack import Pack, TableRows, conformal, distillation
+from fastmlp.tabular.pack.outputs import Scorer
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation import scalars
-
-Array = NDArray[Any]
 
 
 def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
@@ -56,13 +53,13 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     if y is not None:
         part = part.take(held_out)
     scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
-    alone = _alone(pack, member, -1.0, np.empty(0))
+    alone = _alone(pack, member, -1.0)
     result = clone(model)
     result._take(model.schema_, alone, [], classes)
     of_net = result._predicted(part.values)
     loss, of_all = -scorer.score_of(of_net), -scorer.score_of(model._predicted(part.values))
-    residuals = sorted_residuals(part.y, of_net) if pack.task == "regression" else np.empty(0)
-    alone = _alone(pack, member._replace(score=-loss), -loss, residuals)
+    alone = _alone(pack, member._replace(score=-loss), -loss)
+    conformal.calibrate(alone, part, of_net)
     result._take(model.schema_, alone, [], classes)
     result.leaderboard_ = reports.leaderboard(alone, [], [])
     rows = values.part(held_out)
@@ -79,7 +76,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     return result
 
 
-def _alone(pack: Pack, member: Any, score: float, residuals: Array) -> Pack:
+def _alone(pack: Pack, member: Any, score: float) -> Pack:
     """A pack of one net."""
     return Pack(
         pack.outputs,
@@ -87,8 +84,9 @@ def _alone(pack: Pack, member: Any, score: float, residuals: Array) -> Pack:
         [member._replace(encoding=0)],
         extra_weights=np.empty(0),
         validation_score=score,
-        residuals=residuals,
+        residuals=np.empty(0),
         n_trained=1,
+        sizes=pack.sizes,
     )
 
 

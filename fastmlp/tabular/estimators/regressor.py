@@ -1,6 +1,5 @@
 """TabularMLPRegressor: numbers of the rows of a table."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -15,11 +14,10 @@ from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP
-from fastmlp.tabular.pack import PackSettings, Preset
+from fastmlp.tabular.pack import PackSettings, Preset, conformal
 from fastmlp.tabular.pack.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.training.history import Callback
-from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -194,8 +192,12 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
         """Return intervals that hold new targets with a wanted probability, shape (n_rows, 2).
 
-        All have one width: that of the errors on the rows to validate on, a conformal step. These
-        have chosen epochs and members, so that intervals are a little too narrow.
+        Each row has its own width: a small pack learns the size of errors on the rows to validate
+        on, and a conformal step says how many sizes hold that share of them, as many rows below as
+        above. These rows have chosen epochs and members, so that intervals are a little too narrow.
+        All have one width with fewer than 100 rows to validate on, or with a `time_limit` of which
+        the nets have taken more than a half. If no target in training is below 0, no interval is;
+        likewise above 0, and outside 0 to 1. Weights of rows count.
 
         Parameters
         ----------
@@ -210,19 +212,43 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         References
         ----------
         Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
-        for regression".
+        for regression", section 5.2.
         """
-        who = "TabularMLPRegressor.predict_interval"
         values = self._values(X, "predict_interval")
-        if not scalars.is_positive(coverage) or coverage >= 1:
-            raise ValueError(f"{who}: coverage must be a number in (0, 1), got {coverage!r}")
-        half, n = self.pack_.half_width(coverage), len(self.pack_.residuals)
-        if math.isinf(half):
-            needed = math.ceil(coverage / (1 - coverage))
-            reason = f"needs {needed} rows to validate on, there were {n}"
-            raise ValueError(f"{who}: coverage={coverage} {reason}; use cv=5, or a lower coverage")
-        middle = self._predicted(values)
-        return np.stack([middle - half, middle + half], axis=1)
+        scores = conformal.ends(self.pack_, coverage, "TabularMLPRegressor.predict_interval")
+        return conformal.bands(self.pack_, values, self._predicted(values), scores)
+
+    def predict_quantiles(
+        self, X: Any, quantiles: Sequence[float] | NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return numbers that new targets are below with wanted probabilities, (n_rows, n).
+
+        Those of a row rise with the probability. They are as the ends of `predict_interval`; the
+        quantile 0.5 is the prediction moved by the median error.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        quantiles : sequence of floats in (0, 1), such as [0.05, 0.5, 0.95]
+
+        Raises
+        ------
+        ValueError
+            If there were too few rows to validate on for a quantile, or the model is from a file
+            of before there were quantiles.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import TabularMLPRegressor
+        >>> X = np.linspace(-1, 1, 200)[:, None]
+        >>> model = TabularMLPRegressor(n_members=2, random_state=0).fit(X, np.sin(3 * X[:, 0]))
+        >>> model.predict_quantiles(X, [0.1, 0.5, 0.9]).shape
+        (200, 3)
+        """
+        values = self._values(X, "predict_quantiles")
+        scores = conformal.quantiles(self.pack_, quantiles, "TabularMLPRegressor.predict_quantiles")
+        return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         return fit_arguments.numbers(y, n_rows, who), None

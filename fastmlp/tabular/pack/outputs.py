@@ -1,4 +1,4 @@
-"""Targets and predictions of a pack: outputs of nets, losses of predictions, intervals."""
+"""Targets and predictions of a pack: outputs of nets, losses of predictions, scores of rows."""
 
 import math
 from collections.abc import Callable
@@ -172,6 +172,14 @@ class NetOutputs(NamedTuple):
     high: float = 1.0
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The range of numbers: from 0 if no target in training is below it, to 0 if none is above
+        it, and within 0 and 1 if all are; else infinite."""
+        low = 0.0 if self.low >= 0 else -math.inf
+        high = 0.0 if self.high <= 0 else math.inf
+        return (low, 1.0) if self.low >= 0 and 0 < self.high <= 1 else (low, high)
+
+    @property
     def loss(self) -> LossLike:
         """The loss that nets are trained on, but for numbers with another."""
         return LOSSES[self.task]
@@ -219,41 +227,52 @@ def outputs_of(
     return NetOutputs(task, n_classes, tuple(logs.tolist()))
 
 
-def half_width(residuals: Array, coverage: float) -> float:
-    """Return the half width of intervals around predictions that hold a share of the targets.
+def conformal_quantile(scores: Array, level: float, weights: Array | None = None) -> float:
+    """Return the least score that is at least that of a new row with a probability.
 
-    Of n residuals in ascending order it is the one at place ``ceil((n + 1) coverage)``. If the rows
-    of the residuals and new rows come in any order equally often, and the model has not seen
-    either, intervals hold a new target with at least this probability, on average over all rows.
+    Of n scores in ascending order it is the one at place ``ceil((n + 1) level)``. If the rows of
+    the scores and new rows come in any order equally often, and the model has not seen either, the
+    score of a new row is at most this with at least the probability, on average over all rows.
 
     Parameters
     ----------
-    residuals : (n_rows,) array
-        Absolute differences of targets and predictions in rows that the model was not trained on,
-        ascending.
-    coverage : float in (0, 1)
+    scores : (n_rows,) array, ascending
+        Of rows that the model was not trained on.
+    level : float in (0, 1)
+    weights : (n_rows,) array, optional
+        How much the rows count, 1 in the mean, as a new row does. None or empty: all alike.
 
     Returns
     -------
     float
-        Infinite if there are too few rows for the coverage: fewer than about
-        ``coverage / (1 - coverage)``.
+        Infinite if there are too few rows for the level: fewer than about ``level / (1 - level)``.
 
     References
     ----------
     Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference for
-    regression", section 2.2.
+    regression", section 2.2. Tibshirani, Barber, Candes & Ramdas (2019), "Conformal prediction
+    under covariate shift", for the weights.
 
     Examples
     --------
-    >>> half_width(np.arange(1.0, 10.0), 0.8)
+    >>> conformal_quantile(np.arange(1.0, 10.0), 0.8)
     8.0
     """
-    place = math.ceil((len(residuals) + 1) * coverage - 1e-9)
-    return float(residuals[place - 1]) if place <= len(residuals) else math.inf
+    n = len(scores)
+    reached = np.cumsum(weights) if weights is not None and len(weights) else np.arange(1, n + 1)
+    place = int(np.searchsorted(reached, (n + 1) * level - 1e-9))
+    return float(scores[place]) if place < n else math.inf
 
 
-def sorted_residuals(y: Array, predictions: Array) -> NDArray[np.float64]:
-    """The absolute differences in ascending order, for `half_width`, shape (n_rows,)."""
-    residuals: NDArray[np.float64] = np.sort(np.abs(y - predictions).astype(np.float64))
-    return residuals
+def scores_of(task: Task, y: Array, predictions: Array) -> NDArray[np.float64]:
+    """How far rows are from their targets, shape (n_rows,): errors of numbers, with their signs;
+    of classes one minus the probability of the row's own.
+
+    References
+    ----------
+    Sadinle, Lei & Wasserman (2019), "Least ambiguous set-valued classifiers with bounded error
+    levels".
+    """
+    if task == "regression":
+        return np.asarray(y - predictions, np.float64)
+    return 1 - metrics.of_classes(y, predictions) / predictions.sum(axis=1)

@@ -17,9 +17,9 @@ from fastmlp.tabular.pack.outputs import (
     NetOutputs,
     Scorer,
     Task,
-    half_width,
+    conformal_quantile,
     outputs_of,
-    sorted_residuals,
+    scores_of,
 )
 from fastmlp.tabular.pack.pool import (
     Limits,
@@ -40,6 +40,7 @@ from fastmlp.training.history import Bar, Callback, bar_over
 Array = NDArray[Any]
 # Shares of a time limit: what is kept for the selection, and the least for training.
 FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
+NONE = np.empty(0)
 
 
 class Member(NamedTuple):
@@ -82,6 +83,11 @@ class Caller(NamedTuple):
     callbacks: Sequence[Callback] = ()
     progress: bool = False
 
+    @property
+    def seconds(self) -> float:
+        """The seconds since the start."""
+        return time.perf_counter() - (self.start or 0.0)
+
 
 class Pack:
     """A weighted mean of nets' predictions.
@@ -95,7 +101,15 @@ class Pack:
     extra_weights : (n_extra,) array, of the predictions of models that are not the pack's
     validation_score : float
         Higher is better. The rows have chosen epochs and members: it flatters a little.
-    residuals : (n_rows,) array, of numbers: of the validation rows, absolute, ascending
+    residuals : (n_rows,) array
+        Of the validation rows, ascending: errors of numbers, over `sizes` where there are some;
+        of classes one minus the probability of the row's own.
+    row_weights : (n_rows,) array, of the rows of `residuals`, 1 in the mean; empty: all alike
+    signed : bool
+        False if `residuals` are absolute, as those of files of before.
+    sizes : Pack, optional
+        The logarithm of the size of each row's error; None: all are 1.
+    validated : array, the predictions of the validation rows; empty where they are not kept
     n_trained : int, how many nets the members were chosen from
     """
 
@@ -105,6 +119,10 @@ class Pack:
     extra_weights: Array
     validation_score: float
     residuals: Array
+    row_weights: Array
+    signed: bool
+    sizes: "Pack | None"
+    validated: Array
     n_trained: int
 
     def __init__(
@@ -117,10 +135,14 @@ class Pack:
         validation_score: float,
         residuals: Array,
         n_trained: int,
+        row_weights: Array = NONE,
+        signed: bool = True,
+        sizes: "Pack | None" = None,
     ) -> None:
         self.outputs, self.encodings, self.members = outputs, tuple(encodings), tuple(members)
         self.extra_weights, self.validation_score = extra_weights, validation_score
-        self.residuals, self.n_trained = residuals, n_trained
+        self.residuals, self.n_trained, self.row_weights = residuals, n_trained, row_weights
+        self.signed, self.sizes, self.validated = signed, sizes, NONE
 
     @property
     def task(self) -> Task:
@@ -148,10 +170,26 @@ class Pack:
                 total += weight * predictions
         return total
 
+    def take_scores(self, scores: Array, weight: Array | None) -> None:
+        """Keep the scores of validation rows, and their weights if any, in ascending order."""
+        order = np.argsort(scores, kind="stable")
+        self.residuals = scores[order]
+        self.row_weights = NONE if weight is None else weight[order] / weight.mean()
+
+    def upper_score(self, level: float) -> float:
+        """The score that a new row's is at most, with a probability; see `conformal_quantile`."""
+        return conformal_quantile(self.residuals, level, self.row_weights)
+
+    def lower_score(self, level: float) -> float:
+        """The score that a new row's is below with at most this probability."""
+        return -conformal_quantile(-self.residuals[::-1], 1 - level, self.row_weights[::-1])
+
     def half_width(self, coverage: float) -> float:
         """Return the half width of intervals around predictions of numbers that hold this share of
-        the targets; see `outputs.half_width`."""
-        return half_width(self.residuals, coverage)
+        the targets, in units of `sizes`."""
+        order = np.argsort(np.abs(self.residuals), kind="stable")
+        weights = self.row_weights[order] if len(self.row_weights) else NONE
+        return conformal_quantile(np.abs(self.residuals)[order], coverage, weights)
 
     def each(self, values: Values) -> Iterator[tuple[Member, NDArray[np.float64]]]:
         """Yield each net of the ensemble and its predictions; rows are encoded once."""
@@ -349,20 +387,20 @@ def _pack(
             share = float(weight) / len(fits)
             own = (trained.best_epoch, trained.curve, trained.seconds)
             members.append(Member(trained.recipe, place, trained.net, share, score, *own))
-    residuals = np.empty(0)
-    if outputs.task == "regression":
-        pairs = zip(weights, predictions, strict=True)
-        mean = sum(weight * of_candidate for weight, of_candidate in pairs if weight)
-        residuals = sorted_residuals(scorer.y, np.asarray(mean))
-    return Pack(
+    pack = Pack(
         outputs,
         [fits[k][name] for k, name in places],
         members,
         extra_weights=weights[len(candidates) :],
         validation_score=-selection.loss,
-        residuals=residuals,
+        residuals=NONE,
         n_trained=len(candidates) * len(fits),
     )
+    pairs = zip(weights, predictions, strict=True)
+    mean = np.asarray(sum(weight * of_candidate for weight, of_candidate in pairs if weight))
+    pack.take_scores(scores_of(outputs.task, scorer.y, mean), scorer.weight)
+    pack.validated = mean
+    return pack
 
 
 def _selected(

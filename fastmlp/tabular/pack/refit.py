@@ -83,4 +83,6 @@ def refitted(
         validation_score=pack.validation_score,
         residuals=pack.residuals,
         n_trained=pack.n_trained,
+        row_weights=pack.row_weights,
+        sizes=pack.sizes,
     )

