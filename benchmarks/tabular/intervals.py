@@ -64,7 +64,13 @@ def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By
 def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     """The outer quantiles of scikit-learn's trees, a model for each, and MAPIE's step with them."""
     trees, x = import_module("sklearn.ensemble"), native(table, MOST_LEVELS)
-    train, held_out, test = (x.iloc[rows] for rows in (table.train, table.validation, table.test))
+    texts = np.isin([*x], categories(table))
+    # MAPIE tries a model on a row of ones, which texts refuse.
+    for name in categories(table):
+        codes = x[name].cat.codes.astype(np.float64)
+        x[name] = codes.where(codes >= 0)
+    x = x.to_numpy(np.float64)
+    train, held_out, test = (x[rows] for rows in (table.train, table.validation, table.test))
     y, y_held_out = table.y[table.train], table.y[table.validation]
     models = []
     for quantile in (*QUANTILES, 0.5):
@@ -74,6 +80,7 @@ def of_trees(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
                 quantile=quantile,
                 max_iter=ROUNDS,
                 early_stopping=True,
+                categorical_features=texts,
                 random_state=seed,
             ).fit(train, y, X_val=held_out, y_val=y_held_out)
         )
