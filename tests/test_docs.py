@@ -168,6 +168,12 @@ def test_outputs_are_written_under_their_blocks(
     plt.close("all")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_output_stands_under_a_block(page: Path) -> None:
+    n_outputs = sum(block["text"] is not None for block in outputs.blocks(page))
+    assert page.read_text().count("\n```text output") == n_outputs
+
+
 def test_every_picture_of_a_block_stands_on_a_page() -> None:
     assert outputs.unused() == []
 

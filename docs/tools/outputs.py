@@ -219,17 +219,19 @@ def differences(page: Path, outputs: list[Output]) -> str:
 def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bool:
     """Write the outputs that differ from the recorded ones; return True if there were any."""
     old = page.read_text(encoding="utf-8")
-    results = iter(outputs)
+    results, changed = iter(outputs), False
     stem = "-".join(page.relative_to(DOCS).with_suffix("").parts)
     taken = {name for _, name in IMAGE.findall(old)}
     free = (name for n in count(1) if (name := f"output-{stem}-{n}.svg") not in taken)
 
     def under(block: re.Match[str]) -> str:
+        nonlocal changed
         if block["language"] != "python":
             return block[0]
         output, images = next(results), IMAGE.findall(block["images"])
         if not (all_of_them or difference(block, output)):
             return block[0]
+        changed = True
         text = block[0][: block.start("recorded") - block.start()]
         printed = output.text
         if not all_of_them and _texts_agree(block, printed):
@@ -243,9 +245,8 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
             text += f"\n![{words}]({address})\n"
         return text
 
-    new = BLOCK.sub(under, old)
-    page.write_text(new, encoding="utf-8")
-    return new != old
+    page.write_text(BLOCK.sub(under, old), encoding="utf-8")
+    return changed
 
 
 def save(figure: Any, file: Path) -> None:
