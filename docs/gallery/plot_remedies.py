@@ -44,6 +44,7 @@ for name, (of_net, of_optimizer, of_fit) in remedies.items():
 
 plain = histories["plain"].validation_loss
 figure, axes = plt.subplots(3, 2, figsize=(6, 7.5), sharex=True, sharey=True)
+figure.suptitle("Loss by epoch, and the validation loss at the end", fontsize="medium")
 for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
     best = int(np.argmin(history.validation_loss))
     kept = best if "early_stopping" in remedies[name][2] else len(history.loss) - 1

@@ -63,7 +63,8 @@ ax.legend()
 
 across = np.linspace(-1, 1, 120)
 grid = np.array(np.meshgrid(across, across)).reshape(2, -1).T
-figure, axes = plt.subplots(1, 2, figsize=(6, 3.6), sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(6, 4), sharey=True)
+figure.suptitle("Errors, by frequency and damping", fontsize="medium")
 for ax, (name, (net, seconds, _)) in zip(axes, fits.items(), strict=True):
     error = abs(net.predict(grid).ravel() - amplitude(grid)).reshape(120, 120)
     image = ax.imshow(

@@ -269,8 +269,8 @@ def _colour(ax: "Axes", candidates: Candidates, places: NDArray[Any], name: str)
         return
     for i, value in enumerate(once):
         drawn = [j for j, text in values.items() if text_of(text) == text_of(value)]
-        # viridis ends in a yellow that is hard to see on white.
-        color = viridis(0.9 * i / max(len(once) - 1, 1))
+        # viridis ends in a light green and a yellow that are hard to see on white.
+        color = viridis(0.7 * i / max(len(once) - 1, 1))
         label = f"{candidates.short(name)}={text_of(value)}"
         ax.scatter(places[drawn], mean[drawn], 30, [color], label=label, zorder=3)
 
