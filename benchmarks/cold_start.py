@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.output import DOCS, ROOT, Table
 from benchmarks.peers import PEERS, load
-from benchmarks.race import Part, Race, environment, program
+from benchmarks.race import OVER, Part, Race, environment, program
 from benchmarks.scores import Record, quartiles
 from benchmarks.workloads import BY_NAME
 
@@ -62,6 +62,9 @@ def measure(race: Race, earlier: list[Record]) -> list[Record]:
     """The first process, later ones, and memory, of each contestant that trains."""
     records: list[Record] = []
     for name in dict.fromkeys(c.name for c in race.contestants if PEERS[c.name].trains):
+        if race.is_over:
+            records.append({"contestant": name, "unsupported": OVER})
+            continue
         race.say(f"cold starts of {PEERS[name].title}")
         with tempfile.TemporaryDirectory() as folder:
             try:

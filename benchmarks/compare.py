@@ -27,6 +27,7 @@ from benchmarks import (
     steps,
     stream,
     training,
+    yours,
 )
 from benchmarks.output import between_markers, say
 from benchmarks.peers import PEERS, missing
@@ -47,12 +48,12 @@ ALONE = (machines.PART, cold_start.PART, second.PART)
 
 
 def arguments() -> argparse.ArgumentParser:
-    page = "docs/benchmarks.md, README's figures, and the pages of other parts"
+    page = "docs/benchmarks.md, README's figures, and the pages of other parts; of --quick another"
     parser = output.parser_of("benchmarks.compare", __doc__, page)
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
     add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
-    add("--parts", nargs="+", choices=NAMES, default=NAMES, help="default: all")
+    add("--parts", nargs="+", choices=NAMES, help="default: all")
     checkout = "time the fastmlp of one checkout, then of another, by default this one; no peers"
     add("--checkouts", nargs="+", type=Path, metavar="FOLDER", help=checkout)
     threads = "one number or several; default: 2, of checkouts 1 and 2"
@@ -61,8 +62,10 @@ def arguments() -> argparse.ArgumentParser:
     add("--repeats", "--turns", type=int, help=repeats)
     passes = "over all workloads, minutes apart, with the turns shared; default: 2, of checkouts 3"
     add("--passes", type=int, help=passes)
-    add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
-    add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
+    add("--minutes", type=float, help="bounds the timed turns, by 20; compiling is on top")
+    own = f"in five minutes: {len(yours.NETS)} nets, predictions, estimators, new processes; with"
+    add("--quick", action="store_true", help=f"{own} --pages the figures go beside ours")
+    add("--smoke", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
     add("--variants", type=Path, metavar="JSON", help="in mixed, those that an earlier run chose")
     add("--picture", type=Path, help="draw the ratios to a file")
@@ -75,10 +78,14 @@ def checked(words: list[str] | None) -> argparse.Namespace:
     options = output.parsed(parser, words)
     two = min(2, machine.cores())
     usual: dict[str, Any] = {"threads": [two], "repeats": 7, "passes": 2}
+    usual |= {"parts": NAMES, "minutes": 20.0}
+    if options.quick:
+        _check_quick(parser, options)
+        usual |= yours.USUAL
     if options.checkouts:
         _check_checkouts(parser, options)
         turns = {"repeats": checkouts.TURNS, "passes": checkouts.PASSES}
-        usual = {"threads": sorted({1, two}), **turns}
+        usual |= {"threads": sorted({1, two}), **turns}
     for name, value in usual.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -102,9 +109,16 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
     for folder in options.checkouts:
         if not (folder / "fastmlp" / "__init__.py").is_file():
             parser.error(f"there is no fastmlp in {folder}")
-    for name in ("peers", "picture", "pages", "mkl_shim"):
+    for name in ("peers", "picture", "pages", "mkl_shim", "quick"):
         if getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} does not go with --checkouts")
+
+
+def _check_quick(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if others := {*(options.parts or ())} - {*yours.USUAL["parts"]}:
+        parser.error(f"--quick has no {', '.join(sorted(others))}; leave it out for these parts")
+    if options.pages and not os.access(yours.YOURS.parent, os.W_OK):
+        parser.error(f"--pages writes to {yours.YOURS.parent}, which cannot be written to")
 
 
 def chosen_workloads(names: list[str] | None) -> list[Any]:
@@ -119,17 +133,18 @@ def chosen_workloads(names: list[str] | None) -> list[Any]:
 def race_of(options: argparse.Namespace, *shared: int) -> Race:
     """A race without contestants; its workloads share the minutes with others."""
     workloads, passes = len(chosen_workloads(options.workloads)), options.passes
-    repeats = 3 if options.quick else -(-options.repeats // passes)
+    repeats = 3 if options.smoke else -(-options.repeats // passes)
     seconds = 60 * options.minutes / max(workloads, 1) / passes
     for n in shared:
         seconds /= n
-    return Race([], options.workloads, repeats, 0 if options.quick else seconds, options.quick, say)
+    return Race([], options.workloads, repeats, 0 if options.smoke else seconds, options.smoke, say)
 
 
 def measure(options: argparse.Namespace) -> Record:
     """Run all parts that the options name."""
-    options.passes = 1 if options.quick else options.passes
-    chosen = [part for part in PARTS if part.name in options.parts]
+    options.passes = 1 if options.smoke else options.passes
+    shown = yours.PARTS if options.quick else PARTS
+    chosen = [part for part in shown if part.name in options.parts]
     if options.checkouts:
         return checkouts.measure(options, chosen, race_of(options, len(options.threads)))
     begin = time.perf_counter()
@@ -137,12 +152,15 @@ def measure(options: argparse.Namespace) -> Record:
     names = [name for name in names if PEERS[name].alone in ("", *options.parts)]
     results: Record = {
         **empty(),
-        "quick": options.quick,
+        "quick": options.smoke,
+        "visit": options.quick,
         "mkl_shim": options.mkl_shim,
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
     }
     race = start(names, options)
+    if options.quick:
+        race = race._replace(trial_seconds=yours.TRIAL_SECONDS, until=begin + yours.SECONDS)
     everyone = [*race.contestants, *race.twins]
     try:
         _race(options, chosen, race, results)
@@ -175,9 +193,11 @@ def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, resul
     print("\n".join(machine_lines(results)), flush=True)
     if options.variants:
         results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
-    whole = one_pass if options.quick else one_pass._replace(repeats=options.repeats)
+    whole = one_pass if options.smoke else one_pass._replace(repeats=options.repeats)
     for part in chosen:
         race, passes = (one_pass, options.passes) if part.repeated else (whole, 1)
+        if options.quick and part is not training.PART:
+            race = race._replace(quick=True)
         for _ in range(passes):
             results[part.key] = part.measure(race, results[part.key])
         print("\n".join(part.lines(results)), flush=True)
@@ -277,7 +297,7 @@ def _intro(results: Record, threads: int) -> str:
             f"of {peak_of(results, 'float32', threads):.0f}."
         )
     if results.get("quick"):
-        intro += "\n\n**A quick run: few rows and repeats, to try the suite, not to compare.**"
+        intro += "\n\n**A short run: few rows and repeats, to try the suite, not to compare.**"
     return intro
 
 
@@ -296,7 +316,9 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit("interrupted: no picture and no tables are written of part of a run")
     if options.picture:
         draw(results, options.picture)
-    if options.pages:
+    if options.pages and results.get("visit"):
+        yours.write(results, options.json)
+    elif options.pages:
         rewrite(results, options.picture)
 
 

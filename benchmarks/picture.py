@@ -38,7 +38,7 @@ def draw(results: Record, path: Path) -> None:
         _draw_heat(axes, row, heat)
     _label(axes, shown)
     m = results["machine"]
-    note = "quick run, not a measurement; " if results.get("quick") else ""
+    note = "short run, not a measurement; " if results.get("quick") else ""
     axes.set_title(f"Training: time of the peers over fastmlp's, {counted(threads)}")
     axes.set_xlabel(
         f"times as long as fastmlp (log scale; left of 1 the peer is ahead)\n{note}"

@@ -272,6 +272,8 @@ def main() -> None:
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]
+# The reason that work is left out which would begin after `Race.until`.
+OVER = "the time was over"
 # A later pass keeps the variant that the first has chosen, and how long a turn is.
 KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
 
@@ -286,6 +288,8 @@ class Race(NamedTuple):
     workload_seconds : bounds the turns of one workload; preparing comes on top
     quick : few rows, first variants only
     twins : second processes of those that train in mixed precision, too
+    trial_seconds : no further variant of a contestant is tried after them
+    until : by `time.perf_counter`; no work is begun later, and turns end, but two of each
     """
 
     contestants: Sequence[Any]
@@ -295,6 +299,13 @@ class Race(NamedTuple):
     quick: bool
     say: Say
     twins: Sequence[Any] = ()
+    trial_seconds: float = math.inf
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Return True if no more work is to begin."""
+        return time.perf_counter() > self.until
 
     def asked_for(self, name: str) -> bool:
         """Return True if a workload's name contains one of the parts, or there are none."""
@@ -326,10 +337,19 @@ class Race(NamedTuple):
             reply = self.prepared(contestant, part, request)
             record |= {**reply, **{key: record[key] for key in KEPT if key in record}}
             ready += [] if failed(reply) else [(contestant, record)]
-        in_turns(ready, min(self.repeats, most or self.repeats), turn)
+        self.rounds(ready, turn, min(self.repeats, most or self.repeats))
+
+    def rounds(
+        self, entries: Sequence[Any], turn: Callable[..., None], n: int | None = None
+    ) -> None:
+        """Call `turn` with each entry in each round, of as many as there are repeats."""
+        in_turns(entries, n or self.repeats, turn, seconds=self.until - time.perf_counter())
 
     def prepared(self, contestant: Any, part: str, request: Record) -> Record:
-        what = ", ".join([part, *(str(value) for value in request.values() if value)])
+        if self.is_over:
+            return {"unsupported": OVER}
+        shown = [value for value in request.values() if value and not isinstance(value, float)]
+        what = ", ".join([part, *map(str, shown)])
         self.say(f"{what}: preparing {contestant.title}, {counted(contestant.n_threads)}")
         reply: Record = contestant.ask("make", part=part, quick=self.quick, **request)
         return reply
@@ -350,8 +370,9 @@ class Race(NamedTuple):
             n = max(1, int(min(max(turn_seconds, 0.02), 0.5) / record["epoch_seconds"]))
             add(record["step_seconds"], contestant.ask("turn", n=n), n * first.n_steps)
 
+        tried_for = self.trial_seconds
         works = [
-            (c, r, {"workload": w.name, "variant": r.get("variant")})
+            (c, r, {"workload": w.name, "variant": r.get("variant"), "trial_seconds": tried_for})
             for (c, w), r in zip(entries, records, strict=True)
         ]
         self.take_turns("training", works, turn)
@@ -381,7 +402,7 @@ class Race(NamedTuple):
         def turn(contestant: Any, record: Record, calls: int) -> None:
             add(record["seconds"], contestant.ask("turn", name=record["way"], calls=calls))
 
-        in_turns(entries, self.repeats, turn)
+        self.rounds(entries, turn)
         return [*(record for _, record, _ in entries), *failures]
 
 

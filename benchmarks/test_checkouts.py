@@ -87,7 +87,7 @@ def test_a_checkout_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
 
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, kept = copy_of(tmp_path), tmp_path / "all.json"
-    words = ["--checkouts", str(ROOT), str(folder), "--quick", "--threads", "1"]
+    words = ["--checkouts", str(ROOT), str(folder), "--smoke", "--threads", "1"]
     words += ["--workloads", "2-4-1@4", "--parts", "train", "predict", "many", "steps"]
     compare.main([*words, "--json", str(kept)])
     text = capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Training: seconds a step of each workload beside the peers', and their geometric means."""
 
+import math
+import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,12 +43,21 @@ class Work:
         from the start; the seconds of all variants that were tried
     """
 
-    def __init__(self, worker: Any, workload: str, quick: bool, variant: str | None = None) -> None:
-        self.clock = worker.clock
+    def __init__(
+        self,
+        worker: Any,
+        workload: str,
+        quick: bool,
+        variant: str | None = None,
+        trial_seconds: float = math.inf,
+    ) -> None:
+        self.clock, begin = worker.clock, time.perf_counter()
         load = sized(BY_NAME[workload], quick)
         variants = [variant] if variant else worker.module.VARIANTS[load.form]
         runs, replies = {}, {}
         for name in variants[:1] if quick else variants:
+            if runs and time.perf_counter() - begin > trial_seconds:
+                break
             try:
                 runs[name], replies[name] = _first(worker.module, load, name)
             except Unsupported:

@@ -56,6 +56,7 @@ html_theme_options = {
             page: []
             for page in (
                 "benchmarks",
+                "benchmarks-yours",
                 "index",
                 "mixed-precision",
                 "parameters",
@@ -74,6 +75,7 @@ alone = (
     "benchmarks",
     "benchmarks-fair",
     "benchmarks-how",
+    "benchmarks-yours",
     "mixed-precision",
     "parameters",
     "recipe",
