@@ -54,7 +54,8 @@ class Work:
         self.clock, begin = worker.clock, time.perf_counter()
         load = sized(BY_NAME[workload], quick)
         variants = [variant] if variant else worker.module.VARIANTS[load.form]
-        runs, replies = {}, {}
+        runs: dict[str, Any] = {}
+        replies: dict[str, Any] = {}
         for name in variants[:1] if quick else variants:
             if runs and time.perf_counter() - begin > trial_seconds:
                 break

@@ -174,8 +174,8 @@ def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> No
     for one in (model, weighted):
         for same in (reloaded(one, tmp_path / "a.safetensors"), pickle.loads(pickle.dumps(one))):
             for coverage in (0.5, 0.8):
-                intervals = (each.predict_interval(X, coverage) for each in (one, same))
-                np.testing.assert_array_equal(*intervals)
+                before, after = (each.predict_interval(X, coverage) for each in (one, same))
+                np.testing.assert_array_equal(after, before)
     assert len(weighted.pack_.row_weights) == 120
     again = TabularMLPRegressor(**FEW, cv=2, n_jobs=1).fit(X, Y)
     np.testing.assert_array_equal(again.predict_interval(X, 0.8), expected)
