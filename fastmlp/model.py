@@ -535,7 +535,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
                 request.keep(self._network, state)
                 loop.fit(engine, state, request, buffered)
                 if once is not None:
-                    once.note(self._single_steps, rows.data, who)
+                    once.note(self._single_steps, rows.data, request.history, who)
             return request.history
 
     @explained
