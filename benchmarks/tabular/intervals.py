@@ -131,15 +131,16 @@ def lines(results: Record) -> Iterator[str]:
     """Yield the section: a row a table, means over turns."""
     records: list[dict[str, Any]] = results["records"]
     turns, preset = len({r["turn"] for r in records}), results["preset"]
-    facts = [f"preset `{preset}`", f"{turns} fits of own seeds", counted(results["threads"])]
+    fits = "a fit a table" if turns == 1 else f"{turns} fits a table, of own seeds"
+    facts = [f"preset `{preset}`", fits, counted(results["threads"])]
     yield machine.measured(results["machine"], *facts, versions=results["versions"])
     yield ""
     rows, shares, scores = [], [], []
-    for name, fits in grouped(records, "table").items():
-        by_model = grouped(fits, "model")
+    for name, of_table in grouped(records, "table").items():
+        by_model = grouped(of_table, "model")
         shares.append([np.mean([r["held"] for r in by_model[model]]) for model in MODELS])
         scores.append([np.mean([r["score"] for r in by_model[model]]) for model in MODELS])
-        rows.append((name, f"{fits[0]['rows']:,}", *_cells(shares[-1], scores[-1])))
+        rows.append((name, f"{of_table[0]['rows']:,}", *_cells(shares[-1], scores[-1])))
     rows.append(("mean", "", *_cells(np.mean(shares, axis=0), geometric(np.array(scores)))))
     titles = [title for model in MODELS for title in (f">{model}: held", ">score")]
     yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
