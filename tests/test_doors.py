@@ -267,7 +267,7 @@ def keyword_refused(door: Door, feature: str) -> str | None:
     if keyword in ("layer_rates", "trainable"):
         wrong = door.name not in OF_NETS
     if door.name == "tables":
-        known = ("nothing", "bfloat16", "sample_weight", "class_weight")
+        known = ("nothing", "bfloat16", "sample_weight", "class_weight", "gamma")
         wrong = wrong or feature not in known
     if wrong or (door.name, keyword) == ("fit_many", "class_weight"):
         return keyword

@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.predict.embedded_vjp import vjp_record
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
+from fastmlp.rules.optimizers import is_averaged
 from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
@@ -86,7 +87,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
                 trainers.append(steps.trainer(kind, Data(x, targets, np.empty(0, dtype))))
                 trainers[-1].begin()
             quick = [trainer.pause() for trainer in trainers]
-            if None in quick:
+            if None in quick or is_averaged(state.optimizer):
                 raise ValueError(
                     f"{who}: a step of this net needs Python: it has an average or bfloat16, or "
                     f"batches of {batch_size} rows are too large; use net.train_on_batch"
