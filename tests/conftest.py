@@ -32,14 +32,14 @@ DRILLS = frozenset((TESTS / "drills.txt").read_text(encoding="utf-8").split("\n"
 LIMIT = 300
 # Beyond the limit, and no drill: without it no fast test finds locks that a forked child inherits.
 KEPT = "test_every_scenario_on_every_layer[forks-omp]"
-# Cases of a test in a call that names none: of 16,000 cases, which take 570 s of processor time,
-# 6,300 are left, which take 180 (AMD EPYC, AVX2, kernels compiled).
-FEW = 8
+# Cases of a test in a call that names none: of 17,000 cases, which take 570 s of processor time with
+# kernels that are compiled, 5,000 are left, which take 190 with an empty cache (AMD EPYC, AVX2).
+FEW = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the drills too, and the others' limit")
-    cases = "at most so many cases of a test, evenly spaced; default: all, or 8 if none is named"
+    cases = "at most so many cases of a test, evenly spaced; default: all, or 4 if none is named"
     parser.addoption("--cases", type=int, metavar="N", help=cases)
     parser.addoption("--soak", action="store_true", help="the drills of tests/soak at full size")
     parser.addoption("--golden", action="store_true", help="write the messages that have changed")
