@@ -32,8 +32,9 @@ DRILLS = frozenset((TESTS / "drills.txt").read_text(encoding="utf-8").split("\n"
 LIMIT = 300
 # Beyond the limit, and no drill: without it no fast test finds locks that a forked child inherits.
 KEPT = "test_every_scenario_on_every_layer[forks-omp]"
-# Cases of a test in a call that names none: of 17,000 cases, which take 570 s of processor time with
-# kernels that are compiled, 5,000 are left, which take 190 with an empty cache (AMD EPYC, AVX2).
+# Cases of a test in a call that names none: of 17,000 cases, which take 570 s of processor time
+# with kernels that are compiled, 4,600 are left, which take 190 with an empty cache (AMD EPYC,
+# AVX2).
 FEW = 4
 
 
