@@ -17,7 +17,14 @@ from benchmarks.output import DOCS, say
 from benchmarks.scores import Record, counted, grouped
 from benchmarks.tabular.ablation import complete, developed
 from benchmarks.tabular.compare import geometric
-from benchmarks.tabular.models import MOST_LEVELS, PATIENCE, ROUNDS, categories, fitted, native
+from benchmarks.tabular.models import (
+    MOST_LEVELS,
+    ROUNDS,
+    categories,
+    fitted,
+    fitted_catboost,
+    native,
+)
 from benchmarks.tabular.sources import SplitTable, read, sources
 from benchmarks.workloads import Array
 from fastmlp.tabular.pack import PRESETS
@@ -43,21 +50,8 @@ def of_fastmlp(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
 
 def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     """The outer quantiles of one model of CatBoost's."""
-    model = import_module("catboost").CatBoostRegressor(
-        loss_function=f"MultiQuantile:alpha={QUANTILES[0]:g},{QUANTILES[1]:g}",
-        iterations=ROUNDS,
-        early_stopping_rounds=PATIENCE,
-        thread_count=options.threads,
-        random_seed=seed,
-        cat_features=categories(table),
-        verbose=False,
-        allow_writing_files=False,
-    )
-    x = table.x.copy()
-    for name in categories(table):
-        x[name] = x[name].fillna("missing")
-    train, held_out = table.train, table.validation
-    model.fit(x.iloc[train], table.y[train], eval_set=(x.iloc[held_out], table.y[held_out]))
+    loss = f"MultiQuantile:alpha={QUANTILES[0]:g},{QUANTILES[1]:g}"
+    model, x = fitted_catboost(table, "Regressor", options.threads, seed, loss_function=loss)
     return {CATBOOST: np.sort(model.predict(x.iloc[table.test]), axis=1)}
 
 

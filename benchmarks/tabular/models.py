@@ -104,9 +104,16 @@ def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
 
 def catboost(table: SplitTable, threads: int, seed: int) -> Array:
     """Predictions of CatBoost; a missing category is a level of its own."""
-    library = import_module("catboost")
     kind = "Regressor" if table.task == "regression" else "Classifier"
-    model = getattr(library, f"CatBoost{kind}")(
+    model, x = fitted_catboost(table, kind, threads, seed)
+    return _predict(model, table, x)
+
+
+def fitted_catboost(
+    table: SplitTable, kind: str, threads: int, seed: int, **settings: Any
+) -> tuple[Any, Any]:
+    """A model that has stopped by the rows to validate on, and the columns as it takes them."""
+    model = getattr(import_module("catboost"), f"CatBoost{kind}")(
         iterations=ROUNDS,
         early_stopping_rounds=PATIENCE,
         thread_count=threads,
@@ -114,12 +121,13 @@ def catboost(table: SplitTable, threads: int, seed: int) -> Array:
         cat_features=categories(table),
         verbose=False,
         allow_writing_files=False,
+        **settings,
     )
     x = table.x.copy()
     for name in categories(table):
         x[name] = x[name].fillna("missing")
     model.fit(x.iloc[table.train], table.y[table.train], eval_set=_validation(table, x))
-    return _predict(model, table, x)
+    return model, x
 
 
 def realmlp(table: SplitTable, threads: int, seed: int) -> Array:

@@ -60,6 +60,27 @@ def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
         assert_same(model, pickle.loads(pickle.dumps(model)), frame)
 
 
+def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
+    """Losses, trees, refits and distilled nets in each other's company."""
+    for seed in range(200 if soak else 6):
+        frame, y, task = table_of(seed)
+        rng = np.random.default_rng(seed)
+        options: dict[str, Any] = {"trees": bool(rng.integers(2)), "refit": bool(rng.integers(2))}
+        kind: Any = TabularMLPClassifier
+        if task == "regression":
+            kind = TabularMLPRegressor
+            options["loss"] = str(rng.choice(["squared_error", "absolute_error", "quantile"]))
+        distils = rng.integers(2)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
+            model = kind(max_iter=1, n_members=2, cv=2, random_state=seed, **options).fit(frame, y)
+            if distils:
+                model = model.distilled(frame, y, hidden_layer_sizes=4)
+        assert model.get_params()["trees"] == options["trees"]
+        assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
+        assert_same(model, pickle.loads(pickle.dumps(model)), frame)
+
+
 def test_the_command(
     soak: bool,
     tmp_path: Path,
