@@ -126,13 +126,14 @@ def state_of(net: MLP) -> tuple[Any, ...]:
 
 
 # A step that holds the GIL; one that does not, on one thread; and on a team.
-WAYS = ["short", "long", "team"]
+WAYS = ["short", "alone", "long", "team"]
 
 
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take single steps in one of `WAYS`."""
     if way != "short":
         monkeypatch.setattr(quick_step, "GIL_LANE_PRODUCTS", 0)
+        monkeypatch.setattr(quick_step, "ALONE_FLOPS", 1e12 if way == "alone" else -1)
     if way == "team":
         monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
         monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
@@ -547,14 +548,16 @@ def test_an_interrupt_after_a_long_step_leaves_the_net_with_it(
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     for net in nets:
         net.train_on_batch(X, y)
-    run = Runner.run
+    owner: Any = quick_step if way == "alone" else Runner
+    name = "take_step_alone" if way == "alone" else "run"
+    run = getattr(owner, name)
 
-    def interrupted(self: Any, *arguments: Any, **options: Any) -> None:
-        run(self, *arguments, **options)
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        run(*arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "run", interrupted)
+        patch.setattr(owner, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             nets[0].train_on_batch(X, y)
     nets[1].train_on_batch(X, y)

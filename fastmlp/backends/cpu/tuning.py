@@ -188,6 +188,11 @@ TEAM_SPINS = 5000
 # predicted, 2 threads).
 MAILBOX_SPINS, MAILBOX_YIELDS = 4000, 50
 
+# Most operations, 0.1 ms, of a single step that asks for no team: to choose and launch one, and to
+# leave it, takes 40 to 60 us, and a calibration 30 ms. 83 -> 60 us (16-64-64-2@128), 103 -> 79
+# (32-100-100-1@64, 2 threads).
+ALONE_FLOPS = 12_000_000
+
 # --- Predictions ---------------------------------------------------------------------------------
 # python -m benchmarks.compare --parts predict --workloads 16-64-64-2@64 --threads 1 2
 

@@ -303,10 +303,7 @@ def quick_step(scalar: Scalar) -> Kernel:
     return take_step
 
 
-@kernel("cpu.quick_step", nogil=False)
-def take_quick_step(
-    address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
-) -> float:
+def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array) -> float:
     """Take a step on rows; return the loss. The record's status says if it was taken."""
     quick, n = record_at(address, PlainStep), x.shape[0]
     quick.status, quick.loss = DECLINED, np.nan
@@ -319,3 +316,7 @@ def take_quick_step(
     quick.label_bytes = label_bytes
     call(quick.block, (address,))
     return quick.loss
+
+
+take_quick_step = kernel("cpu.quick_step", nogil=False)(_take)
+take_step_alone = kernel("cpu.step_alone")(_take)

@@ -96,6 +96,15 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     return team
 
 
+def renew(team: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the record of a team that all threads have left, for another call of as many threads
+    and pieces: 11 -> 3 us, between long steps."""
+    team[: CONSTANT // 8] = 0
+    team[PARTS // 8 :] = 0
+    team[POSTED // 8] = -1
+    return team
+
+
 @cache
 def _share_address() -> int:
     return block_of(share, np.int64).address
@@ -290,6 +299,16 @@ def entry() -> Block:
     return block_of(enter, np.int64)
 
 
+@njit
+def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
+    """Wait briefly for so many threads, this one included, unless it is 1; then run the driver."""
+    mode = flush_denormals()
+    if n_threads > 1:
+        _wait_for_team(team, n_threads)
+    call(driver, (job,))
+    restore_denormals(mode)
+
+
 def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
     """Make the block that runs a driver as the leader; its workers enter by their mailboxes.
 
@@ -297,10 +316,6 @@ def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
     """
 
     def run_driver(team: int, n_threads: int, driver: int, job: int) -> None:
-        mode = flush_denormals()
-        if n_threads > 1:
-            _wait_for_team(team, n_threads)
-        call(driver, (job,))
-        restore_denormals(mode)
+        lead_team(team, n_threads, driver, job)
 
     return run_driver

@@ -13,14 +13,16 @@ from contextlib import nullcontext
 from ctypes import addressof, c_char
 from functools import cache
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange, types
 from numpy.typing import NDArray
 
+from fastmlp._process.memory import FreeList
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.threads.team import (
+    CONSTANT,
     JOINED,
     LEFT,
     LINE,
@@ -29,7 +31,9 @@ from fastmlp.backends.cpu.threads.team import (
     STOPPED,
     entry,
     lead,
+    lead_team,
     make_team,
+    renew,
     share,
     yield_core,
 )
@@ -136,11 +140,11 @@ def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
     return serve_calls
 
 
-def post(scalar: Any) -> Callable[..., None]:
+def launch(scalar: Any) -> Callable[..., None]:
     """Make the block that posts a call to the mailboxes of up to n spinning workers, and writes
-    their number to the team's record."""
+    their number to the team's record; with all n of them it runs the driver as the leader."""
 
-    def post_call(boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int) -> None:
+    def post_and_lead(boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int) -> None:
         n_posted = 0
         for b in range(n_boxes):
             place = boxes + b * LINE
@@ -151,11 +155,20 @@ def post(scalar: Any) -> Callable[..., None]:
                     n_posted += 1
                     store_release(place, WRITTEN)
         store_release(team + POSTED, n_posted)
+        if n_posted == n:
+            lead_team(team, n + 1, driver, job)
 
-    return post_call
+    return post_and_lead
 
 
 Team = NDArray[np.int64]
+
+
+class Entered(NamedTuple):
+    """A team that workers may be inside, and True until its leader has returned."""
+
+    team: Team
+    runs: bool
 
 
 @kernel("cpu.gather", parallel=True)
@@ -174,7 +187,7 @@ def _block(factory: Callable[..., Any]) -> Block:
 def compile_all() -> None:
     """Compile the blocks of a team, without launching one."""
     entry()
-    for factory in (share, lead, post, serve):
+    for factory in (share, lead, launch, serve):
         _block(factory)
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
@@ -212,11 +225,13 @@ def run(
         if COMPILER == "numba":
             _run_by_numba(driver, job, address, n)
             return True
-        team = make_team(n, pieces)
-        job["team"], job["n_parts"] = team.ctypes.data, n * pieces
-        if region and limits.parallel_is_safe():
+        by_region = region and limits.parallel_is_safe()
+        team = make_team(n, pieces) if by_region else _pool().team(n, pieces)
+        place = addressof(c_char.from_buffer(team.data))
+        job["team"], job["n_parts"] = place, n * pieces
+        if by_region:
             with limits.threads(n):
-                gather(n, entry().address, team.ctypes.data, driver.address, address)
+                gather(n, entry().address, place, driver.address, address)
             return True
         return _pool().run(driver, address, team, n, patient=patient)
 
@@ -243,8 +258,14 @@ class WorkerPool:
         self._mailboxes = Mailboxes(spins)
         # Reentrant: a signal's handler may ask for a team while this thread holds it.
         self._lock = threading.RLock()
-        # The teams that workers may still be inside.
-        self._teams: dict[int, Team] = {}
+        # The teams that workers may still be inside, and those that all threads have left.
+        self._teams: dict[int, Entered] = {}
+        self._spare = FreeList()
+
+    def team(self, n_threads: int, pieces: int) -> Team:
+        """Return the record of a team that no thread has entered."""
+        team = self._spare.take((n_threads, pieces))
+        return make_team(n_threads, pieces) if team is None else renew(team)
 
     def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
         """Run the driver as leader; up to n - 1 workers join while it runs.
@@ -255,23 +276,25 @@ class WorkerPool:
         """
         self._grow(n - 1)
         team[JOINED // 8] = 1  # the leader's ticket: a worker must never run the driver
-        address = team.ctypes.data
-        self._teams[address] = team
+        address = addressof(c_char.from_buffer(team.data))
+        self._teams[address] = Entered(team, runs=True)
         try:
             boxes = (self._mailboxes.first, min(self._n_mailboxes, MOST), n - 1)
-            _block(post)(*boxes, address, driver.address, job)
+            _block(launch)(*boxes, address, driver.address, job)
             asleep = n - 1 - int(team[POSTED // 8])
+            if asleep == 0:
+                return True
             for _ in range(asleep):
                 self._calls.put((team, driver.address, job))
-            if asleep:
-                self._count_calls()
-            n_joined = n if patient else n - asleep
-            _block(lead).entry(address, n_joined, driver.address, job)
-            return asleep == 0
+            self._count_calls()
+            _block(lead).entry(address, n if patient else n - asleep, driver.address, job)
+            return False
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
             if team[POSTED // 8] < 0:
                 self._teams.pop(address, None)
+            else:
+                self._teams[address] = Entered(team, runs=False)
             self._let_go()
 
     def _count_calls(self) -> None:
@@ -284,10 +307,15 @@ class WorkerPool:
             self._mailboxes.queue[0] = self._calls.qsize()
 
     def _let_go(self) -> None:
-        """Drop the teams that all workers have left to which they were posted."""
-        for address, team in list(self._teams.items()):
-            if team[POSTED // 8] == team[LEFT // 8]:
-                self._teams.pop(address, None)
+        """Drop the teams that all workers have left to which they were posted; a team of which no
+        worker was asleep serves another call."""
+        for address, (team, runs) in list(self._teams.items()):
+            if runs or team[POSTED // 8] != team[LEFT // 8]:
+                continue
+            n_threads, pieces = int(team[CONSTANT // 8]), int(team[CONSTANT // 8 + 3])
+            # Popping is one step: no two threads keep the same team.
+            if self._teams.pop(address, None) and team[POSTED // 8] == n_threads - 1:
+                self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:
         """Start workers up to this number, if the system has threads for them.

@@ -1,18 +1,26 @@
 """Steps of a kept trainer on plain rows, in one compiled call: a short one holds the GIL."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
-from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
+from fastmlp.backends.cpu.kernels.one_step import (
+    DECLINED,
+    TAKEN,
+    take_quick_step,
+    take_step_alone,
+)
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.tuning import GIL_LANE_PRODUCTS
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network, paired_layers
 
@@ -89,6 +97,7 @@ class QuickStep:
         self._labels, self._losses = np.empty(n_rows, dtype), np.zeros(1)
         self._order = np.arange(n_rows, dtype=np.int64)
         self.is_short = products_of(network, session) <= GIL_LANE_PRODUCTS
+        self._is_alone = engine.n_threads == 1 or work.flops <= ALONE_FLOPS
         self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
         self.job, self.address = fields_of(self.record), address(self.record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
@@ -164,9 +173,21 @@ class QuickStep:
             return None
         elif not weight.flags.carray:
             return None
-        take = take_quick_step if self.is_short else self._take_long_step
-        loss: float = take(self.address, step, label_bytes, x, y, weight)
+        take: Callable[..., float] = self._take_alone if self._is_alone else self._take_long_step
+        if self.is_short:
+            take = take_quick_step
+        loss = float(take(self.address, step, label_bytes, x, y, weight))
         return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
+
+    def _take_alone(
+        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
+    ) -> float:
+        """Do what `take_quick_step` does without the GIL, on this thread."""
+        task_pool.check()
+        with limits.reserved(1):
+            loss: float = take_step_alone(self.address, step, label_bytes, x, y, weight)
+        self.has_taken(step)
+        return loss
 
     def _take_long_step(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
