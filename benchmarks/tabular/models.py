@@ -5,6 +5,8 @@ Boosted trees: at most 1,000 rounds, and 50 without a gain end them; scikit-lear
 predict with the last round and not with the best.
 """
 
+import math
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -74,15 +76,22 @@ def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
         return _predict(model, table, x)
 
 
-def lightgbm(table: SplitTable, threads: int, seed: int) -> Array:
-    library = import_module("lightgbm")
+def lightgbm(table: SplitTable, threads: int, seed: int, seconds: float = math.inf) -> Array:
+    """Predictions of LightGBM; no round begins after so many seconds."""
+    library, end = import_module("lightgbm"), time.perf_counter() + seconds
+
+    def end_in_time(round: Any) -> None:
+        if time.perf_counter() > end:
+            scores = round.evaluation_result_list
+            raise library.callback.EarlyStopException(round.iteration, scores)
+
     kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
     model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
     x = native(table)
     x.columns = [f"c{i}" for i in range(x.shape[1])]  # it refuses some signs in names
     stop = library.early_stopping(PATIENCE, verbose=False)
     model.fit(x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)],
-              callbacks=[stop])  # fmt: skip
+              callbacks=[stop, end_in_time])  # fmt: skip
     return _predict(model, table, x)
 
 
@@ -102,15 +111,27 @@ def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
     return _predict(model, table, x)
 
 
-def catboost(table: SplitTable, threads: int, seed: int) -> Array:
+class EndInTime:
+    """CatBoost's callback that ends a fit after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.perf_counter() + seconds
+
+    def after_iteration(self, _: Any) -> bool:
+        """Return True to go on."""
+        return time.perf_counter() < self._end
+
+
+def catboost(table: SplitTable, threads: int, seed: int, seconds: float = math.inf) -> Array:
     """Predictions of CatBoost; a missing category is a level of its own."""
     kind = "Regressor" if table.task == "regression" else "Classifier"
-    model, x = fitted_catboost(table, kind, threads, seed)
+    callbacks = [] if math.isinf(seconds) else [EndInTime(seconds)]
+    model, x = fitted_catboost(table, kind, threads, seed, callbacks)
     return _predict(model, table, x)
 
 
 def fitted_catboost(
-    table: SplitTable, kind: str, threads: int, seed: int, **settings: Any
+    table: SplitTable, kind: str, threads: int, seed: int, callbacks: Any = (), **settings: Any
 ) -> tuple[Any, Any]:
     """A model that has stopped by the rows to validate on, and the columns as it takes them."""
     model = getattr(import_module("catboost"), f"CatBoost{kind}")(
@@ -126,7 +147,8 @@ def fitted_catboost(
     x = table.x.copy()
     for name in categories(table):
         x[name] = x[name].fillna("missing")
-    model.fit(x.iloc[table.train], table.y[table.train], eval_set=_validation(table, x))
+    rows = x.iloc[table.train], table.y[table.train]
+    model.fit(*rows, eval_set=_validation(table, x), callbacks=list(callbacks) or None)
     return model, x
 
 

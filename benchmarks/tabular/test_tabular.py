@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import scores
 from benchmarks.conftest import MACHINE
-from benchmarks.tabular import ablation, compare, intervals, sources, times, wheels
+from benchmarks.tabular import ablation, compare, intervals, scale, sources, times, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -321,3 +321,21 @@ def test_an_ablation_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
     few = ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1"]
     times.main([*few, "--pages"], page)
     assert "| `fast` |" in page.read_text()
+
+
+def test_a_limit_of_time_for_few_rows(page: Path) -> None:
+    table = scale.drawn(500)
+    assert table.x.shape == (550, 20)
+    assert len(categories(table)) == 4
+    assert sorted(np.concatenate([table.train, table.validation, table.test])) == [*range(550)]
+    np.testing.assert_array_equal(table.y, scale.drawn(500).y)
+
+    record = scale.fit("fastmlp fast", 500, 1, 20.0)
+    assert record["score"] < table.y.std()
+    assert 0 < record["seconds"] < 60
+    file = page.with_name("scale.json")
+    records = [{"model": name, **record} for name in scale.models(20.0)]
+    facts = {"rows": 500, "limit": 20.0, "threads": 1, "machine": MACHINE, "versions": {}}
+    file.write_text(json.dumps({**facts, "records": records}))
+    scale.main(["--from-json", "--json", str(file), "--pages"], page)
+    assert f"| fastmlp fast | {record['score']:.4f} |" in page.read_text()
