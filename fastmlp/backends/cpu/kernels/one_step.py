@@ -303,19 +303,17 @@ def quick_step(scalar: Scalar) -> Kernel:
     return take_step
 
 
-def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array) -> float:
-    """Take a step on rows; return the loss. The record's status says if it was taken."""
+def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
+    """Take a step on rows, of weights at an address, or 0; return the loss. The record's status
+    says if it was taken."""
     quick, n = record_at(address, PlainStep), x.shape[0]
     quick.status, quick.loss = DECLINED, np.nan
     if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
-        return quick.loss
-    if weight.size > 0 and weight.size != n:
-        return quick.loss
-    quick.x, quick.y, quick.step = x.ctypes.data, y.ctypes.data, step
-    quick.weight = weight.ctypes.data if weight.size > 0 else 0
-    quick.label_bytes = label_bytes
+        return float(quick.loss)
+    quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
+    quick.label_bytes, quick.step = label_bytes, step
     call(quick.block, (address,))
-    return quick.loss
+    return float(quick.loss)
 
 
 take_quick_step = kernel("cpu.quick_step", nogil=False)(_take)

@@ -91,7 +91,7 @@ class QuickStep:
         self._dtype = dtype = network.dtype
         self._engine, self._session, self._work = engine, session, work
         self._shape, self._n_targets = (n_rows, network.layout.sizes[0]), data.y.shape[1]
-        self._parameters, self._no_weight = parameters, np.empty(0, dtype)
+        self._parameters = parameters
         # As the trainer's `store` leaves it: a copy of the parameters.
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(n_rows, dtype), np.zeros(1)
@@ -105,6 +105,8 @@ class QuickStep:
         self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
         if not has_labels:
             self._label_bytes = {dtype: 0}
+        # The dtype of targets that are not labels.
+        self._plain = None if has_labels else dtype
         largest = float(np.finfo(dtype).max)
         lowest = {"real": -largest, "positive": float(np.finfo(dtype).tiny)}
         fields = {
@@ -156,7 +158,7 @@ class QuickStep:
             return None
         if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.carray:
             x = _converted(x, dtype)
-        label_bytes = self._label_bytes.get(y.dtype)
+        label_bytes = 0 if y.dtype is self._plain else self._label_bytes.get(y.dtype)
         if label_bytes is None and dtype in self._label_bytes:
             y, label_bytes = _converted(y, dtype), 0
         if x is None or y is None or label_bytes is None:
@@ -167,20 +169,21 @@ class QuickStep:
             if y.ndim != 1:
                 return None
             y = y[:, None]
-        if weight is None:
-            weight = self._no_weight
-        elif type(weight) is not ndarray or weight.dtype != dtype or weight.ndim != 1:
-            return None
-        elif not weight.flags.carray:
-            return None
+        place = 0
+        if weight is not None:
+            if type(weight) is not ndarray or weight.dtype != dtype:
+                return None
+            if weight.shape != self._order.shape or not weight.flags.carray:
+                return None
+            place = address(weight)
         take: Callable[..., float] = self._take_alone if self._is_alone else self._take_long_step
         if self.is_short:
             take = take_quick_step
-        loss = float(take(self.address, step, label_bytes, x, y, weight))
+        loss = take(self.address, step, label_bytes, x, y, place)
         return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
 
     def _take_alone(
-        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
+        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
         """Do what `take_quick_step` does without the GIL, on this thread."""
         task_pool.check()
@@ -190,15 +193,14 @@ class QuickStep:
         return loss
 
     def _take_long_step(
-        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: Array
+        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
         """Do what `take_quick_step` does without the GIL, on a team where that is faster."""
         n = self._shape[0]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
         fits = x.shape == self._shape and len(y) == n and y.size == n * self._n_targets
-        if fits and weight.size in (0, n):
-            rows = {"x": address(x), "y": address(y)}
-            rows["weight"] = address(weight) if weight.size else 0
+        if fits:
+            rows = {"x": address(x), "y": address(y), "weight": weight}
             options: Any = {**rows, "label_bytes": label_bytes, "step": step}
             self._engine.run(one_step.quick_step, self, self._work, **options)
             self.has_taken(step)
