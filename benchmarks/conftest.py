@@ -67,7 +67,7 @@ def run(workload: Workload, peer: str) -> Any:
     return run_of(peer, workload)
 
 
-SECTIONS = ("benchmarks", "ablation", "intervals", "times", "scale")
+SECTIONS = ("benchmarks", "once", "ablation", "intervals", "times", "scale")
 MACHINE: Record = {
     "date": "2026-01-01",
     "cpu": "A CPU",

@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -97,9 +98,13 @@ def geometric(seconds: Array) -> Array:
     return np.exp(np.nanmean(np.log(seconds), axis=0))
 
 
-def lines(results: Record) -> Iterator[str]:
+def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> Iterator[str]:
     """The page's tables by group: those kept aside first, then those the recipe was made on."""
-    everything, records = grid(results), results["records"]
+    named = [name for name, facts in results["tables"].items() if facts["group"] in groups]
+    records = [r for r in results["records"] if r["table"] in named]
+    if not records:
+        return
+    everything = grid({**results, "records": records})
     turns = len({r["turn"] for r in records})
     yield machine.measured(
         results["machine"],
@@ -107,11 +112,11 @@ def lines(results: Record) -> Iterator[str]:
         f"{counted(results['threads'])} each",
         versions=results["versions"],
     )
-    for group, were in GROUPS.items():
+    for group in groups:
         names = [n for n in everything.tables if results["tables"][n]["group"] == group]
         if names:
             part = everything.only(names)
-            yield f"\n## {len(names)} tables that {were}\n"
+            yield f"\n## {len(names)} tables that {GROUPS[group]}\n"
             yield from _summary(part)
             yield from _behind(part)
             yield from _scores(results, part)
@@ -283,4 +288,5 @@ OPTIONS: Record = {
     "--turns": {"type": int, "default": 3, "help": "fits of each, with own seeds"},
     "--threads": {"type": int, "default": 2},
 }
-main = output.program(PAGE, measure, OPTIONS, benchmarks=lines)
+later = partial(lines, groups=("once", "shut"))
+main = output.program(PAGE, measure, OPTIONS, benchmarks=lines, once=later)

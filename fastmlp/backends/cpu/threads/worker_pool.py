@@ -308,14 +308,24 @@ class WorkerPool:
 
     def _let_go(self) -> None:
         """Drop the teams that all workers have left to which they were posted; a team of which no
-        worker was asleep serves another call."""
-        for address, (team, runs) in list(self._teams.items()):
-            if runs or team[POSTED // 8] != team[LEFT // 8]:
-                continue
-            n_threads, pieces = int(team[CONSTANT // 8]), int(team[CONSTANT // 8 + 3])
-            # Popping is one step: no two threads keep the same team.
-            if self._teams.pop(address, None) and team[POSTED // 8] == n_threads - 1:
-                self._spare.give((n_threads, pieces), team)
+        worker was asleep serves another call.
+
+        Under a lock, and an entry that a signal's handler has replaced is put back: a team that is
+        kept while it runs would be given to a second call.
+        """
+        with self._lock:
+            for address, entered in list(self._teams.items()):
+                team = entered.team
+                if entered.runs or team[POSTED // 8] != team[LEFT // 8]:
+                    continue
+                last = self._teams.pop(address, None)
+                if last is not entered:
+                    if last is not None:
+                        self._teams[address] = last
+                    continue
+                n_threads, pieces = int(team[CONSTANT // 8]), int(team[CONSTANT // 8 + 3])
+                if team[POSTED // 8] == n_threads - 1:
+                    self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:
         """Start workers up to this number, if the system has threads for them.

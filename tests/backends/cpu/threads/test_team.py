@@ -474,6 +474,32 @@ def test_a_team_is_kept_until_its_helpers_have_left(pool: WorkerPool) -> None:
 
 
 @only_compiled
+def test_a_team_serves_one_call_after_the_other(pool: WorkerPool) -> None:
+    addresses: list[int] = []
+    wrong: list[int] = []
+
+    def work() -> None:
+        for n_loops in (1, 2, 3) * 60:
+            drill, team = Drill(8, n_loops), pool.team(2, 1)
+            addresses.append(team.ctypes.data)
+            drill.job["team"] = team.ctypes.data
+            pool.run(drill.driver, drill.job.ctypes.data, team, 2)
+            if not drill.exact:
+                wrong.append(n_loops)
+
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    work()
+    assert len(set(addresses)) < len(addresses)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@only_compiled
 def test_a_queued_call_ends_the_wait(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
