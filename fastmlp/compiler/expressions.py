@@ -274,9 +274,11 @@ class Expressions:
         return getattr(owner, node.attr)
 
     def of_table(self, table: MatrixOperand, name: str) -> Any:
-        """Return a table's transpose, or its shape."""
+        """Return a table's transpose, its dtype or its shape."""
         if name == "T":
             return table._replace(transposed=not table.transposed)
+        if name == "dtype":
+            return table.dtype
         if name != "shape":
             raise Unsupported(f"{name} of a table")
         shape = Number(table.n, INT64), Number(table.width, INT64)

@@ -34,6 +34,7 @@ from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import definition_of
 from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.rules.updates import N_MOMENTS
 
 pytestmark = only_compiled
@@ -490,6 +491,8 @@ def test_every_block_of_the_library_is_translated(name: str, scalar: Any) -> Non
 
 
 N_NUMBERS = 1000
+# Beside losses of the same names.
+OF_SKLEARN = {f"scikit-learn's {name}": loss for name, loss in SKLEARN_LOSSES.items()}
 
 
 def rules_with_arguments() -> dict[str, Any]:
@@ -502,7 +505,7 @@ def rules_with_arguments() -> dict[str, Any]:
         table[name] = rule, elementwise.activation_loop, (), "rww", (N_NUMBERS,)
     for name, link in links.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
-    for name, loss in CASES.items():
+    for name, loss in (CASES | OF_SKLEARN).items():
         options, kind = tuple(options_of(loss).values()), loss.targets == "classes"
         n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
         shape = (200, n, 1 if kind else n // loss.per_target)
