@@ -36,7 +36,7 @@ from fastmlp.tabular.pack import (
     TableRows,
     train_pack,
 )
-from fastmlp.tabular.pack.conformal import learn_sizes
+from fastmlp.tabular.pack.conformal import SETTINGS, learn_sizes
 from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Scorer, Task
 from fastmlp.tabular.pack.refit import joined_rows, refitted
 from fastmlp.tabular.pack.rows import Fold, in_strips, validated
@@ -53,6 +53,8 @@ Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
 # With fewer rows than this each net trains once for each fold.
 FEW_ROWS = 1000
+# With a time limit: the share of it that is kept for the refit.
+FOR_REFIT = 0.3
 # Parameters whose errors suggest a value: the known ones, and words of other libraries.
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
@@ -62,11 +64,13 @@ ADVISED: dict[str, tuple[Any, ...]] = {
 
 
 class Divided(NamedTuple):
-    """Rows to train on and to validate on; with folds the former have the latter among them."""
+    """Rows to train on and to validate on, whose groups are integers, or None; with folds the
+    former have the latter among them."""
 
     training: TableRows
     held_out: TableRows
     folds: list[Fold] | None
+    groups: Array | None = None
 
 
 class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
@@ -139,11 +143,6 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
-        if self.refit and self.time_limit is not None:
-            raise ValueError(
-                f"{who}: refit=True trains nets for as many epochs as they need, and "
-                f"time_limit={self.time_limit:g} may end them before: leave one of both out"
-            )
         callbacks = checks.callbacks(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
@@ -165,19 +164,16 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if validation is not None:
             self._check_targets(validation.y, who, "y_val")
         seed = int(check_random_state(self.random_state).randint(SEEDS))
-        groups = splits.groups_of(arguments.groups, n_rows, who)
-        groups = None if groups is None else groups[kept]
+        groups = splits.groups_of(arguments.groups, kept, who)
         rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
         data = self._divided(whole, validation, rows, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         caller = Caller(who, start, callbacks, arguments.progress)
         signs = columns_in_order(self.monotonic_cst, schema, classes, type(self).__name__)
-        pack, members, board = self._trained(data, classes, seed, caller, signs)
+        pack, members, board, n_trained = self._trained(data, classes, seed, caller, signs)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
-        more = len(data.held_out.y) if self.refit and data.folds is None else 0
-        rows_of_nets = len(data.training.y) + more
-        self.training_ = {"rows": rows_of_nets, "validation_rows": len(data.held_out.y)}
+        self.training_ = {"rows": n_trained, "validation_rows": len(data.held_out.y)}
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
@@ -205,7 +201,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if folds is not None:
             tested = validated(folds)
             held_out = whole if len(tested) == len(whole.y) else whole.take(tested)
-            return Divided(whole, held_out, folds)
+            groups = None if rows.groups is None else rows.groups[tested]
+            return Divided(whole, held_out, folds, groups)
         if rows.groups is None:
             generator = np.random.default_rng(seed)
             mask = splits.held_out(
@@ -216,7 +213,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         training, held_out = (
             whole.take(np.flatnonzero(rows_of_part)) for rows_of_part in (~mask, mask)
         )
-        return Divided(training, held_out, None)
+        return Divided(training, held_out, None, None if rows.groups is None else rows.groups[mask])
 
     def _trained(
         self,
@@ -225,8 +222,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         seed: int,
         caller: Caller,
         signs: tuple[int, ...],
-    ) -> tuple[Pack, list[tuple[str, Any]], Any]:
-        """The pack, the estimators beside it, and the leaderboard."""
+    ) -> tuple[Pack, list[tuple[str, Any]], Any, int]:
+        """The pack, the estimators beside it, the leaderboard, and the number of rows that they
+        were trained on."""
         cluster = self._cluster(caller.who)
         task: Task = "regression"
         if classes is not None:
@@ -236,7 +234,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         members = [*(self.extra_members or ())]
         n_own = len(members)
         if settings.trees:
-            fits = (self.time_limit, len(data.folds or ()) + 1)
+            n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
+            fits = (self.time_limit, n_fits)
             members.append((trees.NAME, trees.candidate(n_classes, values, seed, *fits)))
         named = extras.named(members, type(self).__name__, signs, values)
         validation = data.held_out if data.folds is None else None
@@ -265,20 +264,29 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         beside = [*own(), *grown()]
         # Sizes take about a twentieth of the time of the nets.
         if classes is None and (self.time_limit is None or caller.seconds < self.time_limit / 2):
-            learn_sizes(pack, data.held_out, seed=seed, n_threads=n_threads)
+            apart = splits.folds_apart(data.groups, SETTINGS.cv)
+            learn_sizes(pack, data.held_out, seed=seed, n_threads=n_threads, folds=apart)
         pack.validated = np.empty(0)
         scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
         scores = [scorer.score_of(extra.predictions) for extra in beside]
-        board = reports.leaderboard(pack, [extra.name for extra in beside], scores)
+        seconds = [extra.seconds for extra in beside]
+        board = reports.leaderboard(pack, [extra.name for extra in beside], scores, seconds)
+        members, n_rows = [(extra.name, extra.estimator) for extra in beside], len(data.training.y)
         if self.refit:
             whole = data.training if validation is None else joined_rows(data.training, validation)
-            settings = settings._replace(signs=signs)
-            pack = refitted(pack, whole, n_classes, settings, seed, n_threads)
+            refits, limit = members, self.time_limit
             if validation is not None:
-                beside = [
-                    extra._replace(estimator=extras.fit(extra.estimator, whole)) for extra in beside
-                ]
-        return pack, [(extra.name, extra.estimator) for extra in beside], board
+                refits = [(name, extras.fit(model, whole)) for name, model in members]
+            left = None if limit is None else limit - caller.seconds
+            settings = settings._replace(signs=signs)
+            again = refitted(pack, whole, n_classes, settings, seed, n_threads, left)
+            if again is not None:
+                pack, members, n_rows = again, refits, len(whole.y)
+            elif limit is not None:
+                late = f"refit=True did not end within time_limit={limit:g}"
+                advice = "the ensemble is that of the selection; more time, or fewer nets, would do"
+                warnings.warn(f"{caller.who}: {late}: {advice}", UserWarning)
+        return pack, members, board, n_rows
 
     def _settings(self) -> PackSettings:
         """The settings of the preset, replaced by the parameters that are not None."""
@@ -290,6 +298,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             epochs=self.max_iter or preset.epochs,
             time_limit=self.time_limit,
             compute_dtype=self.compute_dtype,
+            time_share=1 - FOR_REFIT if self.refit else 1.0,
             trees=preset.trees if self.trees is None else bool(self.trees),
         )
 

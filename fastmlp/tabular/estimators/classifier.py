@@ -67,8 +67,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         After the selection, train the nets of the ensemble once more, on all rows, those to
         validate on too, each for as many epochs as its best one's number; one net then takes the
         place of those of all folds, and predictions of folds take a fraction of the time. Scores,
-        intervals and curves are those of the selection. Not with `time_limit`, nor on a cluster:
-        nets are trained here.
+        intervals and curves are those of the selection. With `time_limit` three tenths of it are
+        kept for this; if they do not suffice, the ensemble stays that of the selection, and a
+        warning says so. Nets are trained here, not on a cluster.
     trees : bool, optional
         Let scikit-learn's HistGradientBoosting, 200 rounds at a rate of 0.05, be a candidate of the
         selection. Categories of up to 255 levels are taken as such, others as numbers. They grow
@@ -211,7 +212,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             column too.
         groups : (n_rows,) array, or the name of a column of X, optional
             Rows of one group, such as a customer, are on one side: none is trained on in a fold
-            that validates on others of it. Columns that are named here are no inputs.
+            that validates on others of it, of `cv` or of the sizes of intervals. Columns that are
+            named here are no inputs.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
             ``report.stop()`` ends the fit: nets that train end with their epoch, others with their

@@ -61,7 +61,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     alone = _alone(pack, member._replace(score=-loss), -loss)
     conformal.calibrate(alone, part, of_net)
     result._take(model.schema_, alone, [], classes)
-    result.leaderboard_ = reports.leaderboard(alone, [], [])
+    result.leaderboard_ = reports.leaderboard(alone, [], [], [])
     rows = values.part(held_out)
     away = result._predicted(rows) - model._predicted(rows)
     result.training_ = {**model.training_, "rows": n - len(held_out)}

@@ -16,12 +16,14 @@ COLUMNS = ("member", "weight", "validation_score", "best_epoch", "fit_seconds")
 Row = tuple[str, float, float, float, float]
 
 
-def leaderboard(pack: Pack, names: Sequence[str], scores: Sequence[float]) -> Any:
+def leaderboard(
+    pack: Pack, names: Sequence[str], scores: Sequence[float], seconds: Sequence[float]
+) -> Any:
     """Return the members, the best first: a frame of pandas, or without it a list of dicts.
 
     Parameters
     ----------
-    names, scores : of the estimators beside the pack
+    names, scores, seconds : of the estimators beside the pack
     """
     by_recipe: dict[int, list[Any]] = {}
     for member in pack.members:
@@ -30,10 +32,11 @@ def leaderboard(pack: Pack, names: Sequence[str], scores: Sequence[float]) -> An
     for same in by_recipe.values():
         first, weight = same[0], sum(member.weight for member in same)
         epoch = float(np.mean([member.epoch for member in same]))
-        seconds = sum(member.seconds for member in same)
-        rows.append((str(first.recipe), weight, first.score, epoch, seconds))
-    for name, weight, score in zip(names, pack.extra_weights.tolist(), scores, strict=True):
-        rows.append((name, weight, score, float("nan"), float("nan")))
+        of_nets = sum(member.seconds for member in same)
+        rows.append((str(first.recipe), weight, first.score, epoch, of_nets))
+    beside = zip(names, pack.extra_weights.tolist(), scores, seconds, strict=True)
+    for name, weight, score, of_fits in beside:
+        rows.append((name, weight, score, float("nan"), of_fits))
     rows.sort(key=lambda row: -row[2])
     return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])
 

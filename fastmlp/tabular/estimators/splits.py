@@ -29,22 +29,22 @@ class RowsToSplit(NamedTuple):
     kept: Array
 
 
-def groups_of(groups: Any, n_rows: int, who: str) -> Array | None:
-    """Return the groups of rows as integers, shape (n_rows,), or None.
+def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
+    """Return the groups of the rows of a mask as integers, shape (n_kept,), or None.
 
     Raises
     ------
     ValueError
-        If there is not one for each row, one is missing, or all are one.
+        If there is not one for each row of the mask, one is missing, or all that are kept are one.
     """
     if groups is None:
         return None
     labels = column_or_1d(np.asarray(groups))
-    check_consistent_length(np.empty(n_rows), labels)
+    check_consistent_length(kept, labels)
     missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():
         raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
-    numbers = np.unique(labels, return_inverse=True)[1]
+    numbers = np.unique(labels[kept], return_inverse=True)[1]
     if not numbers.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
     return numbers
@@ -66,7 +66,10 @@ def folds(
         If there are too few groups, or pairs are not what they must be.
     """
     if cv is not None and not isinstance(cv, int | np.integer):
-        return _given(cv, rows, who)
+        pairs = _given(cv, rows, who)
+        if rows.groups is not None:
+            _check_groups(pairs, rows.groups, who)
+        return pairs
     if n_folds is None:
         return None
     if rows.groups is None:
@@ -80,6 +83,26 @@ def folds(
     if n_folds > n_groups:
         raise ValueError(f"{who}: cv={n_folds} folds of {n_groups} groups: there are too few")
     return list(kind(n_folds).split(rows.y, rows.y, rows.groups))
+
+
+def folds_apart(groups: Array | None, n_folds: int) -> list[Fold] | None:
+    """So many folds at most of rows, each group in one fold; none of one group, None of None."""
+    if groups is None:
+        return None
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        return []
+    return list(GroupKFold(min(n_folds, n_groups)).split(groups, groups=groups))
+
+
+def _check_groups(pairs: list[Fold], groups: Array, who: str) -> None:
+    """Raise ValueError if a fold trains on a group of the rows that it validates on."""
+    for first, second in pairs:
+        if np.isin(groups[first], groups[second]).any():
+            raise ValueError(
+                f"{who}: cv has a fold that trains and validates on rows of one of groups: use "
+                "sklearn.model_selection.GroupKFold, or leave groups out"
+            )
 
 
 def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:

@@ -6,7 +6,7 @@ each row's own, which a small pack learns on folds of the validation rows.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.tabular.pack.outputs import scores_of
 from fastmlp.tabular.pack.pack import NONE, Pack, train_pack
 from fastmlp.tabular.pack.pool import TableRows
+from fastmlp.tabular.pack.rows import Fold
 from fastmlp.tabular.pack.settings import PackSettings
 from fastmlp.tabular.schema import Values
 from fastmlp.validation import scalars
@@ -31,14 +32,25 @@ FLOOR = 0.1
 SETTINGS = PackSettings(n_members=1, max_members=1, epochs=100, cv=3)
 
 
-def learn_sizes(pack: Pack, rows: TableRows, *, seed: int, n_threads: int | None) -> None:
-    """Learn the size of each row's error from the rows that a pack of numbers was validated on."""
+def learn_sizes(
+    pack: Pack,
+    rows: TableRows,
+    *,
+    seed: int,
+    n_threads: int | None,
+    folds: Sequence[Fold] | None = None,
+) -> None:
+    """Learn the size of each row's error from the rows that a pack of numbers was validated on.
+
+    A row's size in the conformal step is learned from other folds; there is none of no folds.
+    """
     errors = scores_of("regression", rows.y, pack.validated)
-    if len(errors) < FEWEST_ROWS or not errors.any():
+    if len(errors) < FEWEST_ROWS or not errors.any() or (folds is not None and not folds):
         return
     logarithms = np.log(np.hypot(errors, FLOOR * np.abs(errors).mean()))
     options: dict[str, Any] = {"task": "regression", "n_classes": 0, "settings": SETTINGS}
-    sizes = train_pack(rows._replace(y=logarithms), None, seed=seed, n_threads=n_threads, **options)
+    options |= {"seed": seed, "n_threads": n_threads, "folds": folds}
+    sizes = train_pack(rows._replace(y=logarithms), None, **options)
     pack.take_scores(errors / np.exp(sizes.validated), rows.weight)
     # Of the sizes themselves no scores are asked for.
     sizes.validated = sizes.residuals = sizes.row_weights = NONE

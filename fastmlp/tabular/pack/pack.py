@@ -289,7 +289,9 @@ def train_pack(
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
     """The end of a share of the time, of `time.perf_counter`; None: there is no limit."""
-    return None if settings.time_limit is None else start + share * settings.time_limit
+    if settings.time_limit is None:
+        return None
+    return start + share * settings.time_share * settings.time_limit
 
 
 def _limits(

@@ -1,6 +1,7 @@
 """The nets of an ensemble trained anew, on all rows, once the selection is done."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -34,13 +35,15 @@ def refitted(
     settings: PackSettings,
     seed: int,
     n_threads: int | None,
-) -> Pack:
+    seconds: float | None = None,
+) -> Pack | None:
     """The ensemble whose nets are trained on all rows, for the epochs that were best before.
 
     One net takes the place of those of a recipe in several folds; its epochs are their mean. Scores
-    and residuals are those of the selection. A fit that is interrupted, or diverges, warns and
-    leaves the ensemble as it was.
+    and residuals are those of the selection. None: a fit has not come to its end within so many
+    seconds; or it was interrupted, or has diverged, which warns.
     """
+    start = time.perf_counter()
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     kind: EncodedTask = "regression" if pack.task == "regression" else "classification"
     loss = settings.loss.of_nets if kind == "regression" else None
@@ -60,6 +63,9 @@ def refitted(
         steps = math.ceil(len(rows.y) / batch)
         nets = [new_net(same[0].recipe, X.shape[1], of_nets, steps, signs) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
+        left = None if seconds is None else start + seconds - time.perf_counter()
+        if left is not None and left <= 0:
+            return None
         histories = fit_many(
             nets,
             X,
@@ -67,10 +73,11 @@ def refitted(
             epochs=epochs,
             batch_size=batch,
             sample_weight=rows.weight,
+            time_limit=left,
             n_threads=n_threads,
         )
         if any(history.status is not Status.COMPLETED for history in histories):
-            return pack
+            return None
         encodings.append(encoding)
         for net, same, n in zip(nets, groups, epochs, strict=True):
             weight = sum(member.weight for member in same)

@@ -43,6 +43,8 @@ class PackSettings(NamedTuple):
     time_limit : float, optional
         Seconds after which no net is begun, and those that train end, within an epoch too. With
         it, which nets there are depends on the machine.
+    time_share : float
+        The share of the time limit for nets and selection; the rest is for a refit.
     cv : int
         Without validation rows or folds: train each net so many times, each time without another
         fold of the rows, and validate on that. The ensemble has all of them.
@@ -54,6 +56,7 @@ class PackSettings(NamedTuple):
     patience: int = 4
     score: Score | None = None
     time_limit: float | None = None
+    time_share: float = 1.0
     cv: int = 5
     ensemble: Ensemble = "greedy"
     compute_dtype: ComputeDType | None = None

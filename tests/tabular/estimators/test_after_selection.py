@@ -15,8 +15,10 @@ from small_tables import FEW, classifier, drawn, labels, regressor, table_of
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, to_c
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
-from fastmlp.tabular.pack import distillation
+from fastmlp.tabular.estimators import trees
+from fastmlp.tabular.pack import Caller, TableRows, distillation
 from fastmlp.tabular.pack.outputs import Scorer
+from fastmlp.tabular.pack.refit import refitted
 from fastmlp.tabular.schema import Values
 
 pytestmark = [
@@ -63,16 +65,45 @@ def test_all_rows_are_trained_on_after_the_selection(
 
 
 def test_other_members_see_all_rows_too() -> None:
-    trees = DecisionTreeRegressor(max_depth=9, random_state=0)
-    model = TabularMLPRegressor(**FEW, extra_members=[trees], refit=True)
+    tree = DecisionTreeRegressor(max_depth=9, random_state=0)
+    model = TabularMLPRegressor(**FEW, extra_members=[tree], refit=True)
     model.fit(X[:60], Y[:60], X_val=X[60:], y_val=Y[60:])
     assert model.weights_[-1] > 0
     assert model.extra_members_[0][1].tree_.n_node_samples[0] == 120
 
 
-def test_no_time_limit_with_all_rows() -> None:
-    with pytest.raises(ValueError, match=r"time_limit=9 may end them before: leave one of both"):
-        TabularMLPRegressor(refit=True, time_limit=9).fit(X, Y)
+@pytest.mark.parametrize("seed", range(4))
+def test_all_rows_within_a_time_limit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With time enough the fit is that without a limit, else that without a refit."""
+    monkeypatch.setattr(trees, "ROUNDS", 6)
+    g = np.random.default_rng(seed)
+    make, y = ((TabularMLPClassifier, LABELS), (TabularMLPRegressor, Y))[int(g.integers(2))]
+    given: dict[str, Any] = {"X_val": X[:40], "y_val": y[:40]} if g.random() < 0.5 else {}
+    settings = {**FEW, "trees": bool(g.random() < 0.5), "cv": None if given else 2}
+    plain, whole, limited = (
+        make(**settings, **more).fit(X, y, **given)
+        for more in ({}, {"refit": True}, {"refit": True, "time_limit": 1e6})
+    )
+    assert np.array_equal(limited.predict(X), whole.predict(X))
+    assert limited.training_ == whole.training_
+    assert len(limited.members_) < len(plain.members_) or given
+    with pytest.MonkeyPatch.context() as patch:
+        # The time ends between the selection and the refit.
+        patch.setattr(Caller, "seconds", property(lambda caller: 1e9))
+        with pytest.warns(match=r"fit: refit=True did not end within time_limit=1e\+06"):
+            late = make(**settings, refit=True, time_limit=1e6).fit(X, y, **given)
+    assert np.array_equal(late.predict(X), plain.predict(X))
+    assert late.training_ == plain.training_
+
+
+def test_a_refit_that_is_cut_short_leaves_the_selection() -> None:
+    # A net of many epochs, for which a thousandth of a second does not suffice.
+    model = TabularMLPRegressor(**FEW).fit(X, Y, X_val=X, y_val=Y)
+    member = model.members_[0]._replace(epoch=1_000_000)
+    model.pack_.members = (member,)
+    rows = TableRows(model.schema_.read(X), Y)
+    for seconds in (0.05, 0.0):
+        assert refitted(model.pack_, rows, 0, model._settings(), 0, 1, seconds) is None
 
 
 def test_learning_curves(tmp_path: Any) -> None:

@@ -253,10 +253,11 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)
     n, n_groups = 200, int(generator.integers(3, 40))
     y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
-    groups = splits.groups_of(generator.integers(0, n_groups, n).astype(str), n, "fit")
+    kept = np.ones(n, np.bool_)
+    groups = splits.groups_of(generator.integers(0, n_groups, n).astype(str), kept, "fit")
     assert groups is not None
     n_groups = len(np.unique(groups))
-    rows = splits.RowsToSplit(y, classes, groups, np.ones(n, np.bool_))
+    rows = splits.RowsToSplit(y, classes, groups, kept)
     mask = splits.held_out_groups(groups, 0.2, seed)
     for cv in (None, 3, GroupKFold(3)):
         result = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")

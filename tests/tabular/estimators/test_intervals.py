@@ -1,6 +1,8 @@
 """Intervals, quantiles and sets of classes: beside definitions in NumPy, and what they promise."""
 
 import pickle
+import types
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from model_files import reloaded
 from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, KFold
 from small_tables import FEW, classifier, drawn, labels, regressor
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
@@ -233,6 +236,55 @@ def test_scores_of_rows() -> None:
     np.testing.assert_allclose(scores_of("binary", np.array([0, 1]), p), [0.8, 0.5])
     errors = scores_of("regression", np.array([1.0, 2.0]), np.array([2.0, 0.0]))
     np.testing.assert_array_equal(errors, [-1, 2])
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(8))
+def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fold of the sizes no row is trained on whose group has rows to validate on."""
+    g = np.random.default_rng(seed)
+    n_groups = int(g.choice([2, 3, 9, 30]))
+    groups = g.permutation(np.arange(120) % n_groups)
+    weight = g.integers(0, 2, 120) if g.random() < 0.3 else None
+    divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][int(g.integers(3))]
+    seen = list[Any]()
+    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 0)
+    monkeypatch.setattr("fastmlp.tabular.pack.conformal.FEWEST_ROWS", 1)
+
+    def train(rows: TableRows, *_: Any, folds: Any, **options: Any) -> Any:
+        seen.append((rows, folds))
+        return types.SimpleNamespace(validated=np.zeros(len(rows.y)))
+
+    monkeypatch.setattr("fastmlp.tabular.pack.conformal.train_pack", train)
+    model = TabularMLPRegressor(**FEW, **divided)
+    # The first column says which row of the table one is.
+    table = np.stack([np.arange(120.0), g.normal(size=120)], axis=1)
+    model.fit(table, Y, groups=groups, sample_weight=weight)
+    if not seen:
+        assert n_groups == 2
+        assert "validation_fraction" in divided
+        return
+    ((rows, folds),) = seen
+    of_rows = groups[rows.values.numbers[:, 0].astype(int)]
+    assert len(folds) == min(3, len({*of_rows}))
+    assert sorted(np.concatenate([second for _, second in folds])) == list(range(len(rows.y)))
+    for first, second in folds:
+        assert not {*of_rows[first]} & {*of_rows[second]}
+
+
+@needs_compiler
+def test_folds_and_groups_that_contradict_each_other() -> None:
+    groups = np.arange(120) // 4
+    pairs = [(np.arange(58), np.arange(58, 120))]
+    for cv in (pairs, KFold(2, shuffle=True, random_state=0)):
+        model = TabularMLPRegressor(**FEW, cv=cv)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError, match="validates on rows of one of groups: use sklearn"):
+                model.fit(X, Y, groups=groups)
+    # Of the rows with weight two groups are one.
+    with pytest.raises(ValueError, match="groups holds one group only"):
+        TabularMLPRegressor(**FEW).fit(X, Y, groups=groups, sample_weight=groups == 0)
 
 
 @needs_compiler

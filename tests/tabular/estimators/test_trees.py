@@ -169,7 +169,8 @@ def test_files_have_the_bits(y: Any, cv: int | None, tmp_path: Path) -> None:
     kind: Any = TabularMLPRegressor if y is Y else TabularMLPClassifier
     model = kind(**FEW, cv=cv, trees=True, ensemble="mean").fit(X, y)
     assert [name for name, _ in model.extra_members_] == ["boosted trees"]
-    assert model.leaderboard_["member"].tolist().count("boosted trees") == 1
+    (row,) = model.leaderboard_.query("member == 'boosted trees'").to_dict("records")
+    assert 0 < row["fit_seconds"] < 60
     assert model.weights_[-1] > 0
     fastmlp.save(model, tmp_path / "model.safetensors")
     loaded = fastmlp.load(tmp_path / "model.safetensors")
