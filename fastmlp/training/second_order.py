@@ -27,12 +27,15 @@ from fastmlp.rules.optimizers import (
     LevenbergMarquardt,
     Optimizer,
     SecondOrder,
+    jacobian_bytes,
     matrix_bytes,
 )
 from fastmlp.rules.penalties import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
+from fastmlp.training.pool import n_threads_of
 from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
@@ -40,7 +43,7 @@ DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 CALL_SECONDS = 0.05
 # The least mu, and the least number of D as a share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
-# A matrix may take one part in so many of the free memory.
+# A system of equations may take one part in so many of the free memory.
 MEMORY_SHARE = 4
 
 
@@ -78,7 +81,8 @@ def check(
     ValueError
         If it cannot.
     MemoryError
-        If the matrix would take too much memory; nothing has been allocated then.
+        If the matrix, its factor and rows of the Jacobian would take too much memory; nothing has
+        been allocated then.
     """
     if not isinstance(optimizer, SecondOrder):
         return options
@@ -117,14 +121,17 @@ def check(
 
 
 def _check_memory(network: Network, who: str) -> None:
-    n = int(trained_parameters(network).sum())
-    n_bytes = matrix_bytes(n)
+    n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
+    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, n_threads_of(None))
+    n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
     if free is not None and n_bytes > free // MEMORY_SHARE:
         raise MemoryError(
-            f"{who}: LevenbergMarquardt needs {memory.readable(n_bytes)} for the matrix of "
-            f"{n:,} parameters, more than a quarter of the "
-            f"{memory.readable(free)} that are available: use a smaller net, or LBFGS()"
+            f"{who}: LevenbergMarquardt needs {memory.readable(n_bytes)}, "
+            f"{memory.readable(of_matrix)} of them for the matrix of {n:,} parameters and its "
+            f"factor, and {memory.readable(of_rows)} for rows of the Jacobian of "
+            f"{count(n_outputs, 'output')}, more than a quarter of the {memory.readable(free)} "
+            "that are available: use a smaller net, fewer outputs, or LBFGS()"
         )
 
 

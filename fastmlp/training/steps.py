@@ -12,6 +12,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
+from fastmlp.network import monotone
 from fastmlp.network.layer_settings import require_trained
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
@@ -81,6 +82,7 @@ class Steps:
         self._table, self._steps = np.empty(0), range(0)
         self._checked: Optimizer | None = None
         self._warned = False
+        self._codes = monotone.codes_of(network) if network.signs else None
 
     def __del__(self) -> None:
         """Drop the buffers of a net that is gone: the pool would keep them until it is full."""
@@ -289,6 +291,9 @@ class Steps:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
         with self._owners.training(who):
+            if self._codes is not None:
+                # As a fit does: a user may have written weights of a wrong sign.
+                state.assign(monotone.bounded(state.parameters, self._codes))
             kept, step = self._kept_trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)

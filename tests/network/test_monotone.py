@@ -109,6 +109,33 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
     assert is_ordered(net, X, signs)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> None:
+    """A step from weights of wrong signs is that from these set to 0, the first and later ones."""
+    rng = np.random.default_rng(seed)
+    sizes = (3, *rng.integers(1, 9, rng.integers(3)).tolist(), 1)
+    signs = [[1, -1, 1], [1, 0, -1], [0, -1, 0]][seed % 3]
+    options: dict[str, Any] = {"monotonic_cst": signs, "dtype": ("float32", "float64")[seed % 2]}
+    nets = [MLP(sizes, seed=seed, **options) for _ in range(4)]
+    codes = monotone.codes_of(core_of(nets[0]).engine.network)
+    X = rng.normal(size=(20, 3)).astype(nets[0].dtype)
+    y, output = rng.normal(size=(2, 20, 1)).astype(nets[0].dtype)
+    for step in range(4):
+        if step != 1:
+            written = rng.normal(size=len(codes)).astype(nets[0].dtype)
+            right = monotone.bounded(written, codes)
+            for net, parameters in zip(nets, (written, right, written, written), strict=True):
+                net.parameters[:] = parameters
+        for net in nets[:2]:
+            net.train_on_batch(X, y)
+        # A gradient is of no weights, but a step from them.
+        nets[2].train_on_gradient(X, output)
+        nets[3].fit(X, y, epochs=1, batch_size=20, shuffle=False)
+        assert np.array_equal(nets[0].parameters, nets[1].parameters)
+        assert np.array_equal(nets[0].parameters, nets[3].parameters)
+        assert (monotone.bounded(nets[2].parameters, codes) == nets[2].parameters).all()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_step_of_random_weights_goes_the_wrong_way_in_any_path(seed: int) -> None:
     """By one row, by a few, by many, and in bfloat16."""

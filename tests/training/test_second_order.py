@@ -22,7 +22,12 @@ from fastmlp import (
     fit_many,
     load,
 )
+from fastmlp.backends.cpu.dispatch import Runner
+from fastmlp.backends.cpu.second_order.system import GaussNewton
+from fastmlp.backends.protocol import Data
+from fastmlp.model import core_of
 from fastmlp.rules.curvature import curvature_of
+from fastmlp.rules.optimizers import jacobian_bytes, matrix_bytes
 
 LOSSES = [name for name, loss in CASES.items() if curvature_of(loss) is not None]
 RNG = np.random.default_rng(0)
@@ -324,3 +329,26 @@ def test_a_matrix_above_a_quarter_of_the_free_memory_is_refused(
     with pytest.raises(MemoryError, match=r"832\.* MB .* 10,201 parameters"):
         net.fit(np.ones((3, 100)), np.ones(3))
     assert "832" in str(net.summary())
+    # Rows of the Jacobian by many outputs take more than the matrix of few parameters.
+    net = MLP((4, 4, 600), optimizer=LevenbergMarquardt())
+    with pytest.raises(MemoryError, match=r"needs \d+ MB, 73.* MB .* 3,020 .* 600 outputs, more"):
+        net.fit(np.ones((3, 4)), np.ones((3, 600)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_memory_that_is_asked_for_is_that_of_the_system(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n_out = int(rng.choice([1, 3, 40, 300]))
+    sizes = (3, int(rng.integers(2, 9)), n_out)
+    net, n_rows = MLP(sizes, optimizer=LevenbergMarquardt(), dtype="float64"), 5
+    runner, n = Runner(core_of(net).engine.network, int(rng.integers(1, 3))), len(net.parameters)
+    data = Data(rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, n_out)), np.empty(0))
+    system = GaussNewton(runner, data)
+    arrays: list[Any] = [system._gram, system._factor]
+    for kept in system._kept:
+        arrays += kept if isinstance(kept, list) else [kept]
+    own = sum(array.nbytes for array in arrays if hasattr(array, "nbytes"))
+    asked = matrix_bytes(n) + jacobian_bytes(n, n_out, runner.n_threads)
+    # Of small nets blocks of 48 columns are the most.
+    assert own < 1.1 * asked + (1 << 20)
+    assert asked < 2 * own

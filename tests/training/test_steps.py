@@ -139,6 +139,20 @@ def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
 
 
+def test_parameters_that_are_all_written_are_seen() -> None:
+    """Of an odd number in float32, where the words that differ have all bits together."""
+    rng = np.random.default_rng(0)
+    net, X, y = MLP((3, 12, 1), seed=0), *rng.normal(size=(2, 20, 3)).astype(np.float32)
+    net.train_on_batch(X, y[:, :1])
+    for _ in range(4):
+        before, written = net.parameters.copy(), rng.normal(size=61).astype(np.float32)
+        words, others = (flat[:60].view(np.int64) for flat in (before, written))
+        assert np.bitwise_or.reduce(words ^ others) == -1
+        net.parameters[:] = written
+        expected, _ = net.loss_and_gradient(X, y[:, :1])
+        assert net.train_on_batch(X, y[:, :1]) == expected
+
+
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     """The nets after something that a user does between two steps, the same to both."""
     kind, seed = rng.integers(22), int(rng.integers(1 << 30))

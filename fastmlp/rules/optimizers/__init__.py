@@ -39,6 +39,7 @@ from fastmlp.rules.optimizers.second_order import (
     SECOND_ORDER,
     LevenbergMarquardt,
     SecondOrder,
+    jacobian_bytes,
     matrix_bytes,
     require_first_order,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "coefficients_of",
     "gradient_rule_of",
     "is_averaged",
+    "jacobian_bytes",
     "lag_of",
     "matrix_bytes",
     "n_coefficients_of",

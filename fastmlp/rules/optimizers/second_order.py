@@ -153,6 +153,14 @@ def matrix_bytes(n: int) -> int:
     return 8 * n * n
 
 
+def jacobian_bytes(n: int, n_outputs: int, n_threads: int) -> int:
+    """The bytes of a block of the Jacobian by n parameters, and of the threads' buffers for some
+    rows of it and for roots of the curvature: about, and not much less."""
+    rows_at_once = 16
+    n_rows = min(max((1 << 17) // max(n, 1), 96), 384) + rows_at_once * n_outputs
+    return 8 * (n_rows * n + n_threads * rows_at_once * (n + n_outputs**2))
+
+
 def require_first_order(optimizer: object, who: str) -> None:
     """Check that an optimizer takes steps on single batches.
 

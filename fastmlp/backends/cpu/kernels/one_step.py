@@ -222,7 +222,8 @@ def _comparison(scalar: Scalar) -> Kernel:
         if part == n_parts - 1 and n_words * 8 < step.n_parameters * size:
             half = row(step.parameters + n_words * 8, 1, np.int32)
             other_half = row(step.seen + n_words * 8, 1, np.int32)
-            faults += 0 if half[0] == other_half[0] else 1
+            # Not a sum: words that differ may be -1.
+            faults |= 0 if half[0] == other_half[0] else 1
         return faults == 0
 
     return are_alike
@@ -277,8 +278,9 @@ def quick_step(scalar: Scalar) -> Kernel:
         job.team, job.n_parts = team, n_parts
         step.n_unsound = step.n_changed = 0
         look(team, steps, n_parts)
-        # Where the user has written to an average, it begins anew.
-        again = step.n_unsound + (step.n_changed if step.trained != 0 else 0)
+        # Where the user has written to an average, it begins anew; weights with signs are bound.
+        written = step.n_changed if step.trained != 0 or net.signs != 0 else 0
+        again = step.n_unsound + written
         if again == 0 and take_weights(step):
             if step.n_changed:
                 call(blocks.pack, (job.net, step.parameters, net.parameters))
