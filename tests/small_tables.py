@@ -182,5 +182,6 @@ def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
     pack = Pack(outputs, [encoding], [member], extra_weights=np.empty(0), **rest)
     model: Any = TabularMLPRegressor() if classes is None else TabularMLPClassifier()
     model._take(schema, pack, [], classes)
-    model.leaderboard_, model.training_ = reports.leaderboard(pack, [], [], []), {"rows": len(frame)}
+    model.leaderboard_ = reports.leaderboard(pack, [], [], [])
+    model.training_ = {"rows": len(frame)}
     return model, frame

@@ -19,6 +19,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.estimators.archive import from_state, state_of
+from fastmlp.tabular.estimators.extras import matrix
 from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
 from fastmlp.tabular.schema import Values
 
@@ -26,9 +27,13 @@ needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is se
 # Golden files: written once, by the version in their name, and never again.
 GOLDEN = Path(__file__).parents[2] / "golden"
 EXPECTED = json.loads((GOLDEN / "ensembles.json").read_text())
+WITH_TREES = json.loads((GOLDEN / "trees.json").read_text())
 
 
 def golden_data(name: str) -> Any:
+    if "trees" in name:
+        # Levels that are unknown, and missing values, are among them.
+        return [[i % 7, "xyzw"[i % 4], 1.5 * i if i % 4 else None, "uv"[i % 2]] for i in range(10)]
     if "pairs" in name:
         # Columns of two levels at places beyond that of the one number.
         k = range(10)
@@ -55,6 +60,29 @@ def test_a_model_of_every_released_format_loads(name: str) -> None:
         if hasattr(model, ask):
             with pytest.raises(ValueError, match=f"{ask}: the model is from a file without scores"):
                 getattr(model, ask)(golden_data(name), *[[0.5]][: ask == "predict_quantiles"])
+
+
+@pytest.mark.parametrize("name", WITH_TREES)
+def test_a_released_model_with_trees_loads(name: str) -> None:
+    model, expected, X = fastmlp.load(GOLDEN / name), WITH_TREES[name], golden_data(name)
+    assert repr(model).split() == expected["repr"].split()
+    assert model.schema_.to_json() == expected["schema"]
+    assert model.validation_score_ == expected["score"]
+    assert model.weights_.tolist() == expected["weights"]
+    # Sums of trees have the same bits on every machine.
+    ((_, trees),) = model.extra_members_
+    assert trees.predict_raw(matrix(model.schema_.read(X))).tolist() == expected["trees"]
+    outputs = getattr(model, "predict_proba", model.predict)(X)
+    np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-5)
+    if "sets" in expected:
+        assert model.predict_set(X, 0.8).tolist() == expected["sets"]
+    else:
+        interval, quantiles = (
+            model.predict_interval(X[:1], 0.8),
+            model.predict_quantiles(X[:1], [0.2, 0.5]),
+        )
+        np.testing.assert_allclose(interval, expected["interval"], rtol=1e-5)
+        np.testing.assert_allclose(quantiles, expected["quantiles"], rtol=1e-5)
 
 
 DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
@@ -18,6 +18,8 @@ from small_tables import FEW, WITH_TREES, classifier, drawn, regressor, with_tre
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Encoding
+from fastmlp.tabular.estimators import trees
+from fastmlp.tabular.pack.outputs import Objective
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 rng = np.random.default_rng(0)
@@ -53,6 +55,26 @@ def test_boosted_trees(kind: str) -> None:
         np.testing.assert_allclose(run(model, X)[1], model.predict_proba(X), atol=1e-6)
     else:
         np.testing.assert_allclose(run(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("loss", [*get_args(Objective)][1:])
+def test_other_losses(loss: Any, seed: int) -> None:
+    """Drawn targets, levels, powers and trees: graphs predict what models do."""
+    g = np.random.default_rng([seed, len(loss)])
+    frame, y = drawn(90, seed)
+    y = np.exp(y / g.uniform(1, 4)) if g.random() < 0.7 else 1e3 * np.exp(y)
+    if loss in ("poisson", "tweedie"):
+        y = np.where(g.random(90) < 0.3, 0.0, y)
+    settings: dict[str, Any] = {"quantile": float(g.uniform(0.05, 0.95))}
+    settings |= {"power": float(g.uniform(1.01, 1.99)), "trees": bool(g.random() < 0.3)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "ROUNDS", 5)
+        few = {**FEW, "n_members": 1, "max_iter": 3, "cv": 2}
+        model = TabularMLPRegressor(**few, **settings, loss=loss).fit(frame, y)
+    X = complete(frame)
+    (result,) = run(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=2e-5)
 
 
 def complete(X: pd.DataFrame) -> pd.DataFrame:

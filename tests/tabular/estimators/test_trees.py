@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 from small_tables import FEW, drawn, labels
 from threadpoolctl import threadpool_limits
 
 import fastmlp
-from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor, jit
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import Schema
@@ -92,6 +94,39 @@ def test_columns_of_many_levels_are_numbers() -> None:
     assert (ours.places == -1).all()
     few = BoostedTrees(n_categories=1).fit(codes % 40, codes[:, 0] % 3)
     assert (few.places >= 0).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scikit-learn refuses more than 255 levels; as numbers they are taken, unknown ones too."""
+    g = np.random.default_rng(seed)
+    n_levels = (254, 255, 256, 257)[seed]
+    codes = np.concatenate([g.permutation(n_levels), g.integers(0, n_levels, 300)])
+    age = g.normal(size=len(codes))
+    frame = pd.DataFrame({"place": [f"place {k:03}" for k in codes], "age": age})
+    y = g.normal(size=n_levels)[codes] + age
+    models: list[Any] = []
+
+    def kept(model: Any) -> Any:
+        models.append(model)
+        return arrays_of(model)
+
+    monkeypatch.setattr(trees, "arrays_of", kept)
+    model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(max_iter=1)
+    model.fit(frame, y, X_val=frame, y_val=y)
+    rows = matrix(model.schema_.read(frame))
+    assert np.nanmax(rows[:, 1]) == n_levels - 1
+    assert (models[0].is_categorical_ is not None) == (n_levels <= trees.MOST_LEVELS)
+    if n_levels > trees.MOST_LEVELS:
+        with pytest.raises(ValueError, match="cardinality <= 255"):
+            HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(rows, y)
+    new = pd.DataFrame({"place": [*frame["place"][:9], "elsewhere", None], "age": 0.5})
+    fastmlp.save(model, tmp_path / "m.safetensors")
+    expected = model.predict(new)
+    assert np.array_equal(fastmlp.load(tmp_path / "m.safetensors").predict(new), expected)
+    out = np.empty((11, 1))
+    jit.predict(jit.compiled(model), model.codes(new), out)
+    assert np.array_equal(out[:, 0], expected)
 
 
 def test_fits_beside_the_nets_have_the_same_bits() -> None:
