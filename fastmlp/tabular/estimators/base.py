@@ -275,7 +275,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if self.refit:
             whole = data.training if validation is None else joined_rows(data.training, validation)
             refits, limit = members, self.time_limit
-            if validation is not None:
+            if validation is not None and (limit is None or caller.seconds < limit):
                 refits = [(name, extras.fit(model, whole)) for name, model in members]
             left = None if limit is None else limit - caller.seconds
             settings = settings._replace(signs=signs)

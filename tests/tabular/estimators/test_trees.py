@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.multioutput import MultiOutputRegressor
 from small_tables import FEW, drawn, labels
 from threadpoolctl import threadpool_limits
 
@@ -217,6 +218,18 @@ def test_files_have_the_bits(y: Any, cv: int | None, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (
         tmp_path / "model.safetensors"
     ).read_bytes()
+
+
+def test_each_of_several_targets_has_trees_of_its_own() -> None:
+    targets = np.stack([Y, np.exp(-Y)], axis=1)
+    settings: dict[str, Any] = {**FEW, "n_members": 1, "trees": True, "cv": 2}
+    both = MultiOutputRegressor(TabularMLPRegressor(**settings)).fit(X, targets)
+    for k, model in enumerate(both.estimators_):
+        alone = TabularMLPRegressor(**settings).fit(X, targets[:, k])
+        np.testing.assert_array_equal(both.predict(X)[:, k], alone.predict(X))
+        np.testing.assert_array_equal(model.weights_, alone.weights_)
+    first, second = (model.extra_members_[0][1].numbers for model in both.estimators_)
+    assert not np.array_equal(first, second)
 
 
 def test_trees_alone(tmp_path: Path) -> None:
