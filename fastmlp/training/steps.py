@@ -279,11 +279,12 @@ class Steps:
     def _fill(self, kept: "Kept", step: int) -> None:
         """Give a trainer the coefficients of the next steps."""
         if step not in self._steps:
-            self._steps = range(step, step + TABLE_STEPS)
             coefficients = self.coefficients(step, TABLE_STEPS)
-            self._table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+            table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+            # Last: an interrupt before leaves steps and table of one another.
+            self._table, self._steps = table, range(step, step + TABLE_STEPS)
+        kept.quick.point_to(self._table, self._steps.start)
         kept.table = self._table
-        kept.quick.point_to(kept.table, self._steps.start)
 
     def _step(self, kind: Kind, data: Data, who: str, order: Any = None) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
