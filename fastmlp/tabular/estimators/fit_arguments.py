@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from fastmlp import validation
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
@@ -54,11 +54,20 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
             f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: {advice}"
         )
     targets: Array = column_or_1d(values, warn=True)
-    if len(targets) != n_rows:
-        check_consistent_length(np.empty(n_rows), targets)
+    check_length(targets, n_rows, who, name)
     _no_nan(missing(targets), who, name)
     _finite(targets, who, name)
     return targets
+
+
+def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
+    """Raise ValueError, in scikit-learn's words, unless there is a value of each row."""
+    if len(values) != n_rows:
+        table = "X_val" if name == "y_val" else "X"
+        lengths = f"[{n_rows}, {len(values)}], of {table} and {name}"
+        raise ValueError(
+            f"{who}: Found input variables with inconsistent numbers of samples: {lengths}"
+        )
 
 
 def array(y: Any) -> Array:
