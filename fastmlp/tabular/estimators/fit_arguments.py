@@ -71,7 +71,7 @@ def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
 
 
 def array(y: Any) -> Array:
-    """Return targets as an array of any shape, in which missing values are seen as such."""
+    """Return targets as an array of any shape that has missing values as None or NaN."""
     # NumPy takes a null of Arrow's dictionaries for their last value.
     values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
     targets = np.asarray(values)
@@ -202,8 +202,7 @@ def class_weights(
 def weighted(
     part: TableRows, sample_weight: Any, who: str, of_class: Array | None = None
 ) -> tuple[TableRows, NDArray[np.bool_]]:
-    """Return rows with weights, as `weights` has them, and which rows they are, a mask: those whose
-    weight is 0 are left out.
+    """Return the rows whose weight is not 0, with weights as of `weights`, and their mask.
 
     `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
     """
@@ -368,11 +367,11 @@ def _are_files(X: Any) -> bool:
 
 
 def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]]:
-    """Return a table without some columns, and those columns, by what they are for.
+    """Return a table without some columns, and those columns under the keys of `named`.
 
     Parameters
     ----------
-    named : what is a text is a column's name; other values are left out
+    named : dict; values that are texts are names of columns, others are ignored
     """
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:
