@@ -71,6 +71,11 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
         raise ValueError(f"{who}: the net is on {net.device!r}: net.to('cpu') moves it")
     steps = net._single_steps()
     steps.require_steps(who)
+    if is_averaged(state.optimizer):
+        raise ValueError(
+            f"{who}: {state.optimizer!r} averages parameters, which compiled steps do not; use "
+            "net.train_on_batch, or an optimizer without an average, such as Adam()"
+        )
     with state.lock.training(who):
         layout, dtype = state.layout, network.dtype
         table = _coefficients(steps, dtype, state.n_steps, n_steps, who)
@@ -87,10 +92,11 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
                 trainers.append(steps.trainer(kind, Data(x, targets, np.empty(0, dtype))))
                 trainers[-1].begin()
             quick = [trainer.pause() for trainer in trainers]
-            if None in quick or is_averaged(state.optimizer):
+            if None in quick:
+                is_mixed = network.compute_dtype is not None
+                cause = "bfloat16" if is_mixed else f"batches of {batch_size} rows of this net"
                 raise ValueError(
-                    f"{who}: a step of this net needs Python: it has an average or bfloat16, or "
-                    f"batches of {batch_size} rows are too large; use net.train_on_batch"
+                    f"{who}: compiled steps do not take {cause}; use net.train_on_batch"
                 )
             for trainer, step in zip(trainers, quick, strict=True):
                 step.point_to(trainer.constants(table), state.n_steps)

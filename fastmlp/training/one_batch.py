@@ -1,4 +1,4 @@
-"""Fits of one batch, one after the other: after some, single steps of a kept trainer."""
+"""Fits of one batch: after some in a row they are single steps of a kept trainer."""
 
 import time
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from fastmlp.training.history import History, Status, interrupted, record_diverg
 from fastmlp.training.loop import rates_at
 from fastmlp.training.steps import Steps
 
-# The fits in a row after which a trainer is made ready: in an empty cache that compiles.
+# Fits in a row after which a trainer is made ready, which compiles where the cache is empty.
 IN_A_ROW = 8
-# How often in a row a trainer is made ready for a step that then takes the loop.
+# Trainers in a row that were made ready in vain, as the fit took the loop: no more are made then.
 MOST_VAIN = 3
 # `MLP.fit` without a batch size.
 BATCH_SIZE = 32
-# Its other arguments where they ask for nothing.
+# The defaults of its other arguments.
 NOTHING = (*(None,) * 13, False, False, False, (), EVERY)
 
 
 def is_plain(X: Any, y: Any, epochs: Any, batch_size: Any, shuffle: Any, others: Any) -> bool:
-    """Return True for a fit of one batch of arrays, of arguments that need no check; `others` are
-    those of `NOTHING`."""
+    """Return True if a fit is one batch of arrays, and no argument needs a check; `NOTHING` are the
+    defaults of `others`."""
     if type(epochs) is not int or epochs != 1 or not all(map(is_, others, NOTHING)):
         return False
     if type(X) is not np.ndarray or type(y) is not np.ndarray or X.ndim != 2:
@@ -41,17 +41,17 @@ class OneBatch:
     """The plain fits of one batch of a net.
 
     Such a fit is a step: with a trainer that is ready it takes a tenth of its time in the loop. The
-    last of some in a row on rows of a shape makes the trainer ready.
+    last of `IN_A_ROW` fits on rows of one shape makes the trainer ready.
     """
 
     def __init__(self, state: NetState) -> None:
         self._state, self._n_vain = state, 0
-        # Of the last fits by the loop: the shape of their rows, the number of the last one among
-        # the owners, and how many they are.
+        # Of the last fits by the loop: the shape of their rows, the lock's count of owners at the
+        # last one, and how many fits there were.
         self._last: tuple[Any, int, int] = (), 0, 0
 
     def fit(self, steps: Steps | None, X: Any, y: Any, who: str) -> History | None:
-        """The record of a fit by one call; None: it takes the loop, and the net is as it was."""
+        """The history of a fit by one step; None if it needs the loop: the net is as it was."""
         start, state = time.perf_counter(), self._state
         if steps is None or not steps.is_ready(X) or is_averaged(state.optimizer):
             return None
@@ -78,7 +78,8 @@ class OneBatch:
         return history
 
     def note(self, steps_of: Callable[[], Steps], data: Data, history: History, who: str) -> None:
-        """Note a fit by the loop, whose owner calls, and perhaps make a trainer ready."""
+        """Count a fit by the loop, and make a trainer ready after `IN_A_ROW` of them; the caller
+        owns the optimizer's state."""
         shape, n, (last_shape, last_n, n_fits) = data.x.shape, self._state.lock.n_owners, self._last
         n_fits = n_fits + 1 if (last_shape, last_n) == (shape, n - 1) else 1
         self._last = shape, n, n_fits if history.status is Status.COMPLETED else 0

@@ -48,9 +48,9 @@ class Steps:
     state : NetState
     engine_of : from a network to its engine on the net's device
     network : Network
-    rate : of each step; None: that of the optimizer
-    owners : the lock of who owns the optimizer's state; None: that of the net
-    options : of the trainers
+    rate : float, optional; the learning rate of all steps, by default the optimizer's
+    owners : NetLock, optional; the lock of the optimizer's state, by default that of the net
+    options : further arguments of the engine's trainers
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Steps:
         networks: dict[Kind, Network] = {"batch": network, "gradient": raw, "vjp": plain}
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         self._state = state
-        # Those that are ready for rows of a shape, while nothing but this object trains the net.
+        # Trainers that are ready, by the shape of rows, while only this object trains the net.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
         self._slots: object = None
         self._n_owners = 0
-        # The coefficients of these steps.
+        # The coefficients, and the steps that have them.
         self._table, self._steps = np.empty(0), range(0)
         self._checked: Optimizer | None = None
         self._warned = False
@@ -123,8 +123,8 @@ class Steps:
         return alone and reference is not None and reference() is not None
 
     def on_plain(self, X: Array, y: Array, who: str) -> float | None:
-        """Take a step on these rows by one call; return their objective, or None if it is not
-        finite or that cannot be, and no step was taken."""
+        """Take a step on these rows by one call; return their objective, or None if no step was
+        taken: it is not finite, or the rows need a check or a copy."""
         step = self._state.n_steps
         loss = self._quickly("batch", X, y, who=who)
         return None if self._state.n_steps == step else loss
@@ -142,7 +142,7 @@ class Steps:
         self._get_ready("batch", kept, data.x.shape)
 
     def forget(self) -> None:
-        """Look at the optimizer's state again: it may have been trained in another way."""
+        """Look at the optimizer's state again before the next step: others may have changed it."""
         self._n_owners = -1
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
@@ -231,8 +231,8 @@ class Steps:
         order: Any = None,
         who: str | None = None,
     ) -> float | None:
-        """Take the next step by one call, where it can; return the loss, or None. A caller with an
-        order, or a name, is not warned."""
+        """Take the next step by one call, if a trainer is ready; return the loss, or None. With
+        `order` or `who` there is no warning of a step that was not taken."""
         if type(X) is not np.ndarray:
             return None
         reference = self._ready[kind].get(X.shape)
@@ -281,11 +281,12 @@ class Steps:
     def _fill(self, kept: "Kept", step: int) -> None:
         """Give a trainer the coefficients of the next steps."""
         if step not in self._steps:
-            self._steps = range(step, step + TABLE_STEPS)
             coefficients = self.coefficients(step, TABLE_STEPS)
-            self._table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+            table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+            # Last: an interrupt before leaves steps and table of one another.
+            self._table, self._steps = table, range(step, step + TABLE_STEPS)
+        kept.quick.point_to(self._table, self._steps.start)
         kept.table = self._table
-        kept.quick.point_to(kept.table, self._steps.start)
 
     def _step(self, kind: Kind, data: Data, who: str, order: Any = None) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
@@ -315,7 +316,7 @@ class Steps:
         return float(losses[0])
 
     def _get_ready(self, kind: Kind, kept: "Kept", shape: Any) -> None:
-        """Prepare a trainer for steps by one call, after a step that may have followed others'."""
+        """Prepare a trainer for steps by one call, after a step that was taken by the loop."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
         if kept.quick is not None:
             self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners

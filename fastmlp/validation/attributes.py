@@ -23,7 +23,7 @@ OF_NETS = {
     "fastmlp.jacobian(net, X) has the derivatives of predictions by inputs": "jacobian",
     "fastmlp.shap_values(net, X, background) attributes predictions to inputs": "shap_values",
     "use vjp, by parameters and inputs, or loss_and_gradient": "gradient gradients grad backprop",
-    "there is one mode: dropout is of fit alone, and predict is without it": "eval training",
+    "there is one mode: training steps drop units out, predictions do not": "eval training",
     "use to: net.to('cuda'), net.to('cpu')": "cuda cpu",
     "it is the dtype of the net: MLP(layer_sizes, dtype='float64')": "double half bfloat16 float",
     "len(net.parameters) is their number": "count_params num_parameters n_parameters",
@@ -33,9 +33,10 @@ OF_NETS = {
     "a fit's callbacks see each epoch; predict_raw returns the last outputs": (
         "register_forward_hook get_layer"
     ),
-    "fit trains; loss_and_gradient and apply_gradient are a step taken apart": (
+    "net.train_on_batch(X, y) is these and the loss; train_on_gradient takes a loss of your own": (
         "backward zero_grad step"
     ),
+    "use copy.copy(net)": "copy clone",
     "MLPClassifier and MLPRegressor are scikit-learn's estimators": (
         "get_params set_params fit_predict classes_ n_features_in_"
     ),

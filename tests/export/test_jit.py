@@ -25,6 +25,7 @@ from fastmlp import (
     MLPClassifier,
     MLPRegressor,
     Quantile,
+    ScheduleFreeAdamW,
     TabularMLPRegressor,
     jacobian,
     jit,
@@ -451,9 +452,14 @@ def open_learner(net: Any, **settings: Any) -> None:
 
 
 def test_what_trains_in_python_alone_is_refused() -> None:
-    averaged = MLP((1, 1), optimizer=Adam(average=EMA(0.9)))
-    for net, batch_size in ((averaged, 2), (MLP((1, 1)), 0)):
-        with jit.learner(MLP((1, 1)), batch_size=2), pytest.raises((ValueError, TypeError)):
+    refused: list[tuple[MLP, int, str]] = [
+        (MLP((1, 1), optimizer=Adam(average=EMA(0.9))), 2, "averages parameters"),
+        (MLP((1, 1), optimizer=ScheduleFreeAdamW()), 2, "averages parameters"),
+        (MLP((64, 64, 64), compute_dtype="bfloat16"), 64, "do not take bfloat16"),
+        (MLP((1, 1)), 0, "batch_size"),
+    ]
+    for net, batch_size, words in refused:
+        with pytest.raises(ValueError, match=f"jit.learner: .*{words}"):
             open_learner(net, batch_size=batch_size)
     with pytest.raises(TypeError, match=r"jit.learner: net must be an MLP, got MLPRegressor"):
         open_learner(MLPRegressor())

@@ -2,12 +2,15 @@
 
 import copy
 import gc
+import itertools
 import os
 import pickle
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -578,6 +581,43 @@ def test_an_interrupt_after_a_long_step_leaves_the_net_with_it(
     for _ in range(2):
         assert state_of(nets[0]) == state_of(nets[1])
         assert nets[0].train_on_batch(X, y) == nets[1].train_on_batch(X, y)
+
+
+class InterruptAt:
+    """A profiler that interrupts at the n-th place of those where Python looks at signals."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        self.left -= event in ("call", "c_return")
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are thousands of calls")
+def test_an_interrupt_anywhere_in_a_step_leaves_the_next_ones_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "TABLE_STEPS", 2)
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    twin = MLP((2, 5, 1), seed=0)
+    losses = [twin.train_on_batch(X, y) for _ in range(6)]
+    for n in itertools.count(1):
+        net, interrupt = MLP((2, 5, 1), seed=0), InterruptAt(n)
+        for _ in range(3):  # the next step needs new coefficients
+            net.train_on_batch(X, y)
+        with suppress(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            try:
+                net.train_on_batch(X, y)
+            finally:
+                sys.setprofile(None)
+        rest = losses[net.n_steps :]
+        assert [net.train_on_batch(X, y) for _ in rest] == rest
+        if interrupt.left > 0:
+            break
+    assert n > 20
 
 
 @pytest.mark.parametrize("way", WAYS)

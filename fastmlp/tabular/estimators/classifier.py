@@ -283,13 +283,15 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             logarithms: NDArray[np.float64] = np.log(self.predict_proba(X))
         return logarithms
 
+    @explained
     def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
         """Return sets of classes that hold new labels with a wanted probability, as a mask.
 
-        A class is in the set of a row if its probability is at least what that share of the rows to
-        validate on gave to their own (MAPIE's conformity score "lac"); the class with the largest
-        is in any case, so that no set is empty. These rows have chosen epochs and members, so that
-        sets are a little too small. Weights of rows and of classes count.
+        A class is in a row's set if its probability is above a threshold, which this share of the
+        rows to validate on reach with their true class (MAPIE's conformity score "lac"). The class
+        with the largest probability is always in, so that no set is empty. The same rows have
+        chosen epochs and members, so that sets are a little too small. Weights of rows and of
+        classes count.
 
         Parameters
         ----------

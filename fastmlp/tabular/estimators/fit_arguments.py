@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from fastmlp import validation
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
@@ -54,15 +54,24 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
             f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: {advice}"
         )
     targets: Array = column_or_1d(values, warn=True)
-    if len(targets) != n_rows:
-        check_consistent_length(np.empty(n_rows), targets)
+    check_length(targets, n_rows, who, name)
     _no_nan(missing(targets), who, name)
     _finite(targets, who, name)
     return targets
 
 
+def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
+    """Raise ValueError, in scikit-learn's words, unless there is a value of each row."""
+    if len(values) != n_rows:
+        table = "X_val" if name == "y_val" else "X"
+        lengths = f"[{n_rows}, {len(values)}], of {table} and {name}"
+        raise ValueError(
+            f"{who}: Found input variables with inconsistent numbers of samples: {lengths}"
+        )
+
+
 def array(y: Any) -> Array:
-    """Return targets as an array of any shape, in which missing values are seen as such."""
+    """Return targets as an array of any shape that has missing values as None or NaN."""
     # NumPy takes a null of Arrow's dictionaries for their last value.
     values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
     targets = np.asarray(values)
@@ -193,8 +202,7 @@ def class_weights(
 def weighted(
     part: TableRows, sample_weight: Any, who: str, of_class: Array | None = None
 ) -> tuple[TableRows, NDArray[np.bool_]]:
-    """Return rows with weights, as `weights` has them, and which rows they are, a mask: those whose
-    weight is 0 are left out.
+    """Return the rows whose weight is not 0, with weights as of `weights`, and their mask.
 
     `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
     """
@@ -359,11 +367,11 @@ def _are_files(X: Any) -> bool:
 
 
 def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]]:
-    """Return a table without some columns, and those columns, by what they are for.
+    """Return a table without some columns, and those columns under the keys of `named`.
 
     Parameters
     ----------
-    named : what is a text is a column's name; other values are left out
+    named : dict; values that are texts are names of columns, others are ignored
     """
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:

@@ -189,6 +189,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         """
         return self._spread(self._values(X, "predict_std"))
 
+    @explained
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
         """Return intervals that hold new targets with a wanted probability, shape (n_rows, 2).
 
@@ -218,6 +219,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         scores = conformal.ends(self.pack_, coverage, "TabularMLPRegressor.predict_interval")
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
+    @explained
     def predict_quantiles(
         self, X: Any, quantiles: Sequence[float] | NDArray[np.float64]
     ) -> NDArray[np.float64]:

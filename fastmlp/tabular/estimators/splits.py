@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
+from fastmlp.tabular.estimators.fit_arguments import check_length
 from fastmlp.tabular.pack.rows import Fold, drawn
 
 Array = NDArray[Any]
@@ -40,7 +41,7 @@ def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
     if groups is None:
         return None
     labels = column_or_1d(np.asarray(groups))
-    check_consistent_length(kept, labels)
+    check_length(labels, len(kept), who, "groups")
     missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():
         raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")

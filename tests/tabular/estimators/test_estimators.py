@@ -188,7 +188,7 @@ FAULTS: list[tuple[Any, Any, str]] = [
     ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
     ({}, {"y": None}, "requires y to be passed"),
     ({}, {"y": np.ones(120, int)}, r"y holds one class only, 1; a classifier needs two"),
-    ({}, {"y": LABELS[:3]}, r"inconsistent numbers of samples: \[120, 3\]"),
+    ({}, {"y": LABELS[:3]}, r"\.fit: .* numbers of samples: \[120, 3\], of X and y$"),
     ({}, {"X_val": X[:9]}, "X_val is given, and y_val is not"),
     ({"cv": 2}, {"X_val": X[:9], "y_val": LABELS[:9]}, "cv=2 needs no X_val"),
     ({}, {"X_val": X[:1], "y_val": ["hight"]}, "y_val has labels that y has not: 'hight'"),

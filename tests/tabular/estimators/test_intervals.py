@@ -220,6 +220,11 @@ def test_faults() -> None:
     for wrong in (0.5, [], [[0.5]], "half", None):
         with pytest.raises(ValueError, match=r"quantiles must be a list of numbers in \(0, 1\)"):
             model.predict_quantiles(X, wrong)
+    untyped: Any = model
+    with pytest.raises(TypeError, match=r"predict_quantiles: .* did you mean 'quantiles'"):
+        untyped.predict_quantiles(X, quantile=0.5)
+    with pytest.raises(TypeError, match=r"predict_interval: .*; known: X, coverage"):
+        untyped.predict_interval(X, alpha=0.1)
     for wrong in ([0.5, 1], [np.nan], ["0.5"]):
         with pytest.raises(ValueError, match=r"each of quantiles must be a number in \(0, 1\)"):
             model.predict_quantiles(X, wrong)

@@ -25,14 +25,14 @@ from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network, paired_layers
 
 Array = NDArray[Any]
-# What an update of a parameter, and its way to the flat vector, count as in multiply-adds.
+# The multiply-adds that an update of a parameter, and its copy to the flat vector, count as.
 UPDATE_PRODUCTS = 16
-# Most of a step in one call, which a signal's handler waits for: 17 ms at 60 GFLOP/s.
+# The most multiply-adds of a step in one call, for which signals wait: 17 ms at 60 GFLOP/s.
 MOST_PRODUCTS = 1 << 29
 
 
 def products_of(network: Network, session: Session) -> int:
-    """The multiply-adds of a step, and what else counts as such."""
+    """The multiply-adds of a step, updates counted as `UPDATE_PRODUCTS`."""
     layout = network.layout
     return 3 * layout.n_weights * session.data.n_rows + UPDATE_PRODUCTS * layout.n_parameters
 
@@ -41,7 +41,7 @@ def is_quick(network: Network, session: Session) -> bool:
     """Return True if a step needs nothing that is done by Python, and is shorter than a signal may
     wait."""
     moments = session.moments
-    # A rule that averages by itself shows what NumPy computes.
+    # Of an optimizer that averages by itself, NumPy computes the parameters that the net shows.
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
@@ -50,7 +50,7 @@ def is_quick(network: Network, session: Session) -> bool:
 
 
 def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
-    """A C-contiguous copy of real numbers; None of others, whose errors are found elsewhere."""
+    """A C-contiguous copy of real numbers; None of others, which the loop refuses."""
     if array.dtype.kind not in "fiu":
         return None
     # A number too large becomes infinite, which the step declines.
@@ -70,8 +70,8 @@ class QuickStep:
 
     Attributes
     ----------
-    slots : the array of the first slot, by which it is known if the optimizer's state lies
-        elsewhere since
+    slots : array, the first slot of the optimizer's state; the steps are of no use once that is
+        another array
     is_short : bool, True if a step holds the GIL, as predictions of a few rows do
     address : int, of its `PlainStep`
     record, job, kind : as of every `JobHolder`
@@ -149,8 +149,8 @@ class QuickStep:
     def __call__(
         self, step: int, x: Any, y: Any, weight: Any, order: Array | None = None
     ) -> float | None:
-        """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy. `order` is that of the rows, and of the steps that follow."""
+        """Take the step of this number, if its loss is finite; return the loss, or None if the rows
+        need a check or a copy. `order`, of the rows, holds for the steps that follow, too."""
         if order is not None:
             self._order[:] = order
         dtype = self._dtype
