@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -97,7 +98,12 @@ FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    """The parsed module: parsed by the tests, not where they are collected; 2 s."""
+    return ast.parse(FILES[module].read_text())
 
 
 def room_of(module: str, house: str = "fastmlp") -> str:
@@ -139,7 +145,7 @@ def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
 
 def imports_in(module: str) -> set[str]:
     """Every module of fastmlp's that a module imports, or names a type of."""
-    tree = TREES[module]
+    tree = tree_of(module)
     nodes = at_run_time(tree) if module in NAME_TYPES_ABOVE else ast.walk(tree)
     return {name for name in imports_by(nodes) if name in FILES}
 
@@ -187,8 +193,8 @@ def test_every_module_has_a_floor() -> None:
 
 def test_a_class_name_stands_once_or_once_on_each_device() -> None:
     places = dict[str, list[str]]()
-    for module, tree in TREES.items():
-        for node in ast.walk(tree):
+    for module in FILES:
+        for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(".".join(module.split(".")[:3]))
     devices = {f"fastmlp.backends.{room}" for room in ("protocol", "cpu", "cuda")}
@@ -209,7 +215,7 @@ def test_imports_point_down() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {module: imports_in(module) - {module} for module in TREES}
+    graph = {module: imports_in(module) - {module} for module in FILES}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
@@ -223,13 +229,13 @@ def up_to(highest: str) -> list[str]:
 
 def test_only_the_compiler_the_backends_and_the_doors_know_numba() -> None:
     low = {*up_to("fastmlp.model")}.difference(in_rooms("compiler", "backends"))
-    assert not {module for module in low if libraries_of(TREES[module]) & {"numba", "llvmlite"}}
+    assert not {module for module in low if libraries_of(tree_of(module)) & {"numba", "llvmlite"}}
 
 
 def test_what_is_compiled_lies_in_few_rooms() -> None:
     """The tests of these are those that .ci/run has in plain Python too."""
     high = FILES.keys() - in_rooms("compiler", "backends", "rules")
-    nodes = {module: ast.walk(TREES[module]) for module in high}
+    nodes = {module: ast.walk(tree_of(module)) for module in high}
     names = {
         module: {
             name.name
@@ -245,15 +251,15 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
 
 
 def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
-    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(TREES[module])}
+    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(tree_of(module))}
     assert needed - sys.stdlib_module_names <= {"numpy"}
 
 
 def test_optional_libraries_are_imported_where_they_are_used() -> None:
     early: dict[str, set[str]] = {}
-    for module, tree in TREES.items():
+    for module in FILES:
         doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-        if result := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
+        if result := libraries_of(run_on_import(tree_of(module))) & OPTIONAL.difference(*doors):
             early[module] = result
     assert early == {}
 
@@ -270,7 +276,7 @@ def test_only_the_programs_print() -> None:
     prints = [
         (module, node.lineno)
         for module in FILES.keys() - may
-        for node in ast.walk(TREES[module])
+        for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"
@@ -280,7 +286,7 @@ def test_only_the_programs_print() -> None:
 
 def test_the_estimators_know_backends_by_protocol_and_name_alone() -> None:
     modules = in_rooms("model", "network", "training", "many", "estimators", "saving")
-    known = {name for module in modules for name in imports_of(TREES[module])}
+    known = {name for module in modules for name in imports_of(tree_of(module))}
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
     assert backends <= {"fastmlp.backends.protocol", "fastmlp.backends.devices"}
 

@@ -446,7 +446,8 @@ SECURITY = (ROOT / "SECURITY.md").read_text()
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     '    python3 -m venv .venv && .venv/bin/pip install -e ".[demo]" && .venv/bin/fastmlp demo',
-    '    python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest',
+    '    python3 -m venv .venv && .venv/bin/pip install --no-compile -e ".[test]"'
+    " && .venv/bin/python -m pytest",
 ]
 
 

@@ -4,9 +4,12 @@ limits what is no drill."""
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +22,10 @@ def burn():
     while time.process_time() < end: pass
 @pytest.mark.parametrize("i", range(20))
 def test_quick(i): pass
-def test_drill(): burn()
+@pytest.mark.parametrize("i", range(4))
+def test_drill(i): i or burn()
+@pytest.mark.parametrize("page", range(5))
+def test_code_runs_in_order_and_gives_what_stands_under_it(page): pass
 def test_slow(): burn()
 done = []
 def test_first_use():
@@ -44,11 +50,13 @@ def test_every_drill_is_a_test() -> None:
 @pytest.mark.parametrize(
     ("arguments", "summary"),
     [
-        ([], "6 passed in"),
-        (["--all"], "23 passed, 1 error in"),
-        (["tests/test_some.py"], "23 passed in"),
-        (["--cases", "3", "tests/test_some.py"], "6 passed, 17 deselected in"),
-        (["-m", "drill"], "1 passed in"),
+        ([], "17 passed in"),
+        (["--all"], "37 passed, 1 error in"),
+        (["tests/test_some.py"], "31 passed in"),
+        (["--cases", "3", "tests/test_some.py"], "13 passed, 18 deselected in"),
+        (["--cases", "3", "--draw", "any", "tests/test_some.py"], "13 passed, 18 deselected in"),
+        (["--all", "--cases", "3"], "19 passed, 1 error in"),
+        (["-m", "drill"], "4 passed in"),
     ],
 )
 def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: Path) -> None:
@@ -59,6 +67,10 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
     # 50 to 110 ms: some ticks of 10 ms, by which the system counts a process's time.
     (tests / "conftest.py").write_text(conftest.replace("LIMIT = 300", "LIMIT = 10"))
     (tests / "drills.txt").write_text("test_drill\n")
+    # Two processes, of which one collects backwards, must find them in one order.
+    (tests / "below").mkdir()
+    for name in ("below/test_one", "below/test_two", "test_other"):
+        (tests / f"{name}.py").write_text("def test_b(): pass\ndef test_a(): pass\n")
     (tests / "test_some.py").write_text(BURNING)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
@@ -68,5 +80,14 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert summary in done.stdout.splitlines()[-1], done.stdout
-    assert ("add 'test_slow' to tests/drills.txt" in done.stdout) == (arguments == ["--all"])
+    assert ("add 'test_slow' to tests/drills.txt" in done.stdout) == ("--all" in arguments)
     assert "test_first_use" not in done.stdout
+
+
+def test_cases_are_drawn_by_a_text() -> None:
+    few = runpy.run_path(str(TESTS / "conftest.py"))["_few"]
+    cases = [SimpleNamespace(nodeid=f"test_some[{i}]", name=f"test_some[{i}]") for i in range(50)]
+    drawn = [few(cases, 5, text) for text in ("a", "b", "a")]
+    assert [len(some) for some in drawn] == [5, 5, 5]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(cases.index(one) < cases.index(two) for one, two in pairwise(drawn[0]))

@@ -38,7 +38,7 @@ Errors = set[tuple[str, int]]
 
 def needs(checker: str) -> Any:
     missing = importlib.util.find_spec(checker) is None
-    return pytest.mark.skipif(missing, reason=f"needs {checker}: pip install -e '.[test]'")
+    return pytest.mark.skipif(missing, reason=f"needs {checker}: pip install --group types")
 
 
 def output_of(checker: str, *arguments: str) -> str:
