@@ -53,8 +53,11 @@ def validated(folds: Sequence[Fold]) -> Array:
 
 
 Result = TypeVar("Result")
-# Rows of a strip: encoded they stay in the second-level cache, or near it.
-CHUNK = 8192
+# Most rows of a strip. Its call of a net takes 0.1 ms before and after the arithmetic: 8192 ->
+# 32768, 0.89 to 0.92 of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
+CHUNK = 32768
+# Most rows that one thread predicts alone; strips for several have half as many at least.
+ALONE = 8192
 
 
 def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
@@ -62,7 +65,7 @@ def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
 
     Strips run on threads side by side: a team of threads for each net would meet at its end.
     """
-    if n_rows <= CHUNK:
+    if n_rows <= min(ALONE, CHUNK):
         return [do(slice(n_rows))]
     strips = _strips(n_rows, n_threads_of(None))
     pool = pool_of(None)
@@ -78,7 +81,8 @@ def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
 def _strips(n_rows: int, n_threads: int) -> Iterator[slice]:
     """Yield several strips that are about equal, as many for each thread."""
     n = -(-n_rows // CHUNK)
-    n = max(n, min(-(-n // n_threads) * n_threads, n_rows // (CHUNK // 2)))
+    fewest = min(ALONE, CHUNK) // 2
+    n = max(n, min(-(-n // n_threads) * n_threads, n_rows // fewest))
     return (slice(i * n_rows // n, (i + 1) * n_rows // n) for i in range(n))
 
 

@@ -22,7 +22,7 @@ from fastmlp.tabular import Schema
 from fastmlp.tabular.estimators import trees
 from fastmlp.tabular.estimators.extras import matrix
 from fastmlp.tabular.estimators.trees import BoostedTrees, arrays_of
-from fastmlp.tabular.pack.rows import CHUNK
+from fastmlp.tabular.pack.rows import ALONE
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()
@@ -83,7 +83,7 @@ def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
 
 def test_strips_of_many_rows() -> None:
     model, ours, rows = grown(1)
-    many = np.tile(rows, (2 * CHUNK // len(rows) + 1, 1))
+    many = np.tile(rows, (2 * ALONE // len(rows) + 1, 1))
     np.testing.assert_array_equal(ours.predict_raw(many), model._raw_predict(many))
     with pytest.raises(ValueError, match="X must have"):
         ours.predict_raw(rows[:, 1:])

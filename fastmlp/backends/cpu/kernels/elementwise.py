@@ -21,15 +21,20 @@ Rule = Callable[..., Any]
 Loop = Callable[..., None]
 
 
-def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
-    """Make the loop that writes values and slopes of n pre-activations."""
+def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
+    """Make the loop that writes values of n pre-activations and, with `slopes`, their slopes."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
         z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
         for i in range(n):
             value[i], slope[i] = rule(z[i])
 
-    return loop
+    def values(z: Any, value: Any, slope: Any, n: Any) -> None:
+        z, value = row(z, n, scalar), row(value, n, scalar)
+        for i in range(n):
+            value[i] = rule(z[i])[0]
+
+    return loop if slopes else values
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:

@@ -121,7 +121,12 @@ def _predictions(scalar: Scalar) -> Kernel:
         net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
         start, n = rows
-        call(record_at(net.blocks, BlockAddresses).link, (values, place, n, net.n_out))
+        link = record_at(net.blocks, BlockAddresses).link
+        if net.n_out == 1:
+            # A column is all that there is of the rows.
+            call(link, (values, _of(net).out + start * size, n, 1))
+            return
+        call(link, (values, place, n, net.n_out))
         # From columns to rows by way of panels: one by one a number took 4 ns.
         panels = outer.outputs + at * vector
         pack_columns(place, panels, net.panel, net.n_out, n)

@@ -41,14 +41,16 @@ from fastmlp.rules.updates import N_MOMENTS
 
 
 def activations(
-    network: Network, *, fused: bool = True, dropped: Sequence[int] = ()
+    network: Network, *, fused: bool = True, dropped: Sequence[int] = (), slopes: bool = True
 ) -> tuple[list[int], list[int]]:
     """Return the addresses of the activations' blocks, and the form of each layer.
 
     With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
     computed with its loss. Of a layer that is `dropped`, slopes are written, which the backward
-    pass reads.
+    pass reads. Without `slopes` blocks write values alone: predictions need no more.
     """
+    # An option that is not there does not change the key of the cache.
+    options = {} if slopes else {"slopes": False}
     addresses, forms = [], []
     last = len(network.activations) - 1
     for i, rule in enumerate(network.activations):
@@ -57,8 +59,8 @@ def activations(
             form = RELU_DROPPED if form == RELU else BLOCK
         by_epilogue = fused and form in (RELU, RELU_DROPPED)
         needed = form == BLOCK or not (rule is identity or by_epilogue)
-        block = block_of(elementwise.activation_loop, network.dtype, rule) if needed else None
-        addresses.append(block.address if block else 0)
+        loop = elementwise.activation_loop
+        addresses.append(block_of(loop, network.dtype, rule, **options).address if needed else 0)
         forms.append(form)
     return addresses, forms
 

@@ -54,7 +54,8 @@ class Prediction:
     def __init__(
         self, runner: Runner, network: Network, like: SparseRows | Expanded | None = None
     ) -> None:
-        blocks = Addresses(*rule_blocks.activations(network), link=rule_blocks.link(network))
+        activations = rule_blocks.activations(network, slopes=False)
+        blocks = Addresses(*activations, link=rule_blocks.link(network))
         nothing = np.empty((0, network.layout.sizes[0]), network.dtype)
         self._no_rows = Data(nothing, np.empty((0, 0), network.dtype), nothing.ravel())
         data = self._no_rows if like is None else self._no_rows._replace(x=like)

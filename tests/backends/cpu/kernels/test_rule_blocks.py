@@ -63,6 +63,21 @@ def test_any_other_hidden_activation_is_a_block(name: str, dtype: str) -> None:
         assert (addresses, forms) == ([block_for(name, dtype), 0], [BLOCK, LINEAR])
 
 
+@each_dtype
+@pytest.mark.parametrize("name", ["silu", "tanh", "gelu"])
+def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: Any) -> None:
+    loop, rule = elementwise.activation_loop, ACTIVATIONS[name]
+    alone, both = block_of(loop, dtype, rule, slopes=False), block_of(loop, dtype, rule)
+    addresses, _ = rule_blocks.activations(network_of(name, "relu", dtype=dtype), slopes=False)
+    assert addresses[0] == alone.address != both.address
+    z = rng.normal(scale=20, size=77).astype(dtype)
+    values, expected, slopes = (np.full(77, 7, dtype) for _ in range(3))
+    alone(z.ctypes.data, values.ctypes.data, slopes.ctypes.data, 77)
+    assert (slopes == 7).all()
+    both(z.ctypes.data, expected.ctypes.data, slopes.ctypes.data, 77)
+    np.testing.assert_array_equal(values, expected)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_the_output_layer_is_linear_and_its_activation_comes_after(name: str) -> None:
     for fused in (False, True):
