@@ -53,8 +53,9 @@ Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
 # With fewer rows than this each net trains once for each fold.
 FEW_ROWS = 1000
-# With a time limit: the share of it that is kept for the refit.
-FOR_REFIT = 0.3
+# With a time limit: the share of it that is kept for the refit, which trains on more rows than one
+# part of them; of nets of five folds one is trained again.
+FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
 # Parameters whose errors suggest a value: the known ones, and words of other libraries.
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
@@ -231,6 +232,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             task = "binary" if len(classes) == 2 else "multiclass"
         n_classes = 0 if classes is None else len(classes)
         values, settings = data.training.values, self._settings()
+        if self.refit:
+            share = FOR_REFIT if data.folds is None else FOR_REFIT_OF_FOLDS
+            settings = settings._replace(time_share=1 - share)
         members = [*(self.extra_members or ())]
         n_own = len(members)
         if settings.trees:
@@ -298,7 +302,6 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             epochs=self.max_iter or preset.epochs,
             time_limit=self.time_limit,
             compute_dtype=self.compute_dtype,
-            time_share=1 - FOR_REFIT if self.refit else 1.0,
             trees=preset.trees if self.trees is None else bool(self.trees),
         )
 

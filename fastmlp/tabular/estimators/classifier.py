@@ -67,9 +67,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         After the selection, train the nets of the ensemble once more, on all rows, those to
         validate on too, each for as many epochs as its best one's number; one net then takes the
         place of those of all folds, and predictions of folds take a fraction of the time. Scores,
-        intervals and curves are those of the selection. With `time_limit` three tenths of it are
-        kept for this; if they do not suffice, the ensemble stays that of the selection, and a
-        warning says so. Nets are trained here, not on a cluster.
+        intervals and curves are those of the selection. With `time_limit` a half of it is kept for
+        this, of folds three tenths; if that does not suffice, the ensemble stays that of the
+        selection, and a warning says so. Nets are trained here, not on a cluster.
     trees : bool, optional
         Let scikit-learn's HistGradientBoosting, 200 rounds at a rate of 0.05, be a candidate of the
         selection. Categories of up to 255 levels are taken as such, others as numbers. They grow

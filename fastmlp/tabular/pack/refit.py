@@ -43,7 +43,7 @@ def refitted(
     and residuals are those of the selection. None: a fit has not come to its end within so many
     seconds; or it was interrupted, or has diverged, which warns.
     """
-    start = time.perf_counter()
+    deadline = math.inf if seconds is None else time.perf_counter() + seconds
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     kind: EncodedTask = "regression" if pack.task == "regression" else "classification"
     loss = settings.loss.of_nets if kind == "regression" else None
@@ -55,6 +55,8 @@ def refitted(
     batch = batch_size_of(len(rows.y))
     encodings, members = [], []
     for place, same_encoding in enumerate(by_encoding.values()):
+        if time.perf_counter() >= deadline:
+            return None
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
         generator = np.random.default_rng([seed, place, 3])
@@ -63,8 +65,8 @@ def refitted(
         steps = math.ceil(len(rows.y) / batch)
         nets = [new_net(same[0].recipe, X.shape[1], of_nets, steps, signs) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
-        left = None if seconds is None else start + seconds - time.perf_counter()
-        if left is not None and left <= 0:
+        left = deadline - time.perf_counter()
+        if left <= 0:
             return None
         histories = fit_many(
             nets,
@@ -73,7 +75,7 @@ def refitted(
             epochs=epochs,
             batch_size=batch,
             sample_weight=rows.weight,
-            time_limit=left,
+            time_limit=None if seconds is None else left,
             n_threads=n_threads,
         )
         if any(history.status is not Status.COMPLETED for history in histories):
