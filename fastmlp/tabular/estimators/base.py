@@ -380,7 +380,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _each(self, values: Values) -> Any:
         """Yield the weight and the predictions of each member."""
         pack = self.pack_
-        strips = in_strips(len(values.codes), lambda rows: [*pack.each(values.part(rows))])
+        strips = in_strips(
+            len(values.codes),
+            lambda rows: [*pack.each(values.part(rows))],
+            values.numbers.shape[1] + values.codes.shape[1],
+        )
         for pairs in zip(*strips, strict=True):
             weight = pairs[0][0].weight
             yield weight, np.concatenate([predictions for _, predictions in pairs])

@@ -130,7 +130,7 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         if X.shape[1:] != (self.n_features_in_,):
             raise ValueError(f"X must have {self.n_features_in_} columns, got {X.shape}")
         out = np.zeros((len(X), self.n_outputs), order="F")
-        in_strips(len(X), lambda rows: add_trees(X[rows], out[rows], self.nodes))
+        in_strips(len(X), lambda rows: add_trees(X[rows], out[rows], self.nodes), X.shape[1])
         return out
 
     @property

@@ -163,7 +163,11 @@ class Pack:
         extra : sequence of arrays
             Predictions of the further models, in the order of `extra_weights`.
         """
-        strips = in_strips(len(values.numbers), lambda rows: self._nets(values.part(rows)))
+        strips = in_strips(
+            len(values.numbers),
+            lambda rows: self._nets(values.part(rows)),
+            values.numbers.shape[1] + values.codes.shape[1],
+        )
         total = np.concatenate(strips)
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:

@@ -56,18 +56,21 @@ Result = TypeVar("Result")
 # Most rows of a strip. Its call of a net takes 0.1 ms before and after the arithmetic: 8192 ->
 # 32768, 0.89 to 0.92 of the time (100,000 rows of 8 or 20 numbers, 6 nets, 1 thread).
 CHUNK = 32768
+# Most numbers of a table in a strip that is longer than `ALONE`: encoded they are twice as many.
+NUMBERS = 1 << 20
 # Most rows that one thread predicts alone; strips for several have half as many at least.
 ALONE = 8192
 
 
-def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
-    """The results of a function, strip by strip of the rows in order; of one strip at least.
+def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) -> list[Result]:
+    """The results of a function, strip by strip of a table's rows in order; of one strip at least.
 
     Strips run on threads side by side: a team of threads for each net would meet at its end.
     """
     if n_rows <= min(ALONE, CHUNK):
         return [do(slice(n_rows))]
-    strips = _strips(n_rows, n_threads_of(None))
+    most = min(CHUNK, max(ALONE, NUMBERS // max(n_columns, 1)))
+    strips = _strips(n_rows, most, n_threads_of(None))
     pool = pool_of(None)
     ended: list[Any] = pool.run([Task(1, partial(do, strip)) for strip in strips], "")
     if pool.interrupted:
@@ -78,9 +81,9 @@ def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
     return [outcome.result for outcome in ended]
 
 
-def _strips(n_rows: int, n_threads: int) -> Iterator[slice]:
+def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
     """Yield several strips that are about equal, as many for each thread."""
-    n = -(-n_rows // CHUNK)
+    n = -(-n_rows // most)
     fewest = min(ALONE, CHUNK) // 2
     n = max(n, min(-(-n // n_threads) * n_threads, n_rows // fewest))
     return (slice(i * n_rows // n, (i + 1) * n_rows // n) for i in range(n))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp._process.warnings import warn
 from fastmlp.tabular.pack import rows
-from fastmlp.tabular.pack.rows import CHUNK, FEWEST_ROWS, folds_of, in_strips
+from fastmlp.tabular.pack.rows import ALONE, CHUNK, FEWEST_ROWS, NUMBERS, folds_of, in_strips
 from fastmlp.tabular.pack.selection import Selection, bagged, equal, greedy
 
 Array = NDArray[np.float64]
@@ -205,18 +205,26 @@ several = pytest.mark.parametrize("n_threads", [1, 2, 64], indirect=True)
 
 
 @several
-@pytest.mark.parametrize("n_rows", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK])
+@pytest.mark.parametrize("n_rows", [0, 1, ALONE, ALONE + 1, CHUNK + 1, 3 * CHUNK + 5, 20 * CHUNK])
 def test_every_row_is_in_one_strip(n_rows: int, n_threads: int) -> None:
     result = in_strips(n_rows, lambda rows: np.arange(n_rows)[rows])
     np.testing.assert_array_equal(np.concatenate(result), np.arange(n_rows))
     sizes = [len(each) for each in result]
     assert max(sizes) <= CHUNK
     assert max(sizes) - min(sizes) <= 1
-    if n_rows > CHUNK:
+    if n_rows > ALONE:
         # The bits of a row do not depend on the strip: all are predicted in short.
-        assert min(sizes) >= CHUNK // 2 > FEWEST_ROWS
+        assert min(sizes) >= ALONE // 2 > FEWEST_ROWS
+        assert len(result) >= min(n_threads, n_rows // (ALONE // 2))
     if n_rows == 20 * CHUNK:
-        assert len(result) in (20, 40)
+        assert len(result) in (20, 64)
+
+
+@pytest.mark.parametrize("n_threads", [1], indirect=True)
+def test_strips_of_wide_tables_are_shorter(n_threads: int) -> None:
+    for n_columns, most in ((1, CHUNK), (NUMBERS // 10_000, 10_000), (NUMBERS, ALONE)):
+        sizes = in_strips(3 * CHUNK, lambda rows: rows.stop - rows.start, n_columns)
+        assert 0.9 * most < max(sizes) <= most + 100
 
 
 @pytest.mark.parametrize("n_threads", [2], indirect=True)
