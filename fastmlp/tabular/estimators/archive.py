@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def pack(model: Any, *, training: bool) -> Content:
         )
     pack_header, arrays = state_of(model.pack_)
     # A splitter of scikit-learn's has no name, and places of rows are of the table.
-    left_out = LEFT_OUT if isinstance(model.cv, int | None) else (*LEFT_OUT, "cv")
+    left_out = LEFT_OUT if isinstance(model.cv, Integral | None) else (*LEFT_OUT, "cv")
     header = {
         "parameters": parameters_of(model, but=left_out),
         "schema": model.schema_.to_json(),
