@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.predict.embedded import mean_gradient, mean_row
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
+from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_LANE_PRODUCTS, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
 from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
@@ -98,7 +98,7 @@ def warmup(
             for net in nets:
                 _exercise(net)
         say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
-        _predict_wide(dtype)
+        _exercise_wide(dtype)
         say(f"{dtype}: nets inside compiled code, derivatives")
         _embed(dtype)
         compile_others(np.dtype(dtype))
@@ -156,11 +156,17 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
     return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
 
 
-def _predict_wide(dtype: str) -> None:
-    """Predict with a net that is too wide for predictions by row blocks."""
+def _exercise_wide(dtype: str) -> None:
+    """Predict with a net that is too wide for predictions by row blocks, and take a step that is
+    too long to hold the GIL."""
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
-    net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
+    sizes, rules = [WIDTH, width, *[WIDTH] * len(ACTIVATIONS), 1], ["relu", *ACTIVATIONS]
+    net = _net(dtype, sizes, activation=rules, initializer="zeros")
     net.predict(np.ones((ONE_BY_ONE + 1, WIDTH)))
+    n_rows, n = ONE_BY_ONE + 1, 256
+    net = _net(dtype, (n, 1 + GIL_LANE_PRODUCTS // (n * n_rows), 1), initializer="zeros")
+    for _ in range(2):
+        net.train_on_batch(np.ones((n_rows, n), dtype), np.ones((n_rows, 1), dtype))
 
 
 def _embed(dtype: str) -> None:

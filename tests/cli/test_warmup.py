@@ -55,7 +55,10 @@ for width, n_rows in ((3, 5), (64, 200)):
         net.predict(np.ones((2000, width)))
         net.apply_gradient(net.loss_and_gradient(X, y)[1])
     assert bool(worker_pool.gather.signatures) == (wide and limits.parallel_is_safe())
-MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
+MLP((2, 1 << 18, 3, 1), seed=0, activation=["gelu", "tanh"]).predict(np.ones((50, 2)))
+net = MLP((64, 256, 64), seed=0, n_threads=1)
+for _ in range(2):
+    net.train_on_batch(np.ones((32, 64), np.float32), np.ones((32, 64), np.float32))
 dispatch.measure(limits.thread_limit())
 from fastmlp import MLPEnsembleRegressor, gradient, jacobian, jit
 from fastmlp.backends.cpu.predict.embedded_calls import c_function

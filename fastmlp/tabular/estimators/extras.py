@@ -69,8 +69,10 @@ def named(
             constraints = [*signs, *[0] * values.codes.shape[1]]
             estimator = clone(estimator).set_params(monotonic_cst=constraints)
         pairs.append((name, estimator))
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError(f"{who}: extra_members must have names that differ")
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        listed = ", ".join(map(repr, names))
+        raise ValueError(f"{who}: extra_members must have names that differ, got {listed}")
     return pairs
 
 
