@@ -120,16 +120,25 @@ def until(there: Callable[[], Any]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
 def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "scheduler"
+    file, begun = tmp_path / "scheduler", tmp_path / "begun"
+
+    def begin(report: Report) -> None:
+        begun.touch()
+        slow(report)
+
+    def kill() -> None:
+        until(begun.exists)
+        scheduler.kill()
+
     scheduler = started(file, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
     until(file.exists)
     worker = started(file, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
     try:
         with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=SOON)
-            threading.Timer(1.0, scheduler.kill).start()
+            threading.Thread(target=kill, daemon=True).start()
             with pytest.raises(ConnectionError, match="has gone away: start it and its workers"):
-                fit_many(nets(), X, Y, epochs=1000, callbacks=slow, client=client)
+                fit_many(nets(), X, Y, epochs=1000, callbacks=begin, client=client)
     finally:
         for process in (scheduler, worker):
             process.kill()
