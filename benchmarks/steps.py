@@ -22,6 +22,8 @@ NETS = (
     Workload((8, 64, 64, 2), 64, 6_400),
     Workload((2, 4, 1), 4, 8_000, "sigmoid"),
     Workload((4, 64, 64, 1), 1, 2_000),
+    # Longer than a step that holds the GIL, and shorter than one that asks for a team.
+    Workload((16, 64, 64, 2), 128, 12_800),
     Workload((784, 128, 10), 128, 12_800, loss=CE),
 )
 BY_NAME = {load.name: load for load in NETS}
@@ -43,6 +45,7 @@ AIMS = {
     "8-64-64-2@64": Aim(1.3, None, {"jax": 4, "torch": 12}),
     "2-4-1@4": TINY,
     "4-64-64-1@1": TINY,
+    "16-64-64-2@128": Aim(),
     "784-128-10@128": Aim(1.05),
 }
 
