@@ -258,8 +258,9 @@ class WorkerPool:
         self._mailboxes = Mailboxes(spins)
         # Reentrant: a signal's handler may ask for a team while this thread holds it.
         self._lock = threading.RLock()
-        # The teams that workers may still be inside, and those that all threads have left.
+        # By address, the teams that workers may still be inside.
         self._teams: dict[int, Entered] = {}
+        # Teams that all threads have left, for later calls of as many threads and pieces.
         self._spare = FreeList()
 
     def team(self, n_threads: int, pieces: int) -> Team:
