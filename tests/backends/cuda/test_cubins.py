@@ -48,17 +48,26 @@ def float64_instructions(ptx: str) -> set[str]:
     return {match[1] for match in result if match}
 
 
+@pytest.fixture
+def draw(pytestconfig: pytest.Config) -> str | None:
+    """The text of --draw."""
+    return pytestconfig.getoption("--draw")
+
+
+def drawn(draw: str | None, name: str, among: tuple[Any, ...]) -> tuple[Any, ...]:
+    """With --draw one of several, otherwise all: each takes seconds."""
+    return (random.Random(f"{draw} {name}").choice(among),) if draw else among
+
+
 @each_dtype
-def test_kernels_link_within_bounds(dtype: str, pytestconfig: pytest.Config) -> None:
-    """The PTX is that of the oldest architecture; it links for the later ones too, or with --draw
-    for one that is drawn: each takes a sixth of the time of the PTX."""
-    draw = pytestconfig.getoption("--draw")
-    rng = random.Random(f"{draw}{dtype}")
+def test_kernels_link_within_bounds(dtype: str, draw: str | None) -> None:
+    """The PTX is that of the oldest architecture; it links for the later ones too."""
     for name, kernel, signature in cubins.kernels(dtype):
-        ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
-        check_ptx(ptx, dtype, name)
-        for capability in [rng.choice(cubins.ARCHITECTURES)] if draw else cubins.ARCHITECTURES:
-            check_cubin(ptx, capability, name)
+        if dtype in drawn(draw, name, cubins.DTYPES):
+            ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
+            check_ptx(ptx, dtype, name)
+            for capability in drawn(draw, f"{name} sm", cubins.ARCHITECTURES):
+                check_cubin(ptx, capability, name)
 
 
 def check_ptx(ptx: str, dtype: str, name: str) -> None:
@@ -130,7 +139,7 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
 
 @each_dtype
-def test_losses_and_their_links_compile(dtype: str) -> None:
+def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
     """Rules of scalars and rules of rows, called as kernels call them."""
     from nets import Net
     from numba import types
@@ -142,6 +151,8 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, loss in (CASES | SKLEARN_LOSSES).items():
+        if dtype not in drawn(draw, name, cubins.DTYPES):
+            continue
         link = LINKS[loss.link or "identity"]
         of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))
         cubins.without_a_card(OURS)
