@@ -283,10 +283,12 @@ def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
 def fill_two(numbers: Any) -> Any:
     """Write 1 to one piece of the stack and 2 to another, then copy both."""
     one, two = stack(256), stack(256)
-    row(one, 256, np.uint8)[:] = 1
-    row(two, 256, np.uint8)[:] = 2
-    numbers[:256] = row(one, 256, np.uint8)
-    numbers[256:] = row(two, 256, np.uint8)
+    first, second = row(one, 256, np.uint8), row(two, 256, np.uint8)
+    # By loops: Numba compiles four slices for 3 s.
+    for i in range(256):
+        first[i], second[i] = 1, 2
+    for i in range(256):
+        numbers[i], numbers[256 + i] = first[i], second[i]
     return one, two
 
 

@@ -41,7 +41,7 @@ OPTIMIZERS: list[Any] = [
     SGD(0.03, clipnorm=0.2),
     AdamW(0.03, decay_biases=False, global_clipnorm=0.3),
 ]
-SIZES, N_ROWS, N_EPOCHS = (5, 9, 6, 2), 20, 1 if INTERPRETED else 3
+SIZES, N_ROWS, N_EPOCHS = (5, 9, 6, 2), 20, 1 if INTERPRETED else 2
 each_case = pytest.mark.parametrize("case", CASES)
 
 

@@ -489,42 +489,6 @@ def test_bits_do_not_depend_on_the_threads(
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-BY_NUMBA = """
-import numpy as np
-from nets import network_of
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.dispatch import Autotuner
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
-from fastmlp.backends.cpu.threads import limits
-from fastmlp.compiler import COMPILER
-
-assert COMPILER == "numba"
-dispatch.pays = lambda work, n_threads: n_threads > 1
-Autotuner.wants_team = lambda self: True
-network = network_of((16, 64, 64, 2), "relu", "identity", "identity", "float32")
-rng = np.random.default_rng(0)
-parameters = rng.normal(size=network.layout.n_parameters).astype(np.float32)
-x = rng.normal(size=(1234, 16)).astype(np.float32)
-one, several = np.empty((2, 1234, 2), np.float32)
-assert RowBlocks(Engine(network, 1), network)(parameters, x, one)
-runner = Engine(network, 2)
-blocks = RowBlocks(runner, network)
-for _ in range(3):
-    several.fill(7)
-    assert blocks(parameters, x, several)
-    assert np.array_equal(one, several)
-safe = limits.parallel_is_safe() and runner.n_threads == 2
-print(int(blocks.job["team"]) == safe, int(blocks.job["n_parts"]) == 1 + safe)
-"""
-
-
-@pytest.mark.skipif(INTERPRETED, reason="there is nothing to compile")
-def test_bits_are_those_of_numbas_own_threads(python: Any) -> None:
-    printed = python(BY_NUMBA, FASTMLP_COMPILER="numba", NUMBA_NUM_THREADS="2")
-    assert printed.split() == ["True", "True"]
-
-
 @each_dtype
 def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None:
     network = network_of((5, 8, 2), "relu", "identity", "identity", dtype)

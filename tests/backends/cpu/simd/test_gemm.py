@@ -49,7 +49,7 @@ MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
-for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 60)
+for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 30)
 some_shape = given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
 
 
@@ -313,6 +313,7 @@ def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], 
     assert results[0].tobytes() == results[1].tobytes()
 
 
+@cache
 def move(name: str, dtype: Any) -> Any:
     chosen = getattr(batch_in_lanes(dtype), name)
 
@@ -326,6 +327,7 @@ def move(name: str, dtype: Any) -> Any:
     return block(with_rows_close if name == "out_of_lanes" else of_seven)
 
 
+@cache
 def product_of(dtype: Any, vectors: int, units: int) -> Any:
     chosen = tile(dtype, vectors, units)
 

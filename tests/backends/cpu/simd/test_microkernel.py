@@ -245,22 +245,27 @@ def test_vectors_are_as_wide_as_the_features_that_numba_compiles_for(
     assert (lanes_of(np.float32), lanes_of(np.float64)) == (n_bytes // 4, n_bytes // 8)
 
 
-# A machine with AVX2 and no more, and one of which nothing is known.
+# A machine with AVX2 and no more, and one of which nothing is known: 8, 4, 4 and 2 lanes.
 AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
-OTHERS = {
-    "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2}, 32),
-    "generic": ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, 16),
+OTHERS: dict[str, tuple[dict[str, str], int, list[str]]] = {
+    "haswell": (
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2},
+        32,
+        ["float32", "float64"],
+    ),
+    "generic": ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, 16, ["float64"]),
     # Of this machine's name: LLVM ends the process at a register that was struck out.
-    "without AVX": ({"NUMBA_ENABLE_AVX": "0"}, 16),
+    "without AVX": ({"NUMBA_ENABLE_AVX": "0"}, 16, ["float32"]),
 }
 SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 
 
-def gradients() -> list[tuple[Any, float]]:
+def gradients(dtypes: list[str]) -> list[tuple[Any, float]]:
     """Gradients of a few nets, and how far each is from that of the oracle."""
     results = []
-    for dtype, activation in (("float32", "tanh"), ("float64", "relu")):
+    for dtype in dtypes:
         for sizes in SIZES:
+            activation = "tanh" if dtype == "float32" else "relu"
             net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
             parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
             _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
@@ -269,12 +274,13 @@ def gradients() -> list[tuple[Any, float]]:
 
 
 GRADIENTS = """
-import json
+import json, sys
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from backends.cpu.simd.test_microkernel import gradients
 
-print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))
+results = [(a.astype(float).tolist(), d) for a, d in gradients(sys.argv[1:])]
+print(json.dumps([vector_bytes(), results]))
 """
 
 
@@ -290,10 +296,10 @@ def test_a_machine_with_narrower_vectors_finds_the_same_gradients(
 ) -> None:
     if not runs_code_for(other):
         pytest.skip("this machine cannot run code for that one")
-    environment, n_bytes = OTHERS[other]
-    width, theirs = json.loads(python(GRADIENTS, **environment))
+    environment, n_bytes, dtypes = OTHERS[other]
+    width, theirs = json.loads(python(GRADIENTS, *dtypes, **environment))
     assert width == n_bytes
-    for (slopes, error), (their_slopes, their_error) in zip(gradients(), theirs, strict=True):
+    for (slopes, error), (their_slopes, their_error) in zip(gradients(dtypes), theirs, strict=True):
         bound = 2e-5 if slopes.dtype == np.float32 else 1e-10
         assert error <= bound
         assert their_error <= bound

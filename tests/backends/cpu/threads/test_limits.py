@@ -43,8 +43,10 @@ def same_in_grandchild():
 def same_in_child():
     return same_in_grandchild() or fork(same_in_grandchild)
 
-safe, expected = limits.parallel_is_safe(), trained()
-print(safe, fork(same_in_child), limits.parallel_is_safe())
+safe = limits.parallel_is_safe()
+before_any_launch = fork(lambda: limits.parallel_is_safe() != safe)
+expected = trained()
+print(before_any_launch, safe, fork(same_in_child), limits.parallel_is_safe())
 """
 
 # Another library's kernel starts the threads; this one is first used in the child.
@@ -103,39 +105,22 @@ thread.join()
 print(limits._state["forked"])
 """
 
-FORK_BEFORE_LAUNCH = """
-import os, warnings
-from fastmlp.backends.cpu.threads import limits
-
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-safe = limits.parallel_is_safe()
-process = os.fork()
-if process == 0:
-    os._exit(limits.parallel_is_safe() != safe)
-print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
-
-LOOK = """
+LAYER_IN_USE = """
 import os
 import numba
 from fastmlp.backends.cpu.threads import limits
 
-tasks = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
-print(limits.threading_layer(), limits.parallel_is_safe())
-assert not tasks or len(os.listdir("/proc/self/task")) == tasks
+def n_tasks():
+    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+
+tasks = n_tasks()
+foreseen, safe = limits.threading_layer(), limits.parallel_is_safe()
+assert n_tasks() == tasks
 try:
-    print(numba.threading_layer())
+    numba.threading_layer()
 except ValueError:
-    print("none is set")
-"""
-
-LAYER_IN_USE = """
-import numba
-from fastmlp.backends.cpu.threads import limits
-
-before = limits.threading_layer()
-numba.set_num_threads(1)
-print(before, limits.threading_layer(), numba.threading_layer())
+    numba.set_num_threads(1)
+    print(safe, foreseen, limits.threading_layer(), numba.threading_layer())
 """
 
 
@@ -229,10 +214,10 @@ def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_the_thread_limit_obeys_numba_num_threads(n: int, python: Callable[..., str]) -> None:
-    script = "from fastmlp.backends.cpu.threads import limits; limits._cgroup_cpus = lambda: 8; "
-    printed = python(script + "print(limits.thread_limit())", NUMBA_NUM_THREADS=str(n))
-    assert int(printed) == n
+def test_the_thread_limit_obeys_numbas(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_cgroup_cpus", lambda: 8)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
+    assert limits.thread_limit() == n
 
 
 @pytest.mark.parametrize(
@@ -314,35 +299,20 @@ def test_threads_puts_the_number_back_after_an_exception() -> None:
     assert numba.get_num_threads() == before
 
 
-def test_asking_for_the_layer_sets_none_and_starts_no_thread(python: Callable[..., str]) -> None:
-    layer, safe, in_use = python(LOOK).split(maxsplit=2)
-    assert layer in limits.POOLS
-    assert safe == str(layer != "workqueue")
-    assert in_use.strip() == "none is set"
-
-
 @pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])
-def test_the_layer_foreseen_is_the_layer_in_use(wanted: str, python: Callable[..., str]) -> None:
+def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable[..., str]) -> None:
     if wanted == "threadsafe" and limits.threading_layer() == "workqueue":
         pytest.skip("neither OpenMP nor TBB is installed")
-    before, after, in_use = python(LAYER_IN_USE, NUMBA_THREADING_LAYER=wanted).split()
-    assert before == after == in_use
-
-
-def test_the_pool_of_workqueue_is_never_launched(python: Callable[..., str]) -> None:
-    script = "from fastmlp.backends.cpu.threads import limits; print(limits.parallel_is_safe())"
-    assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
+    safe, *layers = python(LAYER_IN_USE, NUMBA_THREADING_LAYER=wanted).split()
+    assert layers == [layers[0]] * 3
+    assert layers[0] in limits.POOLS
+    assert safe == str(layers[0] != "workqueue")
 
 
 @only_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
     assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) -> None:
-    assert python(FORK_BEFORE_LAUNCH).strip() == "0"
 
 
 @only_compiled
@@ -352,8 +322,8 @@ def test_training_goes_on_in_a_child_and_a_grandchild(
     layer: str, python: Callable[..., str]
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
-    safe, status, still = python(FORKING, **environment).split()
-    assert status == "0"
+    before, safe, status, still = python(FORKING, **environment).split()
+    assert (before, status) == ("0", "0")
     assert safe == still
 
 

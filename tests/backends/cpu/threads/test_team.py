@@ -1,7 +1,6 @@
 """A team does every part once, whoever joins; workers spin at mailboxes or are woken."""
 
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,8 +34,6 @@ from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause,
 pytestmark = pytest.mark.skipif(
     COMPILER == "numba", reason="kernels that Numba compiles have Numba's threads, not a team"
 )
-LAYERS = ["omp", "workqueue", "tbb"]
-each_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
 def environment(layer: str, **more: str) -> dict[str, str]:
@@ -46,40 +43,74 @@ def environment(layer: str, **more: str) -> dict[str, str]:
     return {"NUMBA_THREADING_LAYER": layer, **more}
 
 
-# Each script runs in a process of its own: a deadlock is then a TimeoutExpired.
-STRESS = """
+# In a process of its own, where a deadlock is a TimeoutExpired: threads and workers that must join.
+ITEMS = """
 import sys
 from conditions import Drill
 from fastmlp.backends.cpu.threads import worker_pool
-n_threads, n_joined = map(int, sys.argv[1:])
-for seconds in (0, 1):
-    joined = 0
-    for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
-        drill = Drill(n, 100_000 // pieces, n_joined)
-        worker_pool.run(drill.driver, drill.job, n_threads, float(seconds), pieces)
-        assert drill.exact, (n, drill.memory)
-        joined += drill.calls > drill.n_loops
-    print(joined)
-"""
 
-MANY_SHORT_CALLS = """
-from conditions import Drill
-from fastmlp.backends.cpu.threads import worker_pool
+def do_items(n_threads, n_joined):
+    # In loops that are foreseen as brief, and as long.
+    for seconds in (0, 1):
+        joined = 0
+        for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
+            drill = Drill(n, 100_000 // pieces, n_joined)
+            worker_pool.run(drill.driver, drill.job, n_threads, float(seconds), pieces)
+            assert drill.exact, (n, drill.memory)
+            joined += drill.calls > drill.n_loops
+        print(n_threads, joined)
+"""
+ALONE = f"{ITEMS}\ndo_items(3, 0)"
+# The last part changes the limit of threads for good.
+ALL = f"""
+{ITEMS}
+import signal, threading, time
+import numba
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.threads.team import make_team
+from fastmlp.rules.optimizers import SGD
+
+for n_threads in (1, 2, 3, 4):
+    do_items(n_threads, 2)
+
+# Calls that end before a helper comes.
 for n_loops in (0, 1, 2, 3) * 100:
     drill = Drill(8, n_loops)
     worker_pool.run(drill.driver, drill.job, 3, n_loops % 2)
     assert drill.exact
-"""
 
-CONCURRENT = """
-import sys, threading
-import numpy as np
-from conditions import Drill
-from nets import Net, orders, train
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import worker_pool, limits
-from fastmlp.rules.optimizers import SGD
+# An interrupt is delivered when the call is done.
+drill, after = Drill(64, 2_000_000), Drill(8, 1000)
+if sys.platform != "win32":  # where raise_signal does not interrupt a sleep
+    threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+    try:
+        worker_pool.run(drill.driver, drill.job, 2, 1.0)
+        time.sleep(5)
+        raise AssertionError("no interrupt")
+    except KeyboardInterrupt:
+        assert drill.exact
+worker_pool.run(after.driver, after.job, 2, 1.0)
+assert after.exact
 
+@numba.njit(parallel=True)
+def of_another_library(enter, teams, driver, jobs):
+    for i in numba.prange(teams.size):
+        worker_pool.gather(2, enter, teams[i], driver, jobs[i])
+
+if limits.parallel_is_safe():
+    drills, teams = [Drill(8, 1000) for _ in range(4)], [make_team(2) for _ in range(4)]
+    for drill, team in zip(drills, teams):
+        drill.job["team"] = team.ctypes.data
+    addresses = [np.array([each.ctypes.data for each in many])
+                 for many in (teams, [drill.job for drill in drills])]
+    entry, driver = worker_pool.entry().address, drills[0].driver.address
+    of_another_library(entry, addresses[0], driver, addresses[1])
+    assert all(drill.exact for drill in drills)
+
+# Several Python threads at once.
 dispatch.pays = lambda work, n_threads: True
 dispatch.REGION_SECONDS = 0
 limits.thread_limit = lambda: 64  # else the second call finds no thread free
@@ -103,92 +134,25 @@ for thread in threads: thread.join()
 assert not wrong
 """
 
-NESTED = """
-import numba
-from conditions import Drill
-from fastmlp.compiler import call
-from fastmlp.backends.cpu.threads import worker_pool, limits
-from fastmlp.backends.cpu.threads.team import make_team
-
-@numba.njit(parallel=True)
-def of_another_library(enter, teams, driver, jobs):
-    for i in numba.prange(teams.size):
-        worker_pool.gather(2, enter, teams[i], driver, jobs[i])
-
-import numpy as np
-drills, teams = [Drill(8, 1000) for _ in range(4)], [make_team(2) for _ in range(4)]
-for drill, team in zip(drills, teams):
-    drill.job["team"] = team.ctypes.data
-addresses = [np.array([each.ctypes.data for each in many])
-             for many in (teams, [drill.job for drill in drills])]
-entry, driver = worker_pool.entry().address, drills[0].driver.address
-of_another_library(entry, addresses[0], driver, addresses[1])
-assert all(drill.exact for drill in drills)
-"""
-
-INTERRUPTED = """
-import signal, threading, time
-from conditions import Drill
-from fastmlp.backends.cpu.threads import worker_pool
-worker_pool.run(Drill(8, 1).driver, Drill(8, 1).job, 2, 1.0)
-drill = Drill(64, 2_000_000)
-threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
-try:
-    worker_pool.run(drill.driver, drill.job, 2, 1.0)
-    time.sleep(5)
-except KeyboardInterrupt:
-    assert drill.exact  # delivered when the call was done
-    after = Drill(8, 1000)
-    worker_pool.run(after.driver, after.job, 2, 1.0)
-    print(after.exact)
-"""
-
 
 @only_compiled
-@each_layer
-@pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
-def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
-    """In loops that are foreseen as brief, and as long."""
-    printed = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
-    assert len(printed.split()) == 2
-    for joined in map(int, printed.split()):
-        if n_threads == 1:
-            assert joined == 0
-        elif limits.thread_limit() > 1:
-            assert joined > 0  # else no worker was tested
-
-
-@only_compiled
-@each_layer
-def test_calls_that_end_before_a_helper_comes(layer: str, python: Callable[..., str]) -> None:
-    python(MANY_SHORT_CALLS, **environment(layer, NUMBA_NUM_THREADS="3"))
-
-
-@only_compiled
-@each_layer
-def test_several_python_threads_at_once(layer: str, python: Callable[..., str]) -> None:
-    python(CONCURRENT, **environment(layer, NUMBA_NUM_THREADS="2"))
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_every_item_is_done_once_on_each_layer(layer: str, python: Callable[..., str]) -> None:
+    """By 1 to 4 threads, beside an interrupt, in another library's region, by threads at once."""
+    lines = python(ALL, **environment(layer, NUMBA_NUM_THREADS="4")).splitlines()
+    joined = [tuple(map(int, line.split())) for line in lines]
+    assert [n_threads for n_threads, _ in joined] == [1, 1, 2, 2, 3, 3, 4, 4]
+    for n_threads, n_loops in joined:
+        if n_threads == 1 or limits.thread_limit() > 1:
+            assert (n_loops > 0) == (n_threads > 1)  # else no worker was tested
 
 
 @only_compiled
 @pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
 def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
     variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
-    _, joined = map(int, python(STRESS, 3, 0, **variables).split())
+    *_, joined = map(int, python(ALONE, **variables).split())
     assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
-
-
-@only_compiled
-@pytest.mark.parametrize("layer", ["omp", "tbb"])
-def test_a_team_within_a_parallel_region(layer: str, python: Callable[..., str]) -> None:
-    python(NESTED, **environment(layer, NUMBA_NUM_THREADS="2"))
-
-
-@only_compiled
-@each_layer
-@pytest.mark.skipif(sys.platform == "win32", reason="raise_signal does not interrupt a sleep")
-def test_an_interrupt_comes_through_after_the_call(layer: str, python: Callable[..., str]) -> None:
-    assert python(INTERRUPTED, **environment(layer, NUMBA_NUM_THREADS="2")).strip() == "True"
 
 
 def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:

@@ -46,36 +46,51 @@ def this_thread() -> Any:
     return threading.current_thread()
 
 
+def called(name: str, place: Any) -> str:
+    """A field of a record, or an element of an array, as messages name it."""
+    return f"{name}.{place}" if isinstance(place, str) else f"{name}[{place}]"
+
+
 class Watch:
     """The accesses of a launch so far."""
 
     def __init__(self) -> None:
         self.cells: dict[Any, Touched] = {}
 
-    def read(self, key: Any, name: str) -> None:
-        """Record a read."""
-        cell, t = self.cells.setdefault(key, Touched()), this_thread()
+    def read(self, key: Any, *name: Any) -> None:
+        """Record a read; of the names, `called` makes one where it is wrong."""
+        cell, t = self._cell(key), this_thread()
         self._after_the_write(cell, t, name)
         if cell.interval != t.interval or t.block not in cell.blocks:
             cell.interval, cell.readers = t.interval, set()
         cell.readers.add(t.thread_id)
         cell.blocks.add(t.block)
 
-    def write(self, key: Any, name: str) -> None:
+    def write(self, key: Any, *name: Any) -> None:
         """Record a change."""
-        cell, t = self.cells.setdefault(key, Touched()), this_thread()
+        cell, t = self._cell(key), this_thread()
         self._after_the_write(cell, t, name)
         others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
-        assert not others, f"{name} is changed by one thread and read by {others} of its block"
-        assert cell.blocks <= {t.block}, f"{name} is changed by one block and read by others"
+        words = "is changed by one thread and read by"
+        assert not others, f"{called(*name)} {words} {others} of its block"
+        words = "is changed by one block and read by others"
+        assert cell.blocks <= {t.block}, f"{called(*name)} {words}"
         cell.writer = (t.block, t.interval, t.thread_id)
 
-    def _after_the_write(self, cell: Touched, t: Any, name: str) -> None:
+    def _cell(self, key: Any) -> Touched:
+        cell = self.cells.get(key)
+        if cell is None:
+            cell = self.cells[key] = Touched()
+        return cell
+
+    def _after_the_write(self, cell: Touched, t: Any, name: tuple[Any, ...]) -> None:
         if cell.writer is None or cell.writer[::2] == (t.block, t.thread_id):
             return
         block, interval, thread = cell.writer
-        assert block == t.block, f"{name} is changed by block {block} and touched by {t.block}"
-        assert interval < t.interval, f"{name} is changed by thread {thread}, no barrier behind it"
+        words = f"is changed by block {block} and touched by {t.block}"
+        assert block == t.block, f"{called(*name)} {words}"
+        words = f"is changed by thread {thread}, no barrier behind it"
+        assert interval < t.interval, f"{called(*name)} {words}"
 
 
 class Watched:
@@ -104,7 +119,7 @@ class Watched:
             if isinstance(key, tuple | slice):
                 return value
             return Watched(value, self._name, self._watch, shared=self._shared)
-        self._watch.read(self._key(key), f"{self._name}[{key}]")
+        self._watch.read(self._key(key), self._name, key)
         return value
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -112,7 +127,7 @@ class Watched:
         self.array[key] = value
         place = self._key(key)
         if self.array[key].tobytes() != before:
-            self._watch.write(place, f"{self._name}[{key}]")
+            self._watch.write(place, self._name, key)
 
 
 class WatchedRecord(Record):
@@ -128,14 +143,14 @@ class WatchedRecord(Record):
     def __getattr__(self, name: str) -> Any:
         # Other blocks of a launch may or may not see its `non_finite`: see kernels/grid.py.
         if name != "non_finite":
-            self._watch.read(self._key(name), f"{self._name}.{name}")
+            self._watch.read(self._key(name), self._name, name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         before = super().__getattr__(name).tobytes()
         super().__setattr__(name, value)
         if name != "non_finite" and super().__getattr__(name).tobytes() != before:
-            self._watch.write(self._key(name), f"{self._name}.{name}")
+            self._watch.write(self._key(name), self._name, name)
 
     def _key(self, name: str) -> Any:
         return None, self._address + self._fields.dtype.fields[name][1]

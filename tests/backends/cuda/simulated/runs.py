@@ -17,7 +17,7 @@ from fastmlp.rules.optimizers import Adam, coefficients_of, is_averaged, lag_of
 
 Array = NDArray[Any]
 DESIGNS = ("single_block", "phases")
-N_ROWS, BATCH, N_EPOCHS = 7, 4, 2
+N_ROWS, BATCH = 7, 4
 
 
 class Run(NamedTuple):
@@ -65,13 +65,13 @@ def trained(
 
 
 def pair(
-    net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, seed: int = 0
+    net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, epochs: int = 1
 ) -> tuple[Run, Run]:
-    """Return the same training on the CPU, and by a design in the simulator."""
+    """Return the same training on the CPU, and by a design in the simulator; two steps an epoch."""
     optimizer = optimizer or Adam(0.03)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
-    order = orders(rng, N_EPOCHS, N_ROWS)
+    order = orders(rng, epochs, N_ROWS)
     on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order)
     rows = Data(*data)
     on_gpu = trained(gpu(net), parameters, rows, optimizer, order, kind=design)

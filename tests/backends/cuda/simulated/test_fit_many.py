@@ -3,6 +3,7 @@
 import _thread
 import copy
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("batch_size", [4, N_ROWS])
 def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: list[int]) -> None:
     together, own = nets(), nets()
-    options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
+    options: dict[str, Any] = {"epochs": 2, "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **options)
     # One optimizer: a group with weights and one without. The other optimizer: one net.
@@ -202,6 +203,7 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
             _thread.interrupt_main()
 
     monkeypatch.setattr(batched_fits, "launch_single_block", launch)
+    monkeypatch.setattr(batched_fits, "FIRST_STEPS", 4)
     together = [net(0), net(1)]
     with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
         histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
@@ -228,19 +230,28 @@ def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -
 MEMBER_ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None, None, None]
 
 
-def member_nets(device: str = "cuda") -> list[MLP]:
-    def made(seed: int, **settings: Any) -> MLP:
-        basis = {"activation": "tanh", "dtype": "float64", "seed": seed, "device": device}
-        return MLP((3, 4, 1), **{**basis, **settings})
-
+def member_nets() -> list[MLP]:
     return [
-        made(0, optimizer=SGD(0.1), l2=0.1),
-        made(1, optimizer=SGD(0.01), l2=0.5),
-        made(2, optimizer=SGD(1e200), l2=0.1),
-        made(3, optimizer=Adam(0.1), activation="relu"),
-        made(4, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
-        made(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
+        net(0, optimizer=SGD(0.1), l2=0.1),
+        net(1, optimizer=SGD(0.01), l2=0.5),
+        net(2, optimizer=SGD(1e200), l2=0.1),
+        net(3, optimizer=Adam(0.1), activation="relu"),
+        net(4, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
+        net(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
     ]
+
+
+FEW_STEPS: dict[str, Any] = {"epochs": 2, "batch_size": 4}
+
+
+def ends_of(nets: list[MLP], histories: list[Any]) -> list[Any]:
+    return [(h.loss, h.status, state_of(each)) for h, each in zip(histories, nets, strict=True)]
+
+
+@cache
+def members_alone(shuffle: bool) -> list[Any]:
+    nets, rows = member_nets(), iter(MEMBER_ROWS)
+    return ends_of(nets, [alone(each, next(rows), shuffle=shuffle, **FEW_STEPS) for each in nets])
 
 
 @pytest.mark.filterwarnings("ignore:.*fit diverged")
@@ -249,15 +260,12 @@ def member_nets(device: str = "cuda") -> list[MLP]:
 def test_each_member_ends_as_by_itself(
     shuffle: bool, order_numbers: int, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    expected = members_alone(shuffle)
     monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", order_numbers)
     monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", enough)
-    together, own = member_nets(), member_nets()
-    options: dict[str, Any] = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
-    histories = fit_many(together, X, Y, rows=MEMBER_ROWS, **options)
-    for net, rows, history, other in zip(own, MEMBER_ROWS, histories, together, strict=True):
-        expected = alone(net, rows, **options)
-        assert (history.loss, history.status) == (expected.loss, expected.status)
-        assert state_of(other) == state_of(net)
+    together = member_nets()
+    histories = fit_many(together, X, Y, rows=MEMBER_ROWS, shuffle=shuffle, **FEW_STEPS)
+    assert ends_of(together, histories) == expected
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(

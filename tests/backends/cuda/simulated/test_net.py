@@ -116,7 +116,7 @@ def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
     for device in ("cpu", "cuda"):
         gpu_net = net().to(device)
         history = gpu_net.fit(
-            x, y, epochs=6, batch_size=4, validation_split=0.4,
+            x, y, epochs=6, batch_size=6, validation_split=0.4,
             metrics=metrics, callbacks=[
                 EarlyStopping("mean", patience=2, mode="max"),
                 ReduceLROnPlateau(0.5, patience=1),
@@ -205,7 +205,7 @@ def test_a_divergence_leaves_the_average_before_the_epoch(
 
         def coefficients(self, first_step: int, rates: Any, **more: Any) -> Any:
             steps = first_step + np.arange(len(rates))
-            return super().coefficients(first_step, np.where(steps > 4, 1e300, rates), **more)
+            return super().coefficients(first_step, np.where(steps > 2, 1e300, rates), **more)
 
     monkeypatch.setattr(design, "SINGLE_BLOCK_FLOPS", flops)
     settings = {name: getattr(optimizer, name) for name in ("learning_rate", "average")}
@@ -214,7 +214,7 @@ def test_a_divergence_leaves_the_average_before_the_epoch(
         seen: list[bytes] = []
         look = partial(note, seen)
         targets = np.eye(2)[rows[1]]
-        history = each.fit(rows[0], targets, epochs=3, batch_size=4, callbacks=look)
+        history = each.fit(rows[0], targets, epochs=2, batch_size=5, callbacks=look)
         assert (history.status, each.n_steps, len(seen)) == (Status.DIVERGED, 0, 1)
         assert each.parameters.tobytes() == seen[0]
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
