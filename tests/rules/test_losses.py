@@ -3,14 +3,12 @@
 import copy
 import json
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import naive
 import numpy as np
 import pytest
 from loss_cases import CASES, SETTINGS, constants_of, outputs_for
-from numba.core import event
 
 from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
 from fastmlp.rules.links import LINKS
@@ -293,86 +291,9 @@ def test_softmax_may_write_over_its_argument() -> None:
     assert (row == expected).all()
 
 
-X = np.linspace(-1, 1, 12).reshape(6, 2)
-WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: Quantile(1.0), ValueError, r"Quantile: levels must be a number in \(0, 1\), got 1.0"),
-    (lambda: Quantile([0.1, 0]), ValueError, r"Quantile: levels must be a number in \(0, 1\)"),
-    (lambda: Quantile([0.9, 0.1]), ValueError, "in ascending order, got"),
-    (lambda: Quantile([0.5, 0.5]), ValueError, "in ascending order, got"),
-    (lambda: Quantile([]), ValueError, "levels must be one or more"),
-    (lambda: Quantile("median"), TypeError, "a number in .* or several, got 'median'"),
-    (lambda: Quantile(None), TypeError, "a number in .* or several, got None"),
-    (lambda: Quantile(["a"]), TypeError, "got 'a'"),
-    (lambda: Tweedie(0.5), ValueError, "Tweedie: power must be a number from 1 to 2, got 0.5"),
-    (lambda: Tweedie(np.nan), ValueError, "a number from 1 to 2, got nan"),
-    (lambda: Tweedie("a"), TypeError, "a number from 1 to 2, got 'a'"),  # type: ignore[arg-type]
-    (lambda: Tweedie(p=1.5), TypeError, "unexpected keyword argument 'p'"),  # type: ignore[call-arg]
-    (lambda: Focal(-1), ValueError, "Focal: gamma must be a finite number of 0 or more, got -1"),
-    (lambda: BinaryFocal(np.inf), ValueError, "BinaryFocal: gamma must be a finite number"),
-    (lambda: MLP((2, 1), loss=Tweedie), TypeError, r"did you mean Tweedie\(\)"),  # type: ignore[arg-type]
-    (
-        lambda: MLP((2, 4), loss=Quantile([0.1, 0.9])),
-        ValueError,
-        r"loss=Quantile\(levels=\(0.1, 0.9\)\) needs 2 outputs in all, one for each level, but "
-        r"layer_sizes=\(2, 4\) has 4 outputs",
-    ),
-    (
-        lambda: MLP((2, 3), loss="gaussian_nll"),
-        ValueError,
-        r"loss='gaussian_nll' needs 2 outputs for each column of y, but layer_sizes=\(2, 3\)",
-    ),
-    (lambda: MLP((2, 1), loss=Focal()), ValueError, "for two classes use loss='binary_focal'"),
-    (
-        lambda: MLP((2, 1), loss="cross_entropy", label_smoothing=0.1),
-        ValueError,
-        "for two classes use loss='binary_cross_entropy'",
-    ),
-    (
-        lambda: MLP((2, 1), label_smoothing=0.1),
-        ValueError,
-        "MLP: label_smoothing needs loss='cross_entropy' or 'binary_cross_entropy', got loss='mse'",
-    ),
-    (lambda: MLP((2, 1), label_smoothing=1), ValueError, r"must be a number in \[0, 1\), got 1"),
-    (lambda: MLP((2, 1), label_smoothing=True), TypeError, "label_smoothing must be a number"),
-    (
-        lambda: MLP((2, 1), loss="gamma").fit(X, np.arange(6)),
-        ValueError,
-        "y must be above 0 for this loss, got 0.0; for targets of 0 and more use loss='tweedie'",
-    ),
-    (
-        lambda: MLP((2, 1), loss="tweedie").fit(X, np.arange(6) - 1),
-        ValueError,
-        "y must be 0 or more for this loss, got -1",
-    ),
-    (
-        lambda: MLP((2, 3), loss=Quantile([0.1, 0.5, 0.9])).fit(X, np.ones((6, 3))),
-        ValueError,
-        "y has 3 columns, but the net has 3 outputs, 3 for each column with this loss: y must "
-        "have 1 column",
-    ),
-    (
-        lambda: MLP((2, 2), loss=Loss(squared, per_target=2)),
-        ValueError,
-        "per_target=2 needs by_row=True",
-    ),
-    (lambda: MLP((2, 1), loss=Loss(squared, constants=("a",))), TypeError, "constants"),
-    (lambda: MLP((2, 1), loss="pinbal"), ValueError, "did you mean 'quantile'"),  # type: ignore[arg-type]
-    (lambda: MLP((2, 1), loss="focal_loss"), ValueError, "'binary_focal' or 'focal'"),  # type: ignore[arg-type]
-]
-
-
 def squared(p: Any, y: Any, factor: Any = 1.0) -> Any:
     error = p - y
     return factor * error * error, factor * (error + error)
-
-
-@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
-def test_what_is_wrong_is_told_before_anything_is_compiled(
-    call: Callable[[], Any], kind: type[Exception], words: str
-) -> None:
-    with event.install_recorder("numba:compile") as recorder, pytest.raises(kind, match=words):
-        call()
-    assert recorder.buffer == []
 
 
 @pytest.mark.parametrize("name", SETTINGS)
