@@ -1,4 +1,4 @@
-"""Penalties, gradient rules and the random numbers of dropout and noise, uncompiled."""
+"""Changes of a gradient, and the random numbers of dropout and noise, uncompiled."""
 
 from typing import Any
 
@@ -9,60 +9,7 @@ import pytest
 from fastmlp import Cosine
 from fastmlp.rules import dropout
 from fastmlp.rules.dropout import LOW, Dropout, mask, noise, numbers_of, philox_of
-from fastmlp.rules.penalties import RULES
 from fastmlp.rules.updates import GRADIENT_RULES, clip, norm_factor
-
-POINTS = np.linspace(-3, 3, 20)  # an even number: none at 0, where l1 has a kink
-each_rule = pytest.mark.parametrize("name", RULES)
-
-
-def evaluate(name: str, points: Any) -> Any:
-    """Values and slopes at points, shape (2, n_points)."""
-    return np.array([RULES[name](w) for w in points]).T
-
-
-def test_a_name_in_the_table_is_that_of_its_function() -> None:
-    assert [rule.__name__ for rule in RULES.values()] == list(RULES)
-
-
-@each_rule
-def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
-    value, slope = evaluate(name, POINTS)
-    np.testing.assert_allclose(value, naive.PENALTIES[name](POINTS), rtol=1e-15)
-    np.testing.assert_allclose(slope, naive.PENALTY_SLOPES[name](POINTS), rtol=1e-15)
-
-
-@each_rule
-def test_slope_is_the_finite_difference_of_the_value(name: str) -> None:
-    _, slope = evaluate(name, POINTS)
-    above, below = evaluate(name, POINTS + 1e-5)[0], evaluate(name, POINTS - 1e-5)[0]
-    np.testing.assert_allclose(slope, (above - below) / 2e-5, atol=1e-9)
-
-
-@each_rule
-def test_a_weight_of_zero_costs_nothing_and_stays(name: str) -> None:
-    assert RULES[name](np.float64(0)) == (0, 0)
-
-
-@each_rule
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_value_and_slope_keep_the_precision_of_the_weight(name: str, dtype: Any) -> None:
-    pairs = [RULES[name](w) for w in np.array([-1.5, 0, 1.5], dtype)]
-    assert {type(number) for pair in pairs for number in pair} == {dtype}
-
-
-@each_rule
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_nan_stays_nan(name: str, dtype: Any) -> None:
-    assert np.isnan(RULES[name](dtype("nan"))[0])
-
-
-@each_rule
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_no_overflow_at_large_weights(name: str, dtype: Any) -> None:
-    with np.errstate(over="raise", invalid="raise"):
-        pairs = [RULES[name](dtype(w)) for w in (-1e4, -80, 80, 1e4)]
-    assert np.isfinite(pairs).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
