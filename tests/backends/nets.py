@@ -1,6 +1,7 @@
 """Nets, rows, runs, plans and batches for the tests of a backend, and the same for the oracle."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from loss_cases import CASES, draw_targets
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, holds_transposed
@@ -21,6 +23,7 @@ from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
@@ -173,6 +176,45 @@ def train(
             stopped = trainer.run(order, chosen, losses, first, last)
     trainer.store()
     return Run(parameters, moments.flat(), losses, trainer.diverged, stopped)
+
+
+def oracle_run(
+    net: Net, parameters: Array, data: Data, optimizer: Any, order: Array, batch_size: int,
+    rates: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Losses and flat parameters after the same steps of the oracle."""
+    assert isinstance(data.x, np.ndarray)
+    settings = asdict(optimizer)
+    losses, *after = naive.train(
+        *split(net, parameters),
+        data.x,
+        data.y,
+        [np.split(rows, np.arange(batch_size, len(rows), batch_size)) for rows in order],
+        optimizer=optimizer.rule.__name__.removeprefix("sgd_"),
+        settings=settings if rates is None else {**settings, "learning_rate": rates},
+        sample_weight=data.weight if data.weight.size else None,
+        factors=net.layer_rates or None,
+        **net.oracle,
+    )
+    return np.array(losses), naive.flatten(*after)
+
+
+FORMS = ("rows", "chunks", "microbatches", "panels", "split 1", "split 2", "single row")
+
+
+def take_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have steps of a form, shared among threads however small the work: chunks and microbatches
+    of 8 rows, a layer shared by panels, or cut in two."""
+    split_layer = int(form[-1]) if form.startswith("split") else 0
+    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: form == "panels")
+    if form == "microbatches":
+        monkeypatch.setattr(partition, "microbatch_rows", lambda layout, n_rows: 8)
+    if form == "chunks":
+        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n, **_: max(1, min(8, n)))
+    TRAININGS.clear()
 
 
 class Scene(NamedTuple):

@@ -1,33 +1,46 @@
 """The same bits on any number of threads, serial or parallel; and steps that allocate nothing."""
 
+import hashlib
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
-from conditions import needs_threads, only_compiled
-from nets import PENALTY_SETS, Net, orders, train
+from conditions import count_as_wide, needs_a_team, needs_threads, only_compiled
+from nets import FORMS, PENALTY_SETS, Net, orders, take_form, train
 from pairwise import all_pairs
 
-from fastmlp.backends.cpu import dispatch
+from fastmlp import EMA, MLP
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import partition, plan
+from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.model import core_of
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW
+from fastmlp.training import loop
+from fastmlp.training.options import FitOptions
+from fastmlp.training.request import FitRequest
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-# Uncompiled no team gathers, and nothing is shared.
-SHARED = ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"]
-SPLIT_LAYERS = [0, 1, 2]
-each_share = pytest.mark.parametrize("shared", SHARED)
-SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
-# Rows of a fit and of a batch, and of a call without steps.
-N_ROWS, BATCH, N_AT_ONCE = (37, 20, 45) if numba.config.DISABLE_JIT else (130, 70, 200)
-each_split_layer = pytest.mark.parametrize("split_layer", SPLIT_LAYERS)
-each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
+SIZES = (17, 33, 20, 5) if INTERPRETED else (17, 90, 33, 5)
+N_ROWS, BATCH = (37, 20) if INTERPRETED else (130, 70)
+# Features of a fit: settings of the net.
+FEATURES: dict[str, dict[str, Any]] = {
+    **{name: {"optimizer": kind(0.03)} for name, kind in OPTIMIZERS.items()},
+    "penalties": {"l2": 0.1, "l1": 0.1},
+    "softmax": {"loss": "cross_entropy"},
+    "clipvalue": {"optimizer": Adam(clipvalue=0.02), "l2": 0.1},
+    "clipnorm": {"optimizer": SGD(clipnorm=0.2)},
+    "global_clipnorm": {"optimizer": Adam(global_clipnorm=0.3)},
+    "average": {"optimizer": Adam(average=EMA(0.9))},
+    "dropout": {"dropout": [0.3, 0.1], "input_dropout": 0.1, "input_noise": 0.2},
+    "frozen front": {"layer_rates": [0, 0.5, 1], "optimizer": AdamW(decay_biases=False), "l2": 0.3},
+    "frozen outputs": {"layer_rates": [{"biases": 0.1}, {"weights": 0}, 0], "l2": 0.3},
+    "mixed precision": {"compute_dtype": "bfloat16", "dropout": 0.2},
+}
 
 SAME_BITS_ON = """
 import hashlib, itertools
@@ -38,23 +51,26 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.optimizers import OPTIMIZERS, AdamW
 
 dispatch.pays = lambda work, n_threads: n_threads > 1
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
-net = Net(sizes, dtype="float32", **rules)
-parameters, data = net.draw(rng, 200, weighted=True)
+nets = [(Net(sizes, dtype="float32", **rules), OPTIMIZERS["adam"](0.03))]
+rates = ((0, 0), (0.5, 0.1), (1, 0))
+frozen = Net(sizes, "relu", dtype="float32", penalties={"l2": 0.1}, layer_rates=rates)
+nets.append((frozen, AdamW(0.03, decay_biases=False)))
 order = orders(rng, 2, 200)
 launches, pieces = ((0, 1 << 60) if limits.parallel_is_safe() else (0,)), (1, 1 << 60)
-each = itertools.product(launches, pieces, (False, True), (0, 1, 2), (1, 2, 3, 4))
-for dispatch.REGION_SECONDS, dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
+each = itertools.product(nets, launches, pieces, (False, True), (0, 1, 2), (1, 2, 3, 4))
+for (net, rule), dispatch.REGION_SECONDS, dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
+    parameters, data = net.draw(np.random.default_rng(1), 200, weighted=True)
     partition.panels_pay = lambda *sizes: by_panels
     partition.split_layer_of = lambda step: layer
     TRAININGS.clear()
     engine = Engine(net.network, 1)
     engine.n_threads = n_threads
-    run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 70, n_threads=n_threads)
+    run = train(net, parameters, data, rule, order, 70, n_threads=n_threads)
     out = np.empty((200, 5), np.float32)
     engine.predict(parameters, data.x, out)
     loss, gradient = engine.loss_and_gradient(parameters, data)
@@ -89,85 +105,53 @@ for n_steps in (10, 10, 1000):
 """
 
 
-def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, split_layer: int) -> None:
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
-
-
-@pytest.fixture
-def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A serial and a parallel engine for a net, however small the work."""
-
-    def engines(net: Net, shared: str = "rows", split_layer: int = 0) -> tuple[Engine, Engine]:
-        force_a_team(monkeypatch, shared, split_layer)
-        return Engine(net.network, 1), Engine(net.network, 2)
-
-    return engines
-
-
-@needs_threads
-@each_dtype
-@each_activation
-@each_share
-@each_split_layer
-def test_loss_and_gradient_have_the_same_bits_in_parallel(
-    split_layer: int, shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
-) -> None:
-    net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
-    serial, parallel = twins(net, shared, split_layer)
-    parameters, data = net.draw(rng, N_AT_ONCE, weighted=True)
-    assert serial.loss(parameters, data) == parallel.loss(parameters, data)
-    value, gradient = serial.loss_and_gradient(parameters, data)
-    again, slopes = parallel.loss_and_gradient(parameters, data)
-    assert value == again
-    assert np.array_equal(gradient, slopes)
+def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> str:
+    """A digest of a fit, and of predictions, loss and gradient after it."""
+    engine, state = core_of(net)
+    engine.n_threads = n_threads  # type: ignore[attr-defined]
+    data = engine.data(*rows, "MLP.fit")
+    fit = FitRequest(data, FitOptions(2, batch_size))
+    TRAININGS.clear()
+    loop.fit(engine, state, fit)
+    value, gradient = engine.loss_and_gradient(net.parameters, data)
+    losses = np.array([value, engine.loss(net.parameters, data), *fit.history.loss])
+    slots = state.slots()
+    arrays = [net.parameters, gradient, losses, *(() if slots is None else slots)]
+    for raw in (False, True):
+        arrays.append(np.empty((len(rows[0]), SIZES[-1]), net.dtype))
+        engine.predict(net.parameters, data.x, arrays[-1], raw=raw)  # type: ignore[attr-defined]
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 @needs_threads
-@each_dtype
-@pytest.mark.parametrize("raw", [False, True])
-def test_predictions_have_the_same_bits_in_parallel(
-    dtype: str, raw: bool, twins: Any, rng: np.random.Generator
-) -> None:
-    net = Net((17, 33, 5), loss="cross_entropy", dtype=dtype)
-    parameters, data = net.draw(rng, N_AT_ONCE)
-    outs = [np.empty((N_AT_ONCE, 5), dtype) for _ in range(2)]
-    for engine, out in zip(twins(net), outs, strict=True):
-        engine.predict(parameters, data.x, out, raw=raw)
-    assert np.array_equal(outs[0], outs[1])
-
-
-@needs_threads
+@needs_a_team
 @pytest.mark.parametrize(
-    ("dtype", "shared", "split_layer", "name"),
+    ("feature", "form", "dtype", "activation"),
     [
         (*case.values(),)
         for case in all_pairs(
+            feature=[*FEATURES],
+            form=[*FORMS],
             dtype=["float32", "float64"],
-            shared=SHARED,
-            split_layer=SPLIT_LAYERS,
-            name=[*OPTIMIZERS],
+            activation=["relu", "tanh"],
         )
     ],
 )
-def test_training_has_the_same_bits_in_parallel(
-    dtype: str,
-    shared: str,
-    split_layer: int,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    rng: np.random.Generator,
+def test_several_threads_have_the_bits_of_one(
+    feature: str, form: str, dtype: str, activation: str, monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
-    force_a_team(monkeypatch, shared, split_layer)
-    net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
-    parameters, data = net.draw(rng, N_ROWS, weighted=True)
-    order, optimizer = orders(rng, 2, N_ROWS), OPTIMIZERS[name](0.03)
-    serial = train(net, parameters, data, optimizer, order, BATCH)
-    parallel = train(net, parameters, data, optimizer, order, BATCH, n_threads=2)
-    assert np.array_equal(serial.parameters, parallel.parameters)
-    assert np.array_equal(serial.moments, parallel.moments)
-    assert np.array_equal(serial.losses, parallel.losses)
+    """Each feature of a fit in each form of a step."""
+    take_form(form, monkeypatch)
+    settings = {"dtype": dtype, "activation": activation, **FEATURES[feature]}
+    if feature == "mixed precision":
+        settings["dtype"] = "float32"
+        count_as_wide(33, monkeypatch)
+    n_rows, batch_size = (20, 1) if form == "single row" else (N_ROWS, BATCH)
+    x, y = rng.normal(size=(n_rows, SIZES[0])), rng.normal(size=(n_rows, SIZES[-1]))
+    rows = x, y.argmax(axis=1) if feature == "softmax" else y, rng.uniform(0.1, 3, n_rows)
+    nets = [MLP(SIZES, seed=1, **settings) for _ in range(3)]
+    digests = {digest(net, n, rows, batch_size) for net, n in zip(nets, (1, 2, 4), strict=True)}
+    assert len(digests) == 1
 
 
 @each_dtype
@@ -176,7 +160,7 @@ def test_training_has_the_same_bits_in_parallel(
 def test_non_temporal_stores_have_the_same_bits(
     name: str, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    force_a_team(monkeypatch, "rows", 0)
+    take_form("rows", monkeypatch)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     order, optimizer = orders(rng, 2, N_ROWS), OPTIMIZERS[name](0.03)
@@ -193,13 +177,15 @@ def test_non_temporal_stores_have_the_same_bits(
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[..., str]) -> None:
     """In regions and by threads of ours; in pieces and in parts; with each layer split, or none; by
-    rows and by panels."""
+    rows and by panels; of a net whose first layer is frozen, too."""
     lines = python(SAME_BITS_ON, NUMBA_NUM_THREADS="4", NUMBA_THREADING_LAYER=layer).split()
     safe = layer == "default" and limits.parallel_is_safe()
-    assert len(lines) == (1 + safe) * 2 * 2 * 3 * 4
-    assert len(set(lines)) == 3
-    assert lines == lines[:12] * (len(lines) // 12)
-    assert all(lines[i] == lines[i - i % 4] for i in range(12))
+    assert len(lines) == 2 * (1 + safe) * 2 * 2 * 3 * 4
+    half = len(lines) // 2
+    for of_net in (lines[:half], lines[half:]):
+        assert len(set(of_net)) == 3
+        assert of_net == of_net[:12] * (half // 12)
+        assert all(of_net[i] == of_net[i - i % 4] for i in range(12))
 
 
 @only_compiled

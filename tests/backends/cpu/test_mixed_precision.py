@@ -6,12 +6,12 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from conditions import count_as_wide, needs_a_team, needs_threads
+from conditions import count_as_wide
 from nets import distance, train
 from panelled import operand
 
 from fastmlp import MLP, SGD, Adam, fit_many
-from fastmlp.backends.cpu import dispatch, session
+from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan import partition
@@ -102,24 +102,6 @@ def test_a_last_batch_of_one_row_is_that_of_rounded_operands() -> None:
     net.fit(x, y, epochs=1, batch_size=4, shuffle=False)
     error = np.abs(first.parameters - net.parameters - expected)
     assert error.max() <= 2e-3 * np.abs(expected).max()
-
-
-def fitted(n_threads: int, **settings: Any) -> bytes:
-    net, (x, y) = make(SHARED, n_threads=n_threads, **settings), draw(SHARED)
-    net.fit(x, y, epochs=3, batch_size=70)
-    return net.parameters.tobytes()
-
-
-@needs_threads
-@needs_a_team
-@pytest.mark.parametrize("shared", ["rows", "panels"])
-def test_bits_do_not_depend_on_threads(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
-    settings: dict[str, Any] = {"dropout": 0.2, "input_noise": 0.1, "optimizer": Adam(0.01)}
-    for activation in ("relu", "tanh"):
-        alone, team = (fitted(n, activation=activation, **settings) for n in (1, 2))
-        assert alone == team
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": Adam(0.01, global_clipnorm=0.1)}], ids=repr)

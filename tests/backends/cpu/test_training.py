@@ -1,13 +1,11 @@
 """Training by the engine: against the oracle, and the same bits however it is cut."""
 
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-import naive
 import numpy as np
 import pytest
-from nets import PENALTY_SETS, Net, Run, distance, orders, split, train
+from nets import PENALTY_SETS, Net, Run, distance, oracle_run, orders, train
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
@@ -44,28 +42,6 @@ N_ROWS, N_EPOCHS = 20, 3
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
 
-def oracle_run(net: Net, parameters: Any, data: Data, optimizer: Any, **run: Any) -> Any:
-    """Losses and flat parameters after the same steps of the oracle."""
-    settings = {**asdict(optimizer), "learning_rate": run["rates"]}
-    epochs = [
-        np.split(rows, np.arange(run["batch_size"], len(rows), run["batch_size"]))
-        for rows in run["order"].tolist()
-    ]
-    assert isinstance(data.x, np.ndarray)
-    weight = data.weight if data.weight.size else None
-    losses, *after = naive.train(
-        *split(net, parameters),
-        data.x,
-        data.y,
-        [[np.array(rows, int) for rows in epoch] for epoch in epochs],
-        optimizer=optimizer.rule.__name__.removeprefix("sgd_"),
-        settings=settings,
-        sample_weight=weight,
-        **net.oracle,
-    )
-    return np.array(losses), naive.flatten(*after)
-
-
 def assert_same_bits(run: Run, other: Run) -> None:
     assert np.array_equal(run.parameters, other.parameters)
     assert np.array_equal(run.moments, other.moments)
@@ -87,8 +63,7 @@ def test_training_is_that_of_the_oracle(
     order = orders(rng, N_EPOCHS, N_ROWS)
     rates = np.geomspace(0.03, 0.01, N_EPOCHS * -(-N_ROWS // batch_size))
     run = train(net, parameters, data, optimizer, order, batch_size, rates=rates)
-    cut = {"order": order, "batch_size": batch_size, "rates": rates}
-    losses, after = oracle_run(net, parameters, data, optimizer, **cut)
+    losses, after = oracle_run(net, parameters, data, optimizer, order, batch_size, rates)
     assert distance(run.parameters, after) <= 1e-10
     np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
     assert (run.stopped, run.diverged) == (N_EPOCHS * -(-N_ROWS // batch_size), False)
@@ -115,8 +90,7 @@ def test_training_of_several_layers_is_that_of_the_oracle(
     parameters, data = net.draw(rng, 65)
     order, rates = orders(rng, 2, 65), np.full(4, 0.03)
     run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 33, rates=rates)
-    cut = {"order": order, "batch_size": 33, "rates": rates}
-    losses, after = oracle_run(net, parameters, data, OPTIMIZERS["adam"](0.03), **cut)
+    losses, after = oracle_run(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 33, rates)
     assert distance(run.parameters, after) <= 1e-10
     np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
 

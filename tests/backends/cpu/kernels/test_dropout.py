@@ -6,10 +6,9 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
-from conditions import needs_threads
+from nets import FORMS, take_form
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW
-from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler.jit import INTERPRETED
@@ -20,26 +19,13 @@ from fastmlp.training.request import FitRequest
 
 SIZES = (5, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
 N_ROWS = 20 if INTERPRETED else 200
-FORMS = ["rows", "panels", "split 1", "split 2", "microbatches", "chunks", "single row"]
 
 
 @pytest.fixture(params=FORMS)
 def batch_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The batch size of a fit whose steps take a form, however little their work."""
-    form, largest = str(request.param), 8 if INTERPRETED else 77
-    # Uncompiled no team gathers, and nothing is shared.
-    split = int(form[-1]) if form.startswith("split") else 0
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: split)
-    if not INTERPRETED:
-        monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-        monkeypatch.setattr(partition, "panels_pay", lambda *sizes: form == "panels")
-        monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
-    if form == "microbatches":
-        monkeypatch.setattr(partition, "microbatch_rows", lambda layout, n_rows: 24)
-    if form == "chunks":
-        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n_rows, **_: 16)
-    trainer.TRAININGS.clear()
-    return 1 if form == "single row" else largest
+    take_form(request.param, monkeypatch)
+    return 1 if request.param == "single row" else 8 if INTERPRETED else 77
 
 
 def rows_of(dtype: str, n_rows: int = N_ROWS) -> tuple[Any, Any]:
@@ -84,23 +70,6 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
     np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
     for result, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-11)
-
-
-@needs_threads
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bits_do_not_depend_on_threads(dtype: str, batch_size: int) -> None:
-    X, y = rows_of(dtype)
-    results = set()
-    for n_threads in (1, 2, 4):
-        net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2, dtype=dtype)
-        engine, state = core_of(net)
-        engine.n_threads = n_threads  # type: ignore[attr-defined]
-        data = engine.data(X, y, None, "MLP.fit")
-        request = FitRequest(data, FitOptions(2, batch_size))
-        trainer.TRAININGS.clear()
-        loop.fit(engine, state, request)
-        results.add((net.parameters.tobytes(), *request.history.loss))
-    assert len(results) == 1
 
 
 def test_chunks_of_any_size_drop_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pairwise import all_pairs
 from panelled import INTERPRETED
 
 from fastmlp import MLP, SGD, Loss
-from fastmlp.backends.cpu import dispatch, tuning
+from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
@@ -256,30 +256,6 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     near = 10 * TOLERANCE_OF_LOTS[dtype]
     for one, other in zip(microbatches[:3], whole[:3], strict=True):
         np.testing.assert_allclose(one, other, rtol=10 * near, atol=near)
-
-
-@pytest.mark.usefixtures("always")
-@each_dtype
-def test_the_bits_do_not_depend_on_who_takes_which(
-    dtype: str, monkeypatch: pytest.MonkeyPatch, rng: Any
-) -> None:
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
-    parameters, data = net.draw(rng, BATCH, weighted=True)
-    order, adam = orders(rng, 3, BATCH), OPTIMIZERS["adam"](0.01)
-    runs: list[Any] = []
-    slopes = []
-    for n_threads in (1, 2, 3, 5):
-        runs.append(train(net, parameters, data, adam, order, 180, n_threads=n_threads))
-        engine = Engine(net.network, 1)
-        engine.n_threads = n_threads
-        slopes.append(engine.loss_and_gradient(parameters, data))
-    for run in runs[1:]:
-        for one, other in zip(run, runs[0], strict=True):
-            assert np.array_equal(one, other)
-    for value, gradient in slopes[1:]:
-        assert value == slopes[0][0]
-        assert np.array_equal(gradient, slopes[0][1])
 
 
 @pytest.mark.usefixtures("always")

@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import PENALTY_SETS, Net, Run, distance, orders, train
+from nets import FORMS, PENALTY_SETS, Net, Run, distance, orders, take_form, train
 from panelled import INTERPRETED
 from scipy.sparse import csr_matrix
 
 from fastmlp import MLP, SGD, Adam, Status, fit_many
-from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import partition, plan
+from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 
@@ -20,17 +19,6 @@ each_clip = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: next(iter(cl
 SIZES, BATCH = ((17, 18, 10, 3), 19) if INTERPRETED else ((17, 80, 20, 5), 35)
 N_ROWS = 2 * BATCH
 RATE = 0.05
-# A form of a step: what to set, and rows of a batch.
-FORMS: dict[str, tuple[int, dict[Any, Any]]] = {
-    "rows": (BATCH, {}),
-    "chunks": (BATCH, {(partition, "CHUNK_NUMBERS"): 0, (partition, "MIN_CHUNK_ROWS"): 8}),
-    "microbatches": (BATCH, {(partition, "microbatch_rows"): lambda layout, n: 8}),
-    "panels": (BATCH, {(partition, "panels_pay"): lambda *step: True}),
-    "split-K 1": (BATCH, {(partition, "split_layer_of"): lambda step: 1}),
-    "split-K 2": (BATCH, {(partition, "split_layer_of"): lambda step: 2}),
-    "single rows": (1, {}),
-    "non-temporal": (BATCH, {(plan, "NON_TEMPORAL_BYTES"): 0}),
-}
 
 
 def by_hand(
@@ -55,22 +43,15 @@ def by_hand(
     return parameters, seen
 
 
-def force(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have steps of this form, shared among threads however small the work."""
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
-    for (module, name), value in FORMS[form][1].items():
-        monkeypatch.setattr(module, name, value)
-
-
 @pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "non-temporal"])
 def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     form: str, name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Net(SIZES, penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
-    order, batch_size = orders(rng, 1 if INTERPRETED else 2, N_ROWS), FORMS[form][0]
+    order = orders(rng, 1 if INTERPRETED else 2, N_ROWS)
+    batch_size = 1 if form == "single row" else BATCH
     batches = [
         rows for epoch in order for rows in np.split(epoch, range(batch_size, N_ROWS, batch_size))
     ]
@@ -79,7 +60,9 @@ def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     expected, norms = by_hand(net, parameters, data, batches, name, limit)
     assert min(norms) < limit < max(norms)
     assert distance(free, expected) > 1e-3
-    force(form, monkeypatch)
+    take_form(form, monkeypatch)
+    if form == "non-temporal":
+        monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
     clip: dict[str, Any] = {name: limit}
     runs: list[Run] = []
     # Uncompiled no team gathers.
