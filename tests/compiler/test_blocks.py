@@ -39,10 +39,8 @@ TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
 
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("name", activations.RULES)
-each_link = pytest.mark.parametrize("name", links.LINKS)
 each_loss = pytest.mark.parametrize("name", CASES)
 each_penalty = pytest.mark.parametrize("name", penalties.RULES)
-each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
 
 
 @numba.njit
@@ -72,13 +70,12 @@ def loss_block(name: str, dtype: str) -> Block:
     return block_of(elementwise.loss_loop, dtype, loss.rule, **options_of(loss))
 
 
-def update_options(optimizer: Any) -> dict[str, Any]:
-    n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    return {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
-
-
 def update_factory(optimizer: Any) -> Any:
-    return functools.partial(elementwise.update_loop, **update_options(optimizer))
+    options = {
+        "n_coefficients": optimizer.coefficients(1, np.ones(1)).shape[1],
+        "n_moments": N_MOMENTS.get(optimizer.rule, 2),
+    }
+    return functools.partial(elementwise.update_loop, **options)
 
 
 def block_ir(factory: Callable[..., Any], *rule: Any) -> str:
@@ -97,20 +94,6 @@ def test_an_activation_is_its_rule_at_every_number(dtype: str, name: str) -> Non
     expected = np.array([rule(number) for number in z]).T
     assert_close(value, expected[0], dtype)
     assert_close(slope, expected[1], dtype)
-
-
-@each_dtype
-@each_link
-def test_a_link_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
-    link, raw = links.LINKS[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
-    value, expected = np.empty_like(raw), np.empty_like(raw)
-    block = block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
-    run(block, raw, value, 20, 3)
-    if link.by_row:
-        link.rule(raw, expected)
-    else:
-        expected[:] = [[link.rule(number) for number in row] for row in raw]
-    np.testing.assert_allclose(value, expected, rtol=10 * TOLERANCE[dtype])
 
 
 @each_dtype
@@ -138,21 +121,6 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
 
 
 @each_dtype
-@each_loss
-def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
-    loss, constants = CASES[name], constants_of(name, dtype)
-    if loss.by_row:
-        pytest.skip("one class is no choice")
-    outputs, targets = numbers(dtype, 21), np.linspace(0.01, 1, 21).astype(dtype)
-    slopes, values = np.empty_like(outputs), np.empty(21)
-    run(loss_block(name, dtype), outputs, targets, slopes, values, 21, 1, 1)
-    pairs = zip(outputs, targets, strict=True)
-    expected = np.array([loss.rule(p, y, *constants) for p, y in pairs]).T
-    assert_close(slopes, expected[1], dtype)
-    assert_close(values.astype(dtype), expected[0], dtype)
-
-
-@each_dtype
 @each_penalty
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing: int) -> None:
@@ -173,20 +141,6 @@ def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing
 
 
 @each_dtype
-@each_form
-def test_an_update_is_its_rule_at_every_parameter(dtype: str, optimizer: Any) -> None:
-    rng = np.random.default_rng(0)
-    w, g, m = rng.normal(size=(3, 60)).astype(dtype)
-    v = rng.uniform(size=60).astype(dtype)
-    constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
-    expected = [optimizer.rule(*state, *constants) for state in zip(w, g, m, v, strict=True)]
-    block = block_of(elementwise.update_loop, dtype, optimizer.rule, **update_options(optimizer))
-    run(block, w, g, m, v, 0, 0, constants, 60)
-    for actual, column in zip((w, m, v), zip(*expected, strict=True), strict=True):
-        assert_close(actual, column, dtype)
-
-
-@each_dtype
 @each_activation
 def test_an_activation_of_no_numbers_writes_nothing(dtype: str, name: str) -> None:
     z, value, slope = np.ones((3, 2), dtype)
@@ -196,24 +150,21 @@ def test_an_activation_of_no_numbers_writes_nothing(dtype: str, name: str) -> No
 
 
 # Losses and penalties are left out: they sum in float64 by design.
-@only_compiled
-@each_activation
-def test_an_activation_of_float32_is_never_widened(name: str) -> None:
-    assert "double" not in block_ir(elementwise.activation_loop, activations.RULES[name])
+NARROW: dict[str, tuple[Any, Any]] = {
+    **{name: (elementwise.activation_loop, rule) for name, rule in activations.RULES.items()},
+    **{
+        f"link {name}": (functools.partial(elementwise.link_loop, by_row=link.by_row), link.rule)
+        for name, link in links.LINKS.items()
+    },
+    **{f"update {o.rule.__name__}": (update_factory(o), o.rule) for o in FORMS},
+}
 
 
 @only_compiled
-@each_link
-def test_a_link_of_float32_is_never_widened(name: str) -> None:
-    link = links.LINKS[name]
-    factory = functools.partial(elementwise.link_loop, by_row=link.by_row)
-    assert "double" not in block_ir(factory, link.rule)
-
-
-@only_compiled
-@each_form
-def test_an_update_of_float32_is_never_widened(optimizer: Any) -> None:
-    assert "double" not in block_ir(update_factory(optimizer), optimizer.rule)
+@pytest.mark.parametrize("name", NARROW)
+def test_a_rule_of_float32_is_never_widened(name: str) -> None:
+    factory, rule = NARROW[name]
+    assert "double" not in block_ir(factory, rule)
 
 
 @only_compiled

@@ -214,71 +214,59 @@ def test_a_measurement_is_one_of_seconds() -> None:
     assert 1 <= speedup <= 2
 
 
-@only_compiled
-def test_costs_are_measured_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[int] = []
-    now = [100.0]
+class Drills:
+    """A clock, and measurements that it dates."""
+
+    def __init__(self) -> None:
+        self.now, self.costs, self.dates = 100.0, QUICK, list[float]()
+
+    def measure(self, n: int) -> Costs:
+        assert n == 2
+        self.dates.append(self.now)
+        return self.costs
+
+    def costs_at(self, now: float) -> Any:
+        self.now = now
+        return dispatch._recent(2)
+
+
+@pytest.fixture
+def drills(monkeypatch: pytest.MonkeyPatch) -> Drills:
+    drills = Drills()
     monkeypatch.setattr(dispatch, "_known", {})
-
-    def measure(n: int) -> Any:
-        measured.append(n)
-        return QUICK
-
-    monkeypatch.setattr(dispatch, "measure", measure)
+    monkeypatch.setattr(dispatch, "measure", drills.measure)
     monkeypatch.setattr(dispatch, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    for when in (100, 101, 104.9, 106, 107):
-        now[0] = when
-        assert dispatch._recent(2) == QUICK
-    assert measured == [2, 2]
+    monkeypatch.setattr(time, "monotonic", lambda: drills.now)
+    return drills
+
+
+@only_compiled
+def test_costs_are_measured_once_in_a_while(drills: Drills) -> None:
+    assert {drills.costs_at(now) for now in (100, 101, 104.9, 106, 107)} == {QUICK}
+    assert drills.dates == [100, 106]
 
 
 @only_compiled
 def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_often(
-    monkeypatch: pytest.MonkeyPatch,
+    drills: Drills,
 ) -> None:
-    measured: list[float] = []
-    now, results = [100.0], [QUICK._replace(speedup=1.0)]
-    monkeypatch.setattr(dispatch, "_known", {})
-
-    def measure(n: int) -> Any:
-        measured.append(now[0])
-        return results[0]
-
-    monkeypatch.setattr(dispatch, "measure", measure)
-    monkeypatch.setattr(dispatch, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    drills.costs = QUICK._replace(speedup=1.0)
     for step in range(400):
-        now[0] = 100 + step / 16
-        dispatch._recent(2)
-    gaps = [b - a for a, b in pairwise(measured)]
+        drills.costs_at(100 + step / 16)
+    gaps = [b - a for a, b in pairwise(drills.dates)]
     assert gaps[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
     assert set(gaps[5:]) == {SECONDS_VALID}
-    results[0] = QUICK
-    now[0] += SECONDS_VALID
-    assert dispatch._recent(2) == QUICK
+    drills.costs = QUICK
+    assert drills.costs_at(drills.now + SECONDS_VALID) == QUICK
 
 
 @only_compiled
-def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    measured: list[float] = []
-    now, poor = [100.0], QUICK._replace(speedup=1.0)
-    monkeypatch.setattr(dispatch, "_known", {})
-
-    def measure(n: int) -> Any:
-        measured.append(now[0])
-        return poor
-
-    monkeypatch.setattr(dispatch, "measure", measure)
-    monkeypatch.setattr(dispatch, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(drills: Drills) -> None:
+    drills.costs = QUICK._replace(speedup=1.0)
     for turn in (100, 110, 120):
         for step in range(6):
-            now[0] = turn + step / 16
-            dispatch._recent(2)
-    assert measured == [100, 100.25, 110, 110.25, 120, 120.25]
+            drills.costs_at(turn + step / 16)
+    assert drills.dates == [100, 100.25, 110, 110.25, 120, 120.25]
 
 
 @pytest.mark.parametrize(("answers", "expected"), [([True], 1), ([False, False, True], 3)])

@@ -35,6 +35,7 @@ SIZES = (5, 19, 6, 3)
 # In plain Python 64 rows of every rule took minutes.
 MOST = 6 if numba.config.DISABLE_JIT else GIL_ROWS
 N_ROWS = MOST + 9
+UNTOUCHED = 77.0
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +43,39 @@ def fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor, "GIL_ROWS", MOST)
 
 
+def some_rows(dtype: str) -> list[int]:
+    lanes = lanes_of(np.dtype(dtype).type)
+    few = [N_ROWS, 1, lanes, lanes + 1, VECTORS * lanes]
+    return few if INTERPRETED else [*few, 7, 5 * VECTORS * lanes + 3]
+
+
 def assert_same_bits(network: Network, rng: Any) -> None:
-    """One to four rows at a time give the bits of all rows together."""
+    """Rows by panels, by blocks, and one to a few at a time have the same bits."""
     dtype, sizes = network.dtype, network.layout.sizes
     parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
-    x = rng.normal(size=(N_ROWS, sizes[0])).astype(dtype)
-    expected = np.empty((N_ROWS, sizes[-1]), dtype)
-    assert Engine(network, 1).predict(parameters, x, expected) is None
-    assert np.isfinite(expected).all()
+    runner = Engine(network, 1)
+    blocks, panels = RowBlocks(runner, network), Prediction(runner, network)
+    for n_rows in some_rows(dtype.name):
+        x = rng.normal(size=(n_rows, sizes[0])).astype(dtype)
+        out, expected = np.full((2, n_rows + 1, sizes[-1]), UNTOUCHED, dtype)
+        panels(parameters, x, expected[:-1])
+        assert np.isfinite(expected).all()
+        assert blocks(parameters, x, out[:-1])
+        assert np.array_equal(out, expected)
+        assert (out[n_rows] == UNTOUCHED).all()
+        if n_rows == N_ROWS:
+            assert Engine(network, 1).predict(parameters, x, out[:-1]) is None
+            assert np.array_equal(out, expected)
+            assert_few_have_the_bits(network, parameters, x, expected)
+
+
+def assert_few_have_the_bits(network: Network, parameters: Any, x: Any, expected: Any) -> None:
     most = way_for(ONE_BY_ONE + 1, network).quick
     quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
     for n in sorted({1, 2, 3, 5, quick.most}):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
-            out = np.empty((n, sizes[-1]), dtype)
+            out = np.empty((n, expected.shape[1]), network.dtype)
             result: Any = quick(x[rows], None)
             assert np.array_equal(result, expected[rows])
             assert quick(x[rows], out) is out
@@ -67,34 +87,28 @@ def assert_same_bits(network: Network, rng: Any) -> None:
             assert np.array_equal(out, expected[rows])
 
 
-@each_dtype
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_bits_are_those_of_many_rows_with_every_activation(
-    activation: str, dtype: str, rng: Any
-) -> None:
-    assert_same_bits(network_of(SIZES, activation, activation, "identity", dtype), rng)
+# Sums of more than 256 products come in blocks.
+WIDE = [
+    *[(1, 1), (1, 1, 1), (40, 1), (3, 70), (9, 33, 2)],
+    *[(16, 64, 64, 2), (257, 3), (600, 5, 2), (3, 70, 17)],
+]
+RULES = [
+    *((SIZES, name, name, "identity") for name in ACTIVATIONS),
+    *((SIZES, "relu", "identity", name) for name in LINKS),
+    *((sizes, "tanh", "identity", "identity") for sizes in (WIDE[:5] if INTERPRETED else WIDE)),
+    *((sizes, "relu", "identity", "identity") for sizes in (WIDE[2:5] if INTERPRETED else WIDE)),
+]
 
 
 @each_dtype
-@pytest.mark.parametrize("link", LINKS)
-def test_bits_are_those_of_many_rows_with_every_link(link: str, dtype: str, rng: Any) -> None:
-    assert_same_bits(network_of(SIZES, "relu", "identity", link, dtype), rng)
-
-
-WIDE = [(1, 1), (1, 1, 1), (40, 1), (3, 70), (9, 33, 2), (16, 64, 64, 2), (257, 3), (600, 5, 2)]
-
-
-@each_dtype
-@pytest.mark.parametrize("sizes", WIDE[:5] if INTERPRETED else WIDE, ids=str)
-def test_bits_are_those_of_many_rows_at_every_size(
-    sizes: tuple[int, ...], dtype: str, rng: Any
-) -> None:
-    # Sums of more than 256 products come in blocks there.
-    assert_same_bits(network_of(sizes, "tanh", "identity", "identity", dtype), rng)
+@pytest.mark.parametrize("rules", RULES, ids=str)
+def test_every_way_has_the_same_bits(rules: tuple[Any, ...], dtype: str, rng: Any) -> None:
+    """With every activation, every link, and at every size."""
+    assert_same_bits(network_of(*rules, dtype), rng)
 
 
 @pytest.mark.parametrize("seed", range(1 if INTERPRETED else 12))
-def test_bits_are_those_of_many_rows_at_drawn_sizes(seed: int) -> None:
+def test_every_way_has_the_same_bits_at_drawn_sizes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = tuple(int(n) for n in rng.integers(1, 4 if INTERPRETED else 300, rng.integers(2, 5)))
     activation, dtype = str(rng.choice(list(ACTIVATIONS))), str(rng.choice(["float32", "float64"]))
@@ -411,59 +425,6 @@ def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:
     assert np.array_equal(net.predict(x), probabilities)
     assert np.array_equal(net.predict_raw(x), raw)
     assert not np.array_equal(raw, probabilities)
-
-
-NETS_OF_BLOCKS = [(1, 1), (40, 1), (9, 33, 2), (16, 64, 64, 2), (257, 3), (3, 70, 17)]
-UNTOUCHED = 77.0
-
-
-def some_rows(dtype: str) -> list[int]:
-    lanes = lanes_of(np.dtype(dtype).type)
-    block = VECTORS * lanes
-    return (
-        [1, lanes, lanes + 1, block]
-        if INTERPRETED
-        else [1, 7, lanes, lanes + 1, block, 5 * block + 3]
-    )
-
-
-def assert_same_bits_of_blocks(network: Any, rng: Any) -> None:
-    sizes, dtype, scale = network.layout.sizes, network.dtype, 0.7
-    parameters = rng.normal(scale=scale, size=network.layout.n_parameters).astype(dtype)
-    runner = Engine(network, 1)
-    blocks, panels = RowBlocks(runner, network), Prediction(runner, network)
-    for n in some_rows(dtype.name):
-        x = rng.normal(size=(n, sizes[0])).astype(dtype)
-        out, expected = (
-            np.full((n + 1, sizes[-1]), UNTOUCHED, dtype),
-            np.empty((n, sizes[-1]), dtype),
-        )
-        panels(parameters, x, expected)
-        assert blocks(parameters, x, out[:n])
-        assert np.array_equal(out[:n], expected)
-        assert (out[n] == UNTOUCHED).all()
-
-
-@each_dtype
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_bits_are_those_of_panels_with_every_activation(
-    activation: str, dtype: str, rng: Any
-) -> None:
-    assert_same_bits_of_blocks(network_of(SIZES, activation, activation, "identity", dtype), rng)
-
-
-@each_dtype
-@pytest.mark.parametrize("link", LINKS)
-def test_bits_are_those_of_panels_with_every_link(link: str, dtype: str, rng: Any) -> None:
-    assert_same_bits_of_blocks(network_of(SIZES, "relu", "identity", link, dtype), rng)
-
-
-@each_dtype
-@pytest.mark.parametrize("sizes", NETS_OF_BLOCKS[:3] if INTERPRETED else NETS_OF_BLOCKS, ids=str)
-def test_bits_are_those_of_panels_at_every_size(
-    sizes: tuple[int, ...], dtype: str, rng: Any
-) -> None:
-    assert_same_bits_of_blocks(network_of(sizes, "relu", "identity", "identity", dtype), rng)
 
 
 @each_dtype
