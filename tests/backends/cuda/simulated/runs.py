@@ -7,6 +7,7 @@ import numpy as np
 from nets import Net, orders
 from numpy.typing import NDArray
 
+from fastmlp import MLP
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda.engine import Engine as GPU
 from fastmlp.backends.cuda.training import trainer as cuda_trainer
@@ -20,6 +21,13 @@ DESIGNS = ("single_block", "phases")
 N_ROWS, BATCH = 7, 4
 
 
+def net(device: str = "cuda", **settings: Any) -> MLP:
+    """A classifier of two classes by three columns."""
+    usual: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "optimizer": Adam(0.05)}
+    usual |= {"l2": 0.1, "seed": 1, "device": device}
+    return MLP((3, 4, 2), activation="tanh", **usual | settings)
+
+
 class Run(NamedTuple):
     """The result of a training."""
 
@@ -31,7 +39,7 @@ class Run(NamedTuple):
 
 
 def gpu(net: Net) -> GPU:
-    """Return the engine under test."""
+    """The engine under test."""
     return GPU(net.network, 0)
 
 

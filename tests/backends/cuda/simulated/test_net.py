@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from nets import generator_of
+from runs import net
 
 from fastmlp import (
     EMA,
@@ -38,12 +39,6 @@ N_ROWS = 10
 def rows() -> Any:
     rng = np.random.default_rng(0)
     return rng.normal(size=(N_ROWS, 3)), rng.integers(2, size=N_ROWS)
-
-
-def net(device: str = "cuda", **settings: Any) -> MLP:
-    usual: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "optimizer": Adam(0.05)}
-    usual |= {"l2": 0.1, "seed": 1, "device": device}
-    return MLP((3, 4, 2), activation="tanh", **usual | settings)
 
 
 def test_frames_by_name(rows: Any) -> None:

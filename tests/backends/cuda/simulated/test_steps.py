@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import net
 
 from fastmlp import EMA, MLP, SGD, Adam, Cosine
 
@@ -15,12 +16,6 @@ N_ROWS = 6
 def rows() -> Any:
     rng = np.random.default_rng(0)
     return rng.normal(size=(N_ROWS, 3)), rng.integers(2, size=N_ROWS), rng.uniform(1, 2, N_ROWS)
-
-
-def net(device: str = "cuda", **settings: Any) -> MLP:
-    usual: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "optimizer": Adam(0.05)}
-    usual |= {"l2": 0.1, "seed": 1, "device": device}
-    return MLP((3, 4, 2), activation="tanh", **usual | settings)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
