@@ -254,7 +254,7 @@ def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
         words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
         coefficients = net.optimizer.coefficients(1, np.full(n_steps, 1e-3))
         trainer.begin()
-        trainer.run(trainer.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
+        trainer.run(data.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
 
     return run
 

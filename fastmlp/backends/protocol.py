@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -57,6 +58,16 @@ class Data(NamedTuple):
             return float(self.n_rows)
         weight = self.weight if self.rows is None else self.weight[self.rows]
         return float(weight.sum(dtype=np.float64))
+
+    @property
+    def plain_order(self) -> Order:
+        """Where the rows to work on lie, in their order, shape (1, n_rows)."""
+        return (np.arange(self.n_rows, dtype=np.int64) if self.rows is None else self.rows)[None]
+
+    def orders(self, words: NDArray[np.uint32]) -> Order:
+        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        orders = orders_of(words)
+        return orders if self.rows is None else self.rows[orders]
 
 
 P = TypeVar("P", bound=PackedSlots)
@@ -241,18 +252,6 @@ class Trainer(Protocol):
 
     def step_of(self, unit: int) -> int:
         """Return the number of steps of a window that are complete before this unit."""
-        ...
-
-    def orders(self, words: NDArray[np.uint32]) -> Order:
-        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-        ...
-
-    def reshuffled(self, random: np.random.RandomState, order: Order, n_orders: int) -> Order:
-        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
-        ...
-
-    def plain_order(self) -> Order:
-        """Return the rows in the order of the data, shape (1, n_rows)."""
         ...
 
     def load(self) -> None:

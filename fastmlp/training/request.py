@@ -192,11 +192,11 @@ class FitRequest:
     def order(self, n_epochs: int) -> Order:
         """Return the rows' order in each epoch, drawn from the net's generator."""
         if not self.shuffle:
-            return self._trainer.plain_order()
+            return self.data.plain_order
         generator = self._state.generator
         assert generator is not None
         self._random = generator.bit_generator.state
-        return self._trainer.orders(self._ranks.draw(generator, n_epochs, self.data.n_rows))
+        return self.data.orders(self._ranks.draw(generator, n_epochs, self.data.n_rows))
 
     def rates(self, n_epochs: int) -> Rates:
         """Return the optimizer's learning rates, as a function of step numbers."""

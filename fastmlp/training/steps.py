@@ -138,7 +138,7 @@ class Steps:
             return
         kept = self._kept_trainer("batch", data)
         trainer, coefficients = kept.trainer, self.coefficients(self._state.n_steps)
-        trainer.run(trainer.plain_order(), coefficients, np.empty(1), 0, 0)
+        trainer.run(data.plain_order, coefficients, np.empty(1), 0, 0)
         self._get_ready("batch", kept, data.x.shape)
 
     def forget(self) -> None:
@@ -299,7 +299,7 @@ class Steps:
             trainer = kept.trainer
             state.average_over(step, step + 1)
             coefficients = self.coefficients(step)
-            orders = trainer.plain_order() if order is None else order[None]
+            orders = data.plain_order if order is None else order[None]
             trainer.begin()
             try:
                 for unit in range(trainer.units_per_epoch):

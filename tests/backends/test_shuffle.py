@@ -8,17 +8,15 @@ import pytest
 from fitting import in_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Net, generator_of
+from nets import generator_of
 from numpy.random import MT19937, PCG64, RandomState
 
 from fastmlp import MLP
 from fastmlp.backends import shuffle
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import reshuffled
 from fastmlp.compiler import INTERPRETED
 from fastmlp.model import core_of
-from fastmlp.rules.optimizers import SGD
 
 FULL = 2**32 - 1  # the largest word
 
@@ -88,20 +86,18 @@ def test_orders_do_not_depend_on_those_beside_them(rng: Any) -> None:
     assert np.array_equal(orders_of(words), orders_of(words))
 
 
-def trainer_of(n_rows: int, rng: Any) -> Trainer:
-    net = Net()
-    parameters, data = net.draw(rng, n_rows)
-    engine = Engine(net.network, 1)
-    return Trainer(engine, parameters, engine.moments(), SGD(), data, 4)
-
-
 @pytest.mark.parametrize("n_rows", [10, 11])
-def test_a_trainer_takes_words_with_a_gap_after_each_row(n_rows: int, rng: Any) -> None:
+def test_words_may_have_a_gap_after_each_row(n_rows: int, rng: Any) -> None:
     words = draw(rng, 3, 12)[:, :n_rows]
-    orders = trainer_of(n_rows, rng).orders(words)
+    x = np.zeros((n_rows, 1))
+    orders = Data(x, x, x[:0, 0]).orders(words)
     assert orders.dtype == np.int64
     assert orders.flags.c_contiguous
     assert np.array_equal(orders, orders_of(words))
+    backwards = np.arange(n_rows)[::-1]
+    some = Data(x, x, x[:0, 0], backwards)
+    assert np.array_equal(some.orders(words), n_rows - 1 - orders)
+    assert np.array_equal(some.plain_order, backwards[None])
 
 
 def fitted(seed: int, n_rows: int = 23, **options: Any) -> tuple[MLP, list[float]]:
@@ -129,14 +125,14 @@ def test_orders_do_not_depend_on_how_many_epochs_are_planned_at_once(n_rows: int
 
 def test_each_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    original = Trainer.orders
+    original = Data.orders
 
-    def spy(self: Trainer, words: Any) -> Any:
+    def spy(self: Data, words: Any) -> Any:
         orders = original(self, words)
         seen.extend(orders.tolist())
         return orders
 
-    monkeypatch.setattr(Trainer, "orders", spy)
+    monkeypatch.setattr(Data, "orders", spy)
     fitted(3)
     assert len(seen) == len({tuple(order) for order in seen}) == 6
 

@@ -295,20 +295,6 @@ class RankTrainer:
         """Leave the buffers to the next fit."""
         self._inner.end()
 
-    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return an order of this rank's rows for each row of random words."""
-        return self._inner.orders(words)
-
-    def reshuffled(
-        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
-    ) -> NDArray[np.int64]:
-        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
-        return self._inner.reshuffled(random, order, n_orders)
-
-    def plain_order(self) -> NDArray[np.int64]:
-        """Return this rank's rows in the order of the data, shape (1, n_rows)."""
-        return self._inner.plain_order()
-
 
 def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
     """Return where the rows of each batch begin in the order of each rank.

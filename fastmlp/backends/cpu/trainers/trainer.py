@@ -17,7 +17,6 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.trainers.quick_step import QuickStep, is_quick
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.protocol import Data
-from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
@@ -222,22 +221,6 @@ class Trainer:
         if isinstance(session.data.x, np.ndarray):
             session.rest()
             TRAININGS.give(self._key, session, session.n_bytes)
-
-    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-        orders, rows = orders_of(words), self._session.data.rows
-        return orders if rows is None else rows[orders]
-
-    def reshuffled(
-        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
-    ) -> NDArray[np.int64]:
-        """Return orders of the rows; each is the one before it after ``random.shuffle``."""
-        return reshuffled(random, order, n_orders)
-
-    def plain_order(self) -> NDArray[np.int64]:
-        """Return the rows in the order of the data, shape (1, n_rows)."""
-        data = self._session.data
-        return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
 
     def load(self) -> None:
         """Pack the parameters: before the first `run`, and after a callback may have changed

@@ -16,7 +16,6 @@ from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
-from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
@@ -67,7 +66,7 @@ class Trainer:
         self._summed = summed
         self._card, self._lock = card, lock
         self._parameters, self._moments = parameters, moments
-        self._subset, self._n_rows = data.rows, data.n_rows
+        self._n_rows = data.n_rows
         self._batch = batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
         self.design = design = design_for(network, batch, card, kind)
@@ -85,7 +84,7 @@ class Trainer:
 
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on: as wide as those before, and not more."""
-        self._subset, self._n_rows, self._order = data.rows, data.n_rows, None
+        self._n_rows, self._order = data.n_rows, None
         self.units_per_epoch = -(-self._n_rows // self._batch)
         self._session.set(n_rows=self._n_rows)
         self._send(data)
@@ -111,23 +110,6 @@ class Trainer:
             self._rows = Samples(to_device(self._card, data.x), to_device(self._card, y))
             if data.weight.size:
                 self._session.put("weights", np.ascontiguousarray(data.weight))
-
-    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return an order of the rows for each row of random words, shape (n_orders, n_rows), the
-        same as on the CPU."""
-        orders = orders_of(words)
-        return orders if self._subset is None else self._subset[orders]
-
-    def reshuffled(
-        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
-    ) -> NDArray[np.int64]:
-        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
-        return reshuffled(random, order, n_orders)
-
-    def plain_order(self) -> NDArray[np.int64]:
-        """Return the rows in the data's order, shape (1, n_rows)."""
-        rows = self._subset
-        return (np.arange(self._n_rows, dtype=np.int64) if rows is None else rows)[None]
 
     def load(self) -> None:
         """Copy the parameters to the GPU, and the optimizer's state."""

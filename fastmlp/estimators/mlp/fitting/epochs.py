@@ -16,6 +16,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from fastmlp import validation
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.backends.shuffle import reshuffled
 from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting import advice, to_core
@@ -154,7 +155,7 @@ class Epochs:
         self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
-        self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
+        self._trainer, self._state, self._order = trainer, state, self.data.plain_order[0]
         self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
@@ -177,11 +178,11 @@ class Epochs:
         """Return the rows' orders; each is the one before it, shuffled again."""
         estimator = self._estimator
         if not estimator.shuffle:
-            return self._trainer.plain_order()
+            return self.data.plain_order
         if len(self._order) != self.data.n_rows:
-            self._order = self._trainer.plain_order()[0]
+            self._order = self.data.plain_order[0]
         # scikit-learn shuffles positions of the previous order.
-        orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
+        orders = reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
         return orders
 
