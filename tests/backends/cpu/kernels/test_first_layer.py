@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 from fitting import Cut, cut_after
 from nets import Net, split
+from pairwise import all_pairs
 
 from fastmlp import MLP, Adam, fit_many
 from fastmlp.backends.cpu.engine import Engine
@@ -17,132 +18,22 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.network.spec import Network, make_layout
-from fastmlp.rules.activations import RULES, identity
-from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.penalties import l2
+from fastmlp.model import core_of
 from fastmlp.tabular import Expanded
+from fastmlp.training import loop
+from fastmlp.training.options import FitOptions
+from fastmlp.training.request import FitRequest
 
 N_ROWS = 12 if INTERPRETED else 61
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-NETS = {
-    "relu": ((40, 20, 3), "relu"),
-    "tanh": ((40, 20, 3), "tanh"),
-    "identity": ((40, 5, 4, 3), "identity"),
-    "few units": ((40, 3, 3), "relu"),
-    "many units": ((40, 150, 3), "tanh"),
-    "no hidden layer": ((40, 3), "relu"),
+# Hidden layers and their activation.
+NETS: dict[str, tuple[tuple[int, ...], str]] = {
+    "relu": ((20,), "relu"),
+    "tanh": ((20,), "tanh"),
+    "identity": ((5, 4), "identity"),
+    "few units": ((3,), "relu"),
+    "many units": ((150,), "tanh"),
+    "no hidden layer": ((), "relu"),
 }
-
-
-def matrix_of(dtype: Any, width: int = 40) -> Any:
-    """A matrix with an empty row, an empty column and a full row."""
-    rng = np.random.default_rng(0)
-    dense = rng.normal(size=(N_ROWS, width)) * (rng.uniform(size=(N_ROWS, width)) < 0.1)
-    dense[3], dense[:, 7], dense[5] = 0, 0, rng.normal(size=width)
-    return dense.astype(dtype)
-
-
-def sparse_of(dense: Any) -> SparseRows:
-    rows = scipy.sparse.csr_array(dense)
-    return SparseRows(rows.data, rows.indices, rows.indptr, dense.shape[1])
-
-
-def network_for(sizes: tuple[int, ...], activation: str, dtype: Any) -> Network:
-    rules = (*[RULES[activation]] * (len(sizes) - 2), identity)
-    link, penalties = LINKS["identity"], ((l2, 0.1),)
-    return Network(make_layout(sizes), rules, LOSSES["mse"], link, penalties, np.dtype(dtype))
-
-
-def train(network: Network, x: Any, parameters: Any, n_threads: int = 1) -> Any:
-    """Parameters after two epochs in orders of their own."""
-    rng = np.random.default_rng(1)
-    flat = parameters.copy()
-    y = rng.normal(size=(N_ROWS, network.layout.sizes[-1])).astype(flat.dtype)
-    data = Data(x, y, rng.uniform(size=N_ROWS).astype(flat.dtype))
-    engine = Engine(network, n_threads)
-    moments = engine.moments(sparse=isinstance(x, SparseRows))
-    trainer = engine.trainer(flat, moments, Adam(0.01), data, 10)
-    order = np.array([rng.permutation(N_ROWS) for _ in range(2)])
-    units = 2 * trainer.units_per_epoch
-    steps = trainer.step_of(units)
-    coefficients = Adam(0.01).coefficients(1, np.full(steps, 0.01))
-    losses = np.zeros(2)
-    trainer.run(order, coefficients, losses, 0, units)
-    trainer.store()
-    return np.concatenate([flat, losses.astype(flat.dtype)])
-
-
-@each_dtype
-@pytest.mark.parametrize("net", NETS)
-def test_training_has_the_bits_of_dense_rows(net: str, dtype: Any) -> None:
-    network, dense = network_for(*NETS[net], dtype), matrix_of(dtype)
-    rng = np.random.default_rng(2)
-    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
-    expected = train(network, dense, parameters)
-    result = train(network, sparse_of(dense), parameters)
-    np.testing.assert_allclose(result, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
-
-
-@each_dtype
-def test_chunks_and_threads_do_not_matter(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, x = network_for(*NETS["tanh"], dtype), sparse_of(matrix_of(dtype))
-    parameters = np.random.default_rng(2).normal(size=network.layout.n_parameters).astype(dtype)
-    expected = train(network, x, parameters)
-    assert np.array_equal(train(network, x, parameters, n_threads=2), expected)
-    monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 4)
-    chunked = train(network, x, parameters)
-    np.testing.assert_allclose(chunked, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
-
-
-@each_dtype
-@pytest.mark.parametrize("net", NETS)
-def test_predictions_losses_and_gradients(net: str, dtype: Any) -> None:
-    network, dense = network_for(*NETS[net], dtype), matrix_of(dtype)
-    rng = np.random.default_rng(3)
-    parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
-    n_outputs = network.layout.sizes[-1]
-    y, weight = rng.normal(size=(N_ROWS, n_outputs)).astype(dtype), np.empty(0, dtype)
-    results, engine = [], Engine(network, 1)
-    for x in (dense, sparse_of(dense)):
-        out = np.empty((N_ROWS, n_outputs), dtype)
-        engine.predict(parameters, x, out)
-        data = Data(x, y, weight)
-        loss, gradient = engine.loss_and_gradient(parameters, data)
-        results.append([out, engine.loss(parameters, data), loss, gradient])
-    for mine, other in zip(*results, strict=True):
-        tolerance = 1e-4 if dtype == np.float32 else 1e-11
-        np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
-
-
-def test_columns_in_any_order_and_twice() -> None:
-    dense = np.zeros((2, 5))
-    dense[0, [1, 4]], dense[1, 0] = [3.0, 2.0], 1.0
-    x = SparseRows(np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5)
-    network = network_for((5, 2), "relu", np.float64)
-    parameters = np.random.default_rng(0).normal(size=network.layout.n_parameters)
-    out, expected = np.empty((2, 2)), np.empty((2, 2))
-    engine = Engine(network, 1)
-    engine.predict(parameters, x, out)
-    engine.predict(parameters, dense, expected)
-    np.testing.assert_allclose(out, expected, rtol=1e-12)
-    assert x.most_numbers(1) == 3
-    assert x.most_numbers(9) == 4
-
-
-def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
-    n_features = 50_000
-    x = SparseRows(np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features)
-    network = network_for((n_features, 2), "relu", np.float64)
-    flat = np.zeros(network.layout.n_parameters)
-    data = Data(x, np.zeros((3, 2)), np.empty(0))
-    engine = Engine(network, 1)
-    trainer = Trainer(engine, flat, engine.moments(sparse=True), Adam(), data, 3)
-    assert trainer.session.workspace.inputs.size == 0
-    assert trainer.units_per_epoch == 1
-
-
 DTYPES = ["float64"] if INTERPRETED else ["float32", "float64"]
 HIDDEN = (20,) if INTERPRETED else (37, 5)
 each_precision = pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +47,87 @@ KINDS: dict[str, tuple[int, list[int], list[int]]] = {
     "many sums": (1, [100, 92, 1, 120], []),
 }
 each_kind = pytest.mark.parametrize("kind", [*KINDS][: 4 if INTERPRETED else None])
-TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
+TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+
+
+def sparse_rows(dtype: str) -> Any:
+    """A matrix with an empty row, an empty column and a full row."""
+    rng, width = np.random.default_rng(0), 40
+    dense = rng.normal(size=(N_ROWS, width)) * (rng.uniform(size=(N_ROWS, width)) < 0.1)
+    dense[3], dense[:, 7], dense[5] = 0, 0, rng.normal(size=width)
+    return scipy.sparse.csr_array(dense.astype(dtype))
+
+
+def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int = 1) -> list[Any]:
+    """Predictions, losses and a gradient, and the parameters after two epochs."""
+    hidden, activation = NETS[net]
+    model = MLP((rows.shape[1], *hidden, 3), activation=activation, l2=0.1, dtype=dtype, seed=2)
+    engine, state = core_of(model)
+    engine.n_threads = n_threads  # type: ignore[attr-defined]
+    rng = np.random.default_rng(1)
+    data = engine.trusted(rows, rng.normal(size=(N_ROWS, 3)), rng.uniform(size=N_ROWS))
+    out = np.empty((N_ROWS, 3), dtype)
+    engine.predict(model.parameters, data.x, out)  # type: ignore[attr-defined]
+    first = engine.loss(model.parameters, data), *engine.loss_and_gradient(model.parameters, data)
+    fit = FitRequest(data, FitOptions(2, batch_size))
+    loop.fit(engine, state, fit)
+    return [out, *first, model.parameters, np.array(fit.history.loss)]
+
+
+def assert_alike(ours: list[Any], others: list[Any], dtype: str) -> None:
+    for mine, other in zip(ours, others, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("kind", "net", "batch_size", "dtype"),
+    [
+        (*case.values(),)
+        for case in all_pairs(
+            kind=["sparse", *KINDS][: 5 if INTERPRETED else None],
+            net=[*NETS],
+            batch_size=[1, 10, 100],
+            dtype=DTYPES,
+        )
+    ],
+)
+def test_results_are_those_of_dense_rows_in_any_chunks_and_on_any_threads(
+    kind: str, net: str, batch_size: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sparse_rows(dtype) if kind == "sparse" else rows_of(kind, dtype)
+    results = results_on(rows, net, dtype, batch_size)
+    assert_alike(results, results_on(rows.toarray(), net, dtype, batch_size), dtype)
+    on_two = results_on(rows, net, dtype, batch_size, n_threads=2)
+    assert all(np.array_equal(one, two) for one, two in zip(results, on_two, strict=True))
+    monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 4)
+    assert_alike(results_on(rows, net, dtype, batch_size), results, dtype)
+
+
+def test_columns_in_any_order_and_twice() -> None:
+    dense = np.zeros((2, 5))
+    dense[0, [1, 4]], dense[1, 0] = [3.0, 2.0], 1.0
+    x = SparseRows(np.array([2.0, 1.5, 1.5, 1.0]), np.array([4, 1, 1, 0]), np.array([0, 3, 4]), 5)
+    network = Net((5, 2)).network
+    parameters = np.random.default_rng(0).normal(size=network.layout.n_parameters)
+    out, expected = np.empty((2, 2)), np.empty((2, 2))
+    engine = Engine(network, 1)
+    engine.predict(parameters, x, out)
+    engine.predict(parameters, dense, expected)
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    assert x.most_numbers(1) == 3
+    assert x.most_numbers(9) == 4
+
+
+def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
+    n_features = 50_000
+    x = SparseRows(np.ones(3), np.array([5, 9, 49_999]), np.array([0, 1, 1, 3]), n_features)
+    network = Net((n_features, 2)).network
+    flat = np.zeros(network.layout.n_parameters)
+    data = Data(x, np.zeros((3, 2)), np.empty(0))
+    engine = Engine(network, 1)
+    trainer = Trainer(engine, flat, engine.moments(sparse=True), Adam(), data, 3)
+    assert trainer.session.workspace.inputs.size == 0
+    assert trainer.units_per_epoch == 1
 
 
 def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded:
@@ -218,17 +189,14 @@ def test_gradients_are_those_of_complex_steps(kind: str, sizes: tuple[int, ...])
         np.testing.assert_allclose(gradient, naive.flatten(*steps), rtol=1e-10, atol=1e-13)
 
 
-@each_precision
 @each_kind
-@pytest.mark.parametrize("batch_size", [1, 10, 100])
-def test_a_fit_is_that_on_the_inputs(kind: str, dtype: str, batch_size: int) -> None:
-    rows, results = rows_of(kind, dtype), []
+def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
+    rows, results = rows_of(kind), []
     for x in (rows, rows.toarray()):
         net = net_for(rows)
-        history = net.fit(x, targets(), epochs=3, batch_size=batch_size, validation_split=0.2)
+        history = net.fit(x, targets(), epochs=3, batch_size=10, validation_split=0.2)
         results.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
-    for mine, other in zip(*results, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert_alike(*results, "float64")
 
 
 @pytest.mark.parametrize(
@@ -248,25 +216,6 @@ def test_other_rules_go_along(rules: dict[str, Any]) -> None:
         net.fit(x, targets(), epochs=3, batch_size=10)
         results.append(net.parameters)
     np.testing.assert_allclose(results[0], results[1], rtol=1e-10, atol=1e-12)
-
-
-@each_precision
-@each_kind
-def test_chunks_and_threads_do_not_matter_to_expanded_rows(
-    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(kind, dtype)
-
-    def trained(n_threads: int) -> Any:
-        net = net_for(rows, n_threads=n_threads)
-        net.fit(rows, targets(), epochs=2, batch_size=30)
-        return np.concatenate([net.parameters, net.predict(rows).ravel()])
-
-    expected = trained(1)
-    assert np.array_equal(trained(2), expected)
-    monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 8)
-    tolerance = TOLERANCE[dtype]
-    np.testing.assert_allclose(trained(1), expected, rtol=tolerance, atol=tolerance)
 
 
 @each_precision
