@@ -32,6 +32,26 @@ def built(
     return ctypes.CDLL(str(folder / "all.so"))
 
 
+def sanitized(folder: Path, texts: Mapping[str, str]) -> list[str]:
+    """The lines that C files print which are programs: the first alone, and all of them as
+    functions of one; sanitizers look on."""
+    program, calls = "", []
+    for prefix, text in texts.items():
+        (folder / f"{prefix}.h").write_text(text)
+        calls.append(f"{prefix}_main()")
+        program += f"#define {prefix.upper()}_TEST_MAIN\n#define main {calls[-1][:-2]}\n"
+        program += f'#include "{prefix}.h"\n#undef main\n'
+    (folder / "all.c").write_text(f"{program}int main(void) {{ return {' | '.join(calls)}; }}\n")
+    first = next(iter(texts))
+    flags = ["-O0", "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    printed = ""
+    for file in (["-x", "c", f"-D{first.upper()}_TEST_MAIN", f"{first}.h"], ["all.c"]):
+        command = ["gcc", *WARNINGS, *flags, *file, "-o", "all", "-lm"]
+        subprocess.run(command, cwd=folder, check=True)
+        printed += subprocess.check_output([folder / "all"], text=True)
+    return printed.splitlines()
+
+
 def pointer(array: Any) -> Any:
     return array.ctypes.data_as(ctypes.c_void_p)
 

@@ -67,8 +67,8 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
     """A model whose ensemble has boosted trees, of 15 rounds, and its table."""
     n = 900 if kind == "many levels" else 120
     X, y = drawn(n)
-    options: dict[str, Any] = {**FEW, "max_iter": 1, "trees": True, "ensemble": "mean"}
-    options["cv"] = None if kind == "alone" else 2
+    options: dict[str, Any] = {**FEW, "n_members": 1, "max_iter": 1, "trees": True}
+    options |= {"ensemble": "mean", "cv": None if kind == "alone" else 2}
     if kind == "binary":
         y = y > np.median(y)
     elif kind == "multiclass" or kind in LACKING:

@@ -154,17 +154,21 @@ def test_members_of_an_ensemble_are_those_of_a_fit_here(
 
 @pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("more", [{"cv": 3}, {"validation_fraction": 0.4}], ids=str)
-def test_a_model_of_tables_is_that_of_a_fit_here(client: Any, more: dict[str, Any]) -> None:
-    frame, y = drawn()
-    few = {**FEW, "n_members": 4, **more}
-    for kind, targets in ((TabularMLPClassifier, labels()), (TabularMLPRegressor, y)):
-        here = kind(**few).fit(frame, targets)
-        there = kind(**few, client=client).fit(frame, targets)
-        np.testing.assert_array_equal(here.weights_, there.weights_)
-        np.testing.assert_array_equal(here.predict(frame), there.predict(frame))
-        assert here.validation_score_ == there.validation_score_
-        assert here.summary() == there.summary()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(TabularMLPClassifier, {"cv": 3}), (TabularMLPRegressor, {"validation_fraction": 0.4})],
+)
+def test_a_model_of_tables_is_that_of_a_fit_here(
+    client: Any, kind: Any, more: dict[str, Any]
+) -> None:
+    frame, few = drawn()[0], {**FEW, "n_members": 4, **more}
+    targets = labels() if kind is TabularMLPClassifier else drawn()[1]
+    here = kind(**few).fit(frame, targets)
+    there = kind(**few, client=client).fit(frame, targets)
+    np.testing.assert_array_equal(here.weights_, there.weights_)
+    np.testing.assert_array_equal(here.predict(frame), there.predict(frame))
+    assert here.validation_score_ == there.validation_score_
+    assert here.summary() == there.summary()
 
 
 @pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")

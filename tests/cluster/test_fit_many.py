@@ -147,8 +147,11 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
         time.sleep(30)
         ended.touch()
 
+    before = groups.PATIENCE
+    client.run(setattr, groups, "PATIENCE", 0.5)
     with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
         fit_many(mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5)
+    client.run(setattr, groups, "PATIENCE", before)
     assert caught.value.__notes__[0] == "in nets 0, 1, 2, 3"
     assert not ended.exists()
 

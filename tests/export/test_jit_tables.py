@@ -3,12 +3,13 @@
 import copy
 import pickle
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit, prange
+from compiled_models import digits, expected_of, is_known, predict, predict_shared
+from model_files import reloaded
+from numba import njit
 from sklearn.tree import DecisionTreeClassifier
 from small_tables import (
     FEW,
@@ -20,23 +21,11 @@ from small_tables import (
     with_trees,
 )
 
-from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, load, save
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.encoders import CosineEncoder, NoisyQuantile
 
 compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
 SEEDS = range(3 if INTERPRETED else 20)
-
-
-@njit(nogil=True)
-def predict(handle: Any, x: Any, out: Any) -> None:
-    jit.predict(handle, x, out)
-
-
-@njit(parallel=True)
-def predict_shared(handle: Any, x: Any, out: Any) -> None:
-    for r in prange(len(x)):
-        jit.predict(handle, x[r], out[r])
 
 
 @njit
@@ -51,31 +40,13 @@ def rise(handle: Any, row: Any, n: int) -> int:
     return falls
 
 
-def expected_of(model: Any, X: Any) -> Any:
-    predictions = getattr(model, "predict_proba", model.predict)(X)
-    return predictions.reshape(len(predictions), -1)
-
-
-def is_known(model: Any) -> bool:
-    parts = model.pack_.encodings[0].parts.values()
-    return not any(isinstance(part.encoder, CosineEncoder | NoisyQuantile) for part in parts)
-
-
-@cache
-def digits() -> Any:
-    """Seventeen classes, whose probabilities NumPy sums up in another order."""
-    X = np.random.default_rng(0).normal(size=(200, 3))
-    return TabularMLPClassifier(**FEW).fit(X, (X[:, 0] * 9).astype(int) % 17), X
-
-
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bits_are_those_of_drawn_models(
     seed: int, function: Callable[..., None], tmp_path: Any
 ) -> None:
     model, X = untrained(seed)
-    save(model, tmp_path / "model.safetensors")
-    model = load(tmp_path / "model.safetensors")
+    model = reloaded(model, tmp_path / "model")
     if not is_known(model):
         with pytest.raises(NotImplementedError, match="compiled: numbers of the table go through"):
             jit.compiled(model)
@@ -87,7 +58,8 @@ def test_bits_are_those_of_drawn_models(
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: (regressor(), drawn()[0]), lambda: (classifier(), drawn()[0]), digits]
+    "make",
+    [lambda: (regressor(), drawn()[0]), lambda: (classifier(), drawn()[0]), lambda: digits(17)],
 )
 def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
     model, X = make()

@@ -30,14 +30,15 @@ def predictions(
     raw = graph.node("MatMul", [values, graph.constant(columns, wide)])
     if not n_classes:
         return raw
-    one = graph.constant(np.ones(1), wide)
     if n_outputs > 1:
         raw = graph.node("Softmax", [raw], axis=1)
-    elif len(trees.classes_) > 1:
-        second = graph.node("Sigmoid", [raw])
-        raw = graph.node("Concat", [graph.node("Sub", [one, second]), second], axis=1)
     else:
-        raw = graph.node("Add", [graph.node("Sub", [raw, raw]), one])
+        one = graph.constant(np.ones(1), wide)
+        if len(trees.classes_) > 1:
+            second = graph.node("Sigmoid", [raw])
+            raw = graph.node("Concat", [graph.node("Sub", [one, second]), second], axis=1)
+        else:
+            raw = graph.node("Add", [graph.node("Sub", [raw, raw]), one])
     if len(trees.classes_) == n_classes:
         return raw
     own = np.eye(n_classes)[trees.classes_]
@@ -68,11 +69,12 @@ def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
     children = np.where(leaf[:, None], np.arange(len(leaf))[:, None], trees.children)
     features, ways = integers(np.maximum(trees.features, 0)), integers(children.ravel())
     numbers = graph.constant(trees.numbers, wide)
-    of_levels = graph.constant(trees.places >= 0, graph.kinds.BOOL)
-    firsts = integers(np.maximum(trees.places, 0) * N_BITS)
-    right = integers(1 - np.unpackbits(trees.sets.astype("<i4").view(np.uint8), bitorder="little"))
-    zero, last = (graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0))
     missed, three = integers([2]), integers([3])
+    if len(trees.sets):
+        bits = np.unpackbits(trees.sets.astype("<i4").view(np.uint8), bitorder="little")
+        of_levels = graph.constant(trees.places >= 0, graph.kinds.BOOL)
+        firsts, right = integers(np.maximum(trees.places, 0) * N_BITS), integers(1 - bits)
+        zero, last = (graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0))
     first = graph.node("Cast", [graph.node("IsNaN", [graph.chosen(rows, [0])])], to=whole)
     node = graph.node("Add", [graph.node("Sub", [first, first]), integers(trees.roots)])
     for _ in range(_depth(trees)):
@@ -96,5 +98,6 @@ def _depth(trees: BoostedTrees) -> int:
     """The most steps from a root to a leaf."""
     nodes, depth = trees.roots, 0
     while len(nodes := nodes[trees.features[nodes] >= 0]):
-        nodes, depth = trees.children[nodes].ravel(), depth + 1
+        # One of the two ways is that of missing values, too: a chain's nodes would double.
+        nodes, depth = np.unique(trees.children[nodes]), depth + 1
     return depth

@@ -29,7 +29,7 @@ from fastmlp import MLPClassifier
 warnings.simplefilter("ignore")
 # A RandomState would draw from all places, of 800 MB: no fit would raise the peak.
 rng = np.random.default_rng(0)
-X = sparse.random(2_000, 50_000, density=0.001, random_state=rng, format="csr")
+X = sparse.random(800, 50_000, density=0.001, random_state=rng, format="csr")
 y = np.asarray(X.sum(axis=1)).ravel() > 25
 
 

@@ -1,5 +1,6 @@
 """Files of searches: settings, results and the best estimator come back, and nothing else does."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,14 @@ def lies() -> list[Any]:
     ]  # fmt: skip
 
 
+@cache
+def search() -> MLPSearchCV:
+    return MLPSearchCV(OURS, GRID, cv=3).fit(X, LABELS)
+
+
 @pytest.mark.parametrize("lie", lies(), ids=lambda lie: lie.__name__)
 def test_a_lying_header_is_refused(lie: Any, path: Path) -> None:
-    fastmlp.save(MLPSearchCV(OURS, GRID, cv=3).fit(X, LABELS), path)
+    fastmlp.save(search(), path)
     content = safetensors_file.read(path)
     lie(content.header, content.arrays)
     safetensors_file.write(path, content)

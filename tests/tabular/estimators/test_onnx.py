@@ -50,11 +50,41 @@ def run(model: Any, X: Any, **keywords: Any) -> list[Any]:
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_boosted_trees(kind: str) -> None:
     model, frame = with_trees(kind)
-    X = complete(frame)
+    X, (_, grown) = complete(frame), model.extra_members_[0]
+    ends = grown.numbers[grown.features == [*model.schema_.numeric_names].index("income")]
+    near = np.concatenate([ends, np.nextafter(ends, -np.inf), np.nextafter(ends, np.inf)])
+    at_ends = X.iloc[np.arange(len(near)) % len(X)].assign(income=near, town="Rome")
+    X = pd.concat([X, at_ends.astype(X.dtypes)])
     if hasattr(model, "classes_"):
         np.testing.assert_allclose(run(model, X)[1], model.predict_proba(X), atol=1e-6)
     else:
         np.testing.assert_allclose(run(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
+
+
+def test_a_tree_that_is_a_long_chain() -> None:
+    """Its missing values go on, as other rows do: ways must not be counted as nodes."""
+    model, n = copy.deepcopy(with_trees("number")[0]), 60
+    inner, leaves = np.arange(n), np.arange(n, 2 * n + 1)
+    on = np.where(inner < n - 1, inner + 1, leaves[-1])
+    chain = trees.BoostedTrees(n_categories=2).restore(
+        {
+            "classes_": np.empty(0, np.int64),
+            "roots": np.zeros(1, np.int32),
+            "features": np.repeat([0, -1], [n, n + 1]).astype(np.int32),
+            "numbers": np.concatenate([20.0 + inner, 10.0 * np.arange(n + 1)]),
+            "children": np.concatenate(
+                [np.stack([leaves[:n], on, on], axis=1), np.zeros((n + 1, 3))]
+            ).astype(np.int32),
+            "places": np.full(2 * n + 1, -1, np.int32),
+            "sets": np.empty(0, np.int32),
+        },
+        len(model.schema_.columns),
+    )
+    model.extra_members_ = [(trees.NAME, chain)]
+    X = complete(drawn()[0])
+    expected = model.predict(X)
+    assert np.ptp(expected) > 100
+    np.testing.assert_allclose(run(model, X)[0][:, 0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
