@@ -32,8 +32,8 @@ if __name__ == "__main__":
 """
 
 SCENARIOS = {
-    # Busy threads of a higher priority on the one core: every thread of a team is off it most of the
-    # time. Where a fit waited for ever, the traces of all threads would be printed.
+    # Busy threads of a higher priority on the one core: every thread of a team is off it most of
+    # the time. Where a fit waited for ever, the traces of all threads would be printed.
     "threads that get little of one core": """
     n, n_busy = {4: (4, 2), 50: (18, 10)}[int(sys.argv[1])]
     def starve():
