@@ -1,7 +1,6 @@
 """What looks at a fit: through checkpoints, and with arguments that are checked at once."""
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after
+from fitting import Cut, cut_after, killed_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +35,7 @@ X = random.uniform(-1, 1, (80, 3))
 Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
 WEIGHTS = random.integers(0, 3, 80).astype(float)
 # Of any combination of settings.
-EXAMPLES, EPOCHS = (6, 8) if INTERPRETED else (25, 15)
+EXAMPLES, EPOCHS = (6, 8) if INTERPRETED else (15, 15)
 
 
 def worst(targets: Any, predictions: Any) -> float:
@@ -113,29 +112,14 @@ def test_a_chain_of_ends_is_no_more_than_one(path: Path, whole: tuple[MLP, Histo
     assert not seen
 
 
-KILLED = """
-import os, signal, sys
-from training import test_monitors as test
-
-def kill(report):
-    if report.epoch == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-test.fit(
-    test.make(), checkpoint=sys.argv[1], checkpoint_every=3, resume=True,
-    callbacks=test.with_callback(kill),
-)
-"""
-
-
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     path: Path, whole: tuple[MLP, History]
 ) -> None:
-    tests = str(Path(__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {tests!r}){KILLED}"
+    options: dict[str, Any] = {"checkpoint": path, "checkpoint_every": 3, "resume": True}
     for epoch in (7, len(whole[1].loss) - 2):
-        ended = subprocess.run([sys.executable, "-c", code, str(path), str(epoch)], check=False)
-        assert ended.returncode == -9
+        killed_after(epoch, lambda kill: fit(make(), **options, callbacks=with_callback(kill)))
         assert 0 < len(safetensors_file.read(path).arrays["loss"]) <= epoch
     net = make()
     assert_same(net, fit(net, checkpoint=path, resume=True), whole)

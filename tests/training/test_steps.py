@@ -700,13 +700,13 @@ def test_the_buffers_of_a_net_go_with_it() -> None:
 
 
 def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 20 if INTERPRETED else 1000
+    n = 20 if INTERPRETED else 300
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
-    monkeypatch.setattr(steps.KEPT, "_most", 300_000)
+    monkeypatch.setattr(steps.KEPT, "_most", 100_000)
     steps.KEPT.clear()
     nets = [MLP((2, 5, 1), seed=i) for i in range(n)]
     first = [net.train_on_batch(X, y) for net in nets]
-    assert 0 < steps.KEPT.n_bytes <= 300_000
+    assert 0 < steps.KEPT.n_bytes <= 100_000
     again = [net.train_on_batch(X, y) for net in nets]
     assert all(later < before for before, later in zip(first, again, strict=True))
     for size in range(1, 40):
