@@ -132,6 +132,19 @@ def state_of(net: MLP) -> tuple[Any, ...]:
 WAYS = ["short", "alone", "long", "team"]
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of the steps that are not taken by one call."""
+    kinds, step = list[str](), steps.Steps._step
+
+    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
+        kinds.append(kind)
+        return step(self, kind, data, who)
+
+    monkeypatch.setattr(steps.Steps, "_step", counted)
+    return kinds
+
+
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take single steps in one of `WAYS`."""
     if way != "short":
@@ -205,19 +218,11 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("way", WAYS)
 def test_after_the_first_they_are_one_call(
-    loss: Any, dtype: Any, way: str, monkeypatch: pytest.MonkeyPatch
+    loss: Any, dtype: Any, way: str, slow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(way, monkeypatch)
     rng, shape = np.random.default_rng(0), (3, 9, 2)
     nets = [MLP(shape, loss=loss, dtype=dtype, dropout=0.1, seed=0) for _ in range(2)]
-    slow: list[str] = []
-    step = steps.Steps._step
-
-    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
-        slow.append(kind)
-        return step(self, kind, data, who)
-
-    monkeypatch.setattr(steps.Steps, "_step", counted)
     monkeypatch.setattr(steps, "TABLE_STEPS", 3)
     for turn in range(8):
         for n in (4, 9):
@@ -238,19 +243,11 @@ def test_after_the_first_they_are_one_call(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_average_takes_one_call_until_it_is_written_to(
-    way: str, monkeypatch: pytest.MonkeyPatch
+    way: str, slow: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(way, monkeypatch)
     rng, optimizer = np.random.default_rng(0), Adam(0.01, average=EMA(0.7))
     nets = [MLP((3, 9, 5, 2), optimizer=optimizer, seed=0) for _ in range(2)]
-    slow: list[str] = []
-    step = steps.Steps._step
-
-    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
-        slow.append(kind)
-        return step(self, kind, data, who)
-
-    monkeypatch.setattr(steps.Steps, "_step", counted)
     for turn in range(9):
         X, y = (rng.uniform(-1, 1, (6, width)).astype(np.float32) for width in (3, 2))
         assert nets[1].train_on_batch(X, y) == fitted(nets[0], X, y)
