@@ -609,10 +609,10 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """Take one optimizer step on these rows, from a training loop of your own.
 
         It does to the net what ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)`` does, to
-        the bit, and keeps its buffers for the next call: the last few numbers of rows have some.
-        Whatever the net is asked for between two calls sees all steps before, and the next call
-        sees what has changed: another fit, parameters that were written to, a new `optimizer`,
-        `trainable`, `layer_rates`.
+        the bit, unless that diverges, and keeps its buffers for the next call: the last few numbers
+        of rows have some. Whatever the net is asked for between two calls sees all steps before,
+        and the next call sees what has changed: another fit, parameters that were written to, a new
+        `optimizer`, `trainable`, `layer_rates`.
 
         Parameters
         ----------
@@ -629,7 +629,9 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         float
             The mean objective of the rows before the step, penalties included. If it is not
             finite, no step is taken, and the net is as it was; the first time a RuntimeWarning says
-            so.
+            so. A step that is taken is not undone: of a finite loss whose gradient overflows, as of
+            inputs near 1e19 in float32, parameters are not finite afterwards, where `fit` goes back
+            to those before; nor is the next loss.
 
         Raises
         ------

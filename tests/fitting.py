@@ -1,5 +1,7 @@
-"""Callbacks that end a fit, and work that threads do at the same time."""
+"""Callbacks that end a fit, or its process, and work that threads do at the same time."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,23 @@ def cut_after(epoch: int) -> Callable[[Any], None]:
             raise Cut
 
     return callback
+
+
+def killed_after(epoch: int, work: Callable[[Callable[[Any], None]], Any]) -> None:
+    """Do work with a callback, in a forked child that the callback kills after an epoch."""
+
+    def kill(report: Any) -> None:
+        if report.epoch == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = os.fork()
+    if process == 0:
+        try:
+            signal.alarm(100)
+            work(kill)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
 def in_threads(work: Callable[[int], Any], n: int = 8) -> list[Any]:

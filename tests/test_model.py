@@ -1,13 +1,11 @@
 """MLP as users meet it: real data, numbers at the edge, the same bits everywhere."""
 
-import os
 import pickle
 import subprocess
 import sys
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import naive
@@ -25,7 +23,6 @@ from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
 from fastmlp.rules.initializers import DEFAULTS
 from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import OPTIMIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(
@@ -65,29 +62,6 @@ def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
     net.fit(x[train] / 16, y[train], epochs=30, batch_size=64)
     accuracy = np.mean(net.predict(x[test] / 16).argmax(axis=1) == y[test])
     assert accuracy >= 0.97
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_fit_follows_the_naive_net(optimizer: Any) -> None:
-    x, y = wave(21)
-    net = MLP((3, 5, 1), activation="tanh", optimizer=optimizer, l2=0.3, dtype="float64", seed=3)
-    weights, biases = [w.copy() for w in net.weights], [b.copy() for b in net.biases]
-    history = net.fit(x, y, epochs=4, batch_size=8, shuffle=False)
-    order = np.arange(21)
-    losses, weights, biases = naive.train(
-        weights,
-        biases,
-        x,
-        y[:, None],
-        [[order[:8], order[8:16], order[16:]]] * 4,
-        optimizer=OPTIMIZERS[optimizer]().rule.__name__,
-        settings=asdict(OPTIMIZERS[optimizer]()),
-        activations=["tanh"],
-        l2=0.3,
-    )
-    np.testing.assert_allclose(history.loss, losses, rtol=1e-10)
-    expected = naive.flatten(weights, biases)
-    np.testing.assert_allclose(net.parameters, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_one_step_by_hand() -> None:
@@ -145,41 +119,35 @@ def test_parameters_hold_all_weights_then_all_biases() -> None:
     assert [w.shape for w in net.weights] == [(2, 3), (3, 1)]
 
 
-def trained(n_threads: int | None, dtype: str = "float32") -> MLP:
-    x, y = wave(200, 40)
-    settings: dict[str, Any] = {"activation": "silu", "l1": 1e-3, "dtype": dtype, "seed": 2}
-    net = MLP((40, 160, 80, 1), n_threads=n_threads, **settings)
-    net.fit(x, y, epochs=2, batch_size=96)
-    return net
+TRAINED = """
+import numpy as np
+from fastmlp import MLP
 
-
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_model import trained
+def trained(n_threads):
+    x = np.random.default_rng(5).uniform(-1, 1, (200, 40))
+    net = MLP((40, 160, 80, 1), activation="silu", l1=1e-3, seed=2, n_threads=n_threads)
+    net.fit(x, np.sin(3 * x[:, 0]) + 0.5 * x[:, 1], epochs=2, batch_size=96)
+    return net.parameters.tobytes().hex()
+"""
+IN_A_PROCESS = f"""{TRAINED}
 for n_threads in (1, 2, 3, 4):
-    print(trained(n_threads).parameters.tobytes().hex())
+    print(trained(n_threads))
 """
 
 
 @compiled_only
 def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
 ) -> None:
     from fastmlp.backends.cpu import dispatch
 
+    here: dict[str, Any] = {}
+    exec(TRAINED, here)
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: False)
-    serial = trained(1).parameters.tobytes().hex()
+    serial = here["trained"](1)
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: True)
-    assert trained(None).parameters.tobytes().hex() == serial
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
-    )
-    assert run.stdout.split() == [serial] * 4
+    assert here["trained"](None) == serial
+    assert python(IN_A_PROCESS, NUMBA_NUM_THREADS="4").split() == [serial] * 4
 
 
 def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
@@ -192,12 +160,12 @@ def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
 
 
 @compiled_only
-def test_ten_million_predictions_in_chunks_equal_those_at_once() -> None:
+def test_millions_of_predictions_in_chunks_equal_those_at_once() -> None:
     net = MLP((2, 5, 1), activation="tanh", seed=0)
-    x = np.random.default_rng(0).standard_normal((10_000_000, 2), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((2_000_000, 2), dtype=np.float32)
     whole = net.predict(x)
     out = np.empty_like(whole)
-    cuts = [0, 1, 7, 1_000, 33_333, 2_500_001, 9_999_999, 10_000_000]
+    cuts = [0, 1, 7, 1_000, 33_333, 500_001, 1_999_999, 2_000_000]
     for first, last in pairwise(cuts):
         net.predict(x[first:last], out=out[first:last])
     assert whole.tobytes() == out.tobytes()

@@ -305,15 +305,21 @@ class Steps:
                 for unit in range(trainer.units_per_epoch):
                     # One at a time: Ctrl-C between them leaves the net as it was.
                     trainer.run(orders, coefficients, losses, unit, unit + 1)
-            finally:
-                # Also where an interrupt comes after the step.
-                if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
-                    trainer.store()
-                    state.n_steps = step + 1
+                self._conclude(trainer, step)
+            except BaseException:
+                # An interrupt may have come after the step, or within its conclusion.
+                self._conclude(trainer, step)
+                raise
             if trainer.diverged and order is None:
                 self._warn(float(losses[0]), who)
             self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
+
+    def _conclude(self, trainer: Trainer, step: int) -> None:
+        """Store and count a step, if it was taken; a second time changes nothing."""
+        if trainer.reached == trainer.units_per_epoch and not trainer.diverged:
+            trainer.store()
+            self._state.n_steps = step + 1
 
     def _get_ready(self, kind: Kind, kept: "Kept", shape: Any) -> None:
         """Prepare a trainer for steps by one call, after a step that was taken by the loop."""

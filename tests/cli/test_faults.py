@@ -32,21 +32,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pd.DataFrame({"id": np.arange(N), "a": rng.normal(size=N), "b": rng.normal(size=N)})
     table["y"] = (table["a"] * table["b"] > 0).astype(int)
     table.to_parquet(folder / "rows.parquet", row_group_size=20_000)
-    fit = [
-        "--model",
-        "plain",
-        "--hidden",
-        "4",
-        "--epochs",
-        "1",
-        "--ignore",
-        "id",
-        "--quiet",
-        "--valid",
-        "0",
-    ]
+    table[:2000].to_parquet(folder / "few.parquet")
+    fit = "--model plain --hidden 4 --epochs 1 --ignore id --quiet --valid 0 --target y"
     model = ["--output", str(folder / "model.safetensors")]
-    assert main(["train", str(folder / "rows.parquet"), "--target", "y", *fit, *model]) == 0
+    assert main(["train", str(folder / "few.parquet"), *fit.split(), *model]) == 0
     return folder
 
 
@@ -87,11 +76,10 @@ def test_a_model_beyond_the_room_that_is_left(
 ) -> None:
     output = tmp_path / "model.safetensors"
     output.write_bytes(BEFORE)
-    command = ["train", str(trained / "rows.parquet"), "--target", "y", "--epochs", "1"]
-    command += ["--model", "plain"]
-    fit = ["--hidden", "300,300", "--time-limit", "1e-9", "--valid", "0", "--quiet", "--force"]
+    fit = "--target y --epochs 1 --model plain --hidden 300,300 --valid 0 --quiet --force"
+    command = ["train", str(trained / "few.parquet"), *fit.split(), "--output", str(output)]
     with files_of_at_most(100_000):
-        assert main([*command, *fit, "--output", str(output)]) == 1
+        assert main(command) == 1
     assert capsys.readouterr().err.endswith(f"fastmlp: [Errno 27] File too large: '{output}'\n")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
@@ -106,8 +94,14 @@ def test_standard_output_on_a_full_disk(trained: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "fastmlp: [Errno 28] No space left on device\n")
 
 
+SIGNALS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")]
+
+
 @each_end
-def test_ctrl_c_between_two_batches(
+@pytest.mark.parametrize(("number", "words"), SIGNALS)
+def test_a_signal_between_two_batches(
+    number: signal.Signals,
+    words: str,
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,33 +110,29 @@ def test_ctrl_c_between_two_batches(
 ) -> None:
     answers_of, calls = TableModel.answers_of, []
 
-    def interrupted(self: Any, table: Any, where: str) -> Any:
+    def signalled(self: Any, table: Any, where: str) -> Any:
         calls.append(where)
         if len(calls) == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return answers_of(self, table, where)
 
-    monkeypatch.setattr(TableModel, "answers_of", interrupted)
+    monkeypatch.setattr(TableModel, "answers_of", signalled)
     output = tmp_path / f"out{end}"
     output.write_bytes(BEFORE)
-    assert main(predict(trained, output, "--batch-rows", "1000")) == 130
-    assert capsys.readouterr().err == "fastmlp: interrupted\n"
+    assert main(predict(trained, output, "--batch-rows", "1000")) == 128 + number
+    assert capsys.readouterr().err == f"fastmlp: {words}\n"
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
-    model = fastmlp.load(trained / "model.safetensors")
-    calls.clear()
-    with pytest.raises(KeyboardInterrupt):
-        fastmlp.predict_parquet(model, trained / "rows.parquet", output, batch_rows=1000)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
+    if number == signal.SIGINT:
+        model = fastmlp.load(trained / "model.safetensors")
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            fastmlp.predict_parquet(model, trained / "rows.parquet", output, batch_rows=1000)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (signal.SIGINT, "fastmlp: interrupted\n"),
-        (signal.SIGTERM, "fastmlp: ended by SIGTERM\n"),
-        (signal.SIGKILL, ""),
-    ],
+    ("number", "message"), [(signal.SIGTERM, "fastmlp: ended by SIGTERM\n"), (signal.SIGKILL, "")]
 )
 def test_a_signal_to_the_process(
     trained: Path, tmp_path: Path, number: signal.Signals, message: str

@@ -62,7 +62,9 @@ def test_ranks_measure_their_network(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         monkeypatch.setenv(name, "1")
     words = "forecast 4-8-1 --batch-size 64 --ranks 2 --json"
-    program = [sys.executable, "-m", "mpi4py", "-m", "fastmlp", *words.split()]
+    script = "import sys, fastmlp.cluster.forecast as module; from fastmlp.cli.main import main; "
+    script += "module.SECONDS, module.TURNS = 1e-3, 1; main(sys.argv[1:])"
+    program = [sys.executable, "-m", "mpi4py", "-c", script, *words.split()]
     command = [str(mpiexec()), "-n", "2", *program]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     outcome: Any = json.loads(result.stdout)

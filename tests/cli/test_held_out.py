@@ -56,12 +56,12 @@ def split(given: str, seed: int) -> tuple[training.TrainingTable, Any, list[str]
     return rows, rows.learn(said.append), said
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_every_class_is_trained_on_and_no_other_row_changes(kind: str) -> None:
+def test_every_class_is_trained_on_and_no_other_row_changes() -> None:
+    """Of files of both kinds, and of labels of both."""
     n_mended = 0
     for seed in range(40):
-        frame, path = table(seed), f"a.{kind}"
-        if kind == "csv":
+        frame, path = table(seed), "a.csv" if seed < 20 else "a.parquet"
+        if seed < 20:
             frame.to_csv(path, index=False)
         else:
             frame.to_parquet(path, row_group_size=40)

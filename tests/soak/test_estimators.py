@@ -112,7 +112,7 @@ def attempt(kind: str, parameters: Any, x: Any, y: Any, options: Any) -> str:
 
 def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> None:
     ends: dict[str, int] = {}
-    n = 5_000 if soak else 30 if INTERPRETED else 300
+    n = 5_000 if soak else 30 if INTERPRETED else 200
 
     @settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
     @given(call=calls())
@@ -124,6 +124,6 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
 
     check()
     # Neither end is rare, but of the few that are drawn uncompiled there may be none.
-    if n >= 300:
+    if n >= 200:
         assert ends["fitted"] > n // 20
         assert ends["refused"] > n // 20

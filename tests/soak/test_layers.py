@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 BEGIN = """
-import os, signal, sys, threading, traceback, warnings
+import faulthandler, hashlib, os, signal, sys, threading, traceback, warnings
 import numpy as np
 from work import *
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
@@ -32,6 +32,36 @@ if __name__ == "__main__":
 """
 
 SCENARIOS = {
+    # Busy threads of a higher priority on the one core: every thread of a team is off it most of
+    # the time. Where a fit waited for ever, the traces of all threads would be printed.
+    "threads that get little of one core": """
+    n, n_busy = {4: (4, 2), 50: (18, 10)}[int(sys.argv[1])]
+    def starve():
+        signal.alarm(0)
+        faulthandler.dump_traceback_later(400, exit=True)
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
+        net.fit(X, Y, epochs=1)
+        x, done = np.tile(X, (30, 1)), threading.Event()
+        expected = net.predict(x)
+        def keep_busy():
+            while not done.is_set():
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+        def predict_beside_fits(i):
+            for j in range(5):
+                if i >= n:
+                    assert fitted(j) == serial[j]
+                else:
+                    assert np.array_equal(net.predict(x), expected)
+        for _ in range(n_busy):
+            threading.Thread(target=keep_busy, daemon=True).start()
+        os.nice(5)  # of this thread, and of those that it starts
+        in_threads(predict_beside_fits, n + 4)
+        in_threads(lambda i: fitted(i % 8) == serial[i % 8] or 1 / 0, n)
+        done.set()
+        return 0
+    assert forked(starve) == 0
+    """,
     "threads": """
     assert in_threads(lambda i: same(serial[i], i)) == [0] * 8
     """,
@@ -196,29 +226,36 @@ SCENARIOS = {
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     """,
 }
-# In one process, in this order: it has launched nothing before the first fork.
-FORKS = (
-    "fork before any launch",
-    "fork",
-    "fork of a fork",
-    "fork from another thread",
-    "fork beside a fit",
-    "multiprocessing fork",
-    "joblib multiprocessing",
-)
-THREADS = (
-    "threads",
-    "eight threads fit many nets",
-    "eight threads predict row by row",
-    "threads after set_num_threads",
-    "threads beside another library",
-)
-TOGETHER = {"forks": FORKS, "threads": (*THREADS, "joblib threading")}
-ALONE = {
-    name: (name,) for name in SCENARIOS if not any(name in names for names in TOGETHER.values())
+# In one process each, in this order: none has launched anything before its first fork.
+GROUPS = {
+    "forks": (
+        "fork before any launch",
+        "fork",
+        "fork of a fork",
+        "fork from another thread",
+        "fork beside a fit",
+        "multiprocessing fork",
+        "joblib multiprocessing",
+        "workers forked before",
+    ),
+    "threads": (
+        "threads that get little of one core",
+        "threads",
+        "eight threads fit many nets",
+        "eight threads predict row by row",
+        "threads after set_num_threads",
+        "threads beside another library",
+        "joblib threading",
+    ),
+    "new processes": (
+        "fork beside a compilation",
+        "multiprocessing spawn",
+        "multiprocessing forkserver",
+        "joblib loky",
+    ),
 }
-# Their processes are as new on any layer, or it is a compilation that they wait for.
-ON_ONE_LAYER = ALONE.keys() - {"workers forked before"}
+# Its processes are as new on any layer, or it is a compilation that they wait for.
+ON_ONE_LAYER = "new processes"
 
 
 def environment(layer: str) -> dict[str, str]:
@@ -228,55 +265,16 @@ def environment(layer: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("scenarios", [*TOGETHER, *ALONE])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_scenario_on_every_layer(
-    scenarios: str, layer: str, python: Callable[..., str], soak: bool
+    group: str, layer: str, python: Callable[..., str], soak: bool
 ) -> None:
-    if scenarios in ON_ONE_LAYER and layer != LAYERS[0] and not soak:
+    if group == ON_ONE_LAYER and layer != LAYERS[0] and not soak:
         pytest.skip("on one layer: --soak")
-    names = (TOGETHER | ALONE)[scenarios]
-    if not hasattr(os, "fork"):
-        names = tuple(name for name in names if "fork" not in name)
-    if importlib.util.find_spec("joblib") is None:
-        names = tuple(name for name in names if "joblib" not in name)
-    if not names:
-        pytest.skip("this system cannot fork, or joblib is not installed")
+    without = [] if hasattr(os, "fork") else ["fork"]
+    without += [] if hasattr(os, "sched_setaffinity") else ["one core"]
+    without += [] if importlib.util.find_spec("joblib") else ["joblib"]
+    names = [name for name in GROUPS[group] if not any(word in name for word in without)]
     texts = [f"\n    begin({name!r})\n{SCENARIOS[name].rstrip()}" for name in names]
     many = 50 if soak else 4
     python(BEGIN + "".join(texts), many, timeout=120 * len(names), **environment(layer))
-
-
-# Busy threads of a higher priority on the one core: every thread of a team is off it most of the
-# time. Where a fit waited for ever, the traces of all threads would be printed.
-STARVED = """
-import faulthandler, hashlib, os, sys, threading
-from work import *
-faulthandler.dump_traceback_later(400, exit=True)
-n, n_busy = int(sys.argv[1]), int(sys.argv[2])
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-serial = [fitted(seed, n_threads=1) for seed in range(8)]
-net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
-net.fit(X, Y, epochs=1)
-x, done = np.tile(X, (30, 1)), threading.Event()
-expected = net.predict(x)
-def keep_busy():
-    while not done.is_set():
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
-def predict_beside_fits(i):
-    for j in range(5):
-        assert fitted(j) == serial[j] if i >= n else np.array_equal(net.predict(x), expected)
-for _ in range(n_busy):
-    threading.Thread(target=keep_busy, daemon=True).start()
-os.nice(5)  # of this thread, and of those that it starts
-in_threads(predict_beside_fits, n + 4)
-in_threads(lambda i: fitted(i % 8) == serial[i % 8] or 1 / 0, n)
-done.set()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux: threads on one core")
-@pytest.mark.parametrize("layer", LAYERS)
-def test_threads_that_get_little_of_one_core(
-    layer: str, python: Callable[..., str], soak: bool
-) -> None:
-    python(STARVED, *((18, 10) if soak else (4, 2)), timeout=500, **environment(layer))

@@ -53,8 +53,8 @@ def test_memory_does_not_grow_and_what_is_allocated_is_freed(
     assert allocated == infos == 0
 
 
-# Rows of a row group: 8.4 MB.
-GROUP = 100_000
+# Rows of a row group: 2.1 MB.
+GROUP = 25_000
 # Lets the address space grow by so many bytes, and tells by how many the memory in use has grown.
 LIMIT = """
 import resource, sys
@@ -71,9 +71,9 @@ source = Blocks.from_parquet(sys.argv[1], target="y")
 """
 FIT = f"""{LIMIT}
 MLP((20, 4, 1), seed=0).fit(*source.read(0), epochs=1, batch_size=256)
-before = bounded(1_000_000_000)
+before = bounded(500_000_000)
 net = MLP((20, 16, 1), seed=0)
-history = net.fit(source, epochs=2, batch_size=256, buffer_rows=500_000)
+history = net.fit(source, epochs=2, batch_size=256, buffer_rows=100_000)
 grown = peak_of_process() - before
 print(net.n_steps, grown, history.loss[1] < history.loss[0])
 """
@@ -100,7 +100,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         [(name, arrow.float32()) for name in [*(f"x{j}" for j in range(20)), "y"]]
     )
     with ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
-        for _ in range(400 if request.config.getoption("--soak") else 40):
+        for _ in range(1600 if request.config.getoption("--soak") else 64):
             X = rng.standard_normal((20, GROUP), np.float32)
             file.write_table(arrow.table([*X, X[0] * X[1]], schema=schema), row_group_size=GROUP)
     return path
@@ -117,8 +117,8 @@ def test_a_fit_takes_the_memory_of_its_buffers(
 ) -> None:
     steps, grown, learns = python(FIT, parquet, timeout=500).split()
     assert int(steps) == 2 * -(-n_rows // 256)
-    # Two buffers of 42 MB, and what pyarrow reads.
-    assert int(grown) < 250e6
+    # Two buffers of 8.4 MB, and what pyarrow reads: 30 MB; the file has 134 MB and more.
+    assert int(grown) < 60e6
     assert learns == "True"
 
 
@@ -131,12 +131,13 @@ def test_predictions_of_a_file_take_the_memory_of_a_batch(
     path = tmp_path / "predictions.parquet"
     n, grown = python(PREDICT, parquet, path, timeout=500).split()
     assert int(n) == n_rows
-    assert int(grown) < 200e6
+    assert int(grown) < 100e6  # 57
     # Its last rows, beside those that are predicted in memory.
     X, y, *_ = Blocks.from_parquet(parquet, target="y").read(n_rows // GROUP - 1)
     with pyarrow.parquet.ParquetFile(path) as file:
         last = file.read_row_group(file.num_row_groups - 1)
-    tail = slice(GROUP - last.num_rows, GROUP)
+    n_last = min(last.num_rows, GROUP)
+    last, tail = last.slice(last.num_rows - n_last), slice(GROUP - n_last, GROUP)
     assert last["y"].to_numpy().tobytes() == np.asarray(y)[tail].tobytes()
     expected = MLP((20, 16, 1), seed=0).predict(X).reshape(-1)[tail]
     np.testing.assert_allclose(last["prediction"].to_numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -181,7 +182,7 @@ def test_a_csv_larger_than_memory_is_trained_on_and_predicted(
     if not sys.platform.startswith("linux"):
         pytest.skip("there is no /proc")
     monkeypatch.chdir(tmp_path)
-    n_parts = 300 if soak else 2
+    n_parts = 300 if soak else 1
     scores, printed = python(COMMANDS, n_parts, timeout=1500).splitlines()
     *done, grown, size = map(int, printed.split())
     assert done == [0, 0, n_parts * 100_000]

@@ -123,8 +123,8 @@ def test_every_mutated_file_is_a_model_or_an_error(
 ) -> None:
     kinds = write_all(tmp_path)
     bombs = write_bombs(tmp_path)
-    n = FULL if soak else 2_000
-    arguments = (tmp_path / "model", n, 1 if soak else 200, len(bombs), *bombs, *GOLDEN, *kinds)
+    n = FULL if soak else 1_000
+    arguments = (tmp_path / "model", n, 1 if soak else 600, len(bombs), *bombs, *GOLDEN, *kinds)
     printed = python(LOAD_ALL, *arguments, timeout=3600)
     models, refused, growth, slowest, growth_of_bombs, slowest_bomb = map(float, printed.split())
     n = n // len(GOLDEN + kinds) * len(GOLDEN + kinds)

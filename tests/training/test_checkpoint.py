@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, Cosine, FileError, History, Status
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    Cosine,
+    EarlyStopping,
+    FileError,
+    History,
+    ReduceLROnPlateau,
+    ScheduleFreeAdamW,
+    Status,
+)
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.serialization import safetensors_file
@@ -51,7 +65,7 @@ def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_same(history: History, net: MLP, other_history: History, other: MLP) -> None:
-    for name in ("loss", "validation_loss", "learning_rate", "status"):
+    for name in ("loss", "validation_loss", "learning_rate", "metrics", "status", "best_epoch"):
         assert getattr(history, name) == getattr(other_history, name)
     assert net.parameters.tobytes() == other.parameters.tobytes()
     assert net.n_steps == other.n_steps
@@ -59,27 +73,69 @@ def assert_same(history: History, net: MLP, other_history: History, other: MLP) 
     assert fit(net, epochs=2).loss == fit(other, epochs=2).loss
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        *(OPTIMIZERS[name](Cosine(0.01)) for name in OPTIMIZERS if name != "schedulefreeadamw"),
-        OPTIMIZERS["schedulefreeadamw"](0.01),
-        Adam(Cosine(0.01), clipnorm=0.1),
-        Adam(Cosine(0.01), global_clipnorm=0.1),
+def worst(targets: Any, predictions: Any) -> float:
+    return float(np.abs(targets - predictions).max())
+
+
+# Of a fit that is looked at. It does not end in `EPOCHS`.
+MONITORED: dict[str, Any] = {
+    "validation_split": 0.25,
+    "metrics": {"worst": worst, "mae": "mae"},
+    "callbacks": [
+        EarlyStopping(patience=20),
+        ReduceLROnPlateau(0.5, patience=1, min_lr=1e-4, monitor="worst", mode="min"),
     ],
-    ids=lambda item: f"{type(item).__name__}-{item.clipnorm}-{item.global_clipnorm}",
-)
-@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
+}
+DROPPED: dict[str, Any] = {"dropout": 0.3, "input_dropout": 0.1, "input_noise": 0.1}
+AVERAGED: dict[str, Any] = {
+    "EMA": Adam(0.01, average=EMA(0.9)),
+    "SWA": SGD(0.05, average=SWA(0.5)),
+    "clipped EMA": SGD(0.05, momentum=0.9, average=EMA(0.8), clipvalue=0.5),
+}
+# By name the settings of a net, and options of its fit.
+FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    **{
+        name: ({"optimizer": kind(0.01 if name == "schedulefreeadamw" else Cosine(0.01))}, {})
+        for name, kind in OPTIMIZERS.items()
+    },
+    "clipnorm": ({"optimizer": Adam(Cosine(0.01), clipnorm=0.1)}, {}),
+    "global_clipnorm": ({"optimizer": Adam(Cosine(0.01), global_clipnorm=0.1)}, {}),
+    **{name: ({"optimizer": optimizer}, {}) for name, optimizer in AVERAGED.items()},
+    **{
+        f"{name}, dropout and keep_best": (
+            {"optimizer": replace(optimizer, clipvalue=None, global_clipnorm=0.5), **DROPPED},
+            {"validation_data": (X, Y), "keep_best": True},
+        )
+        for name, optimizer in {**AVERAGED, "schedule free": ScheduleFreeAdamW(0.01)}.items()
+    },
+    "monitored": ({"optimizer": Adam(0.004)}, MONITORED),
+}
+
+
+def with_callbacks(options: dict[str, Any], *more: Any) -> dict[str, Any]:
+    return {**options, "callbacks": [*options.get("callbacks", []), *more]}
+
+
+def edit(report: Any) -> None:
+    """A callback that writes to the parameters."""
+    if report.epoch == 2:
+        report.net.parameters[0] = 0.5
+
+
+@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("epoch", [0, 3, EPOCHS - 1])
 def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
-    optimizer: Any, epoch: int, path: Path
+    name: str, epoch: int, path: Path
 ) -> None:
-    settings: dict[str, Any] = {"optimizer": optimizer, "l2": 0.1}
-    whole, broken, resumed = (make(**settings) for _ in range(3))
-    expected = fit(whole)
+    settings, options = FITS[name]
+    whole, broken, resumed = (make(**{"l2": 0.1, **settings}) for _ in range(3))
+    options = with_callbacks(options, edit)
+    expected = fit(whole, **options)
     with pytest.raises(LookupError):
-        fit(broken, checkpoint=path, callbacks=raise_at(epoch, LookupError()))
+        fit(broken, checkpoint=path, **with_callbacks(options, raise_at(epoch, LookupError())))
     assert len(safetensors_file.read(path).arrays["loss"]) == epoch
-    assert_same(fit(resumed, checkpoint=path, resume=True), resumed, expected, whole)
+    history = fit(resumed, checkpoint=path, resume=True, **options)
+    assert_same(history, resumed, expected, whole)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -123,15 +179,15 @@ def test_the_time_between_checkpoints_is_kept(path: Path, monkeypatch: pytest.Mo
     assert written == list(range(EPOCHS + 1))
 
 
-def test_a_chain_of_ends_is_no_more_than_one(path: Path) -> None:
-    whole = make()
-    expected = fit(whole)
+@pytest.mark.parametrize("options", [{}, MONITORED], ids=["plain", "monitored"])
+def test_a_chain_of_ends_is_no_more_than_one(options: dict[str, Any], path: Path) -> None:
+    whole, kept = make(), {"checkpoint": path, "resume": True}
+    expected = fit(whole, **options)
     for epoch in range(EPOCHS):
-        net = make()
         with pytest.raises(LookupError):
-            fit(net, checkpoint=path, resume=True, callbacks=raise_at(epoch, LookupError()))
+            fit(make(), **kept, **with_callbacks(options, raise_at(epoch, LookupError())))
     net = make()
-    assert_same(fit(net, checkpoint=path, resume=True), net, expected, whole)
+    assert_same(fit(net, **kept, **options), net, expected, whole)
 
 
 def test_a_net_that_was_trained_before_is_resumed_with_its_schedule(path: Path) -> None:
@@ -162,19 +218,18 @@ def test_without_a_file_resuming_is_starting(path: Path) -> None:
     assert_same(history, nets[0], fit(nets[1]), nets[1])
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_fit_that_is_done_is_not_done_again(stopped: bool, path: Path) -> None:
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.STOPPED, Status.STOPPED_EARLY])
+def test_a_fit_that_is_done_is_not_done_again(status: Status, path: Path) -> None:
     def stop(report: Any) -> None:
-        if stopped and report.epoch == 4:
+        if status is Status.STOPPED and report.epoch == 4:
             report.stop()
 
-    net, again = make(), make()
-    history = fit(net, checkpoint=path, callbacks=stop)
-    assert history.status is (Status.STOPPED if stopped else Status.COMPLETED)
-    epochs: list[int] = []
-    second = fit(
-        again, checkpoint=path, resume=True, callbacks=lambda report: epochs.append(report.epoch)
-    )
+    net, again, epochs = make(), make(), list[int]()
+    soon = EarlyStopping("loss", patience=1, min_delta=9.0)
+    options = {"checkpoint": path, "early_stopping": soon if "EARLY" in status.name else None}
+    history = fit(net, callbacks=stop, **options)
+    assert history.status is status
+    second = fit(again, resume=True, callbacks=lambda r: epochs.append(r.epoch), **options)
     assert not epochs
     assert_same(second, again, history, net)
 
@@ -199,25 +254,50 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "batch size": ({}, {"batch_size": 11}, "its batch_size is 10, here it is 11"),
     "shuffle": ({}, {"shuffle": False}, "its shuffle is True"),
     "weights": ({}, {"sample_weight": np.ones(51)}, "its data is"),
-    "validation": ({}, {"validation_data": (X, Y)}, "it has no validation data, here there is val"),
+    "rows": ({}, {"validation_split": 0.5}, "its n_rows is 38, here it is 25"),
     "optimizer": ({"optimizer": "sgd"}, {}, "its optimizer is {'name': 'adam'"),
     "rate": ({"optimizer": Adam(0.5)}, {}, "'learning_rate': 0.001"),
     "activation": ({"output_activation": "relu"}, {}, "its output_activation is 'identity'"),
     "penalty": ({"l2": 0.1}, {}, "its penalties is"),
     "dtype": ({"dtype": "float64"}, {}, "its dtype is 'float32'"),
-}
+    **{name: ({name: 0.0}, {}, f"its {name} is") for name in DROPPED},
+    "patience": ({}, {"callbacks": [EarlyStopping(patience=21)]}, "its early_stopping is {'mon"),
+    "no stopping": ({}, {"callbacks": ()}, "its early_stopping is .* here it is None"),
+    "no plateau": ({}, {"callbacks": MONITORED["callbacks"][:1]}, "its reduce_lr_on_plateau is"),
+    "metrics": (
+        {}, {"metrics": {"worst": worst}}, r"its metrics is \['worst', 'mae'\], here it is \['wor"
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
-    fit(make(), checkpoint=path)
+    fit(make(**DROPPED), checkpoint=path, **MONITORED)
     settings, options, words = CHANGES[change]
-    net = make(**settings)
+    net = make(**{**DROPPED, **settings})
     before = net.parameters.copy()
-    with pytest.raises(ValueError, match=words):
-        fit(net, checkpoint=path, resume=True, **options)
+    with pytest.raises(ValueError, match=f"a checkpoint of another fit: .*{words}") as caught:
+        fit(net, checkpoint=path, resume=True, **{**MONITORED, **options})
     assert net.parameters.tobytes() == before.tobytes()
-    assert not isinstance(sys.exception(), FileError)
+    assert not isinstance(caught.value, FileError)
+
+
+def test_a_fit_that_nothing_looks_at_is_not_resumed_by_one_that_is(path: Path) -> None:
+    fit(make(), checkpoint=path)
+    header = safetensors_file.read(path).header["fit"]
+    assert not {"early_stopping", "reduce_lr_on_plateau", "metrics"} & header.keys()
+    stopping: dict[str, Any] = {"early_stopping": EarlyStopping("loss")}
+    with pytest.raises(ValueError, match=r"its early_stopping is None, here it is {'monitor'"):
+        fit(make(), checkpoint=path, resume=True, **stopping)
+    with pytest.raises(ValueError, match="it has no validation data, here there is val"):
+        fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
+
+
+def test_other_validation_rows_are_another_fit_where_they_decide(path: Path) -> None:
+    options: dict[str, Any] = {"early_stopping": 20, "checkpoint": path}
+    fit(make(), validation_data=(X[:9], Y[:9]), **options)
+    with pytest.raises(ValueError, match="its validation_data is"):
+        fit(make(), validation_data=(X[:9], Y[:9] + 1), resume=True, **options)
 
 
 def test_other_data_are_not_resumed(path: Path) -> None:
@@ -234,14 +314,18 @@ def test_a_fit_with_validation_data_is_not_resumed_without(path: Path) -> None:
         fit(make(), checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize("name", ["loss", "validation_loss", "learning_rate"])
+SERIES = ["loss", "validation_loss", "learning_rate", "metrics.mae", "best_parameters"]
+
+
+@pytest.mark.parametrize("name", SERIES)
 def test_series_that_do_not_fit_each_other_are_a_file_error(name: str, path: Path) -> None:
-    fit(make(), checkpoint=path, validation_data=(X, Y))
+    fit(make(), checkpoint=path, **MONITORED)
     content = safetensors_file.read(path)
     content.arrays[name] = content.arrays[name][1:]
     safetensors_file.write(path, content)
-    with pytest.raises(FileError, match="must be one for each epoch"):
-        fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
+    words = "must be one for each epoch" if name in SERIES[:3] else None
+    with pytest.raises(FileError, match=words):
+        fit(make(), checkpoint=path, resume=True, **MONITORED)
 
 
 def test_a_model_file_is_no_checkpoint(path: Path) -> None:

@@ -85,15 +85,6 @@ def test_rows_are_shuffled_if_they_are_more_than_a_batch(n_rows: int) -> None:
     assert same == (n_rows == 4)
 
 
-def test_fits_go_on_where_the_last_ended() -> None:
-    nets = [make_net() for _ in range(2)]
-    nets[0].fit(X, Y, epochs=6, batch_size=10, shuffle=False)
-    for _ in range(3):
-        nets[1].fit(X, Y, epochs=2, batch_size=10, shuffle=False)
-    assert nets[0].n_steps == nets[1].n_steps == 30
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_taken_apart_is_a_step_of_fit(optimizer: str) -> None:
     nets = [make_net(optimizer=optimizer, l2=0.1, l1=0.01) for _ in range(2)]

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after
+from fitting import Cut, cut_after, killed_after
 
 from fastmlp import (
     EMA,
@@ -294,18 +292,6 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) ->
         nets[1].fit(Blocks.from_arrays(X[:900], Y[:900]), checkpoint=kept, resume=True, **options)
 
 
-KILLED = """
-import os, signal, sys
-from training import test_stream as test
-
-def kill(report):
-    if report.epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-test.checkpointed(sys.argv[1], sys.argv[2], callbacks=kill)
-"""
-
-
 def endless() -> Iterator[Any]:
     while True:
         yield from stream()
@@ -329,16 +315,14 @@ def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-@pytest.mark.skipif(os.name != "posix", reason="it sends SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("form", SOURCES_OF_KILLED)
 def test_a_process_that_is_killed_resumes_to_the_same_bits(form: str, tmp_path: Path) -> None:
     """With `steps_per_epoch` the rows before are read again, and dropped."""
     pytest.importorskip("safetensors", reason="it writes checkpoints")
-    path, tests = str(tmp_path / "c"), str(Path(__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {tests!r}){KILLED}"
-    killed = subprocess.run([sys.executable, "-c", code, form, path], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    epochs: list[int] = []
+    path, epochs = str(tmp_path / "c"), list[int]()
+    killed_after(2, lambda kill: checkpointed(form, path, callbacks=kill))
     parameters = checkpointed(form, path, callbacks=lambda report: epochs.append(report.epoch))
     assert epochs in ([2, 3, 4], [3, 4])
     assert parameters == checkpointed(form, None)

@@ -651,4 +651,4 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             X = checked_rows(self, X, reset=reset)
         else:
             X, y = super()._validate_input(X, y, incremental, reset)
-        return X, checked_targets(self, y)
+        return X, checked_targets(self, y, X.dtype)

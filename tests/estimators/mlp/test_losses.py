@@ -1,5 +1,6 @@
 """Losses of the estimators beside scikit-learn's, and smoothed labels."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -156,3 +157,13 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_what_is_wrong_is_told(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_targets_beyond_the_dtype_of_x_are_named() -> None:
+    single, huge, model = X.astype(np.float32), Y * 1e200, regressor()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for train in (model.fit, model.partial_fit):
+            with pytest.raises(ValueError, match=r"y must be finite as float32, the .* of size \d"):
+                train(single, huge)
+    assert not hasattr(model, "coefs_")

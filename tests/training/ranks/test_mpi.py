@@ -41,17 +41,19 @@ def compiled() -> None:
     on_ranks(4, fit)
 
 
-def job(what: str, folder: Path, module: tuple[str, ...] = ("-m", "mpi4py")) -> dict[str, Any]:
-    """Return the command of the script on four ranks, which yield their core while they wait."""
+def job(
+    fits: str, folder: Path, n_ranks: int = 4, module: tuple[str, ...] = ("-m", "mpi4py")
+) -> dict[str, Any]:
+    """The command of the script on ranks that yield their core while they wait."""
     as_root = ["--oversubscribe", "--allow-run-as-root"]
-    ranks = [str(MPIEXEC), *as_root, "-n", "4", sys.executable, *module]
+    ranks = [str(MPIEXEC), *as_root, "-n", str(n_ranks), sys.executable, *module]
     folders = SCRIPT.parents[3], SCRIPT.parents[2]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return {"args": [*ranks, str(SCRIPT), what, str(folder)], "env": environment, "text": True}
+    return {"args": [*ranks, str(SCRIPT), fits, str(folder)], "env": environment, "text": True}
 
 
 def run(*values: Any) -> "subprocess.CompletedProcess[str]":
@@ -59,65 +61,11 @@ def run(*values: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(**job(*values), capture_output=True, timeout=SECONDS)
 
 
-def train(what: str, folder: Path) -> None:
-    done = run(what, folder)
-    assert done.returncode == 0, done.stderr
-
-
-def parameters_of(what: str, folder: Path) -> bytes:
-    """Return the parameters of a fit, which are the same on all ranks."""
-    first, *others = ((folder / f"{what}{rank}").read_bytes() for rank in range(4))
+def parameters_of(fit: str, folder: Path) -> bytes:
+    """The parameters of a fit, which are the same on all ranks."""
+    first, *others = ((folder / f"{fit} {rank}").read_bytes() for rank in range(4))
     assert others == [first] * 3
     return first
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of fits one after another: four processes start in 10 s of a core."""
-    folder = tmp_path_factory.mktemp("ranks")
-    train("plain,average,whole", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def killed(trained: Path) -> int:
-    """Return the status with which a job ends of which a rank is killed."""
-    return run("kill", trained).returncode
-
-
-@pytest.fixture(scope="module")
-def resumed(trained: Path, killed: int) -> Path:
-    """Return the folder with a fit resumed, and one of before again, both by other processes."""
-    assert load(trained / "fit.safetensors").n_steps == 4 * 6
-    train("resume,again", trained)
-    return trained
-
-
-def alone() -> MLP:
-    """The net trained in one process, on the same batches."""
-    order = in_batches(SHARES, 300)
-    X, y = (np.concatenate(parts)[order] for parts in zip(*map(rows_of, range(4)), strict=True))
-    net = made()
-    net.fit(X, y, epochs=6, batch_size=300, shuffle=False)
-    return net
-
-
-def test_ranks_are_equal_by_bits_and_to_one_process(trained: Path) -> None:
-    result = np.frombuffer(parameters_of("plain", trained))
-    np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
-
-
-def test_twice_the_same_bits(resumed: Path) -> None:
-    assert parameters_of("average", resumed) == parameters_of("again", resumed)
-
-
-def test_a_killed_rank_ends_the_job(trained: Path, killed: int) -> None:
-    assert killed != 0
-    assert not list(trained.glob("kill*"))
-
-
-def test_a_resumed_fit_has_the_bits_of_a_whole_one(resumed: Path) -> None:
-    assert parameters_of("resume", resumed) == parameters_of("whole", resumed)
 
 
 def wait_until(happens: Callable[[], bool], seconds: float) -> bool:
@@ -138,13 +86,28 @@ def lives(pid: int) -> bool:
     return True
 
 
-def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
-    trained: Path, tmp_path: Path
-) -> None:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(**job("wait", tmp_path) | quiet) as process:
+# A job does several fits, one after the other, and ends with the last: four processes start in 5 to
+# 10 s of a core. The fits of a job are trained by other processes than those of the next.
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the first job, of which a rank is killed in its last fit."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = run("plain,average,whole,kill", folder)
+    assert (folder / "kills").exists(), done.stderr
+    assert done.returncode != 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(killed: Path) -> Path:
+    """The folder with the second job, which is terminated in its last fit."""
+    folder, quiet = killed, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert load(folder / "killed").n_steps == 4 * 6
+    with subprocess.Popen(**job("resume,again,wait", folder) | quiet) as process:
         try:
-            waits = (tmp_path / "waits").exists
+            waits = (folder / "waits").exists
             assert wait_until(lambda: waits() or process.poll() is not None, SECONDS)
             assert process.poll() is None
             # Rank 0 would sleep for a minute, and the others wait for it.
@@ -152,19 +115,58 @@ def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
             assert process.wait(30) != 0
         finally:
             process.kill()
-    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in range(4)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def raised(ended: Path) -> "subprocess.CompletedProcess[str]":
+    """The third job, which resumes the fit that was terminated, and ends with an error."""
+    assert load(ended / "ended").n_steps == 4 * 6
+    return run("go on,raise", ended)
+
+
+def alone() -> MLP:
+    """The net trained in one process, on the same batches."""
+    order = in_batches(SHARES, 300)
+    X, y = (np.concatenate(parts)[order] for parts in zip(*map(rows_of, range(4)), strict=True))
+    net = made()
+    net.fit(X, y, epochs=6, batch_size=300, shuffle=False)
+    return net
+
+
+def test_ranks_are_equal_by_bits_and_to_one_process(killed: Path) -> None:
+    result = np.frombuffer(parameters_of("plain", killed))
+    np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
+
+
+def test_a_killed_rank_ends_the_job(killed: Path) -> None:
+    assert not list(killed.glob("kill [0-9]"))
+
+
+def test_twice_the_same_bits(ended: Path) -> None:
+    assert parameters_of("average", ended) == parameters_of("again", ended)
+
+
+def test_a_resumed_fit_has_the_bits_of_a_whole_one(ended: Path) -> None:
+    assert parameters_of("resume", ended) == parameters_of("whole", ended)
+
+
+def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
+    ended: Path, raised: "subprocess.CompletedProcess[str]"
+) -> None:
+    pids = [int((ended / f"pid{rank} of wait").read_text()) for rank in range(4)]
     # mpiexec may end before them.
     assert wait_until(lambda: not any(map(lives, pids)), 30)
-    assert not list(tmp_path.glob("wait[0-9]"))
-    assert load(tmp_path / "fit.safetensors").n_steps == 4 * 6
-    train("resume", tmp_path)
-    assert parameters_of("resume", tmp_path) == parameters_of("whole", trained)
+    assert not list(ended.glob("wait [0-9]"))
+    assert parameters_of("go on", ended) == parameters_of("whole", ended), raised.stderr
 
 
-@pytest.mark.parametrize("module", [("-m", "mpi4py"), ()])
-def test_an_error_in_a_callback_ends_the_job(tmp_path: Path, module: tuple[str, ...]) -> None:
-    done = run("raise", tmp_path, module)
-    assert done.returncode != 0
-    assert "MLP.fit on rank 0 of 4 ends all ranks" in done.stderr
-    assert "ValueError: of a callback" in done.stderr
-    assert not list(tmp_path.glob("raise*"))
+def test_an_error_in_a_callback_ends_the_job(
+    ended: Path, raised: "subprocess.CompletedProcess[str]", tmp_path: Path
+) -> None:
+    without_a_module = run("raise", tmp_path, 2, ())
+    for n_ranks, done in ((4, raised), (2, without_a_module)):
+        assert done.returncode != 0
+        assert f"MLP.fit on rank 0 of {n_ranks} ends all ranks" in done.stderr
+        assert "ValueError: of a callback" in done.stderr
+    assert not [*ended.glob("raise [0-9]"), *tmp_path.glob("raise [0-9]")]

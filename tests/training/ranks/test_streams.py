@@ -197,8 +197,9 @@ def fit_on(
 
 
 @pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
-@pytest.mark.parametrize("every", [None, 3])
-@pytest.mark.parametrize("stopping", [None, EarlyStopping(patience=20, monitor="loss")])
+@pytest.mark.parametrize(
+    ("every", "stopping"), [(None, EarlyStopping(patience=20, monitor="loss")), (3, None)]
+)
 def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(
     tmp_path: Path, every: int | None, stopping: EarlyStopping | None
 ) -> None:

@@ -120,8 +120,9 @@ def loss_of_classifier(estimator: Any) -> Loss:
     return SKLEARN_LOSSES["log_loss" if is_softmax else "binary_log_loss"]
 
 
-def checked_targets(regressor: Any, y: Any) -> Array:
-    """Return a regressor's targets as a dense array, after a check that its loss takes them.
+def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) -> Array:
+    """Return a regressor's targets as a dense array, after a check that its loss takes them, and
+    the net's dtype, if X has it.
 
     Raises
     ------
@@ -142,6 +143,13 @@ def checked_targets(regressor: Any, y: Any) -> Array:
         raise ValueError(
             f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
         )
+    if dtype == np.float32 and dense.dtype == np.float64 and dense.size:
+        extreme, largest = float(max(-least, dense.max())), float(np.finfo(np.float32).max)
+        if extreme > largest:
+            raise ValueError(
+                f"MLPRegressor: y must be finite as float32, the dtype of X, got a number of size "
+                f"{extreme:.3g}, beyond the largest, {largest:.2g}; scale y, or pass X as float64"
+            )
     return dense
 
 
