@@ -18,6 +18,7 @@ from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns
 from benchmarks.scores import Record
+from benchmarks.workloads import forward
 from fastmlp import MLP, jacobian, shap_values
 
 PAGE = DOCS / "how-to" / "derivatives.md"
@@ -55,12 +56,7 @@ def of_torch(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
     torch.set_num_threads(1)
     pairs = zip(net.weights, net.biases, strict=True)
     layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs]
-
-    def predict(row: Any) -> Any:
-        for w, b in layers[:-1]:
-            row = getattr(torch, activation)(row @ w + b)
-        return row @ layers[-1][0] + layers[-1][1]
-
+    predict = partial(forward, layers, activation=getattr(torch, activation))
     derive: Any = torch.func.vmap(torch.func.jacrev(predict))
     rows = torch.from_numpy(x)
     return lambda: derive(rows).numpy()
@@ -73,12 +69,7 @@ def of_jax(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
 
     pairs = zip(net.weights, net.biases, strict=True)
     layers = [(jax.numpy.array(w), jax.numpy.array(b)) for w, b in pairs]
-
-    def predict(row: Any) -> Any:
-        for w, b in layers[:-1]:
-            row = getattr(jax.nn, activation)(row @ w + b)
-        return row @ layers[-1][0] + layers[-1][1]
-
+    predict = partial(forward, layers, activation=getattr(jax.nn, activation))
     derive = jax.jit(jax.vmap(jax.jacrev(predict)))
     rows = jax.numpy.array(x)
     return lambda: np.asarray(derive(rows).block_until_ready())

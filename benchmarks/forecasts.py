@@ -107,13 +107,11 @@ def lines(results: Record) -> Iterator[str]:
             pairs = zip(r["each_step"], r["averaged"], strict=True)
             cells = [f"{a['speed_up']:.2g} ({b['speed_up']:.2g})" for a, b in pairs]
             rows.append((r["load"], _time(r["alone"]), *cells))
-        if rows:
-            yield (
-                f"\n**Simulated**, {network.title}: the time of a step on one machine over that on "
-                f"several; in brackets with averages every {AVERAGE_EVERY} steps.\n"
-            )
-            titles = ("net@batch", ">alone", *(f">{n} ranks" for n in RANKS))
-            yield from output.Table(titles, rows).markdown()
+        titles = ("net@batch", ">alone", *(f">{n} ranks" for n in RANKS))
+        yield from output.Table(titles, rows).under(
+            f"**Simulated**, {network.title}: the time of a step on one machine over that on "
+            f"several; in brackets with averages every {AVERAGE_EVERY} steps."
+        )
 
 
 def _costs(results: Record) -> Iterator[str]:

@@ -33,6 +33,13 @@ class Table(NamedTuple):
         for cells in self.rows:
             yield row(*cells)
 
+    def under(self, text: str) -> Iterator[str]:
+        """The lines for a page, below a paragraph; none without rows."""
+        rows = [*self.rows]
+        if rows:
+            yield f"\n{text}\n"
+            yield from self._replace(rows=rows).markdown()
+
     def text(self) -> Iterator[str]:
         """The lines for a terminal, in columns as wide as their widest cell."""
         rows = [[t.removeprefix(">") for t in self.titles], *([*map(str, r)] for r in self.rows)]

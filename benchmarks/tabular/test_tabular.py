@@ -170,7 +170,7 @@ def test_ranks_differences_and_scale() -> None:
     scaled = compare.normalised(grid.losses, grid.of(LINEAR))
     assert scaled[0] == pytest.approx([0.5, 0, 1])
     assert np.isnan(scaled[1]).all()
-    assert compare.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
+    assert scores.geometric(grid.seconds, axis=0) == pytest.approx([1.5, 1.5, 1.5])
     text = "\n".join(compare.lines(results))
     assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
