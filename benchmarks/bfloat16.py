@@ -7,7 +7,7 @@ are constants here, chosen before a time or a score was seen.
 import argparse
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,23 +24,12 @@ from fastmlp import MLP
 COMPUTED: dict[str, Any] = {"float32": None, "bfloat16": "bfloat16"}
 
 
-class Predicted(NamedTuple):
-    """A net, and the rows that a call predicts."""
-
-    sizes: tuple[int, ...]
-    n_rows: int
-
-    @property
-    def name(self) -> str:
-        return "-".join(map(str, self.sizes))
-
-
-MIDDLE = (784, 512, 512, 10)
-PREDICTED = (
-    Predicted((32, 256, 256, 10), 100_000),
-    Predicted((128, 1024, 1024, 10), 10_000),
-    Predicted((1024, 2048, 2048, 1000), 10_000),
-    *(Predicted(MIDDLE, n) for n in (1, 10, 100, 1000, 10_000)),
+# A net, and the rows that a call predicts.
+PREDICTED: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((32, 256, 256, 10), 100_000),
+    ((128, 1024, 1024, 10), 10_000),
+    ((1024, 2048, 2048, 1000), 10_000),
+    *(((784, 512, 512, 10), n) for n in (1, 10, 100, 1000, 10_000)),
 )
 # A table of the suite, a preset, and seeds.
 FITTED = (
@@ -55,10 +44,10 @@ PARTS = ("rows", "tables")
 TURNS, SECONDS = 15, 6.0
 
 
-def predictions(predicted: Predicted) -> Record:
+def predictions(sizes: tuple[int, ...], n_rows: int) -> Record:
     """The seconds of a call in turns, by precision, and the distance of the outputs."""
-    net, rng = MLP(predicted.sizes, seed=0), np.random.default_rng(0)
-    x = rng.normal(size=(predicted.n_rows, predicted.sizes[0])).astype(np.float32)
+    net, rng = MLP(sizes, seed=0), np.random.default_rng(0)
+    x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)
     plain, mixed = (net.predict(x, compute_dtype=computed) for computed in COMPUTED.values())
     calls: dict[str, Any] = {
         precision: partial(net.predict, x, compute_dtype=computed)
@@ -66,7 +55,7 @@ def predictions(predicted: Predicted) -> Record:
     }
     times = calls_in_turns(calls, TURNS, seconds=SECONDS)
     error = np.sqrt(np.mean((mixed - plain) ** 2) / np.mean(plain**2))
-    return {"net": predicted.name, "rows": predicted.n_rows, "error": float(error), **times}
+    return {"net": "-".join(map(str, sizes)), "rows": n_rows, "error": float(error), **times}
 
 
 def models(name: str, preset: str, seeds: int) -> Record:
@@ -94,17 +83,15 @@ def models(name: str, preset: str, seeds: int) -> Record:
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """The records of some parts, beside those of earlier runs."""
     results = {**earlier, **{part: [] for part in options.parts}}
-    for predicted in PREDICTED if "rows" in options.parts else ():
-        say(f"{predicted.name}, {predicted.n_rows} rows")
-        results["rows"].append(predictions(predicted))
-    for words in FITTED if "tables" in options.parts else ():
-        say(f"{words}")
-        results["tables"].append(models(*words))
+    for part, function, works in (("rows", predictions, PREDICTED), ("tables", models, FITTED)):
+        for work in works if part in options.parts else ():
+            say(f"{work}")
+            results[part].append(function(*work))
     return results
 
 
 def lines(results: Record) -> Iterator[str]:
-    yield machine.measured(results["machine"], "least times of turns", versions={})
+    yield machine.measured(results, "least times of turns", versions={})
     yield ("The difference is that of the outputs, as a share of their root mean square.\n")
     rows: list[tuple[Any, ...]] = []
     for r in results.get("rows", []):

@@ -110,7 +110,7 @@ def environment_alone(n_steps: int = 20_000) -> float:
 
 def lines(results: Record) -> Iterator[str]:
     rows, by_who = [], grouped(results["records"], "who")
-    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    yield f"{machine.measured(results)}\n"
     for seed, records in sorted(grouped(results["records"], "seed").items()):
         runs = grouped(records, "who")
         cells = [_cells(runs.get(who, [])) for who in CONTESTANTS]

@@ -33,9 +33,11 @@ def describe() -> Record:
     }
 
 
-def measured(machine: Record, *facts: str, versions: Record | None = None) -> str:
-    """The sentence that a page begins with: date, facts of the run, the machine and versions."""
-    names = machine["versions"] if versions is None else versions
+def measured(results: Record, *facts: str, versions: Record | None = None) -> str:
+    """The sentence that a page begins with: date, facts of the run, the machine, and the versions
+    of the program's libraries, or of all."""
+    machine = results["machine"]
+    names = results.get("versions", machine["versions"]) if versions is None else versions
     listed = ", ".join(f"{name} {number}" for name, number in names.items())
     where = f"{machine['cores']} cores of {machine['cpu']}"
     where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"

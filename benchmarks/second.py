@@ -22,13 +22,6 @@ from benchmarks.workloads import Array, forward
 
 PAGE = DOCS / "second-order.md"
 PICTURE = DOCS / "_static" / "second-order.png"
-PEERS = {
-    "lm": "LevenbergMarquardt",
-    "lbfgs": "LBFGS (SciPy's)",
-    "adam": "Adam, best of three rates",
-    "torch": "torch-levenberg-marquardt",
-    "optimistix": "optimistix, JAX",
-}
 # Each fit's seconds, its seeds, and Adam's rates.
 SECONDS, SEEDS, RATES = 2.0, (10, 11, 12), (1e-3, 3e-3, 1e-2)
 # Times of a path that are kept.
@@ -140,26 +133,17 @@ class Clock:
         return now >= self._seconds
 
 
-def _by_fastmlp(problem: Problem, optimizer: Any, seconds: float, **options: Any) -> Record:
-    net, clock = problem.net(optimizer), Clock(seconds)
+def by_fastmlp(name: str, problem: Problem, seconds: float) -> Record:
+    """A fit by an optimizer of fastmlp's."""
+    net, clock = problem.net(getattr(import_module("fastmlp"), name)()), Clock(seconds)
 
     def look(report: Any) -> None:
         if clock.ends(report.loss):
             report.stop()
 
-    net.fit(problem.x, problem.y, epochs=10**7, callbacks=look, **options)
+    net.fit(problem.x, problem.y, epochs=10**7, callbacks=look)
     layers = list(zip(net.weights, net.biases, strict=True))
     return {"path": clock.path, "test": problem.test(layers)}
-
-
-def by_lm(problem: Problem, seconds: float) -> Record:
-    """A fit by `LevenbergMarquardt`."""
-    return _by_fastmlp(problem, import_module("fastmlp").LevenbergMarquardt(), seconds)
-
-
-def by_lbfgs(problem: Problem, seconds: float) -> Record:
-    """A fit by `LBFGS`."""
-    return _by_fastmlp(problem, import_module("fastmlp").LBFGS(), seconds)
 
 
 def by_adam(problem: Problem, seconds: float) -> Record:
@@ -250,12 +234,21 @@ def by_optimistix(problem: Problem, seconds: float) -> Record:
     return {"path": clock.path, "test": problem.test(arrays), "steps_each": 10}
 
 
+PEERS: dict[str, tuple[str, Callable[[Problem, float], Record]]] = {
+    "lm": ("LevenbergMarquardt", partial(by_fastmlp, "LevenbergMarquardt")),
+    "lbfgs": ("LBFGS (SciPy's)", partial(by_fastmlp, "LBFGS")),
+    "adam": ("Adam, best of three rates", by_adam),
+    "torch": ("torch-levenberg-marquardt", by_torch),
+    "optimistix": ("optimistix, JAX", by_optimistix),
+}
+
+
 def fit(peer: str, target: str, seed: int, seconds: float) -> Record:
     """One fit, after one that compiles."""
-    problem, solve = Problem(target, seed), globals()[f"by_{peer}"]
+    problem, (_, solve) = Problem(target, seed), PEERS[peer]
     if peer != "optimistix":
         solve(problem, 0.05)
-    result: Record = solve(problem, seconds)
+    result = solve(problem, seconds)
     path = result["path"]
     rate = len(path) * result.get("steps_each", 1) / path[-1][0]
     places = np.unique(np.geomspace(1, len(path), PATH).astype(int)) - 1
@@ -345,7 +338,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
         ratio = np.nanmin(tests[1:]) / tests[0]
         cells = [*(f"{test:.1e}" for test in tests), f"{ratio:,.{2 if ratio < 10 else 0}f}x"]
         rows.append([target, *cells])
-    titles = ["target", *(f">{PEERS[peer]}" for peer in peers), ">best of others"]
+    titles = ["target", *(f">{PEERS[peer][0]}" for peer in peers), ">best of others"]
     yield from Table(titles, rows).under(
         f"Mean squared errors on 2,000 rows without noise, after {seconds:g} CPU seconds on one "
         f"thread, in float64, {of_seeds}; the last column is the best of the others' over ours."
@@ -355,7 +348,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
         rates = {peer: _of(second, peer, target, "rate") for peer in peers}
         ratios = [f"{rates[peer]:.0f} ({rates['lm'] / rates[peer]:.1f}x)" for peer in peers[3:]]
         rows.append([target, f"{rates['lm']:.0f}", *ratios])
-    titles = ["target", *(f">{PEERS[peer]}" for peer in ("lm", *peers[3:]))]
+    titles = ["target", *(f">{PEERS[peer][0]}" for peer in ("lm", *peers[3:]))]
     text = "Iterations a second, and how many times as many ours are."
     yield from Table(titles, rows).under(text)
     rows = [
@@ -385,9 +378,9 @@ def draw(results: Record, path: Path = PICTURE) -> None:
         1, len(targets), figsize=(3 * len(targets), 3), layout="constrained", squeeze=False
     )
     for panel, target in zip(axes[0], targets, strict=True):
-        for i, peer in enumerate(PEERS):
+        for i, (peer, (title, _)) in enumerate(PEERS.items()):
             for r in (r for r in fits if (r["target"], r["peer"]) == (target, peer)):
-                panel.loglog(*zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=PEERS[peer])
+                panel.loglog(*zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=title)
         panel.set_title(target, fontsize=9)
         panel.set_xlabel("CPU seconds")
     axes[0][0].set_ylabel("loss")

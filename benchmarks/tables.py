@@ -173,7 +173,7 @@ def lines(results: Record) -> Iterator[str]:
     names = list(by_table)
     seeds = len({r["seed"] for r in records})
     fits = f"{len(records)} fits in {sum(r['seconds'] for r in records):.0f} s"
-    yield machine.measured(results["machine"], fits, versions=results["versions"])
+    yield machine.measured(results, fits)
     rows: list[tuple[Any, ...]] = []
     for name in names:
         first = by_table[name][0]

@@ -115,6 +115,11 @@ class Workload(NamedTuple):
         weights = [a * b for a, b in pairwise(self.sizes)]
         return (6 * sum(weights) - 2 * weights[0]) * self.batch
 
+    def rows(self, step: int) -> slice:
+        """The rows of a step, in their order."""
+        first = step * self.batch if self.shuffle else 0
+        return slice(first, first + self.batch)
+
     def quick(self) -> "Workload":
         full = not self.shuffle
         n_rows = min(self.n_rows, 1000) if full else min(self.n_rows, 4 * self.batch)

@@ -88,7 +88,7 @@ class FastmlpFit:
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
     def gradient(self) -> Array:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         return self.net.loss_and_gradient(self.x[batch], self.y[batch])[1]
 
     def loss(self) -> float:

@@ -105,14 +105,11 @@ class NumpyLoop:
                 self._step(self.a[0], self.yb)
 
     def steps(self, n: int) -> None:
-        load = self.workload
-        for i in range(n):
-            first = i * load.batch if load.shuffle else 0
-            rows = slice(first, first + load.batch)
+        for rows in map(self.workload.rows, range(n)):
             self._step(self.x[rows], self.y[rows])
 
     def gradient(self) -> Array:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         self._gradient(self.x[batch], self.y[batch])
         return self.g
 

@@ -62,8 +62,8 @@ def ways(contestant: str, task: Any, quick: bool) -> Ways:
 def batches_of(load: Workload, form: Callable[[Array], Any] = np.ascontiguousarray) -> list[Any]:
     """Pairs of rows and targets, of batches in the order of the rows."""
     x, y = load.data()
-    firsts = range(0, min(load.n_rows, MOST_BATCHES * load.batch), load.batch)
-    return [(form(x[i : i + load.batch]), form(y[i : i + load.batch])) for i in firsts]
+    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
+    return [(form(x[part]), form(y[part])) for part in rows]
 
 
 def over(
@@ -117,8 +117,8 @@ def fastmlp_steps(load: Workload) -> Ways:
 
 def sklearn_steps(load: Workload) -> Ways:
     run = module_of("sklearn").make(load)
-    n, x, y = load.batch, run.x, run.y
-    batches = [(x[i : i + n], y[i : i + n]) for i in range(0, min(len(x), MOST_BATCHES * n), n)]
+    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
+    batches = [(run.x[part], run.y[part]) for part in rows]
     return {PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)}
 
 

@@ -87,12 +87,10 @@ class SklearnFit:
         self.net.warm_start = False  # partial_fit on a batch that lacks a class would raise.
 
     def steps(self, n: int) -> None:
-        load = self.workload
         self.net.shuffle = False
-        for i in range(n):
-            first = i * load.batch if load.shuffle else 0
-            self._partial_fit(slice(first, first + load.batch))
-        self.net.shuffle = load.shuffle
+        for rows in map(self.workload.rows, range(n)):
+            self._partial_fit(rows)
+        self.net.shuffle = self.workload.shuffle
 
     def gradient(self) -> Any:
         raise Unsupported("scikit-learn's gradient is private")

@@ -181,14 +181,12 @@ class TorchEager:
                 self.step(*batch)
 
     def steps(self, n: int) -> None:
-        load, self.total = self.workload, self.done + n
-        for i in range(n):
-            first = i * load.batch if load.shuffle else 0
-            rows = slice(first, first + load.batch)
+        self.total = self.done + n
+        for rows in map(self.workload.rows, range(n)):
             self.step(self.x[rows], self.y[rows])
 
     def gradient(self) -> Any:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         return torch.autograd.grad(self.objective(self.x[batch], self.y[batch]), self.p)
 
     @torch.no_grad()

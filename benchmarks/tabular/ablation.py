@@ -309,7 +309,7 @@ def ablation_lines(results: Record) -> Iterator[str]:
     versions = results["machine"]["versions"]
     shown = {n: versions[n] for n in ("numba", "numpy", "scikit-learn") if n in versions}
     facts = [f"{len(grid.tables)} tables", what, counted(results["threads"])]
-    yield machine.measured(results["machine"], *facts, versions=shown)
+    yield machine.measured(results, *facts, versions=shown)
     rows = []
     for j, name in enumerate(grid.variants):
         change = grid.changes[:, j][~np.isnan(grid.changes[:, j])]

@@ -111,12 +111,8 @@ def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> 
         return
     everything = grid({**results, "records": records})
     turns = len({r["turn"] for r in records})
-    yield machine.measured(
-        results["machine"],
-        f"{len(records)} fits, {turns} of each model and table in turns",
-        f"{counted(results['threads'])} each",
-        versions=results["versions"],
-    )
+    fits = f"{len(records)} fits, {turns} of each model and table in turns"
+    yield machine.measured(results, fits, f"{counted(results['threads'])} each")
     for group in groups:
         names = [n for n in everything.tables if results["tables"][n]["group"] == group]
         if names:

@@ -124,7 +124,7 @@ def lines(results: Record) -> Iterator[str]:
     turns, preset = len({r["turn"] for r in records}), results["preset"]
     fits = "a fit a table" if turns == 1 else f"{turns} fits a table, of own seeds"
     facts = [f"preset `{preset}`", fits, counted(results["threads"])]
-    yield machine.measured(results["machine"], *facts, versions=results["versions"])
+    yield machine.measured(results, *facts)
     yield ""
     rows, shares, scores = [], [], []
     for name, of_table in grouped(records, "table").items():

@@ -106,7 +106,7 @@ def lines(results: Record) -> Iterator[str]:
     """A row a model, the least loss first."""
     limit = f"a limit of {results['limit']:g} s"
     facts = f"{results['rows']:,} rows", limit, counted(results["threads"])
-    yield machine.measured(results["machine"], *facts, versions=results["versions"])
+    yield machine.measured(results, *facts)
     yield ""
     rows = []
     for r in sorted(results["records"], key=lambda r: r["score"]):

@@ -80,15 +80,9 @@ def run(options: argparse.Namespace) -> list[Record]:
 def lines(results: Record) -> Iterator[str]:
     settings, records = results["settings"], results["records"]
     turns = "one of each" if settings["turns"] == 1 else f"medians of {settings['turns']}"
+    facts = f"fits of {settings['rows']:,} rows", turns, counted(settings["threads"])
     yield (
-        machine.measured(
-            results["machine"],
-            f"fits of {settings['rows']:,} rows",
-            turns,
-            counted(settings["threads"]),
-            versions=results["versions"],
-        )
-        + f" The aims are {AIMS['fast']:g} s for `fast`, "
+        f"{machine.measured(results, *facts)} The aims are {AIMS['fast']:g} s for `fast`, "
         f"{AIMS['balanced']:g} s for `balanced`, {1e3 * ONE_ROW:g} ms for a row, and as many rows "
         f"a second as {CATBOOST} predicts.\n"
     )
