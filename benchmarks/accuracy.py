@@ -130,10 +130,8 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 def of(results: Record, task: str, what: str, kind: str = "bfloat16") -> tuple[Array, Array]:
     """A task's numbers by seed, in float32 and of another kind."""
     records = [r for r in results["records"] if r["task"] == task]
-    first, second = (
-        np.array([r[what] for r in records if r["kind"] == k]) for k in ("float32", kind)
-    )
-    return first, second
+    by_kind = {k: [r[what] for r in runs] for k, runs in grouped(records, "kind").items()}
+    return np.array(by_kind["float32"]), np.array(by_kind[kind])
 
 
 class Change(NamedTuple):
@@ -153,7 +151,7 @@ def change(results: Record, task: str, what: str, kind: str = "bfloat16") -> Cha
 def lines(results: Record) -> Iterator[str]:
     records = results["records"]
     seeds = len({r["seed"] for r in records})
-    yield machine.measured(results["machine"], f"{len(records)} fits", versions={})
+    yield machine.measured(results, f"{len(records)} fits", versions={})
     yield (
         f"Mean losses of {seeds} seeds after the last epoch in float32, and by how much that of "
         "bfloat16 is above it (and the standard error of that, of pairs of fits of the same seed), "
@@ -184,23 +182,16 @@ def _verdict(results: Record) -> str:
         [n for n in names if abs(change(results, n, what).mean) <= MOST]
         for what in ("training", "test")
     )
-    chance = [n for n in names if n not in near and _by_chance(results, n)]
-    noise = [n for n in names if _within(*of(results, n, "score"))]
+    changes = [change(results, n, "training") for n in names if n not in near]
+    chance = [mean for mean, error in changes if abs(mean) <= 2 * error]
+    scores = [of(results, n, "score") for n in names]
+    noise = [p for p, mixed in scores if abs((mixed - p).mean()) <= p.std(ddof=1)]
     return (
         f"Training losses change by at most {MOST:.0%} on {len(near)} of {len(names)}, losses of "
         f"the rows to test on {len(alike)}. Of the others' training losses {len(chance)} change by "
         "less than two standard errors. Scores change by less than their standard deviation on "
         f"{len(noise)}."
     )
-
-
-def _by_chance(results: Record, name: str) -> bool:
-    mean, error = change(results, name, "training")
-    return abs(mean) <= 2 * error
-
-
-def _within(plain: Array, mixed: Array) -> bool:
-    return bool(abs((mixed - plain).mean()) <= plain.std(ddof=1))
 
 
 QUICK = {"action": "store_true", "help": "digits, 2 seeds, 2 epochs"}

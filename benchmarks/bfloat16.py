@@ -7,8 +7,7 @@ are constants here, chosen before a time or a score was seen.
 import argparse
 from collections.abc import Iterator
 from functools import partial
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,29 +16,20 @@ from benchmarks.mixed import PAGE
 from benchmarks.output import say
 from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record
-from benchmarks.tabular.sources import sources, split_rows
+from benchmarks.tabular.compare import score
+from benchmarks.tabular.models import fitted, predictor
+from benchmarks.tabular.sources import SplitTable, sources, split_rows
 from fastmlp import MLP
 
 COMPUTED: dict[str, Any] = {"float32": None, "bfloat16": "bfloat16"}
 
 
-class Predicted(NamedTuple):
-    """A net, and the rows that a call predicts."""
-
-    sizes: tuple[int, ...]
-    n_rows: int
-
-    @property
-    def name(self) -> str:
-        return "-".join(map(str, self.sizes))
-
-
-MIDDLE = (784, 512, 512, 10)
-PREDICTED = (
-    Predicted((32, 256, 256, 10), 100_000),
-    Predicted((128, 1024, 1024, 10), 10_000),
-    Predicted((1024, 2048, 2048, 1000), 10_000),
-    *(Predicted(MIDDLE, n) for n in (1, 10, 100, 1000, 10_000)),
+# A net, and the rows that a call predicts.
+PREDICTED: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((32, 256, 256, 10), 100_000),
+    ((128, 1024, 1024, 10), 10_000),
+    ((1024, 2048, 2048, 1000), 10_000),
+    *(((784, 512, 512, 10), n) for n in (1, 10, 100, 1000, 10_000)),
 )
 # A table of the suite, a preset, and seeds.
 FITTED = (
@@ -54,10 +44,10 @@ PARTS = ("rows", "tables")
 TURNS, SECONDS = 15, 6.0
 
 
-def predictions(predicted: Predicted) -> Record:
+def predictions(sizes: tuple[int, ...], n_rows: int) -> Record:
     """The seconds of a call in turns, by precision, and the distance of the outputs."""
-    net, rng = MLP(predicted.sizes, seed=0), np.random.default_rng(0)
-    x = rng.normal(size=(predicted.n_rows, predicted.sizes[0])).astype(np.float32)
+    net, rng = MLP(sizes, seed=0), np.random.default_rng(0)
+    x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)
     plain, mixed = (net.predict(x, compute_dtype=computed) for computed in COMPUTED.values())
     calls: dict[str, Any] = {
         precision: partial(net.predict, x, compute_dtype=computed)
@@ -65,53 +55,43 @@ def predictions(predicted: Predicted) -> Record:
     }
     times = calls_in_turns(calls, TURNS, seconds=SECONDS)
     error = np.sqrt(np.mean((mixed - plain) ** 2) / np.mean(plain**2))
-    return {"net": predicted.name, "rows": predicted.n_rows, "error": float(error), **times}
+    return {"net": "-".join(map(str, sizes)), "rows": n_rows, "error": float(error), **times}
 
 
 def models(name: str, preset: str, seeds: int) -> Record:
     """The seconds of fits of a model of a table, by seed, and losses of the rows to test."""
-    fastmlp, metrics = import_module("fastmlp"), import_module("sklearn.metrics")
-    table = sources()[name]
-    frame, y = tables.read(table)
-    kind = fastmlp.TabularMLPClassifier if table.classes else fastmlp.TabularMLPRegressor
+    source = sources()[name]
+    frame, targets = tables.read(source)
+    y = np.unique(targets, return_inverse=True)[1] if source.classes else targets.to_numpy()
     record: Record = {"table": name, "preset": preset, "loss": [], "float32": [], "bfloat16": []}
     for seed in range(seeds):
-        train, validation, test = split_rows(np.asarray(y), seed, classes=table.classes)
-        x_val, y_val = frame.iloc[validation], y.iloc[validation]
-        losses = []
-        for precision, computed in COMPUTED.items():
-            settings = {"random_state": seed, "compute_dtype": computed}
+        parts = split_rows(y, seed, classes=source.classes)
+        table, losses = SplitTable(name, source.task, frame, y, *parts), []
+        for computed in COMPUTED.values():
+            fit = partial(fitted, table, None, seed, compute_dtype=computed)
             if seed == 0:
                 # Compiles.
-                small = kind(n_members=2, max_iter=1, **settings)
-                small.fit(frame.iloc[train], y.iloc[train])
-            model = kind(preset=preset, **settings)
-            rows = frame.iloc[train], y.iloc[train]
-            seconds, _ = timed(partial(model.fit, *rows, X_val=x_val, y_val=y_val))
-            record[precision].append(seconds)
-            rows, truth = frame.iloc[test], y.iloc[test]
-            if table.classes:
-                losses.append(float(metrics.log_loss(truth, model.predict_proba(rows))))
-            else:
-                losses.append(float(metrics.mean_squared_error(truth, model.predict(rows)) ** 0.5))
+                fit(n_members=2, max_iter=1)
+            seconds, model = timed(partial(fit, preset=preset))
+            record[computed or "float32"].append(seconds)
+            predictions = predictor(model, table.task)(frame.iloc[table.test])
+            losses.append(score(table, predictions)["score"])
         record["loss"].append(losses)
-    return record | {"rows": len(train)}
+    return record | {"rows": len(table.train)}
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """The records of some parts, beside those of earlier runs."""
     results = {**earlier, **{part: [] for part in options.parts}}
-    for predicted in PREDICTED if "rows" in options.parts else ():
-        say(f"{predicted.name}, {predicted.n_rows} rows")
-        results["rows"].append(predictions(predicted))
-    for fitted in FITTED if "tables" in options.parts else ():
-        say(f"{fitted}")
-        results["tables"].append(models(*fitted))
+    for part, function, works in (("rows", predictions, PREDICTED), ("tables", models, FITTED)):
+        for work in works if part in options.parts else ():
+            say(f"{work}")
+            results[part].append(function(*work))
     return results
 
 
 def lines(results: Record) -> Iterator[str]:
-    yield machine.measured(results["machine"], "least times of turns", versions={})
+    yield machine.measured(results, "least times of turns", versions={})
     yield ("The difference is that of the outputs, as a share of their root mean square.\n")
     rows: list[tuple[Any, ...]] = []
     for r in results.get("rows", []):
@@ -121,10 +101,6 @@ def lines(results: Record) -> Iterator[str]:
         rows.append((r["net"], f"{r['rows']:,}", *rates, gain, f"{r['error']:.1e}"))
     titles = ("net", ">rows", ">float32, rows/s", ">bfloat16, rows/s", ">gain", ">difference")
     yield from output.Table(titles, rows).markdown()
-    yield (
-        "\nFits of models of tables: mean times of seeds, and mean losses of the rows to test on, "
-        "log loss or RMSE.\n"
-    )
     rows = []
     for r in results.get("tables", []):
         plain, mixed = (np.mean(r[name]) for name in COMPUTED)
@@ -133,7 +109,10 @@ def lines(results: Record) -> Iterator[str]:
         cells = [r["table"], f"{r['rows']:,}", r["preset"], len(r["loss"]), *times]
         rows.append((*cells, f"{first:.4g}", f"{second / first - 1:+.2%}"))
     columns = ["table", ">rows", "preset", ">seeds", *(f">{name}" for name in COMPUTED)]
-    yield from output.Table([*columns, ">gain", ">loss", ">change"], rows).markdown()
+    yield from output.Table([*columns, ">gain", ">loss", ">change"], rows).under(
+        "Fits of models of tables: mean times of seeds, and mean losses of the rows to test on, "
+        "log loss or RMSE."
+    )
 
 
 main = output.program(

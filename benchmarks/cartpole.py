@@ -8,6 +8,7 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS
-from benchmarks.race import rotated
+from benchmarks.race import rotated, spent
 from benchmarks.scores import Record, grouped
 from fastmlp import MLP, Adam
 
@@ -90,9 +91,8 @@ CONTESTANTS = {"fastmlp": fastmlp, "stable-baselines3": stable_baselines3}
 def ends_of(who: str, seed: int, most_steps: int) -> Record:
     """Steps and seconds of a seed; what is compiled and imported was so in a rollout before."""
     CONTESTANTS[who](seed, ROLLOUT)
-    start, processor = time.perf_counter(), time.process_time()
-    n_steps = CONTESTANTS[who](seed, most_steps)
-    ends = {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
+    times, n_steps = spent(partial(CONTESTANTS[who], seed, most_steps))
+    ends = {"seconds": times["seconds"], "processor": times["cpu"]}
     return {"who": who, "seed": seed, "steps": n_steps, "most": most_steps, **ends}
 
 
@@ -110,7 +110,7 @@ def environment_alone(n_steps: int = 20_000) -> float:
 
 def lines(results: Record) -> Iterator[str]:
     rows, by_who = [], grouped(results["records"], "who")
-    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    yield f"{machine.measured(results)}\n"
     for seed, records in sorted(grouped(results["records"], "seed").items()):
         runs = grouped(records, "who")
         cells = [_cells(runs.get(who, [])) for who in CONTESTANTS]

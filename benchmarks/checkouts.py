@@ -13,7 +13,6 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +132,21 @@ def _cold(places: list[tuple[Path, Path]], race: Race) -> Iterator[Record]:
     starts = {"import": "import fastmlp", "first fit, full cache": fit}
     for what, command in (starts | {"first fit, empty cache": fit}).items():
         taken: list[list[cold_start.Start]] = [[] for _ in places]
-
-        def turn(place: tuple[Path, Path], times: list[Any], command: str, empty: bool) -> None:
-            with tempfile.TemporaryDirectory() as new:
-                cache = Path(new) if empty else place[1]
-                times.append(cold_start.launch(command, cache, place[0]))
-
-        take = partial(turn, command=command, empty=what not in starts)
-        in_turns([*zip(places, taken, strict=True)], race.repeats, take)
+        entries = [
+            (folder, cache if what in starts else None, command, times)
+            for (folder, cache), times in zip(places, taken, strict=True)
+        ]
+        in_turns(entries, race.repeats, _launch)
         for clock, name in (("wall time", "seconds"), ("CPU time", "cpu_seconds")):
             times = [[getattr(start, name) for start in launched] for launched in taken]
             what_timed = f"cold {what}, {clock}, {counted(cold_start.N_THREADS)}"
             yield pair("cold", what_timed, times, [])
+
+
+def _launch(folder: Path, cache: Path | None, command: str, times: list[Any]) -> None:
+    """Add a new process of a checkout, with its cache or with an empty one."""
+    with tempfile.TemporaryDirectory() as new:
+        times.append(cold_start.launch(command, cache or Path(new), folder))
 
 
 def ratios(record: Record) -> Any:

@@ -166,7 +166,7 @@ def merged(before: list[Record], now: list[Record]) -> list[Record]:
 
 def lines(results: Record) -> Iterator[str]:
     """The table, in Markdown: ratios of the shortest times."""
-    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    yield f"{machine.measured(results)}\n"
     rows = []
     for r in results["records"]:
         here, there = min(r["here"]), min(r["there"])

@@ -85,10 +85,9 @@ def table(results: Record, threads: int = 0) -> Iterator[str]:
         if "empty" in r:
             seconds = f"{r['empty']:.1f}", f"{quartiles(r['full']).median:.1f}"
             rows.append((PEERS[r["contestant"]].title, *seconds, f"{r['peak_mb']:,.0f}"))
-    if rows:
-        yield "\nA new process, from its start to the end of one epoch of 16-64-64-2@64:\n"
-        titles = ("", ">empty cache, s", ">full cache, s", ">peak memory, MB")
-        yield from Table(titles, rows).markdown()
+    titles = ("", ">empty cache, s", ">full cache, s", ">peak memory, MB")
+    text = "A new process, from its start to the end of one epoch of 16-64-64-2@64:"
+    yield from Table(titles, rows).under(text)
 
 
 PART = Part("cold", "cold_starts", measure, table, DOCS / "benchmarks.md")

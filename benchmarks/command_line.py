@@ -128,7 +128,7 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 def lines(results: Record) -> Iterator[str]:
     rows = []
-    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    yield f"{machine.measured(results)}\n"
     for (name, who), runs in grouped(results["records"], "table", "who").items():
         times = [f"{min(r[what] for r in runs):.1f} s" for what in ("train", "predict")]
         score = f"{runs[0]['metric']} {np.mean([r['score'] for r in runs]):.4f}"

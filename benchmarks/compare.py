@@ -286,7 +286,7 @@ def _picture(picture: Path | None, page: Path) -> list[str]:
 
 
 def _intro(results: Record, threads: int) -> str:
-    intro = machine.measured(results["machine"], counted(threads))
+    intro = machine.measured(results, counted(threads))
     if results.get("mkl_shim") and "torch" in results["peers"]:
         measured = [r for r in results["peaks"] if r["what"] == "sgemm" and r["threads"] == threads]
         rates = {r["contestant"]: r["gflops"] for r in measured}

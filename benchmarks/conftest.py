@@ -93,6 +93,9 @@ class Ours(Worker):
         reply: Record = getattr(self, verb)(**options)
         return reply
 
+    def close(self) -> None:
+        """No process ends."""
+
 
 def short_race(*contestants: Any, names: list[str] | None = None) -> Race:
     """Two turns of little, in silence."""

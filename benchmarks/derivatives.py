@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns
 from benchmarks.scores import Record
+from benchmarks.workloads import forward
 from fastmlp import MLP, jacobian, shap_values
 
 PAGE = DOCS / "how-to" / "derivatives.md"
@@ -30,22 +31,11 @@ ROWS, BACKGROUND = 1000, 100
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
-class Derived(NamedTuple):
-    """A net whose outputs are derived."""
-
-    sizes: tuple[int, ...]
-    activation: Any
-
-    @property
-    def name(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))} {self.activation}"
-
-
-NETS = (
-    Derived((16, 64, 64, 1), "relu"),
-    Derived((16, 64, 64, 1), "tanh"),
-    Derived((8, 32, 32, 3), "tanh"),
-)
+NETS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "16-64-64-1 relu": ((16, 64, 64, 1), "relu"),
+    "16-64-64-1 tanh": ((16, 64, 64, 1), "tanh"),
+    "8-32-32-3 tanh": ((8, 32, 32, 3), "tanh"),
+}
 
 
 def of_torch(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
@@ -55,12 +45,7 @@ def of_torch(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
     torch.set_num_threads(1)
     pairs = zip(net.weights, net.biases, strict=True)
     layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs]
-
-    def predict(row: Any) -> Any:
-        for w, b in layers[:-1]:
-            row = getattr(torch, activation)(row @ w + b)
-        return row @ layers[-1][0] + layers[-1][1]
-
+    predict = partial(forward, layers, activation=getattr(torch, activation))
     derive: Any = torch.func.vmap(torch.func.jacrev(predict))
     rows = torch.from_numpy(x)
     return lambda: derive(rows).numpy()
@@ -73,12 +58,7 @@ def of_jax(net: MLP, activation: str, x: Any) -> Callable[[], Any]:
 
     pairs = zip(net.weights, net.biases, strict=True)
     layers = [(jax.numpy.array(w), jax.numpy.array(b)) for w, b in pairs]
-
-    def predict(row: Any) -> Any:
-        for w, b in layers[:-1]:
-            row = getattr(jax.nn, activation)(row @ w + b)
-        return row @ layers[-1][0] + layers[-1][1]
-
+    predict = partial(forward, layers, activation=getattr(jax.nn, activation))
     derive = jax.jit(jax.vmap(jax.jacrev(predict)))
     rows = jax.numpy.array(x)
     return lambda: np.asarray(derive(rows).block_until_ready())
@@ -89,32 +69,29 @@ LIBRARIES = tuple(BY_PEER)
 cpu_seconds = partial(calls_in_turns, seconds=SECONDS, clock=time.process_time)
 
 
-def times_of(derived: Derived) -> Record:
+def times_of(name: str) -> Record:
     """The seconds of calls by turn, and the distances of the peers' derivatives."""
-    net = MLP(derived.sizes, activation=derived.activation, seed=0, n_threads=1)
-    x = np.random.default_rng(0).normal(size=(N_ROWS, derived.sizes[0])).astype(np.float32)
+    sizes, activation = NETS[name]
+    net = MLP(sizes, activation=activation, seed=0, n_threads=1)
+    x = np.random.default_rng(0).normal(size=(N_ROWS, sizes[0])).astype(np.float32)
     ours = jacobian(net, x)
     calls: dict[str, Any] = {
-        "predict": partial(net.predict, x, out=np.empty((N_ROWS, derived.sizes[-1]), np.float32)),
+        "predict": partial(net.predict, x, out=np.empty((N_ROWS, sizes[-1]), np.float32)),
         "jacobian": partial(jacobian, net, x, out=np.empty_like(ours)),
     }
     errors = {}
     for peer, make in BY_PEER.items():
         if machine.installed(peer) is not None:
-            calls[peer] = make(net, derived.activation, x)
+            calls[peer] = make(net, activation, x)
             errors[peer] = float(np.abs(calls[peer]() - ours).max() / np.abs(ours).max())
-    return {
-        "net": derived.name,
-        "seconds": cpu_seconds(calls, TURNS),
-        "errors": errors,
-    }
+    return {"net": name, "seconds": cpu_seconds(calls, TURNS), "errors": errors}
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     records = []
-    for derived in NETS:
-        say(derived.name)
-        records.append(times_of(derived))
+    for name in NETS:
+        say(name)
+        records.append(times_of(name))
     net = MLP((16, 64, 64, 1), activation="tanh", seed=0, n_threads=1)
     x = np.random.default_rng(0).normal(size=(ROWS, 16)).astype(np.float32)
     say("shap_values")
@@ -123,11 +100,7 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def lines(results: Record) -> Iterator[str]:
-    yield machine.measured(
-        results["machine"],
-        "one thread, least processor times of turns",
-        versions=results["versions"],
-    )
+    yield machine.measured(results, "one thread, least processor times of turns")
     yield f"{N_ROWS:,} rows in one call, in ms; JAX is jitted, its rows lie there already.\n"
     peers = [peer for peer in PEERS if peer in results["nets"][0]["seconds"]]
     titles = ["net", ">`predict`", ">`jacobian`", ">ratio"]

@@ -166,7 +166,7 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 def lines(results: Record) -> Iterator[str]:
     records = results["records"]
-    yield f"{machine.measured(results['machine'], versions=results['versions'])}\n"
+    yield f"{machine.measured(results)}\n"
     titles = ["nanoseconds of a call", *(f">{r['net']} {r['activation']}" for r in records)]
     rows = [
         [way, *(f"{r['ns'][way]:.0f} ({r['ns'][way] / r['ns'][HANDLE]:.2f}x)" for r in records)]

@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, results: Record) -> Record:
 
 
 def table(results: Record) -> Iterator[str]:
-    yield machine.measured(results["machine"], results["about"], versions={})
+    yield machine.measured(results, results["about"], versions={})
     yield "\nNanoseconds of a call; the ratio, and the least that it is to be.\n"
     rows = []
     for flags, pairs in results["times"].items():

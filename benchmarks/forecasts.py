@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from benchmarks import machine, output
 from benchmarks.machines import AS_ROOT, LOOPBACK, PAGE, mpiexec
@@ -24,18 +23,10 @@ AVERAGE_EVERY = 16
 STEPS, MOST_ROWS = 16, 2**16
 
 
-class Network(NamedTuple):
-    """A network by its usual name."""
-
-    title: str
-    latency: float
-    bandwidth: float
-
-
-NETWORKS = (
-    Network("10 Gbit/s, 30 us", 30e-6, 10e9),
-    Network("100 Gbit/s, 3 us", 3e-6, 100e9),
-)
+NETWORKS = {
+    "10 Gbit/s, 30 us": Interconnect(30e-6, 10e9),
+    "100 Gbit/s, 3 us": Interconnect(3e-6, 100e9),
+}
 LOADS = tuple(
     Workload(sizes, batch, min(STEPS * batch, MOST_ROWS), loss=CE)
     for sizes, batch in (
@@ -72,22 +63,15 @@ def forecasts_of(load: Workload) -> Iterator[Record]:
     """
     x, y = load.data()
     net = MLP(load.sizes, loss=load.loss, seed=0)
+    options: Record = {"batch_size": load.batch, "average_every": AVERAGE_EVERY}
     every = [
-        forecast(
-            net,
-            x,
-            y,
-            batch_size=load.batch,
-            average_every=AVERAGE_EVERY,
-            latency=network.latency,
-            bandwidth=network.bandwidth,
-        )
-        for network in NETWORKS
+        forecast(net, x, y, latency=network.latency, bandwidth=network.bandwidth, **options)
+        for network in NETWORKS.values()
     ]
     alone = min(on_network.alone for on_network in every)
-    for network, on_network in zip(NETWORKS, every, strict=True):
+    for title, on_network in zip(NETWORKS, every, strict=True):
         record = {"load": load.name, "parameters": net.parameters.size, "alone": alone}
-        record["network"] = network.title
+        record["network"] = title
         for key in ("each_step", "averaged"):
             columns = zip(*(getattr(other, key) for other in every), strict=True)
             computing = [min(row.computing for row in rows) for rows in columns]
@@ -99,21 +83,19 @@ def forecasts_of(load: Workload) -> Iterator[Record]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    yield f"{machine.measured(results['machine'], versions={})}\n"
+    yield f"{machine.measured(results, versions={})}\n"
     yield from _costs(results)
     for network in NETWORKS:
         rows = []
-        for r in (r for r in results["records"] if r["network"] == network.title):
+        for r in (r for r in results["records"] if r["network"] == network):
             pairs = zip(r["each_step"], r["averaged"], strict=True)
             cells = [f"{a['speed_up']:.2g} ({b['speed_up']:.2g})" for a, b in pairs]
             rows.append((r["load"], _time(r["alone"]), *cells))
-        if rows:
-            yield (
-                f"\n**Simulated**, {network.title}: the time of a step on one machine over that on "
-                f"several; in brackets with averages every {AVERAGE_EVERY} steps.\n"
-            )
-            titles = ("net@batch", ">alone", *(f">{n} ranks" for n in RANKS))
-            yield from output.Table(titles, rows).markdown()
+        titles = ("net@batch", ">alone", *(f">{n} ranks" for n in RANKS))
+        yield from output.Table(titles, rows).under(
+            f"**Simulated**, {network}: the time of a step on one machine over that on "
+            f"several; in brackets with averages every {AVERAGE_EVERY} steps."
+        )
 
 
 def _costs(results: Record) -> Iterator[str]:
@@ -122,7 +104,7 @@ def _costs(results: Record) -> Iterator[str]:
     for title, network in networks.items():
         rate = f"{network.bandwidth / 1e9:.3g} Gbit/s"
         yield f"- {title}, measured: {1e6 * network.latency:.3g} us, {rate}"
-    networks |= {n.title: Interconnect(n.latency, n.bandwidth) for n in NETWORKS}
+    networks |= NETWORKS
     rows = []
     for r in {r["load"]: r for r in results["records"]}.values():
         n_bytes = 4 * r["parameters"]

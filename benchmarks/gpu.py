@@ -16,7 +16,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine, output
+from benchmarks.race import calls_in_turns
+from benchmarks.race import timed as seconds_of
 from fastmlp import MLP, Adam
 from fastmlp.model import core_of
 
@@ -103,33 +104,33 @@ def missing_card() -> str | None:
     return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
 
 
-def trained(load: Load, device: str, dtype: str, kind: str | None, n_steps: int) -> Any:
+def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: str) -> Any:
+    """A backend's trainer of a net, with the load's rows."""
+    engine, state = core_of(net)
+    data = engine.data(*(part.astype(dtype) for part in load.data()), None, "benchmarks.gpu")
+    of_net = (net.parameters, engine.slots(state), net.optimizer)
+    return engine.trainer(*of_net, data, load.batch, **design)
+
+
+def trained(load: Load, device: str, dtype: str, n_steps: int, **design: str) -> Any:
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
-    x, y = (part.astype(dtype) for part in load.data())
-    engine, state = core_of(net)
-    options = {} if kind is None else {"kind": kind}
-    data = engine.data(x, y, None, "benchmarks.gpu")
-    parameters, optimizer, slots = net.parameters, net.optimizer, engine.slots(state)
-    trainer = engine.trainer(parameters, slots, optimizer, data, load.batch, **options)
-    n_epochs = -(-n_steps // 32)
+    trainer, n_epochs = trainer_of(load, net, dtype, **design), -(-n_steps // 32)
     order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
-    coefficients = optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
+    coefficients = net.optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
     losses = np.zeros(n_epochs)
     trainer.begin()
-    first = 0
     # A backend may count smaller units than steps.
-    units = trainer.units_per_epoch * n_epochs
-    trainer.run(order, coefficients, losses, first, units)
+    trainer.run(order, coefficients, losses, 0, trainer.units_per_epoch * n_epochs)
     trainer.store()
-    return losses, parameters.copy()
+    return losses, net.parameters.copy()
 
 
 def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
     """Compare every design with the CPU, and with itself."""
     records = []
     for load, dtype in itertools.product(loads, TOLERANCES):
-        on_cpu = part(partial(trained, load, "cpu", dtype, None, PARITY_STEPS))
+        on_cpu = part(partial(trained, load, "cpu", dtype, PARITY_STEPS))
         for kind in DESIGNS:
             about = {"net": load.name, "dtype": dtype, "design": kind, "steps": PARITY_STEPS}
             records.append(about | part(partial(compared, load, dtype, kind, on_cpu)))
@@ -139,8 +140,8 @@ def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
 def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
     """Compare one design with the CPU, and with itself."""
     cpu_losses, cpu_parameters = on_cpu
-    losses, parameters = trained(load, "cuda", dtype, kind, PARITY_STEPS)
-    _, again = trained(load, "cuda", dtype, kind, PARITY_STEPS)
+    train = partial(trained, load, "cuda", dtype, PARITY_STEPS, kind=kind)
+    (losses, parameters), (_, again) = train(), train()
     loss = float(np.abs(losses / cpu_losses - 1).max())
     weights = float(np.abs(parameters - cpu_parameters).max())
     most_loss, most_weights = TOLERANCES[dtype]
@@ -186,7 +187,7 @@ def drill() -> None:
     """Few steps of everything, for a tool that watches."""
     load = Load((5, 17, 9, 3), 10, "tanh")
     for kind in DESIGNS:
-        trained(load, "cuda", "float32", kind, 32)
+        trained(load, "cuda", "float32", 32, kind=kind)
     net = load.net()
     x, y = load.data()
     net.predict(x)
@@ -229,25 +230,16 @@ def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: f
     n, spent = 1, 0.0
     while spent < seconds / REPEATS:
         n = n if spent == 0 else max(2 * n, int(n * seconds / REPEATS / spent))
-        start = time.perf_counter()
-        run(n)
-        spent = time.perf_counter() - start
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run(n)
-        times.append((time.perf_counter() - start) / n / steps_per_unit)
+        spent, _ = seconds_of(partial(run, n))
+    turns = calls_in_turns({"": partial(run, n)}, REPEATS)[""]
+    times = [turn / n / steps_per_unit for turn in turns]
     return {"median": statistics.median(times), "least": min(times), "most": max(times)}
 
 
-def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
-    """A function that trains for n epochs, the data on the device."""
-    net = load.net()
-    engine, state = core_of(net)
-    data = engine.data(*load.data(), None, "benchmarks.gpu")
-    of_net = (net.parameters, engine.slots(state), net.optimizer)
-    trainer = engine.trainer(*of_net, data, load.batch, kind=kind)
-    rng = np.random.default_rng(0)
+def alone(load: Load, kind: str) -> Callable[[int], None]:
+    """A function that trains a net for n epochs, the data on the device."""
+    net, rng = load.net(), np.random.default_rng(0)
+    trainer = trainer_of(load, net, kind=kind)
 
     def run(n_epochs: int) -> None:
         n_rows, n_steps = load.n_rows, n_epochs * trainer.units_per_epoch
@@ -267,7 +259,7 @@ def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
     else:
         for kind in DESIGNS:
             if kind != "single_block" or fits(load):
-                makers[f"fastmlp, {kind}"] = partial(trainer_of, load, kind)
+                makers[f"fastmlp, {kind}"] = partial(alone, load, kind)
     try:
         from benchmarks.peers import torch_cuda
     except ImportError:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -32,9 +33,11 @@ def describe() -> Record:
     }
 
 
-def measured(machine: Record, *facts: str, versions: Record | None = None) -> str:
-    """The sentence that a page begins with: date, facts of the run, the machine and versions."""
-    names = machine["versions"] if versions is None else versions
+def measured(results: Record, *facts: str, versions: Record | None = None) -> str:
+    """The sentence that a page begins with: date, facts of the run, the machine, and the versions
+    of the program's libraries, or of all."""
+    machine = results["machine"]
+    names = results.get("versions", machine["versions"]) if versions is None else versions
     listed = ", ".join(f"{name} {number}" for name, number in names.items())
     where = f"{machine['cores']} cores of {machine['cpu']}"
     where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"
@@ -91,6 +94,16 @@ def cpu_model() -> str:
     vectors = "AVX-512" if "avx512f" in facts.get("flags", "") else "AVX2"
     name = facts.get("model name", platform.processor())
     return f"{name}, family {facts.get('cpu family')} model {facts.get('model')}, {vectors}"
+
+
+def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
+    """Bytes of this process in memory: VmRSS those of now, VmHWM the most, with `reset` from now
+    on; 0 where there is no /proc."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if reset and clear.exists():
+        clear.write_text("5")
+    size = re.search(rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else "")
+    return 1024 * int(size[1]) if size else 0
 
 
 def caches() -> str:

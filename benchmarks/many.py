@@ -204,10 +204,8 @@ def table(results: Record, threads: int) -> Iterator[str]:
         name = ", ".join(filter(None, [TITLES[r["contestant"]], r.get("way")]))
         cells = f"{1e3 * seconds / sweep.n_nets:.3g}", f"{share:.0f} %", f"{ratio:.2f}x"
         rows.append((sweep.description, name, *cells))
-    if rows:
-        yield "\nMany nets in one call, whole trainings from the start:\n"
-        titles = ("nets", "by", ">ms a net", ">of peak", ">time over fastmlp's")
-        yield from Table(titles, rows).markdown()
+    titles = ("nets", "by", ">ms a net", ">of peak", ">time over fastmlp's")
+    yield from Table(titles, rows).under("Many nets in one call, whole trainings from the start:")
     for r in (r for r in records if r["alone"]):
         n_nets = sized(SWEEPS[r["sweep"]], results.get("quick", False)).n_nets
         gain = min(r["seconds"]) / n_nets * threads / min(r["alone"])

@@ -18,6 +18,7 @@ from benchmarks.workloads import BY_NAME, MIXED, Workload, sized
 PAGE = DOCS / "mixed-precision.md"
 COLUMNS = ("jax", "compile", "torch")
 PRECISIONS = ("bfloat16", "float32")
+TITLES = ("net@batch", ">float32", ">bfloat16", ">of peak", ">gain", ">aim", "fastest peer", ">aim")
 
 
 class Aim(NamedTuple):
@@ -137,41 +138,28 @@ def table(results: Record, threads: int) -> Iterator[str]:
     if not shown:
         return
     peaks = " and ".join(f"{peak_of(results, p, threads):.0f} in {p}" for p in PRECISIONS)
-    yield (
-        f"\nMultiply-adds in registers reach {peaks}, GFLOP/s. Milliseconds a step, the share "
+    most = max(group.workload.flops for group in shown)
+    rows = [_cells(results, group, widest=group.workload.flops == most) for group in shown]
+    yield from Table(TITLES, rows).under(
+        f"Multiply-adds in registers reach {peaks}, GFLOP/s. Milliseconds a step, the share "
         "of the peak in bfloat16, and float32's time over that in bfloat16 are fastmlp's. Then "
         "what the fastest peer of either precision takes over fastmlp in bfloat16: medians (and "
         "quartiles) of interleaved turns, and the ratio of the least times, which other "
-        "processes disturb least; below 1 the peer is ahead.\n"
+        "processes disturb least; below 1 the peer is ahead."
     )
-    most = max(group.workload.flops for group in shown)
-    titles = [
-        "net@batch",
-        ">float32",
-        ">bfloat16",
-        ">of peak",
-        ">gain",
-        ">aim",
-        "fastest peer",
-        ">aim",
-    ]
-    rows = [_cells(results, group, widest=group.workload.flops == most) for group in shown]
-    yield from Table(titles, rows).markdown()
     keys = [(n, p) for n in COLUMNS for p in PRECISIONS]
-    yield "\nEach peer's time over that of fastmlp in bfloat16.\n"
     titles = ["net@batch", *(f">{PEERS[n].title}, {p}" for n, p in keys)]
     rows = [
         [g.name, *(f"{g.ratio(*k).median:.2f}x" if k in g.records else "-" for k in keys)]
         for g in shown
     ]
-    yield from Table(titles, rows).markdown()
-    yield (
-        "\nThe loss of all rows after one epoch from the same start, in float32, and in bfloat16; "
-        "each library shuffles by its own generator.\n"
-    )
+    yield from Table(titles, rows).under("Each peer's time over that of fastmlp in bfloat16.")
     names = ("fastmlp", *COLUMNS)
     titles = ["net@batch", *(f">{PEERS[name].title}" for name in names)]
-    yield from Table(titles, [[g.name, *(_losses(g, n) for n in names)] for g in shown]).markdown()
+    yield from Table(titles, [[g.name, *(_losses(g, n) for n in names)] for g in shown]).under(
+        "The loss of all rows after one epoch from the same start, in float32, and in bfloat16; "
+        "each library shuffles by its own generator."
+    )
     for name in COLUMNS:
         key = name, "bfloat16"
         if records := [group.records[key] for group in shown if key in group.records]:

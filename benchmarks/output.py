@@ -33,6 +33,13 @@ class Table(NamedTuple):
         for cells in self.rows:
             yield row(*cells)
 
+    def under(self, text: str) -> Iterator[str]:
+        """The lines for a page, below a paragraph; none without rows."""
+        rows = [*self.rows]
+        if rows:
+            yield f"\n{text}\n"
+            yield from self._replace(rows=rows).markdown()
+
     def text(self) -> Iterator[str]:
         """The lines for a terminal, in columns as wide as their widest cell."""
         rows = [[t.removeprefix(">") for t in self.titles], *([*map(str, r)] for r in self.rows)]
@@ -98,61 +105,44 @@ def keep(results: Record, options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(results, indent=1))
 
 
-def run(
-    parser: argparse.ArgumentParser,
-    words: list[str] | None,
-    measure: Callable[[argparse.Namespace, Record], Record],
-    page: Path,
-    **sections: Callable[[Record], Iterable[str]],
-) -> Record:
-    """Measure or load results, keep them, print their sections, and write these with --pages.
-
-    Parameters
-    ----------
-    measure : from the options and the earlier results to those of both
-    page : has markers with the name of each section
-    sections : from results to lines of Markdown; a section without lines is not written
-    """
-    options = parsed(parser, words)
-    results = earlier(options)
-    if not options.from_json:
-        results = measure(options, results)
-        keep(results, options)
-    for name, write in sections.items():
-        text = "\n".join(write(results))
-        print(text)
-        if options.pages and text:
-            between_markers(page, text, name)
-    return results
-
-
 def program(
     page: Path,
     measure: Callable[[argparse.Namespace, Record], Record],
     options: Mapping[str, Any] | None = None,
     **sections: Callable[[Record], Iterable[str]],
 ) -> Callable[..., Record]:
-    """The function `main(words=None)` of the module of `measure`.
+    """The function `main(words=None)` of the module of `measure`: it measures or loads results,
+    keeps them, prints their sections, and writes these with --pages.
 
     Parameters
     ----------
-    measure : as of `run`; earlier results have the machine of now, and the versions of `LIBRARIES`
+    page : has markers with the name of each section
+    measure : from the options and the earlier results, which have the machine of now and the
+        versions of the module's `LIBRARIES`, to the results of both
     options : by name the arguments of `add_argument`, beside those of all programs
+    sections : from results to lines of Markdown; a section without lines is not written
     """
     module = sys.modules[measure.__module__]
     name = module.__spec__.name if module.__spec__ else module.__name__
-
-    def measured(options: argparse.Namespace, earlier: Record) -> Record:
-        facts = {"machine": machine.describe()}
-        if libraries := getattr(module, "LIBRARIES", ()):
-            facts["versions"] = machine.versions(libraries)
-        return {**facts, **measure(options, {**earlier, **facts})}
 
     def main(words: list[str] | None = None, page: Path = page) -> Record:
         about = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
         parser = parser_of(name.removesuffix(".compare"), module.__doc__, str(about))
         for option, settings in (options or {}).items():
             parser.add_argument(option, **settings)
-        return run(parser, words, measured, page, **sections)
+        chosen = parsed(parser, words)
+        results = earlier(chosen)
+        if not chosen.from_json:
+            facts = {"machine": machine.describe()}
+            if libraries := getattr(module, "LIBRARIES", ()):
+                facts["versions"] = machine.versions(libraries)
+            results = {**facts, **measure(chosen, {**results, **facts})}
+            keep(results, chosen)
+        for section, write in sections.items():
+            text = "\n".join(write(results))
+            print(text)
+            if chosen.pages and text:
+                between_markers(page, text, section)
+        return results
 
     return main

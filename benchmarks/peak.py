@@ -10,7 +10,7 @@ from llvmlite import binding, ir
 from numba import float32, float64, njit, types
 from numba.extending import intrinsic
 
-from benchmarks.race import Race, key_of
+from benchmarks.race import Race, key_of, timed
 from benchmarks.scores import Record, failed
 
 Step = Callable[[ir.Value], ir.Value]
@@ -136,7 +136,10 @@ class Work:
         if worker.name == "fastmlp":
             self.about |= {f"fma {dtype}": peak(dtype, threads) for dtype in dtypes()}
         if product := getattr(worker.module, "sgemm", None):
-            self.about["sgemm"] = max(product(512 if quick else 2048) for _ in range(3))
+            size = 512 if quick else 2048
+            multiply = product(size)
+            multiply()
+            self.about["sgemm"] = max(2e-9 * size**3 / timed(multiply)[0] for _ in range(3))
 
 
 def measure(race: Race) -> list[Record]:

@@ -58,15 +58,12 @@ def table(results: Record, threads: int) -> Iterator[str]:
             key = f"{title}, {r['way']}" if title == "fastmlp" else title
             old = best.setdefault(key, {}).get(r["n_rows"], float("inf"))
             best[key][r["n_rows"]] = min(old, 1e6 * quartiles(r["seconds"]).median)
-    if not best:
-        return
-    yield "\nPredicting with 16-64-64-2, microseconds:\n"
     rows = [
         (key, *(digits(times[n]) if n in times else "-" for n in sizes))
         for key, times in sorted(best.items(), key=lambda item: item[1].get(1, 0))
     ]
     titles = ["", *(f">{n:,} rows" if n > 1 else ">1 row" for n in sizes)]
-    yield from Table(titles, rows).markdown()
+    yield from Table(titles, rows).under("Predicting with 16-64-64-2, microseconds:")
 
 
 PART = Part("predict", "predictions", measure, table, DOCS / "benchmarks.md")

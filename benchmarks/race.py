@@ -482,6 +482,13 @@ def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[fl
     return clock() - begin, result
 
 
+def spent(call: Callable[[], Any], cpu: Clock = time.process_time) -> tuple[Record, Any]:
+    """The seconds of a call, of the clock and of all cores together, and its result."""
+    begin = cpu()
+    seconds, result = timed(call)
+    return {"seconds": seconds, "cpu": cpu() - begin}, result
+
+
 def calls_in_turns(
     calls: Mapping[str, Callable[[], Any]],
     rounds: int,

@@ -111,32 +111,23 @@ def table(results: Record, threads: int) -> Iterator[str]:
             name = heat.workload._replace(recipe=None).name
             cells = digits(heat.ours.us.median), heat.fastest(), *map(heat.ratio, COLUMNS)
             rows.append((name, *cells, f"{AIMS[name]:g}x"))
-    if rows:
-        yield (
-            "\nThe recipe, of dropout 0.2, averaged weights, a cosine schedule and a gradient of a "
-            "norm of at most 1: microseconds a step, and the peers' time over "
-            "fastmlp's.\n"
-        )
-        peers = [f">{PEERS[name].title}" for name in COLUMNS]
-        titles = ("net@batch", ">fastmlp, us", "fastest peer", *peers, ">aim")
-        yield from Table(titles, rows).markdown()
+    peers = [f">{PEERS[name].title}" for name in COLUMNS]
+    yield from Table(("net@batch", ">fastmlp, us", "fastest peer", *peers, ">aim"), rows).under(
+        "The recipe, of dropout 0.2, averaged weights, a cosine schedule and a gradient of a "
+        "norm of at most 1: microseconds a step, and the peers' time over fastmlp's."
+    )
     rows = []
     for r in results["recipe"].get("prices", []):
         if r["turns"] and r["threads"] == threads:
             q, price = quartiles(ratios(r)), BY_PRICE[r["name"]]
             spread = f"{q.median:.3f} ({q.low:.3f} to {q.high:.3f})"
-            rows.append((price.feature, price.workload, spread, _aim(price.aim)))
-    if rows:
-        yield (
-            "\nWhat a feature costs: the time of a fit over that of the same fit without, medians "
-            "(and quartiles) of turns in one process. Of metrics it is what an epoch takes longer, "
-            "in predictions of the validation rows, a tenth of those to train on.\n"
-        )
-        yield from Table(("feature", "net@batch", ">ratio", ">at most"), rows).markdown()
-
-
-def _aim(aim: float) -> str:
-    return "-" if np.isnan(aim) else f"{aim:.2f}"
+            aim = "-" if np.isnan(price.aim) else f"{price.aim:.2f}"
+            rows.append((price.feature, price.workload, spread, aim))
+    yield from Table(("feature", "net@batch", ">ratio", ">at most"), rows).under(
+        "What a feature costs: the time of a fit over that of the same fit without, medians "
+        "(and quartiles) of turns in one process. Of metrics it is what an epoch takes longer, "
+        "in predictions of the validation rows, a tenth of those to train on."
+    )
 
 
 PART = Part("recipe", "recipe", measure, table, PAGE, lines, dict, repeated=True)

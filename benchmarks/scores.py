@@ -38,9 +38,16 @@ def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
     return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
 
 
-def geometric(values: Iterable[float]) -> float:
-    """The geometric mean of some numbers."""
-    return float(np.exp(np.mean(np.log(np.asarray([*values])))))
+def geometric(values: Iterable[Any], axis: int | None = None) -> Any:
+    """The geometric mean of numbers, of all or along an axis; NaN is left out."""
+    return np.exp(np.nanmean(np.log(np.asarray([*values])), axis=axis))
+
+
+def change_cells(change: NDArray[Any]) -> list[str]:
+    """Changes in per cent as cells: the geometric mean, the median."""
+    # Of ratios: a table whose losses are near 0 has some of many times another's.
+    mean = 100 * (geometric(1 + change / 100) - 1)
+    return [f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
 
 
 def counted(n_threads: int) -> str:

@@ -4,44 +4,26 @@ All start from the same weights of float64, on one thread. Seconds are of the pr
 fit that compiles, so that a busy machine disturbs them less.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.output import DOCS, ROOT, Table, say
-from benchmarks.race import Part, Race, asked_for
-from benchmarks.scores import Record, failed
+from benchmarks.output import DOCS, Table
+from benchmarks.peak import peak
+from benchmarks.race import Contestant, Part, Race, calls_in_turns
+from benchmarks.scores import Record, failed, quartiles
+from benchmarks.workloads import Array, forward
 
-Array = NDArray[Any]
 PAGE = DOCS / "second-order.md"
 PICTURE = DOCS / "_static" / "second-order.png"
-PEERS = {
-    "lm": "LevenbergMarquardt",
-    "lbfgs": "LBFGS (SciPy's)",
-    "adam": "Adam, best of three rates",
-    "torch": "torch-levenberg-marquardt",
-    "optimistix": "optimistix, JAX",
-}
-NEEDS = {"torch": "torch_levenberg_marquardt", "optimistix": "optimistix", "lbfgs": "scipy"}
-# Each fit's seconds, its seeds, and the threads of libraries.
+# Each fit's seconds, its seeds, and Adam's rates.
 SECONDS, SEEDS, RATES = 2.0, (10, 11, 12), (1e-3, 3e-3, 1e-2)
-ALONE = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_ENABLE_X64": "1",
-}
 # Times of a path that are kept.
 PATH = 60
 
@@ -134,11 +116,7 @@ class Problem:
 
     def test(self, layers: list[tuple[Array, Array]]) -> float:
         """The mean squared error of weights and biases on the test's rows."""
-        values = self.x_test
-        for i, (weights, biases) in enumerate(layers):
-            values = values @ weights + biases
-            values = np.tanh(values) if i < len(layers) - 1 else values
-        return float(np.mean((values - self.y_test) ** 2))
+        return float(np.mean((forward(layers, self.x_test, np.tanh) - self.y_test) ** 2))
 
 
 class Clock:
@@ -155,26 +133,17 @@ class Clock:
         return now >= self._seconds
 
 
-def _by_fastmlp(problem: Problem, optimizer: Any, seconds: float, **options: Any) -> Record:
-    net, clock = problem.net(optimizer), Clock(seconds)
+def by_fastmlp(name: str, problem: Problem, seconds: float) -> Record:
+    """A fit by an optimizer of fastmlp's."""
+    net, clock = problem.net(getattr(import_module("fastmlp"), name)()), Clock(seconds)
 
     def look(report: Any) -> None:
         if clock.ends(report.loss):
             report.stop()
 
-    net.fit(problem.x, problem.y, epochs=10**7, callbacks=look, **options)
+    net.fit(problem.x, problem.y, epochs=10**7, callbacks=look)
     layers = list(zip(net.weights, net.biases, strict=True))
     return {"path": clock.path, "test": problem.test(layers)}
-
-
-def by_lm(problem: Problem, seconds: float) -> Record:
-    """A fit by `LevenbergMarquardt`."""
-    return _by_fastmlp(problem, import_module("fastmlp").LevenbergMarquardt(), seconds)
-
-
-def by_lbfgs(problem: Problem, seconds: float) -> Record:
-    """A fit by `LBFGS`."""
-    return _by_fastmlp(problem, import_module("fastmlp").LBFGS(), seconds)
 
 
 def by_adam(problem: Problem, seconds: float) -> Record:
@@ -226,17 +195,14 @@ def by_torch(problem: Problem, seconds: float) -> Record:
 def by_optimistix(problem: Problem, seconds: float) -> Record:
     """A fit by optimistix, jitted, ten steps a call."""
     jax, eqx, optx, lx = map(import_module, ("jax", "equinox", "optimistix", "lineax"))
+    jax.config.update("jax_enable_x64", True)
     jnp, net = jax.numpy, problem.net("adam")
     x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
     start = [(jnp.asarray(w), jnp.asarray(b)) for w, b in zip(net.weights, net.biases, strict=True)]
     scale = 1 / np.sqrt(len(x))
 
     def residuals(layers: Any, _: Any) -> Any:
-        values = x
-        for i, (weights, biases) in enumerate(layers):
-            values = values @ weights + biases
-            values = jnp.tanh(values) if i < len(layers) - 1 else values
-        return ((values - y) * scale).ravel(), None
+        return ((forward(layers, x, jnp.tanh) - y) * scale).ravel(), None
 
     options = {"jac": "bwd"} if net.layer_sizes[-1] > len(net.parameters) else {}
     solver = optx.LevenbergMarquardt(rtol=1e-15, atol=1e-15, linear_solver=lx.Normal(lx.Cholesky()))
@@ -268,12 +234,21 @@ def by_optimistix(problem: Problem, seconds: float) -> Record:
     return {"path": clock.path, "test": problem.test(arrays), "steps_each": 10}
 
 
+PEERS: dict[str, tuple[str, Callable[[Problem, float], Record]]] = {
+    "lm": ("LevenbergMarquardt", partial(by_fastmlp, "LevenbergMarquardt")),
+    "lbfgs": ("LBFGS (SciPy's)", partial(by_fastmlp, "LBFGS")),
+    "adam": ("Adam, best of three rates", by_adam),
+    "torch": ("torch-levenberg-marquardt", by_torch),
+    "optimistix": ("optimistix, JAX", by_optimistix),
+}
+
+
 def fit(peer: str, target: str, seed: int, seconds: float) -> Record:
     """One fit, after one that compiles."""
-    problem, solve = Problem(target, seed), globals()[f"by_{peer}"]
+    problem, (_, solve) = Problem(target, seed), PEERS[peer]
     if peer != "optimistix":
         solve(problem, 0.05)
-    result: Record = solve(problem, seconds)
+    result = solve(problem, seconds)
     path = result["path"]
     rate = len(path) * result.get("steps_each", 1) / path[-1][0]
     places = np.unique(np.geomspace(1, len(path), PATH).astype(int)) - 1
@@ -286,18 +261,12 @@ def kernels(repeats: int) -> list[Record]:
     engine: Any = import_module("fastmlp.backends.cpu.engine").Engine
     data: Any = import_module("fastmlp.backends.protocol").Data
     mlp: Any = import_module("fastmlp").MLP
-    peak: Any = import_module("benchmarks.peak").peak
     results: list[Record] = []
     # The fastest of several: another process on the core makes some of them low.
     highest = max(peak("float64", 1) for _ in range(3 * repeats))
 
     def least(work: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.process_time()
-            work()
-            times.append(time.process_time() - start)
-        return min(times)
+        return min(calls_in_turns({"": work}, repeats, clock=time.process_time)[""])
 
     for sizes, n in (((1, 16, 16, 1), 1000), ((4, 24, 24, 1), 1000), LARGE):
         random = np.random.default_rng(0)
@@ -320,36 +289,39 @@ def kernels(repeats: int) -> list[Record]:
     return results
 
 
-def _apart(words: list[str]) -> Any:
-    """The result of this program in a process of its own; the last lines of its error."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, **ALONE, "PYTHONPATH": path}
-    command = [sys.executable, "-m", "benchmarks.second", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:200]}
-    return json.loads(done.stdout.splitlines()[-1])
+class Work:
+    """In a process of its own: a fit, or the kernels."""
+
+    def __init__(self, worker: Any, what: str, quick: bool, **options: Any) -> None:
+        result = kernels(3 if quick else 7) if what == "kernels" else fit(**options)
+        self.about: Record = {"result": result}
+
+
+def _apart(race: Race, what: str, **options: Any) -> Any:
+    """The result of a work in a new process, or its error."""
+    with closing(Contestant("fastmlp", 1)) as contestant:
+        reply = contestant.ask("make", part="second", what=what, quick=race.quick, **options)
+    return reply.get("result", reply)
 
 
 def measure(race: Race, earlier: Record) -> Record:
     """Fits of all peers on all targets, and the kernels, in processes of one thread."""
     seeds, seconds, fits = SEEDS[: 1 if race.quick else None], 0.3 if race.quick else SECONDS, []
-    for target in (t for t in TARGETS if asked_for(t, race.names)):
+    for target in filter(race.asked_for, TARGETS):
         for seed in seeds:
             for peer in PEERS:
-                result = _apart(["fit", peer, target, str(seed), str(seconds)])
                 record = {"peer": peer, "target": target, "seed": seed, "seconds": seconds}
+                result = _apart(race, "fit", **record)
                 fits.append({**record, **result})
-                say(f"{target}, {peer}: {result.get('test', result.get('error'))}")
-    timed = _apart(["kernels", "3" if race.quick else "7"])
+                race.say(f"{target}, {peer}: {result.get('test', result.get('error'))}")
+    timed = _apart(race, "kernels")
     return {"fits": fits, "kernels": timed if isinstance(timed, list) else [timed]}
 
 
 def _of(results: Record, peer: str, target: str, what: str) -> float:
     """The median over the seeds; nan where there is none."""
     chosen = [r for r in results["fits"] if (r["peer"], r["target"]) == (peer, target)]
-    values = [r[what] for r in chosen if what in r]
-    return median(values) if values else float("nan")
+    return quartiles([r[what] for r in chosen if what in r]).median
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -360,44 +332,39 @@ def table(results: Record, threads: int) -> Iterator[str]:
     n_seeds, seconds = len({r["seed"] for r in second["fits"]}), second["fits"][0]["seconds"]
     of_seeds = "of one seed" if n_seeds == 1 else f"the median of {n_seeds} seeds"
     peers, targets = list(PEERS), dict.fromkeys(r["target"] for r in second["fits"])
-    yield (
-        f"\nMean squared errors on 2,000 rows without noise, after {seconds:g} CPU seconds on one "
-        f"thread, in float64, {of_seeds}; the last column is the best of the others' over ours.\n"
-    )
     rows = []
     for target in targets:
         tests = [_of(second, peer, target, "test") for peer in peers]
         ratio = np.nanmin(tests[1:]) / tests[0]
-        rows.append(
-            [target, *(f"{test:.1e}" for test in tests), f"{ratio:,.{2 if ratio < 10 else 0}f}x"]
-        )
-    titles = ["target", *(f">{PEERS[peer]}" for peer in peers), ">best of others"]
-    yield from Table(titles, rows).markdown()
-    yield "\nIterations a second, and how many times as many ours are.\n"
+        cells = [*(f"{test:.1e}" for test in tests), f"{ratio:,.{2 if ratio < 10 else 0}f}x"]
+        rows.append([target, *cells])
+    titles = ["target", *(f">{PEERS[peer][0]}" for peer in peers), ">best of others"]
+    yield from Table(titles, rows).under(
+        f"Mean squared errors on 2,000 rows without noise, after {seconds:g} CPU seconds on one "
+        f"thread, in float64, {of_seeds}; the last column is the best of the others' over ours."
+    )
     rows = []
     for target in targets:
         rates = {peer: _of(second, peer, target, "rate") for peer in peers}
         ratios = [f"{rates[peer]:.0f} ({rates['lm'] / rates[peer]:.1f}x)" for peer in peers[3:]]
         rows.append([target, f"{rates['lm']:.0f}", *ratios])
-    titles = ["target", *(f">{PEERS[peer]}" for peer in ("lm", *peers[3:]))]
-    yield from Table(titles, rows).markdown()
-    if any(map(failed, second["kernels"])):
-        return
-    yield (
-        "\nOne thread, milliseconds: the matrix with its Jacobian, the share of the float64 peak "
-        "of multiply-adds that its n P^2 products have, J^T J by NumPy; the factor with its step, "
-        "and LAPACK's factor; and the megabytes of both.\n"
-    )
+    titles = ["target", *(f">{PEERS[peer][0]}" for peer in ("lm", *peers[3:]))]
+    text = "Iterations a second, and how many times as many ours are."
+    yield from Table(titles, rows).under(text)
     rows = [
         [
             f"{r['n']:,}", f"{r['rows']:,}", f"{1e3 * r['matrix']:.2f}", f"{r['share']:.0%}",
             f"{1e3 * r['blas']:.2f}", f"{1e3 * r['factor']:.2f}", f"{1e3 * r['lapack']:.2f}",
             f"{8e-6 * r['n'] ** 2:.0f}",
         ]
-        for r in second["kernels"]
+        for r in second["kernels"] if not failed(r)
     ]  # fmt: skip
     titles = [">P", ">rows", ">matrix", ">of peak", ">NumPy's", ">step", ">LAPACK's", ">MB"]
-    yield from Table(titles, rows).markdown()
+    yield from Table(titles, rows).under(
+        "One thread, milliseconds: the matrix with its Jacobian, the share of the float64 peak "
+        "of multiply-adds that its n P^2 products have, J^T J by NumPy; the factor with its step, "
+        "and LAPACK's factor; and the megabytes of both."
+    )
 
 
 def draw(results: Record, path: Path = PICTURE) -> None:
@@ -411,9 +378,9 @@ def draw(results: Record, path: Path = PICTURE) -> None:
         1, len(targets), figsize=(3 * len(targets), 3), layout="constrained", squeeze=False
     )
     for panel, target in zip(axes[0], targets, strict=True):
-        for i, peer in enumerate(PEERS):
+        for i, (peer, (title, _)) in enumerate(PEERS.items()):
             for r in (r for r in fits if (r["target"], r["peer"]) == (target, peer)):
-                panel.loglog(*zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=PEERS[peer])
+                panel.loglog(*zip(*r["path"], strict=True), color=f"C{i}", lw=1, label=title)
         panel.set_title(target, fontsize=9)
         panel.set_xlabel("CPU seconds")
     axes[0][0].set_ylabel("loss")
@@ -423,19 +390,3 @@ def draw(results: Record, path: Path = PICTURE) -> None:
 
 
 PART = Part("second", "second", measure, table, PAGE, kind=dict, draw=draw)
-
-
-def main() -> None:
-    """Do a fit, or time the kernels, and print the result as a line of JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("words", nargs="+")
-    what, *words = parser.parse_args().words
-    if what == "kernels":
-        result: Any = kernels(int(words[0]))
-    else:
-        result = fit(words[0], words[1], int(words[2]), float(words[3]))
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -141,18 +141,10 @@ def table(results: Record, threads: int) -> Iterator[str]:
     tasks = tasks_of(results, threads)
     yield from _nets([task for name, task in tasks.items() if name in BY_NAME])
     yield from _calls(tasks)
-    if STREAM in tasks:
-        yield from _stream(tasks[STREAM])
+    yield from _stream(tasks.get(STREAM, StepsOfTask(STREAM, [])))
 
 
 def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
-    if not tasks:
-        return
-    yield (
-        f"\nMicroseconds of a call of `{OURS}`, and of a step inside a long `fit`; the ratio of "
-        f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns, "
-        "and what is to hold.\n"
-    )
     rows = []
     for task in tasks:
         aim, inside = AIMS[task.name], task.ours(INSIDE)
@@ -162,7 +154,11 @@ def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
         cells += [_aimed(ratio, aim.inside, "at most")]
         rows.append([task.name, *cells, *(task.cell(n, OURS, aim.peers.get(n)) for n in COLUMNS)])
     titles = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
-    yield from Table([*titles, *(f">{PEERS[n].title}" for n in COLUMNS)], rows).markdown()
+    yield from Table([*titles, *(f">{PEERS[n].title}" for n in COLUMNS)], rows).under(
+        f"Microseconds of a call of `{OURS}`, and of a step inside a long `fit`; the ratio of "
+        f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns, "
+        "and what is to hold."
+    )
     for name in COLUMNS:
         fastest = [pair[1] for task in tasks if (pair := task.fastest(name, OURS))]
         if fastest:
@@ -175,23 +171,21 @@ def _calls(tasks: dict[str, StepsOfTask]) -> Iterator[str]:
         task = tasks[call.task]
         peer = (PEERS[call.peer].title, task.cell(call.peer, call.way)) if call.peer else ("-", "-")
         rows.append((call.title, task.us(call.way), *peer, call.aim))
-    if rows:
-        yield "\nOther short calls, microseconds, and a peer's time over fastmlp's:\n"
-        yield from Table(("call", ">fastmlp, us", "beside", ">ratio", ">aim"), rows).markdown()
+    text = "Other short calls, microseconds, and a peer's time over fastmlp's:"
+    yield from Table(("call", ">fastmlp, us", "beside", ">ratio", ">aim"), rows).under(text)
 
 
 def _stream(task: StepsOfTask) -> Iterator[str]:
-    yield (
-        "\nA stream of river's, TrumpApproval: each row is predicted, then learned. The mean "
-        "absolute error of all predictions is in points of approval.\n"
-    )
     rows = []
     for r in sorted(task.records, key=lambda r: quartiles(r["seconds"]).median):
         us = 1e6 * quartiles(r["seconds"]).median
         cells = digits(us), f"{1e6 / us:,.0f}", f"{r['mae']:.3f}"
         rows.append((PEERS[r["contestant"]].title, r["way"], *cells))
     titles = ("by", "learner", ">us a row", ">rows a second", ">mean absolute error")
-    yield from Table(titles, rows).markdown()
+    yield from Table(titles, rows).under(
+        "A stream of river's, TrumpApproval: each row is predicted, then learned. The mean "
+        "absolute error of all predictions is in points of approval."
+    )
 
 
 PART = Part("steps", "steps", measure, table, PAGE)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.machine import memory
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS
 from benchmarks.race import Part, Race, key_of, timed
@@ -170,14 +171,6 @@ def title(name: str) -> str:
 def table(results: Record, threads: int) -> Iterator[str]:
     """fastmlp beside its limits, and the peers beside it, for the page."""
     shown = [g for g in groups(results) if g.threads == threads and "fastmlp" in g.records]
-    if not shown:
-        return
-    yield (
-        "\nfastmlp beside its limits, nanoseconds a row. `over` is its time over the slower "
-        f"of reading alone and training from memory; it is to be {MOST:g} at most. `kept` is the "
-        "share of the speed from memory, and `possible` what would be left of it if the reading "
-        "took its time on one core and nothing else.\n"
-    )
     titles = ["net@batch", ">MFLOP a step", ">reading", ">from memory", ">streamed", ">over"]
     titles += [">kept", ">possible", ">memory, MB"]
     rows = []
@@ -186,14 +179,18 @@ def table(results: Record, threads: int) -> Iterator[str]:
         cells = [group.stream.name, f"{load.flops / 1e6:.3g}", *(f"{ns:,.0f}" for ns in m[:3])]
         cells += [f"{m.over:.2f}", f"{m.kept:.0%}", f"{m.most:.0%}"]
         rows.append([*cells, f"{group.records['fastmlp']['grown'] / 1e6:,.0f}"])
-    yield from Table(titles, rows).markdown()
-    yield (
-        "\nThe peers over the same file: their time over fastmlp's, medians (and quartiles) of "
-        f"turns, which is to be {LEAST:g} at least; below 1 the peer is ahead.\n"
+    yield from Table(titles, rows).under(
+        "fastmlp beside its limits, nanoseconds a row. `over` is its time over the slower "
+        f"of reading alone and training from memory; it is to be {MOST:g} at most. `kept` is the "
+        "share of the speed from memory, and `possible` what would be left of it if the reading "
+        "took its time on one core and nothing else."
     )
     peers = [f">{title(name)}" for name in COLUMNS]
     titles = ["net@batch", ">fastmlp, rows a second", "fastest peer", *peers]
-    yield from Table(titles, [_cells(g) for g in shown if len(g.records) > 1]).markdown()
+    yield from Table(titles, [_cells(g) for g in shown if len(g.records) > 1]).under(
+        "The peers over the same file: their time over fastmlp's, medians (and quartiles) of "
+        f"turns, which is to be {LEAST:g} at least; below 1 the peer is ahead."
+    )
     for name in COLUMNS:
         if records := [group.records[name] for group in shown if name in group.records]:
             yield ways(f"{title(name)}, the fastest of its ways", records)
@@ -226,9 +223,9 @@ class Work:
         ways = module.VARIANTS["stream"]
         for way in ways:
             make(way)
-            before = _memory(reset=True)
+            before = memory(reset=True)
             self._run.streamed()
-            grown[way] = _memory() - before
+            grown[way] = memory() - before
             tried[way] = timed(self._run.streamed)[0] if len(ways) > 1 else 0.0
         best = min(tried, key=lambda way: tried[way])
         if best != ways[-1]:
@@ -240,16 +237,6 @@ class Work:
         """Read the file, train on its rows from memory, or as they are read: nanoseconds a row."""
         seconds, n = timed(getattr(self._run, what))
         return {"ns": 1e9 * seconds / n}
-
-
-def _memory(*, reset: bool = False) -> int:
-    """The most bytes that the process has had in memory; `reset`: from now on."""
-    if not Path("/proc/self/clear_refs").exists():
-        return 0
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 PART = Part("stream", "streams", measure, table, PAGE)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine, output
-from benchmarks.output import DOCS, say
+from benchmarks.output import DOCS, Table, say
 from benchmarks.scores import Record, bold_if, geometric, grouped, ranks_of
 from benchmarks.tabular.sources import Source, columns_of, known_rows, sources, split_rows
 from benchmarks.workloads import Array
@@ -173,11 +173,7 @@ def lines(results: Record) -> Iterator[str]:
     names = list(by_table)
     seeds = len({r["seed"] for r in records})
     fits = f"{len(records)} fits in {sum(r['seconds'] for r in records):.0f} s"
-    yield machine.measured(results["machine"], fits, versions=results["versions"])
-    yield (
-        f"\nScores on rows that no fit has seen, mean and standard deviation of {seeds} seeds; "
-        "the highest mean is bold.\n"
-    )
+    yield machine.measured(results, fits)
     rows: list[tuple[Any, ...]] = []
     for name in names:
         first = by_table[name][0]
@@ -192,10 +188,9 @@ def lines(results: Record) -> Iterator[str]:
     mean_ranks = [f"{np.mean([r[recipe] for r in every]):.1f}" for recipe in RECIPES]
     rows.append(("mean rank", "", "", "", *mean_ranks))
     recipes = [f">{recipe}" for recipe in RECIPES]
-    yield from output.Table(("table", ">rows", ">inputs", ">score", *recipes), rows).markdown()
-    yield (
-        "\nWhat a remedy adds to the plain net's score on the same rows, and on how many of the "
-        f"{seeds} seeds it is ahead; negative: the plain net is.\n"
+    yield from Table(("table", ">rows", ">inputs", ">score", *recipes), rows).under(
+        f"Scores on rows that no fit has seen, mean and standard deviation of {seeds} seeds; "
+        "the highest mean is bold."
     )
     remedies = [recipe for recipe in RECIPES if recipe != "plain"]
     rows = [(n, *(_gain(gains(results, n, recipe)) for recipe in remedies)) for n in names]
@@ -203,20 +198,21 @@ def lines(results: Record) -> Iterator[str]:
     rows.append(("tables with a gain", *(f"{won} of {len(names)}" for won in wins)))
     left = [geometric(error_left(results, n, recipe) for n in names) for recipe in remedies]
     rows.append(("error over the plain net's", *(f"{share:.3f}" for share in left)))
-    yield from output.Table(("table", *recipes[1:]), rows).markdown()
-    yield (
-        "\nLosses on the same rows, mean over seeds: cross-entropy, or squared error over the "
-        "variance. The lowest is bold.\n"
+    yield from Table(("table", *recipes[1:]), rows).under(
+        "What a remedy adds to the plain net's score on the same rows, and on how many of the "
+        f"{seeds} seeds it is ahead; negative: the plain net is."
     )
     rows = []
     for name in names:
         losses = [float(of(results, name, recipe, "loss").mean()) for recipe in RECIPES]
         rows.append((name, *(bold_if(f"{loss:.4f}", loss == min(losses)) for loss in losses)))
-    yield from output.Table(("table", *recipes), rows).markdown()
-    yield "\nEpochs, mean over tables and seeds:\n"
+    yield from Table(("table", *recipes), rows).under(
+        "Losses on the same rows, mean over seeds: cross-entropy, or squared error over the "
+        "variance. The lowest is bold."
+    )
     epochs = [np.mean([r["epochs"] for r in records if r["recipe"] == c]) for c in RECIPES]
     rows = [("epochs", *(f"{n:.0f}" for n in epochs))]
-    yield from output.Table(("", *recipes), rows).markdown()
+    yield from Table(("", *recipes), rows).under("Epochs, mean over tables and seeds:")
 
 
 def _with_spread(scores: Array, *, bold: bool) -> str:

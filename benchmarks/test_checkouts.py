@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import checkouts, compare
+from benchmarks import checkouts, compare, predictions, steps
 from benchmarks.checkouts import Checkout
+from benchmarks.conftest import Ours
 from benchmarks.output import ROOT
 
 
@@ -85,7 +86,13 @@ def test_a_checkout_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
         Checkout(tmp_path, tmp_path / "cache", 1)
 
 
-def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two checkouts in this process, whose code is compiled."""
+    monkeypatch.setattr(checkouts, "Checkout", lambda folder, cache, n_threads: Ours())
+    for part in (predictions, steps):
+        monkeypatch.setattr(part, "SECONDS", 1e-4)
     folder, kept = copy_of(tmp_path), tmp_path / "all.json"
     words = ["--checkouts", str(ROOT), str(folder), "--smoke", "--threads", "1"]
     words += ["--workloads", "2-4-1@4", "--parts", "train", "predict", "many", "steps"]

@@ -124,7 +124,7 @@ def test_predictions_and_models_of_tables_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(bfloat16, "PREDICTED", (bfloat16.Predicted((64, 64, 10), 50),))
+    monkeypatch.setattr(bfloat16, "PREDICTED", (((64, 64, 10), 50),))
     monkeypatch.setattr(bfloat16, "SECONDS", 0.0)
     monkeypatch.setattr(bfloat16, "FITTED", (("diabetes", "fast", 1),))
     path = tmp_path / "found.json"

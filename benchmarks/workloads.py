@@ -1,6 +1,7 @@
 """Nets, data and starting parameters that all contestants share."""
 
 import math
+from collections.abc import Callable
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -114,6 +115,11 @@ class Workload(NamedTuple):
         weights = [a * b for a, b in pairwise(self.sizes)]
         return (6 * sum(weights) - 2 * weights[0]) * self.batch
 
+    def rows(self, step: int) -> slice:
+        """The rows of a step, in their order."""
+        first = step * self.batch if self.shuffle else 0
+        return slice(first, first + self.batch)
+
     def quick(self) -> "Workload":
         full = not self.shuffle
         n_rows = min(self.n_rows, 1000) if full else min(self.n_rows, 4 * self.batch)
@@ -158,6 +164,21 @@ def flat(layers: Any) -> Array:
     """All weights, then all biases: one vector, as fastmlp has it."""
     weights, biases = zip(*layers, strict=True)
     return np.concatenate([np.asarray(part).ravel() for part in (*weights, *biases)])
+
+
+def forward(layers: Any, x: Any, activation: Callable[[Any], Any], affine: Any = None) -> Any:
+    """The last layer's values, in any library's arrays.
+
+    Parameters
+    ----------
+    layers : pairs of weights (n_in, n_out) and biases (n_out,)
+    affine : a layer's sums of x, weights and biases; None: ``x @ w + b``
+    """
+    affine = affine or (lambda x, w, b: x @ w + b)
+    *hidden, last = layers
+    for layer in hidden:
+        x = activation(affine(x, *layer))
+    return affine(x, *last)
 
 
 CE, BCE = "cross_entropy", "binary_cross_entropy"

@@ -99,7 +99,7 @@ def _fastest(what: str, turns: dict[str, list[float]]) -> Iterator[Comparison]:
 def lines(results: Record, ours: Record | None = None) -> Iterator[str]:
     """The page of a run, beside ours if there is such."""
     threads, shown = max(r["threads"] for r in results["peaks"]), [*comparisons(results)]
-    yield machine.measured(results["machine"], counted(threads))
+    yield machine.measured(results, counted(threads))
     yield from _caveats(results)
     lost, n = [one.what for one in shown if one.ratio < 1], len(shown)
     names = f", in bold: {'; '.join(lost)}" if lost else ""
@@ -144,6 +144,6 @@ def write(results: Record, kept: Path | None) -> None:
     ours = json.loads(OURS.read_text()) if OURS.is_file() else None
     text = [TITLE, "", *lines(results, ours)]
     if ours:
-        text += ["", f"Ours: {machine.measured(ours['machine'])}"]
+        text += ["", f"Ours: {machine.measured(ours)}"]
     YOURS.write_text("\n".join(text) + "\n")
     say(f"{YOURS} has your figures beside ours")

@@ -1,7 +1,7 @@
 """Contestants: each module makes a `Run` of a workload, as an expert in its library writes it.
 
 A module has `VARIANTS`, by form of workload the ways to write it, of which the fastest counts,
-`make(workload, variant)`, and `about()`, the versions it runs on; some have `sgemm(size)`, GFLOP/s
+`make(workload, variant)`, and `about()`, the versions it runs on; some have `sgemm(size)`, a call
 of the library's own matrix product.
 """
 

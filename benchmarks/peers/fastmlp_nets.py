@@ -40,6 +40,25 @@ def optimizer_of(workload: Workload) -> Any:
     return Adam(rule.rate)
 
 
+def net_of(load: Workload, start: Array, **changes: Any) -> MLP:
+    """A new net at the start, with further settings, or others."""
+    settings: dict[str, Any] = {
+        "activation": load.activation,
+        "loss": load.loss,
+        "optimizer": optimizer_of(load),
+        "l2": load.l2,
+        "dtype": load.dtype,
+        "seed": 0,
+    }
+    if load.compute_dtype:
+        settings["compute_dtype"] = load.compute_dtype
+    if load.recipe:
+        settings["dropout"] = load.recipe.dropout
+    net = MLP(load.sizes, **{**settings, **changes})
+    net.parameters[:] = start
+    return net
+
+
 class FastmlpFit:
     """A net, as a user writes it."""
 
@@ -53,23 +72,7 @@ class FastmlpFit:
         self.net = self.made()
 
     def made(self, **changes: Any) -> MLP:
-        """A new net at the start, with further settings, or others."""
-        load = self.workload
-        settings: dict[str, Any] = {
-            "activation": load.activation,
-            "loss": load.loss,
-            "optimizer": optimizer_of(load),
-            "l2": load.l2,
-            "dtype": load.dtype,
-            "seed": 0,
-        }
-        if load.compute_dtype:
-            settings["compute_dtype"] = load.compute_dtype
-        if load.recipe:
-            settings["dropout"] = load.recipe.dropout
-        net = MLP(load.sizes, **{**settings, **changes})
-        net.parameters[:] = self.start
-        return net
+        return net_of(self.workload, self.start, **changes)
 
     def epochs(self, n: int) -> None:
         load = self.workload
@@ -85,17 +88,12 @@ class FastmlpFit:
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
     def gradient(self) -> Array:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         return self.net.loss_and_gradient(self.x[batch], self.y[batch])[1]
 
     def loss(self) -> float:
-        twin = MLP(
-            self.workload.sizes,
-            activation=self.workload.activation,
-            loss=self.workload.loss,
-            dtype=self.workload.dtype,
-        )
-        twin.parameters[:] = self.net.parameters
+        plain = self.workload._replace(l2=0.0, recipe=None, compute_dtype=None)
+        twin = net_of(plain, self.net.parameters)
         return twin.loss_and_gradient(self.x, self.y)[0]
 
     def parameters(self) -> Array:
@@ -160,19 +158,9 @@ class Many:
         self.nets: list[MLP] = []
 
     def net(self, i: int, n_threads: int | None = None) -> MLP:
-        load, (rate, l2) = self.sweep.workload, self.settings[i]
-        net = MLP(
-            load.sizes,
-            activation=load.activation,
-            loss=load.loss,
-            optimizer=Adam(rate),
-            l2=l2,
-            dtype=load.dtype,
-            seed=i,
-            n_threads=n_threads,
-        )
-        net.parameters[:] = self.starts[i]
-        return net
+        rate, l2 = self.settings[i]
+        own: Any = {"optimizer": Adam(rate), "l2": l2, "seed": i, "n_threads": n_threads}
+        return net_of(self.sweep.workload, self.starts[i], **own)
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         self.nets = [self.net(i) for i in range(self.sweep.n_nets)]

@@ -17,7 +17,7 @@ from jax import lax
 
 from benchmarks.machine import cores
 from benchmarks.many import Sweep
-from benchmarks.workloads import Array, Recipe, Workload, flat
+from benchmarks.workloads import Array, Recipe, Workload, flat, forward
 
 POLICY = "layers in bfloat16"
 _PLAIN = ("gather in the scan", "gather ahead", "one flat vector")
@@ -48,15 +48,13 @@ def make(workload: Workload, variant: str = "") -> "JaxScan":
     return kinds[workload.form](workload, variant or VARIANTS[workload.form][0])
 
 
-def forward(activation: str, layers: Any, x: Any) -> Any:
-    *hidden, (w, b) = layers
-    for weight, bias in hidden:
-        x = ACTIVATIONS[activation](x @ weight + bias)
-    return x @ w + b
+def placed(x: Array, y: Array) -> tuple[Any, Any]:
+    """Rows and targets on the device."""
+    return jnp.asarray(x), jnp.asarray(y, np.int32 if y.ndim == 1 else y.dtype)
 
 
 def objective(workload: Workload, layers: Any, x: Any, y: Any) -> Any:
-    return loss_of(workload, forward(workload.activation, layers, x), y)
+    return loss_of(workload, forward(layers, x, ACTIVATIONS[workload.activation]), y)
 
 
 def loss_of(workload: Workload, raw: Any, y: Any) -> Any:
@@ -92,13 +90,17 @@ def updated(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
     return (*(jax.tree.unflatten(tree, part) for part in zip(*new, strict=True)), t)
 
 
+def penalised(g: Any, p: Any, strength: Any) -> Any:
+    """The gradient with that of the penalty, which is on weights only."""
+    return [(gw + strength * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
+
+
 class JaxScan:
     """State (parameters, m, v, t), all on the device."""
 
     def __init__(self, workload: Workload, variant: str) -> None:
         self.workload, self.variant = workload, variant
-        x, y = workload.data()
-        self.x, self.y = jnp.asarray(x), jnp.asarray(y, np.int32 if y.ndim == 1 else y.dtype)
+        self.x, self.y = placed(*workload.data())
         self.rng = np.random.default_rng(0)
         self._shapes = [(w.shape, b.shape) for w, b in workload.start()]
         self._epoch = jax.jit(self._scan, donate_argnums=0)
@@ -149,11 +151,10 @@ class JaxScan:
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         # The parameters are constants of the program, not six more arguments to look at.
-        layers, name = self._layers(self.state[0]), self.workload.activation
-        all_rows = jax.jit(lambda x: forward(name, layers, x))
-        by_blocks = jax.jit(
-            lambda x: lax.map(lambda row: forward(name, layers, row), x, batch_size=1_000)
-        )
+        layers, act = self._layers(self.state[0]), ACTIVATIONS[self.workload.activation]
+        predict = partial(forward, layers, activation=act)
+        all_rows = jax.jit(predict)
+        by_blocks = jax.jit(lambda x: lax.map(predict, x, batch_size=1_000))
         return {
             "jit": lambda x: all_rows(x).block_until_ready(),
             "jit, blocks of 1,000": lambda x: by_blocks(x).block_until_ready(),
@@ -181,12 +182,11 @@ class JaxScan:
         return updated(load, p, g, m, v, t), loss
 
     def _penalised(self, g: Any, p: Any) -> Any:
-        """Add the penalty's gradient: weights only."""
         strength = self.workload.l2 / self.workload.batch
         if self.variant == "one flat vector":
             n = sum(int(np.prod(w)) for w, _ in self._shapes)
             return g.at[:n].add(strength * p[:n])
-        return [(gw + strength * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
+        return penalised(g, p, strength)
 
     def _scan(self, state: State, x: Any, y: Any, order: Any) -> tuple[State, Any]:
         def take(array: Any, index: Any) -> Any:
@@ -237,14 +237,14 @@ class JaxMixed(JaxScan):
         return float(super()._objective(self.state[0], self.exact, self.y))
 
     def _objective(self, p: Any, x: Any, y: Any) -> Any:
-        act, layers = ACTIVATIONS[self.workload.activation], self._layers(p)
-        for i, (w, b) in enumerate(layers):
-            if self.by_policy:
-                x = x.astype(HALF) @ w.astype(HALF) + b.astype(HALF)
-            else:
-                x = product(x, w) + b
-            x = act(x) if i < len(layers) - 1 else x
-        return loss_of(self.workload, x.astype(jnp.float32), y)
+        act = ACTIVATIONS[self.workload.activation]
+        raw = forward(self._layers(p), x, act, self._affine)
+        return loss_of(self.workload, raw.astype(jnp.float32), y)
+
+    def _affine(self, x: Any, w: Any, b: Any) -> Any:
+        if self.by_policy:
+            return x.astype(HALF) @ w.astype(HALF) + b.astype(HALF)
+        return product(x, w) + b
 
 
 class JaxRecipe(JaxScan):
@@ -311,14 +311,10 @@ class JaxRecipe(JaxScan):
         return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(self.workload.dtype)
 
     def _dropped(self, p: Any, x: Any, y: Any, masks: Any) -> Any:
-        *hidden, (w, b) = self._layers(p)
-        first = 0
-        for weight, bias in hidden:
-            x = ACTIVATIONS[self.workload.activation](x @ weight + bias)
-            x = x * masks[:, first : first + x.shape[1]]
-            first += x.shape[1]
-        # Of a net without hidden layers, whose inputs are the last hidden values.
-        return objective(self.workload, [(w, b)], x, y)
+        act = ACTIVATIONS[self.workload.activation]
+        parts = iter(jnp.split(masks, np.cumsum(self.workload.sizes[1:-2]), axis=1))
+        raw = forward(self._layers(p), x, lambda z: act(z) * next(parts))
+        return loss_of(self.workload, raw, y)
 
     def _scan(self, state: Any, x: Any, y: Any, order: Any) -> tuple[Any, Any]:
         p, rule, average, key, done, total = state
@@ -352,11 +348,10 @@ class JaxVmapped:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        x, y = sweep.data()
-        self.x, self.y = jnp.asarray(x), jnp.asarray(y, np.int32 if y.ndim == 1 else y.dtype)
+        self.x, self.y = placed(*sweep.data())
         self.rng = np.random.default_rng(0)
         self.starts = [(jnp.asarray(w), jnp.asarray(b)) for w, b in sweep.starts()]
-        self.settings = jnp.asarray(sweep.settings(), x.dtype)
+        self.settings = jnp.asarray(sweep.settings(), self.x.dtype)
         self._train = jax.jit(jax.vmap(self._training))
         self.p: Any = None
 
@@ -386,7 +381,7 @@ class JaxVmapped:
             y = self.y.at[index].get(mode="promise_in_bounds")
             loss, g = jax.value_and_grad(lambda q: objective(load, q, x, y))(p)
             if self.sweep.mixed:
-                g = [(gw + l2 / load.batch * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
+                g = penalised(g, p, l2 / load.batch)
             return updated(load, p, g, m, v, t), loss
 
         zeros = jax.tree.map(jnp.zeros_like, p)

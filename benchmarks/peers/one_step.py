@@ -62,8 +62,8 @@ def ways(contestant: str, task: Any, quick: bool) -> Ways:
 def batches_of(load: Workload, form: Callable[[Array], Any] = np.ascontiguousarray) -> list[Any]:
     """Pairs of rows and targets, of batches in the order of the rows."""
     x, y = load.data()
-    firsts = range(0, min(load.n_rows, MOST_BATCHES * load.batch), load.batch)
-    return [(form(x[i : i + load.batch]), form(y[i : i + load.batch])) for i in firsts]
+    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
+    return [(form(x[part]), form(y[part])) for part in rows]
 
 
 def over(
@@ -117,26 +117,22 @@ def fastmlp_steps(load: Workload) -> Ways:
 
 def sklearn_steps(load: Workload) -> Ways:
     run = module_of("sklearn").make(load)
-    n, x, y = load.batch, run.x, run.y
-    batches = [(x[i : i + n], y[i : i + n]) for i in range(0, min(len(x), MOST_BATCHES * n), n)]
+    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
+    batches = [(run.x[part], run.y[part]) for part in rows]
     return {PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)}
 
 
 def jax_steps(load: Workload) -> Ways:
     """Jitted steps with donated state: optax's Adam; or written out, on layers and on a vector."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     module = module_of("jax")
 
-    def form(part: Array) -> Any:
-        return jnp.asarray(part, np.int32 if part.ndim == 1 else part.dtype)
-
     def waiting(run: Any) -> None:
         jax.block_until_ready(run.state)
 
-    batches, parts = batches_of(load, form), {}
+    batches, parts = [module.placed(*batch) for batch in batches_of(load)], {}
     for name, variant in {"jit": "gather ahead", "jit, one vector": "one flat vector"}.items():
         run = module.make(load, variant)
         written = jax.jit(run._step, donate_argnums=0)
@@ -241,16 +237,17 @@ def iris(library: str, quick: bool) -> Ways:
 
 def table_row(library: str, quick: bool) -> Ways:
     """A prediction of one row of a frame of numbers and categories."""
-    from benchmarks.tabular.times import made_up, model_of
+    from benchmarks.tabular.models import pack_of
+    from benchmarks.tabular.times import made_up
 
-    n_rows = 200 if quick else 5_000
+    n_rows, preset = (200, "fast") if quick else (5_000, "balanced")
     frame, y = made_up(n_rows, "regression")
     if library == "lightgbm":
         texts = list(frame.select_dtypes(exclude="number"))
         frame[texts] = frame[texts].astype("category")
         model = import_module("lightgbm").LGBMRegressor(verbose=-1).fit(frame, y)
     else:
-        model = model_of("regression", "fast" if quick else "balanced", 2, 0).fit(frame, y)
+        model = pack_of("regression", 2, 0, preset=preset).fit(frame, y)
     return {"predict": Way(repeated(model.predict, frame[:1]))}
 
 

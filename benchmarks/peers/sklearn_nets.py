@@ -15,7 +15,7 @@ from benchmarks.peers import Unsupported
 from benchmarks.workloads import Array, Workload, flat
 
 VARIANTS = {"plain": ("fit",)}
-EPSILON = 7e-10
+EPSILON, NEVER = 7e-10, 10**9
 ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic"}
 
 
@@ -27,6 +27,18 @@ def make(workload: Workload, variant: str = "fit") -> "SklearnFit":
     if workload.rule.kind == "adamw":
         raise Unsupported("scikit-learn has no AdamW")
     return SklearnFit(workload)
+
+
+def estimator_of(load: Workload, **settings: Any) -> Any:
+    """An estimator that takes all of its epochs."""
+    kind = MLPRegressor if load.loss == "mse" else MLPClassifier
+    return kind(
+        hidden_layer_sizes=load.sizes[1:-1],
+        activation=ACTIVATIONS[load.activation],
+        batch_size=load.batch,
+        n_iter_no_change=NEVER,
+        **settings,
+    )
 
 
 class SklearnFit:
@@ -44,18 +56,14 @@ class SklearnFit:
 
     def reset(self) -> None:
         load, rule = self.workload, self.workload.rule
-        kind = MLPClassifier if self.classes else MLPRegressor
-        self.net = kind(
-            hidden_layer_sizes=load.sizes[1:-1],
-            activation=ACTIVATIONS[load.activation],
+        self.net = estimator_of(
+            load,
             solver=rule.kind,
             alpha=load.l2,
-            batch_size=load.batch,
             learning_rate_init=rule.rate,
             momentum=rule.momentum,
             nesterovs_momentum=rule.momentum > 0,
             shuffle=load.shuffle,
-            n_iter_no_change=10**9,
             tol=0.0,
             epsilon=EPSILON,
             random_state=0,
@@ -79,12 +87,10 @@ class SklearnFit:
         self.net.warm_start = False  # partial_fit on a batch that lacks a class would raise.
 
     def steps(self, n: int) -> None:
-        load = self.workload
         self.net.shuffle = False
-        for i in range(n):
-            first = i * load.batch if load.shuffle else 0
-            self._partial_fit(slice(first, first + load.batch))
-        self.net.shuffle = load.shuffle
+        for rows in map(self.workload.rows, range(n)):
+            self._partial_fit(rows)
+        self.net.shuffle = self.workload.shuffle
 
     def gradient(self) -> Any:
         raise Unsupported("scikit-learn's gradient is private")
@@ -106,9 +112,6 @@ class SklearnFit:
         return {"predict": self.net.predict_proba if self.classes else self.net.predict}
 
 
-NEVER = 1_000_000
-
-
 class Many:
     """Worker processes stay for the next training; each has one thread of BLAS."""
 
@@ -121,18 +124,13 @@ class Many:
         self.fitted: list[Any] = []
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        load = self.sweep.workload
-        kind = MLPClassifier if load.loss == "cross_entropy" else MLPRegressor
         target = self.y if self.y.ndim == 1 else self.y[:, 0]
         models = [
-            kind(
-                load.sizes[1:-1],
-                activation=load.activation,
-                batch_size=load.batch,
+            estimator_of(
+                self.sweep.workload,
                 learning_rate_init=rate,
                 alpha=l2,
                 max_iter=epochs,
-                n_iter_no_change=NEVER,
                 shuffle=shuffle,
                 random_state=i,
             )

@@ -104,7 +104,7 @@ class WholeStep(CompiledLoss):
         self._step(self.state, x, y, *(() if masks is None else (masks,)))
 
     def gradient(self) -> Any:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         return self._gradient(self.p, self.x[batch], self.y[batch])
 
 

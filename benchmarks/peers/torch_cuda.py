@@ -9,20 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-VARIANTS = ("eager", "reduce-overhead", "graph of a step", "graph of an epoch")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 Tensor: TypeAlias = torch.Tensor
-
-
-def make(load: Any, variant: str) -> Callable[[int], None]:
-    """A function that trains for n epochs."""
-    contestant = CudaNet(load)
-    return {
-        "eager": contestant.eager,
-        "reduce-overhead": contestant.compiled,
-        "graph of a step": contestant.graph_of_a_step,
-        "graph of an epoch": contestant.graph_of_an_epoch,
-    }[variant]()
 
 
 class CudaNet:
@@ -78,12 +66,12 @@ class CudaNet:
 
         return run
 
-    def eager(self) -> Callable[[int], None]:
-        def epoch() -> None:
-            for x, y in self.batches():
-                self.step(x, y)
+    def all_steps(self) -> None:
+        for x, y in self.batches():
+            self.step(x, y)
 
-        return self.epochs(epoch)
+    def eager(self) -> Callable[[int], None]:
+        return self.epochs(self.all_steps)
 
     def compiled(self) -> Callable[[int], None]:
         torch._dynamo.reset()
@@ -125,9 +113,17 @@ class CudaNet:
 
     def graph_of_an_epoch(self) -> Callable[[int], None]:
         self.shuffle()
+        return self.epochs(self._captured(self.all_steps).replay)
 
-        def all_steps() -> None:
-            for x, y in self.batches():
-                self.step(x, y)
 
-        return self.epochs(self._captured(all_steps).replay)
+VARIANTS = {
+    "eager": CudaNet.eager,
+    "reduce-overhead": CudaNet.compiled,
+    "graph of a step": CudaNet.graph_of_a_step,
+    "graph of an epoch": CudaNet.graph_of_an_epoch,
+}
+
+
+def make(load: Any, variant: str) -> Callable[[int], None]:
+    """A function that trains for n epochs."""
+    return VARIANTS[variant](CudaNet(load))

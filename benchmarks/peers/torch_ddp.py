@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import machines
-from benchmarks.peers.torch_nets import LOSSES, Net
-from benchmarks.workloads import Array, Workload, flat
+from benchmarks.peers.torch_nets import LOSSES, Net, Tensor, TorchEager
+from benchmarks.workloads import Workload
 
 # Options of DDP. By hand there is one all-reduce of all gradients after the backward pass.
 BY_HAND = "one all-reduce by hand"
@@ -24,7 +23,6 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     BY_HAND: {},
 }
-Tensor: TypeAlias = torch.Tensor
 
 
 class Ranks:
@@ -49,56 +47,45 @@ class Ranks:
             yield way, DistributedNet(load, way)
 
 
-class DistributedNet:
+class DistributedNet(TorchEager):
     """A net that two processes train, and this one's rows."""
 
     def __init__(self, workload: Workload, way: str) -> None:
-        self.workload, self.way = workload, way
-        x, y = machines.share(workload, dist.get_rank(), dist.get_world_size())
-        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y)
-        self.batch = workload.batch // dist.get_world_size()
-        self.net = Net(
-            workload.activation,
-            [
-                torch.from_numpy(part.copy())
-                for weight, bias in workload.start()
-                for part in (weight.T.copy(), bias)
-            ],
-        )
-        self.model: nn.Module = self.net
-        if way == BY_HAND:
-            self.gradient = torch.zeros(sum(p.numel() for p in self.net.p))
-            _view_gradients(self.net, self.gradient)
-        else:
-            self.model = DistributedDataParallel(self.net, **WAYS[way])
-        self.optimizer = torch.optim.Adam(self.net.parameters(), workload.rule.rate, fused=True)
+        self.way, n = way, dist.get_world_size()
+        load = workload._replace(n_rows=workload.n_rows // n, batch=workload.batch // n)
+        super().__init__(load, "gather each epoch, one thread")
+        rows = machines.share(workload, dist.get_rank(), n)
+        self.x, self.y = self.exact, _ = [torch.from_numpy(part) for part in rows]
 
-    def batches(self, *, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        x, y = self.x, self.y
-        if shuffle:
-            order = torch.randperm(len(x))
-            x, y = x.index_select(0, order), y.index_select(0, order)
-        yield from zip(x.split(self.batch), y.split(self.batch), strict=True)
+    def reset(self) -> None:
+        super().reset()
+        net = Net(self.workload.activation, [part.detach() for part in self.p])
+        self.p = [*net.p]
+        self.optimizer, self.model = self._optimizer(), net
+        if self.way == BY_HAND:
+            self.sums = torch.zeros(sum(p.numel() for p in self.p))
+            _view_gradients(net, self.sums)
+        else:
+            self.model = DistributedDataParallel(net, **WAYS[self.way])
+
+    def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        return LOSSES[self.workload.loss](self.model(x), y)
+
+    def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
+        if self.way != BY_HAND:
+            super().step(x, y)
+            return
+        self.optimizer.zero_grad(set_to_none=False)
+        self.objective(x, y).backward()
+        dist.all_reduce(self.sums)
+        self.sums /= dist.get_world_size()
+        self.optimizer.step()
 
     def epochs(self, n: int, *, shuffle: bool = True) -> None:
-        loss = LOSSES[self.workload.loss]
-        by_hand = self.way == BY_HAND
-        for _ in range(n):
-            for x, y in self.batches(shuffle=shuffle):
-                self.optimizer.zero_grad(set_to_none=not by_hand)
-                loss(self.model(x), y).backward()
-                if by_hand:
-                    dist.all_reduce(self.gradient)
-                    self.gradient /= dist.get_world_size()
-                self.optimizer.step()
-
-    @torch.no_grad()
-    def loss(self) -> float:
-        return float(LOSSES[self.workload.loss](self.net(self.x), self.y))
-
-    def parameters(self) -> Array:
-        p = [part.detach().numpy() for part in self.net.p]
-        return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
+        if shuffle:
+            super().epochs(n)
+        for _ in range(0 if shuffle else n):
+            self.steps(self.workload.n_steps)
 
 
 def _view_gradients(net: Net, gradient: Tensor) -> None:

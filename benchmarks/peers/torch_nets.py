@@ -3,18 +3,16 @@
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional
+from torch.func import grad_and_value, vmap
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.many import Sweep
@@ -61,12 +59,9 @@ def about() -> str:
     return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {'; '.join(facts)}"
 
 
-def sgemm(size: int) -> float:
-    a, out = torch.ones(size, size), torch.empty(size, size)
-    torch.mm(a, a, out=out)
-    begin = time.perf_counter()
-    torch.mm(a, a, out=out)
-    return 2e-9 * size**3 / (time.perf_counter() - begin)
+def sgemm(size: int) -> Callable[[], Any]:
+    a = torch.ones(size, size)
+    return partial(torch.mm, a, a, out=torch.empty(size, size))
 
 
 def make(workload: Workload, variant: str = "") -> "TorchEager":
@@ -186,14 +181,12 @@ class TorchEager:
                 self.step(*batch)
 
     def steps(self, n: int) -> None:
-        load, self.total = self.workload, self.done + n
-        for i in range(n):
-            first = i * load.batch if load.shuffle else 0
-            rows = slice(first, first + load.batch)
+        self.total = self.done + n
+        for rows in map(self.workload.rows, range(n)):
             self.step(self.x[rows], self.y[rows])
 
     def gradient(self) -> Any:
-        batch = slice(0, self.workload.batch)
+        batch = self.workload.rows(0)
         return torch.autograd.grad(self.objective(self.x[batch], self.y[batch]), self.p)
 
     @torch.no_grad()
@@ -299,35 +292,16 @@ class Many:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        sizes = sweep.workload.sizes
-        x, y = sweep.data()
-        self.x = torch.from_numpy(x)
-        self.y = torch.from_numpy(y)
-        layers: list[Any] = []
-        for a, b in pairwise(sizes):
-            layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
-        self.module = torch.nn.Sequential(*layers[:-1])
+        self.x, self.y = (torch.from_numpy(part) for part in sweep.data())
         self.generator = torch.Generator().manual_seed(0)
-        self.slopes = vmap(grad_and_value(self._objective), in_dims=(0, 0, 0))
-        self.p: dict[str, Any] = {}
-
-    def _objective(self, p: Any, x: Any, y: Any) -> Any:
-        raw = functional_call(self.module, p, (x,))
-        if self.sweep.workload.loss == "cross_entropy":
-            return functional.cross_entropy(raw, y)
-        return functional.mse_loss(raw, y)
-
-    def _start(self) -> dict[str, Any]:
-        p = {}
-        for i, (w, b) in enumerate(self.sweep.starts()):
-            p[f"{2 * i}.weight"] = torch.from_numpy(w).transpose(1, 2).contiguous()
-            p[f"{2 * i}.bias"] = torch.from_numpy(b.copy())
-        return p
+        self.slopes = vmap(grad_and_value(partial(objective, sweep.workload)))
+        self.p: list[Tensor] = []
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         load, n = self.sweep.workload, self.sweep.n_nets
-        self.p = self._start()
-        adam = torch.optim.Adam(self.p.values(), lr=load.rule.rate, fused=True)
+        layers = [(w.transpose(0, 2, 1).copy(), b) for w, b in self.sweep.starts()]
+        self.p = [torch.from_numpy(part) for layer in layers for part in layer]
+        adam = torch.optim.Adam(self.p, lr=load.rule.rate, fused=True)
         with torch.no_grad():
             for _ in range(epochs):
                 orders = torch.arange(load.n_rows).expand(n, -1)
@@ -337,16 +311,14 @@ class Many:
                 losses = torch.zeros(n)
                 for index in orders.split(load.batch, 1):
                     slopes, loss = self.slopes(self.p, self.x[index], self.y[index])
-                    for name, parameter in self.p.items():
-                        parameter.grad = slopes[name]
+                    for p, slope in zip(self.p, slopes, strict=True):
+                        p.grad = slope
                     adam.step()
                     losses += loss
         self.losses = losses.numpy() / load.n_steps
 
     def parameters(self) -> Array:
-        names = [f"{2 * i}" for i in range(len(self.p) // 2)]
-        parts = [self.p[f"{k}.weight"].transpose(1, 2) for k in names]
-        parts += [self.p[f"{k}.bias"] for k in names]
+        parts = [*(w.transpose(1, 2) for w in self.p[::2]), *self.p[1::2]]
         return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
 
 

@@ -6,9 +6,8 @@ log loss of classes or the RMSE of numbers, of the rows to test on.
 
 import argparse
 import copy
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import say
-from benchmarks.scores import Record, counted
-from benchmarks.tabular.compare import PAGE, geometric, score
+from benchmarks.race import spent
+from benchmarks.scores import Record, change_cells, counted, geometric
+from benchmarks.tabular.compare import PAGE, score
 from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
@@ -145,8 +145,8 @@ def variants(
     The whole pack comes first. Two packs are the whole one and that of another seed.
     """
 
-    def trained(nets: NetsTraining, seed: int) -> tuple[Any, float, float]:
-        return _timed(lambda: train(rows, nets, seed, threads, preset))
+    def trained(nets: NetsTraining, seed: int) -> tuple[Record, Any]:
+        return spent(lambda: train(rows, nets, seed, threads, preset))
 
     whole = trained(NetsTraining(), seed)
     usual = _ablated(rows, whole)
@@ -199,18 +199,12 @@ def select(known: Any, selection: Any = None) -> Pack:
         return packs._pack(outputs, fits, candidates, predictions, chosen, scorer)
 
 
-def _ablated(rows: PackRows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
-    known, seconds, cpu = trained
-    predictions, more, more_cpu = _timed(lambda: select(known, selection).predict(rows.test.values))
+def _ablated(rows: PackRows, trained: tuple[Record, Any], selection: Any = None) -> Ablated:
+    times, known = trained
+    more, predictions = spent(lambda: select(known, selection).predict(rows.test.values))
     if rows.n_classes:
         predictions = predictions / predictions.sum(axis=1, keepdims=True)
-    return Ablated(predictions, seconds + more, cpu + more_cpu)
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    begin, begin_cpu = time.perf_counter(), time.process_time()
-    result = call()
-    return result, time.perf_counter() - begin, time.process_time() - begin_cpu
+    return Ablated(predictions, *(times[key] + more[key] for key in ("seconds", "cpu")))
 
 
 def _encodings(rows: PackRows) -> Encodings:
@@ -241,19 +235,17 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
 
 
 def run(options: argparse.Namespace, results: Record) -> None:
-    tables, threads, preset = developed(options.tables), options.threads, options.preset
-    turns = range(options.turns)
-    missing = [(t, n) for t in turns for n in tables if not _known(results["variants"], n, t)]
+    threads, records = options.threads, results["variants"]
+    missing = left(developed(options.tables), options.turns, records)
     _warm_up({sources()[name].task for _, name in missing}, threads)
-    for turn in turns:
-        for name in (n for t, n in missing if t == turn):
-            table = read(sources()[name])
-            for variant, ablated in variants(rows_of(table), turn, threads, preset):
-                record = {"table": name, "turn": turn, "variant": variant}
-                record |= {"seconds": ablated.seconds, "cpu": ablated.cpu}
-                results["variants"].append(record | score(table, ablated.predictions))
-            say(f"turn {turn + 1}, {name}")
-            output.keep(results, options)
+    for turn, name in missing:
+        table = read(sources()[name])
+        for variant, ablated in variants(rows_of(table), turn, threads, options.preset):
+            record = {"table": name, "turn": turn, "variant": variant}
+            record |= {"seconds": ablated.seconds, "cpu": ablated.cpu}
+            records.append(record | score(table, ablated.predictions))
+        say(f"turn {turn + 1}, {name}")
+        output.keep(results, options)
 
 
 def developed(words: list[str]) -> list[str]:
@@ -264,8 +256,10 @@ def developed(words: list[str]) -> list[str]:
     return names
 
 
-def _known(records: list[Record], name: str, turn: int) -> bool:
-    return any((r["table"], r["turn"]) == (name, turn) for r in records)
+def left(names: list[str], turns: int, records: list[Record]) -> list[tuple[int, str]]:
+    """The turns and tables that have no records."""
+    known = {(r["turn"], r["table"]) for r in records}
+    return [(t, name) for t in range(turns) for name in names if (t, name) not in known]
 
 
 def _warm_up(tasks: set[str], threads: int) -> None:
@@ -309,13 +303,17 @@ def ablation_lines(results: Record) -> Iterator[str]:
     if not records:
         return
     grid = Changes(records)
-    yield _intro(results, records, f"{len(grid.tables)} tables")
+    turns = len({r["turn"] for r in records})
+    packs = "one pack" if turns == 1 else f"{turns} packs of own seeds"
+    what = f"{packs} of the preset `{results['preset']}`"
+    versions = results["machine"]["versions"]
+    shown = {n: versions[n] for n in ("numba", "numpy", "scikit-learn") if n in versions}
+    facts = [f"{len(grid.tables)} tables", what, counted(results["threads"])]
+    yield machine.measured(results, *facts, versions=shown)
     rows = []
     for j, name in enumerate(grid.variants):
         change = grid.changes[:, j][~np.isnan(grid.changes[:, j])]
-        mean = 100 * (geometric(1 + change / 100) - 1)
-        cells = [len(change), f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
-        cells += [f"{(change > 0).sum()} of {len(change)}"]
+        cells = [len(change), *change_cells(change), f"{(change > 0).sum()} of {len(change)}"]
         rows.append((name, *cells, f"{geometric(grid.ratios[:, j]):.2f}x"))
     titles = ("without", ">tables", ">loss, geometric mean", ">median", ">greater on")
     yield ""
@@ -328,23 +326,17 @@ def ablation_lines(results: Record) -> Iterator[str]:
     yield from output.Table(("table", *(f">{v}" for v in grid.variants)), rows).markdown()
 
 
-def _intro(results: Record, records: list[Record], tables: str) -> str:
-    turns = len({r["turn"] for r in records})
-    packs = "one pack" if turns == 1 else f"{turns} packs of own seeds"
-    what = f"{packs} of the preset `{results['preset']}`"
-    versions = results["machine"]["versions"]
-    shown = {n: versions[n] for n in ("numba", "numpy", "scikit-learn") if n in versions}
-    facts = [tables, what, counted(results["threads"])]
-    return machine.measured(results["machine"], *facts, versions=shown)
+def options_of(tables: Sequence[str], which: str, turns: int) -> Record:
+    """The options of a program that fits packs of tables."""
+    return {
+        "--tables": {"nargs": "+", "metavar": "NAME", "default": tables, "help": which},
+        "--preset": {"choices": PRESETS, "default": "balanced"},
+        "--turns": {"type": int, "default": turns, "help": "fits of each, with own seeds"},
+        "--threads": {"type": int, "default": 2},
+    }
 
 
-TABLE = {"default": TABLES, "help": "names, or development or small"}
-OPTIONS: Record = {
-    "--tables": {"nargs": "+", "metavar": "NAME", **TABLE},
-    "--preset": {"choices": PRESETS, "default": "balanced"},
-    "--turns": {"type": int, "default": 2, "help": "packs of each, with own seeds"},
-    "--threads": {"type": int, "default": 2},
-}
+OPTIONS = options_of(TABLES, "names, or development or small", 2)
 main = output.program(PAGE, measure, OPTIONS, ablation=ablation_lines)
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, Table, say
-from benchmarks.scores import Record, bold_if, counted, digits, grouped, ranks_of
+from benchmarks.race import spent
+from benchmarks.scores import (
+    Record,
+    bold_if,
+    change_cells,
+    counted,
+    digits,
+    geometric,
+    grouped,
+    ranks_of,
+)
 from benchmarks.tabular.models import (
     AUTOGLUON,
     FASTMLP,
@@ -93,11 +103,6 @@ def normalised(losses: Array, linear: Array) -> Array:
     return np.where(np.isnan(losses) & ~np.isnan(span), WORST, scaled)
 
 
-def geometric(seconds: Array) -> Array:
-    """The models' geometric means over tables."""
-    return np.exp(np.nanmean(np.log(seconds), axis=0))
-
-
 def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> Iterator[str]:
     """The page's tables by group: those kept aside first, then those the recipe was made on."""
     named = [name for name, facts in results["tables"].items() if facts["group"] in groups]
@@ -106,12 +111,8 @@ def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> 
         return
     everything = grid({**results, "records": records})
     turns = len({r["turn"] for r in records})
-    yield machine.measured(
-        results["machine"],
-        f"{len(records)} fits, {turns} of each model and table in turns",
-        f"{counted(results['threads'])} each",
-        versions=results["versions"],
-    )
+    fits = f"{len(records)} fits, {turns} of each model and table in turns"
+    yield machine.measured(results, fits, f"{counted(results['threads'])} each")
     for group in groups:
         names = [n for n in everything.tables if results["tables"][n]["group"] == group]
         if names:
@@ -132,17 +133,14 @@ def _summary(part: Losses) -> Iterator[str]:
     scaled = np.full(len(part.models), np.nan)
     if LINEAR in part.models:
         scaled = np.nanmean(normalised(part.losses, part.of(LINEAR)), axis=0)
-    wins, times = (ranks < 2).sum(axis=0), (geometric(part.seconds), geometric(part.cpu))
+    wins, times = (ranks < 2).sum(axis=0), [geometric(s, axis=0) for s in (part.seconds, part.cpu)]
     rows = []
     for j in np.argsort(ranks.mean(axis=0), kind="stable"):
         cells = ["-"] * 3
         if BESIDE in part.models and part.models[j] != BESIDE:
             change = above(part.losses[:, j], part.of(BESIDE))
             change = change[~np.isnan(change)]
-            # Of ratios: a table whose losses are near 0 has some of many times another's.
-            mean = 100 * (np.exp(np.log1p(change / 100).mean()) - 1)
-            cells = [f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
-            cells.append(f"{(change < 0).sum()} of {len(change)}")
+            cells = [*change_cells(change), f"{(change < 0).sum()} of {len(change)}"]
         name = bold_if(part.models[j], part.models[j] == FASTMLP)
         mean_rank = f"{ranks.mean(axis=0)[j]:.2f}"
         cells += [digits(seconds[j]) for seconds in times]
@@ -165,21 +163,21 @@ def _behind(part: Losses) -> Iterator[str]:
 
 
 def _scores(results: Record, part: Losses) -> Iterator[str]:
-    yield "\nLog loss of classes, RMSE of numbers; the least is bold:\n"
     models = [f">{model}" for model in part.models]
     rows = []
     for name, losses in zip(part.tables, part.losses, strict=True):
         facts, least = results["tables"][name], np.nanmin(losses)
         cells = ["-" if np.isnan(x) else bold_if(f"{x:.4g}", x == least) for x in losses]
         rows.append((name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells))
-    yield from Table(("table", ">rows", ">columns", "task", *models), rows).markdown()
-    yield "\nSeconds to encode, train and predict the rows to test on, medians of turns:\n"
+    text = "Log loss of classes, RMSE of numbers; the least is bold:"
+    yield from Table(("table", ">rows", ">columns", "task", *models), rows).under(text)
     times = [
         (name, *("-" if np.isnan(s) else digits(s) for s in seconds))
         for name, seconds in zip(part.tables, part.seconds, strict=True)
     ]
-    times.append(("geometric mean", *(digits(s) for s in geometric(part.seconds))))
-    yield from Table(("table", *models), times).markdown()
+    times.append(("geometric mean", *(digits(s) for s in geometric(part.seconds, axis=0))))
+    text = "Seconds to encode, train and predict the rows to test on, medians of turns:"
+    yield from Table(("table", *models), times).under(text)
 
 
 PAGE = DOCS / "tables.md"
@@ -216,13 +214,11 @@ def fit(model: str, name: str, threads: int, seed: int) -> Record:
     """A model's scores on a table, and its seconds, of the clock and of all cores together."""
     warnings.simplefilter("ignore")
     table = read(sources()[name])
-    begin, cpu = time.perf_counter(), _cpu()
     try:
-        predictions = MODELS[model](table, threads, seed)
+        times, predictions = spent(partial(MODELS[model], table, threads, seed), _cpu)
     except Exception as error:  # a model that refuses a table does not end the run
         return {"error": f"{type(error).__name__}: {error}"[:300]}
-    spent = {"seconds": time.perf_counter() - begin, "cpu": _cpu() - cpu}
-    return {**spent, **score(table, np.asarray(predictions, np.float64))}
+    return {**times, **score(table, np.asarray(predictions, np.float64))}
 
 
 def _cpu() -> float:
@@ -231,14 +227,18 @@ def _cpu() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
+def process(threads: int) -> ProcessPoolExecutor:
+    """A process of its own for a model, whose libraries have so many threads."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
 def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -> None:
     """Add the fits of each table and model, in turns; a turn's seed is its number."""
     records = results["records"]
     known = {(r["table"], r["model"], r["turn"]) for r in records}
-    context = multiprocessing.get_context("spawn")
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(options.threads))
-    pools = {m: ProcessPoolExecutor(1, mp_context=context) for m in models}
+    pools = {model: process(options.threads) for model in models}
 
     def fitted(model: str, name: str, turn: int) -> Record:
         return pools[model].submit(fit, model, name, options.threads, turn).result()

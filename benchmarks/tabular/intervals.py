@@ -14,9 +14,8 @@ import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
-from benchmarks.scores import Record, counted, grouped
-from benchmarks.tabular.ablation import complete, developed
-from benchmarks.tabular.compare import geometric
+from benchmarks.scores import Record, counted, geometric, grouped
+from benchmarks.tabular.ablation import complete, developed, left, options_of
 from benchmarks.tabular.models import (
     MOST_LEVELS,
     ROUNDS,
@@ -27,7 +26,6 @@ from benchmarks.tabular.models import (
 )
 from benchmarks.tabular.sources import SplitTable, read, sources
 from benchmarks.workloads import Array
-from fastmlp.tabular.pack import PRESETS
 from fastmlp.tabular.pack.outputs import conformal_quantile
 
 COVERAGE = 0.9
@@ -51,7 +49,7 @@ def of_fastmlp(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
 def of_catboost(table: SplitTable, seed: int, options: argparse.Namespace) -> By:
     """The outer quantiles of one model of CatBoost's."""
     loss = f"MultiQuantile:alpha={QUANTILES[0]:g},{QUANTILES[1]:g}"
-    model, x = fitted_catboost(table, "Regressor", options.threads, seed, loss_function=loss)
+    model, x = fitted_catboost(table, options.threads, seed, loss_function=loss)
     return {CATBOOST: np.sort(model.predict(x.iloc[table.test]), axis=1)}
 
 
@@ -108,16 +106,15 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
     results = {"records": [], **earlier, "threads": options.threads, "preset": options.preset}
     names = [n for n in developed(options.tables) if sources()[n].task == "regression"]
     with complete():
-        for turn in range(options.turns):
-            known = {r["table"] for r in results["records"] if r["turn"] == turn}
-            for table in (read(sources()[name]) for name in names if name not in known):
-                about = {"table": table.name, "rows": len(table.test), "turn": turn}
-                for way in WAYS:
-                    for model, intervals in way(table, turn, options).items():
-                        record = about | {"model": model, **held(table, np.asarray(intervals))}
-                        results["records"].append(record)
-                say(f"turn {turn + 1}, {table.name}")
-                output.keep(results, options)
+        for turn, name in left(names, options.turns, results["records"]):
+            table = read(sources()[name])
+            about = {"table": name, "rows": len(table.test), "turn": turn}
+            for way in WAYS:
+                for model, intervals in way(table, turn, options).items():
+                    record = about | {"model": model, **held(table, np.asarray(intervals))}
+                    results["records"].append(record)
+            say(f"turn {turn + 1}, {name}")
+            output.keep(results, options)
     return results
 
 
@@ -127,7 +124,7 @@ def lines(results: Record) -> Iterator[str]:
     turns, preset = len({r["turn"] for r in records}), results["preset"]
     fits = "a fit a table" if turns == 1 else f"{turns} fits a table, of own seeds"
     facts = [f"preset `{preset}`", fits, counted(results["threads"])]
-    yield machine.measured(results["machine"], *facts, versions=results["versions"])
+    yield machine.measured(results, *facts)
     yield ""
     rows, shares, scores = [], [], []
     for name, of_table in grouped(records, "table").items():
@@ -135,7 +132,7 @@ def lines(results: Record) -> Iterator[str]:
         shares.append([np.mean([r["held"] for r in by_model[model]]) for model in MODELS])
         scores.append([np.mean([r["score"] for r in by_model[model]]) for model in MODELS])
         rows.append((name, f"{of_table[0]['rows']:,}", *_cells(shares[-1], scores[-1])))
-    rows.append(("mean", "", *_cells(np.mean(shares, axis=0), geometric(np.array(scores)))))
+    rows.append(("mean", "", *_cells(np.mean(shares, axis=0), geometric(scores, axis=0))))
     titles = [title for model in MODELS for title in (f">{model}: held", ">score")]
     yield from output.Table(("table", ">rows to test on", *titles), rows).markdown()
 
@@ -147,14 +144,8 @@ def _cells(shares: Any, scores: Any) -> list[str]:
 
 PAGE = DOCS / "how-to" / "intervals.md"
 LIBRARIES = ("numba", "numpy", "scikit-learn", "catboost", "mapie")
-TABLES = {"default": ["development"], "help": "names, or development; those of numbers count"}
-OPTIONS: Record = {
-    "--tables": {"nargs": "+", "metavar": "NAME", **TABLES},
-    "--preset": {"choices": PRESETS, "default": "balanced"},
-    "--turns": {"type": int, "default": 1, "help": "fits of each, with own seeds"},
-    "--threads": {"type": int, "default": 2},
-}
-main = output.program(PAGE, measure, OPTIONS, intervals=lines)
+NUMBERS = options_of(["development"], "names, or development; those of numbers count", 1)
+main = output.program(PAGE, measure, NUMBERS, intervals=lines)
 
 if __name__ == "__main__":
     main()

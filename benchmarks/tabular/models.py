@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tabular.sources import SplitTable, columns_of
+from benchmarks.tabular.sources import SplitTable, columns_of, kind_of
 from benchmarks.workloads import Array
 
 LINEAR = "linear"
@@ -63,16 +63,13 @@ def scikit_mlp(table: SplitTable, threads: int, seed: int) -> Array:
 def hist_gradient_boosting(table: SplitTable, threads: int, seed: int) -> Array:
     """Predictions of scikit-learn's trees; of a column's categories the commonest are kept."""
     trees = import_module("sklearn.ensemble")
-    kind = "Regressor" if table.task == "regression" else "Classifier"
-    model = getattr(trees, f"HistGradientBoosting{kind}")(
+    model = getattr(trees, f"HistGradientBoosting{kind_of(table.task)}")(
         max_iter=ROUNDS, early_stopping=True, random_state=seed
     )
     x = native(table, MOST_LEVELS)
-    train, validation = table.train, table.validation
+    x_val, y_val = _validation(table, x)
     with import_module("threadpoolctl").threadpool_limits(threads, user_api="openmp"):
-        model.fit(
-            x.iloc[train], table.y[train], X_val=x.iloc[validation], y_val=table.y[validation]
-        )
+        model.fit(*_training(table, x), X_val=x_val, y_val=y_val)
         return _predict(model, table, x)
 
 
@@ -85,20 +82,18 @@ def lightgbm(table: SplitTable, threads: int, seed: int, seconds: float = math.i
             scores = round.evaluation_result_list
             raise library.callback.EarlyStopException(round.iteration, scores)
 
-    kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
+    kind = getattr(library, f"LGBM{kind_of(table.task)}")
     model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
     x = native(table)
     x.columns = [f"c{i}" for i in range(x.shape[1])]  # it refuses some signs in names
     stop = library.early_stopping(PATIENCE, verbose=False)
-    model.fit(x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)],
-              callbacks=[stop, end_in_time])  # fmt: skip
+    callbacks = [stop, end_in_time]
+    model.fit(*_training(table, x), eval_set=[_validation(table, x)], callbacks=callbacks)
     return _predict(model, table, x)
 
 
 def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
-    library = import_module("xgboost")
-    kind = library.XGBRegressor if table.task == "regression" else library.XGBClassifier
-    model = kind(
+    model = getattr(import_module("xgboost"), f"XGB{kind_of(table.task)}")(
         n_estimators=ROUNDS,
         early_stopping_rounds=PATIENCE,
         enable_categorical=True,
@@ -106,8 +101,7 @@ def xgboost(table: SplitTable, threads: int, seed: int) -> Array:
         random_state=seed,
     )
     x = native(table)
-    rows = x.iloc[table.train], table.y[table.train]
-    model.fit(*rows, eval_set=[_validation(table, x)], verbose=False)
+    model.fit(*_training(table, x), eval_set=[_validation(table, x)], verbose=False)
     return _predict(model, table, x)
 
 
@@ -124,17 +118,16 @@ class EndInTime:
 
 def catboost(table: SplitTable, threads: int, seed: int, seconds: float = math.inf) -> Array:
     """Predictions of CatBoost; a missing category is a level of its own."""
-    kind = "Regressor" if table.task == "regression" else "Classifier"
     callbacks = [] if math.isinf(seconds) else [EndInTime(seconds)]
-    model, x = fitted_catboost(table, kind, threads, seed, callbacks)
+    model, x = fitted_catboost(table, threads, seed, callbacks)
     return _predict(model, table, x)
 
 
 def fitted_catboost(
-    table: SplitTable, kind: str, threads: int, seed: int, callbacks: Any = (), **settings: Any
+    table: SplitTable, threads: int, seed: int, callbacks: Any = (), **settings: Any
 ) -> tuple[Any, Any]:
     """A model that has stopped by the rows to validate on, and the columns as it takes them."""
-    model = getattr(import_module("catboost"), f"CatBoost{kind}")(
+    model = getattr(import_module("catboost"), f"CatBoost{kind_of(table.task)}")(
         iterations=ROUNDS,
         early_stopping_rounds=PATIENCE,
         thread_count=threads,
@@ -147,8 +140,8 @@ def fitted_catboost(
     x = table.x.copy()
     for name in categories(table):
         x[name] = x[name].fillna("missing")
-    rows = x.iloc[table.train], table.y[table.train]
-    model.fit(*rows, eval_set=_validation(table, x), callbacks=list(callbacks) or None)
+    stop = {"eval_set": _validation(table, x), "callbacks": list(callbacks) or None}
+    model.fit(*_training(table, x), **stop)
     return model, x
 
 
@@ -157,11 +150,9 @@ def realmlp(table: SplitTable, threads: int, seed: int) -> Array:
 
     It refuses missing numbers: they are the median, and a column says so.
     """
-    library = import_module("pytabkit")
-    kind = library.RealMLP_TD_Regressor
+    kind = getattr(import_module("pytabkit"), f"RealMLP_TD_{kind_of(table.task)}")
     settings: dict[str, Any] = {}
     if table.task != "regression":
-        kind = library.RealMLP_TD_Classifier
         settings = {"use_ls": False, "val_metric_name": "cross_entropy"}
     x = _filled(table)
     rows = np.concatenate([table.train, table.validation])
@@ -215,11 +206,20 @@ PEERS: dict[str, Model] = {
 }
 
 
+def predictor(model: Any, task: str) -> Callable[[Any], Any]:
+    """The method that predicts numbers, or probabilities of classes."""
+    method: Callable[[Any], Any] = model.predict if task == "regression" else model.predict_proba
+    return method
+
+
 def _predict(model: Any, table: SplitTable, x: Any = None) -> Array:
     rows = (table.x if x is None else x).iloc[table.test]
-    if table.task == "regression":
-        return np.asarray(model.predict(rows), np.float64).ravel()
-    return np.asarray(model.predict_proba(rows), np.float64)
+    predictions = np.asarray(predictor(model, table.task)(rows), np.float64)
+    return predictions.ravel() if table.task == "regression" else predictions
+
+
+def _training(table: SplitTable, x: Any) -> tuple[Any, Array]:
+    return x.iloc[table.train], table.y[table.train]
 
 
 def _validation(table: SplitTable, x: Any) -> tuple[Any, Array]:
@@ -261,27 +261,23 @@ def _dense(table: SplitTable, model: Any, rows: Array) -> Any:
 FASTMLP, WITH_TREES = "fastmlp", "fastmlp and trees"
 
 
-def fitted(table: SplitTable, threads: int, seed: int, **settings: Any) -> Any:
-    """A model of a table, fitted with the seed, threads and some settings."""
-    tabular = import_module("fastmlp.tabular")
-    kind = "Regressor" if table.task == "regression" else "Classifier"
-    model = getattr(tabular, f"TabularMLP{kind}")(random_state=seed, n_jobs=threads, **settings)
-    train, validation = table.train, table.validation
-    model.fit(
-        table.x.iloc[train],
-        table.y[train],
-        X_val=table.x.iloc[validation],
-        y_val=table.y[validation],
-    )
-    return model
+def pack_of(task: str, threads: int | None, seed: int, **settings: Any) -> Any:
+    """fastmlp's model of a task, a pack of nets."""
+    kind = getattr(import_module("fastmlp.tabular"), f"TabularMLP{kind_of(task)}")
+    return kind(random_state=seed, n_jobs=threads, **settings)
+
+
+def fitted(table: SplitTable, threads: int | None, seed: int, **settings: Any) -> Any:
+    """Such a model of a table, with some settings."""
+    x_val, y_val = _validation(table, table.x)
+    model = pack_of(table.task, threads, seed, **settings)
+    return model.fit(*_training(table, table.x), X_val=x_val, y_val=y_val)
 
 
 def pack(table: SplitTable, threads: int, seed: int, **settings: Any) -> Array:
-    """Predictions of such a model, a pack of nets."""
-    model, rows = fitted(table, threads, seed, **settings), table.x.iloc[table.test]
-    return np.asarray(
-        model.predict(rows) if table.task == "regression" else model.predict_proba(rows)
-    )
+    """Predictions of such a model."""
+    model = fitted(table, threads, seed, **settings)
+    return np.asarray(predictor(model, table.task)(table.x.iloc[table.test]))
 
 
 OURS: dict[str, Model] = {FASTMLP: pack, WITH_TREES: partial(pack, trees=True)}

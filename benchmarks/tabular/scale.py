@@ -6,23 +6,17 @@ process of its own, which the limit ends where its library has a way to: a callb
 """
 
 import argparse
-import math
-import multiprocessing
-import os
-import re
-import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks import machine, output
 from benchmarks.output import say
+from benchmarks.race import spent
 from benchmarks.scores import Record, counted, digits, grouped
-from benchmarks.tabular.compare import PAGE, available, score
+from benchmarks.tabular.compare import PAGE, available, process, score
 from benchmarks.tabular.models import Model, catboost, lightgbm, pack
 from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
@@ -82,26 +76,15 @@ def models(seconds: float) -> dict[str, Model]:
     }
 
 
-def memory(field: str) -> float:
-    """A field of the memory of this process in GB: VmRSS is that of now, VmHWM the most so far."""
-    path = Path("/proc/self/status")
-    status = re.search(rf"{field}:\s+(\d+) kB", path.read_text()) if path.exists() else None
-    return int(status[1]) * 1024 / 1e9 if status else math.nan
-
-
 def fit(name: str, rows: int, threads: int, seconds: float) -> Record:
     """The loss, the seconds and the memory of a model, in a process of its own."""
     warnings.simplefilter("ignore")
     table, model = drawn(rows), models(seconds)[name]
     model(drawn(2000), threads, 0)  # compiles
-    before = memory("VmRSS")
-    if (clear := Path("/proc/self/clear_refs")).exists():
-        clear.write_text("5")  # the most so far is that of now
-    begin, cpu = time.perf_counter(), time.process_time()
-    predictions = model(table, threads, 0)
-    spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu}
-    added = {"table_gb": before, "added_gb": memory("VmHWM") - before}
-    return {**spent, **added, **score(table, np.asarray(predictions, np.float64))}
+    before = machine.memory("VmRSS", reset=True)
+    times, predictions = spent(partial(model, table, threads, 0))
+    added = {"table_gb": before / 1e9, "added_gb": (machine.memory() - before) / 1e9}
+    return {**times, **added, **score(table, np.asarray(predictions, np.float64))}
 
 
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
@@ -109,12 +92,9 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
     records = earlier.get("records", [])
     facts = {"rows": options.rows, "threads": options.threads, "limit": options.limit}
     results = {**earlier, **facts, "noise": NOISE, "records": records}
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(options.threads))
     for name in available([*models(options.limit)]):
         if name not in grouped(records, "model"):
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
+            with process(options.threads) as pool:
                 words = name, options.rows, options.threads, options.limit
                 records.append({"model": name, **pool.submit(fit, *words).result()})
             say(f"{records[-1]}")
@@ -126,7 +106,7 @@ def lines(results: Record) -> Iterator[str]:
     """A row a model, the least loss first."""
     limit = f"a limit of {results['limit']:g} s"
     facts = f"{results['rows']:,} rows", limit, counted(results["threads"])
-    yield machine.measured(results["machine"], *facts, versions=results["versions"])
+    yield machine.measured(results, *facts)
     yield ""
     rows = []
     for r in sorted(results["records"], key=lambda r: r["score"]):

@@ -49,6 +49,11 @@ class Source(NamedTuple):
         return {"binary": "AUC", "multiclass": "accuracy", "regression": "R2"}[self.task]
 
 
+def kind_of(task: str) -> str:
+    """The end of the name of a class of models of a task."""
+    return "Regressor" if task == "regression" else "Classifier"
+
+
 class SplitTable(NamedTuple):
     """A table's columns, targets and parts.
 

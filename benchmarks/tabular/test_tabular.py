@@ -170,17 +170,18 @@ def test_ranks_differences_and_scale() -> None:
     scaled = compare.normalised(grid.losses, grid.of(LINEAR))
     assert scaled[0] == pytest.approx([0.5, 0, 1])
     assert np.isnan(scaled[1]).all()
-    assert compare.geometric(grid.seconds) == pytest.approx([1.5, 1.5, 1.5])
+    assert scores.geometric(grid.seconds, axis=0) == pytest.approx([1.5, 1.5, 1.5])
     text = "\n".join(compare.lines(results))
     assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text
 
 
-def test_a_run_of_little(page: Path) -> None:
+def test_a_run_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = page.with_name("all.json")
-    words = ["--tables", "breast_cancer", "--turns", "1", "--json", str(file), "--pages"]
-    compare.main([*words, "--models", LINEAR, "HistGradientBoosting"], page)
+    monkeypatch.setattr(compare, "WARM_UP", ("diabetes",))
+    words = ["--tables", "breast_cancer", "--turns", "1", "--threads", "1", "--pages"]
+    compare.main([*words, "--json", str(file), "--models", LINEAR, "HistGradientBoosting"], page)
     text = page.read_text()
     assert text.startswith("before\n")
     assert "| breast_cancer | 569 | 30 | binary |" in text
@@ -215,12 +216,19 @@ def test_no_table_is_kept_aside() -> None:
         ablation.main(["--tables", "concrete", "gapminder"])
 
 
-def test_the_whole_pack_is_the_model_and_others_are_not() -> None:
+@pytest.fixture(scope="module")
+def ablated() -> dict[str, ablation.Ablated]:
+    """All variants of a pack of diabetes."""
+    rows = ablation.rows_of(sources.read(sources.sources()["diabetes"]))
+    return dict(ablation.variants(rows, 3, 2, "fast"))
+
+
+def test_the_whole_pack_is_the_model_and_others_are_not(
+    ablated: dict[str, ablation.Ablated],
+) -> None:
     from fastmlp.tabular.pack import PRESETS, train_pack
 
-    table = sources.read(sources.sources()["diabetes"])
-    rows = ablation.rows_of(table)
-    by_name = dict(ablation.variants(rows, 3, 2, "fast"))
+    rows, by_name = ablation.rows_of(sources.read(sources.sources()["diabetes"])), {**ablated}
     same = train_pack(
         rows.training, rows.validation, task="regression", n_classes=0,
         settings=PRESETS["fast"], seed=3,
@@ -229,7 +237,7 @@ def test_the_whole_pack_is_the_model_and_others_are_not() -> None:
     names = {*ablation.SELECTIONS, *ablation.NETS, ablation.TWO_SEEDS}
     # Of these numbers there are neither categories of many levels nor many columns.
     assert set(by_name) == names - {"target statistics"}
-    assert all(not np.array_equal(ablated.predictions, same) for ablated in by_name.values())
+    assert all(not np.array_equal(variant.predictions, same) for variant in by_name.values())
 
 
 def test_selections_in_the_place_of_the_packs() -> None:
@@ -304,10 +312,12 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         intervals.main(["--tables", "movies"], page)
 
 
-def test_an_ablation_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ablation_of_little(
+    page: Path, monkeypatch: pytest.MonkeyPatch, ablated: dict[str, ablation.Ablated]
+) -> None:
     file = page.with_name("all.json")
-    # Little is measured here: nothing is warm, and CatBoost's rounds are too many.
-    monkeypatch.setattr(ablation, "_warm_up", lambda tasks, threads: None)
+    monkeypatch.setattr(ablation, "variants", lambda *_: ablated.items())
+    # Little is measured here: CatBoost's rounds are too many.
     monkeypatch.setattr(times, "find_spec", lambda name: None)
     words = ["--tables", "diabetes", "--turns", "1"]
     ablation.main([*words, "--preset", "fast", "--json", str(file), "--pages"], page)

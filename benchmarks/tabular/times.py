@@ -19,6 +19,8 @@ from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record, counted, digits, grouped
 from benchmarks.tabular.ablation import complete
+from benchmarks.tabular.models import fitted_catboost, pack_of, predictor
+from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
 
 PAGE = DOCS / "tables.md"
@@ -47,25 +49,10 @@ def made_up(n_rows: int, task: str, seed: int = 0) -> tuple[Any, Array]:
     return frame, y if task == "regression" else (y > np.median(y)).astype(np.int64)
 
 
-def model_of(task: str, preset: str, threads: int, seed: int) -> Any:
-    kind = "Regressor" if task == "regression" else "Classifier"
-    made = getattr(import_module("fastmlp.tabular"), f"TabularMLP{kind}")
-    return made(preset=preset, n_jobs=threads, random_state=seed)
-
-
-def catboost_of(task: str, threads: int, frame: Any, y: Array) -> Any:
+def catboost_of(task: Any, threads: int, frame: Any, y: Array) -> Any:
     """A fitted CatBoost; a fifth of the rows end its training, as those of a pack do."""
-    kind = "Regressor" if task == "regression" else "Classifier"
-    n = len(y) * 4 // 5
-    model = getattr(import_module("catboost"), f"CatBoost{kind}")(
-        early_stopping_rounds=50,
-        thread_count=threads,
-        random_seed=0,
-        cat_features=[f"c{i}" for i in range(N_CATEGORIES)],
-        verbose=False,
-        allow_writing_files=False,
-    )
-    return model.fit(frame[:n], y[:n], eval_set=(frame[n:], y[n:]))
+    parts = np.split(np.arange(len(y)), [len(y) * 4 // 5, len(y)])
+    return fitted_catboost(SplitTable("made up", task, frame, y, *parts), threads, 0)[0]
 
 
 def run(options: argparse.Namespace) -> list[Record]:
@@ -82,7 +69,7 @@ def run(options: argparse.Namespace) -> list[Record]:
         if find_spec("catboost") is not None:
             made = partial(catboost_of, task, options.threads, *data)
             fits[CATBOOST], models[CATBOOST] = timed(made)
-        calls = {name: _predict(model, task) for name, model in models.items()}
+        calls = {name: predictor(model, task) for name, model in models.items()}
         row, rows = _in_turns(calls, new[:1], 40 * TIMES), _in_turns(calls, new, TIMES)
         for name in models:
             times = {"fit": fits[name], "row": row[name], "rows": rows[name]}
@@ -93,15 +80,9 @@ def run(options: argparse.Namespace) -> list[Record]:
 def lines(results: Record) -> Iterator[str]:
     settings, records = results["settings"], results["records"]
     turns = "one of each" if settings["turns"] == 1 else f"medians of {settings['turns']}"
+    facts = f"fits of {settings['rows']:,} rows", turns, counted(settings["threads"])
     yield (
-        machine.measured(
-            results["machine"],
-            f"fits of {settings['rows']:,} rows",
-            turns,
-            counted(settings["threads"]),
-            versions=results["versions"],
-        )
-        + f" The aims are {AIMS['fast']:g} s for `fast`, "
+        f"{machine.measured(results, *facts)} The aims are {AIMS['fast']:g} s for `fast`, "
         f"{AIMS['balanced']:g} s for `balanced`, {1e3 * ONE_ROW:g} ms for a row, and as many rows "
         f"a second as {CATBOOST} predicts.\n"
     )
@@ -122,20 +103,15 @@ def _fitted(
     """The last of the models, and the median of the seconds of the fits."""
     seconds = []
     for turn in range(options.turns):
-        model = model_of(task, preset, options.threads, turn)
+        model = pack_of(task, options.threads, turn, preset=preset)
         seconds.append(timed(partial(model.fit, *data))[0])
     return model, float(np.median(seconds))
 
 
 def _warm_up(task: str, preset: str, threads: int) -> None:
     frame, y = made_up(1500, task)
-    model = model_of(task, preset, threads, 0).set_params(max_iter=2).fit(frame, y)
-    _predict(model, task)(frame[:1])
-
-
-def _predict(model: Any, task: str) -> Callable[[Any], Any]:
-    call: Callable[[Any], Any] = model.predict if task == "regression" else model.predict_proba
-    return call
+    model = pack_of(task, threads, 0, preset=preset, max_iter=2).fit(frame, y)
+    predictor(model, task)(frame[:1])
 
 
 def _in_turns(calls: dict[str, Callable[[Any], Any]], rows: Any, n: int) -> dict[str, float]:
