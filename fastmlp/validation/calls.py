@@ -10,6 +10,8 @@ from fastmlp.validation.suggestions import count
 F = TypeVar("F", bound=Callable[..., Any])
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
+# Classes that nobody makes: methods are shown as of the class of their object.
+BASES = ("TabularMLP",)
 
 
 def explained(target: F) -> F:
@@ -72,6 +74,8 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     owner, _, name = function.__qualname__.rpartition(".")
     method = bool(owner) and not owner.endswith("<locals>")
     who = owner if name in ("__init__", "__new__") else function.__qualname__.split("<locals>.")[-1]
+    if owner in BASES and args:
+        who = f"{type(args[0]).__name__}.{name}"
     who = SHOWN_AS.get(who, who)
     parameters = list(inspect.signature(function).parameters.values())[method:]
     known = {p.name: p for p in parameters}

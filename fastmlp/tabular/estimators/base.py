@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,31 +21,28 @@ from fastmlp.export.onnx_graph import Graph, Outline
 from fastmlp.export.table_parts import TableParts
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, fit_arguments, onnx, reports, splits, steps, trees
-from fastmlp.tabular.estimators.constraints import columns_in_order
+from fastmlp.tabular.estimators import (
+    extras,
+    fit_arguments,
+    fitting,
+    onnx,
+    reports,
+    splits,
+    steps,
+    trees,
+)
 from fastmlp.tabular.estimators.distilled import distilled
 from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
-from fastmlp.tabular.pack import (
-    PRESETS,
-    Caller,
-    Member,
-    Pack,
-    PackSettings,
-    Preset,
-    TableRows,
-    train_pack,
-)
-from fastmlp.tabular.pack.conformal import SETTINGS, learn_sizes
-from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Scorer, Task
-from fastmlp.tabular.pack.refit import joined_rows, refitted
-from fastmlp.tabular.pack.rows import Fold, in_strips, validated
+from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, PackSettings, Preset, TableRows
+from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Task
+from fastmlp.tabular.pack.rows import in_strips
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.tabular.schema.schema import learned_table
-from fastmlp.training import pool
 from fastmlp.training.history import History
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
@@ -62,16 +58,6 @@ ADVISED: dict[str, tuple[Any, ...]] = {
     "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
     "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
-
-
-class Divided(NamedTuple):
-    """Rows to train on and to validate on, whose groups are integers, or None; with folds the
-    former have the latter among them."""
-
-    training: TableRows
-    held_out: TableRows
-    folds: list[Fold] | None
-    groups: Array | None = None
 
 
 class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
@@ -147,39 +133,64 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         callbacks = checks.callbacks(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         X, y, arguments = fit_arguments.opened(X, y, arguments, who)
-        fit_arguments.check_rows(X, training=True)
+        fit_arguments.check_rows(X, who, training=True)
+        schema, values = self._learn_columns(X, who)
+        targets, classes = self._learn_targets(y, len(values.codes), who)
+        learned = (schema, targets, classes)
+        whole, validation, kept = self._weighted(values, *learned, arguments, who)
+        seed = int(check_random_state(self.random_state).randint(SEEDS))
+        groups = splits.groups_of(arguments.groups, kept, who)
+        if validation is not None:
+            data = splits.Divided(whole, validation, None)
+        else:
+            rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
+            by = (self.cv, self._n_folds(len(whole.y)), self.validation_fraction)
+            data = splits.divided(whole, rows, *by, seed, who)
+        self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
+        caller = Caller(who, start, callbacks, arguments.progress)
+        fit = self._table_fit(schema, data, classes, seed, caller)
+        ensemble = fitting.selected(fit)
+        if self.refit:
+            ensemble = fitting.refitted(fit, ensemble)
+        self._take(schema, ensemble.pack, ensemble.members, classes)
+        self.leaderboard_ = ensemble.leaderboard
+        self.training_ = {"rows": ensemble.n_rows, "validation_rows": len(data.held_out.y)}
+        name = arguments.target or getattr(y, "name", None)
+        if isinstance(name, str):
+            self.training_["target"] = name
+        scores = (ensemble.scores, ensemble.sizes)
+        self._kept = kept_of(data.held_out, *scores, np.random.default_rng([seed, 2]))
+        self._say(f"{who}: {self.summary()}", start)
+
+    def _learn_columns(self, X: Any, who: str) -> tuple[Schema, Values]:
+        """Return the columns of a table, and its rows."""
         schema, table = learned_table(X, self.categorical_features, who)
         if schema.dropped:
             left_out = "; ".join(reasons(schema.dropped))
             warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
-        values = schema.read(table, who)
-        n_rows = len(values.codes)
-        places, classes = self._learn_targets(y, n_rows, who)
-        of_class = self._class_weights(places, classes, arguments.sample_weight, who)
-        part = TableRows(values, places)
-        whole, kept = fit_arguments.weighted(part, arguments.sample_weight, who, of_class)
+        return schema, schema.read(table, who)
+
+    def _weighted(
+        self,
+        values: Values,
+        schema: Schema,
+        targets: Array,
+        classes: Array | None,
+        arguments: fit_arguments.FitArguments,
+        who: str,
+    ) -> tuple[TableRows, TableRows | None, NDArray[np.bool_]]:
+        """Return the rows that have weight, those given to validate on, and the mask of the
+        former."""
+        weight = arguments.sample_weight
+        of_class = self._class_weights(targets, classes, weight, who)
+        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, who, of_class)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
         validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
-        self._check_targets(np.where(kept, places, 1), who, "y")
+        self._check_targets(np.where(kept, targets, 1), who, "y")
         if validation is not None:
             self._check_targets(validation.y, who, "y_val")
-        seed = int(check_random_state(self.random_state).randint(SEEDS))
-        groups = splits.groups_of(arguments.groups, kept, who)
-        rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
-        data = self._divided(whole, validation, rows, seed, who)
-        self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
-        caller = Caller(who, start, callbacks, arguments.progress)
-        signs = columns_in_order(self.monotonic_cst, schema, classes, type(self).__name__)
-        pack, members, board, n_trained = self._trained(data, classes, seed, caller, signs)
-        self._take(schema, pack, members, classes)
-        self.leaderboard_ = board
-        self.training_ = {"rows": n_trained, "validation_rows": len(data.held_out.y)}
-        name = arguments.target or getattr(y, "name", None)
-        if isinstance(name, str):
-            self.training_["target"] = name
-        self._kept = kept_of(data.held_out, np.random.default_rng([seed, 2]))
-        self._say(f"{who}: {self.summary()}", start)
+        return whole, validation, kept
 
     def _n_folds(self, n_rows: int) -> int | None:
         """Return the number of folds without rows to validate on; None: one part is held out."""
@@ -187,110 +198,46 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             return int(self.cv)
         return PRESETS[self.preset].cv if n_rows < FEW_ROWS else None
 
-    def _divided(
+    def _table_fit(
         self,
-        whole: TableRows,
-        validation: TableRows | None,
-        rows: splits.RowsToSplit,
-        seed: int,
-        who: str,
-    ) -> "Divided":
-        """Return rows to train on, and those to validate on: given, of folds or held out."""
-        if validation is not None:
-            return Divided(whole, validation, None)
-        folds = splits.folds(self.cv, self._n_folds(len(whole.y)), rows, seed, who)
-        if folds is not None:
-            tested = validated(folds)
-            held_out = whole if len(tested) == len(whole.y) else whole.take(tested)
-            groups = None if rows.groups is None else rows.groups[tested]
-            return Divided(whole, held_out, folds, groups)
-        if rows.groups is None:
-            generator = np.random.default_rng(seed)
-            mask = splits.held_out(
-                whole.y, self.validation_fraction, generator, classes=rows.classes
-            )
-        else:
-            mask = splits.held_out_groups(rows.groups, self.validation_fraction, seed)
-        training, held_out = (
-            whole.take(np.flatnonzero(rows_of_part)) for rows_of_part in (~mask, mask)
-        )
-        return Divided(training, held_out, None, None if rows.groups is None else rows.groups[mask])
-
-    def _trained(
-        self,
-        data: "Divided",
+        schema: Schema,
+        data: splits.Divided,
         classes: Array | None,
         seed: int,
         caller: Caller,
-        signs: tuple[int, ...],
-    ) -> tuple[Pack, list[tuple[str, Any]], Any, int]:
-        """The pack, the estimators beside it, the leaderboard, and the number of rows that they
-        were trained on."""
+    ) -> fitting.TableFit:
+        """The settings of a fit, with the estimators beside the nets."""
+        name, values = type(self).__name__, data.training.values
+        signs = fitting.columns_in_order(self.monotonic_cst, schema, classes, name)
         cluster = self._cluster(caller.who)
         task: Task = "regression"
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
         n_classes = 0 if classes is None else len(classes)
-        values, settings = data.training.values, self._settings()
+        settings = self._settings()._replace(signs=signs)
         if self.refit:
             share = FOR_REFIT if data.folds is None else FOR_REFIT_OF_FOLDS
             settings = settings._replace(time_share=1 - share)
         members = [*(self.extra_members or ())]
-        n_own = len(members)
         if settings.trees:
             n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
-            fits = (self.time_limit, n_fits)
-            members.append((trees.NAME, trees.candidate(n_classes, values, seed, *fits)))
-        named = extras.named(members, type(self).__name__, signs, values)
-        validation = data.held_out if data.folds is None else None
-        parts = (data.training, validation)
-        score, n_threads = self._own_score(), n_threads_of(self.n_jobs)
+            limits = (self.time_limit, n_fits)
+            members.append((trees.NAME, trees.candidate(n_classes, values, seed, *limits)))
+        beside = extras.named(members, name, signs, values)
+        score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes)
-        alone = not settings.trees or pool.n_threads_of(n_threads) == 1
-        options: dict[str, Any] = {"n_classes": n_classes, "folds": data.folds or ()}
-        own, grown = (
-            extras.begun(partial(extras.fitted, some, *parts, **options), in_turn=in_turn)
-            for some, in_turn in ((named[:n_own], True), (named[n_own:], alone))
-        )
-        pack = train_pack(
-            *parts,
+        return fitting.TableFit(
+            data=data,
             task=task,
             n_classes=n_classes,
-            settings=settings._replace(score=score, signs=signs),
+            settings=settings._replace(score=score),
+            beside=beside,
             seed=seed,
-            n_threads=n_threads,
-            extra=(extra.predictions for part in (own, grown) for extra in part()),
+            n_threads=n_threads_of(self.n_jobs),
             cluster=cluster,
-            folds=data.folds,
             caller=caller,
         )
-        beside = [*own(), *grown()]
-        # Sizes take about a twentieth of the time of the nets.
-        if classes is None and (self.time_limit is None or caller.seconds < self.time_limit / 2):
-            apart = splits.folds_apart(data.groups, SETTINGS.cv)
-            learn_sizes(pack, data.held_out, seed=seed, n_threads=n_threads, folds=apart)
-        pack.validated = np.empty(0)
-        scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
-        scores = [scorer.score_of(extra.predictions) for extra in beside]
-        seconds = [extra.seconds for extra in beside]
-        board = reports.leaderboard(pack, [extra.name for extra in beside], scores, seconds)
-        members, n_rows = [(extra.name, extra.estimator) for extra in beside], len(data.training.y)
-        if self.refit:
-            whole = data.training if validation is None else joined_rows(data.training, validation)
-            refits, limit = members, self.time_limit
-            if validation is not None and (limit is None or caller.seconds < limit):
-                refits = [(name, extras.fit(model, whole)) for name, model in members]
-            left = None if limit is None else limit - caller.seconds
-            settings = settings._replace(signs=signs)
-            again = refitted(pack, whole, n_classes, settings, seed, n_threads, left)
-            if again is not None:
-                pack, members, n_rows = again, refits, len(whole.y)
-            elif limit is not None:
-                late = f"refit=True did not end within time_limit={limit:g}"
-                advice = "the ensemble is that of the selection; more time, or fewer nets, would do"
-                warnings.warn(f"{caller.who}: {late}: {advice}", UserWarning)
-        return pack, members, board, n_rows
 
     def _settings(self) -> PackSettings:
         """The settings of the preset, replaced by the parameters that are not None."""
@@ -342,7 +289,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         check_is_fitted(self)
         who = f"{type(self).__name__}.{method}"
         fit_arguments.check_no_path(X, who)
-        fit_arguments.check_rows(X)
+        fit_arguments.check_rows(X, who)
         if self.schema_.named:
             X = fit_arguments.in_training_order(X, self.schema_.columns)
         elif not is_rows(X):
@@ -391,6 +338,12 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
             if weight:
                 yield weight, extras.answers(model, values, self._n_classes)
+
+    @property
+    def _n_rows(self) -> int:
+        """How many rows folds of the fit validate on, or would."""
+        n, n_held_out = (self.training_.get(key, 0) for key in ("rows", "validation_rows"))
+        return int(n if self.refit or n == n_held_out else n + n_held_out)
 
     @property
     def _n_classes(self) -> int:
@@ -459,6 +412,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         check_is_fitted(self)
         return onnx.write(graph, self)
 
+    @explained
     def codes(self, X: Any) -> NDArray[np.float64]:
         """Return the rows of a table as C files and compiled code take them.
 
@@ -503,6 +457,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         check_is_fitted(self)
         return steps.parts_of_table(self, who)
 
+    @explained
     def distilled(
         self, X: Any, y: Any = None, *, hidden_layer_sizes: int | Sequence[int] = (64, 64)
     ) -> Self:
@@ -520,7 +475,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         X : as for `predict`; 2 rows or more
         y : (n_rows,) array, optional
             Targets of X, to compare losses on the fifth of the rows that is held out. None: on the
-            rows that the model keeps, those to validate on.
+            rows that the model keeps, those to validate on; then intervals and sets of classes are
+            of errors of nets that had not seen a row, as those of the ensemble.
         hidden_layer_sizes : int or sequence of int, default (64, 64)
 
         Returns

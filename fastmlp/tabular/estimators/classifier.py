@@ -326,7 +326,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         """
         p = self._predicted(self._values(X, "predict_set"))
         who = "TabularMLPClassifier.predict_set"
-        sets: NDArray[np.bool_] = p >= conformal.least_probability(self.pack_, coverage, who)
+        least = conformal.least_probability(self.pack_, coverage, who, self._n_rows)
+        sets: NDArray[np.bool_] = p >= least
         sets[np.arange(len(p)), p.argmax(axis=1)] = True
         return sets
 

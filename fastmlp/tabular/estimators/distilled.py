@@ -1,6 +1,7 @@
 """A model of tables of one small net, which has learned what an ensemble predicts."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from sklearn.utils import check_random_state
 
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.tabular.estimators import fit_arguments, reports
-from fastmlp.tabular.estimators.constraints import columns_in_order
+from fastmlp.tabular.estimators.fitting import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, kept_of
 from fastmlp.tabular.pack import Pack, TableRows, conformal, distillation
-from fastmlp.tabular.pack.outputs import Scorer
+from fastmlp.tabular.pack.outputs import Scorer, scores_of
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation import scalars
 
@@ -25,14 +26,16 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     n = len(values.codes)
     if n < 2:
         raise ValueError(f"{who}: X must have 2 rows or more, got {n}")
-    sizes = [hidden_layer_sizes] if np.isscalar(hidden_layer_sizes) else [*hidden_layer_sizes]
+    sizes = hidden_layer_sizes
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+        sizes = [sizes]
     hidden = tuple(
         scalars.positive_integer(who, f"hidden_layer_sizes[{i}]", size)
         for i, size in enumerate(sizes)
     )
     classes = getattr(model, "classes_", None)
+    kept: KeptRows | None = getattr(model, "_kept", None)
     if y is None:
-        kept: KeptRows | None = getattr(model, "_kept", None)
         if kept is None:
             lacks = "a model from a file holds no rows to compare losses on"
             raise ValueError(f"{who}: {lacks}: give y, the targets of X")
@@ -57,9 +60,17 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     result = clone(model)
     result._take(model.schema_, alone, [], classes)
     of_net = result._predicted(part.values)
-    loss, of_all = -scorer.score_of(of_net), -scorer.score_of(model._predicted(part.values))
+    of_all = model._predicted(part.values)
+    loss, loss_of_all = -scorer.score_of(of_net), -scorer.score_of(of_all)
     alone = _alone(pack, member._replace(score=-loss), -loss)
-    conformal.calibrate(alone, part, of_net)
+    scores = scores_of(pack.task, part.y, of_net)
+    row_sizes = conformal.sizes_of(pack, part.values)
+    if y is None and kept is not None and kept.scores is not None and kept.sizes is not None:
+        # Of folds the ensemble has seen these rows, and the net has learned what it predicts: the
+        # scores are those of nets that had not seen them, moved by the difference of the two.
+        scores += kept.scores - scores_of(pack.task, part.y, of_all)
+        row_sizes = kept.sizes
+    alone.take_scores(scores / row_sizes, part.weight)
     result._take(model.schema_, alone, [], classes)
     result.leaderboard_ = reports.leaderboard(alone, [], [], [])
     rows = values.part(held_out)
@@ -68,10 +79,10 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     result.training_["distilled"] = {
         "drawn_rows": n_drawn,
         "loss": loss,
-        "ensemble_loss": of_all,
+        "ensemble_loss": loss_of_all,
         "difference": float(np.sqrt(np.mean(away**2))),
     }
-    result._kept = kept_of(part, np.random.default_rng([seed, 2]))
+    result._kept = kept_of(part, scores, row_sizes, np.random.default_rng([seed, 2]))
     model._say(f"{who}: {result.summary()}", start)
     return result
 

@@ -149,7 +149,7 @@ def places_of(
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
-def weights(sample_weight: Any, n_rows: int, who: str) -> Array | None:
+def weights(sample_weight: Any, n_rows: int, who: str, name: str = "sample_weight") -> Array | None:
     """Return weights of rows, or None; the mean of those that are not 0 is 1.
 
     Raises
@@ -159,12 +159,21 @@ def weights(sample_weight: Any, n_rows: int, who: str) -> Array | None:
     """
     if sample_weight is None:
         return None
-    rows = np.empty((n_rows, 1))
-    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    weight = _checked_weights(sample_weight, n_rows, who, name)
     if not weight.any():
         # scikit-learn 1.7 says nothing of zeros.
-        raise ValueError(f"{who}: sample_weight must have at least one non-zero number")
+        raise ValueError(f"{who}: {name} must have at least one non-zero number")
     return np.asarray(weight * (np.count_nonzero(weight) / weight.sum()))
+
+
+def _checked_weights(sample_weight: Any, n_rows: int, who: str, name: str) -> Array:
+    """Numbers of 0 or more, one for each row; 1 of None."""
+    rows, options = np.empty((n_rows, 1)), {"dtype": np.float64, "ensure_non_negative": True}
+    try:
+        weight: Array = _check_sample_weight(sample_weight, rows, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{who}: {name}: {error}") from error
+    return weight
 
 
 def class_weights(
@@ -200,17 +209,20 @@ def class_weights(
 
 
 def weighted(
-    part: TableRows, sample_weight: Any, who: str, of_class: Array | None = None
+    part: TableRows,
+    sample_weight: Any,
+    who: str,
+    of_class: Array | None = None,
+    name: str = "sample_weight",
 ) -> tuple[TableRows, NDArray[np.bool_]]:
     """Return the rows whose weight is not 0, with weights as of `weights`, and their mask.
 
     `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
     """
     if of_class is not None:
-        rows = np.empty((len(part.y), 1))
-        of_rows = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        of_rows = _checked_weights(sample_weight, len(part.y), who, name)
         sample_weight = of_class[part.y] * of_rows
-    weight = weights(sample_weight, len(part.y), who)
+    weight = weights(sample_weight, len(part.y), who, name)
     if weight is None:
         return part, np.ones(len(part.y), np.bool_)
     rows_with_weight, kept = part._replace(weight=weight), weight != 0
@@ -251,7 +263,8 @@ def to_validate(
         y = numbers(arguments.y_val, n, who, "y_val")
     else:
         y = places_of(arguments.y_val, classes, n, who)
-    return weighted(TableRows(values, y), arguments.sample_weight_val, who, of_class)[0]
+    weight, name = arguments.sample_weight_val, "sample_weight_val"
+    return weighted(TableRows(values, y), weight, who, of_class, name)[0]
 
 
 def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
@@ -276,7 +289,7 @@ def _is_missing(value: Any) -> bool:
     return named or (isinstance(value, float) and value != value)
 
 
-def check_rows(X: Any, *, training: bool = False) -> None:
+def check_rows(X: Any, who: str, *, training: bool = False) -> None:
     """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
 
     Raises
@@ -286,17 +299,17 @@ def check_rows(X: Any, *, training: bool = False) -> None:
     """
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "c":
-            raise ValueError("Complex data not supported")
+            raise ValueError(f"{who}: Complex data not supported")
         if X.ndim == 1:
             raise ValueError(
-                "Expected 2D array, got 1D array instead. Reshape your data either using "
+                f"{who}: Expected 2D array, got 1D array instead. Reshape your data either using "
                 "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
             )
         if X.ndim == 2 and not X.shape[1]:
-            message = f"Found array with 0 feature(s) (shape={X.shape})"
+            message = f"{who}: Found array with 0 feature(s) (shape={X.shape})"
             raise ValueError(f"{message} while a minimum of 1 is required.")
     if training and (getattr(X, "shape", None) or (0,))[0] == 1:
-        raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
+        raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
 
 
 def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any, FitArguments]:

@@ -215,8 +215,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
         for regression", section 5.2.
         """
-        values = self._values(X, "predict_interval")
-        scores = conformal.ends(self.pack_, coverage, "TabularMLPRegressor.predict_interval")
+        values, who = self._values(X, "predict_interval"), "TabularMLPRegressor.predict_interval"
+        scores = conformal.ends(self.pack_, coverage, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
     @explained
@@ -248,8 +248,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         >>> model.predict_quantiles(X, [0.1, 0.5, 0.9]).shape
         (200, 3)
         """
-        values = self._values(X, "predict_quantiles")
-        scores = conformal.quantiles(self.pack_, quantiles, "TabularMLPRegressor.predict_quantiles")
+        values, who = self._values(X, "predict_quantiles"), "TabularMLPRegressor.predict_quantiles"
+        scores = conformal.quantiles(self.pack_, quantiles, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:

@@ -86,20 +86,30 @@ N_REPEATS = 5
 
 
 class KeptRows(NamedTuple):
-    """Rows that a model keeps, and the seed of what is drawn about them."""
+    """Rows that a model keeps, and the seed of what is drawn about them.
+
+    Attributes
+    ----------
+    scores, sizes : (n_rows,) arrays, as of `TableEnsemble`; None in pickles of before
+    """
 
     part: TableRows
     seed: int
+    scores: Array | None = None
+    sizes: Array | None = None
 
 
-def kept_of(part: TableRows, generator: np.random.Generator) -> KeptRows:
+def kept_of(
+    part: TableRows, scores: Array, sizes: Array, generator: np.random.Generator
+) -> KeptRows:
     """Return some rows of those to validate on."""
     n_columns = part.values.numbers.shape[1] + part.values.codes.shape[1]
     most = min(MOST_ROWS, max(MOST_NUMBERS // n_columns, 10))
     rows = np.arange(len(part.y))
     if len(rows) > most:
         rows = np.sort(generator.choice(len(rows), most, replace=False))
-    return KeptRows(part.take(rows), int(generator.integers(2**31)))
+    seed = int(generator.integers(2**31))
+    return KeptRows(part.take(rows), seed, scores[rows], sizes[rows])
 
 
 def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:

@@ -8,7 +8,8 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGro
 from sklearn.utils.validation import column_or_1d
 
 from fastmlp.tabular.estimators.fit_arguments import check_length
-from fastmlp.tabular.pack.rows import Fold, drawn
+from fastmlp.tabular.pack import TableRows
+from fastmlp.tabular.pack.rows import Fold, drawn, validated
 
 Array = NDArray[Any]
 
@@ -28,6 +29,47 @@ class RowsToSplit(NamedTuple):
     classes: bool
     groups: Array | None
     kept: Array
+
+
+class Divided(NamedTuple):
+    """Rows to train on and to validate on, and the groups of the latter as integers, or None; with
+    folds the former have the latter among them."""
+
+    training: TableRows
+    held_out: TableRows
+    folds: list[Fold] | None
+    groups: Array | None = None
+
+
+def divided(
+    whole: TableRows,
+    rows: RowsToSplit,
+    cv: Any,
+    n_folds: int | None,
+    fraction: float,
+    seed: int,
+    who: str,
+) -> Divided:
+    """Divide rows into folds or, without them, hold a fraction of the rows out.
+
+    Parameters
+    ----------
+    cv, n_folds : as for `folds`
+    """
+    pairs = folds(cv, n_folds, rows, seed, who)
+    if pairs is not None:
+        tested = validated(pairs)
+        held_rows = whole if len(tested) == len(whole.y) else whole.take(tested)
+        groups = None if rows.groups is None else rows.groups[tested]
+        return Divided(whole, held_rows, pairs, groups)
+    if rows.groups is None:
+        generator = np.random.default_rng(seed)
+        mask = held_out(whole.y, fraction, generator, classes=rows.classes)
+    else:
+        mask = held_out_groups(rows.groups, fraction, seed)
+    groups = None if rows.groups is None else rows.groups[mask]
+    training, held_rows = whole.take(np.flatnonzero(~mask)), whole.take(np.flatnonzero(mask))
+    return Divided(training, held_rows, None, groups)
 
 
 def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:

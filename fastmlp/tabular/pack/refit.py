@@ -1,20 +1,23 @@
 """The nets of an ensemble trained anew, on all rows, once the selection is done."""
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
 
 from fastmlp.many.fit_many import fit_many
 from fastmlp.tabular.pack.outputs import outputs_of
-from fastmlp.tabular.pack.pack import Member, Pack
+from fastmlp.tabular.pack.pack import Caller, Member, Pack
 from fastmlp.tabular.pack.pool import NetSettings, TableRows, batch_size_of, new_net
 from fastmlp.tabular.pack.rows import shortest
 from fastmlp.tabular.pack.settings import PackSettings
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task as EncodedTask
 from fastmlp.training.history import Status
+
+
+class NotRefitted(Exception):
+    """A refit that has not come to its end: why, and after a colon what to do."""
 
 
 def joined_rows(first: TableRows, second: TableRows) -> TableRows:
@@ -28,22 +31,27 @@ def joined_rows(first: TableRows, second: TableRows) -> TableRows:
     return TableRows(values, np.concatenate([first.y, second.y]), weight)
 
 
-def refitted(
+def refitted_pack(
     pack: Pack,
     rows: TableRows,
     n_classes: int,
     settings: PackSettings,
     seed: int,
     n_threads: int | None,
-    seconds: float | None = None,
-) -> Pack | None:
+    caller: Caller,
+) -> Pack:
     """The ensemble whose nets are trained on all rows, for the epochs that were best before.
 
     One net takes the place of those of a recipe in several folds; its epochs are their mean. Scores
-    and residuals are those of the selection. None: a fit has not come to its end within so many
-    seconds; or it was interrupted, or has diverged, which warns.
+    and residuals are those of the selection.
+
+    Raises
+    ------
+    NotRefitted
+        If the time limit is over, or a net has diverged.
+    KeyboardInterrupt
+        On Ctrl-C.
     """
-    deadline = math.inf if seconds is None else time.perf_counter() + seconds
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     kind: EncodedTask = "regression" if pack.task == "regression" else "classification"
     loss = settings.loss.of_nets if kind == "regression" else None
@@ -55,8 +63,7 @@ def refitted(
     batch = batch_size_of(len(rows.y))
     encodings, members = [], []
     for place, same_encoding in enumerate(by_encoding.values()):
-        if time.perf_counter() >= deadline:
-            return None
+        _seconds_left(settings, caller)
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
         generator = np.random.default_rng([seed, place, 3])
@@ -65,9 +72,6 @@ def refitted(
         steps = math.ceil(len(rows.y) / batch)
         nets = [new_net(same[0].recipe, X.shape[1], of_nets, steps, signs) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
-        left = deadline - time.perf_counter()
-        if left <= 0:
-            return None
         histories = fit_many(
             nets,
             X,
@@ -75,11 +79,16 @@ def refitted(
             epochs=epochs,
             batch_size=batch,
             sample_weight=rows.weight,
-            time_limit=None if seconds is None else left,
+            time_limit=_seconds_left(settings, caller),
             n_threads=n_threads,
         )
-        if any(history.status is not Status.COMPLETED for history in histories):
-            return None
+        statuses = {history.status for history in histories}
+        if Status.INTERRUPTED in statuses:
+            raise KeyboardInterrupt
+        if Status.OUT_OF_TIME in statuses:
+            raise _out_of_time(settings)
+        if statuses != {Status.COMPLETED}:
+            raise NotRefitted("has nets that diverged")
         encodings.append(encoding)
         for net, same, n in zip(nets, groups, epochs, strict=True):
             weight = sum(member.weight for member in same)
@@ -95,3 +104,17 @@ def refitted(
         row_weights=pack.row_weights,
         sizes=pack.sizes,
     )
+
+
+def _seconds_left(settings: PackSettings, caller: Caller) -> float | None:
+    """The seconds until the time limit, or None; raises NotRefitted if there are none."""
+    if settings.time_limit is None:
+        return None
+    if (left := settings.time_limit - caller.seconds) <= 0:
+        raise _out_of_time(settings)
+    return left
+
+
+def _out_of_time(settings: PackSettings) -> NotRefitted:
+    limit = f"did not end within time_limit={settings.time_limit:g}"
+    return NotRefitted(f"{limit}: more time, or fewer nets, would do")

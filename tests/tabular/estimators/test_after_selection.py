@@ -1,6 +1,7 @@
 """After the selection: nets trained on all rows, learning curves, and one net for all."""
 
 import pickle
+import time
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,8 +19,9 @@ from fastmlp.plotting import plot_history
 from fastmlp.tabular.estimators import trees
 from fastmlp.tabular.pack import Caller, TableRows, distillation
 from fastmlp.tabular.pack.outputs import Scorer
-from fastmlp.tabular.pack.refit import refitted
+from fastmlp.tabular.pack.refit import NotRefitted, refitted_pack
 from fastmlp.tabular.schema import Values
+from fastmlp.training.history import History, Status
 
 pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
@@ -102,8 +104,30 @@ def test_a_refit_that_is_cut_short_leaves_the_selection() -> None:
     member = model.members_[0]._replace(epoch=1_000_000)
     model.pack_.members = (member,)
     rows = TableRows(model.schema_.read(X), Y)
-    for seconds in (0.05, 0.0):
-        assert refitted(model.pack_, rows, 0, model._settings(), 0, 1, seconds) is None
+    settings = model._settings()._replace(time_limit=0.05)
+    for seconds_ago in (0.0, 0.05):
+        caller = Caller("fit", time.perf_counter() - seconds_ago)
+        with pytest.raises(NotRefitted, match=r"did not end within time_limit=0\.05: more"):
+            refitted_pack(model.pack_, rows, 0, settings, 0, 1, caller)
+
+
+@pytest.mark.parametrize("time_limit", [None, 1e6])
+def test_ctrl_c_during_a_refit_leaves_the_selection(
+    time_limit: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(nets: Any, *_: Any, **options: Any) -> list[History]:
+        return [History(status=Status.INTERRUPTED) for _ in nets]
+
+    plain = TabularMLPRegressor(**FEW).fit(X, Y, X_val=X[:40], y_val=Y[:40])
+    monkeypatch.setattr("fastmlp.tabular.pack.refit.fit_many", interrupted)
+    model = clone(plain).set_params(refit=True, time_limit=time_limit)
+    with pytest.warns(UserWarning, match="refit") as caught:
+        model.fit(X, Y, X_val=X[:40], y_val=Y[:40])
+    messages = [str(warning.message) for warning in caught]
+    words = "refit=True was interrupted: the ensemble is that of the selection"
+    assert messages == [f"TabularMLPRegressor.fit: {words}"]
+    assert np.array_equal(model.predict(X), plain.predict(X))
+    assert model.training_ == plain.training_
 
 
 def test_learning_curves(tmp_path: Any) -> None:
@@ -128,8 +152,7 @@ def test_learning_curves(tmp_path: Any) -> None:
 def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> None:
     frame, y, task = table_of(seed, 150)
     kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
-    model = kind(n_members=3, max_iter=20, cv=2, random_state=seed)
-    model.fit(frame, y)
+    model = kind(n_members=3, max_iter=20, cv=2, random_state=seed).fit(frame, y)
     small = model.distilled(frame)
     method = "predict" if task == "regression" else "predict_proba"
     assert type(small) is type(model)
@@ -142,7 +165,7 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> N
     assert report["loss"] == -small.validation_score_
     assert report["ensemble_loss"] == pytest.approx(-_score(model, frame, y), rel=1e-6)
     assert f"loss {report['loss']:.4g}" in small.summary()
-    again = clone(model).set_params(n_jobs=1).fit(frame, y).distilled(frame)
+    again = model.set_params(n_jobs=1).distilled(frame)
     loaded = reloaded(small, tmp_path / "m.safetensors")
     for other in (again, loaded, pickle.loads(pickle.dumps(small))):
         assert np.array_equal(getattr(other, method)(frame), getattr(small, method)(frame))
@@ -152,6 +175,25 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> N
     expected = getattr(small, method)(frame)
     assert np.array_equal(out, expected.reshape(out.shape))
     assert "predict" in to_c(small)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen(refit: bool) -> None:
+    """Rows of a group are alike: with others of it in training errors are much smaller."""
+    g = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 6)
+    rows = g.normal(size=(30, 3))[groups] + 0.01 * g.normal(size=(180, 3))
+    y = g.normal(size=30)[groups] + 0.1 * g.normal(size=180)
+    many: dict[str, Any] = {**FEW, "max_iter": 30, "cv": 3, "refit": refit}
+    model = TabularMLPRegressor(**many).fit(rows, y, groups=groups)
+    small = model.distilled(rows)
+    widths = [np.diff(one.predict_interval(rows, 0.8)).mean() for one in (model, small)]
+    assert widths[1] > 0.9 * widths[0]
+    again = small.distilled(rows)
+    assert np.diff(again.predict_interval(rows, 0.8)).mean() > 0.9 * widths[0]
+    chosen = TabularMLPClassifier(**many).fit(rows, y > 0, groups=groups)
+    sets = [one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows))]
+    assert sets[1] > 0.9 * sets[0]
 
 
 @pytest.mark.parametrize("loss", ["quantile", "gamma"])
@@ -192,6 +234,9 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"X": X[:1]}, "X must have 2 rows or more, got 1"),
     ({"X": X.drop(columns="age")}, "no column 'age'.* columns of the model: 'age', 'income', "),
     ({"X": X, "hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer of 1"),
+    ({"X": X, "hidden_layer_sizes": None}, r"hidden_layer_sizes\[0\] must be an integer of 1"),
+    ({"X": X, "hidden": 8}, r"^TabularMLPClassifier.distilled: got an unexpected .* 'hidden'"),
+    ({}, r"^TabularMLPClassifier.distilled: missing 1 required argument: 'X'"),
     ({"X": X, "y": ["low"] * 119 + ["hight"]}, "y has labels that the fit has not: 'hight'"),
     ({"X": X, "y": LABELS[:5]}, "inconsistent numbers of samples"),
 ]
@@ -199,7 +244,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("given", "words"), FAULTS)
 def test_faults_of_distillation(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         classifier().distilled(**given)
 
 

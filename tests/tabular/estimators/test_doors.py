@@ -278,9 +278,9 @@ def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 100)
     divided = []
 
-    def taken(part: Any, generator: Any) -> Any:
+    def taken(part: Any, *rest: Any) -> Any:
         divided.append(len(part.y))
-        return kept_of(part, generator)
+        return kept_of(part, *rest)
 
     monkeypatch.setattr("fastmlp.tabular.estimators.base.kept_of", taken)
     model = TabularMLPRegressor(**FEW).fit(X, Y, groups=GROUPS)

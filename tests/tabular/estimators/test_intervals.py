@@ -16,7 +16,7 @@ from small_tables import FEW, classifier, drawn, labels, regressor
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.pack import Pack, TableRows
+from fastmlp.tabular.pack import Pack, TableRows, conformal
 from fastmlp.tabular.pack.conformal import ends, learn_sizes
 from fastmlp.tabular.pack.outputs import conformal_quantile, outputs_of, scores_of
 from fastmlp.tabular.schema import Values
@@ -48,7 +48,7 @@ def pack_of(scores: Array, weight: Array | None, low: float = -9.0, high: float 
 def model_of(pack: Pack) -> TabularMLPRegressor:
     """A model of a pack without nets, whose predictions are 1."""
     model = TabularMLPRegressor()
-    model.pack_ = pack
+    model.pack_, model.training_ = pack, {"rows": 10**6}
     model._values = lambda X, method: Values(np.empty((3, 1)), np.empty((3, 0), np.int32))  # type: ignore[method-assign]
     model._predicted = lambda values: np.ones(3)  # type: ignore[method-assign]
     return model
@@ -102,7 +102,7 @@ def test_new_rows_are_inside_as_often_as_promised(n: int, coverage: float) -> No
     inside = []
     for _ in range(2000):
         scores = generator.standard_t(3, n + 1) + 1
-        low, high = ends(pack_of(scores[:n], None), coverage, "test")
+        low, high = ends(pack_of(scores[:n], None), coverage, "test", 0)
         inside.append(low <= scores[n] <= high)
     # By exchangeability between coverage and coverage + 2 / (n + 1); 4 standard errors.
     error = 4 * np.sqrt(coverage * (1 - coverage) / len(inside))
@@ -212,9 +212,13 @@ def test_faults() -> None:
     model = regressor()
     with pytest.raises(ValueError, match=r"predict_interval: coverage=0.995 needs 199 rows to val"):
         model.predict_interval(X, coverage=0.995)
+    half = TabularMLPRegressor(**FEW).fit(X, Y, X_val=X[:9], y_val=Y[:9])
+    for level, advice in ((0.95, "use cv=5, or a"), (0.999, "train on more rows, or use a")):
+        with pytest.raises(ValueError, match=f", there were 9; {advice} coverage nearer to 0.5"):
+            half.predict_interval(X, level)
     with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got 1.5"):
         model.predict_interval(X, coverage=1.5)
-    with pytest.raises(ValueError, match=r"quantile=0.001 needs 999 rows .*, there were 120; use"):
+    with pytest.raises(ValueError, match=r"quantile=0.001 needs 999 rows .* were 120; train"):
         model.predict_quantiles(X, [0.5, 0.001])
     wrong: Any
     for wrong in (0.5, [], [[0.5]], "half", None):
@@ -295,9 +299,12 @@ def test_folds_and_groups_that_contradict_each_other() -> None:
 @needs_compiler
 def test_a_time_limit_leaves_sizes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     called = list[int]()
-    monkeypatch.setattr(
-        "fastmlp.tabular.estimators.base.learn_sizes", lambda *_, **options: called.append(1)
-    )
+
+    def learn(pack: Any, rows: TableRows, **options: Any) -> Any:
+        called.append(1)
+        return np.ones(len(rows.y))
+
+    monkeypatch.setattr(conformal, "learn_sizes", learn)
     for limit in (1e6, 1e-3):
         model = TabularMLPRegressor(**FEW, cv=2, time_limit=limit)
         with pytest.warns(match="nets were trained") if limit < 1 else nullcontext():

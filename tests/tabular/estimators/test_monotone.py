@@ -48,9 +48,8 @@ def is_ordered(model: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("preset", ["fast", "balanced"])
-def test_predictions_are_ordered(preset: Any, tmp_path: Path) -> None:
-    few = {**FEW, "n_members": 5, "max_members": 5, "cv": 2, "preset": preset}
+def test_predictions_are_ordered(tmp_path: Path) -> None:
+    few = {**FEW, "n_members": 5, "max_members": 5, "cv": 2}
     model = TabularMLPRegressor(**few, monotonic_cst=CONSTRAINTS).fit(FRAME, Y)
     assert is_ordered(model)
     free = TabularMLPRegressor(**few).fit(FRAME, Y)
@@ -76,7 +75,7 @@ def test_classes_and_places() -> None:
 
 
 def test_extra_members_have_the_constraints() -> None:
-    trees = HistGradientBoostingRegressor(max_iter=20, random_state=0)
+    trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
     model = TabularMLPRegressor(
         **FEW, cv=2, monotonic_cst=CONSTRAINTS, extra_members=[trees], ensemble="mean"
     ).fit(FRAME, Y)

@@ -1,6 +1,8 @@
 """Models of tables in ONNX: predictions of onnxruntime beside those of the models."""
 
 import copy
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -9,13 +11,15 @@ import onnxruntime
 import pandas as pd
 import pytest
 from skl2onnx import to_onnx
+from skl2onnx._supported_operators import sklearn_operator_name_map
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeRegressor
 from small_tables import FEW, WITH_TREES, classifier, drawn, regressor, with_trees
 
-from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+import fastmlp
+from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Encoding
 from fastmlp.tabular.estimators import trees
@@ -113,17 +117,18 @@ def complete(X: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([X.loc[[first]], X]).assign(town=lambda item: item["town"].astype(object))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("preset", ["fast", "best"])
-def test_numbers_with_missing_values(preset: Any, dtype: Any) -> None:
-    few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "preset": preset}
+@pytest.mark.parametrize("grown", [False, True])
+def test_numbers_with_missing_values(grown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 5)
+    few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "trees": grown}
     model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
     assert {member.encoding for member in model.members_} >= {0, 1}
-    X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
-    (result,) = run(model, X)
-    assert result.dtype == dtype
-    assert result.shape == (len(X), 1)
-    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
+    for dtype in (np.float32, np.float64):
+        X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
+        (result,) = run(model, X)
+        assert result.dtype == dtype
+        assert result.shape == (len(X), 1)
+        np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
     (none,) = run(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))])
     assert none.shape == (0, 1)
 
@@ -180,8 +185,6 @@ def test_a_table_of_texts_only_and_a_pipeline() -> None:
 
 def with_encoding(encoding: Encoding) -> TabularMLPRegressor:
     """Return a model of one net, on the columns of an encoding."""
-    from fastmlp import MLP
-
     model = copy.deepcopy(TabularMLPRegressor(**FEW, cv=2).fit(NUMBERS, SUM))
     pack, values = model.pack_, model.schema_.read(NUMBERS)
     fitted = encoding.fit(values, SUM, "regression", np.random.default_rng(0))
@@ -252,16 +255,15 @@ def test_levels_that_are_one_number_in_float32() -> None:
 
 @pytest.mark.parametrize("first", ["skl2onnx", "fastmlp"])
 def test_converters_are_registered_whichever_comes_first(
-    first: str, python: Callable[..., str]
+    first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    second = {"skl2onnx": "fastmlp", "fastmlp": "skl2onnx"}[first]
-    script = f"""
-import warnings
-warnings.simplefilter("ignore")
-import {first}
-from fastmlp import TabularMLPClassifier, MLPClassifier
-import {second}
-from skl2onnx._supported_operators import sklearn_operator_name_map as names
-print(names[TabularMLPClassifier], names[MLPClassifier])
-"""
-    assert python(script) == "FastmlpTabularMLPClassifier FastmlpMLPClassifier\n"
+    names = sklearn_operator_name_map
+    for estimator in (TabularMLPClassifier, TabularMLPRegressor):
+        monkeypatch.delitem(names, estimator)
+    if first == "fastmlp":
+        monkeypatch.delitem(sys.modules, "skl2onnx")
+    importlib.reload(fastmlp.tabular.estimators)
+    assert (TabularMLPClassifier in names) == (first == "skl2onnx")
+    importlib.import_module("skl2onnx")
+    assert names[TabularMLPClassifier] == "FastmlpTabularMLPClassifier"
+    assert names[TabularMLPRegressor] == "FastmlpTabularMLPRegressor"

@@ -16,13 +16,22 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.pack import Preset, settings
+from fastmlp.tabular.estimators import trees
+from fastmlp.tabular.pack import Preset, distillation, settings
 
 pytestmark = [
+    pytest.mark.usefixtures("small"),
     pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
     pytest.mark.filterwarnings("ignore:.*one class|.*rows to validate"),
 ]
 PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grow few trees, and draw few rows to distil from."""
+    monkeypatch.setattr(trees, "ROUNDS", 5)
+    monkeypatch.setattr(distillation, "LEAST", 600)
 
 
 def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
@@ -61,11 +70,12 @@ def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
 
 
 def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
-    """Losses, trees, refits and distilled nets in each other's company."""
+    """Losses, trees, refits, time limits and distilled nets in each other's company."""
     for seed in range(200 if soak else 6):
         frame, y, task = table_of(seed)
         rng = np.random.default_rng(seed)
         options: dict[str, Any] = {"trees": bool(rng.integers(2)), "refit": bool(rng.integers(2))}
+        options["time_limit"] = (None, 1e6)[seed % 2]
         kind: Any = TabularMLPClassifier
         if task == "regression":
             kind = TabularMLPRegressor
@@ -79,9 +89,9 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
             model.fit(frame, y)
             if distils:
                 model = model.distilled(frame, y, hidden_layer_sizes=4)
-        assert model.get_params()["trees"] == options["trees"]
         loaded = reloaded(model, tmp_path / "model.safetensors")
-        assert loaded.get_params()["cv"] == cv
+        for same in (model, loaded):
+            assert same.get_params().items() >= {"cv": cv, **options}.items()
         assert_same(model, loaded, frame)
         assert_same(model, pickle.loads(pickle.dumps(model)), frame)
 

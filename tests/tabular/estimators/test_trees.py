@@ -195,15 +195,22 @@ def test_presets_and_the_setting() -> None:
         TabularMLPRegressor(trees="yes").fit(X, Y)  # type: ignore[arg-type]
 
 
-BINARY = LABELS == "low"
 SINGLE = np.where(np.arange(120) == 7, "unique", "common")
+IN_FILES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "numbers": (Y, {}),
+    "three classes": (LABELS, {}),
+    "two classes": (LABELS == "low", {}),
+    "a class of one row": (SINGLE, {}),
+    "rows to validate on": (SINGLE, {"X_val": X[8:], "y_val": SINGLE[8:]}),
+}
 
 
-@pytest.mark.parametrize("y", [Y, LABELS, BINARY, SINGLE], ids=["y", "labels", "binary", "single"])
-@pytest.mark.parametrize("cv", [None, 2])
-def test_files_have_the_bits(y: Any, cv: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", IN_FILES)
+def test_files_have_the_bits(case: str, tmp_path: Path) -> None:
+    y, validation = IN_FILES[case]
     kind: Any = TabularMLPRegressor if y is Y else TabularMLPClassifier
-    model = kind(**FEW, cv=cv, trees=True, ensemble="mean").fit(X, y)
+    cv = None if validation else 2
+    model = kind(**FEW, cv=cv, trees=True, ensemble="mean").fit(X, y, **validation)
     assert [name for name, _ in model.extra_members_] == ["boosted trees"]
     (row,) = model.leaderboard_.query("member == 'boosted trees'").to_dict("records")
     assert 0 < row["fit_seconds"] < 60
@@ -248,7 +255,7 @@ def test_trees_alone(tmp_path: Path) -> None:
 
 
 def test_constraints_are_passed_on() -> None:
-    model = TabularMLPRegressor(**FEW, trees=True, monotonic_cst={"age": -1}).fit(X, Y)
+    model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1}).fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.monotonic_cst == [-1, 0, 0, 0]
     rows = np.zeros((60, 4))

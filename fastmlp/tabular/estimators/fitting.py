@@ -1,0 +1,191 @@
+"""The training of a model of tables: an ensemble is selected, and trained again on all rows."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import warnings
+from fastmlp.cluster.groups import Cluster
+from fastmlp.network import monotone
+from fastmlp.tabular.estimators import extras, reports, splits
+from fastmlp.tabular.estimators.extras import Extra
+from fastmlp.tabular.estimators.splits import Divided
+from fastmlp.tabular.pack import Caller, Pack, PackSettings, TableRows, conformal, train_pack
+from fastmlp.tabular.pack.outputs import Scorer, Task, scores_of
+from fastmlp.tabular.pack.refit import NotRefitted, joined_rows, refitted_pack
+from fastmlp.tabular.schema import Schema
+from fastmlp.training import pool
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+
+
+class TableFit(NamedTuple):
+    """The rows and the settings of a fit.
+
+    Attributes
+    ----------
+    n_classes : int, 0 for numbers
+    beside : list of pairs of a name and an estimator
+        Candidates beside the nets; the last are boosted trees where the settings have them.
+    """
+
+    data: Divided
+    task: Task
+    n_classes: int
+    settings: PackSettings
+    beside: list[tuple[str, Any]]
+    seed: int
+    n_threads: int | None
+    cluster: Cluster | None
+    caller: Caller
+
+    @property
+    def validation(self) -> TableRows | None:
+        """The rows held out; None: there are folds."""
+        return self.data.held_out if self.data.folds is None else None
+
+    def is_before(self, share: float) -> bool:
+        """True before a share of the time limit has passed, or without a limit."""
+        limit = self.settings.time_limit
+        return limit is None or self.caller.seconds < share * limit
+
+
+class TableEnsemble(NamedTuple):
+    """What a fit has trained.
+
+    Attributes
+    ----------
+    members : list of pairs of a name and a fitted estimator, beside the pack
+    n_rows : int, how many rows they were trained on
+    leaderboard : frame of pandas, or list of dicts
+    scores, sizes : (n_held_out,) arrays
+        Conformal scores of the rows to validate on, each by nets that were not trained on it, and
+        the sizes that they are divided by.
+    """
+
+    pack: Pack
+    members: list[tuple[str, Any]]
+    n_rows: int
+    leaderboard: Any
+    scores: Array
+    sizes: Array
+
+
+def selected(fit: TableFit) -> TableEnsemble:
+    """Train nets and estimators; select those that do best together on the rows to validate on."""
+    held_out = fit.data.held_out
+    waits = _begun(fit)
+    pack = train_pack(
+        fit.data.training,
+        fit.validation,
+        task=fit.task,
+        n_classes=fit.n_classes,
+        settings=fit.settings,
+        seed=fit.seed,
+        n_threads=fit.n_threads,
+        extra=(extra.predictions for wait in waits for extra in wait()),
+        cluster=fit.cluster,
+        folds=fit.data.folds,
+        caller=fit.caller,
+    )
+    beside = [extra for wait in waits for extra in wait()]
+    scores = scores_of(fit.task, held_out.y, pack.validated)
+    sizes = np.ones(len(scores))
+    # Sizes take about a twentieth of the time of the nets.
+    if fit.task == "regression" and fit.is_before(0.5):
+        apart = splits.folds_apart(fit.data.groups, conformal.SETTINGS.cv)
+        sizes = conformal.learn_sizes(
+            pack, held_out, seed=fit.seed, n_threads=fit.n_threads, folds=apart
+        )
+    pack.validated = np.empty(0)
+    scorer = Scorer(fit.task, held_out.y, held_out.weight, fit.settings.score)
+    board = reports.leaderboard(
+        pack,
+        [extra.name for extra in beside],
+        [scorer.score_of(extra.predictions) for extra in beside],
+        [extra.seconds for extra in beside],
+    )
+    members = [(extra.name, extra.estimator) for extra in beside]
+    return TableEnsemble(pack, members, len(fit.data.training.y), board, scores, sizes)
+
+
+def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
+    """The ensemble trained again on all rows, those to validate on too.
+
+    If that does not come to its end, a warning says why, and the ensemble stays as it is.
+    """
+    whole, members = fit.data.training, ensemble.members
+    try:
+        if fit.validation is not None:
+            whole = joined_rows(whole, fit.validation)
+            if fit.is_before(1):
+                members = [(name, extras.fit(model, whole)) for name, model in members]
+        pack = refitted_pack(
+            ensemble.pack, whole, fit.n_classes, fit.settings, fit.seed, fit.n_threads, fit.caller
+        )
+    except (NotRefitted, KeyboardInterrupt) as error:
+        reason, _, advice = (str(error) or "was interrupted").partition(": ")
+        message = f"refit=True {reason}: the ensemble is that of the selection"
+        warnings.warn(f"{fit.caller.who}: {message}{advice and f'; {advice}'}", UserWarning)
+        return ensemble
+    return ensemble._replace(pack=pack, members=members, n_rows=len(whole.y))
+
+
+def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
+    """Functions that wait for the estimators: the user's are fitted already, trees beside the nets
+    if there are threads for both."""
+    n_own = len(fit.beside) - fit.settings.trees
+    in_turn = not fit.settings.trees or pool.n_threads_of(fit.n_threads) == 1
+    fitted = partial(
+        extras.fitted,
+        training=fit.data.training,
+        validation=fit.validation,
+        n_classes=fit.n_classes,
+        folds=fit.data.folds or (),
+    )
+    return [
+        extras.begun(partial(fitted, fit.beside[:n_own]), in_turn=True),
+        extras.begun(partial(fitted, fit.beside[n_own:]), in_turn=in_turn),
+    ]
+
+
+def columns_in_order(
+    setting: Any, schema: Schema, classes: NDArray[Any] | None, who: str
+) -> tuple[int, ...]:
+    """The constraints of the columns of numbers, in their order; empty if there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are not -1, 0 and 1, name other columns, or columns that are no numbers, or there
+        are more than two classes.
+    """
+    if setting is None:
+        return ()
+    names = schema.columns
+    if isinstance(setting, Mapping):
+        setting = monotone.by_column(setting, names, who)
+    signs = np.asarray(setting)
+    if signs.shape != (len(names),) or not np.isin(signs, (-1, 0, 1)).all():
+        raise ValueError(
+            f"{who}: monotonic_cst must be -1 (falls), 0 (free) or 1 (rises) for each of the "
+            f"{count(len(names), 'column')}, got {setting!r}"
+        )
+    if not signs.any():
+        return ()
+    if classes is not None and len(classes) > 2:
+        raise ValueError(f"{who}: monotonic_cst is for two classes, got {len(classes)}")
+    chosen = dict(zip(names, signs.astype(int).tolist(), strict=True))
+    others: dict[str, Any] = {"dates or times": schema.dates, "levels": schema.levels}
+    for name, sign in chosen.items():
+        for kind, columns in others.items():
+            if sign and name in columns:
+                raise ValueError(
+                    f"{who}: monotonic_cst is for columns of numbers, and {name!r} holds {kind}: "
+                    "put numbers in the place of what has an order"
+                )
+    return tuple(chosen.get(name, 0) for name in schema.number_names)
