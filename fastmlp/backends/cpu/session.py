@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
     SparseRows,
@@ -25,8 +24,12 @@ from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
 from fastmlp.backends.cpu.kernels.rule_blocks import WITH_PLAIN_FORM, names_of, phase
+from fastmlp.backends.cpu.kernels.shared_layers import (
+    forward_backward_by_panels,
+    split_k,
+    split_k_backward,
+)
 from fastmlp.backends.cpu.kernels.single_row import row_backward
-from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan

@@ -14,7 +14,6 @@ from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block, innermost
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     sparse_columns,
     sparse_forward,
@@ -29,8 +28,12 @@ from fastmlp.backends.cpu.kernels.expanded import (
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
+from fastmlp.backends.cpu.kernels.shared_layers import (
+    forward_backward_by_panels,
+    split_k,
+    split_k_backward,
+)
 from fastmlp.backends.cpu.kernels.single_row import descend, row_backward
-from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.kernels.step import objective
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step, single_row
-from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     sparse_columns,
     sparse_forward,
@@ -24,8 +23,12 @@ from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
 from fastmlp.backends.cpu.kernels.mixed_precision import pair_rows, pair_tiles, pair_weights
+from fastmlp.backends.cpu.kernels.shared_layers import (
+    forward_backward_by_panels,
+    split_k,
+    split_k_backward,
+)
 from fastmlp.backends.cpu.kernels.single_row import row_backward
-from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED
 from fastmlp.backends.cpu.simd.gemm import product

@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.predict.row_blocks import (
     products,
 )
 from fastmlp.backends.cpu.predict.row_gradient import times_slopes
-from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.compiler import call, njit, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
 from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE, PREDICT_FLOPS
 from fastmlp.compiler import (
     Record,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet
-from fastmlp.backends.cpu.simd.one_row import one_row, row_dots
+from fastmlp.backends.cpu.simd.flat_weights import one_row, row_dots
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     call,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, make_flat, rows_in_lanes
-from fastmlp.backends.cpu.simd.one_row import one_row
+from fastmlp.backends.cpu.simd.flat_weights import one_row
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (

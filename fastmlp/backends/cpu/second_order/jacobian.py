@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.predict.row_blocks import (
     n_vectors,
     products,
 )
-from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes
 from fastmlp.compiler import (
     Record,
     call,

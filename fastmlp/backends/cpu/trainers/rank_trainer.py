@@ -26,8 +26,8 @@ Array = NDArray[Any]
 LOSS_STEPS = 256
 
 
-class RankTrainer:
-    """The `Trainer` of one rank; a unit is a step. All ranks run the same units.
+class RankTrainer(Trainer):
+    """The trainer of one rank; a unit is a step. All ranks run the same units.
 
     Parameters
     ----------
@@ -36,9 +36,6 @@ class RankTrainer:
     average_every : int or None
         After how many steps to average; None: gradients are summed in each step.
     """
-
-    units_per_epoch: int
-    unit_flops: int
 
     def __init__(
         self,
@@ -52,20 +49,13 @@ class RankTrainer:
         ranks: RankExchange,
         average_every: int | None = None,
     ) -> None:
-        self._ranks, self._batch_size, self._alone = ranks, batch_size, average_every is not None
+        self._ranks, self._whole_batch, self._alone = ranks, batch_size, average_every is not None
         self._every = average_every or LOSS_STEPS
         self._n_rows, self._weighted = self._rows_of_all(data)
         rows = int(np.diff(places_of(self._n_rows, batch_size)[ranks.rank]).max())
-        self._inner = inner = Trainer(
-            engine,
-            parameters,
-            moments,
-            optimizer,
-            data,
-            max(rows, 1),
-            driver=drivers.train_alone if self._alone else drivers.exchange,
-        )
-        session = inner.session
+        driver = drivers.train_alone if self._alone else drivers.exchange
+        super().__init__(engine, parameters, moments, optimizer, data, max(rows, 1), driver=driver)
+        session = self.session
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
@@ -77,11 +67,11 @@ class RankTrainer:
         self._gradient = session.keep_gradient(ranks.size)
         self._sent = np.empty(0, parameters.dtype)
         # Paces of calls are kept by this number: odd for fits with ranks, even for others.
-        self.unit_flops = inner.unit_flops + 1
+        self.unit_flops += 1
         self.begin()
         self._count()
         # Compile, so that the first timed call measures work alone.
-        self._do(-1, -1)
+        self._call(-1, -1)
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
         """Return the rows of each rank, and True if any has weights."""
@@ -90,7 +80,7 @@ class RankTrainer:
 
     def _count(self) -> None:
         """Find this rank's rows of each batch."""
-        places, rank = places_of(self._n_rows, self._batch_size), self._ranks.rank
+        places, rank = places_of(self._n_rows, self._whole_batch), self._ranks.rank
         shares = np.diff(places)
         self.units_per_epoch = n = shares.shape[1]
         self._starts = np.ascontiguousarray(places[rank])
@@ -99,29 +89,24 @@ class RankTrainer:
         self._wholes = self._masses.sum(axis=0)
         self._losses, self._penalties = np.zeros(n), np.zeros(n)
 
-    @property
-    def n_bytes(self) -> int:
-        """The bytes of its buffers."""
-        return self._inner.n_bytes
-
-    def resume(self, moments: Moments, data: Data) -> None:
-        """Go on from the parameters, and with the optimizer's state, as they are now."""
-        self._inner.resume(moments, data)
-        self.take(data)
-
     def pause(self) -> None:
-        """Let go of the rows, until `resume`."""
-        self._inner.pause()
+        """Let go of the rows, until `resume`; a step takes several calls."""
+        super().pause()
 
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on."""
-        self._inner.take(data)
+        super().take(data)
         self._n_rows, self._weighted = self._rows_of_all(data)
         self._count()
 
     def begin(self) -> None:
         """Begin an epoch: `reached` is 0."""
-        self._reached, self.diverged = 0, False
+        self._reached, self._diverged = 0, False
+
+    @property
+    def diverged(self) -> bool:
+        """True if the last losses that were exchanged, or parameters, are not finite."""
+        return self._diverged
 
     @property
     def reached(self) -> int:
@@ -141,8 +126,8 @@ class RankTrainer:
         """
         if first == 0:
             self._begin_epoch(order)
-        constants = self._inner.constants(coefficients)
-        job, row = self._inner.session.job, constants.shape[1]
+        constants = self.constants(coefficients)
+        job, row = self.session.job, constants.shape[1]
         # Kernels count the steps of an epoch from its first one.
         job["coefficients"] = address(constants) - first * row * constants.itemsize
         job["n_coefficients"] = row
@@ -160,7 +145,7 @@ class RankTrainer:
 
     def _begin_epoch(self, order: NDArray[np.int64]) -> None:
         """Back up the parameters for a divergence, and sum the weights of each batch's rows."""
-        session, rank = self._inner.session, self._ranks.rank
+        session, rank = self.session, self._ranks.rank
         workspace, moments = session.workspace, session.moments
         workspace.backup[:] = workspace.parameters
         average = None if moments is None else moments.average
@@ -184,7 +169,7 @@ class RankTrainer:
 
     def _weigh(self, order: NDArray[np.int64]) -> None:
         """Set the mass of each batch, of this rank's rows and of all."""
-        weight = self._inner.session.data.weight
+        weight = self.session.data.weight
         of_order = weight[order].astype(np.float64) if weight.size else np.ones(len(order))
         sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
         self._masses = self._ranks.allgather(np.diff(sums))
@@ -192,21 +177,21 @@ class RankTrainer:
 
     def _steps(self, first: int, last: int) -> None:
         if self._alone:
-            self._do(first, last)
+            self._call(first, last)
             return
         before = -1
         for s in range(first, last):
             if self._wholes[s]:
-                self._do(before, s)
+                self._call(before, s)
                 self._sum_gradients()
                 before = s
-        self._do(before, -1)
+        self._call(before, -1)
 
-    def _do(self, first: int, last: int) -> None:
+    def _call(self, first: int, last: int) -> None:
         # A call without rows counts as no work: with a step's work it was sixty times as fast as
         # the autotuner takes a step for, which then chose one thread (784-512-512-10@4096).
         n_units = last - first if self._alone else int(last >= 0)
-        job = self._inner.do(n_units, first=first, last=last)
+        job = self.do(n_units, first=first, last=last)
         if last >= 0 and not self._alone:
             self._losses[last] = job["loss"]
 
@@ -218,7 +203,7 @@ class RankTrainer:
 
     def _exchange(self, arrays: list[Array], share: float) -> None:
         """Replace packed vectors by their sums over the ranks, each times the rank's share."""
-        n, session = self._n, self._inner.session
+        n, session = self._n, self.session
         size = round_up(n * len(arrays), self._ranks.size)
         if len(self._sent) != size:
             self._sent = np.zeros(size, arrays[0].dtype)
@@ -253,11 +238,11 @@ class RankTrainer:
             self._loss += float(of_steps[:n].sum())
             self._mass += float(wholes[:n].sum())
         ends = last == self.units_per_epoch
-        self.diverged = not finite.all() or (ends and not self._is_finite())
+        self._diverged = not finite.all() or (ends and not self._is_finite())
         return self._loss / self._mass if self._mass else float("nan")
 
     def _average_all(self, share: float) -> None:
-        session = self._inner.session
+        session = self.session
         workspace, moments, n = session.workspace, session.moments, self._packed
         assert moments is not None
         state = [moments.m, moments.v][: self._n_moments]
@@ -268,13 +253,13 @@ class RankTrainer:
         session.blocks["transposes"](address(session.plan.net))
 
     def _is_finite(self) -> bool:
-        session, flat = self._inner.session, np.empty(self._n_parameters, self._sent.dtype)
+        session, flat = self.session, np.empty(self._n_parameters, self._sent.dtype)
         session.unpack(session.workspace.parameters, flat)
         return bool(np.isfinite(flat).all())
 
     def _restore(self) -> None:
         """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
-        session = self._inner.session
+        session = self.session
         moments, workspace = session.moments, session.workspace
         assert moments is not None
         workspace.parameters[:] = workspace.backup
@@ -282,18 +267,6 @@ class RankTrainer:
         if moments.average is not None and self._average is not None:
             moments.average[:] = self._average
         session.blocks["transposes"](address(session.plan.net))
-
-    def load(self) -> None:
-        """Read the parameters again, which a callback may have changed."""
-        self._inner.load()
-
-    def store(self) -> None:
-        """Write the parameters as trained so far."""
-        self._inner.store()
-
-    def end(self) -> None:
-        """Leave the buffers to the next fit."""
-        self._inner.end()
 
 
 def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:

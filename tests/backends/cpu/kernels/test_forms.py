@@ -15,9 +15,12 @@ from fastmlp import MLP, SGD, Loss
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import single_row
-from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
-from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
+from fastmlp.backends.cpu.kernels.shared_layers import (
+    forward_backward_by_panels,
+    split_k,
+    split_k_backward,
+)
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches

@@ -29,7 +29,7 @@ from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
