@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -66,8 +66,19 @@ class Data(NamedTuple):
 
     def orders(self, words: NDArray[np.uint32]) -> Order:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-        orders = orders_of(words)
+        orders: Order = _shuffle().orders_of(words)
         return orders if self.rows is None else self.rows[orders]
+
+    @staticmethod
+    def reshuffled(random: np.random.RandomState, order: Order, n_orders: int) -> Order:
+        """Return n_orders orders, each the one before it as ``random.shuffle`` would leave it."""
+        orders: Order = _shuffle().reshuffled(random, order, n_orders)
+        return orders
+
+
+def _shuffle() -> Any:
+    """The module of shuffles, which is compiled: Numba is imported on first use."""
+    return import_module("fastmlp.backends.shuffle")
 
 
 P = TypeVar("P", bound=PackedSlots)

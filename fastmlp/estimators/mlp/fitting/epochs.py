@@ -16,7 +16,6 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from fastmlp import validation
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
-from fastmlp.backends.shuffle import reshuffled
 from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting import advice, to_core
@@ -182,7 +181,7 @@ class Epochs:
         if len(self._order) != self.data.n_rows:
             self._order = self.data.plain_order[0]
         # scikit-learn shuffles positions of the previous order.
-        orders = reshuffled(estimator._random_state, self._order, n_epochs)
+        orders = self.data.reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
         return orders
 
