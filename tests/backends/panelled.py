@@ -21,6 +21,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
     TIMES,
     WHERE_POSITIVE,
 )
+from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import Block, fma
 from fastmlp.compiler.translator import translate
 
@@ -72,6 +73,33 @@ def chains(start: Array, a: Array, b: Array) -> Array:
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     _chains(np.broadcast_to(start, c.shape).copy(), a, b, c)
     return c
+
+
+# One piece of three lines, which a product by column prefetches in turns.
+STREAM = np.array([1, 3, 0])
+STREAM[2] = address(STREAM)
+
+
+def multiply_panels(
+    compiled: Block, c: Array, start: Array, left: Array, right: Array, by_column: bool,
+    depth: int, epilogue: int, sizes: tuple[int, int],
+) -> None:  # fmt: skip
+    """Have a product of panels computed as kernels do: `ROW_BLOCK` rows a call, C the operand.
+
+    `start` has a row for each of C, or one for all; `depth` counts rows of `right`, and `sizes` are
+    the height and width of C.
+    """
+    height, width = sizes
+    lanes, vector = right.shape[2], right.shape[2] * right.itemsize
+    streams = address(STREAM) if by_column and depth % 2 else 0
+    stride = vector * (start.shape[1] > 1)
+    for r in range(0, height, ROW_BLOCK):
+        place = address(left, r // lanes) if by_column else address(left, 0, r)
+        compiled(
+            address(c, 0, r), c[0].nbytes, address(start) + r * stride, stride, start[0].nbytes,
+            address(right), right[0].nbytes, place, left[0].nbytes, depth, epilogue,
+            address(c, 0, r), width, min(ROW_BLOCK, height - r), streams,
+        )  # fmt: skip
 
 
 def block(loop: Callable[..., None]) -> Block:

@@ -49,41 +49,35 @@ def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) 
     monkeypatch.setattr(adapter, "MODULE", Module(devices))
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    has([], monkeypatch, package=False)
-    words = r'"cuda" needs numba-cuda: pip install "numba-cuda\[cu13\]", or use device="cpu"$'
-    with pytest.raises(ImportError, match=words):
-        net("cuda")
-
-
-def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    has(OSError("Error at driver init: \n\nCUDA driver library cannot be found.\nIf"), monkeypatch)
-    words = (
+# With CUDA_VISIBLE_DEVICES empty, the driver does not initialise.
+EMPTY = OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE")
+NO_DRIVER = OSError("Error at driver init: \n\nCUDA driver library cannot be found.\nIf")
+NO_DEVICE = r"MLP: the NVIDIA driver sees no device: check nvidia"
+# Devices, or what the driver raises, and what is said of them.
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "no driver": (
+        NO_DRIVER,
         r'MLP: device="cuda" needs the NVIDIA driver, which does not load \(CUDA driver library '
-        r"cannot be found\): install it, see that nvidia-smi runs, or use device="
-    )
+        r"cannot be found\): install it, see that nvidia-smi runs, or use device=",
+    ),
+    "no device": ([], NO_DEVICE),
+    "a driver without a device": (EMPTY, NO_DEVICE),
+    "too old": ([Device((7, 0))], r"MLP: cuda:0 has compute capability 7.0, .* need 7.5"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_without_a_device_that_can_be_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices, words = UNUSABLE[name]
+    has(devices, monkeypatch)
     with pytest.raises(RuntimeError, match=words):
         net("cuda")
 
 
-def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    has([], monkeypatch)
-    with pytest.raises(RuntimeError, match=r"MLP: the NVIDIA driver sees no device: check nvidia"):
-        net("cuda")
-
-
-def test_a_driver_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CUDA_VISIBLE_DEVICES empty, the driver does not initialise."""
-    has(
-        OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE"), monkeypatch
-    )
-    with pytest.raises(RuntimeError, match=r"MLP: the NVIDIA driver sees no device: check nvidia"):
-        net("cuda")
-
-
-def test_a_device_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    has([Device((7, 0))], monkeypatch)
-    with pytest.raises(RuntimeError, match=r"MLP: cuda:0 has compute capability 7.0, .* need 7.5"):
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    has([], monkeypatch, package=False)
+    words = r'"cuda" needs numba-cuda: pip install "numba-cuda\[cu13\]", or use device="cpu"$'
+    with pytest.raises(ImportError, match=words):
         net("cuda")
 
 

@@ -56,7 +56,10 @@ def test_rounding_up_is_the_next_multiple(n: int, unit: int) -> None:
 @for_every_layout
 @given(layouts, widths, spacings)
 def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spacing) -> None:
-    for layer in packed_layers(layout, lanes, 5, train=True, spacing=spacing):
+    layers = packed_layers(layout, lanes, 5, train=True, spacing=spacing)
+    # And room for a square after them.
+    assert numbers_packed(layers, lanes) == (sum(it.size for it in layers) + lanes) * lanes
+    for layer in layers:
         where = [*places(layer).ravel(), *([layer.biases] if layer.is_transposed else [])]
         assert len(set(where)) == len(where)
         assert 0 <= min(where) <= max(where) < layer.size
@@ -95,15 +98,6 @@ def test_panels_and_halves_have_so_many_rows_between_them(
             )
         if layer.copy_size:
             assert layer.copy_panel == layer.panels * lanes + apart
-
-
-@for_every_layout
-@given(layouts, widths, spacings)
-def test_all_layers_have_room_for_a_square_after_them(
-    layout: Layout, lanes: int, spacing: Spacing
-) -> None:
-    layers = packed_layers(layout, lanes, 5, train=True, spacing=spacing)
-    assert numbers_packed(layers, lanes) == (sum(it.size for it in layers) + lanes) * lanes
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])

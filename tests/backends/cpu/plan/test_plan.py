@@ -36,15 +36,6 @@ def test_what_no_cache_holds_goes_past_them() -> None:
 
 
 @for_every_layout
-@given(layouts, widths, spacings)
-def test_transposes_lie_at_whole_vectors(layout: Layout, lanes: int, spacing: Spacing) -> None:
-    # A store past the caches faults elsewhere.
-    for layer in plan_of(layout, lanes, spacing=spacing)[0].layers:
-        assert layer.transposed_copy % (lanes * SIZE) == 0
-        assert layer.copy_panel % (lanes * SIZE) == 0
-
-
-@for_every_layout
 @given(layouts, widths, st.booleans(), spacings)
 def test_layers_lie_one_after_the_other_in_the_packed_vector(
     layout: Layout, lanes: int, train: bool, spacing: Spacing
@@ -66,17 +57,11 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
         assert layer.packed_panel == held.panel * vector
         assert layer.biases == layer.packed + held.biases * vector
         assert (layer.middle, layer.gap) == (held.middle, held.gap * vector)
-
-
-@for_every_layout
-@given(layouts, widths, st.booleans())
-def test_one_form_of_the_weights_serves_the_way_forward_and_one_the_way_back(
-    layout: Layout, lanes: int, train: bool
-) -> None:
-    for layer in plan_of(layout, lanes, train=train)[0].layers:
+        # One form of the weights serves the way forward, and one the way back.
         forms = (layer.packed, layer.packed_panel), (layer.transposed_copy, layer.copy_panel)
         ways = (layer.weights, layer.weight_panel), (layer.transposed, layer.transposed_panel)
         assert ways == (forms[::-1] if layer.is_transposed else forms)
+        assert train or not (layer.transposed_copy or layer.is_transposed)
 
 
 @for_every_layout
@@ -101,18 +86,12 @@ def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spa
     for layer, held in zip(plan.layers, buffers.packed, strict=True):
         assert layer.transposed_copy == (end if held.copy_size else 0)
         assert layer.copy_panel == held.copy_panel * lanes * SIZE
+        # A store past the caches faults elsewhere.
+        assert layer.transposed_copy % (lanes * SIZE) == 0
         # Panels of the transpose, their rows filled up to whole squares.
         n_panels = round_up(layer.packed_rows, lanes) // lanes if layer.transposed_copy else 0
         end += n_panels * layer.copy_panel
     assert end - begin == buffers.copies.nbytes
-
-
-@for_every_layout
-@given(layouts, widths)
-def test_a_forward_pass_has_no_copies_and_turns_no_layer(layout: Layout, lanes: int) -> None:
-    layers = plan_of(layout, lanes, train=False)[0].layers
-    assert not layers.transposed_copy.any()
-    assert not layers.is_transposed.any()
 
 
 @for_every_layout
@@ -251,10 +230,17 @@ def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
 
 @for_every_layout
 @given(layouts, widths, split_layers)
-def test_tiles_cover_every_row_of_every_panel_once(
+def test_small_tiles_cover_every_row_of_every_panel_once(
     layout: Layout, lanes: int, split_layer: int
 ) -> None:
     plan, _ = plan_of(layout, lanes, split_layer=split_layer)
+    tiles = plan.tiles
+    assert (tiles.last > tiles.first).all()
+    assert (tiles.last - tiles.first <= TILE_ROWS).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
+    # The gradient reads its inputs by panel, the transposition its weights by square.
+    assert TILE_ROWS % lanes == 0
+    assert (tiles["first"] % lanes == 0).all()
     covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
     biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
     for piece in plan.tiles:
@@ -270,25 +256,6 @@ def test_tiles_cover_every_row_of_every_panel_once(
             biases[piece.layer] += 1
     assert all((count == 1).all() for count in covered)
     assert all((count == 1).all() for count in biases)
-
-
-@for_every_layout
-@given(layouts, widths, split_layers)
-def test_a_tile_is_small(layout: Layout, lanes: int, split_layer: int) -> None:
-    tiles = plan_of(layout, lanes, split_layer=split_layer)[0].tiles
-    assert (tiles.last > tiles.first).all()
-    assert (tiles.last - tiles.first <= TILE_ROWS).all()
-    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
-
-
-@for_every_layout
-@given(layouts, widths, split_layers)
-def test_tiles_start_at_whole_panels_and_squares(
-    layout: Layout, lanes: int, split_layer: int
-) -> None:
-    # The gradient reads its inputs by panel, the transposition its weights by square.
-    assert TILE_ROWS % lanes == 0
-    assert (plan_of(layout, lanes, split_layer=split_layer)[0].tiles["first"] % lanes == 0).all()
 
 
 @for_every_layout

@@ -19,6 +19,7 @@ from panelled import (
     finished,
     from_panels,
     magnitude,
+    multiply_panels,
     rounding,
     to_panels,
 )
@@ -40,9 +41,6 @@ from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
-# One piece of three lines, which a product by column prefetches in turns.
-STREAM = np.array([1, 3, 0])
-STREAM[2] = address(STREAM)
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
@@ -65,24 +63,13 @@ def multiply(
 ) -> Any:
     """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call, C the operand."""
     dtype, (height, depth) = a.dtype, a.shape
-    lanes = lanes_of(dtype.type)
-    vector = lanes * a.itemsize
+    lanes, most = lanes_of(dtype.type), round_up(height, ROW_BLOCK)
     left, right = panels_of_a(a, by_column, lanes), to_panels(b, lanes)
-    matrix = start.ndim == 2
-    origin = to_panels(np.atleast_2d(start), lanes, round_up(height, ROW_BLOCK) if matrix else 1)
+    origin = to_panels(np.atleast_2d(start), lanes, most if start.ndim == 2 else 1)
     if c is None:
-        c = np.full((len(right), round_up(height, ROW_BLOCK), lanes), UNTOUCHED, dtype)
-    compiled = block_of(product, dtype, by_column=by_column)
-    streams = address(STREAM) if by_column and depth % 2 else 0
-    for r in range(0, height, ROW_BLOCK):
-        place = address(left, r // lanes) if by_column else address(left) + r * vector
-        stride = vector * matrix
-        compiled(
-            address(c) + r * vector, c[0].nbytes, address(origin) + r * stride, stride,
-            origin[0].nbytes, address(right), right[0].nbytes, place, left[0].nbytes,
-            depth, epilogue, address(c) + r * vector, b.shape[1], min(ROW_BLOCK, height - r),
-            streams,
-        )  # fmt: skip
+        c = np.full((len(right), most, lanes), UNTOUCHED, dtype)
+    compiled, sizes = block_of(product, dtype, by_column=by_column), (height, b.shape[1])
+    multiply_panels(compiled, c, origin, left, right, by_column, depth, epilogue, sizes)
     return c
 
 

@@ -26,6 +26,7 @@ from panelled import (
     from_panels,
     innermost,
     magnitude,
+    multiply_panels,
     rounding,
     to_bfloat16,
     to_panels,
@@ -44,9 +45,6 @@ from fastmlp.compiler import COMPILER, block_of, target
 from fastmlp.compiler.target import PairProducts, lanes_of, pair_products
 
 LANES = lanes_of(np.float32)
-# One piece of three lines, which a product by column prefetches in turns.
-STREAM = np.array([1, 3, 0])
-STREAM[2] = address(STREAM)
 CUTS = [2 * DEPTH_BLOCK - 1, 2 * DEPTH_BLOCK, 2 * DEPTH_BLOCK + 1, 4 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 2, 17] if INTERPRETED else [1, 2, 3, 16, 17, 33, *CUTS]
 MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
@@ -56,23 +54,17 @@ def multiply(
     start: Any, a: Any, b: Any, by_column: bool, epilogue: int = STORE, c: Any = None
 ) -> Any:
     """The product of A and B rounded to bfloat16, as kernels have it computed."""
-    height, depth = a.shape
-    most, vector = round_up(height, ROW_BLOCK), 4 * LANES
+    (height, depth), width = a.shape, b.shape[1]
+    most = round_up(height, ROW_BLOCK)
     left = across(a.T, LANES) if by_column else along(a, LANES, most)
     right, origin = across(b, LANES), to_panels(start, LANES, most)
     if c is None:
         c = to_panels(np.zeros_like(start), LANES, most)
     compiled = block_of(product, "float32", by_column=by_column, pairs=pair_products())
-    streams = address(STREAM) if by_column and depth % 2 else 0
-    for r in range(0, height, ROW_BLOCK):
-        compiled(
-            address(c, 0, r), c[0].nbytes, address(origin, 0, r), vector, origin[0].nbytes,
-            address(right), right[0].nbytes,
-            address(left, r // LANES) if by_column else address(left, 0, r), left[0].nbytes,
-            (depth + 1) // 2, epilogue, address(c, 0, r), b.shape[1], min(ROW_BLOCK, height - r),
-            streams,
-        )  # fmt: skip
-    return from_panels(c, height, b.shape[1])
+    multiply_panels(
+        compiled, c, origin, left, right, by_column, (depth + 1) // 2, epilogue, (height, width)
+    )
+    return from_panels(c, height, width)
 
 
 def draw(*sizes: tuple[int, ...]) -> list[Any]:
