@@ -1,7 +1,5 @@
 """Matrix products of any shape, of few outputs, and of a batch in lanes: to the bit."""
 
-import sys
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -409,35 +407,3 @@ def test_the_positive_part_keeps_nan(dtype: Any) -> None:
     product_of(dtype, 1, 1)(*places, 1, address(x), 1, 1)
     assert np.isnan(out[0, 0])
     assert out[0, 1:4].tolist() == [0, np.inf, 1]
-
-
-# Rows that end where memory ends: to touch the next byte is to crash.
-AT_THE_EDGE = """
-import numpy as np
-from memory_use import memory_with_an_edge
-from fastmlp.compiler.target import lanes_of
-from backends.cpu.simd.test_gemm import address, move
-
-memory, end, page = memory_with_an_edge()
-for dtype in (np.float32, np.float64):
-    lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
-    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
-    for width in range(1, 2 * lanes + 2):
-        units, check = np.zeros((3 * lanes, lanes), dtype), np.zeros(lanes, dtype)
-        for n in (1, lanes - 1, lanes):
-            edge = end - n * width * size
-            line = np.frombuffer(memory, dtype, n * width, page - n * width * size)
-            line[:] = np.arange(n * width)
-            stand(edge, width, 0, n - 1, address(units), units[0].nbytes, address(check))
-            units += 1
-            lie(address(units), width, 0, n - 1, edge, units[0].nbytes, address(check))
-            assert line.tolist() == list(range(1, n * width + 1))
-print("alive")
-"""
-
-
-@pytest.mark.skipif(
-    sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
-)
-def test_no_byte_after_the_rows_is_read_or_written(python: Callable[..., str]) -> None:
-    assert python(AT_THE_EDGE).strip() == "alive"
