@@ -277,15 +277,25 @@ def test_a_rule_of_yours_is_compiled(rule: Any) -> None:
     assert np.array_equal(slope, z + 1)
 
 
-def test_a_rule_of_yours_is_not_stored(stored: list[str]) -> None:
-    block_of(elementwise.activation_loop, "float64", triple)
-    assert stored == []
+@functools.wraps(activations.relu)
+def dressed(z: Any) -> Any:
+    return z - type(z)(100), z
 
 
-@pytest.mark.parametrize("rule", [[], [activations.RULES["relu"]]], ids=["kernel", "rule"])
-def test_a_factory_of_yours_is_not_stored(rule: list[Any], stored: list[str]) -> None:
-    number: dict[str, Any] = {"factor" if rule else "number": 2}
-    block_of(scaled if rule else constant, "float64", *rule, **number)
+@pytest.mark.parametrize(
+    ("factory", "rule", "options"),
+    [
+        (elementwise.activation_loop, [triple], {}),
+        (elementwise.activation_loop, [dressed], {}),
+        (constant, [], {"number": 2}),
+        (scaled, [activations.RULES["relu"]], {"factor": 2}),
+    ],
+    ids=["rule", "rule dressed as one of the library", "kernel", "loop"],
+)
+def test_what_is_yours_is_not_stored(
+    factory: Any, rule: list[Any], options: dict[str, Any], stored: list[str]
+) -> None:
+    block_of(factory, "float64", *rule, **options)
     assert stored == []
 
 
@@ -294,16 +304,6 @@ def test_a_rule_of_the_library_is_stored(stored: list[str]) -> None:
     block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
     assert len(stored) == 1
     assert "fastmlp.rules.activations.relu" in stored[0]
-
-
-@functools.wraps(activations.relu)
-def dressed(z: Any) -> Any:
-    return z - type(z)(100), z
-
-
-def test_a_rule_of_yours_dressed_as_one_of_the_library_is_not_stored(stored: list[str]) -> None:
-    block_of(elementwise.activation_loop, "float64", dressed)
-    assert stored == []
 
 
 def no_rule(z: Any) -> Any:

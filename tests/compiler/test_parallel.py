@@ -260,6 +260,21 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
         numbers = row(out, 4, np.int64)
         numbers[-1] = 1
 
+    def has_a_slice(out: Any) -> None:
+        row(out, 2, np.float64)[1:] = 1.0
+
+    def has_two_types(out: Any) -> None:
+        n = 1
+        if out:
+            n = 1.5  # type: ignore[assignment]
+        row(out, 1, np.float64)[0] = n
+
+    def has_a_chain(out: Any) -> None:
+        row(out, 1, np.float64)[0] = 1.0 if 0 < out < 5 else 0.0
+
+    def has_a_name_of_nothing(out: Any) -> None:
+        row(out, 1, np.float64)[0] = nothing_of_that_name  # type: ignore[name-defined] # noqa: F821
+
     def has_a_string(out: Any) -> None:
         numbers = row(out, 4, np.int64)
         if out > 0:
@@ -277,6 +292,10 @@ def refused() -> dict[str, tuple[Callable[..., None], str, int]]:
         "no value after prange": (has_no_value_after_prange, "'x' may have no value here", 3),
         "negative index": (has_a_negative_index, "index", 2),
         "string": (has_a_string, "", 3),
+        "slice": (has_a_slice, "", 1),
+        "two types": (has_two_types, "another type of n", 3),
+        "chain": (has_a_chain, "", 1),
+        "name of nothing": (has_a_name_of_nothing, "", 1),
     }
 
 

@@ -385,45 +385,14 @@ def test_blocks_call_each_other() -> None:
     assert out.tolist() == [0.0, 3.0]
 
 
-def unknown() -> dict[str, Callable[[Any], None]]:
-    """Functions that Numba may know."""
-
-    def a_string(out: Any) -> None:
-        row(out, 1, np.float64)[0] = len("abc")
-
+def test_what_is_not_known_is_compiled_by_numba() -> None:
     def a_power(out: Any) -> None:
         row(out, 1, np.float64)[0] = 2.0 ** row(out, 1, np.float64)[0]
 
-    def a_slice(out: Any) -> None:
-        row(out, 2, np.float64)[1:] = 1.0
-
-    def two_types(out: Any) -> None:
-        n: Any = 1
-        if out:
-            n = 1.5
-        row(out, 1, np.float64)[0] = n
-
-    def a_chain(out: Any) -> None:
-        row(out, 1, np.float64)[0] = 1.0 if 0 < out < 5 else 0.0
-
-    def from_the_end(out: Any) -> None:
-        row(out, 2, np.float64)[-1] = 1.0
-
-    def nobody_knows(out: Any) -> None:
-        row(out, 1, np.float64)[0] = nothing_of_that_name  # type: ignore[name-defined] # noqa: F821
-
-    return {name: one for name, one in locals().items() if callable(one)}
-
-
-@pytest.mark.parametrize("name", unknown())
-def test_what_is_not_known_is_unsupported(name: str) -> None:
     with pytest.raises(Unsupported):
-        native(unknown()[name])
-
-
-def test_what_is_not_known_is_compiled_by_numba() -> None:
+        native(a_power)
     out = np.full(2, 3.0)
-    Block(unknown()["a_power"], None)(out.ctypes.data)
+    Block(a_power, None)(out.ctypes.data)
     assert out.tolist() == [8.0, 3.0]
 
 

@@ -149,34 +149,23 @@ def test_training_cut_anywhere_has_the_same_bits(
         assert np.array_equal(parts.losses, whole.losses)
 
 
-def test_a_step_in_chunks_gives_weights_of_the_same_bits(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
-    parameters, data = net.draw(rng, 50, weighted=True)
-    order, adam = orders(rng, 1, 50), OPTIMIZERS["adam"](0.03)
-    whole = train(net, parameters, data, adam, order, 50)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
-    chunks = train(net, parameters, data, adam, order, 50)
-    assert (whole.stopped, chunks.stopped) == (1, 7)  # six chunks of 7 and one of 8
-    n = net.network.layout.n_weights
-    assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
-    assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
-
-
+@pytest.mark.parametrize(("n_rows", "n_epochs", "n_chunks"), [(50, 1, 7), (65, 2, 7 + 2)])
 def test_training_in_chunks_is_training_at_once_to_rounding(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    n_rows: int, n_epochs: int, n_chunks: int, rng: np.random.Generator, monkeypatch: Any
 ) -> None:
     net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
-    parameters, data = net.draw(rng, 65, weighted=True)
-    order, adam = orders(rng, 2, 65), OPTIMIZERS["adam"](0.03)
+    parameters, data = net.draw(rng, n_rows, weighted=True)
+    order, adam = orders(rng, n_epochs, n_rows), OPTIMIZERS["adam"](0.03)
     whole = train(net, parameters, data, adam, order, 50)
-    assert whole.stopped == 4
     monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
     monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
-    assert chunks.stopped == 2 * (7 + 2)  # 50 = 6 * 7 + 8 rows, and 15 = 8 + 7
+    assert whole.stopped == n_epochs * -(-n_rows // 50)
+    assert chunks.stopped == n_epochs * n_chunks  # 50 = 6 * 7 + 8 rows, and 15 = 8 + 7
+    if n_epochs == 1:
+        n = net.network.layout.n_weights
+        assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
+        assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
     # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
     np.testing.assert_allclose(chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose(chunks.moments, whole.moments, rtol=1e-11, atol=1e-14)

@@ -38,19 +38,11 @@ def block_for(name: str, dtype: str = "float64") -> int:
     return block_of(elementwise.activation_loop, dtype, ACTIVATIONS[name]).address
 
 
-def test_a_hidden_identity_is_linear_and_needs_no_block() -> None:
-    addresses, forms = rule_blocks.activations(network_of("identity", "identity"))
-    assert (addresses, forms) == ([0, 0], [LINEAR, LINEAR])
-
-
-def test_a_hidden_relu_is_fused() -> None:
-    addresses, forms = rule_blocks.activations(network_of("relu", "relu", "identity"))
-    assert (addresses, forms) == ([0, 0, 0], [RELU, RELU, LINEAR])
-
-
-def test_where_nothing_is_fused_a_relu_has_its_block() -> None:
-    addresses, forms = rule_blocks.activations(network_of("relu", "identity"), fused=False)
-    assert (addresses, forms) == ([block_for("relu"), 0], [RELU, LINEAR])
+def test_a_hidden_relu_is_fused_and_an_identity_linear() -> None:
+    both = rule_blocks.activations(network_of("identity", "relu", "relu", "identity"))
+    assert both == ([0] * 4, [LINEAR, RELU, RELU, LINEAR])
+    apart = rule_blocks.activations(network_of("relu", "identity"), fused=False)
+    assert apart == ([block_for("relu"), 0], [RELU, LINEAR])
 
 
 @each_dtype

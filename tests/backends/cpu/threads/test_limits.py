@@ -285,18 +285,16 @@ def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
     assert limits._state["busy"] == busy
 
 
-def test_threads_puts_the_number_back() -> None:
-    before = numba.get_num_threads()
-    with limits.threads(1):
-        assert numba.get_num_threads() == 1
-    assert numba.get_num_threads() == before
+def test_threads_puts_the_number_back_after_an_exception_too() -> None:
+    before, inside = numba.get_num_threads(), list[int]()
 
-
-def test_threads_puts_the_number_back_after_an_exception() -> None:
-    before = numba.get_num_threads()
-    with pytest.raises(KeyboardInterrupt), limits.threads(1):
+    def interrupted() -> None:
+        inside.append(numba.get_num_threads())
         raise KeyboardInterrupt
-    assert numba.get_num_threads() == before
+
+    with pytest.raises(KeyboardInterrupt), limits.threads(1):
+        interrupted()
+    assert (inside, numba.get_num_threads()) == ([1], before)
 
 
 @pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])

@@ -163,34 +163,18 @@ def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:
     return team
 
 
-def test_a_helper_that_never_comes_is_not_waited_for() -> None:
-    drill = Drill(8, 1000)
-    gathered(drill, 4)
-    drill.driver(drill.job.ctypes.data)
-    assert drill.exact
-    assert drill.calls == 1000
-
-
-def test_a_helper_that_came_and_sleeps_is_not_waited_for() -> None:
-    if numba.config.DISABLE_JIT:
-        pytest.skip("interpreted, no team gathers")
-    drill = Drill(8, 1000)
-    team = gathered(drill, 4)
-    team[JOINED // 8] = 3
-    drill.driver(drill.job.ctypes.data)
-    assert drill.exact
-    assert drill.calls == 3000
-
-
-@only_compiled
+@pytest.mark.parametrize("pieces", [1, 4])
 @pytest.mark.parametrize("n_joined", [1, 2, 3])
-def test_its_pieces_are_done_by_the_others(n_joined: int) -> None:
+def test_a_helper_that_never_comes_or_sleeps_is_not_waited_for(n_joined: int, pieces: int) -> None:
+    """Its pieces are done by the others."""
+    if numba.config.DISABLE_JIT and n_joined > 1:
+        pytest.skip("interpreted, no team gathers")
     drill = Drill(60, 1000)
-    team = gathered(drill, 4, pieces=4)
+    team = gathered(drill, 4, pieces)
     team[JOINED // 8] = n_joined
     drill.driver(drill.job.ctypes.data)
     assert drill.exact
-    assert drill.calls == 1000 * (n_joined * 4 if n_joined > 1 else 1)
+    assert drill.calls == 1000 * (n_joined * pieces if n_joined > 1 else 1)
 
 
 def test_a_helper_that_comes_after_the_end_leaves_at_once() -> None:
