@@ -11,6 +11,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from fitting import needs_compiler
 from pairs import WEIGHTS, X
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -34,10 +35,8 @@ from fastmlp import (
     Quantile,
     Tweedie,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import net_estimators
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 LABELS = np.array(["low", "middle", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
 TWO = np.where(X[:, 0] > 0, "yes", "no")
 CODES = np.unique(LABELS, return_inverse=True)[1]

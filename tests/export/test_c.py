@@ -19,6 +19,7 @@ from c_programs import (
     predictions,
     sanitized,
 )
+from fitting import unconverged
 from numba import njit
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
@@ -167,7 +168,7 @@ MODELS: dict[str, Any] = {
 
 @needs_gcc
 @needs_compiler
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 def test_every_model(tmp_path: Path) -> None:
     models = {name: make() for name, make in MODELS.items()}
     texts = {name: to_c(model, prefix=name, test_data=X) for name, model in models.items()}
@@ -237,7 +238,7 @@ def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
 
 @needs_gcc
 @needs_compiler
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
     names = ["linear", *(f"net{2 * i + 1}" for i in range(len(LOSSES)))]
     models: dict[str, Any] = {name: NETS.get(name) for name in names}

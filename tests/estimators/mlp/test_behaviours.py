@@ -16,14 +16,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+from fitting import needs_compiler
 from pairs import BEFORE_1_9, WEIGHTS, X, both, numbers_of, outcome
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.training.loop import Calls
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = needs_compiler
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
 LABELS = np.where(X[:, 0] > 0, "yes", "no")
 REAL = X[:, 0] * X[:, 1]

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler
 from pairs import BEFORE_1_9, X, both, outcome
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = needs_compiler
 PAGE = (Path(__file__).parents[3] / "docs" / "from" / "scikit-learn.md").read_text()
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
 LABELS = np.where(X[:, 0] > 0, "yes", "no")

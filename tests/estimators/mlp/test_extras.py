@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler, unconverged
 from pairs import WEIGHTS, X, same
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, make_scorer
@@ -13,14 +14,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fastmlp import AdamW, MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, needs_compiler]
 LABELS = np.where(X[:, 0] > 0, "yes", "no")
 REAL = X[:, 0] * X[:, 1]
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)

@@ -8,18 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler, unconverged
 from pairs import TASKS, X, both
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, needs_compiler]
 LABELS = np.where(X[:, 0] > 0, "yes", "no")
 POSITIVE = np.exp(X[:, 0])
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler
 from pairs import TASKS, WEIGHTS, Task, X, assert_same_books, both, distance, numbers_of, outcome
 from sklearn import neural_network
 
-from fastmlp.compiler.jit import INTERPRETED
-
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = needs_compiler
 EPOCHS = 20
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {"solver": "adam", "learning_rate_init": 0.02},
