@@ -73,13 +73,13 @@ def test_predictions_beside_partial_fit_are_those_of_whole_parameters(n_rows: in
     watchers = [threading.Thread(target=watch) for _ in range(2)]
     for watcher in watchers:
         watcher.start()
-    for _ in range(100):
+    for _ in range(60):
         model.partial_fit(row, [0.0])
     done.set()
     for watcher in watchers:
         watcher.join()
     # At step t every parameter is t.
-    assert seen <= {float(t * (WIDE + 1)) for t in range(101)}
+    assert seen <= {float(t * (WIDE + 1)) for t in range(61)}
 
 
 def test_checking_that_it_is_fitted_iterates_over_no_attributes() -> None:
