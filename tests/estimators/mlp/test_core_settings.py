@@ -48,7 +48,6 @@ def test_masks_are_those_of_the_seed_in_early_stopping_too() -> None:
 @needs_compiler
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> None:
-    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
     settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
     model = MLPRegressor(**SMALL, dropout=Cosine(0.5), **settings)
     # The weights stay as they are: losses differ by what is dropped.
