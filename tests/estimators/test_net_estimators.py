@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import WEIGHTS, X
+from pairs import REAL, WEIGHTS, X
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -40,7 +40,6 @@ from fastmlp.estimators import net_estimators
 LABELS = np.array(["low", "middle", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
 TWO = np.where(X[:, 0] > 0, "yes", "no")
 CODES = np.unique(LABELS, return_inverse=True)[1]
-REAL = X[:, 0] * X[:, 1]
 
 
 def swish(z: Any) -> Any:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 from fitting import needs_compiler, unconverged
-from pairs import BEFORE_1_9, WEIGHTS, X, both, numbers_of, outcome
+from pairs import BEFORE_1_9, LABELS, REAL, WEIGHTS, X, both, numbers_of, outcome
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -24,8 +24,6 @@ from fastmlp.training.loop import Calls
 
 pytestmark = [unconverged, needs_compiler]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
 NAMES = ("MLPClassifier", "MLPRegressor")
 FRAME = pd.DataFrame(X, columns=list("abcdef"))
 

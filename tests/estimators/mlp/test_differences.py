@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import BEFORE_1_9, X, both, outcome
+from pairs import BEFORE_1_9, REAL, X, both, outcome
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -20,8 +20,6 @@ from fastmlp import MLPClassifier, MLPRegressor
 pytestmark = [unconverged, needs_compiler]
 PAGE = (Path(__file__).parents[3] / "docs" / "from" / "scikit-learn.md").read_text()
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
 NAN = float("nan")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import WEIGHTS, X, same
+from pairs import LABELS, REAL, WEIGHTS, X, same
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, make_scorer
 from sklearn.pipeline import Pipeline
@@ -17,8 +17,6 @@ from fastmlp.rules.activations import RULES
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 pytestmark = [unconverged, needs_compiler]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
 

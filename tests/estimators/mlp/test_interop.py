@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import TASKS, X
+from pairs import LABELS, TASKS, X
 from sklearn.base import TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
@@ -24,7 +24,6 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 
 pytestmark = [unconverged, needs_compiler]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
 SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
 
 

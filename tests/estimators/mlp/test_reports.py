@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import Cut, cut_after, needs_compiler, unconverged
-from pairs import X, both, same
+from pairs import LABELS, X, both, same
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -15,7 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from fastmlp import EarlyStopping, MLPClassifier, MLPRegressor, ReduceLROnPlateau, Report
 
 pytestmark = [unconverged, needs_compiler]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 SOLVERS = ("adam", "sgd", "adamw", "lbfgs")
 

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import TASKS, X, both
+from pairs import LABELS, TASKS, X, both
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor
 
 pytestmark = [unconverged, needs_compiler]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
 POSITIVE = np.exp(X[:, 0])
 
 

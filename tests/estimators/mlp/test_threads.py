@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
-from pairs import X
+from pairs import REAL, X
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -18,7 +18,6 @@ from fastmlp import Custom, MLPRegressor
 from fastmlp._process.one_thread import OneThread, one_thread
 
 pytestmark = [unconverged, needs_compiler]
-REAL = X[:, 0] * X[:, 1]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
 WIDE = 100_000
 
