@@ -115,7 +115,7 @@ def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
     booleans = np.array([True, False, False, True, True, False])[::2]
     for row in (booleans, (0.5, -1, np.float32(2))):
         function(HANDLE, row, strided)
-        assert np.array_equal(strided, NET.predict(np.float32([row]))[0])
+        assert np.array_equal(strided, NET.predict(np.array([row], np.float32))[0])
     function(HANDLE, tuple(ROW), out[0])
     assert np.array_equal(out[0], EXPECTED)
 

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as Theirs
 
 from fastmlp import (
+    MLP,
     Cosine,
     MLPClassifier,
     MLPEnsembleClassifier,
@@ -53,6 +54,15 @@ def test_a_setting_that_is_refused(model: Any, words: str) -> None:
     name = type(model).__name__
     with pytest.raises(ValueError, match=f"^The '[a-z_]+' parameter of {name} must be .*{words}"):
         model.fit(X, LABELS)
+
+
+@pytest.mark.parametrize(
+    "model", [MLPRegressor(), MLPEnsembleRegressor(), MLP((2, 1)).as_estimator()], ids=repr
+)
+def test_a_wrong_keyword_is_one_of_the_class_that_was_made(model: Any) -> None:
+    message = f"^{type(model).__name__}.predict_batches: got an unexpected keyword argument 'batch'"
+    with pytest.raises(TypeError, match=message):
+        model.predict_batches(X, batch=3)
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPEnsembleClassifier])
