@@ -1,10 +1,18 @@
-"""Callbacks that end a fit, or its process, and work that threads do at the same time."""
+"""Marks of tests that fit, callbacks that end a fit, or its process, and work of many threads."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+
+from fastmlp.compiler.jit import INTERPRETED
+
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+# Fits of a few epochs on purpose.
+unconverged = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 class Cut(Exception):

@@ -97,9 +97,8 @@ def jobs_of(
         layer_settings.require_trained(core.engine.network, who(i))
     named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
     wholes, each_names = [data for data, _ in named], [names for _, names in named]
-    each_rows = [_index(index, shared, i, "rows") for i, index in _numbered(rows, "rows", n)]
-    numbered = _numbered(validation_rows, "validation_rows", n)
-    each_held_out = [_index(index, shared, i, "validation_rows") for i, index in numbered]
+    each_rows = shared.indices(rows, "rows", n)
+    each_held_out = shared.indices(validation_rows, "validation_rows", n)
     jobs = []
     for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
@@ -156,22 +155,20 @@ class Shared:
 
         return core.engine.data(x, self._y, weight, who, memo), names
 
-    def index(self, rows: Any, who: str, name: str) -> Order:
-        """Return checked indices of rows."""
-        self._kept.append(rows)
-        make = partial(validation.row_index, rows, self.n_rows, who, name)
-        index: Order = self.memo(("index", id(rows)), make)
-        return index
+    def indices(self, values: Any, name: str, n: int) -> list[Order | None]:
+        """Checked indices of rows for each net, or None."""
+        indices: list[Order | None] = []
+        for i, rows in enumerate(_each(values, name, n)):
+            self._kept.append(rows)
+            make = partial(validation.row_index, rows, self.n_rows, who(i), name)
+            indices.append(None if rows is None else self.memo(("index", id(rows)), make))
+        return indices
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return the object made under this key; make it on the first call."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def _index(rows: Any, shared: Shared, i: int, name: str) -> Order | None:
-    return None if rows is None else shared.index(rows, who(i), name)
 
 
 def who(i: int) -> str:
@@ -186,10 +183,6 @@ def each_integer(values: Any, name: str, n: int) -> list[int]:
     numbers = list(values)
     _as_many(numbers, name, n)
     return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
-
-
-def _numbered(values: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
-    return enumerate(_each(values, name, n))
 
 
 def _each(values: Any, name: str, n: int) -> list[Any]:

@@ -14,6 +14,7 @@ import joblib
 import numba
 import numpy as np
 import pytest
+from fitting import unconverged
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -40,6 +41,8 @@ from fastmlp import (
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cluster import groups
 from fastmlp.network.state import NetState
+
+pytestmark = unconverged
 
 # Workers cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -69,7 +72,6 @@ def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
     assert one.best_params_ == other.best_params_
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 def test_a_search_has_the_results_of_one_here(
     client: Any, capfd: pytest.CaptureFixture[str]
@@ -85,7 +87,6 @@ def weigh(estimator: Any, X: Any, y: Any) -> float:
     return float(np.square(estimator.predict_proba(X)).sum())
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     "make",
@@ -112,7 +113,6 @@ def test_other_searches_too(client: Any, make: Make) -> None:
     assert_same_results(here, there)
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
     with pytest.raises(ValueError, match="'alpha'") as caught:
@@ -120,7 +120,6 @@ def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_members_of_an_ensemble_are_those_of_a_fit_here(
@@ -152,7 +151,6 @@ def test_members_of_an_ensemble_are_those_of_a_fit_here(
                 np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -171,7 +169,6 @@ def test_a_model_of_tables_is_that_of_a_fit_here(
     assert here.summary() == there.summary()
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_a_model_of_tables_has_its_time(client: Any) -> None:
     frame, y = drawn()
     model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
@@ -187,7 +184,6 @@ HOLDERS: dict[str, Any] = {
 each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_copies_have_the_same_client_and_pickles_none(
     client: Any, make: Make, tmp_path: Path
@@ -206,7 +202,6 @@ def test_copies_have_the_same_client_and_pickles_none(
     assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> None:
     for check in (check_estimator_cloneable, check_estimator_repr):
@@ -216,7 +211,6 @@ def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> Non
         check("holder", make(client="auto"))
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @each_holder
 def test_what_is_no_client_is_told(make: Make) -> None:
     with pytest.raises(TypeError, match=r"\.fit: client must be a distributed\.Client, or"):
@@ -225,7 +219,6 @@ def test_what_is_no_client_is_told(make: Make) -> None:
         make(group_timeout=0).fit(X, LABELS)
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     auto = MLPEnsembleRegressor("squared_error", (4,), **SMALL, client="auto")
     here = clone(auto).set_params(client=None).fit(X, X[:, 0])
@@ -239,7 +232,6 @@ def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     np.testing.assert_array_equal(result, here.predict(X))
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups")
 def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
@@ -292,7 +284,6 @@ def copies_stay(client: Any) -> Iterator[None]:
     client.amm.start()
 
 
-@pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("small_groups", "copies_stay")
 def test_rows_come_to_each_worker_once(client: Any) -> None:
     client.run(count_arrays)

@@ -16,6 +16,7 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client
+from fitting import unconverged
 
 from fastmlp import (
     MLP,
@@ -218,7 +219,7 @@ def timeout(client: Any) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.parametrize("fit", [search, table])
 def test_a_worker_killed_at_a_random_moment_changes_nothing(
     client: Any, soak: bool, fit: Any, monkeypatch: pytest.MonkeyPatch

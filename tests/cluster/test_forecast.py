@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler
 
 from fastmlp import MLP, SGD, Custom
 from fastmlp.backends.cpu.plan.optimizer_state import packed_numbers
@@ -17,7 +18,6 @@ from fastmlp.backends.cpu.plan.packing import Spacing
 from fastmlp.backends.cpu.tuning import APART_BYTES
 from fastmlp.cluster import DelayedCommunicator, MirrorCommunicator, forecast, threads
 from fastmlp.cluster.forecast import RING_BYTES, Interconnect, measured
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import lanes_of
 
 X = np.random.default_rng(0).normal(size=(2048, 12)).astype(np.float32)
@@ -37,7 +37,7 @@ def forecast_module() -> Any:
     return import_module("fastmlp.cluster.forecast")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("average_every", [None, 4])
 def test_a_forecast_adds_up(average_every: int | None) -> None:
@@ -64,7 +64,7 @@ def test_a_forecast_adds_up(average_every: int | None) -> None:
         assert row.speed_up == pytest.approx(result.alone / (row.computing + row.messages))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     "optimizer", [SGD(0.1), "adamw", Custom(lambda w, g, m, v, rate: (w - rate * g, m, v))]
@@ -78,7 +78,7 @@ def test_a_net_is_left_as_it_is(optimizer: Any) -> None:
     assert (net.n_steps, net.optimizer.learning_rate) == (0, rate)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 @pytest.mark.usefixtures("short")
 def test_a_forecast_is_a_table() -> None:
     module = forecast_module()
@@ -90,7 +90,7 @@ def test_a_forecast_is_a_table() -> None:
     assert "averaged" not in str(module.Forecast(2e-3, [row], []))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("n_ranks", [2, 3, 4, 64])
 def test_a_network_is_measured(n_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_a_network_is_measured(n_ranks: int, monkeypatch: pytest.MonkeyPatch) ->
     assert result == pytest.approx((25e-6, 8e9), rel=0.02)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     ("call", "error", "match"),

@@ -10,6 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import unconverged
 
 from fastmlp import (
     MLP,
@@ -65,7 +66,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
 }
 each_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 # Their fits have too few iterations on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
+pytestmark = unconverged
 
 
 def expected_of(model: Any, keep: list[str], *, probabilities: bool) -> pd.DataFrame:

@@ -15,6 +15,7 @@ LIBRARIES = (neural_network, fastmlp)
 BEFORE_1_9 = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9)
 N_ROWS = 53
 X = np.random.default_rng(0).standard_normal((N_ROWS, 6))
+LABELS, REAL = np.where(X[:, 0] > 0, "yes", "no"), X[:, 0] * X[:, 1]
 WEIGHTS = np.random.default_rng(1).uniform(0.1, 3, N_ROWS)
 NAMES = {"C": "MLPClassifier", "R": "MLPRegressor"}
 NUMBERS = ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_")
@@ -29,7 +30,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "binary": Task("MLPClassifier", np.where(X[:, 0] > 0, "yes", "no"), {}),
+    "binary": Task("MLPClassifier", LABELS, {}),
     "multiclass": Task("MLPClassifier", np.digitize(X[:, 0], [-0.5, 0.5]) * 10, {}),
     "multilabel": Task("MLPClassifier", (X[:, :3] > 0.2).astype(int), {}),
     "regression": Task("MLPRegressor", np.sin(X[:, 0]) + X[:, 1], {}),

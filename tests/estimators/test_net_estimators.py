@@ -11,7 +11,8 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from pairs import WEIGHTS, X
+from fitting import needs_compiler, unconverged
+from pairs import REAL, WEIGHTS, X
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -34,14 +35,11 @@ from fastmlp import (
     Quantile,
     Tweedie,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import net_estimators
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 LABELS = np.array(["low", "middle", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
 TWO = np.where(X[:, 0] > 0, "yes", "no")
 CODES = np.unique(LABELS, return_inverse=True)[1]
-REAL = X[:, 0] * X[:, 1]
 
 
 def swish(z: Any) -> Any:
@@ -275,8 +273,8 @@ def test_what_does_not_fit_the_data_is_told() -> None:
 
 
 @needs_compiler
+@unconverged
 def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
     model = MLP(**NETS["own rules"]).as_estimator(epochs=1).fit(X, REAL)
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict(X), model.predict(X))
@@ -287,9 +285,7 @@ def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(net)).as_estimator().initializer == "zeros"
     net.save(tmp_path / "net.safetensors")
     assert MLP.load(tmp_path / "net.safetensors").as_estimator().initializer is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        classifier = MLPClassifier((5,), max_iter=2, random_state=0).fit(X, TWO)
+    classifier = MLPClassifier((5,), max_iter=2, random_state=0).fit(X, TWO)
     shared = classifier.net_.as_estimator(epochs=20, random_state=0)
     assert cross_val_score(shared, X, TWO, cv=3).mean() > 0.5
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from c_programs import needs_compiler
 
 from fastmlp.cli.main import main
-from fastmlp.compiler.jit import INTERPRETED
 
 ROOT = Path(__file__).parents[2]
 PAGE, EXAMPLE = ROOT / "docs" / "how-to" / "export-to-c.md", ROOT / "examples" / "browser.py"
@@ -26,7 +26,6 @@ load(fs.readFileSync("net.wasm")).then((predict) => {
     for (const row of rows) console.log(predict(row.split(" ").map(Number)));
 });
 """
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: other bits")
 
 
 def blocks(kind: str) -> list[str]:

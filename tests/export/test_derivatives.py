@@ -5,18 +5,17 @@ from typing import Any, get_args
 import naive
 import numpy as np
 import pytest
+from fitting import unconverged
 from scipy.sparse import csr_array
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_models import FEW, TARGETS, X
+from small_models import CASES, FEW, MODELS, TARGETS, X
 
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleClassifier,
     MLPEnsembleRegressor,
     MLPRegressor,
-    MLPSearchCV,
     Quantile,
     TabularMLPRegressor,
     gradient,
@@ -25,6 +24,8 @@ from fastmlp import (
 from fastmlp.backends.cpu import dispatch
 from fastmlp.rules.activations import ActivationName
 from fastmlp.rules.elementary import exp
+
+pytestmark = unconverged
 
 ACTIVATIONS: tuple[Any, ...] = get_args(ActivationName)
 LOSSES = (
@@ -128,27 +129,14 @@ def net_of(outputs: int, loss: Any) -> Any:
     return net.as_estimator(random_state=0, epochs=2)
 
 
-MODELS: list[tuple[Any, str]] = [
-    *[(MLPRegressor(**FEW), target) for target in ("number", "numbers")],
-    (MLPSearchCV(MLPRegressor(**FEW), {"alpha": [0.1, 1.0]}, cv=2), "number"),
-    (MLPEnsembleRegressor(**FEW, n_members=2), "number"),
-    *[(MLPClassifier(**FEW), target) for target in ("two", "three", "labels", "one")],
-    *[
-        (MLPEnsembleClassifier(**FEW, n_members=5, bootstrap=True), target)
-        for target in ("two", "three", "labels", "rare", "one")
-    ],
-    (net_of(3, "binary_cross_entropy"), "three"),
-    (net_of(1, "binary_cross_entropy"), "two"),
-    (net_of(3, "cross_entropy"), "three"),
-]
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(("model", "target"), MODELS)
+@pytest.mark.parametrize(("name", "target"), CASES)
 def test_estimators_are_derived_as_they_predict(
-    model: Any, target: str, monkeypatch: pytest.MonkeyPatch
+    name: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastmlp.export.derivatives.BLOCK", 100)
+    model = MODELS[name](target)
+    if "dtype" in model.get_params():
+        model.set_params(dtype="float64")
     model.fit(X, TARGETS[target])
     predict = model.predict_proba if hasattr(model, "classes_") else model.predict
     expected = differences(predict, X)
@@ -186,7 +174,6 @@ def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
     np.testing.assert_allclose(gradient(net, x, y=y), expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("model", "target"),
     [
@@ -268,7 +255,6 @@ def test_what_cannot_be_derived(call: Any, kind: Any, words: str) -> None:
         call(MLP((3, 4, 2), seed=0))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_an_ensemble_has_no_loss_and_labels_are_known() -> None:
     model = MLPEnsembleRegressor(**FEW, n_members=2).fit(X, X[:, 0])
     with pytest.raises(TypeError, match="an ensemble has none"):

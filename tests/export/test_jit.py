@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiled_models import predict, predict_shared, value
+from fitting import unconverged
 from numba import njit
 from numba.core.errors import TypingError
 from scipy.integrate import IntegrationWarning, quad
@@ -35,7 +36,7 @@ from fastmlp import (
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = unconverged
 compiled_alone = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: no code")
 # A loss of each link, and its least number of outputs.
 WITH_LINK: list[tuple[Any, int]] = [
@@ -114,7 +115,7 @@ def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
     booleans = np.array([True, False, False, True, True, False])[::2]
     for row in (booleans, (0.5, -1, np.float32(2))):
         function(HANDLE, row, strided)
-        assert np.array_equal(strided, NET.predict(np.float32([row]))[0])
+        assert np.array_equal(strided, NET.predict(np.array([row], np.float32))[0])
     function(HANDLE, tuple(ROW), out[0])
     assert np.array_equal(out[0], EXPECTED)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_models import CASES, MODELS, TARGETS, X
@@ -30,7 +31,7 @@ def by_parts(parts: ModelParts, rows: Any) -> Any:
     return total.mean(axis=0)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_parts_predict_as_the_model(name: str, target: str) -> None:
     model = MODELS[name](target).fit(X, TARGETS[target])

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+from fitting import unconverged
 from small_models import CASES, MODELS, TARGETS, X
 from small_tables import FEW, classifier, drawn, regressor
 
@@ -51,7 +52,7 @@ def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
         np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_every_model(name: str, target: str) -> None:
     model = MODELS[name](target).fit(X, TARGETS[target])

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import skl2onnx
+from fitting import unconverged
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
@@ -33,6 +34,8 @@ from fastmlp import (
 )
 from fastmlp.data import standardizer
 from fastmlp.data.standardizer import Sample
+
+pytestmark = unconverged
 
 # Wrong types on purpose.
 # mypy: disable-error-code="arg-type"
@@ -215,7 +218,6 @@ SCALERS: list[Any] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scaler", SCALERS, ids=repr)
 def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
@@ -238,7 +240,6 @@ def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_pipeline() -> None:
     nested = make_pipeline(RobustScaler(), MaxAbsScaler())
     steps = [("first", StandardScaler()), ("none", "passthrough"), ("nested", nested), ("no", None)]
@@ -252,7 +253,6 @@ def test_a_pipeline() -> None:
     whole.partial_fit(FRAME_FOLDED, LABELS)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
     model = make_pipeline(StandardScaler(), MLPRegressor(**SMALL)).fit(X_FOLDED, Y)
     whole, path = fold(model), tmp_path / "model"
@@ -265,7 +265,6 @@ def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
     np.testing.assert_allclose(result[:, 0], expected, rtol=1e-10)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("transformer", [StandardScaler(), MinMaxScaler(), MaxAbsScaler(), None])
 def test_scaled_targets(transformer: Any) -> None:
     inner = make_pipeline(StandardScaler(), MLPRegressor(**SMALL))
@@ -280,7 +279,6 @@ def test_scaled_targets(transformer: Any) -> None:
     np.testing.assert_allclose(fold(alone).predict(X_FOLDED), alone.predict(X_FOLDED), rtol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_ensembles_and_nets_as_estimators() -> None:
     ensemble = MLPEnsembleRegressor(n_members=2, **SMALL)
     net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
@@ -291,7 +289,6 @@ def test_ensembles_and_nets_as_estimators() -> None:
         np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_column_whose_spread_is_lost() -> None:
     x = np.column_stack([rng.normal(1e9, 1, 50), rng.normal(0, 1, 50)])
     scaler = Standardizer().fit(x)
@@ -374,7 +371,6 @@ CASES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:invalid value encountered in log:RuntimeWarning")
 def test_what_cannot_be_folded(case: str) -> None:

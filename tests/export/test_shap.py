@@ -8,6 +8,7 @@ import naive
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import unconverged
 from sklearn.dummy import DummyRegressor
 from small_tables import classifier, drawn, regressor, untrained
 
@@ -84,7 +85,7 @@ TARGETS: dict[str, Any] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.filterwarnings("ignore:.*the integrals miss")
 @pytest.mark.parametrize(
     ("model", "target"),
@@ -116,7 +117,7 @@ def test_the_sum_is_the_prediction(model: Any, target: str) -> None:
     assert_complete(shap_values(model, X, X[:9]), expected, 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.filterwarnings("ignore:.*the integrals miss")
 def test_a_far_net_of_two_classes_has_finite_log_odds() -> None:
     model = MLPEnsembleClassifier(**FEW, n_members=2).fit(X, X[:, 0] > 0)

@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from fitting import needs_compiler, unconverged
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from fastmlp import MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_digits, plot_ensemble
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
 SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
 
@@ -25,7 +24,7 @@ def curves(ax: Any) -> dict[str, list[float]]:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@unconverged
 @pytest.mark.parametrize(
     ("kind", "y"),
     [
@@ -177,7 +176,7 @@ def test_targets_are_points_instead_of_marks() -> None:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@unconverged
 def test_a_pipeline_around_an_ensemble_is_drawn() -> None:
     from sklearn.compose import make_column_transformer
     from sklearn.pipeline import make_pipeline

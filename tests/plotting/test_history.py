@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler, unconverged
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
@@ -19,12 +20,10 @@ from fastmlp import (
     Report,
     fit_many,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
 from fastmlp.plotting.axes import log_ticks
 from fastmlp.plotting.history import TRAINING, VALIDATION
 
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
 BOTH = History(loss=[3.0, 1.0, 2.0], validation_loss=[4.0, 2.5, 2.0])
 
@@ -278,7 +277,7 @@ def test_an_estimator_without_epochs_is_refused() -> None:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@unconverged
 def test_estimators_that_were_fitted_are_drawn() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import needs_compiler, unconverged
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_leaderboard, plot_search
-
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 SCORES = {
     "mean_test_score": np.array([0.8, 0.9, 0.7]),
@@ -206,7 +204,7 @@ SEARCHES: list[dict[str, Any]] = [
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@unconverged
 @pytest.mark.parametrize("options", SEARCHES, ids=str)
 @pytest.mark.parametrize("parameter", [None, "alpha"])
 def test_a_search_that_was_fitted_is_drawn(options: dict[str, Any], parameter: Any) -> None:

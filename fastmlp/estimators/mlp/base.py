@@ -25,7 +25,7 @@ from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import BatchPredictions, Table
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import Reports, fit_epochs, reset_records
-from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
+from fastmlp.estimators.mlp.fitting.full_batch import fit_by_core, minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
     Copies,
     dtype_of,
@@ -46,7 +46,6 @@ from fastmlp.estimators.mlp.fitting.rows import (
     subset_of,
     validation_rows,
 )
-from fastmlp.estimators.mlp.fitting.second_order import fit_by_core
 from fastmlp.estimators.mlp.fitting.shortcuts import is_checked, seeded
 from fastmlp.estimators.mlp.fitting.single_step import step_alone
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, features_of, network_of

@@ -7,18 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from ensemble.test_ensembles import CLASSES, LABELS, REAL, TASKS, N, X, ensemble
+from fitting import needs_compiler, unconverged
 from model_files import reloaded
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import FileError, MLPEnsembleClassifier, MLPEnsembleRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, needs_compiler]
 
 
 @pytest.fixture

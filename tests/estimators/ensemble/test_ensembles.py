@@ -2,12 +2,12 @@
 
 import pickle
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import needs_compiler, unconverged
 from memory_use import peak_of
 from pairs import same
 from scipy.sparse import csr_array
@@ -20,10 +20,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = unconverged
 N = 40
 X = np.random.default_rng(0).normal(size=(N, 3))
 REAL = X[:, 0] * X[:, 1]
@@ -217,34 +215,6 @@ def test_an_error_in_a_member_names_it() -> None:
     assert caught.value.__notes__ == ["in member 0"]
 
 
-INTERRUPTED = """
-import os, signal, threading, time, warnings
-import numpy as np
-from fastmlp import MLPEnsembleRegressor
-warnings.simplefilter("ignore")
-X = np.random.default_rng(0).normal(size=(400, 4))
-made = MLPEnsembleRegressor(hidden_layer_sizes=(4,), max_iter=2, n_members=3, n_jobs=2)
-before = made.fit(X, X[:, 0]).predict(X)
-endless = {"hidden_layer_sizes": (64,), "max_iter": 10**7, "batch_size": 1}
-made.set_params(**endless, n_iter_no_change=10**7)
-sent = []
-def send():
-    sent.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGINT)
-threading.Timer(0.4, send).start()
-try:
-    made.fit(X, X[:, 0])
-except KeyboardInterrupt:
-    print(time.monotonic() - sent[0] < 20, threading.active_count())
-print(np.array_equal(made.predict(X), before))
-"""
-
-
-@needs_compiler
-def test_ctrl_c_ends_a_fit_and_the_members_before_are_kept(python: Callable[..., str]) -> None:
-    assert python(INTERRUPTED) == "True 1\nTrue\n"
-
-
 @needs_compiler
 def test_a_search_over_an_ensemble() -> None:
     search = GridSearchCV(ensemble(MLPEnsembleRegressor), {"alpha": [0, 1]}, cv=2).fit(X, REAL)
@@ -264,15 +234,12 @@ def test_check(estimator: Any, check: Any) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("bootstrap", [False, True])
-def test_a_bar_counts_the_epochs_of_all_members(
-    bootstrap: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    model = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES, progress=True)
+def test_a_bar_counts_the_epochs_of_all_members(capfd: pytest.CaptureFixture[str]) -> None:
+    model = ensemble(MLPEnsembleClassifier, bootstrap=True).fit(X, CLASSES, progress=True)
     printed = capfd.readouterr().err
     assert "9/9" in printed
     assert "3 of 3 nets" in printed
-    plain = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES)
+    plain = ensemble(MLPEnsembleClassifier, bootstrap=True).fit(X, CLASSES)
     assert all(map(same, model.estimators_, plain.estimators_))
     # Members that end early count as done.
     ensemble(MLPEnsembleRegressor, solver="lbfgs", tol=1e9).fit(X, REAL, progress=True)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import needs_compiler, unconverged
 from pairs import X
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as Theirs
 
 from fastmlp import (
+    MLP,
     Cosine,
     MLPClassifier,
     MLPEnsembleClassifier,
@@ -22,7 +24,6 @@ from fastmlp import (
     MLPRegressor,
     MLPSearchCV,
 )
-from fastmlp.compiler.jit import INTERPRETED
 
 LABELS, REAL = (X[:, 0] > 0).astype(int), X[:, 0]
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})
@@ -53,6 +54,15 @@ def test_a_setting_that_is_refused(model: Any, words: str) -> None:
     name = type(model).__name__
     with pytest.raises(ValueError, match=f"^The '[a-z_]+' parameter of {name} must be .*{words}"):
         model.fit(X, LABELS)
+
+
+@pytest.mark.parametrize(
+    "model", [MLPRegressor(), MLPEnsembleRegressor(), MLP((2, 1)).as_estimator()], ids=repr
+)
+def test_a_wrong_keyword_is_one_of_the_class_that_was_made(model: Any) -> None:
+    message = f"^{type(model).__name__}.predict_batches: got an unexpected keyword argument 'batch'"
+    with pytest.raises(TypeError, match=message):
+        model.predict_batches(X, batch=3)
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPEnsembleClassifier])
@@ -90,8 +100,8 @@ def test_masked_entries_are_refused(kind: Any) -> None:
         model.fit(X, np.ma.array(y, mask=y > 0))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@needs_compiler
+@unconverged
 def test_masked_entries_are_refused_after_a_fit() -> None:
     # Without a masked entry it is an array as any other.
     model = MLPRegressor(**SMALL).fit(np.ma.array(X), REAL)
@@ -108,7 +118,7 @@ def test_masked_entries_are_refused_after_a_fit() -> None:
         search.fit(MASKED, REAL)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 def test_scoring_without_early_stopping_warns() -> None:
     message = "MLPClassifier: scoring='roc_auc' is not used without early_stopping=True"
     with warnings.catch_warnings():
@@ -117,7 +127,7 @@ def test_scoring_without_early_stopping_warns() -> None:
             MLPClassifier(**SMALL, scoring="roc_auc").fit(X, LABELS)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@needs_compiler
 def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
     rare = np.zeros(400, int)
     rare[::20] = 1

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
@@ -16,17 +15,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
-from pairs import BEFORE_1_9, WEIGHTS, X, both, numbers_of, outcome
+from fitting import needs_compiler, unconverged
+from pairs import BEFORE_1_9, LABELS, REAL, WEIGHTS, X, both, numbers_of, outcome
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.training.loop import Calls
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = [unconverged, needs_compiler]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
 NAMES = ("MLPClassifier", "MLPRegressor")
 FRAME = pd.DataFrame(X, columns=list("abcdef"))
 
@@ -271,13 +268,9 @@ def test_5_lbfgs_leaves_rows_of_no_weight_out(name: str) -> None:
     keep = np.arange(len(X)) % 3 > 0
     weight = keep.astype(float)
     same(name, lambda m: fitted(m, sample_weight=weight), solver="lbfgs")
-    model = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name](
-        **{**SMALL, "solver": "lbfgs"}
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = clone(model).fit(X, target_of(name), sample_weight=weight)
-        part = clone(model).fit(X[keep], target_of(name)[keep])
+    _, model = both(name, **SMALL, solver="lbfgs")
+    whole = clone(model).fit(X, target_of(name), sample_weight=weight)
+    part = clone(model).fit(X[keep], target_of(name)[keep])
     for mine, other in zip(whole.coefs_, part.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-8)
 
@@ -336,9 +329,7 @@ def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyP
     assert model.n_iter_ == len(model.loss_curve_) == (1 if early else 11)
     assert set(model.predict(X)) <= {"yes", "no"}
     monkeypatch.undo()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = MLPClassifier(**{**settings, "max_iter": model.n_iter_}).fit(X, LABELS)
+    whole = MLPClassifier(**{**settings, "max_iter": model.n_iter_}).fit(X, LABELS)
     assert_equal(numbers_of(model), numbers_of(whole))
 
 
@@ -355,33 +346,33 @@ def fitted_on(model: Any, n: int, y: Any) -> Any:
     return numbers_of(model.fit(X[:n], y[:n]))
 
 
-def test_11_no_share_for_validation() -> None:
-    settings = {"early_stopping": True, "validation_fraction": 0.0}
-    *_, error = same("MLPClassifier", fitted, **settings)
-    assert error is not None
+OTHERS = np.where(LABELS == "no", "maybe", LABELS)
+BOTH = {"classes": ["no", "yes"]}
+EARLY = {"early_stopping": True}
+ERRORS: list[tuple[str, Callable[[Any], Any], dict[str, Any], str]] = [
+    ("MLPClassifier", fitted, {**EARLY, "validation_fraction": 0.0}, "test_size=0.0 should"),
+    ("MLPClassifier", lambda m: m.partial_fit(X, LABELS), {}, "classes must be passed"),
+    (
+        "MLPClassifier",
+        lambda m: m.partial_fit(X, LABELS, **BOTH).partial_fit(X, OTHERS),
+        {},
+        "not in `self.classes_`",
+    ),
+    ("MLPClassifier", lambda m: m.partial_fit(X, LABELS, **BOTH), EARLY, "not support early_stop"),
+    ("MLPRegressor", lambda m: m.partial_fit(X, REAL), EARLY, "does not support early_stopping"),
+    (
+        "MLPClassifier",
+        lambda m: m.fit(X, LABELS).fit(X, OTHERS),
+        {"warm_start": True},
+        "warm_start can only be used",
+    ),
+]
 
 
-def test_12_partial_fit_needs_classes_once() -> None:
-    def call(model: Any) -> Any:
-        return model.partial_fit(X, LABELS)
-
-    *_, error = same("MLPClassifier", call)
-    assert "classes must be passed" in error[1]
-
-    def unknown(model: Any) -> Any:
-        model.partial_fit(X, LABELS, classes=["no", "yes"])
-        return model.partial_fit(X, np.where(LABELS == "no", "maybe", LABELS))
-
-    *_, error = same("MLPClassifier", unknown)
-    assert "not in `self.classes_`" in error[1]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_12_partial_fit_and_early_stopping(name: str) -> None:
-    options = {"classes": ["no", "yes"]} if name == "MLPClassifier" else {}
-    call = lambda m: m.partial_fit(X, target_of(name), **options)  # noqa: E731
-    *_, error = same(name, call, early_stopping=True)
-    assert "does not support early_stopping" in error[1]
+@pytest.mark.parametrize(("name", "call", "settings", "words"), ERRORS)
+def test_11_to_13_calls_that_are_refused(name: str, call: Any, settings: Any, words: str) -> None:
+    *_, error = same(name, call, **settings)
+    assert words in error[1]
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -398,9 +389,7 @@ def test_12_partial_fit_goes_on_after_a_fit(name: str, solver: str) -> None:
 
 def test_12_epochs_by_partial_fit_are_those_of_a_fit() -> None:
     model = MLPRegressor(**SMALL, shuffle=False, batch_size=20)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = clone(model).fit(X, REAL)
+    whole = clone(model).fit(X, REAL)
     for _ in range(5):
         model.partial_fit(X, REAL)
     for mine, other in zip(model.coefs_, whole.coefs_, strict=True):
@@ -409,17 +398,7 @@ def test_12_epochs_by_partial_fit_are_those_of_a_fit() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_12_lbfgs_has_no_partial_fit_in_the_classifier(name: str) -> None:
-    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
-    assert not hasattr(kind(solver="lbfgs"), "partial_fit")
-
-
-def test_13_warm_start_wants_the_same_classes() -> None:
-    def call(model: Any) -> Any:
-        model.fit(X, LABELS)
-        return model.fit(X, np.where(LABELS == "no", "maybe", LABELS))
-
-    *_, error = same("MLPClassifier", call, warm_start=True)
-    assert "warm_start can only be used" in error[1]
+    assert not hasattr(both(name, solver="lbfgs")[1], "partial_fit")
 
 
 @pytest.mark.parametrize("kinds", [(np.float32, np.float64), (np.float64, np.float32)])
@@ -534,11 +513,9 @@ def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: Any) ->
     weights = []
     for bias in (np.array([0.5]), np.full(4, 0.5)):
         model = MLPRegressor(**SMALL, warm_start=True, solver=solver)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, REAL)
-            model.intercepts_[0] = bias
-            model.fit(X, REAL)
+        model.fit(X, REAL)
+        model.intercepts_[0] = bias
+        model.fit(X, REAL)
         weights.append(np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_]))
     one, other = weights
     assert np.array_equal(one, other)
@@ -588,11 +565,8 @@ def a_layer_too_few(model: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_15_weights_that_do_not_fit_together(name: str, solver: str, change: Any) -> None:
     """A kernel would read and write past their end."""
-    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
-    model = kind(**{**SMALL, "solver": solver, "warm_start": True})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(X, target_of(name))
+    _, model = both(name, **SMALL, solver=solver, warm_start=True)
+    model.fit(X, target_of(name))
     model.predict(X[:1])
     change(model)
     for rows in (X, X[:1]):
@@ -668,44 +642,33 @@ def test_18_data_frames_with_early_stopping_warn_of_nothing(frame: Any) -> None:
     assert not [text for _, text in warned if "feature names" in text]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"alpha": -1},
-        {"hidden_layer_sizes": (5, 0)},
-        {"hidden_layer_sizes": (5.5,)},
-        {"hidden_layer_sizes": 0},
-        {"learning_rate": "slow"},
-        {"max_iter": 0},
-        {"validation_fraction": 1.0},
-        {"beta_1": 1.0},
-        {"random_state": "seed"},
-        {"n_iter_no_change": 0},
-        {"momentum": 1.5},
-    ],
-    ids=repr,
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_settings(name: str, settings: dict[str, Any]) -> None:
-    *_, error = same(name, fitted, **settings)
-    assert error is not None
+WRONG: list[dict[str, Any]] = [
+    {"alpha": -1},
+    {"hidden_layer_sizes": (5, 0)},
+    {"hidden_layer_sizes": (5.5,)},
+    {"hidden_layer_sizes": 0},
+    {"learning_rate": "slow"},
+    {"max_iter": 0},
+    {"validation_fraction": 1.0},
+    {"beta_1": 1.0},
+    {"random_state": "seed"},
+    {"n_iter_no_change": 0},
+    {"momentum": 1.5},
+]
+ODD: list[dict[str, Any]] = [
+    {"hidden_layer_sizes": ()},
+    {"hidden_layer_sizes": 3},
+    {"hidden_layer_sizes": np.array([3, 4])},
+    {"momentum": 1.0, "solver": "sgd"},
+    {"n_iter_no_change": np.inf},
+    {"beta_1": 0, "beta_2": 0},
+    {"alpha": 0},
+    {"batch_size": 1},
+]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"hidden_layer_sizes": ()},
-        {"hidden_layer_sizes": 3},
-        {"hidden_layer_sizes": np.array([3, 4])},
-        {"momentum": 1.0, "solver": "sgd"},
-        {"n_iter_no_change": np.inf},
-        {"beta_1": 0, "beta_2": 0},
-        {"alpha": 0},
-        {"batch_size": 1},
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("settings", [*WRONG, *ODD], ids=repr)
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_settings(name: str, settings: dict[str, Any]) -> None:
+def test_odd_settings_are_taken_and_wrong_ones_refused(name: str, settings: dict[str, Any]) -> None:
     *_, error = same(name, fitted, **settings)
-    assert error is None
+    assert (error is not None) == any(settings is wrong for wrong in WRONG)

@@ -8,6 +8,7 @@ from unittest import SkipTest
 
 import numpy as np
 import pytest
+from fitting import needs_compiler
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.utils import estimator_checks
@@ -15,12 +16,8 @@ from sklearn.utils._testing import assert_allclose_dense_sparse
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [pytest.mark.filterwarnings("default"), needs_compiler]
 
 
 class Narrow:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conditions import count_as_wide
+from fitting import needs_compiler, unconverged
 from pairs import X, same
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
 
 import fastmlp
 from fastmlp import (
@@ -21,17 +21,11 @@ from fastmlp import (
     Cosine,
     MLPClassifier,
     MLPRegressor,
-    MLPSearchCV,
     ScheduleFreeAdamW,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import updates
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-]
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = unconverged
 LABELS, REAL = (X[:, 0] > 0).astype(int), X[:, 0] * X[:, 1]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (9,), "max_iter": 4, "random_state": 0}
 DROPPED: dict[str, Any] = {"dropout": [0.5], "input_dropout": 0.2, "input_noise": 0.1}
@@ -54,7 +48,6 @@ def test_masks_are_those_of_the_seed_in_early_stopping_too() -> None:
 @needs_compiler
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> None:
-    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
     settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
     model = MLPRegressor(**SMALL, dropout=Cosine(0.5), **settings)
     # The weights stay as they are: losses differ by what is dropped.
@@ -89,8 +82,9 @@ def net_from(start: Any, optimizer: Any) -> MLP:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("solver", "optimizer"), SOLVERS)
-@pytest.mark.parametrize("average", [EMA(0.9), SWA(0.5)])
+@pytest.mark.parametrize(
+    ("solver", "optimizer", "average"), [(*SOLVERS[0], EMA(0.9)), (*SOLVERS[1], SWA(0.5))]
+)
 def test_it_has_the_average_that_a_net_has(solver: str, optimizer: Any, average: Any) -> None:
     model = clone(AVERAGED).set_params(solver=solver, learning_rate_init=0.1, average=average)
     start = clone(model).set_params(learning_rate_init=STILL).fit(X, LABELS)
@@ -171,18 +165,6 @@ def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> No
     with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
         unfitted.fit(WIDE, y)
     assert not hasattr(unfitted, "coefs_")
-
-
-@pytest.mark.usefixtures("narrow_layers_too")
-def test_a_search_tries_both_precisions() -> None:
-    grid: Any = {"compute_dtype": ["bfloat16", None]}
-    searches = [kind(MLPClassifier(**MIXED), grid, cv=3) for kind in (MLPSearchCV, GridSearchCV)]
-    search, expected = (each.fit(SINGLE, WIDE_LABELS) for each in searches)
-    assert search.best_params_ == expected.best_params_
-    assert same(search.best_estimator_, expected.best_estimator_)
-    for k in range(3):
-        name = f"split{k}_test_score"
-        np.testing.assert_array_equal(search.cv_results_[name], expected.cv_results_[name])
 
 
 @pytest.mark.usefixtures("narrow_layers_too")

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairs import BEFORE_1_9, X, both, outcome
+from fitting import needs_compiler, unconverged
+from pairs import BEFORE_1_9, REAL, X, both, outcome
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = [unconverged, needs_compiler]
 PAGE = (Path(__file__).parents[3] / "docs" / "from" / "scikit-learn.md").read_text()
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
 NAN = float("nan")
 
 
@@ -55,9 +53,7 @@ def batch_of_no_weight() -> None:
     )
     assert theirs[2][0] == "ZeroDivisionError"
     rest = MLPRegressor(**{**SMALL, **settings})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rest.fit(X[20:], REAL[20:])
+    rest.fit(X[20:], REAL[20:])
     for mine, other in zip(ours[0].coefs_, rest.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9)
     theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
@@ -133,9 +129,7 @@ def state_in_pickles() -> None:
     )
     assert theirs[0] > 2.5 * ours[0]
     with_state = MLPRegressor(**{**SMALL, "pickle_state": True})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with_state.fit(X, REAL)
+    with_state.fit(X, REAL)
     assert hasattr(pickle.loads(pickle.dumps(with_state)), "_optimizer")
     assert not hasattr(
         pickle.loads(pickle.dumps(with_state.set_params(pickle_state=False))), "_optimizer"

@@ -1,28 +1,22 @@
 """What scikit-learn's estimators do not have: further settings, validation rows, transform."""
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from pairs import WEIGHTS, X, same
+from fitting import needs_compiler, unconverged
+from pairs import LABELS, REAL, WEIGHTS, X, same
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, make_scorer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fastmlp import AdamW, MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
-REAL = X[:, 0] * X[:, 1]
+pytestmark = [unconverged, needs_compiler]
 SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
 NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
 
@@ -158,6 +152,4 @@ def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
 
 
 def test_no_validation_leaves_no_curve() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert clone(SMALL).fit(X, LABELS).validation_loss_curve_ is None
+    assert clone(SMALL).fit(X, LABELS).validation_loss_curve_ is None

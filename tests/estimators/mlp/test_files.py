@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from loss_cases import cube
 from model_files import reloaded
 from pairs import TASKS, X
@@ -24,10 +25,7 @@ from fastmlp import MLP, AdamW, Cosine, FileError, MLPClassifier, MLPRegressor
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import safetensors_file
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*Maximum iterations"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-]
+pytestmark = unconverged
 GOLDEN = Path(__file__).parents[2] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.

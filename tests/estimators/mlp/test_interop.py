@@ -9,7 +9,8 @@ import joblib
 import numpy as np
 import onnxruntime
 import pytest
-from pairs import TASKS, X
+from fitting import needs_compiler, unconverged
+from pairs import LABELS, TASKS, X
 from sklearn.base import TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
@@ -20,14 +21,9 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
+pytestmark = [unconverged, needs_compiler]
 SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
 
 

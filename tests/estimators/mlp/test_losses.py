@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from sklearn.metrics import mean_pinball_loss, r2_score
 from sklearn.model_selection import cross_val_score
 
@@ -18,6 +19,8 @@ from fastmlp import (
     Quantile,
     Tweedie,
 )
+
+pytestmark = unconverged
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 3))
@@ -42,7 +45,6 @@ def targets(name: str) -> Any:
     return np.exp(Y) if name in ("gamma", "tweedie") else Y
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @each
 def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str) -> None:
     settings, loss, n_outputs = SETTINGS[name]
@@ -62,7 +64,6 @@ def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str)
     assert model.out_activation_ == (net._network.loss.link or "identity")
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @each
 def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
     settings, y = SETTINGS[name][0], targets(name)
@@ -74,7 +75,6 @@ def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
     assert further.t_ == 2 * len(X)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("levels", [0.9, LEVELS])
 def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> None:
     model = regressor(loss="quantile", quantile=levels).fit(X, Y)
@@ -85,7 +85,6 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
     assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
     model = regressor(loss="quantile", quantile=LEVELS, max_iter=300, learning_rate_init=0.01)
     predicted = model.fit(X, Y).predict(X)
@@ -93,7 +92,6 @@ def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
     np.testing.assert_allclose((Y[:, None] < predicted).mean(axis=0), LEVELS, atol=0.08)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_searches_ensembles_and_cross_validation_take_them() -> None:
     model = regressor(loss="quantile", quantile=LEVELS)
     assert (cross_val_score(model, X, Y, cv=3) < 0).all()
@@ -106,7 +104,6 @@ def test_searches_ensembles_and_cross_validation_take_them() -> None:
     assert normal.score(X, Y) == pytest.approx(r2_score(Y, normal.predict(X)), rel=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_smoothed_labels_are_those_of_a_net() -> None:
     labels = (3 * RNG.uniform(size=120)).astype(int)
     several = np.column_stack([X[:, 0] > 0, X[:, 1] > 0])
@@ -152,7 +149,6 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("call", "kind", "words"), WRONG)
 def test_what_is_wrong_is_told(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):

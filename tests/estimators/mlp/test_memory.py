@@ -6,16 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler, unconverged
 from memory_use import peak_of
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = [
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed"),
-]
+pytestmark = [needs_compiler, unconverged]
 
 FIT = """
 import warnings

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import unconverged
 from sklearn.base import clone
 
 from fastmlp import (
@@ -25,7 +26,7 @@ Y = -X[:, 0] + np.sin(2 * X[:, 1]) + rng.normal(size=200)
 LABELS = np.where(Y > 0, "yes", "no")
 SIGNS = [1, 0, -1]
 FEW: dict[str, Any] = {"hidden_layer_sizes": (8, 6), "random_state": 0, "max_iter": 5}
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = unconverged
 
 
 def is_ordered(model: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from scipy.sparse import csr_matrix
 from sklearn.exceptions import ConvergenceWarning
 
@@ -22,7 +23,7 @@ TARGETS: dict[str, Any] = {
     "labels": np.column_stack([CLASSES > 0, CLASSES > 1]),
 }
 SOLVERS: list[Any] = ["lm", LevenbergMarquardt(1e-2), LBFGS()]
-pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations", "ignore:lbfgs failed")
+pytestmark = unconverged
 
 
 def model_of(targets: str, solver: Any = "lm", **settings: Any) -> Any:

@@ -1,26 +1,20 @@
 """`net_`: the MLP that shares a fitted estimator's parameters."""
 
 import pickle
-import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pairs import TASKS, X, both
+from fitting import needs_compiler, unconverged
+from pairs import LABELS, TASKS, X, both
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
-LABELS = np.where(X[:, 0] > 0, "yes", "no")
+pytestmark = [unconverged, needs_compiler]
 POSITIVE = np.exp(X[:, 0])
 
 
@@ -137,7 +131,6 @@ def test_arrays_that_a_user_has_put_in_are_shared_from_then_on() -> None:
 
 
 def test_copies_and_files_have_nets_of_their_own(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
     model = fitted()
     model.net_.weights[0][:] = 0.25
     fastmlp.save(model, tmp_path / "model.safetensors")
@@ -157,7 +150,6 @@ def test_copies_and_files_have_nets_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
     each: list[dict[str, Any]] = [{}, {"loss": "poisson"}, {"solver": "sgd"}, {"solver": "lbfgs"}]
     for settings in each:
         model = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, **settings).fit(X, POSITIVE)
@@ -173,9 +165,7 @@ def test_there_is_none_before_a_fit() -> None:
 
 
 def test_it_has_the_precision_threads_and_optimizer_of_the_estimator() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
-        net = model.fit(X.astype(np.float32), LABELS).net_
+    model = MLPClassifier((5,), max_iter=2, n_jobs=1, learning_rate_init=0.02, solver="sgd")
+    net = model.fit(X.astype(np.float32), LABELS).net_
     assert (net.dtype.name, net.n_threads) == ("float32", 1)
     assert net.optimizer == SGD(0.02, momentum=0.9, nesterov=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from sklearn import neural_network
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import multiclass
@@ -15,7 +16,7 @@ from sklearn.utils import multiclass
 from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.fitting import shortcuts
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = unconverged
 
 LABELS: list[Callable[[np.random.Generator, int], Any]] = [
     lambda rng, n: rng.integers(-3, 4, n),

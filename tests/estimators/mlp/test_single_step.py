@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 
 from fastmlp import EMA, Adam, Cosine, MLPClassifier, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
@@ -85,7 +86,7 @@ def state_of(estimator: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:Got `batch_size`:UserWarning")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_it_is_the_epoch_of_the_general_way_to_the_bit(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +123,7 @@ def test_after_the_first_calls_it_is_one_compiled_call(
     assert len(estimator.loss_curve_) == 5
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@unconverged
 def test_a_loss_that_is_not_finite_ends_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, raised = np.random.default_rng(0), list[Any]()
     X, y = rng.normal(size=(20, 3)), rng.normal(size=20)

@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import sklearn.neural_network
+from fitting import needs_compiler
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.compiler.jit import INTERPRETED
 
 OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [pytest.mark.filterwarnings("default"), needs_compiler]
 
 
 def load_suite() -> ModuleType:

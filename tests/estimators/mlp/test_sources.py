@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import unconverged
 from pairs import same
 from sklearn.base import BaseEstimator, clone
 
@@ -20,7 +21,7 @@ X = rng.normal(size=(N, 4))
 Y = X[:, 0] * X[:, 1]
 LABELS = np.array(["low", "middle", "high"])[np.digitize(Y, [-0.3, 0.3])]
 WEIGHT = rng.uniform(0.5, 2, N)
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+pytestmark = unconverged
 
 
 def stream() -> Iterator[Any]:
@@ -33,7 +34,6 @@ def stream_of_numbers() -> Iterator[Any]:
     yield X[700:], Y[700:]
 
 
-@pytest.mark.filterwarnings("ignore:lbfgs failed")
 @pytest.mark.parametrize(("solver", "early"), [("adam", False), ("adam", True), ("lbfgs", False)])
 def test_in_one_buffer_the_bits_are_those_of_arrays(solver: Any, early: bool) -> None:
     options: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}

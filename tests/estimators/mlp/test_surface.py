@@ -1,16 +1,15 @@
 """The surface of scikit-learn's estimators: names, order, kinds and defaults of what is public."""
 
 import inspect
-import warnings
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
+from fitting import unconverged
 from pairs import both
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
@@ -20,6 +19,7 @@ from sklearn.utils import get_tags
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
 
+pytestmark = unconverged
 NAMES = ("MLPClassifier", "MLPRegressor")
 METHODS = {
     "MLPClassifier": (
@@ -85,9 +85,7 @@ def test_tags_are_the_same(name: str) -> None:
 
 
 def fitted_to_six_rows(model: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.set_params(max_iter=2).fit(X, y)
+    return model.set_params(max_iter=2).fit(X, y)
 
 
 @each

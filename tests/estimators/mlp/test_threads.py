@@ -8,20 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairs import X
+from fitting import needs_compiler, unconverged
+from pairs import REAL, X
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastmlp import Custom, MLPRegressor
 from fastmlp._process.one_thread import OneThread, one_thread
-from fastmlp.compiler.jit import INTERPRETED
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
-REAL = X[:, 0] * X[:, 1]
+pytestmark = [unconverged, needs_compiler]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
 WIDE = 100_000
 
@@ -76,13 +72,13 @@ def test_predictions_beside_partial_fit_are_those_of_whole_parameters(n_rows: in
     watchers = [threading.Thread(target=watch) for _ in range(2)]
     for watcher in watchers:
         watcher.start()
-    for _ in range(100):
+    for _ in range(60):
         model.partial_fit(row, [0.0])
     done.set()
     for watcher in watchers:
         watcher.join()
     # At step t every parameter is t.
-    assert seen <= {float(t * (WIDE + 1)) for t in range(101)}
+    assert seen <= {float(t * (WIDE + 1)) for t in range(61)}
 
 
 def test_checking_that_it_is_fitted_iterates_over_no_attributes() -> None:

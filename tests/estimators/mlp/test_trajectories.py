@@ -1,17 +1,15 @@
 """The same random state: weights, losses and scores follow scikit-learn's, epoch by epoch."""
 
-import warnings
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from fitting import needs_compiler, unconverged
 from pairs import TASKS, WEIGHTS, Task, X, assert_same_books, both, distance, numbers_of, outcome
 from sklearn import neural_network
 
-from fastmlp.compiler.jit import INTERPRETED
-
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+pytestmark = [unconverged, needs_compiler]
 EPOCHS = 20
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {"solver": "adam", "learning_rate_init": 0.02},
@@ -83,9 +81,7 @@ def nudged(name: str) -> Any:
 
 def sensitivity(task: Task, settings: dict[str, Any], way: str, expected: Any) -> float:
     """How far scikit-learn's numbers move with its initial weights' last bit."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        other = train(nudged(task.name)(**settings), way, task.y)
+    other = train(nudged(task.name)(**settings), way, task.y)
     return distance(expected, numbers_of(other))
 
 
@@ -127,9 +123,7 @@ def test_float32_stays_near_and_narrow(task: str, solver: str) -> None:
     y = problem.y.astype(np.float32) if problem.name == "MLPRegressor" else problem.y
     rows = X.astype(np.float32)
     models = both(problem.name, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs, ours = (train(model, "shuffled", y, rows) for model in models)
+    theirs, ours = (train(model, "shuffled", y, rows) for model in models)
     assert distance(numbers_of(theirs), numbers_of(ours)) < 1e-3
     assert {part.dtype for part in [*ours.coefs_, *ours.intercepts_]} == {np.dtype(np.float32)}
     outputs = ours.predict_proba(rows) if hasattr(ours, "predict_proba") else ours.predict(rows)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import needs_compiler, unconverged
 from memory_use import peak_of
 from model_files import reloaded
 from scipy.stats import uniform
@@ -17,14 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import FileError, MLPRegressor, MLPSearchCV
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:Got `batch_size`"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
 REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
 
 

@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from fitting import needs_compiler, unconverged
 from scipy.stats import loguniform
 from sklearn import config_context, neural_network
 from sklearn.base import clone
@@ -31,14 +32,9 @@ from sklearn.utils import estimator_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._process import task_pool
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.search import backends
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:Got `batch_size`"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
 N = 90
 X = np.random.default_rng(0).normal(size=(N, 4))
 REAL = X[:, 0] * X[:, 1]
@@ -318,34 +314,38 @@ def test_warnings_are_the_callers() -> None:
 
 
 INTERRUPTED = """
-import os, signal, threading, time
+import os, signal, threading, time, warnings
 import numpy as np
-from fastmlp import MLPClassifier, MLPSearchCV
-X = np.random.default_rng(0).normal(size=(400, 4)); y = X[:, 0] > 0
+from fastmlp import MLPClassifier, MLPEnsembleRegressor, MLPSearchCV
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).normal(size=(400, 4))
+y = X[:, 0] > 0
 MLPSearchCV(MLPClassifier((4,), max_iter=2), {"alpha": [0]}, cv=2, n_jobs=2).fit(X, y)
-endless = MLPClassifier((64,), max_iter=10**7, batch_size=1, n_iter_no_change=10**7)
-sent = []
-def send():
-    sent.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGINT)
-threading.Timer(0.4, send).start()
-search = MLPSearchCV(endless, {"alpha": [0, 1, 2, 3]}, cv=3, n_jobs=2)
-try:
-    search.fit(X, y)
-except KeyboardInterrupt:
-    print(time.monotonic() - sent[0] < 20, threading.active_count())
+ensemble = MLPEnsembleRegressor(hidden_layer_sizes=(4,), max_iter=2, n_members=3, n_jobs=2)
+before = ensemble.fit(X, y).predict(X)
+endless = {"max_iter": 10**7, "batch_size": 1, "n_iter_no_change": 10**7}
+net, grid = MLPClassifier((64,), **endless), {"alpha": [0, 1, 2, 3]}
+ensemble.set_params(hidden_layer_sizes=(64,), **endless)
+for model in MLPSearchCV(net, grid, cv=3, n_jobs=2), ensemble:
+    sent = []
+    def send():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Timer(0.4, send).start()
+    try:
+        model.fit(X, y)
+    except KeyboardInterrupt:
+        print(time.monotonic() - sent[0] < 20, threading.active_count())
+print(np.array_equal(ensemble.predict(X), before))
 """
 
 
-def test_ctrl_c_ends_a_search(python: Callable[..., str]) -> None:
-    script = "import warnings; warnings.simplefilter('ignore')\n" + INTERRUPTED
-    assert python(script) == "True 1\n"
+def test_ctrl_c_ends_a_search_and_a_fit_of_an_ensemble(python: Callable[..., str]) -> None:
+    assert python(INTERRUPTED) == "True 1\nTrue 1\nTrue\n"
 
 
-@pytest.mark.parametrize("halving", [False, True])
-def test_a_bar_counts_the_fits(halving: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    search = MLPSearchCV(OURS, GRID, cv=3, halving=halving, random_state=0).fit(
-        X, LABELS, progress=True
-    )
+def test_a_bar_counts_the_fits_of_halving(capfd: pytest.CaptureFixture[str]) -> None:
+    search = MLPSearchCV(OURS, GRID, cv=3, halving=True, random_state=0)
+    search.fit(X, LABELS, progress=True)
     n_fits = 3 * len(search.cv_results_["params"])
     assert f"{n_fits}/{n_fits}" in capfd.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from fitting import needs_compiler, unconverged
 from memory_use import peak_of
 from scipy.sparse import csr_array
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
@@ -17,15 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.search import trial
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
-    pytest.mark.filterwarnings("ignore:Got `batch_size`"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed"),
-    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
-]
+pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
 SEVERAL = np.stack([REAL > 0, X[:, 1] > 0, X[:, 2] > 0.5], axis=1).astype(int)
 RARE = np.where(np.arange(len(X)) < 2, "rare", np.where(REAL > 0, "yes", "no"))
 REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
