@@ -337,26 +337,6 @@ def test_a_model_file_is_no_checkpoint(path: Path) -> None:
         fit(make(), checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"resume": True}, ValueError, "resume=True needs checkpoint="),
-        ({"resume": 1}, TypeError, "resume must be True or False"),
-        ({"checkpoint": 3}, TypeError, "checkpoint must be a path"),
-        ({"checkpoint_every": 2.5}, TypeError, r"datetime.timedelta\(seconds=2.5\)"),
-        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer of 1 or more"),
-        ({"checkpoint_every": timedelta(-1)}, ValueError, "checkpoint_every must be 0 or more"),
-        ({"checkpoint_every": "1 h"}, TypeError, "checkpoint_every must be an integer"),
-    ],
-)
-def test_arguments_are_checked(options: dict[str, Any], error: type, words: str) -> None:
-    net = make()
-    before = net.parameters.copy()
-    with pytest.raises(error, match=words):
-        fit(net, **options)
-    assert net.parameters.tobytes() == before.tobytes()
-
-
 def test_where_nothing_can_be_written_the_fit_does_not_begin(path: Path) -> None:
     net = make()
     before = net.parameters.copy()

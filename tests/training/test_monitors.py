@@ -320,30 +320,3 @@ def test_validation_rows_are_given_once() -> None:
         small_net().fit(ROWS, TARGETS, validation_data=(ROWS, TARGETS), validation_split=0.1)
     with pytest.raises(ValueError, match="give validation_rows or validation_split, not both"):
         fit_many([small_net()], ROWS, TARGETS, validation_rows=[1, 2], validation_split=0.1)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "error", "words"),
-    [
-        (EarlyStopping, {"monitor": 10}, TypeError, r"got 10; did you mean patience=10\?"),
-        (EarlyStopping, {"patience": -1}, ValueError, "patience must be an integer of 0 or more"),
-        (EarlyStopping, {"patience": 2.0}, TypeError, "patience must be an integer of 0 or more"),
-        (EarlyStopping, {"patience": False}, TypeError, "patience must be an integer of 0"),
-        (EarlyStopping, {"patience": 0.0}, TypeError, "patience must be an integer of 0"),
-        (EarlyStopping, {"min_delta": -1}, ValueError, "min_delta must be a finite number of 0"),
-        (EarlyStopping, {"mode": "auto"}, ValueError, "unknown mode 'auto': leave it out; known"),
-        (EarlyStopping, {"mode": "maximize"}, ValueError, "did you mean 'max'"),
-        (EarlyStopping, {"restore_best_weights": 1}, TypeError, "must be True or False"),
-        (EarlyStopping, {"start_from_epoch": -2}, ValueError, "start_from_epoch must be an int"),
-        (EarlyStopping, {"tol": 1e-4}, TypeError, "did you mean 'min_delta'"),
-        (EarlyStopping, {"n_iter_no_change": 5}, TypeError, "did you mean 'patience'"),
-        (ReduceLROnPlateau, {"factor": 1.0}, ValueError, r"factor must be a number in \(0, 1\)"),
-        (ReduceLROnPlateau, {"factor": "loss"}, TypeError, r"factor must be a number in \(0, 1\)"),
-        (ReduceLROnPlateau, {"cooldown": -1}, ValueError, "cooldown must be an integer of 0 or m"),
-        (ReduceLROnPlateau, {"min_lr": -1.0}, ValueError, "min_lr must be a finite number of 0"),
-        (ReduceLROnPlateau, {"eta_min": 0.1}, TypeError, "did you mean 'min_lr'"),
-    ],
-)
-def test_settings_are_checked(kind: Any, settings: dict[str, Any], error: type, words: str) -> None:
-    with pytest.raises(error, match=f"^{kind.__name__}: .*{words}"):
-        kind(**settings)
