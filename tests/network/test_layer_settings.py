@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, AdamW, Cosine, FileError, Warmup, fit_many
+from fastmlp import MLP, Adam, AdamW, FileError, fit_many
 from fastmlp.network.spec import make_layout, spread
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
-from fastmlp.rules.optimizers import Schedule
 from fastmlp.serialization import safetensors_file
 from fastmlp.training.history import Report, Status
 
@@ -176,34 +175,6 @@ def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         MLP.load(path)
 
 
-def test_a_checkpoint_of_other_groups_is_of_another_fit(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint"
-    net_of().fit(X, Y, epochs=1, batch_size=8, checkpoint=path)
-    for other in (net_of(layer_rates=None), net_of(layer_rates=[1, 1, 2])):
-        with pytest.raises(ValueError, match="another fit: its layer_rates is"):
-            other.fit(X, Y, epochs=4, batch_size=8, checkpoint=path, resume=True)
-    unfrozen = net_of()
-    unfrozen.trainable = True
-    with pytest.raises(ValueError, match="another fit: its trainable is"):
-        unfrozen.fit(X, Y, epochs=4, batch_size=8, checkpoint=path, resume=True)
-
-
-@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), AdamW(decay_biases=False)], ids=repr)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_step_taken_apart_is_one_of_fit(optimizer: Any, dtype: str) -> None:
-    net, apart = (net_of(optimizer=optimizer, dtype=dtype) for _ in range(2))
-    first = net.parameters.copy()
-    net.fit(X, Y, epochs=3, batch_size=50)
-    for _ in range(3):
-        apart.apply_gradient(apart.loss_and_gradient(X, Y)[1])
-    bound = 1e-13 if dtype == "float64" else 1e-5
-    np.testing.assert_allclose(apart.parameters, net.parameters, rtol=bound, atol=bound)
-    np.testing.assert_allclose(slots_of(apart), slots_of(net), rtol=bound, atol=bound)
-    frozen = spread(net._network.layout, [True, False, False], [True, False, False])
-    assert (apart.parameters == first)[frozen].all()
-    assert (apart.parameters != first)[~frozen].any()
-
-
 def test_the_gradient_is_the_whole_gradient() -> None:
     net, frozen = MLP(SIZES, seed=0, l2=0.1), MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
     frozen.trainable = [False, False, True]
@@ -257,20 +228,6 @@ def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
     older = NetState.__new__(NetState)
     older.__setstate__(content)
     assert older.key is None
-
-
-def test_copies_pickles_and_files_keep_rates_and_key(tmp_path: Path) -> None:
-    rates: list[float | Schedule] = [0.25, Warmup(Cosine(0.5), 10)]
-    net = MLP(SIZES_DROPPED, dropout=rates, input_dropout=Cosine(0.1), input_noise=0.5, seed=1)
-    net.save(tmp_path / "all", include_training_state=True)
-    net.save(tmp_path / "some")
-    others = [copy.deepcopy(net), pickle.loads(pickle.dumps(net)), MLP.load(tmp_path / "all")]
-    for other in others:
-        assert other._network.dropout == net._network.dropout
-        assert other._state.key == net._state.key
-    bare = MLP.load(tmp_path / "some")
-    assert bare._network.dropout == net._network.dropout
-    assert bare._state.key is None
 
 
 def falling(steps: Any, total: int) -> Any:

@@ -37,8 +37,10 @@ Y = np.sin(3 * X[:, 0]) + X[:, 1]
 EPOCHS = 12
 
 
-def make(**settings: Any) -> MLP:
-    return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings})
+def make(trainable: Any = True, **settings: Any) -> MLP:
+    net = MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings})
+    net.trainable = trainable
+    return net
 
 
 def fit(net: MLP, **options: Any) -> History:
@@ -261,6 +263,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "penalty": ({"l2": 0.1}, {}, "its penalties is"),
     "dtype": ({"dtype": "float64"}, {}, "its dtype is 'float32'"),
     **{name: ({name: 0.0}, {}, f"its {name} is") for name in DROPPED},
+    "layer rates": ({"layer_rates": [1, 2]}, {}, "its layer_rates is"),
+    "frozen": ({"trainable": [False, True]}, {}, "its trainable is"),
     "patience": ({}, {"callbacks": [EarlyStopping(patience=21)]}, "its early_stopping is {'mon"),
     "no stopping": ({}, {"callbacks": ()}, "its early_stopping is .* here it is None"),
     "no plateau": ({}, {"callbacks": MONITORED["callbacks"][:1]}, "its reduce_lr_on_plateau is"),

@@ -1,38 +1,28 @@
 """What looks at a fit: through checkpoints, and with arguments that are checked at once."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fastmlp import (
     MLP,
-    SGD,
     Adam,
-    Cosine,
     EarlyStopping,
     History,
     ReduceLROnPlateau,
     Status,
     fit_many,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.training import request
 
 random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (80, 3))
 Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
 WEIGHTS = random.integers(0, 3, 80).astype(float)
-# Of any combination of settings.
-EXAMPLES, EPOCHS = (6, 8) if INTERPRETED else (15, 15)
 
 
 def worst(targets: Any, predictions: Any) -> float:
@@ -107,61 +97,6 @@ def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
     assert broken.parameters.tobytes() == whole[0].parameters.tobytes()
     assert MLP.load(path).parameters.tobytes() != whole[0].parameters.tobytes()
     assert_same(net, fit(net, checkpoint=path, resume=True), whole)
-
-
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
-@given(
-    stopping=st.none()
-    | st.builds(
-        EarlyStopping,
-        st.sampled_from(["validation_loss", "loss", "mae"]),
-        patience=st.integers(0, 4),
-        min_delta=st.sampled_from([0.0, 0.01]),
-        restore_best_weights=st.booleans(),
-        start_from_epoch=st.integers(0, 3),
-    ),
-    plateau=st.none()
-    | st.builds(
-        ReduceLROnPlateau,
-        st.sampled_from([0.1, 0.7]),
-        patience=st.integers(0, 3),
-        cooldown=st.integers(0, 2),
-        min_lr=st.sampled_from([0.0, 0.005]),
-        monitor=st.sampled_from(["validation_loss", "loss", "mae"]),
-    ),
-    optimizer=st.sampled_from([Adam(0.02), SGD(0.1, momentum=0.9), Adam(Cosine(0.03))]),
-    keep_best=st.booleans(),
-    n_threads=st.integers(1, 4),
-    cut=st.integers(0, EPOCHS - 1),
-)
-def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
-    stopping: EarlyStopping | None,
-    plateau: ReduceLROnPlateau | None,
-    optimizer: Any,
-    keep_best: bool,
-    n_threads: int,
-    cut: int,
-) -> None:
-    options: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "metrics": {"mae": "mae", "worst": worst},
-        "early_stopping": stopping,
-        "keep_best": keep_best,
-        "callbacks": [] if plateau is None else [plateau],
-    }
-    whole, broken, net = (make(optimizer=optimizer, n_threads=n) for n in (1, 1, n_threads))
-    expected = fit(whole, **options)
-    with TemporaryDirectory() as folder:
-        # Not after each epoch: a file that is synced to the disk takes longer than the epoch.
-        kept: dict[str, Any] = {"checkpoint": f"{folder}/run", "resume": True}
-        kept["checkpoint_every"] = max(1, cut)
-        with suppress(Cut):
-            callbacks = [*options["callbacks"], cut_after(cut)]
-            fit(broken, **{**options, **kept, "callbacks": callbacks})
-        assert_same(net, fit(net, **options, **kept), (whole, expected))
-    together = [make(optimizer=optimizer, seed=k) for k in (1, 0)]
-    histories = fit_many(together, X, Y, **{**SETTINGS, **options}, n_threads=n_threads)
-    assert_same(together[1], histories[1], (whole, expected))
 
 
 # --- time ---
