@@ -43,7 +43,7 @@ def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
         n_classes = 0 if name == "diabetes" else table["target"].nunique()
         return table.sample(frac=1, random_state=0, ignore_index=True), n_classes
     n = 400
-    columns = {
+    columns: dict[str, Any] = {
         "id": [f"row {i}" for i in range(n)],
         "age": rng.integers(18, 90, n),
         "income": rng.lognormal(10, 1, n),
