@@ -1,4 +1,4 @@
-"""What looks at a fit: through checkpoints, and with arguments that are checked at once."""
+"""Monitored fits that are interrupted, time limits, and rows that are split off."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -179,79 +179,3 @@ def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
     assert history.loss == expected.loss
     assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)
     assert split.parameters.tobytes() == by_hand.parameters.tobytes()
-
-
-ROWS = np.random.default_rng(0).uniform(-1, 1, (80, 3))
-TARGETS = ROWS[:, 0] * ROWS[:, 1]
-
-
-def small_net() -> MLP:
-    return MLP((3, 16, 1), seed=0)
-
-
-GIVEN: list[tuple[dict[str, Any], type, str]] = [
-    ({"early_stopping": True}, TypeError, "early_stopping must be a number of .* got True; try"),
-    ({"early_stopping": 2.5}, TypeError, "early_stopping must be a number of epochs or EarlyS"),
-    ({"early_stopping": -1}, ValueError, "early_stopping must be 0 or more epochs, got -1"),
-    ({"keep_best": 1}, TypeError, "keep_best must be True or False"),
-    ({"time_limit": 0}, ValueError, "time_limit must be seconds above 0, or a datetime.timedelta"),
-    ({"time_limit": timedelta(-1)}, ValueError, "time_limit must be seconds above 0"),
-    ({"time_limit": "1 h"}, TypeError, "time_limit must be seconds above 0"),
-    ({"validation_split": 0.0}, ValueError, r"validation_split must be a number in \(0, 1\)"),
-    ({"validation_split": 20}, ValueError, r"validation_split must be a number in \(0, 1\)"),
-    ({"validation_split": 0.999}, ValueError, "0.999 of 80 rows leaves 0 to train on and 80"),
-    (
-        {"sample_weight": np.arange(80) < 50, "validation_split": 0.25},
-        ValueError,
-        "sample_weight must not be 0 in all rows of a part of the split",
-    ),
-    ({"callbacks": EarlyStopping}, TypeError, r"has the class EarlyStopping: EarlyStopping\(...\)"),
-    (
-        {"callbacks": [EarlyStopping()], "early_stopping": 3, "validation_split": 0.5},
-        ValueError,
-        "got 2 EarlyStopping, at most one is possible",
-    ),
-    ({"early_stopping": EarlyStopping("val_loss")}, ValueError, "did you mean 'validation_loss'"),
-    (
-        {"callbacks": ReduceLROnPlateau(monitor="auc"), "validation_split": 0.5},
-        ValueError,
-        "ReduceLROnPlateau: unknown monitor 'auc'; known: loss, validation_loss",
-    ),
-    (
-        {
-            "early_stopping": EarlyStopping("worst"),
-            "metrics": {"worst": worst},
-            "validation_split": 0.5,
-        },
-        ValueError,
-        "early_stopping: monitor='worst' needs mode='max' if higher is better, else mode='min'",
-    ),
-    ({"callbacks": [3, EarlyStopping("loss")]}, TypeError, "callbacks must be functions"),
-]
-
-
-@pytest.mark.parametrize(("options", "error", "words"), GIVEN)
-def test_arguments_are_checked(options: dict[str, Any], error: type, words: str) -> None:
-    nets = [small_net(), small_net()]
-    before = nets[0].parameters.copy()
-    with pytest.raises(error, match=f"MLP.fit: .*{words}"):
-        nets[0].fit(ROWS, TARGETS, **options)
-    with pytest.raises(error, match=rf"fit_many(: nets\[0\])?: .*{words}"):
-        fit_many(nets, ROWS, TARGETS, **options)
-    assert nets[0].parameters.tobytes() == before.tobytes()
-
-
-@pytest.mark.parametrize("options", [{"early_stopping": 3}, {"keep_best": True}])
-def test_validation_rows_are_needed(options: Any) -> None:
-    words = "looks at validation rows: give validation_data=.*, or use EarlyStopping.monitor='loss'"
-    with pytest.raises(ValueError, match=f"^MLP.fit: {next(iter(options))} {words}"):
-        small_net().fit(ROWS, TARGETS, **options)
-    with pytest.raises(ValueError, match=r"fit_many: .*give validation_rows= or validation_split="):
-        fit_many([small_net()], ROWS, TARGETS, **options)
-
-
-def test_validation_rows_are_given_once() -> None:
-    with pytest.raises(ValueError, match="give validation_data or validation_split, not both"):
-        small_net().fit(ROWS, TARGETS, validation_data=(ROWS, TARGETS), validation_split=0.1)
-    with pytest.raises(ValueError, match="give validation_rows or validation_split, not both"):
-        fit_many([small_net()], ROWS, TARGETS, validation_rows=[1, 2], validation_split=0.1)
