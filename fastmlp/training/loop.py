@@ -150,8 +150,11 @@ def fit(
                         diverged = float(losses[n_done])
                         state.restart()
                     request.end_window(losses[:n_done], diverged)
-            finally:
                 trainer.store()
+            except BaseException:
+                # An interrupt may also have come within the last store.
+                trainer.store()
+                raise
         trainer.end()
     except KeyboardInterrupt as error:
         request.interrupted(error)
@@ -235,10 +238,16 @@ class Calls:
                 reached = trainer.run(order, coefficients, losses, unit, last)
                 self._pace.measure(last - unit, time.perf_counter() - start)
                 unit = reached
-            return unit // trainer.units_per_epoch
-        finally:
-            # Also correct if an interrupt comes between a call and the assignment of its result.
-            state.n_steps = first_step + trainer.step_of(trainer.reached)
+            self._count(first_step)
+        except BaseException:
+            # Also where an interrupt comes between a call and the assignment of its result.
+            self._count(first_step)
+            raise
+        return unit // trainer.units_per_epoch
+
+    def _count(self, first_step: int) -> None:
+        """Count the steps of a window that began at this one."""
+        self._state.n_steps = first_step + self._trainer.step_of(self._trainer.reached)
 
 
 def _size_of(data: Data) -> tuple[int, float]:

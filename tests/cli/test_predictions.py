@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pytest
 from sklearn import datasets
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score
 from sklearn.preprocessing import StandardScaler
 
 import fastmlp
@@ -33,11 +34,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def real_table(name: str) -> pd.DataFrame:
-    """A table that scikit-learn has, in a random order."""
-    load: Any = getattr(datasets, f"load_{name}")
-    table: pd.DataFrame = load(as_frame=True).frame
-    return table.sample(frac=1, random_state=0, ignore_index=True)
+def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
+    """A table in a random order, of scikit-learn's or of numbers and texts, and the number of
+    classes of the target."""
+    if name != "mixed":
+        load: Any = getattr(datasets, f"load_{name}")
+        table: pd.DataFrame = load(as_frame=True).frame
+        n_classes = 0 if name == "diabetes" else table["target"].nunique()
+        return table.sample(frac=1, random_state=0, ignore_index=True), n_classes
+    n = 400
+    columns: dict[str, Any] = {
+        "id": [f"row {i}" for i in range(n)],
+        "age": rng.integers(18, 90, n),
+        "income": rng.lognormal(10, 1, n),
+        "town": rng.choice(["Bern", "Basel", "Chur"], n),
+        "owner": rng.choice([True, False], n),
+    }
+    buys = (columns["age"] > 50) ^ (columns["town"] == "Bern")
+    return pd.DataFrame(columns).assign(target=np.where(buys, "yes", "no")), 2
 
 
 def drawn(n: int, fraction: float, seed: int, rows: int) -> Any:
@@ -58,53 +72,82 @@ def standardizer(parts: list[pd.DataFrame]) -> Standardizer:
     return result
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"),
-    [("breast_cancer", "binary_cross_entropy"), ("wine", "cross_entropy"), ("diabetes", "mse")],
-)
-@pytest.mark.parametrize("end", [".parquet", ".csv"])
-def test_the_default_split_is_that_of_python(
-    capsys: pytest.CaptureFixture[str], name: str, loss: Any, end: str
+def inputs(model: Any, table: pd.DataFrame, groups: list[pd.DataFrame]) -> Any:
+    """The net's inputs by hand: numbers standardised as in the groups of rows that are trained on,
+    texts as columns of 0 and 1."""
+    columns = []
+    for column in model.columns:
+        values = table[column.name]
+        if column.levels is None:
+            scaler = standardizer([group[[column.name]] for group in groups])
+            columns.append(scaler.transform(values.to_numpy(np.float64)[:, None])[:, 0])
+        else:
+            columns += [(values == level).to_numpy(np.float64) for level in column.levels]
+    return np.column_stack(columns).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
+@pytest.mark.parametrize("held_out", ["a file", "rows of .parquet", "rows of .csv"])
+def test_train_predict_and_score_are_those_of_python(
+    name: str, held_out: str, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = real_table(name)
-    if end == ".csv":
-        table.to_csv("rows.csv", index=False)
+    table, n_classes = real_table(name, rng)
+    rows = "rows.parquet" if "parquet" in held_out else "rows.csv"
+    group_rows = GROUP if "parquet" in held_out else len(table)
+    command = ["train", rows, "--target", "target", "--quiet", "--json", *FIT]
+    command += ["--task", "classification" if n_classes else "regression"]
+    if held_out == "a file":
+        out = np.arange(len(table)) >= len(table) * 3 // 4
+        table[~out].to_csv(rows, index=False)
+        table[out].to_parquet("held.parquet", row_group_size=40)
+        command += ["--valid", "held.parquet"]
     else:
-        table.to_parquet("rows.parquet", row_group_size=GROUP)
-    task = "regression" if loss == "mse" else "classification"
-    command = ["train", f"rows{end}", "--target", "target", "--task", task]
-    assert main([*command, "--quiet", "--json", *FIT]) == 0
+        out = drawn(len(table), 0.2, 3, group_rows)
+        if rows == "rows.csv":
+            table.to_csv(rows, index=False)
+        else:
+            table.to_parquet(rows, row_group_size=GROUP)
+    assert main(command) == 0
     content = json.loads(capsys.readouterr().out)
     model = fastmlp.load("model.safetensors")
+    assert {*model.feature_names} == {*table.columns} - {"id", "target"}
 
-    out = drawn(len(table), 0.2, 3, len(table) if end == ".csv" else GROUP)
     train, valid = table[~out], table[out]
-    groups = [train] if end == ".csv" else [item for _, item in train.groupby(train.index // GROUP)]
-    scaler = standardizer([item.drop(columns="target") for item in groups])
-    X, Xv = (
-        scaler.transform(part.drop(columns="target").to_numpy(np.float64)).astype(np.float32)
-        for part in (train, valid)
-    )
-    y, yv = train["target"].to_numpy(), valid["target"].to_numpy()
-    if loss == "mse":
-        of_y = standardizer([item[["target"]] for item in groups])
-        y, yv = of_y.transform(y[:, None])[:, 0], of_y.transform(yv[:, None])[:, 0]
-    n_outputs = 3 if loss == "cross_entropy" else 1
-    sizes = (X.shape[1], 8, n_outputs)
-    net = MLP(sizes, loss=loss, optimizer=Adam(0.001), seed=3)
-    net.fit(X, y, epochs=4, batch_size=32, validation_data=(Xv, yv), early_stopping=10)
+    groups = [group for _, group in train.groupby(train.index // group_rows)]
+    X, Xv = (inputs(model, part, groups) for part in (train, valid))
     assert np.array_equal(model.inputs(valid), Xv)
+    y, yv = train["target"].to_numpy(), valid["target"].to_numpy()
+    if n_classes:
+        classes = np.unique(y)
+        targets = [np.searchsorted(classes, each) for each in (y, yv)]
+    else:
+        of_y = standardizer([group[["target"]] for group in groups])
+        targets = [of_y.transform(each[:, None])[:, 0] for each in (y, yv)]
+    loss: Any = {0: "mse", 2: "binary_cross_entropy", 3: "cross_entropy"}[n_classes]
+    sizes = (X.shape[1], 8, 3 if n_classes == 3 else 1)
+    net = MLP(sizes, loss=loss, optimizer=Adam(0.001), seed=3)
+    options: Any = {"validation_data": (Xv, targets[1]), "early_stopping": 10}
+    net.fit(X, targets[0], epochs=4, batch_size=32, **options)
     assert np.array_equal(model.net.parameters, net.parameters)
 
+    outputs = net.predict(Xv)
+    if n_classes:
+        p = outputs if n_classes > 2 else np.hstack([1 - outputs, outputs])
+        expected = classes[p.argmax(axis=1)]
+        assert np.array_equal(model.predict_proba(valid), p)
+        rows_of_one = p.astype(float) / p.sum(1, dtype=float)[:, None]
+        scores = {
+            "accuracy": accuracy_score(yv, expected),
+            "log_loss": log_loss(yv, rows_of_one, labels=classes),
+        }
+    else:
+        expected = outputs[:, 0].astype(np.float64) * of_y.scale[0] + of_y.center[0]
+        scores = {"mae": mean_absolute_error(yv, expected), "r2": r2_score(yv, expected)}
+    assert {each: content[each] for each in scores} == pytest.approx(scores, rel=1e-6)
+    assert np.array_equal(model.predict(valid), expected)
     valid.to_csv("valid.csv", index=False)
     assert main(["score", "model.safetensors", "valid.csv", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(content, rel=1e-12)
-    outputs = net.predict(Xv)
-    if loss == "mse":
-        expected = outputs[:, 0].astype(np.float64) * of_y.scale[0] + of_y.center[0]
-    else:
-        p = outputs if n_outputs > 1 else np.hstack([1 - outputs, outputs])
-        expected = p.argmax(axis=1)
     for output in ("p.parquet", "p.csv"):
         assert main(["predict", "model.safetensors", "valid.csv", "--output", output]) == 0
     assert np.array_equal(pd.read_parquet("p.parquet")["prediction"], expected)

@@ -15,11 +15,10 @@ import pyarrow
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from sklearn import datasets
-from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 import fastmlp
-from fastmlp import MLP, Adam, Standardizer
+from fastmlp import MLP
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
@@ -52,83 +51,6 @@ def code_of(arguments: list[str]) -> Any:
         return main(arguments)
     except SystemExit as stopped:
         return stopped.code
-
-
-def inputs(model: Any, table: pd.DataFrame, train: pd.DataFrame) -> Any:
-    """The net's inputs by hand: numbers standardised as in `train`, texts as columns of 0 and 1."""
-    columns = []
-    for column in model.columns:
-        values = table[column.name]
-        if column.levels is None:
-            scaler = Standardizer().fit(train[[column.name]].to_numpy(np.float64))
-            columns.append(scaler.transform(values.to_numpy(np.float64)[:, None])[:, 0])
-        else:
-            columns += [(values == level).to_numpy(np.float64) for level in column.levels]
-    return np.column_stack(columns).astype(np.float32)
-
-
-def real_table(name: str) -> tuple[pd.DataFrame, str, int]:
-    """A table that scikit-learn has, its target, and the number of classes."""
-    load: Any = getattr(datasets, f"load_{name}")
-    result = load(as_frame=True).frame
-    return result, "target", 0 if name == "diabetes" else result["target"].nunique()
-
-
-@pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
-def test_train_predict_and_score_are_those_of_python(
-    frame: Any, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    table, target, n_classes = (frame, "buys", 2) if name == "mixed" else real_table(name)
-    table = table.sample(frac=1, random_state=0)
-    n = len(table) * 3 // 4
-    train, valid = table.iloc[:n], table.iloc[n:]
-    train.to_csv("train.csv", index=False)
-    valid.to_parquet("valid.parquet", row_group_size=40)
-    command = ["train", "train.csv", "--target", target, "--valid", "valid.parquet", *FAST]
-    command += ["--task", "classification" if n_classes else "regression"]
-    assert main([*command, "--batch-size", "32", "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    model = fastmlp.load("model.safetensors")
-    assert {*model.feature_names} == {*table.columns} - {"id", target}
-
-    X, Xv = inputs(model, train, train), inputs(model, valid, train)
-    sizes = (X.shape[1], 8, max(n_classes, 1) if n_classes != 2 else 1)
-    loss: Any = {0: "mse", 2: "binary_cross_entropy", 3: "cross_entropy"}[n_classes]
-    net = MLP(sizes, loss=loss, optimizer=Adam(0.001), seed=0)
-    y, yv = train[target].to_numpy(), valid[target].to_numpy()
-    scaler = Standardizer().fit(y[:, None].astype(np.float64)) if not n_classes else None
-    classes: Any = np.unique(y) if n_classes else None
-
-    def coded(values: Any) -> Any:
-        if scaler is not None:
-            return scaler.transform(values[:, None])[:, 0]
-        return np.searchsorted(classes, values)
-
-    options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "keep_best": True}
-    net.fit(X, coded(y), validation_data=(Xv, coded(yv)), **options)
-    assert np.array_equal(model.net.parameters, net.parameters)
-
-    outputs = net.predict(Xv)
-    assert main(["predict", "model.safetensors", "valid.parquet", "--output", "p.parquet"]) == 0
-    result = pd.read_parquet("p.parquet")["prediction"].to_numpy()
-    if scaler is not None:
-        expected = outputs[:, 0].astype(np.float64) * scaler.scale[0] + scaler.center[0]
-        scores = {"mae": mean_absolute_error(yv, expected), "r2": r2_score(yv, expected)}
-    else:
-        p = outputs if n_classes > 2 else np.hstack([1 - outputs, outputs])
-        expected = classes[p.argmax(axis=1)]
-        assert np.array_equal(model.predict_proba(valid), p)
-        with np.errstate(all="ignore"):
-            scores = {
-                "accuracy": accuracy_score(yv, expected),
-                "log_loss": log_loss(yv, p.astype(float) / p.sum(1, dtype=float)[:, None]),
-            }
-    assert np.array_equal(result, expected)
-    assert np.array_equal(model.predict(valid), expected)
-    assert {name: content[name] for name in scores} == pytest.approx(scores, rel=1e-6)
-    capsys.readouterr()
-    assert main(["score", "model.safetensors", "valid.parquet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == content
 
 
 def test_every_kind_of_file_gives_the_same_predictions(

@@ -16,6 +16,7 @@ from fastmlp import (
     SGD,
     SWA,
     Adam,
+    AdamW,
     Cosine,
     ScheduleFreeAdamW,
     Status,
@@ -115,8 +116,11 @@ def test_whatever_looks_sees_the_average(optimizer: Any) -> None:
     assert seen[-1] == net.parameters.tobytes()
 
 
-@each_endless
-def test_layers_with_rates_of_their_own_and_frozen_ones_are_averaged_too(optimizer: Any) -> None:
+PLAIN = [SGD(0.1, momentum=0.9), AdamW(decay_biases=False)]
+
+
+@pytest.mark.parametrize("optimizer", [*ENDLESS, *PLAIN], ids=repr)
+def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(optimizer: Any) -> None:
     def rated() -> MLP:
         net = make(optimizer, layer_rates=[0.5, {"weights": 1.0, "biases": 2.0}], l2=0.1)
         net.fit(X, Y, epochs=1, batch_size=51)

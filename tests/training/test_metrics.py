@@ -212,29 +212,6 @@ def test_an_error_in_a_metric_names_it() -> None:
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: None}, **VALID)
 
 
-@pytest.mark.parametrize(
-    ("metrics", "error", "words"),
-    [
-        (3, TypeError, "metrics must be names, or a dict of names"),
-        ({"a": 3}, TypeError, r"metrics\['a'\] must be a function\(targets, predictions\)"),
-        ({"a": dict}, TypeError, r"metrics\['a'\] must be a function"),
-        ({"loss": "mae"}, ValueError, "the name of a metric must be a str, not 'epoch', 'loss'"),
-        ({3: "mae"}, ValueError, "the name of a metric must be a str"),
-        (["mae", "mae"], ValueError, "metrics has 'mae' twice"),
-        ("auc", ValueError, "unknown metric 'auc', did you mean 'roc_auc'"),
-        ("mean_absolute_error", ValueError, "unknown metric .* did you mean 'mae'"),
-        ("cross_entropy", ValueError, "unknown metric .* mean 'neg_log_loss'"),
-        ("accuracy", ValueError, r"metrics\['accuracy'\] does not suit the validation targets"),
-    ],
-)
-def test_metrics_are_checked(metrics: Any, error: type, words: str) -> None:
-    net = regressor()
-    before = net.parameters.copy()
-    with pytest.raises(error, match=f"MLP.fit: {words}"):
-        net.fit(X[:40], Y[:40], metrics=metrics, **VALID)
-    assert net.parameters.tobytes() == before.tobytes()
-
-
 def test_a_loss_of_numbers_is_no_metric_of_labels() -> None:
     with pytest.raises(ValueError, match=r"metrics\['mae'\]: .* the targets are class labels"):
         classifier().fit(X[:40], CLASSES[:40], metrics="mae", **THREE_CLASSES)

@@ -1,38 +1,28 @@
-"""What looks at a fit: through checkpoints, and with arguments that are checked at once."""
+"""Monitored fits that are interrupted, time limits, and rows that are split off."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fastmlp import (
     MLP,
-    SGD,
     Adam,
-    Cosine,
     EarlyStopping,
     History,
     ReduceLROnPlateau,
     Status,
     fit_many,
 )
-from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.training import request
 
 random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (80, 3))
 Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
 WEIGHTS = random.integers(0, 3, 80).astype(float)
-# Of any combination of settings.
-EXAMPLES, EPOCHS = (6, 8) if INTERPRETED else (15, 15)
 
 
 def worst(targets: Any, predictions: Any) -> float:
@@ -107,61 +97,6 @@ def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
     assert broken.parameters.tobytes() == whole[0].parameters.tobytes()
     assert MLP.load(path).parameters.tobytes() != whole[0].parameters.tobytes()
     assert_same(net, fit(net, checkpoint=path, resume=True), whole)
-
-
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
-@given(
-    stopping=st.none()
-    | st.builds(
-        EarlyStopping,
-        st.sampled_from(["validation_loss", "loss", "mae"]),
-        patience=st.integers(0, 4),
-        min_delta=st.sampled_from([0.0, 0.01]),
-        restore_best_weights=st.booleans(),
-        start_from_epoch=st.integers(0, 3),
-    ),
-    plateau=st.none()
-    | st.builds(
-        ReduceLROnPlateau,
-        st.sampled_from([0.1, 0.7]),
-        patience=st.integers(0, 3),
-        cooldown=st.integers(0, 2),
-        min_lr=st.sampled_from([0.0, 0.005]),
-        monitor=st.sampled_from(["validation_loss", "loss", "mae"]),
-    ),
-    optimizer=st.sampled_from([Adam(0.02), SGD(0.1, momentum=0.9), Adam(Cosine(0.03))]),
-    keep_best=st.booleans(),
-    n_threads=st.integers(1, 4),
-    cut=st.integers(0, EPOCHS - 1),
-)
-def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
-    stopping: EarlyStopping | None,
-    plateau: ReduceLROnPlateau | None,
-    optimizer: Any,
-    keep_best: bool,
-    n_threads: int,
-    cut: int,
-) -> None:
-    options: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "metrics": {"mae": "mae", "worst": worst},
-        "early_stopping": stopping,
-        "keep_best": keep_best,
-        "callbacks": [] if plateau is None else [plateau],
-    }
-    whole, broken, net = (make(optimizer=optimizer, n_threads=n) for n in (1, 1, n_threads))
-    expected = fit(whole, **options)
-    with TemporaryDirectory() as folder:
-        # Not after each epoch: a file that is synced to the disk takes longer than the epoch.
-        kept: dict[str, Any] = {"checkpoint": f"{folder}/run", "resume": True}
-        kept["checkpoint_every"] = max(1, cut)
-        with suppress(Cut):
-            callbacks = [*options["callbacks"], cut_after(cut)]
-            fit(broken, **{**options, **kept, "callbacks": callbacks})
-        assert_same(net, fit(net, **options, **kept), (whole, expected))
-    together = [make(optimizer=optimizer, seed=k) for k in (1, 0)]
-    histories = fit_many(together, X, Y, **{**SETTINGS, **options}, n_threads=n_threads)
-    assert_same(together[1], histories[1], (whole, expected))
 
 
 # --- time ---
@@ -244,106 +179,3 @@ def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
     assert history.loss == expected.loss
     assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)
     assert split.parameters.tobytes() == by_hand.parameters.tobytes()
-
-
-ROWS = np.random.default_rng(0).uniform(-1, 1, (80, 3))
-TARGETS = ROWS[:, 0] * ROWS[:, 1]
-
-
-def small_net() -> MLP:
-    return MLP((3, 16, 1), seed=0)
-
-
-GIVEN: list[tuple[dict[str, Any], type, str]] = [
-    ({"early_stopping": True}, TypeError, "early_stopping must be a number of .* got True; try"),
-    ({"early_stopping": 2.5}, TypeError, "early_stopping must be a number of epochs or EarlyS"),
-    ({"early_stopping": -1}, ValueError, "early_stopping must be 0 or more epochs, got -1"),
-    ({"keep_best": 1}, TypeError, "keep_best must be True or False"),
-    ({"time_limit": 0}, ValueError, "time_limit must be seconds above 0, or a datetime.timedelta"),
-    ({"time_limit": timedelta(-1)}, ValueError, "time_limit must be seconds above 0"),
-    ({"time_limit": "1 h"}, TypeError, "time_limit must be seconds above 0"),
-    ({"validation_split": 0.0}, ValueError, r"validation_split must be a number in \(0, 1\)"),
-    ({"validation_split": 20}, ValueError, r"validation_split must be a number in \(0, 1\)"),
-    ({"validation_split": 0.999}, ValueError, "0.999 of 80 rows leaves 0 to train on and 80"),
-    (
-        {"sample_weight": np.arange(80) < 50, "validation_split": 0.25},
-        ValueError,
-        "sample_weight must not be 0 in all rows of a part of the split",
-    ),
-    ({"callbacks": EarlyStopping}, TypeError, r"has the class EarlyStopping: EarlyStopping\(...\)"),
-    (
-        {"callbacks": [EarlyStopping()], "early_stopping": 3, "validation_split": 0.5},
-        ValueError,
-        "got 2 EarlyStopping, at most one is possible",
-    ),
-    ({"early_stopping": EarlyStopping("val_loss")}, ValueError, "did you mean 'validation_loss'"),
-    (
-        {"callbacks": ReduceLROnPlateau(monitor="auc"), "validation_split": 0.5},
-        ValueError,
-        "ReduceLROnPlateau: unknown monitor 'auc'; known: loss, validation_loss",
-    ),
-    (
-        {
-            "early_stopping": EarlyStopping("worst"),
-            "metrics": {"worst": worst},
-            "validation_split": 0.5,
-        },
-        ValueError,
-        "early_stopping: monitor='worst' needs mode='max' if higher is better, else mode='min'",
-    ),
-    ({"callbacks": [3, EarlyStopping("loss")]}, TypeError, "callbacks must be functions"),
-]
-
-
-@pytest.mark.parametrize(("options", "error", "words"), GIVEN)
-def test_arguments_are_checked(options: dict[str, Any], error: type, words: str) -> None:
-    nets = [small_net(), small_net()]
-    before = nets[0].parameters.copy()
-    with pytest.raises(error, match=f"MLP.fit: .*{words}"):
-        nets[0].fit(ROWS, TARGETS, **options)
-    with pytest.raises(error, match=rf"fit_many(: nets\[0\])?: .*{words}"):
-        fit_many(nets, ROWS, TARGETS, **options)
-    assert nets[0].parameters.tobytes() == before.tobytes()
-
-
-@pytest.mark.parametrize("options", [{"early_stopping": 3}, {"keep_best": True}])
-def test_validation_rows_are_needed(options: Any) -> None:
-    words = "looks at validation rows: give validation_data=.*, or use EarlyStopping.monitor='loss'"
-    with pytest.raises(ValueError, match=f"^MLP.fit: {next(iter(options))} {words}"):
-        small_net().fit(ROWS, TARGETS, **options)
-    with pytest.raises(ValueError, match=r"fit_many: .*give validation_rows= or validation_split="):
-        fit_many([small_net()], ROWS, TARGETS, **options)
-
-
-def test_validation_rows_are_given_once() -> None:
-    with pytest.raises(ValueError, match="give validation_data or validation_split, not both"):
-        small_net().fit(ROWS, TARGETS, validation_data=(ROWS, TARGETS), validation_split=0.1)
-    with pytest.raises(ValueError, match="give validation_rows or validation_split, not both"):
-        fit_many([small_net()], ROWS, TARGETS, validation_rows=[1, 2], validation_split=0.1)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "error", "words"),
-    [
-        (EarlyStopping, {"monitor": 10}, TypeError, r"got 10; did you mean patience=10\?"),
-        (EarlyStopping, {"patience": -1}, ValueError, "patience must be an integer of 0 or more"),
-        (EarlyStopping, {"patience": 2.0}, TypeError, "patience must be an integer of 0 or more"),
-        (EarlyStopping, {"patience": False}, TypeError, "patience must be an integer of 0"),
-        (EarlyStopping, {"patience": 0.0}, TypeError, "patience must be an integer of 0"),
-        (EarlyStopping, {"min_delta": -1}, ValueError, "min_delta must be a finite number of 0"),
-        (EarlyStopping, {"mode": "auto"}, ValueError, "unknown mode 'auto': leave it out; known"),
-        (EarlyStopping, {"mode": "maximize"}, ValueError, "did you mean 'max'"),
-        (EarlyStopping, {"restore_best_weights": 1}, TypeError, "must be True or False"),
-        (EarlyStopping, {"start_from_epoch": -2}, ValueError, "start_from_epoch must be an int"),
-        (EarlyStopping, {"tol": 1e-4}, TypeError, "did you mean 'min_delta'"),
-        (EarlyStopping, {"n_iter_no_change": 5}, TypeError, "did you mean 'patience'"),
-        (ReduceLROnPlateau, {"factor": 1.0}, ValueError, r"factor must be a number in \(0, 1\)"),
-        (ReduceLROnPlateau, {"factor": "loss"}, TypeError, r"factor must be a number in \(0, 1\)"),
-        (ReduceLROnPlateau, {"cooldown": -1}, ValueError, "cooldown must be an integer of 0 or m"),
-        (ReduceLROnPlateau, {"min_lr": -1.0}, ValueError, "min_lr must be a finite number of 0"),
-        (ReduceLROnPlateau, {"eta_min": 0.1}, TypeError, "did you mean 'min_lr'"),
-    ],
-)
-def test_settings_are_checked(kind: Any, settings: dict[str, Any], error: type, words: str) -> None:
-    with pytest.raises(error, match=f"^{kind.__name__}: .*{words}"):
-        kind(**settings)

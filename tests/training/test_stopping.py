@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -217,18 +218,17 @@ def stopping(report: Report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "status"),
+    ("ending", "status", "words"),
     [
-        (raising, None),
-        (interrupting, Status.INTERRUPTED),
-        (spoiling, Status.DIVERGED),
-        (stopping, Status.STOPPED),
-        (lambda report: None, Status.COMPLETED),
+        (raising, None, ""),
+        (interrupting, Status.INTERRUPTED, "interrupted in epoch"),
+        (spoiling, Status.DIVERGED, "diverged in epoch"),
+        (stopping, Status.STOPPED, ""),
+        (lambda report: None, Status.COMPLETED, ""),
     ],
 )
-@pytest.mark.filterwarnings("ignore:fit (interrupted|diverged)")
-def test_the_best_epoch_is_restored_at_every_ending(
-    ending: Callable[[Report], None], status: Status | None
+def test_the_best_epoch_is_restored_at_every_ending_and_a_warning_names_it(
+    ending: Callable[[Report], None], status: Status | None, words: str
 ) -> None:
     net, best, histories = make(), make(), []
 
@@ -237,27 +237,18 @@ def test_the_best_epoch_is_restored_at_every_ending(
         ending(report)
 
     settings: Any = {"epochs": 80, "keep_best": True, "callbacks": last, **SPLIT}
-    if status is None:
-        with pytest.raises(LookupError):
-            net.fit(X, Y, **settings)
-    else:
+    expected: Any = nullcontext()
+    if words:
+        words += " .*the net has the parameters of epoch .*, the best"
+        expected = pytest.warns((UserWarning, RuntimeWarning), match=words)
+    elif status is None:
+        expected = pytest.raises(LookupError)
+    with expected:
         assert net.fit(X, Y, **settings).status is status
     epoch = int(histories[0].best_epoch or 0)
     assert 0 < epoch < len(histories) - 1
     best.fit(X, Y, epochs=epoch + 1, **SPLIT)
     assert net.parameters.tobytes() == best.parameters.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("ending", "words"),
-    [(interrupting, "interrupted in epoch"), (spoiling, "diverged in epoch")],
-)
-def test_the_warning_names_the_epoch_that_is_restored(
-    ending: Callable[[Report], None], words: str
-) -> None:
-    words = f"{words} .*the net has the parameters of epoch .*, the best"
-    with pytest.warns((UserWarning, RuntimeWarning), match=words):
-        make().fit(X, Y, epochs=80, keep_best=True, callbacks=ending, **SPLIT)
 
 
 def test_callbacks_and_a_later_fit_go_along() -> None:
@@ -296,26 +287,6 @@ def test_lowered_rates_train_as_rates_set_by_hand() -> None:
 
 
 # --- many nets ---
-
-
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_one_object_serves_many_nets(n_threads: int) -> None:
-    def nets() -> list[MLP]:
-        return [make(seed=k, optimizer=Adam(r)) for k in range(2) for r in (0.003, 0.03)]
-
-    settings: Any = {
-        "epochs": 150,
-        "callbacks": [EarlyStopping(patience=6), ReduceLROnPlateau(patience=2)],
-        **SPLIT,
-    }
-    together, own = nets(), nets()
-    histories = fit_many(together, X, Y, n_threads=n_threads, **settings)
-    for a, b, history in zip(together, own, histories, strict=True):
-        expected = b.fit(X, Y, **settings)
-        assert (history.loss, history.best_epoch) == (expected.loss, expected.best_epoch)
-        assert history.learning_rate == expected.learning_rate
-        assert a.parameters.tobytes() == b.parameters.tobytes()
-    assert len({len(history.loss) for history in histories}) > 1
 
 
 def test_a_split_of_many_nets_is_that_of_their_rows() -> None:

@@ -5,7 +5,6 @@
 
 import copy
 import pickle
-import subprocess
 import sys
 from decimal import Decimal
 from functools import partial
@@ -241,18 +240,6 @@ def test_a_stream_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"needs pyarrow: pip install pyarrow$"):
         MLP((5, 1)).predict(Stream(ARROW))
-
-
-def test_nothing_is_imported_for_arrays() -> None:
-    code = (
-        "import sys, numpy as np; from fastmlp import MLP; net = MLP((2, 1));"
-        "net.fit([[1, 2]], np.ones(1), epochs=1); net.predict(np.ones((3, 2)));"
-        "print({'pandas', 'polars', 'pyarrow'} & {*sys.modules})"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert printed.stdout == "set()\n"
 
 
 # Frames with the columns of X in another order, and one more.
