@@ -116,6 +116,20 @@ def test_columns_of_few_levels_and_without_pieces() -> None:
     np.testing.assert_array_equal(dense[:, -3:], expected[5])
 
 
+@pytest.mark.parametrize("levels", [[0, 1, 2, 3], [0, 0, 1, 1], [-1, -1, -1, 0], [-1] * 4])
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> None:
+    codes = np.array([levels] * n_columns, np.int32).T
+    values = Values(np.empty((4, 0)), codes)
+    encoding = Encoding().fit(values, np.arange(4.0), "regression", 0)
+    most = np.unique(levels, return_counts=True)[1].max()
+    expected = OneHotLevels(min_rows=int(most)).fit_transform(codes)
+    np.testing.assert_array_equal(encoding.transform(values), expected)
+    assert expected.shape[1] == encoding.n_inputs > 0
+    back = Encoding.from_state(encoding.to_json(), encoding.arrays)
+    np.testing.assert_array_equal(back.transform(values), expected)
+
+
 def test_cosines_are_of_scaled_numbers() -> None:
     values = rows()
     encoding = fitted({"scaling": "quantile", "embedding": "cosine"}, values)
