@@ -3,7 +3,6 @@
 import threading
 import warnings
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -88,14 +87,6 @@ def test_one_member_is_the_best_one() -> None:
     result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=1)
     losses = [loss_of(y, each) for each in candidates]
     assert np.flatnonzero(result.weights).tolist() == [int(np.argmin(losses))]
-
-
-def test_many_rounds_come_near_to_the_best_pair() -> None:
-    y, candidates = candidates_of(1, n=5)
-    result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=100)
-    pairs = combinations(range(len(candidates)), 2)
-    best = min(loss_of(y, candidates[list(pair)].mean(axis=0)) for pair in pairs)
-    assert result.loss <= best * 1.01
 
 
 def test_candidates_whose_loss_is_no_number_are_left_out() -> None:

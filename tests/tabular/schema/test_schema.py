@@ -312,12 +312,19 @@ def test_many_levels_and_columns() -> None:
     assert values.codes.tolist() == [[1], [1]]
 
 
-def test_it_is_plain_data() -> None:
-    schema = Schema.learn(pandas_frame().assign(constant=1), ["rooms"])
-    back = Schema.from_json(json.loads(json.dumps(schema.to_json())))
-    assert back == schema
-    assert_equal(back.read(pandas_frame()), schema.read(pandas_frame()))
-    assert repr(back) == "<Schema: 1 numeric, 3 categorical, 1 dropped>"
+@pytest.mark.parametrize("dated", [False, True])
+def test_it_is_plain_data(dated: bool) -> None:
+    more: dict[str, Any] = {"day": ["2024-01-02", None, "2024-03-01", None]} if dated else {}
+    frame = pandas_frame().assign(constant=1, **more)
+    schema = Schema.learn(frame, ["rooms"])
+    content = json.loads(json.dumps(schema.to_json()))
+    back = Schema.from_json(content)
+    assert (back, back.dates) == (schema, schema.dates)
+    assert_equal(back.read(frame), schema.read(frame))
+    dates = ", 1 of dates" if dated else ""
+    assert repr(back) == f"<Schema: 1 numeric, 3 categorical{dates}, 1 dropped>"
+    # Without dates it is as it was before there were any.
+    assert ("dates" in content) == dated
 
 
 @pytest.mark.parametrize(
