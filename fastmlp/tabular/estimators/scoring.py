@@ -143,10 +143,7 @@ class _ModelOfPlaces(BaseEstimator):
 
     def __init__(self, model: Any, values: Values) -> None:
         self.model, self.values = model, values
-        schema = model.schema_
-        of_name = {name: j for j, name in enumerate(schema.read_names)}
-        self._numbers = [of_name[name] for name in schema.number_names]
-        self._codes = [of_name[name] for name in schema.categorical_names]
+        self._numbers, self._codes = model.schema_.places
 
     def fit(self, X: Any, y: Any = None) -> "_ModelOfPlaces":
         """Learn nothing."""
