@@ -229,6 +229,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({}, r"^TabularMLPClassifier.distilled: missing 1 required argument: 'X'"),
     ({"X": X, "y": ["low"] * 119 + ["hight"]}, "y has labels that the fit has not: 'hight'"),
     ({"X": X, "y": LABELS[:5]}, "inconsistent numbers of samples"),
+    ({"X": X, "y": "sold"}, r"Classifier.distilled: y should be a 1d array, got .* shape \(\)"),
 ]
 
 

@@ -173,7 +173,14 @@ def test_batches() -> None:
 
 FAULTS: list[tuple[Any, Any, str]] = [
     ({"preset": "blanced"}, {}, "Did you mean 'balanced'"),
-    ({"scoring": "acuracy"}, {}, "is no score, did you mean 'accuracy'"),
+    (
+        {"scoring": "acuracy"},
+        {},
+        "Classifier.fit: scoring: 'acuracy' is no score, did you mean",
+    ),
+    ({"scoring": "f1", "max_iter": 1}, {}, "Classifier.fit: scoring='f1' of 3 classes failed: T"),
+    ({}, {"y": Y}, "TabularMLPClassifier.fit: Unknown label type: continuous"),
+    ({}, {"groups": np.ones((120, 2))}, "Classifier.fit: groups should be a 1d array, got an arr"),
     ({"validation_fraction": 1.0}, {}, "'validation_fraction' parameter"),
     ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
     ({}, {"y": None}, "requires y to be passed"),
