@@ -160,6 +160,8 @@ def test_columns_that_are_dropped() -> None:
             "empty text": pandas.Series([None] * n, dtype="string"),
             "null": [None] * n,
             "id": [f"id {i}" for i in range(n)],
+            "ids of numbers": [f"{i}.5" for i in range(n)],
+            "ids of most numbers": [*(f"{i}.5" for i in range(1, n)), "x"],
             "comma": [f"{i},5" for i in range(n)],
             "one or missing": [1.0, NAN] * 30,
             "a or missing": ["a", None] * 30,
@@ -169,14 +171,16 @@ def test_columns_that_are_dropped() -> None:
             "levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
         }
     )
-    schema = Schema.learn(frame)
+    schema, ids = Schema.learn(frame), "has 60 texts in 60 rows, free text or ids"
     assert schema.dropped == {
         "constant": "has one value only",
         "constant text": "has one value only",
         "empty": "is empty",
         "empty text": "is empty",
         "null": "is empty",
-        "id": "has 60 texts in 60 rows, free text or ids",
+        "id": ids,
+        "ids of numbers": f"{ids}; all are numbers: make floats of them",
+        "ids of most numbers": ids,
         "comma": "holds numbers with a decimal comma: write them with a point",
         "list": "holds list, neither numbers, dates nor texts",
         "mixed": "holds date and str, neither numbers, dates nor texts",
