@@ -179,9 +179,9 @@ def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
     recipe = Recipe(0, "drawn", (3,), "relu", 0.1, 0.0, 0.0, 0.0, seed)
     rest: dict[str, Any] = {"validation_score": -1.0, "residuals": np.arange(9.0), "n_trained": 1}
     member = Member(recipe, 0, net, 1.0, -1.0, 1)
-    pack = Pack(outputs, [encoding], [member], extra_weights=np.empty(0), **rest)
+    pack = Pack(outputs, (encoding,), (member,), extra_weights=np.empty(0), **rest)
     model: Any = TabularMLPRegressor() if classes is None else TabularMLPClassifier()
     model._take(schema, pack, [], classes)
-    model.leaderboard_ = reports.leaderboard(pack, [], [], [])
+    model.leaderboard_ = reports.leaderboard(pack)
     model.training_ = {"rows": len(frame)}
     return model, frame

@@ -12,7 +12,6 @@ import pyarrow
 import pytest
 from memory_use import peak_of
 
-import fastmlp.tabular
 from fastmlp import tabular
 from fastmlp.tabular import (
     CosineEncoder,
@@ -116,6 +115,20 @@ def test_columns_of_few_levels_and_without_pieces() -> None:
     np.testing.assert_array_equal(dense[:, -3:], expected[5])
 
 
+@pytest.mark.parametrize("levels", [[0, 1, 2, 3], [0, 0, 1, 1], [-1, -1, -1, 0], [-1] * 4])
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> None:
+    codes = np.array([levels] * n_columns, np.int32).T
+    values = Values(np.empty((4, 0)), codes)
+    encoding = Encoding().fit(values, np.arange(4.0), "regression", 0)
+    most = np.unique(levels, return_counts=True)[1].max()
+    expected = OneHotLevels(min_rows=int(most)).fit_transform(codes)
+    np.testing.assert_array_equal(encoding.transform(values), expected)
+    assert expected.shape[1] == encoding.n_inputs > 0
+    back = Encoding.from_state(encoding.to_json(), encoding.arrays)
+    np.testing.assert_array_equal(back.transform(values), expected)
+
+
 def test_cosines_are_of_scaled_numbers() -> None:
     values = rows()
     encoding = fitted({"scaling": "quantile", "embedding": "cosine"}, values)
@@ -165,6 +178,9 @@ def test_seeds() -> None:
         return encoding.fit_transform(values, y, "regression", np.random.default_rng(seed))
 
     np.testing.assert_array_equal(encoded(0), encoded(0))
+    # A seed may stand for a generator.
+    of_seed = Encoding("quantile", "cosine").fit_transform(values, y, "regression", 0)
+    np.testing.assert_array_equal(of_seed, encoded(0))
     assert (encoded(0) != encoded(1)).any()
     # What one encoder draws does not depend on the others.
     np.testing.assert_array_equal(encoded(0)[:, :27], encoded(0, target_levels=None)[:, :27])
@@ -286,6 +302,7 @@ def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
     with pytest.raises(ImportError, match=message):
         _ = tabular.Encoding
+    assert {*dir(tabular)} >= {"NoisyQuantile", "PiecewiseLinear", "TargetStatistics", "Schema"}
     with pytest.raises(AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"):
         _ = tabular.Nets  # type: ignore[attr-defined]
 
@@ -305,10 +322,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "texts as numbers": (
         lambda: RobustSmoothClip().fit(pandas.DataFrame({"a": ["x", "y"]})),
         "^RobustSmoothClip: X must hold numbers: .*'x'; texts go through Schema and OneHotLevels$",
-    ),
-    "infinite numbers": (
-        lambda: MissingMarks().fit(FRAME.replace(1.0, np.inf)),
-        "column 'a' is infinite in row 0; make NaN of it, a missing value$",
     ),
     "pieces before fit": (lambda: PiecewiseLinear().pieces(FRAME), "PiecewiseLinear .* not fitted"),
     "no targets of a tree": (
@@ -372,25 +385,3 @@ def test_what_is_wrong_is_said(case: str) -> None:
     call, words = CASES[case]
     with pytest.raises((TypeError, ValueError, AttributeError), match=words):
         call()
-
-
-def test_numbers_as_texts_are_told_as_such() -> None:
-    ids = [f"{i}.5" for i in range(60)]
-    schema = Schema.learn(pandas.DataFrame({"a": ids, "b": range(60)}))
-    assert schema.dropped["a"].endswith("free text or ids; all are numbers: make floats of them")
-    schema = Schema.learn(pandas.DataFrame({"a": [*ids[1:], "x"], "b": range(60)}))
-    assert schema.dropped["a"].endswith("free text or ids")
-
-
-def test_a_seed_may_stand_for_a_generator() -> None:
-    encoding = Encoding(scaling="quantile", embedding="cosine")
-    first = encoding.fit(VALUES, Y, "regression", 3).transform(VALUES)
-    again = encoding.fit(VALUES, Y, "regression", np.random.default_rng(3)).transform(VALUES)
-    assert (first == again).all()
-
-
-@pytest.mark.parametrize("encoder", [NoisyQuantile, PiecewiseLinear, TargetStatistics])
-def test_settings_are_those_of_scikit_learn(encoder: Any) -> None:
-    made = encoder(**encoder().get_params())
-    assert repr(made) == f"{encoder.__name__}()"
-    assert {*dir(fastmlp.tabular)} >= {encoder.__name__, "Schema"}

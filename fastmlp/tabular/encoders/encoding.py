@@ -258,8 +258,15 @@ class Encoding:
         if y.shape != (n := len(values.numbers),):
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
         self._parts = {}
-        for name, columns in self._columns(values).items():
-            part = EncodingPart(self._encoder(name, seeds.get(name), task), columns)
+        columns_of = self._columns(values)
+        # A net has an input at least: where there are levels alone, the most frequent is one.
+        min_rows = self.min_rows
+        if columns_of.keys() <= {"pairs", "levels"}:
+            most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
+            min_rows = min(min_rows, int(most))
+        for name, columns in columns_of.items():
+            encoder = self._encoder(name, seeds.get(name), task, min_rows)
+            part = EncodingPart(encoder, columns)
             X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
             if name == "cosines":
                 X = np.zeros((1, len(columns)))
@@ -285,7 +292,7 @@ class Encoding:
         }
         return {name: columns for name, columns in columns_of.items() if len(columns)}
 
-    def _encoder(self, name: str, seed: int | None, task: Task) -> Encoder:
+    def _encoder(self, name: str, seed: int | None, task: Task, min_rows: int) -> Encoder:
         if name == "scaled":
             kinds = {"robust": RobustSmoothClip, "rising": RisingSmoothClip}
             return kinds[self.scaling]() if self.scaling in kinds else NoisyQuantile(seed)
@@ -296,7 +303,7 @@ class Encoding:
         if name == "pieces":
             return PiecewiseLinear(self.n_bins, self.bins)
         if name in ("pairs", "levels"):
-            return OneHotLevels(self.max_levels, self.min_rows)
+            return OneHotLevels(self.max_levels, min_rows)
         return TargetStatistics(task=task, random_state=seed)
 
     @property
@@ -340,7 +347,7 @@ class Encoding:
             known = columns.ndim == 1 and columns.dtype.kind == "i" and columns.size
             if not known or columns.min() < 0:
                 raise ValueError(f"columns of {name} must be places")
-            encoder = encoding._encoder(name, None, "regression")
+            encoder = encoding._encoder(name, None, "regression", encoding.min_rows)
             learned = {key: arrays[f"{name}.{key}"] for key in encoder.ARRAYS}
             if not all(np.isfinite(array).all() for array in learned.values()):
                 raise ValueError(f"numbers of {name} must be finite")

@@ -239,8 +239,8 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
         raise FileError("validation_score and n_trained must be numbers")
     return Pack(
         outputs,
-        encodings,
-        members,
+        tuple(encodings),
+        tuple(members),
         extra_weights=extra_weights,
         validation_score=score,
         residuals=residuals,

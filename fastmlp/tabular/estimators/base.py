@@ -226,7 +226,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         beside = extras.named(members, name, signs, values)
         score = self._own_score()
         if self.scoring is not None:
-            score = score_of(self.scoring, task, classes)
+            score = score_of(self.scoring, task, classes, caller.who)
         return fitting.TableFit(
             data=data,
             task=task,

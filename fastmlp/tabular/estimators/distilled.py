@@ -14,7 +14,6 @@ from fastmlp.tabular.estimators.fitting import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, kept_of
 from fastmlp.tabular.pack import Pack, TableRows, conformal, distillation
 from fastmlp.tabular.pack.outputs import Scorer, scores_of
-from fastmlp.tabular.schema import Schema
 from fastmlp.validation import scalars
 
 
@@ -49,7 +48,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
         signs=columns_in_order(model.monotonic_cst, model.schema_, classes, name)
     )
     n_threads = n_threads_of(model.n_jobs)
-    pack, columns = model.pack_, _columns(model.schema_)
+    pack, columns = model.pack_, distillation.TableColumns(*model.schema_.places)
     member, held_out, n_drawn = distillation.distilled(
         pack, values, columns, model._predicted, settings, hidden, seed, n_threads
     )
@@ -72,7 +71,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
         row_sizes = kept.sizes
     alone.take_scores(scores / row_sizes, part.weight)
     result._take(model.schema_, alone, [], classes)
-    result.leaderboard_ = reports.leaderboard(alone, [], [], [])
+    result.leaderboard_ = reports.leaderboard(alone)
     rows = values.part(held_out)
     away = result._predicted(rows) - model._predicted(rows)
     result.training_ = {**model.training_, "rows": n - len(held_out)}
@@ -91,19 +90,11 @@ def _alone(pack: Pack, member: Any, score: float) -> Pack:
     """A pack of one net."""
     return Pack(
         pack.outputs,
-        [pack.encodings[member.encoding]],
-        [member._replace(encoding=0)],
+        (pack.encodings[member.encoding],),
+        (member._replace(encoding=0),),
         extra_weights=np.empty(0),
         validation_score=score,
         residuals=np.empty(0),
         n_trained=1,
         sizes=pack.sizes,
     )
-
-
-def _columns(schema: Schema) -> distillation.TableColumns:
-    """The place of the table's column of each number and code."""
-    place = {name: j for j, name in enumerate(schema.read_names)}
-    names = (schema.number_names, schema.categorical_names)
-    of_numbers, of_codes = (np.array([place[name] for name in own], np.intp) for own in names)
-    return distillation.TableColumns(of_numbers, of_codes)

@@ -53,11 +53,20 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         raise ValueError(
             f"{who}: {name} has {values.shape[1]} columns, and a model predicts one: {advice}"
         )
-    targets: Array = column_or_1d(values, warn=True)
+    targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
     _no_nan(missing(targets), who, name)
     _finite(targets, who, name)
     return targets
+
+
+def one_column(values: Array, who: str, name: str) -> Array:
+    """Return values of one column as a vector; raises ValueError, in scikit-learn's words."""
+    if values.ndim != 1 and values.shape[1:] != (1,):
+        shape = f"got an array of shape {values.shape} instead"
+        raise ValueError(f"{who}: {name} should be a 1d array, {shape}")
+    column: Array = column_or_1d(values, warn=name != "groups")
+    return column
 
 
 def check_length(values: Array, n_rows: int, who: str, name: str) -> None:
@@ -123,6 +132,8 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
         check_classification_targets(labels)
     except TypeError as error:
         raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
     if len(classes) < 2:
         message = f"y holds one class only, {classes.tolist()[0]!r}"
         raise ValueError(f"{who}: {message}; a classifier needs two or more")

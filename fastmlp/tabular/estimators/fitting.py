@@ -103,12 +103,8 @@ def selected(fit: TableFit) -> TableEnsemble:
         )
     pack.validated = np.empty(0)
     scorer = Scorer(fit.task, held_out.y, held_out.weight, fit.settings.score)
-    board = reports.leaderboard(
-        pack,
-        [extra.name for extra in beside],
-        [scorer.score_of(extra.predictions) for extra in beside],
-        [extra.seconds for extra in beside],
-    )
+    scored = [(each.name, scorer.score_of(each.predictions), each.seconds) for each in beside]
+    board = reports.leaderboard(pack, scored)
     members = [(extra.name, extra.estimator) for extra in beside]
     return TableEnsemble(pack, members, len(fit.data.training.y), board, scores, sizes)
 

@@ -16,14 +16,12 @@ COLUMNS = ("member", "weight", "validation_score", "best_epoch", "fit_seconds")
 Row = tuple[str, float, float, float, float]
 
 
-def leaderboard(
-    pack: Pack, names: Sequence[str], scores: Sequence[float], seconds: Sequence[float]
-) -> Any:
+def leaderboard(pack: Pack, beside: Sequence[tuple[str, float, float]] = ()) -> Any:
     """Return the members, the best first: a frame of pandas, or without it a list of dicts.
 
     Parameters
     ----------
-    names, scores, seconds : of the estimators beside the pack
+    beside : the name, the score and the seconds of each estimator beside the pack
     """
     by_recipe: dict[int, list[Any]] = {}
     for member in pack.members:
@@ -34,8 +32,8 @@ def leaderboard(
         epoch = float(np.mean([member.epoch for member in same]))
         of_nets = sum(member.seconds for member in same)
         rows.append((str(first.recipe), weight, first.score, epoch, of_nets))
-    beside = zip(names, pack.extra_weights.tolist(), scores, seconds, strict=True)
-    for name, weight, score, of_fits in beside:
+    weights = pack.extra_weights.tolist()
+    for weight, (name, score, of_fits) in zip(weights, beside, strict=True):
         rows.append((name, weight, score, float("nan"), of_fits))
     rows.sort(key=lambda row: -row[2])
     return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])

@@ -22,7 +22,7 @@ OWN = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"
 
 
-def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Score | None:
+def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: str) -> Score | None:
     """Return a score of (y, predictions, weight), higher is better; None: the pack's own.
 
     Parameters
@@ -33,7 +33,7 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Scor
     Raises
     ------
     ValueError
-        If there is no score of that name.
+        If there is no score of that name; by the score, if it does not suit the task.
     """
     if scoring is None or scoring == OWN.get(task, OWN_OF_CLASSES):
         return None
@@ -41,7 +41,7 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Scor
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            message = f"scoring: {scoring!r} is no score{suggestion(scoring, known)}"
+            message = f"{who}: scoring: {scoring!r} is no score{suggestion(scoring, known)}"
             raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")
@@ -50,7 +50,13 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Scor
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         more = {"sample_weight": weight} if weighs and weight is not None else {}
         labels = y if classes is None else classes[y]
-        return float(scorer(predictor, predictions, labels, **more))
+        try:
+            return float(scorer(predictor, predictions, labels, **more))
+        except (AttributeError, ValueError) as error:
+            if not isinstance(scoring, str):
+                raise
+            of = "numbers" if classes is None else f"{len(classes)} classes"
+            raise ValueError(f"{who}: scoring={scoring!r} of {of} failed: {error}") from error
 
     return score
 
@@ -143,10 +149,7 @@ class _ModelOfPlaces(BaseEstimator):
 
     def __init__(self, model: Any, values: Values) -> None:
         self.model, self.values = model, values
-        schema = model.schema_
-        of_name = {name: j for j, name in enumerate(schema.read_names)}
-        self._numbers = [of_name[name] for name in schema.number_names]
-        self._codes = [of_name[name] for name in schema.categorical_names]
+        self._numbers, self._codes = model.schema_.places
 
     def fit(self, X: Any, y: Any = None) -> "_ModelOfPlaces":
         """Learn nothing."""

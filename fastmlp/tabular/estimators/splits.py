@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
-from sklearn.utils.validation import column_or_1d
 
-from fastmlp.tabular.estimators.fit_arguments import check_length
+from fastmlp.tabular.estimators.fit_arguments import check_length, one_column
 from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.pack.rows import Fold, drawn, validated
 
@@ -82,7 +81,7 @@ def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
     """
     if groups is None:
         return None
-    labels = column_or_1d(np.asarray(groups))
+    labels = one_column(np.asarray(groups), who, "groups")
     check_length(labels, len(kept), who, "groups")
     missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +89,7 @@ class Caller(NamedTuple):
         return time.perf_counter() - (self.start or 0.0)
 
 
+@dataclass(eq=False, repr=False)
 class Pack:
     """A weighted mean of nets' predictions.
 
@@ -116,33 +117,15 @@ class Pack:
     outputs: NetOutputs
     encodings: tuple[Encoding, ...]
     members: tuple[Member, ...]
+    _: KW_ONLY
     extra_weights: Array
     validation_score: float
     residuals: Array
-    row_weights: Array
-    signed: bool
-    sizes: "Pack | None"
-    validated: Array
     n_trained: int
-
-    def __init__(
-        self,
-        outputs: NetOutputs,
-        encodings: Sequence[Encoding],
-        members: Sequence[Member],
-        *,
-        extra_weights: Array,
-        validation_score: float,
-        residuals: Array,
-        n_trained: int,
-        row_weights: Array = NONE,
-        signed: bool = True,
-        sizes: "Pack | None" = None,
-    ) -> None:
-        self.outputs, self.encodings, self.members = outputs, tuple(encodings), tuple(members)
-        self.extra_weights, self.validation_score = extra_weights, validation_score
-        self.residuals, self.n_trained, self.row_weights = residuals, n_trained, row_weights
-        self.signed, self.sizes, self.validated = signed, sizes, NONE
+    row_weights: Array = field(default_factory=lambda: NONE)
+    signed: bool = True
+    sizes: "Pack | None" = None
+    validated: Array = field(default_factory=lambda: NONE, init=False)
 
     @property
     def task(self) -> Task:
@@ -395,8 +378,8 @@ def _pack(
             members.append(Member(trained.recipe, place, trained.net, share, score, *own))
     pack = Pack(
         outputs,
-        [fits[k][name] for k, name in places],
-        members,
+        tuple(fits[k][name] for k, name in places),
+        tuple(members),
         extra_weights=weights[len(candidates) :],
         validation_score=-selection.loss,
         residuals=NONE,

@@ -95,8 +95,8 @@ def refitted_pack(
             members.append(same[0]._replace(net=net, encoding=place, weight=weight, epoch=n))
     return Pack(
         outputs,
-        encodings,
-        members,
+        tuple(encodings),
+        tuple(members),
         extra_weights=pack.extra_weights,
         validation_score=pack.validation_score,
         residuals=pack.residuals,

@@ -38,9 +38,11 @@ def greedy(
     *,
     n_rounds: int = 50,
     max_members: int | None = None,
-    replacement: bool = True,
 ) -> Selection:
     """Return an ensemble to which each round has added the candidate that helps most.
+
+    A candidate may be added again, which raises its weight, and every round adds one, better or
+    not; the ensemble is that of the best round, the first of equals.
 
     Parameters
     ----------
@@ -51,10 +53,6 @@ def greedy(
         How often a candidate is added.
     max_members : int, optional
         How many different candidates there may be.
-    replacement : bool
-        True: a candidate may be added again, which raises its weight, and every round adds one,
-        better or not; the ensemble is that of the best round, the first of equals. False: each
-        counts once, and the rounds end where none helps.
 
     Returns
     -------
@@ -76,9 +74,8 @@ def greedy(
     total = np.zeros_like(predictions[0], dtype=np.float64)
     best = Selection(counts.astype(np.float64), np.inf)
     for n in range(1, n_rounds + 1):
-        allowed = _allowed(counts, max_members, replacement=replacement)
-        if not len(allowed):
-            break
+        full = max_members is not None and np.count_nonzero(counts) >= max_members
+        allowed: Array = np.flatnonzero(counts > 0) if full else np.arange(len(counts))
         losses = np.array([loss((total + predictions[i]) / n) for i in allowed])
         if np.isnan(losses).all():
             break
@@ -87,8 +84,6 @@ def greedy(
             chosen = counts.copy()
             chosen[allowed[place]] += 1
             best = Selection(chosen / n, float(losses[place]))
-        elif not replacement:
-            break
         counts[allowed[place]] += 1
         total += predictions[allowed[place]]
     return best
@@ -164,11 +159,3 @@ def equal(
 
 def _weighted(loss: WeightedLoss, weight: Array) -> Loss:
     return lambda mean: loss(mean, weight)
-
-
-def _allowed(counts: NDArray[np.int64], most: int | None, *, replacement: bool) -> Array:
-    """Return the candidates that a round may add."""
-    full = most is not None and np.count_nonzero(counts) >= most
-    if not replacement:
-        return np.flatnonzero(counts == 0) if not full else np.flatnonzero(counts < 0)
-    return np.flatnonzero(counts > 0) if full else np.arange(len(counts))

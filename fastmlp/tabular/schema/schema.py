@@ -127,6 +127,16 @@ class Schema:
         parts = ([name] * len(of_date.names) for name, of_date in self.dates.items())
         return (*self.numeric_names, *(name for some in parts for name in some))
 
+    @property
+    def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The place in `read_names` of the column of each number, and of each code, of `Values`."""
+        place = {name: j for j, name in enumerate(self.read_names)}
+        numbers, codes = (
+            np.array([place[name] for name in names], np.intp)
+            for names in (self.number_names, self.categorical_names)
+        )
+        return numbers, codes
+
     @classmethod
     def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
         """Return the schema of a table's columns.

@@ -1,6 +1,5 @@
 """After the selection: nets trained on all rows, learning curves, and one net for all."""
 
-import pickle
 import time
 from typing import Any
 
@@ -37,10 +36,12 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "LEAST", 600)
 
 
-@pytest.mark.parametrize("classes", [True, False])
-@pytest.mark.parametrize("divided", ["folds", "held out", "given"])
+@pytest.mark.parametrize(
+    ("classes", "divided"),
+    [(True, "folds"), (False, "folds"), (True, "held out"), (False, "given")],
+)
 def test_all_rows_are_trained_on_after_the_selection(
-    classes: bool, divided: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    classes: bool, divided: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
     y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
@@ -60,10 +61,7 @@ def test_all_rows_are_trained_on_after_the_selection(
     assert not np.array_equal(getattr(model, method)(X), getattr(plain, method)(X))
     assert model.score(X, y) > 0.4
     again = clone(model).set_params(n_jobs=1).fit(**more)
-    loaded = reloaded(model, tmp_path / "m.safetensors")
-    for other in (again, loaded, pickle.loads(pickle.dumps(model))):
-        assert np.array_equal(getattr(other, method)(X), getattr(model, method)(X))
-    assert loaded.refit is True
+    assert np.array_equal(getattr(again, method)(X), getattr(model, method)(X))
 
 
 def test_other_members_see_all_rows_too() -> None:
@@ -148,8 +146,8 @@ def test_learning_curves(tmp_path: Any) -> None:
     assert len(names) == 1 or any(name.endswith(", 2") for name in names)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     frame, y, task = table_of(seed, 150)
     kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
     model = kind(n_members=3, max_iter=20, cv=2, random_state=seed).fit(frame, y)
@@ -166,34 +164,26 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int, tmp_path: Any) -> N
     assert report["ensemble_loss"] == pytest.approx(-_score(model, frame, y), rel=1e-6)
     assert f"loss {report['loss']:.4g}" in small.summary()
     again = model.set_params(n_jobs=1).distilled(frame)
-    loaded = reloaded(small, tmp_path / "m.safetensors")
-    for other in (again, loaded, pickle.loads(pickle.dumps(small))):
-        assert np.array_equal(getattr(other, method)(frame), getattr(small, method)(frame))
-    assert loaded.summary() == small.summary()
-    out = np.empty((150, 1 if task == "regression" else len(model.classes_)))
-    jit.predict(jit.compiled(small), small.codes(frame), out)
-    expected = getattr(small, method)(frame)
-    assert np.array_equal(out, expected.reshape(out.shape))
-    assert "predict" in to_c(small)
+    assert np.array_equal(getattr(again, method)(frame), getattr(small, method)(frame))
 
 
-@pytest.mark.parametrize("refit", [False, True])
-def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen(refit: bool) -> None:
+def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
     """Rows of a group are alike: with others of it in training errors are much smaller."""
     g = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 6)
     rows = g.normal(size=(30, 3))[groups] + 0.01 * g.normal(size=(180, 3))
     y = g.normal(size=30)[groups] + 0.1 * g.normal(size=180)
-    many: dict[str, Any] = {**FEW, "max_iter": 30, "cv": 3, "refit": refit}
+    many: dict[str, Any] = {**FEW, "max_iter": 30, "cv": 3}
     model = TabularMLPRegressor(**many).fit(rows, y, groups=groups)
     small = model.distilled(rows)
-    widths = [np.diff(one.predict_interval(rows, 0.8)).mean() for one in (model, small)]
-    assert widths[1] > 0.9 * widths[0]
-    again = small.distilled(rows)
-    assert np.diff(again.predict_interval(rows, 0.8)).mean() > 0.9 * widths[0]
-    chosen = TabularMLPClassifier(**many).fit(rows, y > 0, groups=groups)
-    sets = [one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows))]
-    assert sets[1] > 0.9 * sets[0]
+    width, *others = (
+        np.diff(one.predict_interval(rows, 0.8)).mean()
+        for one in (model, small, small.distilled(rows))
+    )
+    assert min(others) > 0.9 * width
+    chosen = TabularMLPClassifier(**many, refit=True).fit(rows, y > 0, groups=groups)
+    size, other = (one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows)))
+    assert other > 0.9 * size
 
 
 @pytest.mark.parametrize("loss", ["quantile", "gamma"])
@@ -239,6 +229,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({}, r"^TabularMLPClassifier.distilled: missing 1 required argument: 'X'"),
     ({"X": X, "y": ["low"] * 119 + ["hight"]}, "y has labels that the fit has not: 'hight'"),
     ({"X": X, "y": LABELS[:5]}, "inconsistent numbers of samples"),
+    ({"X": X, "y": "sold"}, r"Classifier.distilled: y should be a 1d array, got .* shape \(\)"),
 ]
 
 
@@ -255,6 +246,10 @@ def test_a_model_from_a_file_needs_targets(tmp_path: Any) -> None:
     small = loaded.distilled(X, Y)
     assert len(small.pack_.residuals) == 24
     assert small.feature_importances_.shape == (4,)
+    out = np.empty((len(X), 1))
+    jit.predict(jit.compiled(small), small.codes(X), out)
+    assert np.array_equal(out[:, 0], small.predict(X))
+    assert "predict" in to_c(small)
     with pytest.raises(TypeError, match="'warm_start': a fit begins anew"):
         TabularMLPRegressor(warm_start=True)  # type: ignore[call-arg]
 

@@ -97,7 +97,7 @@ def combinations() -> list[Any]:
         "saved": [False, True],
     }
     every = list(itertools.product(*values.values()))
-    cases = [(kind, *case) for kind in KINDS for case in draw.sample(every, 3)]
+    cases = [(kind, *case) for kind in KINDS for case in draw.sample(every, 2)]
     return [pytest.param(*case, id="-".join(map(str, case)).replace(" ", "")) for case in cases]
 
 

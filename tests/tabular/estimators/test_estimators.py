@@ -1,6 +1,7 @@
 """TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
+from model_files import reloaded
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV
@@ -17,7 +19,6 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 from small_tables import FEW, classifier, drawn, labels, regressor
 
-import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 
@@ -128,9 +129,14 @@ def test_leaderboard_summary_and_html() -> None:
     assert (model.n_iter_ >= 1).all()
 
 
-def test_importances() -> None:
+def test_importances(tmp_path: Path) -> None:
+    for model in (regressor(), classifier()):
+        result = model.feature_importances_
+        assert result.shape == (4,)
+        assert (pickle.loads(pickle.dumps(model)).feature_importances_ == result).all()
+        with pytest.raises(AttributeError, match="which a file does not hold: use sklearn"):
+            reloaded(model, tmp_path / "m.safetensors").feature_importances_  # noqa: B018
     result = regressor().feature_importances_
-    assert result.shape == (4,)
     assert result.argmax() in (0, 1)
     assert result[2] < result.max() / 3
     dropped = X.assign(constant=1.0)
@@ -138,22 +144,6 @@ def test_importances() -> None:
         model = TabularMLPRegressor(**FEW, cv=2).fit(dropped, Y)
     assert model.feature_importances_[4] == 0
     assert (model.feature_importances_ == model.feature_importances_).all()
-
-
-def test_pickles_and_files(tmp_path: Any) -> None:
-    for model in (classifier(), regressor()):
-        method = getattr(model, "predict_proba", model.predict)
-        copied: Any = pickle.loads(pickle.dumps(model))
-        fastmlp.save(model, tmp_path / "model.safetensors")
-        loaded = fastmlp.load(tmp_path / "model.safetensors")
-        for other in (copied, loaded):
-            assert (getattr(other, method.__name__)(X) == method(X)).all()
-            assert repr(other) == repr(model)
-            assert other.summary() == model.summary()
-            assert other.leaderboard_.equals(model.leaderboard_)
-        assert (copied.feature_importances_ == model.feature_importances_).all()
-        with pytest.raises(AttributeError, match="which a file does not hold: use sklearn"):
-            loaded.feature_importances_  # noqa: B018
 
 
 def test_pipelines_searches_and_calibration() -> None:
@@ -183,7 +173,14 @@ def test_batches() -> None:
 
 FAULTS: list[tuple[Any, Any, str]] = [
     ({"preset": "blanced"}, {}, "Did you mean 'balanced'"),
-    ({"scoring": "acuracy"}, {}, "is no score, did you mean 'accuracy'"),
+    (
+        {"scoring": "acuracy"},
+        {},
+        "Classifier.fit: scoring: 'acuracy' is no score, did you mean",
+    ),
+    ({"scoring": "f1", "max_iter": 1}, {}, "Classifier.fit: scoring='f1' of 3 classes failed: T"),
+    ({}, {"y": Y}, "TabularMLPClassifier.fit: Unknown label type: continuous"),
+    ({}, {"groups": np.ones((120, 2))}, "Classifier.fit: groups should be a 1d array, got an arr"),
     ({"validation_fraction": 1.0}, {}, "'validation_fraction' parameter"),
     ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
     ({}, {"y": None}, "requires y to be passed"),

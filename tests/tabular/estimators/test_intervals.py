@@ -40,7 +40,7 @@ def pack_of(scores: Array, weight: Array | None, low: float = -9.0, high: float 
     """A pack of numbers without nets, that has scores of validation rows."""
     outputs = outputs_of("regression", np.array([low, high]), None, 0)
     rest: dict[str, Any] = {"extra_weights": np.empty(0), "validation_score": 0.0, "n_trained": 0}
-    pack = Pack(outputs, [], [], residuals=np.empty(0), **rest)
+    pack = Pack(outputs, (), (), residuals=np.empty(0), **rest)
     pack.take_scores(scores, weight)
     return pack
 

@@ -96,6 +96,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"loss": "tweedie", "power": 2}, {"y": np.zeros(120)}, "above 0 for loss='tweedie'"),
     ({"loss": "poisson"}, {"X_val": X[:2], "y_val": [1, -1]}, "y_val must be 0 or more"),
     ({"loss": "mae"}, {}, "Did you mean 'absolute_error'"),
+    ({"scoring": "roc_auc"}, {}, "Regressor.fit: scoring='roc_auc' of numbers failed: "),
     ({"loss": "regression_l1"}, {}, "Did you mean 'absolute_error'"),
     ({"loss": "quantile", "quantile": 1.0}, {}, "The 'quantile' parameter"),
     ({"loss": "tweedie", "power": 3}, {}, "The 'power' parameter"),

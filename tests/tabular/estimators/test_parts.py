@@ -89,7 +89,7 @@ def test_weights_have_a_mean_of_one_where_there_is_weight() -> None:
 def test_quick_scores_of_numbers(name: str, weighted: bool, rng: np.random.Generator) -> None:
     y, predictions = rng.normal(size=(2, 50))
     weight = rng.random(50) if weighted else None
-    result = score_of(name, "regression", None)
+    result = score_of(name, "regression", None, "fit")
     assert result is not None
     plain: Any = get_scorer(name)
     more = {} if weight is None else {"sample_weight": weight}
@@ -102,7 +102,7 @@ def test_scores_of_classes_are_those_of_scikit_learn(name: str, rng: np.random.G
     classes = np.array(["a", "b", "c"])
     y = rng.integers(0, 3, 60)
     p = rng.dirichlet(np.ones(3), 60)
-    result = score_of(name, "multiclass", classes)
+    result = score_of(name, "multiclass", classes, "fit")
     assert result is not None
 
     class Known(DummyClassifier):
@@ -123,10 +123,10 @@ def test_a_function_is_a_score() -> None:
     def most(estimator: Any, X: Any, y: Any) -> float:
         return float((estimator.predict(X) == y).sum())
 
-    result = score_of(most, "binary", np.array(["no", "yes"]))
+    result = score_of(most, "binary", np.array(["no", "yes"]), "fit")
     assert result is not None
     assert result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
-    assert score_of("neg_log_loss", "binary", np.array([0, 1])) is None
+    assert score_of("neg_log_loss", "binary", np.array([0, 1]), "fit") is None
 
 
 def test_further_members_see_a_matrix_and_may_lack_classes() -> None:

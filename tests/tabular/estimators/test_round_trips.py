@@ -48,6 +48,7 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
             assert np.array_equal(result, expected)
     assert (other.schema_, other.training_) == (one.schema_, one.training_)
     assert other.validation_score_ == one.validation_score_
+    assert other.summary() == one.summary()
     pd.testing.assert_frame_equal(other.leaderboard_, one.leaderboard_)
 
 
@@ -65,8 +66,12 @@ def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*columns left out", UserWarning)
             model = kind(max_iter=1, random_state=seed, **options).fit(frame, y)
-        assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
-        assert_same(model, pickle.loads(pickle.dumps(model)), frame)
+        for same in (
+            reloaded(model, tmp_path / "m.safetensors"),
+            pickle.loads(pickle.dumps(model)),
+        ):
+            assert repr(same) == repr(model)
+            assert_same(model, same, frame)
 
 
 def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import threading
 import warnings
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_with_replacement_it_is_caruanas_selection(seed: int) -> None:
+def test_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
     result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=25)
     chosen = caruana(y, candidates, 25)
@@ -60,25 +59,10 @@ def test_with_replacement_it_is_caruanas_selection(seed: int) -> None:
     assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_without_replacement_each_counts_once_and_every_round_helps(seed: int) -> None:
-    y, candidates = candidates_of(seed)
-    result = greedy(candidates, lambda mean: loss_of(y, mean), replacement=False)
-    chosen = np.flatnonzero(result.weights)
-    np.testing.assert_array_equal(result.weights[chosen], 1 / len(chosen))
-    others = [i for i in range(len(candidates)) if i not in chosen]
-    for other in others:
-        assert loss_of(y, candidates[[*chosen, other]].mean(axis=0)) >= result.loss
-    assert result.loss <= min(loss_of(y, each) for each in candidates)
-
-
-@pytest.mark.parametrize("replacement", [True, False])
-def test_there_are_at_most_so_many_different_members(replacement: bool) -> None:
+def test_there_are_at_most_so_many_different_members() -> None:
     y, candidates = candidates_of(3, n=12)
     for most in (1, 2, 3):
-        result = greedy(
-            candidates, lambda mean: loss_of(y, mean), max_members=most, replacement=replacement
-        )
+        result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=most)
         assert 1 <= np.count_nonzero(result.weights) <= most
         assert result.weights.sum() == pytest.approx(1)
 
@@ -88,14 +72,6 @@ def test_one_member_is_the_best_one() -> None:
     result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=1)
     losses = [loss_of(y, each) for each in candidates]
     assert np.flatnonzero(result.weights).tolist() == [int(np.argmin(losses))]
-
-
-def test_many_rounds_come_near_to_the_best_pair() -> None:
-    y, candidates = candidates_of(1, n=5)
-    result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=100)
-    pairs = combinations(range(len(candidates)), 2)
-    best = min(loss_of(y, candidates[list(pair)].mean(axis=0)) for pair in pairs)
-    assert result.loss <= best * 1.01
 
 
 def test_candidates_whose_loss_is_no_number_are_left_out() -> None:

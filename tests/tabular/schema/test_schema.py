@@ -160,6 +160,8 @@ def test_columns_that_are_dropped() -> None:
             "empty text": pandas.Series([None] * n, dtype="string"),
             "null": [None] * n,
             "id": [f"id {i}" for i in range(n)],
+            "ids of numbers": [f"{i}.5" for i in range(n)],
+            "ids of most numbers": [*(f"{i}.5" for i in range(1, n)), "x"],
             "comma": [f"{i},5" for i in range(n)],
             "one or missing": [1.0, NAN] * 30,
             "a or missing": ["a", None] * 30,
@@ -169,14 +171,16 @@ def test_columns_that_are_dropped() -> None:
             "levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
         }
     )
-    schema = Schema.learn(frame)
+    schema, ids = Schema.learn(frame), "has 60 texts in 60 rows, free text or ids"
     assert schema.dropped == {
         "constant": "has one value only",
         "constant text": "has one value only",
         "empty": "is empty",
         "empty text": "is empty",
         "null": "is empty",
-        "id": "has 60 texts in 60 rows, free text or ids",
+        "id": ids,
+        "ids of numbers": f"{ids}; all are numbers: make floats of them",
+        "ids of most numbers": ids,
         "comma": "holds numbers with a decimal comma: write them with a point",
         "list": "holds list, neither numbers, dates nor texts",
         "mixed": "holds date and str, neither numbers, dates nor texts",
@@ -312,12 +316,19 @@ def test_many_levels_and_columns() -> None:
     assert values.codes.tolist() == [[1], [1]]
 
 
-def test_it_is_plain_data() -> None:
-    schema = Schema.learn(pandas_frame().assign(constant=1), ["rooms"])
-    back = Schema.from_json(json.loads(json.dumps(schema.to_json())))
-    assert back == schema
-    assert_equal(back.read(pandas_frame()), schema.read(pandas_frame()))
-    assert repr(back) == "<Schema: 1 numeric, 3 categorical, 1 dropped>"
+@pytest.mark.parametrize("dated", [False, True])
+def test_it_is_plain_data(dated: bool) -> None:
+    more: dict[str, Any] = {"day": ["2024-01-02", None, "2024-03-01", None]} if dated else {}
+    frame = pandas_frame().assign(constant=1, **more)
+    schema = Schema.learn(frame, ["rooms"])
+    content = json.loads(json.dumps(schema.to_json()))
+    back = Schema.from_json(content)
+    assert (back, back.dates) == (schema, schema.dates)
+    assert_equal(back.read(frame), schema.read(frame))
+    dates = ", 1 of dates" if dated else ""
+    assert repr(back) == f"<Schema: 1 numeric, 3 categorical{dates}, 1 dropped>"
+    # Without dates it is as it was before there were any.
+    assert ("dates" in content) == dated
 
 
 @pytest.mark.parametrize(
