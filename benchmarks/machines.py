@@ -263,13 +263,12 @@ def table(results: Record, threads: int = 1) -> Iterator[str]:
     )
     rows, ways = [], set()
     for workload, contestants in findings(results).items():
-        if TORCH in contestants:
+        if {TORCH, OURS} <= contestants.keys():
             theirs = contestants[TORCH]
             ways.add(f"{theirs.way} ({workload})")
-            if OURS in contestants:
-                shared = contestants[SHARED].cell if SHARED in contestants else "-"
-                cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
-                rows.append((*cells, f"{AIMS[workload]:g}x", shared))
+            shared = contestants[SHARED].cell if SHARED in contestants else "-"
+            cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
+            rows.append((*cells, f"{AIMS[workload]:g}x", shared))
     titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP", ">aim")
     yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
     if ways:

@@ -6,7 +6,7 @@ of the library's own matrix product.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -49,6 +49,11 @@ PEERS = {
     "river": Peer("river", "one_step", ("river",), (), "steps"),
     "lightgbm": Peer("LightGBM", "one_step", ("lightgbm", "pandas"), (), "steps"),
 }
+
+
+def titles(names: Iterable[str]) -> list[str]:
+    """Titles of columns of numbers."""
+    return [f">{PEERS[name].title}" for name in names]
 
 
 def missing(name: str) -> str | None:
