@@ -104,12 +104,12 @@ def missing_card() -> str | None:
     return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
 
 
-def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: str) -> Any:
+def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: Any) -> Any:
     """A backend's trainer of a net, with the load's rows."""
     engine, state = core_of(net)
-    data = engine.data(*(part.astype(dtype) for part in load.data()), None, "benchmarks.gpu")
-    of_net = (net.parameters, engine.slots(state), net.optimizer)
-    return engine.trainer(*of_net, data, load.batch, **design)
+    x, y = (part.astype(dtype) for part in load.data())
+    data, slots = engine.data(x, y, None, "benchmarks.gpu"), engine.slots(state)
+    return engine.trainer(net.parameters, slots, net.optimizer, data, load.batch, **design)
 
 
 def trained(load: Load, device: str, dtype: str, n_steps: int, **design: str) -> Any:
