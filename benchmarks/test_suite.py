@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import compare, estimators, grid, many, peak, picture, race, scores, training
+from benchmarks import (
+    compare,
+    estimators,
+    grid,
+    many,
+    peak,
+    picture,
+    race,
+    scores,
+    second,
+    training,
+)
 from benchmarks.conftest import Ours, record, short_race
 from benchmarks.output import BEGIN, END, ROOT
 from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
@@ -267,6 +278,19 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
     assert not list(many.table(compare.empty(), 2))
+
+
+def test_second_order_fits_are_told(results: dict[str, Any]) -> None:
+    key = {"target": "like MGH17, 1-4-1", "seed": 10, "seconds": 0.02}
+    fits: list[dict[str, Any]] = [{**key, "peer": "torch", "error": "it ended"}]
+    for peer in ("lm", "adam"):
+        reply = Ours().ask("make", part="second", what="fit", quick=True, peer=peer, **key)
+        fits.append({**key, "peer": peer, **reply["result"]})
+    results["second"] = {"fits": fits, "kernels": [{"error": "no SciPy"}]}
+    assert "like MGH17, 1-4-1: PyTorch: it ended" in "\n".join(compare.all_lines(results))
+    text = compare.pages(results, None)[second.PAGE]
+    assert f"| like MGH17, 1-4-1 | {fits[1]['test']:.1e} | nan | {fits[2]['test']:.1e} |" in text
+    assert "LAPACK" not in text
 
 
 WAYS = [
