@@ -98,7 +98,8 @@ class Run(Protocol):
         """All weights, then all biases, in one vector."""
 
     def rows(self, x: Array) -> Any:
-        """These rows in the library's own form."""
+        """These rows in the library's own form, an array if it has no other."""
+        return x
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         """Ways to predict, by name: from rows to the last layer's values, before any link."""
