@@ -65,6 +65,17 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
+def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
+    """The page after a program's run; its results, which are kept, write the same again."""
+    file = page.with_name("results.json")
+    main([*words, "--json", str(file), "--pages"], page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    main(["--from-json", "--json", str(file), "--pages"], page)
+    assert page.read_text() == text
+    return text
+
+
 @pytest.fixture
 def run(workload: Workload, peer: str) -> Any:
     """The contestant's first variant, ready to train."""
