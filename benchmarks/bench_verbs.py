@@ -4,7 +4,6 @@ The verbs are forward, gradient, step, epoch, fit, predict, and new processes, w
 beside Numba's own import, and fit with and without a cache.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import cold_start
-from benchmarks.conftest import QUICK
-from benchmarks.peers import Unsupported, load
+from benchmarks.conftest import QUICK, supported
+from benchmarks.peers import load
 from benchmarks.workloads import BY_NAME, Workload
-
-
-def supported(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call; the test is skipped where the library has no such option."""
-    try:
-        return call(*arguments)
-    except Unsupported as reason:
-        pytest.skip(str(reason))
 
 
 def test_forward(benchmark: Any, workload: Workload, peer: str) -> None:

@@ -1,6 +1,7 @@
 """Contestants for the suite; FASTMLP_BENCH_QUICK=1 leaves out large nets and most rows."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,13 @@ def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
     variants = module.VARIANTS[workload.form]
     if variant >= len(variants):
         pytest.skip("no such variant")
+    return supported(module.make, workload, variants[variant])
+
+
+def supported(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call; the test is skipped where the library has no such option."""
     try:
-        return module.make(workload, variants[variant])
+        return call(*arguments)
     except Unsupported as reason:
         pytest.skip(str(reason))
 
@@ -57,6 +63,17 @@ def page(tmp_path: Path) -> Path:
     marks = [f"<!-- {name}:{end} -->\n" for name in SECTIONS for end in ("begin", "end")]
     path.write_text("before\n" + "".join(marks) + "after\n")
     return path
+
+
+def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
+    """The page after a program's run; its results, which are kept, write the same again."""
+    file = page.with_name("results.json")
+    main([*words, "--json", str(file), "--pages"], page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    main(["--from-json", "--json", str(file), "--pages"], page)
+    assert page.read_text() == text
+    return text
 
 
 @pytest.fixture

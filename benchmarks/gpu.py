@@ -104,18 +104,19 @@ def missing_card() -> str | None:
     return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
 
 
-def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: str) -> Any:
-    """A backend's trainer of a net, with the load's rows."""
+def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: Any) -> tuple[Any, Any]:
+    """A backend's trainer of a net, and its data, the load's rows."""
     engine, state = core_of(net)
-    data = engine.data(*(part.astype(dtype) for part in load.data()), None, "benchmarks.gpu")
-    of_net = (net.parameters, engine.slots(state), net.optimizer)
-    return engine.trainer(*of_net, data, load.batch, **design)
+    x, y = (part.astype(dtype) for part in load.data())
+    data, slots = engine.data(x, y, None, "benchmarks.gpu"), engine.slots(state)
+    of_net = (net.parameters, slots, net.optimizer)
+    return engine.trainer(*of_net, data, load.batch, **design), data
 
 
 def trained(load: Load, device: str, dtype: str, n_steps: int, **design: str) -> Any:
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
-    trainer, n_epochs = trainer_of(load, net, dtype, **design), -(-n_steps // 32)
+    (trainer, _), n_epochs = trainer_of(load, net, dtype, **design), -(-n_steps // 32)
     order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
     coefficients = net.optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
     losses = np.zeros(n_epochs)
@@ -239,7 +240,7 @@ def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: f
 def alone(load: Load, kind: str) -> Callable[[int], None]:
     """A function that trains a net for n epochs, the data on the device."""
     net, rng = load.net(), np.random.default_rng(0)
-    trainer = trainer_of(load, net, kind=kind)
+    trainer, data = trainer_of(load, net, kind=kind)
 
     def run(n_epochs: int) -> None:
         n_rows, n_steps = load.n_rows, n_epochs * trainer.units_per_epoch

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,25 +169,21 @@ def _start(
 ) -> list[subprocess.Popen[str]]:
     """Start the processes of a contestant: those of MPI by one, which starts the ranks."""
     way = CONTESTANTS[name]
-    settings = {**way.settings, **settings}
-    program = ["-m", "benchmarks.machines", way.module, *arguments]
-    if way.title == "fastmlp":
-        mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
-        return [_process([*mpi, sys.executable, "-m", "mpi4py", *program], settings)]
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": str(RANKS)} for rank in range(RANKS)]
-    return [_process([sys.executable, *program], {**settings, **rank}) for rank in ranks]
-
-
-def _process(command: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
+    start = partial(
+        subprocess.Popen,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
-        env={**environment(1), **settings},
         text=True,
         start_new_session=True,
     )
+    environ = {**environment(1), **way.settings, **settings}
+    program = ["-m", "benchmarks.machines", way.module, *arguments]
+    if way.title == "fastmlp":
+        mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
+        return [start([*mpi, sys.executable, "-m", "mpi4py", *program], env=environ)]
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": str(RANKS)} for rank in range(RANKS)]
+    return [start([sys.executable, *program], env={**environ, **rank}) for rank in ranks]
 
 
 def measure(race: Race, earlier: list[Record]) -> list[Record]:
@@ -263,13 +260,12 @@ def table(results: Record, threads: int = 1) -> Iterator[str]:
     )
     rows, ways = [], set()
     for workload, contestants in findings(results).items():
-        if TORCH in contestants:
+        if {TORCH, OURS} <= contestants.keys():
             theirs = contestants[TORCH]
             ways.add(f"{theirs.way} ({workload})")
-            if OURS in contestants:
-                shared = contestants[SHARED].cell if SHARED in contestants else "-"
-                cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
-                rows.append((*cells, f"{AIMS[workload]:g}x", shared))
+            shared = contestants[SHARED].cell if SHARED in contestants else "-"
+            cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
+            rows.append((*cells, f"{AIMS[workload]:g}x", shared))
     titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP", ">aim")
     yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
     if ways:

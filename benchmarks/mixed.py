@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.output import DOCS, Table
-from benchmarks.peers import PEERS, load
+from benchmarks.peers import PEERS, load, titles
 from benchmarks.race import Part, Race, Say
 from benchmarks.scores import Quartiles, Record, over, peak_of, ways
 from benchmarks.workloads import BY_NAME, MIXED, Workload, sized
@@ -90,31 +90,24 @@ class MixedNet(NamedTuple):
     def name(self) -> str:
         return plain(self.workload).name
 
-    def ms(self, contestant: str, precision: str) -> float:
-        """The median of milliseconds a step."""
-        return 1e3 * float(np.median(self.records[contestant, precision]["step_seconds"]))
+    def seconds(self, *key: str) -> list[float]:
+        """The seconds of a step, by turn."""
+        times: list[float] = self.records[key[0], key[1]]["step_seconds"]
+        return times
 
-    def ratio(self, contestant: str, precision: str) -> Quartiles:
+    def ratio(self, *key: str) -> Quartiles:
         """A contestant's time over that of fastmlp in bfloat16, by turn."""
-        keys = (contestant, precision), ("fastmlp", "bfloat16")
-        theirs, ours = (self.records[key]["step_seconds"] for key in keys)
-        return over(theirs, ours)
+        return over(self.seconds(*key), self.seconds("fastmlp", "bfloat16"))
 
-    def cell(self, contestant: str, precision: str) -> str:
+    def cell(self, *key: str) -> str:
         """The ratio as a cell, and that of the least times, which others disturb least."""
-        keys = (contestant, precision), ("fastmlp", "bfloat16")
-        theirs, ours = (min(self.records[key]["step_seconds"]) for key in keys)
-        return f"{self.ratio(contestant, precision).cell}; {theirs / ours:.2f}x"
+        least = min(self.seconds(*key)) / min(self.seconds("fastmlp", "bfloat16"))
+        return f"{self.ratio(*key).cell}; {least:.2f}x"
 
     def fastest_peer(self) -> tuple[str, str] | None:
         """The peer and its precision with the least time in turns of the same round."""
         peers = [key for key in self.records if key[0] != "fastmlp"]
         return min(peers, key=lambda key: self.ratio(*key).median, default=None)
-
-    def share(self, results: Record, precision: str) -> float:
-        """fastmlp's share of the peak of products in this precision."""
-        rate = self.workload.flops / self.ms("fastmlp", precision) / 1e6
-        return rate / peak_of(results, precision, self.threads)
 
 
 def groups(results: Record) -> Iterator[MixedNet]:
@@ -148,15 +141,15 @@ def table(results: Record, threads: int) -> Iterator[str]:
         "processes disturb least; below 1 the peer is ahead."
     )
     keys = [(n, p) for n in COLUMNS for p in PRECISIONS]
-    titles = ["net@batch", *(f">{PEERS[n].title}, {p}" for n, p in keys)]
+    heads = ["net@batch", *(f">{PEERS[n].title}, {p}" for n, p in keys)]
     rows = [
         [g.name, *(f"{g.ratio(*k).median:.2f}x" if k in g.records else "-" for k in keys)]
         for g in shown
     ]
-    yield from Table(titles, rows).under("Each peer's time over that of fastmlp in bfloat16.")
+    yield from Table(heads, rows).under("Each peer's time over that of fastmlp in bfloat16.")
     names = ("fastmlp", *COLUMNS)
-    titles = ["net@batch", *(f">{PEERS[name].title}" for name in names)]
-    yield from Table(titles, [[g.name, *(_losses(g, n) for n in names)] for g in shown]).under(
+    rows = [[g.name, *(_losses(g, n) for n in names)] for g in shown]
+    yield from Table(["net@batch", *titles(names)], rows).under(
         "The loss of all rows after one epoch from the same start, in float32, and in bfloat16; "
         "each library shuffles by its own generator."
     )
@@ -171,8 +164,10 @@ def table(results: Record, threads: int) -> Iterator[str]:
 
 def _cells(results: Record, group: MixedNet, *, widest: bool) -> list[str]:
     aim, best = AIMS[group.name], group.fastest_peer()
-    share = f"{group.share(results, 'bfloat16'):.0%}"
-    cells = [group.name, *(f"{group.ms('fastmlp', p):.3g}" for p in reversed(PRECISIONS))]
+    half, whole = (1e3 * float(np.median(group.seconds("fastmlp", p))) for p in PRECISIONS)
+    rate = group.workload.flops / half / 1e6
+    share = f"{rate / peak_of(results, 'bfloat16', group.threads):.0%}"
+    cells = [group.name, f"{whole:.3g}", f"{half:.3g}"]
     cells += [f"{share}, aim {PEAK_AIM:.0%}" if widest else share]
     cells += [group.cell("fastmlp", "float32"), f"{aim.own:g}x"]
     cells += [f"{group.cell(*best)}, {PEERS[best[0]].title}, {best[1]}" if best else "-"]

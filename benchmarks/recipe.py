@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.output import DOCS, Table
-from benchmarks.peers import PEERS
+from benchmarks.peers import titles
 from benchmarks.race import Part, Race
 from benchmarks.scores import Record, digits, quartiles
 from benchmarks.training import Heat, heat_lines, heats
@@ -111,8 +111,8 @@ def table(results: Record, threads: int) -> Iterator[str]:
             name = heat.workload._replace(recipe=None).name
             cells = digits(heat.ours.us.median), heat.fastest(), *map(heat.ratio, COLUMNS)
             rows.append((name, *cells, f"{AIMS[name]:g}x"))
-    peers = [f">{PEERS[name].title}" for name in COLUMNS]
-    yield from Table(("net@batch", ">fastmlp, us", "fastest peer", *peers, ">aim"), rows).under(
+    heads = ("net@batch", ">fastmlp, us", "fastest peer", *titles(COLUMNS), ">aim")
+    yield from Table(heads, rows).under(
         "The recipe, of dropout 0.2, averaged weights, a cosine schedule and a gradient of a "
         "norm of at most 1: microseconds a step, and the peers' time over fastmlp's."
     )

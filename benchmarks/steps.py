@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.output import DOCS, Table
-from benchmarks.peers import PEERS, one_step
+from benchmarks.peers import PEERS, one_step, titles
 from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT
 from benchmarks.race import Part, Race, timed
 from benchmarks.scores import Quartiles, Record, digits, grouped, over, quartiles, ways
@@ -153,8 +153,8 @@ def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
         cells = [_aimed(task.us(OURS), aim.us, "at most", " us"), task.us(INSIDE)]
         cells += [_aimed(ratio, aim.inside, "at most")]
         rows.append([task.name, *cells, *(task.cell(n, OURS, aim.peers.get(n)) for n in COLUMNS)])
-    titles = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
-    yield from Table([*titles, *(f">{PEERS[n].title}" for n in COLUMNS)], rows).under(
+    heads = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
+    yield from Table([*heads, *titles(COLUMNS)], rows).under(
         f"Microseconds of a call of `{OURS}`, and of a step inside a long `fit`; the ratio of "
         f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns, "
         "and what is to hold."
@@ -181,8 +181,8 @@ def _stream(task: StepsOfTask) -> Iterator[str]:
         us = 1e6 * quartiles(r["seconds"]).median
         cells = digits(us), f"{1e6 / us:,.0f}", f"{r['mae']:.3f}"
         rows.append((PEERS[r["contestant"]].title, r["way"], *cells))
-    titles = ("by", "learner", ">us a row", ">rows a second", ">mean absolute error")
-    yield from Table(titles, rows).under(
+    heads = ("by", "learner", ">us a row", ">rows a second", ">mean absolute error")
+    yield from Table(heads, rows).under(
         "A stream of river's, TrumpApproval: each row is predicted, then learned. The mean "
         "absolute error of all predictions is in points of approval."
     )

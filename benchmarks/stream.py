@@ -127,20 +127,12 @@ class Medians(NamedTuple):
 
 
 def medians(record: Record) -> Medians:
-    turns = record["turns"]
-    reading, memory, streamed, over_slower, kept = np.median(
-        [
-            (
-                *(t[v] for v in VERBS),
-                t["streamed"] / max(t["reading"], t["memory"]),
-                t["memory"] / t["streamed"],
-            )
-            for t in turns
-        ],
-        axis=0,
-    ).tolist()
+    turns = np.array([[turn[verb] for verb in VERBS] for turn in record["turns"]])
+    reading, memory, streamed = np.median(turns, axis=0).tolist()
+    over_slower = np.median(turns[:, 2] / turns[:, :2].max(axis=1))
+    kept = np.median(turns[:, 1] / turns[:, 2])
     most = memory / max(reading, memory + reading / record["threads"])
-    return Medians(reading, memory, streamed, over_slower, kept, most)
+    return Medians(reading, memory, streamed, float(over_slower), float(kept), most)
 
 
 class StreamedNet(NamedTuple):

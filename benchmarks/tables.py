@@ -6,7 +6,7 @@ the rows and the net's start, and all recipes share it. Nothing here was chosen 
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -155,10 +155,11 @@ def gains(results: Record, table: str, recipe: str) -> Array:
     return of(results, table, recipe, "score") - of(results, table, "plain", "score")
 
 
-def ranks(results: Record, table: str) -> dict[str, float]:
-    """Each recipe's rank on a table, 1 for the highest mean score; ties share theirs."""
-    means = [of(results, table, recipe, "score").mean() for recipe in RECIPES]
-    return dict(zip(RECIPES, ranks_of(-np.array([means]))[0].tolist(), strict=True))
+def ranks(results: Record, tables: Sequence[str]) -> Array:
+    """Ranks of recipes, (tables, recipes), 1 for the highest mean score; ties share theirs."""
+    return ranks_of(
+        -np.array([[of(results, t, r, "score").mean() for r in RECIPES] for t in tables])
+    )
 
 
 def error_left(results: Record, table: str, recipe: str) -> float:
@@ -184,9 +185,8 @@ def lines(results: Record) -> Iterator[str]:
         cells = [_with_spread(s, bold=float(s.mean()) == best) for s in scores]
         facts = f"{table.package}, {table.item}", f"{first['rows']:,}", first["inputs"], what
         rows.append((*facts, *cells))
-    every = [ranks(results, name) for name in names]
-    mean_ranks = [f"{np.mean([r[recipe] for r in every]):.1f}" for recipe in RECIPES]
-    rows.append(("mean rank", "", "", "", *mean_ranks))
+    mean_ranks = ranks(results, names).mean(axis=0)
+    rows.append(("mean rank", "", "", "", *(f"{rank:.1f}" for rank in mean_ranks)))
     recipes = [f">{recipe}" for recipe in RECIPES]
     yield from Table(("table", ">rows", ">inputs", ">score", *recipes), rows).under(
         f"Scores on rows that no fit has seen, mean and standard deviation of {seeds} seeds; "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cartpole, cluster, command_line, embedding
-from benchmarks.conftest import MACHINE
+from benchmarks.conftest import MACHINE, page_of
 from benchmarks.output import BEGIN, END
 from benchmarks.workloads import Array
 from fastmlp import MLP, jit
@@ -76,26 +76,18 @@ def little(client: Any, turn: int) -> list[Array]:
     return [net.parameters for net in made]
 
 
-def test_a_cluster_of_little(
-    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cluster_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    results = page.with_name("results.json")
     monkeypatch.setitem(cluster.WORKS, "nets", cluster.Work("three nets", little))
     monkeypatch.setattr(cluster, "N_TASKS", 4)
-    words = ["--parts", "nets", "--turns", "1", "--json", str(results), "--pages"]
-    cluster.main(words, page)
-    (record,) = json.loads(results.read_text())["records"]
+    text = page_of(cluster.main, ["--parts", "nets", "--turns", "1"], page)
+    (record,) = json.loads(page.with_name("results.json").read_text())["records"]
     assert len(record["here"]) == len(record["there"]) == 1
     # Rows are sent once to each worker that asks for them: to one, or to both, in two calls.
     n_bytes = 10_000 * 21 * 4
     assert n_bytes < record["first"][0] + record["again"][0] < 3 * n_bytes
     assert record["first"][1] > 0
-    text = capsys.readouterr().out
     assert "| three nets | " in text
-    assert "| three nets | " in page.read_text()
-    cluster.main(["--from-json", "--json", str(results)])
-    assert capsys.readouterr().out == text
 
 
 def test_runs_of_parts_are_merged_in_order() -> None:

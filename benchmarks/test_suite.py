@@ -11,8 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import compare, estimators, grid, many, peak, picture, race, scores, training
-from benchmarks.conftest import record, short_race
+from benchmarks import (
+    compare,
+    estimators,
+    grid,
+    many,
+    peak,
+    picture,
+    race,
+    scores,
+    second,
+    training,
+)
+from benchmarks.conftest import Ours, record, short_race
 from benchmarks.output import BEGIN, END, ROOT
 from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
@@ -193,18 +204,16 @@ def test_what_was_measured_before_an_interruption_is_kept(
     assert "2-4-1@4" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_second_pass_goes_on_with_the_first_ones_variant() -> None:
-    contestants = [Contestant("numpy", 1), Contestant("onnx", 1)]
-    try:
-        workload = BY_NAME["8-32-32-1@32"]
-        entries = [(contestant, workload) for contestant in contestants]
-        records = short_race(*contestants).train(entries)
-        first = {**records[0]}
-        again = short_race(*contestants).train(entries, records)
-    finally:
-        for contestant in contestants:
-            contestant.close()
+    class Failing(Ours):
+        def make(self, part: str, **request: Any) -> dict[str, Any]:
+            return {"unsupported": "predicts only"}
+
+    race, workload = short_race(Ours(), Failing()), BY_NAME["8-32-32-1@32"]
+    entries = [(contestant, workload) for contestant in race.contestants]
+    records = race.train(entries)
+    first = {**records[0]}
+    again = race.train(entries, records)
     assert again is records
     assert [len(r["step_seconds"]) for r in records] == [4, 0]
     assert {**records[0], "step_seconds": []} == {**first, "step_seconds": []}
@@ -269,6 +278,19 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
     assert not list(many.table(compare.empty(), 2))
+
+
+def test_second_order_fits_are_told(results: dict[str, Any]) -> None:
+    key = {"target": "like MGH17, 1-4-1", "seed": 10, "seconds": 0.02}
+    fits: list[dict[str, Any]] = [{**key, "peer": "torch", "error": "it ended"}]
+    for peer in ("lm", "adam"):
+        reply = Ours().ask("make", part="second", what="fit", quick=True, peer=peer, **key)
+        fits.append({**key, "peer": peer, **reply["result"]})
+    results["second"] = {"fits": fits, "kernels": [{"error": "no SciPy"}]}
+    assert "like MGH17, 1-4-1: PyTorch: it ended" in "\n".join(compare.all_lines(results))
+    text = compare.pages(results, None)[second.PAGE]
+    assert f"| like MGH17, 1-4-1 | {fits[1]['test']:.1e} | nan | {fits[2]['test']:.1e} |" in text
+    assert "LAPACK" not in text
 
 
 WAYS = [

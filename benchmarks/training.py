@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.output import DOCS, ROOT, Table
-from benchmarks.peers import PEERS, Unsupported
+from benchmarks.peers import PEERS, Unsupported, titles
 from benchmarks.race import Part, Race, timed
 from benchmarks.scores import (
     Quartiles,
@@ -110,7 +110,6 @@ class Score(NamedTuple):
     contestant: str
     variant: str
     us: Quartiles
-    samples_per_second: float
     gflops: float
     percent_of_peak: float
     ratio: Quartiles
@@ -173,7 +172,6 @@ def _heat(results: Record, name: str, threads: int, records: list[Record]) -> He
             contestant=record["contestant"],
             variant=record["variant"],
             us=us,
-            samples_per_second=1e6 * load.batch / us.median,
             gflops=gflops,
             percent_of_peak=100 * gflops / peak,
             ratio=over(record["step_seconds"], base),
@@ -214,23 +212,14 @@ def heat_lines(heat: Heat) -> Iterator[str]:
     """A workload for the terminal: every contestant, the fastest peer marked."""
     load = heat.workload
     yield f"\n{load.description}; {load.flops / 1e6:.3g} MFLOP a step; {counted(heat.threads)}"
-    rows = [
-        (
-            "*" if s is heat.fastest_peer else "",
-            s.title,
-            digits(s.us.median),
-            f"{digits(s.us.low)} - {digits(s.us.high)}",
-            f"{s.samples_per_second:,.0f}",
-            digits(s.gflops),
-            f"{s.percent_of_peak:.1f}",
-            f"{s.ratio.median:.2f}",
-            s.ratio.spread,
-            f"{s.loss:.4f}",
-            f"{s.first_seconds:.1f}s",
-            s.variant,
-        )
-        for s in sorted(heat.scores, key=lambda score: score.us.median)
-    ]
+    rows = []
+    for s in sorted(heat.scores, key=lambda score: score.us.median):
+        low, us, high = s.us
+        cells = ["*" if s is heat.fastest_peer else "", s.title, digits(us)]
+        cells += [f"{digits(low)} - {digits(high)}", f"{1e6 * load.batch / us:,.0f}"]
+        cells += [digits(s.gflops), f"{s.percent_of_peak:.1f}", f"{s.ratio.median:.2f}"]
+        cells += [s.ratio.spread, f"{s.loss:.4f}", f"{s.first_seconds:.1f}s", s.variant]
+        rows.append(cells)
     yield from Table(TITLES, rows).text()
     yield from (f"   {PEERS[name].title} - {why}" for name, why in heat.absent)
 
@@ -252,7 +241,7 @@ def lines(results: Record) -> Iterator[str]:
         pairs = [(by_key[name, few].of(n), by_key[name, most].of(n)) for n in contestants]
         cells = [f"{a.us.median / b.us.median:.2f}" if a and b else "-" for a, b in pairs]
         rows.append((name, *cells))
-    yield from Table(("workload", *(f">{PEERS[n].title}" for n in contestants)), rows).text()
+    yield from Table(("workload", *titles(contestants)), rows).text()
 
 
 def mean_lines(results: Record) -> Iterator[str]:
@@ -272,28 +261,16 @@ def table(results: Record, threads: int) -> Iterator[str]:
         "peer is ahead.\n"
     )
     all_heats = heats(results)
-    titles = [
-        "net@batch",
-        ">fastmlp, us",
-        ">of peak",
-        BEST,
-        *(f">{PEERS[n].title}" for n in COLUMNS),
-    ]
-    rows: list[Iterable[str]] = [
-        (
-            heat.workload.description,
-            digits(heat.ours.us.median),
-            f"{heat.ours.percent_of_peak:.0f} %",
-            heat.fastest(),
-            *map(heat.ratio, COLUMNS),
-        )
-        for heat in all_heats
-        if heat.threads == threads and heat.ours
-    ]
+    rows: list[list[str]] = []
+    for heat in all_heats:
+        if heat.threads == threads and (ours := heat.ours):
+            cells = [digits(ours.us.median), f"{ours.percent_of_peak:.0f} %", heat.fastest()]
+            rows.append([heat.workload.description, *cells, *map(heat.ratio, COLUMNS)])
     means = geometric_means(all_heats, threads)
     best, *cells = [f"{means[n][0]:.2f}x" if n in means else "-" for n in (BEST, *COLUMNS)]
-    rows.append(("geometric mean", "", "", f"**{best}**", *cells))
-    yield from Table(titles, [[*cells] for cells in rows]).markdown()
+    rows.append(["geometric mean", "", "", f"**{best}**", *cells])
+    heads = ["net@batch", ">fastmlp, us", ">of peak", BEST]
+    yield from Table([*heads, *titles(COLUMNS)], rows).markdown()
 
 
 def summary(results: Record, threads: int) -> str:

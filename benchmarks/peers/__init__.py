@@ -6,7 +6,7 @@ of the library's own matrix product.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +51,11 @@ PEERS = {
 }
 
 
+def titles(names: Iterable[str]) -> list[str]:
+    """Titles of columns of numbers."""
+    return [f">{PEERS[name].title}" for name in names]
+
+
 def missing(name: str) -> str | None:
     """The reason that a contestant cannot take part, or None."""
     absent = [library for library in PEERS[name].needs if find_spec(library) is None]
@@ -93,7 +98,8 @@ class Run(Protocol):
         """All weights, then all biases, in one vector."""
 
     def rows(self, x: Array) -> Any:
-        """These rows in the library's own form."""
+        """These rows in the library's own form, an array if it has no other."""
+        return x
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         """Ways to predict, by name: from rows to the last layer's values, before any link."""

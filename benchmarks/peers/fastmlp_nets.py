@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many import Sweep
+from benchmarks.peers import Run
 from benchmarks.race import timed
 from benchmarks.recipe import BY_PRICE, VALIDATED
 from benchmarks.stream import Stream
@@ -59,7 +60,7 @@ def net_of(load: Workload, start: Array, **changes: Any) -> MLP:
     return net
 
 
-class FastmlpFit:
+class FastmlpFit(Run):
     """A net, as a user writes it."""
 
     def __init__(self, workload: Workload) -> None:
@@ -98,9 +99,6 @@ class FastmlpFit:
 
     def parameters(self) -> Array:
         return self.net.parameters.copy()
-
-    def rows(self, x: Array) -> Array:
-        return x
 
     def predictors(self) -> dict[str, Callable[[Array], Array]]:
         outs: dict[int, Array] = {}
@@ -159,8 +157,8 @@ class Many:
 
     def net(self, i: int, n_threads: int | None = None) -> MLP:
         rate, l2 = self.settings[i]
-        own: Any = {"optimizer": Adam(rate), "l2": l2, "seed": i, "n_threads": n_threads}
-        return net_of(self.sweep.workload, self.starts[i], **own)
+        changes: Any = {"optimizer": Adam(rate), "l2": l2, "seed": i, "n_threads": n_threads}
+        return net_of(self.sweep.workload, self.starts[i], **changes)
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         self.nets = [self.net(i) for i in range(self.sweep.n_nets)]

@@ -17,6 +17,7 @@ from jax import lax
 
 from benchmarks.machine import cores
 from benchmarks.many import Sweep
+from benchmarks.peers import Run
 from benchmarks.workloads import Array, Recipe, Workload, flat, forward
 
 POLICY = "layers in bfloat16"
@@ -95,7 +96,7 @@ def penalised(g: Any, p: Any, strength: Any) -> Any:
     return [(gw + strength * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
 
 
-class JaxScan:
+class JaxScan(Run):
     """State (parameters, m, v, t), all on the device."""
 
     def __init__(self, workload: Workload, variant: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import Run
 from benchmarks.workloads import Array, Workload, flat
 
 VARIANTS = {"plain": ("loop",)}
@@ -69,7 +70,7 @@ def backward_through(name: str, a: Array, delta: Array, work: Array) -> None:
         delta *= work
 
 
-class NumpyLoop:
+class NumpyLoop(Run):
     """Flat parameters and moments; activations and deltas of one batch."""
 
     def __init__(self, workload: Workload) -> None:
@@ -127,9 +128,6 @@ class NumpyLoop:
 
     def parameters(self) -> Array:
         return self.w.copy()
-
-    def rows(self, x: Array) -> Array:
-        return x
 
     def predict(self, x: Array) -> Array:
         for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):

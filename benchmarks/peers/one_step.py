@@ -6,7 +6,7 @@ batch after the other, and the call ends when they are done.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from itertools import cycle, islice
@@ -270,81 +270,82 @@ def stream_of(quick: bool) -> tuple[Array, Array, float]:
 
 
 def streamed(
-    make: Callable[[], Any], rows: Sequence[Any], y: Array, unit: float, forms: Sequence[Any]
-) -> Way:
-    """A way that predicts each row before it learns it, from a new learner in each pass.
+    quick: bool,
+    makers: Mapping[str, Callable[[Any], Any]],
+    rows_of: Callable[[Array], list[Any]],
+    targets_of: Callable[[Array], list[Any]],
+) -> Ways:
+    """Ways that predict each row before they learn it, from a new learner in each pass.
 
     Parameters
     ----------
-    make : a new learner's functions of a row, predict and learn
-    forms : the targets in the form that the learner takes
+    makers : from the first row to a new learner's functions of a row, predict and learn
+    rows_of, targets_of : rows and targets in the form that the learners take
     """
+    x, y, unit = stream_of(quick)
+    rows, targets, parts = rows_of(x), targets_of(y), {}
 
-    def learn() -> list[float]:
-        predict, learn_row = make()
+    def learn(make: Callable[[Any], Any]) -> list[Any]:
+        predict, learn_row = make(rows[0])
         predictions = []
-        for x, target in zip(rows, forms, strict=True):
-            predictions.append(predict(x))
-            learn_row(x, target)
+        for row, target in zip(rows, targets, strict=True):
+            predictions.append(predict(row))
+            learn_row(row, target)
         return predictions
 
-    made = np.array([float(np.ravel(p)[0]) for p in learn()])
-    error = unit * float(np.abs(made - y)[FIRST_ROWS:].mean())
-    return Way(repeated(learn), len(rows), mae=error)
+    for name, make in makers.items():
+        made = np.array([float(np.ravel(p)[0]) for p in learn(make)])
+        error = unit * float(np.abs(made - y)[FIRST_ROWS:].mean())
+        parts[name] = Way(repeated(learn, make), len(rows), mae=error)
+    return parts
 
 
 def fastmlp_stream(quick: bool) -> Ways:
     from fastmlp import MLP, Adam
 
-    x, y, unit = stream_of(quick)
-
-    def make() -> Any:
-        net = MLP((x.shape[1], *HIDDEN, 1), optimizer=Adam(RATE), seed=0)
+    def make(row: Array) -> Any:
+        net = MLP((row.shape[1], *HIDDEN, 1), optimizer=Adam(RATE), seed=0)
         return net.predict, getattr(net, OURS, partial(net.fit, epochs=1, batch_size=1))
 
-    rows, forms = list(x[:, None, :]), list(y[:, None, None])
     name = f"MLP of {'-'.join(map(str, HIDDEN))}, Adam"
-    return {name: streamed(make, rows, y, unit, forms)}
+    return streamed(quick, {name: make}, _tables, lambda y: list(y[:, None, None]))
 
 
 def sklearn_stream(quick: bool) -> Ways:
     from sklearn.linear_model import SGDRegressor
     from sklearn.neural_network import MLPRegressor
 
-    x, y, unit = stream_of(quick)
-    rows, forms = list(x[:, None, :]), list(y[:, None])
-
-    def of_model(model: Any) -> Any:
-        model.partial_fit(rows[0], [0.0])
-        return model.predict, model.partial_fit
-
-    nets = partial(
+    net = partial(
         MLPRegressor, hidden_layer_sizes=HIDDEN, learning_rate_init=RATE, batch_size=1, alpha=0.0
     )
-    return {
-        f"MLPRegressor of {'-'.join(map(str, HIDDEN))}, Adam": streamed(
-            lambda: of_model(nets(random_state=0)), rows, y, unit, forms
-        ),
-        "SGDRegressor": streamed(
-            lambda: of_model(SGDRegressor(random_state=0)), rows, y, unit, forms
-        ),
-    }
+
+    def make(kind: Any, row: Array) -> Any:
+        model = kind(random_state=0).partial_fit(row, [0.0])
+        return model.predict, model.partial_fit
+
+    name = f"MLPRegressor of {'-'.join(map(str, HIDDEN))}, Adam"
+    kinds = {name: net, "SGDRegressor": SGDRegressor}
+    makers = {name: partial(make, kind) for name, kind in kinds.items()}
+    return streamed(quick, makers, _tables, lambda y: list(y[:, None]))
 
 
 def river_stream(quick: bool) -> Ways:
-    x, y, unit = stream_of(quick)
     linear, trees = (import_module(f"river.{m}") for m in ("linear_model", "tree"))
-    rows = [dict(enumerate(row)) for row in x.tolist()]
 
-    def of_model(kind: Any) -> Any:
+    def make(kind: Any, row: Any) -> Any:
         model = kind()
         return model.predict_one, model.learn_one
 
     kinds = (linear.LinearRegression, trees.HoeffdingTreeRegressor)
-    return {
-        kind.__name__: streamed(partial(of_model, kind), rows, y, unit, y.tolist())
-        for kind in kinds
-    }
+    makers = {kind.__name__: partial(make, kind) for kind in kinds}
+    return streamed(
+        quick, makers, lambda x: [dict(enumerate(row)) for row in x.tolist()], lambda y: y.tolist()
+    )
+
+
+def _tables(x: Array) -> list[Array]:
+    """Each row as a table of one."""
+    return list(x[:, None, :])
 
 
 CALLS: dict[str, dict[str, Callable[[bool], Ways]]] = {

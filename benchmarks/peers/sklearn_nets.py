@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from benchmarks.machine import cores
 from benchmarks.many import Sweep
-from benchmarks.peers import Unsupported
+from benchmarks.peers import Run, Unsupported
 from benchmarks.workloads import Array, Workload, flat
 
 VARIANTS = {"plain": ("fit",)}
@@ -41,7 +41,7 @@ def estimator_of(load: Workload, **settings: Any) -> Any:
     )
 
 
-class SklearnFit:
+class SklearnFit(Run):
     """An estimator that goes on from where it is."""
 
     def __init__(self, workload: Workload) -> None:
@@ -104,9 +104,6 @@ class SklearnFit:
 
     def parameters(self) -> Array:
         return flat(zip(self.net.coefs_, self.net.intercepts_, strict=True))
-
-    def rows(self, x: Array) -> Array:
-        return x
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         return {"predict": self.net.predict_proba if self.classes else self.net.predict}

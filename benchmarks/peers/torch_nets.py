@@ -16,7 +16,7 @@ from torch.func import grad_and_value, vmap
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.many import Sweep
-from benchmarks.peers import load
+from benchmarks.peers import Run, load
 from benchmarks.stream import Stream
 from benchmarks.workloads import Array, Workload, flat
 
@@ -98,7 +98,7 @@ def objective(
         return LOSSES[load.loss](forward(load.activation, parameters, x).float(), y)
 
 
-class TorchEager:
+class TorchEager(Run):
     """Tensors that are leaves of autograd, and their optimizer; with the recipe, foreach clipping
     and average, which then is what is trained."""
 

@@ -292,8 +292,8 @@ class Changes:
         ratios = []
         for variant in self.variants:
             known = [t for t in turns if (variant, t) in numbers]
-            logs = [np.log(numbers[variant, t] / numbers[WHOLE, t]) for t in known]
-            ratios.append(float(np.exp(np.mean(logs))) if logs else float("nan"))
+            changes = [numbers[variant, t] / numbers[WHOLE, t] for t in known]
+            ratios.append(geometric(changes) if changes else float("nan"))
         return ratios
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scores
-from benchmarks.conftest import MACHINE
+from benchmarks.conftest import MACHINE, page_of
 from benchmarks.tabular import ablation, compare, intervals, scale, sources, times, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
@@ -178,17 +178,13 @@ def test_ranks_differences_and_scale() -> None:
 
 
 def test_a_run_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = page.with_name("all.json")
     monkeypatch.setattr(compare, "WARM_UP", ("diabetes",))
-    words = ["--tables", "breast_cancer", "--turns", "1", "--threads", "1", "--pages"]
-    compare.main([*words, "--json", str(file), "--models", LINEAR, "HistGradientBoosting"], page)
-    text = page.read_text()
-    assert text.startswith("before\n")
+    words = ["--tables", "breast_cancer", "--turns", "1", "--threads", "1"]
+    text = page_of(compare.main, [*words, "--models", LINEAR, "HistGradientBoosting"], page)
     assert "| breast_cancer | 569 | 30 | binary |" in text
     assert "nan" not in text
-    assert not any("error" in record for record in json.loads(file.read_text())["records"])
-    compare.main(["--from-json", "--json", str(file), "--pages"], page)
-    assert page.read_text() == text
+    records = json.loads(page.with_name("results.json").read_text())["records"]
+    assert not any("error" in record for record in records)
 
 
 def test_models_that_are_not_installed_are_left_out(
@@ -300,14 +296,10 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return dict.fromkeys(intervals.MODELS[2:], pairs)
 
     monkeypatch.setattr(intervals, "WAYS", (intervals.of_fastmlp, others))
-    file = page.with_name("intervals.json")
-    words = ["--tables", "diabetes", "digits", "--preset", "fast", "--json", str(file), "--pages"]
-    intervals.main(words, page)
-    text = page.read_text()
+    words = ["--tables", "diabetes", "digits", "--preset", "fast"]
+    text = page_of(intervals.main, words, page)
     assert "| diabetes | 89 |" in text
     assert "digits" not in text
-    intervals.main(["--from-json", "--json", str(file), "--pages"], page)
-    assert page.read_text() == text
     with pytest.raises(ValueError, match="kept aside, for the comparison alone: movies"):
         intervals.main(["--tables", "movies"], page)
 
@@ -315,19 +307,15 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_ablation_of_little(
     page: Path, monkeypatch: pytest.MonkeyPatch, ablated: dict[str, ablation.Ablated]
 ) -> None:
-    file = page.with_name("all.json")
     monkeypatch.setattr(ablation, "variants", lambda *_: ablated.items())
     # Little is measured here: CatBoost's rounds are too many.
     monkeypatch.setattr(times, "find_spec", lambda name: None)
-    words = ["--tables", "diabetes", "--turns", "1"]
-    ablation.main([*words, "--preset", "fast", "--json", str(file), "--pages"], page)
-    text = page.read_text()
+    words = ["--tables", "diabetes", "--turns", "1", "--preset", "fast"]
+    text = page_of(ablation.main, words, page)
     assert f"| {ablation.TWO_SEEDS} | 1 |" in text
     assert "nan" not in text
-    records = json.loads(file.read_text())["variants"]
+    records = json.loads(page.with_name("results.json").read_text())["variants"]
     assert all(math.isfinite(record["score"]) for record in records)
-    ablation.main(["--from-json", "--json", str(file), "--pages"], page)
-    assert page.read_text() == text
     few = ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1"]
     times.main([*few, "--pages"], page)
     assert "| `fast` |" in page.read_text()
