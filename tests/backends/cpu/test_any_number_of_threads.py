@@ -108,8 +108,9 @@ for n_steps in (10, 10, 1000):
 
 def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> str:
     """A digest of a fit, and of predictions, loss and gradient after it."""
-    engine, state = core_of(net)
-    engine.n_threads = n_threads  # type: ignore[attr-defined]
+    core: Any = core_of(net)
+    engine, state = core
+    engine.n_threads = n_threads
     data = engine.data(*rows, "MLP.fit")
     fit = FitRequest(data, FitOptions(2, batch_size))
     TRAININGS.clear()
@@ -120,7 +121,7 @@ def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> 
     arrays = [net.parameters, gradient, losses, *(() if slots is None else slots)]
     for raw in (False, True):
         arrays.append(np.empty((len(rows[0]), SIZES[-1]), net.dtype))
-        engine.predict(net.parameters, data.x, arrays[-1], raw=raw)  # type: ignore[attr-defined]
+        engine.predict(net.parameters, data.x, arrays[-1], raw=raw)
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 

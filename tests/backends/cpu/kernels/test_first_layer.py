@@ -61,13 +61,15 @@ def sparse_rows(dtype: str) -> Any:
 def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int = 1) -> list[Any]:
     """Predictions, losses and a gradient, and the parameters after two epochs."""
     hidden, activation = NETS[net]
-    model = MLP((rows.shape[1], *hidden, 3), activation=activation, l2=0.1, dtype=dtype, seed=2)
-    engine, state = core_of(model)
-    engine.n_threads = n_threads  # type: ignore[attr-defined]
+    rules: dict[str, Any] = {"activation": activation, "dtype": dtype}
+    model = MLP((rows.shape[1], *hidden, 3), l2=0.1, seed=2, **rules)
+    core: Any = core_of(model)
+    engine, state = core
+    engine.n_threads = n_threads
     rng = np.random.default_rng(1)
     data = engine.trusted(rows, rng.normal(size=(N_ROWS, 3)), rng.uniform(size=N_ROWS))
     out = np.empty((N_ROWS, 3), dtype)
-    engine.predict(model.parameters, data.x, out)  # type: ignore[attr-defined]
+    engine.predict(model.parameters, data.x, out)
     first = engine.loss(model.parameters, data), *engine.loss_and_gradient(model.parameters, data)
     fit = FitRequest(data, FitOptions(2, batch_size))
     loop.fit(engine, state, fit)
@@ -191,12 +193,12 @@ def test_gradients_are_those_of_complex_steps(kind: str, sizes: tuple[int, ...])
 
 @each_kind
 def test_a_fit_with_validation_is_that_on_the_inputs(kind: str) -> None:
-    rows, results = rows_of(kind), []
+    rows, results = rows_of(kind), list[list[Any]]()
     for x in (rows, rows.toarray()):
         net = net_for(rows)
         history = net.fit(x, targets(), epochs=3, batch_size=10, validation_split=0.2)
         results.append([net.parameters, net.predict(x), history.loss, history.validation_loss])
-    assert_alike(*results, "float64")
+    assert_alike(results[0], results[1], "float64")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ RULES = [
 
 @each_dtype
 @pytest.mark.parametrize("rules", RULES, ids=str)
-def test_every_way_has_the_same_bits(rules: tuple[Any, ...], dtype: str, rng: Any) -> None:
+def test_every_way_has_the_same_bits(rules: Any, dtype: str, rng: Any) -> None:
     """With every activation, every link, and at every size."""
     assert_same_bits(network_of(*rules, dtype), rng)
 
