@@ -104,7 +104,8 @@ RULES = [
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_every_way_has_the_same_bits(rules: Any, dtype: str, rng: Any) -> None:
     """With every activation, every link, and at every size."""
-    assert_same_bits(network_of(*rules, dtype), rng)
+    sizes, activation, output, link = rules
+    assert_same_bits(network_of(sizes, activation, output, link, dtype), rng)
 
 
 @pytest.mark.parametrize("seed", range(1 if INTERPRETED else 12))
