@@ -1,10 +1,13 @@
-"""EarlyStopping, ReduceLROnPlateau and keep_best: beside Keras' formulas, and at every ending."""
+"""EarlyStopping, ReduceLROnPlateau, keep_best and time limits: beside Keras' formulas, and at every
+ending; and rows that are split off."""
 
 import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from fastmlp import (
     Status,
     fit_many,
 )
+from fastmlp.training import request
 from fastmlp.training.options import FitOptions
 from fastmlp.training.stopping import EpochWatch
 
@@ -304,3 +308,138 @@ def test_fits_that_use_none_of_it_keep_nothing() -> None:
     history = make().fit(X, Y, epochs=2)
     assert (history.best_epoch, history.metrics) == (None, {})
     assert "best" not in repr(history)
+
+
+# --- through a checkpoint ---
+
+
+def worst(targets: Any, predictions: Any) -> float:
+    return float(np.abs(targets - predictions).max())
+
+
+# Of a fit that stops after its rate has fallen.
+MONITORED: dict[str, Any] = {
+    "metrics": {"worst": worst, "mae": "mae"},
+    "callbacks": [
+        EarlyStopping(patience=20),
+        ReduceLROnPlateau(0.5, patience=4, cooldown=2, min_lr=1e-4, monitor="worst", mode="min"),
+    ],
+    **SPLIT,
+}
+
+
+def fit(net: MLP, *callbacks: Callable[[Report], None], **options: Any) -> History:
+    looking = {"callbacks": [*MONITORED["callbacks"], *callbacks]}
+    return net.fit(X, Y, **{"epochs": 200, **MONITORED, **looking, **options})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.safetensors"
+
+
+def assert_same(net: MLP, history: History, other: MLP, expected: History) -> None:
+    for name in ("loss", "validation_loss", "learning_rate", "metrics", "status", "best_epoch"):
+        assert getattr(history, name) == getattr(expected, name)
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+    assert net.n_steps == other.n_steps
+
+
+def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(path: Path) -> None:
+    whole, broken, net = (make(optimizer=Adam(0.004)) for _ in range(3))
+    expected = fit(whole)
+    assert expected.status is Status.STOPPED_EARLY
+    assert len(set(expected.learning_rate)) > 3
+    assert 20 < len(expected.loss) < 200
+
+    def end(report: Report) -> None:
+        if report.epoch == len(expected.loss) - 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="fit interrupted .* the best"):
+        history = fit(broken, end, checkpoint=path)
+    assert history.best_epoch == expected.best_epoch
+    assert broken.parameters.tobytes() == whole.parameters.tobytes()
+    assert MLP.load(path).parameters.tobytes() != whole.parameters.tobytes()
+    assert_same(net, fit(net, checkpoint=path, resume=True), whole, expected)
+
+
+# --- time ---
+
+
+class Clock:
+    """A clock that a callback advances by a second an epoch."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def __call__(self, report: Any) -> None:
+        self.now += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    result = Clock()
+    monkeypatch.setattr(request, "time", result)
+    return result
+
+
+@pytest.mark.parametrize("limit", [2.5, timedelta(seconds=3)])
+def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(limit: Any, clock: Clock) -> None:
+    net, same = make(), make()
+    history = net.fit(X, Y, epochs=9, time_limit=limit, callbacks=clock)
+    assert (history.status, len(history.loss)) == (Status.OUT_OF_TIME, 3)
+    same.fit(X, Y, epochs=3)
+    assert net.parameters.tobytes() == same.parameters.tobytes()
+    # An epoch is done, whatever the limit; a fit whose epochs are done is complete.
+    options: dict[str, Any] = {"callbacks": clock, "time_limit": 1e-9}
+    assert len(make().fit(X, Y, epochs=9, **options).loss) == 1
+    assert make().fit(X, Y, epochs=1, **options).status is Status.COMPLETED
+
+
+def test_windows_of_many_epochs_end_in_time() -> None:
+    history = make().fit(X, Y, epochs=10**9, time_limit=0.02)
+    assert history.status is Status.OUT_OF_TIME
+    assert history.seconds >= 0.02
+
+
+def test_the_time_of_a_fit_that_goes_on_counts_in_all(path: Path, clock: Clock) -> None:
+    whole = make()
+    limits, lengths = (4, 4, 7, None), (4, 4, 7, 12)
+    for limit, length in zip(limits, lengths, strict=True):
+        net = make()
+        options = {"epochs": 12, "checkpoint": path, "resume": True, "time_limit": limit}
+        history = fit(net, clock, **options)
+        assert len(history.loss) == length
+        assert history.status is (Status.OUT_OF_TIME if limit else Status.COMPLETED)
+    assert_same(net, history, whole, fit(whole, clock, epochs=12))
+
+
+def test_each_net_of_many_has_its_time() -> None:
+    histories = fit_many([make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05)
+    assert [history.status for history in histories] == [Status.OUT_OF_TIME] * 3
+    assert all(history.loss for history in histories)
+
+
+# --- the split ---
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
+    weight = random.integers(0, 3, 80).astype(float) if weighted else None
+    parts = [None if weight is None else weight[s] for s in (slice(60), slice(60, 80))]
+    split, by_hand = make(), make()
+    history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)
+    expected = by_hand.fit(
+        X[:60],
+        Y[:60],
+        epochs=5,
+        sample_weight=parts[0],
+        validation_data=(X[60:], Y[60:], parts[1]),
+    )
+    assert history.loss == expected.loss
+    assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)
+    assert split.parameters.tobytes() == by_hand.parameters.tobytes()
