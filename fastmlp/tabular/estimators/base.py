@@ -136,16 +136,15 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         fit_arguments.check_rows(X, who, training=True)
         schema, values = self._learn_columns(X, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
-        learned = (schema, targets, classes)
-        whole, validation, kept = self._weighted(values, *learned, arguments, who)
+        whole, validation, kept = self._weighted(values, schema, targets, classes, arguments, who)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(arguments.groups, kept, who)
         if validation is not None:
             data = splits.Divided(whole, validation, None)
         else:
             rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
-            by = (self.cv, self._n_folds(len(whole.y)), self.validation_fraction)
-            data = splits.divided(whole, rows, *by, seed, who)
+            n_folds, fraction = self._n_folds(len(whole.y)), self.validation_fraction
+            data = splits.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         caller = Caller(who, start, callbacks, arguments.progress)
         fit = self._table_fit(schema, data, classes, seed, caller)
@@ -158,8 +157,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
-        scores = (ensemble.scores, ensemble.sizes)
-        self._kept = kept_of(data.held_out, *scores, np.random.default_rng([seed, 2]))
+        generator = np.random.default_rng([seed, 2])
+        self._kept = kept_of(data.held_out, ensemble.scores, ensemble.sizes, generator)
         self._say(f"{who}: {self.summary()}", start)
 
     def _learn_columns(self, X: Any, who: str) -> tuple[Schema, Values]:
@@ -221,8 +220,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         members = [*(self.extra_members or ())]
         if settings.trees:
             n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
-            limits = (self.time_limit, n_fits)
-            members.append((trees.NAME, trees.candidate(n_classes, values, seed, *limits)))
+            grown = trees.candidate(n_classes, values, seed, self.time_limit, n_fits)
+            members.append((trees.NAME, grown))
         beside = extras.named(members, name, signs, values)
         score = self._own_score()
         if self.scoring is not None:
@@ -341,7 +340,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     @property
     def _n_rows(self) -> int:
-        """How many rows folds of the fit validate on, or would."""
+        """How many rows folds of the fit validate on, or would; 0 of a distilled net."""
+        if "distilled" in self.training_:
+            return 0
         n, n_held_out = (self.training_.get(key, 0) for key in ("rows", "validation_rows"))
         return int(n if self.refit or n == n_held_out else n + n_held_out)
 

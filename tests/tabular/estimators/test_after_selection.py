@@ -181,6 +181,8 @@ def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
         for one in (model, small, small.distilled(rows))
     )
     assert min(others) > 0.9 * width
+    with pytest.raises(ValueError, match="there were 180; train on more rows, or use"):
+        small.predict_interval(rows, 0.995)
     chosen = TabularMLPClassifier(**many, refit=True).fit(rows, y > 0, groups=groups)
     size, other = (one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows)))
     assert other > 0.9 * size

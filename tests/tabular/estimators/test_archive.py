@@ -17,11 +17,7 @@ import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.estimators.archive import from_state, state_of
 from fastmlp.tabular.estimators.extras import matrix
-from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
-from fastmlp.tabular.schema import Values
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 # Golden files: written once, by the version in their name, and never again.
@@ -85,24 +81,33 @@ def test_a_released_model_with_trees_loads(name: str) -> None:
         np.testing.assert_allclose(quantiles, expected["quantiles"], rtol=1e-5)
 
 
-DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
-    ("1-tabular-classifier", lambda h: h["labels"]["values"].pop(), "classes must be 3 labels"),
-    ("1-tabular-classifier", lambda h: h["labels"]["values"].reverse(), "sorted"),
-    ("1-tabular-regressor", lambda h: h["pack"]["members"].clear(), "without members"),
-    ("1-tabular-regressor", lambda h: h["schema"]["levels"].clear(), "beyond the columns"),
-    ("1-tabular-regressor", lambda h: h["schema"].update(named=3), "named must be true"),
-    ("1-tabular-regressor", lambda h: h["leaderboard"][0].update(weight="x"), "leaderboard"),
-    ("1-tabular-regressor", lambda h: h["leaderboard"][0].pop("member"), "member"),
-    ("1-tabular-regressor", lambda h: h["parameters"].update(cv=-3), "'cv' parameter"),
-    ("1-tabular-regressor", lambda h: h["pack"]["outputs"].update(task="binary"), "binary"),
+Header = dict[str, Any]
+DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
+    ("classifier", lambda h: h["labels"]["values"].pop(), "classes must be 3 labels"),
+    ("classifier", lambda h: h["labels"]["values"].reverse(), "sorted"),
+    ("regressor", lambda h: h["pack"]["members"].clear(), "without members"),
+    ("regressor", lambda h: h["schema"]["levels"].clear(), "beyond the columns"),
+    ("regressor", lambda h: h["schema"].update(named=3), "named must be true"),
+    ("regressor", lambda h: h["leaderboard"][0].update(weight="x"), "leaderboard"),
+    ("regressor", lambda h: h["leaderboard"][0].pop("member"), "member"),
+    ("regressor", lambda h: h["parameters"].update(cv=-3), "'cv' parameter"),
+    ("regressor", lambda h: h["pack"]["outputs"].update(task="binary"), "binary"),
+    ("regressor", lambda h: h["pack"]["outputs"].update(task="ranking"), "task: 'ranking'"),
+    ("regressor", lambda h: h["pack"]["outputs"].update(scale=0.0), "a scale above 0"),
+    ("regressor", lambda h: h["pack"]["outputs"].update(n_outputs=2), "a net of"),
+    ("regressor", lambda h: h["pack"]["members"][0].update(encoding=7), "the encoding 7 of"),
+    ("regressor", lambda h: h["pack"]["members"][0].update(weight=1.5), "weight must be in"),
+    ("regressor", lambda h: h["pack"]["members"][0]["net"].update(layer_sizes=[3, 1]), "has 0 hid"),
+    ("regressor", lambda h: h["pack"]["encodings"][0].update(scaling="log"), "scaling 'log'"),
+    ("regressor", lambda h: h["pack"].update(validation_score=None), "must be numbers"),
 ]
 
 
 @pytest.mark.parametrize(("name", "damage", "words"), DAMAGES)
 def test_content_that_is_no_model(
-    name: str, damage: Callable[[Any], Any], words: str, tmp_path: Path
+    name: str, damage: Callable[[Header], Any], words: str, tmp_path: Path
 ) -> None:
-    content = copy.deepcopy(safetensors_file.read(GOLDEN / f"{name}.safetensors"))
+    content = copy.deepcopy(safetensors_file.read(GOLDEN / f"1-tabular-{name}.safetensors"))
     damage(content.header)
     path = tmp_path / "model.safetensors"
     safetensors_file.write(path, content)
@@ -161,66 +166,14 @@ def test_threads_are_those_of_load(tmp_path: Path) -> None:
         assert type(loaded) in (TabularMLPClassifier, TabularMLPRegressor)
 
 
-SMALL = PackSettings(n_members=3, max_members=3, epochs=5, patience=5, cv=2)
-
-
-def pack_of(task: Any, n_classes: int) -> tuple[Pack, Values]:
-    generator = np.random.default_rng(0)
-    codes = generator.integers(-1, 3, (60, 1)).astype(np.int32)
-    values = Values(generator.normal(size=(60, 3)), codes)
-    y: Any = values.numbers[:, 0] + codes[:, 0]
-    if task != "regression":
-        y = np.digitize(y, np.quantile(y, np.arange(1, n_classes) / n_classes))
-    arguments: Any = {"task": task, "n_classes": n_classes, "settings": SMALL, "seed": 3}
-    return train_pack(
-        TableRows(values, y), None, encodings={"pieces": Encoding()}, **arguments
-    ), values
-
-
-@pytest.mark.parametrize(("task", "n"), [("regression", 1), ("binary", 2), ("multiclass", 3)])
-def test_all_of_it_is_kept(task: str, n: int) -> None:
-    pack, values = pack_of(task, n)
-    header, arrays = state_of(pack)
-    same = from_state(json.loads(json.dumps(header)), arrays)
-    np.testing.assert_array_equal(same.predict(values), pack.predict(values))
-    assert same.outputs == pack.outputs
-    assert [one._replace(net=None) for one in same.members] == [  # type: ignore[arg-type]
-        one._replace(net=None)  # type: ignore[arg-type]
-        for one in pack.members
-    ]
-    assert same.validation_score == pack.validation_score
-    np.testing.assert_array_equal(same.residuals, pack.residuals)
-    assert state_of(same)[0] == header
-
-
-@pytest.mark.parametrize(
-    ("place", "wrong"),
-    [
-        (("outputs", "task"), "ranking"),
-        (("outputs", "scale"), 0.0),
-        (("outputs", "n_outputs"), 2),
-        (("members", 0, "encoding"), 7),
-        (("members", 0, "weight"), 1.5),
-        (("members", 0, "net", "layer_sizes"), [3, 1]),
-        (("encodings", 0, "scaling"), "logarithm"),
-        (("validation_score",), None),
-    ],
-)
-def test_content_that_is_none_is_refused(place: Any, wrong: Any) -> None:
-    header, arrays = state_of(pack_of("regression", 1)[0])
-    report: Any = copy.deepcopy(header)
-    inside = report
-    for key in place[:-1]:
-        inside = inside[key]
-    inside[place[-1]] = wrong
-    with pytest.raises((TypeError, ValueError, LookupError)):
-        from_state(report, arrays)
-
-
-def test_residuals_must_ascend_and_weights_be_theirs() -> None:
-    header, arrays = state_of(pack_of("regression", 1)[0])
-    with pytest.raises(ValueError, match="ascend"):
-        from_state(header, {**arrays, "residuals": arrays["residuals"][::-1].copy()})
-    for wrong in (np.ones(59), np.full(60, -1.0)):
-        with pytest.raises(ValueError, match="row_weights must be those of the residuals"):
-            from_state(header, {**arrays, "row_weights": wrong})
+def test_residuals_must_ascend_and_weights_be_theirs(tmp_path: Path) -> None:
+    content = safetensors_file.read(GOLDEN / "1-tabular-regressor.safetensors")
+    residuals = content.arrays["residuals"]
+    wrong: list[tuple[dict[str, Any], str]] = [({"residuals": residuals[::-1].copy()}, "ascend")]
+    for weights in (np.ones(len(residuals) - 1), np.full(len(residuals), -1.0)):
+        wrong.append(({"row_weights": weights}, "row_weights must be those of the residuals"))
+    for arrays, words in wrong:
+        path = tmp_path / "model.safetensors"
+        safetensors_file.write(path, content._replace(arrays={**content.arrays, **arrays}))
+        with pytest.raises(FileError, match=words):
+            fastmlp.load(path)

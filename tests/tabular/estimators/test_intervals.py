@@ -18,7 +18,7 @@ from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import Pack, TableRows, conformal
 from fastmlp.tabular.pack.conformal import ends, learn_sizes
-from fastmlp.tabular.pack.outputs import conformal_quantile, outputs_of, scores_of
+from fastmlp.tabular.pack.outputs import outputs_of, scores_of
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
@@ -120,13 +120,6 @@ def test_ends_are_in_the_range_of_targets(low: float, high: float, expected: Any
     model = model_of(pack_of(np.linspace(-10, 10, 99), None, low, high))
     np.testing.assert_allclose(model.predict_interval(X, 0.98)[0], expected)
     np.testing.assert_allclose(model.predict_quantiles(X, [0.01, 0.99])[0], expected)
-
-
-def test_too_few_rows_promise_nothing() -> None:
-    residuals = np.array([0.5, 1.0, 2.0])
-    assert conformal_quantile(residuals, 0.75) == 2.0
-    assert conformal_quantile(residuals, 0.76) == np.inf
-    assert conformal_quantile(np.empty(0), 0.5) == np.inf
 
 
 @needs_compiler

@@ -205,6 +205,7 @@ def test_a_graph_that_is_asked_for_before_fit() -> None:
         to_onnx(TabularMLPRegressor(), NUMBERS)
 
 
+DATED = pd.DataFrame({"a": np.arange(40.0), "when": ["2024-03-01", "2024-03-05"] * 20})
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "quantiles": (
         lambda: to_onnx(with_encoding(Encoding(scaling="quantile")), NUMBERS),
@@ -218,6 +219,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
             X,
         ),
         "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
+    ),
+    "dates": (
+        lambda: to_onnx(
+            TabularMLPRegressor(**FEW, cv=2).fit(DATED, np.arange(40.0)),
+            DATED[:1],
+        ),
+        "the columns 'when' hold dates or times",
     ),
     "fewer columns": (
         lambda: to_onnx(regressor(), complete(drawn()[0])[["age", "income"]]),

@@ -89,14 +89,6 @@ def test_strips_of_many_rows() -> None:
         ours.predict_raw(rows[:, 1:])
 
 
-def test_columns_of_many_levels_are_numbers() -> None:
-    codes = np.arange(700.0)[:, None] % 350
-    ours = BoostedTrees(n_categories=1).fit(codes, codes[:, 0])
-    assert (ours.places == -1).all()
-    few = BoostedTrees(n_categories=1).fit(codes % 40, codes[:, 0] % 3)
-    assert (few.places >= 0).any()
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """scikit-learn refuses more than 255 levels; as numbers they are taken, unknown ones too."""

@@ -390,13 +390,3 @@ def test_models_learn_from_dates_in_every_form() -> None:
     assert model.feature_importances_.shape == (len(frame.columns),)
     best = model.schema_.columns[model.feature_importances_.argmax()]
     assert best in ("moment", "day", "zoned")
-
-
-@compiled
-def test_dates_have_no_onnx_nodes() -> None:
-    skl2onnx = pytest.importorskip("skl2onnx")
-    frame = pandas.DataFrame({"a": np.arange(40.0), "when": ["2024-03-01", "2024-03-05"] * 20})
-    model = TabularMLPRegressor(n_members=1, max_iter=2, cv=2, random_state=0)
-    model.fit(frame, frame["a"])
-    with pytest.raises(NotImplementedError, match="the columns 'when' hold dates or times"):
-        skl2onnx.to_onnx(model, frame[:1])

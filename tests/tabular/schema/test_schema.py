@@ -35,11 +35,6 @@ def pandas_frame(**kinds: Any) -> Any:
     return pandas.DataFrame(COLUMNS).astype(kinds)
 
 
-def many_rows() -> Any:
-    """A frame longer than what is read value by value."""
-    return pandas.concat([pandas_frame()] * 30, ignore_index=True)
-
-
 TABLES: dict[str, Any] = {
     "pandas": pandas_frame(),
     "pandas, objects": pandas_frame(size=object, color=object, rooms=object, new=object),
@@ -293,16 +288,6 @@ def test_what_is_no_table(X: Any, error: Any, message: str) -> None:
 def test_no_rows_are_read_as_none() -> None:
     values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
     assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
-
-
-def test_one_row_is_read_as_many_are() -> None:
-    frame = many_rows()
-    schema = Schema.learn(frame)
-    whole = schema.read(frame)
-    for i in (0, 1, 2):
-        one = schema.read(frame.iloc[i : i + 1])
-        np.testing.assert_array_equal(one.numbers, whole.numbers[i : i + 1])
-        np.testing.assert_array_equal(one.codes, whole.codes[i : i + 1])
 
 
 def test_many_levels_and_columns() -> None:
