@@ -28,7 +28,6 @@ from benchmarks import machine, output
 from benchmarks.race import calls_in_turns
 from benchmarks.race import timed as seconds_of
 from fastmlp import MLP, Adam
-from fastmlp.backends.shuffle import orders_of
 from fastmlp.model import core_of
 
 PARITY_STEPS = 100
@@ -248,7 +247,7 @@ def alone(load: Load, kind: str) -> Callable[[int], None]:
         words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
         coefficients = net.optimizer.coefficients(1, np.full(n_steps, 1e-3))
         trainer.begin()
-        trainer.run(orders_of(words), coefficients, np.zeros(n_epochs), 0, n_steps)
+        trainer.run(data.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
 
     return run
 
