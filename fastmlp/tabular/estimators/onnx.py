@@ -117,12 +117,13 @@ def _check_type(column: Input, name: str, levels: Sequence[Level] | None) -> Non
 
 def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> str:
     """Add a category; return the places of its levels."""
-    flat = graph.node("Reshape", [column, graph.constant(np.array([-1]), graph.kinds.INT64)])
+    wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
+    flat = key = graph.node("Reshape", [column, graph.constant(np.array([-1]), whole)])
     keys: dict[str, Any]
     if isinstance(levels[0], str):
         keys = {"keys_strings": list(levels)}
     else:
-        flat = graph.node("Cast", [flat], to=graph.kinds.FLOAT)
+        key = graph.node("Cast", [flat], to=graph.kinds.FLOAT)
         floats = np.array(levels, np.float32)
         if len(np.unique(floats)) < len(levels):
             reason = "has levels that are the same number in float32"
@@ -132,7 +133,13 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
     options: dict[str, Any] = {"values_int64s": values, "default_int64": 0}
     # skl2onnx would ask for the newest version, 4, which it then refuses.
     options |= {"op_domain": "ai.onnx.ml", "op_version": 2}
-    return graph.node("LabelEncoder", [flat], **keys, **options)
+    places = graph.node("LabelEncoder", [key], **keys, **options)
+    if "keys_floats" not in keys or graph.kind != wide:
+        return places
+    # A number of float64 that is near a level has its float32, and is unknown to the model.
+    level = graph.node("Gather", [graph.constant(np.array([np.nan, *levels]), wide), places])
+    same = graph.node("Equal", [level, graph.node("Cast", [flat], to=wide)])
+    return graph.node("Where", [same, places, graph.constant(np.array([0]), whole)])
 
 
 def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes, net: str) -> str:

@@ -170,6 +170,12 @@ def test_categories_of_numbers_and_of_many_levels() -> None:
     np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
     (result,) = run(model, X.astype(np.float32))
     np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
+    # Near a level, and none.
+    before = model.predict(X)
+    X[:, 1] += 1e-12
+    (result,) = run(model, X)
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(model.predict(X), before, rtol=0.01)
 
 
 def test_a_table_of_texts_only_and_a_pipeline() -> None:
