@@ -96,11 +96,11 @@ class KeptRows(NamedTuple):
 
     Attributes
     ----------
-    scores, sizes : (n_rows,) arrays, as of `TableEnsemble`; None in pickles of before
+    scores, sizes : (n_rows,) arrays, as of `TableEnsemble`; None where there are none
     """
 
     part: TableRows
-    seed: int
+    seed: int = 0
     scores: Array | None = None
     sizes: Array | None = None
 

@@ -10,6 +10,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 from small_tables import FEW
+from threadpoolctl import threadpool_limits
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, load, save, to_onnx
 from fastmlp.compiler.jit import INTERPRETED
@@ -78,7 +79,9 @@ def test_extra_members_have_the_constraints() -> None:
     trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
     model = TabularMLPRegressor(
         **FEW, cv=2, monotonic_cst=CONSTRAINTS, extra_members=[trees], ensemble="mean"
-    ).fit(FRAME, Y)
+    )
+    with threadpool_limits(1, user_api="openmp"):
+        model.fit(FRAME, Y)
     ((_, fitted),) = model.extra_members_
     assert fitted.monotonic_cst == [1, 0, -1, 0]
     assert trees.monotonic_cst is None
