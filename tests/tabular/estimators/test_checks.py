@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.pack import conformal
+from fastmlp.tabular.pack import conformal, pool
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -30,6 +30,8 @@ def expected(estimator: Any) -> dict[str, str]:
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "ROUNDS", 10)
     monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
+    # A check asks for 1,000 epochs.
+    monkeypatch.setattr(pool, "PATIENCE_SHARE", 0.0)
 
 
 @parametrize_with_checks(
