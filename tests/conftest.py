@@ -28,6 +28,9 @@ TESTS = Path(__file__).parent
 # Containers that set it would have every process compile NumPy, pandas and each module of tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Threads of OpenMP, as in scikit-learn's trees, that wait for one without a core sleep. Else they
+# spin: beside other processes a fit of HistGradientBoostingRegressor took 19 s, now 3.5.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A background job of a shell ignores Ctrl-C, as would tests that send one, and their processes.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
