@@ -313,9 +313,9 @@ def stream_of(table: Any, column_names: ColumnNames, who: str) -> Passes:
             reader = table.to_reader()
         else:
             reader = arrow.RecordBatchReader.from_stream(table)
-        columns, before = columns_of(reader.schema, column_names, who), 0
         # A database refuses a second query until the first is read to its end, or closed.
         try:
+            columns, before = columns_of(reader.schema, column_names, who), 0
             for k, batch in enumerate(reader):
                 for first in range(0, batch.num_rows, BLOCK_ROWS):
                     place = Place(f"batch {k}", before + first)

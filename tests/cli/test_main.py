@@ -26,7 +26,7 @@ from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.demo import DemoOutcome, Digits, _draw_losses, run_demo
 from fastmlp.cli.info import format_info, info
-from fastmlp.cli.main import main
+from fastmlp.cli.main import ending, main
 from fastmlp.compiler import COMPILER, cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
@@ -40,6 +40,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"fastmlp {fastmlp.__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As SIGHUP is below nohup, so that a long training outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:

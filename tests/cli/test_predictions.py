@@ -247,6 +247,19 @@ def test_texts_that_look_like_numbers_in_csv(
         assert model.inputs("rows.csv")[0, 1:].tolist() == [1, 0, 0]
 
 
+def test_an_ensemble_knows_which_of_its_columns_are_texts(rng: np.random.Generator) -> None:
+    table, rows = some(rng, ["no", "yes"]), pd.DataFrame({"code": ["007", "12"], "a": [0.5, 0.5]})
+    model = fastmlp.TabularMLPClassifier(n_members=1, max_iter=2, random_state=0)
+    fastmlp.save(model.fit(table.drop(columns="y"), table["y"]), "model.safetensors")
+    rows.to_csv("rows.csv", index=False)
+    command = ["predict", "model.safetensors", "rows.csv", "--probabilities", "--output", "p.arrow"]
+    assert main(command) == 0
+    expected = model.predict_proba(rows)
+    assert expected[0, 0] != expected[1, 0]
+    result = pyarrow.feather.read_table("p.arrow").to_pandas()
+    np.testing.assert_array_equal(result[["probability_no", "probability_yes"]], expected)
+
+
 def test_a_table_without_rows_has_no_predictions(
     rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -249,6 +249,7 @@ def test_truth_and_relations(a: int) -> None:
             numbers[4] = 3
         first, second = (a, 1.0) if a > 0 else (2, a)
         numbers[5], numbers[6] = first, second
+        numbers[7] = 2 if a > 0 else 0.5
 
     results(decide, a)
 

@@ -92,6 +92,8 @@ def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) 
         assert np.array_equal(y, Y[:, None])
         assert np.array_equal(weight, X[:, 4])
     assert np.asarray(source.read(6)[0]).shape == (60, 2)
+    others = tuple(name for name in TABLE.column_names if name not in ("y", "flag"))
+    assert Blocks.from_parquet(paths, **options).feature_names == others
     assert Blocks.from_arrow(TABLE, target="y", rows=400, seed=3).block_sizes == (400, 400, 200)
     nets = [MLP((2, 4, 1), seed=0) for _ in range(2)]
     for each, buffer_rows in zip(nets, (512, None), strict=True):

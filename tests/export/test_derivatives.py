@@ -22,6 +22,7 @@ from fastmlp import (
     jacobian,
 )
 from fastmlp.backends.cpu import dispatch
+from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.activations import ActivationName
 from fastmlp.rules.elementary import exp
 
@@ -216,6 +217,14 @@ def test_results_are_written_where_they_are_asked_for() -> None:
     np.testing.assert_array_equal(jacobian(net, shared[:, 0], out=shared), expected)
     with pytest.raises(ValueError, match=r"out must be .* of shape \(60, 1, 3\)"):
         jacobian(net, x, outputs=[0], out=out)
+
+
+def test_what_lies_after_the_last_row_is_not_read() -> None:
+    rows = np.full((8, 3), np.nan)
+    rows[:5] = X[:5]
+    net, out = MLP((3, 4, 2), dtype="float64", seed=0), np.empty((5, 2, 3))
+    assert Engine(net._network, 1).jacobian(net.parameters, rows[:5], [0, 1], out)
+    np.testing.assert_array_equal(out, jacobian(net, X)[:5])
 
 
 def test_frames_are_read_by_name() -> None:

@@ -337,6 +337,17 @@ def test_value_and_slope_are_those_of_scikit_learn(
     assert slopes.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["binary_log_loss", "log_loss"])
+def test_a_prediction_that_is_certain_is_clipped_as_by_scikit_learn(name: str, dtype: Any) -> None:
+    one_hot = np.array([[1, 0]], dtype)
+    targets = one_hot if name == "binary_log_loss" else one_hot[:, 1:]
+    values, _ = evaluate(name, 1000 * one_hot - 500, targets)
+    expected = LOSS_FUNCTIONS[name](one_hot, one_hot)
+    assert expected > 0
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
 def test_a_negative_count_has_no_loss() -> None:
     with np.errstate(invalid="ignore"):
         values, slopes = evaluate("poisson", np.zeros((1, 1)), np.array([[-1.0]]))

@@ -171,6 +171,17 @@ def test_parameters_that_are_all_written_are_seen() -> None:
         assert net.train_on_batch(X, y[:, :1]) == expected
 
 
+def test_weights_written_between_steps_of_the_loop_count() -> None:
+    """One-hot targets take no step by one call."""
+    rng = np.random.default_rng(0)
+    net, X = MLP((3, 12, 2), loss="cross_entropy", seed=0), rng.normal(size=(20, 3))
+    y = np.eye(2)[rng.integers(2, size=20)]
+    for _ in range(3):
+        net.weights[0][0, 0] += 0.5
+        expected, _ = net.loss_and_gradient(X, y)
+        assert net.train_on_batch(X, y) == expected
+
+
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     """The nets after something that a user does between two steps, the same to both."""
     kind, seed = rng.integers(22), int(rng.integers(1 << 30))
@@ -738,3 +749,14 @@ def test_rows_of_another_form_take_the_same_step_by_one_call(
             monkeypatch.setattr(steps.Steps, "_step", None)
         assert nets[0].train_on_batch(*others) == nets[1].train_on_batch(x, y)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_of_rows_are_read_where_they_lie(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
+    rng = np.random.default_rng(0)
+    X, y, weight = (rng.uniform(0.1, 1, shape).astype("f4") for shape in ((6, 4), (6, 2), 12))
+    nets = [MLP((4, 8, 2), seed=0) for _ in range(2)]
+    for _ in range(3):
+        expected = nets[1].train_on_batch(X, y, weight[::2].copy())
+        assert nets[0].train_on_batch(X, y, weight[::2]) == expected

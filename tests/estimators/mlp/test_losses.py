@@ -83,6 +83,10 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
     each_level = zip(np.ravel(levels), columns, strict=True)
     losses = [mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level]
     assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
+    together = MLPEnsembleRegressor("quantile", quantile=levels, n_members=1)
+    # Of one member, which predicts what the model does.
+    together.fit(X[:9], Y[:9]).estimators_[0] = model
+    assert together.score(X, Y, weight) == model.score(X, Y, weight)
 
 
 def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:

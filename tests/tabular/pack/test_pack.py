@@ -132,6 +132,13 @@ def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
     assert pack.weights.sum() == pytest.approx(1)
 
 
+def test_rows_that_no_fold_validates_on() -> None:
+    values, y = table(300)
+    pack = trained(TableRows(values, y), None, folds=[(np.arange(200), np.arange(299, 199, -1))])
+    _, second = parts(300)
+    np.testing.assert_allclose(pack.validated, pack.predict(second.values), atol=1e-5)
+
+
 def test_a_rare_class_has_a_probability_everywhere() -> None:
     first, second = parts(240, 2)
     y = first.y.copy()

@@ -2,6 +2,7 @@
 
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from conditions import only_compiled
 from nets import Net
 
+from fastmlp import MLP
+from fastmlp._process import task_pool
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of, tuner_for
 from fastmlp.backends.cpu.engine import Engine
@@ -291,3 +294,14 @@ def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
     monkeypatch.setattr(worker_pool, "run", run)
     dispatch._wake(2, 0.0)
     assert calls == [2]
+
+
+def test_a_call_in_a_pool_that_stops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that Ctrl-C ends the fits of all threads, not the main thread's alone."""
+    net, rows = MLP((2, 3, 1), seed=0), np.ones((4, 2))
+    expected = net.loss_and_gradient(rows, rows[:, :1])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(task_pool._here, "pool", SimpleNamespace(stopping=True), raising=False)
+        with pytest.raises(task_pool.Stopped):
+            net.loss_and_gradient(rows, rows[:, :1])
+    assert net.loss_and_gradient(rows, rows[:, :1])[0] == expected

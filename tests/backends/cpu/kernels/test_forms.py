@@ -60,8 +60,9 @@ N_ROWS = 21 if INTERPRETED else 45
 @each_dtype
 @each_activation
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize(("n_rows", "split"), [(N_ROWS, 0), (N_ROWS, 1), (1, 0)])
 def test_panels_have_the_bits_of_rows(
+    n_rows: int,
     split: int,
     sizes: tuple[int, ...],
     activation: str,
@@ -69,7 +70,7 @@ def test_panels_have_the_bits_of_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net = Net(sizes, activation, dtype=dtype)
-    at = scene(monkeypatch, net, N_ROWS, split_layer=split, by_panels=True)
+    at = scene(monkeypatch, net, n_rows, split_layer=split, by_panels=True)
     assert at.session.net["by_panels"]
     by_rows, by_panels = (
         at.session.blocks["forward_backward"],

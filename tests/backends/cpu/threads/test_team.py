@@ -478,6 +478,8 @@ def test_a_worker_that_never_wakes_is_not_waited_for(
     for _ in range(3):
         team, awake = lead(pool, patient=patient)
         assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
+        # Of no further call: the worker may enter it yet.
+        assert pool.team(2, 1).ctypes.data != team.ctypes.data
     assert not pool._teams
 
 

@@ -52,17 +52,20 @@ def trained(
     *,
     batch: int = BATCH,
     cuts: tuple[int, ...] = (),
+    epochs: int | None = None,
     **options: Any,
 ) -> Run:
-    """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
+    """Train for an epoch for each row of `order`, or for so many epochs in the only order, in calls
+    that end at `cuts` and at the end."""
+    epochs = epochs or len(order)
     parameters, moments = parameters.copy(), engine.moments(n_slots=n_slots_of(optimizer))
     if is_averaged(optimizer):
         moments.begin(parameters, lag_of(optimizer))
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
-    end = trainer.units_per_epoch * len(order)
+    end = trainer.units_per_epoch * epochs
     groups = groups_of(optimizer, engine.network.factors).groups
     coefficients = coefficients_of(optimizer, 1, np.full(end, optimizer.learning_rate), groups)
-    losses, reached = np.zeros(len(order)), 0
+    losses, reached = np.zeros(epochs), 0
     trainer.begin()
     for first, last in pairwise([0, *cuts, end]):
         if reached == first:
@@ -73,16 +76,22 @@ def trained(
 
 
 def pair(
-    net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, epochs: int = 1
+    net: Net,
+    optimizer: Any = None,
+    *,
+    design: str,
+    weighted: bool = False,
+    epochs: int = 1,
+    n_orders: int | None = None,
 ) -> tuple[Run, Run]:
     """Return the same training on the CPU, and by a design in the simulator; two steps an epoch."""
     optimizer = optimizer or Adam(0.03)
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
-    order = orders(rng, epochs, N_ROWS)
-    on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order)
+    order = orders(rng, n_orders or epochs, N_ROWS)
+    on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order, epochs=epochs)
     rows = Data(*data)
-    on_gpu = trained(gpu(net), parameters, rows, optimizer, order, kind=design)
+    on_gpu = trained(gpu(net), parameters, rows, optimizer, order, epochs=epochs, kind=design)
     return on_cpu, on_gpu
 
 

@@ -79,6 +79,11 @@ def test_training_is_that_of_the_cpu(name: str, design: str) -> None:
         assert np.array_equal(on_gpu.moments == 0, on_cpu.moments == 0)
 
 
+@each_design
+def test_one_order_serves_every_epoch(design: str) -> None:
+    assert_alike(*pair(Net((2, 3, 1)), design=design, epochs=2, n_orders=1))
+
+
 @pytest.mark.parametrize("loss", SKLEARN_LOSSES)
 def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, loss, SKLEARN_LOSSES[loss])
