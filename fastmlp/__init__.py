@@ -58,7 +58,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
     from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "EMA",
