@@ -1,4 +1,4 @@
-"""The command ``fastmlp``: train, predict, score, show, export, forecast, demo, info, warmup."""
+"""The command ``fastmlp``: train, predict, score, show, export, demo, info, warmup."""
 
 import argparse
 import json
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from fastmlp import __version__
 from fastmlp.cli.export import add_export, run_export
-from fastmlp.cli.forecast import add_forecast, run_forecast
 from fastmlp.cli.options import (
     CommandError,
     Parser,
@@ -244,9 +243,6 @@ COMMANDS = {
         "print what a model was trained on, and its layers", add_show, _on_tables("show")
     ),
     "export": Subcommand("write a model as C source or an ONNX graph", add_export, run_export),
-    "forecast": Subcommand(
-        "what one net would take on several machines", add_forecast, run_forecast
-    ),
     "demo": Subcommand("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
     "info": Subcommand("versions, compiler, threads, cache", _add_info, _info),
     "warmup": Subcommand("compile everything ahead, into the disk cache", _add_warmup, _warmup),

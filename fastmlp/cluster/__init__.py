@@ -1,24 +1,9 @@
 """The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
 
-from fastmlp.cluster.forecast import (
-    DelayedCommunicator,
-    Forecast,
-    MirrorCommunicator,
-    ThreadCommunicator,
-    forecast,
-    threads,
-)
 from fastmlp.cluster.predict import predict
+from fastmlp.cluster.ranks import ThreadCommunicator, threads
 
-__all__ = [
-    "DelayedCommunicator",
-    "Forecast",
-    "MirrorCommunicator",
-    "ThreadCommunicator",
-    "forecast",
-    "predict",
-    "threads",
-]
+__all__ = ["ThreadCommunicator", "predict", "threads"]
 
 
 def __dir__() -> list[str]:

@@ -155,7 +155,7 @@ def test_wrong_argument_is_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["predict model rows", "score model rows", "forecast"])
+@pytest.mark.parametrize("words", ["predict model rows", "score model rows"])
 def test_threads_are_1_or_more(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*words.split(), "--threads", "0"])
