@@ -91,6 +91,25 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
     return model, X
 
 
+@cache
+def on_edges(seed: int) -> tuple[Any, pd.DataFrame]:
+    """A model with boosted trees, and a table that repeats its training values and has new ones."""
+    g, n = np.random.default_rng(seed), 600
+    X = pd.DataFrame(
+        {
+            "number": g.normal(size=n),
+            "price": g.lognormal(5, 1, n).round(1),
+            "whole": g.integers(0, g.choice([9, 400, 2**30]), n).astype(float),
+            "repeated": g.choice(g.normal(size=300), n) * 1e6,
+        }
+    )
+    ranks = X.rank(pct=True).to_numpy() @ g.permutation([1, 2, 3, 5])
+    y = np.floor(ranks * g.choice([1, 2]))
+    kind: Any = TabularMLPRegressor if seed % 2 else TabularMLPClassifier
+    model = kind(**{**FEW, "max_iter": 2}, trees=True, ensemble="mean")
+    return model.fit(X[:400], y[:400] if seed % 2 else y[:400] > np.median(y)), X
+
+
 def _some(column: Any, generator: np.random.Generator) -> Any:
     """The column with a tenth of its values missing, one at least."""
     missing = generator.random(len(column)) < 0.1

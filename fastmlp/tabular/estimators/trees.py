@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.predict.trees import (
     probabilities,
 )
 from fastmlp.estimators.sklearn_bases import BaseEstimator
-from fastmlp.tabular.encoders.base import LearnedArrays
+from fastmlp.tabular.encoders.base import LearnedArrays, there
 from fastmlp.tabular.pack.rows import in_strips
 from fastmlp.tabular.schema import Values
 
@@ -26,10 +26,15 @@ ROUNDS, RATE = 200, 0.05
 FIRST_ROUNDS, SHARE = 10, 0.25
 # A column of more levels is taken as one of numbers.
 MOST_LEVELS = 255
+# The place of a threshold between two training values. Multiples of this number stay far from whole
+# ones, so that a new price between two others is not on the threshold, as on the middle.
+GOLDEN = 0.6180339887498949
 
 
 class BoostedTrees(LearnedArrays, BaseEstimator):
-    """Trees of scikit-learn's HistGradientBoosting, whose sums these are to the bit.
+    """Trees of scikit-learn's HistGradientBoosting, with its bits for training rows.
+
+    Thresholds lie between training values, so that rounded rows go the same ways.
 
     Probabilities are those of nets' links, float64, which have the same bits on every machine.
 
@@ -111,7 +116,9 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
                     break
                 model.set_params(max_iter=min(ROUNDS, n + int(more) + 1))
                 model.fit(X, y, sample_weight=sample_weight)
-        return self.restore(arrays_of(model), X.shape[1])
+        arrays = arrays_of(model)
+        _move_thresholds(arrays, X)
+        return self.restore(arrays, X.shape[1])
 
     def predict(self, X: Array) -> Array:
         """The numbers of rows, shape (n_rows,)."""
@@ -161,6 +168,23 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
             raise ValueError("places beyond the sets of levels")
         if not np.isfinite(self.numbers).all():
             raise ValueError("trees must have finite numbers")
+
+
+def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
+    """Move thresholds between training values, also as float32 where the values differ there."""
+    features, numbers = arrays["features"], arrays["numbers"]
+    for j in range(X.shape[1]):
+        nodes = np.flatnonzero((features == j) & (arrays["places"] < 0))
+        values = np.append(np.unique(there(X[:, j])), np.finfo(float).max)
+        after = np.searchsorted(values[1:-1], numbers[nodes], side="right") + 1
+        low, high = values[after - 1], values[after]
+        with np.errstate(over="ignore"):
+            narrow, more = low.astype(np.float32), high.astype(np.float32)
+        differ = narrow < more
+        low = np.where(differ, np.maximum(low, narrow), low)
+        high = np.where(differ, np.minimum(high, more), high)
+        middle = low * (1 - GOLDEN) + high * GOLDEN
+        numbers[nodes] = np.where((low < middle) & (middle < high), middle, low)
 
 
 def candidate(

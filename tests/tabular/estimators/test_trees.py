@@ -1,17 +1,19 @@
 """Boosted trees beside nets: scikit-learn's bits, the selection, files."""
 
 import copy
+import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.multioutput import MultiOutputRegressor
-from small_tables import FEW, drawn, labels
+from small_tables import FEW, drawn, labels, on_edges
 from threadpoolctl import threadpool_limits
 
 import fastmlp
@@ -43,11 +45,13 @@ def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
     of_levels = np.arange(width) >= n_numbers
     most = int(g.choice([2, 9, 60, 255]))
     rows = [
-        np.where(of_levels, g.integers(0, top, (size, width)), scale * g.normal(size=(size, width)))
-        for size, top, scale in ((n, most, 1), (300, 300, 2))
+        np.where(of_levels, g.integers(0, top, (size, width)), g.normal(size=(size, width)))
+        for size, top in ((n, most), (300, 300))
     ]
     for part in rows:
         part[g.random(part.shape) < g.choice([0.0, 0.1])] = np.nan
+    # Numbers of training: between them thresholds are others than scikit-learn's.
+    rows[1] = np.where(of_levels, rows[1], g.permuted(np.resize(rows[0], (300, width)), axis=0))
     y = np.nan_to_num(np.where(of_levels, rows[0] * 7 % 5, rows[0])).sum(1) + g.normal(size=n)
     n_classes = int(g.choice([0, 2, 3]))
     if n_classes:
@@ -79,6 +83,36 @@ def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
         np.testing.assert_array_equal(getattr(ours, name)(part), whole[: len(part)])
     if ours.classes:
         np.testing.assert_array_equal(whole.argmax(axis=1), model.predict(rows))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounded_rows_go_the_same_ways(seed: int) -> None:
+    """Rows in float32, in CSV, in ONNX and compiled: their columns repeat training values."""
+    model, X = on_edges(seed)
+    predict = getattr(model, "predict_proba", model.predict)
+    expected, narrow = predict(X), X.astype("float32")
+    text = io.StringIO(X.round(12).to_csv(index=False))
+    session = onnxruntime.InferenceSession(fastmlp.to_onnx(model).SerializeToString())
+    of_onnx = session.run(None, {name: narrow[[name]].to_numpy() for name in X})[-1]
+    compiled = np.empty((len(X), expected[0].size))
+    jit.predict(jit.compiled(model), model.codes(narrow), compiled)
+    for rounded in (predict(narrow), predict(pd.read_csv(text)), of_onnx, compiled):
+        np.testing.assert_allclose(rounded.reshape(expected.shape), expected, rtol=0, atol=1e-5)
+
+
+def test_thresholds_lie_between_training_values() -> None:
+    """Also between two that are one number in float32, and beyond the largest one."""
+    g = np.random.default_rng(0)
+    steps = [1e8 + g.integers(9, size=900), np.minimum(g.normal(size=900), 1.0)]
+    rows = np.stack([*steps, g.normal(size=900) * 1e300], axis=1)
+    rows[g.random(900) < 0.3, 1] = np.nan
+    ours = BoostedTrees().fit(rows, np.isnan(rows[:, 1]) * 9 + rows[:, 0] % 2 + rows[:, 2] / 1e300)
+    for j, column in enumerate(rows.T):
+        ends = ours.numbers[ours.features == j]
+        assert len(ends)
+        assert not np.isin(ends, column).any()
+        if j != 1:
+            assert ((column.min() < ends) & (ends < column.max())).all()
 
 
 def test_strips_of_many_rows() -> None:
