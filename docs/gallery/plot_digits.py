@@ -17,7 +17,6 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 import fastmlp
-from fastmlp.plotting import plot_digits
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X / 16, y, stratify=y, random_state=0)
@@ -74,6 +73,8 @@ right_ones = np.flatnonzero(predicted == y_test)[:4]
 shown = [*right_ones, *wrong]
 figure, axes = plt.subplots(2, 4, figsize=(6, 3.2))
 figure.suptitle("Digits that were held out")
-drawn = plot_digits(X_test[shown].reshape(-1, 8, 8), y_test[shown], predicted[shown], axes.ravel())
-for ax in drawn:
-    ax.spines[:].set_visible(True)
+for ax, i in zip(axes.ravel(), shown, strict=True):
+    color = "black" if predicted[i] == y_test[i] else "red"
+    ax.imshow(X_test[i].reshape(8, 8), cmap="Greys")
+    ax.set_title(f"{predicted[i]}, is {y_test[i]}", color=color)
+    ax.set(xticks=[], yticks=[])

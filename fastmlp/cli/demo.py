@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastmlp import MLP, Adam, History, Report
 from fastmlp.compiler.cache import folder
-from fastmlp.plotting import plot_digits, plot_history
+from fastmlp.plotting import plot_history
+from fastmlp.plotting.digits import plot_digits
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]

@@ -1,11 +1,9 @@
-"""Pictures of a fit, with matplotlib: the extra `plot`."""
+"""Pictures of fits and searches, with matplotlib: the extra `plot`."""
 
-from fastmlp.plotting.digits import plot_digits
-from fastmlp.plotting.ensemble import plot_ensemble, plot_leaderboard
 from fastmlp.plotting.history import plot_history
 from fastmlp.plotting.search import plot_search
 
-__all__ = ["plot_digits", "plot_ensemble", "plot_history", "plot_leaderboard", "plot_search"]
+__all__ = ["plot_history", "plot_search"]
 
 
 def __dir__() -> list[str]:

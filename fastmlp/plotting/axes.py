@@ -23,12 +23,6 @@ def new_axes() -> "Axes":
     return ax
 
 
-def new_row(n: int) -> "list[Axes]":
-    size = (1.1 * max(n, 1), 1.5)
-    _, axes = _pyplot().subplots(1, n, figsize=size, squeeze=False, layout="constrained")
-    return list(axes[0])
-
-
 def whole_ticks(ax: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Estimator(Protocol):
-    """An estimator in scikit-learn's sense: a net, a pipeline, a search or an ensemble."""
+    """An estimator in scikit-learn's sense: a net, a pipeline or a search."""
 
     def get_params(self, deep: bool = True) -> Any: ...
 
@@ -86,8 +86,6 @@ def curves_of(fits: Fits) -> list[Curves]:
     """
     if isinstance(fits, Mapping):
         named = [(str(key), f"history[{key!r}]", fit) for key, fit in fits.items()]
-    elif (members := getattr(fits, "estimators_", None)) is not None:
-        named = [(f"member {i}", f"history.estimators_[{i}]", fit) for i, fit in enumerate(members)]
     elif isinstance(fits, Iterable) and not hasattr(fits, "get_params"):
         named = [(f"net {i}", f"history[{i}]", fit) for i, fit in enumerate(fits)]
     else:
@@ -187,8 +185,7 @@ def plot_history(
         The result of `MLP.fit` or `fit_many`, or a callback's report; the keys of a dict are names
         in the legend. Metrics are drawn on the right, of one fit. Of an estimator, `loss_curve_` is
         drawn, and on the right `validation_scores_`; of a pipeline those of its last step, of a
-        search those of `best_estimator_`, of an ensemble those of the members. Of more than ten
-        fits the best one is drawn in colour.
+        search those of `best_estimator_`. Of more than ten fits the best one is drawn in colour.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : str, default "training"

@@ -14,7 +14,6 @@ from fastmlp import (
     MLP,
     History,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     Report,
@@ -292,8 +291,6 @@ def test_estimators_that_were_fitted_are_drawn() -> None:
     assert curves(plot_history(pipe)) == {TRAINING: pipe[-1].loss_curve_}
     search = MLPSearchCV(pipe, {"mlpregressor__alpha": [0.1, 1.0]}, cv=2).fit(ROWS, ROWS[:, 0])
     assert curves(plot_history(search)) == {TRAINING: search.best_estimator_[-1].loss_curve_}
-    ensemble = MLPEnsembleRegressor(n_members=2, **settings).fit(ROWS, ROWS[:, 0])
-    assert list(curves(plot_history(ensemble))) == ["member 0", "member 1"]
 
 
 @needs_compiler
