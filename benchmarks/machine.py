@@ -44,6 +44,13 @@ def measured(results: Record, *facts: str, versions: Record | None = None) -> st
     return f"Measured on {machine['date']}: {', '.join([*facts, where])}{listed and '; '}{listed}."
 
 
+def short(results: Record) -> str:
+    """Version and commit of a run's fastmlp, the date, and the processor."""
+    machine = results["machine"]
+    where = f"{machine['cores']} cores of {machine['cpu']}"
+    return f"fastmlp {machine['fastmlp']}, {machine['date']}, {where}"
+
+
 def cores() -> int:
     """The number of cores that the process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.peers import PEERS
 from benchmarks.scores import Record, counted
 from benchmarks.training import Heat, heats
@@ -37,12 +38,11 @@ def draw(results: Record, path: Path) -> None:
     for row, heat in enumerate(shown):
         _draw_heat(axes, row, heat)
     _label(axes, shown)
-    m = results["machine"]
     note = "short run, not a measurement; " if results.get("quick") else ""
     axes.set_title(f"Training: time of the peers over fastmlp's, {counted(threads)}")
     axes.set_xlabel(
         f"times as long as fastmlp (log scale; left of 1 the peer is ahead)\n{note}"
-        f"{m['cores']} cores of {m['cpu']}, {m['date']}"
+        f"{machine.short(results)}"
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)

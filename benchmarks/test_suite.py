@@ -22,6 +22,7 @@ from benchmarks import (
     scores,
     second,
     training,
+    yours,
 )
 from benchmarks.conftest import Ours, record, short_race
 from benchmarks.output import BEGIN, END, ROOT
@@ -105,7 +106,8 @@ def test_pages_are_rewritten_between_their_markers(
         assert text.endswith("\nafter\n")
         assert "old" not in text
     assert "](all.png)" in readme.read_text()
-    assert "the fastest peer of each net 1.00 times as long" in readme.read_text()
+    assert "takes 1.00 times as long as fastmlp per training step. Measured" in readme.read_text()
+    assert "\nfastmlp 0.1.0, 2026-01-01, 2 cores of A CPU." in readme.read_text()
     assert "(JAX 1.00, PyTorch 40.00)" in readme.read_text()
     assert "](../all.png)" in text
     assert "**0.25x** (0.25 to 0.25), JAX" in text
@@ -123,7 +125,10 @@ def test_readme_has_the_means_of_the_table() -> None:
     table = training.PAGE.read_text()
     (row,) = re.findall(r"^\| geometric mean .*$", table, flags=re.MULTILINE)
     (sentence,) = re.findall(rf"{BEGIN}(.*){END}", training.README.read_text(), flags=re.DOTALL)
-    assert re.findall(r"(\d+\.\d\d)x", row) == re.findall(r"\b\d+\.\d\d\b", sentence)
+    ratios = re.findall(r"(\d+\.\d\d)x", row)
+    assert [*ratios[1:], ratios[0]] == re.findall(r"\b\d+\.\d\d\b", sentence)
+    quick = json.loads(yours.OURS.read_text())
+    assert yours.summary(quick) in training.README.read_text()
 
 
 def test_picture(results: dict[str, Any], tmp_path: Path) -> None:

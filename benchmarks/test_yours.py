@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import compare, training, yours
 from benchmarks.conftest import Ours, short_race
-from benchmarks.output import BEGIN, DOCS, END
+from benchmarks.output import BEGIN, DOCS, END, ROOT
 from benchmarks.peers import load
 from benchmarks.race import OVER
 from benchmarks.workloads import BY_NAME
@@ -70,9 +70,11 @@ def test_figures_stand_beside_ours(visit: dict[str, Any]) -> None:
 def test_a_visitor_changes_no_page(
     visit: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path: path.read_bytes() for path in [*DOCS.glob("*.md"), training.README]}
-    page, kept = tmp_path / "page.md", tmp_path / "quick.json"
+    before = {path: path.read_bytes() for path in [*DOCS.glob("*.md"), ROOT / "README.md"]}
+    page, readme, kept = (tmp_path / name for name in ("page.md", "README.md", "quick.json"))
     page.write_text(f"{BEGIN}\n{END}\n")
+    readme.write_text(f"{BEGIN}\n{END}\n".replace("benchmarks", "quick"))
+    monkeypatch.setattr(training, "README", readme)
     monkeypatch.setattr(yours, "PAGE", page)
     monkeypatch.setattr(yours, "ROOT", tmp_path)
     monkeypatch.setattr(yours, "OURS", kept)
@@ -83,6 +85,7 @@ def test_a_visitor_changes_no_page(
     compare.main(["--quick", "--pages", "--json", str(kept)])
     assert "784-128-10@128" in page.read_text()
     assert json.loads(kept.read_text()) == visit
+    assert "1.00 times as long, over 2 nets" in readme.read_text()
     compare.main(["--quick", "--pages"])
     text = yours.YOURS.read_text()
     assert text.startswith(yours.TITLE)

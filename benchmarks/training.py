@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.output import DOCS, ROOT, Table
 from benchmarks.peers import PEERS, Unsupported, titles
 from benchmarks.race import Part, Race, timed
@@ -274,14 +275,14 @@ def table(results: Record, threads: int) -> Iterator[str]:
 
 
 def summary(results: Record, threads: int) -> str:
-    """The README's sentence: the geometric means."""
-    m, means = results["machine"], geometric_means(heats(results), threads)
+    """The README's sentence: the geometric means, and of which fastmlp and processor they are."""
+    means = geometric_means(heats(results), threads)
     peers = ", ".join(f"{PEERS[n].title} {means[n][0]:.2f}" for n in COLUMNS if n in means)
     best, _, count = means.get(BEST, (float("nan"), 0, 0))
     return (
-        f"A training step takes the fastest peer of each net {best:.2f} times as long as fastmlp, "
-        f"by the geometric\nmean of {count} nets ({peers}), on {m['cores']} cores of\n"
-        f"{m['cpu']}, {m['date']}."
+        f"On average over {count} nets ({peers}),\n"
+        f"the fastest other library takes {best:.2f} times as long as fastmlp per training step. "
+        f"Measured with\n{machine.short(results)}."
     )
 
 

@@ -118,6 +118,18 @@ def lines(results: Record, ours: Record | None = None) -> Iterator[str]:
         yield from part.table(results, threads)
 
 
+def summary(results: Record) -> str:
+    """The README's sentence: the net's geometric mean, and the comparisons that are lost."""
+    shown, threads = [*comparisons(results)], max(r["threads"] for r in results["peaks"])
+    mean, _, n_nets = training.geometric_means(training.heats(results), threads)[training.BEST]
+    lost = sum(one.ratio < 1 for one in shown)
+    return (
+        f"In the quick benchmark the fastest other library takes {mean:.2f} times as long, over "
+        f"{n_nets} nets,\nand is faster in {lost} of {len(shown)} comparisons. Measured with "
+        f"{machine.short(results)}."
+    )
+
+
 def _caveats(results: Record) -> Iterator[str]:
     """The load of the machine, and what was left out."""
     load = results["machine"]["load"]
@@ -139,6 +151,7 @@ def write(results: Record, kept: Path | None) -> None:
     """Write the page of a run: ours, if its results were kept as ours, or a visitor's."""
     if kept and kept.resolve() == OURS:
         between_markers(PAGE, "\n".join(lines(results)))
+        between_markers(training.README, summary(results), "quick")
         say(f"{PAGE.relative_to(ROOT)} has our figures now")
         return
     ours = json.loads(OURS.read_text()) if OURS.is_file() else None

@@ -26,7 +26,6 @@ extensions = [
     "docs.tools.links",
     "docs.tools.llms",
     "docs.tools.meta",
-    "docs.tools.parameters",
 ]
 default_role = "literal"
 smartquotes = False

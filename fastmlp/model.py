@@ -108,8 +108,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. The
         factor 0 freezes.
     dropout : float in [0, 1) or schedule, or a sequence of them, one per hidden layer
-        In the steps of `fit`, each output of a hidden layer is 0 with this probability, and else
-        is divided by one minus it. A schedule, such as ``Cosine(0.2)``, is the rate over the fit.
+        In the steps of `fit`, each output of a hidden layer is 0 with this probability; the others
+        are divided by (1 - rate). A schedule, such as ``Cosine(0.2)``, is the rate over the fit.
         Losses in `History.loss` are with dropout; nothing is dropped anywhere else.
     input_dropout : float in [0, 1) or schedule
         As `dropout`, of the inputs.
@@ -131,7 +131,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
-        At most so many; None: as many as the process may use. Results do not depend on it.
+        Maximum number of threads; None: all that the process may use. Results do not depend on it.
     device : "cpu", "cuda" or "cuda:<number>"
         Where it trains and predicts; "cuda" is an NVIDIA GPU, and needs the extra `cuda`. `to`
         moves a net.
@@ -423,12 +423,12 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
             parameter and the rows have weights; or a name: "mse", "mae", "huber", or one of
             scikit-learn's scorers. One prediction serves all. Columns of one output are vectors.
         early_stopping : int or EarlyStopping, optional
-            An int: stop after so many epochs without a lower validation loss, and end with the
-            parameters of the best epoch.
+            An int: stop after this number of epochs without a lower validation loss, and end with
+            the parameters of the best epoch.
         keep_best : bool
             End with the parameters of the epoch of the lowest validation loss, without stopping.
         time_limit : float or datetime.timedelta, optional
-            End after the first epoch that ends so many seconds after the fit began.
+            Seconds; the fit ends after the first epoch that ends later.
         callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
             Each callable is called with a `Report` after every epoch; ``report.stop()`` ends the
             fit.

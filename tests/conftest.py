@@ -88,6 +88,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Backwards())
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    drills = ", and no drill, which is a slow test: --all runs all" if config.option.fast else ""
+    return f"cases of a test: at most {n}{drills}" if (n := config.option.cases) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collect the tests; they and their modules live to the end, and no garbage is looked for among

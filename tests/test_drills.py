@@ -72,7 +72,7 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
         (tests / f"{name}.py").write_text("def test_b(): pass\ndef test_a(): pass\n")
     (tests / "test_some.py").write_text(BURNING)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\nmarkers = drill: slow\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     # The options that this run was given are none of the inner one's.
     environment = {name: os.environ[name] for name in os.environ if name != "PYTEST_ADDOPTS"}
     done = subprocess.run(
@@ -81,6 +81,7 @@ def test_which_tests_a_call_takes(arguments: list[str], summary: str, tmp_path: 
     assert summary in done.stdout.splitlines()[-1], done.stdout
     assert ("add 'test_slow' to tests/drills.txt" in done.stdout) == ("--all" in arguments)
     assert "test_first_use" not in done.stdout
+    assert ("most 4, and no drill" in done.stdout) == (arguments == [])
 
 
 class _Case:

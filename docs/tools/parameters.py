@@ -1,9 +1,13 @@
-"""Tables of all keywords, from signatures, docstrings and the words of other libraries."""
+"""Tables of all keywords, from signatures, docstrings and the words of other libraries.
+
+`python -m docs.tools.parameters` writes them into docs/parameters.md.
+"""
 
 import ast
 import inspect
 import re
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import fastmlp.cluster
@@ -11,8 +15,13 @@ from fastmlp.validation.keywords import content
 
 Table = dict[str, Any]
 Row = list[str]
-# A line of docs/parameters.md, in whose place the build puts the tables.
-MARKER = "Not on the site? `python -m docs.tools.parameters` prints the tables."
+PAGE = Path(__file__).parents[1] / "parameters.md"
+# The page's own words end here.
+BEGIN = "<!-- tables:begin -->\n"
+SECTION = re.compile(
+    r"^Parameters\n-+\n(.*?)(?:^\S[^\n]*\n-+\n|\Z)", flags=re.MULTILINE | re.DOTALL
+)
+ENTRY = re.compile(r"^(\S[^:\n]*?)(?: *: (.*))?\n((?:^ .*\n|\n)*)", flags=re.MULTILINE)
 
 
 def tables() -> list[Table]:
@@ -44,16 +53,12 @@ def keywords(table: Table) -> dict[str, str]:
 
 def described(name: str) -> dict[str, tuple[str, str]]:
     """Return type and meaning of the keywords, from the docstring."""
-    from numpydoc.docscrape import NumpyDocString
-
-    text = inspect.getdoc(found_by(name)) or ""
+    section = SECTION.search(f"{inspect.getdoc(found_by(name))}\n")
     found = {}
-    for names, kind, lines in NumpyDocString(text)["Parameters"]:
+    for names, kind, lines in ENTRY.findall(section[1] if section else ""):
         kind = re.sub(r",? *(optional|default.*)$", "", kind)
-        if not kind and " : " in names:
-            names, _, kind = names.partition(" : ")
         for one in re.split(r"[,\s]+", names):
-            found[one] = kind, " ".join(line.strip() for line in lines).strip()
+            found[one] = kind, " ".join(lines.split())
     return found
 
 
@@ -95,17 +100,10 @@ def lines(table: Table) -> list[str]:
 
 
 def page() -> str:
-    return "\n".join(line for table in tables() for line in lines(table))
-
-
-def of_page(app: Any, docname: str, content: list[str]) -> None:
-    if docname == "parameters":
-        content[0] = content[0].replace(MARKER, page())
-
-
-def setup(app: Any) -> None:
-    app.connect("source-read", of_page)
+    """Return the text of the page: its own words, and the tables."""
+    words = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
+    return "\n".join([words + BEGIN, *(line for table in tables() for line in lines(table))])
 
 
 if __name__ == "__main__":
-    print(page())
+    PAGE.write_text(page(), encoding="utf-8")

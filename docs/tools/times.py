@@ -9,29 +9,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "_static" / "times.svg"
-SENTENCE = re.compile(r"mean of (\d+) nets \(([^)]*)\)")
-WIDTH, LEFT, BAR, STEP, TOP = 640, 120, 20, 30, 44
+SENTENCE = re.compile(r"over (\d+) nets \(([^)]*)\), .* Measured with (.*?)\. <!-- benchmarks:end")
+WIDTH, LEFT, BAR, STEP, TOP = 640, 120, 20, 30, 64
 INK, OURS, THEIRS = "#16202b", "#2f7d4f", "#8a9bb0"
 
 
-def numbers(text: str) -> tuple[int, dict[str, float]]:
-    """The number of nets, and the peers' times over fastmlp's, by README's text."""
+def numbers(text: str) -> tuple[int, dict[str, float], str]:
+    """The number of nets, the peers' times over fastmlp's, and the run, by README's text."""
     match = SENTENCE.search(" ".join(text.split()))
     if match is None:
         raise ValueError(f"README has no sentence like {SENTENCE.pattern!r}")
     rows = (row.rsplit(" ", 1) for row in match[2].split(", "))
-    return int(match[1]), {name: float(ratio) for name, ratio in rows}
+    return int(match[1]), {name: float(ratio) for name, ratio in rows}, match[3]
 
 
 def drawn(text: str) -> str:
     """The picture, as SVG."""
-    n_nets, peers = numbers(text)
+    n_nets, peers, run = numbers(text)
     title = f"Time of a training step over fastmlp's, geometric mean of {n_nets} nets"
     rows = sorted({"fastmlp": 1.0, **peers}.items(), key=lambda row: row[1])
     scale = (WIDTH - LEFT - 70) / rows[-1][1]
     height = TOP + STEP * len(rows) + 6
     shapes = [
         f'<text x="0" y="28" font-weight="bold">{title}</text>',
+        f'<text x="0" y="48">{run}</text>',
     ]
     for i, (name, ratio) in enumerate(rows):
         y, width = TOP + STEP * i, ratio * scale

@@ -389,7 +389,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
     weight_decay : float of 0 or more, default 0
         Of y, biases included.
     warmup_steps : int of 0 or more, default 0
-        The rate rises linearly over the first so many steps.
+        Number of steps over which the rate rises linearly from 0.
 
     Raises
     ------

@@ -33,17 +33,17 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     Parameters
     ----------
     preset : {"fast", "balanced", "best"}, default "balanced"
-        How many nets are trained, how many of them the ensemble may have, and for how many epochs.
+        The number of nets to train, of nets in the ensemble, and of epochs.
     n_members : int, optional
-        The nets that are trained; of each fold so many. None: those of the preset: 6, 10 or 30.
+        Number of nets to train, per fold. None: that of the preset, 6, 10 or 30.
     max_members : int, optional
-        The most nets of the ensemble. None: those of the preset: 4, 6 or 10.
+        Maximum number of nets in the ensemble. None: that of the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"
         How nets are chosen on the rows that are held out: by a greedy selection, with weights; the
         `max_members` that do best each by itself, with equal weights; or the best one alone.
     max_iter : int, optional
-        The most epochs of a net, which ends before where its validation loss does not get better.
-        None: those of the preset: 100, 200 or 400.
+        Maximum number of epochs of a net, which stops earlier if its validation loss does not fall.
+        None: that of the preset, 100, 200 or 400.
     time_limit : float, optional
         The seconds of a fit, from its call on: reading, learning columns, encoding and selection
         count. When nine tenths are over, no net is begun, and those that train end, within an
@@ -60,9 +60,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     validation_fraction : float in (0, 1), default 0.2
         The share of the rows that is held out, of each class alike; of `groups`, their share.
     cv : int, splitter of scikit-learn's, or iterable of (train, test), optional
-        Instead: train each net so many times, each time without another fold of the rows. None: 5
-        for fewer than 1,000 rows. No row may be in two folds; those in none, as the first of a
-        TimeSeriesSplit, are only trained on. A file of the model has a number only.
+        Number of folds, instead of a held-out set: each net is trained once without each fold.
+        None: 5 for fewer than 1,000 rows. No row may be in two folds; those in none, as the first
+        of a TimeSeriesSplit, are only trained on. A file of the model has a number only.
     refit : bool, default False
         After the selection, train the nets of the ensemble once more, on all rows, those to
         validate on too, each for as many epochs as its best one's number; one net then takes the

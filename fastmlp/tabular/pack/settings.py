@@ -26,7 +26,7 @@ class PackSettings(NamedTuple):
     Attributes
     ----------
     n_members : int
-        The nets that are trained; of each fold so many.
+        Number of nets to train, per fold.
     max_members : int
         The most that the ensemble has.
     ensemble : "greedy", "mean" or "best"
