@@ -18,7 +18,12 @@ needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is se
 
 
 def built(
-    folder: Path, texts: Mapping[str, str], flags: Sequence[str], compiler: str = "gcc"
+    folder: Path,
+    texts: Mapping[str, str],
+    flags: Sequence[str],
+    compiler: str = "gcc",
+    *,
+    capture: bool = False,
 ) -> ctypes.CDLL:
     """A shared library of several C files, which stand in one program."""
     program = []
@@ -28,7 +33,7 @@ def built(
         program += [*defines, f'#include "{prefix}.h"']
     (folder / "all.c").write_text("\n".join(program) + "\n")
     command = [compiler, *WARNINGS, *flags, "-shared", "-fPIC", "all.c", "-o", "all.so", "-lm"]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(command, cwd=folder, check=True, capture_output=capture, text=True)
     return ctypes.CDLL(str(folder / "all.so"))
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,7 +201,8 @@ class CText:
 
     def helpers(self, code: str) -> str:
         """The functions of numbers' bits that the code calls."""
-        texts = ["\n#include <math.h>\n"] if "$sqrt" in code else []
+        include = "\n#ifndef __GNUC__\n#include <math.h>\n#endif\n"
+        texts = [include] if "$sqrt" in code else []
         for scalar in C_TYPES:
             bits = 8 * np.dtype(scalar).itemsize
             if scalar is not self.scalar and not re.search(rf"\$\w+{bits}\(", code):
@@ -236,6 +238,9 @@ class CText:
             "@IN": str(parts.n_features),
             "@OUT": str(parts.n_outputs),
             "@STACK": str(self.stack),
+            # Prefixes that differ in case alone have the same macros.
+            "@ID": f"0x{crc32(self.prefix.encode()):x}",
+            "@PREFIX": self.prefix,
             "@MORE": "\n".join(more),
         }
         predict = self.predict(gradient=False)

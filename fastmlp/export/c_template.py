@@ -5,8 +5,11 @@ numbers, ``$number`` that of a row's and of predictions.
 """
 
 DECLARATIONS = """\
+#if defined($H) && $H + 0 != @ID
+#error "the names of macros here are those of another file: give to_c another prefix than @PREFIX"
+#endif
 #ifndef $H
-#define $H
+#define $H @ID
 
 #include <stddef.h>
 #include <stdint.h>
@@ -67,7 +70,11 @@ OF_BITS = """
 #define $fma@B(a, b, c) ((a) * (b) + (c))
 #define $FUSED@B 0
 #endif
+#if defined(__GNUC__) /* one instruction with -fno-math-errno */
+#define $sqrt@B(x) __builtin_sqrt@F(x)
+#else
 #define $sqrt@B(x) sqrt@F(x)
+#endif
 
 typedef union {
     @T number;

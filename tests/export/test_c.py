@@ -92,6 +92,15 @@ def test_predictions_have_the_bits_of_the_net(names: Any, flags: str, tmp_path: 
 
 
 @needs_gcc
+@pytest.mark.parametrize("prefixes", [("net", "NET"), ("NET", "net"), ("aB_2", "Ab_2")])
+def test_prefixes_that_differ_in_case_alone_are_an_error(prefixes: Any, tmp_path: Path) -> None:
+    texts = {p: to_c(MLP((n, 1), seed=0), prefix=p) for n, p in enumerate(prefixes, 2)}
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        built(tmp_path, texts, [], capture=True)
+    assert f"give to_c another prefix than {prefixes[1]}" in caught.value.stderr
+
+
+@needs_gcc
 @needs_compiler
 def test_without_fused_multiply_adds(tmp_path: Path) -> None:
     texts = {name: to_c(net, prefix=name) for name, net in NETS.items()}

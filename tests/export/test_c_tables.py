@@ -1,6 +1,7 @@
 """C files of models of tables: the bits of `predict`, from rows of numbers and codes of levels."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,14 @@ def test_c_files_have_the_bits_of_boosted_trees(flags: str, kinds: Any, tmp_path
         out = predictions(library, name, codes, expected.shape[1])
         np.testing.assert_array_equal(out, expected, name)
         assert failures(library, name, np.float64) == 0
+
+
+@needs_gcc
+def test_no_call_of_a_library(tmp_path: Path) -> None:
+    (tmp_path / "net.h").write_text(to_c(regressor(), prefix="net", tests=0))
+    flags = ["-O0", "-ffreestanding", "-fno-math-errno", "-DNET_IMPLEMENTATION"]
+    subprocess.run(["gcc", *flags, "-x", "c", "-c", "net.h"], cwd=tmp_path, check=True)
+    assert " U " not in subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
 
 
 @needs_gcc
