@@ -15,6 +15,7 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -196,7 +197,7 @@ class ModelDerivatives:
         nets = [term.net for term in terms if term.net is not None]
         self.dtype = nets[0].dtype if nets else np.dtype(np.float64)
         self._alone = nets[0] if len(terms) == len(nets) == 1 and complete is as_they_are else None
-        self._sums = sums
+        self.sums = sums
         self.n_columns = n_features if sums is None else sums.shape[1]
 
     def write(self, x: Array, places: NDArray[np.intp], out: Array) -> bool:
@@ -229,7 +230,7 @@ class ModelDerivatives:
             derivatives, outputs = self._derived(net, x, inputs, buffer)
             of_steps = derivatives.reshape(-1, len(lines), *derivatives.shape[1:])
             of_steps *= lines[:, None, inputs]
-            return derivatives if self._sums is None else derivatives @ self._sums[inputs], outputs
+            return derivatives if self.sums is None else derivatives @ self.sums[inputs], outputs
 
         if self._alone is not None:
             return derive(self._alone, points, slice(None))[0]
@@ -282,6 +283,7 @@ def model_derivatives(parts: ModelParts, raw: bool, who: str) -> ModelDerivative
     TypeError
         If the raw outputs of several nets are asked for, whose predictions are no probabilities.
     """
+    scalars.boolean(who, "raw", raw)
     members, n_features = parts.members, parts.n_features
     alone = members[0].net if len(members) == 1 else None
     if alone is not None and (raw or parts.is_net):

@@ -103,7 +103,7 @@ def to_onnx(
         one input for each column, shape (n_rows, 1): numbers, or texts. Its outputs are, for a net,
         "Y", shape (n_rows, n_outputs); for a regressor "variable", of that shape; for a classifier
         "label", shape (n_rows,), or of several labels (n_rows, n_labels), and "probabilities",
-        shape (n_rows, n_classes).
+        shape (n_rows, n_classes); where a column has an output's name, "predicted_label" and so on.
 
     Raises
     ------
@@ -123,6 +123,8 @@ def to_onnx(
     """
     scalars.known(WHO, "dtype", dtype, ("float32", "float64"))
     scalars.positive_integer(WHO, "opset", opset)
+    if path is not None:
+        scalars.path(WHO, "path", path)
     try:
         from onnx.defs import onnx_opset_version
     except ModuleNotFoundError as error:

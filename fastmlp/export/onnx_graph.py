@@ -82,18 +82,29 @@ class Graph:
         self._scope, self._container = scope, container
         self.kinds: Any = TensorProto
         self._is_double = dtype == "float64"
+        # Names of columns, which no other variable may have.
+        self.columns: set[str] = set()
         self.kind: int = self.kinds.DOUBLE if self._is_double else self.kinds.FLOAT
+
+    def named(self, stem: str) -> str:
+        """A name that no other variable has, nor a column."""
+        name: str = self._scope.get_unique_variable_name(stem)
+        return self.named(stem) if name in self.columns else name
+
+    def output(self, name: str) -> str:
+        """The name of an output of the graph."""
+        return self.output(f"predicted_{name}") if name in self.columns else name
 
     def node(self, kind: str, inputs: list[str], output: str | None = None, **options: Any) -> str:
         """Add a node; return the name of its output."""
-        output = output or self._scope.get_unique_variable_name(kind.lower())
+        output = output or self.named(kind.lower())
         name = self._scope.get_unique_operator_name(kind)
         self._container.add_node(kind, inputs, output, name=name, **options)
         return output
 
     def constant(self, values: Any, kind: int) -> str:
         """Add a constant; return its name."""
-        name = self._scope.get_unique_variable_name("constant")
+        name = self.named("constant")
         values = np.asarray(values)
         self._container.add_initializer(name, kind, list(values.shape), values.ravel().tolist())
         return name
@@ -170,8 +181,8 @@ class Graph:
             return self.node("Softmax", [raw], axis=1)
         if name == "sorted":
             n = self.constant(np.array([n_outputs]), self.kinds.INT64)
-            values = self._scope.get_unique_variable_name("sorted")
-            places = self._scope.get_unique_variable_name("places")
+            values = self.named("sorted")
+            places = self.named("places")
             self._container.add_node(
                 "TopK",
                 [raw, n],
@@ -189,9 +200,7 @@ class Graph:
             return self.chosen(both, np.arange(n_outputs).reshape(2, -1).T.ravel())
         return self.activation(raw, name, kind)
 
-    def classes(
-        self, values: str, classes: Array | None, label: str = "label", to: str = "probabilities"
-    ) -> None:
+    def classes(self, values: str, classes: Array | None, label: str, to: str) -> None:
         """Add labels and probabilities; classes None: any number of labels a row."""
         self.node("Cast", [values], to, to=self.kind)
         if classes is None:
@@ -213,12 +222,13 @@ class Graph:
         self, values: str, inputs: list[Input], classes: Array | None, n_outputs: int
     ) -> Outline:
         """Add labels and probabilities; return the outline of the whole graph."""
-        self.classes(values, classes)
+        label, to = self.output("label"), self.output("probabilities")
+        self.classes(values, classes, label, to)
         kind, shape = self.kinds.INT64, (None,) if classes is not None else (None, n_outputs)
         if classes is not None and are_words(classes):
             kind = self.kinds.STRING
-        probabilities = Output("probabilities", self.kind, (None, n_outputs))
-        return Outline(inputs, [Output("label", kind, shape), probabilities])
+        probabilities = Output(to, self.kind, (None, n_outputs))
+        return Outline(inputs, [Output(label, kind, shape), probabilities])
 
 
 def are_words(classes: Array) -> bool:

@@ -110,6 +110,8 @@ def shap_values(
     (array([[3., 4.]]), 3.0)
     """
     scalars.positive_integer(WHO, "n_steps", n_steps)
+    if raw is not None:
+        scalars.boolean(WHO, "raw", raw)
     if is_of_tables(model):
         table = _Table(model, raw)
         derivatives, x, rows = table.derivatives, table.encoded(X), table.encoded(background)
@@ -124,7 +126,7 @@ def shap_values(
     values = _integrals(derivatives, x, rows, n_steps)
     base = derivatives.values(rows).mean(axis=0)
     gap = derivatives.values(x) - base - values.sum(axis=2)
-    _share(values, gap)
+    _share(values, gap, _distances(x, rows, derivatives.sums))
     validation.warn_if_not_finite(values, WHO)
     if derivatives.n_outputs == 1:
         return Attribution(values[:, 0], float(base[0]), gap[:, 0])
@@ -172,12 +174,20 @@ def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: in
     return result / len(rows)
 
 
-def _share(values: Array, gap: Array) -> None:
-    """Add each gap to the values in proportion to their sizes; warn of large ones."""
+def _distances(x: Array, rows: Array, sums: Array | None) -> Array:
+    """The mean distance of each row's columns from the background, shape (n_rows, n_columns)."""
+    distances = np.array([np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x])
+    return distances if sums is None else distances @ sums
+
+
+def _share(values: Array, gap: Array, distances: Array) -> None:
+    """Add each gap to the values in proportion to their sizes or, where all are 0, to distances;
+    warn of large ones."""
     sizes = np.abs(values)
+    sizes = np.where(sizes.any(axis=2, keepdims=True), sizes, distances[:, None])
     totals = sizes.sum(axis=2, keepdims=True)
-    even = np.full_like(sizes, 1 / sizes.shape[2])
-    values += gap[:, :, None] * np.divide(sizes, totals, out=even, where=totals > 0)
+    shares = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
+    values += gap[:, :, None] * shares
     spread, error = np.sqrt(np.mean(values**2)), np.sqrt(np.mean(gap**2))
     if error > LARGE_GAP * spread:
         warn(

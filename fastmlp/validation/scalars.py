@@ -82,9 +82,11 @@ def boolean(owner: str, name: str, value: object) -> bool:
 
 
 def path(owner: str, name: str, value: object) -> None:
-    """Check a path: a str or an os.PathLike."""
+    """Check a path: a str or an os.PathLike, without the character NUL."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")
+    if "\0" in os.fsdecode(value):
+        raise ValueError(f"{owner}: {name} must be a path without the character \\0, got {value!r}")
 
 
 def known(

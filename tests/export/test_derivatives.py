@@ -242,6 +242,9 @@ def test_far_rows_warn() -> None:
         assert np.isinf(jacobian(net, [[1000.0]]))
 
 
+YES: Any = "yes"
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
@@ -257,6 +260,7 @@ def test_far_rows_warn() -> None:
          "fastmlp.fold"),
         (lambda net: jacobian(TabularMLPRegressor(), X), TypeError, "fastmlp.shap_values"),
         (lambda net: jacobian(MLPRegressor(), X), ValueError, "not fitted"),
+        (lambda net: jacobian(net, X, raw=YES), TypeError, "raw must be True or False"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_derived(call: Any, kind: Any, words: str) -> None:

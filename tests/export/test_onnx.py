@@ -13,7 +13,7 @@ from small_models import CASES, MODELS, TARGETS, X
 from small_tables import FEW, classifier, drawn, regressor
 
 import fastmlp
-from fastmlp import MLP, MLPClassifier, TabularMLPRegressor, to_onnx
+from fastmlp import MLP, MLPClassifier, TabularMLPClassifier, TabularMLPRegressor, to_onnx
 from fastmlp.rules.activations import ActivationName
 
 # In float32 sums are of another order, and links may be steep.
@@ -21,6 +21,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 LOSSES = ("mse", "binary_cross_entropy", "cross_entropy", "poisson", "quantile", "gaussian_nll")
 rng = np.random.default_rng(0)
 HALF: Any = "float16"
+FIVE: Any = 5
 
 
 def run(graph: Any, rows: Any) -> list[Any]:
@@ -93,6 +94,23 @@ def test_models_of_tables() -> None:
     np.testing.assert_allclose(values[:, 0], model.predict(numbers), rtol=1e-5, atol=1e-6)
 
 
+OUTPUTS = ["label", "probabilities", "variable"]
+
+
+@pytest.mark.parametrize("more", [[], ["predicted_label"], ["cast_1", "constant_2", "gather_5"]])
+@pytest.mark.parametrize("kind", [TabularMLPRegressor, TabularMLPClassifier])
+def test_columns_may_have_the_names_of_outputs_and_nodes(kind: Any, more: list[str]) -> None:
+    X = pd.DataFrame({name: rng.choice([0.5, 2, 7], 60) for name in OUTPUTS + more})
+    X["town"] = rng.choice(["Bern", "Chur"], 60)
+    model = kind(n_members=1, max_iter=1, random_state=0).fit(X, X["label"] > 1)
+    graph = to_onnx(model)
+    names = [one.name for one in (*graph.graph.input, *graph.graph.output)]
+    assert sorted(names[: len(X.columns)]) == sorted(X)
+    assert len({*names}) == len(names)
+    expected = model.predict(X) if kind is TabularMLPRegressor else model.predict_proba(X)[:, 1]
+    np.testing.assert_allclose(run(graph, columns_of(X))[-1][:, -1], expected, atol=1e-5)
+
+
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     net = MLP((3, 4, 1), seed=0)
     path = tmp_path / "net.onnx"
@@ -117,6 +135,12 @@ def bump(z: float) -> tuple[float, float]:
         (lambda: to_onnx(MLP((1, 1)), opset=9), ValueError, "opset must be 13 to .*, got 9"),
         (lambda: to_onnx(MLPClassifier()), ValueError, "MLPClassifier is not fitted"),
         (lambda: to_onnx(TabularMLPRegressor()), ValueError, "is not fitted"),
+        (lambda: to_onnx(MLP((1, 1)), FIVE), TypeError, "fastmlp.to_onnx: path must be a path"),
+        (
+            lambda: to_onnx(MLP((1, 1)), "a\0b"),
+            ValueError,
+            "to_onnx: path .* without the character",
+        ),
         (lambda: to_onnx(3), TypeError, "fastmlp.to_onnx: model must be an MLP, .* got int"),
     ],
 )

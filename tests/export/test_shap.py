@@ -1,5 +1,6 @@
 """Attributions: their definition, their sum, and columns of tables."""
 
+import warnings
 from itertools import product
 from math import factorial
 from typing import Any
@@ -25,6 +26,7 @@ from fastmlp import (
 from fastmlp.export.shap import Attribution
 
 rng = np.random.default_rng(0)
+YES: Any = "yes"
 X = rng.normal(size=(40, 4))
 FEW: dict[str, Any] = {"hidden_layer_sizes": (6,), "max_iter": 5, "random_state": 0, "tol": 0}
 
@@ -67,6 +69,21 @@ def test_a_line_is_attributed_exactly_and_equal_columns_alike() -> None:
     values = shap_values(net, rows[:5], rows[10:]).values
     np.testing.assert_allclose(values[:, 0], values[:, 1], atol=1e-12)
     np.testing.assert_array_equal(values[:, 2], 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_that_equal_the_background_have_no_effect(seed: int) -> None:
+    """All slopes underflow along the lines: the gap is shared by the distances."""
+    rng = np.random.default_rng(seed)
+    net = MLP((4, 9, 2), activation="tanh", seed=seed)
+    rows = rng.choice([0, 1e4, 2e5], (5, 4))
+    rows[0] = [1e5, 0, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of gaps
+        values, base, _ = shap_values(net, rows, background=np.zeros((1, 4)))
+    np.testing.assert_array_equal(values[np.broadcast_to(rows[:, None] == 0, values.shape)], 0)
+    np.testing.assert_allclose(base + values.sum(axis=2), net.predict(rows), atol=1e-5)
+    assert values[0, 0, 0] != 0
 
 
 def test_blocks_of_any_size_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +245,7 @@ def test_a_long_background_is_picked_evenly() -> None:
         (lambda net: shap_values(regressor(), drawn()[0][:0], drawn()[0]), ValueError, "rows"),
         (lambda net: shap_values(TabularMLPRegressor(), X, X), ValueError, "not fitted"),
         (lambda net: shap_values(MLPRegressor(), X, X), ValueError, "not fitted"),
+        (lambda net: shap_values(net, X, X, raw=YES), TypeError, "raw must be True or False"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_attributed(call: Any, kind: Any, words: str) -> None:

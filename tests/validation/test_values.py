@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,12 @@ def test_a_whole_float_is_no_integer() -> None:
 @pytest.mark.parametrize("value", [None, 5, b"net"])
 def test_what_is_no_path_is_a_type_error(value: Any) -> None:
     with pytest.raises(TypeError, match=words("a path, a str or os.PathLike", value)):
+        scalars.path("Adam", "beta_1", value)
+
+
+@pytest.mark.parametrize("value", ["a\0", Path("\0")])
+def test_nul_in_a_path_is_a_value_error(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^Adam: beta_1 .* without the character"):
         scalars.path("Adam", "beta_1", value)
 
 

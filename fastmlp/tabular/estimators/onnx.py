@@ -291,11 +291,13 @@ def write(graph: Graph, model: Any) -> Outline:
         inputs = [Input(str(name), name, 1, holds_texts=name in texts) for name in used]
     else:
         inputs = [Input("X", "X", n, holds_texts=False)]
+    graph.columns = {each.name for each in inputs}
     values = _predictions(graph, model, inputs)
     if hasattr(model, "classes_"):
         return graph.classifier(values, inputs, model.classes_, len(model.classes_))
-    graph.node("Cast", [values], "variable", to=graph.kind)
-    return Outline(inputs, [Output("variable", graph.kind, (None, 1))])
+    name = graph.output("variable")
+    graph.node("Cast", [values], name, to=graph.kind)
+    return Outline(inputs, [Output(name, graph.kind, (None, 1))])
 
 
 def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
