@@ -43,8 +43,6 @@ if _typing.TYPE_CHECKING:
     # For type checkers what is loaded on first use; with `as` as names of this module's own.
     from fastmlp.estimators import MLPClassifier as MLPClassifier
     from fastmlp.estimators import MLPRegressor as MLPRegressor
-    from fastmlp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
-    from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export import jit as jit
     from fastmlp.export.c_file import to_c
@@ -113,7 +111,6 @@ __all__ = [
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators"),
-    **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "estimators.ensemble"),
     "MLPSearchCV": "estimators.search",
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.estimators"),
 }

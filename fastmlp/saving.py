@@ -15,21 +15,17 @@ from fastmlp.validation.packages import needs
 
 if TYPE_CHECKING:
     from fastmlp.estimators import MLPClassifier, MLPRegressor
-    from fastmlp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV
     from fastmlp.tabular import TableModel
     from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
-    Ensemble: TypeAlias = MLPEnsembleClassifier | MLPEnsembleRegressor
     OfTables: TypeAlias = TableModel | TabularMLPClassifier | TabularMLPRegressor
-    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV | OfTables
+    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
 
 # What can be saved beside a net, and the package with its `archive` module.
 ESTIMATORS = {
     "MLPClassifier": "estimators.mlp",
     "MLPRegressor": "estimators.mlp",
-    "MLPEnsembleClassifier": "estimators.ensemble",
-    "MLPEnsembleRegressor": "estimators.ensemble",
     "MLPSearchCV": "estimators.search",
     "TableModel": "tabular.plain",
     "TabularMLPClassifier": "tabular.estimators",
@@ -47,14 +43,14 @@ def save(
     numbers, no code: rules of your own are stored by name, and you pass them to `load` again.
 
     For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
-    the setting of `set_output`; not attributes of your own, nor metadata requests. For an ensemble
-    it holds all members, for a search the settings, `cv_results_` and the best estimator, for a
-    model of tables its columns and the nets of its ensemble.
+    the setting of `set_output`; not attributes of your own, nor metadata requests. For a search it
+    holds the settings, `cv_results_` and the best estimator, for a model of tables its columns and
+    the nets of its ensemble.
 
     Parameters
     ----------
-    model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor, \
-    MLPSearchCV, TabularMLPClassifier or TabularMLPRegressor
+    model : MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier or \
+    TabularMLPRegressor
         An estimator must be fitted, and must not be of a subclass.
     path : path
     include_training_state : bool
@@ -120,8 +116,7 @@ def load(
 
     Returns
     -------
-    MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPSearchCV, \
-    TabularMLPClassifier or TabularMLPRegressor
+    MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier or TabularMLPRegressor
         Or a `TableModel`, of a file of the command ``fastmlp train``, which predicts from tables.
 
     Raises

@@ -8,8 +8,6 @@ from sklearn.model_selection import PredefinedSplit
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
 )
@@ -23,7 +21,6 @@ TARGETS: dict[str, Any] = {
     "two": X[:, 0] > 0,
     "three": np.array([*"abc"])[np.digitize(X[:, 0], [-0.5, 0.5])],
     "labels": (X[:, :2] > 0).astype(int),
-    "rare": np.array(["a"] * 57 + ["b"] * 2 + ["c"]),
     "one": np.zeros(60, int),
 }
 
@@ -36,8 +33,6 @@ def net_of(target: str, loss: Any) -> Any:
 MODELS: dict[str, Any] = {
     "regressor": lambda target: MLPRegressor(**FEW),
     "classifier": lambda target: MLPClassifier(**FEW),
-    "mean_of_regressors": lambda target: MLPEnsembleRegressor(**FEW, n_members=3),
-    "mean_of_classifiers": lambda t: MLPEnsembleClassifier(**FEW, n_members=5, bootstrap=True),
     "net": lambda target: net_of(target, "mse"),
     "net_classifier": lambda target: net_of(target, "binary_cross_entropy"),
     "net_softmax": lambda target: net_of(target, "cross_entropy"),
@@ -51,9 +46,7 @@ CASES = [
         for name in ("regressor", "net", "search")
         for target in ("number", "numbers")
     ],
-    ("mean_of_regressors", "number"),
     *[("classifier", target) for target in ("two", "three", "labels", "one")],
-    *[("mean_of_classifiers", target) for target in ("two", "three", "labels", "rare", "one")],
     *[("net_classifier", target) for target in ("two", "three", "labels")],
     ("net_softmax", "three"),
 ]

@@ -228,19 +228,12 @@ def fit_tables(kind: Any) -> Callable[..., Any]:
 
 def doors() -> Iterator[Door]:
     for classifies, word in ((True, "Classifier"), (False, "Regressor")):
-        mlp, ensemble, tabular = (
-            getattr(fastmlp, name + word) for name in ("MLP", "MLPEnsemble", "TabularMLP")
-        )
+        mlp, tabular = (getattr(fastmlp, name + word) for name in ("MLP", "TabularMLP"))
         made: dict[str, tuple[str, Callable[..., Any], Callable[[Any], list[Any]]]] = {
             "MLP": ("MLP", fit_net, lambda net: [net]),
             "fit_many": ("fit_many|MLP", fit_several, list),
             "as_estimator": ("MLP", fit_estimator_of_net, lambda model: [model.net_]),
             "estimator": (mlp.__name__, fit_by(mlp), lambda model: [model]),
-            "ensemble": (
-                ensemble.__name__,
-                fit_by(ensemble, n_members=2),
-                lambda model: model.estimators_,
-            ),
             "search": (mlp.__name__, fit_search(mlp), lambda model: [model.best_estimator_]),
             "tables": (
                 tabular.__name__,

@@ -20,8 +20,7 @@ nets = [MLP((10, 64, 64, 1), optimizer=Adam(Cosine(0.005)), seed=seed) for seed 
 fit_many(nets, X[train], y[train], epochs=100, n_threads=2)
 
 # %%
-# Each net predicts the test rows; then means of 1 to 32 of them, forty draws of each number. As one
-# estimator, with `predict_std` beside `predict`, this is `MLPEnsembleRegressor`.
+# Each net predicts the test rows; then means of 1 to 32 of them, forty draws of each number.
 
 members = np.array([net.predict(X[test]).ravel() for net in nets])
 rng = np.random.default_rng(0)

@@ -45,10 +45,8 @@ def defaults(name: str) -> dict[str, str]:
 
 
 def keywords(table: Table) -> dict[str, str]:
-    """Return the keywords that a table must have: not those that another table tells."""
-    told = {key for name in table.get("rest_as", ()) for key in defaults(name)}
-    rows = {key: value for name in table["of"] for key, value in defaults(name).items()}
-    return {key: value for key, value in rows.items() if key not in told}
+    """Return the keywords that a table must have."""
+    return {key: value for name in table["of"] for key, value in defaults(name).items()}
 
 
 def described(name: str) -> dict[str, tuple[str, str]]:

@@ -18,7 +18,7 @@ QUESTIONS = [
     (
         "Columns of numbers, and the tools\nof scikit-learn?",
         "*MLPClassifier, MLPRegressor\nto choose settings: MLPSearchCV\n"
-        "for a spread: MLPEnsemble...\nany net: net.as_estimator()",
+        "any net: net.as_estimator()",
     ),
     ("Many small nets at once:\nfolds, seeds, machines?", "*fit_many"),
 ]

@@ -109,7 +109,7 @@ class Pool:
         Ctrl-C, or any other exception in the caller, ends running tasks at their next call of
         compiled code. So does an error in a task. It is raised when all tasks have ended, with a
         note that has the task's own name, or `name` and its index; without a name there is no note.
-        Tasks of a pool that runs inside a task of another pool, such as the fit of an ensemble in a
+        Tasks of a pool that runs inside a task of another pool, such as the fit of many nets in a
         search, end with that task.
         """
         try:

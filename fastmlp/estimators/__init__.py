@@ -1,4 +1,4 @@
-"""The door to scikit-learn: its estimators, ensembles of them, and a search."""
+"""The door to scikit-learn: its estimators, and a search."""
 
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 

@@ -21,7 +21,6 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "RegressorMixin",
-    "Settings",
     "SklearnMLP",
     "TransformerMixin",
     "_SetOutputMixin",
@@ -29,7 +28,6 @@ __all__ = [
     "available_if",
 ]
 
-# For type checkers they have the parameters and attributes of a net.
-Settings = BaseEstimator
+# For type checkers it has a net's parameters and attributes.
 # The class that CompiledMLP overrides is not its base: it follows it among those of an estimator.
 SklearnMLP = object

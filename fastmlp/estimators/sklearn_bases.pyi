@@ -63,9 +63,7 @@ class _SetOutputMixin:
 class TransformerMixin(_SetOutputMixin):
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array: ...
 
-class Settings(BaseEstimator):
-    """The settings that nets and ensembles of them have in common."""
-
+class SklearnMLP(BaseEstimator):
     hidden_layer_sizes: HiddenLayerSizes
     activation: Activations
     solver: Solver
@@ -97,8 +95,6 @@ class Settings(BaseEstimator):
     average: Average | None
     n_features_in_: int
     feature_names_in_: Array
-
-class SklearnMLP(Settings):
     warm_start: bool
     coefs_: list[Array]
     intercepts_: list[Array]

@@ -44,7 +44,7 @@ def to_c(
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+    model : MLP, or a fitted estimator, search or model of tables of fastmlp
         A pipeline of scalers is folded before: ``to_c(fold(pipeline))``.
     path : path, optional
         Written whole or not at all. Of ``.c`` the code needs no define.

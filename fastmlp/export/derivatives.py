@@ -366,7 +366,7 @@ def jacobian(
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     raw : bool, default False
         Of the raw outputs, before the output activation or link. Of an ensemble of classifiers: of
@@ -433,7 +433,7 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
         Targets: then it is that of each row's loss, without weights and penalties, of a model that

@@ -52,7 +52,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+    model : MLP, or a fitted estimator, search or model of tables of fastmlp
         Of a model of tables a row is of numbers, NaN where one is missing, and codes of levels, as
         `TabularMLPClassifier.codes` makes them.
     raw : bool

@@ -95,7 +95,7 @@ def parts_of(model: Any, who: str) -> ModelParts:
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble or search of fastmlp
+    model : MLP, or a fitted estimator or search of fastmlp
     who : the function that is called, for messages
 
     Raises
@@ -167,6 +167,6 @@ def _error(model: Any, who: str) -> Exception:
     if is_of_fastmlp(model) and hasattr(model, "fit"):
         return ValueError(f"{who}: the {type(model).__name__} is not fitted")
     return TypeError(
-        f"{who}: model must be an MLP, or a fitted estimator, ensemble or search of fastmlp, got "
+        f"{who}: model must be an MLP, or a fitted estimator or search of fastmlp, got "
         f"{type(model).__name__}"
     )

@@ -87,7 +87,7 @@ def to_onnx(
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+    model : MLP, or a fitted estimator, search or model of tables of fastmlp
         A search stands for its best estimator; `fold` makes one estimator of a pipeline of scalers.
     path : path-like, optional
         The file to write.

@@ -70,7 +70,7 @@ def shap_values(
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, ensemble, search or model of tables of fastmlp
+    model : MLP, or a fitted estimator, search or model of tables of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame; for a model of tables, a table
     background : rows like those of X
         Rows that stand for the data, such as 100 of training. Of more than 1,000 rows 1,000 are

@@ -60,14 +60,14 @@ net = MLP((64, 256, 64), seed=0, n_threads=1)
 for _ in range(2):
     net.train_on_batch(np.ones((32, 64), np.float32), np.ones((32, 64), np.float32))
 dispatch.measure(limits.thread_limit())
-from fastmlp import MLPEnsembleRegressor, gradient, jacobian, jit
+from fastmlp import MLPClassifier, gradient, jacobian, jit
 from fastmlp.backends.cpu.predict.embedded_calls import c_function
 net = MLP((3, 7, 1), optimizer="sgd", seed=0, activation="tanh")
-X, y, row, slope = np.ones((5, 3)), np.ones((5, 1)), np.empty(3), np.empty((1, 3))
-mean = MLPEnsembleRegressor(hidden_layer_sizes=(7,), n_members=2, max_iter=2, tol=0, random_state=0)
-for model in (net, mean.fit(X.astype(np.float32), y[:, 0].astype(np.float32))):
-    jit.predict(jit.compiled(model), X, np.empty((5, 1)))
-    jit.gradient(jit.compiled(model), X[0], np.empty(1), slope)
+X, y, row = np.ones((5, 3)), np.ones((5, 1)), np.empty(3)
+two = MLPClassifier((7,), max_iter=2, tol=0, random_state=0)
+for model, n in ((net, 1), (two.fit(X.astype(np.float32), [0, 1, 0, 1, 1]), 2)):
+    jit.predict(jit.compiled(model), X, np.empty((5, n)))
+    jit.gradient(jit.compiled(model), X[0], np.empty(n), np.empty((n, 3)))
     jacobian(model, X.astype(np.float32)), gradient(net, X, y=y)
 for n in (1, 5):
     with jit.learner(net, batch_size=n) as handle:

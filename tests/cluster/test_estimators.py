@@ -1,4 +1,4 @@
-"""Searches, ensembles and models of tables on a cluster, and joblib's: the same numbers."""
+"""Searches and models of tables on a cluster, and joblib's: the same numbers."""
 
 import copy
 import os
@@ -30,8 +30,6 @@ from small_tables import FEW, drawn, labels
 import fastmlp
 from fastmlp import (
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     TabularMLPClassifier,
@@ -50,7 +48,8 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 4))
 LABELS = np.where(X[:, 0] * X[:, 1] > 0, "a", "b")
 GRID = {"alpha": [1e-3, 1.0, 30.0], "learning_rate_init": [0.01, 0.1]}
-SMALL: dict[str, Any] = {"n_members": 4, "max_iter": 5, "random_state": 0}
+SMALL: dict[str, Any] = {"max_iter": 5, "random_state": 0}
+ONE = {"alpha": [0.1, 1.0]}
 Make = Any
 
 
@@ -121,37 +120,6 @@ def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
 
 
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("bootstrap", [False, True])
-def test_members_of_an_ensemble_are_those_of_a_fit_here(
-    client: Any, bootstrap: bool, capfd: pytest.CaptureFixture[str]
-) -> None:
-    weight = rng.uniform(size=90)
-    kinds: list[tuple[Any, Any]] = [
-        (MLPEnsembleClassifier, LABELS),
-        (MLPEnsembleRegressor, X[:, :2]),
-    ]
-    for kind, y in kinds:
-        here = kind(hidden_layer_sizes=(8,), bootstrap=bootstrap, **SMALL)
-        there = clone(here).set_params(client=client).fit(X, y, weight, progress=True)
-        here.fit(X, y, weight)
-        printed = capfd.readouterr().err
-        assert "20/20" in printed
-        assert "4 of 4 nets" in printed
-        np.testing.assert_array_equal(here.n_iter_, there.n_iter_)
-        for one, other in zip(here.estimators_, there.estimators_, strict=True):
-            # What a fit keeps for the next one in the same process does not travel.
-            kept = {"_lock", "_seeded", "_checked_values"}
-            assert vars(one).keys() - kept == vars(other).keys() - kept
-            assert one.loss_curve_ == other.loss_curve_
-            for a, b in zip(one.coefs_, other.coefs_, strict=True):
-                np.testing.assert_array_equal(a, b)
-            # The state of training has come along.
-            if kind is MLPEnsembleClassifier and not bootstrap:
-                one.partial_fit(X, y), other.partial_fit(X, y)
-                np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
-
-
-@pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     ("kind", "more"),
     [(TabularMLPClassifier, {"cv": 3}), (TabularMLPRegressor, {"validation_fraction": 0.4})],
@@ -178,7 +146,6 @@ def test_a_model_of_tables_has_its_time(client: Any) -> None:
 
 HOLDERS: dict[str, Any] = {
     "search": lambda **more: MLPSearchCV(net(), {"alpha": [0.1, 1.0]}, cv=2, **more),
-    "ensemble": lambda **more: MLPEnsembleClassifier((4,), **SMALL, **more),
     "tables": lambda **more: TabularMLPClassifier(**FEW, cv=2, **more),
 }
 each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
@@ -220,7 +187,7 @@ def test_what_is_no_client_is_told(make: Make) -> None:
 
 
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
-    auto = MLPEnsembleRegressor("squared_error", (4,), **SMALL, client="auto")
+    auto = MLPSearchCV(MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto")
     here = clone(auto).set_params(client=None).fit(X, X[:, 0])
     np.testing.assert_array_equal(auto.fit(X, X[:, 0]).predict(X), here.predict(X))
     fit = lambda model: model.fit(X, X[:, 0]).predict(X)  # noqa: E731
@@ -240,9 +207,6 @@ def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("fastmlp.estimators.search.backends.SubmittedFit.ends", interrupt)
     with pytest.raises(KeyboardInterrupt):
         MLPSearchCV(net(), GRID, cv=2, client=client).fit(X, LABELS)
-    monkeypatch.setattr(MLPRegressor, "__setstate__", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        MLPEnsembleRegressor("squared_error", (4,), **SMALL, client=client).fit(X, X[:, 0])
     monkeypatch.setattr(NetState, "adopt", interrupt)
     with (
         pytest.raises(KeyboardInterrupt),
@@ -293,14 +257,12 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
         fit_many(nets, many, y, epochs=1, client=client)
     rows = rng.normal(size=(512, 4))
     MLPSearchCV(net(max_iter=2), GRID, cv=2, client=client).fit(rows, rows[:, 0] > 0)
-    rows = rng.normal(size=(513, 4))
-    MLPEnsembleClassifier((4,), **SMALL, client=client).fit(rows, rows[:, 0] > 0)
     rows = rng.normal(size=(1200, 4))
     TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, rows[:, 0])
     results = list(client.run(counted).values())
     assert len(results) == 2
     for counts in results:
-        assert [counts[n, 4] for n in (511, 512, 513)] == [1, 1, 1]
+        assert [counts[n, 4] for n in (511, 512)] == [1, 1]
         # Each of both encodings once.
         assert sum(n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2) in (
             2,

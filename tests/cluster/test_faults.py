@@ -21,7 +21,6 @@ from fitting import unconverged
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPSearchCV,
     Report,
     TabularMLPRegressor,
@@ -89,9 +88,8 @@ def test_a_worker_that_hangs_from_the_start_is_told(
     address, pid = next(iter(pids.items()))
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
-    model = MLPEnsembleRegressor("squared_error", (4,), n_members=2, max_iter=2, client=client)
     with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as error:
-        model.fit(X, Y)
+        fit_many(nets(), X, Y, epochs=2, client=client)
     assert address in str(error.value)
 
 

@@ -15,7 +15,6 @@ from fitting import unconverged
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     cluster,
     predict_arrow,
@@ -49,12 +48,6 @@ def regressor(n_outputs: int, rows: Any) -> MLPRegressor:
     return made.fit(rows, y)
 
 
-def ensemble(rows: Any) -> MLPEnsembleRegressor:
-    settings: dict[str, Any] = {"n_members": 2, "solver": "lbfgs", "max_iter": 5}
-    made = MLPEnsembleRegressor("squared_error", (8,), random_state=0, **settings)
-    return made.fit(rows, LABELS == "no")
-
-
 # From the rows that an estimator is fitted on.
 MODELS: dict[str, Callable[[Any], Any]] = {
     "net": lambda rows: net(),
@@ -62,7 +55,6 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "classifier": classifier,
     "regressor": partial(regressor, 1),
     "regressor of several": partial(regressor, 2),
-    "ensemble": ensemble,
 }
 each_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 # Their fits have too few iterations on purpose.

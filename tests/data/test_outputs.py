@@ -22,7 +22,6 @@ from fastmlp import (
     MLP,
     Blocks,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     predict_arrow,
     predict_parquet,
@@ -142,10 +141,6 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
     found_of = columns(model)
     assert list(found_of) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
     assert np.array_equal(found_of["prediction_1"], model.predict(frame)[:, 1])
-    ensemble = MLPEnsembleRegressor(n_members=2, max_iter=2, random_state=0)
-    assert np.array_equal(
-        columns(ensemble.fit(frame, X[:, 0]))["prediction"], ensemble.predict(frame)
-    )
     bridged = net().as_estimator(epochs=1, random_state=0).fit(frame, X[:, 0])
     parts = bridged.predict_batches(TABLE, batch_rows=300)
     assert np.array_equal(np.concatenate(list(parts)), bridged.predict(frame))

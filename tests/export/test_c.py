@@ -28,8 +28,6 @@ from sklearn.preprocessing import StandardScaler
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     Quantile,
@@ -152,20 +150,18 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
 FIT: dict[str, Any] = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0, "tol": 0}
 THREE = np.array(["a*/", 'b"?\\\n', "größe $real"])[np.digitize(X[:, 0], [-0.5, 0.5])]
-RARE = np.array(["a"] * 57 + ["b"] * 2 + ["c"])
 SEARCH: dict[str, Any] = {
     "param_grid": {"alpha": [0.1, 1.0]},
     "cv": PredefinedSplit(np.arange(60) % 2),
 }
 MODELS: dict[str, Any] = {
     "number": lambda: MLPRegressor(**FIT).fit(X, X[:, 0]),
-    "numbers": lambda: MLPEnsembleRegressor(**FIT, n_members=3).fit(X.astype("f"), X[:, 0]),
+    "numbers": lambda: MLPRegressor(**FIT).fit(X.astype("f"), X[:, :2]),
     "search": lambda: MLPSearchCV(MLPRegressor(**FIT), **SEARCH).fit(X, X[:, :2]),
     "two": lambda: MLPClassifier(**FIT).fit(X.astype("f"), X[:, 0] > 0),
     "three": lambda: MLPClassifier(**FIT).fit(X, THREE),
     "lone": lambda: MLPClassifier(**FIT).fit(X, np.zeros(60, int)),
     "labels": lambda: MLPClassifier(**FIT).fit(X, (X[:, :2] > 0).astype(int)),
-    "rare": lambda: MLPEnsembleClassifier(**FIT, n_members=5, bootstrap=True).fit(X, RARE),
     "apart": lambda: (
         MLP((3, 4, 3), loss="binary_cross_entropy")
         .as_estimator(random_state=0, epochs=2)

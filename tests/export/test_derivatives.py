@@ -14,7 +14,6 @@ from small_models import CASES, FEW, MODELS, TARGETS, X
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     Quantile,
     TabularMLPRegressor,
@@ -268,9 +267,6 @@ def test_what_cannot_be_derived(call: Any, kind: Any, words: str) -> None:
         call(MLP((3, 4, 2), seed=0))
 
 
-def test_an_ensemble_has_no_loss_and_labels_are_known() -> None:
-    model = MLPEnsembleRegressor(**FEW, n_members=2).fit(X, X[:, 0])
-    with pytest.raises(TypeError, match="an ensemble has none"):
-        gradient(model, X, y=X[:, 0])
+def test_labels_are_known() -> None:
     with pytest.raises(ValueError, match=r"y holds .*z.*none of the model's classes"):
         gradient(MLPClassifier(**FEW).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])

@@ -309,9 +309,6 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         jit.compiled(MLPRegressor())
     with pytest.raises(ValueError, match="TabularMLPRegressor instance is not fitted"):
         jit.compiled(TabularMLPRegressor())
-    ensemble = MODELS["mean_of_regressors"]("number").fit(X, TARGETS["number"])
-    with pytest.raises(ValueError, match="raw=True is for one net, and this model has 3"):
-        jit.compiled(ensemble, raw=True)
 
 
 def test_raw_outputs_of_a_classifier_are_one() -> None:

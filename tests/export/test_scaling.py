@@ -25,7 +25,6 @@ from fastmlp import (
     MLP,
     Blocks,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     Standardizer,
     TabularMLPClassifier,
@@ -279,14 +278,12 @@ def test_scaled_targets(transformer: Any) -> None:
     np.testing.assert_allclose(fold(alone).predict(X_FOLDED), alone.predict(X_FOLDED), rtol=1e-9)
 
 
-def test_ensembles_and_nets_as_estimators() -> None:
-    ensemble = MLPEnsembleRegressor(n_members=2, **SMALL)
+def test_nets_as_estimators() -> None:
     net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
-    for last in (ensemble, net):
-        model = make_pipeline(StandardScaler(), last).fit(FRAME_FOLDED, Y)
-        expected = model.predict(FRAME_FOLDED)
-        np.testing.assert_allclose(fold(model).predict(FRAME_FOLDED), expected, rtol=1e-9)
-        np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
+    model = make_pipeline(StandardScaler(), net).fit(FRAME_FOLDED, Y)
+    expected = model.predict(FRAME_FOLDED)
+    np.testing.assert_allclose(fold(model).predict(FRAME_FOLDED), expected, rtol=1e-9)
+    np.testing.assert_allclose(model.predict(FRAME_FOLDED), expected, rtol=0)
 
 
 def test_a_column_whose_spread_is_lost() -> None:

@@ -11,7 +11,6 @@ from fastmlp import (
     Adam,
     Cosine,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
 )
@@ -35,6 +34,5 @@ def mistakes() -> None:
     model.fit(X, y, epochs=10)  # a keyword of its method
     model.fit(X, y, progress="yes")  # text for True or False
     len(model.coef_)  # an attribute
-    MLPEnsembleRegressor(n_members="ten")  # text for a number
     MLPSearchCV(MLPRegressor, {"alpha": [1.0]})  # a class for an estimator
     fastmlp.fit_all([net], X, y)  # a name of the module

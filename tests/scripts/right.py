@@ -20,8 +20,6 @@ from fastmlp import (
     History,
     Loss,
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     Report,
@@ -101,10 +99,6 @@ def main(folder: Path) -> tuple[object, ...]:
     grid = {"alpha": np.logspace(-4, 0, 2), "hidden_layer_sizes": [(4,), (8,)]}
     search = MLPSearchCV(regressor, grid, cv=2, scoring="r2", n_jobs=1).fit(X, y)
     best = search.best_params_["alpha"], search.best_score_, search.predict(X).mean()
-    ensemble = MLPEnsembleRegressor(n_members=2, tol=1.0, loss="squared_error").fit(X, y)
-    spread = ensemble.predict_std(X) + ensemble.estimators_[0].predict(X)
-    voters = MLPEnsembleClassifier((4,), n_members=2, tol=1.0, bootstrap=True).fit(X, labels)
-    entropy = voters.predictive_entropy(X).max() + voters.classes_[0]
     frame = pl.DataFrame(X, schema=["a", "b", "c"])
     tabular = TabularMLPRegressor(preset="fast", n_members=1, max_iter=1, cv=2).fit(frame, y)
     interval: float = tabular.predict_interval(frame, coverage=0.5).mean()
@@ -116,13 +110,13 @@ def main(folder: Path) -> tuple[object, ...]:
     named: int = len(whole.feature_names or ()) + len(scaler.center / scaler.scale)
     named += len(whole.fit(frame, pl.Series(y), epochs=1).loss) + len(whole.predict(frame))
     widths = sum(rows.shape[1] for rows in whole.predict_batches(frame, batch_rows=7))
-    likely = max(rows.max() for rows in voters.predict_batches(X, method="predict_proba"))
+    likely = max(rows.max() for rows in fast.predict_batches(X, method="predict_proba"))
     columns: list[str] = predict_arrow(whole, frame, keep="a").schema.names
     written: int = predict_parquet(regressor, lambda: iter([X]), folder / "out.parquet")
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     values = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    more = (bridged, interval, named, spread.max(), entropy, widths, likely, columns, written)
+    more = (bridged, interval, named, widths, likely, columns, written)
     return (*values, *more, again.classes_, net.n_steps, fastmlp.__version__)
 
 

@@ -26,8 +26,6 @@ from fastmlp import (
     AdamW,
     Cosine,
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     Quantile,
@@ -231,8 +229,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "regressor": lambda: MLPRegressor(
         **{**SMALL, "random_state": np.random.RandomState(3)}, early_stopping=True
     ).fit(X, Y),
-    "ensemble of classifiers": lambda: MLPEnsembleClassifier(n_members=2, **SMALL).fit(X, LABELS),
-    "ensemble of regressors": lambda: MLPEnsembleRegressor(n_members=2, **SMALL).fit(X, Y),
     "search": lambda: search(MLPClassifier, LABELS),
     "search by halving": lambda: search(MLPRegressor, Y, halving=True, factor=2, random_state=0),
     "table of a number": table,
@@ -274,13 +270,6 @@ def of_encodings(h: Any, a: Any) -> None:
         a[f"encodings.{i}.missing.{name}"] = np.zeros(1, np.int64)
 
 
-def of_members(h: Any, a: Any) -> None:
-    h.update(members=h["members"][:1] * 200, parameters=h["parameters"] | {"n_members": 200})
-    a |= many_arrays(f"members.{i}.e{j}" for i, j in product(range(200), range(20)))
-    for name in [name for name in a if name.startswith("members.0.")]:
-        a |= many_arrays((name.replace(".0.", f".{i}.", 1) for i in range(1, 200)), a[name])
-
-
 def of_names(h: Any, a: Any) -> None:
     named = {"dict": [[f"n{i}", i] for i in range(10_000)]}
     h["results"]["params"] = [named] + [NONE] * 30_000
@@ -318,7 +307,6 @@ BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "keywords": ("net", lambda h, a: h["optimizer"].update({f"k{n}": n for n in range(50_000)})),
     "a long name": ("net", lambda h, a: h.update(loss="mse" * 10**6)),
     "encodings": ("ensemble of a table 0", of_encodings),
-    "members": ("ensemble of classifiers", of_members),
     "places": ("ensemble of a table 0", of_places),
     "rows of no numbers": ("ensemble of a table 0", of_no_numbers),
     "levels": (

@@ -19,8 +19,6 @@ from fastmlp import (
     MLP,
     Cosine,
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
 )
@@ -44,8 +42,6 @@ SETTINGS: list[tuple[Any, str]] = [
     (MLPClassifier(learning_rate=0.1), r"Got 0.1 instead. Did you mean learning_rate_init=0.1\?$"),
     (MLPClassifier(learning_rate="adaptiv"), r"Did you mean 'adaptive'\?$"),
     (MLPClassifier(alpha="a"), r"Got 'a' instead\.$"),
-    (MLPEnsembleRegressor((64, 32)), r"Did you mean MLPEnsembleRegressor\(hidden_layer_sizes="),
-    (MLPEnsembleClassifier(activation="ReLU"), r"Did you mean 'relu'\?$"),
 ]
 
 
@@ -56,23 +52,20 @@ def test_a_setting_that_is_refused(model: Any, words: str) -> None:
         model.fit(X, LABELS)
 
 
-@pytest.mark.parametrize(
-    "model", [MLPRegressor(), MLPEnsembleRegressor(), MLP((2, 1)).as_estimator()], ids=repr
-)
+@pytest.mark.parametrize("model", [MLPRegressor(), MLP((2, 1)).as_estimator()], ids=repr)
 def test_a_wrong_keyword_is_one_of_the_class_that_was_made(model: Any) -> None:
     message = f"^{type(model).__name__}.predict_batches: got an unexpected keyword argument 'batch'"
     with pytest.raises(TypeError, match=message):
         model.predict_batches(X, batch=3)
 
 
-@pytest.mark.parametrize("kind", [MLPClassifier, MLPEnsembleClassifier])
-def test_text_in_a_frame_names_its_column(kind: Any) -> None:
+def test_text_in_a_frame_names_its_column() -> None:
     message = (
         r"^could not convert string to float: 'u': text, such as 'u' in column 'b'; encode it: "
         r"pandas.get_dummies\(X, dtype=float\), or scikit-learn's OneHotEncoder$"
     )
     with pytest.raises(ValueError, match=message):
-        kind().fit(FRAME, [0, 1])
+        MLPClassifier().fit(FRAME, [0, 1])
 
 
 def test_text_in_an_array_has_the_words_of_scikit_learn_and_a_note() -> None:
@@ -88,9 +81,7 @@ def test_text_in_an_array_has_the_words_of_scikit_learn_and_a_note() -> None:
 MASKED = np.ma.masked_greater(X, 1.0)
 
 
-@pytest.mark.parametrize(
-    "kind", [MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor]
-)
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 def test_masked_entries_are_refused(kind: Any) -> None:
     name, model = kind.__name__, kind(**SMALL)
     y = LABELS if "Classifier" in name else REAL

@@ -13,7 +13,6 @@ from sklearn.model_selection import cross_val_score
 from fastmlp import (
     MLP,
     MLPClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     Quantile,
@@ -83,10 +82,6 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
     each_level = zip(np.ravel(levels), columns, strict=True)
     losses = [mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level]
     assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
-    together = MLPEnsembleRegressor("quantile", quantile=levels, n_members=1)
-    # Of one member, which predicts what the model does.
-    together.fit(X[:9], Y[:9]).estimators_[0] = model
-    assert together.score(X, Y, weight) == model.score(X, Y, weight)
 
 
 def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
@@ -96,14 +91,11 @@ def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
     np.testing.assert_allclose((Y[:, None] < predicted).mean(axis=0), LEVELS, atol=0.08)
 
 
-def test_searches_ensembles_and_cross_validation_take_them() -> None:
+def test_searches_and_cross_validation_take_them() -> None:
     model = regressor(loss="quantile", quantile=LEVELS)
     assert (cross_val_score(model, X, Y, cv=3) < 0).all()
     search = MLPSearchCV(model, {"alpha": [0.0, 1.0]}, cv=3).fit(X, Y)
     assert search.best_score_ < 0
-    both = MLPEnsembleRegressor("quantile", (8,), quantile=LEVELS, n_members=2, max_iter=5)
-    assert both.fit(X, Y).predict(X).shape == (120, 3)
-    assert both.score(X, Y) < 0
     normal = regressor(loss="gaussian_nll").fit(X, Y)
     assert normal.score(X, Y) == pytest.approx(r2_score(Y, normal.predict(X)), rel=1e-12)
 

@@ -11,8 +11,6 @@ from sklearn.base import clone
 
 from fastmlp import (
     MLPClassifier,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
     load,
@@ -54,12 +52,6 @@ def test_fits_are_monotone(kind: Any, solver: str) -> None:
     if solver != "lbfgs":
         assert is_ordered(model.partial_fit(X[:20], y[:20]))
     assert model.net_.monotonic_cst == (1, 0, -1)
-
-
-@pytest.mark.parametrize("kind", [MLPEnsembleRegressor, MLPEnsembleClassifier])
-def test_ensembles_are_monotone(kind: Any) -> None:
-    y = Y if kind is MLPEnsembleRegressor else LABELS
-    assert is_ordered(kind(**FEW, n_members=3, monotonic_cst=SIGNS).fit(X, y))
 
 
 def test_columns_by_name() -> None:
