@@ -10,17 +10,11 @@ import pytest
 from benchmarks.peers import PEERS, Unsupported, load, missing
 from benchmarks.race import Race, Worker
 from benchmarks.scores import Record
-from benchmarks.workloads import WORKLOADS, Workload, sized
+from benchmarks.workloads import Workload
 
 # Collecting doctests would import libraries that need not be there.
 collect_ignore_glob = ["peers/*_*.py"]
 QUICK = os.environ.get("FASTMLP_BENCH_QUICK") == "1"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "peer" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
 def run_of(name: str, workload: Workload, variant: int = 0) -> Any:
@@ -40,20 +34,6 @@ def supported(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     except Unsupported as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture(params=WORKLOADS, ids=lambda w: w.name)
-def workload(request: pytest.FixtureRequest) -> Workload:
-    if QUICK and request.param.flops > 5e7:
-        pytest.skip("above 50 MFLOP a step, and FASTMLP_BENCH_QUICK is set")
-    return sized(request.param, QUICK)
-
-
-@pytest.fixture(params=[name for name in PEERS if not PEERS[name].alone])
-def peer(request: pytest.FixtureRequest) -> str:
-    if reason := missing(request.param):
-        pytest.skip(reason)
-    return request.param
 
 
 @pytest.fixture
@@ -76,15 +56,7 @@ def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
     return text
 
 
-@pytest.fixture
-def run(workload: Workload, peer: str) -> Any:
-    """The contestant's first variant, ready to train."""
-    if not PEERS[peer].trains:
-        pytest.skip("predicts only")
-    return run_of(peer, workload)
-
-
-SECTIONS = ("benchmarks", "once", "ablation", "intervals", "times", "scale")
+SECTIONS = ("benchmarks", "once", "intervals", "times", "scale")
 MACHINE: Record = {
     "date": "2026-01-01",
     "cpu": "A CPU",

@@ -1,13 +1,15 @@
 """All contestants do the same work: ten steps from the same start end in the same place."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import cold_start
 from benchmarks.conftest import QUICK, run_of
 from benchmarks.peers import PEERS
-from benchmarks.workloads import WORKLOADS, Rule, Workload, flat, sized
+from benchmarks.workloads import BY_NAME, WORKLOADS, Rule, Workload, flat, sized
 
 LIMIT = 5e7 if QUICK else 1e9
 # Both dtypes are tried: nets that are there in float64, too, once.
@@ -87,3 +89,22 @@ def trained(
     if not ordered:
         run.epochs(n)
     return run.parameters()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("n_rows", [1, 7, 2050])
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if not peer.alone])
+def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
+    """Blocks of 1,000 rows have a rest of 50."""
+    load = BY_NAME["16-64-64-2@64"].quick()
+    x = np.resize(load.data()[0], (n_rows, load.sizes[0]))
+    (expected, *_) = run_of("numpy", load).predictors().values()
+    run = run_of(name, load)
+    for predict in run.predictors().values():
+        np.testing.assert_allclose(predict(run.rows(x)), expected(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_first_fit_in_a_new_process_fills_a_cache(tmp_path: Path) -> None:
+    command = cold_start.fit_of("fastmlp")
+    empty, full = (cold_start.launch(command, tmp_path) for _ in range(2))
+    assert empty.seconds > full.seconds > 0

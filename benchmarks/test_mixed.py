@@ -1,15 +1,12 @@
 """Mixed precision: all contestants round the same operands; the report and the page."""
 
-import json
-from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, bfloat16, compare, mixed, peak
-from benchmarks.conftest import MACHINE, Ours, record, run_of, short_race
+from benchmarks import compare, mixed, peak
+from benchmarks.conftest import Ours, record, run_of, short_race
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
 
@@ -98,46 +95,3 @@ def test_a_pair_counts_as_two_multiply_adds() -> None:
         pytest.skip("this processor has no products of bfloat16")
     assert peak.fma_loop("bfloat16")[1] == 2 * peak.fma_loop("float32")[1]
     assert 1 < peak.peak("bfloat16", 1, seconds=0.001) < 10_000
-
-
-def test_losses_and_scores_are_told() -> None:
-    pytest.importorskip("sklearn")
-    results = {"machine": MACHINE, **accuracy.measure(Namespace(quick=True), {})}
-    assert len(results["records"]) == 6
-    text = "\n".join(accuracy.lines(results))
-    assert "| digits | 64-256-256-10 | 1,347 | 2 | " in text
-    plain, mixed_losses = accuracy.of(results, "digits", "training")
-    assert (plain != mixed_losses).all()
-    assert mixed_losses == pytest.approx(plain, rel=0.05)
-    for r in results["records"]:
-        r["training"] = {"float32": 2.0, "bfloat16": 2.1, "nudged": 2.2}[r["kind"]]
-    assert accuracy.change(results, "digits", "training") == pytest.approx((0.05, 0))
-    assert accuracy.change(results, "digits", "training", "nudged") == pytest.approx((0.1, 0))
-    text = "\n".join(accuracy.lines(results))
-    assert "at most 1% on 0 of 1" in text
-    assert "Of the others' training losses 0 change" in text
-    results["records"][0]["training"] = 2.15
-    assert "Of the others' training losses 1 change" in "\n".join(accuracy.lines(results))
-
-
-def test_predictions_and_models_of_tables_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr(bfloat16, "PREDICTED", (((64, 64, 10), 50),))
-    monkeypatch.setattr(bfloat16, "SECONDS", 0.0)
-    monkeypatch.setattr(bfloat16, "FITTED", (("diabetes", "fast", 1),))
-    path = tmp_path / "found.json"
-    for part in bfloat16.PARTS:
-        bfloat16.main(["--parts", part, "--json", str(path)])
-    results = json.loads(path.read_text())
-    (rows,), (fits,) = results["rows"], results["tables"]
-    assert len(rows["float32"]) == len(rows["bfloat16"]) >= 2
-    assert 0 < rows["error"] < 0.02
-    (losses,) = fits["loss"]
-    assert losses[1] == pytest.approx(losses[0], rel=0.2)
-    rows |= {"float32": [2.0, 3.0], "bfloat16": [1.0, 4.0]}
-    fits |= {"float32": [2.0, 4.0], "bfloat16": [1.0, 3.0], "loss": [[1.0, 1.1]] * 2, "rows": 9}
-    text = "\n".join(bfloat16.lines(results))
-    assert f"| 64-64-10 | 50 | 25 | 50 | **2.00x** | {rows['error']:.1e} |" in text
-    assert "| diabetes | 9 | fast | 2 | 3.00 s | 2.00 s | **1.50x** | 1 | +10.00% |" in text

@@ -88,9 +88,6 @@ class Run(Protocol):
     def steps(self, n: int) -> None:
         """Take n steps on the batches in the order of the rows."""
 
-    def gradient(self) -> Any:
-        """Compute the gradient on the first batch."""
-
     def loss(self) -> float:
         """The mean loss over all rows, without penalties."""
 

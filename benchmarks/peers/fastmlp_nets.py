@@ -88,10 +88,6 @@ class FastmlpFit(Run):
             return
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
-    def gradient(self) -> Array:
-        batch = self.workload.rows(0)
-        return self.net.loss_and_gradient(self.x[batch], self.y[batch])[1]
-
     def loss(self) -> float:
         plain = self.workload._replace(l2=0.0, recipe=None, compute_dtype=None)
         twin = net_of(plain, self.net.parameters)

@@ -106,7 +106,6 @@ class JaxScan(Run):
         self._shapes = [(w.shape, b.shape) for w, b in workload.start()]
         self._epoch = jax.jit(self._scan, donate_argnums=0)
         self._loop = jax.jit(self._repeat, donate_argnums=0)
-        self._slopes = jax.jit(jax.value_and_grad(partial(self._objective)))
         self.reset()
 
     def reset(self) -> None:
@@ -136,10 +135,6 @@ class JaxScan(Run):
         else:
             self.state = self._loop(self.state, self.x, self.y, n)
         jax.block_until_ready(self.state)
-
-    def gradient(self) -> Any:
-        batch = self.workload.batch
-        return jax.block_until_ready(self._slopes(self.state[0], self.x[:batch], self.y[:batch]))
 
     def loss(self) -> float:
         return float(self._objective(self.state[0], self.x, self.y))

@@ -92,9 +92,6 @@ class SklearnFit(Run):
             self._partial_fit(rows)
         self.net.shuffle = self.workload.shuffle
 
-    def gradient(self) -> Any:
-        raise Unsupported("scikit-learn's gradient is private")
-
     def loss(self) -> float:
         if self.workload.loss == "mse":
             return float(np.mean((self.net.predict(self.x) - self.y) ** 2))

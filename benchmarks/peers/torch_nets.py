@@ -185,10 +185,6 @@ class TorchEager(Run):
         for rows in map(self.workload.rows, range(n)):
             self.step(self.x[rows], self.y[rows])
 
-    def gradient(self) -> Any:
-        batch = self.workload.rows(0)
-        return torch.autograd.grad(self.objective(self.x[batch], self.y[batch]), self.p)
-
     @torch.no_grad()
     def loss(self) -> float:
         torch.set_float32_matmul_precision("highest")

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,6 +50,15 @@ GROUPS = {
     "aside": "were kept aside",
     "development": "the recipe was made on",
 }
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """Raise if a signal ends a fit, which else would go on with half-trained nets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="fit_many interrupted")
+        yield
 
 
 class Losses(NamedTuple):

@@ -8,6 +8,7 @@ width, and 2 / (1 - coverage) times what targets lie outside; the true quantiles
 import argparse
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.scores import Record, counted, geometric, grouped
-from benchmarks.tabular.ablation import complete, developed, left, options_of
+from benchmarks.tabular.compare import complete
 from benchmarks.tabular.models import (
     MOST_LEVELS,
     ROUNDS,
@@ -24,8 +25,9 @@ from benchmarks.tabular.models import (
     fitted_catboost,
     native,
 )
-from benchmarks.tabular.sources import SplitTable, read, sources
+from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
+from fastmlp.tabular.pack import PRESETS
 from fastmlp.tabular.pack.outputs import conformal_quantile
 
 COVERAGE = 0.9
@@ -101,12 +103,20 @@ def held(table: SplitTable, intervals: Array) -> dict[str, float]:
     return {"held": float((outside == 0).mean()), "score": float(scores.mean() / table.y.std())}
 
 
+def developed(words: list[str]) -> list[str]:
+    names = list(chosen(words))
+    if apart := sorted(name for name in names if group_of(name) != "development"):
+        raise ValueError(f"kept aside, for the comparison alone: {', '.join(apart)}")
+    return [name for name in names if sources()[name].task == "regression"]
+
+
 def measure(options: argparse.Namespace, earlier: Record) -> Record:
     """Add the records of the options; a table that has records is not run again."""
     results = {"records": [], **earlier, "threads": options.threads, "preset": options.preset}
-    names = [n for n in developed(options.tables) if sources()[n].task == "regression"]
+    known = {(r["turn"], r["table"]) for r in results["records"]}
+    missing = {*product(range(options.turns), developed(options.tables))} - known
     with complete():
-        for turn, name in left(names, options.turns, results["records"]):
+        for turn, name in sorted(missing):
             table = read(sources()[name])
             about = {"table": name, "rows": len(table.test), "turn": turn}
             for way in WAYS:
@@ -144,8 +154,14 @@ def _cells(shares: Any, scores: Any) -> list[str]:
 
 PAGE = DOCS / "how-to" / "intervals.md"
 LIBRARIES = ("numba", "numpy", "scikit-learn", "catboost", "mapie")
-NUMBERS = options_of(["development"], "names, or development; those of numbers count", 1)
-main = output.program(PAGE, measure, NUMBERS, intervals=lines)
+WHICH = "names, or development; those of numbers count"
+OPTIONS: Record = {
+    "--tables": {"nargs": "+", "metavar": "NAME", "default": ["development"], "help": WHICH},
+    "--preset": {"choices": PRESETS, "default": "balanced"},
+    "--turns": {"type": int, "default": 1, "help": "fits of each, with own seeds"},
+    "--threads": {"type": int, "default": 2},
+}
+main = output.program(PAGE, measure, OPTIONS, intervals=lines)
 
 if __name__ == "__main__":
     main()

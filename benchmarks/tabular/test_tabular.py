@@ -1,9 +1,8 @@
-"""Models of tables: what is kept aside, splits, arithmetic, parts of a pack, runs of little."""
+"""Models of tables: what is kept aside, splits, arithmetic, runs of little."""
 
 import gzip
 import hashlib
 import json
-import math
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from benchmarks import scores
 from benchmarks.conftest import MACHINE, page_of
-from benchmarks.tabular import ablation, compare, intervals, scale, sources, times, wheels
+from benchmarks.tabular import compare, intervals, scale, sources, times, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -204,81 +203,6 @@ def test_unknown_tables_and_missing_files_are_told() -> None:
         compare.main(["--from-json"])
 
 
-def test_no_table_is_kept_aside() -> None:
-    assert not set(ablation.TABLES) & set(sources.aside())
-    tasks = {sources.sources()[name].task for name in ablation.TABLES}
-    assert tasks == {"binary", "multiclass", "regression"}
-    with pytest.raises(ValueError, match=r"kept aside.*: gapminder"):
-        ablation.main(["--tables", "concrete", "gapminder"])
-
-
-@pytest.fixture(scope="module")
-def ablated() -> dict[str, ablation.Ablated]:
-    """All variants of a pack of diabetes."""
-    rows = ablation.rows_of(sources.read(sources.sources()["diabetes"]))
-    return dict(ablation.variants(rows, 3, 2, "fast"))
-
-
-def test_the_whole_pack_is_the_model_and_others_are_not(
-    ablated: dict[str, ablation.Ablated],
-) -> None:
-    from fastmlp.tabular.pack import PRESETS, train_pack
-
-    rows, by_name = ablation.rows_of(sources.read(sources.sources()["diabetes"])), {**ablated}
-    same = train_pack(
-        rows.training, rows.validation, task="regression", n_classes=0,
-        settings=PRESETS["fast"], seed=3,
-    ).predict(rows.test.values)  # fmt: skip
-    assert np.array_equal(by_name.pop(ablation.WHOLE).predictions, same)
-    names = {*ablation.SELECTIONS, *ablation.NETS, ablation.TWO_SEEDS}
-    # Of these numbers there are neither categories of many levels nor many columns.
-    assert set(by_name) == names - {"target statistics"}
-    assert all(not np.array_equal(variant.predictions, same) for variant in by_name.values())
-
-
-def test_selections_in_the_place_of_the_packs() -> None:
-    candidates = [np.array([2.0, 2.0]), np.array([0.5, 0.0]), np.array([-1.0, -1.0])]
-
-    def loss(mean: np.ndarray, weight: object) -> float:
-        return float(np.abs(mean).mean())
-
-    best = ablation.best_alone(candidates, loss, 2)
-    assert best.weights.tolist() == [0, 1, 0]
-    assert best.loss == 0.25
-    every = ablation.all_alike(candidates, loss, 2)
-    assert every.weights == pytest.approx(np.full(3, 1 / 3))
-    assert every.loss == pytest.approx(np.abs([0.5, 1 / 3]).mean())
-    greedy = ablation.once(candidates, loss, 2, None, weight=None, max_members=2)
-    assert np.count_nonzero(greedy.weights) <= 2
-    assert greedy.loss <= 0.25
-
-
-def test_changes_are_geometric_means_of_turns() -> None:
-    def record(variant: str, turn: int, score: float, cpu: float) -> dict[str, object]:
-        key = {"table": "t", "turn": turn, "variant": variant}
-        return key | {"score": score, "cpu": cpu, "seconds": cpu}
-
-    grid = ablation.Changes(
-        [
-            *(record(ablation.WHOLE, turn, 1.0, 2.0) for turn in range(2)),
-            *(record("a", turn, score, 1.0) for turn, score in enumerate([1.0, 1.21])),
-            {**record("b", 0, 2.0, 2.0), "table": "u"},
-            {**record(ablation.WHOLE, 0, 1.0, 1.0), "table": "u"},
-        ]
-    )
-    assert grid.changes[0, 0] == pytest.approx(10)
-    assert grid.ratios[0, 0] == pytest.approx(0.5)
-    assert np.isnan(grid.changes[0, 1])
-    assert grid.changes[1, 1] == pytest.approx(100)
-
-
-def test_a_fit_that_a_signal_ends_is_no_result() -> None:
-    with ablation.complete():
-        warnings.warn("of others", stacklevel=1)
-        with pytest.raises(UserWarning, match="interrupted"):
-            warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
-
-
 def test_intervals_are_counted_and_scored() -> None:
     table = sources.read(sources.sources()["diabetes"])
     y = table.y[table.test]
@@ -304,21 +228,18 @@ def test_intervals_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         intervals.main(["--tables", "movies"], page)
 
 
-def test_an_ablation_of_little(
-    page: Path, monkeypatch: pytest.MonkeyPatch, ablated: dict[str, ablation.Ablated]
-) -> None:
-    monkeypatch.setattr(ablation, "variants", lambda *_: ablated.items())
-    # Little is measured here: CatBoost's rounds are too many.
+def test_times_of_little(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # CatBoost's rounds are too many.
     monkeypatch.setattr(times, "find_spec", lambda name: None)
-    words = ["--tables", "diabetes", "--turns", "1", "--preset", "fast"]
-    text = page_of(ablation.main, words, page)
-    assert f"| {ablation.TWO_SEEDS} | 1 |" in text
-    assert "nan" not in text
-    records = json.loads(page.with_name("results.json").read_text())["variants"]
-    assert all(math.isfinite(record["score"]) for record in records)
     few = ["--rows", "200", "--predicted", "50", "--presets", "fast", "--turns", "1"]
-    times.main([*few, "--pages"], page)
-    assert "| `fast` |" in page.read_text()
+    assert "| `fast` |" in page_of(times.main, few, page)
+
+
+def test_a_fit_that_a_signal_ends_is_no_result() -> None:
+    with compare.complete():
+        warnings.warn("of others", stacklevel=1)
+        with pytest.raises(UserWarning, match="interrupted"):
+            warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
 
 
 def test_a_limit_of_time_for_few_rows(page: Path) -> None:

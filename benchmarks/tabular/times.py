@@ -18,7 +18,7 @@ from benchmarks import machine, output
 from benchmarks.output import DOCS, say
 from benchmarks.race import calls_in_turns, timed
 from benchmarks.scores import Record, counted, digits, grouped
-from benchmarks.tabular.ablation import complete
+from benchmarks.tabular.compare import complete
 from benchmarks.tabular.models import fitted_catboost, pack_of, predictor
 from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
