@@ -323,6 +323,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "schedules in schedules": (deep, "more than 8 schedules"),
     "negative penalty": (lambda i, o: i.update(penalties=[["l2", -1]]), "l2 must be"),
     "penalty of zero": (lambda i, o: i.update(penalties=[["l2", 0]]), "not enough values"),
+    "many penalties": (lambda i, o: i.update(penalties=[["l2", 1]] * 1001), "1,001 penalties"),
     "negative steps": (lambda i, o: i.update(n_steps=-1), "n_steps must be"),
     "half a step": (lambda i, o: i.update(n_steps=0.5), "n_steps must be"),
     "bad generator": (

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LEFTOVER_SECONDS = 3600.0
+TOKEN_BYTES = 8
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not a regular file, and would be replaced")
     _remove_leftovers(target)
-    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
     with _naming(path, temporary):
@@ -63,7 +65,8 @@ def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
 def _remove_leftovers(target: Path) -> None:
     """Remove temporary files that killed processes left, if an hour old: others may be in use."""
     now = time.time()
-    for old in target.parent.glob(f".{_literal(_start(target))}.*.tmp"):
+    ours = re.compile(rf"\.{re.escape(_start(target))}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}\.tmp")
+    for old in filter(lambda path: ours.fullmatch(path.name), target.parent.glob(".*.tmp")):
         with contextlib.suppress(OSError):
             state = old.lstat()
             if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:
@@ -73,10 +76,6 @@ def _remove_leftovers(target: Path) -> None:
 def _start(target: Path) -> str:
     """Return as much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
     return target.name[:58]
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ that was filled and is read-only, as in a container's image, is read.
 
 The files are pickles: a user who can write to the folder can run code in your process. So a folder
 is used only if it belongs to this user, to root or to the owner of this package, and no other can
-write to it.
+write to it. The same holds for the folder above, `fastmlp`, whose owner can replace those within.
 """
 
 import hashlib
@@ -89,7 +89,8 @@ def find() -> tuple[Path | None, str]:
         return None, NOWHERE  # without a home, "~" would be a folder in the current directory
     path = Path(root) / "fastmlp" / fingerprint()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (path.parent, path):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError:
         try:
@@ -100,8 +101,8 @@ def find() -> tuple[Path | None, str]:
                 return None, NOWHERE
             cure = "its owner can run fastmlp warmup --shared"
             return None, f"not used: {path} cannot be read; {cure}, {ANOTHER}"
-    reason = _distrust(path)
-    return (path, "") if reason is None else (None, f"not used: {path} {reason}, {ANOTHER}")
+    reason = _distrust(path.parent) or _distrust(path)
+    return (path, "") if reason is None else (None, f"not used: {reason}, {ANOTHER}")
 
 
 def _is_filled(path: Path) -> bool:
@@ -129,10 +130,11 @@ def _distrust(path: Path) -> str | None:
         return None
     state = path.stat()
     if state.st_mode & 0o022:
-        return "can be written by others, who could run code here; run chmod go-w on it"
+        return f"{path} can be written by others, who could run code here; run chmod go-w on it"
     # Who owns the package runs code here anyway, as in an environment that many use.
     if state.st_uid not in (0, os.geteuid(), PACKAGE.stat().st_uid):
-        return f"belongs to another user ({state.st_uid}), who could run code here; let root own it"
+        owner = f"belongs to another user ({state.st_uid})"
+        return f"{path} {owner}, who could run code here; let root own it"
     return None
 
 

@@ -537,18 +537,21 @@ def test_others_read_what_is_stored_in_a_folder_that_they_read(
     ("mode", "owner", "words"),
     [(0o775, 0, "can be written by others"), (0o755, 4321, r"belongs to another user \(4321\)")],
 )
+@pytest.mark.parametrize("above", [False, True], ids=["version", "fastmlp"])
 @pytest.mark.usefixtures("no_folder_yet")
 def test_a_folder_that_another_user_can_write_to_is_not_used(
-    mode: int, owner: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    above: bool, mode: int, owner: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     folder = cache.folder()
     assert folder is not None
-    folder.chmod(mode)
-    os.chown(folder, owner, 0)
+    assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700, 0o700]
+    changed = folder.parent if above else folder
+    changed.chmod(mode)
+    os.chown(changed, owner, 0)
     cache.folder.cache_clear()
-    with pytest.warns(RuntimeWarning, match=f"code cache not used: .* {words}, who could run code"):
+    with pytest.warns(RuntimeWarning, match=f"not used: {changed} {words}, who could run code"):
         assert cache.folder() is None
     assert cache.folder() is None
 

@@ -6,7 +6,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
 @pytest.mark.parametrize("name", ["n" * 255, "\N{GRINNING FACE}" * 63], ids=["ASCII", "UTF-8"])
 def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    left = path.with_name(f".{name[:58]}.0f.tmp")
+    left = path.with_name(f".{name[:58]}.{'0f' * 8}.tmp")
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
     safetensors_file.write(path, CONTENT)
@@ -176,16 +175,19 @@ def test_an_interrupt_as_the_file_is_made_leaves_none(
     assert listing(path.parent) == []
 
 
-def test_leftovers_of_killed_processes_go_after_an_hour(path: Path) -> None:
-    old, new, other = (path.with_name(name) for name in (
-        ".thing.safetensors.0f.tmp", ".thing.safetensors.1f.tmp", ".another.safetensors.0f.tmp",
-    ))  # fmt: skip
-    for each in (old, new, other):
-        each.write_bytes(b"half")
-    for each in (old, other):
-        os.utime(each, (0, time.time() - 4000))
+@pytest.mark.parametrize("name", ["thing.safetensors", "a[b]+.x", "a(b"])
+def test_leftovers_of_killed_processes_go_after_an_hour(name: str, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / name
+    ours = [f".{name}.{rng.bytes(8).hex()}.tmp" for _ in range(4)]
+    middles = ["0f", "backup", "g" * 16, "0" * 15, "0" * 17, "0F" * 8, "0" * 16 + ".0" * 8, ""]
+    others = [f".{start}.{middle}.tmp" for middle in middles for start in (name, f"{name}.x")]
+    others += [f".{name}x.{'0' * 16}.tmp", f"{name}.{'0' * 16}.tmp", f".{name}.{'0' * 16}.tmp2"]
+    for each in (*ours, *others):
+        (tmp_path / each).write_bytes(b"half")
+        os.utime(tmp_path / each, (0, 0))
+    os.utime(tmp_path / ours[0])
     safetensors_file.write(path, CONTENT)
-    assert listing(path.parent) == sorted([new.name, other.name, path.name])
+    assert listing(tmp_path) == sorted({ours[0], *others, name})
 
 
 def test_no_file_is_an_os_error(path: Path) -> None:
