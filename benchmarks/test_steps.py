@@ -124,7 +124,7 @@ def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     jax = "**5.00x** (5.00 to 5.00), at least 4x"
     assert f"| {NAME} | 12 | 10 | {ratio} | {jax} | - | - | - | - |" in text
     assert "JAX, the fastest of its ways: jit, optax." in text
-    assert "| `fit` of one batch, 8-64-64-2@64 | 100 | - | - | 80 us |" in text
+    assert "| `fit` of one batch, 8-64-64-2@64 | 100 | - | - | 200 us |" in text
     beside = "| 300 | LightGBM | **3.00x** (3.00 to 3.00) | 1x |"
     assert f"| `TabularMLPRegressor.predict`, one row {beside}" in text
     assert "| river | LinearRegression | 10 | 100,000 | 0.500 |" in text

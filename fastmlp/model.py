@@ -47,7 +47,6 @@ from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.one_batch import OneBatch, is_plain
 from fastmlp.training.options import FitOptions, Listener
 from fastmlp.training.ranks.exchange import CommunicatorLike
 from fastmlp.training.ranks.together import ranks_of
@@ -225,7 +224,6 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         self._predictor: Predictor | None = None
         self._raw_predictor: Predictor | None = None
         self._steps: Steps | None = None
-        self._one_batch: OneBatch | None = None
         self._initializer = initializer
         self.n_threads = n_threads
         generator = resolve.generator(seed)
@@ -490,18 +488,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> len(history.loss), history.validation_loss[-1] < history.validation_loss[0]
         (20, True)
         """
-        who, state, once = "MLP.fit", self._state, None
-        others = (
-            target, buffer_rows, steps_per_epoch, sample_weight, class_weight, validation_data,
-            validation_split, metrics, early_stopping, time_limit, checkpoint, communicator,
-            average_every, keep_best, progress, resume, callbacks, checkpoint_every,
-        )  # fmt: skip
-        of_cpu = self._device == "cpu" and not self._network.signs
-        if of_cpu and is_plain(X, y, epochs, batch_size, shuffle, others):
-            once = self._one_batch = self._one_batch or OneBatch(state)
-            history = once.fit(self._steps, X, y, who)
-            if history is not None:
-                return history
+        who, state = "MLP.fit", self._state
         ranks = ranks_of(communicator, who)
         with ranks.ending_together():
             with ranks.agreeing():
@@ -534,8 +521,6 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
                 state.feature_names = rows.names
                 request.keep(self._network, state)
                 loop.fit(engine, state, request, buffered)
-                if once is not None:
-                    once.note(self._single_steps, rows.data, request.history, who)
             return request.history
 
     @explained
@@ -1102,8 +1087,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_engine", "_predictor", "_raw_predictor", "_steps", "_one_batch")
-        kept = dict.fromkeys(names)
+        kept = dict.fromkeys(("_engine", "_predictor", "_raw_predictor", "_steps"))
         return {**vars(self), **kept}
 
 

@@ -115,9 +115,9 @@ class BufferPool:
             for oldest in list(self._things)[:1]:
                 self._things.pop(oldest, None)
 
-    def drop(self, thing: Any) -> None:
-        """Drop a buffer, if it is in the pool."""
-        self._things.pop(id(thing), None)
+    def drop(self, thing: Any) -> bool:
+        """Drop a buffer; return False if it is not in the pool."""
+        return self._things.pop(id(thing), None) is not None
 
     @property
     def n_bytes(self) -> int:

@@ -203,9 +203,9 @@ class QuickStep(Protocol):
         """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
         ...
 
-    def __call__(self, step: int, x: Any, y: Any, weight: Any, order: Any = None) -> float | None:
+    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None where rows
-        need a check or a copy. `order` is that of the rows, and of the steps that follow."""
+        need a check or a copy."""
         ...
 
     def has_taken(self, step: int) -> bool:

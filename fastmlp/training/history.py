@@ -209,7 +209,8 @@ def record(
     steps_per_epoch: int,
 ) -> None:
     """Add completed epochs: their losses, and the learning rates of their last steps."""
-    last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
+    stop = first_step + steps_per_epoch * len(losses)
+    last_steps = np.arange(first_step + steps_per_epoch - 1, stop, max(steps_per_epoch, 1))
     history.loss += losses.tolist()
     history.learning_rate += rates(last_steps).tolist()
 

@@ -356,5 +356,7 @@ def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDAr
     """Return the learning rates of step numbers; the fit ends at step `total`."""
     rate = optimizer.learning_rate
     if not callable(rate):
-        return np.full(len(steps), float(rate))
+        rates = np.empty(len(steps))
+        rates.fill(rate)
+        return rates
     return validation.rates(rates_of(rate, steps, total), len(steps), rate)

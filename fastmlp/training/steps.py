@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import BufferPool
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
@@ -48,9 +47,6 @@ class Steps:
     state : NetState
     engine_of : from a network to its engine on the net's device
     network : Network
-    rate : float, optional; the learning rate of all steps, by default the optimizer's
-    owners : NetLock, optional; the lock of the optimizer's state, by default that of the net
-    options : further arguments of the engine's trainers
     """
 
     def __init__(
@@ -58,13 +54,10 @@ class Steps:
         state: NetState,
         engine_of: Callable[[Network], Engine[Any]],
         network: Network,
-        rate: float | None = None,
-        owners: NetLock | None = None,
-        **options: Any,
     ) -> None:
         self._trainers: dict[Any, weakref.ref[Kept]] = {}
         self._objectives: dict[Any, weakref.ref[Objective]] = {}
-        self._rate, self._options, self._owners = rate, options, owners or state.lock
+        self._owners = state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
             activations=(*network.activations[:-1], identity),
@@ -105,45 +98,6 @@ class Steps:
         loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
         self._state.feature_names = names
         return loss
-
-    def on_checked(self, X: Array, y: Array, weight: Any, order: Array, who: str) -> float | None:
-        """Take a step on rows in an order, shape (n_rows,), that are valid; return their objective,
-        or None if it is not finite, and no step was taken."""
-        step = self._state.n_steps
-        loss = self._quickly("batch", X, y, weight, order)
-        if loss is None:
-            table = y[:, None] if y.ndim == 1 else y
-            loss = self._step("batch", self._engines["batch"].trusted(X, table, weight), who, order)
-        return None if self._state.n_steps == step else loss
-
-    def is_ready(self, X: Array) -> bool:
-        """Return True if a trainer is ready for rows of this shape, and none has trained since."""
-        reference = self._ready["batch"].get(X.shape)
-        alone = self._owners.n_owners == self._n_owners
-        return alone and reference is not None and reference() is not None
-
-    def on_plain(self, X: Array, y: Array, who: str) -> float | None:
-        """Take a step on these rows by one call; return their objective, or None if no step was
-        taken: it is not finite, or the rows need a check or a copy."""
-        step = self._state.n_steps
-        loss = self._quickly("batch", X, y, who=who)
-        return None if self._state.n_steps == step else loss
-
-    def prepare(self, data: Data, who: str) -> None:
-        """Make a trainer ready for a step on rows of this shape, if single steps can be taken; the
-        caller owns the optimizer's state."""
-        try:
-            self.require_steps(who)
-        except ValueError:
-            return
-        kept = self._kept_trainer("batch", data)
-        trainer, coefficients = kept.trainer, self.coefficients(self._state.n_steps)
-        trainer.run(data.plain_order, coefficients, np.empty(1), 0, 0)
-        self._get_ready("batch", kept, data.x.shape)
-
-    def forget(self) -> None:
-        """Look at the optimizer's state again before the next step: others may have changed it."""
-        self._n_owners = -1
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         """Take a step with the gradient by the raw outputs."""
@@ -222,17 +176,8 @@ class Steps:
             )
         return engine.data(X, output_gradient, None, who)
 
-    def _quickly(
-        self,
-        kind: Kind,
-        X: Any,
-        y: Any,
-        weight: Any = None,
-        order: Any = None,
-        who: str | None = None,
-    ) -> float | None:
-        """Take the next step by one call, if a trainer is ready; return the loss, or None. With
-        `order` or `who` there is no warning of a step that was not taken."""
+    def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
+        """Take the next step by one call, if a trainer is ready; return the loss, or None."""
         if type(X) is not np.ndarray:
             return None
         reference = self._ready[kind].get(X.shape)
@@ -241,11 +186,11 @@ class Steps:
             return None
         owners, before, step = self._owners, self._n_owners, self._state.n_steps
         if not kept.quick.is_short:
-            with owners.training(who or WHO[kind]):
+            with owners.training(WHO[kind]):
                 if owners.n_owners != before + 1:
                     return None
                 self._n_owners = owners.n_owners
-                loss = self._take(kept, X, y, weight, order)
+                loss = self._take(kept, X, y, weight)
         else:
             # Nobody else begins to train meanwhile: it is held to begin.
             with self._state.lock.parameters:
@@ -253,14 +198,14 @@ class Steps:
                     return None
                 owners.owner = self
                 try:
-                    loss = self._take(kept, X, y, weight, order)
+                    loss = self._take(kept, X, y, weight)
                 finally:
                     owners.owner = None
-        if loss is not None and order is who is None and self._state.n_steps == step:
+        if loss is not None and self._state.n_steps == step:
             self._warn(loss, WHO[kind])
         return loss
 
-    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any, order: Any) -> float | None:
+    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any) -> float | None:
         """Take the next step by one call, unless its loss is not finite; return the loss, or None
         where it cannot be taken so."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
@@ -269,7 +214,7 @@ class Steps:
         if kept.table is not self._table or step not in self._steps:
             self._fill(kept, step)
         try:
-            loss: float | None = quick(step, X, y, weight, order)
+            loss: float | None = quick(step, X, y, weight)
         except KeyboardInterrupt:
             # It may have come as the call returned.
             state.n_steps = step + quick.has_taken(step)
@@ -288,7 +233,7 @@ class Steps:
         kept.quick.point_to(self._table, self._steps.start)
         kept.table = self._table
 
-    def _step(self, kind: Kind, data: Data, who: str, order: Any = None) -> float:
+    def _step(self, kind: Kind, data: Data, who: str) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
         state, losses = self._state, np.full(1, np.nan)
         with self._owners.training(who):
@@ -299,18 +244,18 @@ class Steps:
             trainer = kept.trainer
             state.average_over(step, step + 1)
             coefficients = self.coefficients(step)
-            orders = data.plain_order if order is None else order[None]
+            order = data.plain_order
             trainer.begin()
             try:
                 for unit in range(trainer.units_per_epoch):
                     # One at a time: Ctrl-C between them leaves the net as it was.
-                    trainer.run(orders, coefficients, losses, unit, unit + 1)
+                    trainer.run(order, coefficients, losses, unit, unit + 1)
                 self._conclude(trainer, step)
             except BaseException:
                 # An interrupt may have come after the step, or within its conclusion.
                 self._conclude(trainer, step)
                 raise
-            if trainer.diverged and order is None:
+            if trainer.diverged:
                 self._warn(float(losses[0]), who)
             self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
@@ -343,10 +288,7 @@ class Steps:
         state, network = self._state, self._engines["batch"].network
         steps = step + np.arange(n_steps)
         groups = groups_of(state.optimizer, network.factors).groups
-        if self._rate is None:
-            rates = rates_at(state.optimizer, steps, step + 1)
-        else:
-            rates = np.full(n_steps, self._rate)
+        rates = rates_at(state.optimizer, steps, step + 1)
         table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
         if network.dropout is None:
             return table
@@ -357,7 +299,7 @@ class Steps:
         """A new trainer of steps on these rows."""
         state, engine = self._state, self._engines[kind]
         fixed = state.parameters, engine.slots(state, data), state.optimizer, data, data.n_rows
-        return engine.trainer(*fixed, stepping=True, summed=kind == "gradient", **self._options)
+        return engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
 
     def objective(self, kind: Kind, data: Data) -> Objective:
         """A new objective of these rows."""

@@ -230,6 +230,8 @@ def unmasked(argument: object, who: str, name: str) -> None:
 
 def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
     """Return an array of real numbers; one that is made from a frame's columns is of `kind`."""
+    if type(argument) is np.ndarray and argument.dtype.kind in "fiub":
+        return argument
     unmasked(argument, who, name)
     if hasattr(argument, "toarray"):
         form = "expanded" if hasattr(argument, "pieces") else "a sparse matrix"
@@ -271,6 +273,8 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     The message shows the number and the column's name as `argument` has them, of which the array
     was made.
     """
+    if array.size <= FINITE_BLOCK and np.logical_and.reduce(np.isfinite(array), axis=None):
+        return array
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
         good = np.isfinite(flat[start : start + FINITE_BLOCK])

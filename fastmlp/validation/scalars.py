@@ -66,6 +66,8 @@ def non_negative_integer(owner: str, name: str, value: object) -> int:
 
 
 def _integer(owner: str, name: str, value: object, least: int) -> int:
+    if type(value) is int and value >= least:
+        return value
     kind: type[Exception] = TypeError
     if not isinstance(value, bool) and isinstance(value, Integral):
         if int(value) >= least:

@@ -118,8 +118,7 @@ def drawn_rows(net: MLP, rng: np.random.Generator, sizes: Any = SIZES) -> Any:
 
 
 def fitted(net: MLP, X: Any, y: Any, weight: Any = None) -> float:
-    # A plain fit may be a single step itself; with a time limit it takes the loop.
-    options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False, "time_limit": 1e6}
+    options: Any = {"epochs": 1, "batch_size": len(X), "shuffle": False}
     return net.fit(X, y, sample_weight=weight, **options).loss[0]
 
 
@@ -228,6 +227,20 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
         assert state_of(nets[1]) == state_of(nets[0])
         assert nets[1].predict(X).tobytes() == nets[0].predict(X).tobytes()
         nets = changed(nets, rng)
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net, sizes = drawn_net(rng), rng.choice(SIZES, 2)
+    for _ in range(N_STEPS):
+        X, y, weight = drawn_rows(net, rng, sizes)
+        options: Any = {"epochs": int(rng.integers(1, 3)), "batch_size": int(rng.choice([2, 64]))}
+        other = copy.deepcopy(net)
+        losses = [each.fit(X, y, sample_weight=weight, **options).loss for each in (net, other)]
+        assert losses[0] == losses[1]
+        assert state_of(net) == state_of(other)
+        [net] = changed([net], rng)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])

@@ -423,8 +423,9 @@ class Runner:
     network: Network
     lock: NetLock
     n_threads: int
-    # Of its last trainer.
+    # Of its last trainer; and that trainer, once it has ended.
     rules: Any = None
+    last: Any = None
 
     def __init__(
         self, network: Network, n_threads: int | None = None, lock: NetLock | None = None
@@ -465,9 +466,13 @@ class Runner:
         job = session.job
         for name, value in fields.items():
             job[name] = value
-        threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
         options = {"plain": True} if plain else {}
-        block, start = _driver(driver, self.network.dtype, **options), time.perf_counter()
+        block = _driver(driver, self.network.dtype, **options)
+        if self.n_threads == 1:
+            worker_pool.run(block, session.job, 1)
+            return job
+        threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
+        start = time.perf_counter()
         awake = worker_pool.run(
             block, session.job, threads.n, threads.region, threads.pieces, threads.patient
         )

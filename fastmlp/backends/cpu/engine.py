@@ -223,8 +223,15 @@ class Engine(Runner):
     ) -> protocol.Trainer:
         """Return a trainer on `data`, allocated and compiled; `options` are those of `Trainer`, or,
         with `ranks`, of `RankTrainer`."""
-        kind = RankTrainer if "ranks" in options else Trainer
-        return kind(self, parameters, slots, optimizer, data, batch_size, **options)
+        if "ranks" in options:
+            return RankTrainer(self, parameters, slots, optimizer, data, batch_size, **options)
+        last, self.last, made_for = self.last, None, (batch_size, options)
+        if last is not None and last.made_for == made_for:
+            if last.goes_on(self, parameters, slots, optimizer, data):
+                return last
+        trainer = Trainer(self, parameters, slots, optimizer, data, batch_size, **options)
+        trainer.made_for = made_for
+        return trainer
 
 
 def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:

@@ -69,6 +69,7 @@ class Session:
     rows : int, the rows of a chunk: the `rows` given, else those of the partition
     kind : tuple, what calls have in common that share an autotuner
     partition : Partition, how a step is divided
+    user : object, of the trainer that has taken it last
 
     Parameters
     ----------
@@ -77,6 +78,7 @@ class Session:
 
     partition: Partition
     plain: bool
+    user: object = None
     rows: int
     kind: tuple[Any, ...]
     workspace: Workspace
@@ -231,6 +233,8 @@ class Session:
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
         self.moments, self._average_backup = moments, None
+        if self.net["average"] or self.net["signs"] or (moments and moments.has_features):
+            self._form = None
         self.net["average"] = self.net["average_backup"] = self.net["signs"] = 0
         if moments is None:
             self.net["m"] = self.net["v"] = 0
@@ -256,19 +260,18 @@ class Session:
     def rest(self) -> None:
         """Drop the rows and the optimizer's state; `serve` takes others later."""
         del self.data
-        self._at = None
-        self.adopt(None)
+        self._at = self.moments = self._average_backup = None
 
     def take(self, data: Data) -> None:
         """Work on these rows from now on: of the kind, width and dtype of those before."""
         self.data = data
-        self._at = None
-        self.net["prefetches_rows"] = prefetches_rows_of(data.x, self.rows)
+        self._at, before = None, self.net["prefetches_rows"]
+        self.net["prefetches_rows"] = now = prefetches_rows_of(data.x, self.rows)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
-        # That of predictions does not depend on the rows: 20 of 80 us.
-        if self._form is None or self.workspace.train:
+        # Predictions prefetch no rows: their form does not depend on them.
+        if self._form is None or (self.workspace.train and now != before):
             self._choose_form()
 
     def _choose_form(self) -> None:

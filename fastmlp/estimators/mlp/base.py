@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
@@ -46,8 +46,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     subset_of,
     validation_rows,
 )
-from fastmlp.estimators.mlp.fitting.shortcuts import is_checked, seeded
-from fastmlp.estimators.mlp.fitting.single_step import step_alone
+from fastmlp.estimators.mlp.fitting.shortcuts import checked_rows, seeded
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
@@ -242,9 +241,7 @@ class CompiledMLP(
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
-        if incremental and feed is None and hasattr(self, "_optimizer") and step_alone(self, part):
-            pass
-        elif to_core.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
         else:
             name = self.solver if isinstance(self.solver, str) else type(self.solver).__name__
@@ -372,10 +369,8 @@ class CompiledMLP(
         return self._outputs(self._validated_rows(X) if check_input else X)
 
     def _validated_rows(self, X: Any) -> Any:
-        if is_checked(self, X, reset=False):
-            return X
         with advice.checking(self, X):
-            return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            return checked_rows(self, X, reset=False, dtype="numeric")
 
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
         """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""

@@ -17,6 +17,7 @@ from fastmlp.rules.optimizers.protocol import (
     columns,
     finite_numbers,
     powers,
+    root_of,
 )
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
@@ -136,7 +137,7 @@ class Adam(OptimizerSettings):
         The gains are 1 - beta, computed in float64: in float32, 1 - 0.999 has an error of 5e-5.
         """
         t, rates_at_t = at_steps(first_step, rates)
-        root = np.sqrt(1 - powers(self.beta_2, t))
+        root = root_of(1 - powers(self.beta_2, t))
         rate = rates_at_t * root / (1 - powers(self.beta_1, t))
         return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
 

@@ -141,6 +141,11 @@ class Moments:
             self._signs = self.panels.packed(codes)
         return self._signs
 
+    @property
+    def has_features(self) -> bool:
+        """True if steps average or bound parameters: phases have no plain form then."""
+        return self.n_slots > N_SLOTS or bool(self.network.signs)
+
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; see `PackedSlots`."""
         self.lag, panels = lag, self.panels

@@ -146,13 +146,9 @@ class QuickStep:
         self.job["table"], self.job["first_step"] = address(table), first_step
         self.job["row_bytes"] = table.strides[0]
 
-    def __call__(
-        self, step: int, x: Any, y: Any, weight: Any, order: Array | None = None
-    ) -> float | None:
+    def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None if the rows
-        need a check or a copy. `order`, of the rows, holds for the steps that follow, too."""
-        if order is not None:
-            self._order[:] = order
+        need a check or a copy."""
         dtype = self._dtype
         if type(y) is not ndarray or x.ndim != 2:
             return None

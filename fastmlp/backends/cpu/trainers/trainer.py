@@ -1,5 +1,6 @@
 """One fit on the CPU: its buffers, and the calls that run its units."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,6 +121,7 @@ class Trainer:
 
     units_per_epoch: int
     unit_flops: int
+    made_for: object = None
 
     def __init__(
         self,
@@ -141,7 +143,8 @@ class Trainer:
         self._n_drawn = network.dropout.n_numbers if network.dropout else 0
         rules = _rules_of(engine, optimizer)
         blocks = rules.blocks
-        self._engine, self._batch_size = engine, batch_size
+        self._engine: Any = engine
+        self._batch_size, self._optimizer = batch_size, optimizer
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
@@ -150,6 +153,7 @@ class Trainer:
         self._key = (rules.key, batch_size, data.y.shape[1])
         kept = TRAININGS.take(self._key) if dense else None
         self._session = kept or self._new_session(blocks, data, moments)
+        self._session.user = self._token = object()
         if kept:
             kept.serve(network, blocks, data, moments)
         self._session.clip_by_norm(rules.limit)
@@ -162,6 +166,7 @@ class Trainer:
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
         self._point_to(data)
+        self._unit = self._work_of_unit()
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
         if not kept and driver is epoch.train and not stepping:
             # Compile, so that the first timed call measures work alone.
@@ -199,7 +204,7 @@ class Trainer:
         session, network, quick = self._session, self._engine.network, self._quick
         if quick is None and is_quick(network, session):
             driver = block_of(self._driver, network.dtype)
-            work = self._work(self.units_per_epoch)
+            work = self._unit.times(self.units_per_epoch)
             quick = QuickStep(self._engine, session, work, driver, self._parameters)
             self._quick = quick
         nothing = np.empty(0, network.dtype)
@@ -215,12 +220,34 @@ class Trainer:
         self.units_per_epoch = epoch.units_per_epoch(data.n_rows, self._batch_size, rows)
 
     def end(self) -> None:
-        """End the training; leave its buffers, without rows and state, to the next one."""
-        session = self._session
-        del self._session
+        """End the training; leave its buffers, without rows and state, to the next one, and the
+        engine this trainer: the next fit goes on with it, if nobody has taken the buffers."""
+        session, engine = self._session, self._engine
+        del self._session, self._engine
         if isinstance(session.data.x, np.ndarray):
             session.rest()
             TRAININGS.give(self._key, session, session.n_bytes)
+            self._rested, engine.last = weakref.ref(session), self
+
+    def goes_on(
+        self, engine: Runner, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data
+    ) -> bool:
+        """Begin another fit after `end`, if this net's optimizer and the width of its rows are as
+        they were; return False where that cannot be."""
+        width, session = self._key[-1], self._rested()
+        alike = parameters is self._parameters and optimizer is self._optimizer
+        if session is None or not alike or type(data.x) is not np.ndarray:
+            return False
+        if data.y.shape[1] != width or session.user is not self._token:
+            return False
+        if not TRAININGS.drop(session):
+            return False
+        self._session, self._engine = session, engine
+        session.adopt(moments)
+        self.take(data)
+        # To see if they are changed would take as long.
+        self.load()
+        return True
 
     def load(self) -> None:
         """Pack the parameters: before the first `run`, and after a callback may have changed
@@ -281,7 +308,7 @@ class Trainer:
             self._session.point_to_draws(n_bytes)
         return constants
 
-    def _work(self, n_units: int) -> Work:
+    def _work_of_unit(self) -> Work:
         partition = self._session.partition
         small, cost = partition.microbatch_rows > 0, partition.cost
         unit = self._engine.work(self._session.rows, forward=4, tiles=2, by_microbatches=small)
@@ -289,12 +316,12 @@ class Trainer:
             unit = ALONE
         elif cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
-        return unit.times(n_units)
+        return unit
 
     def do(self, n_units: int, **fields: Any) -> Any:
         """Set fields of the job, run the driver on it, and return the job."""
         plain = self._driver is epoch.train and self._session.plain
-        work = self._work(n_units)
+        work = self._unit if n_units == 1 else self._unit.times(n_units)
         return self._engine.run(self._driver, self._session, work, plain=plain, **fields)
 
     @property

@@ -67,7 +67,7 @@ def fit_epochs(
     network = to_core.in_training(estimator, network)
     if network.dropout is not None:
         state.key = to_core.key_of_fit(estimator)
-    engine = to_core.engine_of(estimator, network, state.lock)
+    engine = to_core.kept_engine(estimator, network, state.lock)
     data = part.data(engine)
     batch_size = batch_rows(estimator, data.n_rows)
     held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
@@ -86,9 +86,6 @@ def fit_epochs(
 def state_to_train(estimator: Any, *, anew: bool) -> NetState:
     """The state of a net, with the optimizer's numbers so far or, if `anew`, without."""
     state: NetState = estimator._live_state()
-    kept = estimator.__dict__.get("_single_steps")
-    if kept is not None:
-        kept.steps.forget()
     if anew:
         state.set_slots(None)
     else:
@@ -222,16 +219,6 @@ class Epochs:
     def cut_short(self, losses: Array) -> None:
         """Record the epochs that were complete at Ctrl-C."""
         self.end_window(losses, None)
-
-    def end_alone(self, loss: np.float64) -> None:
-        """Record an epoch of one step, which was taken by itself."""
-        self._estimator.n_iter_ = 0
-        self._end_epoch(0, loss)
-
-    def interrupted_alone(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C came during such a step."""
-        self._begun = True
-        self.interrupted(error)
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
         """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a

@@ -206,7 +206,7 @@ TRAINING_STATE = (
 # Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
 OWN = (
     "_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net", "_seeded",
-    "_checked_values", "_single_steps",
+    "_checked_values", "_engine",
 )  # fmt: skip
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"

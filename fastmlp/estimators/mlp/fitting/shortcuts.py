@@ -17,14 +17,15 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 FEW_ROWS = 20
 
 
-def checked_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """X as `fit` takes it: an array of float32 or float64, or a sparse matrix.
+def checked_rows(estimator: Any, X: Any, *, reset: bool, dtype: Any = FLOATS) -> Any:
+    """X as `fit` and `predict` take it: an array, of float32 or float64 for `fit`, or a sparse
+    matrix.
 
     With `reset` names and number of the features are set on the estimator, else compared.
     """
     if is_checked(estimator, X, reset=reset):
         return X
-    return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=FLOATS, reset=reset)
+    return validate_data(estimator, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=reset)
 
 
 def is_checked(estimator: Any, X: Any, *, reset: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import joblib
@@ -71,6 +72,17 @@ def engine_of(
 ) -> Engine[Any]:
     """Return the CPU's engine for a network, with as many threads as the estimator may use."""
     return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
+
+
+def kept_engine(estimator: Any, network: Network, lock: NetLock) -> Engine[Any]:
+    """Return the engine of the last fit, with what it has prepared, if nothing has changed since;
+    else a new one, which is kept."""
+    settings = network, lock, n_threads_of(estimator.n_jobs)
+    before, engine = estimator.__dict__.get("_engine", (None, None))
+    if before != settings or engine is None:
+        engine = engine_of(estimator, network, lock)
+        estimator._engine = settings, engine
+    return engine
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
@@ -232,12 +244,23 @@ def core_of(optimizer: Any) -> Optimizer:
     if isinstance(optimizer, CoreOptimizer):
         return optimizer.core
     if isinstance(optimizer, AdamOptimizer):
-        settings = {name: getattr(optimizer, name) for name in SETTINGS}
-        return Adam(**settings, epsilon_hat=True)
-    if not optimizer.momentum:
+        return _adam(*(getattr(optimizer, name) for name in SETTINGS))
+    return _sgd(optimizer.momentum, optimizer.nesterov)
+
+
+# One object for the same settings: trainers are kept for it.
+@lru_cache(maxsize=16)
+def _adam(*settings: float) -> Adam:
+    named: dict[str, Any] = dict(zip(SETTINGS, settings, strict=True))
+    return Adam(**named, epsilon_hat=True)
+
+
+@lru_cache(maxsize=16)
+def _sgd(momentum: float, nesterov: bool) -> Custom:
+    if not momentum:
         return Custom(updates.sgd)
-    rule = updates.sgd_nesterov if optimizer.nesterov else updates.sgd_momentum
-    return Custom(rule, constants=(optimizer.momentum,))
+    rule = updates.sgd_nesterov if nesterov else updates.sgd_momentum
+    return Custom(rule, constants=(momentum,))
 
 
 def averaged(estimator: Any) -> Optimizer:
