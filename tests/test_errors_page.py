@@ -267,7 +267,6 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
     "numbers of the table go through": lambda: fastmlp.to_c(untrained(2)[0]),
-    "has no ONNX node here": lambda: fastmlp.to_onnx(MLP((3, 4, 1), activation=square)),
 }
 
 

@@ -69,13 +69,7 @@ class CText:
             word = re.sub(r"\W", "_", name_of(rule), flags=re.ASCII)
             name = f"$rule_{word}" + "_slopes" * slopes
             self.names[key] = name = name + f"_{len(self.names)}" * (name in self.rules)
-            try:
-                self.rules[name] = loop_of(rule, self.scalar, name, slopes=slopes)
-            except Exception as error:
-                raise NotImplementedError(
-                    f"to_c: the activation {name_of(rule)!r} is more than arithmetic, "
-                    f"`a if c else b` and functions of fastmlp.rules.elementary: {error}"
-                ) from error
+            self.rules[name] = loop_of(rule, self.scalar, name, slopes=slopes)
         return self.names[key]
 
     def link(self, name: str) -> str:
@@ -83,19 +77,9 @@ class CText:
         if not links.LINKS[name].by_row:
             return self.rule(links.LINKS[name].rule)
         if name != "sorted":
-            self.rule(exp)
-        self._add(f"${name}", c_template.LINKS[name])
+            self.rule(exp if name == "softmax" else links.deviation)
+        self.rules[f"${name}"] = c_template.LINKS[name]
         return f"${name}"
-
-    def _add(self, name: str, template: str) -> None:
-        least = self.scalar(links.LEAST_LOG_VARIANCE)
-        filled = {
-            "@LEAST": literal(least),
-            "@HALF": literal(self.scalar(0.5)),
-            # A little above the least deviation, which has no slope.
-            "@FLOOR": literal(np.exp(least / 2) * self.scalar(1.00001)),
-        }
-        self.rules[name] = replaced(template, filled)
 
     def _add_net(self, i: int, network: Network, parameters: NDArray[Any]) -> None:
         """Add the constants of a net, and the functions that predict by it."""
@@ -132,7 +116,10 @@ class CText:
             return
         slopes += self._backward(i, sizes)
         if link != "identity":
-            self._add(f"${link}_slopes", c_template.LINK_SLOPES[link])
+            # A little above the least deviation, which has no slope.
+            floor = np.exp(self.scalar(links.LEAST_LOG_VARIANCE) / 2) * self.scalar(1.00001)
+            filled = {"@HALF": literal(self.scalar(0.5)), "@FLOOR": literal(floor)}
+            self.rules[f"${link}_slopes"] = replaced(c_template.LINK_SLOPES[link], filled)
             shape = f"{sizes[-1]}, {sizes[0]}"
             linked.insert(link != "sorted", f"${link}_slopes(y, jacobian, {shape});")
         head = f"static void $net{i}_gradient(const $real *x, $real *y, $real *jacobian)"

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.predict.trees import TableTrees
 from fastmlp.export import c_template
-from fastmlp.export.c_rules import NAME, Code, literal, loop_of
+from fastmlp.export.c_rules import Code, literal, loop_of
 from fastmlp.export.c_source import CText, function_of, texts_of
 from fastmlp.export.c_tests import numbers, replaced
 from fastmlp.export.table_parts import TableParts
@@ -111,7 +111,7 @@ class CTableText(CText):
         names = ["x", *(f"k[{j}]" for j in range(n))]
         result = code.call(step.rule, *(code.symbol(np.float64, word) for word in names))
         text = code.text(result, self.scalar)
-        body = "\n".join(f"        {line}" for line in code.lines(*NAME.findall(text)))
+        body = "\n".join(f"        {line}" for line in code.lines(text))
         constants, next_ = (", const double *k", f", k += {n}") if n else ("", "")
         self.rules[name] = f"""
 static void {name}(const double *row, const int *column{constants},

@@ -168,11 +168,7 @@ static void $sorted($real *z, int n)
     "mean_std": """
 static void $mean_std($real *z, int n)
 {
-    const $real least = @LEAST, half = @HALF;
-    for (int j = 1; j < n; j += 2) {
-        z[j] = half * (z[j] < least ? least : z[j]);
-        $rule_exp(z + j, 1);
-    }
+    for (int j = 1; j < n; j += 2) $rule_deviation(z + j, 1);
 }
 """,
 }

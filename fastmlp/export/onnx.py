@@ -110,7 +110,8 @@ def to_onnx(
     TypeError, ValueError
         If the model is of another kind or not fitted, or an argument is wrong.
     NotImplementedError
-        If a part of it has no nodes, such as an activation of one's own.
+        If a part of it has no nodes, such as an activation of your own that is more than
+        arithmetic, ``a if c else b`` and functions of `fastmlp.rules.elementary`.
     ImportError
         If onnx is not installed.
 
@@ -119,7 +120,7 @@ def to_onnx(
     >>> from fastmlp import MLP, to_onnx
     >>> graph = to_onnx(MLP((2, 4, 1), seed=0))
     >>> [node.op_type for node in graph.graph.node]
-    ['Cast', 'MatMul', 'Add', 'Relu', 'MatMul', 'Add', 'Identity', 'Identity', 'Identity']
+    ['Cast', 'MatMul', 'Add', 'Relu', 'MatMul', 'Add', 'Identity']
     """
     scalars.known(WHO, "dtype", dtype, ("float32", "float64"))
     scalars.positive_integer(WHO, "opset", opset)

@@ -3,34 +3,36 @@
 The same code writes to a graph of its own, for `to_onnx`, and to that of a converter of skl2onnx.
 """
 
-from collections.abc import Callable
+import math
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.export.models import ModelParts
+from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
-from fastmlp.network.summary import name_of
-from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.rules import activations, elementary, links
 
 Array = NDArray[Any]
 DTypeName = Literal["float32", "float64"]
-# Of nodes that every runtime since opset 9 has. onnxruntime's CPU provider has none of float64 of
-# Elu, Selu, Softplus and Erf, and the slope of LeakyRelu is a float32.
-NODES: dict[str, tuple[str, dict[str, Any]]] = {
-    "identity": ("Identity", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "tanh": ("Tanh", {}),
-    "relu": ("Relu", {}),
-    "exp": ("Exp", {}),
+# Single nodes of activations. onnxruntime has those of `OF_FLOAT32` in no other precision.
+NODES: dict[Any, tuple[str, dict[str, Any]]] = {activations.relu: ("Relu", {})}
+OF_FLOAT32: dict[Any, tuple[str, dict[str, Any]]] = {
+    activations.leaky_relu: ("LeakyRelu", {"alpha": 0.01}),
+    activations.elu: ("Elu", {"alpha": 1.0}),
+    activations.selu: ("Selu", {}),
 }
-OF_FLOAT32: dict[str, tuple[str, dict[str, Any]]] = {
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
-    "elu": ("Elu", {"alpha": 1.0}),
-    "selu": ("Selu", {}),
-    "softplus": ("Softplus", {}),
+# From an operation of a `Trace` to its node, if the node is not of that name.
+OPERATIONS = {
+    "truediv": "Div",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    "eq": "Equal",
 }
 
 
@@ -158,31 +160,49 @@ class Graph:
         for weights, biases, rule in zip(net.weights, net.biases, network.activations, strict=True):
             product = self.node("MatMul", [values, self.constant(weights, kind)])
             raw = self.node("Add", [product, self.constant(biases[None], kind)])
-            values = self.activation(raw, name_of(rule), kind)
-        name = next((name for name, link in LINKS.items() if link == network.link), "")
-        return self.link(values, name or network.link.rule.__name__, net.layer_sizes[-1], kind)
+            known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
+            node, options = known.get(rule, ("", {}))
+            values = self.node(node, [raw], **options) if node else self.traced(rule, kind, raw)
+        rule, by_row = network.link
+        if by_row:
+            return self._link(values, rule, net.layer_sizes[-1], kind)
+        return self.traced(rule, kind, values)
 
-    def activation(self, raw: str, name: str, kind: int) -> str:
-        """Add an activation function, of numbers of this kind."""
-        if name in NODES or (name in OF_FLOAT32 and kind == self.kinds.FLOAT):
-            node, options = (NODES | OF_FLOAT32)[name]
-            return self.node(node, [raw], **options)
-        if name not in COMPOSED:
-            known = ", ".join(sorted([*NODES, *COMPOSED]))
-            raise NotImplementedError(
-                f"to_onnx: the activation {name!r} has no ONNX node here; known: {known}"
-            )
-        return COMPOSED[name](Formula(self, kind), raw)
+    def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
+        """Add the nodes of a rule, of numbers of this kind; return the name of its first result.
 
-    def link(self, raw: str, name: str, n_outputs: int, kind: int) -> str:
-        """Add the function from raw outputs to predictions."""
-        f = Formula(self, kind)
-        if name == "softmax":
+        Raises
+        ------
+        NotImplementedError
+            If the rule is more than arithmetic.
+        """
+        code, to = Nodes(), kind if to is None else to
+        scalars = {self.kinds.FLOAT: np.float32, self.kinds.DOUBLE: np.float64}
+        names: dict[str, str] = {f"x{i}": name for i, name in enumerate(inputs)}
+        symbols = [code.symbol(scalars[kind], name) for name in names]
+        result = code.results(rule, "to_onnx", *symbols)[0]
+        if not isinstance(result, Symbol):  # in the shape of the inputs
+            result = code.where(symbols[0] == symbols[0], result, result)
+        last = code.text(result, scalars[to])
+        kinds = {scalar: number for number, scalar in scalars.items()}
+        for scalar, expression, name in code.needed(last):
+            node, *operands = expression.split()
+            for operand in operands:
+                if operand not in names:
+                    value, dtype = operand.split(":")
+                    names[operand] = self.constant([float(value)], kinds[np.dtype(dtype).type])
+            options = {"to": kinds[scalar]} if node == "Cast" else {}
+            given = [names[operand] for operand in operands]
+            names[name] = self.node(node, given, **options) if given else names[node]
+        return names[last]
+
+    def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
+        """Add a link of rows."""
+        if rule is links.softmax:
             return self.node("Softmax", [raw], axis=1)
-        if name == "sorted":
+        if rule is links.ascending:
             n = self.constant(np.array([n_outputs]), self.kinds.INT64)
-            values = self.named("sorted")
-            places = self.named("places")
+            values, places = self.named("sorted"), self.named("places")
             self._container.add_node(
                 "TopK",
                 [raw, n],
@@ -193,12 +213,10 @@ class Graph:
                 sorted=1,
             )
             return values
-        if name == "mean_std":
-            means, logs = (self.chosen(raw, np.arange(k, n_outputs, 2)) for k in (0, 1))
-            deviations = f("Exp", f("Mul", f("Max", logs, LEAST_LOG_VARIANCE), 0.5))
-            both = self.node("Concat", [means, deviations], axis=1)
-            return self.chosen(both, np.arange(n_outputs).reshape(2, -1).T.ravel())
-        return self.activation(raw, name, kind)
+        means, logs = (self.chosen(raw, np.arange(k, n_outputs, 2)) for k in (0, 1))
+        deviations = self.traced(links.deviation, kind, logs)
+        both = self.node("Concat", [means, deviations], axis=1)
+        return self.chosen(both, np.arange(n_outputs).reshape(2, -1).T.ravel())
 
     def classes(self, values: str, classes: Array | None, label: str, to: str) -> None:
         """Add labels and probabilities; classes None: any number of labels a row."""
@@ -236,60 +254,36 @@ def are_words(classes: Array) -> bool:
     return classes.dtype.kind in "USO"
 
 
-class Formula:
-    """Adds nodes of names and numbers: ``f("Mul", x, 0.5)``."""
+class Nodes(Trace):
+    """The operations of a rule, in the words of nodes: ``Mul t1 0.5:float32``."""
 
-    def __init__(self, graph: Graph, kind: int) -> None:
-        self._graph, self.kind = graph, kind
-        self.is_double = kind == graph.kinds.DOUBLE
+    def __init__(self) -> None:
+        super().__init__()
+        names = {np.exp: "exp", np.log: "log", np.sqrt: "sqrt", np.tanh: "tanh", math.erf: "erf"}
+        names |= {elementary.logistic: "sigmoid", min: "min", max: "max"}
+        self.own |= {function: partial(self.apply, name) for function, name in names.items()}
+        self.own |= {
+            np.expm1: lambda x: self.apply("exp", x) - x.kind(1),
+            np.log1p: lambda x: self.apply("log", x + x.kind(1)),
+        }
 
-    def __call__(self, node: str, *operands: str | float) -> str:
-        """Add a node; return the name of its output."""
-        names = [
-            item if isinstance(item, str) else self._graph.constant(np.array([item]), self.kind)
-            for item in operands
-        ]
-        return self._graph.node(node, names)
+    def text(self, number: Any, kind: Any) -> str:
+        """A name, or a number with its precision."""
+        if not isinstance(number, Symbol):
+            return f"{kind(number)!s}:{np.dtype(kind).name}"
+        return number.name if number.kind is kind else self.name(kind, f"Cast {number.name}")
 
+    def operation(self, name: str, kind: Any, operands: list[str]) -> str:
+        """A node and its inputs."""
+        if name == "erf" and kind is np.float64:
+            raise NotImplementedError(
+                "to_onnx: gelu needs the node Erf, which onnxruntime has in float32 alone: "
+                "dtype='float32', or train with gelu_tanh"
+            )
+        return " ".join([OPERATIONS.get(name, name.capitalize()), *operands])
 
-def _softplus(f: Formula, z: str) -> str:
-    if not f.is_double:
-        return f("Softplus", z)
-    return f("Add", f("Relu", z), f("Log", f("Add", f("Exp", f("Neg", f("Abs", z))), 1.0)))
-
-
-def _elu(f: Formula, z: str) -> str:
-    below = f("Sub", f("Exp", f("Min", z, 0.0)), 1.0)
-    return f("Where", f("Greater", z, 0.0), z, below)
-
-
-def _gelu(f: Formula, z: str) -> str:
-    if f.is_double:
-        raise NotImplementedError(
-            "to_onnx: gelu needs the node Erf, which onnxruntime has in float32 alone: "
-            "dtype='float32', or train with gelu_tanh"
-        )
-    half = f("Mul", f("Add", f("Erf", f("Mul", z, 0.7071067811865476)), 1.0), 0.5)
-    return f("Mul", z, half)
-
-
-def _gelu_tanh(f: Formula, z: str) -> str:
-    cubic = f("Mul", f("Mul", f("Mul", z, z), z), 0.044715)
-    return f("Mul", z, f("Sigmoid", f("Mul", f("Add", z, cubic), 1.5957691216057308)))
-
-
-# Activations of several nodes; those of `OF_FLOAT32` are so in float64.
-COMPOSED: dict[str, Callable[[Formula, str], str]] = {
-    "leaky_relu": lambda f, z: f("Where", f("Greater", z, 0.0), z, f("Mul", z, 0.01)),
-    "elu": _elu,
-    "selu": lambda f, z: f(
-        "Mul",
-        f("Where", f("Greater", z, 0.0), z, f("Mul", _elu(f, z), 1.6732632423543772)),
-        1.0507009873554805,
-    ),
-    "softplus": _softplus,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "silu": lambda f, z: f("Mul", z, f("Sigmoid", z)),
-    "mish": lambda f, z: f("Mul", z, f("Tanh", _softplus(f, z))),
-}
+    def relation(self, name: str, a: str, b: str) -> Comparison:
+        """The name of a node of booleans."""
+        if name == "ne":
+            return Comparison(self.name(np.bool_, f"Not {self.relation('eq', a, b).text}"))
+        return Comparison(self.name(np.bool_, self.operation(name, np.bool_, [a, b])))

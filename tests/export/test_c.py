@@ -20,7 +20,7 @@ from c_programs import (
     sanitized,
 )
 from fitting import unconverged
-from numba import njit
+from own_activations import branch, built_of_others, of_numpy, plain
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,8 +35,7 @@ from fastmlp import (
     to_c,
 )
 from fastmlp.export.c_tests import TOLERANCES
-from fastmlp.rules import activations, elementary
-from fastmlp.rules.elementary import exp, expm1, sqrt
+from fastmlp.rules import activations
 
 # Losses with their number of outputs, for each link; None: any output activation.
 LOSSES: list[tuple[Any, int]] = [
@@ -194,33 +193,6 @@ def test_every_model(tmp_path: Path) -> None:
             strings = (ctypes.c_char_p * len(classes)).in_dll(library, f"{name}_class_names")
             assert [(text or b"").decode() for text in strings] == [str(label) for label in classes]
     assert "_class(" not in texts["labels"]
-
-
-def plain(z: Any) -> Any:
-    """Python's numbers make float64 of it."""
-    return (2 * z if z > 0 else 0.5 * expm1(z * 2)), (2 if z > 0 else exp(z * 2))
-
-
-@njit
-def helper(z: Any, scale: Any) -> Any:
-    return exp(min(z, scale)) * sqrt(abs(z)), abs(z)
-
-
-def built_of_others(z: Any) -> Any:
-    value, slope = helper(z, type(z)(1.25))
-    for _ in range(2):
-        value = value - elementary.tanh(value) / type(z)(3)
-    return value, slope
-
-
-def branch(z: Any) -> Any:
-    if z > 0:
-        return z, 1
-    return 0, 0
-
-
-def of_numpy(z: Any) -> Any:
-    return np.sin(z), np.cos(z)
 
 
 @needs_gcc

@@ -1,5 +1,6 @@
 """Models in ONNX: predictions of onnxruntime beside those of the models."""
 
+import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 from fitting import unconverged
+from own_activations import branch, built_of_others, constant, of_logarithms, of_numpy, plain
 from small_models import CASES, MODELS, TARGETS, X
 from small_tables import FEW, classifier, drawn, regressor
 
@@ -51,6 +53,28 @@ def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
         assert values.dtype == dtype
         tolerance = TOLERANCE[dtype]
         np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
+
+
+def net_of(*own: Any, dtype: Any = "float32") -> MLP:
+    """A net of activations of one's own, whose slopes are not looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return MLP((3, *[7] * len(own), 2), activation=[*own], dtype=dtype, seed=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", [plain, built_of_others, of_logarithms, constant])
+def test_activations_of_ones_own(rule: Any, dtype: Any) -> None:
+    net, rows = net_of(rule, rule, dtype=dtype), rng.normal(size=(50, 3)).astype(dtype)
+    (values,) = run(to_onnx(net, dtype=dtype), rows)
+    tolerance = TOLERANCE[dtype]
+    np.testing.assert_allclose(values, net.predict(rows), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", [branch, of_numpy])
+def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
+    with pytest.raises(NotImplementedError, match=f"to_onnx: the activation '{rule.__name__}' is"):
+        to_onnx(net_of(rule))
 
 
 @unconverged
@@ -118,14 +142,10 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     assert onnx.load(path) == graph
     assert {item.domain: item.version for item in graph.opset_import} == {"": 15, "ai.onnx.ml": 2}
     before = path.read_bytes()
-    with pytest.raises(NotImplementedError, match="activation 'bump' has no ONNX node here; known"):
-        to_onnx(MLP((3, 4, 1), activation=bump), path)
+    with pytest.raises(NotImplementedError, match="activation 'branch' is more than arithmetic"):
+        to_onnx(net_of(branch), path)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
-
-
-def bump(z: float) -> tuple[float, float]:
-    return z * z, 2 * z
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Models of tables as ONNX graphs: for `to_onnx`, and for converters of skl2onnx."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
-from fastmlp.export.onnx_graph import Formula, Graph, Input, Outline, Output
+from fastmlp.export.onnx_graph import Graph, Input, Outline, Output
 from fastmlp.export.table_parts import Step
-from fastmlp.rules import columns as rules
-from fastmlp.rules.columns import BOUND, LARGEST, LevelStep, NumberStep
+from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.tabular.encoders import CosineEncoder, Encoding
 from fastmlp.tabular.estimators.onnx_trees import predictions
 from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
@@ -160,7 +159,9 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes, net: str) -> list[st
         return _levels(graph, step, columns)
     if isinstance(step, NumberStep):
         numbers = graph.chosen(columns.numbers, step.columns)
-        return [RULES[step.rule](graph, numbers, *step.constants.T[:, None])]
+        wide, constants = graph.kinds.DOUBLE, step.constants.T[:, None]
+        names = [numbers, *(graph.constant(each, wide) for each in constants)]
+        return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
     if isinstance(step.encoder, CosineEncoder) and step.scaled is not None:
         return [_cosines(graph, step.encoder, *_inputs(graph, step.scaled, columns, net))]
     known = sorted([CosineEncoder.__name__, *(kind.__name__ for kind in STEPS)])
@@ -168,55 +169,6 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes, net: str) -> list[st
         f"to_onnx: the numbers of the net {net!r} go through {type(step.encoder).__name__}, which "
         f"has no ONNX nodes here; known: {', '.join(known)}"
     )
-
-
-def _clipped(graph: Graph, x: str, center: Array, factor: Array) -> str:
-    wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
-    # NaN is looked for before Clip, which may make a bound of it.
-    missing = graph.node("IsNaN", [x])
-    z = graph.node("Sub", [x, graph.constant(center, wide)])
-    z = graph.node("Mul", [z, graph.constant(factor, wide)])
-    ends = [graph.constant(np.array(end), wide) for end in (-LARGEST, LARGEST)]
-    z = graph.node("Cast", [graph.node("Clip", [z, *ends])], to=single)
-    z = graph.node("Where", [missing, graph.constant(np.zeros(1), single), z])
-    part = graph.node("Div", [z, graph.constant(np.array([BOUND]), single)])
-    square = graph.node("Mul", [part, part])
-    root = graph.node("Sqrt", [graph.node("Add", [square, graph.constant(np.ones(1), single)])])
-    return graph.node("Div", [z, root])
-
-
-def _rising(graph: Graph, x: str, center: Array, factor: Array) -> str:
-    f = Formula(graph, graph.kinds.DOUBLE)
-    missing = graph.node("IsNaN", [x])
-    z = f("Sub", x, graph.constant(center, f.kind))
-    z = f("Mul", z, graph.constant(factor, f.kind))
-    z = f("Where", missing, 0.0, f("Max", f("Min", z, LARGEST), -LARGEST))
-    square = f("Add", f("Mul", z, z), 1e-300)
-    size = f("Div", 1.0, f("Sqrt", f("Add", f("Div", 1.0, square), 1.0 / BOUND**2)))
-    scaled = f("Where", f("Less", z, 0.0), f("Neg", size), size)
-    return graph.node("Cast", [scaled], to=graph.kinds.FLOAT)
-
-
-def _missing(graph: Graph, x: str) -> str:
-    return graph.node("Cast", [graph.node("IsNaN", [x])], to=graph.kinds.FLOAT)
-
-
-def _share_below(graph: Graph, x: str, medians: Array, lows: Array, factors: Array) -> str:
-    wide, single = graph.kinds.DOUBLE, graph.kinds.FLOAT
-    filled = graph.node("Where", [graph.node("IsNaN", [x]), graph.constant(medians, wide), x])
-    shares = graph.node("Sub", [filled, graph.constant(lows, wide)])
-    shares = graph.node("Mul", [shares, graph.constant(factors, wide)])
-    ends = [graph.constant(np.array(end), single) for end in (0.0, 1.0)]
-    return graph.node("Clip", [graph.node("Cast", [shares], to=single), *ends])
-
-
-# Nodes of each rule: of numbers, (n_rows, n_inputs), and constants, (1, n_inputs).
-RULES: dict[Callable[..., Any], Callable[..., str]] = {
-    rules.clipped: _clipped,
-    rules.rising: _rising,
-    rules.missing: _missing,
-    rules.share_below: _share_below,
-}
 
 
 def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:

@@ -1,0 +1,222 @@
+"""Rules run on symbols: each operation on a symbol becomes a statement of another language.
+
+The rule of an activation, a link or a column, and the compiled form of an elementary function, is a
+straight line of arithmetic. Run once on symbols it gives the same operations in the same order. A
+`Trace` of a language says how numbers and operations are written in it.
+"""
+
+import ast
+import operator
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import lru_cache, partial
+from types import CodeType, FunctionType
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import numpy as np
+
+from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.source import definition_of, names_of
+from fastmlp.network.summary import name_of
+
+Scalar = type[np.floating[Any]]
+NAME = re.compile(r"\bt\d+\b")
+
+
+class Comparison(NamedTuple):
+    """A relation that the program decides."""
+
+    text: str
+
+    def __bool__(self) -> NoReturn:
+        raise Unsupported("a branch, `and`, `or` or `not` on a number; `a if c else b` is none")
+
+
+class Symbol:
+    """A number of one precision that the program computes.
+
+    Called, as `type(z)(1)` in rules, its class converts a number to this precision.
+    """
+
+    kind: ClassVar[Scalar]
+    code: "Trace"
+    name: str
+    __array_ufunc__ = None  # NumPy's scalars leave operations with symbols to this class
+
+    def __new__(cls, number: Any) -> Any:
+        """Convert a number."""
+        if isinstance(number, Symbol):
+            return number.code.put(cls.kind, number.code.text(number, cls.kind))
+        return cls.kind(number)
+
+    def __neg__(self) -> Any:
+        return self.code.apply("neg", self)
+
+
+def _relation(name: str, a: Any, b: Any) -> Comparison:
+    # A constant that is exact in the symbol's precision, as 0 is, widens nothing.
+    kind = a.kind if not isinstance(b, Symbol) and a.kind(b) == b else common(a, b)
+    return a.code.relation(name, a.code.text(a, kind), a.code.text(b, kind))
+
+
+for _name in ("add", "sub", "mul", "truediv"):
+    setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: a.code.apply(name, a, b))
+    setattr(Symbol, f"__r{_name}__", lambda b, a, name=_name: b.code.apply(name, a, b))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: _relation(name, a, b))
+KINDS = (np.float32, np.float64)
+SYMBOLS = {kind: type(f"Symbol_{kind.__name__}", (Symbol,), {"kind": kind}) for kind in KINDS}
+
+
+def common(*numbers: Any) -> Any:
+    """The precision of an operation, as in compiled code: Python's numbers are float64."""
+    kinds = [getattr(number, "kind", None) or np.result_type(number) for number in numbers]
+    return np.result_type(*(np.float64 if np.dtype(k).kind != "f" else k for k in kinds)).type
+
+
+class Trace(ABC):
+    """The statements of a rule, in the order of its operations; equal ones stand once.
+
+    Attributes
+    ----------
+    own : functions that the language has, and what becomes of a call
+    forms : functions of which calls take another form, by the precision
+    """
+
+    forms: ClassVar[Mapping[Any, Callable[[Any], Any]]] = {}
+
+    def __init__(self) -> None:
+        self.statements: dict[tuple[Any, str], str] = {}
+        self.own: dict[Any, Callable[..., Any]] = {
+            abs: partial(self.apply, "abs"),
+            min: partial(self._chosen, operator.lt),
+            max: partial(self._chosen, operator.gt),
+        }
+
+    @abstractmethod
+    def text(self, number: Any, kind: Any) -> str:
+        """A number, or a symbol, in this precision."""
+
+    @abstractmethod
+    def operation(self, name: str, kind: Any, operands: list[str]) -> str:
+        """The expression of an operation: Python's name of it, "where", or the name of `own`."""
+
+    @abstractmethod
+    def relation(self, name: str, a: str, b: str) -> Comparison:
+        """The relation of this name."""
+
+    def symbol(self, kind: Any, name: str) -> Any:
+        """A symbol of this name."""
+        symbol: Any = object.__new__(SYMBOLS[kind])
+        symbol.code, symbol.name = self, name
+        return symbol
+
+    def name(self, kind: Any, expression: str) -> str:
+        """The name of an expression's value."""
+        return self.statements.setdefault((kind, expression), f"t{len(self.statements)}")
+
+    def put(self, kind: Any, expression: str) -> Any:
+        """The symbol of an expression's value."""
+        return self.symbol(kind, self.name(kind, expression))
+
+    def apply(self, name: str, *numbers: Any) -> Any:
+        """The symbol of an operation's value."""
+        kind = common(*numbers)
+        return self.put(kind, self.operation(name, kind, [self.text(n, kind) for n in numbers]))
+
+    def needed(self, *results: str) -> list[tuple[Any, str, str]]:
+        """The kinds, expressions and names of the statements that texts of results need."""
+        names, found = set(NAME.findall(" ".join(results))), []
+        for (kind, expression), name in reversed(self.statements.items()):
+            if name in names:
+                names.update(NAME.findall(expression))
+                found.append((kind, expression, name))
+        return found[::-1]
+
+    def run(self, rule: FunctionType) -> Callable[..., Any]:
+        """A function of symbols that does what the rule does.
+
+        Raises
+        ------
+        Unsupported
+            If its source is not available.
+        """
+        names = {**names_of(rule), "_call": self.call, "_where": self.where}
+        exec(_on_symbols(rule), names)
+        function: Callable[..., Any] = names[rule.__name__]
+        return function
+
+    def call(self, function: Any, *arguments: Any, **others: Any) -> Any:
+        """The result of a call in a rule, of a function as a compiler would take it."""
+        if function in self.own:
+            return self.own[function](*arguments)
+        if function in SYMBOLS:
+            return SYMBOLS[function](*arguments)
+        if function in self.forms:
+            function = self.forms[function](common(*arguments))
+        function = getattr(function, "py_func", function)
+        if isinstance(function, FunctionType):
+            function = self.run(function)
+        return function(*arguments, **others)
+
+    def results(self, rule: Any, who: str, *arguments: Any) -> tuple[Any, ...]:
+        """What the rule of an activation or a link returns.
+
+        Raises
+        ------
+        NotImplementedError
+            If it is no straight line of arithmetic and the functions of `rules.elementary`.
+        """
+        try:
+            results = self.call(rule, *arguments)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise NotImplementedError(
+                f"{who}: the activation {name_of(rule)!r} is more than arithmetic, "
+                f"`a if c else b` and functions of fastmlp.rules.elementary: {error}"
+            ) from error
+        return results if isinstance(results, tuple) else (results,)
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        """One of two numbers, or of two tuples of numbers."""
+        if not isinstance(condition, Comparison):
+            return a if condition else b
+        if isinstance(a, tuple):
+            return tuple(map(partial(self.where, condition), a, b))
+        kind = common(a, b)
+        texts = [condition.text, self.text(a, kind), self.text(b, kind)]
+        return self.put(kind, self.operation("where", kind, texts))
+
+    def _chosen(self, better: Any, best: Any, *others: Any) -> Any:
+        for other in others:
+            best = self.where(better(other, best), other, best)
+        return best
+
+
+class _Calls(ast.NodeTransformer):
+    """Makes calls and conditional expressions calls of a `Code`'s methods."""
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        """Turn ``f(x)`` into ``_call(f, x)``."""
+        self.generic_visit(node)
+        return ast.Call(ast.Name("_call", ast.Load()), [node.func, *node.args], node.keywords)
+
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
+        """Turn ``a if c else b`` into ``_where(c, a, b)``."""
+        self.generic_visit(node)
+        numbers = [node.test, node.body, node.orelse]
+        return ast.Call(ast.Name("_where", ast.Load()), numbers, [])
+
+
+@lru_cache(maxsize=256)
+def _on_symbols(rule: FunctionType) -> CodeType:
+    """A definition of the rule for symbols, compiled."""
+    definition = _Calls().visit(deepcopy(definition_of(rule)))
+    definition.decorator_list, definition.returns = [], None
+    for argument in definition.args.args:
+        argument.annotation = None
+    tree = ast.fix_missing_locations(ast.Module([definition], []))
+    return compile(tree, rule.__code__.co_filename, "exec")
