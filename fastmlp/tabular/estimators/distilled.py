@@ -33,7 +33,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
     pack, columns = model.pack_, distillation.TableColumns(*model.schema_.places)
     settings, n_threads = model._settings()._replace(signs=signs), n_threads_of(model.n_jobs)
-    member, held_out, n_drawn = distillation.distilled(
+    member, encoding, held_out, n_drawn = distillation.distilled(
         pack, values, columns, model._predicted, settings, hidden, seed, n_threads
     )
     if y is not None:
@@ -41,10 +41,10 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     part = compared.part
     scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
     result = clone(model)
-    result._take(model.schema_, _alone(pack, member, -1.0), [], classes)
+    result._take(model.schema_, _alone(pack, encoding, member, -1.0), [], classes)
     of_net, of_all = result._predicted(part.values), model._predicted(part.values)
     loss, loss_of_all = -scorer.score_of(of_net), -scorer.score_of(of_all)
-    alone = _alone(pack, member._replace(score=-loss), -loss)
+    alone = _alone(pack, encoding, member._replace(score=-loss), -loss)
     scores, sizes = _scores(pack, compared, of_net, of_all)
     alone.take_scores(scores / sizes, part.weight)
     result._take(model.schema_, alone, [], classes)
@@ -101,12 +101,12 @@ def _scores(pack: Pack, rows: KeptRows, of_net: Any, of_all: Any) -> tuple[Any, 
     return scores + (rows.scores - scores_of(pack.task, part.y, of_all)), rows.sizes
 
 
-def _alone(pack: Pack, member: Any, score: float) -> Pack:
+def _alone(pack: Pack, encoding: Any, member: Any, score: float) -> Pack:
     """A pack of one net."""
     return Pack(
         pack.outputs,
-        (pack.encodings[member.encoding],),
-        (member._replace(encoding=0),),
+        (encoding,),
+        (member,),
         extra_weights=np.empty(0),
         validation_score=score,
         residuals=np.empty(0),

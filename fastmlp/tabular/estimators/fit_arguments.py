@@ -20,6 +20,8 @@ from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
+# Targets of up to this size, and down to its inverse: sums of squares are float64.
+MOST = 1e150
 
 
 class FitArguments(NamedTuple):
@@ -111,6 +113,10 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
     _finite(as_numbers, who, name)
+    most = float(np.abs(as_numbers).max(initial=0.0))
+    if most > MOST or 0 < most < 1 / MOST:
+        unit = f"divide them by {most:.0e}, and multiply predictions"
+        raise ValueError(f"{who}: {name} has numbers up to {most:.2g}, too far for squares: {unit}")
     return as_numbers
 
 

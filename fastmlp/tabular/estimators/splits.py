@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
 
-from fastmlp.tabular.estimators.fit_arguments import check_length, one_column
+from fastmlp.tabular.estimators.fit_arguments import check_length, missing, one_column
 from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.pack.rows import Fold, drawn, validated
 
@@ -83,10 +83,12 @@ def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
         return None
     labels = one_column(np.asarray(groups), who, "groups")
     check_length(labels, len(kept), who, "groups")
-    missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
-    if missing.any():
-        raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
-    numbers = np.unique(labels[kept], return_inverse=True)[1]
+    if (gaps := missing(labels)).any():
+        raise ValueError(f"{who}: groups has a missing value in row {gaps.argmax()}")
+    try:
+        numbers = np.unique(labels[kept], return_inverse=True)[1]
+    except TypeError as error:
+        raise TypeError(f"{who}: groups must be of one type, to be sorted: {error}") from error
     if not numbers.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
     return numbers

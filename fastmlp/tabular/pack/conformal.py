@@ -138,7 +138,12 @@ def _check_file(pack: Pack, who: str) -> None:
 
 def _check(value: Any, asked: str) -> None:
     if not scalars.is_positive(value) or value >= 1:
-        raise ValueError(f"{asked} must be a number in (0, 1), got {value!r}")
+        share = (
+            f": {value} percent is {value / 100:g}"
+            if scalars.is_positive(value) and value > 1
+            else ""
+        )
+        raise ValueError(f"{asked} must be a number in (0, 1), got {value!r}{share}")
 
 
 def _known(
@@ -147,8 +152,8 @@ def _known(
     """A score at a level, or an error where there are too few rows for it."""
     if math.isfinite(result := score(level)):
         return result
-    far, n = max(level, 1 - level), len(pack.residuals)
-    wanted = math.ceil(far / (1 - far))
+    near, n = max(min(level, 1 - level), 1e-18), len(pack.residuals)
+    wanted = math.ceil((1 - near) / near)
     needed = f"needs {wanted} rows to validate on, there were {n}"
     more = "use cv=5, or" if wanted <= n_rows else "train on more rows, or use"
     raise ValueError(f"{asked}={level} {needed}; {more} a {asked.split()[-1]} nearer to 0.5")

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.many.fit_many import Call, fit_together
+from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.pack import Member, Pack
 from fastmlp.tabular.pack.pool import Limits, NetSettings, batch_size_of, new_net
 from fastmlp.tabular.pack.rows import joined
-from fastmlp.tabular.pack.settings import PackSettings, Recipe
+from fastmlp.tabular.pack.settings import PackSettings, Recipe, encodings_for
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.schema.rule import Task
 
 Array = NDArray[Any]
 # Drawn rows: so many for each row, and in all at least and at most.
@@ -41,12 +43,14 @@ class Distilled(NamedTuple):
 
     Attributes
     ----------
-    member : with the place of the encoding in the ensemble; its score is not known yet
+    member : its score is not known yet
+    encoding : of the ensemble, or of its own where the ensemble has trees alone
     held_out : places of the rows that have ended its training
     n_drawn : how many rows were drawn
     """
 
     member: Member
+    encoding: Encoding
     held_out: Array
     n_drawn: int
 
@@ -83,13 +87,21 @@ def distilled(
     n_rows = len(own) + n_drawn
     y = predict(rows)
     y = pack.outputs.targets(y) if pack.task == "regression" else y
-    shares = np.bincount([member.encoding for member in pack.members], pack.weights)
-    place = int(shares.argmax())
-    encoding = pack.encodings[place]
+    if pack.members:
+        shares = np.bincount([member.encoding for member in pack.members], pack.weights)
+        place = int(shares.argmax())
+        encoding = pack.encodings[place]
+        name = next(member.recipe.encoding for member in pack.members if member.encoding == place)
+    else:  # an ensemble of trees alone
+        name, encoding = next(iter(encodings_for(values.numbers.shape[1]).items()))
+        if settings.signs:
+            encoding.scaling = "rising"
+        kind: Task = "regression" if pack.task == "regression" else "classification"
+        targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)
+        encoding.fit(values.part(own), targets, kind, generator)
     expanded = (encoding.expanded(rows.part(part)) for part in (slice(n_rows), slice(n_rows, None)))
     X = joined(*expanded)
     signs = encoding.signs(settings.signs) if settings.signs else None
-    name = next(member.recipe.encoding for member in pack.members if member.encoding == place)
     net_seed = int(generator.integers(1 << 31))
     activation: Any = "relu" if signs else "silu"
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
@@ -112,7 +124,8 @@ def distilled(
         raise ValueError("distilled: the net has diverged")
     curve = np.array([history.loss, history.validation_loss]).T
     own_fields = (history.best_epoch + 1, curve, history.seconds)
-    return Distilled(Member(recipe, place, net, 1.0, math.nan, *own_fields), held_out, n_drawn)
+    member = Member(recipe, 0, net, 1.0, math.nan, *own_fields)
+    return Distilled(member, encoding, held_out, n_drawn)
 
 
 def drawn(

@@ -167,6 +167,25 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     assert np.array_equal(getattr(again, method)(frame), getattr(small, method)(frame))
 
 
+@pytest.mark.parametrize("case", ["number", "three classes", "rising"])
+def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
+    kind: Any = TabularMLPClassifier if case == "three classes" else TabularMLPRegressor
+    y, signs = (LABELS if kind is TabularMLPClassifier else Y), {"age": 1}
+    model = kind(
+        **FEW, trees=True, ensemble="best", monotonic_cst=signs if case == "rising" else None
+    )
+    model.set_params(max_iter=1).fit(X, y, X_val=X, y_val=y)
+    assert not model.members_
+    small = model.distilled(X)
+    assert [*small.weights_] == [1.0]
+    method = "predict" if y is Y else "predict_proba"
+    pairs = getattr(small, method)(X), getattr(model, method)(X)
+    assert np.corrcoef(*map(np.ravel, pairs))[0, 1] > 0.9
+    if case == "rising":
+        ages = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
+        assert (np.diff(small.predict(ages)) >= 0).all()
+
+
 def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
     """Rows of a group are alike: with others of it in training errors are much smaller."""
     g = np.random.default_rng(0)

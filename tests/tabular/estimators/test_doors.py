@@ -203,6 +203,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
     ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
     (
+        {"X": X, "y": LABELS, "groups": np.array([1, "a"] * 60, object)},
+        "groups must be of one type, to be sorted: .* 'str' and 'int'",
+    ),
+    (
         {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},
         "groups are of rows held out of X, and X_val is given",
     ),

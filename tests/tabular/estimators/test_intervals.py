@@ -213,6 +213,11 @@ def test_faults() -> None:
         model.predict_interval(X, coverage=1.5)
     with pytest.raises(ValueError, match=r"quantile=0.001 needs 999 rows .* were 120; train"):
         model.predict_quantiles(X, [0.5, 0.001])
+    for level in (1e-17, 5e-324, np.nextafter(1, 0)):
+        with pytest.raises(ValueError, match=rf"quantile={level} needs \d{{16,19}} rows to valid"):
+            model.predict_quantiles(X, [level])
+    with pytest.raises(ValueError, match=r"in \(0, 1\), got 90: 90 percent is 0.9"):
+        model.predict_interval(X, 90)
     wrong: Any
     for wrong in (0.5, [], [[0.5]], "half", None):
         with pytest.raises(ValueError, match=r"quantiles must be a list of numbers in \(0, 1\)"):
