@@ -65,8 +65,10 @@ class Builder:
             for values in (inputs, outline.outputs)
         )
         versions = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", OF_LABELS)]
+        used = {name for node in self.nodes for name in node.input}
+        constants = [constant for constant in self.constants if constant.name in used]
         model = helper.make_model(
-            helper.make_graph(self.nodes, "fastmlp", first, last, self.constants),
+            helper.make_graph(self.nodes, "fastmlp", first, last, constants),
             producer_name="fastmlp",
             ir_version=IR_VERSION,
             opset_imports=versions,

@@ -258,7 +258,7 @@ def test_rows_come_to_each_worker_once(client: Any) -> None:
     rows = rng.normal(size=(512, 4))
     MLPSearchCV(net(max_iter=2), GRID, cv=2, client=client).fit(rows, rows[:, 0] > 0)
     rows = rng.normal(size=(1200, 4))
-    TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, rows[:, 0])
+    TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, 2 * rows[:, 0])
     results = list(client.run(counted).values())
     assert len(results) == 2
     for counts in results:

@@ -111,7 +111,7 @@ def test_models_of_tables() -> None:
     np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-5)
     assert (labels == classifier().predict(X)).all()
     numbers = rng.normal(size=(100, 3))
-    model = TabularMLPRegressor(**FEW, cv=2).fit(numbers, numbers[:, 0])
+    model = TabularMLPRegressor(**FEW, cv=2).fit(numbers, 2 * numbers[:, 0])
     graph = to_onnx(model, dtype="float64")
     assert [node.name for node in graph.graph.input] == ["X"]
     (values,) = run(graph, numbers)

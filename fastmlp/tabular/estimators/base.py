@@ -43,7 +43,7 @@ from fastmlp.tabular.schema.schema import learned_table
 from fastmlp.training.history import History
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
@@ -54,7 +54,7 @@ FEW_ROWS = 1000
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
 # Parameters whose errors suggest a value: the known ones, and words of other libraries.
 ADVISED: dict[str, tuple[Any, ...]] = {
-    "preset": (PRESETS,),
+    "preset": (PRESETS, {"fast": "quick small", "balanced": "default medium", "best": "high"}),
     "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
     "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
@@ -136,6 +136,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         fit_arguments.check_rows(X, who, training=True)
         schema, values = self._learn_columns(X, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
+        self._warn_of_target(schema, values, targets, classes, who)
         whole, validation, kept = self._weighted(values, schema, targets, classes, arguments, who)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(arguments.groups, kept, who)
@@ -160,6 +161,21 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         generator = np.random.default_rng([seed, 2])
         self._kept = kept_of(data.held_out, ensemble.scores, ensemble.sizes, generator)
         self._say(f"{who}: {self.summary()}", start)
+
+    def _warn_of_target(
+        self, schema: Schema, values: Values, targets: Array, classes: Array | None, who: str
+    ) -> None:
+        """Warn of a column that equals the targets."""
+        y = targets if classes is None else classes[targets]
+        labels = None if classes is None else [*map(str, classes.tolist())]
+        numbers = zip(schema.numeric_names, values.numbers.T, strict=False)
+        same = [name for name, column in numbers if y.dtype.kind in "biuf" and (column == y).all()]
+        for name, codes in zip(schema.categorical_names, values.codes.T, strict=True):
+            if np.array_equal(codes, targets) and [*map(str, schema.levels[name])] == labels:
+                same.append(name)
+        if same:
+            message = f"y is a column of X, {listed([*map(repr, same)])}: leave it out"
+            warnings.warn(f"{who}: {message}", UserWarning)
 
     def _learn_columns(self, X: Any, who: str) -> tuple[Schema, Values]:
         """Return the columns of a table, and its rows."""
@@ -503,7 +519,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         >>> import numpy as np
         >>> from fastmlp import TabularMLPRegressor
         >>> X = np.random.default_rng(0).normal(size=(300, 2))
-        >>> model = TabularMLPRegressor(n_members=3, max_iter=5, random_state=0).fit(X, X[:, 0])
+        >>> model = TabularMLPRegressor(n_members=3, max_iter=5, random_state=0).fit(X, 2 * X[:, 0])
         >>> small = model.distilled(X)
         >>> len(small.members_), sorted(small.training_["distilled"])
         (1, ['difference', 'drawn_rows', 'ensemble_loss', 'loss'])

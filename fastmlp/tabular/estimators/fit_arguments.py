@@ -46,7 +46,8 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         If they are no vector of so many, or some are missing or not finite.
     """
     if y is None:
-        raise ValueError(f"{who}: requires y to be passed, but the target y is None")
+        door = "pass y, or the name of its column in X by target="
+        raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
     validation.unmasked(y, who, name)
     values = array(y)
     if values.ndim == 2 and values.shape[1] > 1:
@@ -111,7 +112,8 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
     try:
         as_numbers = targets.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
+        labels = "TabularMLPClassifier learns labels"
+        raise ValueError(f"{who}: {name} must hold numbers: {error}; {labels}") from error
     _finite(as_numbers, who, name)
     most = float(np.abs(as_numbers).max(initial=0.0))
     if most > MOST or 0 < most < 1 / MOST:
@@ -139,7 +141,8 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
     except TypeError as error:
         raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+        numbers = " TabularMLPRegressor learns numbers" if "continuous" in str(error) else ""
+        raise ValueError(f"{who}: {error}{numbers}") from error
     if len(classes) < 2:
         message = f"y holds one class only, {classes.tolist()[0]!r}"
         raise ValueError(f"{who}: {message}; a classifier needs two or more")

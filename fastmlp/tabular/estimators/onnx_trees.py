@@ -48,7 +48,7 @@ def predictions(
 def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
     """Add the rows that trees look at: numbers, then codes, NaN where a value is missing."""
     wide, parts = graph.kinds.DOUBLE, [numbers] if numbers else []
-    shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64)
+    shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64) if places else ""
     for place in places:
         column = graph.node("Cast", [graph.node("Reshape", [place, shape])], to=wide)
         code = graph.node("Sub", [column, graph.constant(np.ones(1), wide)])

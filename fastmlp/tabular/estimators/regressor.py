@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -251,6 +251,15 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         values, who = self._values(X, "predict_quantiles"), "TabularMLPRegressor.predict_quantiles"
         scores = conformal.quantiles(self.pack_, quantiles, who, self._n_rows)
         return conformal.bands(self.pack_, values, self._predicted(values), scores)
+
+    @property
+    def predict_proba(self) -> NoReturn:
+        """Raise AttributeError, with the methods of numbers.
+
+        :meta private:
+        """
+        numbers = "numbers have predict_quantiles and predict_interval, classes have probabilities"
+        raise AttributeError(f"{type(self).__name__} has no predict_proba: {numbers}")
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         return fit_arguments.numbers(y, n_rows, who), None

@@ -116,9 +116,9 @@ def _cells(model: Any) -> list[tuple[str, ...]]:
 def _last(model: Any) -> str:
     schema, pack = model.schema_, model.pack_
     numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
-    more = f", {len(schema.dates)} of dates" if schema.dates else ""
-    more += f", {len(out)} left out" if (out := dropped(model)) else ""
-    columns = f"{count(numbers, 'number')}, {categories} categories{more}"
+    more = f", {len(out)} left out" if (out := dropped(model)) else ""
+    of_levels = "1 category" if categories == 1 else f"{categories} categories"
+    columns = f"{count(numbers, 'number')}, {of_levels}{schema.moments}{more}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
     if (distilled := model.training_.get("distilled")) is not None:

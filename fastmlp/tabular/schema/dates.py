@@ -46,6 +46,7 @@ class Parts(NamedTuple):
         training, and "days", since `origin` with the day's fraction; or "time", the seconds since
         midnight; or "duration", in seconds
     origin : ISO date, the first in training; None for times and durations
+    zone : whether dates had a zone in training; None: it is not known
 
     Examples
     --------
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
 
     names: tuple[str, ...]
     origin: str | None = None
+    zone: bool | None = None
 
     @property
     def kind(self) -> Kind:
@@ -81,7 +83,7 @@ class Parts(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return them as plain data, for `from_json`."""
-        return {"parts": list(self.names), "origin": self.origin}
+        return {"parts": list(self.names), "origin": self.origin, "zone": self.zone}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -92,13 +94,15 @@ class Parts(NamedTuple):
         TypeError, ValueError, LookupError
             If they are none.
         """
-        names, origin = tuple(content["parts"]), content["origin"]
+        names, origin, zone = tuple(content["parts"]), content["origin"], content.get("zone")
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
         if (origin is None) != (names[-1] != "days") or (origin and not _is_day(origin)):
             raise ValueError(f"origin must be an ISO date where there are dates, got {origin!r}")
-        return cls(names, origin)
+        if zone not in (None, False, True):
+            raise ValueError(f"zone must be true, false or null, got {zone!r}")
+        return cls(names, origin, zone)
 
 
 def is_kind(kind: str) -> TypeGuard[Kind]:
@@ -171,6 +175,12 @@ def of_texts(texts: Sequence[Any]) -> Array | None:
         return np.array([text for text, _ in each], "M8[us]") - np.array(zones, "m8[m]")
     except (TypeError, ValueError):
         return None
+
+
+def zone_of(text: str) -> str | None:
+    """Return the zone of the ISO text of a date, or None."""
+    match = _ISO_DATE.fullmatch(text.strip())
+    return match[2] if match else None
 
 
 def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:

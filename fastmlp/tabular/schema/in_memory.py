@@ -14,7 +14,14 @@ from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
 from fastmlp.tabular.schema import arrow_columns, dates
 from fastmlp.tabular.schema.rule import Kind
-from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
+from fastmlp.validation import hints
+from fastmlp.validation.frames import (
+    MISSING_TYPES,
+    is_series,
+    names_of,
+    repeated,
+    require_different,
+)
 
 Array = NDArray[Any]
 Level = str | bool | int | float
@@ -30,7 +37,8 @@ class MemoryTable(NamedTuple):
 
     Attributes
     ----------
-    names : of the columns, where all are texts that differ
+    names : of the columns, as texts that differ; None: there are none
+    numbered : True where the names are those that pandas gives, 0, 1 and so on
     column : from a place to an array, a series of pandas or a column of Arrow
     levels : as `column`, for values whatever their type
     block : from places to float64 of shape (n_rows, n_places); None if some are no numbers
@@ -42,6 +50,7 @@ class MemoryTable(NamedTuple):
     column: Callable[[int], Any]
     levels: Callable[[int], Any]
     block: Callable[[Sequence[int]], Array | None]
+    numbered: bool = False
 
 
 class LevelCodes(NamedTuple):
@@ -66,7 +75,7 @@ def table_of(X: Any, who: str) -> MemoryTable:
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         return _of_pandas(X, who)
     if is_rows(X):
-        return _of_rows(X)
+        return _of_rows(X, who)
     if is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 has no such stream of a series.
@@ -83,7 +92,7 @@ def is_rows(X: Any) -> bool:
     return isinstance(X, list) and bool(X) and all(isinstance(x, Mapping) for x in X)
 
 
-def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
+def _of_rows(rows: list[Mapping[Any, Any]], who: str) -> MemoryTable:
     """Return a table of mappings: a key that a row lacks is a missing value."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
@@ -92,21 +101,26 @@ def _of_rows(rows: list[Mapping[str, Any]]) -> MemoryTable:
         objects[:] = [row.get(names[j]) for row in rows]
         return objects
 
-    known = tuple(names) if all(isinstance(name, str) for name in names) else None
-    return MemoryTable(known, len(names), len(rows), column, column, _no_block)
+    return MemoryTable(_texts_of(names, who), len(names), len(rows), column, column, _no_block)
+
+
+def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
+    """Return names of columns as texts, such as the tuples of a MultiIndex; raises ValueError."""
+    texts = tuple(map(str, names))
+    if twice := repeated(texts):
+        raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
+    return texts
 
 
 def _of_pandas(frame: Any, who: str) -> MemoryTable:
-    (n_rows, n_columns), names = frame.shape, names_of(frame)
-    if names is None:
-        require_different(frame, who)
-        by_place = partial(_column_at, frame)
-        return MemoryTable(None, n_columns, n_rows, by_place, by_place, _no_block)
+    (n_rows, n_columns), own = frame.shape, names_of(frame)
+    names = own or _texts_of(frame.columns, who)
+    numbered = own is None and [*frame.columns] == [*range(n_columns)]
     # A frame of few values: of 20 columns 48 us, and 13 to 40 for each by itself.
     few = cache(partial(frame.to_numpy, object)) if max(frame.shape) <= FEW_ROWS else None
 
     def column(j: int) -> Any:
-        return frame[names[j]]
+        return frame.iloc[:, j] if own is None else frame[names[j]]
 
     def levels(j: int) -> Any:
         return column(j) if few is None else few()[:, j]
@@ -122,11 +136,7 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
         values: Array = part.to_numpy(np.float64)
         return values
 
-    return MemoryTable(names, n_columns, n_rows, column, levels, block)
-
-
-def _column_at(frame: Any, j: int) -> Any:
-    return frame.iloc[:, j]
+    return MemoryTable(names, n_columns, n_rows, column, levels, block, numbered)
 
 
 def _of_arrow(table: Any, who: str) -> MemoryTable:
@@ -161,7 +171,8 @@ def _array(X: Any, who: str) -> Array:
     if hasattr(X, "toarray"):
         raise TypeError(f"{who}: X is a sparse matrix; use X.toarray()")
     if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
-        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}")
+        frame = ": pandas.DataFrame(X) of columns, [X] of a row" if isinstance(X, dict) else ""
+        raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}{frame}")
     validation.unmasked(X, who, "X")
     try:
         array = np.asarray(X)
@@ -303,6 +314,19 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     # Of pandas with a zone: in UTC.
     unit = getattr(dtype, "unit", None)
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
+
+
+def has_zone(values: Any) -> bool | None:
+    """Return whether dates have a zone, by their type or the first one; None: nothing is there."""
+    dtype = getattr(values, "type", None) or values.dtype
+    kind = getattr(dtype, "pyarrow_dtype", dtype)
+    if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":
+        return hasattr(kind, "tz")
+    each = (value.as_py() if hasattr(value, "as_py") else value for value in values)
+    first = next((value for value in each if not _is_missing(value) and value != ""), None)
+    if isinstance(first, str):
+        return dates.zone_of(first) is not None
+    return None if first is None else getattr(first, "tzinfo", None) is not None
 
 
 def _is_of_arrow(values: Any) -> bool:

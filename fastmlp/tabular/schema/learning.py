@@ -82,6 +82,7 @@ class ColumnLearner:
         # Texts are dates if those of the first batch with a value are, and of all later ones.
         self._temporal = kind if dates.is_kind(kind) else None
         self._may_be_dates = kind == "texts"
+        self._zone: bool | None = None
         self.numbers = [NumberStatistics(scaled=plain)]
         self._n = self.n_rows = 0
         self.counts: Counter[Any] = Counter()
@@ -99,6 +100,8 @@ class ColumnLearner:
         counted = self._by_levels and not is_full
         if counted or self._may_be_dates:
             self._add_levels(*self._levels_in(values, where), counted=counted)
+        if self._zone is None and self._temporal == "dates":
+            self._zone = in_memory.has_zone(values)
         if self._asked or self._may_be_dates:
             return
         if self._temporal is not None and self._kind == self._temporal:
@@ -157,7 +160,10 @@ class ColumnLearner:
         lows, highs = np.array([(one.low, one.high) for one in self.numbers]).T
         levels = [str(level) for level in self.levels] if by_levels else ()
         facts = (self._asked, n, self.n_rows, lows, highs, levels, self._type_name)
-        return rule.decided(rule.Facts(kind, *facts))
+        decision = rule.decided(rule.Facts(kind, *facts))
+        if isinstance(decision, dates.Parts):
+            return decision._replace(zone=self._zone)
+        return decision
 
     @property
     def levels(self) -> set[Level]:

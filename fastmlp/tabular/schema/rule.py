@@ -61,14 +61,16 @@ def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
     kind, asked, n, n_rows = facts[:4]
     if kind == "others":
         encoding = " in UTF-8" if "binary" in facts.type else ""
-        return LeftOut(f"holds {facts.type}, neither numbers, dates nor texts{encoding}")
+        cure = ": make dates of it by .dt.to_timestamp()" if facts.type[:6] == "period" else ""
+        return LeftOut(f"holds {facts.type}, neither numbers, dates nor texts{encoding}{cure}")
     if asked or kind in ("levels", "texts"):
-        why = _no_levels(facts.levels, n, n_rows, asked=asked or kind == "levels")
+        why = _no_levels(facts.levels, n, n_rows, asked=asked)
         return "levels" if why is None else LeftOut(why)
     if not n or facts.lows is None or facts.highs is None or kind == "nothing":
         return LeftOut(EMPTY)
     if facts.lows[-1] == facts.highs[-1] and n == n_rows:
-        return LeftOut(ONE_VALUE)
+        far = " in float64: subtract the least one" if abs(facts.lows[-1]) >= 2**53 else ""
+        return LeftOut(ONE_VALUE + far)
     return dates.learned(kind, facts.lows, facts.highs) if dates.is_kind(kind) else "number"
 
 

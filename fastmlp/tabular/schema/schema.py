@@ -1,11 +1,13 @@
 """Schemas: the columns of a table as numbers and as codes of levels, learned from the table."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import warnings
 from fastmlp.tabular.schema import dates, in_memory
 from fastmlp.tabular.schema.batches import require
 from fastmlp.tabular.schema.dates import Parts, are_levels
@@ -55,7 +57,7 @@ class Schema:
     Attributes
     ----------
     columns : tuple of str
-        All columns of the table, in its order; of an array "x0", "x1" and so on.
+        All columns of the table, in its order, as texts; of an array "x0", "x1" and so on.
     named : bool
         True if columns are found by name, in any order and among others; of a table without
         names they are found by their places.
@@ -143,8 +145,8 @@ class Schema:
 
         Texts, True and False, and types of categories become categories; dates and times, also as
         ISO texts, become their parts; durations seconds; other columns hold numbers. Left out are
-        columns of one value or of none, of objects, and texts like ids or free text: more than
-        20, in more than half of the rows another.
+        columns of one value or of none, of objects, and texts or categories like ids or free text:
+        more than 20, in more than half of the rows another.
 
         Parameters
         ----------
@@ -164,7 +166,8 @@ class Schema:
         """
         table = in_memory.table_of(X, who)
         _check(table, who)
-        columns = table.names or tuple(f"x{j}" for j in range(table.n_columns))
+        names = None if table.numbered else table.names
+        columns = names or tuple(f"x{j}" for j in range(table.n_columns))
         asked, learners = _asked(categorical_features, columns, who), {}
         for j, name in enumerate(columns):
             values = table.column(j)
@@ -174,7 +177,7 @@ class Schema:
                 raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
             learners[name] = ColumnLearner(name, kind, type_name, asked=name in asked)
             learners[name].add(values, who)
-        schema = cls.of(learners, named=table.names is not None)
+        schema = cls.of(learners, named=names is not None)
         if len(schema.dropped) == len(columns):
             left_out = listed(reasons(schema.dropped))
             raise ValueError(f"{who}: no column is left to learn from: {left_out}")
@@ -218,29 +221,37 @@ class Schema:
         """
         table = in_memory.table_of(X, who)
         places = self._places(table, who)
-        numbers = self._numbers(table, places, who)
-        if self.dates:
-            of_dates = [
-                parts.numbers(in_memory.moments(table.column(places[name]), parts.kind, name, who))
-                for name, parts in self.dates.items()
-            ]
-            numbers = np.concatenate([numbers, *of_dates], axis=1)
+        numbers, of_dates = self._numbers(table, places, who), list[Array]()
+        for name, parts in self.dates.items():
+            column = table.column(places[name])
+            _compare_zones(column, parts, name, who)
+            of_dates.append(parts.numbers(in_memory.moments(column, parts.kind, name, who)))
+        numbers = np.concatenate([numbers, *of_dates], axis=1) if of_dates else numbers
         return Values(numbers, self._coded(table, places, who))
 
     def _places(self, table: MemoryTable, who: str) -> Mapping[str, int]:
         """Return the places of the columns in a table, by their names."""
-        if self.named and table.names is not None:
+        at = {name: place for place, name in enumerate(table.names or ())}
+        # Names that pandas gives count among such names only.
+        if (
+            self.named
+            and table.names
+            and not (table.numbered and at.keys().isdisjoint(self.columns))
+        ):
             if table.names != self.columns:
                 try:
                     require(self.read_names, table.names, who)
                 except ValueError as error:
                     own = listed([*map(repr, self.read_names)], 20)
                     raise ValueError(f"{error}; columns of the model: {own}") from None
-            return {name: place for place, name in enumerate(table.names)}
+            return at
         if table.n_columns != len(self.columns):
             n = count(len(self.columns), "column")
             own = f": {listed([*map(repr, self.columns)], 20)}" if self.named else ""
             raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}{own}")
+        numbered = [*map(str, range(len(self.columns)))]
+        if not self.named and at.keys() == {*numbered}:
+            return {name: at[text] for name, text in zip(self.columns, numbered, strict=True)}
         return {name: place for place, name in enumerate(self.columns)}
 
     def _numbers(self, table: MemoryTable, places: Mapping[str, int], who: str) -> Array:
@@ -322,8 +333,13 @@ class Schema:
 
     def __repr__(self) -> str:
         kinds = f"{len(self.numeric_names)} numeric, {len(self.categorical_names)} categorical"
-        of_dates = f", {len(self.dates)} of dates" if self.dates else ""
-        return f"<Schema: {kinds}{of_dates}, {len(self.dropped)} dropped>"
+        return f"<Schema: {kinds}{self.moments}, {len(self.dropped)} dropped>"
+
+    @property
+    def moments(self) -> str:
+        """The numbers of columns of dates, times and durations, for reports."""
+        kinds = Counter(parts.kind.removesuffix("s") for parts in self.dates.values())
+        return "".join(f", {count(n, kind)}" for kind, n in kinds.items())
 
 
 class LearnedTable(NamedTuple):
@@ -344,6 +360,14 @@ def learned_table(X: Any, categorical_features: Any, who: str) -> LearnedTable:
 def reasons(dropped: Mapping[str, str]) -> list[str]:
     """Return the names of columns that are left out, each with its reason."""
     return [f"{name!r} {why}" for name, why in dropped.items()]
+
+
+def _compare_zones(column: Any, parts: Parts, name: str, who: str) -> None:
+    """Warn if dates had a zone in training and have none, or the reverse."""
+    if parts.zone is not None and in_memory.has_zone(column) not in (None, parts.zone):
+        was, now = ("a zone", "none") if parts.zone else ("no zone", "one")
+        message = f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
+        warnings.warn(f"{who}: {message}", UserWarning)
 
 
 def _check(table: MemoryTable, who: str) -> None:

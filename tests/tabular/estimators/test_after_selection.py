@@ -179,8 +179,8 @@ def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
     small = model.distilled(X)
     assert [*small.weights_] == [1.0]
     method = "predict" if y is Y else "predict_proba"
-    pairs = getattr(small, method)(X), getattr(model, method)(X)
-    assert np.corrcoef(*map(np.ravel, pairs))[0, 1] > 0.9
+    result, expected = (getattr(one, method)(X).ravel() for one in (small, model))
+    assert np.corrcoef(result, expected)[0, 1] > 0.9
     if case == "rising":
         ages = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
         assert (np.diff(small.predict(ages)) >= 0).all()

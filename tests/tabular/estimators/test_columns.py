@@ -49,7 +49,7 @@ REASONS = {
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     frame = table()
-    y = frame["x"] > 0 if kind is TabularMLPClassifier else frame["x"]
+    y = frame["x"] > 0 if kind is TabularMLPClassifier else 2 * frame["x"]
     sentence = "; ".join(f"{name!r} {why}" for name, why in REASONS.items())
     with pytest.warns(UserWarning, match="left out") as warned:
         model = kind(**FEW).fit(frame, y)
@@ -59,7 +59,7 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     assert model.schema_.dropped == REASONS
     summary = model.summary().splitlines()
     assert [f"left out: {name!r} {why}" for name, why in REASONS.items()] == summary[-5:-1]
-    assert summary[-1].endswith("1 number, 1 categories, 4 left out")
+    assert summary[-1].endswith("1 number, 1 category, 4 left out")
     assert "&#x27;one&#x27; has one value only" in model._repr_html_()
     # Without them there is nothing to say, and the model is the same.
     same = kind(**FEW).fit(frame[["x", "town"]], y)

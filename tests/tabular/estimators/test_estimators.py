@@ -179,11 +179,17 @@ FAULTS: list[tuple[Any, Any, str]] = [
         "Classifier.fit: scoring: 'acuracy' is no score, did you mean",
     ),
     ({"scoring": "f1", "max_iter": 1}, {}, "Classifier.fit: scoring='f1' of 3 classes failed: T"),
-    ({}, {"y": Y}, "TabularMLPClassifier.fit: Unknown label type: continuous"),
+    ({"preset": "quick"}, {}, "Did you mean 'fast'"),
+    (
+        {},
+        {"y": Y},
+        "TabularMLPClassifier.fit: Unknown label type: continuous.* TabularMLPRegressor",
+    ),
+    ({}, {"X": {"a": [1, 2]}}, r"got dict: pandas.DataFrame\(X\) of columns, \[X\] of a row"),
     ({}, {"groups": np.ones((120, 2))}, "Classifier.fit: groups should be a 1d array, got an arr"),
     ({"validation_fraction": 1.0}, {}, "'validation_fraction' parameter"),
     ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
-    ({}, {"y": None}, "requires y to be passed"),
+    ({}, {"y": None}, "requires y to be passed, .*: pass y, or .* by target="),
     ({}, {"y": np.ones(120, int)}, r"y holds one class only, 1; a classifier needs two"),
     ({}, {"y": LABELS[:3]}, r"\.fit: .* numbers of samples: \[120, 3\], of X and y$"),
     ({}, {"X_val": X[:9]}, "X_val is given, and y_val is not"),
@@ -212,6 +218,29 @@ def test_faults_in_training(settings: Any, given: Any, words: str) -> None:
         TabularMLPClassifier(**{**FEW, **settings}).fit(**content)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_targets_among_the_columns_are_warned_of(seed: int) -> None:
+    g = np.random.default_rng(seed)
+    y: Any = [Y, LABELS, g.integers(2, size=120), Y > 3][seed]
+    column = pd.Series(y).astype([float, "category", object, object][seed])
+    model: Any = (TabularMLPClassifier if seed else TabularMLPRegressor)(**FEW, cv=2)
+    with pytest.warns(UserWarning, match=r"fit: y is a column of X, 'copy': leave it out"):
+        model.fit(X.assign(copy=column), y)
+    changed = column.copy()
+    changed[7] = column[(column != column[7]).argmax()]
+    model.fit(X.assign(copy=changed), y)
+
+
+def test_faults_of_numbers() -> None:
+    with pytest.raises(
+        ValueError, match=r"fit: y must hold numbers: .*; TabularMLPClassifier learn"
+    ):
+        TabularMLPRegressor().fit(X, LABELS)
+    assert not hasattr(TabularMLPRegressor(), "predict_proba")
+    with pytest.raises(AttributeError, match="no predict_proba: numbers have predict_quantiles"):
+        regressor().predict_proba(X)
+
+
 def test_faults_in_predictions() -> None:
     model = classifier()
     with pytest.raises(ValueError, match="'town'"):
@@ -233,10 +262,10 @@ def test_new_categories_and_missing_columns_of_rows_are_answered() -> None:
     "frame",
     [
         pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0] * 8, "b": [None] * 32}),
-        pd.DataFrame({"id": pd.Categorical([f"item {i}" for i in range(32)]), "a": range(32)}),
+        pd.DataFrame({"id": pd.Categorical([f"item {i % 16}" for i in range(32)]), "a": range(32)}),
         pd.DataFrame(np.eye(32, 600)).rename(columns=str),
     ],
-    ids=["empty column", "a level a row", "many columns"],
+    ids=["empty column", "a level of two rows", "many columns"],
 )
 def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
     y = np.arange(32) % 2

@@ -123,7 +123,5 @@ def test_a_row_without_weight_may_have_any_target() -> None:
 @pytest.mark.parametrize("size", [1e300, 3e150, 1e-151, 1e-300])
 def test_targets_that_are_too_far_for_squares(size: float) -> None:
     X, y = drawn()
-    with pytest.raises(
-        ValueError, match=rf"fit: y has numbers up to .*: divide them by \de[+-]\d+"
-    ):
+    with pytest.raises(ValueError, match=r"fit: y has numbers up to .*: divide them by \de[+-]\d+"):
         TabularMLPRegressor(**FEW).fit(X, y / y.max() * size)

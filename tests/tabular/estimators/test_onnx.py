@@ -63,6 +63,8 @@ def test_boosted_trees(kind: str) -> None:
         np.testing.assert_allclose(run(model, X)[1], model.predict_proba(X), atol=1e-6)
     else:
         np.testing.assert_allclose(run(model, X)[0][:, 0], model.predict(X), rtol=1e-5)
+    graph = fastmlp.to_onnx(model).graph
+    assert {one.name for one in graph.initializer} <= {x for node in graph.node for x in node.input}
 
 
 def test_a_tree_that_is_a_long_chain() -> None:
@@ -228,7 +230,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "dates": (
         lambda: to_onnx(
-            TabularMLPRegressor(**FEW, cv=2).fit(DATED, np.arange(40.0)),
+            TabularMLPRegressor(**FEW, cv=2).fit(DATED, -np.arange(40.0)),
             DATED[:1],
         ),
         "the columns 'when' hold dates or times",
@@ -262,7 +264,7 @@ def test_what_has_no_graph(case: str) -> None:
 
 def test_levels_that_are_one_number_in_float32() -> None:
     X = np.stack([np.tile([2.0**24, 2.0**24 + 1], 40), rng.normal(size=80)], axis=1)
-    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0]).fit(X, X[:, 1])
+    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0]).fit(X, -X[:, 1])
     with pytest.raises(NotImplementedError, match="'x0' has levels that are the same number in"):
         to_onnx(model, X)
 

@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_parts_are_those_of_pandas(unit: str) -> None:
     schema = Schema.learn(pandas.DataFrame({"when": moments}))
     parts = schema.dates["when"]
     first = moments.min().floor("D")
-    assert parts == Parts(PARTS["dates"], str(first.date()))
+    assert parts == Parts(PARTS["dates"], str(first.date()), zone=False)
     assert schema.number_names == ("when",) * 6
     values = moments.dt
     peers = [values.year, values.month, values.day, values.day_of_week, values.hour]
@@ -113,10 +114,10 @@ def test_parts_that_do_not_vary_are_left_out() -> None:
 
     assert parts("2024-03-01", "2024-03-02", "2024-03-02").names == ("day", "weekday", "days")
     weekly = ("day", "days")
-    assert parts("2024-03-08", "2024-03-01", None) == Parts(weekly, "2024-03-01")
+    assert parts("2024-03-08", "2024-03-01", None) == Parts(weekly, "2024-03-01", zone=False)
     assert parts("2024-03-01T10:00", "2024-03-01T10:30", None).names == ("days",)
     # As a number, or nothing: a mark tells which.
-    assert parts("2024-03-01", None, None) == Parts(("days",), "2024-03-01")
+    assert parts("2024-03-01", None, None) == Parts(("days",), "2024-03-01", zone=False)
     assert parts(*["2024-03-01"] * 3) == "has one value only"
     assert parts(None, None, None) == "is empty"
 
@@ -198,12 +199,32 @@ def test_other_types_of_dates_in_predictions() -> None:
     days = np.array(["2024-03-04T12", "NaT"], "M8[ns]")
     texts = ["2024-03-04 12:00Z", None]
     for item in (days, pandas.Series(days).dt.tz_localize("UTC"), texts, [days[0], None]):
-        result = schema.read(pandas.DataFrame({"when": item})).numbers
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            result = schema.read(pandas.DataFrame({"when": item})).numbers
         np.testing.assert_array_equal(result[:, [0, 2]], np.array(expected)[:, [0, 2]])
     for nothing in ([None, None], [NAN, NAN], ["", ""], pandas.array([None] * 2, "string")):
         assert np.isnan(schema.read(pandas.DataFrame({"when": nothing})).numbers).all()
     assert np.isnan(schema.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers).all()
     assert schema.read(pandas.DataFrame({"when": days[:0]})).numbers.shape == (0, 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_zones_that_training_had_not_are_warned_of(seed: int) -> None:
+    """From every form of a table to every other one, and from a file."""
+    frame = drawn(seed)
+    naive = frame.assign(zoned=frame["zoned"].dt.tz_localize(None))
+    for X, other in ((frame, naive), (naive, frame)):
+        first, then = (list(forms(one).values())[:-1] for one in (X, other))
+        schema = Schema.from_json(Schema.learn(first[seed]).to_json())
+        assert {name for name, one in schema.dates.items() if one.zone} == (
+            {"zoned"} if X is frame else set()
+        )
+        pair = "had a zone in training, and have none" if X is frame else "had no zone .* have one"
+        for rows in first:
+            schema.read(rows)
+        for rows in then:
+            with pytest.warns(UserWarning, match=f"^me: the dates of 'zoned' {pair}"):
+                schema.read(rows, "me")
 
 
 @pytest.mark.parametrize(
@@ -269,6 +290,7 @@ def test_dates_that_are_asked_to_be_categories() -> None:
         {"parts": [], "origin": None},
         {"parts": 5, "origin": None},
         {"parts": ["time"]},
+        {"parts": ["days"], "origin": "2024-01-01", "zone": "UTC"},
         ["time"],
     ],
 )
@@ -385,7 +407,7 @@ def test_models_learn_from_dates_in_every_form() -> None:
     expected = model.predict(frame)
     for X in list(forms(frame).values())[:-1]:
         np.testing.assert_array_equal(model.predict(X), expected)
-    assert "2 numbers, 2 categories, 4 of dates" in model.summary()
+    assert "2 numbers, 2 categories, 1 time, 3 dates" in model.summary()
     # One importance for a column, whose parts are shuffled as one.
     assert model.feature_importances_.shape == (len(frame.columns),)
     best = model.schema_.columns[model.feature_importances_.argmax()]

@@ -128,6 +128,46 @@ def test_columns_are_found_by_name() -> None:
     assert_equal(schema.read(polars.from_pandas(other)), schema.read(pandas_frame()))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
+    """Integers, the tuples of a MultiIndex and others, in any order; those of pandas, 0 to n."""
+    g, n = np.random.default_rng(seed), 5
+    kinds: list[Any] = [
+        pandas.RangeIndex(n),
+        pandas.MultiIndex.from_product([["a", "b"], [1, 2, 3]])[:n],
+        pandas.Index(g.permutation(9)[:n]),
+        pandas.Index([1.5, "a", 3, ("a", 1), None], dtype=object),
+    ]
+    columns = kinds[seed % len(kinds)]
+    frame = pandas.DataFrame(g.normal(size=(8, n)), columns=columns).iloc[:, g.permutation(n)]
+    frame.isetitem(0, [*"uvuvuvuv"])
+    schema = Schema.learn(frame)
+    expected, order = schema.read(frame), g.permutation(n)
+    assert_equal(schema.read(frame.iloc[:, order]), expected)
+    # Arrays have no names, and a frame that pandas has numbered has none beside other names.
+    assert_equal(schema.read(frame.to_numpy(object)), expected)
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(object)]
+    assert_equal(Schema.learn(rows).read([dict(reversed(row.items())) for row in rows]), expected)
+    with pytest.raises(ValueError, match=r"me: (there is no column|X must have 5 columns)"):
+        schema.read(frame.iloc[:, 1:], "me")
+    with pytest.raises(ValueError, match=r"X has several columns of the name '1' \(2 times\)"):
+        Schema.learn(pandas.DataFrame([[1, 2]], columns=[1, "1"]))
+
+
+def test_numbered_columns_beside_names_go_by_place() -> None:
+    rows = np.arange(12.0).reshape(4, 3)
+    schema, numbered = (
+        Schema.learn(pandas.DataFrame(rows, columns=[*"abc"])),
+        pandas.DataFrame(rows),
+    )
+    assert_equal(schema.read(numbered), schema.read(rows))
+    of_places = Schema.learn(numbered)
+    assert not of_places.named
+    assert_equal(of_places.read(numbered[[2, 0, 1]]), of_places.read(rows))
+    reversed_ = Schema.learn(numbered[[2, 1, 0]])
+    assert_equal(reversed_.read(numbered), reversed_.read(numbered[[1, 0, 2]]))
+
+
 def assert_equal(one: Values, other: Values) -> None:
     np.testing.assert_array_equal(one.numbers, other.numbers)
     np.testing.assert_array_equal(one.codes, other.codes)
@@ -163,7 +203,10 @@ def test_columns_that_are_dropped() -> None:
             "list": [[1]] * n,
             "mixed": [DAY, "a"] * 30,
             "bytes": [b"a", None] * 30,
-            "levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
+            "id as levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
+            "levels": pandas.Series([f"level {i % 30}" for i in range(n)], dtype="category"),
+            "months": pandas.period_range("2020-01", periods=n, freq="M"),
+            "far": 2**53 + np.arange(n) % 2,
         }
     )
     schema, ids = Schema.learn(frame), "has 60 texts in 60 rows, free text or ids"
@@ -180,10 +223,19 @@ def test_columns_that_are_dropped() -> None:
         "list": "holds list, neither numbers, dates nor texts",
         "mixed": "holds date and str, neither numbers, dates nor texts",
         "bytes": "holds bytes, neither numbers, dates nor texts",
+        "id as levels": ids,
+        "months": "holds period[M], neither numbers, dates nor texts: make dates of it by "
+        ".dt.to_timestamp()",
+        "far": "has one value only in float64: subtract the least one",
     }
     assert schema.numeric_names == ("kept", "one or missing")
     assert schema.categorical_names == ("a or missing", "levels")
     assert Schema.learn(frame, ["id"]).levels["id"] == tuple(sorted(frame["id"]))
+    for kind in (polars.Categorical, polars.Enum(frame["id"])):
+        other = polars.DataFrame(
+            {"id": [*frame["id"]], "x": range(n)}, schema_overrides={"id": kind}
+        )
+        assert Schema.learn(other).dropped == {"id": ids}
 
 
 @pytest.mark.parametrize(
@@ -310,7 +362,7 @@ def test_it_is_plain_data(dated: bool) -> None:
     back = Schema.from_json(content)
     assert (back, back.dates) == (schema, schema.dates)
     assert_equal(back.read(frame), schema.read(frame))
-    dates = ", 1 of dates" if dated else ""
+    dates = ", 1 date" if dated else ""
     assert repr(back) == f"<Schema: 1 numeric, 3 categorical{dates}, 1 dropped>"
     # Without dates it is as it was before there were any.
     assert ("dates" in content) == dated
