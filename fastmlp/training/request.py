@@ -171,7 +171,7 @@ class FitRequest:
         if history.status is not Status.COMPLETED or not left:
             self._is_done = history.status is not Status.DIVERGED
             return 0
-        if self._ranks.of_first(self._is_late()):
+        if self._ranks.of_first(self.is_late()):
             history.status = Status.OUT_OF_TIME
             return 0
         if self._looks:
@@ -181,7 +181,7 @@ class FitRequest:
             most = min(most, self._checkpoint.window(len(history.loss)) or most)
         return min(max(1, most), left)
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
         """Return True if an epoch is done, and the time is up."""
         return bool(self.history.loss) and self._time_is_up()
 

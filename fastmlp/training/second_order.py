@@ -18,8 +18,9 @@ from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine, GaussNewton
 from fastmlp.network import monotone
 from fastmlp.network.layer_settings import trained_parameters
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
+from fastmlp.rules.activations import identity
 from fastmlp.rules.curvature import OF_LOSSES, curvature_of
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import (
@@ -38,6 +39,7 @@ from fastmlp.validation.packages import needs
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
+IsLate = Callable[[], bool]
 DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 # The seconds of a window, as of other fits' calls.
 CALL_SECONDS = 0.05
@@ -151,6 +153,17 @@ class Damping:
         return False
 
 
+def _size_of(network: Network, y: Array) -> float:
+    """Return the deviation of targets as a power of 16, which scales exactly; 1 where outputs are
+    not in the targets' unit."""
+    with np.errstate(all="ignore"):
+        deviation = float(np.sqrt(y.var(axis=0).mean()))
+    is_other = network.loss.link or network.activations[-1] is not identity
+    if is_other or not 1e-30 < deviation < 1e30:
+        return 1.0
+    return float(16.0 ** np.round(np.log2(deviation) / 4))
+
+
 class Marquardt:
     """Iterations of `LevenbergMarquardt` on a net and its rows.
 
@@ -182,7 +195,24 @@ class Marquardt:
         self._first = max(self._rounded(optimizer.damping), LEAST_DAMPING), 2.0
         self._mu, self._rise = (mu, rise) if mu else self._first
         self._parameters = np.full(len(state.parameters), np.nan)
+        self._scale(engine.network, data.y, is_new=not mu)
         self.load()
+
+    def _scale(self, network: Network, y: Array, is_new: bool) -> None:
+        """Make steps those of a net on targets of a deviation near 1, whose last layer is smaller.
+
+        A new net begins at such steps' start: its last layer is multiplied by the targets' size,
+        unless the net explains half of the objective already.
+        """
+        size, last = _size_of(network, y), np.zeros(network.layout.n_parameters, bool)
+        for views in (weight_views, bias_views):
+            views(network.layout, last)[-1][:] = True
+        self._units = np.where(last, 1.0, size**-2)[self._trained]
+        if size != 1 and is_new and self._system.trained[last].all():
+            now = self._state.parameters.astype(np.float64)
+            loss, of_nothing = (self._system.objective(each)[0] for each in (now, now * ~last))
+            if not loss < of_nothing / 2:
+                self._state.assign(np.where(last, size, 1.0) * now)
 
     def _rounded(self, number: Any) -> float:
         """A number as the net's dtype holds it, so that a resumed fit has the same bits."""
@@ -209,13 +239,13 @@ class Marquardt:
         self._parameters, self.loss, self._gradient = parameters, loss, gradient
         self._is_linear = False
 
-    def run(self, goes_on: Callable[[float], bool]) -> bool:
+    def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
         """Iterate as long as `goes_on`, called with the loss after each step, returns True; return
-        True if there is no further step."""
-        while self._iterate():
+        True if there is no further step. A step is given up when it `is_late`."""
+        while self._iterate(is_late):
             if not goes_on(self.loss):
                 return False
-        return True
+        return not is_late()
 
     def _linearize(self) -> None:
         """Compute the matrix, and D, from the largest diagonal so far."""
@@ -223,11 +253,12 @@ class Marquardt:
         diagonal = np.minimum(self._system.diagonal, np.finfo(self._dtype).max)
         diagonal = diagonal.astype(self._dtype).astype(np.float64)
         self._largest = np.fmax(self._largest, diagonal)
-        floored = np.maximum(self._largest, LEAST_SCALE * self._largest.max())
-        self._scales = np.sqrt(floored * self._largest.mean())
+        largest = self._largest * self._units
+        floored = np.maximum(largest, LEAST_SCALE * largest.max())
+        self._scales = np.sqrt(floored * largest.mean()) / self._units
         self._is_linear = True
 
-    def _iterate(self) -> bool:
+    def _iterate(self, is_late: IsLate) -> bool:
         """Take the next step that lowers the objective; return False if there is none."""
         gradient = self._gradient[self._trained]
         if not gradient.any():
@@ -235,6 +266,8 @@ class Marquardt:
         if not self._is_linear:
             self._linearize()
         while self._mu <= self._settings.max_damping:
+            if is_late():
+                return False
             damping = self._mu * self._scales
             step = self._system.step(self._gradient, damping)
             if step is not None:
@@ -302,7 +335,7 @@ class QuasiNewton:
         self._gradient = slopes[self._trained]
         return loss, self._gradient
 
-    def run(self, goes_on: Callable[[float], bool]) -> bool:
+    def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
         """Iterate as long as `goes_on`, called with the loss after each iteration, returns True;
         return True if there is no further iteration."""
 
@@ -407,7 +440,7 @@ def fit(engine: Engine[Any], state: NetState, request: Any, buffered: object = N
                 if not np.isfinite(solver.loss):
                     request.end_window(np.empty(0), solver.loss)
                     state.restart()
-                elif solver.run(epochs.goes_on):
+                elif solver.run(epochs.goes_on, request.is_late):
                     request.history.status = Status.CONVERGED
                 epochs.finish()
             finally:

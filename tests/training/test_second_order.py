@@ -102,6 +102,54 @@ def test_degenerate_fits_end_finite_with_a_status(case: str, optimizer: Any) -> 
     assert history.status.name in ("COMPLETED", "CONVERGED")
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.07, 16.0**3, 1e6, -(16.0**-2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_targets_of_any_scale_are_learned_alike(seed: int, scale: float) -> None:
+    x = np.linspace(-1, 1, 200)[:, None]
+    y = np.sin(5 * x) + 0.25
+
+    def fitted(y: Any, start: Any = None, epochs: int = 100) -> tuple[MLP, list[float]]:
+        net = MLP(
+            (1, 12, 1), activation="tanh", dtype="float64", seed=seed,
+            optimizer=LevenbergMarquardt(),
+        )  # fmt: skip
+        if start is not None:
+            net.parameters[:] = start
+        return net, net.fit(x, y, epochs=epochs).loss
+
+    net, loss = fitted(scale * y)
+    assert loss[-1] < 1e-3 * scale**2
+    if abs(np.log2(abs(scale)) % 4) == 0 and scale > 0:
+        assert loss == [scale**2 * number for number in fitted(y)[1]]
+    # A net that has learned goes on from there, without its training state.
+    assert fitted(scale * y, net.parameters, epochs=1)[1][0] <= loss[-1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_time_limit_ends_within_a_step(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the matrices and the trials, of which many lower nothing."""
+    rng = np.random.default_rng(seed)
+    product, trial, limit = 0.2, rng.uniform(0.05, 0.2), rng.uniform(1, 3)
+    now = 0.0
+
+    def slow(name: str, seconds: float) -> None:
+        work = getattr(GaussNewton, name)
+
+        def slowed(*arguments: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return work(*arguments)
+
+        monkeypatch.setattr(GaussNewton, name, slowed)
+
+    slow("linearize", product)
+    slow("step", trial)
+    monkeypatch.setattr("fastmlp.training.request.time.perf_counter", lambda: now)
+    history = net_of(LevenbergMarquardt(1e-12), seed=seed).fit(X, Y, time_limit=limit, epochs=1000)
+    assert history.status.name == "OUT_OF_TIME"
+    assert limit <= history.seconds <= limit + product
+
+
 def test_damping_above_its_limit_ends_a_fit() -> None:
     net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), activation="relu")
     history = net.fit(X, Y, epochs=1000)

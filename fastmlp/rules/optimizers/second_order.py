@@ -48,7 +48,11 @@ class LevenbergMarquardt(SecondOrder):
     D the root of the largest that its diagonal has been times the mean of that, and mu the damping.
     A step that does not lower the objective is not taken; mu rises then, and falls after good
     steps. An epoch of `MLP.fit` is one step that was taken, and its loss is that after the step. It
-    works in float64, also for nets of float32.
+    works in float64, also for nets of float32. A `time_limit` gives the step at hand up.
+
+    Targets of any scale are learned alike. With an identity output, D is that of a net on targets
+    divided by their deviation, rounded to a power of 16. A net that explains less than half of the
+    objective begins with its last layer times that number, unless the layer is frozen.
 
     It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
     "poisson", "gamma" and "tweedie", with l2, on the CPU, and 8 bytes times the square of the
