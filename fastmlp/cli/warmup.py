@@ -10,7 +10,7 @@ import numpy as np
 from fastmlp._process import warnings
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
-from fastmlp.backends.cpu.predict.embedded import mean_gradient, mean_row
+from fastmlp.backends.cpu.predict.embedded import completed_gradient, completed_row
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
@@ -177,7 +177,7 @@ def _embed(dtype: str) -> None:
         with jit.learner(net, batch_size=batch_size):
             pass
     jacobian(net, np.eye(WIDTH))
-    for block in (mean_row, mean_gradient):
+    for block in (completed_row, completed_gradient):
         block_of(block, np.dtype(dtype))
     block_of(table_row, np.dtype(np.float32))
     if not INTERPRETED:

@@ -14,7 +14,6 @@ from fastmlp.compiler.coefficients import magic
 from fastmlp.export import c_template
 from fastmlp.export.c_rules import C_TYPES, literal, loop_of
 from fastmlp.export.c_tests import numbers, replaced
-from fastmlp.export.models import MemberNet
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.summary import name_of
@@ -47,9 +46,8 @@ class CText:
         self.names: dict[Any, str] = {}
         self.rules: dict[str, str] = {}
         self.nets: list[str] = []
-        for i, member in enumerate(parts.members):
-            if member.net is not None:
-                self._add_net(i, core_of(member.net).engine.network, member.net.parameters)
+        for i, net in enumerate(parts.nets):
+            self._add_net(i, core_of(net).engine.network, net.parameters)
 
     def named(self, text: str) -> str:
         """A text with the names of this file in place of `$name`; `$$` is `$`."""
@@ -140,51 +138,23 @@ class CText:
         return [f"for (int o = 0; o < {n}; ++o) {{", *(f"    {line}" for line in lines), "}"]
 
     def predict(self, *, gradient: bool) -> str:
-        """The function that predicts, or that writes derivatives too: of a net, or a mean."""
+        """The function that predicts, or that writes derivatives too."""
         head, of, more = "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])", "", ""
-        parts = self.parts
+        completion = self.parts.completion
         if gradient:
             head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
-            of, more = "_gradient", ", jacobian" if parts.is_net else ", g"
-        if parts.is_net:
-            return function_of(head, [f"$net0{of}(x, y{more});"])
-        widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
-        lines = [f"$real p[{widest}];", "$real total[$OUTPUTS] = {0};"]
-        if gradient:
-            lines += [
-                f"$real g[{widest} * $INPUTS];",
-                "for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] = 0;",
-            ]
-        else:
-            self.stack += (widest + parts.n_outputs) * self.size
-        for i, member in enumerate(parts.members):
-            lines += self._added(i, member, f"$net{i}{of}(x, p{more});", gradient=gradient)
-        n = len(parts.members)
-        lines.append(f"for (int j = 0; j < $OUTPUTS; ++j) y[j] = total[j] / {n};")
-        if gradient:
-            lines.append(f"for (int j = 0; j < $OUTPUTS * $INPUTS; ++j) jacobian[j] /= {n};")
-        return function_of(head, lines)
-
-    def _added(self, i: int, member: MemberNet, call: str, *, gradient: bool) -> list[str]:
-        """The statements that add a member's completed predictions to the sums."""
-        columns = member.columns.tolist()
-        if member.net is None:
-            return [f"total[{columns[0]}] += 1;"]
-        n, completion, lines = member.net.layer_sizes[-1], self.parts.completion, [call]
-        terms = [(j, f"p[{k}]", k, 1) for k, j in enumerate(columns)]
-        if completion == "complement" and n == 1:
-            terms = [(columns[0], "1 - p[0]", 0, -1), (columns[1], "p[0]", 0, 1)]
+            of, more = "_gradient", ", jacobian"
+        lines = [f"$net0{of}(x, y{more});"]
+        if completion == "complement":
+            lines = [f"$net0{of}(x, y + 1{more and more + ' + $INPUTS'});", "y[0] = 1 - y[1];"]
+            if gradient:
+                lines.append(
+                    "for (int k = 0; k < $INPUTS; ++k) jacobian[k] = -jacobian[$INPUTS + k];"
+                )
         elif completion == "sum":
-            lines.append(f"$share(p, {n});")
+            lines.append("$share(y, $OUTPUTS);")
             self.rules["$share"] = c_template.SHARE
-        lines += [f"total[{j}] += {value};" for j, value, _, _ in terms]
-        if gradient:
-            places = [
-                (f"jacobian + {j} * $INPUTS", f"g + {k} * $INPUTS", sign) for j, _, k, sign in terms
-            ]
-            lines += [f"$add({a}, {b}, {sign}, $INPUTS);" for a, b, sign in places]
-            self.rules["$add"] = c_template.ADD
-        return lines
+        return function_of(head, lines)
 
     def helpers(self, code: str) -> str:
         """The functions of numbers' bits that the code calls."""
@@ -280,7 +250,7 @@ class CText:
             for net in nets
         }
         lines = [
-            f"{kind} of fastmlp {__version__}: {count(len(parts.members), 'net')}{self.beside}",
+            f"{kind} of fastmlp {__version__}: {count(len(parts.nets), 'net')}{self.beside}",
             *(f"    layers {shape}" for shape in sorted(shapes)),
             "",
             f'In one C or C++ file: #define $IMPLEMENTATION and #include "{file}"; in others the',

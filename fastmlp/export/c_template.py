@@ -193,12 +193,6 @@ static void $back(const $real *w, const $real *d, const $real *slope, $real *out
     }
 }
 """
-ADD = """
-static void $add($real *to, const $real *from, $real sign, int n)
-{
-    for (int k = 0; k < n; ++k) to[k] += sign * from[k];
-}
-"""
 OF_NUMBERS = """
 static void $@NAME_slopes(const $real *y, $real *jacobian, int n, int n_in)
 {

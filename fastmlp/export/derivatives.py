@@ -15,7 +15,6 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
-from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -111,17 +110,9 @@ def _logistic(raw: Array) -> Array:
 
 
 class Term(NamedTuple):
-    """A net of a weighted mean.
+    """A net of a weighted mean; `inputs`: of the model's inputs those that the net takes."""
 
-    Attributes
-    ----------
-    net : NetDerivatives, or None for a prediction of 1
-    columns : places of its completed predictions among the model's
-    inputs : of the model's inputs those that the net takes
-    """
-
-    net: NetDerivatives | None
-    columns: NDArray[np.intp]
+    net: NetDerivatives
     weight: float = 1.0
     inputs: slice = slice(None)
 
@@ -194,9 +185,8 @@ class ModelDerivatives:
     ) -> None:
         self._terms, self._complete, self._n_outputs, self._logs = terms, complete, n_outputs, logs
         self.n_features, self.n_outputs = n_features, 1 if logs and n_outputs == 2 else n_outputs
-        nets = [term.net for term in terms if term.net is not None]
-        self.dtype = nets[0].dtype if nets else np.dtype(np.float64)
-        self._alone = nets[0] if len(terms) == len(nets) == 1 and complete is as_they_are else None
+        self.dtype = terms[0].net.dtype
+        self._alone = terms[0].net if len(terms) == 1 and complete is as_they_are else None
         self.sums = sums
         self.n_columns = n_features if sums is None else sums.shape[1]
 
@@ -257,16 +247,13 @@ class ModelDerivatives:
         """The outputs and, of `width` columns, their derivatives."""
         values = np.zeros((len(x), self._n_outputs))
         total = np.zeros((*values.shape, width), np.float64 if self._logs else self.dtype)
-        for net, columns, weight, inputs in self._terms:
-            if net is None:
-                values[:, columns] += weight
-                continue
+        for net, weight, inputs in self._terms:
             derivatives, outputs = derive(net, np.ascontiguousarray(x[:, inputs]), inputs)
             outputs = outputs.astype(np.float64)
             of_net, derivatives = self._complete(net.link, outputs, derivatives)
-            values[:, columns] += weight * of_net
+            values += weight * of_net
             if width:
-                total[:, columns] += weight * derivatives
+                total += weight * derivatives
         if self._logs:
             values = np.maximum(values, LEAST)
             values, total = np.log(values), total / values[:, :, None]
@@ -275,33 +262,13 @@ class ModelDerivatives:
         return values, total
 
 
-def model_derivatives(parts: ModelParts, raw: bool, who: str) -> ModelDerivatives:
-    """The derivatives of a model's predictions or, with `raw`, of its raw outputs.
-
-    Raises
-    ------
-    TypeError
-        If the raw outputs of several nets are asked for, whose predictions are no probabilities.
-    """
-    scalars.boolean(who, "raw", raw)
-    members, n_features = parts.members, parts.n_features
-    alone = members[0].net if len(members) == 1 else None
-    if alone is not None and (raw or parts.is_net):
-        net = NetDerivatives(alone, raw=raw)
-        return ModelDerivatives(
-            [Term(net, np.arange(net.n_outputs))], as_they_are, n_features, net.n_outputs
-        )
-    if raw and parts.classes is None:
-        raise TypeError(
-            f"{who}: raw outputs are those of one net, and this model is the mean of the "
-            f"predictions of {len(members)}: raw=False"
-        )
+def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
+    """The derivatives of a model's predictions or, with `raw`, of its raw outputs."""
+    net = NetDerivatives(parts.net, raw=raw)
     complete = {"none": as_they_are, "complement": complemented, "sum": shared}[parts.completion]
-    terms = [
-        Term(None if net is None else NetDerivatives(net, raw=False), columns, 1 / len(members))
-        for net, columns in members
-    ]
-    return ModelDerivatives(terms, complete, n_features, parts.n_outputs, logs=raw)
+    if raw:
+        return ModelDerivatives([Term(net)], as_they_are, parts.n_features, net.n_outputs)
+    return ModelDerivatives([Term(net)], complete, parts.n_features, parts.n_outputs)
 
 
 def is_of_tables(model: Any) -> bool:
@@ -369,8 +336,7 @@ def jacobian(
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     raw : bool, default False
-        Of the raw outputs, before the output activation or link. Of an ensemble of classifiers: of
-        the log odds of two classes, or the logarithms of the probabilities of several.
+        Of the raw outputs, before the output activation or link.
     outputs : sequence of int, optional
         Places of the outputs to derive. None: all.
     out : (n_rows, n_outputs, n_features) array of the net's dtype, optional
@@ -404,7 +370,7 @@ def jacobian(
             [2., 4.]]])
     """
     who = "fastmlp.jacobian"
-    derivatives = model_derivatives(_parts(model, who), raw, who)
+    derivatives = model_derivatives(_parts(model, who), raw)
     places = _places(outputs, derivatives.n_outputs, who)
     n_features, dtype = derivatives.n_features, derivatives.dtype
     # Rows as they are, which the kernel checks: 0.2 ms of 3.
@@ -436,8 +402,7 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
-        Targets: then it is that of each row's loss, without weights and penalties, of a model that
-        is one net.
+        Targets: then it is that of each row's loss, without weights and penalties.
     raw : bool, default False
         Of the raw output, before the output activation or link.
 
@@ -470,7 +435,7 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     parts = _parts(model, who)
     if y is not None:
         return _of_loss(model, parts, X, y, raw, who)
-    derivatives = model_derivatives(parts, raw, who)
+    derivatives = model_derivatives(parts, raw)
     two = parts.classes is not None and derivatives.n_outputs == 2
     if derivatives.n_outputs > 1 and not two:
         raise TypeError(
@@ -485,11 +450,9 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
 
 def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str) -> Array:
     """The gradient of each row's loss."""
-    net = parts.members[0].net
+    net = parts.net
     if raw:
         raise ValueError(f"{who}: raw=True is of an output, y= of the loss: only one of them")
-    if net is None or len(parts.members) > 1:
-        raise TypeError(f"{who}: y= asks for the gradient of a net's loss; an ensemble has none")
     core = core_of(net)
     plain: dict[str, Any] = {"penalties": (), "dropout": None, "compute_dtype": None}
     network = core.engine.network._replace(**plain, trainable=())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.data.standardizer import Standardizer
-from fastmlp.export.models import is_a, leaves_of
+from fastmlp.export.models import is_a, is_of_fastmlp
 from fastmlp.model import MLP, core_of
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
@@ -173,16 +173,14 @@ def fold(model: Any, scaler: Any = None) -> Any:
     if not whole and scaler is None and targets is None:
         raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
     folded = deepcopy(model)
-    nets = _nets_in(folded)
-    if not nets:
+    if not isinstance(model, MLP) and not (is_of_fastmlp(model) and hasattr(model, "net_")):
         best = "; fold its best_estimator_" if hasattr(model, "best_estimator_") else ""
         raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
-    names = _names(folded, [step for _, step in steps])
-    for net in nets:
-        _fold_inputs(net, steps, names)
-        if targets is not None:
-            _fold_targets(net, targets)
-        net.forget()
+    net, names = _layers_of(folded), _names(folded, [step for _, step in steps])
+    _fold_inputs(net, steps, names)
+    if targets is not None:
+        _fold_targets(net, targets)
+    net.forget()
     _set_names(folded, names)
     return folded
 
@@ -204,11 +202,6 @@ class NetLayers(NamedTuple):
     biases: Any
     output: str
     forget: Callable[[], object]
-
-
-def _nets_in(model: Any) -> list[NetLayers]:
-    """The nets in a fitted model of fastmlp; none in another object."""
-    return [_layers_of(leaf) for leaf in leaves_of(model)]
 
 
 def _layers_of(model: Any) -> NetLayers:

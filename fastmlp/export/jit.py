@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, Part
+from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner
 from fastmlp.backends.cpu.predict.embedded_calls import (
     SIGNATURES,
     Taker,
@@ -56,7 +56,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
         Of a model of tables a row is of numbers, NaN where one is missing, and codes of levels, as
         `TabularMLPClassifier.codes` makes them.
     raw : bool
-        Predict the outputs before the link, of one net.
+        Predict the outputs before the link.
     freeze : bool
         Predict by a copy of the parameters. Otherwise they are live: a step of the net's is seen by
         the next prediction, and predictions during a fit read parameters while they change. A
@@ -71,8 +71,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If the model is none of these, or not fitted; for `raw`, if it consists of several nets, or
-        is one of tables.
+        If the model is none of these, or not fitted; for `raw`, if it is one of tables.
     NotImplementedError
         If a model of tables has members of `extra_members`, or encodes numbers by cosines or
         quantiles.
@@ -90,22 +89,14 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     if is_a(model, "TabularMLP", "fastmlp"):
         return table_handle(model, raw=raw, freeze=freeze, who=who)
     parts = parts_of(model, who)
-    if raw and len(parts.members) > 1:
-        raise ValueError(f"{who}: raw=True is for one net, and this model has {len(parts.members)}")
-    cores = [None if net is None else core_of(net) for net, _ in parts.members]
-    known = next((core for core in cores if core is not None), None)
-    none = np.empty(0) if known is None else known.state.parameters[:0]
-    members = []
-    for core, (_, places) in zip(cores, parts.members, strict=True):
-        if core is None:
-            members.append(Part(None, none, places))
-            continue
-        network, parameters = core.engine.network, core.state.parameters
-        network = network.without_output() if raw else network
-        members.append(Part(network, parameters.copy() if freeze else parameters, places))
-    n_out = parts.nets[0].layer_sizes[-1] if raw else parts.n_outputs
-    alone = raw or parts.is_net
-    return Owner(members, parts.completion, parts.n_features, n_out, alone=alone).handle()
+    core = core_of(parts.net)
+    network, parameters = core.engine.network, core.state.parameters
+    parameters = parameters.copy() if freeze else parameters
+    if raw:
+        return Owner(
+            network.without_output(), parameters, "none", network.layout.sizes[-1]
+        ).handle()
+    return Owner(network, parameters, parts.completion, parts.n_outputs).handle()
 
 
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:

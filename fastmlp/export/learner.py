@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.one_step import PlainStep
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.embedded import Owner, Part
+from fastmlp.backends.cpu.predict.embedded import Owner
 from fastmlp.backends.cpu.predict.embedded_steps import EmbeddedSteps
 from fastmlp.backends.cpu.predict.embedded_vjp import vjp_record
 from fastmlp.backends.protocol import Data
@@ -106,8 +106,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)
             record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1, address(vjp[0]))
-            part = Part(network, state.parameters, np.arange(layout.sizes[-1]))
-            owner = Owner([part], "none", layout.sizes[0], layout.sizes[-1], alone=True)
+            owner = Owner(network, state.parameters, "none", layout.sizes[-1])
             owner.fields["learner"] = address(record)
             owner.kept += [record, x, y, slopes, quick, table, vjp]
             handle = owner.handle()

@@ -1,44 +1,28 @@
-"""A fitted model of any class as the nets that it consists of, whose mean it predicts."""
+"""A fitted model of any class as a net, and what becomes of its predictions."""
 
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
 
 Array = NDArray[Any]
-# What becomes of a net's predictions: they stay; a single probability p becomes 1 - p and p, and
-# several stay; each is divided by the sum of its row.
+# How a net's predictions become the model's. "none": unchanged; "complement": the only one, p,
+# becomes 1 - p and p; "sum": each is divided by the sum of its row.
 Completion = Literal["none", "complement", "sum"]
 Kind = Literal["net", "regressor", "classifier"]
 
 
-class MemberNet(NamedTuple):
-    """One net of a model.
-
-    Attributes
-    ----------
-    net : MLP or None
-        It shares its parameters with the model. None: a member that has seen one class alone, whose
-        probability is 1.
-    columns : (n,) array of int
-        Places of its completed predictions among the model's; the others are 0.
-    """
-
-    net: MLP | None
-    columns: NDArray[np.intp]
-
-
 class ModelParts(NamedTuple):
-    """A model whose predictions are the mean of its members'.
+    """A fitted model.
 
     Attributes
     ----------
     kind : "net", "regressor" or "classifier"
-    members : of at least one net
-    completion : of each member's predictions
-    n_features : int, inputs of each net
+    net : MLP
+        It shares its parameters with the model.
+    completion : of the net's predictions
+    n_features : int, inputs of the net
     n_outputs : numbers that the model predicts for a row, in the order of its `predict` or, for a
         classifier, `predict_proba`
     classes : (n_classes,) array of labels, of a classifier of one label a row; else None
@@ -46,7 +30,7 @@ class ModelParts(NamedTuple):
     """
 
     kind: Kind
-    members: tuple[MemberNet, ...]
+    net: MLP
     completion: Completion
     n_features: int
     n_outputs: int
@@ -55,26 +39,8 @@ class ModelParts(NamedTuple):
 
     @property
     def nets(self) -> list[MLP]:
-        """The nets, without members of one class."""
-        return [member.net for member in self.members if member.net is not None]
-
-    @property
-    def is_net(self) -> bool:
-        """True if the predictions are those of one net, as they are."""
-        if len(self.members) > 1 or self.members[0].net is None or self.completion == "sum":
-            return False
-        return self.completion == "none" or self.members[0].net.layer_sizes[-1] > 1
-
-
-def leaves_of(model: Any) -> list[Any]:
-    """The models of one net in a fitted model of fastmlp: nets, or estimators with `net_`."""
-    if isinstance(model, MLP):
-        return [model]
-    if not is_of_fastmlp(model):
-        return []
-    if hasattr(model, "estimators_"):
-        return [leaf for member in model.estimators_ for leaf in leaves_of(member)]
-    return [model] if hasattr(model, "net_") else []
+        """The net alone, as `TableParts` has several."""
+        return [self.net]
 
 
 def is_of_fastmlp(model: Any) -> bool:
@@ -107,11 +73,10 @@ def parts_of(model: Any, who: str) -> ModelParts:
     """
     if is_of_fastmlp(model) and hasattr(model, "best_estimator_"):
         return parts_of(model.best_estimator_, who)
-    leaves = leaves_of(model)
-    if not leaves:
+    if not isinstance(model, MLP) and not (is_of_fastmlp(model) and hasattr(model, "net_")):
         raise _error(model, who)
-    nets: list[MLP] = [model] if isinstance(model, MLP) else [leaf.net_ for leaf in leaves]
-    n_features, n_outputs = nets[0].layer_sizes[0], nets[0].layer_sizes[-1]
+    net: MLP = model if isinstance(model, MLP) else model.net_
+    n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
     if isinstance(model, MLP):
         names = tuple(model.feature_names or ())
     else:
@@ -119,20 +84,18 @@ def parts_of(model: Any, who: str) -> ModelParts:
     labels: Array | None = getattr(model, "classes_", None)
     kind: Kind = "net" if isinstance(model, MLP) else "regressor"
     kind = kind if labels is None else "classifier"
-    if labels is None or has_several_labels(leaves[0]):
-        members = tuple(MemberNet(net, np.arange(n_outputs)) for net in nets)
-        return ModelParts(kind, members, "none", n_features, n_outputs, None, names)
-    alone = leaves[0] is model
-    # A classifier of one class has two columns; an ensemble of such has one.
-    n_outputs = max(len(labels), 2) if alone else len(labels)
-    members = tuple(
-        MemberNet(net, np.arange(n_outputs)) if alone else _of_ensemble(leaf, net, labels)
-        for leaf, net in zip(leaves, nets, strict=True)
-    )
+    if labels is None or has_several_labels(model):
+        return ModelParts(kind, net, "none", n_features, n_outputs, None, names)
+    completion: Completion = "complement" if n_outputs == 1 else "none"
     # One class against all others: as many sigmoid outputs, whose sum is another than 1.
-    against_all = not hasattr(leaves[0], "_label_binarizer") and leaves[0]._loss().link == "sigmoid"
-    completion: Completion = "sum" if against_all and len(labels) > 2 else "complement"
-    return ModelParts(kind, members, completion, n_features, n_outputs, labels, names)
+    if (
+        len(labels) > 2
+        and not hasattr(model, "_label_binarizer")
+        and model._loss().link == "sigmoid"
+    ):
+        completion = "sum"
+    n_outputs = max(n_outputs, 2)
+    return ModelParts(kind, net, completion, n_features, n_outputs, labels, names)
 
 
 def has_several_labels(classifier: Any) -> bool:
@@ -140,12 +103,6 @@ def has_several_labels(classifier: Any) -> bool:
     if hasattr(classifier, "_label_binarizer"):
         return bool(classifier._label_binarizer.y_type_.startswith("multilabel"))
     return bool(getattr(classifier, "_has_several_labels", False))
-
-
-def _of_ensemble(classifier: Any, net: MLP, labels: Array) -> MemberNet:
-    """A member whose sample may lack some of the labels."""
-    columns = np.searchsorted(labels, classifier.classes_)
-    return MemberNet(None if len(columns) == 1 else net, columns)
 
 
 def _error(model: Any, who: str) -> Exception:

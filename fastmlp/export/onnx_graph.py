@@ -117,42 +117,18 @@ class Graph:
         return self.node("Gather", [values, indices], axis=1)
 
     def predictions(self, rows: str, parts: ModelParts) -> str:
-        """Add the nets of a model; return the name of its predictions, (n_rows, n_outputs)."""
+        """Add the net of a model; return the name of its predictions, (n_rows, n_outputs)."""
         values = self.node("Cast", [rows], to=self.kind)
-        outputs, certain = [], np.zeros(parts.n_outputs)
-        for net, columns in parts.members:
-            if net is None:
-                certain[columns] += 1
-                continue
-            completed = self._completed(self.net(values, net, self.kind), net, parts)
-            if len(columns) < parts.n_outputs:
-                places = np.eye(parts.n_outputs)[columns]
-                completed = self.node("MatMul", [completed, self.constant(places, self.kind)])
-            outputs.append(completed)
-        n = len(parts.members)
-        if n == 1:
-            return outputs[0]
-        if certain.any():
-            outputs.append(self._certain(values, certain))
-        total = self.node("Sum", outputs)
-        return self.node("Div", [total, self.constant([float(n)], self.kind)])
+        return self._completed(self.net(values, parts.net, self.kind), parts)
 
-    def _completed(self, values: str, net: MLP, parts: ModelParts) -> str:
-        if parts.completion == "complement" and net.layer_sizes[-1] == 1:
+    def _completed(self, values: str, parts: ModelParts) -> str:
+        if parts.completion == "complement":
             first = self.node("Sub", [self.constant([1.0], self.kind), values])
             return self.node("Concat", [first, values], axis=1)
         if parts.completion == "sum":
-            columns = self.constant(np.ones((net.layer_sizes[-1], 1)), self.kind)
+            columns = self.constant(np.ones((parts.n_outputs, 1)), self.kind)
             return self.node("Div", [values, self.node("MatMul", [values, columns])])
         return values
-
-    def _certain(self, rows: str, row: Array) -> str:
-        """Add this row for each row of the inputs."""
-        shape = self.node("Shape", [rows])
-        first = self.node("Gather", [shape, self.constant(np.array([0]), self.kinds.INT64)], axis=0)
-        width = self.constant(np.array([len(row)]), self.kinds.INT64)
-        target = self.node("Concat", [first, width], axis=0)
-        return self.node("Expand", [self.constant(row[None], self.kind), target])
 
     def net(self, values: str, net: MLP, kind: int) -> str:
         """Add a net that computes in numbers of this kind; return the name of its predictions."""

@@ -79,7 +79,7 @@ def shap_values(
         Points of each line. The time is that of n_rows x n_background x n_steps gradients.
     raw : bool, optional
         Attribute raw outputs, before the output activation or link: of a classifier, log odds. Of a
-        mean of several classifiers: the log odds of two classes, or the logarithms of the
+        model of tables: the log odds of two classes, or the logarithms of the
         probabilities of several. None: True for classifiers.
 
     Returns
@@ -137,10 +137,8 @@ def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
     """The derivatives of a model of numbers; of raw outputs, if nothing is said of a classifier."""
     parts = parts_of(model, WHO)
     if raw is None:
-        links = [NetDerivatives(net, raw=False).link for net in parts.nets]
-        several = len(parts.members) > 1 and parts.classes is None
-        raw = not several and all(link in ("sigmoid", "softmax") for link in links)
-    return model_derivatives(parts, raw, WHO)
+        raw = NetDerivatives(parts.net, raw=False).link in ("sigmoid", "softmax")
+    return model_derivatives(parts, raw)
 
 
 def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: int) -> Array:
@@ -219,7 +217,7 @@ class _Table:
             owners += [schema.columns.index(name) for name in names]
         n_outputs = max(pack.outputs.n_outputs, 2) if classes else 1
         terms = [
-            Term(NetDerivatives(net, raw=False), np.arange(n_outputs), weight, inputs[encoding])
+            Term(NetDerivatives(net, raw=False), weight, inputs[encoding])
             for _, encoding, net, weight, *_ in pack.members
         ]
         self.derivatives = ModelDerivatives(

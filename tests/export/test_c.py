@@ -220,7 +220,8 @@ def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
     names = ["linear", *(f"net{2 * i + 1}" for i in range(len(LOSSES)))]
     models: dict[str, Any] = {name: NETS.get(name) for name in names}
     models["linear"] = MLP((3, 2), output_activation="tanh", dtype="float64", seed=0)
-    models |= {name: MODELS[name]() for name in ("number", "rare")}
+    models["number"] = MODELS["number"]()
+    models["two"] = MLPClassifier(**FIT).fit(X, X[:, 0] > 0)
     for i, (loss, n) in enumerate(LOSSES):
         models[f"link{i}"] = net = MLP(
             (3, 7, n), activation="tanh", loss=loss, dtype="float64", seed=i

@@ -84,23 +84,6 @@ def test_bits_are_those_of_the_model(name: str, target: str) -> None:
     assert np.array_equal(out, expected.reshape(out.shape))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_mean_of_many_nets_has_the_bits_of_one_row_and_of_many(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n_members, kind = int(rng.integers(8, 20)), "classifiers" if seed % 2 else "regressors"
-    rows = X.astype(np.float32)
-    model = MODELS[f"mean_of_{kind}"]("").set_params(n_members=n_members, random_state=seed)
-    model.fit(rows, TARGETS["three" if seed % 2 else "number"])
-    predicted = getattr(model, "predict_proba", model.predict)
-    expected = predicted(rows).reshape(len(X), -1)
-    assert expected.dtype == np.float32
-    out = np.empty_like(expected)
-    predict(jit.compiled(model), rows, out)
-    assert np.array_equal(out, expected)
-    for r in range(0, len(X), 7):
-        assert np.array_equal(predicted(rows[r : r + 1]).ravel(), expected[r])
-
-
 NET = MLP((3, 8, 2), seed=0)
 HANDLE = jit.compiled(NET)
 ROW = np.array([0.5, -1.0, 2.0])

@@ -17,18 +17,12 @@ from fastmlp.tabular.plain.model import Target
 
 
 def by_parts(parts: ModelParts, rows: Any) -> Any:
-    total = np.zeros((len(parts.members), len(rows), parts.n_outputs))
-    for (net, columns), of_member in zip(parts.members, total, strict=True):
-        if net is None:
-            of_member[:, columns] = 1
-            continue
-        values = net.predict(rows)
-        if parts.completion == "complement" and values.shape[1] == 1:
-            values = np.hstack([1 - values, values])
-        elif parts.completion == "sum":
-            values /= values.sum(axis=1, keepdims=True)
-        of_member[:, columns] = values
-    return total.mean(axis=0)
+    values = parts.net.predict(rows)
+    if parts.completion == "complement":
+        values = np.hstack([1 - values, values])
+    elif parts.completion == "sum":
+        values = values / values.sum(axis=1, keepdims=True)
+    return values
 
 
 @unconverged
@@ -39,19 +33,17 @@ def test_parts_predict_as_the_model(name: str, target: str) -> None:
     expected = model.predict_proba(X) if hasattr(model, "classes_") else model.predict(X)
     np.testing.assert_array_equal(by_parts(parts, X), expected.reshape(len(X), -1))
     assert (parts.n_features, parts.n_outputs) == (3, expected.size // len(X))
-    assert parts.is_net == (
-        len(parts.members) == 1
-        and np.array_equal(parts.members[0].net.predict(X), expected.reshape(len(X), -1))  # type: ignore[union-attr]
-    )
+    same = np.array_equal(parts.net.predict(X), expected.reshape(len(X), -1))
+    assert (parts.completion == "none") == same
 
 
 def test_parts_of_a_net() -> None:
     net = MLP((3, 4, 2), seed=0)
     net.feature_names = [*"abc"]
     parts = parts_of(net, "export")
-    assert parts.members[0].net is net
+    assert parts.net is net
     assert parts.feature_names == ("a", "b", "c")
-    assert parts.is_net
+    assert parts.completion == "none"
 
 
 @pytest.mark.parametrize(

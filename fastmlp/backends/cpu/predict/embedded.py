@@ -1,8 +1,8 @@
 """A model inside compiled code of the user's: a record that names its blocks by their addresses."""
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,7 +22,6 @@ from fastmlp.compiler import (
     hinted,
     njit,
     record_at,
-    records_at,
     restore_denormals,
     row,
 )
@@ -55,25 +54,14 @@ class Handle(Record):
     n_slopes: int  # how many vectors it keeps beside two
 
 
-class MeanTerm(Record):
-    """A net of a mean."""
+class CompletedNet(Record):
+    """A net, and what becomes of its predictions."""
 
-    net: int  # address of its `FlatNet`; 0: its only prediction is 1
-    places: int  # address of the places of its completed predictions among the model's
-    n_places: int
-
-
-class MeanOfNets(Record):
-    """A model whose predictions are the mean of its nets'."""
-
-    n_terms: int
-    terms: int  # address of the `MeanTerm` records
+    net: int  # address of its `FlatNet`
     n_in: int
-    n_out: int
-    completion: int  # COMPLETIONS
-    unit: int  # bytes of a buffer
-    n_buffers: int  # of a net that is derived,
-    derive: int  # by the block at this address
+    n_out: int  # of the model
+    completion: int  # of COMPLETIONS
+    derive: int  # address of the block that derives a row of the net
 
 
 COMPLETIONS = ("none", "complement", "sum")
@@ -93,85 +81,30 @@ def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
     return predict_one
 
 
-def mean_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
-    """Make the block that predicts a row of a `MeanOfNets`."""
-    mean_of = _mean(scalar, derives=False)
+def completed_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
+    """Make the block that predicts a row of a `CompletedNet`."""
+    predict_row, complete = predict_row_of(scalar), _completion(scalar, derives=False)
 
-    def predict_mean(model: int, x: int, out: int, work: int) -> None:
-        mode = flush_denormals()
-        mean_of(record_at(model, MeanOfNets), 0, x, out, 0, work)
+    def predict_completed(model: int, x: int, out: int, work: int) -> None:
+        mode, whole = flush_denormals(), record_at(model, CompletedNet)
+        predict_row(record_at(whole.net, FlatNet), x, out, work)
+        complete(whole, out, 0)
         restore_denormals(mode)
 
-    return predict_mean
+    return predict_completed
 
 
-def mean_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
-    """Make the block that predicts a row of a `MeanOfNets`, and writes its derivatives."""
-    mean_of = _mean(scalar, derives=True)
+def completed_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int], None]:
+    """Make the block that predicts a row of a `CompletedNet`, and writes its derivatives."""
+    complete = _completion(scalar, derives=True)
 
-    def derive_mean(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
-        mode = flush_denormals()
-        mean_of(record_at(model, MeanOfNets), kind, x, out, grad, work)
+    def derive_completed(model: int, kind: int, x: int, out: int, grad: int, work: int) -> None:
+        mode, whole = flush_denormals(), record_at(model, CompletedNet)
+        call(whole.derive, (whole.net, kind, x, out, grad, work))
+        complete(whole, out, grad)
         restore_denormals(mode)
 
-    return derive_mean
-
-
-def _mean(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
-    """Make the function that predicts a row by a mean, and `derives` it.
-
-    Its buffers are a net's predictions, those in their places, the net's buffers and derivatives.
-    """
-    predict_row, complete = predict_row_of(scalar), _completion(scalar, derives=derives)
-    zero, one, size = scalar(0), scalar(1), np.dtype(scalar).itemsize
-
-    @njit
-    def add(term: MeanTerm, n_in: int, slopes: int, grad: int) -> None:
-        """Add a net's derivatives to those in their places."""
-        places = row(term.places, term.n_places, np.int64)
-        for j in range(term.n_places):
-            numbers = row(slopes + j * n_in * size, n_in, scalar)
-            sums = row(grad + places[j] * n_in * size, n_in, scalar)
-            for k in range(n_in):
-                sums[k] += numbers[k]
-
-    @njit
-    def mean_of(mean: MeanOfNets, kind: int, x: int, out: int, grad: int, work: int) -> None:
-        terms, count = records_at(mean.terms, mean.n_terms, MeanTerm), scalar(mean.n_terms)
-        n_out, n_numbers, buffers = mean.n_out, mean.n_out * mean.n_in, work + 2 * mean.unit
-        slopes = buffers + mean.n_buffers * mean.unit
-        total, mine = row(out, n_out, scalar), row(work + mean.unit, n_out, scalar)
-        if derives:
-            sums = row(grad, n_numbers, scalar)
-            sums[:] = 0
-        for t in range(mean.n_terms):
-            term = terms[t]
-            places = row(term.places, term.n_places, np.int64)
-            values = row(work, term.n_places, scalar)
-            for j in range(n_out):
-                mine[j] = zero
-            if term.net == 0:
-                values[0] = one
-            else:
-                net = record_at(term.net, FlatNet)
-                if derives:
-                    call(mean.derive, (term.net, kind, x, work, slopes, buffers))
-                else:
-                    predict_row(net, x, work, buffers)
-                complete(mean, net, term, work, slopes)
-                if derives:
-                    add(term, mean.n_in, slopes, grad)
-            for j in range(term.n_places):
-                mine[places[j]] = values[j]
-            for j in range(n_out):
-                total[j] = total[j] + mine[j] if t > 0 else mine[j]
-        for j in range(n_out):
-            total[j] = total[j] / count
-        if derives:
-            for k in range(n_numbers):
-                sums[k] = sums[k] / count
-
-    return mean_of
+    return derive_completed
 
 
 def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
@@ -179,17 +112,17 @@ def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
     zero, one = scalar(0), scalar(1)
 
     @njit
-    def complete(mean: MeanOfNets, net: FlatNet, term: MeanTerm, out: int, grad: int) -> None:
-        n_in, n = mean.n_in, term.n_places
+    def complete(model: CompletedNet, out: int, grad: int) -> None:
+        n_in, n = model.n_in, model.n_out
         values, slopes = row(out, n, scalar), row(grad, n * n_in, scalar)
-        if mean.completion == COMPLEMENT and net.n_out == 1:
+        if model.completion == COMPLEMENT:
             values[1] = values[0]
             values[0] = one - values[0]
             if derives:
                 for k in range(n_in):
                     slopes[n_in + k] = slopes[k]
                     slopes[k] = -slopes[k]
-        if mean.completion == SUM:
+        else:
             weight = zero
             for j in range(n):
                 weight += values[j]
@@ -207,66 +140,29 @@ def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
     return complete
 
 
-class Part(NamedTuple):
-    """A net of a model, or None for a prediction of 1; the places of its predictions."""
-
-    network: Network | None
-    parameters: Array
-    places: NDArray[np.intp]
-
-
 class Owner:
     """The objects that a handle points to, which its array keeps alive.
 
     Parameters
     ----------
-    parts : of one dtype; a net alone is one part
     completion : of `COMPLETIONS`
-    n_in, n_out : of the model
-    alone : True for the predictions of one net, as they are
+    n_out : of the model, which may have an output more than the net
     """
 
-    def __init__(
-        self, parts: Sequence[Part], completion: str, n_in: int, n_out: int, *, alone: bool
-    ) -> None:
-        networks = [part.network for part in parts if part.network is not None]
-        dtype = parts[0].parameters.dtype
-        flats = [
-            None
-            if part.network is None
-            else make_flat(part.network._replace(compute_dtype=None), part.parameters, blocks=False)
-            for part in parts
-        ]
-        nets = [0 if flat is None else address(flat.net) for flat in flats]
-        widest = max([n_in, n_out, *(n for network in networks for n in network.layout.sizes)])
-        unit = round_up(widest * dtype.itemsize, LINE)
-        for flat in flats:
-            if flat is not None:
-                flat.net[0].block_bytes = unit
-        # And one of raw outputs.
-        n_slopes = 1 + max([0, *(network.layout.n_layers for network in networks)])
-        links = {network.link for network in networks}
+    def __init__(self, network: Network, parameters: Array, completion: str, n_out: int) -> None:
+        dtype, n_in = parameters.dtype, network.layout.sizes[0]
+        flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
+        unit = round_up(max(n_out, *network.layout.sizes) * dtype.itemsize, LINE)
+        flat.net[0].block_bytes = unit
         self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
-        self.kept: list[Any] = [parts, flats, derive]
-        model, buffers = nets[0], BUFFERS
-        if not alone:
-            places = [np.asarray(part.places, np.int64) for part in parts]
-            terms = np.array(
-                [(net, address(p), len(p)) for net, p in zip(nets, places, strict=True)],
-                MeanTerm.dtype,
-            )
-            mean = np.array(
-                [(
-                    len(parts), address(terms), n_in, n_out, COMPLETIONS.index(completion), unit,
-                    2 + n_slopes, derive.address,
-                )],
-                MeanOfNets.dtype,
-            )  # fmt: skip
-            self.block, derive = block_of(mean_row, dtype), block_of(mean_gradient, dtype)
-            self.kept += [derive, places, terms, mean]
-            # A net's predictions and those in their places; its derivatives.
-            model, buffers = address(mean), buffers + 2
-            n_slopes += 2 + -(-n_out * n_in * dtype.itemsize // unit)
+        self.kept: list[Any] = [parameters, flat, derive]
+        model = address(flat.net)
+        if completion != "none":
+            number = COMPLETIONS.index(completion)
+            whole = np.array([(model, n_in, n_out, number, derive.address)], CompletedNet.dtype)
+            self.block, derive = block_of(completed_row, dtype), block_of(completed_gradient, dtype)
+            self.kept += [derive, whole]
+            model = address(whole)
         self.fields = {
             "number_bytes": dtype.itemsize,
             "n_in": n_in,
@@ -275,12 +171,13 @@ class Owner:
             "model": model,
             "out_at": unit,
             "work_at": 2 * unit,
-            "n_bytes": (2 + buffers) * unit,
+            "n_bytes": (2 + BUFFERS) * unit,
             "gradient": derive.address,
             "link": max(
-                (DERIVED.index(n) for n, link in LINKS.items() if link in links), default=0
+                (DERIVED.index(n) for n, link in LINKS.items() if link == network.link), default=0
             ),
-            "n_slopes": n_slopes,
+            # And one of raw outputs.
+            "n_slopes": 1 + network.layout.n_layers,
         }
 
     def __reduce__(self) -> Any:
