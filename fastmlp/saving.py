@@ -16,10 +16,9 @@ from fastmlp.validation.packages import needs
 if TYPE_CHECKING:
     from fastmlp.estimators import MLPClassifier, MLPRegressor
     from fastmlp.estimators.search import MLPSearchCV
-    from fastmlp.tabular import TableModel
     from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
-    OfTables: TypeAlias = TableModel | TabularMLPClassifier | TabularMLPRegressor
+    OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
 
 # What can be saved beside a net, and the package with its `archive` module.
@@ -27,7 +26,6 @@ ESTIMATORS = {
     "MLPClassifier": "estimators.mlp",
     "MLPRegressor": "estimators.mlp",
     "MLPSearchCV": "estimators.search",
-    "TableModel": "tabular.plain",
     "TabularMLPClassifier": "tabular.estimators",
     "TabularMLPRegressor": "tabular.estimators",
 }
@@ -117,7 +115,6 @@ def load(
     Returns
     -------
     MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier or TabularMLPRegressor
-        Or a `TableModel`, of a file of the command ``fastmlp train``, which predicts from tables.
 
     Raises
     ------

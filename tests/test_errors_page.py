@@ -18,11 +18,10 @@ from small_tables import untrained
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, TabularMLPRegressor
+from fastmlp.cli import tables
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.plain.model import Column, Target
-from fastmlp.tabular.plain.training import TrainingTable, TrainSettings
+from fastmlp.tabular import Schema
 
 PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
@@ -120,12 +119,7 @@ def load_text() -> None:
 
 
 def learn_table(**columns: Any) -> None:
-    TrainingTable(pyarrow.table(columns), TrainSettings("y"), "train").learn(print)
-
-
-def predict_mark() -> None:
-    model = TableModel((Column("a"),), Target("y"), MLP((1, 1)))
-    model.predict(pyarrow.table({"a": [1.0, 1e300]}))
+    tables._task_of(pyarrow.table(columns)["y"], "y", "auto")
 
 
 def load_without_rule() -> None:
@@ -191,7 +185,6 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "as an id or free text has: name another column to predict": lambda: learn_table(
         a=[*range(30)], y=[f"text {i}" for i in range(30)]
     ),
-    "as in training, it is beyond float32": predict_mark,
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
     "could not convert string to float": lambda: classifier().fit([["a"], ["b"]], [0, 1]),
     "is expecting 3 features as input": lambda: (

@@ -60,7 +60,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     require_new(output, force=arguments.force, who="export")
     writer = getattr(fastmlp, WRITERS[ending])
     settings = _settings(arguments, inspect.signature(writer).parameters, ending)
-    with telling():
+    with telling("export"):
         model = fastmlp.load(arguments.model)
         if "test_data" in settings and arguments.tests:
             settings["test_data"] = _rows(model, arguments.test_data, arguments.tests)
@@ -70,22 +70,14 @@ def run_export(arguments: argparse.Namespace) -> None:
 def _rows(model: Any, path: str, n: int) -> Any:
     """The first rows of a file, as `to_c` takes them for a model."""
     from fastmlp.cli.files import data_of
-    from fastmlp.data.batches import batches_of, names_of_model
-    from fastmlp.export.models import is_a
+    from fastmlp.data.batches import Choice, named_batches, names_of_model
 
-    data = data_of([path], "export")
-    if not is_a(model, "TabularMLP", "fastmlp"):
-        return next(batches_of(data, names_of_model(model), n, "export")).rows
-    import pyarrow
-
-    from fastmlp.tabular.plain.packing import FittedTable
-    from fastmlp.tabular.schema.batches import ChosenBatches
-
-    table = FittedTable(model, path)
-    batches = ChosenBatches(data, model.schema_.read_names, table.text_names, "export")
-    for batch in batches:
-        return pyarrow.Table.from_batches([batch.rows.slice(0, n)])
-    raise ValueError(f"export: {path!r} has no rows")
+    texts = getattr(model, "_text_names", ())
+    choice = Choice(names_of_model(model), (), texts, nulls=True)
+    rows = next(named_batches(data_of([path], "export", texts), choice, n, "export")).rows
+    if not rows.num_rows:
+        raise ValueError(f"export: {path!r} has no rows")
+    return rows
 
 
 def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.data import outputs
-from fastmlp.data.arrow import ARROW_FILES, FILES, expanded, imported
+from fastmlp.data.arrow import FILES, expanded, imported
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, require_text
 
 
@@ -130,24 +130,9 @@ def write_rows(reader: Any, path: str | None) -> None:
     import pyarrow.csv
 
     if path is not None:
-        outputs.write(reader, path, WRITERS[Path(path).suffix.lower()])
+        outputs.write(reader, path, outputs.writer_of(path, "predict"))
         return
     sys.stdout.flush()
     with pyarrow.csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
-
-
-def _arrow(file: Any, schema: Any) -> Any:
-    import pyarrow
-
-    return pyarrow.ipc.new_file(file, schema)
-
-
-def _csv(file: Any, schema: Any) -> Any:
-    import pyarrow.csv
-
-    return pyarrow.csv.CSVWriter(file, schema)
-
-
-WRITERS = {".parquet": outputs.parquet_writer, ".csv": _csv} | dict.fromkeys(ARROW_FILES, _arrow)

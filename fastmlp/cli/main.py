@@ -24,8 +24,8 @@ from fastmlp.cli.options import (
     as_toml,
     parsed,
     positive,
+    printable,
     seed,
-    settle_model,
     take_config,
 )
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             take_config(arguments.config, arguments.parser)
         except (UsageError, OSError) as error:
-            print(f"fastmlp: error: {error}", file=sys.stderr)
+            print(f"fastmlp: error: {printable(error)}", file=sys.stderr)
             return WRONG_USE
         arguments = parsed(parser, argv)
     if arguments.run is None:
@@ -75,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
             sys.stdout.flush()
     except UsageError as error:
-        print(f"fastmlp: error: {error}", file=sys.stderr)
+        print(f"fastmlp: error: {printable(error)}", file=sys.stderr)
         return WRONG_USE
     except BrokenPipeError:
         _close_output()
         return BROKEN_PIPE
     except (CommandError, ImportError, OSError) as error:
-        print(f"fastmlp: {error}", file=sys.stderr)
+        print(f"fastmlp: {printable(error)}", file=sys.stderr)
         _close_output()
         return 1
     except KeyboardInterrupt:
@@ -153,8 +153,6 @@ def _parser() -> Parser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    if (note := settle_model(arguments)) is not None:
-        print(note, file=sys.stderr)
     if arguments.dry_run:
         print(as_toml(arguments, arguments.parser))
         return

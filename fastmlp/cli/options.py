@@ -6,12 +6,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import NoneType
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args
 
 from fastmlp.data import csv_files
-from fastmlp.rules import activations, losses
-from fastmlp.validation.suggestions import Synonyms, suggestion
+from fastmlp.validation.suggestions import suggestion
 
 # From an option, or advice, to the words of other programs, without their hyphens.
 SYNONYMS = {
@@ -23,23 +21,16 @@ SYNONYMS = {
     "--features": "columns x",
     "--ignore": "ignore_column drop exclude",
     "--categorical": "categorical_feature categories",
-    "--hidden": "hidden_layer_sizes layers units hidden_layers",
     "--epochs": "e max_iter num_epochs n_epochs iterations",
-    "--batch-size": "b bs batch minibatch",
     "--batch-rows": "batch chunk_size chunksize",
-    "--learning-rate": "lr eta learning_rate_init",
-    "--l2": "alpha weight_decay lambda",
-    "--patience": "early_stopping early_stopping_round n_iter_no_change",
     "--time-limit": "time timeout max_time",
     "--seed": "s random_state random_seed",
     "--threads": "j n_jobs num_threads n_threads jobs nthread",
     "--output": "o out output_model output_result model_output f file",
     "--force": "overwrite",
-    "--quiet": "q silent",
     "--probabilities": "proba probability predict_proba",
     "--keep": "id id_column",
     "--metric": "scoring eval_metric",
-    "--compute-dtype": "mixed_precision precision dtype amp bf16 bfloat16",
     "--prefix": "name",
     "--tests": "n_tests test_rows",
     "--test-data": "data rows calibration_data",
@@ -51,12 +42,11 @@ SYNONYMS = {
 VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
-PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
 # Actions that are no settings.
 NO_SETTINGS = ("help", "config", "dry_run")
-# Words of `--model`, which `--preset` took before.
-MODELS = ("tabular", "plain")
+# Presets and losses of the estimators, which import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
+LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
 
@@ -115,88 +105,63 @@ class UsageError(Exception):
     """A wrong option, or one that is missing: exit code 2."""
 
 
+def printable(text: object) -> str:
+    """Return a text of a file with escaped control characters: a terminal would obey them."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
+
+
 def add_train(train: Parser) -> None:
-    """Add the options of `train`: one for each field of its settings, and the command's own."""
+    """Add the options of `train`."""
     from fastmlp.tabular.schema.rule import Task
 
     train.description = (
-        "Train a net on a table, and write it to a file that predicts from raw columns."
-        " Notes and progress go to standard error, the scores of the held-out rows to standard "
-        "output. Options with [plain] are those of --model plain alone."
+        "Train an ensemble of nets on a table, and write it to a file that predicts from raw "
+        "columns; of a table that does not fit into memory, on rows that are drawn by the seed. "
+        "Notes go to standard error, the scores of the held-out rows to standard output."
     )
-    add, setting = train.add_argument, partial(_add_setting, train)
+    add, tasks = train.add_argument, ("auto", *get_args(Task))
     add("data", nargs="*", metavar="DATA", help=FILES)
     _add_encoding(train)
-    setting("target", "the column to predict; needed (.npz: default y)")
-    model = (
-        "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of tables of"
-        " any size; default: tabular, and plain where the table does not fit into memory"
-    )
-    add("--model", choices=MODELS, help=model)
-    setting("preset", "fast, balanced or best: how large the ensemble is", type=_preset)
-    setting("task", choices=("auto", *get_args(Task)), default="auto", metavar=None)
-    rows = "rows to validate on; default: 0.2; 0 for none: of tabular five folds"
-    setting("valid", rows, type=_valid, metavar="FILE|FRACTION")
-    setting("weight", "the column of the rows' weights")
-    setting("features", "the columns to learn from; default: all")
-    setting("ignore", "columns to leave out")
-    setting("categorical", "columns of numbers that are names; texts always are")
-    setting("hidden")
-    setting("activation", type=_activation)
-    setting("loss", "default: by the task", type=loss_name)
-    setting("epochs", "at most; default: 200, of plain 100")
-    batch = "default: auto, a hundredth of the rows, from 16 to 256"
-    setting("batch_size", batch, type=lambda text: None if text == "auto" else positive(text))
-    setting("learning_rate", "of Adam")
-    setting("l2", "strength of the L2 penalty", type=_number)
-    setting("patience", "stop after this number of epochs without a lower validation loss")
+    add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
+    size = "fast, balanced or best: how large the ensemble is; default: balanced"
+    preset: Any = {"type": partial(_known, table=PRESETS), "default": "balanced"}
+    add("--preset", **preset, metavar="NAME", help=size)
+    add("--task", choices=tasks, default="auto", help="default: auto, by the target")
+    loss = f"of a regression: {', '.join(LOSSES)}"
+    add("--loss", type=partial(_known, table=LOSSES), metavar="NAME", help=loss)
+    valid = "rows to validate on; default: 0.2; 0 for none, but five folds"
+    add("--valid", type=_valid, default=0.2, metavar="FILE|FRACTION", help=valid)
+    add("--weight", metavar="NAME", help="the column of the rows' weights")
+    features = "the columns to learn from; default: all"
+    add("--features", type=names, default=(), metavar="A,B", help=features)
+    add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
+    categorical = "columns of numbers that are names; texts always are"
+    add("--categorical", type=names, default=(), metavar="A,B", help=categorical)
+    add("--epochs", type=positive, metavar="N", help="at most; default: 200")
     limit = "from the command's start to the end of training; scores and the file come after it"
     add("--time-limit", type=_above_zero, metavar="SECONDS", help=limit)
-    setting("buffer_rows", "rows to hold in memory; default: what an eighth of it holds")
-    setting("seed", type=seed)
-    setting("threads", "maximum number of threads; default: all")
-    setting("checkpoint", "keep the fit's progress there, and go on from it", metavar="PATH")
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
+    add("--threads", type=positive, metavar="N", help="maximum number of threads; default: all")
     add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
     add("--force", action="store_true", help="overwrite the output")
     add("--json", action="store_true", help="print the scores as JSON")
-    add("--quiet", action="store_true", help="no progress on standard error")
     add("--config", metavar="TOML", help="options from a file; those of the command line win")
     add("--dry-run", action="store_true", help="print all settings as TOML, and train nothing")
-
-
-def _add_setting(train: Parser, name: str, text: str = "", **own: Any) -> None:
-    """Add the option of a field of `TrainSettings`: its name, type and default, and help.
-
-    `text` gets the default, and the kind of model that the option needs; `own` replaces the rest.
-    """
-    from fastmlp.tabular.plain.training import OF_PACKS, OF_PLAIN, TrainSettings
-
-    annotation = get_type_hints(TrainSettings)[name]
-    kinds = get_args(annotation)
-    convert, metavar = KINDS.get(kinds[0] if NoneType in kinds else annotation, KINDS[str])
-    default = TrainSettings._field_defaults.get(name)
-    if default not in (None, ()) and "default" not in text:
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        text = f"{text}{'; ' * bool(text)}default: {shown}"
-    text = "[plain] " * (name in OF_PLAIN) + "[tabular] " * (name in OF_PACKS) + text
-    option = {"type": convert, "metavar": metavar, "default": default, "help": text}
-    train.add_argument(f"--{name.replace('_', '-')}", **{**option, **own})
 
 
 def add_predict(predict: Parser) -> None:
     """Add the options of `predict`."""
     from fastmlp.data.batches import ROWS
+    from fastmlp.data.outputs import WRITERS
 
     predict.description = "Predict the rows of a table: columns are found by name."
     _add_model_and_data(predict)
     add = predict.add_argument
-    add("--output", metavar="PATH", help=f"{', '.join(PREDICTIONS)}; default: CSV, to the screen")
+    add("--output", metavar="PATH", help=f"{', '.join(WRITERS)}; default: CSV, to the screen")
     add("--probabilities", action="store_true", help="of each class too")
     add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
     rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
     add("--batch-rows", type=positive, default=ROWS, metavar="N", help=rows)
-    mixed = "bfloat16: mixed precision, of a model of --model plain"
-    add("--compute-dtype", choices=("float32", "bfloat16"), default="float32", help=mixed)
     add("--force", action="store_true", help="overwrite the output")
     _add_encoding(predict)
     add("--threads", type=positive, metavar="N")
@@ -291,33 +256,10 @@ def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> s
     return "\n".join(lines)
 
 
-def settle_model(arguments: argparse.Namespace) -> str | None:
-    """Set the kind of model; return a note if `--preset` named it, as it did once."""
-    preset = arguments.preset
-    if preset not in MODELS:
-        arguments.model = arguments.model or MODELS[0]
-        return None
-    arguments.model, arguments.preset = arguments.model or preset, "balanced"
-    return f"note: --preset {preset} is now --model {preset}"
-
-
-def _preset(text: str) -> str:
-    return text if text in MODELS else _known(text, PRESETS, {})
-
-
-def _activation(text: str) -> str:
-    return _known(text, activations.RULES, activations.SYNONYMS)
-
-
-def loss_name(text: str) -> str:
-    """Return the name of a loss; what is none is an error of the command line."""
-    return _known(text, losses.LOSSES, losses.SYNONYMS)
-
-
-def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
+def _known(text: str, table: Iterable[str]) -> str:
     """Check that a word is one of those in a table."""
     if text not in table:
-        message = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
+        message = f"got {text!r}{suggestion(text, table)} known: {', '.join(table)}"
         raise argparse.ArgumentTypeError(message)
     return text
 
@@ -348,14 +290,6 @@ def seed(text: str) -> int:
     return number
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        message = f"must be numbers of units with commas, such as 128,128, got {text!r}"
-        raise argparse.ArgumentTypeError(message)
-    return tuple(map(int, parts))
-
-
 def _number(text: str) -> float:
     try:
         number = float(text)
@@ -384,13 +318,3 @@ def _valid(text: str) -> Any:
         message = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
         raise argparse.ArgumentTypeError(message)
     return fraction
-
-
-# Of the type of a setting: the converter of its option's text, and a word for its value.
-KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    str: (str, "NAME"),
-    int: (positive, "N"),
-    float: (_above_zero, "X"),
-    tuple[int, ...]: (_sizes, "N,N"),
-    tuple[str, ...]: (names, "A,B"),
-}

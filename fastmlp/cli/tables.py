@@ -11,198 +11,281 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
-from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
+from fastmlp.cli.options import CommandError, UsageError, printable
+from fastmlp.cli.scores import score, task_of
 from fastmlp.data.arrow import imported
-from fastmlp.data.outputs import Form, reader_of
+from fastmlp.data.batches import ROWS, Choice, named_batches
+from fastmlp.data.csv_files import ChosenColumns
+from fastmlp.data.outputs import WRITERS, Form, reader_of
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular import TableModel
-from fastmlp.tabular.plain.model import names_of
-from fastmlp.tabular.plain.packing import FittedTable, estimators, train_pack_of
-from fastmlp.tabular.plain.scores import score
-from fastmlp.tabular.plain.training import EPOCHS, OF_PACKS, OF_PLAIN, TrainSettings, train
-from fastmlp.tabular.schema import reasons
-from fastmlp.tabular.schema.batches import ChosenBatches, TooLarge
-from fastmlp.training.history import Report
-from fastmlp.validation.suggestions import count
+from fastmlp.tabular.schema import rule
+from fastmlp.tabular.schema.arrow_columns import is_number
+from fastmlp.tabular.schema.batches import read, require, text_names
+from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import listed
 
 MODEL = ".safetensors"
-# From the words of an error of Python's API to those of the command's options.
-IN_OPTIONS = {
-    r"^(MLP|TabularMLP\w+)\.fit: (validation_data: )?|^fit_many: nets\[\d+\]: ": "train: ",
-    "sample_weight": "--weight",
-    "resume=False starts over": "remove the file to start over",
+# From the words of an error of Python's API to those of the command.
+IN_COMMANDS = {
+    r"^TabularMLP\w+\.(fit|predict|predict_proba): ": r"{}: ",
+    r"\bsample_weight(_val)?\b": "--weight",
+    r"\b[Xy]_val\b": "--valid",
+    r"\by(?= (must|has|holds)\b)": "the target",
 }
-# Seconds between two lines of progress.
-EVERY = 1.0
+# Folds, if no rows are held out.
+N_FOLDS = 5
+# Integers with more values are numbers, unless a task is asked for.
+MOST_CLASSES = 20
+# The seconds of a fit that begins after its end: of an epoch.
+SHORTEST = 1e-3
 # Levels and classes of a line.
 MOST_SHOWN = 8
 
 
 @contextmanager
-def telling() -> Iterator[None]:
+def telling(who: str) -> Iterator[None]:
     """Make errors of the data a `CommandError`, and write warnings to standard error."""
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
         # Ctrl-C ends the command, which says so.
         warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {_told(message, who)}")
         try:
             yield
         except (ValueError, TypeError, NotImplementedError, MemoryError) as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            raise CommandError(f"{error}{notes}") from error
+            raise CommandError(f"{_told(error, who)}{notes}") from error
+
+
+def _told(message: object, who: str) -> str:
+    """Return an error or a warning of Python's API in words of the command."""
+    text = str(message)
+    for words, ours in IN_COMMANDS.items():
+        text = re.sub(words, ours.format(who), text)
+    return text
 
 
 def say(line: str) -> None:
     """Write a line to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train, write the model, and print the scores of the rows that were held out."""
-    limit = arguments.time_limit
+    limit, output, who = arguments.time_limit, arguments.output, "train"
     ends = None if limit is None else time.monotonic() + limit
-    options = vars(arguments)
+    needed = "the following arguments are required"
     if not arguments.data:
-        raise UsageError("the following arguments are required: DATA; see fastmlp train --help")
+        raise UsageError(f"{needed}: DATA; see fastmlp train --help")
     if arguments.target is None:
         if not all(path.lower().endswith(".npz") for path in arguments.data):
-            raise UsageError(
-                "the following arguments are required: --target; see fastmlp train --help"
-            )
-        options["target"] = "y"
-    output = arguments.output
+            raise UsageError(f"{needed}: --target; see fastmlp train --help")
+        arguments.target = "y"
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    fields: Any = {name: options[name] for name in TrainSettings._fields if name in options}
-    settings = TrainSettings(**fields, ends=ends)
-    settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
-    _check_options(settings, arguments.model)
-    require_new(output, force=arguments.force, who="train")
-    _require_packages(arguments.model)
-    with telling(), in_options():
-        if isinstance(arguments.valid, str):
-            settings = settings._replace(
-                valid=data_of([arguments.valid], "train", encoding=arguments.encoding)
-            )
-        data = data_of(arguments.data, "train", encoding=arguments.encoding)
-        options = _trained(data, settings, arguments, output)
-    say(f"model: {output}")
-    _print_scores(options.get("scores", {}), as_json=arguments.json)
-
-
-def _trained(
-    data: Any, settings: TrainSettings, arguments: argparse.Namespace, output: str
-) -> dict[str, Any]:
-    """Train and write a model; return the record of its training."""
-    if arguments.model == "tabular":
-        try:
-            ensemble = train_pack_of(data, settings, say, "train")
-        except TooLarge as error:
-            say(f"note: --model plain, as the table does not fit into memory: {error}")
-        else:
-            fastmlp.save(ensemble, output)
-            # How many nets there are, their score, the columns.
-            say(str(ensemble.summary()).splitlines()[-1])
-            return FittedTable(ensemble, output).training
-    progress = _Progress(settings.epochs or EPOCHS, quiet=arguments.quiet)
-    model = train(data, settings, say, progress, "train")
-    fastmlp.save(model, output)
-    _tell_end(model)
-    return model.training
-
-
-def _check_options(settings: TrainSettings, model: str) -> None:
-    """Check that no option is of the other kind of model, and that the target is not ignored."""
-    names, other = (OF_PLAIN, "plain") if model == "tabular" else (OF_PACKS, "tabular")
-    for name in names:
-        if getattr(settings, name) != TrainSettings._field_defaults[name]:
-            option = name.replace("_", "-")
-            raise UsageError(f"argument --{option}: needs --model {other}")
-    if settings.target in settings.ignore:
-        raise UsageError(f"argument --ignore: {settings.target!r} is the target")
-
-
-def _require_packages(model: str) -> None:
-    """Import all that the command needs at its end too, before it reads."""
+    if arguments.target in arguments.ignore:
+        raise UsageError(f"argument --ignore: {arguments.target!r} is the target")
+    require_new(output, force=arguments.force, who=who)
+    # All that the command needs at its end too, before it reads.
     imported("fastmlp train")
     safetensors_file.safetensors()
-    if model == "tabular":
-        estimators()
+    try:
+        from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+    except ImportError as error:
+        raise ImportError(needs("fastmlp train", "scikit-learn")) from error
+    with telling(who):
+        data = data_of(arguments.data, who, encoding=arguments.encoding)
+        columns = _TrainingColumns(arguments)
+        table = read(data, columns, who, arguments.seed, columns.target)
+        task = _task_of(table[columns.target], columns.target, arguments.task)
+        if arguments.loss is not None and task == "classification":
+            raise UsageError("argument --loss: is of a regression")
+        table, valid, rows = _divided(table, columns, task, arguments)
+        options = {"loss": arguments.loss} if arguments.loss is not None else {}
+        kind: Any = TabularMLPClassifier if task == "classification" else TabularMLPRegressor
+        model = kind(
+            preset=arguments.preset,
+            max_iter=arguments.epochs,
+            time_limit=_seconds_until(ends),
+            categorical_features=[*arguments.categorical],
+            cv=N_FOLDS if valid is None else None,
+            random_state=arguments.seed,
+            n_jobs=arguments.threads,
+            **options,
+        )
+        of_valid = {"X_val": valid, "sample_weight_val": arguments.weight}
+        fit = {"target": columns.target, "sample_weight": arguments.weight}
+        with _rows_of_table(*rows):
+            model.fit(table, **fit, **(of_valid if valid is not None else {}))
+        model.training_["seed"] = arguments.seed
+        fastmlp.save(model, output)
+        # How many nets there are, their score, the columns.
+        say(str(model.summary()).splitlines()[-1])
+        scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
+    say(f"model: {output}")
+    _print_scores(scores, as_json=arguments.json)
+
+
+class _TrainingColumns:
+    """Chooses the columns to read, as `read` calls it, of the options of train."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.target, self._given, self._names = arguments.target, arguments, tuple[str, ...]()
+        self.others = [self.target, *([arguments.weight] if arguments.weight else [])]
+
+    def __call__(self, schema: Any, who: str) -> ChosenColumns:
+        """Return the columns to read of a schema; those of later files are those of the first."""
+        given, known = self._given, schema.names
+        if not self._names:
+            require([*self.others, *given.ignore, *given.categorical], known, who)
+            out = {*self.others, *given.ignore}
+            self._names = given.features or tuple(name for name in known if name not in out)
+            within = next((name for name in self.others if name in self._names), None)
+            if within is not None:
+                raise ValueError(f"{who}: {within!r} is among the features: leave it out")
+        return self.choice()(schema, who)
+
+    def choice(self, texts: Any = ()) -> Choice:
+        """The same columns, of another table."""
+        return Choice(self._names, self.others, texts, nulls=True)
+
+
+def _task_of(column: Any, name: str, asked: Any) -> rule.Task:
+    """Return the task: it is asked for, or guessed, with a note, by the target.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the target has but one value, or does not suit the task.
+    """
+    import pyarrow.compute as compute
+    import pyarrow.types as kinds
+
+    task, type_, labels = asked, column.type, compute.unique(column)
+    n, first, of_numbers = len(labels), labels[0].as_py(), is_number(type_)
+    if n == 1:
+        raise ValueError(f"train: the target {name!r} has one value, {first!r}")
+    if asked == "auto":
+        few = kinds.is_integer(type_) and n <= MOST_CLASSES
+        as_classes = few or kinds.is_boolean(type_) or not of_numbers
+        task = "classification" if as_classes else "regression"
+        other = "regression" if as_classes else "classification"
+        into = f", {n} classes" if as_classes else ""
+        hint = f" (guessed; else --task {other})" if of_numbers else ""
+        say(f"task: {task} of {name!r}{into}{hint}")
+    if task == "regression" and not of_numbers:
+        raise TypeError(f"train: the target {name!r} holds {type_}; a regression needs numbers")
+    if task == "classification" and not isinstance(first, str | bool | int | float):
+        raise TypeError(f"train: the target {name!r} holds {type_}, no classes")
+    if task == "classification" and n > max(rule.ID_LEVELS, rule.ID_SHARE * len(column)):
+        hint = "; of numbers: --task regression" * of_numbers
+        raise ValueError(
+            f"train: the target {name!r} has {n} classes in {len(column)} rows, as an id or free "
+            f"text has: name another column to predict{hint}"
+        )
+    return "regression" if task == "regression" else "classification"
+
+
+def _divided(
+    table: Any, columns: _TrainingColumns, task: rule.Task, arguments: argparse.Namespace
+) -> tuple[Any, Any, list[Any]]:
+    """Return the rows to train on, those to validate on, or None for folds, and their places in
+    the table, if both are of it."""
+    valid, seed = arguments.valid, arguments.seed
+    if not valid:
+        say(f"{table.num_rows} rows to train on")
+        return table, None, []
+    if isinstance(valid, str):
+        data = data_of([valid], "train", encoding=arguments.encoding)
+        choose, who = columns.choice(text_names(table)), "train: --valid"
+        rows = read(data, choose, who, seed, columns.target, "validated on")
+        say(f"{table.num_rows} rows to train on, {rows.num_rows} to validate on")
+        return table, rows, []
+    out = np.random.default_rng([seed, 0]).random(table.num_rows) < valid
+    if task == "classification":
+        labels, first, codes, counts = np.unique(
+            np.asarray(table[columns.target]),
+            return_index=True, return_inverse=True, return_counts=True,
+        )  # fmt: skip
+        # A class whose rows would all be held out keeps its first to train on.
+        out[first[np.bincount(codes[out], minlength=len(labels)) == counts]] = False
+        if single := labels[counts == 1].tolist():
+            names = listed([*map(repr, single)])
+            say(f"note: classes of one row are trained on, and not validated on: {names}")
+    n, n_out = len(out), int(out.sum())
+    if n_out in (0, n):
+        raise ValueError(
+            f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate on; --valid "
+            "takes a file, or 0 for none"
+        )
+    say(f"{n - n_out} rows to train on, {n_out} held out")
+    return table.filter(~out), table.filter(out), [np.flatnonzero(~out), np.flatnonzero(out)]
 
 
 @contextmanager
-def in_options() -> Iterator[None]:
-    """Raise errors of a fit in words of the command: of its options, not of arguments."""
+def _rows_of_table(*places: Any) -> Iterator[None]:
+    """Make errors of a fit count the rows of the table, not of the part that it was given."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         text = str(error)
-        for words, ours in IN_OPTIONS.items():
-            text = re.sub(words, ours, text)
-        error.args = (text,)
+        rows = places["_val" in text] if places else range(0)
+        error.args = (re.sub(r"(?<=row )\d+", lambda one: _at(rows, one[0]), text),)
         raise
 
 
-class _Progress:
-    """A callback that writes the losses, at most once a second, and those of the last epoch."""
-
-    def __init__(self, epochs: int, *, quiet: bool) -> None:
-        self._epochs, self._quiet, self._last = epochs, quiet, 0.0
-
-    def __call__(self, report: Report) -> None:
-        now, epoch = time.monotonic(), report.epoch + 1
-        if self._quiet or (epoch not in (1, self._epochs) and now - self._last < EVERY):
-            return
-        self._last = now
-        held_out = report.validation_loss
-        validation = "" if held_out is None else f"  validation loss {held_out:.4g}"
-        say(f"epoch {epoch:>4}  loss {report.loss:.4g}{validation}")
+def _at(rows: Any, row: str) -> str:
+    return str(rows[int(row)]) if int(row) < len(rows) else row
 
 
-def _tell_end(model: TableModel) -> None:
-    training = model.training
-    best = f", the best is {training['best_epoch']}" if "best_epoch" in training else ""
-    why = fastmlp.Status[training["status"]].value
-    say(f"{count(training['epochs'], 'epoch')}{best}: {why}")
+def _seconds_until(ends: float | None) -> float | None:
+    """Return the seconds until `ends`, which are above 0."""
+    left = None if ends is None else ends - time.monotonic()
+    if left is not None and left <= 0:
+        say("note: --time-limit was over before the training began, which is its shortest now")
+    return left if left is None else max(left, SHORTEST)
+
+
+def _scores(model: Any, data: Any, who: str, names: Any = ()) -> dict[str, float]:
+    """Return the scores of a model on a table or files."""
+    target = model.training_["target"]
+    choice = Choice(model._read_names, [target], model._text_names, nulls=True)
+    return score(model, named_batches(data, choice, ROWS, who), target, who, names)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """Predict the rows of a table, and write them to a file or to standard output."""
     output, who = arguments.output, "predict"
     if output is not None:
-        if not output.lower().endswith(PREDICTIONS):
-            ends = ", ".join(PREDICTIONS)
+        if not output.lower().endswith(tuple(WRITERS)):
+            ends = ", ".join(WRITERS)
             raise UsageError(f"argument --output: must end in {ends}, got {output!r}")
         require_new(output, force=arguments.force, who=who)
-    with telling():
+    with telling(who):
         model = _loaded(arguments)
-        if arguments.probabilities and model.classes_ is None:
+        if arguments.probabilities and not hasattr(model, "classes_"):
             raise UsageError("argument --probabilities: the model predicts numbers")
         form = Form([*arguments.keep], rows=arguments.batch_rows)
         form = form._replace(probabilities=arguments.probabilities)
-        if arguments.compute_dtype != "float32":
-            if isinstance(model, FittedTable):
-                raise UsageError("argument --compute-dtype: needs a model of --model plain")
-            form = form._replace(compute_dtype=arguments.compute_dtype)
         reading = {"encoding": arguments.encoding, "nulls": False}
-        data = data_of(arguments.data, who, model.text_names, **reading)
-        reader = reader_of(model, data, form, who)
-        write_rows(reader, output)
+        data = data_of(arguments.data, who, model._text_names, **reading)
+        write_rows(reader_of(model, data, form, who), output)
 
 
 def run_score(arguments: argparse.Namespace) -> None:
     """Print the scores of a model on a table."""
-    with telling():
+    with telling("score"):
         model = _loaded(arguments)
+        if "target" not in model.training_:
+            raise ValueError(f"{arguments.model}: the model was fitted to a y without a name")
         encoding = arguments.encoding
-        data = data_of(arguments.data, "score", model.text_names, encoding=encoding)
-        read = names_of(model.columns)
-        rows = ChosenBatches(data, read, model.text_names, "score", [model.target.name])
-        scores = score(model, rows, "score", arguments.metric)
+        data = data_of(arguments.data, "score", model._text_names, encoding=encoding)
+        scores = _scores(model, data, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 
 
@@ -215,17 +298,7 @@ def _print_scores(scores: dict[str, float], *, as_json: bool) -> None:
         print(f"{name:<{width}}  {value:.6g}")
 
 
-def run_show(arguments: argparse.Namespace) -> None:
-    """Print what a model was trained on, and its layers."""
-    with telling():
-        model = _loaded(arguments)
-    if isinstance(model, FittedTable):
-        show_ensemble(model, as_json=arguments.json)
-    else:
-        show_net(model, as_json=arguments.json)
-
-
-def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
+def _loaded(arguments: argparse.Namespace) -> Any:
     path = arguments.model
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {path!r}")
@@ -233,77 +306,43 @@ def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
     if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
         raise UsageError(f"MODEL comes before DATA, got {path!r} and {', '.join(others)}")
     model = fastmlp.load(path, n_threads=getattr(arguments, "threads", None))
-    if hasattr(model, "schema_"):
-        return FittedTable(model, path)
-    if not isinstance(model, TableModel):
+    if not hasattr(model, "schema_"):
         raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
     return model
 
 
-def show_net(model: TableModel, *, as_json: bool) -> None:
-    """Print the columns of a net, the record of its training, and its layers."""
-    content: dict[str, Any] = {
-        "task": model.task,
-        "target": model.target._asdict(),
-        "columns": [column._asdict() for column in model.columns],
-        "layer_sizes": list(model.net.layer_sizes),
-        "training": model.training,
-    }
-    if as_json:
-        print(json.dumps(content))
-        return
-    _show_task(model)
-    print(f"columns   {len(model.feature_names)}")
-    for column in model.columns:
-        kind = f"center {column.center:.6g}, scale {column.scale:.6g}"
-        if column.levels is not None:
-            kind = f"levels {_listed(column.levels)}"
-        part = "" if column.part is None else f"{column.part}, "
-        print(f"  {column.name}: {part}{kind}{', and whether missing' * column.indicates}")
-    for one in reasons(model.training.get("left_out", {})):
-        print(f"left out: {one}")
-    _show_training(model.training)
-    print(f"\n{model.net.summary()}")
-
-
-def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
-    """Print the columns of an ensemble, the record of its training, and its members."""
-    ensemble, schema = model.model, model.model.schema_
-    if as_json:
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print the columns of a model, the record of its training, and its members."""
+    with telling("show"):
+        model = _loaded(arguments)
+    schema, training, task = model.schema_, model.training_, task_of(model)
+    target, classes = training.get("target"), getattr(model, "classes_", np.array([])).tolist()
+    if arguments.json:
         content = {
-            "task": model.task,
-            "target": model.training.get("target"),
-            "classes": None if model.classes_ is None else model.classes_.tolist(),
+            "task": task,
+            "target": target,
+            "classes": classes or None,
             "schema": schema.to_json(),
-            "members": [[str(one.recipe), one.weight, one.score] for one in ensemble.members_],
-            "validation_score": ensemble.validation_score_,
-            "training": model.training,
+            "members": [[str(one.recipe), one.weight, one.score] for one in model.members_],
+            "validation_score": model.validation_score_,
+            "training": training,
         }
         print(json.dumps(content))
         return
-    _show_task(model)
-    print(f"columns   {len(schema.read_names)}")
+    lines = [f"task      {task}{'' if target is None else f' of {target!r}'}"]
+    lines += [f"classes   {_listed(classes)}"] if classes else []
+    lines.append(f"columns   {len(schema.read_names)}")
     for name in schema.read_names:
         kind = "numbers"
         if name in schema.levels:
             kind = f"levels {_listed(schema.levels[name])}"
         elif name in schema.dates:
             kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
-        print(f"  {name}: {kind}")
-    _show_training(model.training)
-    print(f"\n{ensemble.summary()}")
-
-
-def _show_task(model: TableModel | FittedTable) -> None:
-    known = "target" in model.training or isinstance(model, TableModel)
-    print(f"task      {model.task}{f' of {model.target.name!r}' if known else ''}")
-    if model.classes_ is not None:
-        print(f"classes   {_listed(model.classes_.tolist())}")
-
-
-def _show_training(training: dict[str, Any]) -> None:
-    for name in sorted(training.keys() - {"scores", "target", "left_out"}):
-        print(f"{name:<9} {training[name]}")
+        lines.append(f"  {name}: {kind}")
+    shown = sorted(training.keys() - {"scores", "target"})
+    lines += [f"{name:<9} {training[name]}" for name in shown]
+    for line in (*lines, "", *str(model.summary()).split("\n")):
+        print(printable(line))
 
 
 def _listed(values: Any) -> str:

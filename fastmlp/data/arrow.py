@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastmlp.data import csv_files
-from fastmlp.data.columns import ColumnNames, Encoder, NamedBlocks, NamedColumns, Place, columns_of
+from fastmlp.data.columns import ColumnNames, NamedBlocks, NamedColumns, Place, columns_of
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
 from fastmlp.data.sources import Block
 from fastmlp.validation.packages import needs
@@ -342,7 +342,8 @@ def csv_stream(paths: list[str], column_names: ColumnNames, who: str) -> Passes:
             with naming(path):
                 schema_of_file = schema if path == paths[0] else csv_files.schema_of(path, who)
                 columns = columns_of(schema_of_file, first.wanted, f"{who}: {path}")
-                chosen, before = _chosen(columns), 0
+                names, before = columns.names, 0
+                chosen = csv_files.ChosenColumns(names, names, labels=columns.targets, nulls=True)
                 for k, batch in enumerate(csv_files.batches_of(path, schema_of_file, chosen, who)):
                     if batch.num_rows:
                         text, of = f"batch {k} of {path}", f" of {path}"
@@ -352,34 +353,17 @@ def csv_stream(paths: list[str], column_names: ColumnNames, who: str) -> Passes:
     return Passes(begin, first)
 
 
-def _chosen(columns: NamedColumns) -> csv_files.ChosenColumns:
-    """Return how the columns are read of CSV: an encoder finds out itself what targets are."""
-    names, targets = columns.names, columns.targets
-    if columns.encoder is None:
-        return csv_files.ChosenColumns(names, names, labels=targets, nulls=True)
-    return csv_files.ChosenColumns(
-        names, [name for name in names if name not in targets], nulls=True
-    )
-
-
-def source_of(
-    X: Any,
-    target: Any,
-    who: str,
-    features: Sequence[str] | None = None,
-    encoder: Encoder | None = None,
-) -> Any:
+def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
     """Return the source of files or tables, by the name of the target's column or columns.
 
-    Without `features` all other columns are those of X. An encoder makes the blocks of record
-    batches; without one they are rows of numbers.
+    Without `features` all other columns are those of X.
 
     Raises
     ------
     TypeError, ValueError
         If they are neither, or of an unknown kind, or have no such columns.
     """
-    column_names = ColumnNames(target, features, None, encoder)
+    column_names = ColumnNames(target, features)
     paths = paths_of(X)
     if paths is not None:
         return _of_paths(expanded(paths, who), column_names, who)

@@ -80,8 +80,7 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
     if is_lazy(X) or not is_table(X):
         raise no_table(X, "expected files, a table or a frame,", who)
     if hasattr(X, "scanner"):
-        names = choose(X.schema, who).names
-        reader = scanning(X, rows, names)
+        reader = scanning(X, rows, choose(X.schema, who).names)
     elif type(X).__module__.startswith("pandas"):
         # With its index, a frame of pandas would have a column more.
         reader = arrow.Table.from_pandas(X, preserve_index=False).to_reader()
@@ -91,9 +90,9 @@ def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
         reader = X.to_reader()
     else:
         reader = arrow.RecordBatchReader.from_stream(X)
-    names = choose(reader.schema, who).names
     # A database refuses a second query until the first is read to its end, or closed.
     try:
+        names = choose(reader.schema, who).names
         yield from (batch.select(names) for batch in _with_an_end(reader))
     finally:
         reader.close()
@@ -190,14 +189,16 @@ class PredictBatch(NamedTuple):
 
 def names_of_model(model: Any) -> validation.Names:
     """Return the names of the columns that a model was trained on, or None."""
-    for attribute in ("feature_names", "feature_names_in_"):
+    for attribute in ("feature_names", "_read_names", "feature_names_in_"):
         names = getattr(model, attribute, None)
         if names is not None:
             return tuple(names)
     return None
 
 
-def batches_of(X: Any, names: validation.Names, rows: int, who: str) -> Iterator[PredictBatch]:
+def batches_of(
+    X: Any, names: validation.Names, rows: int, who: str, texts: Collection[str] = ()
+) -> Iterator[PredictBatch]:
     """Yield the rows of X in their order, at most so many at a time.
 
     Parameters
@@ -205,12 +206,13 @@ def batches_of(X: Any, names: validation.Names, rows: int, who: str) -> Iterator
     X : array, frame, table, source as `fit` takes it, path or list of paths
     names : names of the columns of X, where they are known
     rows : int of 1 or more
+    texts : columns that are texts in CSV, whatever they look like
     """
     if instead_of(X):
         raise no_table(X, "expected rows, files or a table,", who)
     streamed = is_table(X) and not _is_in_memory(X)
     if paths_of(X) is not None or streamed or is_lazy(X):
-        yield from named_batches(X, Choice(names, ()), rows, who)
+        yield from named_batches(X, Choice(names, (), texts), rows, who)
         return
     source_names = getattr(X, "feature_names", None) if is_source(X) else None
     order = (

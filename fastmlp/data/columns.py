@@ -1,6 +1,5 @@
 """Columns of an Arrow table as rows of numbers, and where the rows are, as errors call them."""
 
-from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple, Self
 
@@ -77,9 +76,6 @@ def require_target(column: Any, name: str, where: str) -> None:
         raise ValueError(f"{where}: {lacking(name, n, place.row(first))}")
 
 
-Encoder = Callable[[Any, Place], Any]
-
-
 class NamedColumns(NamedTuple):
     """The columns that rows are made of, by their names.
 
@@ -87,13 +83,11 @@ class NamedColumns(NamedTuple):
     ----------
     target : one name, for y of shape (n_rows,), or several, for a column each
     weight : a name, or None
-    encoder : makes a block of a record batch and its place; None: rows of numbers
     """
 
     features: tuple[str, ...]
     target: str | tuple[str, ...]
     weight: str | None
-    encoder: Encoder | None = None
 
     @property
     def of_targets(self) -> "NamedColumns":
@@ -114,7 +108,7 @@ class NamedColumns(NamedTuple):
     @property
     def wanted(self) -> "ColumnNames":
         """The same columns, to be found in another table."""
-        return ColumnNames(self.target, self.features, self.weight, self.encoder)
+        return ColumnNames(self.target, self.features, self.weight)
 
     def block(self, batch: Any, where: Place) -> Any:
         """Return the rows of a record batch; `where` is what errors call it.
@@ -124,8 +118,6 @@ class NamedColumns(NamedTuple):
         TypeError, ValueError
             If a column is no column of numbers, or has nulls; labels of y may be texts.
         """
-        if self.encoder is not None:
-            return self.encoder(batch, where)
         for name in self.targets:
             require_target(batch.column(name), name, where)
         try:
@@ -164,7 +156,6 @@ class ColumnNames(NamedTuple):
     target: Any
     features: Any = None
     weight: Any = None
-    encoder: Encoder | None = None
 
 
 def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns:
@@ -175,7 +166,7 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
     TypeError, ValueError
         If they are no names, or there are no such columns, or several of a name.
     """
-    (target, features, weight, encoder), known = column_names, list(schema.names)
+    (target, features, weight), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
     weights = [] if weight is None else names_in(weight, "weight", known, who)
@@ -189,7 +180,7 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
     wanted_names = {*chosen, *targets, *weights}
     if twice := frames.repeated(name for name in known if name in wanted_names):
         raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
-    return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
+    return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight)
 
 
 def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import whole_files
-from fastmlp.data.arrow import imported
+from fastmlp.data.arrow import ARROW_FILES, imported
 from fastmlp.data.batches import (
     ROWS,
     Choice,
@@ -55,7 +56,7 @@ class PredictionColumns:
 
     Parameters
     ----------
-    model : MLP or estimator, or a model of tables
+    model : MLP or estimator
     named : bool, the model knows names of columns
     """
 
@@ -70,21 +71,13 @@ class PredictionColumns:
     def __call__(self, batch: PredictBatch) -> ArraysByName:
         """Return the columns by their names."""
         rows, n = batch.rows, None
-        if hasattr(self._model, "answers_of"):
-            return self._of_table(batch)
-        if batch.kept is not None and not batch.rows.num_rows:
+        no_rows = batch.kept is not None and not batch.rows.num_rows
+        if no_rows and not hasattr(self._model, "schema_"):
             # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
             rows, n = _zeros_like(batch.rows), 0
         batch = batch._replace(rows=rows)
         columns = predicted(self._columns, batch, named=self._named, who=self._who)
         return {name: values[:n] for name, values in columns.items()}
-
-    def _of_table(self, batch: PredictBatch) -> ArraysByName:
-        where = f"{self._who}: {batch.where}"
-        answers, probabilities = self._model.answers_of(batch.rows, where, **self._dtypes)
-        if probabilities is None:
-            return {self._output: answers}
-        return self._with_probabilities(answers, probabilities, self._model.classes_)
 
     def _columns(self, rows: Any) -> ArraysByName:
         model = self._model
@@ -116,11 +109,6 @@ class PredictionColumns:
 
     def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
         labels = classes[probabilities.argmax(axis=1)]
-        return self._with_probabilities(labels, probabilities, classes)
-
-    def _with_probabilities(
-        self, labels: Array, probabilities: Array, classes: Array
-    ) -> ArraysByName:
         each = _each("probability", probabilities, classes) if self._form.probabilities else {}
         return {**each, self._output: labels}
 
@@ -181,8 +169,7 @@ def predict_arrow(
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        As for `MLP.predict`, of an `MLP` or a model of tables with one net; the `MLP` of an
-        estimator is its ``net_``.
+        As for `MLP.predict`, of an `MLP`; the `MLP` of an estimator is its ``net_``.
 
     Returns
     -------
@@ -228,7 +215,7 @@ def predict_parquet(
     batch_rows: int = ROWS,
     compute_dtype: ComputeDTypes | None = None,
 ) -> int:
-    """Write predictions of files or of a table to a Parquet file; needs the extra `arrow`.
+    """Write predictions of files or of a table to a file; needs the extra `arrow`.
 
     One batch is in memory at a time. The file is written whole or not at all: until the end it has
     a name of its own, and what was there before stays as it was after an error.
@@ -238,6 +225,7 @@ def predict_parquet(
     model, source, keep, output, compute_dtype
         As for `predict_arrow`.
     path : path
+        Its ending says what is written: .parquet, .csv, .arrow, .feather or .ipc.
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch, and of a row group of the file.
 
@@ -249,7 +237,7 @@ def predict_parquet(
     Raises
     ------
     TypeError, ValueError, ImportError
-        As from `predict_arrow`.
+        As from `predict_arrow`, or if the path has another ending.
     OSError
         If a file cannot be read, or this one not be written.
 
@@ -263,13 +251,29 @@ def predict_parquet(
     1000
     """
     who = "predict_parquet"
-    scalars.path(who, "path", path)
+    writer = writer_of(path, who)
     form = Form(kept_names(keep, who), output, batch_rows, compute_dtype=compute_dtype)
     reader = reader_of(model, source, form, who)
-    return write(reader, path, parquet_writer)
+    return write(reader, path, writer)
 
 
-def parquet_writer(file: Any, schema: Any) -> Any:
+def writer_of(path: Any, who: str) -> WriterOf:
+    """Return the writer of record batches to a file, by the path's ending.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a path, or has another ending.
+    """
+    scalars.path(who, "path", path)
+    writer = WRITERS.get(Path(os.fspath(path)).suffix.lower())
+    if writer is None:
+        got = os.fspath(path)
+        raise ValueError(f"{who}: path must end in {', '.join(WRITERS)}, got {got!r}")
+    return writer
+
+
+def _parquet(file: Any, schema: Any) -> Any:
     """Return a writer of record batches to a Parquet file.
 
     Floats seldom repeat. Without a dictionary of them 336 -> 145 ns a row (20-16-1, 2 columns).
@@ -281,15 +285,27 @@ def parquet_writer(file: Any, schema: Any) -> Any:
     return ParquetWriter(file, schema, use_dictionary=repeated)
 
 
-def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int:
-    """Write what a reader of Arrow reads to a file, whole or not at all; return its rows.
+def _arrow(file: Any, schema: Any) -> Any:
+    import pyarrow
 
-    Parameters
-    ----------
-    writer_of : returns a writer of record batches, of a file and a schema
-    """
+    return pyarrow.ipc.new_file(file, schema)
+
+
+def _csv(file: Any, schema: Any) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.CSVWriter(file, schema)
+
+
+WRITERS: dict[str, WriterOf] = {
+    ".parquet": _parquet, ".csv": _csv, **dict.fromkeys(ARROW_FILES, _arrow)
+}  # fmt: skip
+
+
+def write(reader: Any, path: str | os.PathLike[str], opened: WriterOf) -> int:
+    """Write what a reader of Arrow reads to a file, whole or not at all; return its rows."""
     n = 0
-    with whole_files.writing(path) as file, writer_of(file, reader.schema) as writer:
+    with whole_files.writing(path) as file, opened(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
             n += batch.num_rows
@@ -316,7 +332,7 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     _check_precision(model, form.compute_dtype, who)
     names = names_of_model(model)
     if has_names(source):
-        choice = Choice(names, keep, getattr(model, "text_names", ()))
+        choice = Choice(names, keep, getattr(model, "_text_names", ()))
         batches = named_batches(source, choice, rows, who)
     elif keep:
         raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
@@ -335,14 +351,12 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
     """Check that a model's predictions can have products in a compute dtype, if one is given."""
     if compute_dtype is None:
         return
-    # A model of tables with one net has it as `net`.
-    net = getattr(model, "net", model)
-    if not hasattr(net, "predict_raw"):
+    if not hasattr(model, "predict_raw"):
         instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
         raise TypeError(
             f"{who}: compute_dtype={compute_dtype!r} needs an MLP, got {model!r}: use {instead}"
         )
-    spec.compute_dtype(compute_dtype, net.layer_sizes, net.dtype, who)
+    spec.compute_dtype(compute_dtype, model.layer_sizes, model.dtype, who)
 
 
 def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:

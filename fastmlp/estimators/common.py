@@ -118,7 +118,8 @@ class BatchPredictions:
         known = [name for name in get_args(Method) if hasattr(self, name)]
         scalars.known(who, "method", method, known)
         names = names_of_model(self)
-        batches = batches_of(source, names, batch_rows, who)
+        texts = getattr(self, "_text_names", ())
+        batches = batches_of(source, names, batch_rows, who, texts)
         call: Callable[[Any], Array] = getattr(self, method)
         named = names is not None
         return (predicted(call, batch, named=named, who=who) for batch in batches)

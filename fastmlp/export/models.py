@@ -116,11 +116,6 @@ def _error(model: Any, who: str) -> Exception:
             f"{who}: a {type(model).__name__} is a model of tables, of whose columns encoders make "
             "the inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
         )
-    if is_a(model, "TableModel", "fastmlp"):
-        return TypeError(
-            f"{who}: a TableModel is a model of tables: take its net, model.net, whose rows are "
-            "those of model.inputs(table), or train with --model tabular, which it takes as it is"
-        )
     if is_of_fastmlp(model) and hasattr(model, "fit"):
         return ValueError(f"{who}: the {type(model).__name__} is not fitted")
     return TypeError(

@@ -4,7 +4,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.tabular.plain import TableModel
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation.expanded import Expanded
@@ -35,7 +34,6 @@ __all__ = [
     "RisingSmoothClip",
     "RobustSmoothClip",
     "Schema",
-    "TableModel",
     "TabularMLPClassifier",
     "TabularMLPRegressor",
     "TargetStatistics",

@@ -1,8 +1,7 @@
-"""train --model tabular: an ensemble of nets, and what predict, score and show make of it."""
+"""train: an ensemble of nets, and what predict, score and show make of it."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +11,16 @@ from small_tables import drawn, labels
 import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
+from fastmlp.cli.tables import N_FOLDS
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.data.arrow import ParquetBlocks
-from fastmlp.tabular import TableModel
-from fastmlp.tabular.pack import settings
-from fastmlp.tabular.plain import packing
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    """A table of two targets, in a folder of its own; packs are small."""
+    """A table of two targets, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    few = settings.PRESETS["balanced"]._replace(n_members=2, epochs=4)
-    monkeypatch.setitem(settings.PRESETS, "balanced", few)
     X, y = drawn()
     frame = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))
     frame.to_parquet("a.parquet", row_group_size=50)
@@ -38,11 +32,11 @@ def test_classes(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> Non
     command = ["train", "a.csv", "--target", "label", "--ignore", "y,w"]
     assert main([*command, "--valid", "a.parquet", "--json"]) == 0
     printed = capsys.readouterr()
-    assert "'when' is left out" in printed.err
+    assert "columns left out: 'when' has one value only" in printed.err
     assert "model: model.safetensors" in printed.err
     model = fastmlp.load("model.safetensors")
     assert type(model) is TabularMLPClassifier
-    assert {*model.feature_names_in_} == {"age", "town", "income", "member"}
+    assert {*model.schema_.read_names} == {"age", "town", "income", "member"}
     assert model.training_["target"] == "label"
     scores = json.loads(printed.out)
     assert scores["accuracy"] == model.score(table, table["label"])
@@ -87,36 +81,11 @@ def test_without_rows_to_validate_on_there_are_folds(
     table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "a.parquet", "--target", "y", "--valid", "0", "--epochs", "1"]
-    assert main([*command, "--ignore", "label", "--quiet"]) == 0
+    assert main([*command, "--ignore", "label"]) == 0
     assert capsys.readouterr().out == ""
     model = fastmlp.load("model.safetensors")
-    assert model.cv == packing.N_FOLDS
+    assert model.cv == N_FOLDS
     assert len(model.pack_.residuals) == 120
-
-
-def test_files_are_read_once(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = list[str]()
-    whole = ParquetBlocks.read
-
-    def counted(self: ParquetBlocks, i: int) -> Any:
-        read.append(self._places[i][0])
-        return whole(self, i)
-
-    monkeypatch.setattr(ParquetBlocks, "read", counted)
-    command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
-    assert main([*command, "--ignore", "label"]) == 0
-    assert read == ["a.parquet"] * 3
-
-
-def test_a_table_that_does_not_fit_is_trained_on_plainly(
-    table: pd.DataFrame, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastmlp._process.memory.available", lambda: 16_000)
-    command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
-    assert main(command) == 0
-    printed = capsys.readouterr().err
-    assert "note: --model plain, as the table does not fit into memory: more than 1" in printed
-    assert type(fastmlp.load("model.safetensors")) is TableModel
 
 
 def test_a_model_that_was_fitted_in_python(

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 import fastmlp
+from fastmlp import TabularMLPClassifier
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel
 
 N = 200_000
 BEFORE = b"what was there before"
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table["y"] = (table["a"] * table["b"] > 0).astype(int)
     table.to_parquet(folder / "rows.parquet", row_group_size=20_000)
     table[:2000].to_parquet(folder / "few.parquet")
-    fit = "--model plain --hidden 4 --epochs 1 --ignore id --quiet --valid 0 --target y"
+    fit = "--epochs 1 --ignore id --target y"
     model = ["--output", str(folder / "model.safetensors")]
     assert main(["train", str(folder / "few.parquet"), *fit.split(), *model]) == 0
     return folder
@@ -76,9 +76,9 @@ def test_a_model_beyond_the_room_that_is_left(
 ) -> None:
     output = tmp_path / "model.safetensors"
     output.write_bytes(BEFORE)
-    fit = "--target y --epochs 1 --model plain --hidden 300,300 --valid 0 --quiet --force"
+    fit = "--target y --epochs 1 --force"
     command = ["train", str(trained / "few.parquet"), *fit.split(), "--output", str(output)]
-    with files_of_at_most(100_000):
+    with files_of_at_most(5_000):
         assert main(command) == 1
     assert capsys.readouterr().err.endswith(f"fastmlp: [Errno 27] File too large: '{output}'\n")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
@@ -108,15 +108,15 @@ def test_a_signal_between_two_batches(
     capsys: pytest.CaptureFixture[str],
     end: str,
 ) -> None:
-    answers_of, calls = TableModel.answers_of, []
+    predict_proba, calls = TabularMLPClassifier.predict_proba, []
 
-    def signalled(self: Any, table: Any, where: str) -> Any:
-        calls.append(where)
+    def signalled(self: Any, table: Any) -> Any:
+        calls.append(table)
         if len(calls) == 4:
             signal.raise_signal(number)
-        return answers_of(self, table, where)
+        return predict_proba(self, table)
 
-    monkeypatch.setattr(TableModel, "answers_of", signalled)
+    monkeypatch.setattr(TabularMLPClassifier, "predict_proba", signalled)
     output = tmp_path / f"out{end}"
     output.write_bytes(BEFORE)
     assert main(predict(trained, output, "--batch-rows", "1000")) == 128 + number

@@ -13,9 +13,8 @@ import pytest
 import fastmlp
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.pack import settings
 
-FAST = ["--model", "plain", "--hidden", "4", "--epochs", "1", "--quiet", "--force"]
+FAST = ["--epochs", "1", "--force"]
 TRAIN = ["train", "DATA", "--target", "größe", *FAST, "--valid"]
 TEXT = "a,stadt,größe\n" + "".join(
     f"{i},{('Bern', 'Zürich')[i % 2]},{('groß', 'klein')[i % 3 == 0]}\n" for i in range(60)
@@ -51,10 +50,8 @@ def test_all_commands_take_it(
         valid = [f"{each}.csv"] if data == "file" else ["0"]
         assert run([*TRAIN, *valid, *arguments], data, each, monkeypatch) == 0
         model = fastmlp.load("model.safetensors")
-        assert (model.columns[1].levels, model.target.classes) == (
-            ("Bern", "Zürich"),
-            ("groß", "klein"),
-        )
+        assert model.schema_.levels == {"stadt": ("Bern", "Zürich")}
+        assert model.classes_.tolist() == ["groß", "klein"]
         capsys.readouterr()
         assert run(["score", "model.safetensors", "DATA", *arguments], data, each, monkeypatch) == 0
         keep = ["--keep", "stadt", *arguments]
@@ -165,7 +162,6 @@ def test_a_missing_target_is_an_error_at_each_door(
     assert main(["train", "whole.csv", *train]) == 0
     frame.loc[[7, 30], target] = None
     train = [*train, "--output", "other.safetensors"]
-    tabular = ["--target", target, "--features", "a", "--output", "other.safetensors"]
     place = "line 9" if "csv" in reader else "row 7"
     message = (
         f"the target {target!r} has 2 missing values, the first in {place}[ ;].*fill them in, or"
@@ -173,9 +169,7 @@ def test_a_missing_target_is_an_error_at_each_door(
     capsys.readouterr()
     for command in (
         ["train", "DATA", *train],
-        ["train", "DATA", *tabular],
         ["train", "whole.csv", "--valid", "DATA", *train],
-        ["train", "whole.csv", "--valid", "DATA", *tabular],
         ["score", "model.safetensors", "DATA"],
     ):
         path = written(frame, reader, monkeypatch)
@@ -185,13 +179,10 @@ def test_a_missing_target_is_an_error_at_each_door(
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-@pytest.mark.parametrize("kind", ["plain", "tabular"])
 def test_missing_texts_are_missing_levels_as_of_frames(
-    kind: str, frame: Any, monkeypatch: pytest.MonkeyPatch
+    frame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model of CSV, of standard input, and of the frame that pandas reads of it."""
-    few = settings.PRESETS["balanced"]._replace(n_members=2, epochs=1)
-    monkeypatch.setitem(settings.PRESETS, "balanced", few)
     rng = np.random.default_rng(1)
     words = rng.choice(["Bern", "Chur", "", '""', "NA"], N)
     rows = [f"{a},{word},{y}" for a, word, y in zip(frame["a"], words, frame["texts"], strict=True)]
@@ -201,11 +192,9 @@ def test_missing_texts_are_missing_levels_as_of_frames(
     results = []
     for data in ("rows.csv", "-", "rows.parquet"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        arguments = FAST if kind == "plain" else ["--epochs", "1", "--force"]
-        assert main(["train", data, "--target", "y", "--valid", "0", *arguments]) == 0
+        assert main(["train", data, "--target", "y", *FAST]) == 0
         model = fastmlp.load("model.safetensors")
-        levels: Any = model.columns[1].levels if kind == "plain" else model.schema_.levels["town"]
-        assert levels == ("Bern", "Chur")
+        assert model.schema_.levels["town"] == ("Bern", "Chur")
         for rows_of in ("rows.csv", "rows.parquet"):
             answer = fastmlp.predict_arrow(model, rows_of).read_all()
             results.append(answer["probability_yes"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -146,6 +147,25 @@ def test_columns_of_estimators(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(list(parts)), bridged.predict(frame))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_ending_of_the_path_says_what_is_written(seed: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(seed)
+    ending = [".parquet", ".csv", ".arrow", ".feather", ".ipc", ".CSV"][seed]
+    model, n_rows = net(1 + int(draw.integers(3))), int(draw.integers(1, 400))
+    path = tmp_path / f"out{ending}"
+    assert predict_parquet(model, TABLE, path, keep="id", batch_rows=n_rows) == N
+    read: Any = {".parquet": pq.read_table, ".csv": pyarrow.csv.read_csv}
+    result = read.get(ending.lower(), pyarrow.feather.read_table)(path)
+    expected = predict_arrow(model, TABLE, keep="id").read_all()
+    for name in expected.column_names:
+        assert result[name].cast(expected[name].type).equals(expected[name])
+    other = ["out", "out.txt", "out.parquet.zip", "csv", "out.xlsx", ".parquet"][seed]
+    message = r"path must end in \.parquet, \.csv, \.arrow, \.feather, \.ipc, got "
+    with pytest.raises(ValueError, match=message):
+        predict_parquet(model, TABLE, tmp_path / other)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_a_table_without_rows(tmp_path: Path) -> None:
     path = tmp_path / "empty.parquet"
@@ -239,10 +259,11 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
 
     source = pa.RecordBatchReader.from_batches(TABLE.schema, tables())
     with pytest.raises(Mine, match="no table more"):
-        predict_parquet(net(), source, tmp_path / "out")
+        predict_parquet(net(), source, tmp_path / "out.csv")
     parts = net().predict_batches(breaking)
     assert len(next(parts)) == N
-    for call in (lambda: next(parts), lambda: predict_parquet(net(), breaking, tmp_path / "out")):
+    out = tmp_path / "out.csv"
+    for call in (lambda: next(parts), lambda: predict_parquet(net(), breaking, out)):
         with pytest.raises(Mine, match="the line went dead") as caught:
             call()
         assert caught.traceback[-1].name == "breaking"

@@ -12,8 +12,6 @@ from small_tables import regressor
 
 from fastmlp import MLP, MLPRegressor
 from fastmlp.export.models import ModelParts, parts_of
-from fastmlp.tabular import TableModel
-from fastmlp.tabular.plain.model import Target
 
 
 def by_parts(parts: ModelParts, rows: Any) -> Any:
@@ -54,7 +52,6 @@ def test_parts_of_a_net() -> None:
         (StandardScaler(), TypeError, "to_c: model must be an MLP, .*, got StandardScaler"),
         (None, TypeError, "got NoneType"),
         (regressor, TypeError, "to_c: a TabularMLPRegressor is a model of tables, .* take it"),
-        (TableModel((), Target("y"), MLP((1, 1))), TypeError, "take its net, model.net, whose"),
     ],
 )
 def test_what_has_no_parts(model: Any, kind: Any, words: str) -> None:

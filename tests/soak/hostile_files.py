@@ -32,8 +32,6 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular import TableModel
-from fastmlp.tabular.plain.model import Column, Target
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 7, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 10**30,
@@ -165,7 +163,6 @@ X = np.arange(60.0).reshape(20, 3) % 7 / 7
 Y = np.arange(20) % 5 / 5
 LABELS = np.arange(20) % 3
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
-COLUMNS = (Column("a", None, 2.0, 4.0, True), Column("b", ("x", "y", "z")))
 
 
 def trained(net: MLP, y: Any = Y, **options: Any) -> MLP:
@@ -201,14 +198,6 @@ def stopping(epoch: int) -> Callable[[Any], None]:
     return stop
 
 
-def table(*classes: Any) -> TableModel:
-    target, n = Target("t", classes or None, 0.1, 1 / 3), len(classes)
-    loss: Any = {0: "mse", 2: "binary_cross_entropy"}.get(n, "cross_entropy")
-    return TableModel(
-        COLUMNS, target, MLP((5, 4, target.n_outputs), loss=loss, seed=0), {"rows": 9}
-    )
-
-
 def of_table(seed: int) -> Any:
     return untrained(seed)[0]
 
@@ -231,9 +220,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     ).fit(X, Y),
     "search": lambda: search(MLPClassifier, LABELS),
     "search by halving": lambda: search(MLPRegressor, Y, halving=True, factor=2, random_state=0),
-    "table of a number": table,
-    "table of two classes": lambda: table("no", "yes"),
-    "table of classes": lambda: table(1, 5, 7),
     **{f"ensemble of a table {i}": partial(of_table, i) for i in range(8)},
     "ensemble with trees": lambda: with_trees("multiclass")[0],
 }

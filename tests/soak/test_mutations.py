@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import fastmlp
 from fastmlp import MLP, FileError
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
 FULL = 160_000
@@ -24,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import fastmlp
 from fastmlp import MLP, FileError
-from fastmlp.tabular import TableModel
 from hostile_files import CHECKPOINT, resumed
 from hostile_files import mutated
 from memory_use import peak_of_process
@@ -58,7 +56,7 @@ def used(model):
         net = nets[0]
         n_inputs = len(weights_of(net)[0])
         if n_inputs < 100:
-            (net if isinstance(model, TableModel) else model).predict(np.ones((1, n_inputs)))
+            model.predict(np.ones((1, n_inputs)))
     repr(model)
 
 def opened(path, checkpoint):
@@ -153,7 +151,6 @@ def test_what_hypothesis_makes_of_a_file(data: st.DataObject) -> None:
             net = fastmlp.load(file.name)
         except FileError:
             return
-    net = net.net if isinstance(net, TableModel) else net
     nets = [member.net for member in getattr(net, "members_", ())] or [net]
     parameters = [
         part

@@ -21,7 +21,6 @@ from fastmlp.tabular.estimators.trees import BoostedTrees
 from fastmlp.tabular.pack.outputs import LOSSES, NetOutputs
 from fastmlp.tabular.pack.pack import Array, Member, Pack
 from fastmlp.tabular.pack.settings import Recipe
-from fastmlp.tabular.plain.archive import check_training
 from fastmlp.tabular.schema import Schema
 
 KINDS: dict[str, type[Any]] = {
@@ -96,7 +95,8 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     model._take(schema, pack_, members, classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
-    check_training(model.training_)
+    if not isinstance(model.training_, dict):
+        raise FileError("training must be an object")
     if not isinstance(model.training_.get("target", ""), str):
         raise FileError("the target's name must be a text")
     return model

@@ -38,8 +38,7 @@ from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Task
 from fastmlp.tabular.pack.rows import in_strips
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
-from fastmlp.tabular.schema.in_memory import is_rows
-from fastmlp.tabular.schema.schema import learned_table
+from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.training.history import History
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -132,13 +131,13 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         callbacks = checks.callbacks(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
-        X, y, arguments = fit_arguments.opened(X, y, arguments, who)
+        seed = int(check_random_state(self.random_state).randint(SEEDS))
+        X, y, arguments = fit_arguments.opened(X, y, arguments, who, seed)
         fit_arguments.check_rows(X, who, training=True)
         schema, values = self._learn_columns(X, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
         self._warn_of_target(schema, values, targets, classes, who)
         whole, validation, kept = self._weighted(values, schema, targets, classes, arguments, who)
-        seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(arguments.groups, kept, who)
         if validation is not None:
             data = splits.Divided(whole, validation, None)
@@ -179,7 +178,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     def _learn_columns(self, X: Any, who: str) -> tuple[Schema, Values]:
         """Return the columns of a table, and its rows."""
-        schema, table = learned_table(X, self.categorical_features, who)
+        table = table_of(X, who)
+        schema = Schema.learn(table, self.categorical_features, who)
         if schema.dropped:
             left_out = "; ".join(reasons(schema.dropped))
             warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
@@ -298,6 +298,17 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _say(self, message: str, start: float) -> None:
         if self.verbose:
             reports.say(f"{time.perf_counter() - start:.1f} s: {message}")
+
+    @property
+    def _read_names(self) -> tuple[str, ...] | None:
+        """The names of the columns that predictions read of a file; None if there are no names."""
+        schema = getattr(self, "schema_", None)
+        return schema.read_names if schema is not None and schema.named else None
+
+    @property
+    def _text_names(self) -> list[str]:
+        """The columns that are texts in CSV, whatever they look like."""
+        return self.schema_.text_names if hasattr(self, "schema_") else []
 
     def _values(self, X: Any, method: str) -> Values:
         """Return the rows of a table to predict."""

@@ -201,7 +201,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
             A list of lists or of dicts, a row each: keys are names of columns, and a key that a
             row lacks is a missing value. With `target` also a path, or a list of paths, of Parquet,
-            Arrow or CSV, or a query of DuckDB, which are read into memory.
+            Arrow or CSV, or a query of DuckDB, which are read into memory; of rows that do not fit
+            there a sample is drawn by `random_state`, with a warning.
         y : (n_rows,) array of labels
         sample_weight : (n_rows,) array, or the name of a column of X, optional
             For training and selection. Rows of weight 0 count as not there.
@@ -233,8 +234,6 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             If data or settings are invalid.
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
-        MemoryError
-            If files do not fit into memory.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.

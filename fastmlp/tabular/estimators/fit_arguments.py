@@ -1,6 +1,7 @@
 """The arguments of a fit on a table: files, frames, rows, targets and weights, checked."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from fastmlp import validation
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
+from fastmlp.data.batches import Choice
 from fastmlp.data.columns import lacking
 from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.schema import Schema, dates
-from fastmlp.tabular.schema.batches import read, require
+from fastmlp.tabular.schema.batches import read, require, text_names
 from fastmlp.tabular.schema.in_memory import is_rows
 from fastmlp.validation import hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
@@ -332,15 +334,16 @@ def check_rows(X: Any, who: str, *, training: bool = False) -> None:
         raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
 
 
-def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any, FitArguments]:
+def opened(
+    X: Any, y: Any, arguments: FitArguments, who: str, seed: int
+) -> tuple[Any, Any, FitArguments]:
     """Return a table in memory without the columns that are named beside it, y, and the rest.
 
-    With `arguments.target` X is a table that has it, or files; so is X_val without y_val.
+    With `arguments.target` X is a table that has it, or files; so is X_val without y_val. Rows of
+    files that do not fit into memory are drawn by the seed.
 
     Raises
     ------
-    MemoryError
-        If a file or a query does not fit into memory.
     TypeError, ValueError, ImportError, OSError
         If arguments do not go together, a column is missing, or a file cannot be read.
     """
@@ -353,11 +356,13 @@ def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any,
         if y is not None:
             raise ValueError(f"{who}: give y or target={target!r}, not both")
     named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
-    X, columns = _taken(X, named, who)
+    X, columns = _taken(X, named, partial(read, who=who, seed=seed))
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
         validated["y_val"] = target
-    X_val, columns_val = _taken(arguments.X_val, validated, f"{who}: X_val")
+    texts = text_names(X) if is_table(X) and hasattr(X, "schema") else ()
+    reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on")
+    X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
     if target is not None:
         _require_targets(y, target, who)
@@ -399,13 +404,18 @@ def _are_files(X: Any) -> bool:
     return all(path.lower().endswith(FILES) for path in paths)
 
 
-def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]]:
+def _taken(
+    X: Any, named: dict[str, Any], reading: partial[Any], texts: Sequence[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     """Return a table without some columns, and those columns under the keys of `named`.
 
     Parameters
     ----------
     named : dict; values that are texts are names of columns, others are ignored
+    reading : `read` with its caller's name and seed
+    texts : columns that are texts in CSV, whatever they look like
     """
+    who = reading.keywords["who"]
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:
         if _are_files(X):
@@ -419,18 +429,20 @@ def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         require(chosen, list(map(str, X.columns)), who)
         return X.drop(columns=chosen), {word: X[name] for word, name in names.items()}
-    table = _table(X, chosen, who, names.get("y", names.get("y_val")))
+    choose = Choice(None, chosen, texts, nulls=True)
+    table = _table(X, partial(reading, choose=choose, target=names.get("y", names.get("y_val"))))
     require(chosen, table.column_names, who)
     columns = {word: table.column(name) for word, name in names.items()}
     return table.drop_columns(chosen), columns
 
 
-def _table(X: Any, beside: list[str], who: str, target: str | None) -> Any:
+def _table(X: Any, reading: partial[Any]) -> Any:
     """Return a table of Arrow of what is no frame of pandas."""
+    who = reading.keywords["who"]
     if isinstance(X, imported(who).Table):
         return X
     if type(X).__module__.startswith("polars") and not is_lazy(X):
         return imported(who).table(X)
     if paths_of(X) is None and not is_table(X) and not is_lazy(X):
         raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
-    return read(X, beside, who, target)
+    return reading(X)

@@ -150,8 +150,6 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             If data or settings are invalid.
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
-        MemoryError
-            If files do not fit into memory.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.

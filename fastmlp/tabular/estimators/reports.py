@@ -78,20 +78,15 @@ def summary(model: Any) -> SummaryTable:
         ).rstrip()
         for row in cells
     ]
-    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
+    left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
     return SummaryTable("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
-    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
+    left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
     last = "; ".join([_last(model), *left_out])
     return pieces.html_text(last, strong=type(model).__name__) + pieces.html_table(_cells(model))
-
-
-def dropped(model: Any) -> dict[str, str]:
-    """Return the columns that are left out by the model, or before, by the command; and why."""
-    return {**model.training_.get("left_out", {}), **model.schema_.dropped}
 
 
 def say(message: str) -> None:
@@ -116,7 +111,7 @@ def _cells(model: Any) -> list[tuple[str, ...]]:
 def _last(model: Any) -> str:
     schema, pack = model.schema_, model.pack_
     numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
-    more = f", {len(out)} left out" if (out := dropped(model)) else ""
+    more = f", {len(out)} left out" if (out := schema.dropped) else ""
     of_levels = "1 category" if categories == 1 else f"{categories} categories"
     columns = f"{count(numbers, 'number')}, {of_levels}{schema.moments}{more}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"

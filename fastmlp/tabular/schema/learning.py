@@ -6,14 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.standardizer import Standardizer
-from fastmlp.tabular.schema import arrow_columns, dates, in_memory, rule
+from fastmlp.tabular.schema import dates, in_memory, rule
 from fastmlp.tabular.schema.in_memory import Level
 from fastmlp.tabular.schema.rule import Kind
 
 Array = NDArray[Any]
-# Levels beyond which a plain model counts none: 10 MB.
-MOST_COUNTED = 100_000
 
 
 class NumberStatistics:
@@ -25,9 +22,8 @@ class NumberStatistics:
     low, high : the least and the greatest
     """
 
-    def __init__(self, *, scaled: bool) -> None:
+    def __init__(self) -> None:
         self.n, self.low, self.high = 0, np.inf, -np.inf
-        self._scaler = Standardizer() if scaled else None
 
     def add(self, values: Array) -> None:
         """Learn from float64, NaN where values are missing."""
@@ -38,15 +34,6 @@ class NumberStatistics:
         self.n += len(there)
         self.low = min(self.low, float(there.min()))
         self.high = max(self.high, float(there.max()))
-        if self._scaler is not None:
-            with np.errstate(over="ignore"):
-                self._scaler.partial_fit(there[:, None])
-
-    @property
-    def moments(self) -> tuple[float, float]:
-        """The mean and the standard deviation."""
-        assert self._scaler is not None
-        return float(self._scaler.center[0]), float(self._scaler.scale[0])
 
 
 class ColumnLearner:
@@ -56,8 +43,6 @@ class ColumnLearner:
     ----------
     kind, type_name : of its type; the latter for others than numbers, texts and dates
     asked : True if it is to be categories, however many levels it has
-    plain : True for the inputs of a plain model, which streams columns of Arrow: levels are texts,
-        counted up to a limit, and numbers have moments
 
     Attributes
     ----------
@@ -66,16 +51,8 @@ class ColumnLearner:
     numbers : what was learned of the numbers, or of each part of dates
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        type_name: str = "",
-        *,
-        asked: bool = False,
-        plain: bool = False,
-    ) -> None:
-        self._name, self._type_name, self._asked, self._plain = name, type_name, asked, plain
+    def __init__(self, name: str, kind: Kind, type_name: str = "", *, asked: bool = False) -> None:
+        self._name, self._type_name, self._asked = name, type_name, asked
         # Without a value in a first batch there may be some in others.
         self._kind: Kind = "numbers" if kind == "nothing" else kind
         self._by_levels = asked or kind in ("texts", "levels")
@@ -83,7 +60,7 @@ class ColumnLearner:
         self._temporal = kind if dates.is_kind(kind) else None
         self._may_be_dates = kind == "texts"
         self._zone: bool | None = None
-        self.numbers = [NumberStatistics(scaled=plain)]
+        self.numbers = [NumberStatistics()]
         self._n = self.n_rows = 0
         self.counts: Counter[Any] = Counter()
 
@@ -96,10 +73,8 @@ class ColumnLearner:
             If they are not of the column's kind, or a number is infinite.
         """
         self.n_rows += len(values)
-        is_full = self._plain and len(self.counts) > MOST_COUNTED
-        counted = self._by_levels and not is_full
-        if counted or self._may_be_dates:
-            self._add_levels(*self._levels_in(values, where), counted=counted)
+        if self._by_levels or self._may_be_dates:
+            self._add_levels(*in_memory.levels_in(values, self._name, where))
         if self._zone is None and self._temporal == "dates":
             self._zone = in_memory.has_zone(values)
         if self._asked or self._may_be_dates:
@@ -112,14 +87,9 @@ class ColumnLearner:
             if numbers.n and np.isinf([numbers.low, numbers.high]).any():
                 raise in_memory.infinite(values, self._name, where)
 
-    def _levels_in(self, values: Any, where: str) -> in_memory.LevelCodes:
-        if self._plain:
-            return in_memory.LevelCodes(*arrow_columns.dictionary(arrow_columns.texts(values)))
-        return in_memory.levels_in(values, self._name, where)
-
-    def _add_levels(self, codes: Array, levels: list[Any], *, counted: bool) -> None:
+    def _add_levels(self, codes: Array, levels: list[Any]) -> None:
         times = np.bincount(codes[codes >= 0], minlength=len(levels)).tolist()
-        if counted:
+        if self._by_levels:
             self._n += sum(times)
             self.counts.update({level: n for level, n in zip(levels, times, strict=True) if n})
         if self._may_be_dates:
@@ -143,7 +113,7 @@ class ColumnLearner:
         assert self._temporal is not None
         parts = dates.all_of(self._temporal)
         more = parts.names[len(self.numbers) :]
-        self.numbers += [NumberStatistics(scaled=self._plain) for _ in more]
+        self.numbers += [NumberStatistics() for _ in more]
         for so_far, part in zip(self.numbers, parts.numbers(values).T, strict=True):
             so_far.add(part)
 
@@ -175,8 +145,3 @@ class ColumnLearner:
         if any(isinstance(level, str) for level in levels):
             levels = {*in_memory.as_levels(self.counts, numeric=False)}
         return levels
-
-    @property
-    def lacks_values(self) -> bool:
-        """True if a number, or a date, is missing in a row."""
-        return self.numbers[-1].n < self.n_rows

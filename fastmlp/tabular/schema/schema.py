@@ -1,5 +1,6 @@
 """Schemas: the columns of a table as numbers and as codes of levels, learned from the table."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -20,6 +21,8 @@ Array = NDArray[Any]
 # "from_dtype" is scikit-learn's word for it.
 BY_TYPE = ("auto", "from_dtype")
 MISSING = -1
+# How Arrow writes numbers and booleans.
+FROM_NUMBERS = re.compile(r"true|false|-?(0|[1-9]\d*)(\.\d*[1-9])?(e[-+]\d+)?")
 
 
 class Values(NamedTuple):
@@ -198,10 +201,10 @@ class Schema:
         return cls([*learners], levels, dropped, named=named, dates=parts)
 
     @property
-    def kept(self) -> Self:
-        """The schema of the columns that are read."""
-        columns = [name for name in self.columns if name not in self.dropped]
-        return type(self)(columns, self.levels, {}, named=self.named, dates=self.dates)
+    def text_names(self) -> list[str]:
+        """The columns that CSV holds as texts: of levels that are not all numbers, or of dates."""
+        texts = [name for name, each in self.levels.items() if not _are_numbers(each)]
+        return texts + [name for name, each in self.dates.items() if each.kind != "durations"]
 
     def read(self, X: Any, who: str = "Schema.read") -> Values:
         """Return the rows of a table.
@@ -342,19 +345,8 @@ class Schema:
         return "".join(f", {count(n, kind)}" for kind, n in kinds.items())
 
 
-class LearnedTable(NamedTuple):
-    """A table in memory, and its schema."""
-
-    schema: Schema
-    table: MemoryTable
-
-
-def learned_table(X: Any, categorical_features: Any, who: str) -> LearnedTable:
-    """Return a table and its schema, learned as `Schema.learn` does if it has none; raises so."""
-    if isinstance(X, LearnedTable):
-        return X
-    table = in_memory.table_of(X, who)
-    return LearnedTable(Schema.learn(table, categorical_features, who), table)
+def _are_numbers(levels: Sequence[Level]) -> bool:
+    return all(not isinstance(one, str) or FROM_NUMBERS.fullmatch(one) for one in levels)
 
 
 def reasons(dropped: Mapping[str, str]) -> list[str]:

@@ -244,7 +244,13 @@ def test_a_path_is_predicted_by_others() -> None:
 def test_files_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(TABLE, tmp_path / "a.parquet")
     monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
-    with pytest.raises(MemoryError, match=r"more than 5 KB .* fastmlp train --model plain"):
+    with pytest.warns(
+        UserWarning, match=r"fit: learned from (\d+) of \d+ rows, .*: 5 KB of"
+    ) as told:
+        model = TabularMLPClassifier(**FEW, cv=2).fit(path, target="sold")
+    assert f"learned from {model.training_['rows']} of {len(TABLE)} rows" in str(told[0].message)
+    monkeypatch.setattr(memory, "available", lambda: 16)
+    with pytest.raises(MemoryError, match="fit: of 16 bytes that are free no row of the table has"):
         TabularMLPClassifier(**FEW).fit(path, target="sold")
 
 

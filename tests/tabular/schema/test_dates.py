@@ -3,7 +3,6 @@
 import datetime
 import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,9 @@ import pyarrow
 import pyarrow.csv
 import pytest
 
-import fastmlp
 from fastmlp import TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import Schema, TableModel
-from fastmlp.tabular.plain.learning import ColumnSettings, LearnedColumns, learn
-from fastmlp.tabular.plain.model import Column, Target
-from fastmlp.tabular.schema.batches import TrainingBatches, everything
+from fastmlp.tabular import Schema
 from fastmlp.tabular.schema.dates import PARTS, Parts, all_of, of_texts
 
 NAN = float("nan")
@@ -303,98 +298,6 @@ def test_plain_data_is_checked(wrong: Any) -> None:
             Schema.from_json({**content, "dates": dates})
     with pytest.raises(ValueError, match="each of others"):
         Schema.from_json({**content, "dates": {"b": fine}, "dropped": {"b": "why"}})
-
-
-def learned(X: Any, *, categorical: tuple[str, ...] = (), notes: Any = None) -> LearnedColumns:
-    """What a pass learns of all columns but t."""
-    names = tuple(name for name in TrainingBatches(X, "train").names if name != "t")
-    wanted = ColumnSettings("t", None, names, False, categorical)
-    say = ([] if notes is None else notes).append
-    return learn(TrainingBatches(X, "train", names, ["t"]), wanted, everything, say, "train")
-
-
-def test_a_pass_learns_what_a_schema_does(tmp_path: Path) -> None:
-    frame = drawn(8).assign(t=[0, 1] * 40)
-    # In two batches, the first of which has no value of one column.
-    frame.loc[:39, "zoned"] = None
-    path = tmp_path / "a.csv"
-    frame.to_csv(path, index=False)
-    table = pyarrow.Table.from_pandas(pandas.read_csv(path))
-    halves = pyarrow.concat_tables([table.slice(0, 40), table.slice(40)])
-    values = Schema.learn(frame.drop(columns="t"))
-    for X in (str(path), halves):
-        result = learned(X)
-        parts = {(one.name, one.part) for one in result.columns if one.part is not None}
-        names = {name: values.dates[name].names for name in values.dates}
-        assert parts == {(name, part) for name, some in names.items() for part in some}
-        origins = {one.name: one.origin for one in result.columns if one.part == "days"}
-        assert origins == {
-            name: each.origin for name, each in values.dates.items() if each.names[-1] == "days"
-        }
-        for name, each in values.dates.items():
-            rows = values.read(frame).numbers[:, np.array(values.number_names) == name]
-            moments = {one.part: one for one in result.columns if one.name == name}
-            for part, numbers in zip(each.names, rows.T, strict=True):
-                one = moments[part]
-                assert one.center == pytest.approx(np.nanmean(numbers), rel=1e-9)
-                assert one.scale == pytest.approx(np.nanstd(numbers), rel=1e-6)
-                assert one.indicates == (part == each.names[-1] and np.isnan(numbers).any())
-
-
-def test_a_pass_over_texts_that_are_no_dates_at_last() -> None:
-    halves = [["2024-03-01", "2024-03-02"], ["2024-03-01", "10:30"], ["x", "y"]]
-    for last in halves[1:]:
-        table = pyarrow.table({"a": [*halves[0] * 2, *last * 2], "t": [0, 1] * 4})
-        whole = pyarrow.concat_tables([table.slice(0, 4), table.slice(4)])
-        (column,) = learned(whole).columns
-        assert column.levels == tuple(sorted({*halves[0], *last}))
-    (asked,) = learned(
-        pyarrow.table({"a": ["2024-03-01 10:00", "2024-03-01T10"] * 2 + ["2024-03-02"] * 4,
-                       "t": [0, 1] * 4}), categorical=("a",)
-    ).columns  # fmt: skip
-    assert asked.levels == ("2024-03-01T10:00:00", "2024-03-02")
-
-
-def table_model(frame: pandas.DataFrame) -> TableModel:
-    """A model of the plain preset that is not trained."""
-    columns = learned(frame).columns
-    net = fastmlp.MLP((sum(one.n_inputs for one in columns), 4, 1), seed=0)
-    return TableModel(columns, Target("t"), net)
-
-
-def test_a_model_of_a_table_reads_every_form(tmp_path: Path) -> None:
-    frame = drawn(4).assign(t=[0.0, 1.5] * 40)
-    model = table_model(frame)
-    assert model.feature_names == tuple(frame.columns[:-1])
-    assert {*model.text_names} == {"word", "moment", "day", "zoned", "clock"}
-    frame.to_csv(tmp_path / "a.csv", index=False)
-    frame.to_parquet(tmp_path / "a.parquet")
-    others = {name: X for name, X in forms(frame).items() if name not in ("array", "objects")}
-    expected = model.inputs(frame)
-    assert np.isfinite(expected).all()
-    for X in (*others.values(), tmp_path / "a.csv", tmp_path / "a.parquet"):
-        np.testing.assert_array_equal(model.inputs(X), expected)
-    fastmlp.save(model, tmp_path / "m.safetensors")
-    same = fastmlp.load(tmp_path / "m.safetensors")
-    assert same.columns == model.columns
-    np.testing.assert_array_equal(same.predict(frame), model.predict(frame))
-    wrong = frame.assign(day="soon")
-    message = "TableModel.predict: .*'day' must hold dates, .*got 'soon'"
-    with pytest.raises(TypeError, match=message):
-        model.predict(wrong)
-    with pytest.raises(TypeError, match=r"'day' must hold dates, .*got int64"):
-        model.predict(frame.assign(day=5))
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"part": "era"}, {"part": "days"}, {"part": "days", "origin": "x"}, {"part": 5}]
-)
-def test_files_of_wrong_parts_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    columns = (Column("a", None, 0.0, 1.0, **wrong),)
-    model = TableModel(columns, Target("t"), fastmlp.MLP((1, 1), seed=0))
-    fastmlp.save(model, tmp_path / "m.safetensors")
-    with pytest.raises(fastmlp.FileError):
-        fastmlp.load(tmp_path / "m.safetensors")
 
 
 @compiled

@@ -13,7 +13,6 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
-from fastmlp.tabular.schema import learning
 from fastmlp.tabular.schema.in_memory import FEW_ROWS, kind_of
 from fastmlp.tabular.schema.learning import ColumnLearner
 
@@ -467,18 +466,6 @@ def test_batches_teach_what_the_whole_table_does(seed: int) -> None:
                 learner.add(batch.column(name), "batch")
     expected = Schema.learn(table, asked)
     assert Schema.of(learners) == expected
-    kept = expected.kept
-    assert kept.columns == tuple(name for name in columns if name not in expected.dropped)
-    np.testing.assert_array_equal(kept.read(table).numbers, expected.read(table).numbers)
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_levels_beyond_what_plain_models_count(plain: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(learning, "MOST_COUNTED", 2)
-    learner = ColumnLearner("town", "texts", plain=plain)
-    for first in range(0, 9, 3):
-        learner.add(pyarrow.array([f"level {first + i}" for i in range(3)]), "batch")
-    assert len(learner.levels) == (3 if plain else 9)
 
 
 def test_a_later_batch_of_objects_names_the_column() -> None:

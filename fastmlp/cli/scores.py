@@ -7,35 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular.plain.model import Target
-from fastmlp.tabular.schema.batches import TableBatch
+from fastmlp.data.batches import PredictBatch, predicted
+from fastmlp.data.columns import require_target
+from fastmlp.tabular.schema.arrow_columns import decoded, numbers, places
 from fastmlp.tabular.schema.rule import Task
 from fastmlp.training import metrics
 from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
-
-
-class ScoredModel(Protocol):
-    """A model that can be scored: a `TableModel`, or one with the same members."""
-
-    @property
-    def task(self) -> Task:
-        """The kind of predictions: classes, or numbers."""
-
-    @property
-    def target(self) -> Target:
-        """The column of the targets."""
-
-    def outputs(self, batch: TableBatch) -> Array:
-        """The outputs of a record batch."""
-
-    def answers(self, outputs: Array) -> Array:
-        """Return labels, or numbers, of it."""
-
-    def probabilities(self, outputs: Array) -> Array:
-        """Return the classes' probabilities of it."""
 
 
 class StreamedMetric(Protocol):
@@ -156,30 +136,66 @@ SYNONYMS = {
 }
 
 
+def task_of(model: Any) -> Task:
+    """Return what a model of tables predicts."""
+    return "classification" if hasattr(model, "classes_") else "regression"
+
+
 def score(
-    model: ScoredModel, batches: Iterable[TableBatch], who: str, names: Sequence[str] = ()
+    model: Any, batches: Iterable[PredictBatch], target: str, who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows, by the metrics' names; without names the default ones.
 
     One batch is in memory at a time; for `Auc` the predictions of all rows.
+
+    Parameters
+    ----------
+    batches : rows, and the target among the columns that are kept of them
 
     Raises
     ------
     TypeError, ValueError
         If a metric is not known, or the targets are not what they must be.
     """
-    known, target = METRICS[model.task], model.target
+    task = task_of(model)
+    known, method = METRICS[task], model.predict if task == "regression" else model.predict_proba
     for name in names:
         scalars.known(who, "metric", name, known, SYNONYMS)
-    measured = {name: known[name]() for name in names or DEFAULTS[model.task]}
+    measured = {name: known[name]() for name in names or DEFAULTS[task]}
     n = 0
     for batch in batches:
-        y, outputs = target.values(batch.column(target.name), batch.where), model.outputs(batch)
+        if not batch.rows.num_rows:
+            continue
+        place: Any = batch.where
+        y = _targets(model, batch.kept.column(target), target, place.by(who))
         n += len(y)
-        answers_of = model.answers if target.classes is None else model.probabilities
-        predictions = answers_of(outputs)
+        predictions = predicted(method, batch, named=True, who=who)
         for metric in measured.values():
             metric.add(y, predictions)
     if not n:
         raise ValueError(f"{who}: there are no rows")
     return {name: metric.value() for name, metric in measured.items()}
+
+
+def _targets(model: Any, column: Any, name: str, where: str) -> Array:
+    """Return numbers, or the places of classes, of an Arrow column, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If values are missing, are not numbers, or are unknown classes.
+    """
+    import pyarrow
+
+    require_target(column, name, where)
+    if not hasattr(model, "classes_"):
+        return numbers(column, name, where)
+    classes = tuple(model.classes_.tolist())
+    codes = places(decoded(column).cast(pyarrow.array(classes).type), classes)
+    if (codes < 0).any():
+        unknown = column[int(np.argmax(codes < 0))].as_py()
+        raise ValueError(
+            f"{where}: the target {name!r} has the class {unknown!r}, which was not in "
+            f"training; known: {', '.join(map(repr, classes[:20]))}"
+        )
+    return codes
