@@ -140,15 +140,6 @@ def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing
     assert total[0] == pytest.approx(1 + 0.25 * counted.sum(), rel=TOLERANCE[dtype], abs=0)
 
 
-@each_dtype
-@each_activation
-def test_an_activation_of_no_numbers_writes_nothing(dtype: str, name: str) -> None:
-    z, value, slope = np.ones((3, 2), dtype)
-    run(block_of(elementwise.activation_loop, dtype, activations.RULES[name]), z, value, slope, 0)
-    assert (value == 1).all()
-    assert (slope == 1).all()
-
-
 # Losses and penalties are left out: they sum in float64 by design.
 NARROW: dict[str, tuple[Any, Any]] = {
     **{name: (elementwise.activation_loop, rule) for name, rule in activations.RULES.items()},
@@ -224,16 +215,6 @@ def written_by(block: Block) -> float:
     return float(number[0])
 
 
-def test_a_block_is_called_with_addresses_and_counts() -> None:
-    z, value, slope = np.array([[-1.0, 2.0, 3.0], *np.zeros((2, 3))])
-    block = block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
-    block(z.ctypes.data, value.ctypes.data, slope.ctypes.data, 2)
-    assert (value.tolist(), slope.tolist()) == ([0, 2, 0], [0, 1, 0])
-    again = np.zeros_like(value)
-    run(block, z, again, slope, 2)
-    assert np.array_equal(again, value)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -265,16 +246,6 @@ def test_the_two_products_are_stored_apart(stored: list[str]) -> None:
 
 def triple(z: Any) -> Any:
     return 3 * z, z + type(z)(1)
-
-
-@pytest.mark.usefixtures("stored")
-@pytest.mark.parametrize("rule", [triple, numba.njit(triple)], ids=["plain", "njit"])
-def test_a_rule_of_yours_is_compiled(rule: Any) -> None:
-    z = numbers("float64")
-    value, slope = np.empty_like(z), np.empty_like(z)
-    run(block_of(elementwise.activation_loop, "float64", rule), z, value, slope, z.size)
-    assert np.array_equal(value, 3 * z)
-    assert np.array_equal(slope, z + 1)
 
 
 @functools.wraps(activations.relu)

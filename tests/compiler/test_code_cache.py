@@ -5,7 +5,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -232,27 +231,6 @@ def test_a_disk_that_fills_while_writing_is_no_failure_and_leaves_nothing(
     assert list(store.iterdir()) == []
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of one page, filled up."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(where)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may mount a file system, and not in every container")
-    (where / "filler").write_bytes(bytes(4096))
-    yield where
-    subprocess.run(["umount", str(where)], check=True)
-
-
-def test_a_disk_that_is_really_full_is_no_failure(
-    full_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "folder", lambda: full_disk)
-    assert twice()(4.0) == 8.0
-    assert [path.name for path in full_disk.iterdir()] == ["filler"]
-
-
 def test_an_interrupted_write_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail_with(KeyboardInterrupt()))
@@ -414,15 +392,6 @@ def test_processes_that_start_at_once_do_not_disturb_each_other(
     assert len(files) == 2
     assert all(is_whole(path) for path in files)
     assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split()[3] == "False"
-
-
-def test_a_damaged_cache_is_no_failure_in_a_fresh_process(
-    tmp_path: Path, home: dict[str, str], python: Callable[..., str]
-) -> None:
-    for path in tmp_path.rglob("*.code"):
-        path.write_bytes(path.read_bytes()[:-100])
-    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
-    assert all(is_whole(path) for path in tmp_path.rglob("*.code"))
 
 
 # Of another name, or of the same name and other features.

@@ -8,14 +8,13 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
-from loss_cases import CASES, options_of
 from scipy import special
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
 from fastmlp.compiler import elementary as compiled
 from fastmlp.compiler.blocks import Block
-from fastmlp.rules import activations, elementary, links, updates
+from fastmlp.rules import elementary, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 pytestmark = only_compiled
@@ -23,9 +22,6 @@ pytestmark = only_compiled
 SCALES = (1e-300, 1e-20, 1e-8, 1e-3, 0.1, 0.5, 1, 2, 4, 8, 20, 40, 90, 750)
 N_POINTS = 1 << 14
 
-# LLVM turns its other intrinsics into instructions, these into calls of the C library.
-LIBRARY = re.compile(r"llvm\.(exp|log|pow|sin|cos|tan|sinh|cosh|tanh|ldexp|frexp)\d*\.")
-OF_NUMBA = ("NRT_", "numba_")
 
 NAMES = [function.__name__ for function in elementary.FUNCTIONS]
 each_function = pytest.mark.parametrize("name", NAMES)
@@ -232,46 +228,3 @@ def test_an_update_does_not_depend_on_the_numbers_beside(
 
 def test_descent_divides_by_nothing() -> None:
     assert "fdiv" not in update_ir("sgd", np.float32)
-
-
-def rule_loops() -> dict[str, Any]:
-    """Every rule of the library that may call an elementary function, as a loop."""
-    table: dict[str, Any] = {}
-    for name, rule in activations.RULES.items():
-        table[f"activation {name}"] = rule, elementwise.activation_loop, {}
-    for name, link in links.LINKS.items():
-        table[f"link {name}"] = link.rule, elementwise.link_loop, {"by_row": link.by_row}
-    for name, loss in CASES.items():
-        table[f"loss {name}"] = loss.rule, elementwise.loss_loop, options_of(loss)
-    return table
-
-
-def called_by(block: Block) -> set[str]:
-    """The names of all functions that the block's code calls, its door from C left out."""
-    text = str(block._code.inspect_llvm())
-    bodies = [body.split("\n}")[0] for body in text.split("\ndefine ")[1:]]
-    code = [body for body in bodies if "@cfunc" not in body.split("(")[0]]
-    return set(re.findall(r"call [^@\n]*@\"?([\w.]+)", "\n".join(code)))
-
-
-def foreign(block: Block) -> set[str]:
-    """The functions that the block calls, without intrinsics and Numba's own."""
-    called = {name for name in called_by(block) if not name.startswith(OF_NUMBA)}
-    return {name for name in called if not name.startswith("llvm.") or LIBRARY.match(name)}
-
-
-@each_dtype
-@pytest.mark.parametrize("place", rule_loops())
-def test_no_rule_calls_a_function(place: str, dtype: Any) -> None:
-    rule, factory, options = rule_loops()[place]
-    block_of(factory, dtype, rule, **options)  # tells Numba of the rule
-    assert foreign(Block(factory(dtype, rule, **options), None)) == set()
-
-
-@numba.extending.register_jitable
-def with_a_call(x: Any) -> Any:
-    return np.exp(x)
-
-
-def test_a_call_would_be_seen() -> None:
-    assert foreign(Block(elementwise.link_loop(np.float64, with_a_call, by_row=False), None))

@@ -221,12 +221,6 @@ def test_every_emitted_function_is_tested_here() -> None:
     assert names == {*USES, "next_word"}
 
 
-def test_the_python_function_is_left_as_it_is() -> None:
-    assert shifted(2, 3) == 5
-    assert shifted("a", "b") == "ab"
-    assert repeated(1, 3) == (1, 1, 1)
-
-
 @numba.njit
 def use_shifted(x: Any, by: Any) -> Any:
     return shifted(x, by)
@@ -235,11 +229,6 @@ def use_shifted(x: Any, by: Any) -> Any:
 @numba.njit
 def use_repeated(x: Any) -> Any:
     return repeated(x, 3)
-
-
-@numba.njit
-def repeat_often(x: Any, times: Any) -> Any:
-    return repeated(x, times)
 
 
 def test_compiled_code_takes_the_other_body() -> None:
@@ -262,22 +251,6 @@ def test_types_that_have_no_other_body_are_refused() -> None:
         use_shifted(np.int32(2), np.int64(3))
 
 
-@only_compiled
-def test_a_literal_that_is_none_is_refused() -> None:
-    with pytest.raises(numba.TypingError):
-        repeat_often(1.5, 3)
-
-
-@numba.njit
-def through_each(address: Any) -> Any:
-    store_release(address, 5)
-    before = fetch_add(address, 3)
-    pause()
-    swapped = exchange_if(address, 8, 1 << 40)
-    refused = exchange_if(address, 8, 7)
-    return before, swapped, refused, load_acquire(address)
-
-
 @numba.njit(nogil=True)
 def add_ones(address: Any, n: Any) -> None:
     for _ in range(n):
@@ -290,13 +263,6 @@ def swap_in_ones(address: Any, n: Any) -> None:
         before = load_acquire(address)
         while not exchange_if(address, before, before + 1):
             before = load_acquire(address)
-
-
-def test_each_does_what_it_says_compiled_and_interpreted() -> None:
-    words = np.zeros(3, np.int64)
-    for function in (through_each, getattr(through_each, "py_func", through_each)):
-        assert function(words[1:].ctypes.data) == (5, True, False, 1 << 40)
-        assert words.tolist() == [0, 1 << 40, 0]
 
 
 def from_two_threads(function: Any, n: int) -> int:

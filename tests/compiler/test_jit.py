@@ -16,7 +16,6 @@ from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import (
     INTERPRETED,
     Record,
-    coefficients_at,
     fma,
     kernel,
     njit,
@@ -76,22 +75,6 @@ def test_sums_run_in_the_order_that_is_written() -> None:
     # In pairs or in vector lanes the ones would meet before they meet 1e16, and count.
     numbers = np.array([1e16] + [1.0] * 63)
     assert called(sum_of)(numbers) == 1e16
-
-
-@pytest.mark.parametrize("function", elementary.FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_elementary_functions_compile_in_the_precision_of_their_argument(
-    function: Any, dtype: Any
-) -> None:
-    # Called by compiled code only: compiled, a float32 that leaves is a Python float.
-    out = np.empty(1, dtype)
-
-    @called
-    def apply(x: Any, out: Any) -> None:
-        out[0] = function(x)
-
-    apply(dtype(0.7), out)
-    np.testing.assert_allclose(out[0], function(dtype(0.7)), rtol=4 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(
@@ -190,20 +173,6 @@ def fused(a: Any, b: Any, c: Any) -> Any:
     return fma(a, b, c)
 
 
-@numba.njit
-def add_one_to(address: Any, n: Any, like: Any) -> Any:
-    numbers = row(address, n, like.dtype)
-    for i in range(n):
-        numbers[i] += like.dtype.type(1)
-    return numbers.size
-
-
-@numba.njit
-def sum_of_three(address: Any, like: Any) -> Any:
-    a, b, c = coefficients_at(address, 3, like.dtype)
-    return a + 10 * b + 100 * c
-
-
 @only_compiled
 @each_dtype
 def test_fma_is_rounded_once(dtype: Any) -> None:
@@ -233,50 +202,6 @@ def test_fma_keeps_the_precision_of_its_arguments(dtype: Any) -> None:
 def test_fma_takes_numbers_of_one_precision_only() -> None:
     with pytest.raises(numba.TypingError):
         fused(np.float32(1), 1.0, np.float32(1))
-
-
-@each_dtype
-def test_a_row_is_the_memory_itself(dtype: Any) -> None:
-    numbers = np.zeros(6, dtype)
-    assert add_one_to(numbers[1:].ctypes.data, 4, numbers) == 4
-    assert numbers.tolist() == [0, 1, 1, 1, 1, 0]
-
-
-@each_dtype
-def test_a_row_of_nothing_is_empty(dtype: Any) -> None:
-    numbers = np.zeros(2, dtype)
-    assert add_one_to(numbers.ctypes.data, 0, numbers) == 0
-    assert add_one_to(0, 0, numbers) == 0
-    assert not numbers.any()
-
-
-def test_a_row_outside_compiled_code_is_the_memory_itself() -> None:
-    numbers = np.arange(5.0)
-    view = row(numbers.ctypes.data, 5, np.float64)
-    view[2] = 7
-    assert numbers.tolist() == [0, 1, 7, 3, 4]
-
-
-def test_a_row_of_records_is_the_records_themselves() -> None:
-    kind = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
-    records = np.zeros(2, kind)
-    set_scale(records.ctypes.data)
-    assert records["scale"].tolist() == [0.0, 0.5]
-
-
-RECORD = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
-
-
-@numba.njit
-def set_scale(address: Any) -> None:
-    record = row(address, 2, RECORD)[1]
-    record.scale = 0.5
-
-
-@each_dtype
-def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
-    numbers = np.array([1, 2, 3], dtype)
-    assert sum_of_three(numbers.ctypes.data, numbers) == 321
 
 
 @numba.njit
@@ -364,13 +289,6 @@ def test_an_annotation_of_another_kind_is_an_error() -> None:
 
         class Wrong(Record):
             name: str
-
-
-def test_records_are_live_uncompiled() -> None:
-    pieces = table()
-    double(pieces.ctypes.data, 3)
-    assert pieces["last"].tolist() == [2, 4, 6]
-    assert pieces["weight"].tolist() == [0.5, 1.0, 1.5]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="with the JIT off nothing is compiled")

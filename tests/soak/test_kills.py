@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -257,31 +256,6 @@ def test_ctrl_c_at_any_moment_of_the_first_work(
     unheard = int(python(INTERRUPT, *words, timeout=2400, **home))
     # What comes in a finalizer, or in a callback of an import's, Python itself drops.
     assert unheard <= n_moments // 5
-
-
-FIT = """
-import numpy as np
-from fastmlp import MLP
-from fastmlp.compiler import cache
-X = np.arange(30.0).reshape(10, 3) % 7
-net = MLP((3, 4, 1), seed=0)
-net.fit(X, X[:, 0], epochs=2, batch_size=4)
-print(net.parameters.tobytes().hex(), cache.folder() is not None)
-"""
-
-
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
-def test_four_processes_that_start_at_once_on_an_empty_cache(
-    python: Callable[..., str], soak: bool, tmp_path: Path
-) -> None:
-    if not soak:
-        pytest.skip("20 s a round; a smaller one is in tests/compiler/test_code_cache.py: --soak")
-    for i in range(5):
-        home = {"NUMBA_CACHE_DIR": str(tmp_path / str(i))}
-        with ThreadPoolExecutor(4) as pool:
-            runs = [pool.submit(python, FIT, timeout=500, **home) for _ in range(4)]
-        assert len({run.result() for run in runs}) == 1
-        assert not list((tmp_path / str(i)).rglob("tmp*"))
 
 
 # A folder is looked for by the environment of the first look, which each home has for itself.

@@ -24,6 +24,9 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
+CLIPPED = [SGD(0.01, clipnorm=0.1), SGD(0.01, clipnorm=0.01), SGD(0.01, global_clipnorm=0.01)]
+
+
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[Any]:
     """The sessions of ended fits: none before each test and after it."""
@@ -135,7 +138,7 @@ def test_what_differs_makes_its_own(other: dict[str, Any], made: list[Session], 
 def test_strengths_and_optimizers_are_those_of_the_net(made: list[Session], rng: Any) -> None:
     options: list[dict[str, Any]] = [
         {"optimizer": optimizer, "l2": l2}
-        for optimizer in (Adam(0.01), SGD(0.01), SGD(0.01, 0.9), AdamW(0.02))
+        for optimizer in (Adam(0.01), SGD(0.01), SGD(0.01, 0.9), AdamW(0.02), *CLIPPED)
         for l2 in (0.1, 10.0)
     ]
     x, y = rows_of(net_of(KINDS[0]), rng)

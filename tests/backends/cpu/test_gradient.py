@@ -96,53 +96,11 @@ def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
 
 
-@each_dtype
-def test_gradient_of_one_hot_targets_is_that_of_their_labels(
-    dtype: str, rng: np.random.Generator
-) -> None:
-    net = Net((3, 5, 4), loss="cross_entropy", dtype=dtype)
-    parameters, labels = net.draw(rng, 9)
-    one_hot = labels._replace(y=np.eye(4, dtype=dtype)[labels.y[:, 0].astype(int)])
-    value, gradient = evaluate(net, parameters, one_hot)
-    expected, slopes = evaluate(net, parameters, labels)
-    assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
-    assert distance(gradient, slopes) <= TOLERANCE[dtype]
-
-
 def test_gradient_of_soft_targets_is_that_of_the_oracle(rng: np.random.Generator) -> None:
     net = Net((3, 5, 4), loss="cross_entropy")
     parameters, data = net.draw(rng, 9)
     soft = data._replace(y=rng.uniform(size=(9, 4)))
     assert_gradient_is_that_of_the_oracle(net, parameters, soft)
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        *(Net((3, 4, 2), name, output_activation=name) for name in ACTIVATIONS),
-        *(Net((3, 4, outputs_for(name, 2)), loss=name) for name in CASES),
-        Net((3, 4, 2), penalties=PENALTY_SETS[-1]),
-    ],
-    ids=lambda net: f"{net.activation}-{net.loss}",
-)
-def test_gradient_is_the_finite_difference_of_the_objective(
-    net: Net, rng: np.random.Generator
-) -> None:
-    parameters, data = net.draw(rng, 6, weighted=True)
-    _, gradient = evaluate(net, parameters, data)
-    axes = np.eye(parameters.size)
-    slopes = [along(axis, 1e-5, lambda w: evaluate(net, w, data)[0], parameters) for axis in axes]
-    assert distance(np.array(slopes), gradient) <= 1e-7
-
-
-@each_loss
-def test_gradient_is_the_slope_along_any_direction(loss: str, rng: np.random.Generator) -> None:
-    net = Net((17, 33, outputs_for(loss, 5)), "gelu", loss, penalties={"l2": 0.5})
-    parameters, data = net.draw(rng, 65)
-    direction = rng.normal(size=parameters.size) / np.sqrt(parameters.size)
-    _, gradient = evaluate(net, parameters, data)
-    slope = along(direction, 1e-5, lambda w: evaluate(net, w, data)[0], parameters)
-    assert slope == pytest.approx(gradient @ direction, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=told)

@@ -194,17 +194,6 @@ def test_a_unit_knows_the_steps_complete_before_it(
     assert [trainer.step_of(unit) for unit in range(9)] == [0, 0, 0, 1, 2, 2, 2, 3, 4]
 
 
-def test_rows_of_weight_zero_train_as_if_they_were_not_there(rng: np.random.Generator) -> None:
-    net, adam = Net(penalties=PENALTY_SETS[-1]), OPTIMIZERS["adam"](0.03)
-    parameters, data = net.draw(rng, N_ROWS, weighted=True)
-    data.weight[15:] = 0
-    order = np.arange(N_ROWS)[None]
-    masked = train(net, parameters, data, adam, order, N_ROWS)
-    fewer = train(net, parameters, Data(*(a[:15] for a in data[:3])), adam, order[:, :15], 15)
-    assert distance(masked.parameters, fewer.parameters) <= 1e-14
-    np.testing.assert_allclose(masked.losses, fewer.losses, rtol=1e-14)
-
-
 def test_a_batch_without_weight_takes_no_step(rng: np.random.Generator) -> None:
     net, order = Net(penalties={"l2": 0.1}), np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
@@ -254,18 +243,6 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
     assert np.array_equal(parameters, train(net, start, data, SGD(0.03), order, 5).parameters)
 
 
-def test_diverged_speaks_of_the_last_call(rng: np.random.Generator) -> None:
-    net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(1)
-    parameters, data = net.draw(rng, N_ROWS)
-    moments = Moments(net.network)
-    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, N_ROWS)
-    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
-        trainer.run(order, np.full((1, 1), np.inf), losses, 0, 1)
-    assert trainer.diverged
-    trainer.run(order, np.full((1, 1), 0.03), losses, 0, 1)
-    assert not trainer.diverged
-
-
 def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
     net, order = Net((3, 5, 5, 2)), np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS)
@@ -279,15 +256,6 @@ def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
     trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
     trainer.store()
     assert np.array_equal(parameters, expected.parameters)
-
-
-def test_read_only_rows_train_as_others(rng: np.random.Generator) -> None:
-    net, order = Net(), np.arange(N_ROWS)[None]
-    parameters, data = net.draw(rng, N_ROWS, weighted=True)
-    expected = train(net, parameters, data, SGD(0.03), order, 5)
-    for array in (*data[:3], order):
-        array.setflags(write=False)
-    assert_same_bits(train(net, parameters, data, SGD(0.03), order, 5), expected)
 
 
 def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:

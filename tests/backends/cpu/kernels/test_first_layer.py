@@ -245,19 +245,6 @@ def test_fit_many_has_the_bits_of_fit() -> None:
         assert np.array_equal(one.parameters, other.parameters)
 
 
-def test_some_rows_train_and_others_validate() -> None:
-    rows, y = rows_of("all"), targets()
-    train, held_out = np.arange(40) % N_ROWS, np.arange(40, 61) % N_ROWS
-    one, other = net_for(rows), net_for(rows)
-    [history] = fit_many([one], rows, y, rows=train, validation_rows=held_out, epochs=3)
-    given = (rows[held_out], y[held_out])
-    expected = other.fit(rows[train], y[train], epochs=3, validation_data=given, metrics="mae")
-    assert np.array_equal(one.parameters, other.parameters)
-    assert history.validation_loss == expected.validation_loss
-    error = np.abs(other.predict(given[0]) - given[1]).mean()
-    assert expected.metrics["mae"][-1] == pytest.approx(error, rel=1e-12)
-
-
 def test_a_fit_is_resumed(tmp_path: Path) -> None:
     rows, y, file = rows_of("all", "float32"), targets(), tmp_path / "fit"
     whole, cut, resumed = (net_for(rows) for _ in range(3))

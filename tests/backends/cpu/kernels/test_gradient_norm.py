@@ -8,7 +8,7 @@ from nets import FORMS, PENALTY_SETS, Net, Run, distance, orders, take_form, tra
 from panelled import INTERPRETED
 from scipy.sparse import csr_matrix
 
-from fastmlp import MLP, SGD, Adam, Status, fit_many
+from fastmlp import MLP, SGD, Adam, Status
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.protocol import Data
@@ -144,35 +144,3 @@ def test_a_step_of_ones_own_is_clipped_as_in_a_fit(frozen: bool, clip: Any) -> N
         nets[0].fit(X, X[:, :2], epochs=1, batch_size=30, shuffle=False)
         nets[1].apply_gradient(nets[1].loss_and_gradient(X, X[:, :2])[1])
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-12)
-
-
-@each_clip
-def test_buffers_of_a_clipped_fit_serve_a_plain_one_and_back(clip: Any) -> None:
-    X = np.random.default_rng(0).normal(size=(30, 3))
-
-    def ended(optimizer: Optimizer) -> bytes:
-        net = MLP((3, 5, 2), optimizer=optimizer, seed=0)
-        net.fit(X, X[:, :2], epochs=3, batch_size=10)
-        return net.parameters.tobytes()
-
-    other: dict[str, Any] = {next(iter(clip)): 0.01}
-    kinds = [SGD(RATE), SGD(RATE, **clip), SGD(RATE), SGD(RATE, **other), SGD(RATE, **clip)]
-    ends = [ended(kind) for kind in kinds]
-    assert ends[0] == ends[2]
-    assert ends[1] == ends[4]
-    assert len(set(ends)) == 3
-
-
-@each_clip
-def test_nets_of_one_call_have_the_bits_of_their_own_fits(clip: Any) -> None:
-    X = np.random.default_rng(0).normal(size=(60, 3))
-
-    def nets() -> list[MLP]:
-        kinds = (Adam(RATE, **clip), Adam(RATE), SGD(RATE, **clip))
-        return [MLP((3, 9, 2), optimizer=kind, l2=0.1, seed=0) for kind in kinds]
-
-    together, alone = nets(), nets()
-    fit_many(together, X, X[:, :2], epochs=3, batch_size=16)
-    for net, other in zip(together, alone, strict=True):
-        other.fit(X, X[:, :2], epochs=3, batch_size=16)
-        assert net.parameters.tobytes() == other.parameters.tobytes()

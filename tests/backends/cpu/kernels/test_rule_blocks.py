@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conditions import only_compiled
-from loss_cases import CASES, options_of
 from nets import Net
 
 from fastmlp.backends.cpu.kernels import elementwise, rule_blocks
@@ -46,16 +45,6 @@ def test_a_hidden_relu_is_fused_and_an_identity_linear() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"relu", "identity"}))
-def test_any_other_hidden_activation_is_a_block(name: str, dtype: str) -> None:
-    for fused in (False, True):
-        addresses, forms = rule_blocks.activations(
-            network_of(name, "identity", dtype=dtype), fused=fused
-        )
-        assert (addresses, forms) == ([block_for(name, dtype), 0], [BLOCK, LINEAR])
-
-
-@each_dtype
 @pytest.mark.parametrize("name", ["silu", "tanh", "gelu"])
 def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: Any) -> None:
     loop, rule = elementwise.activation_loop, ACTIVATIONS[name]
@@ -70,14 +59,6 @@ def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: An
     np.testing.assert_array_equal(values, expected)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_output_layer_is_linear_and_its_activation_comes_after(name: str) -> None:
-    for fused in (False, True):
-        addresses, forms = rule_blocks.activations(network_of("tanh", name), fused=fused)
-        assert forms == [BLOCK, LINEAR]
-        assert addresses[-1] == (0 if name == "identity" else block_for(name))
-
-
 def relu(z: Any) -> Any:
     """A rule of the user's, with the name of one of the library's but not its slope."""
     return (z if z > 0 else type(z)(0)), type(z)(1)
@@ -88,10 +69,6 @@ def test_a_rule_of_yours_is_never_fused() -> None:
     addresses, forms = rule_blocks.activations(network)
     assert forms == [BLOCK, LINEAR]
     assert addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
-
-
-def test_no_block_has_the_address_that_stands_for_none() -> None:
-    assert all(block_for(name) != 0 for name in ACTIVATIONS)
 
 
 ALONE = """
@@ -118,26 +95,6 @@ def test_without_output_neither_activation_nor_link_is_left() -> None:
     assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
     assert raw.link is LINKS["identity"]
     assert network.link is LINKS["softmax"]
-
-
-@each_dtype
-@pytest.mark.parametrize("name", LINKS)
-def test_a_link_has_the_block_of_its_rule(name: str, dtype: str) -> None:
-    rule, by_row = LINKS[name]
-    network = network_of("identity", dtype=dtype, link=LINKS[name])
-    assert (
-        rule_blocks.link(network)
-        == block_of(elementwise.link_loop, dtype, rule, by_row=by_row).address
-    )
-
-
-@each_dtype
-@pytest.mark.parametrize("name", CASES)
-def test_a_loss_has_the_block_of_its_rule(name: str, dtype: str) -> None:
-    loss = CASES[name]
-    network = network_of("identity", dtype=dtype, loss=loss)
-    block = block_of(elementwise.loss_loop, dtype, loss.rule, **options_of(loss))
-    assert rule_blocks.loss(network) == block.address
 
 
 def test_each_setting_of_a_loss_has_a_block_of_its_own() -> None:

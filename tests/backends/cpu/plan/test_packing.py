@@ -47,12 +47,6 @@ def places(layer: Packed) -> np.ndarray:
     return rows if layer.is_transposed else np.append(rows, biases, axis=1)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 100))
-def test_rounding_up_is_the_next_multiple(n: int, unit: int) -> None:
-    assert round_up(n, unit) % unit == 0
-    assert n <= round_up(n, unit) < n + unit
-
-
 @for_every_layout
 @given(layouts, widths, spacings)
 def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spacing) -> None:

@@ -65,20 +65,6 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_a_layer_knows_its_sizes_and_its_rule_and_where_its_numbers_lie(
-    layout: Layout, lanes: int
-) -> None:
-    layers = plan_of(layout, lanes)[0].layers
-    assert [*layers.offset] == [*layout.weights]
-    assert [*layers.bias_offset] == [*layout.biases]
-    assert ([*layers.n_in], [*layers.n_out]) == ([*layout.sizes[:-1]], [*layout.sizes[1:]])
-    assert [*layers.n_panels] == [round_up(n, lanes) // lanes for n in layout.sizes[1:]]
-    assert [*layers.activation] == list(range(layout.n_layers))
-    assert [*layers.form] == [i % 3 for i in range(layout.n_layers)]
-
-
-@for_every_layout
 @given(layouts, widths, spacings)
 def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spacing) -> None:
     plan, buffers = plan_of(layout, lanes, spacing=spacing)
@@ -119,25 +105,6 @@ def test_every_strip_of_rows_has_a_place_for_its_loss(layout: Layout, rows: int)
     assert len(plan.tile_penalties) == len(plan.tiles) == plan.net[0].n_tiles
 
 
-def test_a_net_knows_its_tables_and_buffers() -> None:
-    plan, buffers = plan_of(make_layout((3, 20, 2)), 16)
-    net = plan.net[0]
-    for name in ("layers", "tiles", "strip_losses", "tile_penalties", "penalties", "strengths"):
-        assert net[name] == address(getattr(plan, name))
-    for name in ("inputs", "raw", "loss_slope", "parameters", "backup", "zeros"):
-        assert net[name] == address(getattr(buffers, name))
-    assert (net.n_layers, net.n_in, net.n_out, net.n_targets) == (2, 3, 2, 1)
-    assert net.n_packed == buffers.parameters.size
-
-
-def test_penalties_have_their_addresses_and_strengths() -> None:
-    plan, _ = plan_of(make_layout((2, 1)), 16)
-    assert plan.net[0].n_penalties == 2
-    assert plan.penalties.tolist() == [7, 8]
-    assert plan.strengths.tolist() == [0.1, 0.2]
-    assert plan.scales.shape == (2,)
-
-
 @pytest.mark.parametrize("kind", [NetRecord, Batch, BlockAddresses, Layer, Tile, Job])
 def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
@@ -152,11 +119,6 @@ def test_fields_of_a_record_are_live_and_no_others_are_known() -> None:
     assert [fields[name] for name in Job.dtype.names or ()] == list(record[0])
     with pytest.raises(AttributeError, match="'lasts'"):
         fields["lasts"] = 3
-
-
-def test_an_offset_counts_numbers_not_bytes() -> None:
-    numbers = np.zeros(4, np.float32)
-    assert address(numbers, 3) == numbers[3:].ctypes.data
 
 
 def step_of(sizes: tuple[int, ...], rows: int) -> Step:
@@ -330,8 +292,3 @@ def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
     largest = work.max()
     loads = work.sum(axis=1)
     assert loads.max() - loads.min() <= largest
-
-
-def test_a_forward_pass_has_no_tiles() -> None:
-    plan, _ = plan_of(make_layout((3, 2)), 16, train=False)
-    assert len(plan.tiles) == plan.net[0].n_tiles == 0

@@ -48,10 +48,6 @@ def test_rows_in_plenty_fill_the_smallest_chunk_at_least(layout: Layout) -> None
     assert chunk_rows(layout, 10**9) >= tuning.MIN_CHUNK_ROWS
 
 
-def test_a_small_batch_is_one_chunk() -> None:
-    assert chunk_rows(make_layout((10, 100, 10)), 256) == 256
-
-
 @for_every_layout
 @given(layouts, st.integers(0, 10**9))
 def test_a_chunk_of_training_is_all_the_rows_or_no_small_part_of_them(
@@ -143,18 +139,6 @@ def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
     for name in ("raw", "value", "slope", "loss_slope", "targets", "row_losses"):
         assert getattr(alone, name).nbytes == alone.output_bytes
         assert getattr(buffers, name).nbytes == 3 * buffers.output_bytes
-
-
-@pytest.mark.parametrize(("rows", "panel_rows"), [(1, 8), (8, 8), (30, 32), (57, 72), (64, 72)])
-def test_panels_have_whole_strips_and_never_whole_pages(rows: int, panel_rows: int) -> None:
-    buffers = make_workspace(make_layout((3, 9, 5)), rows, 1, np.float32, 16, train=True)
-    assert buffers.panel_rows == panel_rows
-
-
-def test_a_forward_pass_allocates_its_parameters_and_nothing_else_of_their_size() -> None:
-    buffers = make_workspace(make_layout((3, 4, 2)), 1, 1, np.float32, 16, train=False)
-    assert buffers.parameters.size > 0
-    assert buffers.copies.size == buffers.backup.size == 0
 
 
 SPACINGS = [CLOSE, Spacing(16, 0), Spacing(16, 1), Spacing(32, 2)]

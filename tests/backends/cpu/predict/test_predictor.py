@@ -9,7 +9,6 @@ import numba
 import numpy as np
 import pytest
 from fitting import in_threads
-from loss_cases import CASES, outputs_for
 from memory_use import peak_of
 from nets import network_of
 from panelled import INTERPRETED
@@ -116,18 +115,6 @@ def test_every_way_has_the_same_bits_at_drawn_sizes(seed: int) -> None:
     assert_same_bits(network_of(sizes, activation, "identity", "identity", dtype), rng)
 
 
-@each_dtype
-@pytest.mark.parametrize("loss", CASES)
-def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any, rng: Any) -> None:
-    net = MLP((5, 7, outputs_for(loss, 3)), loss=CASES[loss], dtype=dtype, seed=0)
-    x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
-    expected = net.predict(x)
-    assert not has_quick_way(net)
-    for _ in range(3):
-        assert np.array_equal(net.predict(x[:2]), expected[:2])
-        assert has_quick_way(net)
-
-
 def has_quick_way(net: MLP) -> bool:
     """True if buffers for small batches have been made."""
     predictor: Any = net._predictor
@@ -176,15 +163,6 @@ def test_parameters_are_live(dtype: str) -> None:
     assert np.array_equal(net.predict(x), slowly(net, x))
     net.apply_gradient(np.ones(net.parameters.size))
     assert np.array_equal(net.predict(x), slowly(net, x))
-
-
-@each_dtype
-def test_out_is_written_and_returned(dtype: str) -> None:
-    net, x = net_and_rows(dtype)
-    out = np.full((3, 2), np.nan, dtype)
-    assert net.predict(x, out) is out
-    assert np.array_equal(out, net.predict(x))
-    assert net.predict(x, out=out) is out
 
 
 def test_without_out_every_call_returns_an_array_of_its_own() -> None:

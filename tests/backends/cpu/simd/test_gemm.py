@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Net
 from panelled import (
     INTERPRETED,
     address,
@@ -22,10 +21,6 @@ from panelled import (
     to_panels,
 )
 
-from fastmlp import SGD
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
@@ -33,7 +28,6 @@ from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
@@ -270,32 +264,6 @@ def test_contiguous_deltas_belong_to_one_strip_and_one_panel(lanes: int) -> None
     assert lanes % unit == 0
     # Transposed, deltas have room in a panel of rows.
     assert few_outputs(lanes) <= lanes
-
-
-@each_dtype
-@pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2)], ids=str)
-def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
-    """A part of phase one begins in the middle of a panel of deltas transposed."""
-    n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
-    results = []
-    for n_parts in (1, 4):
-        parameters, data = net.draw(np.random.default_rng(1), n)
-        moments = Moments(net.network, None)
-        trainer = Trainer(Engine(net.network, 1), parameters, moments, SGD(), data, n)
-        session = trainer.session
-        assert session.plan.layers[-1].is_transposed
-        session.at(slice(0, n))
-        session.batch["scale"] = 1 / n
-        gradient, place = session.keep_gradient(), address(session.plan.net)
-        session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
-        assert session.plan.layers[-1].is_transposed
-        session.blocks["update"](0, place, 1, n, 0, 1, 0, 0)
-        flat = np.empty_like(parameters)
-        session.unpack(gradient, flat)
-        results.append(flat.copy())
-    assert np.isfinite(results[0]).all()
-    assert results[0].any()
-    assert results[0].tobytes() == results[1].tobytes()
 
 
 @cache

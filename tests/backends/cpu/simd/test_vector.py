@@ -200,20 +200,6 @@ def test_positive_parts_replace_the_numbers_of_whole_vectors(dtype: Any, rng: An
 
 
 @each_dtype
-def test_a_row_is_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    for width in WIDTHS:
-        panels = rng.normal(size=(-(-width // lanes) + 1, 3, lanes)).astype(dtype)
-        target = np.full(width + lanes + 1, UNTOUCHED, dtype)
-        move("unpack_row", dtype)(
-            address(panels, 0, 1), panels[0].nbytes, address(target, 1), width
-        )
-        expected = np.full_like(target, UNTOUCHED)
-        expected[1 : width + 1] = panels[:, 1].ravel()[:width]
-        assert np.array_equal(target, expected)
-
-
-@each_dtype
 def test_rows_are_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for width in WIDTHS:
@@ -227,19 +213,6 @@ def test_rows_are_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None
             rows = panels[:, 1 : n + 1].swapaxes(0, 1).reshape(n, -1)[:, :width]
             expected[1 : n * width + 1] = rows.ravel()
             assert np.array_equal(target, expected)
-
-
-@each_dtype
-def test_unpacking_what_was_packed_gives_every_bit_back(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    specials = np.array([np.nan, np.inf, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
-    for width in WIDTHS:
-        source = rng.permutation(np.resize(specials, width)).astype(dtype)
-        panels = np.empty((-(-width // lanes) + 1, 2, lanes), dtype)
-        back = np.empty_like(source)
-        move("pack_row", dtype)(address(source), address(panels), panels[0].nbytes, width)
-        move("unpack_row", dtype)(address(panels), panels[0].nbytes, address(back), width)
-        assert source.tobytes() == back.tobytes()
 
 
 @each_dtype
@@ -338,17 +311,6 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
         assert (back[:-1, round_up(n, STRIP_ROWS) :] == UNTOUCHED).all()
         assert (back[-1] == UNTOUCHED).all()
-
-
-@each_dtype
-def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
-    lanes = lanes_of(dtype)
-    matrix = rng.normal(size=(301, lanes)).astype(dtype)
-    target = np.empty(lanes, dtype)
-    zeros = np.zeros(lanes, dtype)
-    move("sum_rows", dtype)(address(matrix), address(zeros), address(target), 301)
-    exact, size = matrix.sum(0, np.float64), abs(matrix).sum(0, np.float64)
-    assert (abs(target - exact) <= 60 * np.finfo(dtype).eps * size).all()
 
 
 # Rows that end where memory ends: to touch the next byte is to crash, as a forked child does.

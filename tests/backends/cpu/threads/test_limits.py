@@ -12,43 +12,6 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER
 
-FORKING = """
-import os, signal, sys, warnings
-import numpy as np
-from nets import Net, orders, train
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import worker_pool, limits
-from fastmlp.rules.optimizers import SGD
-
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
-rng = np.random.default_rng(0)
-net = Net((5, 17, 3), penalties={"l2": 0.1})
-parameters, data = net.draw(rng, 100)
-order = orders(rng, 2, 100)
-
-def trained():
-    return train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
-
-def fork(work):
-    process = os.fork()
-    if process == 0:
-        signal.alarm(60)
-        os._exit(work())
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-def same_in_grandchild():
-    return not np.array_equal(trained(), expected) or (safe and limits.parallel_is_safe())
-
-def same_in_child():
-    return same_in_grandchild() or fork(same_in_grandchild)
-
-safe = limits.parallel_is_safe()
-before_any_launch = fork(lambda: limits.parallel_is_safe() != safe)
-expected = trained()
-print(before_any_launch, safe, fork(same_in_child), limits.parallel_is_safe())
-"""
-
 # Another library's kernel starts the threads; this one is first used in the child.
 FORK_AFTER_OTHERS = """
 import os, signal, warnings
@@ -311,18 +274,6 @@ def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
     assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]
-
-
-@only_compiled
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_training_goes_on_in_a_child_and_a_grandchild(
-    layer: str, python: Callable[..., str]
-) -> None:
-    environment = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
-    before, safe, status, still = python(FORKING, **environment).split()
-    assert (before, status) == ("0", "0")
-    assert safe == still
 
 
 @only_compiled
