@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--out gpu.json] [--quick] [--parts parity races sanitizer]
 
 It compares losses and weights with the CPU's over 100 steps, runs the same twice for the same bits,
-runs compute-sanitizer where it is on PATH, and times fastmlp's designs beside PyTorch's eager mode,
+runs compute-sanitizer where it is on PATH, and times fastmlp beside PyTorch's eager mode,
 ``torch.compile(mode="reduce-overhead")`` and CUDA graphs, where PyTorch is installed. A part that
 fails has its error in the file, and the others go on; limits stand beside the measured numbers.
 With `--parts`, the file keeps what it has of the others: each fits into a loan of ten minutes.
@@ -40,7 +40,6 @@ TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 PARTS = ("parity", "races", "sanitizer")
 SECONDS = 1.0
 REPEATS = 5
-DESIGNS = ("single_block", "grid", "phases")
 
 
 class Load(NamedTuple):
@@ -104,19 +103,19 @@ def missing_card() -> str | None:
     return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
 
 
-def trainer_of(load: Load, net: MLP, dtype: str = "float32", **design: Any) -> tuple[Any, Any]:
-    """A backend's trainer of a net, and its data, the load's rows."""
+def trainer_of(load: Load, net: MLP, dtype: str) -> Any:
+    """A backend's trainer of a net on the load's rows."""
     engine, state = core_of(net)
     x, y = (part.astype(dtype) for part in load.data())
     data, slots = engine.data(x, y, None, "benchmarks.gpu"), engine.slots(state)
     of_net = (net.parameters, slots, net.optimizer)
-    return engine.trainer(*of_net, data, load.batch, **design), data
+    return engine.trainer(*of_net, data, load.batch)
 
 
-def trained(load: Load, device: str, dtype: str, n_steps: int, **design: str) -> Any:
+def trained(load: Load, device: str, dtype: str, n_steps: int) -> Any:
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
-    (trainer, _), n_epochs = trainer_of(load, net, dtype, **design), -(-n_steps // 32)
+    trainer, n_epochs = trainer_of(load, net, dtype), -(-n_steps // 32)
     order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
     coefficients = net.optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
     losses = np.zeros(n_epochs)
@@ -128,20 +127,18 @@ def trained(load: Load, device: str, dtype: str, n_steps: int, **design: str) ->
 
 
 def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
-    """Compare every design with the CPU, and with itself."""
+    """Compare the card with the CPU, and with itself."""
     records = []
     for load, dtype in itertools.product(loads, TOLERANCES):
-        on_cpu = part(partial(trained, load, "cpu", dtype, PARITY_STEPS))
-        for kind in DESIGNS:
-            about = {"net": load.name, "dtype": dtype, "design": kind, "steps": PARITY_STEPS}
-            records.append(about | part(partial(compared, load, dtype, kind, on_cpu)))
+        about = {"net": load.name, "dtype": dtype, "steps": PARITY_STEPS}
+        records.append(about | part(partial(compared, load, dtype)))
     return records
 
 
-def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
-    """Compare one design with the CPU, and with itself."""
-    cpu_losses, cpu_parameters = on_cpu
-    train = partial(trained, load, "cuda", dtype, PARITY_STEPS, kind=kind)
+def compared(load: Load, dtype: str) -> dict[str, Any]:
+    """Compare the card with the CPU, and with itself."""
+    cpu_losses, cpu_parameters = trained(load, "cpu", dtype, PARITY_STEPS)
+    train = partial(trained, load, "cuda", dtype, PARITY_STEPS)
     (losses, parameters), (_, again) = train(), train()
     loss = float(np.abs(losses / cpu_losses - 1).max())
     weights = float(np.abs(parameters - cpu_parameters).max())
@@ -154,15 +151,6 @@ def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
         "wanted": {"loss": most_loss, "weights": most_weights, "same bits twice": True},
         "held": loss <= most_loss and weights <= most_weights and same,
     }
-
-
-def fits(load: Load, dtype: str = "float32") -> bool:
-    """Return True if one block has room for the net in shared memory."""
-    from fastmlp.backends.cuda.device.card import card_of
-    from fastmlp.backends.cuda.plan import design
-
-    needed = design.space_bytes(core_of(load.net(dtype=dtype)).engine.network, load.batch)
-    return needed <= card_of(0).shared_bytes
 
 
 def sanitized() -> dict[str, Any]:
@@ -187,40 +175,43 @@ def sanitized() -> dict[str, Any]:
 def drill() -> None:
     """Few steps of everything, for a tool that watches."""
     load = Load((5, 17, 9, 3), 10, "tanh")
-    for kind in DESIGNS:
-        trained(load, "cuda", "float32", 32, kind=kind)
+    trained(load, "cuda", "float32", 32)
     net = load.net()
     x, y = load.data()
     net.predict(x)
     net.loss_and_gradient(x, y)
     net.apply_gradient(np.ones_like(net.parameters))
-    # Orders of the rows are made on the device where there are many.
-    together(load._replace(n_nets=3))(100)
+    training(load._replace(n_nets=3))(3)
 
 
-def together(load: Load) -> Callable[[int], None]:
-    """A function that trains many nets for n epochs in one launch, their data on the device."""
+def training(load: Load) -> Callable[[int], None]:
+    """A function that trains a net, or many in the same launches, for n epochs, the data on the
+    device."""
     from fastmlp.backends.cuda.device.arrays import to_device
     from fastmlp.backends.cuda.device.card import card_of
-    from fastmlp.backends.cuda.kernels.arguments import Samples
-    from fastmlp.backends.cuda.training.batched_fits import BatchedMember, Group, MemberFit
-    from fastmlp.backends.protocol import Data, MemberOutcome
+    from fastmlp.backends.protocol import Data, Span
 
-    card = card_of(0)
-    with card.current():
-        x, y = (to_device(card, table) for table in load.data())
-        fits = []
-        for seed in range(load.n_nets):
-            engine, state = core_of(load.net(seed))
-            member = BatchedMember(
-                engine.network, state, engine.slots(state), Data(x, y, np.empty(0))
-            )
-            fits.append(MemberFit(member, MemberOutcome(), load.batch))
-        group = Group(card, fits, Samples(x, y))
+    nets, rng = [load.net(seed) for seed in range(load.n_nets)], np.random.default_rng(0)
+    with card_of(0).current():
+        x, y = (to_device(card_of(0), table) for table in load.data())
+    members: list[Any] = [(*core_of(net), Data(x, y, np.empty(0))) for net in nets]
+    engine, state, data = members[0]
+    launches = engine.launches(members, load.batch)
+    trainers = []
+    for i, (engine, state, _) in enumerate(members):
+        of_net = (state.parameters, engine.slots(state), state.optimizer)
+        trainers.append(engine.trainer(*of_net, data, load.batch, seat=launches.seat(i)))
 
     def run(n_epochs: int) -> None:
-        with card.current():
-            group.train(n_epochs, shuffle=True, on_epochs=None)
+        n_rows, n_steps = load.n_rows, n_epochs * trainers[0].units_per_epoch
+        coefficients = state.optimizer.coefficients(1, np.full(n_steps, 1e-3))
+        spans = []
+        for trainer in trainers:
+            words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
+            trainer.begin()
+            fixed = (data.orders(words), coefficients, np.zeros(n_epochs))
+            spans.append(Span(trainer, *fixed, 0, n_steps))
+        launches.run(spans)
 
     return run
 
@@ -237,30 +228,10 @@ def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: f
     return {"median": statistics.median(times), "least": min(times), "most": max(times)}
 
 
-def alone(load: Load, kind: str) -> Callable[[int], None]:
-    """A function that trains a net for n epochs, the data on the device."""
-    net, rng = load.net(), np.random.default_rng(0)
-    trainer, data = trainer_of(load, net, kind=kind)
-
-    def run(n_epochs: int) -> None:
-        n_rows, n_steps = load.n_rows, n_epochs * trainer.units_per_epoch
-        words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
-        coefficients = net.optimizer.coefficients(1, np.full(n_steps, 1e-3))
-        trainer.begin()
-        trainer.run(data.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
-
-    return run
-
-
 def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
     """The makers of the contestants, which are functions that train for n epochs."""
     makers: dict[str, Callable[[], Callable[[int], None]]] = {}
-    if load.n_nets > 1:
-        makers["fastmlp, a block each"] = lambda: together(load)
-    else:
-        for kind in DESIGNS:
-            if kind != "single_block" or fits(load):
-                makers[f"fastmlp, {kind}"] = partial(alone, load, kind)
+    makers["fastmlp"] = partial(training, load)
     try:
         from benchmarks.peers import torch_cuda
     except ImportError:
@@ -317,7 +288,6 @@ def card_facts() -> dict[str, Any]:
         "packages": machine.versions(("numba-cuda", "cuda-bindings")),
         "compute capability": capability,
         "multiprocessors": card.n_multiprocessors,
-        "shared bytes of a block": card.shared_bytes,
     }
 
 
@@ -369,7 +339,7 @@ def verdicts(results: dict[str, Any]) -> dict[str, bool | None]:
     """The limits by name, and whether they hold; None where they could not be measured."""
     held: dict[str, bool | None] = {}
     for r in (r for load in results.get("parity", ()) if isinstance(load, list) for r in load):
-        held[f"parity: {r['net']}, {r['dtype']}, {r['design']}"] = r.get("held")
+        held[f"parity: {r['net']}, {r['dtype']}"] = r.get("held")
     for r in results.get("races", ()):
         if r.get("wanted"):
             held[f"race: {r['net']}"] = r.get("held")

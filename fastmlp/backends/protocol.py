@@ -1,9 +1,10 @@
 """The interface of a backend."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,6 +279,38 @@ class Trainer(Protocol):
         ...
 
 
+T = TypeVar("T", bound=Trainer)
+
+
+@dataclass
+class Span(Generic[T]):
+    """The units first to last of a window of epochs, that a fit asks its trainer for.
+
+    Attributes
+    ----------
+    order, coefficients, losses, first, last : as `Trainer.run` takes them
+    reached : the unit where the trainer stopped
+    seconds : the time that it took
+    """
+
+    trainer: T
+    order: Order
+    coefficients: Rates
+    losses: Array
+    first: int
+    last: int
+    reached: int = 0
+    seconds: float = 0.0
+
+    def run(self) -> None:
+        """Do the units, by the trainer alone."""
+        start = time.perf_counter()
+        self.reached = self.trainer.run(
+            self.order, self.coefficients, self.losses, self.first, self.last
+        )
+        self.seconds = time.perf_counter() - start
+
+
 class Engine(Protocol[P]):
     """Prediction, gradient and training of one network on one device.
 
@@ -360,45 +393,33 @@ class Engine(Protocol[P]):
         ...
 
 
-@dataclass
-class MemberOutcome:
-    """The result of one net of a group that trains in one launch.
+class Launches(Protocol):
+    """Nets that train in the same launches: a trainer of each, by its seat, is in all of them."""
 
-    Attributes
-    ----------
-    loss : each epoch's mean objective, without the epoch in which it diverged
-    diverged_at : the loss of that epoch, or None
-    seconds : from the beginning of its group to its end; 0 before it began
-    """
+    n_nets: int
 
-    loss: list[float] = field(default_factory=list)
-    diverged_at: float | None = None
-    seconds: float = 0.0
+    def seat(self, net: int) -> Any:
+        """Return the option `seat` of a net's trainer."""
+        ...
+
+    def run(self, spans: "Sequence[Span[Any]]") -> None:
+        """Do a span of some of the nets, each step in the launch of all of them."""
+        ...
 
 
 class GroupEngine(Engine[P], Protocol):
-    """An engine whose device trains many small nets in one launch."""
+    """An engine whose device trains many nets in one launch."""
 
-    def fits_in_group(self, batch_size: int) -> bool:
-        """Return True if a net's own fit with this batch size takes one block of a launch."""
+    def kind(self, state: NetState, data: Data) -> Any:
+        """Return the key of nets that may train in the same launches."""
         ...
 
-    def train_group(
-        self,
-        members: Sequence[tuple[Any, NetState, Data]],
-        outcomes: Sequence[MemberOutcome],
-        *,
-        epochs: int,
-        batch_size: int,
-        shuffle: bool,
-        on_epochs: Callable[[int], object] | None,
-    ) -> None:
-        """Train nets over shared X and y for so many epochs each, a block a net.
+    def launches(self, members: Sequence[tuple[Any, NetState, Data]], batch_size: int) -> Launches:
+        """Return the launches of as many of these nets as fit into memory, the first ones.
 
         Parameters
         ----------
-        members : engine, state and rows of each net; states are brought up to date
-        outcomes : of the members, written to also where an exception ends the call
-        on_epochs : called with the number of epochs that a launch has ended, or None
+        members : engine, state and rows of nets of one kind
+        batch_size : the largest of the nets
         """
         ...

@@ -1,4 +1,4 @@
-"""fit_many: many nets in one call, one on each core or in each block of a GPU, over shared data."""
+"""fit_many: many nets in one call, one on each core or together on a GPU, over shared data."""
 
 from __future__ import annotations
 
@@ -81,10 +81,9 @@ def fit_many(
     remaining nets share the threads. X is in memory once for all nets. Beside its parameters and
     its optimizer's state, two numbers a parameter, a net takes memory only while it trains.
 
-    Nets with a GPU as their device train there, at the same time as the nets on the CPU. Small
-    nets, which train as one block in their own fits too, train many in a launch, if they have the
-    same layers, rules, dtype, epochs and batch size, and nothing that looks at their epochs. The
-    other nets on a GPU train one after the other.
+    Nets with a GPU as their device train there, at the same time as the nets on the CPU. Nets with
+    the same layers, rules and dtype train in the same launches, as many as fit into the memory;
+    nets of another kind follow.
 
     Parameters
     ----------

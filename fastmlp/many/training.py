@@ -1,18 +1,16 @@
 """The fits of many nets: in a pool on this machine, on GPUs, on a cluster's workers; their ends."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import numpy as np
-
 from fastmlp._process import task_pool, warnings
-from fastmlp._process.task_pool import Outcome, Pool, Task, check
+from fastmlp._process.task_pool import Outcome, Pool, Stopped, Task, check
 from fastmlp._process.warnings import warn
-from fastmlp.backends.protocol import GroupEngine, MemberOutcome
+from fastmlp.backends.protocol import GroupEngine, Launches, Span
 from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
@@ -24,10 +22,7 @@ from fastmlp.training.history import (
     History,
     Report,
     Status,
-    record,
-    record_divergence,
 )
-from fastmlp.training.loop import rates_at
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of
 from fastmlp.training.request import FitRequest
@@ -38,19 +33,14 @@ FitFunction = Callable[[], History]
 
 
 class GpuQueue:
-    """The nets on one GPU.
-
-    Nets that train as one block, without validation rows and unwatched, train together, with the
-    bits of their own fits, which use the same kernels. The other nets have their own fits, the
-    costliest first.
+    """The nets on one GPU. Nets of one kind train in the same launches, with the bits of their own
+    fits, which use the same kernels.
 
     Parameters
     ----------
     index : the number of the GPU
     jobs : by the nets' numbers
-    fits : each net's own fit
-    shuffle : bool
-    watched : bool, True if something looks at each epoch, or at the time
+    request : from a net's job to the request of its fit
     bar : of the epochs of all nets, or None
 
     Attributes
@@ -62,14 +52,12 @@ class GpuQueue:
         self,
         index: int,
         jobs: Mapping[int, NetJob],
-        fits: Mapping[int, FitFunction],
-        *,
-        shuffle: bool,
-        watched: bool,
-        bar: Any,
+        request: Callable[[NetJob], FitRequest],
+        bar: Bar | None,
     ) -> None:
-        self._index, self._jobs, self._fits = index, jobs, fits
-        self._shuffle, self._watched, self._bar = shuffle, watched, bar
+        self._index, self._jobs, self._request, self._bar = index, jobs, request, bar
+        self._fits: dict[int, tuple[FitRequest, Generator[Span[Any]]]] = {}
+        self._warned: dict[int, list[Any]] = {i: [] for i in jobs}
         self.outcomes: dict[int, Outcome] = {}
 
     @property
@@ -78,88 +66,69 @@ class GpuQueue:
         return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
 
     def _run(self) -> None:
-        together: dict[Any, list[int]] = {}
-        by_themselves = []
+        kinds: dict[Any, list[int]] = {}
         for i, job in self._jobs.items():
-            if self._is_block(job):
-                together.setdefault(_kind(job), []).append(i)
-            else:
-                by_themselves.append(i)
-        for places in together.values():
-            task_pool.check()
-            self._train_together(places)
-        for i in sorted(by_themselves, key=lambda i: (-self._jobs[i].cost, i)):
-            task_pool.check()
-            self._train_alone(i)
+            key = _group_engine(job).kind(job.core.state, job.data)
+            kinds.setdefault(key, []).append(i)
+        for places in kinds.values():
+            while places:
+                task_pool.check()
+                jobs = [self._jobs[i] for i in places]
+                members = [(*job.core, job.data) for job in jobs]
+                most = max(job.batch_size for job in jobs)
+                launches = _group_engine(jobs[0]).launches(members, most)
+                self._train(launches, places[: launches.n_nets])
+                places = places[launches.n_nets :]
 
-    def _is_block(self, job: NetJob) -> bool:
-        """Return True if the net's own fit is one block, unwatched and without validation."""
-        if self._watched or job.held_out is not None:
-            return False
-        return _group_engine(job).fits_in_group(job.batch_size)
-
-    def _train_alone(self, i: int) -> None:
-        with warnings.collected() as warned:
-            try:
-                self.outcomes[i] = Outcome(self._fits[i](), warned)
-            except BaseException as error:
-                error.add_note(f"in nets {i}")
-                raise
-
-    def _train_together(self, places: list[int]) -> None:
-        jobs = [self._jobs[i] for i in places]
-        first_steps = [job.core.state.n_steps for job in jobs]
-        outcomes = [MemberOutcome() for _ in jobs]
+    def _train(self, launches: Launches, places: Sequence[int]) -> None:
+        for net, i in enumerate(places):
+            job = self._jobs[i]
+            request = self._request(job)
+            request.trainer_options = {"seat": launches.seat(net)}
+            self._fits[i] = request, loop.spans_of(*job.core, request)
         try:
-            _group_engine(jobs[0]).train_group(
-                [(*job.core, job.data) for job in jobs],
-                outcomes,
-                epochs=jobs[0].epochs,
-                batch_size=max(job.batch_size for job in jobs),
-                shuffle=self._shuffle,
-                on_epochs=None if self._bar is None else self._bar.update,
-            )
+            while spans := [span for i in [*self._fits] if (span := self._next(i)) is not None]:
+                launches.run(spans)
+        except BaseException:
+            for i in [*self._fits]:
+                with suppress(Exception, Stopped):
+                    self._next(i, Stopped())
+            raise
+
+    def _next(self, i: int, error: Stopped | None = None) -> Span[Any] | None:
+        """Return the next span of a net's fit, or None at its end; an error ends the fit."""
+        request, spans = self._fits[i]
+        try:
+            with warnings.collected() as warned:
+                return next(spans) if error is None else spans.throw(error)
+        except StopIteration:
+            self._conclude(i, request.history)
+        except Exception as raised:
+            raised.add_note(f"in nets {i}")
+            raise
         finally:
-            for i, first_step, outcome in zip(places, first_steps, outcomes, strict=True):
-                if outcome.seconds:
-                    self._conclude(i, first_step, outcome)
+            self._warned[i] += warned
+        return None
 
-    def _conclude(self, i: int, first_step: int, outcome: MemberOutcome) -> None:
-        """Record the history that the net's own fit would have."""
-        job, history = self._jobs[i], History(seconds=outcome.seconds)
-        with warnings.collected() as warned:
-            per_epoch = -(-job.data.n_rows // job.batch_size)
-            total = first_step + job.epochs * per_epoch
-            rates = partial(rates_at, job.core.state.optimizer, total=total)
-            record(history, np.array(outcome.loss), rates, first_step, per_epoch)
-            if outcome.diverged_at is not None:
-                record_divergence(history, outcome.diverged_at)
-            elif len(history.loss) < job.epochs:
-                history.status = Status.INTERRUPTED
-        self.outcomes[i] = Outcome(history, warned)
+    def _conclude(self, i: int, history: History) -> None:
+        del self._fits[i]
+        self.outcomes[i] = Outcome(history, self._warned[i])
         if self._bar is not None:
-            self._bar.net_ends(job.epochs - len(history.loss))
-
-
-def _kind(job: NetJob) -> Any:
-    """Return the key of nets that may train together; batches of all rows have the size None."""
-    x, y, whole = job.data.x, job.data.y, job.batch_size == job.data.n_rows
-    return id(x), id(y), job.epochs, None if whole else job.batch_size
+            self._bar.net_ends(self._jobs[i].epochs - len(history.loss))
 
 
 def _group_engine(job: NetJob) -> GroupEngine[Any]:
     return cast(GroupEngine[Any], job.core.engine)
 
 
-def queues_of(jobs: list[NetJob], fits: list[FitFunction], **options: Any) -> list[GpuQueue]:
-    """The queues of the GPUs that have nets; `options` are keyword arguments of `GpuQueue`."""
+def queues_of(jobs: list[NetJob], *given: Any) -> list[GpuQueue]:
+    """The queues of the GPUs that have nets; the last arguments of `GpuQueue` are given."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:
             places.setdefault(job.core.engine.queue, []).append(i)
     return [
-        GpuQueue(index, {i: jobs[i] for i in numbers}, {i: fits[i] for i in numbers}, **options)
-        for index, numbers in places.items()
+        GpuQueue(index, {i: jobs[i] for i in numbers}, *given) for index, numbers in places.items()
     ]
 
 
@@ -217,11 +186,13 @@ def _trained(
     shared: SharedFeed | None,
 ) -> CallOutcomes:
     """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
-    fits = [_fit(job, options, bar, shared) for job in jobs]
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    watched = options.watched
-    queues = queues_of(jobs, fits, shuffle=options.shuffle, watched=watched, bar=bar)
-    tasks = [Task(jobs[i].cost, fits[i], f"nets {jobs[i].number}") for i in on_cpu]
+    request = partial(_request, options=options, bar=bar)
+    queues = queues_of(jobs, request, bar)
+    tasks = [
+        Task(jobs[i].cost, _fit(jobs[i], request, bar, shared), f"nets {jobs[i].number}")
+        for i in on_cpu
+    ]
     ended = pool.run([*tasks, *(queue.task for queue in queues)])
     outcomes = dict(zip(on_cpu, ended, strict=False))
     for queue in queues:
@@ -229,16 +200,24 @@ def _trained(
     return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
+def _request(job: NetJob, options: FitOptions, bar: Bar | None) -> FitRequest:
+    """Return the request of a net's own fit."""
+    progress: Any = False if bar is None else bar
+    own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
+    return FitRequest(job.data, own, held_out=job.held_out, net=job.net)
+
+
 def _fit(
-    job: NetJob, options: FitOptions, bar: Bar | None, shared: SharedFeed | None
+    job: NetJob,
+    request_of: Callable[[NetJob], FitRequest],
+    bar: Bar | None,
+    shared: SharedFeed | None,
 ) -> FitFunction:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
         check()
-        progress: Any = False if bar is None else bar
-        own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
-        request = FitRequest(job.data, own, held_out=job.held_out, net=job.net)
+        request = request_of(job)
         feed = None if shared is None else shared.part()
         loop.fit(*job.core, request, by_buffers(request, feed, *job.core))
         history = request.history

@@ -4,9 +4,8 @@
 rows, the learning rates, and the actions between windows.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Protocol, Self
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process import task_pool
-from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.backends.protocol import Data, Engine, Order, Span, Trainer
 from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
@@ -33,6 +32,8 @@ MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+# The spans of a window, which return the number of epochs completed.
+Spans = Generator[Span[Any], None, int]
 
 
 class Request(Protocol):
@@ -116,6 +117,20 @@ def fit(
     if isinstance(state.optimizer, SecondOrder):
         import_module("fastmlp.training.second_order").fit(engine, state, request, buffered)
         return
+    spans = spans_of(engine, state, request, buffered)
+    try:
+        for span in spans:
+            span.run()
+    except BaseException as error:
+        # An error of a span, or Ctrl-C between spans, ends the fit; its own error is raised again.
+        with suppress(StopIteration):
+            spans.throw(error)
+
+
+def spans_of(
+    engine: Engine[Any], state: NetState, request: Request, buffered: "ByBuffers | None" = None
+) -> Generator[Span[Any], None, None]:
+    """Yield the spans of a fit; each must be done, or its error thrown, before the next one."""
     state.bound(engine.network)
     try:
         with task_pool.turn():
@@ -139,7 +154,7 @@ def fit(
                     losses, rates = np.full(n_epochs, np.nan), request.rates(n_epochs)
                     first_step = state.n_steps
                     try:
-                        n_done = epochs.run(request, losses, rates)
+                        n_done = yield from epochs.run(request, losses, rates)
                     except KeyboardInterrupt:
                         request.cut_short(losses[: epochs.completed_since(first_step)])
                         raise
@@ -215,8 +230,9 @@ class Calls:
         trainer = self._trainer
         return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
 
-    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> int:
-        """Do an epoch for each of the losses to fill; return the number of epochs completed.
+    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
+        """Yield the spans of an epoch for each of the losses to fill; return the number of epochs
+        completed.
 
         `rates` returns the learning rates of step numbers.
         """
@@ -234,10 +250,10 @@ class Calls:
                 )
                 if self.drawn is not None:
                     coefficients = np.column_stack([coefficients, self.drawn(steps)])
-                start = time.perf_counter()
-                reached = trainer.run(order, coefficients, losses, unit, last)
-                self._pace.measure(last - unit, time.perf_counter() - start)
-                unit = reached
+                span = Span(trainer, order, coefficients, losses, unit, last)
+                yield span
+                self._pace.measure(last - unit, span.seconds)
+                unit = span.reached
             self._count(first_step)
         except BaseException:
             # Also where an interrupt comes between a call and the assignment of its result.
@@ -298,8 +314,9 @@ class ByBuffers:
         """Return 0: an epoch that is cut short is not complete."""
         return 0
 
-    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> int:
-        """Do an epoch, a call or more for each buffer; return 1, or 0 if it diverged."""
+    def run(self, request: Request, losses: NDArray[np.float64], rates: Rates) -> Spans:
+        """Yield the spans of an epoch, one or more for each buffer; return 1, or 0 if it
+        diverged."""
         self._trainer.store()
         self._before = self._state.parameters.copy()
         by_rows = request.trainer_options.get("by_rows")
@@ -311,7 +328,7 @@ class ByBuffers:
                 self._next_buffer()
             self._at_first_buffer = False
             losses[0] = np.nan
-            if not self._calls.run(request, losses, rates):
+            if not (yield from self._calls.run(request, losses, rates)):
                 return 0
             n_rows, mass = self._size_of(request.data)
             mass = n_rows if by_rows else mass

@@ -112,11 +112,6 @@ class FitOptions(Reading):
         """True if early stopping or a plateau looks at each epoch's end."""
         return self.early_stopping is not None or self.plateau is not None
 
-    @property
-    def watched(self) -> bool:
-        """True if something looks at a fit before its end."""
-        return bool(self.callbacks) or self.look_at_epochs or self.time_limit is not None
-
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
         """Check that a net and its validation rows, or none, suit the metrics and monitors.
 

@@ -1,6 +1,6 @@
 """The CUDA backend: prediction, gradient and training of one network on a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,18 +11,15 @@ from fastmlp.backends.cuda.device import arrays as device_arrays
 from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.card import Card, card_of, require
 from fastmlp.backends.cuda.kernels.launch import launch_update
-from fastmlp.backends.cuda.plan import design
 from fastmlp.backends.cuda.plan.design import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Predictor
-from fastmlp.backends.cuda.training.batched_fits import BatchedMember, train_together
 from fastmlp.backends.cuda.training.optimizer_state import Moments
-from fastmlp.backends.cuda.training.trainer import Trainer
+from fastmlp.backends.cuda.training.trainer import Launches, Trainer
 from fastmlp.backends.protocol import (
     Data,
     GroupEngine,
-    MemberOutcome,
     Memo,
     Select,
     as_given,
@@ -141,9 +138,7 @@ class Engine:
         need = Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
         with self.card.current():
-            session = Session(
-                self.card, [self.network], need, shared=False, who="MLP.apply_gradient"
-            )
+            session = Session(self.card, [self.network], need, who="MLP.apply_gradient")
             slots.load(session, parameters)
             session.put("gradient", np.ascontiguousarray(gradient))
             session.put("coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype))
@@ -166,27 +161,20 @@ class Engine:
         fixed = (self.card, self.network, self.lock)
         return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
 
-    def fits_in_group(self, batch_size: int) -> bool:
-        """Return True if a net's own fit with this batch size takes one block of a launch."""
-        return design.design_for(self.network, batch_size, self.card).kind == "single_block"
+    def kind(self, state: NetState, data: Data) -> Any:
+        """Return the key of nets that may train in the same launches: layers, rules, groups of
+        parameters, X and y, and if rows have weights."""
+        network, rules = self.network, rules_of(self.network, state.optimizer)
+        rows, groups = (id(data.x), id(data.y)), groups_of(state.optimizer, network.factors)
+        return rows, network.layout.sizes, network.activations, rules, groups, data.weight.size > 0
 
-    def train_group(
-        self,
-        members: Sequence[tuple["Engine", NetState, Data]],
-        outcomes: Sequence[MemberOutcome],
-        *,
-        epochs: int,
-        batch_size: int,
-        shuffle: bool,
-        on_epochs: Callable[[int], object] | None,
-    ) -> None:
-        """Train nets over shared X and y for so many epochs each, a block a net; their states are
-        brought up to date, also if an exception ends the call."""
-        ready = [
-            BatchedMember(engine.network, state, engine.slots(state), data)
-            for engine, state, data in members
-        ]
-        train_together(self.card, ready, outcomes, epochs, batch_size, shuffle, on_epochs)
+    def launches(
+        self, members: Sequence[tuple["Engine", NetState, Data]], batch_size: int
+    ) -> Launches:
+        """Return the launches of as many of these nets as fit into memory, the first ones."""
+        networks = [engine.network for engine, _, _ in members]
+        _, state, data = members[0]
+        return Launches(self.card, networks, state.optimizer, data, batch_size, "fit_many")
 
 
 if TYPE_CHECKING:

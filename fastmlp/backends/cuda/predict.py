@@ -17,7 +17,7 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
 from fastmlp.backends.cuda.plan.design import grid_shape, rules_of
-from fastmlp.backends.cuda.plan.plan import EVALUATE, N_PENALTY_SUMS, PREDICT, TRAIN, Need
+from fastmlp.backends.cuda.plan.plan import EVALUATE, PREDICT, TRAIN, Need
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.protocol import Data, Select
 from fastmlp.network.spec import Network, weight_views
@@ -55,12 +55,12 @@ class ForwardPass:
             self._chunk,
             self._chunk,
             n_weights=len(data.weight),
-            n_penalty_sums=N_PENALTY_SUMS if network.penalties and mode == TRAIN else 0,
+            with_penalties=mode == TRAIN,
             tile=(tile.tile_rows, tile.tile_columns),
         )
         card.require_bytes(host_bytes(data), who)
-        self.session = Session(card, [network], need, shared=False, who=who)
-        self.session.set(mode=mode)
+        self.session = Session(card, [network], need, who=who)
+        self.session.set(mode=mode, last=1)
         with card.current():
             self._rows = Samples(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:

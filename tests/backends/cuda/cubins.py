@@ -84,9 +84,9 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
 
     from fastmlp.backends.cuda.device import arrays as device_arrays
     from fastmlp.backends.cuda.device.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import gradient_update, grid, launch, single_block
+    from fastmlp.backends.cuda.kernels import gradient_update, grid
     from fastmlp.backends.cuda.plan import design
-    from fastmlp.backends.cuda.plan.design import BlockShape, GridShape, rules_of
+    from fastmlp.backends.cuda.plan.design import GridShape, rules_of
     from fastmlp.backends.cuda.plan.plan import Layer, NetProgress, Nets, Plan, dtype_of
     from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
@@ -104,10 +104,6 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     matrix, orders = array(scalar, 2), array(types.int64, 2)
     of_nets = (matrix, array(types.float64, 2), *map(records, (NetProgress, Plan, Layer)), orders)
     nets = types.NamedTuple(of_nets, Nets)
-    for shared in (True, False):
-        name = f"one block, {'shared' if shared else 'global'} memory"
-        kernel = single_block.make_kernel(rules, BlockShape(shared))
-        yield name, kernel, types.void(matrix, matrix, nets)
     numbers = (types.int64, types.int64)
     for name, shape in (
         ("16x128 rows, 32x32 weights", GridShape(design.FEW_ROWS, design.FEW_WEIGHTS)),
@@ -115,17 +111,11 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     ):
         made = grid.make_kernels(rules, shape)
         yield f"phase, {name}", made.phase, types.void(matrix, matrix, nets, *numbers)
-        yield f"run, {name}", made.run, types.void(matrix, matrix, nets)
+        yield f"run, {name}", made.run, types.void(matrix, matrix, nets, types.int64)
     signature = types.void(matrix, types.float64[::1])
     yield "finite", device_arrays._finite_kernel(), signature
-    signature = types.void(matrix, matrix, types.int64)
-    yield "distribute", device_arrays._distribution_kernel(), signature
-    signature = types.void(array(types.uint32, 2), orders, records(Plan), orders, types.int64)
-    yield "make_orders", launch._order_kernel(), signature
     yield "apply", gradient_update.make_apply(rules, 256), types.void(nets)
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
-    kernel = single_block.make_kernel(dropping, BlockShape(True))
-    yield "one block, dropout", kernel, types.void(matrix, matrix, nets)
     made = grid.make_kernels(dropping, GridShape(design.FEW_ROWS, design.FEW_WEIGHTS))
     yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 OURS = (9, 0)
 # Registers of a thread, of which 256 share 65,536; bytes of shared memory.
-MOST_REGISTERS, BLOCK_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
+MOST_REGISTERS, MOST_SHARED = 240, 24 * 1024
 # The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
 SUMS = {
     *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
@@ -81,9 +81,7 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
     """Check that the PTX links, within the bounds."""
     code, details = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
-    assert details.registers <= (
-        BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS
-    ), name
+    assert details.registers <= MOST_REGISTERS, name
     assert details.spilled == 0, (name, details)
     assert details.shared <= MOST_SHARED, (name, details)
 

@@ -20,7 +20,7 @@ from pairs import BEFORE_1_9, LABELS, REAL, WEIGHTS, X, both, numbers_of, outcom
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.training.loop import Calls
+from fastmlp.training.loop import Calls, Spans
 
 pytestmark = [unconverged, needs_compiler]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
@@ -315,7 +315,7 @@ def test_9_divergence(name: str, early: bool) -> None:
 def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run, calls = Calls.run, list[None]()
 
-    def interrupted(self: Calls, *arguments: Any) -> int:
+    def interrupted(self: Calls, *arguments: Any) -> Spans:
         calls.append(None)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -93,23 +93,14 @@ def private_driver() -> Any:
     return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
 
 
-# The shared memory that every block may have without a request.
-DEFAULT_SHARED_BYTES = 48 * 1024
-
-
 def synchronize() -> None:
     """Wait until all launches have ended."""
     MODULE.synchronize()
 
 
-def configured(
-    dispatcher: Any,
-    arguments: tuple[Any, ...],
-    n_blocks: int,
-    n_threads: int,
-    shared_bytes: int = 0,
-) -> Any:
-    """Return a kernel with its launch configuration, compiled for these arguments.
+def configured(dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int) -> Any:
+    """Return a kernel with its launch configuration, compiled for these arguments; `blocks` is
+    their number, or their numbers along x and y.
 
     Raises
     ------
@@ -117,18 +108,18 @@ def configured(
         If a rule does not compile for a GPU.
     """
     if SIMULATED:
-        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+        return dispatcher[blocks, n_threads]
     if not dispatcher.overloads:
         compiled_for(dispatcher, arguments)
-    return _configured(dispatcher, n_blocks, n_threads, shared_bytes)
+    return _configured(dispatcher, blocks, n_threads)
 
 
 @cache
-def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int) -> Any:
+def _configured(dispatcher: Any, blocks: Any, n_threads: int) -> Any:
     # The module warns of grids of few blocks, as a small net has.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+        return dispatcher[blocks, n_threads]
 
 
 def type_of(argument: Any) -> Any:
@@ -154,21 +145,6 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
             "a rule of this net does not compile for a GPU; it must be a function of scalars that "
             f"calls only functions of fastmlp.rules.elementary and of math: {error}"
         ) from error
-
-
-def allow_shared_bytes(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int) -> None:
-    """Allow a kernel's launches with these arguments so much dynamic shared memory.
-
-    More than 48 KiB needs a request for each function; the module has no public call for it.
-    """
-    if SIMULATED or n_bytes <= DEFAULT_SHARED_BYTES:
-        return
-    private = private_driver()
-    attributes = private.binding.CUfunction_attribute
-    attribute = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
-    # Raises if the driver refuses.
-    private.driver.cuKernelSetAttribute(attribute, n_bytes, function.handle, function.device.id)
 
 
 def max_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:

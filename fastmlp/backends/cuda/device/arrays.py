@@ -1,6 +1,5 @@
 """Arrays on the host or on the GPU: validation, copies, and other libraries' arrays."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -192,35 +191,3 @@ def all_finite(x: Any) -> bool:
     non_finite = adapter.MODULE.to_device(np.zeros(1))
     configured(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
     return not non_finite.copy_to_host()[0]
-
-
-def packed(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    """Return arrays, flat, as the rows of one matrix; zeros pad the shorter ones."""
-    result = np.zeros((len(arrays), max(1, *(array.size for array in arrays))), dtype)
-    for row, array in zip(result, arrays, strict=True):
-        row[: array.size] = array.reshape(-1)
-    return result
-
-
-@cache
-def _distribution_kernel() -> Any:
-    """Make the kernel ``distribute(packed, target, start)``."""
-
-    def distribute(packed: Any, target: Any, start: Any) -> None:
-        first, n_all = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x, cuda.gridDim.x * N_THREADS
-        width = packed.shape[1]
-        for q in range(first, packed.shape[0] * width, n_all):
-            net = q // width
-            i = q - net * width
-            target[unsigned(net), unsigned(start + i)] = packed[unsigned(net), unsigned(i)]
-
-    return kernel(distribute)
-
-
-def upload(card: Card, values: Any, target: Any, start: int) -> None:
-    """Copy a host matrix to the columns from `start` on of a matrix on the GPU, row by row."""
-    if not values.size:
-        return
-    arguments = (card.copied(values), target, start)
-    n_blocks = min(-(-values.size // N_THREADS), 2 * card.n_multiprocessors)
-    configured(_distribution_kernel(), arguments, n_blocks, N_THREADS)(*arguments)

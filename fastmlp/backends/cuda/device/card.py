@@ -120,21 +120,17 @@ class Card:
     ----------
     index : int
     n_multiprocessors : int
-    shared_bytes : int, the most shared memory of one block
     """
 
     n_multiprocessors: int
-    shared_bytes: int
 
     def __init__(self, index: int) -> None:
         note_use()
         self.index = index
         if adapter.SIMULATED:
-            self.n_multiprocessors, self.shared_bytes = 1, 1 << 20
+            self.n_multiprocessors = 1
             return
-        device = adapter.MODULE.gpus[index]
-        self.n_multiprocessors = int(device.MULTIPROCESSOR_COUNT)
-        self.shared_bytes = int(device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        self.n_multiprocessors = int(adapter.MODULE.gpus[index].MULTIPROCESSOR_COUNT)
 
     def current(self) -> AbstractContextManager[Any]:
         """Return a context in which allocations and launches go to this GPU."""

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda.device.adapter import device_function, unsigned
 from fastmlp.backends.cuda.plan.plan import (
-    LOSS_SUMS,
     N_PARTIAL_SUMS,
     Layer,
     NetProgress,
@@ -35,13 +34,6 @@ class Net(NamedTuple):
     plan: Plan
     layers: Sequence[Layer]
     orders: Any
-
-
-class Space(NamedTuple):
-    """The working memory of a block: `numbers` from index `base` on."""
-
-    numbers: Any
-    base: int
 
 
 class Batch(NamedTuple):
@@ -134,20 +126,20 @@ def sum_losses(net: Net, n: int, t: int, n_threads: int) -> None:
         part = 0.0
         for r in range(s, n, N_PARTIAL_SUMS):
             part += net.sums[unsigned(net.plan.row_losses + r)]
-        net.sums[unsigned(LOSS_SUMS + s)] = part
+        net.sums[unsigned(s)] = part
 
 
 @device_function
-def end_batch(net: Net, mass: float) -> None:
+def end_batch(net: Net, mass: float) -> float:
     """Make a batch's loss from partial sums, and add it to the epoch's; called by one thread."""
     sums, plan, progress = net.sums, net.plan, net.progress
     loss = 0.0
     for s in range(N_PARTIAL_SUMS):
-        loss += sums[unsigned(LOSS_SUMS + s)]
+        loss += sums[unsigned(s)]
     loss /= mass
     if plan.last_chunk != 0:
         for s in range(plan.n_penalty_sums):
             loss += sums[unsigned(plan.penalty_sums + s)]
-    progress.batch_loss = loss
     progress.epoch_loss += loss * mass
     progress.epoch_mass += mass
+    return loss

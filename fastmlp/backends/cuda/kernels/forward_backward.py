@@ -19,7 +19,7 @@ from fastmlp.backends.cuda.kernels.arguments import (
 from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
 from fastmlp.backends.cuda.plan.design import GridShape, KernelRules
-from fastmlp.backends.cuda.plan.plan import N_PARTIAL_SUMS, PREDICT, TRAIN
+from fastmlp.backends.cuda.plan.plan import N_PARTIAL_SUMS, NO_STEP, PREDICT, TRAIN
 
 
 def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
@@ -32,6 +32,11 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
 
     def forward_backward(staging: Any, rows: Samples, net: Net, step: int) -> None:
         plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
+        # Phase two writes `diverged`, and reads of the step only what phase one has written.
+        if step >= plan.last or net.progress.diverged != 0:
+            if cuda.blockIdx.x == 0 and t == 0:
+                net.progress.batch_mass = NO_STEP
+            return
         start, n = batch_of(plan, step)
         index = -1
         if plan.n_orders > 0:
@@ -40,7 +45,7 @@ def make_forward_backward(rules: KernelRules, shape: GridShape) -> Any:
         mass = 1.0
         if training:
             mass = mass_of(net, index, n, t)
-            begin_batch(net, start, mass, t)
+            begin_batch(net, step, start, mass, t)
         if mass == 0:
             return
         at = coefficients_at(plan, step) + plan.draws
@@ -93,12 +98,12 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
     """Make the work of all blocks before a batch, while no block writes to the weights: the backup
     of the parameters at an epoch's beginning, and the partial sums of the penalties."""
     n_threads, penalty = shape.n_threads, rule_blocks.penalty(rules)
-    copy_average = rule_blocks.copy_average(rules)
+    copy_average, training = rule_blocks.copy_average(rules), rules.update is not None
 
-    def begin_batch(net: Net, start: int, mass: float, t: int) -> None:
+    def begin_batch(net: Net, step: int, start: int, mass: float, t: int) -> None:
         memory, sums, plan, progress = net.memory, net.sums, net.plan, net.progress
         first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
-        if start == 0 and plan.n_orders > 0:
+        if training and start == 0:
             for i in range(first, plan.n_parameters, n_all):
                 memory[unsigned(plan.backup + i)] = memory[unsigned(plan.parameters + i)]
             average, backup = plan.average, plan.average_backup
@@ -108,6 +113,7 @@ def _make_begin_batch(rules: KernelRules, shape: GridShape) -> Any:
                 progress.epoch_mass = 0.0
         if first == 0:
             progress.batch_mass = mass
+            progress.reached = step
         if plan.n_penalties == 0 or mass == 0:
             return
         # Partial sum s has the weights s, s + N_PENALTY_SUMS, ...
@@ -260,7 +266,7 @@ def _make_output_layer(rules: KernelRules, shape: GridShape) -> Any:
             if plan.mode == PREDICT:
                 link(memory, outputs.inputs + r * outputs.input_stride, y, row, plan.n_outputs)
             else:
-                loss(y, net, memory, 0, r, row, batch.mass)
+                loss(y, net, r, row, batch.mass)
         cuda.syncthreads()
 
     return device_function(output_layer)

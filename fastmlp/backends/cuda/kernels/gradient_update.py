@@ -17,11 +17,12 @@ from fastmlp.backends.cuda.kernels.arguments import (
     batch_of,
     coefficients_at,
     end_batch,
+    steps_per_epoch,
     sum_losses,
 )
 from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
 from fastmlp.backends.cuda.plan.design import GridShape, KernelRules
-from fastmlp.backends.cuda.plan.plan import EVALUATE, Layer, Nets
+from fastmlp.backends.cuda.plan.plan import EVALUATE, NO_STEP, Layer, Nets
 from fastmlp.rules.groups import FROZEN
 
 
@@ -41,39 +42,39 @@ def make_gradient_update(rules: KernelRules, shape: GridShape) -> Any:
     batch_loss = _make_batch_loss(rules, shape)
 
     def gradient_update(staging: Any, net: Net, step: int) -> None:
-        plan, progress = net.plan, net.progress
-        t, mass = cuda.threadIdx.x, progress.batch_mass
-        if mass == 0:
-            if t == 0 and cuda.blockIdx.x == 0:
-                progress.batch_loss = 0.0
-                progress.reached = step + 1
+        plan, t, mass = net.plan, cuda.threadIdx.x, net.progress.batch_mass
+        if mass == NO_STEP:
             return
         _, n = batch_of(plan, step)
         batch = Batch(-1, n, mass, coefficients_at(plan, step))
         # The last block has no more tiles than the others.
         if cuda.blockIdx.x == cuda.gridDim.x - 1:
             batch_loss(net, step, batch, t)
-        if plan.mode == EVALUATE:
+        if mass == 0 or plan.mode == EVALUATE:
             return
+        ends = (step + 1) % steps_per_epoch(plan) == 0
         for q in range(cuda.blockIdx.x, plan.n_tiles, cuda.gridDim.x):
-            tile_update(staging, net, q, batch, t)
+            tile_update(staging, net, q, batch, ends, t)
 
     return device_function(gradient_update)
 
 
 def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the sum of a batch's losses. Training ends if it is not finite; an evaluation does not,
-    since later calls have other parameters."""
+    """Make the sum of a batch's losses, and the epoch's mean up to here. Training ends if it is not
+    finite; an evaluation does not, since later calls have other parameters."""
     n_threads, training = shape.n_threads, rules.update is not None
 
     def batch_loss(net: Net, step: int, batch: Batch, t: int) -> None:
+        plan, progress, loss = net.plan, net.progress, 0.0
         sum_losses(net, batch.n_rows, t, n_threads)
         cuda.syncthreads()
-        if t == 0:
-            end_batch(net, batch.mass)
-            net.progress.reached = step + 1
-            if training and not is_finite(net.progress.batch_loss):
-                net.progress.non_finite = 1
+        if t == 0 and batch.mass != 0:
+            loss = end_batch(net, batch.mass)
+        if t == 0 and training:
+            at = plan.losses + step // steps_per_epoch(plan)
+            net.sums[unsigned(at)] = progress.epoch_loss / progress.epoch_mass
+            if not is_finite(loss):
+                progress.diverged = 1
 
     return device_function(batch_loss)
 
@@ -83,7 +84,7 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
     product, finish = make_staged_product(rules, shape.weights), _make_finish(rules, shape)
     down, across = shape.weights.tile_rows, shape.weights.tile_columns
 
-    def tile_update(staging: Any, net: Net, q: int, batch: Batch, t: int) -> None:
+    def tile_update(staging: Any, net: Net, q: int, batch: Batch, ends: bool, t: int) -> None:
         plan, i = net.plan, 0
         while q >= net.layers[unsigned(i + 1)].first_tile:
             i += 1
@@ -107,18 +108,19 @@ def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
             t,
         )
         cuda.syncthreads()
-        finish(net, tile, batch, t)
+        finish(net, tile, batch, ends, t)
         cuda.syncthreads()
 
     return device_function(tile_update)
 
 
 def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the penalty's part of a tile's gradient, and the optimizer step."""
+    """Make the penalty's part of a tile's gradient, and the optimizer step; training ends if a
+    parameter is not finite where an epoch ends."""
     n_threads, training = shape.n_threads, rules.update is not None
     penalty, take_step = rule_blocks.penalty(rules), _make_step(rules)
 
-    def finish(net: Net, tile: Tile, batch: Batch, t: int) -> None:
+    def finish(net: Net, tile: Tile, batch: Batch, ends: bool, t: int) -> None:
         memory, plan, layer = net.memory, net.plan, tile.layer
         n_in, n_out = layer.n_in, layer.n_out
         for q in range(t, tile.height * tile.width, n_threads):
@@ -135,6 +137,8 @@ def _make_finish(rules: KernelRules, shape: GridShape) -> Any:
                 gradient += derivative
             if training:
                 take_step(net, flat, batch.coefficients + at, gradient)
+                if ends and not is_finite(memory[unsigned(plan.parameters + flat)]):
+                    net.progress.diverged = 1
             else:
                 memory[unsigned(plan.gradient + flat)] = gradient
 

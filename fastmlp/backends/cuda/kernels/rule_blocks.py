@@ -272,27 +272,27 @@ def row_loss(rules: KernelRules) -> Any:
 
 
 def output_loss(rules: KernelRules) -> Any:
-    """Make ``f(y, net, numbers, base, r, row, mass)`` for row r of a batch, which is `row` of the
-    data: it writes the loss times the row's weight, and the deltas of the output layer.
+    """Make ``f(y, net, r, row, mass)`` for row r of a batch, which is `row` of the data: it writes
+    the loss times the row's weight, and the deltas of the output layer.
 
-    The layers' offsets are into ``numbers[base:]``; `mass` is the sum of the batch's weights.
+    `mass` is the sum of the batch's weights.
     """
     loss = row_loss(rules)
 
-    def of_row(y: Any, net: Net, numbers: Any, base: Any, r: Any, row: Any, mass: Any) -> None:
+    def of_row(y: Any, net: Net, r: Any, row: Any, mass: Any) -> None:
         sums, plan = net.sums, net.plan
         layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
         weight, place = 1.0, plan.row_losses + r
         if plan.weighted != 0:
             weight = float(net.memory[unsigned(plan.weights + row)])
-        offset, deltas = base + r * after.input_stride, base + r * layer.delta_stride
+        offset, deltas = r * after.input_stride, r * layer.delta_stride
         at = OutputRow(
             after.inputs + offset,
             after.derivatives + offset,
             layer.deltas + deltas,
             plan.n_outputs,
         )
-        loss(numbers, at, sums, place, y, row, weight / mass)
+        loss(net.memory, at, sums, place, y, row, weight / mass)
         sums[unsigned(place)] *= weight
 
     return device_function(of_row)

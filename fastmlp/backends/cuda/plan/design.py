@@ -1,11 +1,11 @@
-"""The design of a net's kernels: its rules, and the shapes of blocks and tiles; and the refusals.
+"""The design of a net's kernels: its rules, and the shapes of tiles; and the refusals.
 
 Features of a training on the CPU that a training on a GPU lacks are refused by name. To add one: a
 row in `REFUSALS`. `rules_of` checks them before a fit copies anything to the GPU or compiles.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from fastmlp.backends.cuda.device import adapter
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.plan.plan import (
     AVERAGE_OF_M,
-    N_PENALTY_SUMS,
     NO_AVERAGE,
     OWN_AVERAGE,
     Need,
@@ -152,19 +151,6 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> KernelRule
     )
 
 
-class BlockShape(NamedTuple):
-    """The shape of the kernel of one block.
-
-    Attributes
-    ----------
-    shared : True if the block's space is in shared memory, False if in global memory
-    n_threads : int
-    """
-
-    shared: bool
-    n_threads: int = 256
-
-
 class TileShape(NamedTuple):
     """The tile of a matrix product that a block computes.
 
@@ -225,59 +211,27 @@ class GridShape(NamedTuple):
         return max(self.rows.staging, self.weights.staging)
 
 
-# One block does about 0.2 TFLOP/s of an H100's 25. It takes 15 us for 3 MFLOP a step, the least
-# time of a grid's two barriers and phases. An estimate, not yet measured on a GPU.
-SINGLE_BLOCK_FLOPS = 4_000_000
 # 16 rows of 128, or 64 of 64; weights in 32 of 32, or in 64 of 64.
 FEW_ROWS, MANY_ROWS = TileShape(32, 8, 2, 4), TileShape(16, 16, 4, 4)
 FEW_WEIGHTS, MANY_WEIGHTS = TileShape(16, 16, 2, 2), TileShape(16, 16, 4, 4)
 # The simulator takes 0.3 s for a block of 256 threads.
 SIMULATED_TILE = TileShape(2, 2, 2, 2, 3)
 SIMULATED_THREADS = 8
-Kind = Literal["single_block", "grid", "phases"]
 
 
-class Design(NamedTuple):
-    """The way to train a net.
-
-    Attributes
-    ----------
-    kind : "single_block", "grid" (one cooperative launch for many steps) or "phases" (a grid, one
-        launch for each phase of a step)
-    block, grid : the shapes of the kernels of either kind
-    """
-
-    kind: Kind
-    block: BlockShape
-    grid: GridShape
-
-
-def design_for(
-    network: Network, batch: int, card: Card, kind: Kind | None = None, n_nets: int = 1
-) -> Design:
-    """Return the design for batches of so many rows; `kind` overrides the choice."""
-    fits = space_bytes(network, batch) <= card.shared_bytes
-    if kind is None:
-        light = 6 * network.layout.n_weights * batch <= SINGLE_BLOCK_FLOPS
-        kind = "phases" if adapter.SIMULATED else "grid"
-        if n_nets > 1 or (fits and light):
-            kind = "single_block"
-    block = BlockShape(fits, SIMULATED_THREADS) if adapter.SIMULATED else BlockShape(fits)
-    return Design(kind, block, grid_shape(network, batch, card))
-
-
-def grid_shape(network: Network, n_rows: int, card: Card) -> GridShape:
-    """Return the tiles for a grid: large ones if there are enough for all multiprocessors."""
+def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> GridShape:
+    """Return the tiles for nets that take so many rows at once: large ones if there are enough for
+    all multiprocessors."""
     if adapter.SIMULATED:
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
-    rows = MANY_ROWS if n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
-    weights = MANY_WEIGHTS if n_tiles(network, MANY_WEIGHTS) >= enough else FEW_WEIGHTS
+    rows = MANY_ROWS if n_nets * n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
+    weights = MANY_WEIGHTS if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough else FEW_WEIGHTS
     return GridShape(rows, weights)
 
 
 def training_need(
-    design: Design,
+    shape: GridShape,
     network: Network,
     optimizer: Optimizer,
     batch: int,
@@ -287,21 +241,17 @@ def training_need(
 ) -> Need:
     """Return the need of a training, of at most `n_steps` steps a launch."""
     rules, groups = rules_of(network, optimizer), groups_of(optimizer, network.factors)
-    single, tile = design.kind == "single_block", design.grid.weights
-    n_penalty_sums = design.block.n_threads if single else N_PENALTY_SUMS
     need = Need(
         batch,
         n_rows,
         n_weights=n_weights,
         n_steps=n_steps,
         n_epochs=n_steps + 1,
-        n_orders=1,
         train=True,
         average=rules.average,
-        block=single,
-        n_penalty_sums=n_penalty_sums if network.penalties else 0,
+        with_penalties=True,
         n_drawn=network.dropout.n_numbers if network.dropout else 0,
-        tile=(tile.tile_rows, tile.tile_columns),
+        tile=(shape.weights.tile_rows, shape.weights.tile_columns),
     )
     return need.of_groups(groups, rules.n_coefficients)
 
@@ -310,9 +260,3 @@ def n_tiles(network: Network, shape: TileShape) -> int:
     """Return the number of tiles of a net's weights."""
     need = Need(1, 1, tile=(shape.tile_rows, shape.tile_columns))
     return int(make_plan(network, need).plan["n_tiles"][0])
-
-
-def space_bytes(network: Network, batch: int) -> int:
-    """Return the bytes of shared memory in which one block trains a net."""
-    sizes = make_plan(network, Need(batch, batch, block=True)).sizes
-    return sizes.space * network.dtype.itemsize

@@ -18,12 +18,13 @@ from fastmlp.rules.groups import ParameterGroups
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 # What a net shows: its parameters, an average in a slot of its own, one that follows from m.
 NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
-# Sums of losses and of the rows' weights are partial sums first, at these offsets in `sums`. Their
+# Sums of losses and of the rows' weights are partial sums first; the losses' begin `sums`. Their
 # number is independent of the number of threads, and so are the bits.
 N_PARTIAL_SUMS = 32
-LOSS_SUMS, MASS_SUMS, FIXED_SUMS = 0, N_PARTIAL_SUMS, 2 * N_PARTIAL_SUMS
-# Partial sums of the penalties in a grid's kernels, whatever the number of blocks.
+# The most partial sums of the penalties, whatever the number of blocks.
 N_PENALTY_SUMS = 1 << 13
+# The mass of a batch that a net does not take: its training has ended, or its part of a launch.
+NO_STEP = -1.0
 
 
 class Plan(Record):
@@ -36,7 +37,6 @@ class Plan(Record):
     n_rows: int  # of an epoch
     batch: int  # rows of a batch
     n_orders: int  # orders of the rows; 0: rows in the data's order
-    shuffled: int  # 1: the GPU makes the orders from random words
     mode: int  # TRAIN, PREDICT or EVALUATE
     first: int  # a launch's steps within its window of epochs: first,
     last: int  # and the one after the last
@@ -56,7 +56,6 @@ class Plan(Record):
     draws: int  # of which the last ones, from here on, are the numbers of dropout
     weights: int  # of the rows,
     weighted: int  # 1: they have weights
-    scratch: int  # the space of a block that has no shared memory for it
     n_penalties: int
     strengths: int  # offsets into sums: the penalties' strengths,
     penalty_sums: int  # partial sums of the penalties,
@@ -68,8 +67,7 @@ class Plan(Record):
 class Layer(Record):
     """A layer; one more than the net's has the outputs.
 
-    Its inputs end with a column of ones, so biases are one row more of the weights. Offsets of
-    inputs, derivatives, deltas and a block's own numbers are into memory, or into a block's space.
+    Its inputs end with a column of ones, so biases are one row more of the weights.
     """
 
     n_in: int
@@ -82,9 +80,6 @@ class Layer(Record):
     derivatives: int  # of the previous layer's activation, at this layer's inputs
     deltas: int
     delta_stride: int
-    block_weights: int  # a block's own weights,
-    block_gradient: int  # and gradient,
-    block_stride: int  # of which rows are so far apart
     first_tile: int
     weight_coefficients: int  # offsets in a step's coefficients of those of the weights,
     bias_coefficients: int  # and of the biases; FROZEN: no step
@@ -95,11 +90,9 @@ class NetProgress(Record):
 
     reached: int  # the step of the window
     diverged: int  # 1: a number was not finite, and the training has ended
-    non_finite: int  # 1: a number of this epoch was not finite
     epoch_loss: float  # weighted by the rows' weights
     epoch_mass: float  # the sum of these
-    batch_loss: float
-    batch_mass: float
+    batch_mass: float  # or NO_STEP
 
 
 class Nets(NamedTuple):
@@ -144,11 +137,10 @@ def dtype_of(kind: type[Record]) -> np.dtype[Any]:
 
 
 class Sizes(NamedTuple):
-    """Numbers that a plan needs in memory, in sums, and in the block's space."""
+    """Numbers that a plan needs in memory and in sums."""
 
     memory: int
     sums: int
-    space: int
 
 
 class Need(NamedTuple):
@@ -165,11 +157,9 @@ class Need(NamedTuple):
         all are 0
     lowest : the first layer that is trained
     n_epochs : epochs of the longest window
-    n_orders : orders of the rows
     train : True if memory has the optimizer's state and a backup of the parameters
     average : NO_AVERAGE, OWN_AVERAGE or AVERAGE_OF_M
-    block : True if a block keeps weights, gradients and activations in a space of its own
-    n_penalty_sums : partial sums of the penalties
+    with_penalties : True if the objective has the penalties
     tile : rows and columns of a tile of weights
     """
 
@@ -179,11 +169,9 @@ class Need(NamedTuple):
     n_coefficients: int = 0
     n_steps: int = 0
     n_epochs: int = 0
-    n_orders: int = 0
     train: bool = False
     average: int = NO_AVERAGE
-    block: bool = False
-    n_penalty_sums: int = 0
+    with_penalties: bool = False
     tile: tuple[int, int] = (1, 1)
     places: tuple[tuple[int, int], ...] = ()
     lowest: int = 0
@@ -206,11 +194,6 @@ class _Allocator:
         return start
 
 
-def _odd(n: int) -> int:
-    """Return a stride at which neither rows nor columns share a bank of shared memory."""
-    return n | 1
-
-
 class NetPlan(NamedTuple):
     """A net's plan, shape (1,), its layers, shape (n_layers + 1,), and the sizes of its arrays."""
 
@@ -223,7 +206,7 @@ def make_plan(network: Network, need: Need) -> NetPlan:
     """Return a net's records, and the sizes of its arrays."""
     layout, plans = network.layout, np.zeros(1, dtype_of(Plan))
     plan: Any = plans[0]
-    memory, sums = _Allocator(), _Allocator(FIXED_SUMS)
+    memory, sums = _Allocator(), _Allocator(N_PARTIAL_SUMS)
     plan.n_layers, plan.n_parameters = layout.n_layers, layout.n_parameters
     plan.n_outputs, plan.lowest = layout.sizes[-1], need.lowest
     plan.n_rows, plan.batch, plan.last_chunk = need.n_rows, need.rows, 1
@@ -235,46 +218,38 @@ def make_plan(network: Network, need: Need) -> NetPlan:
         own = need.average == OWN_AVERAGE
         plan.average = memory.take(layout.n_parameters) if own else plan.m
         plan.average_backup = memory.take(layout.n_parameters)
-    plan.gradient = memory.take(0 if need.block else layout.n_parameters)
+    plan.gradient = memory.take(layout.n_parameters)
     plan.n_coefficients, plan.draws = need.n_coefficients, need.n_coefficients - need.n_drawn
     plan.coefficients = memory.take(need.n_coefficients * need.n_steps)
     plan.weighted, plan.weights = need.n_weights > 0, memory.take(need.n_weights)
-    plan.scratch = memory.end
     plan.n_penalties = len(network.penalties)
     plan.strengths, plan.row_losses = sums.take(len(network.penalties)), sums.take(need.rows)
-    plan.penalty_sums, plan.n_penalty_sums = sums.take(need.n_penalty_sums), need.n_penalty_sums
+    if network.penalties and need.with_penalties:
+        plan.n_penalty_sums = min(N_PENALTY_SUMS, layout.n_weights)
+    plan.penalty_sums = sums.take(int(plan.n_penalty_sums))
     plan.losses = sums.take(need.n_epochs)
-    space = _Allocator(0 if need.block else memory.end)
-    layers = _layers(network, need, space)
+    layers = _layers(network, need, memory)
     plan.n_tiles = layers[-1].first_tile
-    own_space = space.end if need.block else 0
-    return NetPlan(
-        plans, layers, Sizes(memory.end if need.block else space.end, sums.end, own_space)
-    )
+    return NetPlan(plans, layers, Sizes(memory.end, sums.end))
 
 
-def _layers(network: Network, need: Need, space: _Allocator) -> NDArray[Any]:
+def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
     layout, sizes = network.layout, network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
-    stride = _odd if need.block else int
     places = need.places or [(0, 0)] * layout.n_layers
     layers: Any = np.zeros(layout.n_layers + 1, dtype_of(Layer))
     tiles = 0
     for i, (n_in, n_out) in enumerate(pairwise((*sizes, sizes[-1]))):
         layer = layers[i]
         layer.n_in, layer.n_out, layer.first_tile = n_in, n_out, tiles
-        layer.input_stride = stride(n_in + 1)
-        layer.inputs = space.take(need.rows * int(layer.input_stride))
-        layer.derivatives = space.take(need.rows * int(layer.input_stride) if i > 0 else 0)
+        layer.input_stride = n_in + 1
+        layer.inputs = memory.take(need.rows * (n_in + 1))
+        layer.derivatives = memory.take(need.rows * (n_in + 1) if i > 0 else 0)
         if i == layout.n_layers:
             break
         layer.w, layer.b = layout.weights[i], layout.biases[i]
         layer.weight_coefficients, layer.bias_coefficients = places[i]
         layer.activation = codes[network.activations[i]]
-        layer.delta_stride = layer.block_stride = stride(n_out)
-        layer.deltas = space.take(need.rows * int(layer.delta_stride))
-        if need.block:
-            layer.block_weights = space.take((n_in + 1) * int(layer.block_stride))
-            layer.block_gradient = space.take((n_in + 1) * int(layer.block_stride))
+        layer.delta_stride, layer.deltas = n_out, memory.take(need.rows * n_out)
         tiles += -(-(n_in + 1) // need.tile[0]) * -(-n_out // need.tile[1])
     return layers

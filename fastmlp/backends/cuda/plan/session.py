@@ -1,12 +1,11 @@
 """The plans of some nets, and the memory on the GPU that the plans describe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda.device.arrays import packed, upload
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.plan.plan import Need, NetProgress, Nets, Sizes, dtype_of, make_plan
 from fastmlp.network.spec import Network
@@ -28,24 +27,20 @@ class Session:
     nets: Nets
     sizes: Sizes
 
-    def __init__(
-        self, card: Card, networks: Sequence[Network], need: Need, *, shared: bool, who: str
-    ) -> None:
+    def __init__(self, card: Card, networks: Sequence[Network], need: Need, *, who: str) -> None:
         self.card, n_nets, dtype = card, len(networks), networks[0].dtype
         plan, layers, self.sizes = make_plan(networks[0], need)
         self.plans = np.repeat(plan, n_nets)
-        n_memory = self.sizes.memory + (0 if shared else self.sizes.space)
-        n_orders = max(1, need.n_orders * need.n_rows)
-        numbers = n_memory * dtype.itemsize + 8 * (self.sizes.sums + n_orders)
+        numbers = bytes_of(networks[0], need) + 8 * need.n_rows
         card.require_bytes(n_nets * numbers + self.plans.nbytes + layers.nbytes, who)
         with card.current():
             self.nets = Nets(
-                card.copied(np.zeros((n_nets, n_memory), dtype)),
+                card.copied(np.zeros((n_nets, self.sizes.memory), dtype)),
                 card.copied(self._first_sums(networks)),
                 card.copied(np.zeros(n_nets, dtype_of(NetProgress))),
                 card.copied(self.plans),
                 card.copied(layers),
-                card.empty((n_nets, n_orders), np.int64),
+                card.empty((n_nets, need.n_rows), np.int64),
             )
 
     def _first_sums(self, networks: Sequence[Network]) -> Array:
@@ -64,27 +59,17 @@ class Session:
         """Copy the plans to the GPU."""
         self.nets.plans.copy_to_device(self.plans)
 
-    def send_orders(self, orders: Sequence[NDArray[np.int64]]) -> None:
-        """Copy the row orders to the GPU, one array a net."""
-        table = packed(orders, np.int64)
-        with self.card.current():
-            self.reserve_orders(table.shape[1])
-            width = self.nets.orders.shape[1] - table.shape[1]
-            self.nets.orders.copy_to_device(np.pad(table, ((0, 0), (0, width))))
-
-    def reserve_orders(self, n: int) -> None:
-        """Make room for n numbers of each net's row orders."""
+    def send_orders(self, orders: Mapping[int, NDArray[np.int64]], changed: Iterable[int]) -> None:
+        """Copy the row orders of nets, by their numbers, to the GPU; all where they need more room
+        there than before."""
+        n = max(order.size for order in orders.values())
         if self.nets.orders.shape[1] < n:
-            self.nets = self.nets._replace(orders=None)
-            orders = self.card.empty((len(self.plans), n), np.int64)
-            self.nets = self.nets._replace(orders=orders)
-
-    def put_all(self, field: str, values: Array) -> None:
-        """Copy a host array's row for each net to memory, at the offset in this field."""
-        if len(values) == 1:
-            self.put(field, values[0])
-        else:
-            upload(self.card, values, self.nets.memory, int(self.plans[field][0]))
+            self.nets, changed = self.nets._replace(orders=None), [*orders]
+            table = self.card.empty((len(self.plans), n), np.int64)
+            self.nets = self.nets._replace(orders=table)
+        for net in changed:
+            flat = np.ascontiguousarray(orders[net]).reshape(-1)
+            self.nets.orders[net, : flat.size].copy_to_device(flat)
 
     def put(self, field: str, values: Any, net: int = 0) -> None:
         """Copy flat values, from host or GPU, to a net's memory, at the offset in this field."""
@@ -104,15 +89,15 @@ class Session:
         """Return a copy of each net's `NetProgress`, after all launches have ended."""
         return self.nets.progress.copy_to_host()
 
-    def set_progress(self, **fields: float) -> None:
-        """Set fields of the progress of each net."""
+    def set_progress(self, net: int = 0, **fields: float) -> None:
+        """Set fields of a net's progress."""
         progress = self.progress()
         for name, value in fields.items():
-            progress[name] = value
+            progress[name][net] = value
         self.nets.progress.copy_to_device(progress)
 
 
 def bytes_of(network: Network, need: Need) -> int:
     """Return the GPU memory of one net in bytes, without the row orders."""
     sizes = make_plan(network, need).sizes
-    return (sizes.memory + sizes.space) * network.dtype.itemsize + 8 * sizes.sums
+    return sizes.memory * network.dtype.itemsize + 8 * sizes.sums

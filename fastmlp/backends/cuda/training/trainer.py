@@ -1,6 +1,8 @@
-"""The training of one net on the GPU."""
+"""The training of a net on the GPU, in launches that it may share with nets of its kind."""
 
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +14,141 @@ from fastmlp.backends.cuda.device.arrays import host_bytes, to_device, to_host
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Samples
 from fastmlp.backends.cuda.kernels.launch import launch_steps
-from fastmlp.backends.cuda.plan.design import Design, Kind, design_for, rules_of, training_need
-from fastmlp.backends.cuda.plan.session import Session
+from fastmlp.backends.cuda.plan.design import grid_shape, rules_of, training_need
+from fastmlp.backends.cuda.plan.session import Session, bytes_of
 from fastmlp.backends.cuda.training.optimizer_state import Moments
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.protocol import Data, Span
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 # The steps of one launch, at most; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
+# The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).
+MOST_ORDER_NUMBERS = 1 << 20
+
+
+class Launches:
+    """Nets with the same layers and rules, on the same rows, which train in the same launches.
+
+    Parameters
+    ----------
+    networks : as many as fit into the GPU's memory take part, the first ones
+    optimizer : of the first; the others' optimizers have its rule and its groups of parameters
+    data : of the first; the others' rows in use and weights may differ
+    batch : rows of the largest batch
+    who : the call that messages name
+
+    Attributes
+    ----------
+    n_nets : int
+    session : Session
+
+    Raises
+    ------
+    MemoryError
+        If the rows or a single net do not fit into the GPU's memory.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        networks: Sequence[Network],
+        optimizer: Optimizer,
+        data: Data,
+        batch: int,
+        who: str,
+    ) -> None:
+        network, self.card = networks[0], card
+        self._rules = rules_of(network, optimizer)
+        card.require_bytes(host_bytes(data), who)
+        self.take(data.x, data.y)
+        self._shape = grid_shape(network, batch, card, len(networks))
+        # A net of another fold may use more rows than the first.
+        sizes = (batch, len(data.x), len(data.weight), MOST_STEPS)
+        need = training_need(self._shape, network, optimizer, *sizes)
+        of_net = bytes_of(network, need) + 8 * max(len(data.x), MOST_ORDER_NUMBERS)
+        self.n_nets = min(len(networks), max(1, int(0.9 * card.free_bytes()) // of_net))
+        self.session = Session(card, networks[: self.n_nets], need, who=who)
+        self._losses = int(self.session.plans["losses"][0])
+
+    def seat(self, net: int) -> "Seat":
+        """Return the place of a net, for its trainer."""
+        return Seat(self, net)
+
+    def take(self, x: Any, y: Any) -> None:
+        """Train on these rows from the next launch on."""
+        with self.card.current():
+            self._rows = Samples(to_device(self.card, x), to_device(self.card, y))
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def drop(self) -> None:
+        """Let go of the rows."""
+        self._rows = Samples(None, None)
+
+    def run(self, spans: "Sequence[Span[Trainer]]") -> None:
+        """Do the steps of some nets, each step in the launch of all of them."""
+        session, start = self.session, time.perf_counter()
+        longest = max(span.last - span.first for span in spans)
+        # Nets without a span take no step.
+        session.plans["first"] = session.plans["last"]
+        with self.card.current():
+            self._send_orders(spans)
+            for done in range(0, longest, MOST_STEPS):
+                task_pool.check()
+                n_steps = min(MOST_STEPS, longest - done)
+                for span in spans:
+                    self._send(span, done, n_steps)
+                session.send_plans()
+                launch_steps(self._rules, self._shape, session, self._rows, n_steps)
+                synchronize()
+                reached = session.progress()["reached"]
+                for span in spans:
+                    span.reached = int(reached[span.trainer.net])
+                    self._fetch(span)
+        for span in spans:
+            span.seconds = time.perf_counter() - start
+
+    def _send_orders(self, spans: "Sequence[Span[Trainer]]") -> None:
+        """Copy orders to the GPU, once per window: the calls of a window pass the same array."""
+        changed = []
+        for span in spans:
+            net = span.trainer.net
+            if self._orders.get(net) is not span.order:
+                self._orders[net] = span.order
+                self.session.set(net, n_orders=len(span.order))
+                changed.append(net)
+        if changed:
+            self.session.send_orders(self._orders, changed)
+
+    def _send(self, span: "Span[Trainer]", done: int, n_steps: int) -> None:
+        """Prepare the launch of a span's steps from `done` on."""
+        net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
+        first = min(span.first + done, span.last)
+        last = min(first + n_steps, span.last)
+        # The losses begin with the epoch of the first step.
+        losses = self._losses - first // per_epoch
+        self.session.set(net, first=first, last=last, losses=losses)
+        rows = span.coefficients[first - span.first : last - span.first]
+        dtype = self.session.nets.memory.dtype
+        self.session.put("coefficients", np.ascontiguousarray(rows, dtype).reshape(-1), net)
+
+    def _fetch(self, span: "Span[Trainer]") -> None:
+        """Copy the losses of the epochs that have ended, or diverged, in the last launch."""
+        net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
+        first, last = (int(self.session.plans[name][net]) for name in ("first", "last"))
+        low, high = first // per_epoch, span.reached // per_epoch + (span.reached < last)
+        if first <= span.reached and low < high:
+            start = self._losses
+            losses = self.session.nets.sums[net, start : start + high - low]
+            span.losses[low:high] = losses.copy_to_host()
+
+
+class Seat(NamedTuple):
+    """The place of a net in its launches: its number there."""
+
+    launches: Launches
+    net: int
 
 
 class Trainer:
@@ -30,8 +157,7 @@ class Trainer:
     Parameters
     ----------
     parameters : flat, on the host; `load` reads them, `store` writes them
-    kind : optional
-        The kind of a `design.Design`; None: chosen by net and batch.
+    seat : the place in launches of several nets; None: launches of this net alone
     stepping : bool
         True: a single batch a time, as of a user's own loop.
     summed : bool
@@ -39,12 +165,12 @@ class Trainer:
 
     Attributes
     ----------
-    design : Design
+    net : int, the number in its launches
     units_per_epoch : int
     unit_flops : int
     """
 
-    design: Design
+    net: int
     units_per_epoch: int
     unit_flops: int
 
@@ -59,35 +185,36 @@ class Trainer:
         data: Data,
         batch_size: int,
         *,
-        kind: Kind | None = None,
+        seat: Seat | None = None,
         stepping: bool = False,
         summed: bool = False,
     ) -> None:
-        self._summed = summed
-        self._card, self._lock = card, lock
+        self._card, self._lock, self._summed = card, lock, summed
         self._parameters, self._moments = parameters, moments
-        self._n_rows = data.n_rows
-        self._batch = batch = min(batch_size, self._n_rows)
-        self._rules = rules_of(network, optimizer)
-        self.design = design = design_for(network, batch, card, kind)
-        self.units_per_epoch = -(-self._n_rows // batch)
+        self._batch = batch = min(batch_size, data.n_rows)
         self.unit_flops = 6 * network.layout.n_weights * batch
-        sizes = (batch, self._n_rows, len(data.weight), MOST_STEPS)
-        need = training_need(design, network, optimizer, *sizes)
-        card.require_bytes(host_bytes(data), "MLP.fit")
-        shared = need.block and design.block.shared
-        self._session = session = Session(card, [network], need, shared=shared, who="MLP.fit")
-        self._send(data)
-        self._losses = int(session.plans["losses"][0])
-        self._order: Any = None
+        alone = (card, [network], optimizer, self._scaled(data), batch, "MLP.fit")
+        self._launches, self.net = seat or Launches(*alone).seat(0)
+        self._session = self._launches.session
+        self._set(data)
         self.load()
+
+    def _scaled(self, data: Data) -> Data:
+        if not self._summed:
+            return data
+        return data._replace(y=to_host(data.y) * self._parameters.dtype.type(data.n_rows))
+
+    def _set(self, data: Data) -> None:
+        self.units_per_epoch = -(-data.n_rows // self._batch)
+        self._session.set(self.net, n_rows=data.n_rows, batch=self._batch)
+        if data.weight.size:
+            with self._card.current():
+                self._session.put("weights", np.ascontiguousarray(data.weight), self.net)
 
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on: as wide as those before, and not more."""
-        self._n_rows, self._order = data.n_rows, None
-        self.units_per_epoch = -(-self._n_rows // self._batch)
-        self._session.set(n_rows=self._n_rows)
-        self._send(data)
+        self._set(data)
+        self._launches.take(*self._scaled(data)[:2])
 
     def resume(self, moments: Moments, data: Data) -> None:
         """Go on from the parameters, and with the optimizer's state, as they are now."""
@@ -97,29 +224,17 @@ class Trainer:
 
     def pause(self) -> None:
         """Let go of the rows, until `resume`."""
-        self._rows = Samples(None, None)
-
-    def _send(self, data: Data) -> None:
-        """Copy the rows to the GPU."""
-        with self._card.current():
-            y = (
-                to_host(data.y) * self._parameters.dtype.type(data.n_rows)
-                if self._summed
-                else data.y
-            )
-            self._rows = Samples(to_device(self._card, data.x), to_device(self._card, y))
-            if data.weight.size:
-                self._session.put("weights", np.ascontiguousarray(data.weight))
+        self._launches.drop()
 
     def load(self) -> None:
         """Copy the parameters to the GPU, and the optimizer's state."""
         with self._card.current():
-            self._moments.load(self._session, self._parameters)
+            self._moments.load(self._session, self._parameters, self.net)
 
     def store(self) -> None:
         """Copy the parameters to the host, and the optimizer's state to `moments`."""
         with self._card.current():
-            values = self._moments.store(self._session)
+            values = self._moments.store(self._session, self.net)
         with self._lock.parameters:
             publish(values, self._parameters)
 
@@ -134,19 +249,21 @@ class Trainer:
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
-            self._session.set_progress(reached=0, diverged=0, non_finite=0)
+            self._session.set_progress(self.net, reached=0, diverged=0)
 
     @property
     def reached(self) -> int:
         """The unit of the window that the launches have reached, interrupted or not."""
-        with self._card.current():
-            return int(self._session.progress()["reached"][0])
+        return int(self._progress("reached"))
 
     @property
     def diverged(self) -> bool:
         """True if the last call met a number that is not finite."""
+        return bool(self._progress("diverged"))
+
+    def _progress(self, name: str) -> Any:
         with self._card.current():
-            return bool(self._session.progress()["diverged"][0])
+            return self._session.progress()[name][self.net]
 
     def step_of(self, unit: int) -> int:
         """Return the number of steps of a window that are complete before this unit."""
@@ -163,41 +280,6 @@ class Trainer:
         coefficients : shape (n_steps, n_coefficients), of the steps of this call
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
-        constants = np.ascontiguousarray(coefficients, self._parameters.dtype)
-        with self._card.current():
-            self._send_order(order)
-            for start in range(first, last, MOST_STEPS):
-                task_pool.check()
-                stop = min(start + MOST_STEPS, last)
-                self._launch(constants[start - first : stop - first], start, stop)
-                reached = self.reached
-                self._fetch(losses, start, stop, reached)
-                if reached < stop:
-                    return reached
-        return last
-
-    def _send_order(self, order: NDArray[np.int64]) -> None:
-        """Copy the order to the GPU, once per window: the calls of a window pass the same array."""
-        if order is self._order:
-            return
-        self._session.set(n_orders=len(order))
-        self._session.send_orders([order])
-        self._order = order
-
-    def _launch(self, constants: Array, first: int, last: int) -> None:
-        session = self._session
-        session.put("coefficients", np.ascontiguousarray(constants).reshape(-1))
-        # The losses begin with the epoch of the first step.
-        session.set(first=first, last=last, losses=self._losses - first // self.units_per_epoch)
-        session.send_plans()
-        launch_steps(self.design, self._rules, session, self._rows, first, last)
-        synchronize()
-
-    def _fetch(self, losses: Array, first: int, last: int, reached: int) -> None:
-        """Copy the losses of the epochs that have ended, or diverged."""
-        per_epoch = self.units_per_epoch
-        low = first // per_epoch
-        high = reached // per_epoch if reached == last else reached // per_epoch + 1
-        if high > low:
-            start = self._losses
-            losses[low:high] = self._session.nets.sums[0, start : start + high - low].copy_to_host()
+        span = Span(self, order, coefficients, losses, first, last)
+        self._launches.run([span])
+        return span.reached

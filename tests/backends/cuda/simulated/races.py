@@ -141,15 +141,13 @@ class WatchedRecord(Record):
             object.__setattr__(self, slot, value)
 
     def __getattr__(self, name: str) -> Any:
-        # Other blocks of a launch may or may not see its `non_finite`: see kernels/grid.py.
-        if name != "non_finite":
-            self._watch.read(self._key(name), self._name, name)
+        self._watch.read(self._key(name), self._name, name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         before = super().__getattr__(name).tobytes()
         super().__setattr__(name, value)
-        if name != "non_finite" and super().__getattr__(name).tobytes() != before:
+        if super().__getattr__(name).tobytes() != before:
             self._watch.write(self._key(name), self._name, name)
 
     def _key(self, name: str) -> Any:

@@ -17,7 +17,6 @@ from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Adam, coefficients_of, is_averaged, lag_of
 
 Array = NDArray[Any]
-DESIGNS = ("single_block", "phases")
 N_ROWS, BATCH = 7, 4
 
 
@@ -79,19 +78,18 @@ def pair(
     net: Net,
     optimizer: Any = None,
     *,
-    design: str,
     weighted: bool = False,
     epochs: int = 1,
     n_orders: int | None = None,
 ) -> tuple[Run, Run]:
-    """Return the same training on the CPU, and by a design in the simulator; two steps an epoch."""
+    """Return the same training on the CPU, and in the simulator; two steps an epoch."""
     optimizer = optimizer or Adam(0.03)
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     order = orders(rng, n_orders or epochs, N_ROWS)
     on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order, epochs=epochs)
     rows = Data(*data)
-    on_gpu = trained(gpu(net), parameters, rows, optimizer, order, epochs=epochs, kind=design)
+    on_gpu = trained(gpu(net), parameters, rows, optimizer, order, epochs=epochs)
     return on_cpu, on_gpu
 
 

@@ -13,9 +13,8 @@ LOAD = gpu.Load((2, 2, 1), 1, "tanh")
 def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "PARITY_STEPS", 1)
     report = gpu.parity([LOAD])
-    assert [(row["dtype"], row["design"], row["held"]) for row in report] == [
-        (dtype, design, True) for dtype in ("float32", "float64") for design in gpu.DESIGNS
-    ]
+    held = [(row["dtype"], row["held"]) for row in report]
+    assert held == [("float32", True), ("float64", True)]
     assert all(json.dumps(row) for row in report)
 
 
@@ -27,13 +26,13 @@ def test_contestants_train() -> None:
 
 
 def test_what_must_hold_stands_beside_what_was_measured() -> None:
-    parity: list[Any] = [[{"net": "a", "dtype": "float32", "design": "single_block", "held": True}]]
-    parity += [[{"net": "b", "dtype": "float32", "design": "grid", "error": "KeyError()"}]]
+    parity: list[Any] = [[{"net": "a", "dtype": "float32", "held": True}]]
+    parity += [[{"net": "b", "dtype": "float32", "error": "KeyError()"}]]
     races: list[Any] = [{"net": "a", "wanted": {"times a graph": 3.0}, "held": False}, {}]
     sanitizer: list[Any] = [{"memcheck": {"held": True}}]
     assert gpu.verdicts({"parity": parity, "races": races, "sanitizer": sanitizer}) == {
-        "parity: a, float32, single_block": True,
-        "parity: b, float32, grid": None,
+        "parity: a, float32": True,
+        "parity: b, float32": None,
         "race: a": False,
         "memcheck": True,
         "racecheck": None,
@@ -45,7 +44,7 @@ def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.Mo
         return {"median": make()}
 
     monkeypatch.setattr(gpu, "timed", timed)
-    times = {"fastmlp, single_block": 1.0, "fastmlp, grid": 2.0, "PyTorch, eager": 0.1}
+    times = {"fastmlp": 1.0, "PyTorch, eager": 0.1}
     graphs = {"PyTorch, graph of a step": 4.0, "PyTorch, graph of an epoch": 3.0}
     made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
     monkeypatch.setattr(gpu, "contestants", lambda load: made)

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import launches_of
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.kernels.launch import launch_single_block
-from fastmlp.backends.cuda.plan import design
-from fastmlp.backends.cuda.training import batched_fits
+from fastmlp.backends.cuda.engine import Engine as GPU
+from fastmlp.backends.cuda.kernels.launch import launch_steps
+from fastmlp.backends.cuda.training import trainer as cuda_trainer
 from fastmlp.model import core_of
+from fastmlp.training import loop, request
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)
@@ -57,15 +59,16 @@ def alone(member: MLP, rows: Any, weight: Any = None, **options: Any) -> Any:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of nets in each group."""
+    """The number of nets in the launches of each group."""
     sizes: list[int] = []
-    made = batched_fits.Group.__init__
+    made = GPU.launches
 
-    def noted(self: Any, card: Any, fits: Any, *rest: Any) -> None:
-        sizes.append(len(fits))
-        made(self, card, fits, *rest)
+    def noted(self: Any, members: Any, batch_size: int) -> Any:
+        launches = made(self, members, batch_size)
+        sizes.append(launches.n_nets)
+        return launches
 
-    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
+    monkeypatch.setattr(GPU, "launches", noted)
     return sizes
 
 
@@ -124,7 +127,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
     held_out = [None, FOLD, FOLD]
     split: dict[str, Any] = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
     histories = fit_many(together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split)
-    assert groups == []
+    assert groups == [2]
     assert sorted(seen) == [0, 0, 1, 2, 2]
     for i, member in enumerate(own):
         result = None if i == 0 else (X[FOLD], Y[FOLD], WEIGHT[FOLD])
@@ -137,15 +140,12 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
     assert [h.status.name for h in histories] == ["COMPLETED", "STOPPED", "COMPLETED"]
 
 
-def test_nets_of_other_designs_have_their_own_fits(
-    groups: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(design, "SINGLE_BLOCK_FLOPS", 6 * 16 * 4)
+def test_nets_of_one_kind_may_have_epochs_and_batches_of_their_own(groups: list[int]) -> None:
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
-    fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
-    assert groups == [2]
-    for member in own:
-        alone(member, FOLD, epochs=1, batch_size=4)
+    fit_many(together, X, Y, epochs=[1, 3, 1], batch_size=[4, 5, 4], rows=FOLD)
+    assert groups == [2, 1]
+    for member, epochs, batch in zip(own, [1, 3, 1], [4, 5, 4], strict=True):
+        alone(member, FOLD, epochs=epochs, batch_size=batch)
     assert [state_of(member) for member in together] == [state_of(member) for member in own]
 
 
@@ -161,10 +161,10 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The steps that the GPU did before the interrupt count."""
-    monkeypatch.setattr(batched_fits, "MOST_STEPS", 2)
-    monkeypatch.setattr(batched_fits, "CALL_SECONDS", 1e9)
-    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", 1)
-    launched, n_launches = launch_single_block, list[Any]()
+    launches_of(2, monkeypatch)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
+    launched, n_launches = launch_steps, list[Any]()
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
         if len(n_launches) == 3:
             raise Stopped
 
-    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
+    monkeypatch.setattr(cuda_trainer, "launch_steps", launch)
     averaged = net(2, optimizer=Adam(0.1, average=SWA(0.5)))
     together = [net(0), net(1), averaged]
     before = copy.deepcopy(together)
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
 
 
 def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, sent = launch_single_block, list[bool]()
+    launched, sent = launch_steps, list[bool]()
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -202,8 +202,8 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
             sent.append(True)
             _thread.interrupt_main()
 
-    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
-    monkeypatch.setattr(batched_fits, "FIRST_STEPS", 4)
+    monkeypatch.setattr(cuda_trainer, "launch_steps", launch)
+    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", 1)
     together = [net(0), net(1)]
     with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
         histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
@@ -255,14 +255,12 @@ def members_alone(shuffle: bool) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.*fit diverged")
-@pytest.mark.parametrize("enough", [1, 1 << 20], ids=["orders of the device", "of the host"])
 @pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
 def test_each_member_ends_as_by_itself(
-    shuffle: bool, order_numbers: int, enough: int, monkeypatch: pytest.MonkeyPatch
+    shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = members_alone(shuffle)
-    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", order_numbers)
-    monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", enough)
+    monkeypatch.setattr(request, "MAX_ORDER_NUMBERS", order_numbers)
     together = member_nets()
     histories = fit_many(together, X, Y, rows=MEMBER_ROWS, shuffle=shuffle, **FEW_STEPS)
     assert ends_of(together, histories) == expected
@@ -273,7 +271,8 @@ def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
 ) -> None:
     same = [net(i) for i in range(3)]
     with monkeypatch.context() as patch:
-        patch.setattr(batched_fits, "_most_at_once", lambda *_: 2)
+        # Two nets take 17 MB for orders of their rows.
+        patch.setattr(Card, "free_bytes", lambda self: 25 << 20)
         fit_many(same, X, Y, epochs=1)
     assert groups == [2, 1]
     monkeypatch.setattr(Card, "free_bytes", lambda self: 10)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 from nets import Net, orders
-from pairwise import all_pairs
 from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
@@ -13,8 +12,8 @@ from fastmlp import EMA, MLP, fit_many
 from fastmlp.backends.cuda import predict
 from fastmlp.backends.cuda.device import adapter, arrays
 from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
+from fastmlp.backends.cuda.kernels import launch
 from fastmlp.backends.cuda.plan.plan import NetProgress, dtype_of
-from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
 
@@ -22,48 +21,34 @@ each_order = pytest.mark.parametrize("order", ORDERS)
 PENALTIES = {"l2": 0.1, "l1": 0.1}
 
 
-def train(net: Net, design: str, *, weighted: bool, shared: bool = True, rate: float = 0.1) -> Run:
+def train(net: Net, *, weighted: bool, rate: float = 0.1) -> Run:
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
-    engine = gpu(net)
     optimizer: Any = SGD(rate) if rate > 1 else Adam(rate, average=EMA(0.9))
-    with pytest.MonkeyPatch.context() as patch:
-        if not shared:
-            patch.setattr(engine.card, "shared_bytes", 0)
-        # In phases each step has launches of its own: an epoch is as good as two.
-        order = orders(rng, 1 if design == "phases" else 2, N_ROWS)
-        return trained(engine, parameters, Data(*data), optimizer, order, kind=design)
+    # In phases each step has launches of its own: an epoch is as good as two.
+    order = orders(rng, 1 + launch.COOPERATIVE, N_ROWS)
+    return trained(gpu(net), parameters, Data(*data), optimizer, order)
 
 
-@pytest.mark.parametrize(
-    ("design", "loss", "order"),
-    [
-        (*case.values(),)
-        for case in all_pairs(
-            design=["single_block", "single_block, global", "phases", "grid"],
-            loss=["mse", "cross_entropy"],
-            order=[*ORDERS],
-        )
-    ],
-)
-def test_training(design: str, loss: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind, _, rest = design.partition(", ")
+@pytest.mark.usefixtures("each_launch")
+@pytest.mark.parametrize(("loss", "order"), [("mse", "backward"), ("cross_entropy", "random")])
+def test_training(loss: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weighted = loss == "mse"
     net = Net(sizes=(3, 5, 4, 3), loss=loss, penalties=PENALTIES)
-    expected = train(net, kind, weighted=weighted, shared=not rest)
+    expected = train(net, weighted=weighted)
     watched(ORDERS[order](), monkeypatch)
-    got = train(net, kind, weighted=weighted, shared=not rest)
+    got = train(net, weighted=weighted)
     for name in ("parameters", "moments", "losses"):
         assert np.array_equal(getattr(got, name), getattr(expected, name)), name
 
 
 @each_order
+@pytest.mark.usefixtures("each_launch")
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
-@pytest.mark.parametrize("design", ["single_block", "phases", "grid"])
-def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence(rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread waits at a barrier for threads that have returned."""
     watched(ORDERS[order](), monkeypatch)
-    run = train(Net(output_activation="identity"), design, weighted=False, rate=rate)
+    run = train(Net(output_activation="identity"), weighted=False, rate=rate)
     assert run.diverged
     assert np.isfinite(run.parameters).all()
 
@@ -95,17 +80,17 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
         assert np.array_equal(got, answer)
 
 
+@pytest.mark.usefixtures("each_launch")
 @each_order
 def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 3)), rng.normal(size=6)
-    monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", 1)
 
     def trained() -> list[MLP]:
         options: dict[str, Any] = {"dtype": "float64", "device": "cuda"}
         options["optimizer"] = Adam(average=EMA(0.9))
-        nets = [MLP((3, 4, 1), seed=i, **options) for i in range(2)]
-        fit_many(nets, x, y, epochs=2, batch_size=4)
+        nets = [MLP((3, 4, 1), seed=i, **options) for i in range(3)]
+        fit_many(nets, x, y, epochs=2, batch_size=[4, 4, 6])
         return nets
 
     expected = trained()

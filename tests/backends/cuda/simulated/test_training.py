@@ -1,4 +1,4 @@
-"""Training and predictions in the simulator: each rule, by each design, against the CPU."""
+"""Training and predictions in the simulator: each rule, against the CPU."""
 
 from functools import cache
 from typing import Any
@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, orders
-from runs import BATCH, DESIGNS, N_ROWS, Run, assert_alike, gpu, launches_of, pair, trained
+from runs import BATCH, N_ROWS, Run, assert_alike, gpu, launches_of, pair, trained
 
 from fastmlp import MLP, Cosine, fit_many
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import predict as cuda_predict
-from fastmlp.backends.cuda.plan.design import design_for
-from fastmlp.backends.cuda.training import trainer as cuda_trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.averages import EMA
@@ -22,7 +20,6 @@ from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
-each_design = pytest.mark.parametrize("design", DESIGNS)
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
     SGD(0.03, momentum=0.9),
@@ -69,25 +66,23 @@ TRAININGS: dict[str, tuple[Net, Any, bool, int]] = {
 }
 
 
-@each_design
 @pytest.mark.parametrize("name", TRAININGS)
-def test_training_is_that_of_the_cpu(name: str, design: str) -> None:
+def test_training_is_that_of_the_cpu(name: str) -> None:
     net, optimizer, weighted, epochs = TRAININGS[name]
-    on_cpu, on_gpu = pair(net, optimizer, design=design, weighted=weighted, epochs=epochs)
+    on_cpu, on_gpu = pair(net, optimizer, weighted=weighted, epochs=epochs)
     assert_alike(on_cpu, on_gpu, 2e-5 if net.dtype == "float32" else 1e-10)
     if net.layer_rates:
         assert np.array_equal(on_gpu.moments == 0, on_cpu.moments == 0)
 
 
-@each_design
-def test_one_order_serves_every_epoch(design: str) -> None:
-    assert_alike(*pair(Net((2, 3, 1)), design=design, epochs=2, n_orders=1))
+def test_one_order_serves_every_epoch() -> None:
+    assert_alike(*pair(Net((2, 3, 1)), epochs=2, n_orders=1))
 
 
 @pytest.mark.parametrize("loss", SKLEARN_LOSSES)
 def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, loss, SKLEARN_LOSSES[loss])
-    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="single_block"))
+    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3))))
 
 
 def gaussian(z: Any) -> Any:
@@ -109,8 +104,7 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
     return (w - rate if g > 0 else w + rate), m, v
 
 
-@each_design
-def test_rules_of_the_users_own(design: str) -> None:
+def test_rules_of_the_users_own() -> None:
     class Own(Net):
         @property
         def network(self) -> Any:
@@ -122,52 +116,38 @@ def test_rules_of_the_users_own(design: str) -> None:
                 link=LINKS["identity"],
             )
 
-    assert_alike(*pair(Own(), Custom(sign_descent, 0.01), design=design))
+    assert_alike(*pair(Own(), Custom(sign_descent, 0.01)))
 
 
-def two_epochs(design: str, cuts: tuple[int, ...] = ()) -> Run:
+def two_epochs(cuts: tuple[int, ...] = ()) -> Run:
     rng = np.random.default_rng(0)
     net = Net(penalties={"l2": 0.1})
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 2, N_ROWS)
-    return trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design, cuts=cuts)
+    return trained(gpu(net), parameters, Data(*data), Adam(0.1), order, cuts=cuts)
 
 
 @cache
 def two_epochs_at_once() -> Run:
-    return two_epochs("phases")
+    return two_epochs()
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
+@pytest.mark.usefixtures("each_launch")
 @pytest.mark.parametrize("most_steps", [1, 2, 100])
 def test_where_calls_and_launches_end_changes_no_bit(
-    design: str, most_steps: int, monkeypatch: pytest.MonkeyPatch
+    most_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In the simulator, a cooperative launch has one block, a phase has two.
     once = two_epochs_at_once()
     launches_of(most_steps, monkeypatch)
-    cut = two_epochs(design, (1, 3))
+    cut = two_epochs((1, 3))
     assert np.array_equal(once.parameters, cut.parameters)
     assert np.array_equal(once.moments, cut.moments)
     np.testing.assert_allclose(once.losses, cut.losses, rtol=1e-14)
 
 
-def test_shared_or_global_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    net = Net()
-    parameters, data = net.draw(rng, N_ROWS)
-    order = orders(rng, 1, N_ROWS)
-    shared = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="single_block")
-    engine = gpu(net)
-    monkeypatch.setattr(engine.card, "shared_bytes", 0)
-    without = trained(engine, parameters, Data(*data), Adam(0.1), order, kind="single_block")
-    assert np.array_equal(shared.parameters, without.parameters)
-    assert not design_for(net.network, BATCH, engine.card).block.shared
-
-
-@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
+@pytest.mark.usefixtures("each_launch")
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
-def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: float) -> None:
+def test_a_divergence_puts_back_what_the_epoch_began_with(rate: float) -> None:
     rng = np.random.default_rng(0)
     net = Net(sizes=(3, 2), output_activation="identity")
     parameters, data = net.draw(rng, N_ROWS)
@@ -178,7 +158,7 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
     arguments: tuple[Any, ...] = (SGD(rate), order)
     runs = [
         trained(CPU(net.network, 1), parameters, data, *arguments, batch=batch),
-        trained(gpu(net), parameters, Data(*data), *arguments, batch=batch, kind=design),
+        trained(gpu(net), parameters, Data(*data), *arguments, batch=batch),
     ]
     for run in runs:
         assert run.diverged
@@ -187,15 +167,18 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
     assert runs[0].reached == runs[1].reached
 
 
-@each_design
-def test_a_batch_of_zero_weights_takes_no_step(design: str) -> None:
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_batch_of_zero_weights_takes_no_step(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     data.weight[:BATCH] = 0
-    order = np.arange(N_ROWS)[None]
-    on_cpu = trained(CPU(net.network, 1), parameters, data, Adam(0.1), order)
-    on_gpu = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design)
+    order = np.arange(N_ROWS)[None] if which == "first" else np.arange(N_ROWS)[None, ::-1].copy()
+    if which == "last":
+        launches_of(3, monkeypatch)
+        data.weight[BATCH - 1] = 1
+    on_cpu = trained(CPU(net.network, 1), parameters, data, Adam(0.1), order, epochs=2)
+    on_gpu = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, epochs=2)
     assert_alike(on_cpu, on_gpu)
 
 
@@ -231,16 +214,8 @@ def rows_of(rng: np.random.Generator) -> tuple[Any, Any]:
     return rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1]))
 
 
-@pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("activation", ["relu", "identity"])
-def test_a_fit_is_that_of_the_cpu(
-    design: str, activation: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        cuda_trainer,
-        "design_for",
-        lambda network, batch, card, kind: design_for(network, batch, card, design),  # type: ignore[arg-type]
-    )
+def test_a_fit_is_that_of_the_cpu(activation: str, rng: np.random.Generator) -> None:
     X, y = rows_of(rng)
     nets = [made(device, activation=activation) for device in ("cpu", "cuda")]
     losses = [net.fit(X, y, epochs=2, batch_size=BATCH).loss for net in nets]
