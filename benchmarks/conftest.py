@@ -56,7 +56,7 @@ def page_of(main: Callable[..., Record], words: list[str], page: Path) -> str:
     return text
 
 
-SECTIONS = ("benchmarks", "once", "intervals", "times", "scale")
+SECTIONS = ("benchmarks", "once", "intervals", "times")
 MACHINE: Record = {
     "date": "2026-01-01",
     "cpu": "A CPU",

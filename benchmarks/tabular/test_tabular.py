@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import scores
 from benchmarks.conftest import MACHINE, page_of
-from benchmarks.tabular import compare, intervals, scale, sources, times, wheels
+from benchmarks.tabular import compare, intervals, sources, times, wheels
 from benchmarks.tabular.models import FASTMLP, LINEAR, categories
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
@@ -240,21 +240,3 @@ def test_a_fit_that_a_signal_ends_is_no_result() -> None:
         warnings.warn("of others", stacklevel=1)
         with pytest.raises(UserWarning, match="interrupted"):
             warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
-
-
-def test_a_limit_of_time_for_few_rows(page: Path) -> None:
-    table = scale.drawn(500)
-    assert table.x.shape == (550, 20)
-    assert len(categories(table)) == 4
-    assert sorted(np.concatenate([table.train, table.validation, table.test])) == [*range(550)]
-    np.testing.assert_array_equal(table.y, scale.drawn(500).y)
-
-    record = scale.fit("fastmlp fast", 500, 1, 20.0)
-    assert record["score"] < table.y.std()
-    assert 0 < record["seconds"] < 60
-    file = page.with_name("scale.json")
-    records = [{"model": name, **record} for name in scale.models(20.0)]
-    facts = {"rows": 500, "limit": 20.0, "threads": 1, "machine": MACHINE, "versions": {}}
-    file.write_text(json.dumps({**facts, "records": records}))
-    scale.main(["--from-json", "--json", str(file), "--pages"], page)
-    assert f"| fastmlp fast | {record['score']:.4f} |" in page.read_text()
