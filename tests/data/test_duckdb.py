@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fastmlp import MLP, MLPClassifier, Status, fit_many, predict_arrow, predict_parquet
+from fastmlp import MLP, Status, fit_many, predict_arrow, predict_parquet
 
 rng = np.random.default_rng(0)
 N = 10_000
@@ -60,19 +60,12 @@ def test_a_query_trains_in_the_bits_of_arrays(connection: Any, buffer_rows: Any)
     assert is_free(connection)
 
 
-def test_many_nets_and_estimators(connection: Any) -> None:
+def test_many_nets(connection: Any) -> None:
     nets = [net(seed=i) for i in range(2)]
     fit_many(nets, connection.sql(QUERY), target="y", **HOW)
     alone = net(seed=1)
     alone.fit(connection.sql(QUERY), target="y", **HOW)
     assert nets[1].parameters.tobytes() == alone.parameters.tobytes()
-    models = [MLPClassifier((4,), max_iter=2, random_state=0) for _ in range(2)]
-    with pytest.warns(UserWarning, match="Maximum iterations"):
-        models[0].fit(X, HOT)
-    with pytest.warns(UserWarning, match="Maximum iterations"):
-        models[1].fit(connection.sql("SELECT a, b, c, hot FROM table_of_rows"), target="hot")
-    assert models[1].coefs_[0].tobytes() == models[0].coefs_[0].tobytes()
-    assert models[1].classes_.tolist() == ["cold", "hot"]
     assert is_free(connection)
 
 

@@ -21,7 +21,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
-from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import BatchPredictions, Table
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import Reports, fit_epochs, reset_records
@@ -37,13 +36,8 @@ from fastmlp.estimators.mlp.fitting.net import (
     write_back,
 )
 from fastmlp.estimators.mlp.fitting.rows import (
-    ARRAYS,
     HeldOutRows,
     RowSubset,
-    SourceOptions,
-    check_whole,
-    feed_of,
-    subset_of,
     validation_rows,
 )
 from fastmlp.estimators.mlp.fitting.shortcuts import checked_rows, seeded
@@ -86,7 +80,6 @@ class PredictionCache:
 
 
 Array = NDArray[Any]
-Rows = NDArray[np.int64]
 
 
 @cache
@@ -168,7 +161,6 @@ class CompiledMLP(
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
-        over: SourceOptions = ARRAYS,
     ) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
         # one's kernels read.
@@ -178,11 +170,11 @@ class CompiledMLP(
             if not incremental:
                 advice.warn_of_idle_scoring(self)
             first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-            if over.covers(X, y, f"{type(self).__name__}.fit"):
-                feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
-                part = subset_of(self, feed.rows)
-                validation = over.of_table(self, validation)
-                return self._learn(part, incremental, first_pass, validation, reports, feed)
+            if isinstance(y, str):
+                who = f"{type(self).__name__}.fit"
+                raise TypeError(
+                    f"{who}: y must be an array, got {y!r}; a column of a frame is X[{y!r}]"
+                )
             with advice.checking(self, X, y=y, sample_weight=sample_weight):
                 X, y = self._validate_input(X, y, incremental, reset=first_pass)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
@@ -197,31 +189,6 @@ class CompiledMLP(
         except OverflowError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from error
 
-    def _fit_part(
-        self,
-        X: Any,
-        y: Array,
-        rows: Rows,
-        form: Mapping[str, Any],
-        weight: Any = None,
-        reports: Reports | None = None,
-    ) -> Any:
-        """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array of float32 or float64, or sparse matrix
-        y : (n_samples, n_outputs) array, binarized; only `rows` are read
-        rows : (n,) array of int64
-        form : attributes that `fit` derives from the data: labels, names and number of features
-        weight : (n_samples,) array, or None
-        """
-        self.__dict__.update(form)
-        part = RowSubset(X, y, weight, rows)
-        weights = self._of_classes(part.of(weight), X, part.of(y))
-        with self._refusing_overflow():
-            return self._learn(part.weighted(weights), reports=reports)
-
     def _learn(
         self,
         part: RowSubset,
@@ -229,9 +196,8 @@ class CompiledMLP(
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
-        feed: Feed | None = None,
     ) -> Any:
-        """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
+        """Train on checked data, targets binarized."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = seeded(self)
         if first_pass:
@@ -242,10 +208,8 @@ class CompiledMLP(
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
         if to_core.is_stochastic(self.solver):
-            fit_epochs(self, part, feed, held_out, reports, incremental=incremental)
+            fit_epochs(self, part, held_out, reports, incremental=incremental)
         else:
-            name = self.solver if isinstance(self.solver, str) else type(self.solver).__name__
-            check_whole(self, feed, f"solver={name!r}", "another solver")
             if held_out is not None:
                 raise to_core.needs_batches(self, "X_val")
             if to_core.is_second_order(self.solver):

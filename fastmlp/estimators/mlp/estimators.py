@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.common import (
     Activations,
@@ -28,7 +27,6 @@ from fastmlp.estimators.common import (
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.fitting.epochs import reports_of
-from fastmlp.estimators.mlp.fitting.rows import SourceOptions
 from fastmlp.estimators.mlp.fitting.shortcuts import (
     accuracy,
     are_plain_labels,
@@ -194,41 +192,32 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     @explained
     def fit(
         self,
-        X: Table | Source,
-        y: Table | None = None,
+        X: Table,
+        y: Table,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: Table | Source | None = None,
+        X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
-        target: str | Sequence[str] | None = None,
-        buffer_rows: int | None = None,
-        classes: ArrayLike | None = None,
     ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features), or a source
-            A source, in the place of X and y, is read in blocks, as `MLP.fit` does.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels, or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
-            part of X. X_val alone may be a source too, of which all rows are held in memory; with
-            `target` files or a table. For solvers that work by batches.
+            part of X. For solvers that work by batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
         progress : bool
             Show a tqdm bar with the losses and the score.
-        target, buffer_rows
-            As for `MLP.fit`, of a source.
-        classes : array-like of shape (n_classes,), optional
-            The labels in a source; None: those that a first pass over it finds.
 
         Returns
         -------
@@ -242,8 +231,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = SourceOptions(target, buffer_rows, classes)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     @available_if(lambda estimator: estimator._check_solver())
     def partial_fit(
@@ -498,37 +486,31 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     @explained
     def fit(
         self,
-        X: Table | Source,
-        y: Table | None = None,
+        X: Table,
+        y: Table,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: Table | Source | None = None,
+        X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
-        target: str | Sequence[str] | None = None,
-        buffer_rows: int | None = None,
     ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features), or a source
-            A source, in the place of X and y, is read in blocks, as `MLP.fit` does.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: for `validation_loss_curve_`, and for early stopping in place of a
-            part of X. X_val alone may be a source too, of which all rows are held in memory; with
-            `target` files or a table. For solvers that work by batches.
+            part of X. For solvers that work by batches.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
         progress : bool
             Show a tqdm bar with the losses and the score.
-        target, buffer_rows
-            As for `MLP.fit`, of a source.
 
         Returns
         -------
@@ -542,8 +524,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = SourceOptions(target, buffer_rows)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

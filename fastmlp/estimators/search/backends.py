@@ -1,8 +1,9 @@
 """Backends of joblib that run a search's fits: threads of a pool, or the workers of a cluster."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, final
 
@@ -14,7 +15,6 @@ from fastmlp._process.warnings import raised
 from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost
-from fastmlp.estimators.search.trial import Trials, are_fits
 from fastmlp.training.history import new_bar
 
 
@@ -103,12 +103,11 @@ class PoolBackend(ParallelBackendBase):
         self._n_threads, self._bar = n_threads, bar
         self._tasks: list[Task] = []
         self._pool: Pool | None = None
-        self._trials = Trials()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return the number of threads, for any `n_jobs`, but at least two.
 
-        With one, joblib would run the calls itself, without `Trials`.
+        With one, joblib would run the calls itself, outside of the pool.
         """
         return max(2, self._n_threads)
 
@@ -120,7 +119,7 @@ class PoolBackend(ParallelBackendBase):
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected, or after the running ones."""
         self._bar.expect()
-        job = SubmittedCall(self._trials.of(func), callback, self._bar)
+        job = SubmittedCall(task_of(func), callback, self._bar)
         task = Task(cost_of(func), job)
         if self._pool is None:
             self._tasks.append(task)
@@ -179,12 +178,29 @@ def _cost_of_fit(estimator: Any, X: Any, *, parameters: Any, train: Any, **more:
     return fit_cost(settings, len(train), X.shape[1] if len(X.shape) > 1 else 1)
 
 
+def are_fits(calls: Any) -> bool:
+    """Return True for a batch of joblib's calls, at least one, that all fit candidates."""
+    items = getattr(calls, "items", ())
+    functions = [getattr(item[0], "function", None) for item in items]
+    return bool(items) and all(getattr(f, "__name__", "") == "_fit_and_score" for f in functions)
+
+
+def task_of(calls: Any) -> Callable[[], Any]:
+    """A function that runs calls; of fits without joblib's nested backend, in which a fit has one
+    thread: the pool shares the threads out."""
+    return partial(_each, calls.items) if are_fits(calls) else calls
+
+
+def _each(items: Any) -> list[Any]:
+    return [call(*arguments, **named) for call, arguments, named in items]
+
+
 class SubmittedFit(SubmittedCall):
     """A call for a worker, with its result when it has one."""
 
     def __init__(self, func: Any, callback: Any, bar: FitBar) -> None:
         super().__init__(func, callback, bar)
-        self.items, self.cost = func.items, cost_of(func)
+        self.run, self.items, self.cost = task_of(func), func.items, cost_of(func)
 
     def ends(self, outcome: Outcome) -> None:
         """Take the outcome, and notify joblib."""
@@ -211,7 +227,7 @@ class ClusterBackend(PoolBackend):
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected."""
-        if not are_fits(getattr(func, "items", ())):
+        if not are_fits(func):
             return super().submit(func, callback)
         self._bar.expect()
         call = SubmittedFit(func, callback, self._bar)
@@ -236,9 +252,7 @@ class ClusterBackend(PoolBackend):
         super().abort_everything(ensure_ready)
 
     def _run(self, sent: Sequence[SubmittedFit]) -> None:
-        # Each group's copy of it is shared by the trials of the group.
-        shared = Trials()
-        tasks = [Task(call.cost, shared.task(call.items)) for call in sent]
+        tasks = [Task(call.cost, call.run) for call in sent]
 
         def done(number: int, outcome: Outcome) -> None:
             sent[number].ends(outcome)

@@ -16,15 +16,12 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from fastmlp import validation
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
-from fastmlp.data.feed import Feed
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.net import flat_of, net_around, take_slots, write_back
 from fastmlp.estimators.mlp.fitting.rows import (
     HeldOutRows,
     RowSubset,
-    by_buffers,
-    check_whole,
     hold_out,
 )
 from fastmlp.network.state import NetState
@@ -47,20 +44,18 @@ DETAILED = 2
 def fit_epochs(
     estimator: Any,
     part: RowSubset,
-    feed: Feed | None,
     validation: RowSubset | None,
     reports: Reports | None,
     *,
     incremental: bool,
 ) -> None:
-    """Train an estimator by batches; `feed` has the rows of a source that are not in `part`."""
+    """Train an estimator by batches."""
     anew = not incremental or not hasattr(estimator, "_optimizer")
     if anew:
         estimator._optimizer = to_core.new_optimizer(estimator)
     if estimator.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
     if estimator.early_stopping and validation is None:
-        check_whole(estimator, feed, "early_stopping=True", "X_val and y_val")
         part, validation = part.split(estimator)
     state = state_to_train(estimator, anew=anew)
     network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
@@ -73,7 +68,7 @@ def fit_epochs(
     held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
     try:
         epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
-        loop.fit(engine, state, epochs, by_buffers(epochs, feed, engine, state))
+        loop.fit(engine, state, epochs)
         if estimator.early_stopping:
             assert held_out is not None
             state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
@@ -137,7 +132,6 @@ class Epochs:
         reports: Reports | None = None,
     ) -> None:
         self.data, self.batch_size = data, batch_size
-        # Of an epoch, which over a source has several buffers.
         self.n_rows, self.history = data.n_rows, History()
         self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
         self._reports = reports
@@ -175,8 +169,6 @@ class Epochs:
         estimator = self._estimator
         if not estimator.shuffle:
             return self.data.plain_order
-        if len(self._order) != self.data.n_rows:
-            self._order = self.data.plain_order[0]
         # scikit-learn shuffles positions of the previous order.
         orders = self.data.reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
@@ -191,10 +183,7 @@ class Epochs:
             self._rates: Rates = lambda steps: rates_of(rate, steps, last)
         else:
             by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
-            # An epoch of a source may have more steps than were known when it began.
-            self._rates = lambda steps: by_epoch[
-                np.minimum((steps - first) // steps_per_epoch, n_epochs - 1)
-            ]
+            self._rates = lambda steps: by_epoch[(steps - first) // steps_per_epoch]
         return self._rates
 
     def _rates_by_epoch(self, n_epochs: int) -> Array:
