@@ -8,7 +8,6 @@ from numba import njit, prange
 from small_tables import FEW
 
 from fastmlp import TabularMLPClassifier, jit
-from fastmlp.tabular.encoders import CosineEncoder, NoisyQuantile
 
 
 @njit(nogil=True)
@@ -39,9 +38,3 @@ def expected_of(model: Any, X: Any) -> Any:
     """Probabilities of classes, or predicted numbers, shape (n_rows, n_outputs)."""
     predictions = getattr(model, "predict_proba", model.predict)(X)
     return predictions.reshape(len(predictions), -1)
-
-
-def is_known(model: Any) -> bool:
-    """Return True if each of the encoders has a form in C and in compiled code."""
-    parts = model.pack_.encodings[0].parts.values()
-    return not any(isinstance(part.encoder, CosineEncoder | NoisyQuantile) for part in parts)

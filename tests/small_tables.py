@@ -173,11 +173,9 @@ def encoding_of(seed: int) -> Encoding:
         return values[g.integers(len(values))]
 
     return Encoding(
-        one_of("robust", "quantile"),
-        one_of("none", "piecewise", "cosine"),
-        one_of("greedy", "quantile", "tree"),
+        one_of("robust", "rising"),
+        one_of("none", "piecewise"),
         n_bins=one_of(1, 3, 16),
-        n_frequencies=one_of(1, 3),
         max_levels=one_of(2, 100),
         min_rows=one_of(1, 2),
         target_levels=one_of(2, 8, None),

@@ -14,7 +14,6 @@ import pyarrow
 import pytest
 from dask.dataframe import from_pandas
 from scipy.sparse import csr_matrix
-from small_tables import untrained
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, TabularMLPRegressor
@@ -259,7 +258,6 @@ CAUSES: dict[str, Callable[[], Any]] = {
     r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
-    "numbers of the table go through": lambda: fastmlp.to_c(untrained(2)[0]),
 }
 
 

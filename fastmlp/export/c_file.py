@@ -73,8 +73,7 @@ def to_c(
         an argument has a wrong value.
     NotImplementedError
         If an activation of your own is more than arithmetic, ``a if c else b`` and functions of
-        `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`, or encoders
-        whose functions are not the library's own: cosines and quantiles.
+        `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`.
     OSError
         If the file cannot be written; a file that was there is unchanged.
 

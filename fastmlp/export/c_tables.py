@@ -32,7 +32,7 @@ class CTableText(CText):
         super().__init__(parts, scalar, prefix, gradient=False)
         self.number = np.float64
         self.widths: list[int] = []
-        for i, steps in enumerate(parts.known("to_c", "C")):
+        for i, steps in enumerate(parts.steps):
             self._add_encoding(i, steps)
         self.widest = max((net.layer_sizes[-1] for net in parts.nets), default=1)
         self.stack += (max(self.widths, default=1) + self.widest) * self.size

@@ -73,8 +73,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     TypeError, ValueError
         If the model is none of these, or not fitted; for `raw`, if it is one of tables.
     NotImplementedError
-        If a model of tables has members of `extra_members`, or encodes numbers by cosines or
-        quantiles.
+        If a model of tables has members of `extra_members`.
 
     Examples
     --------
@@ -175,13 +174,11 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     ValueError
         If it is not fitted, or `raw`.
     NotImplementedError
-        If it has a member that is no net, nor boosted trees, or an encoder that has no compiled
-        form.
+        If it has a member that is no net, nor boosted trees.
     """
     parts: TableParts = model._table_parts(who)
     if raw:
         raise ValueError(f"{who}: raw=True is for nets, and a model of tables is a mean of some")
-    encodings = parts.known(who, "compiled code")
     members = []
     for member in parts.members:
         core = core_of(member.net)
@@ -194,4 +191,4 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
         task = "binary"
     scale = TableScale(parts.scale, parts.center, parts.low, parts.high)
     n_in, n_out = parts.n_features, parts.n_outputs
-    return TableOwner(encodings, members, n_in, n_out, task, scale, parts.trees).handle()
+    return TableOwner(parts.steps, members, n_in, n_out, task, scale, parts.trees).handle()

@@ -13,15 +13,7 @@ Array = NDArray[Any]
 MISSING = -1
 
 
-class OtherStep(NamedTuple):
-    """Inputs of a net by an encoder that has no rule of columns; `scaled`: the step that scales its
-    numbers before, or None."""
-
-    encoder: Any
-    scaled: "NumberStep | OtherStep | None" = None
-
-
-Step = NumberStep | LevelStep | OtherStep
+Step = NumberStep | LevelStep
 
 
 class TableNet(NamedTuple):
@@ -79,30 +71,18 @@ class TableParts(NamedTuple):
     @property
     def n_constants(self) -> int:
         """The numbers of all steps, and of trees."""
-        steps = (step for steps in self.encodings for step in steps)
-        sizes = [step.constants.size for step in steps if not isinstance(step, OtherStep)]
+        sizes = [step.constants.size for steps in self.encodings for step in steps]
         nodes = self.trees.nodes if self.trees else ()
         return sum(sizes) + sum(array.size for array in nodes)
 
-    def known(self, who: str, where: str) -> list[list[NumberStep | LevelStep]]:
-        """The steps of each encoding, whose columns are places in a row.
+    @property
+    def steps(self) -> list[list[Step]]:
+        """The steps of each encoding, whose columns are places in a row."""
+        return [[self._placed(step) for step in steps] for steps in self.encodings]
 
-        Raises
-        ------
-        NotImplementedError
-            If a step is by another encoder.
-        """
-        return [[self._known(step, who, where) for step in steps] for steps in self.encodings]
-
-    def _known(self, step: Step, who: str, where: str) -> NumberStep | LevelStep:
-        if isinstance(step, OtherStep):
-            raise NotImplementedError(
-                f"{who}: numbers of the table go through {type(step.encoder).__name__}, which has "
-                f"no form in {where}"
-            )
-        if isinstance(step, NumberStep):
-            return step._replace(columns=self.numbers[step.columns])
-        return step._replace(columns=self.codes[step.columns])
+    def _placed(self, step: Step) -> Step:
+        places = self.numbers if isinstance(step, NumberStep) else self.codes
+        return step._replace(columns=places[step.columns])
 
     def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Rows of numbers as in training, of levels, and of missing ones."""

@@ -10,10 +10,8 @@ from fastmlp.validation.expanded import Expanded
 
 if TYPE_CHECKING:
     from fastmlp.tabular.encoders import (
-        CosineEncoder,
         Encoding,
         MissingMarks,
-        NoisyQuantile,
         OneHotLevels,
         PiecewiseLinear,
         RisingSmoothClip,
@@ -23,11 +21,9 @@ if TYPE_CHECKING:
     from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
 __all__ = [
-    "CosineEncoder",
     "Encoding",
     "Expanded",
     "MissingMarks",
-    "NoisyQuantile",
     "OneHotLevels",
     "Parts",
     "PiecewiseLinear",

@@ -19,7 +19,7 @@ from c_programs import (
     predictions,
     sanitized,
 )
-from compiled_models import digits, expected_of, is_known
+from compiled_models import digits, expected_of
 from model_files import reloaded
 from small_tables import (
     FEW,
@@ -66,7 +66,6 @@ MODELS: dict[str, Callable[[], Any]] = {
 def cases(seeds: range, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Models from files, and their tables; those of seeds are of columns of drawn kinds."""
     models = {f"drawn{seed}": untrained(seed) for seed in seeds}
-    models = {name: case for name, case in models.items() if is_known(case[0])}
     models |= {name: make() for name, make in MODELS.items()}
     return {name: (reloaded(model, folder / "model"), X) for name, (model, X) in models.items()}
 
@@ -260,13 +259,3 @@ def with_another_member() -> Any:
 def test_what_is_refused(make: Any, options: Any, kind: Any, words: str) -> None:
     with pytest.raises(kind, match=words):
         to_c(make(), **options)
-
-
-def test_encoders_of_other_functions_are_refused() -> None:
-    others = [model for model, _ in map(untrained, range(N_SEEDS)) if not is_known(model)]
-    names = set()
-    for model in others:
-        with pytest.raises(NotImplementedError, match="numbers of the table go through ") as raised:
-            to_c(model)
-        names.add(str(raised.value).split(" go through ")[1].split(",")[0])
-    assert names == {"CosineEncoder", "NoisyQuantile"}

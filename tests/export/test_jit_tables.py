@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled_models import digits, expected_of, is_known, predict, predict_shared
+from compiled_models import digits, expected_of, predict, predict_shared
 from model_files import reloaded
 from numba import njit
 from sklearn.tree import DecisionTreeClassifier
@@ -47,10 +47,6 @@ def test_bits_are_those_of_drawn_models(
 ) -> None:
     model, X = untrained(seed)
     model = reloaded(model, tmp_path / "model")
-    if not is_known(model):
-        with pytest.raises(NotImplementedError, match="compiled: numbers of the table go through"):
-            jit.compiled(model)
-        return
     expected = expected_of(model, X)
     out = np.empty_like(expected)
     function(jit.compiled(model), model.codes(X), out)

@@ -10,30 +10,23 @@ from sklearn.base import clone
 from sklearn.preprocessing import (
     OneHotEncoder,
     OrdinalEncoder,
-    QuantileTransformer,
     TargetEncoder,
 )
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp.tabular import (
-    CosineEncoder,
     MissingMarks,
-    NoisyQuantile,
     OneHotLevels,
     PiecewiseLinear,
     RobustSmoothClip,
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import CodeEncoder
-from fastmlp.tabular.encoders.numbers import NOISE
 
 NAN, INF = np.nan, np.inf
 OF_NUMBERS = [
     RobustSmoothClip(),
-    NoisyQuantile(random_state=0),
     PiecewiseLinear(n_bins=4),
-    PiecewiseLinear(n_bins=4, bins="quantile"),
-    CosineEncoder(random_state=0),
     MissingMarks(),
 ]
 OF_CODES = [OneHotLevels(), TargetStatistics(random_state=0)]
@@ -113,9 +106,7 @@ def test_names_of_columns() -> None:
     X = pandas.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, NAN, 3.0, 3.0]})
     names = {
         RobustSmoothClip(): ["a", "b"],
-        NoisyQuantile(): ["a", "b"],
         PiecewiseLinear(2): ["a_piece0", "a_piece1"],
-        CosineEncoder(2): ["a", "a_cos0", "a_cos1", "b", "b_cos0", "b_cos1"],
         MissingMarks(): ["b_missing"],
     }
     for encoder, expected in names.items():
@@ -137,49 +128,15 @@ def test_robust_scaling_is_that_of_realmlp() -> None:
     assert RobustSmoothClip().fit(X).factor_[3] == 2 / 3
 
 
-def test_noisy_quantiles_are_those_of_scikit_learn() -> None:
-    X, other = numbers(2000), numbers(300, seed=1)
-    center, scale = X.mean(axis=0), X.std(axis=0)
-    scale[5] = 1
-    noise = np.random.RandomState(3).normal(0, NOISE, X.shape)
-    peer = QuantileTransformer(n_quantiles=66, output_distribution="normal", subsample=None)
-    peer.fit((X - center) / scale + noise)
-    encoder = NoisyQuantile(random_state=3).fit(X)
-    assert encoder.quantiles_.shape == (66, 6)
-    for rows in (X, other, other * 100):
-        expected = peer.transform((rows - center) / scale)
-        np.testing.assert_allclose(encoder.transform(rows), expected, rtol=1e-6, atol=1e-6)
-    # Zeros are half of the rows: they take the middle of their ranks.
-    assert abs(encoder.transform(np.zeros((1, 6)))[0, 3] - (-0.67)) < 0.1
-
-
-def test_equal_quantiles_are_as_in_scikit_learn() -> None:
-    encoder = NoisyQuantile().fit(numbers(100)[:, :1])
-    encoder.quantiles_ = np.array([[-1.0], [0], [0], [0], [2]])
-    encoder.center_, encoder.scale_ = np.zeros(1), np.ones(1)
-    peer = QuantileTransformer(n_quantiles=5, output_distribution="normal")
-    peer.fit(np.array([[-1.0], [0], [0], [0], [2]]))
-    rows = np.array([[-2], [-1], [-0.5], [0], [1], [2.0], [3]])
-    np.testing.assert_allclose(encoder.transform(rows), peer.transform(rows), atol=1e-6)
-
-
-def test_quantiles_do_not_depend_on_units() -> None:
-    X = numbers()[:, :4]
-    results = [NoisyQuantile(random_state=0).fit_transform(X * unit) for unit in (1, 1e-12, 1e12)]
-    np.testing.assert_allclose(results[1], results[0], atol=1e-4)
-    np.testing.assert_allclose(results[2], results[0], atol=1e-4)
-
-
 def pieces_by_the_formula(x: Any, edges: Any) -> Any:
     """The components, one by one, as rtdl_num_embeddings.PiecewiseLinearEncoding within edges."""
     pieces = [np.clip((x - low) / (high - low), 0, 1) for low, high in pairwise(edges)]
     return np.stack(pieces, axis=-1)
 
 
-@pytest.mark.parametrize("bins", ["quantile", "greedy", "tree"])
-def test_pieces_are_those_of_the_formula(bins: Any) -> None:
+def test_pieces_are_those_of_the_formula() -> None:
     X, other = numbers(), numbers(300, seed=1)
-    encoder = PiecewiseLinear(n_bins=8, bins=bins).fit(X, (X[:, 0] > 0) + (X[:, 2] > 1))
+    encoder = PiecewiseLinear(n_bins=8).fit(X)
     result, first, start = encoder.transform(other), 0, 0
     pieces = encoder.pieces(other)
     for j, n in enumerate(encoder.n_pieces_):
@@ -199,19 +156,11 @@ def test_pieces_are_those_of_the_formula(bins: Any) -> None:
     assert pieces.fraction.dtype == np.float32
 
 
-def test_quantile_edges_are_quantiles_each_once() -> None:
-    X = numbers()
-    encoder = PiecewiseLinear(n_bins=8, bins="quantile").fit(X)
-    expected = [np.unique(np.quantile(column, np.linspace(0, 1, 9))) for column in X.T[:5]]
-    np.testing.assert_array_equal(encoder.edges_, np.concatenate(expected))
+def edges_of(values: Any, n_bins: int) -> list[float]:
+    return PiecewiseLinear(n_bins).fit(np.array(values, float)[:, None]).edges_.tolist()
 
 
-def edges_of(values: Any, n_bins: int, **settings: Any) -> list[float]:
-    X = np.array(values, float)[:, None]
-    return PiecewiseLinear(n_bins, **settings).fit(X).edges_.tolist()
-
-
-def test_greedy_edges() -> None:
+def test_edges_are_frequent_numbers_and_quantiles() -> None:
     assert edges_of([0, 1, 0, 1], 8) == []
     assert edges_of([3, 1, 2, 1], 8) == [1, 2, 3]
     assert edges_of([1, 2, 3, 4], 3) == [1, 2, 3, 4]
@@ -234,37 +183,11 @@ def test_a_number_is_frequent_if_a_bin_cannot_hold_it() -> None:
     assert 50.5 in edges_of(np.r_[values, np.repeat(50.5, 5)], 10)
 
 
-def test_tree_edges_are_where_the_targets_change() -> None:
-    x = np.linspace(0, 1, 1001)[:, None]
-    for y in (np.where(x[:, 0] < 0.25, 0.0, 1.0), (x[:, 0] >= 0.25).astype(int)):
-        encoder = PiecewiseLinear(8, "tree").fit(x, y)
-        np.testing.assert_allclose(encoder.edges_, [0, 0.25, 1], atol=1e-3)
-
-
 def test_a_missing_number_has_the_pieces_of_the_median() -> None:
     X = np.array([[1.0], [2.0], [NAN], [4.0], [8.0]])
     encoder = PiecewiseLinear(8).fit(X)
     np.testing.assert_array_equal(encoder.transform([[NAN]]), encoder.transform([[3.0]]))
     assert encoder.pieces([[NAN]]) == encoder.pieces([[3.0]])
-
-
-def test_cosines_are_those_of_the_formula() -> None:
-    X = numbers()[:, :1].repeat(2, axis=1)
-    encoder = CosineEncoder(n_frequencies=4, scale=0.5, random_state=1).fit(X)
-    result = encoder.transform(X).reshape(-1, 2, 5)
-    np.testing.assert_allclose(result[:, :, 0], X, rtol=1e-6)
-    angles = 2 * np.pi * X[:, :, None] * encoder.frequencies_
-    np.testing.assert_allclose(result[:, :, 1:], np.cos(angles), atol=1e-5)
-    assert encoder.transform([[NAN, 0.0]]).tolist() == [[0, 1, 1, 1, 1] * 2]
-    again = CosineEncoder(n_frequencies=4, scale=0.5, random_state=1).fit(X)
-    np.testing.assert_array_equal(again.frequencies_, encoder.frequencies_)
-
-
-def test_frequencies_are_truncated_normal() -> None:
-    encoder = CosineEncoder(n_frequencies=2000, scale=2.0, random_state=0).fit(np.zeros((1, 5)))
-    assert np.abs(encoder.frequencies_).max() <= 6
-    # The deviation of a normal distribution truncated at 3 of them is 0.9866.
-    assert abs(encoder.frequencies_.std() - 2 * 0.9866) < 0.05
 
 
 def codes(n: int = 400, seed: int = 0) -> Any:
@@ -382,9 +305,6 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
     ("encoder", "message"),
     [
         (PiecewiseLinear(0), "PiecewiseLinear: n_bins must be an integer of 1 or more, got 0"),
-        (PiecewiseLinear(bins="trees"), "unknown bins 'trees', did you mean"),  # type: ignore[arg-type]
-        (CosineEncoder(scale=0.0), "CosineEncoder: scale must be"),
-        (CosineEncoder(n_frequencies=0), "CosineEncoder: n_frequencies must be"),
         (OneHotLevels(max_levels=0), "OneHotLevels: max_levels must be"),
         (TargetStatistics(task="class"), "TargetStatistics: unknown task 'class'"),  # type: ignore[arg-type]
         (TargetStatistics(n_folds=0), "TargetStatistics: n_folds must be"),

@@ -14,11 +14,9 @@ from memory_use import peak_of
 
 from fastmlp import tabular
 from fastmlp.tabular import (
-    CosineEncoder,
     Encoding,
     Expanded,
     MissingMarks,
-    NoisyQuantile,
     OneHotLevels,
     PiecewiseLinear,
     RobustSmoothClip,
@@ -30,10 +28,8 @@ from fastmlp.tabular import (
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"embedding": "none"},
-    {"embedding": "cosine", "n_frequencies": 3, "frequency_scale": 0.1},
-    {"scaling": "quantile", "bins": "quantile", "n_bins": 5},
-    {"scaling": "quantile", "embedding": "cosine"},
-    {"bins": "tree", "max_levels": 3, "min_rows": 2, "target_levels": None},
+    {"scaling": "rising", "n_bins": 5},
+    {"max_levels": 3, "min_rows": 2, "target_levels": None},
 ]
 each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
@@ -129,15 +125,6 @@ def test_rare_levels_alone_make_an_input(levels: list[int], n_columns: int) -> N
     np.testing.assert_array_equal(back.transform(values), expected)
 
 
-def test_cosines_are_of_scaled_numbers() -> None:
-    values = rows()
-    encoding = fitted({"scaling": "quantile", "embedding": "cosine"}, values)
-    seeds = np.random.default_rng(0).integers(2**31, size=3).tolist()
-    scaled = NoisyQuantile(seeds[0]).fit_transform(values.numbers)
-    expected = CosineEncoder(random_state=seeds[1]).fit_transform(scaled)
-    np.testing.assert_array_equal(encoding.transform(values)[:, : 3 * 9], expected)
-
-
 @each_setting
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_it_comes_back_from_arrays_and_plain_data(settings: dict[str, Any], task: Any) -> None:
@@ -171,21 +158,18 @@ def test_training_rows_have_statistics_out_of_folds(settings: dict[str, Any]) ->
 
 
 def test_seeds() -> None:
+    """A seed may stand for a generator; its third number is the seed of target statistics."""
     values, y = rows(), np.arange(200.0)
-
-    def encoded(seed: int, **settings: Any) -> Any:
-        encoding = Encoding("quantile", "cosine", **settings)
-        return encoding.fit_transform(values, y, "regression", np.random.default_rng(seed))
-
-    np.testing.assert_array_equal(encoded(0), encoded(0))
-    # A seed may stand for a generator.
-    of_seed = Encoding("quantile", "cosine").fit_transform(values, y, "regression", 0)
-    np.testing.assert_array_equal(of_seed, encoded(0))
-    assert (encoded(0) != encoded(1)).any()
-    # What one encoder draws does not depend on the others.
-    np.testing.assert_array_equal(encoded(0)[:, :27], encoded(0, target_levels=None)[:, :27])
-    statistics = [encoded(0)[:, 28:30], encoded(0, n_frequencies=2)[:, 10:12]]
-    np.testing.assert_array_equal(*statistics)
+    of_seeds = [Encoding().fit_transform(values, y, "regression", seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(of_seeds[0], of_seeds[1])
+    assert (of_seeds[0] != of_seeds[2]).any()
+    generator = np.random.default_rng(0)
+    of_generator = Encoding().fit_transform(values, y, "regression", generator)
+    np.testing.assert_array_equal(of_generator, of_seeds[0])
+    seed = int(np.random.default_rng(0).integers(2**31, size=3)[2])
+    statistics = TargetStatistics(task="regression", random_state=seed)
+    expected = statistics.fit_transform(values.codes[:, 1:], y)
+    np.testing.assert_array_equal(of_generator[:, 4:6], expected)
 
 
 @each_setting
@@ -267,25 +251,6 @@ def test_tables_that_no_place_may_leave() -> None:
             OneHotLevels().restore({**content, "values_": values}, 3)
 
 
-def test_no_array_without_numbers_has_rows() -> None:
-    arrays = {"frequencies_": np.empty((2**40, 0), np.float32)}
-    with pytest.raises(ValueError, match=r"frequencies_ must be float32 numbers of shape \(n_feat"):
-        CosineEncoder().restore(arrays, 2**40)
-
-
-def test_cosines_are_of_the_columns_that_are_scaled() -> None:
-    encoding = fitted({"embedding": "cosine"}, rows())
-    for wrong in (
-        {"cosines.columns": np.array([0, 2, 1])},
-        {"scaled.columns": np.array([2, 1, 0])},
-    ):
-        with pytest.raises(ValueError, match="cosines must be of the columns that are scaled"):
-            Encoding.from_state(encoding.to_json(), {**encoding.arrays, **wrong})
-    high = {"cosines.frequencies_": encoding.arrays["cosines.frequencies_"] + np.float32(3e38)}
-    with pytest.raises(ValueError, match="frequencies must be at most"):
-        Encoding.from_state(encoding.to_json(), {**encoding.arrays, **high})
-
-
 def test_memory_is_that_of_the_arrays() -> None:
     """Neither places nor levels, nor the product of columns and levels, are sizes of others."""
     rng = np.random.default_rng(0)
@@ -302,7 +267,7 @@ def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
     with pytest.raises(ImportError, match=message):
         _ = tabular.Encoding
-    assert {*dir(tabular)} >= {"NoisyQuantile", "PiecewiseLinear", "TargetStatistics", "Schema"}
+    assert {*dir(tabular)} >= {"Encoding", "PiecewiseLinear", "TargetStatistics", "Schema"}
     with pytest.raises(AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"):
         _ = tabular.Nets  # type: ignore[attr-defined]
 
@@ -313,25 +278,17 @@ CODES = [[0], [1], [0]]
 Y = np.array([0.5, 1.5, 2.5])
 VALUES = Schema.learn(FRAME).read(FRAME)
 rng = np.random.default_rng(0)
-wrong: Any = {"frequencies": 3}
+wrong: Any = {"bins": 3}
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a keyword": (
-        lambda: CosineEncoder(**wrong),
-        "^CosineEncoder: got an unexpected keyword argument 'frequencies', did you mean 'n_freq",
+        lambda: PiecewiseLinear(**wrong),
+        "^PiecewiseLinear: got an unexpected keyword argument 'bins', did you mean 'n_bins'",
     ),
     "texts as numbers": (
         lambda: RobustSmoothClip().fit(pandas.DataFrame({"a": ["x", "y"]})),
         "^RobustSmoothClip: X must hold numbers: .*'x'; texts go through Schema and OneHotLevels$",
     ),
     "pieces before fit": (lambda: PiecewiseLinear().pieces(FRAME), "PiecewiseLinear .* not fitted"),
-    "no targets of a tree": (
-        lambda: PiecewiseLinear(bins="tree").fit(FRAME),
-        r"bins='tree' needs y, targets of shape \(3,\)$",
-    ),
-    "few targets of a tree": (
-        lambda: PiecewiseLinear(bins="tree").fit(FRAME, Y[:2]),
-        r"needs y, targets of shape \(3,\), got shape \(2,\)$",
-    ),
     "codes of floats": (
         lambda: OneHotLevels().fit(FRAME + 0.25),
         r"codes of levels, integers, as of Schema.read or of OrdinalEncoder: got 1.25",

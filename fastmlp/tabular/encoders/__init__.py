@@ -6,19 +6,15 @@ They learn from training rows alone, and return float32.
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
 from fastmlp.tabular.encoders.numbers import (
-    CosineEncoder,
     MissingMarks,
-    NoisyQuantile,
     PiecewiseLinear,
     RisingSmoothClip,
     RobustSmoothClip,
 )
 
 __all__ = [
-    "CosineEncoder",
     "Encoding",
     "MissingMarks",
-    "NoisyQuantile",
     "OneHotLevels",
     "PiecewiseLinear",
     "RisingSmoothClip",

@@ -9,10 +9,7 @@ import numpy as np
 from fastmlp.tabular.encoders.base import Array, Encoder
 from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
 from fastmlp.tabular.encoders.numbers import (
-    Bins,
-    CosineEncoder,
     MissingMarks,
-    NoisyQuantile,
     PiecewiseLinear,
     RisingSmoothClip,
     RobustSmoothClip,
@@ -22,9 +19,9 @@ from fastmlp.tabular.schema.rule import Task
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import MOST_PIECES, Expanded, trusted
 
-Scaling = Literal["robust", "rising", "quantile"]
-Embedding = Literal["none", "piecewise", "cosine"]
-# Seeds of encoders are below it.
+Scaling = Literal["robust", "rising"]
+Embedding = Literal["none", "piecewise"]
+# Seeds are below it.
 SEEDS = 2**31
 
 
@@ -39,21 +36,18 @@ class EncodingPart(NamedTuple):
 class Encoding:
     """The encoders that turn the rows of a table into a net's inputs.
 
-    The inputs are, one after the other: the scaled numbers, each followed by its cosines where
-    there are such; 1 where a number is missing, for columns in which one was in training; target
-    statistics of categories of many levels; categories of one or two levels; the pieces of
-    numbers; the levels of the other categories. `expanded` returns them in short: a net trains
-    on that in less time.
+    The inputs are, one after the other: the scaled numbers; 1 where a number is missing, for
+    columns in which one was in training; target statistics of categories of many levels; categories
+    of one or two levels; the pieces of numbers; the levels of the other categories. `expanded`
+    returns them in short: a net trains on that in less time.
 
     Parameters
     ----------
-    scaling : "robust", "rising" or "quantile"
-        Of numbers: `RobustSmoothClip`, `RisingSmoothClip` or `NoisyQuantile`.
-    embedding : "none", "piecewise" or "cosine"
-        Beside the scaled numbers: `PiecewiseLinear` of the numbers as they are, or `CosineEncoder`
-        of the scaled ones.
-    bins, n_bins : of `PiecewiseLinear`; at most 128 pieces
-    n_frequencies, frequency_scale : of `CosineEncoder`
+    scaling : "robust" or "rising"
+        Of numbers: `RobustSmoothClip` or `RisingSmoothClip`.
+    embedding : "none" or "piecewise"
+        Beside the scaled numbers: `PiecewiseLinear` of the numbers as they are.
+    n_bins : of `PiecewiseLinear`; at most 128 pieces
     max_levels, min_rows : of `OneHotLevels`
     target_levels : int or None
         Categories of more levels have `TargetStatistics` too; None: none has.
@@ -80,10 +74,7 @@ class Encoding:
 
     scaling: Scaling = "robust"
     embedding: Embedding = "piecewise"
-    bins: Bins = "greedy"
     n_bins: int = 16
-    n_frequencies: int = 8
-    frequency_scale: float = 0.3
     max_levels: int = 100
     min_rows: int = 5
     target_levels: int | None = 8
@@ -107,7 +98,7 @@ class Encoding:
             Targets: numbers, or places of classes.
         task : "classification" or "regression"
         rng : Generator or int
-            Of noise, frequencies and folds.
+            Of the folds of target statistics.
 
         Raises
         ------
@@ -196,30 +187,20 @@ class Encoding:
             elif name == "statistics" and statistics is not None:
                 out[:] = statistics
             else:
-                scaled = name == "cosines"
-                encoder.write(self._parts["scaled"].encoder.encoded(X) if scaled else X, out)
+                encoder.write(X, out)
         return inputs
 
     def _inputs(self) -> dict[str, EncodingPart]:
-        """Return the parts that make inputs: all but scaled numbers of which there are cosines."""
+        """Return the parts; raise ValueError if nothing has been learned."""
         if not self._parts:
             raise ValueError("Encoding: nothing has been learned; call fit")
-        hidden = "scaled" if "cosines" in self._parts else ""
-        return {name: part for name, part in self._parts.items() if name != hidden}
+        return self._parts
 
     def signs(self, of_numbers: Sequence[int]) -> list[int]:
-        """The constraints of the net's inputs, of those of the columns of numbers: 1, -1 or 0.
-
-        Raises
-        ------
-        ValueError
-            If a column that has one has cosines, which do not rise.
-        """
+        """The constraints of the net's inputs, of those of the columns of numbers: 1, -1 or 0."""
         signs: list[int] = []
         for name, (encoder, columns) in self._inputs().items():
             constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
-            if name == "cosines" and any(constraints):
-                raise ValueError("Encoding: cosines do not rise with a column: embedding='none'")
             if name == "scaled":
                 signs += constraints
             elif isinstance(encoder, PiecewiseLinear):
@@ -252,8 +233,8 @@ class Encoding:
         _check(values)
         scalars.known("Encoding", "task", task, get_args(Task))
         rng = np.random.default_rng(rng)
-        # Each always has its seed: one setting does not change what another draws.
-        seeds = dict(zip(SEEDED, rng.integers(SEEDS, size=len(SEEDED)).tolist(), strict=True))
+        # The last of three: with one number target statistics would have other folds.
+        seed = int(rng.integers(SEEDS, size=3)[2])
         y = np.asarray(y, np.float64 if task == "regression" else None)
         if y.shape != (n := len(values.numbers),):
             raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
@@ -265,11 +246,9 @@ class Encoding:
             most = max((np.bincount(column + 1).max() for column in values.codes.T), default=1)
             min_rows = min(min_rows, int(most))
         for name, columns in columns_of.items():
-            encoder = self._encoder(name, seeds.get(name), task, min_rows)
+            encoder = self._encoder(name, seed, task, min_rows)
             part = EncodingPart(encoder, columns)
             X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
-            if name == "cosines":
-                X = np.zeros((1, len(columns)))
             yield name, part, X, y
 
     def _columns(self, values: Values) -> dict[str, Array]:
@@ -283,7 +262,6 @@ class Encoding:
         )
         columns_of = {
             "scaled": numbers,
-            "cosines": numbers if self.embedding == "cosine" else numbers[:0],
             "missing": numbers,
             "statistics": codes[n_levels > few],
             "pairs": codes[n_met <= 2],
@@ -294,24 +272,18 @@ class Encoding:
 
     def _encoder(self, name: str, seed: int | None, task: Task, min_rows: int) -> Encoder:
         if name == "scaled":
-            kinds = {"robust": RobustSmoothClip, "rising": RisingSmoothClip}
-            return kinds[self.scaling]() if self.scaling in kinds else NoisyQuantile(seed)
-        if name == "cosines":
-            return CosineEncoder(self.n_frequencies, self.frequency_scale, seed)
+            return RisingSmoothClip() if self.scaling == "rising" else RobustSmoothClip()
         if name == "missing":
             return MissingMarks()
         if name == "pieces":
-            return PiecewiseLinear(self.n_bins, self.bins)
+            return PiecewiseLinear(self.n_bins)
         if name in ("pairs", "levels"):
             return OneHotLevels(self.max_levels, min_rows)
         return TargetStatistics(task=task, random_state=seed)
 
     @property
     def parts(self) -> Mapping[str, EncodingPart]:
-        """The encoders that have learned, by their part of the inputs, in this order.
-
-        Where there are cosines, the scaled numbers are what those are made of, and no inputs.
-        """
+        """The encoders that have learned, by their part of the inputs, in this order."""
         return self._parts
 
     @property
@@ -355,10 +327,6 @@ class Encoding:
                 raise ValueError("levels must be one-hot; those of -1 and 1 are pairs")
             encoding._parts[name] = EncodingPart(encoder.restore(learned, len(columns)), columns)
         encoding._inputs()
-        if "cosines" in encoding._parts:
-            scaled, cosines = (encoding._parts[name].columns for name in ("scaled", "cosines"))
-            if not np.array_equal(scaled, cosines):
-                raise ValueError("cosines must be of the columns that are scaled")
         return encoding
 
 
@@ -373,8 +341,7 @@ def _columns(table: Array, places: Array) -> Array:
     return table if len(places) == table.shape[1] else table[:, places]
 
 
-NUMERIC = ("scaled", "cosines", "missing", "pieces")
-PARTS = ("scaled", "cosines", "missing", "statistics", "pairs", "pieces", "levels")
+NUMERIC = ("scaled", "missing", "pieces")
+PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "levels")
 # Those of which a number stands for several inputs: after all others.
 SHORT = ("pieces", "levels")
-SEEDED = ("scaled", "cosines", "statistics")

@@ -1,13 +1,10 @@
-"""Encoders of columns of numbers: scaled, quantiles, cosines, pieces, and marks of missing ones."""
+"""Encoders of columns of numbers: scaled, in pieces, and marks of missing ones."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
-from sklearn.preprocessing import QuantileTransformer
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips, there
@@ -102,191 +99,6 @@ def _quartiles(values: Array) -> tuple[float, float]:
     return float(middle), float(min(factor, np.finfo(np.float64).max))
 
 
-# Rows for a quantile, and the fewest and the most of them.
-ROWS, FEWEST, MOST = 30, 10, 1000
-# Beside a column's standard deviation.
-NOISE = 1e-5
-# As scikit-learn: numbers that close to the ends are the ends, which are +-5.2.
-CLOSE = 1e-7
-END = float(-ndtri(CLOSE - np.spacing(1)))
-
-
-class NoisyQuantile(NumberEncoder):
-    """Map each column's quantiles to those of the normal distribution.
-
-    scikit-learn's QuantileTransformer learns max(min(n_rows / 30, 1000), 10) quantiles of the
-    standardized columns, to which noise of deviation 1e-5 is added, so that equal numbers, such as
-    zeros, take the middle of their ranks. What is transformed has no noise. NaN becomes 0. The
-    method is that of Gorishniy and others, "Revisiting deep learning models for tabular data"
-    (2021).
-
-    Parameters
-    ----------
-    random_state : int, RandomState or None
-        Of the noise.
-
-    Attributes
-    ----------
-    center_, scale_ : (n_features,) arrays of float64
-        Means and standard deviations.
-    quantiles_ : (n_quantiles, n_features) array of float64
-        Of the standardized columns.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastmlp.tabular import NoisyQuantile
-    >>> X = np.exp(np.linspace(0, 2, 3001))[:, None]
-    >>> encoder = NoisyQuantile(random_state=0).fit(X)
-    >>> encoder.transform(X[[300, 1600, 2700]]).round(1).ravel()
-    array([-1.3,  0.1,  1.3], dtype=float32)
-    """
-
-    ARRAYS: ClassVar = {
-        "center_": (np.float64, ("n_features",)),
-        "scale_": (np.float64, ("n_features",)),
-        "quantiles_": (np.float64, ("n_quantiles", "n_features")),
-    }
-    center_: Array
-    scale_: Array
-    quantiles_: Array
-
-    @explained
-    def __init__(self, random_state: Any = None) -> None:
-        self.random_state = random_state
-
-    def learn(self, X: Array, y: Any = None) -> None:
-        """Learn from checked rows."""
-        moments = [_moments(there(column)) for column in X.T]
-        self.center_, self.scale_ = np.array(moments, np.float64).reshape(-1, 2).T.copy()
-        noise = check_random_state(self.random_state).normal(0, NOISE, X.shape)
-        n = max(min(len(X) // ROWS, MOST), FEWEST)
-        transformer = QuantileTransformer(
-            n_quantiles=min(n, len(X)), output_distribution="normal", subsample=None
-        )
-        filled = (X - self.center_) / self.scale_ + noise
-        # A column without numbers has no quantiles: any are as good.
-        filled[:, np.isnan(filled).all(axis=0)] = 0
-        self.quantiles_ = transformer.fit(filled).quantiles_
-
-    def write(self, X: Array, out: Array) -> None:
-        """Write the mapped columns of checked rows to `out`."""
-        references = np.linspace(0, 1, len(self.quantiles_))
-        for j, quantiles in enumerate(np.ascontiguousarray(self.quantiles_.T)):
-            z = (X[:, j] - self.center_[j]) / self.scale_[j]
-            share = np.interp(z, quantiles, references)
-            if (quantiles[1:] <= quantiles[:-1]).any():
-                # Of equal quantiles the middle.
-                down = np.interp(-z, -quantiles[::-1], -references[::-1])
-                share = (share - down) / 2
-            share[z + CLOSE > quantiles[-1]] = 1
-            share[z - CLOSE < quantiles[0]] = 0
-            mapped = np.clip(ndtri(share), -END, END)
-            mapped[np.isnan(z)] = 0
-            out[:, j] = mapped
-
-    @property
-    def n_outputs(self) -> int:
-        """The number of encoded columns."""
-        return len(self.center_)
-
-    def _names(self, names: list[str]) -> Sequence[str]:
-        return names
-
-
-def _moments(values: Array) -> tuple[float, float]:
-    if not len(values):
-        return 0.0, 1.0
-    return float(values.mean()), float(values.std()) or 1.0
-
-
-# In standard deviations: frequencies beyond are drawn anew.
-LARGEST = 3.0
-# Angles of scaled numbers beyond float32's range have no cosine.
-HIGHEST = 1e30
-
-
-class CosineEncoder(NumberEncoder):
-    """Encode each number x as x and ``cos(2 pi w x)`` for random frequencies w, which stay fixed.
-
-    The frequencies are normal, truncated at 3 deviations, of deviation `scale`. Columns should be
-    scaled before; NaN is taken as 0. The cosines are those of Gorishniy, Rubachev and Babenko, "On
-    embeddings for numerical features in tabular deep learning" (2022), where w is trained.
-
-    Parameters
-    ----------
-    n_frequencies : int
-        For each column.
-    scale : float
-        Above 0.
-    random_state : int, RandomState or None
-        Of the frequencies.
-
-    Attributes
-    ----------
-    frequencies_ : (n_features, n_frequencies) array of float32
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastmlp.tabular import CosineEncoder
-    >>> encoder = CosineEncoder(n_frequencies=2, random_state=0).fit(np.zeros((5, 1)))
-    >>> encoder.transform([[0.0], [0.5]]).shape
-    (2, 3)
-    >>> encoder.transform([[0.0]])
-    array([[0., 1., 1.]], dtype=float32)
-    """
-
-    ARRAYS: ClassVar = {"frequencies_": (np.float32, ("n_features", "n_frequencies"))}
-    frequencies_: Array
-
-    @explained
-    def __init__(
-        self, n_frequencies: int = 8, scale: float = 0.3, random_state: Any = None
-    ) -> None:
-        self.n_frequencies = n_frequencies
-        self.scale = scale
-        self.random_state = random_state
-
-    def learn(self, X: Array, y: Any = None) -> None:
-        """Draw the frequencies for checked rows."""
-        who = type(self).__name__
-        n = scalars.positive_integer(who, "n_frequencies", self.n_frequencies)
-        scale, random = (
-            scalars.positive(who, "scale", self.scale),
-            check_random_state(self.random_state),
-        )
-        drawn = random.normal(size=(X.shape[1], n))
-        while (beyond := np.abs(drawn) > LARGEST).any():
-            drawn[beyond] = random.normal(size=int(beyond.sum()))
-        self.frequencies_ = (scale * drawn).astype(np.float32)
-
-    def write(self, X: Array, out: Array) -> None:
-        """Write the numbers and cosines of checked rows to `out`."""
-        n_features, n = self.frequencies_.shape
-        angles = np.float32(2 * np.pi) * self.frequencies_
-        for part in strips(len(X), out.shape[1]):
-            with np.errstate(over="ignore"):
-                x = X[part].astype(np.float32)
-            x[~np.isfinite(x)] = 0
-            features = out[part].reshape(len(x), n_features, n + 1)
-            features[:, :, 0] = x
-            features[:, :, 1:] = np.cos(x[:, :, None] * angles)
-
-    @property
-    def n_outputs(self) -> int:
-        """The number of encoded columns."""
-        return self.frequencies_.shape[0] * (self.frequencies_.shape[1] + 1)
-
-    def _check_arrays(self) -> None:
-        if (np.abs(self.frequencies_) > HIGHEST).any():
-            raise ValueError(f"frequencies must be at most {HIGHEST}")
-
-    def _names(self, names: list[str]) -> Sequence[str]:
-        n = self.frequencies_.shape[1]
-        return [label for name in names for label in (name, *(f"{name}_cos{i}" for i in range(n)))]
-
-
 class MissingMarks(NumberEncoder):
     """Mark missing numbers by 1, and others by 0, in the columns where one is missing in training.
 
@@ -329,11 +141,6 @@ class MissingMarks(NumberEncoder):
         return [f"{names[column]}_missing" for column in self.columns_]
 
 
-Bins = Literal["greedy", "quantile", "tree"]
-# Of a leaf of the tree, by the method's authors.
-LEAF_ROWS, LEAF_GAIN = 64, 1e-4
-
-
 class Pieces(NamedTuple):
     """Numbers as the pieces that they lie in.
 
@@ -361,12 +168,9 @@ class PiecewiseLinear(NumberEncoder):
     ----------
     n_bins : int
         The most pieces of a column.
-    bins : "greedy", "quantile" or "tree"
-        The edges. "quantile": quantiles, each once. "greedy": a number that more rows share than a
-        piece would hold gets an edge of its own, for at most half of the pieces; the others
-        share the rest by quantiles; a column of few numbers has all of them as edges, and a
-        column of two, or one, has no pieces. "tree": the thresholds of a decision tree of the
-        column, which needs `y`: a regression if it is of floats, else classes.
+        A number that more rows share than a piece would hold gets an edge of its own, for at most
+        half of the pieces; quantiles share the others. A column of few numbers has all of them as
+        edges, and a column of two, or one, has no pieces.
 
     Attributes
     ----------
@@ -380,7 +184,7 @@ class PiecewiseLinear(NumberEncoder):
     --------
     >>> import numpy as np
     >>> from fastmlp.tabular import PiecewiseLinear
-    >>> encoder = PiecewiseLinear(n_bins=3, bins="quantile").fit(np.arange(10.0)[:, None])
+    >>> encoder = PiecewiseLinear(n_bins=3).fit(np.arange(10.0)[:, None])
     >>> encoder.edges_
     array([0., 3., 6., 9.])
     >>> encoder.transform([[4.5], [0], [20]])
@@ -402,36 +206,18 @@ class PiecewiseLinear(NumberEncoder):
     _table: tuple[Array, Array]
 
     @explained
-    def __init__(self, n_bins: int = 16, bins: Bins = "greedy") -> None:
+    def __init__(self, n_bins: int = 16) -> None:
         self.n_bins = n_bins
-        self.bins = bins
 
     def learn(self, X: Array, y: Any = None) -> None:
         """Learn from checked rows."""
-        who = type(self).__name__
-        scalars.positive_integer(who, "n_bins", self.n_bins)
-        scalars.known(who, "bins", self.bins, get_args(Bins))
-        if self.bins == "tree" and np.shape(y) != (len(X),):
-            got = "" if y is None else f", got shape {np.shape(y)}"
-            raise ValueError(f"{who}: bins='tree' needs y, targets of shape {(len(X),)}{got}")
-        edges = [self._edges(column, y) for column in X.T]
+        scalars.positive_integer(type(self).__name__, "n_bins", self.n_bins)
+        numbers = [there(column) for column in X.T]
+        edges = [edges_of(column, self.n_bins) for column in numbers]
         self.edges_ = np.concatenate([np.empty(0), *edges])
         self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
-        numbers = [there(column) for column in X.T]
         self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
         self._table = self._made_table()
-
-    def _edges(self, column: Array, y: Any) -> Array:
-        values = there(column)
-        if not len(values):
-            return values
-        if self.bins == "greedy":
-            edges = greedy_edges(values, self.n_bins)
-        elif self.bins == "quantile":
-            edges = quantile_edges(values, self.n_bins)
-        else:
-            edges = tree_edges(values, np.asarray(y)[~np.isnan(column)], self.n_bins)
-        return edges if len(edges) > 1 else edges[:0]
 
     def write(self, X: Array, out: Array) -> None:
         """Write the pieces of checked rows to `out`."""
@@ -517,12 +303,7 @@ class PiecewiseLinear(NumberEncoder):
         return [f"{name}_piece{i}" for name, n in pairs for i in range(n)]
 
 
-def quantile_edges(values: Array, n_bins: int) -> Array:
-    """Return the quantiles of numbers that are not missing, each once, sorted."""
-    return np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
-
-
-def greedy_edges(values: Array, n_bins: int) -> Array:
+def edges_of(values: Array, n_bins: int) -> Array:
     """Return edges, sorted: frequent numbers, and the quantiles of the others."""
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= 2:
@@ -534,22 +315,5 @@ def greedy_edges(values: Array, n_bins: int) -> Array:
     others = np.ones(len(distinct), bool)
     others[frequent] = False
     rest = np.repeat(distinct[others], counts[others])
-    edges = [distinct[~others], quantile_edges(rest, n_bins - len(frequent))]
-    return np.unique(np.concatenate(edges))
-
-
-def tree_edges(values: Array, y: Array, n_bins: int) -> Array:
-    """Return edges, sorted: the ends, and the thresholds of a decision tree."""
-    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-
-    kind: Callable[..., Any] = (
-        DecisionTreeRegressor if y.dtype.kind == "f" else DecisionTreeClassifier
-    )
-    ends = [values.min(), values.max()]
-    if n_bins < 2:
-        return np.unique(ends)
-    leaves = {"max_leaf_nodes": n_bins, "min_samples_leaf": min(LEAF_ROWS, max(1, len(y) // 2))}
-    tree = kind(**leaves, min_impurity_decrease=LEAF_GAIN, random_state=0).fit(values[:, None], y)
-    inner = tree.tree_.threshold[tree.tree_.feature >= 0]
-    inside = inner[(inner > ends[0]) & (inner < ends[1])]
-    return np.unique([*ends, *inside])
+    quantiles = np.quantile(rest, np.linspace(0, 1, n_bins - len(frequent) + 1))
+    return np.unique(np.concatenate([distinct[~others], quantiles]))

@@ -11,10 +11,10 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
 from fastmlp.export.onnx_graph import Graph, Input, Outline, Output
 from fastmlp.export.table_parts import Step
-from fastmlp.rules.columns import LevelStep, NumberStep
-from fastmlp.tabular.encoders import CosineEncoder, Encoding
+from fastmlp.rules.columns import LevelStep
+from fastmlp.tabular.encoders import Encoding
 from fastmlp.tabular.estimators.onnx_trees import predictions
-from fastmlp.tabular.estimators.steps import STEPS, check_members, steps_of
+from fastmlp.tabular.estimators.steps import check_members, steps_of
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.pack.outputs import NetOutputs
 from fastmlp.tabular.schema import Schema
@@ -141,45 +141,20 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
     return graph.node("Where", [same, places, graph.constant(np.array([0]), whole)])
 
 
-def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes, net: str) -> str:
-    """Add an encoding; return the name of the net's inputs, float32 of shape (n_rows, n_inputs).
-
-    Raises
-    ------
-    NotImplementedError
-        If an encoder has no nodes here; the message names it, and the net.
-    """
-    nodes = [name for step in steps_of(encoding) for name in _inputs(graph, step, columns, net)]
+def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes) -> str:
+    """Add an encoding; return the name of the net's inputs, float32 of shape (n_rows, n_inputs)."""
+    nodes = [name for step in steps_of(encoding) for name in _inputs(graph, step, columns)]
     return graph.node("Concat", nodes, axis=1)
 
 
-def _inputs(graph: Graph, step: Step, columns: ColumnNodes, net: str) -> list[str]:
+def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
     """Add a step; return the names of the inputs that it makes."""
     if isinstance(step, LevelStep):
         return _levels(graph, step, columns)
-    if isinstance(step, NumberStep):
-        numbers = graph.chosen(columns.numbers, step.columns)
-        wide, constants = graph.kinds.DOUBLE, step.constants.T[:, None]
-        names = [numbers, *(graph.constant(each, wide) for each in constants)]
-        return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
-    if isinstance(step.encoder, CosineEncoder) and step.scaled is not None:
-        return [_cosines(graph, step.encoder, *_inputs(graph, step.scaled, columns, net))]
-    known = sorted([CosineEncoder.__name__, *(kind.__name__ for kind in STEPS)])
-    raise NotImplementedError(
-        f"to_onnx: the numbers of the net {net!r} go through {type(step.encoder).__name__}, which "
-        f"has no ONNX nodes here; known: {', '.join(known)}"
-    )
-
-
-def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
-    """Add cosines of scaled numbers, in which none is missing."""
-    k, n = encoder.frequencies_.shape
-    angles = graph.constant(2 * np.pi * encoder.frequencies_.reshape(1, -1), graph.kinds.FLOAT)
-    repeated = graph.chosen(scaled, np.repeat(np.arange(k), n))
-    waves = graph.node("Cos", [graph.node("Mul", [repeated, angles])])
-    both = graph.node("Concat", [scaled, waves], axis=1)
-    order = np.concatenate([np.arange(k)[:, None], k + np.arange(k * n).reshape(k, n)], axis=1)
-    return graph.chosen(both, order.ravel())
+    numbers = graph.chosen(columns.numbers, step.columns)
+    wide, constants = graph.kinds.DOUBLE, step.constants.T[:, None]
+    names = [numbers, *(graph.constant(each, wide) for each in constants)]
+    return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
 
 
 def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
@@ -260,7 +235,7 @@ def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]
         if members:
-            rows = inputs_of(graph, encoding, columns, str(members[0].recipe))
+            rows = inputs_of(graph, encoding, columns)
             outputs += [_net(graph, rows, member, pack.outputs) for member in members]
     for (_, trees), weight in zip(model.extra_members_, pack.extra_weights, strict=True):
         if weight:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.predict.trees import TableTrees
-from fastmlp.export.table_parts import OtherStep, Step, TableNet, TableParts
+from fastmlp.export.table_parts import Step, TableNet, TableParts
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.tabular.encoders import (
@@ -28,14 +28,8 @@ Array = NDArray[Any]
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
     """The steps of an encoding that makes inputs, in the order of these."""
-    steps: dict[str, Any] = {}
-    for name, (encoder, columns) in encoding.parts.items():
-        if name == "cosines":
-            steps[name] = OtherStep(encoder, steps.pop("scaled"))
-        elif encoder.n_outputs:
-            step = STEPS.get(type(encoder))
-            steps[name] = OtherStep(encoder) if step is None else step(encoder, columns)
-    return tuple(steps.values())
+    parts = encoding.parts.values()
+    return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
 
 
 def _scaled(encoder: RobustSmoothClip, columns: Array) -> Step:

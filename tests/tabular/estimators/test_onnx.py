@@ -19,9 +19,8 @@ from sklearn.tree import DecisionTreeRegressor
 from small_tables import FEW, WITH_TREES, classifier, drawn, regressor, with_trees
 
 import fastmlp
-from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import Encoding
 from fastmlp.tabular.estimators import trees
 from fastmlp.tabular.pack.outputs import Objective
 
@@ -191,23 +190,6 @@ def test_a_table_of_texts_only_and_a_pipeline() -> None:
     np.testing.assert_allclose(result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
 
 
-def with_encoding(encoding: Encoding) -> TabularMLPRegressor:
-    """Return a model of one net, on the columns of an encoding."""
-    model = copy.deepcopy(TabularMLPRegressor(**FEW, cv=2).fit(NUMBERS, SUM))
-    pack, values = model.pack_, model.schema_.read(NUMBERS)
-    fitted = encoding.fit(values, SUM, "regression", np.random.default_rng(0))
-    net = MLP((fitted.n_inputs, 8, 1), activation="silu", seed=0)
-    pack.encodings = (fitted,)
-    pack.members = (pack.members[0]._replace(net=net, encoding=0, weight=1.0),)
-    return model
-
-
-def test_cosines() -> None:
-    model = with_encoding(Encoding(embedding="cosine", n_frequencies=3))
-    (result,) = run(model, NUMBERS)
-    np.testing.assert_allclose(result[:, 0], model.predict(NUMBERS), rtol=1e-5, atol=1e-4)
-
-
 def test_a_graph_that_is_asked_for_before_fit() -> None:
     with pytest.raises(Exception, match="not fitted"):
         to_onnx(TabularMLPRegressor(), NUMBERS)
@@ -215,10 +197,6 @@ def test_a_graph_that_is_asked_for_before_fit() -> None:
 
 DATED = pd.DataFrame({"a": np.arange(40.0), "when": ["2024-03-01", "2024-03-05"] * 20})
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "quantiles": (
-        lambda: to_onnx(with_encoding(Encoding(scaling="quantile")), NUMBERS),
-        r"numbers of the net '\d+x\d+ silu, .*' go through NoisyQuantile, which has no ONNX nodes",
-    ),
     "trees": (
         lambda: to_onnx(
             TabularMLPRegressor(**FEW, cv=2, extra_members=[DecisionTreeRegressor()]).fit(
