@@ -11,7 +11,6 @@ import pytest
 from fitting import in_threads
 from loss_cases import SETTINGS, cube, descent, fourth
 
-import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup
 from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -214,18 +213,6 @@ class Descent:
 def test_an_optimizer_of_ones_own_comes_back_as_it_is_given(path: Path) -> None:
     net, optimizer = make(optimizer=Descent()), Descent()
     assert reloaded(net, path, Descent=optimizer).optimizer is optimizer
-
-
-def test_what_is_no_path_is_told_by_whom() -> None:
-    net: Any = make()
-    for who, call in {
-        "MLP.save": net.save,
-        "MLP.load": MLP.load,
-        "fastmlp.save": lambda path: fastmlp.save(net, path),
-        "fastmlp.load": fastmlp.load,
-    }.items():
-        with pytest.raises(TypeError, match=f"{who}: path must be a path.* got None"):
-            call(None)
 
 
 def test_a_rule_without_a_name_is_refused_at_once(path: Path) -> None:

@@ -15,6 +15,7 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -276,7 +277,8 @@ def is_of_tables(model: Any) -> bool:
     return any(kind.__name__ == "TabularMLP" for kind in type(model).__mro__)
 
 
-def _parts(model: Any, who: str) -> ModelParts:
+def _parts(model: Any, raw: bool, who: str) -> ModelParts:
+    scalars.boolean(who, "raw", raw)
     if is_of_tables(model):
         raise TypeError(
             f"{who}: a {type(model).__name__} encodes the columns of a table, and derivatives with "
@@ -370,7 +372,7 @@ def jacobian(
             [2., 4.]]])
     """
     who = "fastmlp.jacobian"
-    derivatives = model_derivatives(_parts(model, who), raw)
+    derivatives = model_derivatives(_parts(model, raw, who), raw)
     places = _places(outputs, derivatives.n_outputs, who)
     n_features, dtype = derivatives.n_features, derivatives.dtype
     # Rows as they are, which the kernel checks: 0.2 ms of 3.
@@ -432,7 +434,7 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     array([[-6., -8.]])
     """
     who = "fastmlp.gradient"
-    parts = _parts(model, who)
+    parts = _parts(model, raw, who)
     if y is not None:
         return _of_loss(model, parts, X, y, raw, who)
     derivatives = model_derivatives(parts, raw)

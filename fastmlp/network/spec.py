@@ -13,7 +13,8 @@ from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import LINKS, Link, LinkName
-from fastmlp.rules.losses import Loss, LossName, LossSettings
+from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
+from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.rules.penalties import PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
@@ -218,7 +219,8 @@ def paired_layers(
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
 OutputActivation = Activation | LinkName
-LossLike = LossName | Loss | LossSettings | Callable[[Any, Any], tuple[Any, Any]]
+LossWithSettings = Quantile | Tweedie | Focal | BinaryFocal
+LossLike = LossName | Loss | LossWithSettings | Callable[[Any, Any], tuple[Any, Any]]
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]

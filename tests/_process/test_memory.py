@@ -29,11 +29,6 @@ def test_a_net_that_cannot_be_names_its_sizes(sizes: tuple[int, ...]) -> None:
         MLP(sizes)
 
 
-def test_a_size_beyond_integers_is_named() -> None:
-    with pytest.raises(ValueError, match=r"layer_sizes\[0\] must be at most 2\*\*62"):
-        MLP((2**63, 1))
-
-
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 1 MB."""

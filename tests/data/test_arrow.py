@@ -178,29 +178,6 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
     made.fit(X, Y, epochs=1)
 
 
-@pytest.mark.parametrize(
-    ("source", "settings", "message"),
-    [
-        (TABLE, {}, r"MLP.fit: missing y: call MLP.fit\(X\[features\], .* or MLP.fit\(X, target="),
-        ("a.parquet", {}, "MLP.fit: files need target=, the name of the column of y"),
-        (TABLE, {"target": "Y"}, r"MLP.fit: there is no column 'Y', did you mean 'y'\? known: 'a'"),
-        (TABLE, {"target": 3}, "MLP.fit: target must be a column's name, or several, got 3"),
-        (TABLE, {"target": "y", "y": Y}, "MLP.fit: give y, or target='y', a column of X, not both"),
-        (X, {"target": "y"}, "MLP.fit: target= goes with paths, a table or a frame; got ndarray"),
-        (TABLE.select(["y"]), {"target": "y"}, "MLP.fit: there are no columns beside target='y'"),
-        (TABLE.select(["a", "a", "y"]), {"target": "y"}, "several columns of the name 'a'"),
-        (pl.LazyFrame({"y": [1]}), {"target": "y"}, r"a LazyFrame has no rows yet: pass X.collect"),
-        (["a.parquet", "b.csv"], {"target": "y"}, r"files must be of one kind of .*, got a"),
-        (TABLE.to_reader(), {"target": "y"}, "a RecordBatchReader can be read once, .*read_all"),
-        (TABLE, {"target": "y", "validation_data": TABLE.drop_columns("y")},
-         "MLP.fit: validation_data: there is no column 'y'"),
-    ],
-)  # fmt: skip
-def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        net().fit(source, **settings)
-
-
 def test_patterns_and_folders(tmp_path: Path) -> None:
     """Their files, sorted, at all doors; names that begin with _ or a point are of others."""
     folder = tmp_path / "parts"
@@ -251,12 +228,6 @@ def test_what_is_no_table_says_what_to_pass() -> None:
         )
         with pytest.raises(TypeError, match=message):
             net().predict(path)
-
-
-def test_a_target_that_is_no_name_is_not_printed() -> None:
-    frame = TABLE.to_pandas()
-    with pytest.raises(TypeError, match=r"^MLP.fit: target must be .*, got a Series$"):
-        net().fit(frame, target=frame["y"])
 
 
 def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:

@@ -197,25 +197,6 @@ def test_it_is_a_path() -> None:
         assert repr(one) == "CSVFile('a.csv', encoding='cp1252')"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ("a.csv", "cp125x"),
-            "there is no encoding 'cp125x'; some that are known: cp1252, latin-1",
-        ),
-        (("a.csv", "base64"), "there is no encoding 'base64'"),
-        (("a.csv", "a\0b"), "there is no encoding"),
-        (("a.csv", 1252), "encoding must be a name, such as 'cp1252', got 1252"),
-        (("a.parquet", "cp1252"), r"path must end in \.csv or \.csv\.gz, got 'a\.parquet'"),
-        ((5, "cp1252"), "path must be a path"),
-    ],
-)
-def test_what_is_refused(arguments: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^CSVFile: .*{message}"):
-        CSVFile(*arguments)
-
-
 @pytest.mark.parametrize("end", [".csv", ".csv.gz"])
 @pytest.mark.parametrize(
     ("encoding", "rows", "header", "message"),

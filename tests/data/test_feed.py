@@ -202,18 +202,3 @@ def test_a_file_that_was_cut_is_an_error_that_names_it(tmp_path: Path) -> None:
         file.truncate(path.stat().st_size - 12)
     with pytest.raises(OSError, match=r"X\.npy ends before row 19: has it been cut\?"):
         MLP((3, 4, 1), seed=0).fit(source, epochs=1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "settings", "message"),
-    [
-        ((X, Y[1:]), {}, "Blocks.from_arrays: X has 20 rows, but y has 19"),
-        ((X, Y, Y[:3]), {}, "Blocks.from_arrays: X has 20 rows, but sample_weight has 3"),
-        ((X, 1.0), {}, "Blocks.from_arrays: y must be an array, got float"),
-        ((X, Y), {"rows": 0}, "Blocks.from_arrays: rows must be an integer of 1 or more, got 0"),
-        ((X, Y), {"seed": -1}, "Blocks.from_arrays: seed must be an integer of 0 or more, got -1"),
-    ],
-)
-def test_what_is_refused(arguments: Any, settings: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        Blocks.from_arrays(*arguments, **settings)

@@ -1,7 +1,6 @@
 """C files: they compile without a warning, test themselves, and predict as their models do."""
 
 import ctypes
-import re
 import shutil
 import subprocess
 import warnings
@@ -292,25 +291,3 @@ def test_rows_without_finite_predictions_are_left_out() -> None:
 
 broken = MLP((2, 3, 1), seed=0)
 broken.parameters[0] = np.nan
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "kind", "words"),
-    [
-        (broken, {}, ValueError, "to_c: a parameter is not finite"),
-        (MLP((1000, 999, 1)), {}, ValueError, "has 1000999 parameters, and a C file holds"),
-        (NETS["net0"], {"prefix": "1a"}, ValueError, "prefix must begin a name in C, .*, got '1a'"),
-        (NETS["net0"], {"prefix": 3}, ValueError, "got 3"),
-        (NETS["net0"], {"tests": -1}, ValueError, "to_c: tests must be an integer of 0 or more"),
-        (NETS["net0"], {"dtype": "float16"}, ValueError, "to_c: unknown dtype 'float16'"),
-        (NETS["net0"], {"gradient": 1}, TypeError, "to_c: gradient must be True or False"),
-        (NETS["net0"], {"path": 1}, TypeError, "to_c: path must be a path"),
-        (NETS["net0"], {"test_data": [1.0]}, ValueError, r"test_data must have shape \(n_rows, "),
-        (NETS["net0"], {"tests": 0, "test_data": [[1.0]]}, ValueError, "which tests=0 leaves out"),
-        (NETS["net0"], {"name": "a"}, TypeError, "unexpected keyword argument 'name'"),
-        (make_pipeline(StandardScaler()), {}, TypeError, re.escape("fastmlp.fold(model)")),
-    ],
-)  # fmt: skip
-def test_what_is_refused(model: Any, options: Any, kind: Any, words: str) -> None:
-    with pytest.raises(kind, match=words):
-        to_c(model, **options)

@@ -6,9 +6,6 @@ import naive
 import numpy as np
 import pytest
 from fitting import unconverged
-from scipy.sparse import csr_array
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from small_models import CASES, FEW, MODELS, TARGETS, X
 
 from fastmlp import (
@@ -16,7 +13,6 @@ from fastmlp import (
     MLPClassifier,
     MLPRegressor,
     Quantile,
-    TabularMLPRegressor,
     gradient,
     jacobian,
 )
@@ -239,32 +235,6 @@ def test_far_rows_warn() -> None:
     net.weights[0][:] = 1
     with pytest.warns(RuntimeWarning, match=r"fastmlp\.jacobian: not all"):
         assert np.isinf(jacobian(net, [[1000.0]]))
-
-
-YES: Any = "yes"
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "words"),
-    [
-        (lambda net: jacobian(net, csr_array(X)), TypeError, "sparse.*toarray"),
-        (lambda net: jacobian(net, X[:, :2]), ValueError, "X has 2 features"),
-        (lambda net: jacobian(net, [[1, 2, np.nan]]), ValueError, "not finite|NaN|nan"),
-        (lambda net: jacobian(net, X, outputs=[2]), ValueError, "has 2 outputs"),
-        (lambda net: jacobian(net, X, outputs=[]), ValueError, "one place or more"),
-        (lambda net: jacobian(net, X, outputs=np.array([0.5])), TypeError, "a sequence of places"),
-        (lambda net: gradient(net, X), TypeError, "fastmlp.jacobian"),
-        (lambda net: gradient(net, X, y=X[:, :2], raw=True), ValueError, "only one of them"),
-        (lambda net: jacobian(make_pipeline(StandardScaler(), MLPRegressor()), X), TypeError,
-         "fastmlp.fold"),
-        (lambda net: jacobian(TabularMLPRegressor(), X), TypeError, "fastmlp.shap_values"),
-        (lambda net: jacobian(MLPRegressor(), X), ValueError, "not fitted"),
-        (lambda net: jacobian(net, X, raw=YES), TypeError, "raw must be True or False"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_derived(call: Any, kind: Any, words: str) -> None:
-    with pytest.raises(kind, match=words):
-        call(MLP((3, 4, 2), seed=0))
 
 
 def test_labels_are_known() -> None:

@@ -20,16 +20,12 @@ from scipy.ndimage import generic_filter
 from small_models import CASES, FEW, MODELS, TARGETS, X
 
 from fastmlp import (
-    EMA,
     MLP,
     SGD,
     Adam,
     Cosine,
     MLPClassifier,
-    MLPRegressor,
     Quantile,
-    ScheduleFreeAdamW,
-    TabularMLPRegressor,
     jacobian,
     jit,
 )
@@ -285,15 +281,6 @@ def test_cached_code_takes_another_net_in_another_process(
     assert printed == "[1, 0]\n"
 
 
-def test_what_cannot_be_compiled_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"jit.compiled: model must be an MLP"):
-        jit.compiled(None)
-    with pytest.raises(ValueError, match="the MLPRegressor is not fitted"):
-        jit.compiled(MLPRegressor())
-    with pytest.raises(ValueError, match="TabularMLPRegressor instance is not fitted"):
-        jit.compiled(TabularMLPRegressor())
-
-
 def test_raw_outputs_of_a_classifier_are_one() -> None:
     model, out = MLPClassifier(**FEW).fit(X, TARGETS["two"]), np.empty((len(X), 1))
     predict(jit.compiled(model, raw=True), X, out)
@@ -423,20 +410,6 @@ def test_coefficients_end_where_they_no_longer_change() -> None:
 def open_learner(net: Any, **settings: Any) -> None:
     with jit.learner(net, **{"batch_size": 2, **settings}):
         pass
-
-
-def test_what_trains_in_python_alone_is_refused() -> None:
-    refused: list[tuple[MLP, int, str]] = [
-        (MLP((1, 1), optimizer=Adam(average=EMA(0.9))), 2, "averages parameters"),
-        (MLP((1, 1), optimizer=ScheduleFreeAdamW()), 2, "averages parameters"),
-        (MLP((64, 64, 64), compute_dtype="bfloat16"), 64, "do not take bfloat16"),
-        (MLP((1, 1)), 0, "batch_size"),
-    ]
-    for net, batch_size, words in refused:
-        with pytest.raises(ValueError, match=f"jit.learner: .*{words}"):
-            open_learner(net, batch_size=batch_size)
-    with pytest.raises(TypeError, match=r"jit.learner: net must be an MLP, got MLPRegressor"):
-        open_learner(MLPRegressor())
 
 
 @pytest.mark.parametrize("steps", [COMPILED, IN_PYTHON])

@@ -422,12 +422,6 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: 
     assert [net.parameters.tobytes() for net in nets if isinstance(net, MLP)] == before
 
 
-def test_a_net_twice_is_an_error() -> None:
-    net = MLP((3, 1), seed=0)
-    with pytest.raises(ValueError, match=r"nets\[2\] is the net that nets\[0\] is"):
-        fit_many([net, MLP((3, 1)), net], X, Y)
-
-
 def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
     random = np.random.default_rng(0)
     seeds: list[Any] = [1, random, *random.spawn(2), random]

@@ -154,23 +154,6 @@ def test_what_a_source_raises_arrives() -> None:
     assert not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
 
 
-@pytest.mark.parametrize(
-    ("nets", "given", "settings", "message"),
-    [
-        (made(), (SOURCE,), {"rows": [1]}, "fit_many: rows is for arrays; .* give no rows"),
-        (made(), (SOURCE,), {"validation_rows": [1]}, "is for arrays; .* give validation_data"),
-        (made(), (X, Y), {"validation_data": (X, Y)}, "fit_many: validation_data is for a source"),
-        (made(), (X,), {}, "fit_many: missing 1 required argument: 'y'; .* got X of type ndarray"),
-        (made(), (SOURCE, Y), {}, "fit_many: y comes with the blocks of a source"),
-        ([*made(1), MLP((5, 2))], (SOURCE,), {}, r"nets\[1\] has other inputs, outputs, targets"),
-        (made(), (SOURCE,), {"buffer_rows": 320, "batch_size": [16, 32, 5]}, "must be 16 times"),
-    ],
-)  # fmt: skip
-def test_what_is_refused(nets: Any, given: Any, settings: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        fit_many(nets, *given, epochs=1, **settings)
-
-
 def test_no_nets_are_no_fits() -> None:
     assert fit_many([], SOURCE) == []
 

@@ -19,7 +19,6 @@ from fastmlp import (
     Nadam,
     Quantile,
     RMSprop,
-    ScheduleFreeAdamW,
     fit_many,
 )
 from fastmlp.model import core_of
@@ -248,26 +247,3 @@ def test_targets_that_fall_end_flat() -> None:
     net = MLP((1, 16, 1), monotonic_cst=[1], dtype="float64", optimizer=Adam(0.01), seed=0)
     net.fit(X, -X[:, 0], epochs=200, batch_size=50)
     assert np.abs(net.predict(X)).max() < 0.02
-
-
-@pytest.mark.parametrize(
-    ("settings", "kind", "words"),
-    [
-        ({"monotonic_cst": [1]}, ValueError, r"must be -1 \(falls\), 0 .* 2 inputs, got \[1\]"),
-        ({"monotonic_cst": [1, 2]}, ValueError, "for each of the 2 inputs"),
-        ({"monotonic_cst": {"a": 1}}, TypeError, "estimators take names of columns"),
-        ({"activation": "gelu"}, ValueError, "activations that rise, got 'gelu'; known: identity"),
-        ({"loss": "cross_entropy"}, ValueError, "'softmax' do not: use loss='binary"),
-        ({"optimizer": ScheduleFreeAdamW()}, ValueError, "ScheduleFreeAdamW shows parameters"),
-        ({"monotone_constraints": [1, 0]}, TypeError, "did you mean 'monotonic_cst'"),
-    ],
-)
-def test_refusals(settings: Any, kind: Any, words: str) -> None:
-    with pytest.raises(kind, match=words):
-        MLP((2, 4, 3), **{"monotonic_cst": [1, 0], **settings})
-
-
-def test_an_optimizer_that_is_set_later_is_checked() -> None:
-    net = MLP((2, 4, 1), monotonic_cst=[1, 0])
-    with pytest.raises(ValueError, match="ScheduleFreeAdamW shows parameters"):
-        net.optimizer = "schedulefreeadamw"

@@ -89,12 +89,6 @@ def test_the_learning_rate_has_an_axis_of_its_own() -> None:
     assert names == ["loss", "validation auc", "learning rate"]
 
 
-@pytest.mark.parametrize("given", [[BOTH, BOTH], History([1.0])])
-def test_rates_are_of_one_fit_that_has_them(given: Any) -> None:
-    with pytest.raises(ValueError, match="learning_rate=True needs the History of one fit"):
-        plot_history(given, learning_rate=True)
-
-
 def test_history_without_validation_is_one_curve() -> None:
     assert list(curves(plot_history(History(loss=[1.0])))) == [TRAINING]
 
@@ -137,12 +131,6 @@ def test_what_has_no_history_is_refused_without_a_figure(given: Any, where: str,
     with pytest.raises(TypeError, match=f"plot_history: {where} must be {wanted}, got {got}$"):
         plot_history(given)
     assert not pyplot.get_fignums()
-
-
-@pytest.mark.parametrize("given", [[], {}])
-def test_no_history_is_refused(given: Any) -> None:
-    with pytest.raises(ValueError, match=r"plot_history: history is an empty (list|dict)"):
-        plot_history(given)
 
 
 @pytest.mark.parametrize(
@@ -268,11 +256,6 @@ def test_scores_that_are_losses_are_not_drawn_twice() -> None:
     assert list(curves(ax)) == [TRAINING, VALIDATION]
     assert len(ax.figure.axes) == 1
     assert told(ax) == "best validation loss 1.5 in epoch 2 of 2"
-
-
-def test_an_estimator_without_epochs_is_refused() -> None:
-    with pytest.raises(ValueError, match="this MLPClassifier has no loss_curve_: fit it first"):
-        plot_history(MLPClassifier())
 
 
 @needs_compiler

@@ -22,7 +22,6 @@ from fastmlp import (
     Status,
     fit_many,
 )
-from fastmlp.backends.cpu import dispatch
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.training import loop
@@ -135,25 +134,6 @@ def test_a_step_taken_apart_is_one_of_fit_for_layers_of_other_rates_too(optimize
     assert bits(apart) == bits(whole)
     assert whole.weights[0].tobytes() == frozen
     assert whole.weights[1].tobytes() != before
-
-
-@each_kind
-def test_threads_change_no_bit(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    # Interpreted, no team gathers, and a thousand times slower.
-    sizes, n_rows = ((20, 19, 18, 2), 47) if INTERPRETED else ((20, 40, 70, 2), 90)
-    x, y = rng.normal(size=(n_rows, 20)), rng.normal(size=(n_rows, 2))
-
-    def wide(n_threads: int) -> MLP:
-        return MLP(sizes, optimizer=optimizer, l1=0.1, seed=0, n_threads=n_threads)
-
-    alone = wide(1)
-    alone.fit(x, y, epochs=3, batch_size=40)
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    for n_threads in (2, 3, 4):
-        team = wide(n_threads)
-        team.fit(x, y, epochs=3, batch_size=40)
-        assert bits(team) == bits(alone)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.05, average=EMA(0.9)), KINDS[-1]], ids=repr)

@@ -212,11 +212,6 @@ def test_an_error_in_a_metric_names_it() -> None:
         net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: None}, **VALID)
 
 
-def test_a_loss_of_numbers_is_no_metric_of_labels() -> None:
-    with pytest.raises(ValueError, match=r"metrics\['mae'\]: .* the targets are class labels"):
-        classifier().fit(X[:40], CLASSES[:40], metrics="mae", **THREE_CLASSES)
-
-
 @pytest.mark.parametrize("metrics", ["mae", "r2"])
 def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(metrics: str) -> None:
     net = MLP((3, 4, 2), loss="gaussian_nll", seed=0)
@@ -226,17 +221,6 @@ def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(metrics: str)
     of_mean = {"mean": lambda y, p: float(np.mean(abs(y[:, None] - p[:, ::2])))}
     history = net.fit(x, y, epochs=2, metrics=of_mean, validation_split=0.5)
     assert len(history.metrics["mean"]) == 2
-
-
-def test_metrics_need_validation_rows() -> None:
-    with pytest.raises(ValueError, match=r"metrics are of validation rows: give validation_data="):
-        regressor().fit(X, Y, metrics="mae")
-    with pytest.raises(ValueError, match=r"give validation_rows= or validation_split="):
-        fit_many([regressor()], X, Y, metrics="mae")
-    with pytest.raises(ValueError, match=r"nets\[1\]: there are no validation rows"):
-        fit_many(
-            [regressor(), regressor()], X, Y, metrics="mae", validation_rows=[np.arange(9), None]
-        )
 
 
 def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,14 +215,6 @@ def test_the_advice_for_dates_works(frame: Any) -> None:
     assert days[1] == 366
 
 
-def test_missing_targets() -> None:
-    net = MLP((1, 2), loss="cross_entropy")
-    with pytest.raises(ValueError, match=f"^MLP.fit: y has 1 missing value{MISSING}"):
-        net.fit(np.ones((3, 1)), pd.Series([0, 1, None]), epochs=1)
-    with pytest.raises(TypeError, match=r"text, such as 'no'; for class labels use classes, y = "):
-        net.fit(np.ones((2, 1)), pl.Series(["no", "yes"]), epochs=1)
-
-
 def test_classes_of_a_series_that_are_weighted() -> None:
     nets = [MLP((1, 2), loss="cross_entropy", seed=0) for _ in range(2)]
     x, y = rng.standard_normal((6, 1)), np.array([0, 1, 1, 0, 1, 1])

@@ -17,9 +17,12 @@ import pytest
 from numba import config
 from numba.core import event
 from scipy.sparse import csr_matrix
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import fastmlp
-from fastmlp import MLP
+from fastmlp import MLP, cluster, jit
+from fastmlp.plotting import plot_history
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
@@ -63,7 +66,9 @@ NAMES = {
     **{"np": np, "pd": pd, "pl": pl, "pa": pa, "fastmlp": fastmlp, "csr_matrix": csr_matrix},
     "timedelta": timedelta,
     **{"net": net, "classifier": classifier, "spoilt": spoilt, "own_loss": own_loss},
-    **{"KerasCallback": KerasCallback, "Expanded": Expanded},
+    **{"KerasCallback": KerasCallback, "Expanded": Expanded, "plot_history": plot_history},
+    **{"make_pipeline": make_pipeline, "StandardScaler": StandardScaler, "cluster": cluster},
+    "jit": jit,
 }
 
 
@@ -96,7 +101,7 @@ def test_the_messages_of_calls(first: int, request: pytest.FixtureRequest) -> No
     assert recorder.buffer == []
     changed = {call: text for call, text in messages.items() if not matches(golden[call], text)}
     if request.config.getoption("--golden") and changed:
-        text = "\n\n".join("\n".join(block) for block in (golden | changed).items())
+        text = "\n\n".join("\n".join(block).strip() for block in (golden | changed).items())
         GOLDEN.write_text(text + "\n", encoding="utf-8")
     assert not changed or request.config.getoption("--golden"), changed
 

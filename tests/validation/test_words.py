@@ -72,18 +72,6 @@ def test_other_words_list_the_known_ones_alone(word: Any) -> None:
     assert "did you mean" not in str(caught.value)
 
 
-def test_a_function_of_another_library_names_ours() -> None:
-    with pytest.raises(TypeError, match="got <ufunc 'tanh'>, did you mean 'tanh'"):
-        net(activation=np.tanh)
-
-    class ReLU:
-        def __call__(self, z: float) -> float:
-            return max(z, 0.0)
-
-    with pytest.raises(TypeError, match="did you mean 'relu'"):
-        net(activation=ReLU())
-
-
 def test_cross_entropy_of_one_output_is_refused_at_once() -> None:
     message = (
         r"layer_sizes=\(3, 4, 1\) has 1 output.*for two classes use loss='binary_cross_entropy'"

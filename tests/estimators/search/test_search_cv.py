@@ -216,23 +216,6 @@ def test_a_search_in_a_task_ends_with_it_and_takes_its_threads(n_inner: int) -> 
     assert most == [3]  # two of the outer pool, and one of the search's
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "one of param_grid and param_distributions"),
-        ({"param_grid": GRID, "param_distributions": DRAWN}, "and not both"),
-        ({"param_grid": GRID, "halving": "yes"}, "halving"),
-        ({"param_grid": GRID, "factor": 0}, "factor"),
-        ({"param_distributions": DRAWN, "n_iter": 0}, "n_iter"),
-        ({"param_grid": {"units": [3]}}, "Invalid parameter 'units'"),
-        ({"param_grid": GRID, "n_jobs": 0}, "n_jobs"),
-    ],
-)
-def test_bad_arguments(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MLPSearchCV(OURS, **options).fit(X, LABELS)
-
-
 def test_it_is_an_estimator() -> None:
     search = MLPSearchCV(OURS, GRID, cv=2, halving=False)
     with pytest.raises(NotFittedError):

