@@ -9,8 +9,7 @@ from fastmlp.data.blocks import Blocks
 from fastmlp.data.csv_files import CSVFile
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA, SWA
-from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import BinaryFocal, Focal, Loss, Quantile, Tweedie
 from fastmlp.rules.optimizers import (
     LBFGS,
     SGD,

@@ -18,7 +18,6 @@ from fastmlp.rules import (
     activations,
     averages,
     initializers,
-    loss_settings,
     losses,
     optimizers,
     penalties,
@@ -36,7 +35,7 @@ TABLES = {
     "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
     "losses, with settings": [
-        one.__name__ for one in loss_settings.SETTINGS if one is not loss_settings.Smoothed
+        one.__name__ for one in losses.KINDS.values() if isinstance(one, type)
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(averages.AVERAGES),

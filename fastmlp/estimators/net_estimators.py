@@ -26,8 +26,7 @@ from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, losses, penalties
-from fastmlp.rules.loss_settings import Quantile, Smoothed, spelled
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Loss, Quantile, Smoothed, spelled
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.validation import keywords
@@ -90,7 +89,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     of_spec = {
         "activation": _one_for_all(hidden) if hidden else "relu",
         "output_activation": None if network.loss.link or output == "identity" else output,
-        "loss": loss.name if smoothed else network.loss if loss is None else loss,
+        "loss": loss.kind if smoothed else network.loss if loss is None else loss,
         "label_smoothing": loss.label_smoothing if smoothed else 0.0,
         "l2": strengths.pop("l2", 0.0),
         "l1": strengths.pop("l1", 0.0),

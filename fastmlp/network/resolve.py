@@ -18,7 +18,6 @@ from fastmlp.rules import (
     activations,
     initializers,
     links,
-    loss_settings,
     losses,
     optimizers,
     penalties,
@@ -56,7 +55,7 @@ def network(
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(loss_setting)
-    loss_name = loss_setting if isinstance(loss_setting, str) else loss_settings.spelled(function)
+    loss_name = loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
     loss_name = name_of(function.rule) if loss_name is None else loss_name
     check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
@@ -287,11 +286,11 @@ def loss(setting: object) -> losses.Loss:
     if isinstance(setting, str):
         scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[setting]
-    if isinstance(setting, loss_settings.SETTINGS):
+    if isinstance(setting, losses.LossSettings):
         return setting.loss
     if isinstance(setting, losses.Loss):
-        return _own_loss(setting) if loss_settings.spelled(setting) is None else setting
-    if setting in loss_settings.SETTINGS:
+        return _own_loss(setting) if losses.spelled(setting) is None else setting
+    if isinstance(setting, type) and issubclass(setting, losses.LossSettings):
         raise TypeError(f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?")
     form = "loss(prediction, target) -> (value, slope)"
     return losses.Loss(own_rule("loss", form, setting, 2, 2))
@@ -304,6 +303,8 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
     scalars.known("Loss", "over_outputs", setting.over_outputs, ("mean", "sum"))
     constants = finite_numbers("Loss", "constants", setting.constants)
     per_target = scalars.positive_integer("Loss", "per_target", setting.per_target)
+    if setting.curvature is not None:
+        check_function("curvature", "curvature(output, target) -> number", setting.curvature)
     if scalars.boolean("Loss", "by_row", setting.by_row):
         check_function("loss", "rule(outputs, targets, slopes, values)", setting.rule)
     elif per_target > 1:
@@ -316,17 +317,17 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
 
 def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
     """Check the number of outputs that a loss needs."""
-    name = loss_settings.spelled(function)
+    name = losses.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
-        binary = "binary_focal" if function.rule is losses.focal else "binary_cross_entropy"
+        binary = f"binary_{getattr(name, 'kind', name)}"
         raise ValueError(
             f"{OWNER}: loss={name!r} needs one output for each class, but layer_sizes="
             f"{sizes} has 1 output, whose softmax is always 1; for two classes use "
             f"loss={binary!r}"
         )
     n, per_target = sizes[-1], function.per_target
-    in_levels = function.rule is losses.quantiles
+    in_levels = function.link == "sorted"
     if n % per_target or (in_levels and n != per_target):
         purpose = "in all, one for each level" if in_levels else "for each column of y"
         raise ValueError(
@@ -341,11 +342,11 @@ def smoothed(setting: object, label_smoothing: object) -> object:
     if amount == 0:
         return setting
     if isinstance(setting, losses.Loss):
-        setting = loss_settings.spelled(setting)
-    if not isinstance(setting, str) or setting not in loss_settings.SMOOTHED:
-        known = " or ".join(map(repr, loss_settings.SMOOTHED))
+        setting = losses.spelled(setting)
+    if not isinstance(setting, str) or setting not in losses.SMOOTHED:
+        known = " or ".join(map(repr, losses.SMOOTHED))
         raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
-    return loss_settings.Smoothed(setting, amount)
+    return losses.Smoothed(setting, amount)
 
 
 NAMES: Mapping[str, Iterable[str]] = {

@@ -13,8 +13,7 @@ from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import LINKS, Link, LinkName
-from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
-from fastmlp.rules.losses import Loss, LossName
+from fastmlp.rules.losses import Loss, LossName, LossSettings
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.rules.penalties import PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
@@ -219,8 +218,7 @@ def paired_layers(
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
 OutputActivation = Activation | LinkName
-LossWithSettings = Quantile | Tweedie | Focal | BinaryFocal
-LossLike = LossName | Loss | LossWithSettings | Callable[[Any, Any], tuple[Any, Any]]
+LossLike = LossName | Loss | LossSettings | Callable[[Any, Any], tuple[Any, Any]]
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]

@@ -6,20 +6,10 @@ positive semidefinite; where a second derivative could be 0, as huber's far from
 that of the parabola that touches the loss there.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from fastmlp.rules import losses
 from fastmlp.rules.elementary import exp, logistic, sqrt, tanh
 from fastmlp.rules.links import softmax
-from fastmlp.rules.losses import Loss
-
-
-class Curvature(NamedTuple):
-    """The curvature of a loss; `by_row`: its rule writes roots of whole rows."""
-
-    rule: Callable[..., Any]
-    by_row: bool = False
 
 
 def mse(prediction: float, target: float) -> float:
@@ -41,6 +31,11 @@ def log_cosh(prediction: float, target: float) -> float:
 
 def binary_cross_entropy(raw: float, target: float) -> float:
     """p (1 - p), with p = 1 / (1 + exp(-raw))."""
+    return logistic(raw) * logistic(-raw)
+
+
+def smoothed_binary_cross_entropy(raw: float, target: float, smoothing: float) -> float:
+    """p (1 - p), as of the labels themselves."""
     return logistic(raw) * logistic(-raw)
 
 
@@ -80,22 +75,3 @@ def cross_entropy(raw: Any, target: Any, probability: Any, root: Any) -> None:
                 mass += target[r, j]
             for i in range(n * n):
                 root[r, i] *= sqrt(mass)
-
-
-OF_LOSSES: dict[Callable[..., Any], Curvature] = {
-    losses.mse: Curvature(mse),
-    losses.huber: Curvature(huber),
-    losses.log_cosh: Curvature(log_cosh),
-    losses.binary_cross_entropy: Curvature(binary_cross_entropy),
-    losses.smoothed_binary_cross_entropy: Curvature(binary_cross_entropy),
-    losses.poisson: Curvature(poisson),
-    losses.gamma: Curvature(gamma),
-    losses.tweedie: Curvature(tweedie),
-    losses.cross_entropy: Curvature(cross_entropy, by_row=True),
-    losses.smoothed_cross_entropy: Curvature(cross_entropy, by_row=True),
-}
-
-
-def curvature_of(loss: Loss) -> Curvature | None:
-    """The curvature of a loss; None where it is not convex, not smooth, or not known."""
-    return OF_LOSSES.get(loss.rule)

@@ -56,7 +56,8 @@ def ascending(raw: Any, value: Any) -> None:
 
 
 def deviation(raw: float) -> float:
-    """A standard deviation of the logarithm of a variance, at least `LEAST_LOG_VARIANCE`."""
+    """A standard deviation of the logarithm of a variance, at least `LEAST_LOG_VARIANCE`; files of
+    C and ONNX are made of it. Rules call no other rules: `mean_and_deviation` repeats it."""
     half, least = type(raw)(0.5), type(raw)(LEAST_LOG_VARIANCE)
     return exp(half * (least if raw < least else raw))
 
@@ -65,12 +66,13 @@ def mean_and_deviation(raw: Any, value: Any) -> None:
     """Write a mean, the raw output itself, and a standard deviation exp(s / 2) for each pair of
     raw outputs (mean, s), with s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
     n_rows, n = raw.shape
+    half, least = type(raw[0, 0])(0.5), type(raw[0, 0])(LEAST_LOG_VARIANCE)
     for j in range(0, n, 2):
         for r in range(n_rows):
             value[r, j] = raw[r, j]
     for j in range(1, n, 2):
         for r in range(n_rows):
-            value[r, j] = deviation(raw[r, j])
+            value[r, j] = exp(half * (least if raw[r, j] < least else raw[r, j]))
 
 
 LinkName = Literal["identity", "sigmoid", "exp", "softmax", "sorted", "mean_std"]

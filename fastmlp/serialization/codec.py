@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.rules import activations, loss_settings
+from fastmlp.rules import activations, losses
 from fastmlp.rules.averages import AVERAGES, Average
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import (
@@ -76,9 +76,9 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 def of_loss(loss: Loss) -> Any:
     """Encode a loss; one of the user's own is passed to `load` again, as a whole `Loss`."""
-    known = loss_settings.spelled(loss)
+    known = losses.spelled(loss)
     if known is not None:
-        return known if isinstance(known, str) else loss_settings.of_settings(known)
+        return known if isinstance(known, str) else losses.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with changed settings has no "
@@ -91,7 +91,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """Decode a loss; the constructor of one with settings checks them."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
-    return _made(spelled, loss_settings.KINDS, "loss")
+    return _made(spelled, losses.KINDS, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:

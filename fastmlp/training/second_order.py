@@ -21,7 +21,6 @@ from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
-from fastmlp.rules.curvature import OF_LOSSES, curvature_of
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import (
     LBFGS,
@@ -111,8 +110,8 @@ def check(
     for sentence, applies in refused.items():
         if applies:
             raise ValueError(f"{who}: {name} {sentence}")
-    if is_lm and curvature_of(network.loss) is None:
-        known = [known for known, loss in LOSSES.items() if loss.rule in OF_LOSSES]
+    if is_lm and network.loss.curvature is None:
+        known = [known for known, loss in LOSSES.items() if loss.curvature is not None]
         raise ValueError(
             f"{who}: {name} needs the curvature of the loss, and knows that of "
             f"{', '.join(known)}; use LBFGS(), or Adam()"

@@ -18,6 +18,7 @@ from fastmlp import (
     SGD,
     Blocks,
     LevenbergMarquardt,
+    Loss,
     ReduceLROnPlateau,
     fit_many,
     load,
@@ -26,10 +27,9 @@ from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.second_order.system import GaussNewton
 from fastmlp.backends.protocol import Data
 from fastmlp.model import core_of
-from fastmlp.rules.curvature import curvature_of
 from fastmlp.rules.optimizers import jacobian_bytes, matrix_bytes
 
-LOSSES = [name for name, loss in CASES.items() if curvature_of(loss) is not None]
+LOSSES = [name for name, loss in CASES.items() if loss.curvature is not None]
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (60, 2))
 Y = np.sin(3 * X[:, :1]) * X[:, 1:]
@@ -316,6 +316,7 @@ def test_a_step_of_lbfgs_is_scipys() -> None:
     assert (net.parameters == found.x).all()
 
 
+NO_FUNCTION: Any = 2
 SETTINGS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.1},
     "input_noise": {"input_noise": 0.1},
@@ -343,6 +344,22 @@ def test_what_does_not_go_with_it_is_refused(words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fit_many([net], X, Y, **ARGUMENTS.get(words, {}))
     assert (net.parameters == before).all()
+
+
+def test_a_loss_of_ones_own_has_a_curvature_of_its_own() -> None:
+    def square(p: Any, y: Any) -> Any:
+        error = p - y
+        return error * error, error + error
+
+    def two(p: Any, y: Any) -> Any:
+        return type(p)(2)
+
+    nets = [net_of(loss=loss) for loss in ("mse", Loss(square, curvature=two))]
+    for net in nets:
+        net.fit(X, Y, epochs=5)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    with pytest.raises(TypeError, match="MLP: curvature must be a"):
+        net_of(loss=Loss(square, curvature=NO_FUNCTION))
 
 
 def test_other_doors_are_refused(tmp_path: Path) -> None:

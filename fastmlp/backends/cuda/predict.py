@@ -21,7 +21,7 @@ from fastmlp.backends.cuda.plan.plan import EVALUATE, PREDICT, TRAIN, Need
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.protocol import Data, Select
 from fastmlp.network.spec import Network, weight_views
-from fastmlp.rules.loss_settings import unsmoothed
+from fastmlp.rules.losses import unsmoothed
 
 Array = NDArray[Any]
 # The activations of a chunk: 64 MB in float32.

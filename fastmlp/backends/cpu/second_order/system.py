@@ -20,7 +20,6 @@ from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.layer_settings import trained_parameters
 from fastmlp.network.spec import Network
-from fastmlp.rules.curvature import curvature_of
 
 Array = NDArray[Any]
 # Bytes of a block of the Jacobian, which stay in a cache, and the least and the most of its rows:
@@ -78,12 +77,11 @@ class GaussNewton:
         height = min(max(most, LEAST_ROWS), MOST_ROWS)
         row_block = max(round_up(height // n_out, VECTORS * lanes), VECTORS * lanes)
         loss = network.loss
-        curvature = curvature_of(loss)
-        assert curvature is not None
-        options: dict[str, Any] = {"by_row": curvature.by_row, "mean": loss.over_outputs == "mean"}
-        if loss.constants and not curvature.by_row and loss.rule.__name__ == "tweedie":
+        options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+        if loss.constants and not loss.by_row:
             options["constants"] = loss.constants
-        block = block_of(curvature_loop, np.float64, curvature.rule, **options)
+        assert loss.curvature is not None
+        block = block_of(curvature_loop, np.float64, loss.curvature, **options)
         units = {
             "values": sum(sizes) + lanes, "slopes": sum(sizes[1:]), "deltas": 2 * width,
             "targets": n_targets, "roots": n_out * n_out, "columns": n_panels * lanes,

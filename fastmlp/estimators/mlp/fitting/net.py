@@ -22,7 +22,7 @@ from fastmlp.model import MLP, net_on
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
 from fastmlp.rules import updates
-from fastmlp.rules.loss_settings import Quantile, Tweedie
+from fastmlp.rules.losses import Quantile, Tweedie
 from fastmlp.rules.optimizers import Custom
 
 Array = NDArray[Any]

@@ -22,8 +22,7 @@ from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, updates
 from fastmlp.rules.dropout import Dropout, Key
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.loss_settings import Quantile, Smoothed, Tweedie
-from fastmlp.rules.losses import LOSSES, Loss
+from fastmlp.rules.losses import LOSSES, Loss, Quantile, Smoothed, Tweedie
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
     SGD,

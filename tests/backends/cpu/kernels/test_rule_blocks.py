@@ -16,7 +16,7 @@ from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.loss_settings import Tweedie
+from fastmlp.rules.losses import Tweedie
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS

@@ -14,9 +14,8 @@ from fastmlp.backends.cpu.second_order.system import GaussNewton
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.layer_settings import trained_parameters
-from fastmlp.rules.curvature import curvature_of
 
-LOSSES = [name for name, loss in CASES.items() if curvature_of(loss) is not None]
+LOSSES = [name for name, loss in CASES.items() if loss.curvature is not None]
 ACTIVATIONS = ["tanh", "relu", "silu", "identity"]
 MATRICES = all_pairs(
     loss=LOSSES,
