@@ -944,7 +944,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> bool((MLP.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
         True
         """
-        scalars.path("MLP.save", "path", path)
+        scalars.path("MLP.save", "path", path, mode="w")
         scalars.boolean("MLP.save", "include_training_state", include_training_state)
         if include_training_state:
             with self._state.lock.training("MLP.save"):
@@ -999,7 +999,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         ...     print("no net")
         no net
         """
-        scalars.path("MLP.load", "path", path)
+        scalars.path("MLP.load", "path", path, mode="r")
         if n_threads is not None:
             scalars.positive_integer("MLP.load", "n_threads", n_threads)
         devices.require(resolve.device(device), "MLP.load")

@@ -84,7 +84,7 @@ def save(
         raise TypeError(
             f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}{hint}"
         )
-    scalars.path("fastmlp.save", "path", path)
+    scalars.path("fastmlp.save", "path", path, mode="w")
     scalars.boolean("fastmlp.save", "include_training_state", include_training_state)
     if isinstance(model, MLP):
         return model.save(path, include_training_state=include_training_state)
@@ -137,7 +137,7 @@ def load(
     ...     print("no model")
     no model
     """
-    scalars.path("fastmlp.load", "path", path)
+    scalars.path("fastmlp.load", "path", path, mode="r")
     if n_threads is not None:
         scalars.positive_integer("fastmlp.load", "n_threads", n_threads)
     own = resolve.own_rules(rules, "fastmlp.load")

@@ -40,9 +40,6 @@ def data_of(
     if list(arguments) == ["-"]:
         return _of_standard_input(who, texts, encoding or "utf-8", nulls)
     paths = expanded(arguments, who)
-    for path in paths:
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"{who}: there is no file {path!r}")
     if all(path.lower().endswith(".npz") for path in paths):
         import pyarrow
 

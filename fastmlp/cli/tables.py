@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,13 @@ from fastmlp.validation.suggestions import listed
 MODEL = ".safetensors"
 # From the words of an error of Python's API to those of the command.
 IN_COMMANDS = {
-    r"^TabularMLP\w+\.(fit|predict|predict_proba): ": r"{}: ",
+    r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
     r"\bsample_weight(_val)?\b": "--weight",
     r"\b[Xy]_val\b": "--valid",
     r"\by(?= (must|has|holds)\b)": "the target",
 }
+# Errors that are told in words of the command.
+REPORTED = (ValueError, TypeError, NotImplementedError, MemoryError, FileNotFoundError)
 # Folds, if no rows are held out.
 N_FOLDS = 5
 # Integers with more values are numbers, unless a task is asked for.
@@ -57,7 +58,7 @@ def telling(who: str) -> Iterator[None]:
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {_told(message, who)}")
         try:
             yield
-        except (ValueError, TypeError, NotImplementedError, MemoryError) as error:
+        except REPORTED as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             raise CommandError(f"{_told(error, who)}{notes}") from error
 
@@ -300,8 +301,6 @@ def _print_scores(scores: dict[str, float], *, as_json: bool) -> None:
 
 def _loaded(arguments: argparse.Namespace) -> Any:
     path = arguments.model
-    if not Path(path).exists():
-        raise FileNotFoundError(f"there is no file {path!r}")
     others = getattr(arguments, "data", ())
     if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
         raise UsageError(f"MODEL comes before DATA, got {path!r} and {', '.join(others)}")

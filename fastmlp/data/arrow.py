@@ -79,8 +79,8 @@ def _expanded(path: str, who: str) -> list[str]:
         if not files:
             lack = f"has no files of {', '.join(FILES)}; of folders in it pass a pattern, or a "
             raise FileNotFoundError(f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset")
-    elif not os.path.exists(path) and glob.has_magic(path):
-        files = sorted(glob.glob(path))
+    elif not os.path.exists(path):
+        files = sorted(glob.glob(path)) if glob.has_magic(path) else []
         if not files:
             raise FileNotFoundError(f"{who}: there is no file {path!r}")
     encoding = encoding_of(path)

@@ -265,7 +265,7 @@ def writer_of(path: Any, who: str) -> WriterOf:
     TypeError, ValueError
         If it is not a path, or has another ending.
     """
-    scalars.path(who, "path", path)
+    scalars.path(who, "path", path, mode="w")
     writer = WRITERS.get(Path(os.fspath(path)).suffix.lower())
     if writer is None:
         got = os.fspath(path)

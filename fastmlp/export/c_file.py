@@ -92,7 +92,7 @@ def to_c(
     of_table = is_a(model, "TabularMLP", "fastmlp")
     parts: Any = model._table_parts(WHO) if of_table else parts_of(model, WHO)
     if path is not None:
-        scalars.path(WHO, "path", path)
+        scalars.path(WHO, "path", path, mode="w")
     _check_prefix(prefix)
     scalars.non_negative_integer(WHO, "tests", tests)
     if not tests and test_data is not None:

@@ -127,7 +127,7 @@ def to_onnx(
     scalars.known(WHO, "dtype", dtype, ("float32", "float64"))
     scalars.positive_integer(WHO, "opset", opset)
     if path is not None:
-        scalars.path(WHO, "path", path)
+        scalars.path(WHO, "path", path, mode="w")
     try:
         from onnx.defs import onnx_opset_version
     except ModuleNotFoundError as error:

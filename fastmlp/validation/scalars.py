@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from datetime import timedelta
 from numbers import Integral, Real
+from typing import Literal
 
 from fastmlp.validation.suggestions import NONE, Synonyms, suggestion
 
@@ -83,12 +84,21 @@ def boolean(owner: str, name: str, value: object) -> bool:
     return value
 
 
-def path(owner: str, name: str, value: object) -> None:
-    """Check a path: a str or an os.PathLike, without the character NUL."""
+def path(owner: str, name: str, value: object, *, mode: Literal["", "r", "w"] = "") -> None:
+    """Check a path: a str or an os.PathLike, without the character NUL.
+
+    Its file must be there to be read, with the mode "r", and its folder to be written to, with "w".
+    """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")
     if "\0" in os.fsdecode(value):
         raise ValueError(f"{owner}: {name} must be a path without the character \\0, got {value!r}")
+    shown = os.fsdecode(value)
+    if mode == "r" and not os.path.exists(value):
+        raise FileNotFoundError(f"{owner}: there is no file {shown!r}")
+    folder = os.path.dirname(os.path.realpath(shown))
+    if mode == "w" and not os.path.isdir(folder):
+        raise FileNotFoundError(f"{owner}: there is no folder {folder!r} for {shown!r}")
 
 
 def known(
