@@ -106,7 +106,9 @@ __all__ = [
     "to_onnx",
 ]
 
-# Not in __all__: a star would load scikit-learn, or fail where there is none.
+if _find_spec("sklearn") is not None:  # 90 us; a star would fail where there is none
+    __all__ += ["MLPClassifier", "MLPRegressor", "MLPSearchCV"]
+    __all__ += ["TabularMLPClassifier", "TabularMLPRegressor"]
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators"),

@@ -181,11 +181,15 @@ def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters:
         assert [name for name in parameters if name not in ("self", "cls")] == known
 
 
-def test_a_star_and_a_listing_load_no_scikit_learn(python: Callable[..., str]) -> None:
-    script = (
-        "import sys, fastmlp\nfrom fastmlp import *\ndir(fastmlp)\nprint('sklearn' in sys.modules)"
-    )
-    assert python(script) == "False\n"
+def test_a_listing_loads_no_scikit_learn_and_a_star_has_its_estimators(
+    python: Callable[..., str],
+) -> None:
+    script = "import sys, fastmlp\ndir(fastmlp)\nprint('sklearn' in sys.modules)\n"
+    script += "from fastmlp import *\nprint(TabularMLPClassifier.__name__, MLPSearchCV.__name__)"
+    assert python(script) == "False\nTabularMLPClassifier MLPSearchCV\n"
+    without = "import sys\nsys.modules['sklearn'] = None\nfrom importlib import util\n"
+    without += "util.find_spec = lambda name, package=None: None\nfrom fastmlp import *\n"
+    assert python(f"{without}print(MLP.__name__, 'MLPClassifier' in globals())") == "MLP False\n"
 
 
 def test_a_listing_shows_what_counts() -> None:
