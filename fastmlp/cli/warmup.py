@@ -16,8 +16,7 @@ from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_LANE_PRODUCTS, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
-from fastmlp.cluster.clients import client_of
-from fastmlp.cluster.groups import Cluster
+from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.export import jit
 from fastmlp.export.derivatives import jacobian
@@ -33,8 +32,6 @@ from fastmlp.training.history import Status
 from fastmlp.validation import scalars
 
 WIDTH = 2
-# The limit for all workers, some of which may share a core.
-WORKER_SECONDS = 3600.0
 
 
 def warmup(
@@ -72,7 +69,7 @@ def warmup(
     TypeError, ValueError
         If an argument has the wrong type or value, such as a dtype that is neither float32 nor
         float64; nothing has been compiled then.
-    ConnectionError, TimeoutError, RuntimeError
+    OSError, RuntimeError
         If the workers cannot do it; the message says what to do.
     KeyboardInterrupt
         On Ctrl-C; code that has been compiled stays in the cache.
@@ -87,7 +84,7 @@ def warmup(
     scalars.boolean("warmup", "parallel", parallel)
     if client is not None:
         workers = Cluster(client_of(client, "warmup"), "warmup")
-        reports = workers.each(_in_worker, kinds, parallel, compute_dtype, seconds=WORKER_SECONDS)
+        reports = workers.each(_in_worker, kinds, parallel, compute_dtype)
         return float(max(reports.values(), default=0.0))
     say = report or (lambda line: None)
     start = time.perf_counter()

@@ -4,6 +4,7 @@ import io
 import pickle
 import platform
 import socket
+import sys
 import time
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -20,8 +21,51 @@ from fastmlp import __version__
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
-from fastmlp.cluster import clients
-from fastmlp.cluster.clients import BYTES_A_SECOND, ClientWatch
+from fastmlp.validation.packages import needs
+
+
+def client_of(client: Any, who: str) -> Any:
+    """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ImportError
+        If it is "auto", and distributed is not installed.
+    ValueError
+        If it is "auto", and there is no client; or the client is closed, or asynchronous; or this
+        is a task of a worker.
+    """
+    _check_no_task(who)
+    if client == "auto":
+        try:
+            from distributed import get_client
+        except ImportError as error:
+            raise ImportError(needs(f'{who}: client="auto"', "distributed")) from error
+        try:
+            client = get_client()
+        except ValueError as error:
+            raise ValueError(
+                f'{who}: client="auto" found no client: make one, distributed.Client(address)'
+            ) from error
+    kind = getattr(sys.modules.get("distributed"), "Client", ())
+    if not isinstance(client, kind):
+        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {client!r}')
+    if client.asynchronous or client.status != "running":
+        state = "asynchronous" if client.asynchronous else client.status
+        raise ValueError(f"{who}: client must be a running one that is not asynchronous: {state}")
+    return client
+
+
+def _check_no_task(who: str) -> None:
+    """Raise ValueError in a task of a worker's: it would wait for tasks that need its thread."""
+    module = sys.modules.get("distributed.worker")
+    if module is not None and hasattr(module.thread_state, "execution_state"):
+        raise ValueError(
+            f"{who}: client= is for the program that has the client, and this is a task on a "
+            "worker: leave client out, and the task trains on its own threads"
+        )
 
 
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
@@ -130,6 +174,8 @@ GROUPS_EACH = 8
 # How often groups that were lost with their workers are sent again.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
+# Seconds beside a group's own timeout, after which its worker, too, counts as one that hangs.
+GRACE_SECONDS = 10.0
 OF_HOST = (HOST, THREADS)
 
 # The arrays of a client's last call, by their content: another call with them sends nothing.
@@ -168,7 +214,7 @@ class Cluster:
 
     Parameters
     ----------
-    client : distributed.Client, of `clients.client_of`
+    client : distributed.Client, of `client_of`
     timeout : seconds that a group may take, or None
 
     Attributes
@@ -184,7 +230,8 @@ class Cluster:
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
         self._client, self._who, self._timeout = client, who, timeout
-        self._watch = ClientWatch(client, who, timeout)
+        # Seconds without a group that ends, after which a worker hangs.
+        self._limit = None if timeout is None else timeout + GRACE_SECONDS
         self.interrupted = False
         facts_of = self.each(facts)
         if not facts_of:
@@ -198,7 +245,7 @@ class Cluster:
                 f"{__version__}: install the same"
             )
         self._warn_of_others([facts(), *facts_of.values()])
-        n_threads = self._asked(client.nthreads, "the scheduler has not answered")
+        n_threads = client.nthreads()
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
         for address, host in facts_of.items():
@@ -208,23 +255,15 @@ class Cluster:
             host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
 
-    def _asked(self, call: Callable[[], Any], complaint: str, seconds: float | None = None) -> Any:
-        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, complaint)
-
-    def each(
-        self, function: Callable[..., Any], *words: Any, seconds: float | None = None
-    ) -> dict[str, Any]:
+    def each(self, function: Callable[..., Any], *words: Any) -> dict[str, Any]:
         """The results of a function by worker, without workers that die meanwhile.
 
         Raises
         ------
-        TimeoutError
-            If it takes longer than so many seconds; None: than `clients.ANSWER_SECONDS`.
         Exception
             The function's error.
         """
-        ask = partial(self._client.run, function, *words, on_error="return")
-        answers = self._asked(ask, "the workers have not all answered", seconds)
+        answers = self._client.run(function, *words, on_error="return")
         for answer in answers.values():
             if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 raise answer
@@ -268,9 +307,9 @@ class Cluster:
         ConnectionError
             If the scheduler goes away, or the client is closed.
         TimeoutError
-            If a group takes longer than it may, or a worker or the scheduler does not answer.
+            If a group takes longer than it may.
         RuntimeError
-            If workers are lost again and again, or there are none any more.
+            If workers are lost again and again.
         Exception
             A group's error.
         """
@@ -284,11 +323,9 @@ class Cluster:
         except KeyboardInterrupt:
             self.interrupted = True
             return
-        except ConnectionError:
-            raise
         except Exception:
-            # An error that a lost scheduler has caused is raised as that.
-            self._watch.check()
+            # If the scheduler was lost, its error is raised instead.
+            self._check()
             raise
         numbers = [number for i in left for number in groups[i].numbers]
         raise RuntimeError(
@@ -328,16 +365,19 @@ class Cluster:
         """Run the groups that are left; return those that were lost with all that they need."""
         lost: list[int] = []
         arriving: SimpleQueue[Any] = SimpleQueue()
-        submitted = self._submitted(groups, left, arrays)
-        self._watch.begin()
+        try:
+            submitted = self._submitted(groups, left, arrays)
+        except OSError:  # A worker died as it took the rows.
+            self._check()
+            return list(left)
         try:
             for future in submitted:
                 future.add_done_callback(arriving.put)
             for _ in range(len(submitted)):
-                future = self._watch.next(arriving)
+                future = self._next(arriving)
                 i = submitted[future]
                 if future.status in LOST:
-                    self._watch.check()
+                    self._check()
                     lost.append(i)
                     continue
                 try:
@@ -358,13 +398,30 @@ class Cluster:
                     self._client.cancel(list(submitted), force=True)
         return lost
 
+    def _check(self) -> None:
+        if self._client.status != "running":
+            raise ConnectionError(
+                f"{self._who}: the client has no scheduler any more, as one of them was closed or "
+                "has gone away: make another client, and call again"
+            )
+
+    def _next(self, arriving: "SimpleQueue[Any]") -> Any:
+        """Return the next group that has ended."""
+        try:
+            return arriving.get(timeout=self._limit)
+        except Empty:
+            raise TimeoutError(
+                f"{self._who}: no group has ended for {self._limit:g} s, and each may take "
+                f"{self._timeout:g}: restart the workers that hang, "
+                "client.restart_workers([address]), and call again"
+            ) from None
+
     def _result(self, future: Any) -> Any:
         """Return the results of a group that has ended."""
         from distributed import KilledWorker
 
-        limit = self._watch.limit
         try:
-            return self._asked(future.result, "a worker has not sent its results", limit)
+            return future.result(timeout=self._limit)
         except KilledWorker as error:
             raise RuntimeError(
                 f"{self._who}: the workers that ran this group died one after the other, such as "
@@ -416,23 +473,10 @@ class Cluster:
             token: array for token, array in zip(tokens, arrays, strict=True) if token not in now
         }
         if new:
-            now |= zip(new, self._scatter(list(new.values())), strict=True)
+            sent = self._client.scatter(list(new.values()), broadcast=True, hash=False)
+            now |= zip(new, sent, strict=True)
         _sent[self._client] = now
         return [now[token] for token in tokens]
-
-    def _scatter(self, arrays: list[Any]) -> list[Any]:
-        """Send arrays to all workers; again if one dies meanwhile."""
-        send = partial(self._client.scatter, arrays, broadcast=True, hash=False)
-        n_bytes = sum(getattr(array, "nbytes", 0) for array in arrays)
-        seconds = clients.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
-        for _ in range(ROUNDS - 1):
-            try:
-                return list(self._asked(send, "a worker has not taken the rows", seconds))
-            except (ConnectionError, TimeoutError):
-                raise
-            except OSError:
-                continue
-        return list(self._asked(send, "a worker has not taken the rows", seconds))
 
 
 def _numbers_text(numbers: Sequence[int]) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.utils._param_validation import Interval
 
-from fastmlp.cluster.clients import client_of
-from fastmlp.cluster.groups import Cluster
+from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 
 if TYPE_CHECKING:

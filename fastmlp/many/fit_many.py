@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from fastmlp.cluster.clients import client_of
-from fastmlp.cluster.groups import Cluster
+from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.data.sources import Source
 from fastmlp.many.jobs import (
     WHO,
@@ -151,8 +150,7 @@ def fit_many(
         none; all nets are unchanged then. If workers are lost again and again; nets that are done
         keep what they learnt.
     TimeoutError
-        If a group takes longer than `group_timeout`, or a worker does not answer; nets that are
-        done keep what they learnt.
+        If a group takes longer than `group_timeout`; nets that are done keep what they learnt.
     ConnectionError
         If the scheduler goes away, or the client is closed; nets that are done keep what they
         learnt.

@@ -26,7 +26,7 @@ from fastmlp import (
     TabularMLPRegressor,
     fit_many,
 )
-from fastmlp.cluster import clients, groups
+from fastmlp.cluster import groups
 from fastmlp.cluster.groups import Cluster, TaskGroup
 
 # Workers cannot import it.
@@ -40,7 +40,7 @@ SOON = 60
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and groups of one net."""
-    monkeypatch.setattr(clients, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(groups, "LEAST_COST", 1.0)
 
 
@@ -80,25 +80,10 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
-def test_a_worker_that_hangs_from_the_start_is_told(
-    client: Any, pids: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clients, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(clients, "SILENT_SECONDS", 0.1)
-    address, pid = next(iter(pids.items()))
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(1)
-    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as error:
-        fit_many(nets(), X, Y, epochs=2, client=client)
-    assert address in str(error.value)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
 def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     threading.Timer(0.5, other.close).start()
-    with pytest.raises(ConnectionError, match="closed before the call was over: make another"):
+    with pytest.raises(ConnectionError, match="no scheduler any more, as one of them was closed"):
         fit_many(nets(), X, Y, epochs=100, callbacks=slow, client=other)
     with pytest.raises(ValueError, match="client must be a running one"):
         fit_many(nets(), X, Y, client=other)
@@ -136,28 +121,12 @@ def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
         with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=SOON)
             threading.Thread(target=kill, daemon=True).start()
-            with pytest.raises(ConnectionError, match="has gone away: start it and its workers"):
+            with pytest.raises(ConnectionError, match="the client has no scheduler any more"):
                 fit_many(nets(), X, Y, epochs=1000, callbacks=begin, client=client)
     finally:
         for process in (scheduler, worker):
             process.kill()
             process.wait()
-
-
-def sleep() -> list[None]:
-    time.sleep(3)
-    return [None]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
-@pytest.mark.usefixtures("short")
-def test_a_cluster_without_workers_is_told(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(client, "fit_many")
-    monkeypatch.setattr(clients, "ASK_SECONDS", 0.1)
-    monkeypatch.setattr(clients, "EMPTY_SECONDS", 0.5)
-    monkeypatch.setattr(client, "nthreads", lambda: {})
-    with pytest.raises(RuntimeError, match=r"has had no workers for 0\.5 s: start some, and"):
-        cluster.run([TaskGroup([0], sleep)], [], lambda *_: None)
 
 
 def die() -> list[None]:
