@@ -4,8 +4,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import naive
@@ -15,7 +13,7 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import CASES, cube, descent, fourth, outputs_for
+from loss_cases import cube, descent, fourth
 from numba import config
 from sklearn.datasets import load_digits
 
@@ -74,22 +72,6 @@ def test_one_step_by_hand() -> None:
     np.testing.assert_allclose(net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15)
 
 
-def test_parameters_are_live() -> None:
-    x, _ = wave()
-    net = MLP((3, 4, 1), seed=0)
-    before = net.predict(x)
-    net.weights[0][:] = 0
-    net.weights[1][:] = 0
-    net.biases[1][:] = 7
-    assert (net.predict(x) == 7).all()
-    assert not (before == 7).any()
-    history = net.fit(x, np.full(60, 7.0), epochs=1, shuffle=False)
-    assert history.loss == [0.0]
-    net.parameters[:] = 0
-    assert (net.predict(x) == 0).all()
-    assert net.weights[0].base is not None
-
-
 def test_weights_that_are_set_count() -> None:
     x, _ = wave()
     net = MLP((3, 4, 1), seed=0)
@@ -119,37 +101,6 @@ def test_parameters_hold_all_weights_then_all_biases() -> None:
     assert [w.shape for w in net.weights] == [(2, 3), (3, 1)]
 
 
-TRAINED = """
-import numpy as np
-from fastmlp import MLP
-
-def trained(n_threads):
-    x = np.random.default_rng(5).uniform(-1, 1, (200, 40))
-    net = MLP((40, 160, 80, 1), activation="silu", l1=1e-3, seed=2, n_threads=n_threads)
-    net.fit(x, np.sin(3 * x[:, 0]) + 0.5 * x[:, 1], epochs=2, batch_size=96)
-    return net.parameters.tobytes().hex()
-"""
-IN_A_PROCESS = f"""{TRAINED}
-for n_threads in (1, 2, 3, 4):
-    print(trained(n_threads))
-"""
-
-
-@compiled_only
-def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
-    monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
-) -> None:
-    from fastmlp.backends.cpu import dispatch
-
-    here: dict[str, Any] = {}
-    exec(TRAINED, here)
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: False)
-    serial = here["trained"](1)
-    monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: True)
-    assert here["trained"](None) == serial
-    assert python(IN_A_PROCESS, NUMBA_NUM_THREADS="4").split() == [serial] * 4
-
-
 def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
     x, y = wave()
     nets = [MLP((3, 4, 1), seed=seed) for seed in (1, 1, 2)]
@@ -157,18 +108,6 @@ def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
         net.fit(x, y, epochs=3)
     assert (nets[0].parameters == nets[1].parameters).all()
     assert (nets[0].parameters != nets[2].parameters).any()
-
-
-@compiled_only
-def test_millions_of_predictions_in_chunks_equal_those_at_once() -> None:
-    net = MLP((2, 5, 1), activation="tanh", seed=0)
-    x = np.random.default_rng(0).standard_normal((2_000_000, 2), dtype=np.float32)
-    whole = net.predict(x)
-    out = np.empty_like(whole)
-    cuts = [0, 1, 7, 1_000, 33_333, 500_001, 1_999_999, 2_000_000]
-    for first, last in pairwise(cuts):
-        net.predict(x[first:last], out=out[first:last])
-    assert whole.tobytes() == out.tobytes()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -212,39 +151,6 @@ def test_a_data_frame_of_numbers_is_an_array(frames: Any) -> None:
     assert nets[0].predict(frame).tobytes() == nets[1].predict(rows).tobytes()
 
 
-def test_permuting_features_and_first_weights_changes_nothing() -> None:
-    x, y = wave(33, 5)
-    order = np.array([3, 1, 4, 0, 2])
-    net, other = (MLP((5, 6, 1), dtype="float64", seed=1) for _ in range(2))
-    other.weights[0][:] = net.weights[0][order]
-    loss, gradient = net.loss_and_gradient(x, y)
-    loss_other, gradient_other = other.loss_and_gradient(x[:, order], y)
-    assert loss == pytest.approx(loss_other, rel=1e-13)
-    moved = gradient[:30].reshape(5, 6)[order]
-    np.testing.assert_allclose(gradient_other[:30].reshape(5, 6), moved, rtol=1e-10, atol=1e-14)
-
-
-def test_a_row_of_weight_two_counts_as_two_rows() -> None:
-    x, y = wave(12)
-    net = MLP((3, 4, 1), dtype="float64", l2=0.1, seed=1)
-    weight = np.ones(12)
-    weight[4] = 2
-    twice = np.append(np.arange(12), 4)
-    loss, gradient = net.loss_and_gradient(x, y, weight)
-    loss_twice, gradient_twice = net.loss_and_gradient(x[twice], y[twice])
-    assert loss == pytest.approx(loss_twice, rel=1e-13)
-    np.testing.assert_allclose(gradient, gradient_twice, rtol=1e-10, atol=1e-15)
-
-
-@pytest.mark.parametrize("loss", CASES)
-def test_predict_applies_the_link_and_predict_raw_does_not(loss: Any) -> None:
-    x, _ = wave(9)
-    net = MLP((3, 4, outputs_for(loss, 2)), loss=CASES[loss], dtype="float64", seed=0)
-    raw = net.predict_raw(x)
-    link = naive.LINKS[naive.LINK_OF.get(loss, "identity")]
-    np.testing.assert_allclose(net.predict(x), link(raw), rtol=1e-13)
-
-
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])
 def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
     net, rng = MLP((2, 5, 1), loss="binary_cross_entropy", seed=0), np.random.default_rng(n_rows)
@@ -265,20 +171,6 @@ def test_raw_outputs_see_what_has_happened_to_the_net(n_rows: int) -> None:
         raw, other = net.predict_raw(x), pickle.loads(pickle.dumps(net))
         assert np.array_equal(raw, other.predict_raw(x)), name
         assert np.array_equal(raw, before) == (name in ("threads", "layers", "probabilities")), name
-
-
-def test_predict_raw_is_before_the_output_activation() -> None:
-    x, _ = wave(9)
-    net = MLP((3, 4, 2), output_activation="tanh", dtype="float64", seed=0)
-    np.testing.assert_allclose(net.predict(x), np.tanh(net.predict_raw(x)), rtol=1e-13)
-
-
-def test_predict_writes_to_out_and_returns_it() -> None:
-    x, _ = wave(9)
-    net = MLP((3, 4, 2), seed=0)
-    out = np.full((9, 2), np.nan, np.float32)
-    assert net.predict(x, out=out) is out
-    np.testing.assert_array_equal(out, net.predict(x))
 
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
@@ -350,13 +242,6 @@ def test_a_loss_of_ones_own_may_own_a_link() -> None:
     x, y = wave()
     net.fit(x, abs(y), epochs=1)
     assert (net.predict(x) > 0).all()
-
-
-@pytest.mark.parametrize("name", INITIALIZERS)
-def test_every_initializer_starts_a_net(name: Any) -> None:
-    net = MLP((3, 4, 1), initializer=name, seed=0)
-    assert (net.biases[0] == 0).all()
-    assert (net.weights[0] == 0).all() == (name == "zeros")
 
 
 def test_the_default_initializer_suits_the_activation() -> None:

@@ -138,13 +138,6 @@ def test_the_arrays_are_layers_for_other_programs(path: Path) -> None:
     np.testing.assert_array_equal(arrays["weights.0"], net.weights[0])
 
 
-@pytest.mark.parametrize("name", ["clipvalue", "clipnorm", "global_clipnorm"])
-def test_the_clipping_of_gradients_is_kept(name: str, path: Path) -> None:
-    settings: dict[str, Any] = {name: 0.5}
-    adam = Adam(0.01, **settings)
-    assert reloaded(make(optimizer=adam), path).optimizer == adam
-
-
 def test_the_header_has_names_only(path: Path) -> None:
     make(optimizer=Adam(Cosine(0.01)), l2=0.1).save(path)
     assert safetensors_file.read(path).header == {

@@ -98,11 +98,6 @@ SCENARIOS = {
     in_threads(predict)
     assert out.tobytes() == expected.tobytes()
     """,
-    "fork": """
-    assert same(serial[0]) == 0
-    assert forked(lambda: same(serial[0])) == 0
-    assert same(serial[0]) == 0
-    """,
     "fork of a fork": """
     assert same(serial[0]) == 0
     assert forked(lambda: same(serial[0]) or forked(lambda: same(serial[0]))) == 0
@@ -174,18 +169,6 @@ SCENARIOS = {
     done = joblib.Parallel(2)(joblib.delayed(fitted)(i) for i in range(4))
     assert done == [serial[i] for i in range(4)]
     """,
-    "joblib threading": """
-    import joblib
-    done = joblib.Parallel(4, backend="threading")(joblib.delayed(fitted)(i) for i in range(8))
-    assert done == [serial[i] for i in range(8)]
-    """,
-    "joblib multiprocessing": """
-    import joblib
-    assert same(serial[0]) == 0
-    jobs = [joblib.delayed(fitted)(i) for i in range(4)]
-    done = joblib.Parallel(2, backend="multiprocessing")(jobs)
-    assert done == [serial[i] for i in range(4)]
-    """,
     # As gunicorn does: the application is loaded and used, then workers are forked, and again where
     # one has died; each serves from several threads until SIGTERM.
     "workers forked before": """
@@ -230,12 +213,10 @@ SCENARIOS = {
 GROUPS = {
     "forks": (
         "fork before any launch",
-        "fork",
         "fork of a fork",
         "fork from another thread",
         "fork beside a fit",
         "multiprocessing fork",
-        "joblib multiprocessing",
         "workers forked before",
     ),
     "threads": (
@@ -245,7 +226,6 @@ GROUPS = {
         "eight threads predict row by row",
         "threads after set_num_threads",
         "threads beside another library",
-        "joblib threading",
     ),
     "new processes": (
         "fork beside a compilation",
