@@ -79,7 +79,7 @@ class SklearnMLP(BaseEstimator):
     verbose: bool | int
     momentum: float
     nesterovs_momentum: bool
-    early_stopping: bool
+    early_stopping: Any
     validation_fraction: float
     beta_1: float
     beta_2: float

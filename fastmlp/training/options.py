@@ -15,7 +15,7 @@ from fastmlp.network.spec import Network
 from fastmlp.training import metrics as of_metrics
 from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import Callback
-from fastmlp.training.metrics import Metrics
+from fastmlp.training.metrics import OF_SCORERS, Metrics
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import scalars
 
@@ -179,7 +179,14 @@ def _resolved(
 ) -> S:
     """The settings with their mode, checked; `asked` is the word for them in the call."""
     owner, monitor = f"{who}: {asked}", settings.monitor
-    scalars.known(owner, "monitor", monitor, [*MONITORS, *metrics], MONITORS)
+    known = [*MONITORS, *metrics]
+    lacking = [name for name, others in OF_SCORERS.items() if monitor in (name, *others.split())]
+    if monitor not in known and lacking and lacking[0] not in metrics:
+        name = lacking[0]
+        instead = f"metrics={name!r}, {type(settings).__name__}(monitor={name!r})"
+        raise ValueError(f"{owner}: monitor {monitor!r} is none of the metrics; give it: {instead}")
+    synonyms = {**MONITORS, **{name: OF_SCORERS.get(name, "") for name in metrics}}
+    scalars.known(owner, "monitor", monitor, known, synonyms)
     if monitor == "validation_loss" and not validated:
         instead = f"{type(settings).__name__}(monitor='loss')"
         raise ValueError(f"{owner} looks at validation rows: {_advice(who)}, or use {instead}")
@@ -192,6 +199,8 @@ def _resolved(
 
 
 def _advice(who: str) -> str:
+    if who.endswith(("Classifier.fit", "Regressor.fit")):
+        return "give X_val and y_val, or early_stopping=True"
     rows = "validation_rows=" if who.startswith("fit_many") else "validation_data=(X_val, y_val)"
     return f"give {rows} or validation_split=0.1"
 

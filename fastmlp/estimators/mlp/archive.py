@@ -1,6 +1,7 @@
 """A fitted estimator as the content of a file, and back."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
@@ -77,6 +79,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     estimator.coefs_ = weight_views(network.layout, flat)
     estimator.intercepts_ = bias_views(network.layout, flat)
     estimator._adopt()
+    estimator.history_ = None
     _take_attributes(estimator, header["attributes"], content)
     if "books" in header:
         _take_training(estimator, network, content, own)
@@ -92,12 +95,24 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
         If one has no name.
     """
     parameters = estimator.get_params(deep=False).items()
-    return {name: codec.of_value(value) for name, value in parameters if name not in but}
+    return {name: _spelled(value) for name, value in parameters if name not in but}
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, EarlyStopping):
+        return {"early_stopping": asdict(value)}
+    return codec.of_value(value)
+
+
+def _read(spelled: Any, own: Own) -> Any:
+    if isinstance(spelled, dict) and "early_stopping" in spelled:
+        return EarlyStopping(**spelled["early_stopping"])
+    return codec.value_from(spelled, own)
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
     """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
-    parameters = {name: codec.value_from(value, own) for name, value in spelled.items()}
+    parameters = {name: _read(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
 
 

@@ -21,7 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
-from fastmlp.estimators.common import BatchPredictions, Table
+from fastmlp.estimators.common import BatchPredictions, Metrics, Table
 from fastmlp.estimators.mlp.fitting import advice, to_core
 from fastmlp.estimators.mlp.fitting.epochs import Reports, fit_epochs, reset_records
 from fastmlp.estimators.mlp.fitting.full_batch import fit_by_core, minimize_loss, objective_on
@@ -53,6 +53,8 @@ from fastmlp.network import monotone, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
+from fastmlp.training.history import History
+from fastmlp.training.stopping import EarlyStopping
 
 
 class QuickPredictor(NamedTuple):
@@ -105,6 +107,8 @@ class CompiledMLP(
     compute_dtype: str | None
     monotonic_cst: Any
     validation_loss_curve_: list[float] | None
+    metrics: Metrics | None
+    history_: History | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     _held_out: HeldOutRows | None
@@ -116,6 +120,8 @@ class CompiledMLP(
         "solver": [StrOptions(to_core.SOLVERS), Optimizer],
         "n_jobs": [None, Integral],
         "scoring": [None, str, callable],
+        "early_stopping": ["boolean", EarlyStopping],
+        "metrics": [None, str, callable, list, tuple, dict],
         "pickle_state": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like", callable],
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
@@ -200,6 +206,7 @@ class CompiledMLP(
         """Train on checked data, targets binarized."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = seeded(self)
+        self.history_ = None if reports is None else reports.history
         if first_pass:
             single = np.dtype(np.float32)
             spec.compute_dtype(self.compute_dtype, units, single, type(self).__name__)

@@ -19,6 +19,7 @@ from fastmlp.estimators.common import (
     ClassWeight,
     HiddenLayerSizes,
     LearningRate,
+    Metrics,
     RandomState,
     RegressionLoss,
     Scoring,
@@ -51,7 +52,8 @@ from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss
-from fastmlp.training.history import Callback
+from fastmlp.training.options import Listener
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -77,16 +79,22 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
         ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
-    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
-    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
+    beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn.
+    early_stopping : bool or EarlyStopping, default False
+        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`:
+        that of `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
     n_jobs : int, optional
         At most how many threads train and predict; results do not depend on it. None: as many as
         the process may use, but one in a worker of joblib.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights.
     scoring : str or callable, optional
-        The criterion of early stopping: a scorer, its name, or "loss". None: the accuracy.
+        The criterion of ``early_stopping=True``: a scorer, its name, or "loss". None: the accuracy.
+    metrics : str or callable, or a list or dict of them, optional
+        As of `MLP.fit`, of the rows held out or of `X_val`: in `history_` and reports, and for
+        ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_`.
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
@@ -111,6 +119,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         Numbers written to them are used from then on.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
+    history_ : History or None
+        Of a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
@@ -167,7 +177,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
+        early_stopping: bool | EarlyStopping = False,
         validation_fraction: float = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -177,6 +187,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         n_jobs: int | None = None,
         class_weight: ClassWeight | None = None,
         scoring: Scoring | None = None,
+        metrics: Metrics | None = None,
         pickle_state: bool = False,
         label_smoothing: float = 0.0,
         dropout: DropoutLike = 0.0,
@@ -199,7 +210,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Listener | Iterable[Listener] = (),
         progress: bool = False,
     ) -> Self:
         """Fit the model.
@@ -230,7 +241,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
-        rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
+        rows = (X_val, y_val, sample_weight_val)
+        reports = reports_of(self, callbacks, progress, rows)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     @available_if(lambda estimator: estimator._check_solver())
@@ -369,9 +381,12 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
         ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
-    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
-    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
+    beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn.
+    early_stopping : bool or EarlyStopping, default False
+        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`:
+        that of `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
     n_jobs : int, optional
         At most how many threads train and predict; results do not depend on it. None: as many as
         the process may use, but one in a worker of joblib.
@@ -403,6 +418,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         Numbers written to them are used from then on.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
+    history_ : History or None
+        Of a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
@@ -461,7 +478,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
+        early_stopping: bool | EarlyStopping = False,
         validation_fraction: float = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -470,6 +487,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         max_fun: int = 15000,
         n_jobs: int | None = None,
         scoring: Scoring | None = None,
+        metrics: Metrics | None = None,
         pickle_state: bool = False,
         quantile: Any = 0.5,
         power: float = 1.5,
@@ -493,7 +511,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Listener | Iterable[Listener] = (),
         progress: bool = False,
     ) -> Self:
         """Fit the model.
@@ -523,7 +541,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
-        rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
+        rows = (X_val, y_val, sample_weight_val)
+        reports = reports_of(self, callbacks, progress, rows)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     @available_if(lambda estimator: estimator._check_solver())

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastmlp
-from fastmlp import MLP, AdamW, Cosine, FileError, MLPClassifier, MLPRegressor
+from fastmlp import MLP, AdamW, Cosine, EarlyStopping, FileError, MLPClassifier, MLPRegressor
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import safetensors_file
 
@@ -29,7 +29,14 @@ pytestmark = unconverged
 GOLDEN = Path(__file__).parents[2] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.
-BUFFERS = {"_random_state", "_coef_indptr", "_intercept_indptr", "_best_coefs", "_best_intercepts"}
+BUFFERS = {
+    "history_",
+    "_random_state",
+    "_coef_indptr",
+    "_intercept_indptr",
+    "_best_coefs",
+    "_best_intercepts",
+}
 BUFFERS |= {"_lock", "_seeded", "_checked_values"}
 
 
@@ -63,7 +70,7 @@ def assert_same(model: Any, other: Any) -> None:
     assert predictions(model) == predictions(other)
     assert predictions(model, X[:1]) == predictions(other, X[:1])
     names = {n for n in vars(model) if n.endswith("_") or n == "_no_improvement_count"}
-    for name in names - {"coefs_", "intercepts_"}:
+    for name in names - {"coefs_", "intercepts_", "history_"}:
         mine, values = getattr(model, name), getattr(other, name)
         assert np.array_equal(mine, values), name
         assert np.asarray(mine).dtype == np.asarray(values).dtype, name
@@ -159,7 +166,7 @@ PARAMETERS: list[dict[str, Any]] = [
     {"class_weight": "balanced", "scoring": "accuracy", "early_stopping": True},
     {"solver": AdamW(Cosine(0.01), weight_decay=0.1), "random_state": None},
     {"activation": cube, "pickle_state": True, "learning_rate_init": 0.1},
-    {"hidden_layer_sizes": ()},
+    {"hidden_layer_sizes": (), "metrics": ["accuracy"], "early_stopping": EarlyStopping()},
 ]
 
 

@@ -97,16 +97,82 @@ def test_an_error_in_a_callback_leaves_what_was_learnt() -> None:
     assert same(model, clone(SMALL).set_params(max_iter=4).fit(X, LABELS))
 
 
-@pytest.mark.parametrize("kind", [EarlyStopping, ReduceLROnPlateau])
-def test_the_monitors_of_a_net_are_refused_with_the_words_here(kind: Any) -> None:
-    words = {
-        EarlyStopping: r"MLPClassifier\(early_stopping=True, n_iter_no_change=10, tol=1e-4\)",
-        ReduceLROnPlateau: r"MLPClassifier\(solver=\"sgd\", learning_rate=\"adaptive\"\)",
-    }
-    message = rf"^MLPClassifier.fit: {kind.__name__} is for MLP.fit; write {words[kind]} instead$"
-    for given in (kind, kind(), [print, kind()]):
-        with pytest.raises(TypeError, match=message):
-            clone(SMALL).fit(X, LABELS, callbacks=given)
+METRICS: dict[str, Any] = {"hits": lambda y, p: np.mean((p > 0.5) == y), "accuracy": "accuracy"}
+HELD: dict[str, Any] = {"X_val": X[:20], "y_val": LABELS[:20]}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_early_stopping_by_a_metric(seed: int) -> None:
+    """The fit ends in the bits of one of as many epochs as the best has."""
+    rng = np.random.default_rng(seed)
+    monitor = str(rng.choice(["hits", "accuracy", "validation_loss", "loss"]))
+    patience, solver = int(rng.integers(1, 4)), str(rng.choice(["adam", "sgd", "adamw"]))
+    mode: Any = "max" if monitor == "hits" else None
+    watch = EarlyStopping(monitor, patience=patience, mode=mode)
+    settings = {"solver": solver, "learning_rate_init": 0.05, "random_state": seed}
+    model = clone(SMALL).set_params(**settings, max_iter=40)
+    model.set_params(metrics=METRICS, early_stopping=watch)
+    seen: list[float] = []
+    model.fit(X[20:], LABELS[20:], **HELD, callbacks=lambda report: seen.append(right(report.net)))
+    history = model.history_
+    assert history is not None
+    assert history.metrics["hits"] == history.metrics["accuracy"] == seen
+    series = {"loss": history.loss, "validation_loss": history.validation_loss}
+    values = np.array({**series, **history.metrics}[monitor])
+    best = int(values.argmax() if monitor in METRICS else values.argmin())
+    assert history.best_epoch == best
+    assert model.n_iter_ in (best + patience + 1, 40)
+    plain = clone(SMALL).set_params(**settings, max_iter=best + 1)
+    assert same(model, plain.fit(X[20:], LABELS[20:], **HELD))
+    assert plain.history_ is None
+
+
+def right(net: Any) -> float:
+    return float(np.mean((net.predict(X[:20])[:, 0] > 0.5) == (LABELS[:20] == "yes")))
+
+
+def test_rows_are_held_out_for_metrics_as_for_scikit_learns_rule() -> None:
+    model = clone(SMALL).set_params(early_stopping=True, metrics="accuracy").fit(X, LABELS)
+    assert model.history_ is not None
+    assert model.history_.metrics["accuracy"] == model.validation_scores_
+    plain = clone(SMALL).set_params(early_stopping=True).fit(X, LABELS)
+    assert same(model, plain)
+    other = clone(SMALL).set_params(early_stopping=EarlyStopping(patience=None)).fit(X, LABELS)
+    assert other.validation_scores_ is None
+    assert other.validation_loss_curve_ == plain.validation_loss_curve_[: other.n_iter_]
+
+
+def test_a_regressor_lowers_its_rate_on_plateaus() -> None:
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=12, random_state=0, metrics=["mae"])
+    plateau = ReduceLROnPlateau(0.5, patience=2, min_delta=1e9, monitor="mae")
+    model.fit(X, X[:, 0], X_val=X, y_val=X[:, 0], callbacks=plateau)
+    assert model.history_ is not None
+    assert sorted({rate / 0.001 for rate in model.history_.learning_rate}) == [
+        0.5**i for i in reversed(range(6))
+    ]
+    mean = np.abs(model.predict(X) - X[:, 0]).mean()
+    assert model.history_.metrics["mae"][-1] == pytest.approx(mean, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fit", "message"),
+    [
+        ({"metrics": "roc_auc"}, {}, "metrics are of validation rows: give X_val and y_val, or"),
+        ({"early_stopping": 10}, {}, r"Got 10 instead. Did you mean EarlyStopping\(patience=10\)"),
+        ({"metrics": "auc", "early_stopping": True}, {}, "metric 'auc', did you mean 'roc_auc'"),
+        ({"early_stopping": EarlyStopping("auc")}, {},
+         r"give it: metrics='roc_auc', EarlyStopping\(monitor='roc_auc'\)$"),
+        ({"solver": "lbfgs", "early_stopping": EarlyStopping()}, {}, "Stopping needs a solver"),
+        ({"early_stopping": True}, {"callbacks": EarlyStopping()}, "give one of them"),
+        ({}, {"callbacks": EarlyStopping()}, "looks at validation rows: give X_val and y_val, or"),
+        ({}, {"callbacks": EarlyStopping}, r"the class EarlyStopping: EarlyStopping\(...\)"),
+        ({"metrics": "mae", "early_stopping": True}, {}, "the targets are class labels"),
+    ],
+)  # fmt: skip
+def test_monitors_that_are_refused(settings: Any, fit: Any, message: str) -> None:
+    three = np.arange(len(X)) % 3 if settings.get("metrics") == "mae" else LABELS
+    with pytest.raises((TypeError, ValueError), match=message):
+        clone(SMALL).set_params(**settings).fit(X, three, **fit)
 
 
 def test_a_bar_counts_the_epochs(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, SOLVERS
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, SOLVERS, stops_by_score
 from fastmlp.network import spec
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
@@ -111,7 +111,7 @@ def warn_of_kept_epoch(estimator: Any, common: float) -> None:
 
 def warn_of_idle_scoring(estimator: Any) -> None:
     """Warn if `scoring` is set, and nothing is scored."""
-    if estimator.scoring is not None and not estimator.early_stopping:
+    if estimator.scoring is not None and not stops_by_score(estimator):
         warn(
             f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used without "
             "early_stopping=True",
@@ -129,6 +129,8 @@ def _advice(name: str, value: Any, estimator: Any) -> str:
             return f"Did you mean Adam({value!r})?"
         case "average" if isinstance(value, int | float):
             return "Did you mean EMA(0.99)?"
+        case "early_stopping" if isinstance(value, int):
+            return f"Did you mean EarlyStopping(patience={value!r})?"
         case "learning_rate" if isinstance(value, float):
             return f"Did you mean learning_rate_init={value!r}?"
         case "loss" if not isinstance(value, str):

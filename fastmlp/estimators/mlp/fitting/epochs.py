@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, ClassVar, final
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
-from fastmlp import validation
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.estimators.common import warn
@@ -27,16 +26,12 @@ from fastmlp.estimators.mlp.fitting.rows import (
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training import loop
-from fastmlp.training.history import Callback, History, Status, last_report, new_bar, shown
+from fastmlp.training.history import History, Status, last_report, new_bar, shown
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
-from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
-from fastmlp.validation import scalars
+from fastmlp.training.options import FitOptions
+from fastmlp.training.stopping import EarlyStopping, EpochWatch
 
 Array = NDArray[Any]
-INSTEAD: dict[type, str] = {
-    EarlyStopping: "early_stopping=True, n_iter_no_change=10, tol=1e-4",
-    ReduceLROnPlateau: 'solver="sgd", learning_rate="adaptive"',
-}
 # From this `verbose` on there is a second line for each epoch.
 DETAILED = 2
 
@@ -55,7 +50,7 @@ def fit_epochs(
         estimator._optimizer = to_core.new_optimizer(estimator)
     if estimator.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
-    if estimator.early_stopping and validation is None:
+    if validation is None and to_core.holds_out(estimator):
         part, validation = part.split(estimator)
     state = state_to_train(estimator, anew=anew)
     network = to_core.network_of(estimator, state.layout.sizes, state.parameters.dtype)
@@ -65,11 +60,13 @@ def fit_epochs(
     engine = to_core.kept_engine(estimator, network, state.lock)
     data = part.data(engine)
     batch_size = batch_rows(estimator, data.n_rows)
-    held_out = estimator._held_out = hold_out(estimator, validation, part, data, state, engine)
+    metrics = {} if reports is None else reports.options.metrics
+    held_out = hold_out(estimator, validation, part, data, state, engine, metrics)
+    estimator._held_out = held_out
     try:
         epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
         loop.fit(engine, state, epochs)
-        if estimator.early_stopping:
+        if to_core.stops_by_score(estimator):
             assert held_out is not None
             state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
             advice.warn_of_kept_epoch(estimator, held_out.common_share())
@@ -132,12 +129,14 @@ class Epochs:
         reports: Reports | None = None,
     ) -> None:
         self.data, self.batch_size = data, batch_size
-        self.n_rows, self.history = data.n_rows, History()
+        self.n_rows = data.n_rows
+        self.history = History() if reports is None else reports.history
         self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
         self._reports = reports
         # True if validation or callbacks look at the parameters after each epoch.
         self._looks = held_out is not None or (reports is not None and reports.looks)
-        self._stops_early = estimator.early_stopping and not incremental
+        self._stops_early = to_core.stops_by_score(estimator) and not incremental
+        self._has_watch = reports is not None and reports.options.early_stopping is not None
         self._most = 1 if incremental else int(estimator.max_iter)
         self._begun = self._over = False
 
@@ -184,6 +183,8 @@ class Epochs:
         else:
             by_epoch, steps_per_epoch = self._rates_by_epoch(n_epochs), self._steps_per_epoch
             self._rates = lambda steps: by_epoch[(steps - first) // steps_per_epoch]
+        if self._reports is not None:
+            self._rates = self._reports.watch.scaled(self._rates)
         return self._rates
 
     def _rates_by_epoch(self, n_epochs: int) -> Array:
@@ -214,12 +215,15 @@ class Epochs:
         pool."""
         if not self._begun or isinstance(error, Stopped):
             raise error
+        self.history.status = Status.INTERRUPTED
         warn("Training interrupted by user.", UserWarning)
 
     def close(self) -> None:
-        """Record the steps taken in the optimizer object."""
+        """Record the steps taken in the optimizer object; restore the best epoch."""
         if self._begun:
             self._note_steps()
+        if self._reports is not None:
+            self._reports.end(self._state)
 
     def _note_steps(self) -> None:
         optimizer, state = self._estimator._optimizer, self._state
@@ -264,7 +268,7 @@ class Epochs:
     def _is_over(self) -> bool:
         """Return True if there was no progress for too long, and there is no lower rate to try."""
         estimator = self._estimator
-        if estimator._no_improvement_count <= estimator.n_iter_no_change:
+        if self._has_watch or estimator._no_improvement_count <= estimator.n_iter_no_change:
             return False
         what = "Validation score" if self._stops_early else "Training loss"
         message = (
@@ -291,7 +295,7 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
 
 def reset_records(estimator: Any) -> None:
     """Reset the records of a training, which scikit-learn does for its own solvers only."""
-    early = estimator.early_stopping
+    early = to_core.stops_by_score(estimator)
     estimator.loss_curve_ = []
     estimator._no_improvement_count = 0
     estimator.validation_scores_ = [] if early else None
@@ -302,42 +306,33 @@ def reset_records(estimator: Any) -> None:
 
 @final
 class Reports:
-    """The callbacks, the bar and the second line of one fit.
+    """What looks at the epochs of one fit: callbacks, metrics, a watch, a bar, a second line.
 
     Parameters
     ----------
     estimator : the estimator; its attributes record the training
-    callbacks : callable, or a sequence of them
-    progress : bool or bar
-        True: show a bar; a bar: count epochs in it.
+    options : FitOptions
 
     Attributes
     ----------
-    looks : bool, True if callbacks look at the parameters after each epoch
-
-    Raises
-    ------
-    TypeError
-        If an argument is of a wrong type or value.
-    ImportError
-        If a bar is asked for without tqdm.
+    history : History
+    watch : EpochWatch, of early stopping and plateaus by the core's rules
+    looks : bool, True if something looks at the parameters after each epoch
     """
 
-    looks: bool
-
-    def __init__(self, estimator: Any, callbacks: Any, progress: Any) -> None:
-        self._estimator, self._history = estimator, History()
-        self._callbacks = listeners(callbacks, f"{type(estimator).__name__}.fit")
-        self._progress, self._bar = progress, None if isinstance(progress, bool) else progress
-        self.looks = bool(self._callbacks)
+    def __init__(self, estimator: Any, options: FitOptions) -> None:
+        self._estimator, self.options, self.history = estimator, options, History()
+        self.watch = EpochWatch(options.early_stopping, options.plateau)
+        self.looks = bool(options.callbacks) or options.look_at_epochs
         self._start = time.perf_counter()
         self._net: Any = None
+        self._bar: Any = None
 
     def begin(self, state: NetState) -> AbstractContextManager[Any]:
         """Prepare for the training of a state; return the bar, or nothing, for a with statement."""
-        if self._callbacks:
+        if self.options.callbacks:
             self._net = net_around(self._estimator, state)
-        if self._progress is not True:
+        if not self.options.progress:
             return nullcontext()
         self._bar = new_bar(self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit")
         return self._bar
@@ -347,33 +342,46 @@ class Reports:
 
         `rate` is the learning rate of its last step, or NaN.
         """
-        estimator, history = self._estimator, self._history
+        estimator, history = self._estimator, self.history
         history.loss.append(float(estimator.loss_))
         history.learning_rate.append(rate)
-        if estimator.__dict__.get("_held_out") is not None:
+        held_out: HeldOutRows | None = estimator.__dict__.get("_held_out")
+        if held_out is not None:
             history.validation_loss.append(estimator.validation_loss_curve_[-1])
-            if estimator.early_stopping:
-                score = estimator.validation_scores_[-1]
-                history.metrics.setdefault("validation_score", []).append(score)
+            values = held_out.metrics()
+            if to_core.stops_by_score(estimator):
+                values = {"validation_score": estimator.validation_scores_[-1], **values}
+            for name, value in values.items():
+                history.metrics.setdefault(name, []).append(value)
         if self._bar is not None:
             self._bar.set_postfix(shown(history), refresh=False)
             self._bar.update(1)
         if estimator.verbose >= DETAILED:
             print(self._second_line())
-        return bool(self._callbacks) and self._call_back(state)
+        stops = self.watch.take(history, state.parameters)
+        stopped = bool(self.options.callbacks) and self._call_back(state)
+        if stops:
+            history.status = Status.STOPPED_EARLY
+        return stops or stopped
+
+    def end(self, state: NetState) -> None:
+        """Restore the best epoch, if it is to be, and stop the clock."""
+        if self.watch.best is not None:
+            state.assign(self.watch.best)
+        self.history.seconds = time.perf_counter() - self._start
 
     def _second_line(self) -> str:
-        history, seconds = self._history, time.perf_counter() - self._start
+        history, seconds = self.history, time.perf_counter() - self._start
         rate, losses = history.learning_rate[-1], history.validation_loss
         parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
         parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
         return f"    {', '.join(parts)}"
 
     def _call_back(self, state: NetState) -> bool:
-        history = self._history
+        history = self.history
         report = last_report(history, self._net)
         with state.lock.calling_back():
-            for callback in self._callbacks:
+            for callback in self.options.callbacks:
                 callback(report)
         if report.stopping:
             history.status = Status.STOPPED
@@ -386,25 +394,35 @@ def print_loss(estimator: Any) -> None:
         print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
 
 
-def reports_of(estimator: Any, callbacks: Any, progress: Any) -> Reports | None:
-    """Check the arguments of a fit; return the reports of its epochs, or None without any."""
-    who = f"{type(estimator).__name__}.fit"
-    if not hasattr(progress, "update"):
-        scalars.boolean(who, "progress", progress)
-    if progress is False and callbacks == () and not estimator.verbose >= DETAILED:
+def reports_of(
+    estimator: Any, callbacks: Any, progress: Any, validation: tuple[Any, Any, Any]
+) -> Reports | None:
+    """Check what is to look at a fit; return the reports of its epochs, or None without any.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting has a wrong type or value, or lacks rows to validate on.
+    """
+    early, metrics = estimator.early_stopping, estimator.metrics
+    watch = early if isinstance(early, EarlyStopping) else None
+    asked = callbacks != () or metrics is not None or watch is not None
+    if progress is False and not asked and not estimator.verbose >= DETAILED:
         return None
-    return Reports(estimator, callbacks, progress)
-
-
-def listeners(callbacks: Any, who: str) -> tuple[Callback, ...]:
-    """Check callbacks; those of `MLP` that need its monitors are refused."""
-    if isinstance(callbacks, Iterator):
-        callbacks = list(callbacks)
-    for callback in callbacks if isinstance(callbacks, Iterable) else (callbacks,):
-        for kind, instead in INSTEAD.items():
-            if callback is kind or isinstance(callback, kind):
-                owner = who.removesuffix(".fit")
-                raise TypeError(
-                    f"{who}: {kind.__name__} is for MLP.fit; write {owner}({instead}) instead"
-                )
-    return validation.callbacks(callbacks, who)
+    validated = True if validation[0] is not None or to_core.holds_out(estimator) else None
+    who = f"{type(estimator).__name__}.fit"
+    options = FitOptions.checked(
+        who,
+        callbacks=callbacks,
+        early_stopping=watch,
+        metrics=metrics,
+        progress=progress,
+        validation_rows=validated,
+    )
+    if options.early_stopping is not None and to_core.stops_by_score(estimator):
+        raise ValueError(f"{who}: early_stopping=True and EarlyStopping(...): give one of them")
+    watches = options.look_at_epochs or bool(options.metrics)
+    if watches and not to_core.is_stochastic(estimator.solver):
+        looks = "EarlyStopping" if options.early_stopping else "ReduceLROnPlateau"
+        raise to_core.needs_batches(estimator, "metrics" if options.metrics else looks)
+    return Reports(estimator, options)

@@ -39,7 +39,7 @@ def minimize_loss(
             if reports is None and estimator.monotonic_cst is None:
                 estimator._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
             else:
-                _fit_reporting(estimator, reports or Reports(estimator, (), False))
+                _fit_reporting(estimator, reports or Reports(estimator, FitOptions()))
     finally:
         del estimator._objective
     estimator.loss_ = np.float64(estimator.loss_)

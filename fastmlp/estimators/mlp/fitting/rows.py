@@ -15,6 +15,7 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.fitting.advice import checking
 from fastmlp.estimators.mlp.fitting.to_core import data_of
 from fastmlp.network.state import NetState
+from fastmlp.training.metrics import Measures, Metrics, check
 
 Array = NDArray[Any]
 RowIndex = NDArray[np.int64]
@@ -82,6 +83,7 @@ class HeldOutRows:
     Attributes
     ----------
     X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
+    metrics : Measures, of the predictions at the last call of `loss`
 
     Raises
     ------
@@ -99,6 +101,7 @@ class HeldOutRows:
         data: Data,
         state: NetState,
         engine: Engine[Any],
+        metrics: Metrics,
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
@@ -110,7 +113,9 @@ class HeldOutRows:
         of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
         self._has_common_class = of_classes and hasattr(estimator, "classes_")
         self._evaluation = engine.evaluation(data)
-        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
+        check(metrics, engine.network, data, f"{type(estimator).__name__}.fit")
+        self.metrics = Measures(metrics, engine.network, data)
+        self._outputs = self.metrics.predictions
 
     def loss(self) -> float:
         """Return the mean loss, without penalty, at the current parameters."""
@@ -162,6 +167,7 @@ def hold_out(
     data: Data,
     state: NetState,
     engine: Engine[Any],
+    metrics: Metrics,
 ) -> HeldOutRows | None:
     """Return the rows to validate on, or None if there are none."""
     if held_out is None:
@@ -172,4 +178,4 @@ def hold_out(
     estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
     # If both are subsets of one table, targets and weights in the core's form are shared too.
     own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
-    return HeldOutRows(estimator, held_out, own, state, engine)
+    return HeldOutRows(estimator, held_out, own, state, engine, metrics)

@@ -37,6 +37,7 @@ from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.penalties import l2
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.training.pool import cost_of
+from fastmlp.training.stopping import EarlyStopping
 
 Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
@@ -214,6 +215,20 @@ def is_stochastic(solver: Any) -> bool:
 def is_second_order(solver: Any) -> bool:
     """Return True if a solver is one of the core's that take all rows."""
     return isinstance(solver, SecondOrder) or (isinstance(solver, str) and solver == "lm")
+
+
+def stops_by_score(estimator: Any) -> bool:
+    """Return True for scikit-learn's early stopping; False for the core's, or none."""
+    return bool(estimator.early_stopping) and not isinstance(
+        estimator.early_stopping, EarlyStopping
+    )
+
+
+def holds_out(estimator: Any) -> bool:
+    """Return True if early stopping looks at rows that are held out."""
+    return bool(estimator.early_stopping) and (
+        getattr(estimator.early_stopping, "monitor", None) != "loss"
+    )
 
 
 def new_optimizer(estimator: Any) -> Any:
