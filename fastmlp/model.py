@@ -283,9 +283,14 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
     def optimizer(self, setting: OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(setting), self._state
         monotone.check_optimizer(optimizer, self._network.signs)
+        if optimizer.rule is state.optimizer.rule:
+            # Not an owner: steps go on with the state, which stays where it is.
+            with state.lock.parameters:
+                state.lock.require_free("MLP.optimizer")
+                state.optimizer = optimizer
+            return
         with state.lock.training("MLP.optimizer"):
-            if optimizer.rule is not state.optimizer.rule:
-                state.restart()
+            state.restart()
             state.optimizer = optimizer
 
     @property
@@ -594,10 +599,10 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """Take one optimizer step on these rows, from a training loop of your own.
 
         It does to the net what ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)`` does, to
-        the bit, unless that diverges, and keeps its buffers for the next call: the last few numbers
-        of rows have some. Whatever the net is asked for between two calls sees all steps before,
-        and the next call sees what has changed: another fit, parameters that were written to, a new
-        `optimizer`, `trainable`, `layer_rates`.
+        the bit, unless that diverges, and keeps its buffers for the next call: they serve every
+        number of rows up to the largest so far. Whatever the net is asked for between two calls
+        sees all steps before, and the next call sees what has changed: another fit, parameters that
+        were written to, a new `optimizer`, `trainable`, `layer_rates`.
 
         Parameters
         ----------
@@ -622,7 +627,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         ------
         TypeError, ValueError
             If the data have a wrong type, shape or value, or a schedule, or an average, needs a
-            fit's number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1, n_steps=10_000)``.
+            fit's number of steps, as ``Cosine(0.1)`` does: ``Cosine(0.1, n_steps=10_000)``. A
+            function of your own, as rate or dropout, is asked for the step at hand alone.
         RuntimeError
             If another thread is training this net.
 

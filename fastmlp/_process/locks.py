@@ -65,6 +65,14 @@ class NetLock:
         """Return a context that owns the optimizer's state."""
         return Training(self, who)
 
+    def require_free(self, who: str) -> None:
+        """Raise a RuntimeError if somebody owns the optimizer's state."""
+        if self.owner is not None:
+            raise RuntimeError(
+                f"{who}: a fit of this net is running, which owns its optimizer's state; wait for "
+                "its end, or train a copy: copy.deepcopy(net)"
+            )
+
     @contextmanager
     def calling_back(self) -> Iterator[None]:
         """Mark this thread as running callbacks, which may read the training state (at rest)."""
@@ -96,11 +104,7 @@ class Training:
         lock = self._lock
         try:
             with lock.parameters:
-                if lock.owner is not None:
-                    raise RuntimeError(
-                        f"{self._who}: a fit of this net is running, which owns its optimizer's "
-                        "state; wait for its end, or train a copy: copy.deepcopy(net)"
-                    )
+                lock.require_free(self._who)
                 lock.owner = self._ticket
                 lock.n_owners += 1
         except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows

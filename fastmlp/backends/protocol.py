@@ -102,7 +102,7 @@ class Objective(Protocol):
         ...
 
     def take(self, data: Data) -> None:
-        """Be that of these rows from now on, as many as those before."""
+        """Be that of these rows from now on, of a number that it serves."""
         ...
 
     @property
@@ -186,16 +186,30 @@ class RankExchange(Protocol):
         ...
 
 
+class StepSize(Protocol):
+    """A step on some number of rows."""
+
+    @property
+    def is_short(self) -> bool:
+        """True if it holds the GIL."""
+        ...
+
+
 class QuickStep(Protocol):
-    """Steps of a trainer on plain rows in one call, as many rows as it was made for.
+    """Steps of a trainer on plain rows in one call.
 
     Attributes
     ----------
     slots : by which it is known if the optimizer's state lies elsewhere since
-    is_short : bool, True if a step holds the GIL
     """
 
-    is_short: bool
+    def adopt(self, moments: Any) -> None:
+        """Go on with the optimizer's state as it lies now."""
+        ...
+
+    def size_of(self, n_rows: int) -> StepSize | None:
+        """Return what a step on so many rows is; None if it cannot be taken so."""
+        ...
 
     @property
     def slots(self) -> object: ...
@@ -240,7 +254,7 @@ class Trainer(Protocol):
         ...
 
     def resume(self, moments: Any, data: Any) -> None:
-        """Go on, on these rows, as many as before, from the parameters and slots of now."""
+        """Go on, on these rows, a number that it serves, from the parameters and slots of now."""
         ...
 
     def pause(self) -> QuickStep | None:
@@ -355,9 +369,14 @@ class Engine(Protocol[P]):
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         ...
 
-    def objective(self, data: Data, *, summed: bool = False) -> Objective:
+    def serves(self, n_rows: int, room: int) -> bool:
+        """Return True if a trainer of single steps, or an objective, with room for so many dense
+        rows serves n_rows of them, to the bit."""
+        ...
+
+    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
         """Return objective and gradient on all rows of `data`, as a function of the parameters;
-        `summed`: of the sum of the losses, not of their mean."""
+        `summed`: of the sum of the losses, not of their mean; `room`: of later rows."""
         ...
 
     def slots(self, state: NetState, data: Data | None = None) -> P:

@@ -101,7 +101,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             for trainer, step in zip(trainers, quick, strict=True):
                 step.point_to(trainer.constants(table), state.n_steps)
                 record_at(step.address, PlainStep).publishes = 1
-            objective = steps.objective("vjp", Data(x, slopes, np.empty(0, dtype)))
+            objective = steps.new_objective("vjp", Data(x, slopes, np.empty(0, dtype)))
             vjp = vjp_record(objective, state.parameters, x, slopes)
             steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)

@@ -246,6 +246,23 @@ def rates_of(learning_rate: float | Schedule, steps: Steps, total: int) -> Rates
     return np.full(len(steps), float(learning_rate))
 
 
+class NoEnd:
+    """In the place of the step at which a fit ends, for steps without one: to compute with it is a
+    TypeError."""
+
+    __array_ufunc__ = None
+
+    def __sub__(self, n_steps: int) -> "NoEnd":
+        return self
+
+
+def is_known(rate: float | Schedule) -> bool:
+    """Return True for a number, or a schedule of the library's: each step can be asked ahead."""
+    if not callable(rate):
+        return True
+    return type(rate) in SCHEDULES.values() and is_known(getattr(rate, "schedule", 0.0))
+
+
 def _half_cosine(progress: Rates) -> Rates:
     return 0.5 * (1 + np.cos(np.pi * progress))
 

@@ -15,8 +15,9 @@ from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
+from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.optimizers import Optimizer, average_of
-from fastmlp.rules.schedules import rates_of
+from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions
 from fastmlp.validation import scalars
@@ -216,13 +217,18 @@ def check_length(engine: Engine[Any], state: NetState) -> None:
         )
 
 
-def setting_of_length(network: Network, optimizer: Optimizer) -> object:
-    """The first schedule, or the average, that depends on a fit's last step; or None."""
-    dropout = network.dropout
+def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, ...]:
+    """The rates and schedules of steps."""
     drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
+    return optimizer.learning_rate, *drops
+
+
+def setting_of_length(network: Network, optimizer: Optimizer, *, known: bool = False) -> object:
+    """The first schedule, or the average, that depends on a fit's last step; or None. With `known`
+    no function of the user's own is asked."""
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
-    for rate in (optimizer.learning_rate, *drops):
-        if callable(rate):
+    for rate in rates_in_use(network.dropout, optimizer):
+        if callable(rate) and not (known and not is_known(rate)):
             short, long = (np.asarray(rates_of(rate, steps, total)) for total in LENGTHS)
             if not np.array_equal(short, long):
                 return rate

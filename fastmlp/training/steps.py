@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,25 @@ from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.averages import SWA
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.groups import groups_of
+from fastmlp.rules.groups import WHOLE, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
-from fastmlp.rules.optimizers import Optimizer, Rates, coefficients_of, require_first_order
+from fastmlp.rules.optimizers import (
+    Optimizer,
+    Rates,
+    coefficients_of,
+    has_coefficients_alone,
+    is_averaged,
+    require_first_order,
+    traits_of,
+)
+from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.training.loop import rates_at
-from fastmlp.training.rows import setting_of_length
+from fastmlp.training.rows import rates_in_use, setting_of_length
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
-Kind = Literal["batch", "gradient", "vjp"]
+Kind = Literal["batch", "gradient", "vjp", "objective"]
 # The trainers of all nets of the process; bytes, and how many.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
@@ -35,8 +44,9 @@ WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on
 MOST_KEPT_ROWS = 4096
 # The steps whose coefficients are computed at once.
 TABLE_STEPS = 256
-# The sizes of batches whose trainers a net finds again.
-MOST_SIZES = 8
+# The trainers that a net finds again: of a few forms of a step, each for every number of rows.
+MOST_KEPT = 32
+NO_END: Any = NoEnd()
 
 
 class Steps:
@@ -55,8 +65,8 @@ class Steps:
         engine_of: Callable[[Network], Engine[Any]],
         network: Network,
     ) -> None:
-        self._trainers: dict[Any, weakref.ref[Kept]] = {}
-        self._objectives: dict[Any, weakref.ref[Objective]] = {}
+        self._trainers: dict[Key, weakref.ref[Kept]] = {}
+        self._objectives: dict[Key, weakref.ref[Objective]] = {}
         self._owners = state.lock
         raw = network._replace(
             loss=OUTPUT_GRADIENT,
@@ -65,14 +75,20 @@ class Steps:
         )
         plain = raw._replace(penalties=(), dropout=None, compute_dtype=None)
         networks: dict[Kind, Network] = {"batch": network, "gradient": raw, "vjp": plain}
+        networks["objective"] = network._replace(compute_dtype=None)
         self._engines = {kind: engine_of(network) for kind, network in networks.items()}
         self._state = state
-        # Trainers that are ready, by the shape of rows, while only this object trains the net.
+        # Trainers that are ready, by the shape of rows, while the optimizer's state stays.
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
         self._slots: object = None
         self._n_owners = 0
         # The coefficients, and the steps that have them.
         self._table, self._steps = np.empty(0), range(0)
+        self._tabled: Optimizer | None = None
+        # Of the optimizer at the last step of the loop: if its own coefficients are all, and if no
+        # function of the user's own says a rate, which is asked for the step at hand alone.
+        self._is_plain = self._is_known = False
+        self._rate = np.empty(1)
         self._checked: Optimizer | None = None
         self._warned = False
         self._codes = monotone.codes_of(network) if network.signs else None
@@ -122,26 +138,55 @@ class Steps:
         """The objective of rows and its gradient, without a step."""
         who, state = "MLP.loss_and_gradient", self._state
         data = self._engines["batch"].data(state.select(X, who), y, sample_weight, who)
-        return self._differentiate("batch", data, state.trained())
+        return self._differentiate("objective", data, state.trained())
 
     def _differentiate(
         self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None
     ) -> tuple[float, Array]:
         """The objective and its gradient, by one that was kept, which a single thread gets, or by
         a new one."""
-        dense, key = isinstance(data.x, np.ndarray), (kind, data.n_rows, data.y.shape[1])
-        reference = self._objectives.pop(key, None) if dense else None
+        key, kept = _key(kind, data), self._objectives
+        known = self._serving(kept, key)
+        reference = kept.pop(known, None)
         objective = None if reference is None else reference()
         if objective is None:
-            objective = self.objective(kind, data)
+            known = key._replace(room=self._room(kept, key, KEPT.drop))
+            objective = self.new_objective(kind, data, known.room if key.is_dense else None)
         else:
             KEPT.drop(objective)
             objective.take(data)
         result = objective(parameters, by_inputs)
-        if dense and data.n_rows <= MOST_KEPT_ROWS:
-            self._objectives[key] = weakref.ref(objective)
+        if key.is_dense and data.n_rows <= MOST_KEPT_ROWS:
+            kept[known] = weakref.ref(objective)
             KEPT.give(None, objective, objective.n_bytes)
         return result
+
+    def new_objective(self, kind: Kind, data: Data, room: int | None = None) -> Objective:
+        """A new objective of these rows, and of others up to `room`."""
+        return self._engines[kind].objective(data, summed=kind == "vjp", room=room)
+
+    def _serving(self, kept: "dict[Key, Any]", key: "Key") -> "Key":
+        """The key of what was kept that serves these rows; else their own."""
+        engine = self._engines[key.kind]
+        for it in list(kept):
+            if it[:3] == key[:3] and (
+                engine.serves(key.room, it.room) if key.is_dense else it == key
+            ):
+                return it
+        return key
+
+    def _room(self, kept: "dict[Key, Any]", key: "Key", drop: Callable[[Any], Any]) -> int:
+        """The rows of new buffers: twice those of kept ones that are too small, which are dropped,
+        where one size serves both."""
+        engine, room = self._engines[key.kind], key.room
+        for it in list(kept) if key.is_dense else []:
+            if it[:3] == key[:3] and engine.serves(it.room, key.room):
+                reference = kept.pop(it, None)
+                drop(None if reference is None else reference())
+                room = max(room, 2 * it.room)
+        while not engine.serves(key.room, room):
+            room = key.room + (room - key.room) // 2
+        return room
 
     def require_steps(self, who: str) -> None:
         """Check that single steps can be taken with these settings.
@@ -156,7 +201,7 @@ class Steps:
             return
         require_trained(network, who)
         require_first_order(optimizer, who)
-        setting = setting_of_length(network, optimizer)
+        setting = setting_of_length(network, optimizer, known=True)
         if setting is not None:
             instead = "use EMA" if isinstance(setting, SWA) else "give its n_steps="
             raise ValueError(
@@ -178,25 +223,26 @@ class Steps:
 
     def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:
         """Take the next step by one call, if a trainer is ready; return the loss, or None."""
-        if type(X) is not np.ndarray:
+        if type(X) is not np.ndarray or X.ndim != 2:
             return None
         reference = self._ready[kind].get(X.shape)
-        kept = None if reference is None else reference()
-        if kept is None:
+        kept = (None if reference is None else reference()) or self._find(kind, X.shape)
+        if kept is None or kept.quick is None:
             return None
-        owners, before, step = self._owners, self._n_owners, self._state.n_steps
-        if not kept.quick.is_short:
+        size = kept.quick.sizes.get(len(X)) or kept.quick.size_of(len(X))
+        if size is None:
+            return None
+        owners, step = self._owners, self._state.n_steps
+        if not size.is_short:
             with owners.training(WHO[kind]):
-                if owners.n_owners != before + 1:
-                    return None
-                self._n_owners = owners.n_owners
                 loss = self._take(kept, X, y, weight)
         else:
             # Nobody else begins to train meanwhile: it is held to begin.
             with self._state.lock.parameters:
-                if owners.owner is not None or owners.n_owners != before:
+                if owners.owner is not None:
                     return None
                 owners.owner = self
+                owners.n_owners += 1
                 try:
                     loss = self._take(kept, X, y, weight)
                 finally:
@@ -205,13 +251,40 @@ class Steps:
             self._warn(loss, WHO[kind])
         return loss
 
+    def _find(self, kind: Kind, shape: tuple[int, int]) -> "Kept | None":
+        """A trainer that is ready for rows of this shape, the first time that they come."""
+        n_rows, engine = shape[0], self._engines[kind]
+        if shape[1] != self._state.layout.sizes[0] or not n_rows:
+            return None
+        for key in list(self._trainers):
+            if key.kind == kind and key.is_dense and engine.serves(n_rows, key.room):
+                kept = self._kept(key)
+                if kept is not None and kept.quick is not None:
+                    self._ready[kind][shape] = self._trainers[key]
+                    return kept
+        return None
+
     def _take(self, kept: "Kept", X: Any, y: Any, weight: Any) -> float | None:
         """Take the next step by one call, unless its loss is not finite; return the loss, or None
         where it cannot be taken so."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
-        if kept.optimizer is not state.optimizer or quick.slots is not self._slots:
+        optimizer = state.optimizer
+        # The length of a new schedule is not checked yet.
+        is_new = optimizer is not kept.optimizer
+        if is_new and (callable(optimizer.learning_rate) or not kept.follows(optimizer)):
             return None
-        if kept.table is not self._table or step not in self._steps:
+        if self._owners.n_owners != self._n_owners + 1 or quick.slots is not self._slots:
+            # An average's beginning may have changed.
+            if is_averaged(optimizer):
+                return None
+            quick.adopt(self._engines["batch"].slots(state))
+            self._slots = quick.slots
+        self._n_owners = self._owners.n_owners
+        if (
+            kept.table is not self._table
+            or step not in self._steps
+            or optimizer is not self._tabled
+        ):
             self._fill(kept, step)
         try:
             loss: float | None = quick(step, X, y, weight)
@@ -224,12 +297,21 @@ class Steps:
         return loss
 
     def _fill(self, kept: "Kept", step: int) -> None:
-        """Give a trainer the coefficients of the next steps."""
-        if step not in self._steps:
-            coefficients = self.coefficients(step, TABLE_STEPS)
-            table = np.ascontiguousarray(coefficients, self._state.parameters.dtype)
+        """Give a trainer the coefficients of the next steps: of one alone for an optimizer that is
+        new, or where a function of the user's own says the rate."""
+        optimizer = self._state.optimizer
+        if step not in self._steps or optimizer is not self._tabled:
+            ahead = optimizer is self._tabled and self._is_known
+            if ahead or not self._is_plain or callable(optimizer.learning_rate):
+                numbers = self.coefficients(step, TABLE_STEPS if ahead else 1)
+            else:
+                # What `coefficients` does: 12 -> 4 us.
+                self._rate[0] = optimizer.learning_rate
+                numbers = optimizer.coefficients(step + 1, self._rate)
+            table = np.ascontiguousarray(numbers, self._state.parameters.dtype)
             # Last: an interrupt before leaves steps and table of one another.
-            self._table, self._steps = table, range(step, step + TABLE_STEPS)
+            self._table, self._steps = table, range(step, step + len(table))
+            self._tabled = optimizer
         kept.quick.point_to(self._table, self._steps.start)
         kept.table = self._table
 
@@ -243,7 +325,12 @@ class Steps:
             kept, step = self._kept_trainer(kind, data), state.n_steps
             trainer = kept.trainer
             state.average_over(step, step + 1)
-            coefficients = self.coefficients(step)
+            asked = step in self._steps and self._tabled is state.optimizer
+            # An average may begin anew.
+            if asked and not is_averaged(state.optimizer):
+                coefficients = self._table[step - self._steps.start][None]
+            else:
+                coefficients = self.coefficients(step, who=who)
             order = data.plain_order
             trainer.begin()
             try:
@@ -269,6 +356,11 @@ class Steps:
     def _get_ready(self, kind: Kind, kept: "Kept", shape: Any) -> None:
         """Prepare a trainer for steps by one call, after a step that was taken by the loop."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
+        network, self._tabled = self._engines["batch"].network, self._state.optimizer
+        optimizer, dropout = self._tabled, network.dropout
+        groups = groups_of(optimizer, network.factors).groups
+        self._is_plain = groups == WHOLE and dropout is None and has_coefficients_alone(optimizer)
+        self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
         if kept.quick is not None:
             self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
             self._ready[kind][shape] = weakref.ref(kept)
@@ -283,42 +375,47 @@ class Steps:
                 RuntimeWarning,
             )
 
-    def coefficients(self, step: int, n_steps: int = 1) -> Rates:
+    def coefficients(self, step: int, n_steps: int = 1, who: str = "MLP") -> Rates:
         """The numbers that steps take."""
         state, network = self._state, self._engines["batch"].network
-        steps = step + np.arange(n_steps)
+        steps, end = step + np.arange(n_steps), NO_END
         groups = groups_of(state.optimizer, network.factors).groups
-        rates = rates_at(state.optimizer, steps, step + 1)
-        table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
-        if network.dropout is None:
-            return table
-        drawn = numbers_of(network.dropout, state.kept_key(), steps, step + 1)
+        try:
+            rates = rates_at(state.optimizer, steps, end)
+            table = coefficients_of(state.optimizer, step + 1, rates, groups, state.averaged_from)
+            if network.dropout is None:
+                return table
+            drawn = numbers_of(network.dropout, state.kept_key(), steps, end)
+        except TypeError as error:
+            used = [it for it in rates_in_use(network.dropout, state.optimizer) if callable(it)]
+            raise ValueError(
+                f"{who}: {used} needs the number of steps, which single steps do not have: {error}"
+            ) from error
         return np.column_stack([table, drawn])
 
-    def trainer(self, kind: Kind, data: Data) -> Trainer:
-        """A new trainer of steps on these rows."""
+    def trainer(self, kind: Kind, data: Data, room: int | None = None) -> Trainer:
+        """A new trainer of steps on these rows, and on others up to `room`."""
         state, engine = self._state, self._engines[kind]
-        fixed = state.parameters, engine.slots(state, data), state.optimizer, data, data.n_rows
-        return engine.trainer(*fixed, stepping=True, summed=kind == "gradient")
-
-    def objective(self, kind: Kind, data: Data) -> Objective:
-        """A new objective of these rows."""
-        return self._engines[kind].objective(data, summed=kind == "vjp")
+        fixed = state.parameters, engine.slots(state, data), state.optimizer, data
+        summed = kind == "gradient"
+        return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
     def _kept_trainer(self, kind: Kind, data: Data) -> "Kept":
         """A trainer that is ready for these rows: one that was kept, or a new one."""
         state, engine, trainers = self._state, self._engines[kind], self._trainers
-        slots = engine.slots(state, data)
-        key = (kind, data.n_rows, data.y.shape[1], data.weight.size > 0)
-        kept = self._kept(key)
-        if kept is not None and kept.optimizer is state.optimizer:
+        slots, key = engine.slots(state, data), _key(kind, data)
+        known = self._serving(trainers, key)
+        kept = self._kept(known)
+        if kept is not None and kept.follows(state.optimizer):
             kept.trainer.resume(slots, data)
             return kept
-        for old in [key, *list(trainers)[: 1 - MOST_SIZES]]:
+        self._let_go(known)
+        room = self._room(trainers, key, _end) if kept is None else known.room
+        for old in list(trainers)[: 1 - MOST_KEPT]:
             self._let_go(old)
-        trainer = self.trainer(kind, data)
-        kept = Kept(trainer, state.optimizer)
-        trainers[key] = weakref.ref(kept)
+        trainer = self.trainer(kind, data, room)
+        kept = Kept(trainer, state.optimizer, room)
+        trainers[key._replace(room=room)] = weakref.ref(kept)
         KEPT.give(None, kept, trainer.n_bytes)
         return kept
 
@@ -326,13 +423,31 @@ class Steps:
         reference = self._trainers.get(key)
         return None if reference is None else reference()
 
-    def _let_go(self, key: Any) -> None:
+    def _let_go(self, key: "Key") -> None:
         """Leave a trainer's buffers to others."""
         kept = self._kept(key)
         self._trainers.pop(key, None)
-        if kept is not None:
-            KEPT.drop(kept)
-            kept.trainer.end()
+        _end(kept)
+
+
+class Key(NamedTuple):
+    """Rows that the same buffers serve, up to `room`."""
+
+    kind: Kind
+    width: int
+    is_dense: bool
+    room: int
+
+
+def _key(kind: Kind, data: Data) -> Key:
+    return Key(kind, data.y.shape[1], isinstance(data.x, np.ndarray), data.n_rows)
+
+
+def _end(kept: "Kept | None") -> None:
+    if kept is not None:
+        KEPT.drop(kept)
+        kept.quick = None
+        kept.trainer.end()
 
 
 class Kept:
@@ -340,12 +455,22 @@ class Kept:
 
     Attributes
     ----------
-    optimizer : for which it was made
+    optimizer : for which it was made, or another with the same traits
+    room : int, the most rows
     quick : its steps by one call, or None
     table : the coefficients that those read
     """
 
-    def __init__(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        self.trainer, self.optimizer = trainer, optimizer
+    def __init__(self, trainer: Trainer, optimizer: Optimizer, room: int) -> None:
+        self.trainer, self.optimizer, self.room = trainer, optimizer, room
+        self._traits = traits_of(optimizer)
         self.quick: Any = None
         self.table: Array | None = None
+
+    def follows(self, optimizer: Optimizer) -> bool:
+        """Return True if the steps of this optimizer differ in coefficients alone; it is taken."""
+        if optimizer is not self.optimizer:
+            if traits_of(optimizer) != self._traits:
+                return False
+            self.optimizer = optimizer
+        return True

@@ -229,6 +229,39 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
         nets = changed(nets, rng)
 
 
+MANY = [1, 2, 3, 5, 7, 8, 9, 13, 16, 21, 40, 64, 65, 130]
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_any_number_of_rows_has_the_bits_of_its_own_fit(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps, slopes and objectives; few buffers serve them all."""
+    rng = np.random.default_rng(seed)
+    go(WAYS[seed % 3], monkeypatch)
+    if seed % 4 == 1:
+        few = {"CACHE_NUMBERS": 0, "MIN_CHUNK_ROWS": 16, "CHUNK_PER_WEIGHT": 0}
+        for name, value in {**few, "MICROBATCH_FLOPS": 20_000 if seed % 8 == 1 else 1e12}.items():
+            monkeypatch.setattr(partition, name, value)
+        TRAININGS.clear()
+    net = drawn_net(rng)
+    other = copy.deepcopy(net)
+    for _ in range(2 * N_STEPS):
+        X, y, weight = drawn_rows(net, rng, MANY)
+        given = rng.normal(size=(len(X), net.layer_sizes[-1]))
+        new = copy.deepcopy(other)
+        for ours, theirs in zip(net.vjp(X, given), new.vjp(X, given), strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+        (loss, gradient), (expected, of_new) = (
+            each.loss_and_gradient(X, y, weight) for each in (net, new)
+        )
+        assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
+        assert net.train_on_batch(X, y, weight) == fitted(other, X, y, weight)
+        assert state_of(net) == state_of(other)
+    assert len(net._single_steps()._trainers) <= 4
+    TRAININGS.clear()
+
+
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -241,6 +274,37 @@ def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
         assert losses[0] == losses[1]
         assert state_of(net) == state_of(other)
         [net] = changed([net], rng)
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -> None:
+    rng, asked, setting = np.random.default_rng(seed), list[list[int]](), [0.1, 0.2]
+
+    def of_the_loop(which: int) -> Any:
+        def rates(steps: Any, total: int) -> Any:
+            asked.append(steps.tolist())
+            return np.full(len(steps), setting[which])
+
+        return rates if rng.integers(2) else Warmup(rates, n_steps=1)
+
+    kind: Any = [SGD, Adam][rng.integers(2)]
+    settings = [{}, {"dropout": of_the_loop(1)}][rng.integers(2)]
+    nets = [
+        MLP((3, 5, 2), optimizer=kind(rate), seed=0, **settings) for rate in (of_the_loop(0), 1)
+    ]
+    for step in range(N_STEPS):
+        setting[:] = rng.uniform(0.01, 0.1, 2)
+        X, y = rng.normal(size=(8, 3)).astype("f4"), rng.normal(size=(8, 2)).astype("f4")
+        X = X if rng.integers(3) else X.tolist()
+        nets[1].optimizer = kind(setting[0])
+        if settings:
+            asked.clear()
+        assert nets[0].train_on_batch(X, y) == nets[1].train_on_batch(X, y)
+        assert state_of(nets[0]) == state_of(nets[1])
+        # Those within a warm-up of one step are a step behind.
+        assert {tuple(steps) for steps in asked} <= {(step,), (max(step - 1, 0),)}
+        assert asked
+        asked.clear()
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
@@ -528,6 +592,8 @@ def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(
         ({"optimizer": Adam(Cosine(0.1))}, r"Cosine\(.*give its n_steps="),
         ({"optimizer": Adam(OneCycle(0.1))}, r"OneCycle\(.*give its n_steps="),
         ({"optimizer": Adam(lambda steps, total: steps / total)}, ".*needs the number of steps"),
+        ({"optimizer": Adam(Warmup(lambda s, total: s / total))}, ".*needs the number of steps"),
+        ({"dropout": lambda s, total: 0 * s + 1 / total}, ".*needs the number of steps"),
         ({"dropout": Cosine(0.1)}, r"Cosine\(.*give its n_steps="),
         ({"optimizer": Adam(average=SWA())}, r"SWA\(.*use EMA"),
     ],
@@ -732,7 +798,7 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     for size in range(1, 40):
         nets[0].train_on_batch(np.ones((size, 2)), np.ones(size))
     gc.collect()
-    assert len(nets[0]._single_steps()._trainers) <= steps.MOST_SIZES
+    assert len(nets[0]._single_steps()._trainers) <= steps.MOST_KEPT
 
 
 FORMS: dict[str, Callable[[Any], Any]] = {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
+from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import JOINED, constants_of
@@ -433,6 +434,23 @@ class Runner:
         self.network, self.lock = network, lock or NetLock()
         limit = limits.thread_limit()
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
+        self._partitions: dict[int, tuple[Partition, Hashable]] = {}
+
+    def partition(self, n_rows: int) -> Partition:
+        """Return the partition of a step on so many dense rows."""
+        return self._divided(n_rows)[0]
+
+    def serves(self, n_rows: int, room: int) -> bool:
+        """Return True if a step on so many dense rows has its bits in buffers for `room` rows."""
+        return n_rows <= room and self._divided(n_rows)[1] == self._divided(room)[1]
+
+    def _divided(self, n_rows: int) -> tuple[Partition, Hashable]:
+        found = self._partitions.get(n_rows)
+        if found is None:
+            network = self.network
+            made = partition_of(network, n_rows, self.n_threads, train=True, sparse=False)
+            found = self._partitions[n_rows] = made, form_of(network, n_rows, made)
+        return found
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
         """Copy the parameters, as one state of them, to a session."""

@@ -152,9 +152,9 @@ class Engine(Runner):
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
-    def objective(self, data: Data, *, summed: bool = False) -> Objective:
+    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
-        return Objective(self, data, summed=summed)
+        return Objective(self, data, summed=summed, room=room)
 
     def gauss_newton(self, data: Data) -> protocol.GaussNewton:
         """Return objective, Gauss-Newton matrix and damped steps on dense rows, in float64."""

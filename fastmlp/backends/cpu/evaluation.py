@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import DeltaBlocks
@@ -63,29 +64,40 @@ class Objective:
     summed : bool
         True: the objective has the sum of the rows' losses in place of their mean, and may be
         differentiated by the inputs.
+    room : int, optional
+        The most rows that `take` takes, for each number of which it has the bits of its own.
     """
 
-    def __init__(self, runner: Runner, data: Data, *, summed: bool = False) -> None:
+    def __init__(
+        self, runner: Runner, data: Data, *, summed: bool = False, room: int | None = None
+    ) -> None:
         network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),
             penalties=rule_blocks.penalties(network),
         )
-        self._runner, self._summed, self._mass = runner, summed, 1.0 if summed else data.mass
+        self._runner, self._summed, self._roomy = runner, summed, room is not None
         # The deltas of microbatches are not kept.
-        rows = min(data.n_rows, SUMMED_ROWS) if summed else None
-        session = Session(network, blocks, data, rows=rows, train=True, n_threads=runner.n_threads)
+        most = room or data.n_rows
+        rows = min(most, SUMMED_ROWS) if summed else None
+        options: Any = {"train": True, "roomy": self._roomy, "n_threads": runner.n_threads}
+        session = Session(network, blocks, data, most, rows=rows, **options)
         self.session, self.packed = session, session.keep_gradient()
         self.network = network._replace(link=LINKS["identity"])
         self._back: DeltaBlocks | None = None
-        small = session.partition.microbatch_rows > 0
-        self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
+        self.take(data)
 
     def take(self, data: Data) -> None:
-        """Be that of these rows from now on, dense ones, and as many as those before."""
-        self.session.take(data)
+        """Be that of these rows from now on, dense ones, and as many as those before, or `room`."""
+        session, n_rows = self.session, data.n_rows
+        session.take(data)
         self._mass = 1.0 if self._summed else data.mass
+        if self._roomy:
+            summed = Partition(min(n_rows, SUMMED_ROWS)) if self._summed else None
+            session.divide(summed or self._runner.partition(n_rows))
+        small = session.partition.microbatch_rows > 0
+        self._work = self._runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
     @property
     def n_bytes(self) -> int:

@@ -31,7 +31,13 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
 )
 from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_of
+from fastmlp.backends.cpu.plan.partition import (
+    Partition,
+    microbatches_of,
+    paired_of,
+    partition_of,
+    room_of,
+)
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import (
     NONE,
@@ -74,6 +80,8 @@ class Session:
     Parameters
     ----------
     n_threads : int, the most threads of a call
+    roomy : bool
+        True: `divide` takes the partition of any number of rows up to `batch_size`, of one form.
     """
 
     partition: Partition
@@ -105,6 +113,7 @@ class Session:
         rows: int | None = None,
         moments: Moments | None = None,
         train: bool = False,
+        roomy: bool = False,
         n_threads: int = 1,
     ) -> None:
         train = train or moments is not None
@@ -123,7 +132,8 @@ class Session:
         self.partition, self.rows = partition, partition.rows
         self.kind = (layout.sizes, network.dtype, network.compute_dtype, self.rows)
         lanes = lanes_of(network.dtype.type)
-        size = (layout, partition.buffer_rows, n_targets, network.dtype, lanes)
+        room = room_of(layout, partition, most) if roomy and not rows else partition
+        size = (layout, room.buffer_rows, n_targets, network.dtype, lanes)
         new_workspace = partial(
             make_workspace,
             *size,
@@ -134,7 +144,8 @@ class Session:
             parts=1 if partition.microbatch_rows else n_threads,
             paired=paired_of(network, partition, sparse=not isinstance(data.x, np.ndarray)),
         )
-        self.workspace = new_workspace()
+        # Tiles are those of the partition.
+        self.workspace = new_workspace()._replace(chunk_rows=partition.buffer_rows)
         arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
         self._workspace_bytes = sum(it.nbytes for it in arrays)
         new_plan = partial(
@@ -157,8 +168,9 @@ class Session:
         self._replicas = None
         if partition.microbatch_rows:
             makers = (new_plan, new_workspace, self.workspace)
-            rows_of = (partition.rows, partition.microbatch_rows)
-            self._make_replicas(Replicas(*makers, n_threads, *rows_of))
+            most = -(-partition.rows // partition.microbatch_rows)
+            most = max(most, microbatches_of(layout, room.rows)) if roomy else most
+            self._make_replicas(Replicas(*makers, n_threads, room.rows, most))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
@@ -273,6 +285,16 @@ class Session:
         # Predictions prefetch no rows: their form does not depend on them.
         if self._form is None or (self.workspace.train and now != before):
             self._choose_form()
+
+    def divide(self, partition: Partition) -> None:
+        """Divide steps by this partition from now on; its team and its split layer stay."""
+        rows, small, cost = partition.rows, partition.microbatch_rows, partition.cost
+        self.partition = self.partition._replace(rows=rows, microbatch_rows=small, cost=cost)
+        self.rows = rows
+        # About as many rows: one autotuner for all would compare calls of a few and of many.
+        self.kind = (*self.kind[:3], 1 << (rows - 1).bit_length())
+        if small:
+            self.net["microbatch_rows"] = small
 
     def _choose_form(self) -> None:
         """Point the plan to the form of the phases that its records ask for."""

@@ -111,7 +111,11 @@ class Engine:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self.card, self.network, self.lock, data)
 
-    def objective(self, data: Data, *, summed: bool = False) -> Objective:
+    def serves(self, n_rows: int, room: int) -> bool:
+        """Return True if a trainer, or an objective, for `room` rows serves so many."""
+        return n_rows == room
+
+    def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self.card, self.network, self.lock, data, summed=summed)
 

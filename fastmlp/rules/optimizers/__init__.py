@@ -29,10 +29,12 @@ from fastmlp.rules.optimizers.protocol import (
     average_start,
     coefficients_of,
     gradient_rule_of,
+    has_coefficients_alone,
     is_averaged,
     lag_of,
     n_coefficients_of,
     norm_limit_of,
+    traits_of,
 )
 from fastmlp.rules.optimizers.second_order import (
     LBFGS,
@@ -68,6 +70,7 @@ __all__ = [
     "average_start",
     "coefficients_of",
     "gradient_rule_of",
+    "has_coefficients_alone",
     "is_averaged",
     "jacobian_bytes",
     "lag_of",
@@ -75,6 +78,7 @@ __all__ = [
     "n_coefficients_of",
     "norm_limit_of",
     "require_first_order",
+    "traits_of",
 ]
 
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass, fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -160,6 +161,21 @@ def is_averaged(optimizer: Optimizer) -> bool:
     return average_of(optimizer) is not None or lag_of(optimizer) > 0
 
 
+def traits_of(optimizer: Optimizer) -> tuple[Any, ...]:
+    """Return what two optimizers have in common whose steps differ in coefficients alone."""
+    if not isinstance(optimizer, OptimizerSettings):
+        return (optimizer,)
+    kind, settings = type(optimizer), _TRAITS(optimizer)
+    if hasattr(kind, "decay_biases") or hasattr(kind, "constants"):
+        others: Any = optimizer
+        decays = getattr(others, "decay_biases", True) or others.weight_decay == 0
+        return kind, settings, decays, len(getattr(others, "constants", ()))
+    return kind, settings
+
+
+_TRAITS = attrgetter("rule", "clipvalue", "clipnorm", "global_clipnorm", "average")
+
+
 def average_start(optimizer: Optimizer, first: int, last: int, now: int) -> int:
     """Return the step after which an average counts, in a fit from step `first` to `last`.
 
@@ -169,6 +185,11 @@ def average_start(optimizer: Optimizer, first: int, last: int, now: int) -> int:
     if isinstance(average, SWA):
         return first + int(average.start * (last - first))
     return min(now, first)
+
+
+def has_coefficients_alone(optimizer: Optimizer) -> bool:
+    """Return True if a step of one group of parameters takes the optimizer's coefficients alone."""
+    return not gradient_rule_of(optimizer) and not is_averaged(optimizer)
 
 
 def coefficients_of(

@@ -88,7 +88,7 @@ class Replicas:
     new_plan, new_workspace : functions that make a plan for a workspace, and one for a microbatch
     workspace : Workspace, of the first thread, with the net's parameters
     n_threads : int, of the team
-    rows, microbatch_rows : int, of a chunk and of a microbatch
+    rows, n_microbatches : int, the most of a chunk
 
     Attributes
     ----------
@@ -105,14 +105,13 @@ class Replicas:
         workspace: Workspace,
         n_threads: int,
         rows: int,
-        microbatch_rows: int,
+        n_microbatches: int,
     ) -> None:
         parameters = workspace.parameters
         others = [with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)]
         self._workspaces = [workspace, *others]
         self._plans = [new_plan(workspace) for workspace in self._workspaces]
         self._addresses = np.array([address(plan.net) for plan in self._plans], np.int64)
-        n_microbatches = -(-rows // microbatch_rows)
         self._partials: NDArray[Any] = aligned(n_microbatches * parameters.size, parameters.dtype)
         self._losses = aligned(-(-rows // STRIP_ROWS), np.float64)
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)

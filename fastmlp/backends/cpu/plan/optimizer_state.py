@@ -104,7 +104,8 @@ class Moments:
         self.network, self.sparse, self.spacing = network, sparse, CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
-        self._packing: PanelPacking | None = None
+        # By their spacing: steps on few and on many rows may take turns.
+        self._packings: dict[Spacing, PanelPacking] = {}
         self._signs: Array | None = None
         self._packed = None if flat is None else self._pack(flat)
 
@@ -174,7 +175,7 @@ class Moments:
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
-        self.spacing, self._packing, self._signs = spacing, None, None
+        self.spacing, self._signs = spacing, None
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
@@ -197,9 +198,10 @@ class Moments:
     @property
     def panels(self) -> PanelPacking:
         """The plan that packs, which takes 0.1 ms to make."""
-        if self._packing is None:
-            self._packing = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
-        return self._packing
+        if self.spacing not in self._packings:
+            made = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
+            self._packings[self.spacing] = made
+        return self._packings[self.spacing]
 
     def __reduce__(self) -> Any:
         """Panels are as wide as this machine's registers; a copy may live on another."""

@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.plan.packing import (
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import (
     APART_BYTES,
+    CACHE_BYTES,
     CACHE_NUMBERS,
     CHUNK_FLOPS,
     CHUNK_NUMBERS,
@@ -30,6 +31,7 @@ from fastmlp.backends.cpu.tuning import (
     RATE,
     SHARED_FLOPS,
     STRIP_ROWS,
+    TILE_ROWS,
 )
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Layout, Network, paired_layers
@@ -43,6 +45,10 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
     beside the chunk, training takes as many rows as keep outputs and deltas in the second-level
     cache (`CACHE_NUMBERS`).
     """
+    return _even_chunk(n_rows, _most_rows(layout, train=train, sparse=sparse))
+
+
+def _most_rows(layout: Layout, *, train: bool, sparse: bool = False) -> int:
     per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
     by_memory = CHUNK_NUMBERS // per_row
     by_time = CHUNK_FLOPS // (6 * layout.n_weights)
@@ -50,7 +56,7 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
     in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
     if not train or in_cache * per_row > CHUNK_PER_WEIGHT * layout.n_weights:
         most = min(most, max(MIN_CHUNK_ROWS, in_cache))
-    return _even_chunk(n_rows, most)
+    return most
 
 
 def microbatch_rows(layout: Layout, n_rows: int) -> int:
@@ -62,10 +68,18 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
     if 6 * layout.n_weights * n_rows < MICROBATCH_FLOPS:
         return 0
     per_row = sum(layout.sizes)
-    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
-    n_microbatches = round_up(-(-n_rows // in_cache), MICROBATCHES)
+    n_microbatches = microbatches_of(layout, n_rows)
     rows = round_up(-(-n_rows // n_microbatches), STRIP_ROWS)
     return rows if rows * per_row > CHUNK_PER_WEIGHT * layout.n_weights else 0
+
+
+def microbatches_of(layout: Layout, n_rows: int) -> int:
+    """Return the number of microbatches of so many rows, at most."""
+    return round_up(-(-n_rows // _rows_in_cache(layout)), MICROBATCHES)
+
+
+def _rows_in_cache(layout: Layout) -> int:
+    return max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * sum(layout.sizes)))
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
@@ -316,6 +330,37 @@ def partition_of(
     by_panels = panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
     return Partition(rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer))
+
+
+def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
+    """Return what steps must have in common that share buffers, whatever their numbers of rows: the
+    order of sums is that of a plan made for n_rows rows."""
+    in_chunks = n_rows if partition.microbatch_rows and partition.rows < n_rows else 0
+    tile_rows = 0
+    if network.penalties:
+        # Penalties are summed in the order of the tiles.
+        widest = round_up(max(network.layout.sizes), TILE_ROWS)
+        tile_rows = min(rows_of_tiles(partition.buffer_rows, network.dtype.itemsize), widest)
+    single, small = partition.single_row, partition.microbatch_rows > 0
+    return single, small, partition.split_layer, in_chunks, tile_rows
+
+
+def rows_of_tiles(chunk_rows: int, size: int) -> int:
+    """Return the rows of weights whose inputs, for so many rows of a chunk, stay in the
+    second-level cache while all deltas pass; `size` is that of a number in bytes."""
+    return max(1, CACHE_BYTES // (chunk_rows * size * TILE_ROWS)) * TILE_ROWS
+
+
+def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
+    """Return a partition of `most` rows with the rows of buffers that serve every number of rows up
+    to that, of the same form."""
+    if partition.microbatch_rows:
+        cached = round_up(_rows_in_cache(layout), STRIP_ROWS)
+        small = min(round_up(-(-most // MICROBATCHES), STRIP_ROWS), cached)
+        return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
+    # A last chunk that would be short is part of the others: see `_even_chunk`.
+    chunk = _most_rows(layout, train=True)
+    return partition._replace(rows=max(partition.rows, min(most, chunk + chunk // 4 + 1)))
 
 
 def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:

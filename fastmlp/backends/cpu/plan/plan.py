@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import Packed, few_outputs, middle_of, round_up
-from fastmlp.backends.cpu.plan.partition import WHOLE, Partition
+from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     BUFFERS,
@@ -26,7 +26,6 @@ from fastmlp.backends.cpu.plan.records import (
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels, panels_at_once
 from fastmlp.backends.cpu.tuning import (
-    CACHE_BYTES,
     LARGEST_TILE,
     NON_TEMPORAL_BYTES,
     PREFETCHED_STATE_BYTES,
@@ -80,7 +79,7 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     Each thread has its own panels of every layer, and as many tiles as any other.
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
-    block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
+    block = rows_of_tiles(workspace.chunk_rows, size)
     shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
     cuts = partition.cuts
     return _make_tiles(Tiling(packed, lanes, size, block, workspace.sparse, *shared, cuts))

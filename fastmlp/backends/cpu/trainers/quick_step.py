@@ -1,7 +1,8 @@
 """Steps of a kept trainer on plain rows, in one compiled call: a short one holds the GIL."""
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -17,6 +18,8 @@ from fastmlp.backends.cpu.kernels.one_step import (
     take_quick_step,
     take_step_alone,
 )
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits
@@ -31,22 +34,15 @@ UPDATE_PRODUCTS = 16
 MOST_PRODUCTS = 1 << 29
 
 
-def products_of(network: Network, session: Session) -> int:
-    """The multiply-adds of a step, updates counted as `UPDATE_PRODUCTS`."""
-    layout = network.layout
-    return 3 * layout.n_weights * session.data.n_rows + UPDATE_PRODUCTS * layout.n_parameters
-
-
 def is_quick(network: Network, session: Session) -> bool:
-    """Return True if a step needs nothing that is done by Python, and is shorter than a signal may
-    wait."""
+    """Return True if a step needs nothing that is done by Python."""
     moments = session.moments
     # Of an optimizer that averages by itself, NumPy computes the parameters that the net shows.
     averaged = moments is None or moments.lag > 0
     paired = any(paired_layers(network.layout, network.compute_dtype))
     plain = isinstance(session.data.x, ndarray) and not averaged and not paired
     of_one_hot = network.loss.targets == "classes" and session.data.y.shape[1] > 1
-    return plain and not of_one_hot and products_of(network, session) <= MOST_PRODUCTS
+    return plain and not of_one_hot
 
 
 def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
@@ -58,46 +54,60 @@ def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
         return np.array(array, dtype, order="C")
 
 
+class Size(NamedTuple):
+    """A step on some number of rows.
+
+    Attributes
+    ----------
+    is_short : bool, True if it holds the GIL, as predictions of a few rows do
+    """
+
+    partition: Partition
+    work: Work
+    is_short: bool
+    is_alone: bool
+
+
 class QuickStep:
-    """A trainer's steps on plain rows: as many as it was made for.
+    """A trainer's steps on plain rows.
 
     Parameters
     ----------
-    engine, session : of the trainer
-    work : Work, of a step
+    trainer, engine : Trainer, Runner
     driver : Block, of the trainer
     parameters : (n_parameters,) array, live
+    room : int, the most rows
 
     Attributes
     ----------
     slots : array, the first slot of the optimizer's state; the steps are of no use once that is
         another array
-    is_short : bool, True if a step holds the GIL, as predictions of a few rows do
+    sizes : the steps on numbers of rows, by these numbers
     address : int, of its `PlainStep`
     record, job, kind : as of every `JobHolder`
     """
 
     slots: object
-    is_short: bool
     address: int
     record: Array
     job: Any
     kind: tuple[Any, ...]
 
     def __init__(
-        self, engine: Runner, session: Session, work: Work, driver: Block, parameters: Array
+        self, trainer: Any, engine: Runner, driver: Block, parameters: Array, room: int
     ) -> None:
-        network, data, n_rows = engine.network, session.data, session.data.n_rows
+        network, session = engine.network, trainer.session
         self._dtype = dtype = network.dtype
-        self._engine, self._session, self._work = engine, session, work
-        self._shape, self._n_targets = (n_rows, network.layout.sizes[0]), data.y.shape[1]
+        self._engine, self._session, self._trainer = engine, session, weakref.proxy(trainer)
+        self._n_targets = session.data.y.shape[1]
         self._parameters = parameters
+        self.sizes: dict[int, Size | None] = {}
+        self._size: Size | None = None
+        self._n_rows = 0
         # As the trainer's `store` leaves it: a copy of the parameters.
         self._seen = session.workspace.backup[: len(parameters)]
-        self._labels, self._losses = np.empty(n_rows, dtype), np.zeros(1)
-        self._order = np.arange(n_rows, dtype=np.int64)
-        self.is_short = products_of(network, session) <= GIL_LANE_PRODUCTS
-        self._is_alone = engine.n_threads == 1 or work.flops <= ALONE_FLOPS
+        self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
+        self._order = np.arange(room, dtype=np.int64)
         self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
         self.job, self.address = fields_of(self.record), address(self.record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
@@ -116,9 +126,7 @@ class QuickStep:
             "driver": driver.address,
             "parameters": address(parameters),
             "seen": address(self._seen),
-            "publishes": self.is_short,
             "n_parameters": len(parameters),
-            "n_rows": n_rows,
             "n_in": network.layout.sizes[0],
             "n_targets": self._n_targets,
             "label_rows": address(self._labels),
@@ -129,16 +137,46 @@ class QuickStep:
         for name, value in fields.items():
             self.job[name] = value
 
-    def prepare(self) -> None:
-        """Get ready, after a step of the trainer's that left the parameters as they are."""
+    def prepare(self, n_rows: int) -> bool:
+        """Get ready, after a step of the trainer's that left the parameters as they are; return
+        False if steps on so many rows are too long."""
         session, job = self._session, self._session.job
         assert session.moments is not None
         self.slots, trained = session.moments.m, session.moments.trained
         self.job["trained"] = 0 if trained is None else address(trained)
         self._seen[:] = self._parameters
-        job["n_rows"], job["chunk_rows"] = self._shape[0], session.rows
-        job["first"], job["last"] = 0, -(-self._shape[0] // session.rows)
-        job["order"], job["losses"] = address(self._order), address(self._losses)
+        job["first"], job["order"], job["losses"] = 0, address(self._order), address(self._losses)
+        size = self.size_of(n_rows)
+        if size is not None:
+            self._take_size(n_rows, size)
+        return size is not None
+
+    def adopt(self, moments: Moments) -> None:
+        """Go on with the optimizer's state as it lies now."""
+        self._session.adopt(moments)
+        self.slots = moments.m
+
+    def size_of(self, n_rows: int) -> Size | None:
+        """Return what a step on so many rows is; None if a signal would wait too long for it."""
+        if n_rows in self.sizes:
+            return self.sizes[n_rows]
+        engine, layout, size = self._engine, self._engine.network.layout, None
+        products = 3 * layout.n_weights * n_rows + UPDATE_PRODUCTS * layout.n_parameters
+        if products <= MOST_PRODUCTS:
+            partition = engine.partition(n_rows)
+            work = self._trainer.work_of(partition).times(-(-n_rows // partition.rows))
+            is_alone = engine.n_threads == 1 or work.flops <= ALONE_FLOPS
+            size = Size(partition, work, products <= GIL_LANE_PRODUCTS, is_alone)
+        self.sizes[n_rows] = size
+        return size
+
+    def _take_size(self, n_rows: int, size: Size) -> None:
+        """Take steps on so many rows from now on."""
+        rows, job = size.partition.rows, self._session.job
+        self._trainer.divide(size.partition, n_rows)
+        job["n_rows"], job["chunk_rows"], job["last"] = n_rows, rows, -(-n_rows // rows)
+        self.job["n_rows"], self.job["publishes"] = n_rows, size.is_short
+        self._n_rows, self._size, self.kind = n_rows, size, self._session.kind
 
     def point_to(self, table: Array, first_step: int) -> None:
         """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
@@ -149,8 +187,13 @@ class QuickStep:
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None if the rows
         need a check or a copy."""
-        dtype = self._dtype
-        if type(y) is not ndarray or x.ndim != 2:
+        dtype, n_rows = self._dtype, len(x)
+        if n_rows != self._n_rows:
+            if (size := self.size_of(n_rows)) is None:
+                return None
+            self._take_size(n_rows, size)
+        assert self._size is not None
+        if type(y) is not ndarray:
             return None
         if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.carray:
             x = _converted(x, dtype)
@@ -169,12 +212,12 @@ class QuickStep:
         if weight is not None:
             if type(weight) is not ndarray or weight.dtype != dtype:
                 return None
-            if weight.shape != self._order.shape or not weight.flags.carray:
+            if weight.shape != (n_rows,) or not weight.flags.carray:
                 return None
             place = address(weight)
-        take: Callable[..., float] = self._take_alone if self._is_alone else self._take_long_step
-        if self.is_short:
-            take = take_quick_step
+        take: Callable[..., float] = take_quick_step
+        if not self._size.is_short:
+            take = self._take_alone if self._size.is_alone else self._take_long_step
         loss = take(self.address, step, label_bytes, x, y, place)
         return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
 
@@ -192,20 +235,20 @@ class QuickStep:
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
         """Do what `take_quick_step` does without the GIL, on a team where that is faster."""
-        n = self._shape[0]
+        n, size, n_in = self._n_rows, self._size, self.job["n_in"]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
-        fits = x.shape == self._shape and len(y) == n and y.size == n * self._n_targets
-        if fits:
+        fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets
+        if fits and size is not None:
             rows = {"x": address(x), "y": address(y), "weight": weight}
             options: Any = {**rows, "label_bytes": label_bytes, "step": step}
-            self._engine.run(one_step.quick_step, self, self._work, **options)
+            self._engine.run(one_step.quick_step, self, size.work, **options)
             self.has_taken(step)
         return float(self.job["loss"])
 
     def has_taken(self, step: int) -> bool:
         """Return True if the last call took this step; see that the net shows it."""
         taken = bool(self.job["status"] == TAKEN and self.job["step"] == step)
-        if taken and not self.is_short:
+        if taken and not self.job["publishes"]:
             with self._engine.lock.parameters:
                 publish(self._seen, self._parameters)
         return taken

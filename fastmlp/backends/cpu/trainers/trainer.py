@@ -12,6 +12,7 @@ from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks, single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session
@@ -108,7 +109,8 @@ class Trainer:
         True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
     driver : of calls of `do`, in the place of that of `run`
     stepping : bool
-        True: rows are one batch, and a step whose loss is not finite is not taken.
+        True: rows are one batch of at most `batch_size`, of which `Runner.serves` knows the others,
+        and a step whose loss is not finite is not taken.
     summed : bool
         True: the step is of the sum of the rows' losses, not of their mean.
 
@@ -147,10 +149,11 @@ class Trainer:
         self._batch_size, self._optimizer = batch_size, optimizer
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
+        self._roomy = stepping and dense
         by_rows_of_x = batch_size == 1 and dense
         self._online = by_rows_of_x and driver is epoch.train and rules.is_plain
         self._parameters = parameters
-        self._key = (rules.key, batch_size, data.y.shape[1])
+        self._key = (rules.key, batch_size, self._roomy, data.y.shape[1])
         kept = TRAININGS.take(self._key) if dense else None
         self._session = kept or self._new_session(blocks, data, moments)
         self._session.user = self._token = object()
@@ -166,7 +169,6 @@ class Trainer:
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
         self._point_to(data)
-        self._unit = self._work_of_unit()
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
         if not kept and driver is epoch.train and not stepping:
             # Compile, so that the first timed call measures work alone.
@@ -174,9 +176,8 @@ class Trainer:
 
     def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
         engine, batch_size = self._engine, self._batch_size
-        session = Session(
-            engine.network, blocks, data, batch_size, moments=moments, n_threads=engine.n_threads
-        )
+        options: Any = {"moments": moments, "roomy": self._roomy, "n_threads": engine.n_threads}
+        session = Session(engine.network, blocks, data, batch_size, **options)
         if session.rows < batch_size:
             session.keep_gradient()
         return session
@@ -202,22 +203,31 @@ class Trainer:
     def pause(self) -> QuickStep | None:
         """Let go of the rows, until `resume`; return the next steps in one call, if they can be."""
         session, network, quick = self._session, self._engine.network, self._quick
-        if quick is None and is_quick(network, session):
+        n_rows = session.data.n_rows
+        if quick is None and self._roomy and is_quick(network, session):
             driver = block_of(self._driver, network.dtype)
-            work = self._unit.times(self.units_per_epoch)
-            quick = QuickStep(self._engine, session, work, driver, self._parameters)
+            quick = QuickStep(self, self._engine, driver, self._parameters, self._batch_size)
             self._quick = quick
         nothing = np.empty(0, network.dtype)
         session.data = Data(nothing, nothing, nothing)
-        if quick is not None:
-            self._is_current = False
-            quick.prepare()
-        return quick
+        if quick is None:
+            return None
+        self._is_current = False
+        return quick if quick.prepare(n_rows) else None
 
     def _point_to(self, data: Data) -> None:
-        self._session.at(slice(0, data.n_rows))
-        rows = self._session.rows
-        self.units_per_epoch = epoch.units_per_epoch(data.n_rows, self._batch_size, rows)
+        session, n_rows = self._session, data.n_rows
+        if self._roomy:
+            self.divide(self._engine.partition(n_rows), n_rows)
+        session.at(slice(0, n_rows))
+        self._unit = self.work_of(session.partition)
+        self.units_per_epoch = epoch.units_per_epoch(n_rows, self._batch_size, session.rows)
+
+    def divide(self, partition: Partition, n_rows: int) -> None:
+        """Divide steps on n_rows rows by this partition."""
+        self._session.divide(partition)
+        if partition.rows < n_rows:
+            self._session.keep_gradient()
 
     def end(self) -> None:
         """End the training; leave its buffers, without rows and state, to the next one, and the
@@ -308,10 +318,10 @@ class Trainer:
             self._session.point_to_draws(n_bytes)
         return constants
 
-    def _work_of_unit(self) -> Work:
-        partition = self._session.partition
+    def work_of(self, partition: Partition) -> Work:
+        """Return the work of a unit."""
         small, cost = partition.microbatch_rows > 0, partition.cost
-        unit = self._engine.work(self._session.rows, forward=4, tiles=2, by_microbatches=small)
+        unit = self._engine.work(partition.rows, forward=4, tiles=2, by_microbatches=small)
         if self._online:
             unit = ALONE
         elif cost:
