@@ -360,7 +360,7 @@ def opened(
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
         validated["y_val"] = target
-    texts = text_names(X) if is_table(X) and hasattr(X, "schema") else ()
+    texts = text_names(X) if hasattr(X, "column_names") else ()  # of Arrow
     reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on")
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
