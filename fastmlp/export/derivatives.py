@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import validation
 from fastmlp._process import memory
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.export.models import ModelParts, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
@@ -85,29 +86,16 @@ def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]
         order = np.argsort(raw, axis=1, kind="stable")
         derivatives[:] = np.take_along_axis(derivatives, order[:, :, None], axis=1)
         return
-    some = raw[:, places]
+    # The logistic function has equal slopes on both sides of 0, and more digits below it.
+    factors = linked(link, -np.abs(raw) if link == "sigmoid" else raw)[:, places]
     if link == "softmax":
-        factors = _softmax(raw)
         derivatives -= np.einsum("rp,rpf->rf", factors, derivatives)[:, None]
     elif link == "sigmoid":
-        small = np.exp(-np.abs(some))
-        factors = small / (1 + small) ** 2
-    elif link == "exp":
-        factors = np.exp(some)
-    else:
-        deviations = np.where(some < LEAST_LOG_VARIANCE, 0, np.exp(some / 2) / 2)
-        factors = np.where(places % 2, deviations, 1).astype(raw.dtype)
+        factors *= 1 - factors
+    elif link == "mean_std":
+        slopes = np.where(raw[:, places] < LEAST_LOG_VARIANCE, 0, factors / 2)
+        factors = np.where(places % 2, slopes, 1)
     derivatives *= factors[:, :, None]
-
-
-def _softmax(raw: Array) -> Array:
-    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def _logistic(raw: Array) -> Array:
-    small = np.exp(-np.abs(raw))
-    return np.where(raw < 0, small, 1) / (1 + small)
 
 
 class Term(NamedTuple):
@@ -124,18 +112,7 @@ Complete = Callable[[str, Array, Any], tuple[Array, Any]]
 
 def as_they_are(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
     """The values of the link, float64, and the derivatives."""
-    if link == "softmax":
-        values = _softmax(values)
-    elif link == "sigmoid":
-        values = _logistic(values)
-    elif link == "exp":
-        values = np.exp(values)
-    elif link == "sorted":
-        values = np.sort(values, axis=1)
-    elif link == "mean_std":
-        even = np.arange(values.shape[1]) % 2 == 0
-        values = np.where(even, values, np.exp(np.maximum(values, LEAST_LOG_VARIANCE) / 2))
-    return values, derivatives
+    return linked(link, values), derivatives
 
 
 def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
@@ -144,7 +121,7 @@ def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any
     values, derivatives = as_they_are(link, values, derivatives)
     if values.shape[1] > 1:
         return values, derivatives
-    other = _logistic(-raw) if link == "sigmoid" else 1 - values
+    other = linked(link, -raw) if link == "sigmoid" else 1 - values
     if derivatives is not None:
         derivatives = np.concatenate([-derivatives, derivatives], axis=1)
     return np.concatenate([other, values], axis=1), derivatives

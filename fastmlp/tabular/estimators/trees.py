@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.predict.trees import (
     N_BITS,
     WORDS,
     TreeNodes,
     add_trees,
-    probabilities,
 )
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.tabular.encoders.base import LearnedArrays, there
@@ -129,8 +129,9 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
         raw = self.predict_raw(X)
         if len(self.classes_) == 1:  # as the rows of a fold may have
             return np.ones_like(raw)
-        shares = probabilities(raw)
-        return shares if raw.shape[1] > 1 else np.concatenate([1 - shares, shares], axis=1)
+        several = raw.shape[1] > 1
+        shares = linked("softmax" if several else "sigmoid", raw)
+        return shares if several else np.concatenate([1 - shares, shares], axis=1)
 
     def predict_raw(self, X: Array) -> Array:
         """The sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""

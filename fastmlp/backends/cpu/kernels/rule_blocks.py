@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step, single_row
 from fastmlp.backends.cpu.kernels.csr import (
@@ -37,7 +38,7 @@ from fastmlp.compiler.target import pair_products
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
-from fastmlp.rules.links import LINKS
+from fastmlp.rules.links import LINKS, Link
 from fastmlp.rules.optimizers import Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
@@ -70,10 +71,21 @@ def activations(
 
 def link(network: Network, *, needed: bool = True) -> int:
     """Return the address of the link's block; 0 for the identity, unless `needed`."""
-    rule, by_row = network.link
     if not needed and network.link == LINKS["identity"]:
         return 0
-    return block_of(elementwise.link_loop, network.dtype, rule, by_row=by_row).address
+    return link_block(network.link, network.dtype).address
+
+
+def link_block(link: Link, dtype: Any) -> Block:
+    """Return the block of a link."""
+    return block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
+
+
+def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return the values of a link, of raw outputs of shape (n_rows, n_outputs), in their dtype."""
+    raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
+    link_block(LINKS[link], raw.dtype)(raw.ctypes.data, out.ctypes.data, *raw.shape)
+    return out
 
 
 def loss(network: Network) -> int:

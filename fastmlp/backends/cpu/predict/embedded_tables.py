@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels.rule_blocks import link_block
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
-from fastmlp.backends.cpu.predict.trees import TableTrees, Trees, link_of, record_of, value_of
+from fastmlp.backends.cpu.predict.trees import TableTrees, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     Record,
@@ -29,6 +30,7 @@ from fastmlp.compiler import (
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.rules.links import LINKS
 
 Array = NDArray[Any]
 F32, F64, INT, NAN = np.float32, np.float64, np.int64, np.nan
@@ -287,7 +289,8 @@ class TableOwner(Owner):
     def _trees(self, trees: TableTrees) -> int:
         """The address of the record of trees."""
         record, arrays = record_of(trees.nodes)
-        link = link_of(trees.n_outputs) if len(trees.classes) > 1 else None
+        name = "softmax" if trees.n_outputs > 1 else "sigmoid"
+        link = link_block(LINKS[name], np.dtype(F64)) if len(trees.classes) > 1 else None
         self.kept += [record, arrays, link]
         classes, levels = (self._address(a, INT) for a in (trees.classes, trees.n_levels))
         record["n_outputs"], record["link"] = trees.n_outputs, link.address if link else 0

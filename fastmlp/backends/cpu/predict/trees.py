@@ -5,10 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.compiler import Block, Record, block_of, njit, record_at, row
-from fastmlp.rules.links import LINKS
+from fastmlp.compiler import Record, block_of, njit, record_at, row
 
 Array = NDArray[Any]
 F64, INT, I32 = np.dtype(np.float64), np.int64, np.int32
@@ -109,24 +107,6 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
     places = (X.ctypes.data, *X.strides, len(X), out.ctypes.data, out.strides[1], out.shape[1])
     block_of(_trees, F64)(address(record), *places)
     del kept
-
-
-def probabilities(raw: Array) -> Array:
-    """The softmax of sums, or of one column the logistic function: float64, of the same shape.
-
-    Parameters
-    ----------
-    raw : (n_rows, n_outputs) array of float64, column by column in memory
-    """
-    out = np.empty(raw.shape, order="F")
-    link_of(raw.shape[1])(raw.ctypes.data, out.ctypes.data, *raw.shape)
-    return out
-
-
-def link_of(n_outputs: int) -> Block:
-    """The block that makes probabilities of sums."""
-    rule, by_row = LINKS["softmax" if n_outputs > 1 else "sigmoid"]
-    return block_of(elementwise.link_loop, F64, rule, by_row=by_row)
 
 
 @njit

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees, probabilities
+from fastmlp.backends.cpu.kernels.rule_blocks import linked
+from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees
 
 NAN = np.nan
 
@@ -37,7 +38,8 @@ def test_trees_are_added() -> None:
 def test_probabilities_of_sums(n: int) -> None:
     raw = np.asfortranarray(10 * np.random.default_rng(n).normal(size=(9, n)))
     raw[0], raw[1, 0] = -800, 800
-    shares = probabilities(raw)
+    link = "softmax" if n > 1 else "sigmoid"
+    shares = linked(link, raw)
     powers = np.exp(raw - raw.max(axis=1, keepdims=True))
     expected = powers / powers.sum(axis=1, keepdims=True)
     if n == 1:
@@ -45,5 +47,5 @@ def test_probabilities_of_sums(n: int) -> None:
             expected = 1 / (1 + np.exp(-raw))
     np.testing.assert_allclose(shares, expected, rtol=1e-14, atol=1e-300)
     for r in range(9):
-        one = probabilities(np.asfortranarray(raw[r : r + 1]))
+        one = linked(link, raw[r : r + 1])
         np.testing.assert_array_equal(one, shares[r : r + 1])
