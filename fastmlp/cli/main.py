@@ -21,12 +21,10 @@ from fastmlp.cli.options import (
     add_score,
     add_show,
     add_train,
-    as_toml,
     parsed,
     positive,
     printable,
     seed,
-    take_config,
 )
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -60,16 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parsed(parser, argv)
-    if getattr(arguments, "config", None) is not None:
-        try:
-            take_config(arguments.config, arguments.parser)
-        except (UsageError, OSError) as error:
-            print(f"fastmlp: error: {printable(error)}", file=sys.stderr)
-            return WRONG_USE
-        arguments = parsed(parser, argv)
-    if arguments.run is None:
-        parser.print_help()
-        return 0
     try:
         with ending():
             arguments.run(arguments)
@@ -143,22 +131,13 @@ def _parser() -> Parser:
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
     )
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
-    parser.set_defaults(run=None)
+    parser.set_defaults(run=lambda _: print(parser.format_help(), end=""))
     commands = parser.add_subparsers(title="commands", metavar="command")
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.text)
         added.add_options = command.add_options
         added.set_defaults(run=command.run, parser=added)
     return parser
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    if arguments.dry_run:
-        print(as_toml(arguments, arguments.parser))
-        return
-    from fastmlp.cli.tables import run_train
-
-    run_train(arguments)
 
 
 def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:
@@ -232,7 +211,7 @@ def _picture(text: str) -> Path:
 
 
 COMMANDS = {
-    "train": Subcommand("train a net on a table", add_train, _train),
+    "train": Subcommand("train a net on a table", add_train, _on_tables("train")),
     "predict": Subcommand("predict the rows of a table", add_predict, _on_tables("predict")),
     "score": Subcommand(
         "measure a model on a table with its target", add_score, _on_tables("score")

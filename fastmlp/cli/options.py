@@ -1,11 +1,9 @@
-"""The options of the commands, their parser, whose errors are one line, and files of settings."""
+"""The options of the commands, and their parser, whose errors are one line."""
 
 import argparse
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from fastmlp.data import csv_files
@@ -42,8 +40,6 @@ SYNONYMS = {
 VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
-# Actions that are no settings.
-NO_SETTINGS = ("help", "config", "dry_run")
 # Presets and losses of the estimators, which import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
@@ -145,8 +141,6 @@ def add_train(train: Parser) -> None:
     add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
     add("--force", action="store_true", help="overwrite the output")
     add("--json", action="store_true", help="print the scores as JSON")
-    add("--config", metavar="TOML", help="options from a file; those of the command line win")
-    add("--dry-run", action="store_true", help="print all settings as TOML, and train nothing")
 
 
 def add_predict(predict: Parser) -> None:
@@ -196,64 +190,6 @@ def _add_encoding(parser: Parser) -> None:
 def names(text: str) -> tuple[str, ...]:
     """Return names that are separated by commas."""
     return tuple(filter(None, (name.strip() for name in text.split(","))))
-
-
-def take_config(path: str, parser: argparse.ArgumentParser) -> None:
-    """Make the settings of a TOML file the defaults of a command.
-
-    Raises
-    ------
-    UsageError
-        If it is no TOML, or has a key or a value that is none of the command's.
-    OSError
-        If it cannot be read.
-    """
-    try:
-        config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no TOML: {error}") from None
-    known = {one.dest: one for one in parser._actions if one.dest not in NO_SETTINGS}
-    for key, value in config.items():
-        action = known.get(key.replace("-", "_"))
-        if action is None:
-            shown = [name.replace("_", "-") for name in known]
-            raise UsageError(f"{path}: {key!r} is no option{suggestion(key, shown)} see --help")
-        try:
-            parser.set_defaults(**{action.dest: _value(value, action)})
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise UsageError(f"{path}: {key}: {error}") from None
-
-
-def _value(value: Any, action: argparse.Action) -> Any:
-    """Return the value of an option that a file of settings has."""
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise ValueError(f"must be true or false, got {value!r}")
-        return value
-    if isinstance(value, bool | dict):
-        raise ValueError(f"must be a text, a number or a list of them, got {value!r}")
-    if action.dest == "data" or (action.type is names and isinstance(value, list)):
-        return tuple(map(str, value if isinstance(value, list) else [value]))
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    convert: Any = action.type or str
-    converted = convert(text)
-    if action.choices is not None and converted not in action.choices:
-        raise ValueError(f"must be one of {', '.join(action.choices)}, got {converted!r}")
-    return converted
-
-
-def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """Return all settings as TOML; those that are not given are left out."""
-    import json
-
-    lines = []
-    for action in parser._actions:
-        value = getattr(arguments, action.dest, None)
-        if action.dest in NO_SETTINGS or value is None:
-            continue
-        shown = list(value) if isinstance(value, tuple) else value
-        lines.append(f"{action.dest.replace('_', '-')} = {json.dumps(shown, ensure_ascii=False)}")
-    return "\n".join(lines)
 
 
 def _known(text: str, table: Iterable[str]) -> str:

@@ -60,13 +60,13 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == info()
 
 
-# A command that imports neither Numba nor pyarrow.
-DRY_RUN = ["-m", "fastmlp", "train", "a.csv", "--target", "y", "--dry-run"]
+# It prints the help, and imports neither Numba nor pyarrow.
+ALONE = ["-m", "fastmlp"]
 
 
 def test_module_is_the_command() -> None:
-    result = subprocess.run([sys.executable, *DRY_RUN], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith('data = ["a.csv"]\n')
+    result = subprocess.run([sys.executable, *ALONE], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("usage: fastmlp ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
@@ -74,7 +74,7 @@ def test_module_is_the_command() -> None:
 def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, *([] if buffered else ["-u"]), *DRY_RUN]
+    command = [sys.executable, *([] if buffered else ["-u"]), *ALONE]
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (result.returncode, result.stderr) == (141, "")

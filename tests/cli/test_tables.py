@@ -160,48 +160,6 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
     assert all(each.isprintable() for each in printed.split("\n"))
 
 
-def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    frame.to_parquet("a.parquet")
-    Path("run.toml").write_text(
-        'data = "a.parquet"\ntarget = "buys"\nignore = ["price"]\n'
-        "valid = 0.3\nepochs = 2\njson = true\n"
-    )
-    assert main(["train", "--config", "run.toml", "--epochs", "1", "--dry-run"]) == 0
-    printed = capsys.readouterr().out
-    assert "epochs = 1\n" in printed
-    assert 'ignore = ["price"]\n' in printed
-    assert not Path("model.safetensors").exists()
-    Path("again.toml").write_text(printed)
-    assert main(["train", "--config", "again.toml", "--dry-run"]) == 0
-    assert capsys.readouterr().out == printed
-    assert main(["train", "--config", "again.toml"]) == 0
-    model = fastmlp.load("model.safetensors")
-    assert model.max_iter == 1
-    assert "price" not in model.feature_names_in_
-    assert model.training_["validation_rows"] == pytest.approx(120, abs=30)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("target =", "no TOML"),
-        ("traget = 'y'", "'traget' is no option, did you mean 'target'?"),
-        ("epochs = 'many'", "epochs: must be an integer of 1 or more, got 'many'"),
-        ("task = 'cluster'", "task: must be one of auto, classification, regression"),
-        ("json = 1", "json: must be true or false, got 1"),
-    ],
-)
-def test_a_wrong_file_of_settings_is_a_wrong_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
-) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text(text)
-    assert main(["train", "a.csv", "--config", str(path)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert message in printed.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -249,7 +207,6 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["train", "a.csv", "--target", "y", "--loss", "poison"], 2, "did you mean 'poisson'?"),
         (["train", "a.csv", "--target", "y", "--task", "x"], 2, "known: auto, classification, re"),
         (["train", "a.csv", "--target", "y", "--output", "no/m.safetensors"], 1, "folder 'no'"),
-        (["train", "a.csv", "--target", "y", "--config", "no.toml"], 2, "No such file"),
         (["trian", "a.csv"], 2, "invalid choice: 'trian', did you mean 'train'? known: train, pre"),
         (["predict", "a.csv", "net.safetensors"], 2, "MODEL comes before DATA, got 'a.csv'"),
         (["predict", "net.safetensors", "a.csv", "--proba"], 1, "holds a MLP, not a model"),
@@ -368,12 +325,12 @@ def test_a_signal_in_the_fit_writes_nothing(
         assert signal.getsignal(number) == before
 
 
-def test_help_and_a_dry_run_import_nothing_heavy(python: Callable[..., str]) -> None:
+def test_help_imports_nothing_heavy(python: Callable[..., str]) -> None:
     script = """
 import sys
 from fastmlp.cli.main import main
 helped = [[verb, "--help"] for verb in ("train", "predict", "score", "show", "export")]
-for arguments in (*helped, "train a.csv --target y --dry-run".split(), ["train", "--lr", "1"]):
+for arguments in (*helped, ["train", "--lr", "1"]):
     try:
         main(arguments)
     except SystemExit:
@@ -385,7 +342,6 @@ print(heavy & set(sys.modules))
     assert all(
         each in printed for each in ("--target NAME", "--batch-rows N", "--metric A,B", "MODEL")
     )
-    assert 'data = ["a.csv"]' in printed
     assert printed.endswith("set()\n")
 
 
