@@ -18,15 +18,12 @@ from fastmlp.backends.cpu.kernels import single_row
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.shared_layers import (
     forward_backward_by_panels,
-    split_k,
-    split_k_backward,
 )
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import make_layout
 from fastmlp.rules.optimizers import OPTIMIZERS, coefficients_of
@@ -50,43 +47,6 @@ def test_rows_have_the_same_errors_by_strips(
         return lambda: block(0, at.net, n_parts, TRAIN, 0)
 
     assert len({at.gradient(in_parts(n_parts)) for n_parts in (1, 2, 4, 6, 9)}) == 1
-
-
-each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
-SIZES = [(37, 19, 2), (40, 34 if INTERPRETED else 90, 33, 5), (33, 70, 40)]
-N_ROWS = 21 if INTERPRETED else 45
-
-
-@each_dtype
-@each_activation
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("n_rows", "split"), [(N_ROWS, 0), (N_ROWS, 1), (1, 0)])
-def test_panels_have_the_bits_of_rows(
-    n_rows: int,
-    split: int,
-    sizes: tuple[int, ...],
-    activation: str,
-    dtype: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    net = Net(sizes, activation, dtype=dtype)
-    at = scene(monkeypatch, net, n_rows, split_layer=split, by_panels=True)
-    assert at.session.net["by_panels"]
-    by_rows, by_panels = (
-        at.session.blocks["forward_backward"],
-        block_of(forward_backward_by_panels, dtype),
-    )
-    alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
-
-    def in_parts(n_parts: int) -> Any:
-        def phase_one() -> None:
-            if split:
-                block_of(split_k, dtype)(0, at.net, n_parts)
-            by_panels(0, at.net, n_parts, TRAIN, split)
-
-        return phase_one
-
-    assert {at.gradient(in_parts(n_parts), split) for n_parts in (1, 2, 3, 5)} == {alone}
 
 
 @each_dtype
@@ -130,37 +90,6 @@ def test_gradient_by_halves_is_that_of_the_oracle(
     assert gradient.dtype == net.dtype
     assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
     assert distance(gradient, slopes) <= TOLERANCE[dtype]
-
-
-@each_dtype
-@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
-@pytest.mark.parametrize(
-    ("sizes", "split_layer"),
-    [((40, 33), 1), ((70, 19, 20), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
-)
-def test_parts_of_halves_have_the_bits_of_one_thread(
-    sizes: tuple[int, ...],
-    split_layer: int,
-    activation: str,
-    dtype: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    net, n_rows = Net(sizes, activation, dtype=dtype), 21 if INTERPRETED else 45
-    at = scene(monkeypatch, net, n_rows, split_layer=split_layer)
-    assert at.session.net["split_layer"] == split_layer
-    by_rows = at.session.blocks["forward_backward"]
-    alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
-
-    def in_parts(n_parts: int) -> Any:
-        def phase_one() -> None:
-            block_of(split_k, dtype)(0, at.net, n_parts)
-            by_rows(0, at.net, n_parts, TRAIN, split_layer)
-            if split_layer > 1:
-                block_of(split_k_backward, dtype)(0, at.net, n_parts)
-
-        return phase_one
-
-    assert {at.gradient(in_parts(n_parts), split_layer) for n_parts in (1, 2, 3, 5)} == {alone}
 
 
 BATCH = 203
@@ -336,23 +265,6 @@ def test_it_is_what_batches_of_one_row_are(
     bound = 100 * np.finfo(dtype).eps
     for one, other in zip(result, trained(net, SGD(), n_epochs=3, weighted=weighted), strict=True):
         assert distance(one, other) < bound
-
-
-@each_shape
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_it_is_what_the_oracle_does_row_by_row(sizes: tuple[int, ...], activation: str) -> None:
-    net, optimizer = Net(sizes, activation), SGD()
-    parameters, data = net.draw(np.random.default_rng(3), FEW_ROWS)
-    expected = parameters.copy()
-    for r in range(FEW_ROWS):
-        one = Data(data.x[r : r + 1], data.y[r : r + 1], data.weight)
-        expected -= RATE * oracle_gradient(net, expected, one)[1]
-    trainer = trainer_of(net, optimizer, parameters, data)
-    trainer.begin()
-    rates = coefficients_of(optimizer, 1, np.full(FEW_ROWS, RATE))
-    trainer.run(np.arange(FEW_ROWS)[None], rates, np.zeros(1), 0, FEW_ROWS)
-    trainer.store()
-    assert distance(parameters, expected) < 1e-14
 
 
 @each_dtype
