@@ -972,7 +972,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         """Return the net that `save`, or a checkpoint of `fit`, wrote to a file.
 
         Nothing in the file is run, and it takes no more memory than its own size allows: a file
-        from anywhere is a net or a `FileError`. Files of every released version load.
+        from anywhere is a net or a `FileError`. Files of fastmlp 0.3 and later load.
 
         Parameters
         ----------

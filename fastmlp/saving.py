@@ -102,7 +102,7 @@ def load(
     """Return the net or the estimator in a file.
 
     Nothing in the file is run, and loading takes memory bounded by the file's size. A file from any
-    source gives a model or a `FileError`. Files of every released version load.
+    source gives a model or a `FileError`. Files of fastmlp 0.3 and later load.
 
     Parameters
     ----------

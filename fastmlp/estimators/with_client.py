@@ -27,9 +27,8 @@ class WithClient(BaseEstimator):
     task of Dask's that fits an estimator does it on its own threads.
     """
 
-    # Pickles of earlier versions lack these parameters.
-    client: Any = None
-    group_timeout: float | None = None
+    client: Any
+    group_timeout: float | None
 
     client_constraints: ClassVar[Mapping[str, Any]] = {
         "client": "no_validation",

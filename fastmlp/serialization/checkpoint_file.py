@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
-from fastmlp.serialization import codec, model_state, safetensors_file
+from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.model_state import SavedNet
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Series = Mapping[str, Sequence[float]]
 BEST = "best_parameters"
-# Settings of a fit that are written where they are in use.
-ADDED = (
-    *("early_stopping", "reduce_lr_on_plateau", "metrics", "validation_data"),
-    *("ranks", "average_every"),
+# Fields of a net that a header has where they are in use.
+OPTIONAL = (
+    *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
+    *model_state.DROPOUT,
 )
 
 
@@ -96,13 +96,10 @@ class CheckpointFile:
             return None
         content, state_now = safetensors_file.read(self.path), self.capture()
         with self.refusing():
-            settings = {**content.header, **_settings(content, fit)}
-            settings["optimizer"] = codec.completed(settings["optimizer"])
-        names_added = ("layer_rates", "trainable", "compute_dtype", "monotonic_cst")
-        added = dict.fromkeys((*names_added, *model_state.DROPOUT))
-        expected = {**added, **model_state.header_of(state_now), **fit}
-        # A file of an earlier version has none.
-        settings.setdefault("feature_names", expected.get("feature_names"))
+            if "fit" not in content.header:
+                raise FileError("a model file, not a checkpoint; MLP.load reads it")
+            settings = {**content.header, **{name: content.header["fit"][name] for name in fit}}
+        expected = {**dict.fromkeys(OPTIONAL), **model_state.header_of(state_now), **fit}
         for name, value in expected.items():
             if settings.get(name) != value:
                 raise ValueError(
@@ -123,13 +120,6 @@ class CheckpointFile:
     def refusing(self) -> AbstractContextManager[None]:
         """Return a context in which what the file lacks is a `FileError`."""
         return safetensors_file.refusing(self.path)
-
-
-def _settings(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
-    if "fit" not in content.header:
-        raise FileError("a model file, not a checkpoint; MLP.load reads it")
-    settings = {**dict.fromkeys(ADDED), **content.header["fit"]}
-    return {name: settings[name] for name in names}
 
 
 def _series(content: Content, names: Sequence[str]) -> Series:

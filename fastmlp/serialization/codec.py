@@ -9,8 +9,19 @@ that are not finite, becomes an object with one entry: its kind and its content.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +39,7 @@ from fastmlp.rules.optimizers import (
 )
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import SCHEDULES
-from fastmlp.serialization.safetensors_file import FileError
+from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
@@ -124,18 +135,6 @@ def optimizer_from(spelled: Any, own: Own) -> Any:
         settings["rule"] = rule_from(settings["rule"], {}, "optimizer's rule", own)
         settings["constants"] = tuple(settings["constants"])
     return _made(settings, OPTIMIZER_KINDS, "optimizer")
-
-
-def completed(spelled: Any) -> Any:
-    """An encoded object with the settings that later versions have added, at their defaults."""
-    if not isinstance(spelled, dict):
-        return spelled
-    settings = {name: completed(value) for name, value in spelled.items()}
-    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SECOND_ORDER, **SCHEDULES}
-    known = fields(kinds[settings["name"]]) if settings.get("name") in kinds else ()
-    # Settings that all optimizers share are written where they are in use.
-    added = [f for f in known if f.name not in settings and not hasattr(OptimizerSettings, f.name)]
-    return settings | {f.name: of_setting(f.default) for f in added}
 
 
 def of_setting(value: Any) -> Any:
@@ -243,6 +242,115 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
     "optimizer": optimizer_from,
     "rule": lambda content, own: rule_from(content, activations.RULES, "rule", own),
 }
+
+
+class InFile(NamedTuple):
+    """How a file holds objects of one type: their JSON and arrays, and back."""
+
+    write: Callable[[Any], tuple[Any, dict[str, Array]]]
+    read: Callable[[Any, dict[str, Array]], Any]
+
+
+InFiles = Mapping[Any, InFile]
+# The content of another file within a file.
+INNER = {
+    Content: InFile(lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of)
+}
+
+
+@cache
+def declared(kind: Any) -> dict[str, Any]:
+    """Return the types of a record's fields: of a NamedTuple, a dataclass or a TypedDict.
+
+    Examples
+    --------
+    >>> class Point(NamedTuple):
+    ...     x: float
+    >>> declared(Point), declared(float)
+    ({'x': <class 'float'>}, {})
+    """
+    names: Any = getattr(kind, "_fields", kind.__annotations__ if is_typeddict(kind) else ())
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind) if field.init]
+    hints = get_type_hints(kind) if names else {}
+    return {name: hints[name] for name in names}
+
+
+def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
+    """Return the types of the parts of a record or a tuple by their names or places, or None."""
+    options, names = get_args(kind), declared(kind)
+    if get_origin(kind) is tuple:
+        return dict(enumerate(options[:1] * len(content) if ... in options else options))
+    if is_typeddict(kind):
+        return {n: names[n] for n in names if n in content or n in kind.__required_keys__}
+    return names or None
+
+
+def of_fields(kind: Any, value: Any, forms: InFiles) -> tuple[Any, dict[str, Array]]:
+    """Return a value of a declared type as JSON, and as arrays by their path in it."""
+    if get_origin(kind) in (Union, UnionType):
+        if value is None:
+            return None, {}
+        kind = get_args(kind)[0]
+    if kind in forms:
+        return forms[kind].write(value)
+    if get_origin(kind) is np.ndarray:
+        return None, {"": np.asarray(value)}
+    parts = _parts(kind, value)
+    if parts is None:
+        return value if get_origin(kind) is dict else of_value(value), {}
+    spelled, arrays = {}, dict[str, Array]()
+    for name, part in parts.items():
+        by_key = isinstance(name, int) or isinstance(value, dict)
+        one = value[name] if by_key else getattr(value, name)
+        spelled[name], inner = of_fields(part, one, forms)
+        arrays |= {f"{name}.{path}" if path else str(name): inner[path] for path in inner}
+    return [*spelled.values()] if get_origin(kind) is tuple else spelled, arrays
+
+
+def fields_from(
+    kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles, where: str = ""
+) -> Any:
+    """Return the value of `of_fields`, checked to be of the declared type.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        If a field is missing or unknown, or of another type.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        if spelled is None and not arrays:
+            return None
+        kind = get_args(kind)[0]
+    if kind in forms:
+        return forms[kind].read(spelled, arrays)
+    origin = get_origin(kind)
+    if origin is np.ndarray:
+        if "" not in arrays:
+            raise FileError(f"{where} must be an array")
+        return arrays[""]
+    if origin is tuple or declared(kind):
+        if type(spelled) is not (list if origin is tuple else dict):
+            raise FileError(f"{where} must have parts, got {spelled!r}")
+        parts = _parts(kind, spelled) or {}
+        each: Any = dict(enumerate(spelled)) if origin is tuple else spelled
+        if each.keys() != parts.keys():
+            known, given = (", ".join(map(str, names)) or "no fields" for names in (parts, each))
+            raise FileError(f"{where or 'the content'} must have {known}, got {given}")
+        inner = arrays_at(arrays)
+        values = {
+            name: fields_from(
+                parts[name], one, inner.get(str(name), {}), forms, f"{where}.{name}".lstrip(".")
+            )
+            for name, one in each.items()
+        }
+        return tuple(values.values()) if origin is tuple else kind(**values)
+    value = spelled if origin is dict else value_from(spelled, {})
+    if value not in get_args(kind) if origin is Literal else type(value) is not (origin or kind):
+        options = get_args(kind) if origin is Literal else ()
+        known = " or ".join(map(repr, options)) or (origin or kind).__name__
+        raise FileError(f"{where} must be {known}, got {value!r}")
+    return value
 
 
 # By the kind of a NumPy dtype, the types that the labels have in Python.

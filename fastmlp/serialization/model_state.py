@@ -143,7 +143,7 @@ def _dropout(network: Network) -> dict[str, Any]:
 
 
 def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]) -> Any:
-    """Dropout and noise, which older files do not have."""
+    """Dropout and noise, which a header has where they are in use."""
     hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
     spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
     rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]

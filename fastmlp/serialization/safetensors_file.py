@@ -21,8 +21,8 @@ from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
-# A reader accepts every version up to its own: tests/golden has files of each.
-FORMAT_VERSION = 1
+# Files of fastmlp 0.1 and 0.2 are of version 1. tests/golden has files of this one.
+FORMAT_VERSION = 2
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
@@ -126,12 +126,6 @@ def read(path: str | os.PathLike[str]) -> Content:
         return Content(kind, header, _arrays(file.read(), package))
 
 
-def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header and the arrays of content to be stored at a place in another file."""
-    arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
-    return {"kind": content.kind, **content.header}, arrays
-
-
 def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
     """Return the arrays at the places in a place, by place and name: one pass for all of them.
 
@@ -149,7 +143,7 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
 
 
 def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
-    """Return the content that `inside` put into another file, of its arrays alone."""
+    """Return the content that stands within another file, of its arrays alone."""
     entries = dict(header)
     return Content(entries.pop("kind"), entries, arrays)
 
@@ -205,9 +199,10 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise FileError(f"{n:,} arrays, more than {len(entry):,} characters can describe")
     header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
-    if version not in range(1, FORMAT_VERSION + 1):
+    if version != FORMAT_VERSION:
         raise FileError(
-            f"format version {version!r}; this fastmlp reads versions 1 to {FORMAT_VERSION}"
+            f"format version {version!r}, and this fastmlp reads version {FORMAT_VERSION}: use the "
+            "fastmlp that wrote the file, or train the model again"
         )
     return kind, header
 

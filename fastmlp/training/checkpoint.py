@@ -39,10 +39,6 @@ class FitSettings(NamedTuple):
         """The names of the series in a file."""
         return (*SERIES, *(f"{METRIC}{name}" for name in self.metrics or ()))
 
-    def in_use(self) -> dict[str, Any]:
-        """The settings that are in use, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
 
 class Progress(NamedTuple):
     """The progress of a fit at the end of an epoch.
@@ -124,7 +120,7 @@ class Checkpoint:
         `best` are the parameters of the best epoch; they are not copied.
         """
         facts = {
-            **self._fit.in_use(),
+            **self._fit._asdict(),
             "first_step": first_step,
             "status": history.status.name,
             "seconds": history.seconds,

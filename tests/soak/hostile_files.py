@@ -313,7 +313,7 @@ def write_bombs(folder: Path) -> list[Path]:
         content = safetensors_file.read(folder / kind)
         arrays = {name: array.copy() for name, array in content.arrays.items()}
         change(content.header, arrays)
-        words = {"format_version": 1, "kind": content.kind, **content.header}
+        words = {"format_version": 2, "kind": content.kind, **content.header}
         raw = safetensors.numpy.save(arrays, {safetensors_file.ENTRY: json.dumps(words)})
         (folder / f"bomb of {name}").write_bytes(raw)
     return [folder / f"bomb of {name}" for name in BOMBS]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,37 @@ from fastmlp.validation import scalars
 Array = NDArray[Any]
 Own = Mapping[str, Any]
 KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
-COUNTS = ("n_iter_", "t_", "_no_improvement_count")
-NUMBERS = ("loss_", "best_loss_", "best_validation_score_")
-CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
-CONTAINERS = ("default", "pandas", "polars")
+
+
+class Attributes(TypedDict, total=False):
+    """The fitted attributes of a file, each if it is set."""
+
+    n_iter_: Required[int]
+    t_: Required[int]
+    _no_improvement_count: int
+    loss_: float | None
+    best_loss_: float | None
+    best_validation_score_: float | None
+    loss_curve_: Array | None
+    validation_scores_: Array | None
+    validation_loss_curve_: Array | None
+
+
+class SavedEstimator(TypedDict, total=False):
+    """The fields of a file, beside the arrays of layers and of training.
+
+    `labels` are a classifier's, `books` the settings of training and None without an optimizer.
+    """
+
+    layer_sizes: Required[tuple[int, ...]]
+    dtype: Required[str]
+    parameters: Required[dict[str, Any]]
+    out_activation: Required[str]
+    attributes: Required[Attributes]
+    labels: dict[str, Any]
+    feature_names: tuple[str, ...]
+    transform_output: Literal["default", "pandas", "polars"]
+    books: dict[str, Any] | None
 
 
 def pack(estimator: Any, *, training: bool) -> Content:
@@ -47,17 +74,19 @@ def pack(estimator: Any, *, training: bool) -> Content:
     if not np.isfinite(state.parameters).all():
         raise ValueError("fastmlp.save: a parameter is not finite; no file would load it")
     network = _network(estimator, state.layout.sizes, state.parameters.dtype)
-    header = {
-        "layer_sizes": list(network.layout.sizes),
+    there = vars(estimator)
+    saved = {
+        "layer_sizes": network.layout.sizes,
         "dtype": network.dtype.name,
         "parameters": parameters_of(estimator),
         **_form_of(estimator),
-        "attributes": _attributes_of(estimator),
+        "attributes": {name: there[name] for name in codec.declared(Attributes) if name in there},
     }
-    arrays = model_state.layers_of(network.layout, state.parameters) | _curves_of(estimator)
+    of_training: dict[str, Any] = {}
     if training:
-        header["books"], of_training = _training_of(estimator, network)
-        arrays |= of_training
+        saved["books"], of_training = _training_of(estimator, network)
+    header, arrays = codec.of_fields(SavedEstimator, saved, {})
+    arrays |= model_state.layers_of(network.layout, state.parameters) | of_training
     return Content(type(estimator).__name__, header, arrays)
 
 
@@ -69,20 +98,20 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     FileError, TypeError, ValueError, LookupError
         If a part of it is not valid.
     """
-    header, arrays = content.header, content.arrays
-    parameters = parameters_from(header["parameters"], own, n_threads)
-    estimator = KINDS[content.kind](**parameters)
     sizes = model_state.sizes_of(content)
-    _take_form(estimator, sizes, header)
-    network = _network(estimator, sizes, resolve.dtype(header["dtype"]))
-    flat = model_state.parameters_of(network, arrays)
+    saved = codec.fields_from(SavedEstimator, content.header, content.arrays, {})
+    parameters = parameters_from(saved["parameters"], own, n_threads)
+    estimator = KINDS[content.kind](**parameters)
+    _take_form(estimator, sizes, saved)
+    network = _network(estimator, sizes, resolve.dtype(saved["dtype"]))
+    flat = model_state.parameters_of(network, content.arrays)
     estimator.coefs_ = weight_views(network.layout, flat)
     estimator.intercepts_ = bias_views(network.layout, flat)
     estimator._adopt()
     estimator.history_ = None
-    _take_attributes(estimator, header["attributes"], content)
-    if "books" in header:
-        _take_training(estimator, network, content, own)
+    _take_attributes(estimator, saved["attributes"])
+    if spelled := saved.get("books"):
+        _take_training(estimator, network, spelled, content.arrays, own)
     return estimator
 
 
@@ -119,7 +148,7 @@ def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None)
 def feature_names_of(estimator: Any) -> dict[str, Any]:
     """Return the names of the features for a header; nothing if there are none."""
     names = getattr(estimator, "feature_names_in_", None)
-    return {} if names is None else {"feature_names": names.tolist()}
+    return {} if names is None else {"feature_names": tuple(names.tolist())}
 
 
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
@@ -151,10 +180,7 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
         raise FileError(f"out_activation must be {outputs}, got {estimator.out_activation_!r}")
     take_feature_names(estimator, header, sizes[0])
     if "transform_output" in header:
-        container = header["transform_output"]
-        if container not in CONTAINERS:
-            raise FileError(f"unknown output {container!r}; known: {', '.join(CONTAINERS)}")
-        estimator.set_output(transform=container)
+        estimator.set_output(transform=header["transform_output"])
 
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
@@ -169,56 +195,24 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
 
 
 def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
-    """Set the names of the features, if the header has them."""
+    """Set the names of the features, if there are names."""
     if "feature_names" not in header:
         return
     names = header["feature_names"]
-    if type(names) is not list or any(type(name) is not str for name in names):
-        raise FileError("feature_names must be a list of names")
     if len(names) != n_features:
         raise FileError(f"{len(names)} names of {n_features} features")
     estimator.feature_names_in_ = np.array(names, object)
 
 
-def _attributes_of(estimator: Any) -> dict[str, Any]:
-    """The counts and numbers that are set, and None for each curve that is None."""
-    there = vars(estimator)
-    numbers = {name: codec.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
-    return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
-
-
-def _curves_of(estimator: Any) -> dict[str, Any]:
-    curves = {name: getattr(estimator, name, None) for name in CURVES}
-    return {name: np.array(y, np.float64) for name, y in curves.items() if y is not None}
-
-
-def _take_attributes(estimator: Any, stored: Mapping[str, Any], content: Content) -> None:
+def _take_attributes(estimator: Any, attributes: Attributes) -> None:
     if to_core.is_stochastic(estimator.solver):
         reset_records(estimator)
-    for name in COUNTS:
-        if name in stored or name != "_no_improvement_count":
-            setattr(estimator, name, codec.count(stored[name], name))
-    for name in NUMBERS:
-        if name in stored:
-            setattr(estimator, name, _number(stored[name], name))
-    for name in CURVES:
-        if name in content.arrays:
-            setattr(estimator, name, _curve(content.arrays[name], name))
-        elif name in stored:
-            setattr(estimator, name, None)
-
-
-def _number(spelled: Any, name: str) -> float | None:
-    value = codec.value_from(spelled, {})
-    if value is not None and type(value) not in (int, float):
-        raise FileError(f"{name} must be a number or null, got {value!r}")
-    return value
-
-
-def _curve(stored: Any, name: str) -> list[float]:
-    if stored.ndim != 1 or stored.dtype != np.float64:
-        raise FileError(f"{name} must be a float64 vector")
-    return stored.tolist()
+    for name, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            if value.ndim != 1 or value.dtype != np.float64:
+                raise FileError(f"{name} must be a float64 vector")
+            value = value.tolist()
+        setattr(estimator, name, codec.count(value, name) if type(value) is int else value)
 
 
 def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]:
@@ -246,10 +240,10 @@ def _slots_of(estimator: Any, network: Network) -> Any:
     return state.slots()
 
 
-def _take_training(estimator: Any, network: Network, content: Content, own: Own) -> None:
-    spelled, arrays, layout = content.header["books"], content.arrays, network.layout
-    if spelled is None:
-        return
+def _take_training(
+    estimator: Any, network: Network, spelled: Any, arrays: Mapping[str, Array], own: Own
+) -> None:
+    layout = network.layout
     estimator._optimizer = optimizer_from(spelled, own)
     state = estimator._live_state()
     flat, state.optimizer = state.parameters, to_core.averaged(estimator)

@@ -1,7 +1,7 @@
 """From a fitted search to the content of a file and back: settings, results, best estimator."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
@@ -12,7 +12,7 @@ from fastmlp.estimators.mlp.archive import KINDS
 from fastmlp.estimators.search.search_cv import MLPSearchCV
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization import codec
-from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of, inside
+from fastmlp.serialization.safetensors_file import Content, FileError
 
 Own = Mapping[str, Any]
 # The fitted attributes that are stored; others are the results, the best estimator, or follow.
@@ -21,11 +21,23 @@ ATTRIBUTES = (
     "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
     "n_possible_iterations_", "min_resources_", "max_resources_",
 )  # fmt: skip
-BEST, RESULTS = "best", "results"
+RESULTS = "results"
 # Values that arrays of texts are made of.
 WIDE = (str, list, tuple)
 # A search of two splits has nine numbers for each candidate, and a net some fifty parameters.
 NAMES_A_NUMBER = 8
+
+
+class SavedSearch(TypedDict, total=False):
+    """The fields of a file, beside the arrays of results."""
+
+    searched: Required[str]
+    estimator: Required[dict[str, Any]]
+    parameters: Required[dict[str, Any]]
+    results: Required[dict[str, Any]]
+    attributes: Required[dict[str, Any]]
+    feature_names: tuple[str, ...]
+    best: Content
 
 
 def pack(search: Any, *, training: bool) -> Content:
@@ -46,23 +58,20 @@ def pack(search: Any, *, training: bool) -> Content:
             f"file, only one of {' or '.join(KINDS)}; pickle takes it"
         )
     estimator = search.estimator
-    results, arrays = _results_of(search.cv_results_)
+    results, of_results = _results_of(search.cv_results_)
     there = vars(search)
-    header: dict[str, Any] = {
-        "estimator": {
-            "kind": type(estimator).__name__,
-            "parameters": archive.parameters_of(estimator),
-        },
+    saved: dict[str, Any] = {
+        "searched": type(estimator).__name__,
+        "estimator": archive.parameters_of(estimator),
         "parameters": archive.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
         "attributes": {name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),
     }
     if "best_estimator_" in there:
-        best = archive.pack(search.best_estimator_, training=training)
-        header[BEST], inner_arrays = inside(best, BEST)
-        arrays |= inner_arrays
-    return Content(type(search).__name__, header, arrays)
+        saved["best"] = archive.pack(search.best_estimator_, training=training)
+    header, arrays = codec.of_fields(SavedSearch, saved, codec.INNER)
+    return Content(type(search).__name__, header, arrays | of_results)
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
@@ -73,23 +82,21 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     FileError, TypeError, ValueError, LookupError
         If the content is not that of a search.
     """
-    header, arrays = content.header, content.arrays
-    spelled = header["estimator"]
-    estimator = KINDS[spelled["kind"]](**archive.parameters_from(spelled["parameters"], own, None))
-    parameters = archive.parameters_from(header["parameters"], own, n_threads)
+    saved = codec.fields_from(SavedSearch, content.header, content.arrays, codec.INNER)
+    estimator = KINDS[saved["searched"]](**archive.parameters_from(saved["estimator"], own, None))
+    parameters = archive.parameters_from(saved["parameters"], own, n_threads)
     search = MLPSearchCV(estimator, **parameters)
     search._validate_params()
-    search.cv_results_ = results = _results_from(header["results"], arrays)
-    for name, value in header["attributes"].items():
+    search.cv_results_ = results = _results_from(saved["results"], content.arrays)
+    for name, value in saved["attributes"].items():
         if name not in ATTRIBUTES:
             raise FileError(f"unknown attribute {name!r}")
         setattr(search, name, codec.value_from(value, own))
-    if BEST in header:
-        best = content_of(header[BEST], arrays_at(arrays)[BEST])
-        if best.kind != spelled["kind"]:
-            raise FileError(f"the best of {spelled['kind']!r} is of kind {best.kind!r}")
+    if best := saved.get("best"):
+        if best.kind != saved["searched"]:
+            raise FileError(f"the best of {saved['searched']!r} is of kind {best.kind!r}")
         search.best_estimator_ = archive.unpack(best, own, n_threads)
-        archive.take_feature_names(search, header, search.best_estimator_.n_features_in_)
+        archive.take_feature_names(search, saved, search.best_estimator_.n_features_in_)
     if hasattr(search, "best_index_"):
         search.best_params_ = results["params"][search.best_index_]
     scorers, _ = search._search()._get_scorers()

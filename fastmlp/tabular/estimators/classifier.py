@@ -305,8 +305,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Raises
         ------
         ValueError
-            If there were too few rows to validate on for this coverage, or the model is from a file
-            of before there were sets.
+            If there were too few rows to validate on for this coverage.
 
         References
         ----------

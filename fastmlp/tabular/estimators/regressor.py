@@ -234,8 +234,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Raises
         ------
         ValueError
-            If there were too few rows to validate on for a quantile, or the model is from a file
-            of before there were quantiles.
+            If there were too few rows to validate on for a quantile.
 
         Examples
         --------

@@ -93,7 +93,7 @@ def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
     _check(coverage, f"{who}: coverage")
     level = (1 + coverage) / 2
     pair = np.array([pack.lower_score(1 - level), pack.upper_score(level)])
-    if pack.signed and np.isfinite(pair).all():
+    if np.isfinite(pair).all():
         return pair
     half = _known(pack, pack.half_width, coverage, f"{who}: coverage", n_rows)
     return np.array([-half, half])
@@ -105,11 +105,10 @@ def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
     Raises
     ------
     ValueError
-        If a level is not in (0, 1), there are too few rows for it, or scores have no signs.
+        If a level is not in (0, 1) or there are too few rows for it.
     """
     if np.ndim(levels) != 1 or not len(levels):
         raise ValueError(f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}")
-    _check_file(pack, who)
     scores = []
     for level in levels:
         _check(level, f"{who}: each of quantiles")
@@ -127,13 +126,7 @@ def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> flo
         If coverage is not in (0, 1), or there are too few rows for it.
     """
     _check(coverage, f"{who}: coverage")
-    _check_file(pack, who)
     return 1 - _known(pack, pack.upper_score, coverage, f"{who}: coverage", n_rows)
-
-
-def _check_file(pack: Pack, who: str) -> None:
-    if not pack.signed:
-        raise ValueError(f"{who}: the model is from a file without scores of rows: fit it again")
 
 
 def _check(value: Any, asked: str) -> None:

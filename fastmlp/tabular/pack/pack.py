@@ -106,8 +106,6 @@ class Pack:
         Of the validation rows, ascending: errors of numbers, over `sizes` where there are some;
         of classes one minus the probability of the row's own.
     row_weights : (n_rows,) array, of the rows of `residuals`, 1 in the mean; empty: all alike
-    signed : bool
-        False if `residuals` are absolute, as those of files of before.
     sizes : Pack, optional
         The logarithm of the size of each row's error; None: all are 1.
     validated : array, the predictions of the validation rows; empty where they are not kept
@@ -123,7 +121,6 @@ class Pack:
     residuals: Array
     n_trained: int
     row_weights: Array = field(default_factory=lambda: NONE)
-    signed: bool = True
     sizes: "Pack | None" = None
     validated: Array = field(default_factory=lambda: NONE, init=False)
 

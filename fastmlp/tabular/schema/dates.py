@@ -94,7 +94,7 @@ class Parts(NamedTuple):
         TypeError, ValueError, LookupError
             If they are none.
         """
-        names, origin, zone = tuple(content["parts"]), content["origin"], content.get("zone")
+        names, origin, zone = tuple(content["parts"]), content["origin"], content["zone"]
         known = PARTS[OF_PART[names[-1]]]
         if names != tuple(name for name in known if name in names):
             raise ValueError(f"parts must be some of {', '.join(known)}, in this order")

@@ -295,15 +295,13 @@ class Schema:
         """Return it as plain data, for `from_json`."""
         levels = {name: list(each) for name, each in self.levels.items()}
         columns, named = list(self.columns), self.named
-        content = {
+        return {
             "columns": columns,
             "levels": levels,
             "dropped": dict(self.dropped),
             "named": named,
+            "dates": {name: each.to_json() for name, each in self.dates.items()},
         }
-        # Schemas without dates are as they were before there were any.
-        parts = {name: each.to_json() for name, each in self.dates.items()}
-        return content | {"dates": parts} if parts else content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -315,7 +313,7 @@ class Schema:
             If it is not that of a schema.
         """
         columns, levels, dropped = content["columns"], content["levels"], content["dropped"]
-        parts = {name: Parts.from_json(each) for name, each in content.get("dates", {}).items()}
+        parts = {name: Parts.from_json(each) for name, each in content["dates"].items()}
         texts = [*columns, *levels, *dropped, *dropped.values()]
         if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(columns):
             raise ValueError("columns must be texts that differ")

@@ -95,13 +95,13 @@ def test_what_no_file_has_is_refused(path: Path) -> None:
 
 def lies() -> list[Any]:
     def no_estimator(header: Any, arrays: Any) -> None:
-        header["estimator"]["kind"] = "MLPSearchCV"
+        header["searched"] = "MLPSearchCV"
 
     def another_best(header: Any, arrays: Any) -> None:
         header["best"]["kind"] = "MLPRegressor"
 
     def another_estimator(header: Any, arrays: Any) -> None:
-        header["estimator"] = {"kind": "MLPRegressor", "parameters": {}}
+        header.update(searched="MLPRegressor", estimator={})
 
     def code(header: Any, arrays: Any) -> None:
         header["attributes"]["fit"] = 1
