@@ -221,6 +221,7 @@ def test_what_the_page_advises_works() -> None:
     model = copy.deepcopy(net())
     model.fit(X.reshape(len(X), -1), Y, epochs=1)
     model.predict(X[0].reshape(1, -1))
+    model.predict(np.asarray([["1", "2", "3"]], float))
     classes, labels = np.unique(["b", "a", "c"] * 2, return_inverse=True)
     assert list(classes) == ["a", "b", "c"]
     fit_classes(labels)

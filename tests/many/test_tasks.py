@@ -37,6 +37,7 @@ def test_all_ways_to_train_have_the_same_bits(name: str, tmp_path: Path) -> None
     X, y = rows(name)
     alone = net(name)
     losses = alone.fit(X, y, epochs=EPOCHS, batch_size=32).loss
+    assert losses[-1] < losses[0]
     threaded, first, second = net(name, 4), net(name), net(name)
     assert threaded.fit(X, y, epochs=EPOCHS, batch_size=32).loss == losses
     for history in fit_many([first, second], X, y, epochs=EPOCHS, batch_size=32):
@@ -53,13 +54,6 @@ def test_all_ways_to_train_have_the_same_bits(name: str, tmp_path: Path) -> None
     resumed.fit(X, y, epochs=2, batch_size=32)
     for other in (threaded, first, second, cut, resumed):
         assert other.parameters.tobytes() == alone.parameters.tobytes()
-
-
-@each
-def test_it_learns(name: str) -> None:
-    X, y = rows(name)
-    history = net(name).fit(X, y, epochs=20, batch_size=32)
-    assert history.loss[-1] < history.loss[0]
 
 
 @each
