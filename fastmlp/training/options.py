@@ -180,9 +180,8 @@ def _resolved(
     """The settings with their mode, checked; `asked` is the word for them in the call."""
     owner, monitor = f"{who}: {asked}", settings.monitor
     known = [*MONITORS, *metrics]
-    lacking = [name for name, others in OF_SCORERS.items() if monitor in (name, *others.split())]
-    if monitor not in known and lacking and lacking[0] not in metrics:
-        name = lacking[0]
+    name = next((n for n in OF_SCORERS if monitor in f"{n} {OF_SCORERS[n]}".split()), None)
+    if monitor not in known and name is not None and name not in metrics:
         instead = f"metrics={name!r}, {type(settings).__name__}(monitor={name!r})"
         raise ValueError(f"{owner}: monitor {monitor!r} is none of the metrics; give it: {instead}")
     synonyms = {**MONITORS, **{name: OF_SCORERS.get(name, "") for name in metrics}}
