@@ -1,5 +1,7 @@
 """MLP: the net that users hold. Read this first."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -187,23 +189,23 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         self,
         layer_sizes: Iterable[int],
         *,
-        activation: "Activation | Sequence[Activation]" = "relu",
-        output_activation: "OutputActivation | None" = None,
-        loss: "LossLike" = "mse",
-        optimizer: "OptimizerLike" = "adam",
+        activation: Activation | Sequence[Activation] = "relu",
+        output_activation: OutputActivation | None = None,
+        loss: LossLike = "mse",
+        optimizer: OptimizerLike = "adam",
         l2: float = 0.0,
         l1: float = 0.0,
-        penalties: "Penalties | None" = None,
-        initializer: "InitializerLike | None" = None,
+        penalties: Penalties | None = None,
+        initializer: InitializerLike | None = None,
         label_smoothing: float = 0.0,
-        layer_rates: "LayerRates | None" = None,
-        dropout: "DropoutLike" = 0.0,
-        input_dropout: "Rate" = 0.0,
-        input_noise: "Rate" = 0.0,
-        dtype: "DType" = "float32",
-        compute_dtype: "ComputeDTypes | None" = None,
-        monotonic_cst: "Sequence[int] | None" = None,
-        seed: "Seed | None" = None,
+        layer_rates: LayerRates | None = None,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
+        dtype: DType = "float32",
+        compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: Sequence[int] | None = None,
+        seed: Seed | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -314,12 +316,12 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
 
     @property
-    def layer_rates(self) -> "list[float | Rates]":
+    def layer_rates(self) -> list[float | Rates]:
         """The factors of the learning rate of each layer."""
         return rates_of_layers.all_shown(self._network)
 
     @layer_rates.setter
-    def layer_rates(self, factors: "LayerRates | None") -> None:
+    def layer_rates(self, factors: LayerRates | None) -> None:
         self._change(
             layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
         )
@@ -351,7 +353,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
     @explained
     def fit(
         self,
-        X: "ArrayLike | Source",
+        X: ArrayLike | Source,
         y: ArrayLike | None = None,
         *,
         epochs: int = 100,
@@ -362,7 +364,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         steps_per_epoch: int | None = None,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
-        validation_data: "ValidationData | Source | None" = None,
+        validation_data: ValidationData | Source | None = None,
         validation_split: float | None = None,
         metrics: Metrics | None = None,
         early_stopping: int | EarlyStopping | None = None,
@@ -743,7 +745,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         X: ArrayLike,
         out: Array | None = None,
         *,
-        compute_dtype: "ComputeDTypes | None" = None,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> Array:
         """Return predictions: values, or the probabilities of a loss that owns a link.
 
@@ -792,7 +794,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         X: ArrayLike,
         out: Array | None = None,
         *,
-        compute_dtype: "ComputeDTypes | None" = None,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
@@ -808,10 +810,10 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
     @explained
     def predict_batches(
         self,
-        source: "ArrayLike | Source",
+        source: ArrayLike | Source,
         *,
         batch_rows: int = 65536,
-        compute_dtype: "ComputeDTypes | None" = None,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> Iterator[Array]:
         """Yield predictions of a source, an array each: only one batch is in memory at a time.
 

@@ -1,5 +1,7 @@
 """`save` and `load`: files of nets and of fitted estimators."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ ESTIMATORS = {
 
 @explained
 def save(
-    model: "Model", path: str | os.PathLike[str], *, include_training_state: bool = False
+    model: Model, path: str | os.PathLike[str], *, include_training_state: bool = False
 ) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 

@@ -1,5 +1,7 @@
 """Blocks: rows of arrays and memory maps that are read a block at a time."""
 
+from __future__ import annotations
+
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -62,7 +64,7 @@ class Blocks:
         """Return X, y and, where rows have weights, the weights of block i."""
         return self._read(i)
 
-    def _of_targets(self) -> "Blocks":
+    def _of_targets(self) -> Blocks:
         """Return the same blocks, whose X is not read, if y lies by itself."""
         return Blocks(self.block_sizes, self._read_targets, self.seed)
 
@@ -285,7 +287,7 @@ def _part(array: Any, *, of_files: bool) -> Part:
 class _FilePart:
     """Reads rows of a memory map from its file."""
 
-    def __init__(self, array: "np.memmap[Any, Any]") -> None:
+    def __init__(self, array: np.memmap[Any, Any]) -> None:
         self._path, self._dtype, self._shape = str(array.filename), array.dtype, array.shape[1:]
         # The attribute `offset` of a slice is that of the whole map.
         whole: Any = array._mmap  # type: ignore[attr-defined]

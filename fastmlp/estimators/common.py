@@ -1,5 +1,7 @@
 """Shared by all estimators: types of their arguments, warnings, and predictions in batches."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 

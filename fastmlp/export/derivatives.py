@@ -1,5 +1,7 @@
 """Derivatives of a model's predictions, or of its loss, with respect to the inputs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple

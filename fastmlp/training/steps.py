@@ -1,5 +1,7 @@
 """One step at a time, from the user's own loop: the trainers that are kept between the calls."""
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -165,7 +167,7 @@ class Steps:
         """A new objective of these rows, and of others up to `room`."""
         return self._engines[kind].objective(data, summed=kind == "vjp", room=room)
 
-    def _serving(self, kept: "dict[Key, Any]", key: "Key") -> "Key":
+    def _serving(self, kept: dict[Key, Any], key: Key) -> Key:
         """The key of what was kept that serves these rows; else their own."""
         engine = self._engines[key.kind]
         for it in list(kept):
@@ -175,7 +177,7 @@ class Steps:
                 return it
         return key
 
-    def _room(self, kept: "dict[Key, Any]", key: "Key", drop: Callable[[Any], Any]) -> int:
+    def _room(self, kept: dict[Key, Any], key: Key, drop: Callable[[Any], Any]) -> int:
         """The rows of new buffers: twice those of kept ones that are too small, which are dropped,
         where one size serves both."""
         engine, room = self._engines[key.kind], key.room
@@ -251,7 +253,7 @@ class Steps:
             self._warn(loss, WHO[kind])
         return loss
 
-    def _find(self, kind: Kind, shape: tuple[int, int]) -> "Kept | None":
+    def _find(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
         """A trainer that is ready for rows of this shape, the first time that they come."""
         n_rows, engine = shape[0], self._engines[kind]
         if shape[1] != self._state.layout.sizes[0] or not n_rows:
@@ -264,7 +266,7 @@ class Steps:
                     return kept
         return None
 
-    def _take(self, kept: "Kept", X: Any, y: Any, weight: Any) -> float | None:
+    def _take(self, kept: Kept, X: Any, y: Any, weight: Any) -> float | None:
         """Take the next step by one call, unless its loss is not finite; return the loss, or None
         where it cannot be taken so."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
@@ -296,7 +298,7 @@ class Steps:
             state.n_steps = step + 1
         return loss
 
-    def _fill(self, kept: "Kept", step: int) -> None:
+    def _fill(self, kept: Kept, step: int) -> None:
         """Give a trainer the coefficients of the next steps: of one alone for an optimizer that is
         new, or where a function of the user's own says the rate."""
         optimizer = self._state.optimizer
@@ -353,7 +355,7 @@ class Steps:
             trainer.store()
             self._state.n_steps = step + 1
 
-    def _get_ready(self, kind: Kind, kept: "Kept", shape: Any) -> None:
+    def _get_ready(self, kind: Kind, kept: Kept, shape: Any) -> None:
         """Prepare a trainer for steps by one call, after a step that was taken by the loop."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
         network, self._tabled = self._engines["batch"].network, self._state.optimizer
@@ -400,7 +402,7 @@ class Steps:
         summed = kind == "gradient"
         return engine.trainer(*fixed, room or data.n_rows, stepping=True, summed=summed)
 
-    def _kept_trainer(self, kind: Kind, data: Data) -> "Kept":
+    def _kept_trainer(self, kind: Kind, data: Data) -> Kept:
         """A trainer that is ready for these rows: one that was kept, or a new one."""
         state, engine, trainers = self._state, self._engines[kind], self._trainers
         slots, key = engine.slots(state, data), _key(kind, data)
@@ -419,11 +421,11 @@ class Steps:
         KEPT.give(None, kept, trainer.n_bytes)
         return kept
 
-    def _kept(self, key: Any) -> "Kept | None":
+    def _kept(self, key: Any) -> Kept | None:
         reference = self._trainers.get(key)
         return None if reference is None else reference()
 
-    def _let_go(self, key: "Key") -> None:
+    def _let_go(self, key: Key) -> None:
         """Leave a trainer's buffers to others."""
         kept = self._kept(key)
         self._trainers.pop(key, None)
@@ -443,7 +445,7 @@ def _key(kind: Kind, data: Data) -> Key:
     return Key(kind, data.y.shape[1], isinstance(data.x, np.ndarray), data.n_rows)
 
 
-def _end(kept: "Kept | None") -> None:
+def _end(kept: Kept | None) -> None:
     if kept is not None:
         KEPT.drop(kept)
         kept.quick = None

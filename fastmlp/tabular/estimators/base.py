@@ -1,5 +1,7 @@
 """The base of both models of tables: a fit, and the rows of tables to predict."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from numbers import Integral, Real

@@ -1,5 +1,7 @@
 """TabularMLPClassifier: classes of the rows of a table."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 

@@ -1,5 +1,7 @@
 """TabularMLPRegressor: numbers of the rows of a table."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
