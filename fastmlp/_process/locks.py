@@ -97,11 +97,16 @@ class Training:
         If another thread, or the fit that runs this callback, is training the net.
     """
 
+    # Ctrl-C may come before they are set.
+    _lock: NetLock | None = None
+    _ticket: object = None
+
     def __init__(self, lock: NetLock, who: str) -> None:
         self._lock, self._who, self._ticket = lock, who, object()
 
     def __enter__(self) -> None:
         lock = self._lock
+        assert lock is not None
         try:
             with lock.parameters:
                 lock.require_free(self._who)
@@ -112,7 +117,7 @@ class Training:
             raise
 
     def __exit__(self, *_: object) -> None:
-        if self._lock.owner is self._ticket:
+        if self._lock is not None and self._lock.owner is self._ticket:
             self._lock.owner = None
 
     def __del__(self) -> None:

@@ -96,9 +96,12 @@ class Evaluation(Protocol):
 class Objective(Protocol):
     """The objective on some rows, penalties included, and its gradient."""
 
-    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
-        """Return the objective at these parameters, and its flat gradient; write the gradient by
-        the inputs to `inputs`, shape (n_rows, n_features), if there is one."""
+    def __call__(
+        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+    ) -> tuple[float, Array]:
+        """Return the objective at these parameters, and its flat gradient, which has no meaning
+        without `by_parameters`; write the gradient by the inputs to `inputs`, shape (n_rows,
+        n_features), if there is one."""
         ...
 
     def take(self, data: Data) -> None:
@@ -201,7 +204,10 @@ class QuickStep(Protocol):
     Attributes
     ----------
     slots : by which it is known if the optimizer's state lies elsewhere since
+    is_lost : bool, True once the parameters are not finite after a step
     """
+
+    is_lost: bool
 
     def adopt(self, moments: Any) -> None:
         """Go on with the optimizer's state as it lies now."""

@@ -29,9 +29,9 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
 
     `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
     `MLP.train_on_gradient`, `vjp` has those of `MLP.vjp`, `predict` sees each step. Meanwhile the
-    net is in training, so that others' fits are refused. When the context ends the net has all its
-    steps, and the handle trains no more. It is a context, and no `compiled(training=True)`, as a
-    net in training must be let go.
+    net is in training, so that others' fits are refused, and `n_steps` of the net stays. When the
+    context ends the net has all its steps, and counts them; the handle trains no more. It is a
+    context, and no `compiled(training=True)`, as a net in training must be let go.
 
     Parameters
     ----------

@@ -126,14 +126,24 @@ class Steps:
         self.require_steps(who)
         self._step("gradient", self._given("gradient", X, output_gradient, who), who)
 
-    def vjp(self, X: Any, output_gradient: Any, inputs: object) -> Any:
-        """The gradient by the parameters, and by the inputs if they are asked for."""
+    def vjp(self, X: Any, output_gradient: Any, inputs: object, parameters: object) -> Any:
+        """The gradient by the parameters and by the inputs, or one of them."""
         who = "MLP.vjp"
         scalars.boolean(who, "inputs", inputs)
+        if not scalars.boolean(who, "parameters", parameters) and not inputs:
+            raise ValueError(f"{who}: inputs=False and parameters=False leave nothing to return")
         data, state = self._given("vjp", X, output_gradient, who), self._state
         by_inputs = np.empty((data.n_rows, state.layout.sizes[0]), state.parameters.dtype)
         where = by_inputs if inputs else None
-        _, gradient = self._differentiate("vjp", data, state.parameters, where)
+        by: Any = {"by_parameters": parameters}
+        _, gradient = self._differentiate("vjp", data, state.parameters, where, **by)
+        given = gradient if parameters else by_inputs
+        if not self._warned and not np.isfinite(given).all():
+            self._warned = True
+            text = "the gradient is not finite; look at X and the parameters for huge numbers"
+            warn(f"{who}: {text}", RuntimeWarning)
+        if not parameters:
+            return by_inputs
         return (gradient, by_inputs) if inputs else gradient
 
     def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
@@ -143,7 +153,7 @@ class Steps:
         return self._differentiate("objective", data, state.trained())
 
     def _differentiate(
-        self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None
+        self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None, **options: bool
     ) -> tuple[float, Array]:
         """The objective and its gradient, by one that was kept, which a single thread gets, or by
         a new one."""
@@ -157,7 +167,7 @@ class Steps:
         else:
             KEPT.drop(objective)
             objective.take(data)
-        result = objective(parameters, by_inputs)
+        result = objective(parameters, by_inputs, **options)
         if key.is_dense and data.n_rows <= MOST_KEPT_ROWS:
             kept[known] = weakref.ref(objective)
             KEPT.give(None, objective, objective.n_bytes)
@@ -249,8 +259,8 @@ class Steps:
                     loss = self._take(kept, X, y, weight)
                 finally:
                     owners.owner = None
-        if loss is not None and self._state.n_steps == step:
-            self._warn(loss, WHO[kind])
+        if loss is not None and (self._state.n_steps == step or kept.quick.is_lost):
+            self._warn(loss, WHO[kind], taken=self._state.n_steps > step)
         return loss
 
     def _find(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
@@ -344,8 +354,8 @@ class Steps:
                 # An interrupt may have come after the step, or within its conclusion.
                 self._conclude(trainer, step)
                 raise
-            if trainer.diverged:
-                self._warn(float(losses[0]), who)
+            if trainer.diverged or not np.isfinite(state.parameters).all():
+                self._warn(float(losses[0]), who, taken=not trainer.diverged)
             self._get_ready(kind, kept, data.x.shape)
         return float(losses[0])
 
@@ -367,15 +377,14 @@ class Steps:
             self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
             self._ready[kind][shape] = weakref.ref(kept)
 
-    def _warn(self, loss: float, who: str) -> None:
-        """Warn, the first time, that a step was not taken."""
-        if not self._warned:
-            self._warned = True
-            warn(
-                f"{who}: the loss is {loss:.3g}, no step was taken, and the net is as it was; try "
-                "a smaller learning rate, or standardise X",
-                RuntimeWarning,
-            )
+    def _warn(self, loss: float, who: str, *, taken: bool = False) -> None:
+        """Warn, the first time, that a step was not taken, or has lost the parameters."""
+        if self._warned:
+            return
+        self._warned, lost = True, "parameters are not finite after this step"
+        what = lost if taken else "no step was taken, and the net is as it was"
+        advice = "try a smaller learning rate, or standardise X"
+        warn(f"{who}: the loss is {loss:.3g}, {what}; {advice}", RuntimeWarning)
 
     def coefficients(self, step: int, n_steps: int = 1, who: str = "MLP") -> Rates:
         """The numbers that steps take."""

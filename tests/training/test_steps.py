@@ -482,6 +482,10 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
     net.vjp(np.ones_like(X), given)
     gradient, by_inputs = net.vjp(X, given)
     assert gradient.tobytes() == net.vjp(X, given, inputs=False).tobytes()
+    assert by_inputs.tobytes() == net.vjp(X, given, parameters=False).tobytes()
+    assert gradient.tobytes() == net.vjp(X, given, inputs=False).tobytes()
+    with pytest.raises(ValueError, match=r"inputs=False and parameters=False leave nothing"):
+        net._single_steps().vjp(X, given, False, False)
     for direction in rng.normal(size=(3, len(before))):
         step = value(before + 1e-20j * direction, X.astype(complex)).imag / 1e-20
         np.testing.assert_allclose(gradient @ direction, step, rtol=1e-9)
@@ -578,12 +582,29 @@ def test_a_step_whose_gradient_overflows_is_taken_where_a_fit_goes_back(
     with pytest.warns(RuntimeWarning, match="fit diverged"):
         assert other.fit(huge, good[:, 0], **options).loss == []
     assert other.parameters.tobytes() == before.tobytes()
-    assert np.isfinite(ours.train_on_batch(huge, good[:, 0]))
+    with pytest.warns(RuntimeWarning, match="parameters are not finite after this step"):
+        assert np.isfinite(ours.train_on_batch(huge, good[:, 0]))
     assert not np.isfinite(ours.parameters).all()
     assert ours.n_steps == n_before + 1
-    with pytest.warns(RuntimeWarning, match="the loss is nan, no step was taken"):
-        assert np.isnan(ours.train_on_batch(good, good[:, 0]))
+    # Once: the next steps, which are not taken, say nothing more.
+    assert np.isnan(ours.train_on_batch(good, good[:, 0]))
     assert ours.n_steps == n_before + 1
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+@pytest.mark.parametrize("name", ["train_on_batch", "train_on_gradient", "vjp"])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(), RMSprop()], ids=str)
+def test_numbers_that_are_lost_warn_once(name: str, n_before: int, optimizer: Any) -> None:
+    net = MLP((2, 20, 1), optimizer=optimizer, seed=0)
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    take = getattr(net, name)
+    for _ in range(n_before):
+        take(X, y)
+    huge = (X * 1e19, y) if name == "train_on_batch" else (X * 1e19, y * 1e25)
+    with pytest.warns(RuntimeWarning, match="not finite") as seen:
+        take(*huge)
+    assert f"MLP.{name}: " in str(seen[0].message)
+    take(X, y)
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,14 @@ class Objective:
         """The bytes of its buffers."""
         return self.session.n_bytes
 
-    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
+    def __call__(
+        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+    ) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by
-        the inputs to `inputs`, if there is such an array."""
+        the inputs to `inputs`, if there is such an array. Without `by_parameters` the other has no
+        meaning."""
         session, total = self.session, 0.0
+        session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
@@ -119,5 +123,6 @@ class Objective:
                 self._back = self._back or DeltaBlocks(self._runner, self.network)
                 self._back(parameters, deltas, inputs[rows])
         gradient = np.empty_like(parameters)
-        session.unpack(self.packed, gradient)
+        if by_parameters:
+            session.unpack(self.packed, gradient)
         return float(total), gradient

@@ -164,7 +164,9 @@ class Objective:
         """The bytes of its numbers on the GPU."""
         return self._pass.session.n_bytes
 
-    def __call__(self, parameters: Array, inputs: Array | None = None) -> tuple[float, Array]:
+    def __call__(
+        self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
+    ) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters; write the gradient by
         the inputs to `inputs`, if there is such an array."""
         with self._card.current():

@@ -128,6 +128,7 @@ class PlainStep(Record):
     n_unsound: int  # above 0: a number of the rows or targets is out of its range
     n_changed: int  # above 0: `parameters` are not as `seen`
     status: int  # DECLINED, NOT_FINITE or TAKEN
+    is_lost: int  # 1: the parameters are not finite after it
     loss: float
 
 
@@ -239,6 +240,7 @@ def quick_step(scalar: Scalar) -> Kernel:
     meanwhile: the caller holds the GIL, or is alone. The block itself needs no GIL.
     """
     (are_sound, take_weights), are_alike = _row_checks(scalar), _comparison(scalar)
+    are_finite = _ranges(scalar)[1]
     lanes, unpack_some = lanes_of(scalar), unpacking(scalar)
     copy = moves(scalar, lanes).copy
     vector = lanes * np.dtype(scalar).itemsize
@@ -276,7 +278,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
         team, n_parts = step.team, step.n_parts
         job.team, job.n_parts = team, n_parts
-        step.n_unsound = step.n_changed = 0
+        step.n_unsound = step.n_changed = step.is_lost = 0
         look(team, steps, n_parts)
         # Where the user has written to an average, it begins anew; weights with signs are bound.
         written = step.n_changed if step.trained != 0 or net.signs != 0 else 0
@@ -297,6 +299,7 @@ def quick_step(scalar: Scalar) -> Kernel:
                     copy(net.parameters, step.trained, net.n_packed)
                     there = net.average - net.parameters
                 unpack_all(team, nets, n_parts, step.seen, there)
+                step.is_lost = 0 if are_finite(step.seen, step.n_parameters, stack(vector)) else 1
                 if step.publishes:
                     copy(step.seen, step.parameters, step.n_parameters)
                 step.status = TAKEN
@@ -306,8 +309,8 @@ def quick_step(scalar: Scalar) -> Kernel:
 
 
 def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
-    """Take a step on rows, of weights at an address, or 0; return the loss. The record's status
-    says if it was taken."""
+    """Take a step on rows, of weights at an address, or 0; return the loss, or NaN where the
+    parameters are not finite after it. The record's status says if it was taken."""
     quick, n = record_at(address, PlainStep), x.shape[0]
     quick.status, quick.loss = DECLINED, np.nan
     if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
@@ -315,7 +318,7 @@ def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight:
     quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
     quick.label_bytes, quick.step = label_bytes, step
     call(quick.block, (address,))
-    return float(quick.loss)
+    return np.nan if quick.is_lost else float(quick.loss)
 
 
 take_quick_step = kernel("cpu.quick_step", nogil=False)(_take)

@@ -57,6 +57,11 @@ def always(job: Job, loss: float) -> bool:
 
 
 @njit
+def _wants_gradient(job: Job, loss: float) -> bool:
+    return job.deltas_alone == 0
+
+
+@njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
     """Do phase two; of microbatches one thread takes the step, which is little work."""
     blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
@@ -125,7 +130,7 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
 def objective(scalar: Scalar) -> Any:
     """Make the driver that adds the gradient of the chunk's rows; `loss` is their objective."""
-    step = steps(scalar)
+    step = steps(scalar, _wants_gradient)
 
     def differentiate(address: int) -> None:
         job = record_at(address, Job)

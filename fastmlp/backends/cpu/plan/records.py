@@ -233,7 +233,8 @@ class Job(Record):
     n_coefficients: int
     losses: int  # and float64 (n_epochs,), the mean objective of each epoch
     more: int  # of a gradient: 1 if it goes on from the chunks before,
-    ends: int  # and 1 if this is the last chunk
+    ends: int  # and 1 if this is the last chunk;
+    deltas_alone: int  # 1: without phase two
     guarded: int  # 1: a number that is not finite ends the training
     by_rows: int  # 1: an epoch's loss weighs batches by rows; 0: by the rows' weights
     mass: float  # rows of the data, or the sum of their weights

@@ -82,12 +82,14 @@ class QuickStep:
     ----------
     slots : array, the first slot of the optimizer's state; the steps are of no use once that is
         another array
+    is_lost : bool, True once the parameters are not finite after a step
     sizes : the steps on numbers of rows, by these numbers
     address : int, of its `PlainStep`
     record, job, kind : as of every `JobHolder`
     """
 
     slots: object
+    is_lost = False
     address: int
     record: Array
     job: Any
@@ -219,7 +221,12 @@ class QuickStep:
         if not self._size.is_short:
             take = self._take_alone if self._size.is_alone else self._take_long_step
         loss = take(self.address, step, label_bytes, x, y, place)
-        return loss if loss - loss == 0 or self.job["status"] != DECLINED else None
+        if loss - loss == 0:
+            return loss
+        if self.job["is_lost"]:
+            self.is_lost = True
+            return float(self.job["loss"])
+        return loss if self.job["status"] != DECLINED else None
 
     def _take_alone(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
@@ -243,7 +250,7 @@ class QuickStep:
             options: Any = {**rows, "label_bytes": label_bytes, "step": step}
             self._engine.run(one_step.quick_step, self, size.work, **options)
             self.has_taken(step)
-        return float(self.job["loss"])
+        return np.nan if self.job["is_lost"] else float(self.job["loss"])
 
     def has_taken(self, step: int) -> bool:
         """Return True if the last call took this step; see that the net shows it."""
