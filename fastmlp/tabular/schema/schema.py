@@ -13,7 +13,7 @@ from fastmlp.tabular.schema import dates, in_memory
 from fastmlp.tabular.schema.batches import require
 from fastmlp.tabular.schema.dates import Parts, are_levels
 from fastmlp.tabular.schema.in_memory import Level, MemoryTable
-from fastmlp.tabular.schema.learning import ColumnLearner
+from fastmlp.tabular.schema.learning import learn
 from fastmlp.tabular.schema.rule import LeftOut
 from fastmlp.validation.suggestions import count, listed
 
@@ -171,34 +171,20 @@ class Schema:
         _check(table, who)
         names = None if table.numbered else table.names
         columns = names or tuple(f"x{j}" for j in range(table.n_columns))
-        asked, learners = _asked(categorical_features, columns, who), {}
-        for j, name in enumerate(columns):
-            values = table.column(j)
-            kind = in_memory.kind_of(values)
-            type_name = in_memory.type_of(values) if kind == "others" else ""
-            if type_name and name in asked:
-                raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
-            learners[name] = ColumnLearner(name, kind, type_name, asked=name in asked)
-            learners[name].add(values, who)
-        schema = cls.of(learners, named=names is not None)
-        if len(schema.dropped) == len(columns):
-            left_out = listed(reasons(schema.dropped))
-            raise ValueError(f"{who}: no column is left to learn from: {left_out}")
-        return schema
-
-    @classmethod
-    def of(cls, learners: Mapping[str, ColumnLearner], *, named: bool = True) -> Self:
-        """Return the schema of columns that have been learned, by their names."""
+        asked = _asked(categorical_features, columns, who)
         levels, dropped, parts = {}, {}, {}
-        for name, learner in learners.items():
-            decision = learner.decided()
+        for j, name in enumerate(columns):
+            decision, of_column = learn(name, table.column(j), who, asked=name in asked)
             if isinstance(decision, LeftOut):
                 dropped[name] = decision.why
             elif isinstance(decision, Parts):
                 parts[name] = decision
             elif decision == "levels":
-                levels[name] = sorted(learner.levels)
-        return cls([*learners], levels, dropped, named=named, dates=parts)
+                levels[name] = sorted(of_column)
+        if len(dropped) == len(columns):
+            left_out = listed(reasons(dropped))
+            raise ValueError(f"{who}: no column is left to learn from: {left_out}")
+        return cls(columns, levels, dropped, named=names is not None, dates=parts)
 
     @property
     def text_names(self) -> list[str]:

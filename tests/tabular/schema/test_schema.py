@@ -3,7 +3,6 @@
 import datetime
 import json
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,7 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
-from fastmlp.tabular.schema.in_memory import FEW_ROWS, kind_of
-from fastmlp.tabular.schema.learning import ColumnLearner
+from fastmlp.tabular.schema.in_memory import FEW_ROWS
 
 NAN = float("nan")
 DAY = datetime.date(2024, 1, 2)
@@ -429,47 +427,3 @@ def test_texts_that_are_all_missing_are_no_numbers() -> None:
     missing = pandas.DataFrame({"a": pandas.array([None], "str"), "b": [3]})
     with pytest.raises(TypeError, match="the column 'a' must hold numbers, got texts"):
         schema.read(missing)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_batches_teach_what_the_whole_table_does(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    n = int(random.integers(30, 200))
-    days = np.datetime64("2024-01-01") + random.integers(0, 40, n)
-    columns = {
-        "number": pyarrow.array(random.normal(size=n), mask=random.random(n) < 0.2),
-        "one": pyarrow.array(np.ones(n), mask=random.random(n) < seed % 2),
-        "text": pyarrow.array(random.choice(np.array(TEXTS[::2]), n)),
-        "id": pyarrow.array([f"row {i}" for i in range(n)]),
-        "flag": pyarrow.array(random.random(n) < 0.5, mask=random.random(n) < 0.2),
-        "whole": pyarrow.array(random.integers(0, 4, n)),
-        "half": pyarrow.array(random.integers(0, 4, n) / 2),
-        "day": pyarrow.array(days),
-        "iso": pyarrow.array([None if i % 3 else f"{day}" for i, day in enumerate(days)]),
-        "clock": pyarrow.array([f"{hour:02}:30" for hour in random.integers(0, 24, n)]),
-        "some days": pyarrow.array([*map(str, days[:-1]), "soon"]),
-        "coded": pyarrow.array(random.choice(np.array(TEXTS[::2]), n)).dictionary_encode(),
-        "none": pyarrow.nulls(n),
-        "lists": pyarrow.array([[1]] * n),
-    }
-    table = pyarrow.table(columns)
-    asked = random.choice(["number", "flag", "whole", "half", "iso", "none"], 3, replace=False)
-    types = {name: table.column(name) for name in columns}
-    learners = {
-        name: ColumnLearner(name, kind_of(values), str(values.type), asked=name in asked)
-        for name, values in types.items()
-    }
-    ends = [0, *np.sort(random.integers(0, n, 3)).tolist(), n]
-    for start, end in pairwise(ends):
-        for batch in table.slice(start, end - start).to_batches():
-            for name, learner in learners.items():
-                learner.add(batch.column(name), "batch")
-    expected = Schema.learn(table, asked)
-    assert Schema.of(learners) == expected
-
-
-def test_a_later_batch_of_objects_names_the_column() -> None:
-    learner = ColumnLearner("town", "levels")
-    learner.add(np.array(["a", 1], object), "me")
-    with pytest.raises(TypeError, match=r"^me: the column 'town' holds objects"):
-        learner.add(np.array([["a"], ["b", "c"]], object), "me")
