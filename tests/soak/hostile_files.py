@@ -183,7 +183,7 @@ def resumed(path: Path, stop: int = 9) -> MLP:
     net = MLP((3, 4, 3), loss="cross_entropy", optimizer=AdamW(0.01), seed=0)
     data: dict[str, Any] = {"validation_data": (X, LABELS), "metrics": ["accuracy"]}
     options = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
-    with suppress(StopIteration):
+    with suppress(LookupError):
         net.fit(
             X, LABELS, **options, callbacks=stopping(stop), checkpoint=path, resume=path.exists()
         )
@@ -193,7 +193,7 @@ def resumed(path: Path, stop: int = 9) -> MLP:
 def stopping(epoch: int) -> Callable[[Any], None]:
     def stop(report: Any) -> None:
         if report.epoch >= epoch:
-            raise StopIteration
+            raise LookupError
 
     return stop
 
@@ -253,7 +253,7 @@ def of_layers(h: Any, a: Any) -> None:
 def of_encodings(h: Any, a: Any) -> None:
     h["pack"]["encodings"] += [{}] * 3_000
     for i, name in product(range(1, 3_000), ("columns", "columns_")):
-        a[f"encodings.{i}.missing.{name}"] = np.zeros(1, np.int64)
+        a[f"pack.encodings.{i}.missing.{name}"] = np.zeros(1, np.int64)
 
 
 def of_names(h: Any, a: Any) -> None:
@@ -299,7 +299,7 @@ BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
         "ensemble of a table 0",
         lambda h, a: h["schema"]["levels"].update({min(h["schema"]["levels"]): EQUAL}),
     ),
-    "classes": ("table of classes", lambda h, a: h["target"].update(classes=EQUAL)),
+    "penalties": ("net", lambda h, a: h.update(penalties=[["l2", 1.0]] * 200_000)),
     "labels": ("classifier", lambda h, a: h["labels"].update(dtype="object", values=EQUAL)),
     "names of candidates": ("search", of_names),
     "texts of candidates": ("search", of_texts),
