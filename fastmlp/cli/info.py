@@ -100,7 +100,7 @@ def _vector_features() -> str:
 def _compiler() -> str:
     """The compiler of the kernels, and the reason if it is not the translator."""
     if INTERPRETED:
-        return "none (NUMBA_DISABLE_JIT=1): kernels are plain Python"
+        return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER == "translator":
         return "translator"
     if os.environ.get("FASTMLP_COMPILER") == "numba":

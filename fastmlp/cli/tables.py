@@ -339,7 +339,8 @@ def run_show(arguments: argparse.Namespace) -> None:
             kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
         lines.append(f"  {name}: {kind}")
     shown = sorted(training.keys() - {"scores", "target"})
-    lines += [f"{name:<9} {training[name]}" for name in shown]
+    width = max(map(len, shown), default=0)
+    lines += [f"{name:<{width}} {training[name]}" for name in shown]
     for line in (*lines, "", *str(model.summary()).split("\n")):
         print(printable(line))
 

@@ -175,7 +175,7 @@ def of_value(value: Any) -> Any:
     Raises
     ------
     ValueError
-        If it is neither plain nor has a name.
+        If it is neither a value of JSON nor has a name.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()

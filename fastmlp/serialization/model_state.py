@@ -60,10 +60,10 @@ def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
     with state.lock.parameters:
         parameters = state.parameters.copy()
     names = state.feature_names
-    plain = SavedNet(network, state.optimizer, 0, parameters, feature_names=names)
+    saved = SavedNet(network, state.optimizer, 0, parameters, feature_names=names)
     if not training or state.generator is None:
-        return plain
-    return plain._replace(
+        return saved
+    return saved._replace(
         n_steps=state.n_steps,
         moments=state.slots(),
         generator=random_state.state_of(state.generator),

@@ -165,9 +165,9 @@ class Encoding:
         """Return rows in short, with target statistics that are known already."""
         inputs = self._written(values, statistics, short=True)
         parts = self._inputs()
-        plain = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
+        numbers = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
         pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
-        return trusted(inputs, (plain, pieces, levels))
+        return trusted(inputs, (numbers, pieces, levels))
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
         """Return the inputs, in short or not, with target statistics that are known already."""
@@ -296,7 +296,7 @@ class Encoding:
         return arrays
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain data; with `arrays` they are all that there is."""
+        """Return the settings as values of JSON; with `arrays` they are all that there is."""
         settings = asdict(self)
         del settings["_parts"]
         return settings

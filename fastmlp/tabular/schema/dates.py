@@ -82,12 +82,12 @@ class Parts(NamedTuple):
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as plain data, for `from_json`."""
+        """Return them as values of JSON, for `from_json`."""
         return {"parts": list(self.names), "origin": self.origin, "zone": self.zone}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the parts of plain data, checked, as they may come from a file.
+        """Return the parts of values of JSON, checked, as they may come from a file.
 
         Raises
         ------
@@ -223,11 +223,11 @@ def of_objects(values: Sequence[Any]) -> Array:
     """Return objects of one kind of `datetime` or NumPy; None is missing."""
     times = any(isinstance(value, TIMES) for value in values)
     spans = any(isinstance(value, DURATIONS) for value in values)
-    moments: Array = np.array([*map(_plain, values)], "m8[us]" if spans else "M8[us]")
+    moments: Array = np.array([*map(_without_zone, values)], "m8[us]" if spans else "M8[us]")
     return moments - np.datetime64(EPOCH, "us") if times else moments
 
 
-def _plain(value: Any) -> Any:
+def _without_zone(value: Any) -> Any:
     """Return a date or time in UTC as one without a zone, which NumPy takes."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).replace(tzinfo=None)
@@ -258,11 +258,11 @@ def text_of(value: Any) -> str:
     """
     if value != value:
         return "NaT"
-    value = _plain(value).item() if isinstance(value, np.generic) else value
+    value = _without_zone(value).item() if isinstance(value, np.generic) else value
     if isinstance(value, timedelta):
         return f"{value.total_seconds()}".removesuffix(".0")
     if isinstance(value, datetime):
-        value = _plain(value)
+        value = _without_zone(value)
         return str(value.date()) if value.time() == time() else datetime.isoformat(value)
     return str(value.isoformat())
 

@@ -278,7 +278,7 @@ class Schema:
         return codes
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data, for `from_json`."""
+        """Return it as values of JSON, for `from_json`."""
         levels = {name: list(each) for name, each in self.levels.items()}
         columns, named = list(self.columns), self.named
         return {
@@ -291,7 +291,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the schema of plain data, checked, as it may come from a file.
+        """Return the schema of values of JSON, checked, as it may come from a file.
 
         Raises
         ------
@@ -308,8 +308,8 @@ class Schema:
             raise ValueError("levels, dropped and dates must be of columns, and each of others")
         for name, each in levels.items():
             kinds = {isinstance(level, str) for level in each}
-            plain = all(isinstance(level, str | bool | int | float) for level in each)
-            if not plain or len(kinds) != 1 or len({*each}) != len(each):
+            valid = all(isinstance(level, str | bool | int | float) for level in each)
+            if not valid or len(kinds) != 1 or len({*each}) != len(each):
                 raise ValueError(f"levels of {name!r} must be texts or numbers that differ")
         if type(content["named"]) is not bool:
             raise ValueError("named must be true or false")
