@@ -170,7 +170,7 @@ def _embed(dtype: str) -> None:
     """Compile what compiled code of the user's calls, and derive predictions."""
     net = _net(dtype, optimizer=SGD())
     for batch_size in (1, WIDTH):
-        # Plain descent on one row has a step of its own.
+        # The deltas of one row have a block.
         with jit.learner(net, batch_size=batch_size):
             pass
     jacobian(net, np.eye(WIDTH))

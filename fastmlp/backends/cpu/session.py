@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.kernels.expanded import (
     expanded_forward,
     expanded_gradient,
 )
+from fastmlp.backends.cpu.kernels.forward_backward import row_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
@@ -29,7 +30,6 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import (
     Partition,

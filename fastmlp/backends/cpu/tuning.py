@@ -66,9 +66,6 @@ HALF_VECTORS = vector_bytes() == 64
 # tile's beginning and end cost more than a block of 36 KiB in the second-level cache: 128 -> 384,
 # 90 -> 93 GFLOP/s of 110.
 DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
-# Chains of multiply-adds of a fused step, each of which waits four cycles for the one before: of as
-# many panels, or several of one. 2 -> 4 chains: 58 -> 42 ns (64 inputs, two panels).
-FMA_CHAINS = 4
 # Chains of additions that sum the rows of a panel: in a single one each waits four cycles.
 SUM_CHAINS = 8
 # Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.

@@ -25,7 +25,7 @@ from fastmlp.backends.cpu.kernels.expanded import (
     expanded_forward,
     expanded_gradient,
 )
-from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
 from fastmlp.backends.cpu.kernels.shared_layers import (
@@ -33,7 +33,6 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.single_row import descend, row_backward
 from fastmlp.backends.cpu.kernels.step import objective
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
@@ -69,13 +68,12 @@ PRODUCTS: dict[str, Factory] = {
     "row_by_row": row_by_row,
     "rows_in_lanes": rows_in_lanes,
     "row_backward": row_backward,
-    "descend": descend,
     "sparse_forward": sparse_forward,
     "sparse_gradient": sparse_gradient,
     **EXPANDED,
 }
 # For an activation, once for many numbers, or for a product of many rows.
-THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", "descend", *EXPANDED)
+THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", *EXPANDED)
 # What moves numbers, and calls blocks: products by themselves, or as the last layer's.
 PHASES: dict[str, Factory] = {
     factory.__name__: factory
@@ -99,7 +97,7 @@ THAT_MULTIPLY = (
 # Those that calculate: they add sums, weigh deltas, add gradients.
 THAT_CALCULATE = {*THAT_MULTIPLY, "train", "plain train", "objective"}
 # Counts and losses are float64 there by design.
-WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_blocks", "descend"}
+WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_blocks"}
 WIDE |= {"plain forward_backward", "plain train"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
 STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
@@ -168,7 +166,7 @@ def calculating(loops: list[str], dtype: Any) -> list[str]:
 REGISTER = "zmm" if vector_bytes() == 64 else "ymm"
 # Of a single row's product, what is left is less than a vector; products in panels have no rest.
 WITH_A_REST = {"row_by_row"}
-THAT_ASK_AHEAD = {"product", "gradient_product", "descend"}
+THAT_ASK_AHEAD = {"product", "gradient_product"}
 MASKED_STORE = re.compile(r"vmaskmovp.\s+%ymm\d+, %ymm\d+, [^%]*\(")
 
 

@@ -260,7 +260,7 @@ def update_loop(
 ) -> Loop:
     """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
 
-    To read and write m and v without need doubled the time of plain descent.
+    To read and write m and v without need doubled the time of SGD.
     """
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     bound = _bounds(scalar, signed)

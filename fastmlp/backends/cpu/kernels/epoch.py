@@ -91,17 +91,6 @@ def end_batch(net: Net, job: Job, n_rows: int) -> None:
         job.epoch_mass += share
 
 
-@njit
-def nothing(net: Net, job: Job) -> None:
-    """Do nothing: no step is pending."""
-
-
-def train(scalar: Scalar, plain: bool = False) -> Kernel:
-    """Make the driver of training by batches; with `plain` of nets without `FEATURES`."""
-    driver = training(scalar, steps(scalar), nothing)
-    return hinted(control=True, zeros=FEATURES if plain else {})(driver)
-
-
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Make the functions that begin a batch, check it, and go back to the epoch's start."""
     copy, clear = moves(scalar, lanes_of(scalar)).copy, moves(scalar, lanes_of(scalar)).clear
@@ -145,15 +134,14 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     return start_batch, may_go_on, restore
 
 
-def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
-    """Make the driver of training whose units are done by `step`.
+def train(scalar: Scalar, plain: bool = False) -> Kernel:
+    """Make the driver of training; with `plain` of nets without `FEATURES`.
 
     It does units first to last of a window of epochs, or up to a divergence. `order` has the rows
     of each epoch in their order, `coefficients` the optimizer's for each step of this call;
-    `losses` receives the mean objective of each epoch that ends. `settle` applies a pending step
-    before the parameters are read.
+    `losses` receives the mean objective of each epoch that ends.
     """
-    size = np.dtype(scalar).itemsize
+    size, step = np.dtype(scalar).itemsize, steps(scalar)
     start_batch, may_go_on, restore = _batches(scalar)
 
     def epochs(address: int) -> None:
@@ -162,7 +150,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
         batch = record_at(net.batch, Batch)
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
-        batch.coefficients, batch.due = job.coefficients, 0
+        batch.coefficients = job.coefficients
         job.diverged = 0.0
         # From here on positions are counted up: divisions took a tenth of a tiny net's step.
         epoch, within = job.first // per_epoch, job.first % per_epoch
@@ -191,8 +179,6 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
             start = stop
             batch.coefficients += job.n_coefficients * size
             epoch_ends = stop == job.n_rows
-            if epoch_ends and job.guarded:
-                settle(net, job)
             sound = may_go_on(net, job, epoch_ends)
             if epoch_ends or not sound:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
@@ -204,10 +190,9 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
                 epoch, start, low = epoch + 1, 0, 0
                 order = job.order if order == last_order else order + job.n_rows * 8
                 batch.order_stop = order + job.n_rows * 8
-        settle(net, job)
         job.reached, batch.order_stop = job.last, 0
 
-    return epochs
+    return hinted(control=True, zeros=FEATURES if plain else {})(epochs)
 
 
 @njit

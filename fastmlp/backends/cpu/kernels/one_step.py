@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.epoch import end_batch, masses, nothing
+from fastmlp.backends.cpu.kernels.epoch import end_batch, masses
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, part_of
-from fastmlp.backends.cpu.kernels.single_row import row_steps
 from fastmlp.backends.cpu.kernels.step import set_mass, steps
 from fastmlp.backends.cpu.plan.packing import unpacking
 from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Net
@@ -44,29 +43,19 @@ def _is_finite(job: Job, loss: float) -> bool:
 
 
 def batch_step(scalar: Scalar) -> Kernel:
-    """Make the driver of a batch's step."""
-    return _one_step(scalar, steps(scalar, _is_finite), nothing)
-
-
-def row_step(scalar: Scalar) -> Kernel:
-    """Make the driver of a step of plain descent on one row."""
-    return _one_step(scalar, *row_steps(scalar))
-
-
-def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
     """Make the driver of chunks first to last of a batch; the last takes the step.
 
     Its one argument is the address of a `Job`, whose fields from `net` to `losses` are set, but for
     `reached`; `reached`, `diverged` and the loss at `losses` are the answer. Where the job has a
     `mass`, deltas are of the sum of the losses, and penalties of this mass.
     """
-    mass_of = masses(scalar)
+    mass_of, step = masses(scalar), steps(scalar, _is_finite)
 
     def take_step(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
         batch = record_at(net.batch, Batch)
-        batch.coefficients, batch.due = job.coefficients, 0
+        batch.coefficients = job.coefficients
         for u in range(job.first, job.last):
             low = u * job.chunk_rows
             high = min(low + job.chunk_rows, job.n_rows)
@@ -83,7 +72,6 @@ def _one_step(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
             if ends == 0:
                 continue
             if job.batch_loss - job.batch_loss == 0:
-                settle(net, job)
                 end_batch(net, job, job.n_rows)
                 loss = job.epoch_loss / job.epoch_mass
             else:
@@ -104,7 +92,7 @@ class PlainStep(Record):
     team: int  # address of the team's record; 0: the calling thread alone
     n_parts: int  # of a loop that a team shares
     block: int  # addresses of the blocks of `quick_step`,
-    driver: int  # and of `batch_step` or `row_step`
+    driver: int  # and of `batch_step`
     parameters: int  # addresses of the net's parameters, live,
     seen: int  # and of a copy of them, as the last step left them
     trained: int  # address of the packed parameters where the net shows an average of them, or 0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step, single_row
+from fastmlp.backends.cpu.kernels import dropout, elementwise, one_step
 from fastmlp.backends.cpu.kernels.csr import (
     sparse_columns,
     sparse_forward,
@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.kernels.expanded import (
     expanded_forward,
     expanded_gradient,
 )
-from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.forward_backward import forward_backward, row_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
@@ -29,7 +29,6 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
     split_k,
     split_k_backward,
 )
-from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED
 from fastmlp.backends.cpu.simd.gemm import product
@@ -173,10 +172,8 @@ OTHERS = (
     split_k_backward,
     forward_backward_by_panels,
     row_backward,
-    single_row.descend,
     train,
     one_step.batch_step,
-    one_step.row_step,
     one_step.quick_step,
     sparse_forward,
     sparse_columns,

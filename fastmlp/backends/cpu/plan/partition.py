@@ -264,7 +264,7 @@ class Partition(NamedTuple):
                                                            not in mixed precision
     microbatches  both phases, by pieces of the chunk      `microbatch_rows`: small nets, many
                                                            rows
-    single row    not at all                               `single_row`: batches of one row
+    single row    not at all                               `single_row`: chunks of one row
     ============  =======================================  =====================================
 
     The fields that change the order of sums (`rows`, `microbatch_rows`, `split_layer`) depend on

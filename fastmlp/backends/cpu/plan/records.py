@@ -172,9 +172,6 @@ class Batch(Record):
     coefficients: int  # address of this step's coefficients of the optimizer
     order_stop: int  # address after the epoch's order of rows
     scale: float  # one over the rows of the batch, or over the sum of their weights
-    previous: int  # of single rows: address of the previous row,
-    turn: int  # which of its two output buffers each layer uses for this row,
-    due: int  # and 1 if the previous row's step is pending
     position: int  # of the chunk's first row in its batch
     x: int  # addresses of the data: rows, or where each sparse row starts,
     y: int  # (n, n_targets),

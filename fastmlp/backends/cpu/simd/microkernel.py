@@ -59,14 +59,6 @@ def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
     v.when(streams > 0, prefetch)
 
 
-def _lines(v: Vectors, address: Word, n_lines: Word) -> None:
-    """Prefetch so many lines."""
-    prefetch_share(v, [address], n_lines, Turn(0, 1))
-
-
-prefetch_lines = vector_function(_lines, np.float32, 1)
-
-
 STORE, RELU, TIMES, WHERE_POSITIVE, PLUS, RELU_PLUS = range(6)
 # Products by column have fewer: each epilogue is code in every shape of tile.
 BY_COLUMN = (STORE, TIMES, WHERE_POSITIVE)

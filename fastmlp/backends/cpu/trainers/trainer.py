@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp._process.locks import publish
 from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch import Runner, Work
-from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks, single_row
+from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses
@@ -36,8 +36,6 @@ Array = NDArray[Any]
 
 # Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
-# The work of a call that runs on one thread.
-ALONE = Work(0, 0)
 
 
 def check_rows(network: Network, data: Data) -> None:
@@ -58,14 +56,12 @@ class Rules(NamedTuple):
     optimizer : Optimizer
     blocks : Addresses
     limit : of the gradient's norms, or None
-    is_plain : bool, True for plain descent
     key : what sessions have in common that serve each other
     """
 
     optimizer: Optimizer
     blocks: Addresses
     limit: NormLimit | None
-    is_plain: bool
     key: Any
 
 
@@ -92,8 +88,7 @@ def _rules_of(engine: Runner, optimizer: Optimizer) -> Rules:
     # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
     rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
     shape = (network.layout, network.dtype, network.compute_dtype, engine.n_threads)
-    limit, is_plain = norm_limit_of(optimizer), single_row.is_plain(network, optimizer)
-    engine.rules = Rules(optimizer, blocks, limit, is_plain, (*rules_of_rows, *shape))
+    engine.rules = Rules(optimizer, blocks, norm_limit_of(optimizer), (*rules_of_rows, *shape))
     return engine.rules
 
 
@@ -150,8 +145,6 @@ class Trainer:
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         self._roomy = stepping and dense
-        by_rows_of_x = batch_size == 1 and dense
-        self._online = by_rows_of_x and driver is epoch.train and rules.is_plain
         self._parameters = parameters
         self._key = (rules.key, batch_size, self._roomy, data.y.shape[1])
         kept = TRAININGS.take(self._key) if dense else None
@@ -160,10 +153,7 @@ class Trainer:
         if kept:
             kept.serve(network, blocks, data, moments)
         self._session.clip_by_norm(rules.limit)
-        if stepping:
-            self._driver = one_step.row_step if self._online else one_step.batch_step
-        else:
-            self._driver = single_row.descend if self._online else driver
+        self._driver = one_step.batch_step if stepping else driver
         job = self._session.job
         job["mass"] = float(summed)
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
@@ -322,9 +312,7 @@ class Trainer:
         """Return the work of a unit."""
         small, cost = partition.microbatch_rows > 0, partition.cost
         unit = self._engine.work(partition.rows, forward=4, tiles=2, by_microbatches=small)
-        if self._online:
-            unit = ALONE
-        elif cost:
+        if cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
         return unit
 
