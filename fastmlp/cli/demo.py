@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.compiler.cache import folder
-from fastmlp.plotting import plot_history
-from fastmlp.plotting.axes import FAINT, INK, WRONG
+from fastmlp.plotting import FAINT, INK, WRONG, plot_history
 from fastmlp.training.history import History
 from fastmlp.validation.packages import needs
 
