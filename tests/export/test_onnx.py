@@ -15,15 +15,13 @@ from small_models import CASES, MODELS, TARGETS, X
 from small_tables import FEW, classifier, drawn, regressor
 
 import fastmlp
-from fastmlp import MLP, MLPClassifier, TabularMLPClassifier, TabularMLPRegressor, to_onnx
+from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor, to_onnx
 from fastmlp.rules.activations import ActivationName
 
 # In float32 sums are of another order, and links may be steep.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 LOSSES = ("mse", "binary_cross_entropy", "cross_entropy", "poisson", "quantile", "gaussian_nll")
 rng = np.random.default_rng(0)
-HALF: Any = "float16"
-FIVE: Any = 5
 
 
 def run(graph: Any, rows: Any) -> list[Any]:
@@ -146,24 +144,3 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
         to_onnx(net_of(branch), path)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "words"),
-    [
-        (lambda: to_onnx(MLP((1, 1)), dtype=HALF), ValueError, "unknown dtype 'float16'"),
-        (lambda: to_onnx(MLP((1, 1)), opset=9), ValueError, "opset must be 13 to .*, got 9"),
-        (lambda: to_onnx(MLPClassifier()), ValueError, "MLPClassifier is not fitted"),
-        (lambda: to_onnx(TabularMLPRegressor()), ValueError, "is not fitted"),
-        (lambda: to_onnx(MLP((1, 1)), FIVE), TypeError, "fastmlp.to_onnx: path must be a path"),
-        (
-            lambda: to_onnx(MLP((1, 1)), "a\0b"),
-            ValueError,
-            "to_onnx: path .* without the character",
-        ),
-        (lambda: to_onnx(3), TypeError, "fastmlp.to_onnx: model must be an MLP, .* got int"),
-    ],
-)
-def test_wrong_arguments(call: Any, kind: Any, words: str) -> None:
-    with pytest.raises(kind, match=words):
-        call()

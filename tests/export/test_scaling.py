@@ -161,36 +161,6 @@ def test_columns_by_name() -> None:
     np.testing.assert_allclose(scaler.center, X[:, 1:].mean(axis=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: Standardizer().center, "Standardizer.center: nothing has been learned; call fit$"),
-        (lambda: Standardizer().transform(X), "transform: nothing has been learned; call fit$"),
-        (lambda: Standardizer().fit([]), "Standardizer.fit: there are no rows$"),
-        (lambda: Standardizer().fit(iter([X[:0]])), "Standardizer.fit: there are no rows$"),
-        (
-            lambda: Standardizer().fit([X[:5], X[:5, :4]]),
-            "Standardizer.fit: block 1: X has 4 features, but there were 6 before$",
-        ),
-        (
-            lambda: Standardizer().fit([FRAME, FRAME.assign(b=["u"] * N)]),
-            r"block 1: X must hold real numbers, got dtype \w+: text, such as 'u' in column 'b'",
-        ),
-        (
-            lambda: Standardizer().fit([FRAME, FRAME.assign(b=[None] * N)]),
-            "fit: block 1: X has 3000 missing values in column 'b'; fill",
-        ),
-        (lambda: Standardizer().partial_fit([1.0, 2.0]), r"partial_fit: X must have shape \(n_ro"),
-        (lambda: Standardizer().partial_fit([[np.inf]]), "X must be finite as float64, got inf in"),
-        (lambda: Standardizer(seed=-1), "Standardizer: seed must be an integer of 0 or more, got"),
-        (lambda: Standardizer(robust=1), "Standardizer: robust must be True or False, got 1$"),
-    ],
-)
-def test_errors(call: Any, words: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=words):
-        call()
-
-
 def test_its_form() -> None:
     scaler = Standardizer(robust=True)
     assert repr(scaler) == "Standardizer(robust=True)"

@@ -301,20 +301,6 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
         assert np.isfinite(clone(encoder).fit_transform(np.array(few), np.ones(1))).all()
 
 
-@pytest.mark.parametrize(
-    ("encoder", "message"),
-    [
-        (PiecewiseLinear(0), "PiecewiseLinear: n_bins must be an integer of 1 or more, got 0"),
-        (OneHotLevels(max_levels=0), "OneHotLevels: max_levels must be"),
-        (TargetStatistics(task="class"), "TargetStatistics: unknown task 'class'"),  # type: ignore[arg-type]
-        (TargetStatistics(n_folds=0), "TargetStatistics: n_folds must be"),
-    ],
-)
-def test_settings_are_checked(encoder: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        encoder.fit(np.array([[0], [1]]), np.array([0.0, 1.0]))
-
-
 @pytest.mark.parametrize("encoder", OF_CODES, ids=repr)
 def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
     codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)

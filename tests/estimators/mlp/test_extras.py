@@ -1,6 +1,5 @@
 """What scikit-learn's estimators do not have: further settings, validation rows, transform."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -96,19 +95,6 @@ def test_validation_rows_of_your_own(early: bool) -> None:
         expected = np.average(-np.log(p), weights=WEIGHTS[::2])
         assert model.validation_loss_curve_[-1] == pytest.approx(expected)
         assert same(model, clone(model).fit(X, LABELS))
-
-
-def test_validation_rows_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="X_val is provided, but y_val was not"):
-        clone(SMALL).fit(X, LABELS, X_val=NEW)
-    with pytest.raises(ValueError, match=re.escape("y_val has classes that y has not: ['maybe']")):
-        clone(SMALL).fit(X, LABELS, X_val=NEW, y_val=np.full(len(NEW), "maybe"))
-    with pytest.raises(ValueError, match="3 features"):
-        clone(SMALL).fit(X, LABELS, X_val=NEW[:, :3], y_val=NEW_LABELS)
-    regressor = MLPRegressor(hidden_layer_sizes=(5,), max_iter=8)
-    for y, y_val in ((REAL, NEW[:, :2]), (X[:, :3], NEW[:, :2]), (X[:, :2], NEW[:, 0])):
-        with pytest.raises(ValueError, match=r"y_val has \d columns, but there are \d outputs"):
-            regressor.fit(X, y, X_val=NEW, y_val=y_val)
 
 
 def test_a_pipeline_transforms_the_validation_rows() -> None:

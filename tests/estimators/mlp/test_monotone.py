@@ -76,19 +76,6 @@ def test_searches_files_and_exports_keep_it(tmp_path: Path) -> None:
     assert to_onnx(model)
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (MLPRegressor(monotonic_cst=[1]), r"MLPRegressor: monotonic_cst must be .* 3 inputs"),
-        (MLPRegressor(monotonic_cst="up"), "'monotonic_cst' parameter of MLPRegressor must be"),
-        (MLPRegressor(activation="gelu", monotonic_cst=SIGNS), "activations that rise, got 'gelu'"),
-    ],
-)
-def test_wrong_constraints(model: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        model.fit(X, Y)
-
-
 def test_several_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="the link 'softmax' do not"):
         MLPClassifier(monotonic_cst=SIGNS).fit(X, np.digitize(Y, [-1, 1]))

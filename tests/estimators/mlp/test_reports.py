@@ -154,27 +154,6 @@ def test_a_regressor_lowers_its_rate_on_plateaus() -> None:
     assert model.history_.metrics["mae"][-1] == pytest.approx(mean, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("settings", "fit", "message"),
-    [
-        ({"metrics": "roc_auc"}, {}, "metrics are of validation rows: give X_val and y_val, or"),
-        ({"early_stopping": 10}, {}, r"Got 10 instead. Did you mean EarlyStopping\(patience=10\)"),
-        ({"metrics": "auc", "early_stopping": True}, {}, "metric 'auc', did you mean 'roc_auc'"),
-        ({"early_stopping": EarlyStopping("auc")}, {},
-         r"give it: metrics='roc_auc', EarlyStopping\(monitor='roc_auc'\)$"),
-        ({"solver": "lbfgs", "early_stopping": EarlyStopping()}, {}, "Stopping needs a solver"),
-        ({"early_stopping": True}, {"callbacks": EarlyStopping()}, "give one of them"),
-        ({}, {"callbacks": EarlyStopping()}, "looks at validation rows: give X_val and y_val, or"),
-        ({}, {"callbacks": EarlyStopping}, r"the class EarlyStopping: EarlyStopping\(...\)"),
-        ({"metrics": "mae", "early_stopping": True}, {}, "the targets are class labels"),
-    ],
-)  # fmt: skip
-def test_monitors_that_are_refused(settings: Any, fit: Any, message: str) -> None:
-    three = np.arange(len(X)) % 3 if settings.get("metrics") == "mae" else LABELS
-    with pytest.raises((TypeError, ValueError), match=message):
-        clone(SMALL).set_params(**settings).fit(X, three, **fit)
-
-
 def test_a_bar_counts_the_epochs(capfd: pytest.CaptureFixture[str]) -> None:
     model = clone(SMALL).set_params(solver="lbfgs").fit(X, LABELS, progress=True)
     printed = capfd.readouterr().err

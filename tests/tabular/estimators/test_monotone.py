@@ -100,20 +100,6 @@ def test_the_scaled_numbers_keep_their_order() -> None:
     assert clipped[1:].tolist() == [0.0, 3.0, -3.0]
 
 
-@pytest.mark.parametrize(
-    ("constraints", "words"),
-    [
-        ([1, 0], r"must be -1 \(falls\), 0 \(free\) or 1 \(rises\) for each of the 4 columns"),
-        ({"incme": 1}, "unknown column in monotonic_cst 'incme', did you mean 'income'"),
-        ({"town": 1}, "for columns of numbers, and 'town' holds levels"),
-        ({"income": 2}, "must be -1"),
-    ],
-)
-def test_wrong_constraints(constraints: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        TabularMLPRegressor(**FEW, monotonic_cst=constraints).fit(FRAME, Y)
-
-
 def test_what_has_no_order_is_refused() -> None:
     with pytest.raises(ValueError, match="monotonic_cst is for two classes, got 3"):
         TabularMLPClassifier(**FEW, monotonic_cst=CONSTRAINTS).fit(FRAME, np.arange(N) % 3)

@@ -315,25 +315,6 @@ def test_texts_where_numbers_were_are_named(library: Any) -> None:
         schema.read(library({"a": [1.0, 2.0], "b": ["0", "1"]}), "me")
 
 
-@pytest.mark.parametrize(
-    ("X", "error", "message"),
-    [
-        (np.zeros(3), ValueError, r"got shape \(3,\); for one row use \[row\]"),
-        (np.zeros((0, 3)), ValueError, "X has no rows"),
-        (pandas.DataFrame({"a": []}), ValueError, "X has no rows"),
-        (np.zeros((3, 0)), ValueError, "X has no columns"),
-        (np.ones((3, 2)), ValueError, "no column is left to learn from: 'x0' has one value only"),
-        ([[1, 2], [1]], ValueError, "the rows of X must have one length"),
-        ({"a": [1]}, TypeError, "must be a frame of pandas or polars, .*got dict"),
-        (polars.DataFrame(COLUMNS).lazy(), TypeError, "LazyFrame has no rows yet"),
-        (np.ma.masked_array([[1.0, 2.0]], [[True, False]]), ValueError, "masked entries"),
-    ],
-)
-def test_what_is_no_table(X: Any, error: Any, message: str) -> None:
-    with pytest.raises(error, match=f"me: .*{message}"):
-        Schema.learn(X, who="me")
-
-
 def test_no_rows_are_read_as_none() -> None:
     values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
     assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
