@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import warnings
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.data.sources import Source
-from fastmlp.network.spec import Activation
+from fastmlp.network.spec import Activation, LossLike
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -41,7 +41,7 @@ class Splitter(Protocol):
 Table = ArrayLike | Sparse
 Activations = Activation | Sequence[Activation]
 HiddenLayerSizes = int | Sequence[int] | NDArray[np.integer[Any]]
-RegressionLoss = Literal["squared_error", "poisson", "gamma", "tweedie", "quantile", "gaussian_nll"]
+RegressionLoss = Literal["squared_error"] | LossLike
 SolverName = Literal["lbfgs", "lm"] | OptimizerName
 Solver = SolverName | Optimizer
 BatchSize = int | Literal["auto"]

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import BatchPredictions, Table
-from fastmlp.estimators.mlp.fitting.to_core import pinball_score, squeezed
+from fastmlp.estimators.mlp.fitting.to_core import levels_of, quantile_score, squeezed
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
     ClassifierMixin,
@@ -26,7 +26,7 @@ from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, losses, penalties
-from fastmlp.rules.losses import Loss, Quantile, Smoothed, spelled
+from fastmlp.rules.losses import Loss, Smoothed, spelled
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.validation import keywords
@@ -374,11 +374,10 @@ class NetRegressor(RegressorMixin, NetEstimator):
         y : (n_samples,) or (n_samples, n_outputs) array-like
         sample_weight : (n_samples,) array-like, optional
         """
-        settings = spelled(self._loss())
-        if not isinstance(settings, Quantile):
+        levels = levels_of(self._loss())
+        if levels is None:
             return float(super().score(X, y, sample_weight))
-        targets = np.asarray(y, np.float64).reshape(len(y), -1)
-        return pinball_score(self._predictions(X), targets, sample_weight, settings.levels)
+        return quantile_score(self, X, y, sample_weight, levels)
 
 
 def estimator_of(

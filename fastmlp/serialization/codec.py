@@ -222,6 +222,8 @@ def _float_from(name: Any) -> float:
 # In the order in which they are tried.
 _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     float: _of_float,
+    Loss: lambda value: {"loss": of_loss(value)},
+    losses.LossSettings: lambda value: {"loss": of_loss(value.loss)},
     list: _of_each,
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
@@ -239,6 +241,7 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
     "random_state": lambda content, own: random_state.random_state_from(content),
     "schedule": rate_from,
     "average": lambda content, own: average_from(content),
+    "loss": loss_from,
     "optimizer": optimizer_from,
     "rule": lambda content, own: rule_from(content, activations.RULES, "rule", own),
 }

@@ -41,6 +41,7 @@ from fastmlp.estimators.mlp.fitting.shortcuts import (
 from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
+    levels_of,
     loss_of_classifier,
     loss_of_regressor,
     pinball_score,
@@ -51,7 +52,7 @@ from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Loss, LossSettings
 from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
@@ -365,11 +366,12 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson", "gamma", "tweedie", "quantile", "gaussian_nll"}, \
-    default "squared_error"
-        The first two are scikit-learn's. "gamma" is for targets above 0, "tweedie" for those of 0
-        or more; both are half the deviance, of `predict` = exp of the net's output. "quantile" is
-        the pinball loss of `quantile`. "gaussian_nll" trains a mean and a standard deviation.
+    loss : str, Quantile, Tweedie, Loss or callable, default "squared_error"
+        scikit-learn's "squared_error" and "poisson", or as of `MLP`, but for those of classes.
+        "gamma" is for targets above 0, "tweedie" for those of 0 or more; both are half the
+        deviance, of `predict` = exp of the net's output. With several levels of `Quantile` y has
+        one column, and `predict` returns a sorted column for each level. "gaussian_nll" trains a
+        mean and a standard deviation.
     hidden_layer_sizes : array-like of int, default (100,)
     activation : str, callable, or a list of them, one per hidden layer, default "relu"
         scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
@@ -395,11 +397,6 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
-    quantile : float or sequence of float in (0, 1), default 0.5
-        The levels of ``loss="quantile"``, in ascending order. With several, y has one column, and
-        `predict` returns a column for each level, sorted.
-    power : float from 1 to 2, default 1.5
-        The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
     dropout, input_dropout, input_noise : float or schedule, default 0.0
         As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
     average : EMA or SWA, optional
@@ -446,15 +443,10 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     True
     """
 
-    quantile: Any
-    power: float
-
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPRegressor._parameter_constraints,
         **CompiledMLP.more_constraints,
-        "loss": [StrOptions({"squared_error", "poisson", *OF_REGRESSORS})],
-        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
-        "power": [Interval(Real, 1, 2, closed="both")],
+        "loss": [StrOptions({*OF_REGRESSORS}), LossSettings, Loss, callable],
     }
 
     @explained
@@ -489,8 +481,6 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         scoring: Scoring | None = None,
         metrics: Metrics | None = None,
         pickle_state: bool = False,
-        quantile: Any = 0.5,
-        power: float = 1.5,
         dropout: DropoutLike = 0.0,
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
@@ -585,12 +575,12 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             If standard deviations are asked for, and the loss has none.
         """
         outputs = self._quick_outputs(X)
-        if self.loss == "gaussian_nll":
-            check_is_fitted(self)
+        if self.__dict__.get("out_activation_") == "mean_std":
             outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
             mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
+            check_is_fitted(self)
             raise ValueError(
                 f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
                 f"{self.loss!r}"
@@ -598,7 +588,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         return super().predict(X) if outputs is None else squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 of the predictions; for ``loss="quantile"`` the negative mean pinball loss.
+        """Return R2 of the predictions; of quantiles the negative mean pinball loss.
 
         Parameters
         ----------
@@ -606,9 +596,10 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         """
-        if self.loss != "quantile":
+        levels = levels_of(self._loss())
+        if levels is None:
             return float(super().score(X, y, sample_weight))
-        return quantile_score(self, X, y, sample_weight)
+        return quantile_score(self, X, y, sample_weight, levels)
 
     def _loss(self) -> Loss:
         return loss_of_regressor(self)
@@ -617,7 +608,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         loss = self._loss()
         if loss.link == "sorted" and y.shape[1] > 1:
             raise ValueError(
-                f"MLPRegressor: loss='quantile' of several levels takes y of one column, got "
+                f"MLPRegressor: quantiles of several levels take y of one column, got "
                 f"{y.shape[1]}: fit a model for each column, or for each level"
             )
         return int(y.shape[1]) * loss.per_target
@@ -630,9 +621,10 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         return targets
 
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
-        if self.loss == "quantile":
-            return pinball_score(outputs, targets, weight, self.quantile)
-        return r2(outputs[:, ::2] if self.loss == "gaussian_nll" else outputs, targets, weight)
+        levels = levels_of(self._loss())
+        if levels is not None:
+            return pinball_score(outputs, targets, weight, levels)
+        return r2(outputs[:, :: self._loss().per_target], targets, weight)
 
     def _binarized(self, y: Any) -> Array:
         y = checked_targets(self, y)

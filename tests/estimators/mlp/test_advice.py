@@ -33,7 +33,7 @@ SETTINGS: list[tuple[Any, str]] = [
     ),
     (MLPRegressor(64), r"Did you mean MLPRegressor\(hidden_layer_sizes=64\)\?$"),
     (MLPClassifier(64, 32), r"Did you mean MLPClassifier\(hidden_layer_sizes=\(64, 32\)\)\?$"),
-    (MLPRegressor("mse"), r"Got 'mse' instead. Did you mean 'squared_error'\?$"),
+    (MLPRegressor("l1"), r"Got 'l1' instead. Did you mean 'mae'\?$"),
     (MLPClassifier(activation="ReLU"), r"Got 'ReLU' instead. Did you mean 'relu'\?$"),
     (MLPClassifier(activation="swish"), r"Did you mean 'silu'\?$"),
     (MLPClassifier(solver="Adam"), r"Got 'Adam' instead. Did you mean 'adam'\?$"),

@@ -21,7 +21,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastmlp
-from fastmlp import MLP, AdamW, Cosine, EarlyStopping, FileError, MLPClassifier, MLPRegressor
+from fastmlp import (
+    MLP,
+    AdamW,
+    Cosine,
+    EarlyStopping,
+    FileError,
+    MLPClassifier,
+    MLPRegressor,
+    Quantile,
+)
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import safetensors_file
 
@@ -178,6 +187,15 @@ def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> Non
     assert_same(model, other)
     copy = clone(other).fit(X, TASKS["multiclass"].y)
     assert copy.get_params() == model.get_params()
+
+
+@pytest.mark.parametrize("loss", [Quantile([0.1, 0.5, 0.9]), Quantile(0.7), "huber"], ids=repr)
+def test_losses_of_a_regressor(loss: Any, path: Path) -> None:
+    model = fitted("regression", loss=loss)
+    other = reloaded(model, path)
+    assert other.loss == loss
+    assert_same(model, other)
+    assert other.score(X, TASKS["regression"].y) == model.score(X, TASKS["regression"].y)
 
 
 def test_a_random_state_comes_back_where_it_was(path: Path) -> None:

@@ -12,6 +12,7 @@ from sklearn.model_selection import cross_val_score
 
 from fastmlp import (
     MLP,
+    Focal,
     MLPClassifier,
     MLPRegressor,
     MLPSearchCV,
@@ -25,12 +26,22 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 3))
 Y = X[:, 0] + RNG.normal(scale=0.3, size=120)
 LEVELS = [0.1, 0.5, 0.9]
+
+
+def own(prediction: Any, target: Any) -> tuple[Any, Any]:
+    error = prediction - target
+    return error * error * error * error, 4 * error * error * error
+
+
 SETTINGS: dict[str, tuple[dict[str, Any], Any, int]] = {
     "gamma": ({"loss": "gamma"}, "gamma", 1),
-    "tweedie": ({"loss": "tweedie", "power": 1.3}, Tweedie(1.3), 1),
-    "quantile": ({"loss": "quantile", "quantile": 0.9}, Quantile(0.9), 1),
-    "quantiles": ({"loss": "quantile", "quantile": LEVELS}, Quantile(LEVELS), 3),
+    "tweedie": ({"loss": Tweedie(1.3)}, Tweedie(1.3), 1),
+    "quantile": ({"loss": Quantile(0.9)}, Quantile(0.9), 1),
+    "quantiles": ({"loss": Quantile(LEVELS)}, Quantile(LEVELS), 3),
     "gaussian_nll": ({"loss": "gaussian_nll"}, "gaussian_nll", 2),
+    "huber": ({"loss": "huber"}, "huber", 1),
+    "mae of two": ({"loss": "mae"}, "mae", 2),
+    "own": ({"loss": own}, own, 1),
 }
 each = pytest.mark.parametrize("name", SETTINGS)
 
@@ -41,6 +52,8 @@ def regressor(**settings: Any) -> MLPRegressor:
 
 
 def targets(name: str) -> Any:
+    if name == "mae of two":
+        return X[:, :2]
     return np.exp(Y) if name in ("gamma", "tweedie") else Y
 
 
@@ -76,7 +89,7 @@ def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
 
 @pytest.mark.parametrize("levels", [0.9, LEVELS])
 def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> None:
-    model = regressor(loss="quantile", quantile=levels).fit(X, Y)
+    model = regressor(loss=Quantile(levels)).fit(X, Y)
     columns = model.predict(X).reshape(len(X), -1).T
     weight = RNG.uniform(0.5, 2, size=len(X))
     each_level = zip(np.ravel(levels), columns, strict=True)
@@ -85,14 +98,14 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
 
 
 def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
-    model = regressor(loss="quantile", quantile=LEVELS, max_iter=300, learning_rate_init=0.01)
+    model = regressor(loss=Quantile(LEVELS), max_iter=300, learning_rate_init=0.01)
     predicted = model.fit(X, Y).predict(X)
     assert (np.diff(predicted, axis=1) >= 0).all()
     np.testing.assert_allclose((Y[:, None] < predicted).mean(axis=0), LEVELS, atol=0.08)
 
 
 def test_searches_and_cross_validation_take_them() -> None:
-    model = regressor(loss="quantile", quantile=LEVELS)
+    model = regressor(loss=Quantile(LEVELS))
     assert (cross_val_score(model, X, Y, cv=3) < 0).all()
     search = MLPSearchCV(model, {"alpha": [0.0, 1.0]}, cv=3).fit(X, Y)
     assert search.best_score_ < 0
@@ -123,17 +136,13 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "y must be above 0",
     ),
+    (lambda: regressor(loss="focal").fit(X, Y), ValueError, "'loss' parameter of MLPRegressor"),
+    (lambda: regressor(loss=Focal()).fit(X, Y), ValueError, "is of classes: take MLPClassifier"),
+    (lambda: regressor(quantile=0.9), TypeError, r"the loss has it: loss=Quantile\(0.9\)"),
     (
-        lambda: regressor(loss="quantile", quantile=[0.9, 0.1]).fit(X, Y),
+        lambda: regressor(loss=Quantile(LEVELS)).fit(X, X[:, :2]),
         ValueError,
-        "in ascending order",
-    ),
-    (lambda: regressor(loss="quantile", quantile=1.0).fit(X, Y), ValueError, "'quantile' param"),
-    (lambda: regressor(loss="tweedie", power=3).fit(X, np.exp(Y)), ValueError, "'power' param"),
-    (
-        lambda: regressor(loss="quantile", quantile=LEVELS).fit(X, X[:, :2]),
-        ValueError,
-        "takes y of one column, got 2",
+        "take y of one column, got 2",
     ),
     (lambda: regressor(loss="pinball").fit(X, Y), ValueError, "Did you mean 'quantile'"),
     (

@@ -10,22 +10,22 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, SOLVERS, stops_by_score
+from fastmlp.estimators.mlp.fitting.to_core import (
+    ACTIVATIONS,
+    OF_REGRESSORS,
+    SOLVERS,
+    stops_by_score,
+)
 from fastmlp.network import spec
 from fastmlp.rules import activations, optimizers
+from fastmlp.rules.losses import SYNONYMS
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import hints
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
-LOSSES = {
-    "squared_error": "mse mean_squared_error l2",
-    "poisson": "poisson_nll",
-    "gamma": "half_gamma reg_gamma",
-    "tweedie": "half_tweedie reg_tweedie",
-    "quantile": "pinball",
-    "gaussian_nll": "gaussian normal",
-}
+LOSSES = {"squared_error": "mean_squared_error l2", **dict.fromkeys(OF_REGRESSORS, "")}
+LOSSES |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
 # Of parameters with names as values: the known ones, and words of other libraries.
 WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
     "activation": (ACTIVATIONS, activations.SYNONYMS),

@@ -22,7 +22,6 @@ from fastmlp.model import MLP, net_on
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
 from fastmlp.rules import updates
-from fastmlp.rules.losses import Quantile, Tweedie
 from fastmlp.rules.optimizers import Custom
 
 Array = NDArray[Any]
@@ -187,10 +186,6 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
             return "mse", 2 / n_outputs
         case "poisson":
             return "poisson", 1 / n_outputs
-        case "quantile":
-            return Quantile(estimator.quantile), 1.0
-        case "tweedie":
-            return Tweedie(estimator.power), 1.0
     return estimator.loss, 1.0
 
 

@@ -19,10 +19,10 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network import monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
-from fastmlp.rules import activations, updates
+from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.dropout import Dropout, Key
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES, Loss, Quantile, Smoothed, Tweedie
+from fastmlp.rules.losses import LOSSES, Loss, Smoothed
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -107,20 +107,30 @@ def n_threads_of(n_jobs: int | None) -> int | None:
     return int(joblib.effective_n_jobs(n_jobs))
 
 
-# Beside scikit-learn's.
-OF_REGRESSORS = ("gamma", "tweedie", "quantile", "gaussian_nll")
+# Of the core's names those that are not of classes; scikit-learn has the first of its own.
+OF_REGRESSORS = (
+    "squared_error",
+    "poisson",
+    *(name for name, loss in LOSSES.items() if loss.link not in ("sigmoid", "softmax")),
+)
 
 
 def loss_of_regressor(estimator: Any) -> Loss:
-    """Return the loss of a regressor."""
-    match estimator.loss:
-        case "quantile":
-            return Quantile(estimator.quantile).loss
-        case "tweedie":
-            return Tweedie(estimator.power).loss
-        case "gamma" | "gaussian_nll":
-            return LOSSES[estimator.loss]
-    return SKLEARN_LOSSES[estimator.loss]
+    """Return the loss of a regressor: scikit-learn's of this name, else that of `MLP`."""
+    if isinstance(estimator.loss, str) and estimator.loss in ("squared_error", "poisson"):
+        return SKLEARN_LOSSES[estimator.loss]
+    loss = resolve.loss(estimator.loss)
+    if loss.link in ("sigmoid", "softmax"):
+        raise ValueError(
+            f"{type(estimator).__name__}: loss={estimator.loss!r} is of classes: take "
+            "MLPClassifier, or MLP(..., loss=...).as_estimator()"
+        )
+    return loss
+
+
+def levels_of(loss: Loss) -> Array | None:
+    """The levels of a loss of quantiles, shape (n,); None of another loss."""
+    return np.array(loss.constants) if loss.rule in (losses.quantile, losses.quantiles) else None
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
@@ -148,7 +158,7 @@ def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) 
         raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
     least, accepted = float(dense.min()) if dense.size else 1.0, regressor._loss().targets
     # scikit-learn does not check the targets of its "poisson".
-    if regressor.loss in OF_REGRESSORS and (
+    if regressor.loss != "poisson" and (
         (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
     ):
         limit = "above 0" if accepted == "positive" else "0 or more"
@@ -170,18 +180,18 @@ def squeezed(outputs: Array) -> Array:
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
-def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Any) -> float:
+def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) -> float:
     """Return the negative mean pinball loss, over levels or outputs, and rows."""
     error = targets - outputs
-    losses = np.maximum(levels * error, (np.asarray(levels) - 1) * error)
-    return -float(np.average(losses.mean(axis=1, dtype=np.float64), weights=weight))
+    values = np.maximum(levels * error, (levels - 1) * error)
+    return -float(np.average(values.mean(axis=1, dtype=np.float64), weights=weight))
 
 
-def quantile_score(estimator: Any, X: Any, y: Any, weight: Any) -> float:
+def quantile_score(estimator: Any, X: Any, y: Any, weight: Any, levels: Array) -> float:
     """Return the negative mean pinball loss of an estimator's predictions."""
     targets = np.asarray(y, np.float64).reshape(len(y), -1)
     outputs = estimator.predict(X).reshape(len(targets), -1)
-    return pinball_score(outputs, targets, weight, estimator.quantile)
+    return pinball_score(outputs, targets, weight, levels)
 
 
 Rates = NDArray[np.float64]
