@@ -8,6 +8,7 @@ import pytest
 from fastmlp import EMA, MLP, SGD, Adam
 from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Net, Watch
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler import COMPILER
 
 SIZES = (12, 20, 3)
@@ -59,6 +60,8 @@ def test_it_has_the_bits_of_the_general_form(
     }
     fit = {"batch_size": int(rng.choice([1, 5, 8, 33, 90]))}
     plain = fitted(settings, fit)
+    # A kept session looks again only where something has changed.
+    monkeypatch.setattr(TRAININGS, "take", lambda key: None)
     monkeypatch.setattr(Watch, "sees", lambda self: True)
     assert fitted(settings, fit) == plain
     assert forms == [COMPILER == "translator", False]
