@@ -34,6 +34,7 @@ IN_COMMANDS = {
     r"\bsample_weight(_val)?\b": "--weight",
     r"\b[Xy]_val\b": "--valid",
     r"\by(?= (must|has|holds)\b)": "the target",
+    r"\btime_limit\b": "--time-limit",
 }
 # Errors that are told in words of the command.
 REPORTED = (ValueError, TypeError, NotImplementedError, MemoryError, FileNotFoundError)
