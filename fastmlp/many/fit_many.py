@@ -247,6 +247,8 @@ def fit_together(
     time_limit: float | None,
     n_threads: int | None = None,
     bar: Bar | None = None,
+    metrics: Metrics | None = None,
+    early_stopping: EarlyStopping | None = None,
 ) -> list[list[History]]:
     """Return the histories of each call; the nets have the parameters of their best epochs.
 
@@ -263,6 +265,8 @@ def fit_together(
     options = FitOptions.checked(
         WHO,
         callbacks=callbacks,
+        metrics=metrics,
+        early_stopping=early_stopping,
         keep_best=True,
         time_limit=time_limit,
         within_epochs=True,

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted
 
 from fastmlp import validation as checks
 from fastmlp._process import warnings
-from fastmlp.estimators.common import BatchPredictions, Folds, RandomState, Scoring
+from fastmlp.estimators.common import BatchPredictions, Folds, Metrics, RandomState, Scoring
 from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
@@ -34,7 +34,7 @@ from fastmlp.tabular.estimators import (
     trees,
 )
 from fastmlp.tabular.estimators.distilled import distilled
-from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, score_of
+from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, PackSettings, Preset, TableRows
 from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Task
 from fastmlp.tabular.pack.rows import in_strips
@@ -42,6 +42,7 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.training.history import History
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed, suggestion
@@ -70,6 +71,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     max_iter: int | None
     time_limit: float | None
     scoring: Scoring | None
+    metrics: Metrics | None
+    early_stopping: EarlyStopping | None
     categorical_features: Any
     validation_fraction: float
     cv: Folds | None
@@ -97,6 +100,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "time_limit": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [str, callable, None],
+        "metrics": [str, callable, list, tuple, dict, None],
+        "early_stopping": [EarlyStopping, None],
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": ["cv_object"],
@@ -244,11 +249,13 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes, caller.who)
+        metrics, stopping = metrics_of(self.metrics, self.early_stopping, classes, caller.who)
+        settings = settings._replace(score=score, metrics=metrics, early_stopping=stopping)
         return fitting.TableFit(
             data=data,
             task=task,
             n_classes=n_classes,
-            settings=settings._replace(score=score),
+            settings=settings,
             beside=beside,
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions
 
-from fastmlp.estimators.common import ClassWeight, Folds, RandomState, Scoring
+from fastmlp.estimators.common import ClassWeight, Folds, Metrics, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
@@ -19,6 +19,7 @@ from fastmlp.tabular.pack import Pack, Preset, conformal
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
 from fastmlp.training.history import Callback
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -54,6 +55,13 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         there are, if not all. With it results depend on the machine.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the log loss.
+    metrics : str or callable, or a list or dict of them, optional
+        Scores as of `scoring`, or functions of targets and predictions, of each net after each
+        epoch: in reports of callbacks, and for ``EarlyStopping(monitor=name)``. Functions get the
+        places of labels in `classes_`.
+    early_stopping : EarlyStopping, optional
+        The rule by which each net ends and keeps its best epoch. None: by the validation loss, with
+        a patience that grows with the epochs until the best one.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights, in training and, as for scikit-
         learn's HistGradientBoostingClassifier, in rows that epochs and nets are chosen on.
@@ -162,6 +170,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         max_iter: int | None = None,
         time_limit: float | None = None,
         scoring: Scoring | None = None,
+        metrics: Metrics | None = None,
+        early_stopping: EarlyStopping | None = None,
         class_weight: ClassWeight | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fastmlp.estimators.common import Folds, RandomState, Scoring
+from fastmlp.estimators.common import Folds, Metrics, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
@@ -20,6 +20,7 @@ from fastmlp.tabular.pack import PackSettings, Preset, conformal
 from fastmlp.tabular.pack.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.training.history import Callback
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -43,9 +44,9 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         The level of ``loss="quantile"``.
     power : float from 1 to 2, default 1.5
         The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
-    preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, refit, trees, extra_members, compute_dtype, monotonic_cst, \
-    random_state, n_jobs, verbose, client, group_timeout
+    preset, n_members, max_members, ensemble, max_iter, time_limit, metrics, early_stopping, \
+    categorical_features, validation_fraction, cv, refit, trees, extra_members, compute_dtype, \
+    monotonic_cst, random_state, n_jobs, verbose, client, group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the root mean squared error, or
@@ -98,6 +99,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         max_iter: int | None = None,
         time_limit: float | None = None,
         scoring: Scoring | None = None,
+        metrics: Metrics | None = None,
+        early_stopping: EarlyStopping | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
         cv: Folds | None = None,

@@ -1,6 +1,8 @@
 """Scores of models of tables: those that a selection maximises, and importances of columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +16,55 @@ from fastmlp.tabular.pack.outputs import Score, Scorer, Task
 from fastmlp.tabular.schema import Values
 from fastmlp.training import metrics
 from fastmlp.training.metrics import estimator_of
+from fastmlp.training.stopping import EarlyStopping
+from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
 # The score of a pack without another.
 OWN = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"
+
+
+def metrics_of(
+    given: Any, early_stopping: EarlyStopping | None, classes: Array | None, who: str
+) -> tuple[dict[str, Score], EarlyStopping | None]:
+    """Return the scores of metrics by their names, and early stopping with a mode.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a metric or the monitor is not known, or which of its values are better.
+    """
+    given = [given] if isinstance(given, str) or callable(given) else given or ()
+    if not isinstance(given, Mapping):
+        given = {getattr(metric, "__name__", metric): metric for metric in given}
+    scores, modes = dict[str, Score](), {"validation_loss": "min", "loss": "min"}
+    for name, metric in given.items():
+        is_name = isinstance(metric, str)
+        function = None if is_name else metrics.metrics_of({name: metric}, who)[name].function
+        if function is None:
+            scores[name], modes[name] = scored(metric, classes, who, "metrics"), "max"
+        else:
+            scores[name], modes[name] = _of_function(function), ""
+    if early_stopping is None:
+        return scores, None
+    scalars.known(f"{who}: early_stopping", "monitor", early_stopping.monitor, modes)
+    mode: Any = early_stopping.mode or modes[early_stopping.monitor]
+    if not mode:
+        needed = "needs mode='max' if higher is better, else mode='min'"
+        raise ValueError(f"{who}: early_stopping: {early_stopping.monitor!r} {needed}")
+    return scores, replace(early_stopping, mode=mode)
+
+
+def _of_function(function: Callable[..., Any]) -> Score:
+    """Return the score of a function of targets and predictions, perhaps of weights too."""
+    weighs = "sample_weight" in signature(function).parameters
+
+    def score(y: Array, predictions: Array, weight: Array | None) -> float:
+        return float(function(y, predictions, **({"sample_weight": weight} if weighs else {})))
+
+    return score
 
 
 def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: str) -> Score | None:
@@ -37,11 +82,16 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: st
     """
     if scoring is None or scoring == OWN.get(task, OWN_OF_CLASSES):
         return None
+    return scored(scoring, classes, who)
+
+
+def scored(scoring: Scoring, classes: Array | None, who: str, word: str = "scoring") -> Score:
+    """Return the score of a name or scorer; `word` is the parameter's, for errors."""
     if isinstance(scoring, str):
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            message = f"{who}: scoring: {scoring!r} is no score{suggestion(scoring, known)}"
+            message = f"{who}: {word}: {scoring!r} is no score{suggestion(scoring, known)}"
             raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")
@@ -56,7 +106,7 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: st
             if not isinstance(scoring, str):
                 raise
             of = "numbers" if classes is None else f"{len(classes)} classes"
-            raise ValueError(f"{who}: scoring={scoring!r} of {of} failed: {error}") from error
+            raise ValueError(f"{who}: {word}={scoring!r} of {of} failed: {error}") from error
 
     return score
 

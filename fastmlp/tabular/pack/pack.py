@@ -254,7 +254,9 @@ def train_pack(
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        of_nets = NetSettings(outputs, settings.compute_dtype, settings.signs, loss)
+        of_nets = NetSettings(
+            outputs, settings.compute_dtype, settings.signs, loss, settings.metrics
+        )
         splits.append(Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
@@ -288,6 +290,7 @@ def _limits(
     return Limits(
         settings.epochs,
         settings.patience,
+        settings.early_stopping,
         _deadline(settings, start, 1 - FOR_SELECTION),
         alone=n_splits == 1,
         least=FOR_TRAINING * (settings.time_limit or 0.0) / n_splits,

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ from fastmlp.network.spec import ComputeDType, LossLike
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.first_order import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack.outputs import NetOutputs
+from fastmlp.tabular.pack.outputs import NetOutputs, Score
 from fastmlp.tabular.pack.rows import Inputs, joined
 from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.schema.rule import Task as EncodedTask
 from fastmlp.training.history import Bar, Callback, History, Report, Status
+from fastmlp.training.stopping import EarlyStopping
 
 Array = NDArray[Any]
 # Batches: a part of the rows, to the nearest power of two between these.
@@ -73,6 +75,7 @@ class Limits(NamedTuple):
     epochs : int, the most of each net
     patience : int
         How many epochs a net goes on without getting better, beside a part of those until its best.
+    early_stopping : EarlyStopping, the rule in place of that, or None
     deadline : float, of `time.perf_counter`; None: no limit
     n_threads : int, optional
     alone : bool
@@ -85,6 +88,7 @@ class Limits(NamedTuple):
 
     epochs: int
     patience: int
+    early_stopping: EarlyStopping | None = None
     deadline: float | None = None
     n_threads: int | None = None
     alone: bool = True
@@ -97,7 +101,8 @@ class Limits(NamedTuple):
         best = report.history.best_epoch or 0
         if self.listeners is not None:
             self.listeners(report)
-        if self._stopped or report.epoch - best >= self.patience + PATIENCE_SHARE * best:
+        late = report.epoch - best >= self.patience + PATIENCE_SHARE * best
+        if self._stopped or (late and self.early_stopping is None):
             report.stop()
 
     @property
@@ -147,13 +152,31 @@ class Trained(NamedTuple):
 
 
 class NetSettings(NamedTuple):
-    """The settings that all nets of a pack share: outputs, precision, constraints of columns, and
-    the loss, if it is not that of the outputs."""
+    """The settings that all nets of a pack share: outputs, precision, constraints of columns, the
+    loss, if it is not that of the outputs, and metrics."""
 
     outputs: NetOutputs
     compute_dtype: ComputeDType | None = None
     signs: tuple[int, ...] = ()
     loss: LossLike | None = None
+    metrics: Mapping[str, Score] = MappingProxyType({})
+
+
+class Measure(NamedTuple):
+    """A score of the table's numbers or classes as a metric of a net."""
+
+    outputs: NetOutputs
+    score: Score
+
+    def __call__(self, targets: Array, predictions: Array, sample_weight: Any = None) -> float:
+        outputs, n = self.outputs, len(targets)
+        seen = outputs.predictions(predictions.reshape(n, -1))
+        if outputs.task != "regression":
+            # Sums of float32 are up to 1e-7 beside 1, of which scikit-learn warns.
+            seen /= seen.sum(axis=1, keepdims=True)
+            return float(self.score(targets.astype(np.int64), seen, sample_weight))
+        y = targets.astype(np.float64) * outputs.scale + outputs.center
+        return float(self.score(y, seen, sample_weight))
 
 
 class Split(NamedTuple):
@@ -261,7 +284,7 @@ class _SplitRows:
         steps = math.ceil(n / batch)
         nets = [new_net(recipe, X.shape[1], self._nets, steps, signs) for recipe in recipes]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
-        return _Fits(recipes, call, self._nets.outputs)
+        return _Fits(recipes, call, self._nets)
 
 
 class _Fits(NamedTuple):
@@ -269,7 +292,7 @@ class _Fits(NamedTuple):
 
     recipes: Sequence[Recipe]
     call: Call
-    outputs: NetOutputs
+    settings: NetSettings
 
     def trained(self, histories: Sequence[History]) -> list[Trained]:
         """Return the nets that have a best epoch, or a part of their first."""
@@ -278,7 +301,7 @@ class _Fits(NamedTuple):
         for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
             cut = history.status is Status.OUT_OF_TIME
             if history.best_epoch is not None or cut:
-                predictions = self.outputs.predictions(net.predict(held_out))
+                predictions = self.settings.outputs.predictions(net.predict(held_out))
                 best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
                 losses = [*zip(history.loss, history.validation_loss, strict=False)]
                 curve = np.array(losses, np.float64).reshape(-1, 2)
@@ -289,6 +312,7 @@ class _Fits(NamedTuple):
 
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list[list[History]]:
     """Train the nets of calls: of one here, or of several together on a cluster."""
+    outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
     # A bar is not pickled, as the callback of a cluster is.
     return fit_together(
         cluster,
@@ -298,6 +322,8 @@ def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list
         time_limit=limits.left,
         n_threads=limits.n_threads,
         bar=limits.bar,
+        metrics={name: Measure(outputs, score) for name, score in scores.items()},
+        early_stopping=limits.early_stopping,
     )
 
 

@@ -1,6 +1,7 @@
 """The settings of a pack and of its nets: presets, encodings, and recipes that are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from fastmlp.network.spec import Activation, ComputeDType
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.outputs import SQUARED, NumberLoss, Score
+from fastmlp.training.stopping import EarlyStopping
 
 Preset = Literal["fast", "balanced", "best"]
 # A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
@@ -40,6 +42,9 @@ class PackSettings(NamedTuple):
     score : function of (y, predictions, weight), optional
         What the selection maximises; None: minus the log-loss or the RMSE.
     loss : of numbers
+    metrics : scores of (y, predictions, weight), higher is better, measured after each epoch
+    early_stopping : EarlyStopping, optional
+        The end of each net, in place of `patience`.
     time_limit : float, optional
         Seconds after which no net is begun, and those that train end, within an epoch too. With
         it, which nets there are depends on the machine.
@@ -63,6 +68,8 @@ class PackSettings(NamedTuple):
     signs: tuple[int, ...] = ()
     trees: bool = False
     loss: NumberLoss = SQUARED
+    metrics: Mapping[str, Score] = MappingProxyType({})
+    early_stopping: EarlyStopping | None = None
 
 
 PRESETS: dict[Preset, PackSettings] = {

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from model_files import reloaded
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.metrics import get_scorer, log_loss
+from sklearn.metrics import get_scorer, log_loss, mean_absolute_error, r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -19,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 from small_tables import FEW, classifier, drawn, labels, regressor
 
-from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import EarlyStopping, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -178,6 +178,14 @@ FAULTS: list[tuple[Any, Any, str]] = [
         {},
         "Classifier.fit: scoring: 'acuracy' is no score, did you mean",
     ),
+    ({"metrics": "acuracy"}, {}, "Classifier.fit: metrics: 'acuracy' is no score, did you mean"),
+    ({"early_stopping": EarlyStopping("r3")}, {}, "fit: early_stopping: unknown monitor 'r3'; kno"),
+    ({"early_stopping": 5}, {}, "'early_stopping' parameter of TabularMLPClassifier"),
+    (
+        {"metrics": {"error": lambda y, p: 1.0}, "early_stopping": EarlyStopping("error")},
+        {},
+        "'error' needs mode='max' if higher is better, else mode='min'",
+    ),
     ({"scoring": "f1", "max_iter": 1}, {}, "Classifier.fit: scoring='f1' of 3 classes failed: T"),
     ({"preset": "quick"}, {}, "Did you mean 'fast'"),
     (
@@ -216,6 +224,41 @@ def test_faults_in_training(settings: Any, given: Any, words: str) -> None:
     content = {"X": X, "y": LABELS, **given}
     with pytest.raises((TypeError, ValueError, InvalidParameterError), match=words):
         TabularMLPClassifier(**{**FEW, **settings}).fit(**content)
+
+
+def away(y: Any, predictions: Any, sample_weight: Any) -> float:
+    return float(np.average(np.abs(y - predictions), weights=sample_weight))
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics", "expected"),
+    [
+        (TabularMLPRegressor, "r2", r2_score),
+        (TabularMLPRegressor, [away], mean_absolute_error),
+        (
+            TabularMLPClassifier,
+            {"score": "neg_log_loss"},
+            lambda y, p: -log_loss(y, p / p.sum(axis=1)[:, None]),
+        ),
+    ],
+)
+def test_nets_end_by_a_metric(kind: Any, metrics: Any, expected: Any) -> None:
+    """A metric is in the table's units, and a net is that of the metric's best epoch."""
+    y = 1e3 + 50 * Y if kind is TabularMLPRegressor else LABELS
+    name = "r2" if metrics == "r2" else "away" if isinstance(metrics, list) else "score"
+    sign = -1 if name == "away" else 1
+    stopping = EarlyStopping(name, patience=2, mode="min" if name == "away" else None)
+    histories: list[Any] = []
+    model = kind(n_members=3, max_iter=20, random_state=0, ensemble="mean")
+    model.set_params(metrics=metrics, early_stopping=stopping)
+    model.fit(X, y, X_val=X[::2], y_val=y[::2], callbacks=lambda r: histories.append(r.history))
+    best = {max(sign * np.array(one.metrics[name])): one for one in histories}
+    for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
+        score = sign * expected(y[::2], predictions)
+        (history,) = [one for value, one in best.items() if value == pytest.approx(score, 1e-5)]
+        best_epoch = np.argmax(sign * np.array(history.metrics[name]))
+        assert member.epoch - 1 == history.best_epoch == best_epoch
+        assert len(history.loss) in (20, member.epoch + 2)
 
 
 @pytest.mark.parametrize("seed", range(4))
