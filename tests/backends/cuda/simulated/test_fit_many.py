@@ -140,10 +140,21 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
     assert [h.status.name for h in histories] == ["COMPLETED", "STOPPED", "COMPLETED"]
 
 
-def test_nets_of_one_kind_may_have_epochs_and_batches_of_their_own(groups: list[int]) -> None:
+def test_nets_of_one_kind_may_have_epochs_and_batches_of_their_own(
+    groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e9)
+    run, calls = cuda_trainer.Launches.run, list[int]()
+
+    def noted(self: Any, spans: Any) -> None:
+        calls.append(len(spans))
+        run(self, spans)
+
+    monkeypatch.setattr(cuda_trainer.Launches, "run", noted)
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
     fit_many(together, X, Y, epochs=[1, 3, 1], batch_size=[4, 5, 4], rows=FOLD)
-    assert groups == [2, 1]
+    # Both nets of a kind are in one launch, the third in another.
+    assert (groups, calls) == ([2, 1], [2, 1])
     for member, epochs, batch in zip(own, [1, 3, 1], [4, 5, 4], strict=True):
         alone(member, FOLD, epochs=epochs, batch_size=batch)
     assert [state_of(member) for member in together] == [state_of(member) for member in own]
