@@ -41,7 +41,7 @@ from fastmlp.network.spec import (
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.optimizers import Optimizer, require_first_order
+from fastmlp.rules.optimizers import Optimizer, is_averaged, require_first_order
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
@@ -328,10 +328,20 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
 
     def _change(self, **fields: Any) -> None:
         """Change settings of the layers."""
-        with self._state.lock.training(f"MLP.{next(iter(fields))}"):
+        lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
+        with lock.parameters:
+            lock.require_free(f"MLP.{next(iter(fields))}")
+            lock.n_owners += averaged
             before, self._network = self._network, self._network._replace(**fields)
-            self._engine = self._predictor = self._raw_predictor = self._steps = None
-            if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
+            # Predictions and buffers are the same with other rates.
+            for prepared in (self._engine, self._steps) if self._device == "cpu" else ():
+                changing: Any = prepared
+                if changing is not None:
+                    changing.change(self._network)
+            if self._device != "cpu":
+                self._engine = self._steps = None
+            frozen = rates_of_layers.frozen
+            if averaged and frozen(before) != frozen(self._network):
                 # Frozen layers stay as they are seen, and the others were averaged beside them.
                 self._state.train_shown()
 

@@ -259,6 +259,11 @@ class Trainer(Protocol):
         """Train on these rows, of the kind, width and at most the number of those before."""
         ...
 
+    def regroup(self, optimizer: Optimizer) -> bool:
+        """Train with the engine's factors of learning rates; return False where that needs another
+        trainer."""
+        ...
+
     def resume(self, moments: Any, data: Any) -> None:
         """Go on, on these rows, a number that it serves, from the parameters and slots of now."""
         ...

@@ -188,8 +188,8 @@ class NetState:
 
     def train_shown(self) -> None:
         """Train the parameters that the net shows from now on, and average them anew."""
-        slots = self.slots()
-        if slots is None or not is_averaged(self.optimizer):
+        slots = self.slots() if is_averaged(self.optimizer) else None
+        if slots is None:
             return
         slots[N_SLOTS:] = self.parameters
         if lag_of(self.optimizer):

@@ -105,6 +105,20 @@ class Steps:
         """Copy and pickle as None: a copy of a net makes its own."""
         return type(None), ()
 
+    def change(self, network: Network) -> None:
+        """Take steps with other factors of learning rates from now on, in the same buffers."""
+        rates, switches = network.layer_rates, network.trainable
+        for kind in WHO:
+            engine: Any = self._engines[kind]
+            engine.change(engine.network._replace(layer_rates=rates, trainable=switches))
+        self._checked, self._steps, self._tabled = None, range(0), None
+        for key in list(self._trainers):
+            kept = self._kept(key)
+            trains = kept is not None and any(map(any, network.factors))
+            if kept is None or not trains or not kept.trainer.regroup(kept.optimizer):
+                self._let_go(key)
+        self._look()
+
     def on_batch(self, X: Any, y: Any, sample_weight: Any) -> float:
         """Take a step on these rows; return their objective."""
         loss = self._quickly("batch", X, y, sample_weight)
@@ -368,14 +382,18 @@ class Steps:
     def _get_ready(self, kind: Kind, kept: Kept, shape: Any) -> None:
         """Prepare a trainer for steps by one call, after a step that was taken by the loop."""
         kept.quick, self._steps = kept.trainer.pause(), range(0)
-        network, self._tabled = self._engines["batch"].network, self._state.optimizer
-        optimizer, dropout = self._tabled, network.dropout
-        groups = groups_of(optimizer, network.factors).groups
-        self._is_plain = groups == WHOLE and dropout is None and has_coefficients_alone(optimizer)
-        self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
+        self._tabled = self._state.optimizer
+        self._look()
         if kept.quick is not None:
             self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
             self._ready[kind][shape] = weakref.ref(kept)
+
+    def _look(self) -> None:
+        """Look at what coefficients depend on."""
+        network, optimizer = self._engines["batch"].network, self._state.optimizer
+        dropout, groups = network.dropout, groups_of(optimizer, network.factors).groups
+        self._is_plain = groups == WHOLE and dropout is None and has_coefficients_alone(optimizer)
+        self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
 
     def _warn(self, loss: float, who: str, *, taken: bool = False) -> None:
         """Warn, the first time, that a step was not taken, or has lost the parameters."""

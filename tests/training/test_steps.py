@@ -1,6 +1,7 @@
 """Single steps of the user's own loop: to the bit those of `fit`, whatever happens between them."""
 
 import copy
+import dataclasses
 import gc
 import itertools
 import os
@@ -227,6 +228,30 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
         assert state_of(nets[1]) == state_of(nets[0])
         assert nets[1].predict(X).tobytes() == nets[0].predict(X).tobytes()
         nets = changed(nets, rng)
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_settings_that_change_at_every_step_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = drawn_net(rng)
+    n_layers, size = len(net.layer_sizes) - 1, rng.choice(SIZES)
+    for _ in range(N_STEPS):
+        kind = rng.integers(3)
+        if kind == 0:
+            rate = float(rng.uniform(0.001, 0.01))
+            settings: Any = net.optimizer
+            net.optimizer = dataclasses.replace(settings, learning_rate=rate)
+        elif kind == 1:
+            net.trainable = [*(rng.random(n_layers - 1) < 0.5).tolist(), True]
+        else:
+            net.layer_rates = [*rng.choice([0, 0.5, 1, 2], n_layers - 1).tolist(), 1.0]
+        X, y, weight = drawn_rows(net, rng, [size])
+        other = copy.deepcopy(net)
+        assert net.train_on_batch(X, y, weight) == fitted(other, X, y, weight)
+        assert state_of(net) == state_of(other)
+        copied = copy.deepcopy(net)
+        assert net.fit(X, y, epochs=1).loss == copied.fit(X, y, epochs=1).loss
+        assert state_of(net) == state_of(copied)
 
 
 MANY = [1, 2, 3, 5, 7, 8, 9, 13, 16, 21, 40, 64, 65, 130]

@@ -56,6 +56,10 @@ class Engine(Runner):
         super().__init__(network, n_threads, lock)
         self._idle, self._jacobians = buffers or FreeList(), FreeList()
 
+    def change(self, network: Network) -> None:
+        """Be the engine of the same network with other factors of learning rates."""
+        self.network, self.rules, self.last = network, None, None
+
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return rows, validated; `memo` keeps arrays that several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss

@@ -1,6 +1,6 @@
 """A session: rows, a net and its buffers, laid out for the kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -285,6 +285,16 @@ class Session:
         # Predictions prefetch no rows: their form does not depend on them.
         if self._form is None or (self.workspace.train and now != before):
             self._choose_form()
+
+    def regroup(self, places: Sequence[tuple[int, int]], lowest: int) -> None:
+        """Take other coefficients for each layer's weights and biases from now on, or none, and
+        train the layers from `lowest` on; not with microbatches."""
+        layers, (weights, biases) = self.plan.layers, zip(*places, strict=True)
+        layers["weight_coefficients"], layers["bias_coefficients"] = weights, biases
+        together = [here == there for here, there in places]
+        layers["steps_biases_with_weights"] = together & (layers["is_transposed"] == 0)
+        self.net["lowest"] = lowest
+        self._choose_form()
 
     def divide(self, partition: Partition) -> None:
         """Divide steps by this partition from now on; its team and its split layer stay."""

@@ -119,6 +119,9 @@ class Trainer:
     units_per_epoch: int
     unit_flops: int
     made_for: object = None
+    # The coefficients of a group of parameters, once asked for; the groups of its layers.
+    _n = 0
+    _numbers: object = None
 
     def __init__(
         self,
@@ -141,12 +144,13 @@ class Trainer:
         rules = _rules_of(engine, optimizer)
         blocks = rules.blocks
         self._engine: Any = engine
+        self._network = network
         self._batch_size, self._optimizer = batch_size, optimizer
         self._quick: QuickStep | None = None
         dense = isinstance(data.x, np.ndarray)
         self._roomy = stepping and dense
         self._parameters = parameters
-        self._key = (rules.key, batch_size, self._roomy, data.y.shape[1])
+        self._key: Any = (rules.key, batch_size, self._roomy, data.y.shape[1])
         kept = TRAININGS.take(self._key) if dense else None
         self._session = kept or self._new_session(blocks, data, moments)
         self._session.user = self._token = object()
@@ -176,6 +180,23 @@ class Trainer:
         """Train on these rows from the next window on: of the kind and width of those before."""
         self._session.take(data)
         self._point_to(data)
+
+    def regroup(self, optimizer: Optimizer) -> bool:
+        """Train with the engine's factors of learning rates from now on; return False where another
+        trainer is needed."""
+        session, network = self._session, self._engine.network
+        fixed = network.penalties or session.net["factors"] or session.partition.microbatch_rows
+        if fixed or self._batch_size == 1:
+            return False
+        # Its rules are no longer those of the key.
+        self._key, self._n = None, self._n or n_coefficients_of(optimizer)
+        groups = groups_of(optimizer, network.factors)
+        n_bytes = self._n * network.dtype.itemsize if len(groups.groups) > 1 else 0
+        numbers = n_bytes, groups.weights, groups.biases
+        if numbers != self._numbers:
+            session.regroup(groups.places(n_bytes), groups.lowest)
+            self._numbers = numbers
+        return True
 
     def resume(self, moments: Moments, data: Data) -> None:
         """Go on from the parameters, and with the optimizer's state, as they are now."""
@@ -224,10 +245,12 @@ class Trainer:
         engine this trainer: the next fit goes on with it, if nobody has taken the buffers."""
         session, engine = self._session, self._engine
         del self._session, self._engine
-        if isinstance(session.data.x, np.ndarray):
+        if isinstance(session.data.x, np.ndarray) and self._key is not None:
             session.rest()
             TRAININGS.give(self._key, session, session.n_bytes)
-            self._rested, engine.last = weakref.ref(session), self
+            self._rested = weakref.ref(session)
+            # The engine may be that of other factors of learning rates by now.
+            engine.last = self if engine.network is self._network else None
 
     def goes_on(
         self, engine: Runner, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data

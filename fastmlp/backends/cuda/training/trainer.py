@@ -216,6 +216,10 @@ class Trainer:
         self._set(data)
         self._launches.take(*self._scaled(data)[:2])
 
+    def regroup(self, optimizer: Optimizer) -> bool:
+        """Return False: other factors of learning rates need another trainer."""
+        return False
+
     def resume(self, moments: Moments, data: Data) -> None:
         """Go on from the parameters, and with the optimizer's state, as they are now."""
         self._moments = moments
