@@ -186,13 +186,7 @@ def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
     assert fitted(settings, whole).transform(whole.part(slice(0))).shape[0] == 0
 
 
-def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="Encoding: unknown scaling 'robus', did you mean 'robust"):
-        Encoding(scaling="robus")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Encoding: unknown embedding 'ple'"):
-        Encoding(embedding="ple")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Encoding: n_bins must be at most 128, got 200"):
-        Encoding(n_bins=200)
+def test_nothing_is_transformed_before_a_fit() -> None:
     with pytest.raises(ValueError, match="Encoding: nothing has been learned; call fit"):
         Encoding().transform(rows())
 

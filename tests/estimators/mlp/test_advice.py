@@ -17,7 +17,6 @@ from sklearn.neural_network import MLPClassifier as Theirs
 
 from fastmlp import (
     MLP,
-    Cosine,
     MLPClassifier,
     MLPRegressor,
     MLPSearchCV,
@@ -26,30 +25,6 @@ from fastmlp import (
 LABELS, REAL = (X[:, 0] > 0).astype(int), X[:, 0]
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
-SETTINGS: list[tuple[Any, str]] = [
-    (
-        MLPRegressor((64, 32)),
-        r"Got \(64, 32\) instead. Did you mean MLPRegressor\(hidden_layer_sizes=\(64, 32\)\)\?$",
-    ),
-    (MLPRegressor(64), r"Did you mean MLPRegressor\(hidden_layer_sizes=64\)\?$"),
-    (MLPClassifier(64, 32), r"Did you mean MLPClassifier\(hidden_layer_sizes=\(64, 32\)\)\?$"),
-    (MLPRegressor("l1"), r"Got 'l1' instead. Did you mean 'mae'\?$"),
-    (MLPClassifier(activation="ReLU"), r"Got 'ReLU' instead. Did you mean 'relu'\?$"),
-    (MLPClassifier(activation="swish"), r"Did you mean 'silu'\?$"),
-    (MLPClassifier(solver="Adam"), r"Got 'Adam' instead. Did you mean 'adam'\?$"),
-    (MLPClassifier(solver="momentum"), r"Write SGD\(0.01, momentum=0.9\)$"),
-    (MLPClassifier(solver=Cosine(0.1)), r"Did you mean Adam\(Cosine\(learning_rate=0.1.*\)\)\?$"),
-    (MLPClassifier(learning_rate=0.1), r"Got 0.1 instead. Did you mean learning_rate_init=0.1\?$"),
-    (MLPClassifier(learning_rate="adaptiv"), r"Did you mean 'adaptive'\?$"),
-    (MLPClassifier(alpha="a"), r"Got 'a' instead\.$"),
-]
-
-
-@pytest.mark.parametrize(("model", "words"), SETTINGS)
-def test_a_setting_that_is_refused(model: Any, words: str) -> None:
-    name = type(model).__name__
-    with pytest.raises(ValueError, match=f"^The '[a-z_]+' parameter of {name} must be .*{words}"):
-        model.fit(X, LABELS)
 
 
 @pytest.mark.parametrize("model", [MLPRegressor(), MLP((2, 1)).as_estimator()], ids=repr)

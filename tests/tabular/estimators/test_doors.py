@@ -183,55 +183,6 @@ def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
     assert by_place.predict([{"age": 30.0}]) == by_place.predict([[30.0]])
 
 
-WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"X": TABLE, "y": "sold"}, "y is a text: name the target's column by target='sold'"),
-    ({"X": TABLE, "y": LABELS, "target": "sold"}, "give y or target='sold', not both"),
-    ({"X": TABLE, "target": "solt"}, "there is no column 'solt', did you mean 'sold'"),
-    ({"X": TABLE, "target": ["sold"]}, "target must be a column's name, got"),
-    ({"X": TABLE, "target": "sold", "groups": "grp"}, "there is no column 'grp'"),
-    ({"X": as_rows(TABLE), "target": "solt"}, "there is no column 'solt'"),
-    ({"X": X.to_numpy(), "target": "sold"}, "target= goes with files and tables; got ndarray"),
-    ({"X": "a.parquet"}, "fit: X is a path: name the target's column by target="),
-    ({"X": "a.parquet", "y": LABELS}, "X is a path: name the target's column"),
-    ({"X": X, "y": LABELS, "X_val": "a.csv", "y_val": LABELS}, "fit: X_val: X is a path"),
-    ({"X": polars.from_pandas(TABLE).lazy(), "target": "sold"}, "pass X.collect"),
-    ({"X": TABLE, "target": "sold", "X_val": X}, "fit: X_val: there is no column 'sold'"),
-    (
-        {"X": X, "y": LABELS, "groups": GROUPS[:7]},
-        r"\.fit: .* samples: \[120, 7\], of X and groups$",
-    ),
-    ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
-    ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
-    (
-        {"X": X, "y": LABELS, "groups": np.array([1, "a"] * 60, object)},
-        "groups must be of one type, to be sorted: .* 'str' and 'int'",
-    ),
-    (
-        {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},
-        "groups are of rows held out of X, and X_val is given",
-    ),
-]
-
-
-@pytest.mark.parametrize(("given", "words"), WRONG)
-def test_faults_of_doors(given: dict[str, Any], words: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=words):
-        TabularMLPClassifier(**FEW).fit(**given)
-
-
-@pytest.mark.parametrize(
-    ("class_weight", "words"),
-    [
-        ({"tops": 2}, "class_weight has keys that are no labels of y: 'tops'; y: 'low', 'middle'"),
-        ({"top": -1}, r"class_weight\['top'\] must be a finite number of 0 or more"),
-        ("balance", "'class_weight' parameter of TabularMLPClassifier"),
-    ],
-)
-def test_faults_of_class_weights(class_weight: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        TabularMLPClassifier(**FEW, class_weight=class_weight).fit(X, LABELS)
-
-
 def test_a_path_is_predicted_by_others() -> None:
     model = TabularMLPClassifier(**FEW, cv=2).fit(TABLE[[*NAMES, "sold"]], target="sold")
     for path in ("a.parquet", Path("a.csv"), ["a.csv", "b.csv"]):
