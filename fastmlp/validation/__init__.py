@@ -17,6 +17,7 @@ from fastmlp.validation.arrays import (
     vector,
     warn_if_not_finite,
     weights,
+    without_nul,
 )
 from fastmlp.validation.fits import (
     BALANCED,
@@ -58,4 +59,5 @@ __all__ = [
     "vector",
     "warn_if_not_finite",
     "weights",
+    "without_nul",
 ]

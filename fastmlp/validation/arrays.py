@@ -228,6 +228,24 @@ def unmasked(argument: object, who: str, name: str) -> None:
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
 
 
+def without_nul(labels: Any, who: str, name: str) -> None:
+    """Check that no text among labels ends in a NUL character, which NumPy's texts drop.
+
+    Raises
+    ------
+    ValueError
+        If one does.
+    """
+    if type(labels) is np.ndarray and labels.dtype.kind != "O":
+        return
+    for label in np.asarray(labels, object).ravel():
+        if isinstance(label, str) and label.endswith("\0"):
+            raise ValueError(
+                f"{who}: {name} holds {label!r}, whose NUL character at the end NumPy's texts "
+                "drop: give labels that differ in others"
+            )
+
+
 def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
     """Return an array of real numbers; one that is made from a frame's columns is of `kind`."""
     if type(argument) is np.ndarray and argument.dtype.kind in "fiub":

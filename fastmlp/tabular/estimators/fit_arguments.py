@@ -51,6 +51,7 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         door = "pass y, or the name of its column in X by target="
         raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
     validation.unmasked(y, who, name)
+    validation.without_nul(y, who, name)
     values = array(y)
     if values.ndim == 2 and values.shape[1] > 1:
         several = "MultiOutput" + ("Classifier" if "Classifier" in who else "Regressor")

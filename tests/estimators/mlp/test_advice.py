@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from fitting import needs_compiler, unconverged
 from pairs import X
@@ -20,6 +21,7 @@ from fastmlp import (
     MLPClassifier,
     MLPRegressor,
     MLPSearchCV,
+    TabularMLPClassifier,
 )
 
 LABELS, REAL = (X[:, 0] > 0).astype(int), X[:, 0]
@@ -51,6 +53,20 @@ def test_text_in_an_array_has_the_words_of_scikit_learn_and_a_note() -> None:
         MLPClassifier().fit(rows, [0, 1])
     assert str(ours.value) == str(theirs.value)
     assert "X holds text, such as 'u' in column 1; encode it" in ours.value.__notes__[0]
+
+
+@pytest.mark.parametrize("form", [list, lambda y: np.array(y, object), pd.Series, pl.Series])
+@pytest.mark.parametrize(
+    "model",
+    [MLPClassifier(), MLP((6, 1), loss="binary_cross_entropy").as_estimator(),
+     TabularMLPClassifier()],
+    ids=lambda model: type(model).__name__,
+)  # fmt: skip
+def test_labels_that_numpy_takes_for_the_same(model: Any, form: Any) -> None:
+    """Its texts drop NUL characters at their ends."""
+    y = ["a" if i % 2 else "a\0" for i in range(len(X))]
+    with pytest.raises(ValueError, match=rf"{type(model).__name__}.fit: y holds 'a\\x00', whose"):
+        model.fit(X, form(y))
 
 
 MASKED = np.ma.masked_greater(X, 1.0)

@@ -15,7 +15,7 @@ from pairs import BEFORE_1_9, REAL, X, both, outcome
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import EarlyStopping, MLPClassifier, MLPRegressor
 
 pytestmark = [unconverged, needs_compiler]
 PAGE = (Path(__file__).parents[3] / "docs" / "from" / "scikit-learn.md").read_text()
@@ -179,6 +179,14 @@ def names_in_messages() -> None:
         assert known in error[1]
 
 
+def what_the_core_has() -> None:
+    watch = {"early_stopping": EarlyStopping(patience=2), "loss": "huber"}
+    for name, value in watch.items():
+        theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), **{name: value})
+        assert theirs[2][0] == "InvalidParameterError"
+        assert ours[0].n_iter_ <= 5
+
+
 def warnings_of_numpy() -> None:
     settings = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity"}
     for kind, warns in zip(
@@ -285,6 +293,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "`lbfgs` on float32 rows": lbfgs_in_float32,
     "`partial_fit` of a regressor with `lbfgs`": lbfgs_by_epochs,
     '`solver="lm"`': levenberg_marquardt,
+    "an `EarlyStopping`, and other losses of a regressor": what_the_core_has,
     "an unknown activation or solver": names_in_messages,
     "overflow in training": warnings_of_numpy,
     "an integer that no float holds": integers_that_no_float_holds,
