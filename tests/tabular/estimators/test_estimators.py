@@ -216,7 +216,8 @@ def test_targets_among_the_columns_are_warned_of(seed: int) -> None:
     g = np.random.default_rng(seed)
     y: Any = [Y, LABELS, g.integers(2, size=120), Y > 3][seed]
     column = pd.Series(y).astype([float, "category", object, object][seed])
-    model: Any = (TabularMLPClassifier if seed else TabularMLPRegressor)(**FEW, cv=2)
+    model: Any = TabularMLPClassifier() if seed else TabularMLPRegressor()
+    model.set_params(n_members=1, max_iter=1, cv=2)
     with pytest.warns(UserWarning, match=r"fit: y is a column of X, 'copy': leave it out"):
         model.fit(X.assign(copy=column), y)
     changed = column.copy()
