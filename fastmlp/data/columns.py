@@ -187,7 +187,7 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
         short = names is None or isinstance(names, str | int | float | list | tuple)
-        shown = repr(value) if short else f"a {type(value).__name__}"
+        shown = repr(value) if short else hints.a_kind(value)
         raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:

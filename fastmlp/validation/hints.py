@@ -79,7 +79,13 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
         return f": dates{where}; {_days(f'({selection} - {selection}.min())', argument)}"
     if isinstance(value, time):
         return f": times of day{where}; make numbers of them"
-    return f": a {type(value).__name__}{where}; make numbers of it"
+    return f": {a_kind(value)}{where}; make numbers of it"
+
+
+def a_kind(value: object) -> str:
+    """The name of a value's class, with its article."""
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
 
 
 def _days(spans: str, argument: object) -> str:

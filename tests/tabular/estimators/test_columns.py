@@ -137,7 +137,7 @@ OTHERS: dict[str, Any] = {
     "durations": ([datetime.timedelta(5)] * 2, "time spans in column 'c'"),
     "missing": ([1.0, None], "1 missing value in column 'c'"),
     "nulls": (pa.nulls(2), "2 missing values in column 'c'"),
-    "lists": ([[1.0], [2.0]], r"list<.*> *: a ndarray in column 'c'"),
+    "lists": ([[1.0], [2.0]], r"list<.*> *: an ndarray in column 'c'"),
     "structs": ([{"a": 1}] * 2, "struct<.*: a dict in column 'c'"),
     "bytes": ([b"a", b"b"], "binary: text, such as b'a' in column 'c'"),
 }
