@@ -230,6 +230,18 @@ def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.Mo
         nets = changed(nets, rng)
 
 
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)], ids=str)
+def test_a_fit_after_one_that_diverged_is_that_of_a_copy(optimizer: Any) -> None:
+    net, X, y = MLP((2, 5, 1), optimizer=optimizer, seed=0), np.ones((4, 2), "f4"), np.ones(4, "f4")
+    net.fit(X, y, epochs=1)
+    with pytest.warns(RuntimeWarning, match="fit diverged"):
+        net.fit(X, y * np.float32(1e38), epochs=1)
+    other = copy.deepcopy(net)
+    losses = [each.fit(X, y, epochs=3).loss for each in (net, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+
+
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_settings_that_change_at_every_step_count(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -267,6 +267,7 @@ class Trainer:
             return False
         self._session, self._engine = session, engine
         session.adopt(moments)
+        session.job["diverged"] = 0
         self.take(data)
         # To see if they are changed would take as long.
         self.load()
