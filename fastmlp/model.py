@@ -41,7 +41,8 @@ from fastmlp.network.spec import (
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.optimizers import Optimizer, is_averaged, require_first_order
+from fastmlp.rules.optimizer_protocol import Optimizer, is_averaged
+from fastmlp.rules.optimizers import require_first_order
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop

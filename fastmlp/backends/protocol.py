@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
 Order = NDArray[np.int64]

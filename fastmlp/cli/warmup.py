@@ -25,7 +25,8 @@ from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastmlp.rules.optimizer_protocol import Optimizer
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.training.history import Status

@@ -12,7 +12,8 @@ from fastmlp._process import warnings
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.data.sources import Source
 from fastmlp.network.spec import Activation, LossLike
-from fastmlp.rules.optimizers import Optimizer, OptimizerName
+from fastmlp.rules.optimizer_protocol import Optimizer
+from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 

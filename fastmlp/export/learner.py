@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.predict.embedded_vjp import vjp_record
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
 from fastmlp.model import MLP, core_of
-from fastmlp.rules.optimizers import is_averaged
+from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 

@@ -18,7 +18,7 @@ from fastmlp.network.spec import OWNER, Network, weight_views
 from fastmlp.network.summary import name_of
 from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import Optimizer, lag_of
+from fastmlp.rules.optimizer_protocol import Optimizer, lag_of
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
 

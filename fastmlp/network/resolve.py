@@ -23,7 +23,7 @@ from fastmlp.rules import (
     penalties,
     schedules,
 )
-from fastmlp.rules.optimizers.protocol import finite_numbers
+from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count, same_word, suggestion
 
@@ -65,7 +65,7 @@ def network(
 
 
 def initial_state(
-    network: Network, optimizer: optimizers.Optimizer, generator: np.random.Generator, rule: object
+    network: Network, optimizer: Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
     """Return a state of step 0: weights of the initializer, or of the one that suits the
     activations, biases of 0."""
@@ -146,7 +146,7 @@ def output_activation(
     return activation("identity"), links.LINKS[function.link]
 
 
-def optimizer(setting: object) -> optimizers.Optimizer:
+def optimizer(setting: object) -> Optimizer:
     """Return the optimizer of this name or with this update rule, or check an optimizer."""
     if isinstance(setting, str):
         scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
@@ -154,11 +154,11 @@ def optimizer(setting: object) -> optimizers.Optimizer:
     # The library's own first: the check of the protocol takes a seventh of making a net.
     known = optimizers.OPTIMIZERS.values()
     if type(setting) in known or isinstance(setting, optimizers.SecondOrder):
-        return cast(optimizers.Optimizer, setting)
+        return cast(Optimizer, setting)
     if isinstance(setting, optimizers.Custom):
         form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"
         own_rule("optimizer", form, setting.rule, 5 + len(setting.constants), 3)
-    if isinstance(setting, optimizers.Optimizer) and not isinstance(setting, type):
+    if isinstance(setting, Optimizer) and not isinstance(setting, type):
         return setting
     is_rate = type(setting) in schedules.SCHEDULES.values() or isinstance(setting, float)
     if callable(setting) and not isinstance(setting, type) and not is_rate:

@@ -14,7 +14,8 @@ from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import LINKS, Link, LinkName
 from fastmlp.rules.losses import Loss, LossName, LossSettings
-from fastmlp.rules.optimizers import Optimizer, OptimizerName
+from fastmlp.rules.optimizer_protocol import Optimizer
+from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.rules.penalties import PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion

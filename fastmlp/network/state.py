@@ -13,7 +13,7 @@ from fastmlp._process.locks import NetLock, publish
 from fastmlp.network import monotone
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
-from fastmlp.rules.optimizers import Optimizer, average_start, is_averaged, lag_of
+from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averaged, lag_of
 
 Array = NDArray[Any]
 # The numbers that an optimizer keeps for each parameter: an update rule's m and v, and with an

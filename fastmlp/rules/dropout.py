@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.optimizers import Schedule
+from fastmlp.rules.optimizer_protocol import Schedule
 from fastmlp.rules.schedules import rates_of
 
 MULTIPLIER_0, MULTIPLIER_2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.optimizers import Schedule
-from fastmlp.rules.optimizers.protocol import check_schedule
+from fastmlp.rules.optimizer_protocol import Schedule, check_schedule
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 

@@ -3,7 +3,7 @@
 A gradient rule takes g, the derivative of the objective with its penalties, and the value of the
 setting that asks for it, and returns the new g. NaN must stay NaN, so that a divergence is seen. To
 add one: write the function, put it in `GRADIENT_RULES` under the name of its setting, and give
-`fastmlp.rules.optimizers.protocol.OptimizerSettings` that field. Clipping by norm needs the whole
+`fastmlp.rules.optimizer_protocol.OptimizerSettings` that field. Clipping by norm needs the whole
 gradient before the first number changes: `NORMS` names its settings, `norm_factor` is its formula,
 and backends take the norms.
 

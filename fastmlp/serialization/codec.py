@@ -30,14 +30,8 @@ from fastmlp._process import random_state
 from fastmlp.rules import activations, losses
 from fastmlp.rules.averages import AVERAGES, Average
 from fastmlp.rules.losses import LOSSES, Loss
-from fastmlp.rules.optimizers import (
-    OPTIMIZERS,
-    SECOND_ORDER,
-    Custom,
-    Optimizer,
-    SecondOrder,
-)
-from fastmlp.rules.optimizers.protocol import OptimizerSettings
+from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings
+from fastmlp.rules.optimizers import OPTIMIZERS, SECOND_ORDER, Custom, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization.safetensors_file import Content, FileError, arrays_at, content_of
 from fastmlp.validation import scalars

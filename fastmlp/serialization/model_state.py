@@ -14,7 +14,7 @@ from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weigh
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, penalties
 from fastmlp.rules.dropout import Key
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import Content, FileError
 from fastmlp.validation import Names

@@ -20,7 +20,8 @@ from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import ParameterGroup, groups_of
-from fastmlp.rules.optimizers import Optimizer, SecondOrder, coefficients_of
+from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of
+from fastmlp.rules.optimizers import SecondOrder
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import History, Status
 

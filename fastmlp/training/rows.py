@@ -16,7 +16,7 @@ from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
 from fastmlp.rules.dropout import Dropout, Rate
-from fastmlp.rules.optimizers import Optimizer, average_of
+from fastmlp.rules.optimizer_protocol import Optimizer, average_of
 from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions

@@ -22,10 +22,10 @@ from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import (
     LBFGS,
     LevenbergMarquardt,
-    Optimizer,
     SecondOrder,
     jacobian_bytes,
     matrix_bytes,

@@ -23,15 +23,15 @@ from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import WHOLE, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
-from fastmlp.rules.optimizers import (
+from fastmlp.rules.optimizer_protocol import (
     Optimizer,
     Rates,
     coefficients_of,
     has_coefficients_alone,
     is_averaged,
-    require_first_order,
     traits_of,
 )
+from fastmlp.rules.optimizers import require_first_order
 from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import rates_in_use, setting_of_length

@@ -31,7 +31,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.groups import Factors, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import Optimizer, coefficients_of, is_averaged, lag_of
+from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of, is_averaged, lag_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 
 Array = NDArray[Any]

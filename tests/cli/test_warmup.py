@@ -33,7 +33,7 @@ from fastmlp.rules.activations import RULES
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.optimizers import (OPTIMIZERS)
 for width, n_rows in ((3, 5), (64, 200)):
     wide = width > 3 and limits.thread_limit() > 1
     dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: wide, 0

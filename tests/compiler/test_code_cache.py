@@ -52,7 +52,7 @@ from fastmlp.backends.protocol import Data
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.network.spec import make_layout
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import SGD
+from fastmlp.rules.optimizers import (SGD)
 
 rules = (activations.relu, activations.identity)
 link, decay = links.LINKS["identity"], ((penalties.l2, 0.1),)

@@ -23,7 +23,7 @@ from fastmlp import (
 )
 from fastmlp.model import core_of
 from fastmlp.network import monotone
-from fastmlp.rules.optimizers import average_of
+from fastmlp.rules.optimizer_protocol import average_of
 
 EXACT = ("relu", "leaky_relu", "identity")
 OPTIMIZERS = (

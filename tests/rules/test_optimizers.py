@@ -10,12 +10,9 @@ import pytest
 
 from fastmlp import EMA, SGD, SWA, Adam, AdamW, Cosine, ScheduleFreeAdamW
 from fastmlp.rules.groups import FROZEN, Factors, ParameterGroup, groups_of
-from fastmlp.rules.optimizers import (
-    OPTIMIZERS,
-    Custom,
-    Nadam,
+from fastmlp.rules.optimizer_protocol import (
     Optimizer,
-    RMSprop,
+    OptimizerSettings,
     average_start,
     coefficients_of,
     gradient_rule_of,
@@ -24,7 +21,7 @@ from fastmlp.rules.optimizers import (
     n_coefficients_of,
     norm_limit_of,
 )
-from fastmlp.rules.optimizers.protocol import OptimizerSettings
+from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Nadam, RMSprop
 from fastmlp.rules.schedules import (
     SCHEDULES,
     Constant,

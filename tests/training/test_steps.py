@@ -46,7 +46,7 @@ from fastmlp.backends.cpu.trainers import quick_step
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS, Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.losses import OUTPUT_GRADIENT
-from fastmlp.rules.optimizers import is_averaged
+from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training import steps
 
 RATES: list[Any] = [

@@ -26,7 +26,7 @@ from fastmlp.backends.protocol import Data, Memo, Select, as_given, no_memo
 from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
-from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, average_of, norm_limit_of
+from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
 from fastmlp.rules.updates import norm_factor
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded

@@ -54,7 +54,7 @@ from fastmlp.backends.protocol import Data
 from fastmlp.compiler import COMPILER, Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import NormLimit
+from fastmlp.rules.optimizer_protocol import NormLimit
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]

@@ -28,7 +28,7 @@ from fastmlp.backends.protocol import (
 from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
 

@@ -52,7 +52,7 @@ from fastmlp.model import MLP
 from fastmlp.network import monotone, spec
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.training.history import History
 from fastmlp.training.stopping import EarlyStopping
 

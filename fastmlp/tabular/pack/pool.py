@@ -14,7 +14,7 @@ from fastmlp.many.fit_many import Call, fit_together
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDType, LossLike
 from fastmlp.rules.averages import EMA
-from fastmlp.rules.optimizers.first_order import AdamW
+from fastmlp.rules.optimizers import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.outputs import NetOutputs, Score
 from fastmlp.tabular.pack.rows import Inputs, joined

@@ -52,7 +52,7 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.rules.optimizers import OPTIMIZERS, AdamW
+from fastmlp.rules.optimizers import (OPTIMIZERS, AdamW)
 
 dispatch.pays = lambda work, n_threads: n_threads > 1
 rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ from nets import Net
 from numba.core.runtime import rtsys
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.optimizers import (OPTIMIZERS)
 
 numba.njit(lambda: np.empty(3))()  # shows that allocations are counted
 net = Net((3, 5, 2), penalties={"l2": 0.1, "l1": 0.1})

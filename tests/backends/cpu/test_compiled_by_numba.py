@@ -31,7 +31,7 @@ from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.validation.expanded import Expanded
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.optimizers import (OPTIMIZERS)
 
 inner, threads, teams, sessions, Session = worker_pool.run, 1, set(), [], trainer.Session
 

@@ -14,7 +14,8 @@ from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import SGD, Adam, AdamW, Nadam, RMSprop, coefficients_of
+from fastmlp.rules.optimizer_protocol import coefficients_of
+from fastmlp.rules.optimizers import SGD, Adam, AdamW, Nadam, RMSprop
 
 CASES: dict[str, Any] = {
     "slower front": ((0.1, 0.1), (1, 1), (1, 1)),

@@ -12,14 +12,8 @@ from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.averages import EMA
-from fastmlp.rules.optimizers import (
-    OPTIMIZERS,
-    SGD,
-    Adam,
-    Custom,
-    Optimizer,
-    ScheduleFreeAdamW,
-)
+from fastmlp.rules.optimizer_protocol import Optimizer
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, ScheduleFreeAdamW
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),

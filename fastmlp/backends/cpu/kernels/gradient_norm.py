@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.plan.records import BlockAddresses, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.compiler import block_of, call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.optimizers import NormLimit
+from fastmlp.rules.optimizer_protocol import NormLimit
 from fastmlp.rules.updates import norm_factor
 
 # A layer's variables, and a tile's sums.

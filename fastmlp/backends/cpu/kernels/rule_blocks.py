@@ -38,7 +38,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS, Link
-from fastmlp.rules.optimizers import Optimizer, average_of, gradient_rule_of
+from fastmlp.rules.optimizer_protocol import Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]

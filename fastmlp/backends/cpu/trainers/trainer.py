@@ -22,7 +22,7 @@ from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import (
+from fastmlp.rules.optimizer_protocol import (
     NormLimit,
     Optimizer,
     Rates,

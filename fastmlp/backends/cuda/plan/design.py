@@ -22,7 +22,7 @@ from fastmlp.network.spec import Computed, Network
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizers import (
+from fastmlp.rules.optimizer_protocol import (
     Optimizer,
     coefficients_of,
     gradient_rule_of,

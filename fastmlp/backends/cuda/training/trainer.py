@@ -19,7 +19,7 @@ from fastmlp.backends.cuda.plan.session import Session, bytes_of
 from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data, Span
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
 # The steps of one launch, at most; memory has their coefficients, sums their losses.

@@ -23,17 +23,8 @@ from fastmlp.rules import activations, losses, updates
 from fastmlp.rules.dropout import Dropout, Key
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES, Loss, Smoothed
-from fastmlp.rules.optimizers import (
-    OPTIMIZERS,
-    SGD,
-    Adam,
-    Custom,
-    LevenbergMarquardt,
-    Optimizer,
-    SecondOrder,
-    is_averaged,
-)
-from fastmlp.rules.optimizers.protocol import OptimizerSettings
+from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
 from fastmlp.rules.penalties import l2
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.training.pool import cost_of

@@ -25,7 +25,8 @@ from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import make_layout
-from fastmlp.rules.optimizers import OPTIMIZERS, coefficients_of
+from fastmlp.rules.optimizer_protocol import coefficients_of
+from fastmlp.rules.optimizers import OPTIMIZERS
 
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)

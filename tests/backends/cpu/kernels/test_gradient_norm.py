@@ -12,7 +12,7 @@ from fastmlp import MLP, SGD, Adam, Status
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.protocol import Data
-from fastmlp.rules.optimizers import Optimizer, coefficients_of
+from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of
 
 CLIPS: list[Any] = [{"clipnorm": 0.3}, {"global_clipnorm": 0.3}]
 each_clip = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: next(iter(clip)))

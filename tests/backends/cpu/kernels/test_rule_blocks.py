@@ -178,7 +178,7 @@ PENALISED = """
 from test_rule_blocks import network_of
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.compiler import COMPILER
-from fastmlp.rules.optimizers import Adam, Custom
+from fastmlp.rules.optimizers import (Adam, Custom)
 from fastmlp.rules.penalties import RULES
 
 def own(w, g, m, v, rate):

@@ -29,7 +29,8 @@ from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.network.spec import Layout, bias_views, make_layout, weight_views
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, coefficients_of
+from fastmlp.rules.optimizer_protocol import coefficients_of
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 
 layouts = st.lists(st.integers(1, 300), min_size=2, max_size=5).map(
     lambda sizes: make_layout(tuple(sizes))

@@ -20,7 +20,7 @@ import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
-from fastmlp.rules.optimizers import SGD
+from fastmlp.rules.optimizers import (SGD)
 
 @numba.njit(parallel=True)
 def of_another_library(numbers):

@@ -71,7 +71,7 @@ from nets import Net, orders, train
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.threads.team import make_team
-from fastmlp.rules.optimizers import SGD
+from fastmlp.rules.optimizers import (SGD)
 
 for n_threads in (1, 2, 3, 4):
     do_items(n_threads, 2)

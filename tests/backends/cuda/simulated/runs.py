@@ -14,7 +14,8 @@ from fastmlp.backends.cuda.training import trainer as cuda_trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.network.state import n_slots_of
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Adam, coefficients_of, is_averaged, lag_of
+from fastmlp.rules.optimizer_protocol import coefficients_of, is_averaged, lag_of
+from fastmlp.rules.optimizers import Adam
 
 Array = NDArray[Any]
 N_ROWS, BATCH = 7, 4
