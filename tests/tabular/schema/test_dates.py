@@ -291,7 +291,7 @@ def test_dates_that_are_asked_to_be_categories() -> None:
 )
 def test_plain_data_is_checked(wrong: Any) -> None:
     content = {"columns": ["a", "b"], "levels": {}, "dropped": {}, "named": True}
-    fine = {"parts": ["time"], "origin": None}
+    fine = {"parts": ["time"], "origin": None, "zone": None}
     assert Schema.from_json({**content, "dates": {"b": fine}}).read_names == ("a", "b")
     for dates in ({"b": wrong}, {"c": fine}, [fine]):
         with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
