@@ -290,9 +290,9 @@ def test_constraints_are_passed_on() -> None:
 
 def replaced(name: str, place: Any, value: Any) -> Callable[[Any], None]:
     def damage(content: Any) -> None:
-        array = content.arrays[f"trees.{name}"].copy()
+        array = content.arrays[f"trees.0.1.{name}"].copy()
         array[place] = value
-        content.arrays[f"trees.{name}"] = array
+        content.arrays[f"trees.0.1.{name}"] = array
 
     return damage
 
@@ -306,11 +306,10 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
     (replaced("numbers", 0, np.nan), "must have finite numbers"),
     (replaced("numbers", -1, np.inf), "must have finite numbers"),
     (replaced("classes_", 0, 5), "classes that there are"),
-    (lambda content: content.arrays.pop("trees.roots"), "trees.roots"),
-    (lambda content: content.header["trees"].update(weight=2.0), "a weight in"),
-    (lambda content: content.header["trees"].update(name=3), "must have a name"),
+    (lambda content: content.arrays.pop("trees.0.1.roots"), "roots"),
+    (lambda content: content.header["trees"][0].__setitem__(0, 3), "trees"),
     (
-        lambda content: content.arrays.update({"trees.roots": np.zeros(2, np.int32)}),
+        lambda content: content.arrays.update({"trees.0.1.roots": np.zeros(2, np.int32)}),
         "2 trees for 3 classes",
     ),
 ]

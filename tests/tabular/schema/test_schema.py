@@ -342,8 +342,7 @@ def test_it_is_plain_data(dated: bool) -> None:
     assert_equal(back.read(frame), schema.read(frame))
     dates = ", 1 date" if dated else ""
     assert repr(back) == f"<Schema: 1 numeric, 3 categorical{dates}, 1 dropped>"
-    # Without dates it is as it was before there were any.
-    assert ("dates" in content) == dated
+    assert len(content["dates"]) == dated
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,13 @@ def test_it_is_plain_data(dated: bool) -> None:
     ],
 )
 def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
-    content = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
+    content = {
+        "columns": ["a", "b"],
+        "levels": {"b": ["u", "v"]},
+        "dropped": {},
+        "named": True,
+        "dates": {},
+    }
     assert Schema.from_json(content).categorical_names == ("b",)
     with pytest.raises((TypeError, ValueError, LookupError)):
         Schema.from_json({**content, **wrong})
