@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp._process import warnings
 from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
+from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired, link_block
 from fastmlp.backends.cpu.predict.embedded import completed_gradient, completed_row
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.predict.embedded_tables import table_row
@@ -24,6 +24,7 @@ from fastmlp.model import MLP
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -177,6 +178,8 @@ def _embed(dtype: str) -> None:
     jacobian(net, np.eye(WIDTH))
     for block in (completed_row, completed_gradient):
         block_of(block, np.dtype(dtype))
+    for link in LINKS.values():
+        link_block(link, np.dtype(np.float64))  # means of estimators' predictions
     block_of(table_row, np.dtype(np.float32))
     if not INTERPRETED:
         for kind in (dtype, *SIGNATURES):
