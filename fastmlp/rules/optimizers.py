@@ -204,8 +204,10 @@ class AdamW(Adam):
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return Adam's coefficients and keep = 1 - rate weight_decay."""
+        adam: Any = super().coefficients(first_step, rates)
         keep = 1 - rates * self.weight_decay
-        return np.column_stack([super().coefficients(first_step, rates), keep])
+        row: Any = (*adam, keep) if isinstance(adam, tuple) else np.column_stack([adam, keep])
+        return row
 
 
 @explained
@@ -691,6 +693,8 @@ def require_first_order(optimizer: object, who: str) -> None:
         )
 
 
+# Given one rate, a number, their `coefficients` return a step's numbers.
+TAKING_ONE_RATE: tuple[type, ...] = (SGD, RMSprop, Adagrad, Adam, AdamW, Custom)
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
 OPTIMIZERS: dict[str, type] = {
     "sgd": SGD,

@@ -20,7 +20,7 @@ from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.averages import SWA
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.groups import WHOLE, groups_of
+from fastmlp.rules.groups import ParameterGroup, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
@@ -31,7 +31,7 @@ from fastmlp.rules.optimizer_protocol import (
     is_averaged,
     traits_of,
 )
-from fastmlp.rules.optimizers import require_first_order
+from fastmlp.rules.optimizers import TAKING_ONE_RATE, require_first_order
 from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import rates_in_use, setting_of_length
@@ -90,7 +90,8 @@ class Steps:
         # Of the optimizer at the last step of the loop: if its own coefficients are all, and if no
         # function of the user's own says a rate, which is asked for the step at hand alone.
         self._is_plain = self._is_known = False
-        self._rate = np.empty(1)
+        self._groups: tuple[ParameterGroup, ...] = ()
+        self._row = np.empty((1, 0), network.dtype)
         self._checked: Optimizer | None = None
         self._warned = False
         self._codes = monotone.codes_of(network) if network.signs else None
@@ -325,21 +326,28 @@ class Steps:
     def _fill(self, kept: Kept, step: int) -> None:
         """Give a trainer the coefficients of the next steps: of one alone for an optimizer that is
         new, or where a function of the user's own says the rate."""
-        optimizer = self._state.optimizer
+        optimizer: Any = self._state.optimizer
         if step not in self._steps or optimizer is not self._tabled:
             ahead = optimizer is self._tabled and self._is_known
             if ahead or not self._is_plain or callable(optimizer.learning_rate):
                 numbers = self.coefficients(step, TABLE_STEPS if ahead else 1)
+                table = np.ascontiguousarray(numbers, self._row.dtype)
             else:
-                # What `coefficients` does: 12 -> 4 us.
-                self._rate[0] = optimizer.learning_rate
-                numbers = optimizer.coefficients(step + 1, self._rate)
-            table = np.ascontiguousarray(numbers, self._state.parameters.dtype)
+                # What `coefficients` does: 12 -> 2 us.
+                row = []
+                for group in self._groups:
+                    rate = optimizer.learning_rate * group.factor
+                    row += group.settings_of(optimizer).coefficients(step + 1, rate)
+                if len(row) != self._row.shape[1]:
+                    self._row = np.empty((1, len(row)), self._row.dtype)
+                table, self._steps = self._row, range(0)
+                table[0] = row
             # Last: an interrupt before leaves steps and table of one another.
             self._table, self._steps = table, range(step, step + len(table))
             self._tabled = optimizer
-        kept.quick.point_to(self._table, self._steps.start)
-        kept.table = self._table
+        if kept.table is not self._table:
+            kept.quick.point_to(self._table, self._steps.start)
+            kept.table = self._table
 
     def _step(self, kind: Kind, data: Data, who: str) -> float:
         """Take the next step on these rows, unless its loss is not finite; return the loss."""
@@ -391,8 +399,9 @@ class Steps:
     def _look(self) -> None:
         """Look at what coefficients depend on."""
         network, optimizer = self._engines["batch"].network, self._state.optimizer
-        dropout, groups = network.dropout, groups_of(optimizer, network.factors).groups
-        self._is_plain = groups == WHOLE and dropout is None and has_coefficients_alone(optimizer)
+        dropout, self._groups = network.dropout, groups_of(optimizer, network.factors).groups
+        alone = type(optimizer) in TAKING_ONE_RATE and has_coefficients_alone(optimizer)
+        self._is_plain = dropout is None and alone
         self._is_known = all(map(is_known, rates_in_use(dropout, optimizer)))
 
     def _warn(self, loss: float, who: str, *, taken: bool = False) -> None:

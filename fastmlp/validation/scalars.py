@@ -11,11 +11,13 @@ from fastmlp.validation.suggestions import NONE, Synonyms, suggestion
 
 # The sum and the difference of two such integers fit into 64 bits.
 LARGEST = 2**62
+# `isinstance` of a float and an abstract class: 0.4 us.
+REAL = (float, Real)
 
 
 def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
     """Return `value` as a float; raise with `expected` in the message unless it is `valid`."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, REAL):
         raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
     if not valid:
         raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
@@ -128,7 +130,7 @@ def is_finite(value: object) -> bool:
 
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
     """Return True if low <= value < high, or low < value < high; False for NaN and non-numbers."""
-    if not isinstance(value, Real):
+    if not isinstance(value, REAL):
         return False
     try:
         number = float(value)

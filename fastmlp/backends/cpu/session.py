@@ -48,6 +48,7 @@ from fastmlp.backends.cpu.plan.records import (
     Watch,
     address,
     fields_of,
+    fields_of_each,
 )
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.protocol import Data
@@ -158,6 +159,7 @@ class Session:
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
+        self._layers = fields_of_each(self.plan.layers)
         self.batch, self._blocks = fields_of(self.plan.batch), fields_of(self.plan.blocks)
         self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
         self._point_to_blocks(train=train, n_threads=n_threads)
@@ -289,10 +291,10 @@ class Session:
     def regroup(self, places: Sequence[tuple[int, int]], lowest: int) -> None:
         """Take other coefficients for each layer's weights and biases from now on, or none, and
         train the layers from `lowest` on; not with microbatches."""
-        layers, (weights, biases) = self.plan.layers, zip(*places, strict=True)
-        layers["weight_coefficients"], layers["bias_coefficients"] = weights, biases
-        together = [here == there for here, there in places]
-        layers["steps_biases_with_weights"] = together & (layers["is_transposed"] == 0)
+        for layer, (weights, biases) in zip(self._layers, places, strict=True):
+            layer["weight_coefficients"], layer["bias_coefficients"] = weights, biases
+            together = weights == biases and not layer["is_transposed"]
+            layer["steps_biases_with_weights"] = together
         self.net["lowest"] = lowest
         self._choose_form()
 

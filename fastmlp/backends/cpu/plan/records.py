@@ -318,5 +318,10 @@ def _fields(dtype: np.dtype[Any]) -> type[Fields]:
 
 def fields_of(record: NDArray[Any]) -> Any:
     """Return the fields of a record of shape (1,), live, as `Fields`."""
-    memory: Any = record
-    return _fields(record.dtype).from_buffer(memory)
+    return fields_of_each(record)[0]
+
+
+def fields_of_each(records: NDArray[Any]) -> Any:
+    """Return the fields of records, live, as an array of `Fields`."""
+    memory: Any = records
+    return (_fields(records.dtype) * len(records)).from_buffer(memory)

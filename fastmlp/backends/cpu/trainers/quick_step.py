@@ -181,10 +181,11 @@ class QuickStep:
         self._n_rows, self._size, self.kind = n_rows, size, self._session.kind
 
     def point_to(self, table: Array, first_step: int) -> None:
-        """Take the coefficients of steps from `first_step` on of a table in the net's dtype."""
+        """Take the coefficients of steps from `first_step` on of a table in the net's dtype; a
+        single row is for any step."""
         self._table = table
         self.job["table"], self.job["first_step"] = address(table), first_step
-        self.job["row_bytes"] = table.strides[0]
+        self.job["row_bytes"] = table.strides[0] if len(table) > 1 else 0
 
     def __call__(self, step: int, x: Any, y: Any, weight: Any) -> float | None:
         """Take the step of this number, if its loss is finite; return the loss, or None if the rows
