@@ -123,7 +123,10 @@ class OptimizerSettings:
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
     """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
-    return next((name for name in GRADIENT_RULES if getattr(optimizer, name, None) is not None), "")
+    for name in GRADIENT_RULES:
+        if getattr(optimizer, name, None) is not None:
+            return name
+    return ""
 
 
 class NormLimit(NamedTuple):

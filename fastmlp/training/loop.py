@@ -152,7 +152,8 @@ def spans_of(
                 calls.drawn = partial(numbers_of, dropout, key, total=total)
             try:
                 while n_epochs := epochs.window(request):
-                    losses, rates = np.full(n_epochs, np.nan), request.rates(n_epochs)
+                    losses, rates = np.empty(n_epochs), request.rates(n_epochs)
+                    losses.fill(np.nan)
                     first_step = state.n_steps
                     try:
                         n_done = yield from epochs.run(request, losses, rates)
@@ -244,10 +245,10 @@ class Calls:
         try:
             while unit < total and not trainer.diverged:
                 last = min(unit + self._pace.units, total)
-                step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
-                steps, of_step = first_step + np.arange(step, end), first_step + step + 1
+                step = first_step + trainer.step_of(unit)
+                steps = np.arange(step, first_step + trainer.step_of(last - 1) + 1)
                 coefficients = coefficients_of(
-                    state.optimizer, of_step, rates(steps), self._groups, state.averaged_from
+                    state.optimizer, step + 1, rates(steps), self._groups, state.averaged_from
                 )
                 if self.drawn is not None:
                     coefficients = np.column_stack([coefficients, self.drawn(steps)])

@@ -162,6 +162,7 @@ class Trainer:
         job["mass"] = float(summed)
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
+        self._unit = self.work_of(self._session.partition)
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
         if not kept and driver is epoch.train and not stepping:
@@ -230,8 +231,8 @@ class Trainer:
         session, n_rows = self._session, data.n_rows
         if self._roomy:
             self.divide(self._engine.partition(n_rows), n_rows)
+            self._unit = self.work_of(session.partition)
         session.at(slice(0, n_rows))
-        self._unit = self.work_of(session.partition)
         self.units_per_epoch = epoch.units_per_epoch(n_rows, self._batch_size, session.rows)
 
     def divide(self, partition: Partition, n_rows: int) -> None:
