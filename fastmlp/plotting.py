@@ -133,6 +133,11 @@ def plot_history(
     return ax
 
 
+def __dir__() -> list[str]:
+    """Return the public names, without what the module imports."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 def plot_search(
     search: Any,
     ax: "Axes | None" = None,

@@ -32,6 +32,7 @@ from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks.alone import ALONE, Alone
 from fastmlp.training.ranks.together import Together
 from fastmlp.training.stopping import EpochWatch
+from fastmlp.validation import scalars
 
 
 class OutOfTime(Stopped):
@@ -126,6 +127,8 @@ class FitRequest:
     def _open(self, file: CheckpointFile, fit: FitSettings, state: NetState) -> Progress | None:
         """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
         options = self._options
+        # Here, as the other ranks need not see the folder.
+        scalars.path(options.who, "checkpoint", options.checkpoint, mode="w")
         keeper = Checkpoint(file, options.checkpoint_every, fit)
         validated = self._held_out is not None
         so_far = keeper.resume(validated=validated) if options.resume else None

@@ -68,7 +68,7 @@ def checkpoint(path: object, every: object, resume: object, who: str) -> int | t
     if path is None and resume:
         raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
     if path is not None:
-        scalars.path(who, "checkpoint", path, mode="w")
+        scalars.path(who, "checkpoint", path)
     if isinstance(every, timedelta):
         if every < timedelta(0):
             raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")

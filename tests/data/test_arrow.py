@@ -244,7 +244,8 @@ def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
         net().fit(other, target="y")
 
 
-def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
     with pytest.raises(ImportError, match=r"from_parquet needs pyarrow: pip install pyarrow$"):
-        Blocks.from_parquet("a.parquet", target="y")
+        Blocks.from_parquet(tmp_path / "a.parquet", target="y")
