@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "lists": (
         pl.DataFrame(other([[1], [2], [3]])),
-        r"dtype List\(Int64\): a \w+ in column 'b'; make ",
+        r"dtype List\(Int64\): an? \w+ in column 'b'; make ",
     ),
     "complex": (
         pd.DataFrame(other([1j, 2, 3])),
