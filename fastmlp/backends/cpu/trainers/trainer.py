@@ -196,6 +196,9 @@ class Trainer:
         numbers = n_bytes, groups.weights, groups.biases
         if numbers != self._numbers:
             session.regroup(groups.places(n_bytes), groups.lowest)
+            # Steps by one call go past `constants`.
+            if self._n_drawn:
+                session.point_to_draws(len(groups.groups) * self._n * network.dtype.itemsize)
             self._numbers = numbers
         return True
 

@@ -134,7 +134,7 @@ def test_nets_of_another_dtype_have_tuners_of_their_own(
     monkeypatch.setattr(dispatch, "tuner_for", lambda kind: tuners.setdefault(kind, Autotuner()))
     for dtype in ("float32", "float64", "float32"):
         net = Net((3, 5, 2), dtype=dtype)
-        Engine(net.network, 1).loss(*net.draw(rng, 20))
+        Engine(net.network, 2).loss(*net.draw(rng, 20))
     assert len(tuners) == 2
 
 
