@@ -138,14 +138,9 @@ def options_of(words: Words) -> Words:
 def estimator_words(words: Words) -> Words:
     """The same settings as those of an estimator."""
     result = {RENAMED.get(name, name): value for name, value in words.items()}
-    loss = result.pop("loss")
     result.pop("sample_weight", None)
-    if isinstance(loss, Quantile):
-        result |= {"loss": "quantile", "quantile": loss.levels}
-    elif isinstance(loss, Tweedie):
-        result |= {"loss": "tweedie", "power": loss.power}
-    elif loss != "binary_cross_entropy":
-        result["loss"] = loss
+    if result["loss"] == "binary_cross_entropy":
+        del result["loss"]
     rest = {"tol": 0.0, "pickle_state": True}
     return {"hidden_layer_sizes": (WIDTH,), **rest, **result}
 

@@ -153,7 +153,7 @@ def square(z: float) -> tuple[float, float]:
     return z * z, 2 * z
 
 
-# By the words that the page quotes, where no call of messages.txt raises them.
+# By the words that the page quotes, where no call of messages.txt raises them as the page says.
 CAUSES: dict[str, Callable[[], Any]] = {
     "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: of_table(
         pd.DataFrame({"a": range(2000), "review": [f"good {i}" for i in range(2000)]})
@@ -201,7 +201,8 @@ CAUSES: dict[str, Callable[[], Any]] = {
 
 
 def test_each_quoted_message_is_of_a_call_or_has_a_cause_here() -> None:
-    assert sorted(CAUSES) == sorted(words for words in QUOTED if words not in MESSAGES)
+    """A cause may be of another argument than the call of messages.txt with these words."""
+    assert {words for words in QUOTED if words not in MESSAGES} <= CAUSES.keys() <= {*QUOTED}
     assert len(QUOTED) >= 60
 
 

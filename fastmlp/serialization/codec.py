@@ -217,7 +217,7 @@ def _float_from(name: Any) -> float:
 _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     float: _of_float,
     Loss: lambda value: {"loss": of_loss(value)},
-    losses.LossSettings: lambda value: {"loss": of_loss(value.loss)},
+    losses.LossSettings: lambda value: {"loss": losses.of_settings(value)},
     list: _of_each,
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},

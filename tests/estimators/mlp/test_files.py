@@ -189,7 +189,9 @@ def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> Non
     assert copy.get_params() == model.get_params()
 
 
-@pytest.mark.parametrize("loss", [Quantile([0.1, 0.5, 0.9]), Quantile(0.7), "huber"], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [Quantile([0.1, 0.5, 0.9]), Quantile(0.7), Quantile(0.5), "huber"], ids=repr
+)
 def test_losses_of_a_regressor(loss: Any, path: Path) -> None:
     model = fitted("regression", loss=loss)
     other = reloaded(model, path)

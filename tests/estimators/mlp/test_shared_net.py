@@ -12,7 +12,7 @@ from pairs import LABELS, TASKS, X, both
 from sklearn.exceptions import NotFittedError
 
 import fastmlp
-from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor
+from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor, Quantile, Tweedie
 
 pytestmark = [unconverged, needs_compiler]
 POSITIVE = np.exp(X[:, 0])
@@ -53,10 +53,10 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
-        ({"loss": "quantile", "quantile": [0.1, 0.9]}, (53, 2)),
+        ({"loss": Quantile([0.1, 0.9])}, (53, 2)),
         ({"loss": "gaussian_nll"}, (53, 2)),
         ({"loss": "gamma"}, (53, 1)),
-        ({"loss": "tweedie", "power": 1.7}, (53, 1)),
+        ({"loss": Tweedie(1.7)}, (53, 1)),
     ],
 )
 def test_it_has_the_losses_that_scikit_learn_has_not(
