@@ -295,7 +295,7 @@ def test_any_number_of_rows_has_the_bits_of_its_own_fit(
         assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
         assert net.train_on_batch(X, y, weight) == fitted(other, X, y, weight)
         assert state_of(net) == state_of(other)
-    # One row, a few and many, whose first layer is split; of labels, and of one-hot targets.
+    # One row, a few and many, of which a layer is split; of labels, and of one-hot targets.
     assert len(net._single_steps()._trainers) <= 6
     TRAININGS.clear()
 
