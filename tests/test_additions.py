@@ -40,7 +40,7 @@ LOSS: Additions = {
         ('    "mse",\n', '    "cauchy",\n'),
         ('    "mse": Loss(', '    "cauchy": Loss(cauchy, constants=(1.0,)),\n'),
         (
-            "LossName = ",
+            "NumberLossName = ",
             '''def cauchy(prediction: float, target: float, scale: float) -> Pair:
     """L = log(1 + (e / c)^2), with e = p - y and a scale c."""
     c = type(prediction)(scale)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import warnings
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.data.sources import Source
-from fastmlp.network.spec import Activation, LossLike
+from fastmlp.network.spec import Activation, LossObject
+from fastmlp.rules.losses import NumberLossName
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.validation import scalars
@@ -42,7 +43,7 @@ class Splitter(Protocol):
 Table = ArrayLike | Sparse
 Activations = Activation | Sequence[Activation]
 HiddenLayerSizes = int | Sequence[int] | NDArray[np.integer[Any]]
-RegressionLoss = Literal["squared_error"] | LossLike
+RegressionLoss = Literal["squared_error"] | NumberLossName | LossObject
 SolverName = Literal["lbfgs", "lm"] | OptimizerName
 Solver = SolverName | Optimizer
 BatchSize = int | Literal["auto"]

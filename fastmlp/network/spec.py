@@ -219,7 +219,8 @@ def paired_layers(
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
 OutputActivation = Activation | LinkName
-LossLike = LossName | Loss | LossSettings | Callable[[Any, Any], tuple[Any, Any]]
+LossObject = Loss | LossSettings | Callable[[Any, Any], tuple[Any, Any]]
+LossLike = LossName | LossObject
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]

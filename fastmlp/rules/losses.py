@@ -12,7 +12,8 @@ A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), tar
 (n_rows, n_targets), and values, shape (n_rows,), and writes slopes and values. Loops over rows are
 innermost: they vectorise.
 
-To add one: write the function, and give it a row in `LOSSES` and its name in `LossName`.
+To add one: write the function, and give it a row in `LOSSES` and its name in
+`NumberLossName` or `ClassLossName`.
 """
 
 from collections.abc import Callable, Iterable
@@ -360,21 +361,19 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
             value[r] = loss
 
 
-LossName = Literal[
+NumberLossName = Literal[
     "mse",
     "mae",
     "huber",
-    "binary_cross_entropy",
-    "cross_entropy",
     "poisson",
     "log_cosh",
     "quantile",
     "gamma",
     "tweedie",
-    "binary_focal",
-    "focal",
     "gaussian_nll",
 ]
+ClassLossName = Literal["binary_cross_entropy", "cross_entropy", "binary_focal", "focal"]
+LossName = NumberLossName | ClassLossName
 LOSSES: dict[str, Loss] = {
     "mse": Loss(mse, curvature=curvature.mse),
     "mae": Loss(mae),

@@ -208,7 +208,7 @@ def test_a_reader_pulls_batch_by_batch() -> None:
          "there are several columns of the name 'id'"),
         (TABLE, {"batch_rows": 0}, "batch_rows must be"),
         (X, {"keep": "id"}, r"keep=\['id'\] needs files or a table, whose columns have names"),
-        ("rows.txt", {}, r"files must be \.parquet, .* got rows\.txt"),
+        (Path(__file__), {}, r"files must be \.parquet, .* got test_outputs\.py"),
         (TABLE.set_column(2, "b", [["x"] * N]), {}, "X must hold real numbers.*column 'b'"),
         (pl.LazyFrame({"a": [1]}), {}, r"a LazyFrame has no rows yet: pass X\.collect"),
         (lambda: iter([]), {}, "there are no rows"),
