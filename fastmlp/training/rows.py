@@ -129,11 +129,12 @@ def split_rows_of(
         If the rows are not valid for the net or the options.
     """
     who, fraction, class_weight = options.who, options.validation_split, options.class_weight
-    network, weight = engine.network, raw.sample_weight
+    network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
         form = (network.loss.targets, network.layout.sizes[-1], who)
-        weight = validation.class_weights(class_weight, raw.y, weight, *form)
-    rows = rows_of(engine, raw._replace(sample_weight=weight), options, names)
+        weight = validation.class_weights(class_weight, raw.y, raw.sample_weight, *form)
+        weighted = raw._replace(sample_weight=weight)
+    rows = rows_of(engine, weighted, options, names)
     if fraction is None or rows.feed is not None:
         return rows
     data, held_out = split(rows.data, fraction, who)

@@ -108,10 +108,11 @@ class Steps:
 
     def change(self, network: Network) -> None:
         """Take steps with other factors of learning rates from now on, in the same buffers."""
-        rates, switches = network.layer_rates, network.trainable
-        for kind in WHO:
-            engine: Any = self._engines[kind]
-            engine.change(engine.network._replace(layer_rates=rates, trainable=switches))
+        batch: Any = self._engines["batch"]
+        gradient: Any = self._engines["gradient"]
+        batch.change(network)
+        rates = {"layer_rates": network.layer_rates, "trainable": network.trainable}
+        gradient.change(gradient.network._replace(**rates))
         self._checked, self._steps, self._tabled = None, range(0), None
         for key in list(self._trainers):
             kept = self._kept(key)
