@@ -13,6 +13,8 @@ from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
+# Larger arrays would be copied for a search.
+SEARCHED = 1 << 12
 
 
 def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
@@ -292,7 +294,7 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     was made.
     """
     # Bytes are searched in 0.1 us, where the mask's `all` takes 2.3 us.
-    if array.size <= FINITE_BLOCK and b"\0" not in np.isfinite(array).tobytes():
+    if array.size <= SEARCHED and b"\0" not in np.isfinite(array).tobytes():
         return array
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
