@@ -320,14 +320,14 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
 def _best_text(fits: Mapping[str, History]) -> str:
     """Return a sentence on the best epoch of all fits, or on the one that a fit has kept."""
     for field, kind in (("validation_loss", "validation loss"), ("loss", "training loss")):
-        found = [
+        finite = [
             (value, epoch, name, len(getattr(fit, field)))
             for name, fit in fits.items()
             for epoch, value in enumerate(getattr(fit, field))
             if np.isfinite(value) and fit.best_epoch in (None, epoch)
         ]
-        if found:
-            value, epoch, name, n = min(found)
+        if finite:
+            value, epoch, name, n = min(finite)
             who = "best" if fits[name].best_epoch is None else "kept"
             who = f"{who}: {name}," if len(fits) > 1 else who
             return f"{who} {kind} {value:.4g} in epoch {epoch + 1} of {n}"

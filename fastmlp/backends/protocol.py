@@ -214,7 +214,7 @@ class QuickStep(Protocol):
         ...
 
     def size_of(self, n_rows: int) -> StepSize | None:
-        """Return what a step on so many rows is; None if it cannot be taken so."""
+        """Return the size of a step on n rows; None if there is no short step on them."""
         ...
 
     @property

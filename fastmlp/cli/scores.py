@@ -137,7 +137,7 @@ SYNONYMS = {
 
 
 def task_of(model: Any) -> Task:
-    """Return what a model of tables predicts."""
+    """Return the task of a model of tables."""
     return "classification" if hasattr(model, "classes_") else "regression"
 
 

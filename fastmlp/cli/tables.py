@@ -137,16 +137,16 @@ class _TrainingColumns:
     """Chooses the columns to read, as `read` calls it, of the options of train."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.target, self._given, self._names = arguments.target, arguments, tuple[str, ...]()
+        self.target, self._options, self._names = arguments.target, arguments, tuple[str, ...]()
         self.others = [self.target, *([arguments.weight] if arguments.weight else [])]
 
     def __call__(self, schema: Any, who: str) -> ChosenColumns:
         """Return the columns to read of a schema; those of later files are those of the first."""
-        given, known = self._given, schema.names
+        options, known = self._options, schema.names
         if not self._names:
-            require([*self.others, *given.ignore, *given.categorical], known, who)
-            out = {*self.others, *given.ignore}
-            self._names = given.features or tuple(name for name in known if name not in out)
+            require([*self.others, *options.ignore, *options.categorical], known, who)
+            out = {*self.others, *options.ignore}
+            self._names = options.features or tuple(name for name in known if name not in out)
             within = next((name for name in self.others if name in self._names), None)
             if within is not None:
                 raise ValueError(f"{who}: {within!r} is among the features: leave it out")

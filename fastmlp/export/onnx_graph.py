@@ -168,8 +168,8 @@ class Graph:
                     value, dtype = operand.split(":")
                     names[operand] = self.constant([float(value)], kinds[np.dtype(dtype).type])
             options = {"to": kinds[scalar]} if node == "Cast" else {}
-            given = [names[operand] for operand in operands]
-            names[name] = self.node(node, given, **options) if given else names[node]
+            sources = [names[operand] for operand in operands]
+            names[name] = self.node(node, sources, **options) if sources else names[node]
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:

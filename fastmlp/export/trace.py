@@ -128,12 +128,12 @@ class Trace(ABC):
 
     def needed(self, *results: str) -> list[tuple[Any, str, str]]:
         """The kinds, expressions and names of the statements that texts of results need."""
-        names, found = set(NAME.findall(" ".join(results))), []
+        names, needed = set(NAME.findall(" ".join(results))), []
         for (kind, expression), name in reversed(self.statements.items()):
             if name in names:
                 names.update(NAME.findall(expression))
-                found.append((kind, expression, name))
-        return found[::-1]
+                needed.append((kind, expression, name))
+        return needed[::-1]
 
     def run(self, rule: FunctionType) -> Callable[..., Any]:
         """A function of symbols that does what the rule does.
@@ -162,12 +162,12 @@ class Trace(ABC):
         return function(*arguments, **others)
 
     def results(self, rule: Any, who: str, *arguments: Any) -> tuple[Any, ...]:
-        """What the rule of an activation or a link returns.
+        """Return the symbols that the rule of an activation or a link returns.
 
         Raises
         ------
         NotImplementedError
-            If it is no straight line of arithmetic and the functions of `rules.elementary`.
+            If the rule is more than arithmetic and the functions of `rules.elementary`.
         """
         try:
             results = self.call(rule, *arguments)

@@ -121,14 +121,15 @@ def _group_engine(job: NetJob) -> GroupEngine[Any]:
     return cast(GroupEngine[Any], job.core.engine)
 
 
-def queues_of(jobs: list[NetJob], *given: Any) -> list[GpuQueue]:
-    """The queues of the GPUs that have nets; the last arguments of `GpuQueue` are given."""
+def queues_of(jobs: list[NetJob], *arguments: Any) -> list[GpuQueue]:
+    """Return the queues of the GPUs that have nets; `arguments` are the last ones of `GpuQueue`."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:
             places.setdefault(job.core.engine.queue, []).append(i)
     return [
-        GpuQueue(index, {i: jobs[i] for i in numbers}, *given) for index, numbers in places.items()
+        GpuQueue(index, {i: jobs[i] for i in numbers}, *arguments)
+        for index, numbers in places.items()
     ]
 
 

@@ -165,7 +165,7 @@ def is_averaged(optimizer: Optimizer) -> bool:
 
 
 def traits_of(optimizer: Optimizer) -> tuple[Any, ...]:
-    """Return what two optimizers have in common whose steps differ in coefficients alone."""
+    """Return a key, equal for optimizers whose steps differ in coefficients alone."""
     if not isinstance(optimizer, OptimizerSettings):
         return (optimizer,)
     # On the object: `hasattr` of a class that has none takes 0.4 us.

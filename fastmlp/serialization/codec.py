@@ -332,8 +332,8 @@ def fields_from(
         parts = _parts(kind, spelled) or {}
         each: Any = dict(enumerate(spelled)) if origin is tuple else spelled
         if each.keys() != parts.keys():
-            known, given = (", ".join(map(str, names)) or "no fields" for names in (parts, each))
-            raise FileError(f"{where or 'the content'} must have {known}, got {given}")
+            known, present = (", ".join(map(str, names)) or "no fields" for names in (parts, each))
+            raise FileError(f"{where or 'the content'} must have {known}, got {present}")
         inner = arrays_at(arrays)
         values = {
             name: fields_from(

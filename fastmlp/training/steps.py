@@ -153,8 +153,8 @@ class Steps:
         where = by_inputs if inputs else None
         by: Any = {"by_parameters": parameters}
         _, gradient = self._differentiate("vjp", data, state.parameters, where, **by)
-        given = gradient if parameters else by_inputs
-        if not self._warned and not np.isfinite(given).all():
+        result = gradient if parameters else by_inputs
+        if not self._warned and not np.isfinite(result).all():
             self._warned = True
             text = "the gradient is not finite; look at X and the parameters for huge numbers"
             warn(f"{who}: {text}", RuntimeWarning)

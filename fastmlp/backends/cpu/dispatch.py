@@ -424,7 +424,7 @@ class Runner:
     network: Network
     lock: NetLock
     n_threads: int
-    # Of its last trainer; and that trainer, once it has ended.
+    # The key of the last trainer, and the trainer itself once it has ended.
     rules: Any = None
     last: Any = None
 
@@ -437,20 +437,20 @@ class Runner:
         self._partitions: dict[int, tuple[Partition, Hashable]] = {}
 
     def partition(self, n_rows: int) -> Partition:
-        """Return the partition of a step on so many dense rows."""
+        """Return the partition of a step on n dense rows."""
         return self._divided(n_rows)[0]
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a step on so many dense rows has its bits in buffers for `room` rows."""
+        """Return True if a step on n dense rows has its bits in buffers for `room` rows."""
         return n_rows <= room and self._divided(n_rows)[1] == self._divided(room)[1]
 
     def _divided(self, n_rows: int) -> tuple[Partition, Hashable]:
-        found = self._partitions.get(n_rows)
-        if found is None:
+        kept = self._partitions.get(n_rows)
+        if kept is None:
             network = self.network
             made = partition_of(network, n_rows, self.n_threads, train=True, sparse=False)
-            found = self._partitions[n_rows] = made, form_of(network, n_rows, made)
-        return found
+            kept = self._partitions[n_rows] = made, form_of(network, n_rows, made)
+        return kept
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
         """Copy the parameters, as one state of them, to a session."""

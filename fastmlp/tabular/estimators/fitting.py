@@ -55,7 +55,7 @@ class TableFit(NamedTuple):
 
 
 class TableEnsemble(NamedTuple):
-    """What a fit has trained.
+    """The ensemble that a fit has trained, and its reports.
 
     Attributes
     ----------

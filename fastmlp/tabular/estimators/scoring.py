@@ -27,7 +27,7 @@ OWN_OF_CLASSES = "neg_log_loss"
 
 
 def metrics_of(
-    given: Any, early_stopping: EarlyStopping | None, classes: Array | None, who: str
+    asked: Any, early_stopping: EarlyStopping | None, classes: Array | None, who: str
 ) -> tuple[dict[str, Score], EarlyStopping | None]:
     """Return the scores of metrics by their names, and early stopping with a mode.
 
@@ -36,11 +36,11 @@ def metrics_of(
     TypeError, ValueError
         If a metric or the monitor is not known, or which of its values are better.
     """
-    given = [given] if isinstance(given, str) or callable(given) else given or ()
-    if not isinstance(given, Mapping):
-        given = {getattr(metric, "__name__", metric): metric for metric in given}
+    named = [asked] if isinstance(asked, str) or callable(asked) else asked or ()
+    if not isinstance(named, Mapping):
+        named = {getattr(metric, "__name__", metric): metric for metric in named}
     scores, modes = dict[str, Score](), {"validation_loss": "min", "loss": "min"}
-    for name, metric in given.items():
+    for name, metric in named.items():
         is_name = isinstance(metric, str)
         function = None if is_name else metrics.metrics_of({name: metric}, who)[name].function
         if function is None:

@@ -146,7 +146,7 @@ def _known(
     if math.isfinite(result := score(level)):
         return result
     near, n = max(min(level, 1 - level), 1e-18), len(pack.residuals)
-    wanted = math.ceil((1 - near) / near)
-    needed = f"needs {wanted} rows to validate on, there were {n}"
-    more = "use cv=5, or" if wanted <= n_rows else "train on more rows, or use"
+    least = math.ceil((1 - near) / near)
+    needed = f"needs {least} rows to validate on, there were {n}"
+    more = "use cv=5, or" if least <= n_rows else "train on more rows, or use"
     raise ValueError(f"{asked}={level} {needed}; {more} a {asked.split()[-1]} nearer to 0.5")

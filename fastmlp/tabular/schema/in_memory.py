@@ -311,13 +311,13 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
         return dates.of_arrow(values.array.__arrow_array__())
     if str(dtype) == "object":
         return dates.of_objects([None if _is_missing(value) else value for value in values])
-    # Of pandas with a zone: in UTC.
+    # Timezone-aware pandas columns are converted to UTC.
     unit = getattr(dtype, "unit", None)
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
 
 
 def has_zone(values: Any) -> bool | None:
-    """Return whether dates have a zone, by their type or the first one; None: nothing is there."""
+    """Return True if dates have a zone, by their type or the first one; None: there is no date."""
     dtype = getattr(values, "type", None) or values.dtype
     kind = getattr(dtype, "pyarrow_dtype", dtype)
     if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":

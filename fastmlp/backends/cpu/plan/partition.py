@@ -333,8 +333,8 @@ def partition_of(
 
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
-    """Return what steps must have in common that share buffers, whatever their numbers of rows: the
-    order of sums is that of a plan made for n_rows rows."""
+    """Return the key of steps that may share buffers: equal keys have the same order of sums as a
+    plan made for n_rows rows."""
     in_chunks = n_rows if partition.microbatch_rows and partition.rows < n_rows else 0
     tile_rows = 0
     if network.penalties:

@@ -159,7 +159,7 @@ class QuickStep:
         self.slots = moments.m
 
     def size_of(self, n_rows: int) -> Size | None:
-        """Return what a step on so many rows is; None if a signal would wait too long for it."""
+        """Return the size of a step on n rows; None if a signal would wait too long for it."""
         if n_rows in self.sizes:
             return self.sizes[n_rows]
         engine, layout, size = self._engine, self._engine.network.layout, None

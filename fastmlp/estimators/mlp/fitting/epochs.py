@@ -306,7 +306,7 @@ def reset_records(estimator: Any) -> None:
 
 @final
 class Reports:
-    """What looks at the epochs of one fit: callbacks, metrics, a watch, a bar, a second line.
+    """The observers of one fit's epochs: callbacks, metrics, a watch, a bar, a second line.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ def n_threads_of(n_jobs: int | None) -> int | None:
     return int(joblib.effective_n_jobs(n_jobs))
 
 
-# Of the core's names those that are not of classes; scikit-learn has the first of its own.
+# The core's losses of numbers; the first name is scikit-learn's.
 OF_REGRESSORS = (
     "squared_error",
     "poisson",
