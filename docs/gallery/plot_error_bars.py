@@ -26,8 +26,8 @@ fit_many(nets, X, y, epochs=300, batch_size=45, rows=samples, n_threads=2)
 table = TabularMLPRegressor(random_state=0).fit(X, y)
 
 # %%
-# Mean and standard deviation of the nets, also where there are no rows; and the interval, of which
-# 90 % of new targets are to lie within.
+# Mean and standard deviation of the nets, also where there are no rows; and the interval, which is
+# to hold 90 % of new targets.
 
 grid = np.linspace(-4, 4, 300)[:, None]
 members = np.array([net.predict(grid)[:, 0] for net in nets])
@@ -48,10 +48,9 @@ for ax, title in zip(axes, ("Twenty nets, their mean and spread", "An interval")
     ax.legend(ncols=2, loc="lower center")
 
 # %%
-# The spread is the disagreement of the nets, and not an interval: the noise of y is not in it, so
-# that it is narrow where the rows are dense. It is wider in the gap and beyond the rows, as it
-# should be, and still the truth leaves it there: all nets share the habits of a net. The interval
-# holds its promise where there are rows like those of training, and nowhere else.
+# The spread is the disagreement of the nets, not an interval: without the noise of y, it is narrow
+# where the rows are dense. The spread is wider in the gap and beyond the rows, and still the truth
+# leaves it there, as all nets err alike. The interval holds where new rows are like training rows.
 
 at_rows = np.array([net.predict(X)[:, 0] for net in nets])
 inside = np.mean(abs(y - at_rows.mean(axis=0)) < at_rows.std(axis=0))
