@@ -255,25 +255,27 @@ def _history(where: str, fit: Any) -> History:
         raise TypeError(f"plot_history: {where} must be {ACCEPTED}, got {type(fit).__name__}{hint}")
     fit = getattr(fit, "best_estimator_", fit)
     fit = fit.steps[-1][1] if hasattr(fit, "steps") else fit
-    if not hasattr(fit, "loss_curve_"):
+    loss = getattr(fit, "loss_curve_", None)
+    if loss is None:
         raise ValueError(
             f"plot_history: this {type(fit).__name__} has no loss_curve_: fit it first, with "
             "another solver than 'lbfgs', which has no epochs"
         )
-    # With scoring="loss" they are the validation loss, negative.
-    scores = None if fit.scoring == "loss" else fit.validation_scores_
-    metrics = {_metric(fit, fit.scoring): scores} if scores else {}
-    return History(fit.loss_curve_, fit.validation_loss_curve_ or [], metrics=metrics)
+    # scikit-learn's own estimators have no scoring, and no curve of validation losses.
+    scoring = getattr(fit, "scoring", None)
+    # Scores of scoring="loss" are the validation loss, negative.
+    scores = None if scoring == "loss" else getattr(fit, "validation_scores_", None)
+    metrics = {_metric(fit, scoring): scores} if scores else {}
+    return History(loss, getattr(fit, "validation_loss_curve_", None) or [], metrics=metrics)
 
 
 def _metric(estimator: Any, scoring: Any) -> str:
     """Return the name of the metric of an estimator's `scoring`."""
     if scoring is not None:
         return str(getattr(scoring, "__name__", scoring))
-    kind = getattr(estimator, "_estimator_type", None)
-    if hasattr(estimator, "__sklearn_tags__"):
-        kind = estimator.__sklearn_tags__().estimator_type
-    return {"classifier": "accuracy", "regressor": "R²"}.get(str(kind), "score")
+    tags = getattr(estimator, "__sklearn_tags__", None)
+    kind = str(tags().estimator_type) if tags else ""
+    return {"classifier": "accuracy", "regressor": "R²"}.get(kind, "score")
 
 
 def _draw_losses(

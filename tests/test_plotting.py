@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
+from sklearn import neural_network
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -110,6 +111,8 @@ def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
     ax = plot_history(early)
     assert curves(ax)[TRAINING] == early.loss_curve_
     assert curves(ax.figure.axes[1])["accuracy (right)"] == early.validation_scores_
+    theirs = neural_network.MLPClassifier((4,), max_iter=3, random_state=0).fit(ROWS, y)
+    assert curves(plot_history(theirs)) == {TRAINING: theirs.loss_curve_}
     pipe = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(3,), max_iter=2))
     search = MLPSearchCV(pipe, {"mlpregressor__alpha": [0.1, 1.0]}, cv=2).fit(ROWS, ROWS[:, 0])
     expected = search.best_estimator_[-1].loss_curve_
@@ -131,6 +134,7 @@ def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
     [
         (3.0, r"history must be a History, .* got float$"),
         ([BOTH, None], r"history\[1\] must be a History, .* got NoneType$"),
+        ([BOTH, 3], r"history\[1\] must be a History, .* got int$"),
         ({"a": MLP((2, 1), seed=0)}, r"history\['a'\] must be .* got MLP: take what its fit ret"),
     ],
 )
