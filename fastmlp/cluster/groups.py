@@ -401,8 +401,8 @@ class Cluster:
     def _check(self) -> None:
         if self._client.status != "running":
             raise ConnectionError(
-                f"{self._who}: the client, or its scheduler, was closed or has gone away: make another "
-                "client, and call again"
+                f"{self._who}: the client, or its scheduler, was closed or has gone away: make "
+                "another client, and call again"
             )
 
     def _next(self, arriving: "SimpleQueue[Any]") -> Any:
