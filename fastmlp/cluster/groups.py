@@ -245,7 +245,7 @@ class Cluster:
                 f"{__version__}: install the same"
             )
         self._warn_of_others([facts(), *facts_of.values()])
-        n_threads = client.nthreads()
+        n_threads = self._asked(client.nthreads)
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
         for address, host in facts_of.items():
@@ -263,7 +263,7 @@ class Cluster:
         Exception
             The function's error.
         """
-        answers = self._client.run(function, *words, on_error="return")
+        answers = self._asked(self._client.run, function, *words, on_error="return")
         for answer in answers.values():
             if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 raise answer
@@ -397,6 +397,14 @@ class Cluster:
                 with suppress(Exception):
                     self._client.cancel(list(submitted), force=True)
         return lost
+
+    def _asked(self, call: Callable[..., Any], *words: Any, **options: Any) -> Any:
+        """Return the answer to a call; if the scheduler was lost, its error is raised instead."""
+        try:
+            return call(*words, **options)
+        except Exception:
+            self._check()
+            raise
 
     def _check(self) -> None:
         if self._client.status != "running":

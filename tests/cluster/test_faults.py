@@ -131,6 +131,33 @@ def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
             process.wait()
 
 
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(("n_failures", "n_sent"), [(1, 2), (9, 3)])
+def test_rows_that_a_dying_worker_has_not_taken_are_sent_again(
+    client: Any, monkeypatch: pytest.MonkeyPatch, n_failures: int, n_sent: int
+) -> None:
+    scatter, sent = type(client).scatter, list[Any]()
+
+    def failing(self: Any, data: Any, **options: Any) -> Any:
+        sent.append(data)
+        if len(sent) <= n_failures:
+            raise OSError("the worker has died")
+        return scatter(self, data, **options)
+
+    monkeypatch.setattr(type(client), "scatter", failing)
+    here, there = nets(), nets()
+    rows = X + n_failures
+    if n_failures < n_sent:
+        fit_many(there, rows, Y, epochs=1, client=client)
+        fit_many(here, rows, Y, epochs=1)
+    else:
+        with pytest.raises(RuntimeError, match="the workers of nets 0, 1, 2, 3 were lost 3 times"):
+            fit_many(there, rows, Y, epochs=1, client=client)
+    assert len(sent) == n_sent
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
 def die() -> list[None]:
     os.kill(os.getpid(), signal.SIGKILL)
     return [None]

@@ -64,8 +64,8 @@ class Launches:
         card.require_bytes(host_bytes(data), who)
         self.take(data.x, data.y)
         self._shape = grid_shape(network, batch, card, len(networks))
-        # A net of another fold may use more rows than the first.
-        sizes = (batch, len(data.x), len(data.weight), MOST_STEPS)
+        # A net of another fold may use more rows than the first. Each step may have weights or not.
+        sizes = (batch, len(data.x), len(data.x), MOST_STEPS)
         need = training_need(self._shape, network, optimizer, *sizes)
         of_net = bytes_of(network, need) + 8 * max(len(data.x), MOST_ORDER_NUMBERS)
         self.n_nets = min(len(networks), max(1, int(0.9 * card.free_bytes()) // of_net))
@@ -206,8 +206,9 @@ class Trainer:
 
     def _set(self, data: Data) -> None:
         self.units_per_epoch = -(-data.n_rows // self._batch)
-        self._session.set(self.net, n_rows=data.n_rows, batch=self._batch)
-        if data.weight.size:
+        weighted = int(data.weight.size > 0)
+        self._session.set(self.net, n_rows=data.n_rows, batch=self._batch, weighted=weighted)
+        if weighted:
             with self._card.current():
                 self._session.put("weights", np.ascontiguousarray(data.weight), self.net)
 

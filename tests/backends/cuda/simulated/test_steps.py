@@ -44,6 +44,16 @@ def test_a_step_is_a_fit_of_one_batch(rows: Any, settings: Any, weighted: bool) 
         nets[1].parameters[0] = nets[0].parameters[0] = other.parameters[0] = 0.1
 
 
+def test_steps_with_and_without_weights_alternate(rows: Any) -> None:
+    x, y, weight = rows
+    kept, other = net(), net("cpu")
+    for part in (None, weight, None, weight[::-1]):
+        assert kept.train_on_batch(x, y, part) == pytest.approx(
+            other.train_on_batch(x, y, part), rel=1e-10
+        )
+        np.testing.assert_allclose(kept.parameters, other.parameters, rtol=1e-9)
+
+
 def test_a_step_from_a_gradient_and_a_product_with_the_jacobian(rows: Any) -> None:
     x, given = rows[0], np.random.default_rng(1).normal(size=(N_ROWS, 2))
     nets = [net(), net("cpu")]
