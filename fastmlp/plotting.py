@@ -60,9 +60,9 @@ def plot_history(
     ----------
     history : History, Report, fitted estimator, or list or dict of them
         The result of `MLP.fit` or `fit_many`, or a callback's report; the keys of a dict are names
-        in the legend. Metrics are drawn on the right, of one fit. Of an estimator, `loss_curve_` is
-        drawn, and on the right `validation_scores_`; of a pipeline those of its last step, of a
-        search those of `best_estimator_`. More than ten fits have no legend.
+        in the legend. Metrics are drawn on the right, of one fit. An estimator's `loss_curve_` is
+        drawn, and `validation_scores_` on the right. A pipeline stands for its last step, a search
+        for `best_estimator_`. More than ten fits have no legend.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : str, default "training"

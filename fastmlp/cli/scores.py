@@ -75,7 +75,7 @@ class R2:
 class Auc:
     """The area under the ROC curve; of several classes each against the others, the mean.
 
-    It needs an order of all rows: probabilities stay in memory in float32, and classes.
+    The score needs an order of all rows: probabilities, in float32, and classes stay in memory.
     """
 
     def __init__(self) -> None:

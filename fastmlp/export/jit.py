@@ -174,7 +174,7 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     ValueError
         If it is not fitted, or `raw`.
     NotImplementedError
-        If it has a member that is no net, nor boosted trees.
+        If a member is neither a net nor boosted trees.
     """
     parts: TableParts = model._table_parts(who)
     if raw:

@@ -102,7 +102,7 @@ def to_onnx(
     -------
     onnx.ModelProto
         Its input is "X", shape (n_rows, n_features); of a model of tables with names of columns,
-        one input for each column, shape (n_rows, 1): numbers, or texts. Its outputs are, for a net,
+        one input for each column, shape (n_rows, 1): numbers, or texts. The outputs are, for a net,
         "Y", shape (n_rows, n_outputs); for a regressor "variable", of that shape; for a classifier
         "label", shape (n_rows,), or of several labels (n_rows, n_labels), and "probabilities",
         shape (n_rows, n_classes); where a column has an output's name, "predicted_label" and so on.

@@ -89,7 +89,7 @@ def boolean(owner: str, name: str, value: object) -> bool:
 def path(owner: str, name: str, value: object, *, mode: Literal["", "r", "w"] = "") -> None:
     """Check a path: a str or an os.PathLike, without the character NUL.
 
-    Its file must be there to be read, with the mode "r", and its folder to be written to, with "w".
+    With the mode "r" the file must exist, with "w" the file's folder.
     """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")

@@ -74,7 +74,7 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
 
 
 def microbatches_of(layout: Layout, n_rows: int) -> int:
-    """Return the number of microbatches of so many rows, at most."""
+    """Return the largest number of microbatches of n rows."""
     return round_up(-(-n_rows // _rows_in_cache(layout)), MICROBATCHES)
 
 
@@ -346,7 +346,7 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 
 
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
-    """Return the rows of weights whose inputs, for so many rows of a chunk, stay in the
+    """Return the rows of weights whose inputs, for n rows of a chunk, stay in the
     second-level cache while all deltas pass; `size` is that of a number in bytes."""
     return max(1, CACHE_BYTES // (chunk_rows * size * TILE_ROWS)) * TILE_ROWS
 

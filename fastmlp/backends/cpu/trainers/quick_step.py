@@ -141,7 +141,7 @@ class QuickStep:
 
     def prepare(self, n_rows: int) -> bool:
         """Get ready, after a step of the trainer's that left the parameters as they are; return
-        False if steps on so many rows are too long."""
+        False if steps on n rows are too long."""
         session, job = self._session, self._session.job
         assert session.moments is not None
         self.slots, trained = session.moments.m, session.moments.trained
@@ -173,7 +173,7 @@ class QuickStep:
         return size
 
     def _take_size(self, n_rows: int, size: Size) -> None:
-        """Take steps on so many rows from now on."""
+        """Take steps on n rows from now on."""
         rows, job = size.partition.rows, self._session.job
         self._trainer.divide(size.partition, n_rows)
         job["n_rows"], job["chunk_rows"], job["last"] = n_rows, rows, -(-n_rows // rows)

@@ -189,7 +189,7 @@ class Trainer:
         fixed = network.penalties or session.net["factors"] or session.partition.microbatch_rows
         if fixed or self._batch_size == 1:
             return False
-        # Its rules are no longer those of the key.
+        # The trainer's rules are other than the key's from here on.
         self._key, self._n = None, self._n or n_coefficients_of(optimizer)
         groups = groups_of(optimizer, network.factors)
         n_bytes = self._n * network.dtype.itemsize if len(groups.groups) > 1 else 0

@@ -220,7 +220,7 @@ SIMULATED_THREADS = 8
 
 
 def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> GridShape:
-    """Return the tiles for nets that take so many rows at once: large ones if there are enough for
+    """Return the tiles for nets with n rows at once: large ones if there are enough for
     all multiprocessors."""
     if adapter.SIMULATED:
         return GridShape(SIMULATED_TILE, SIMULATED_TILE)
