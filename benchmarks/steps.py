@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, one_step, titles
-from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT
+from benchmarks.peers.one_step import FIT, INSIDE, OURS, PARTIAL_FIT, RATES, SIZES
 from benchmarks.race import Part, Race, timed
 from benchmarks.scores import Quartiles, Record, digits, grouped, over, quartiles, ways
 from benchmarks.workloads import CE, Workload
@@ -62,6 +62,8 @@ class ShortCall(NamedTuple):
 
 
 CALLS = (
+    ShortCall("`train_on_batch`, 1 to 64 rows in turn", "8-64-64-2@64", SIZES, None, "one step"),
+    ShortCall("`train_on_batch`, another rate each", "8-64-64-2@64", RATES, None, "+ 3 us"),
     ShortCall("`fit` of one batch, 8-64-64-2@64", "8-64-64-2@64", FIT, None, "200 us"),
     ShortCall("`partial_fit` of one batch", "8-64-64-2@64", PARTIAL_FIT, "sklearn", "2x"),
     ShortCall("`MLPClassifier.fit`, iris, `max_iter=1`", "iris", FIT, "sklearn", "1.5x"),

@@ -6,7 +6,7 @@ batch after the other, and the call ends when they are done.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from itertools import cycle, islice
@@ -95,6 +95,11 @@ def fastmlp_steps(load: Workload) -> Ways:
     net = module.make(load).net
     if hasattr(net, "train_on_batch"):
         parts[OURS] = Way(over(batches, net.train_on_batch), parameters=net.parameters.copy)
+        from fastmlp import Adam
+
+        other, rules = module.make(load).net, [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)]
+        parts[SIZES] = Way(over(_of_other_sizes(batches), module.make(load).net.train_on_batch))
+        parts[RATES] = Way(over(batches, partial(_at_another_rate, other, cycle(rules))))
     other, settings = module.make(load).net, {"epochs": 1, "batch_size": load.batch}
     fit = partial(other.fit, **settings, shuffle=False)
     parts[FIT] = Way(over(batches, fit), parameters=other.parameters.copy)
@@ -113,6 +118,17 @@ def fastmlp_steps(load: Workload) -> Ways:
         vectors = [(x, y[:, 0] if y.shape[1] == 1 else y) for x, y in batches]
         parts[PARTIAL_FIT] = Way(over(vectors, model.partial_fit))
     return parts
+
+
+def _of_other_sizes(batches: Sequence[Any]) -> list[Any]:
+    """Return batches, each with another number of rows, in an order of no rule."""
+    numbers = np.random.default_rng(0).integers(1, len(batches[0][0]), len(batches), endpoint=True)
+    return [(x[:n], y[:n]) for (x, y), n in zip(batches, numbers, strict=True)]
+
+
+def _at_another_rate(net: Any, rules: Iterator[Any], x: Array, y: Array) -> None:
+    net.optimizer = next(rules)
+    net.train_on_batch(x, y)
 
 
 def sklearn_steps(load: Workload) -> Ways:
@@ -217,6 +233,7 @@ def keras_steps(load: Workload) -> Ways:
 
 
 INSIDE, OURS, FIT, PARTIAL_FIT = "inside fit", "train_on_batch", "fit", "partial_fit"
+SIZES, RATES = "other sizes", "other rates"
 STEPS: dict[str, Callable[[Workload], Ways]] = {
     "fastmlp": fastmlp_steps,
     "sklearn": sklearn_steps,
