@@ -733,7 +733,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         inputs : bool, default True
             Also return the gradient by X.
         parameters : bool, default True
-            False: return the gradient by X alone, in 0.7 of the time (23-256-256-1, 256 rows).
+            False: return the gradient by X alone.
 
         Returns
         -------

@@ -7,12 +7,13 @@ import contextlib
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Bytes below which nothing is checked: a check takes 0.1 ms.
 SMALL = 1 << 27
 UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 CGROUP = Path("/sys/fs/cgroup")
+T = TypeVar("T")
 
 
 def require(n_bytes: int, who: str, what: str) -> None:
@@ -83,6 +84,16 @@ def readable(n_bytes: int) -> str:
 
 # The most objects that are kept: as many threads may make the same call at once.
 MOST_KEPT = 8
+# The most entries of a table whose keys are numbers of rows.
+MOST_ENTRIES = 512
+
+
+def keep(table: dict[Any, Any], key: Hashable, value: T) -> T:
+    """Keep a value in a table, which is emptied first if it is full; return the value."""
+    if len(table) >= MOST_ENTRIES:
+        table.clear()
+    table[key] = value
+    return value
 
 
 class BufferPool:

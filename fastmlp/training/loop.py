@@ -123,6 +123,9 @@ def fit(
         for span in spans:
             span.run()
     except BaseException as error:
+        # Python turns a StopIteration within a generator into a RuntimeError.
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+            raise error.__cause__ from None
         # An error of a span, or Ctrl-C between spans, ends the fit; its own error is raised again.
         with suppress(StopIteration):
             spans.throw(error)

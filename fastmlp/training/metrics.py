@@ -158,17 +158,20 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
         if metric.scorer is not None:
             targets = _targets(network, data)
             try:
-                _scored(metric.scorer, network.loss, targets, _ideal(targets, n_outputs), {})()
+                ideal = _ideal(network.loss, targets, n_outputs)
+                _scored(metric.scorer, network.loss, targets, ideal, _weight(data))()
             except Exception as error:
                 raise ValueError(
                     f"{owner} does not suit the validation targets: {error}"
                 ) from error
 
 
-def _ideal(targets: Array, n_outputs: int) -> Array:
+def _ideal(loss: Loss, targets: Array, n_outputs: int) -> Array:
     """Return the predictions that the targets ask for, shape (n_rows, n_outputs)."""
-    labels = targets.ndim == 1 and n_outputs > 1
-    return np.eye(n_outputs)[targets] if labels else targets.reshape(-1, n_outputs)
+    if loss.targets == "classes":
+        return np.eye(n_outputs)[targets] if targets.ndim == 1 else targets
+    # Scorers of labels take whole numbers for labels; predictions of numbers are rarely whole.
+    return targets.reshape(-1, n_outputs).astype(np.float64) / 2 + 0.25
 
 
 class Measures:
@@ -188,8 +191,7 @@ class Measures:
         shape = (data.n_rows, network.layout.sizes[-1])
         self.predictions = np.empty(shape, network.dtype)
         self._targets = _targets(network, data)
-        weight = np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
-        self._weight = {"sample_weight": weight} if weight.size else {}
+        self._weight = _weight(data)
         # Functions see the numbers, and do not write to them.
         self._seen = (self.predictions[:, 0] if shape[1] == 1 else self.predictions).view()
         self._seen.flags.writeable = self._targets.flags.writeable = False
@@ -256,6 +258,11 @@ def _targets(network: Network, data: Data) -> Array:
     return targets[:, 0].astype(np.int64 if labels else targets.dtype)
 
 
+def _weight(data: Data) -> dict[str, Array]:
+    weight = np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
+    return {"sample_weight": weight} if weight.size else {}
+
+
 def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
     """A copy of the rows in use, on the host, shape (n_rows, ...)."""
     on_device = hasattr(source, "copy_to_host")
@@ -268,14 +275,16 @@ def _scored(
 ) -> Callable[[], Any]:
     """Return a call of a scorer of scikit-learn's, with an estimator of these predictions."""
     n_outputs = predictions.shape[1]
-    is_classifier = loss.targets == "classes" or (loss.targets == "unit" and n_outputs == 1)
-    if is_classifier and targets.ndim == 2:
+    classes = np.arange(max(n_outputs, 2)) if loss.targets in ("classes", "unit") else None
+    if loss.targets == "unit" and n_outputs > 1:
+        classes = np.eye(n_outputs, dtype=np.int64)
+    elif classes is not None and targets.ndim == 2:
         targets = targets.argmax(axis=1)
-    estimator = estimator_of(np.arange(max(n_outputs, 2)) if is_classifier else None)
+    estimator = estimator_of(classes)
 
     def score() -> Any:
         X = predictions[:, 0] if n_outputs == 1 else predictions
-        X = np.column_stack([1 - X, X]) if is_classifier and n_outputs == 1 else X
+        X = np.column_stack([1 - X, X]) if classes is not None and n_outputs == 1 else X
         return scorer(estimator, X, targets, **weight)
 
     return score
@@ -286,21 +295,23 @@ def estimator_of(classes: Array | None) -> Any:
 
     Parameters
     ----------
-    classes : (n_classes,) array of labels, whose probabilities X are; None: X are numbers
+    classes : (n_classes,) array of labels, whose probabilities X are; None: X are numbers.
+        A matrix: X are the probabilities of several labels at once, as many as it has columns.
     """
-    numbers, labels = _estimators()
-    return numbers() if classes is None else labels(classes)
+    regressor, classifier = _estimators()
+    return regressor() if classes is None else classifier(classes)
 
 
 @cache
 def _estimators() -> tuple[Any, Any]:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    class Numbers(RegressorMixin, BaseEstimator):
+    # scikit-learn's messages show these names.
+    class Regressor(RegressorMixin, BaseEstimator):
         def predict(self, X: Array) -> Array:
             return X
 
-    class Labels(ClassifierMixin, BaseEstimator):
+    class Classifier(ClassifierMixin, BaseEstimator):
         def __init__(self, classes_: Array) -> None:
             self.classes_ = classes_
 
@@ -308,10 +319,11 @@ def _estimators() -> tuple[Any, Any]:
             return X
 
         def predict(self, X: Array) -> Array:
-            labels: Array = self.classes_[X.argmax(axis=1)]
+            several = self.classes_.ndim == 2
+            labels: Array = (X > 0.5).astype(int) if several else self.classes_[X.argmax(axis=1)]
             return labels
 
-    return Numbers, Labels
+    return Regressor, Classifier
 
 
 class Validation(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.memory import BufferPool
+from fastmlp._process.memory import BufferPool, keep
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
 from fastmlp.network import monotone
@@ -288,7 +288,7 @@ class Steps:
             if key.kind == kind and key.is_dense and engine.serves(n_rows, key.room):
                 kept = self._kept(key)
                 if kept is not None and kept.quick is not None:
-                    self._ready[kind][shape] = self._trainers[key]
+                    keep(self._ready[kind], shape, self._trainers[key])
                     return kept
         return None
 
@@ -395,7 +395,7 @@ class Steps:
         self._look()
         if kept.quick is not None:
             self._slots, self._n_owners = kept.quick.slots, self._owners.n_owners
-            self._ready[kind][shape] = weakref.ref(kept)
+            keep(self._ready[kind], shape, weakref.ref(kept))
 
     def _look(self) -> None:
         """Look at what coefficients depend on."""

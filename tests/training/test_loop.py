@@ -9,13 +9,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup
+from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup, fit_many
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
@@ -109,13 +110,16 @@ def test_a_callback_may_change_the_net() -> None:
     assert (net.parameters == 0).all()
 
 
-def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net() -> None:
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", [LookupError, StopIteration, GeneratorExit, RuntimeError])
+def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(kind: Any, many: bool) -> None:
     def callback(report: Report) -> None:
-        raise LookupError("mine")
+        raise kind("mine")
 
     net = make_net()
-    with pytest.raises(LookupError, match="mine"):
-        net.fit(X, Y, epochs=3, callbacks=callback)
+    fit: Any = partial(fit_many, [net]) if many else net.fit
+    with pytest.raises(kind, match=r"^mine\b"):
+        fit(X, Y, epochs=3, callbacks=callback)
     assert np.isfinite(net.predict(X)).all()
     assert net.n_steps == 2
 

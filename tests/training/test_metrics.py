@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import (
     accuracy_score,
+    f1_score,
     get_scorer_names,
     log_loss,
     make_scorer,
@@ -18,7 +21,17 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import roc_auc_score as auc
 
-from fastmlp import MLP, Adam, EarlyStopping, History, Report, Status, fit_many
+from fastmlp import (
+    MLP,
+    Adam,
+    EarlyStopping,
+    History,
+    MLPClassifier,
+    MLPRegressor,
+    Report,
+    Status,
+    fit_many,
+)
 from fastmlp.backends.cpu.evaluation import Evaluation
 from fastmlp.rules.losses import LOSSES
 from fastmlp.training.metrics import OF_SCORERS
@@ -189,6 +202,51 @@ def test_the_bar_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().err
     assert f"mae={history.metrics['mae'][-1]:.4g}" in text
     assert f"validation_loss={history.validation_loss[-1]:.4g}" in text
+
+
+LABELS = np.column_stack([IS_POSITIVE, X[:, 2] > 0]).astype(int)
+# The targets, the loss, and the labels or numbers that a scorer compares with them.
+KINDS: dict[str, tuple[Any, Any, Any]] = {
+    "two classes": (IS_POSITIVE, "binary_cross_entropy", lambda p: p[:, 0] > 0.5),
+    "classes": (CLASSES, "cross_entropy", lambda p: p.argmax(axis=1)),
+    "labels": (LABELS, "binary_cross_entropy", lambda p: p > 0.5),
+    "numbers": (Y, "mse", np.squeeze),
+    "whole numbers": ((4 * Y).round(), "mse", np.squeeze),
+    "rows of numbers": (X[:, :2] * X[:, 1:], "mse", np.squeeze),
+}
+SCORES: dict[str, tuple[Any, Any]] = {
+    "accuracy": (accuracy_score, ("two classes", "classes", "labels")),
+    "f1_macro": (partial(f1_score, average="macro"), ("two classes", "classes", "labels")),
+    "roc_auc": (auc, ("two classes", "labels")),
+    "r2": (r2_score, KINDS),
+    "neg_max_error": (None, ()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SCORES)
+def test_a_scorer_suits_the_targets_or_is_refused_before_training(name: str, kind: str) -> None:
+    (y, loss, compared), (function, suiting) = KINDS[kind], SCORES[name]
+    net = MLP((3, 8, 3 if kind == "classes" else y[0].size), loss=loss, seed=0, dtype="float64")
+    valid = X[40:], y[40:], WEIGHTS[40:]
+    settings: Any = {"early_stopping": True, "validation_fraction": 0.4, "random_state": 0}
+    estimator = MLPRegressor if loss == "mse" else MLPClassifier
+    model = estimator(hidden_layer_sizes=(4,), max_iter=2, metrics=name, **settings)
+    doors: dict[str, Callable[[], Any]] = {
+        "MLP": lambda: net.fit(X[:40], y[:40], epochs=2, metrics=name, validation_data=valid),
+        estimator.__name__: lambda: model.fit(X, y, sample_weight=WEIGHTS + 1),
+    }
+    if kind in suiting:
+        scores = doors.pop("MLP")().metrics[name]
+        p = net.predict(X[40:])
+        seen = np.squeeze(p) if name == "roc_auc" else compared(p)
+        assert scores[-1] == pytest.approx(function(y[40:], seen, sample_weight=WEIGHTS[40:]))
+        assert len(doors.popitem()[1]().history_.metrics[name]) == 2
+    for who, fit in doors.items():
+        with pytest.raises(ValueError, match=rf"^{who}.fit: metrics\['{name}'\] does not suit "):
+            fit()
+    assert net.n_steps == 0 or kind in suiting
 
 
 # --- errors ---

@@ -39,6 +39,7 @@ from fastmlp import (
     StepDecay,
     Warmup,
 )
+from fastmlp._process import memory
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.dispatch import Autotuner, Runner
 from fastmlp.backends.cpu.plan import partition
@@ -858,6 +859,19 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         nets[0].train_on_batch(np.ones((size, 2)), np.ones(size))
     gc.collect()
     assert len(nets[0]._single_steps()._trainers) <= steps.MOST_KEPT
+
+
+def test_the_tables_of_numbers_of_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    most, n = (8, 20) if INTERPRETED else (memory.MOST_ENTRIES, 1000)
+    monkeypatch.setattr(memory, "MOST_ENTRIES", most)
+    X, y, net = np.ones((n, 2), np.float32), np.zeros((n, 1), np.float32), MLP((2, 3, 1), seed=0)
+    for size in range(1, n):
+        net.train_on_batch(X[:size], y[:size])
+    its: Any = net._single_steps()
+    kept = its._ready["batch"], its._engines["batch"]._partitions
+    sizes = [it().quick.sizes for it in its._trainers.values() if it() and it().quick]
+    assert all(0 < len(table) <= most for table in (*kept, *sizes))
+    assert net.n_steps == n - 1
 
 
 FORMS: dict[str, Callable[[Any], Any]] = {

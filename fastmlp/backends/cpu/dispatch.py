@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
+from fastmlp._process.memory import keep
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
@@ -449,7 +450,7 @@ class Runner:
         if kept is None:
             network = self.network
             made = partition_of(network, n_rows, self.n_threads, train=True, sparse=False)
-            kept = self._partitions[n_rows] = made, form_of(network, n_rows, made)
+            kept = keep(self._partitions, n_rows, (made, form_of(network, n_rows, made)))
         return kept
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
+from fastmlp._process.memory import keep
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
 from fastmlp.backends.cpu.kernels.one_step import (
@@ -169,8 +170,7 @@ class QuickStep:
             work = self._trainer.work_of(partition).times(-(-n_rows // partition.rows))
             is_alone = engine.n_threads == 1 or work.flops <= ALONE_FLOPS
             size = Size(partition, work, products <= GIL_LANE_PRODUCTS, is_alone)
-        self.sizes[n_rows] = size
-        return size
+        return keep(self.sizes, n_rows, size)
 
     def _take_size(self, n_rows: int, size: Size) -> None:
         """Take steps on n rows from now on."""
