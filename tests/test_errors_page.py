@@ -194,7 +194,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "columns of the model: 'area', 'town'": lambda: Schema.learn(
         pd.DataFrame({"area": [1, 2.5], "town": ["a", "b"]})
     ).read(table()),
-    r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
+    "line 2, column 'a': the text is not utf-8": lambda: fit_csv(["Zürich,1"], "cp1252"),
     "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "is more than arithmetic": lambda: fastmlp.to_c(net(activation=clipped)),
 }

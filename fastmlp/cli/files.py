@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.data import outputs
 from fastmlp.data.arrow import FILES, expanded, imported
-from fastmlp.data.csv_files import CSV_FILES, CSVFile, require_text
+from fastmlp.data.csv_files import CSV_FILES, CSVFile, not_text
 
 
 def data_of(
@@ -67,13 +67,16 @@ def _of_standard_input(who: str, texts: Collection[str], encoding: str, nulls: b
     }
     try:
         table = pyarrow.csv.read_csv(sys.stdin.buffer, **options)
-        require_text(table, who)
-        return table
     except UnicodeError as error:
-        raise ValueError(f"{who}: {error}: give its encoding, as --encoding cp1252") from None
+        raise not_text(encoding, who, f" ({error})") from None
     except pyarrow.ArrowInvalid as error:
-        is_wide = "; is it UTF-16? --encoding utf-16" if "\0" in str(error) else ""
-        raise ValueError(f"{who}: {error}{is_wide}") from None
+        if "\0" in str(error):
+            raise not_text(encoding, who, ", but perhaps utf-16") from None
+        raise ValueError(f"{who}: {error}") from None
+    for field in table.schema:
+        if pyarrow.types.is_binary(field.type):
+            raise not_text(encoding, f"{who}: column {field.name!r}")
+    return table
 
 
 def _of_arrays(path: str, who: str) -> Any:

@@ -69,11 +69,11 @@ def test_all_commands_take_it(
         (
             "file",
             "cp1252",
-            r"train: line 1, the header: b'gr\xf6\xdfe' is not utf-8, perhaps cp1252",
+            "train: the text is not utf-8 ('utf-8' codec can't decode byte 0xf6",
         ),
-        ("file", "utf-16", "train: the file is not utf-8 but utf-16: "),
+        ("file", "utf-16", "train: the text is not utf-8, but perhaps utf-16: "),
         ("-", "cp1252", "train: standard input: "),
-        ("-", "utf-16", "is it UTF-16? --encoding utf-16"),
+        ("-", "utf-16", "train: standard input: the text is not utf-8, but perhaps utf-16: "),
     ],
 )
 def test_without_it(
@@ -101,7 +101,7 @@ def test_a_column_is_not_left_out(
         Path(f"{encoding}.csv").write_text(TEXT.replace("größe", "y"), encoding=encoding)
     command = ["train", "DATA", "--target", "y", "--valid", "0", *FAST]
     assert run(command, data, "cp1252", monkeypatch) == 1
-    assert "column 'stadt': b'Z\\xfcrich' is not utf-8, perhaps cp1252" in capsys.readouterr().err
+    assert "column 'stadt': the text is not utf-8: give its encoding" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

@@ -202,13 +202,13 @@ def test_it_is_a_path() -> None:
     ("encoding", "rows", "header", "message"),
     [
         ("cp1252", ROWS, "a,town,y",
-         r"line 2, column 'town': b'Z\xfcrich' is not utf-8, perhaps cp1252 ('Zürich'): pass "
+         "line 2, column 'town': the text is not utf-8: give its encoding, such as "
          "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command"),
-        ("cp1252", ROWS, "a,größe,y", r"line 1, the header: b'gr\xf6\xdfe' is not utf-8, perhaps"),
-        ("latin-1", ["1,\x81,0"], "a,town,y", r"b'\x81' is not utf-8, perhaps latin-1 ('\x81')"),
-        ("cp1251", ["1,Москва,0"], "a,town,y", "is not utf-8: give its encoding: fastmlp.CSV"),
-        ("utf-16", ROWS, "a,town,y", "the file is not utf-8 but utf-16: pass fastmlp.CSVFile("),
-        ("utf-32", ROWS, "a,town,y", "the file is not utf-8 but utf-32: pass fastmlp.CSVFile("),
+        ("cp1252", ROWS, "a,größe,y", "the text is not utf-8 ('utf-8' codec can't decode byte"),
+        ("latin-1", ["1,\x81,0"], "a,town,y", "line 2, column 'town': the text is not utf-8: give"),
+        ("utf-16", ROWS, "a,town,y", "the text is not utf-8, but perhaps utf-16: give its"),
+        ("utf-16", ["1", "2"], "größe", "the text is not utf-8 ('utf-8' codec"),
+        ("utf-32", ROWS, "a,town,y", "the text is not utf-8, but perhaps utf-16: give its"),
         ("cp1252", ["1,Bern,0"] * N + ["2,Zürich,1"], "a,town,y", f"line {N + 2}, column 'town'"),
     ],
 )  # fmt: skip
@@ -216,7 +216,7 @@ def test_text_that_is_not_utf_8(
     encoding: str, rows: list[str], header: str, message: str, end: str, tmp_path: Path
 ) -> None:
     path = written_as(tmp_path / f"a{end}", encoding, rows, header)
-    target = header.split(",")[1]
+    target = header.split(",")[:2][-1]
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         predict_arrow(net_of_two(), path, keep=target).read_all()
     assert f"in {path}" in raised.value.__notes__
@@ -225,9 +225,9 @@ def test_text_that_is_not_utf_8(
 def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     for encoding, values in (
-        ("ascii", r"line 2, column 'town': b'Z\xfcrich' is not ascii, perhaps cp1252 ("),
-        ("utf-16", "the text is not utf-16: give its encoding"),
-        ("utf-8-sig", r"line 2, column 'town': b'Z\xfcrich' is not utf-8-sig, perhaps cp1252"),
+        ("ascii", "the text is not ascii ('ascii' codec can't decode byte 0xfc"),
+        ("utf-16", "the text is not utf-16 (UTF-16 stream does not start with BOM): give its"),
+        ("utf-8-sig", "the text is not utf-8-sig ('utf-8' codec can't decode byte 0xfc"),
     ):
         with pytest.raises(ValueError, match=re.escape(values)):
             predict_arrow(net_of_two(), CSVFile(path, encoding), keep="town").read_all()
