@@ -94,13 +94,13 @@ LOADS = (
 
 def missing_card() -> str | None:
     """The reason that there is no card, or None."""
-    from fastmlp.backends.cuda.device import adapter, card
+    from fastmlp.backends.cuda import device
 
     try:
-        card.require(0, "benchmarks.gpu")
+        device.require(0, "benchmarks.gpu")
     except (ImportError, RuntimeError) as error:
         return str(error)
-    return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
+    return "benchmarks.gpu: the simulator is no card" if device.SIMULATED else None
 
 
 def trainer_of(load: Load, net: MLP, dtype: str) -> Any:
@@ -187,8 +187,7 @@ def drill() -> None:
 def training(load: Load) -> Callable[[int], None]:
     """A function that trains a net, or many in the same launches, for n epochs, the data on the
     device."""
-    from fastmlp.backends.cuda.device.arrays import to_device
-    from fastmlp.backends.cuda.device.card import card_of
+    from fastmlp.backends.cuda.device import card_of, to_device
     from fastmlp.backends.protocol import Data, Span
 
     nets, rng = [load.net(seed) for seed in range(load.n_nets)], np.random.default_rng(0)
@@ -274,20 +273,17 @@ def part(do: Callable[[], Any]) -> Any:
 
 
 def card_facts() -> dict[str, Any]:
-    from fastmlp.backends.cuda.device import adapter
-    from fastmlp.backends.cuda.device import card as device_card
-    from fastmlp.backends.cuda.device.card import card_of
+    from fastmlp.backends.cuda import device
 
-    device = adapter.MODULE.gpus[0]
-    name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    capability = ".".join(map(str, device.compute_capability))
-    card = card_of(0)
+    gpu = device.MODULE.gpus[0]
+    name = gpu.name.decode() if isinstance(gpu.name, bytes) else str(gpu.name)
+    capability = ".".join(map(str, gpu.compute_capability))
     return {
         "name": name,
-        "CUDA of the driver": device_card._versions()[0],
+        "CUDA of the driver": device._versions()[0],
         "packages": machine.versions(("numba-cuda", "cuda-bindings")),
         "compute capability": capability,
-        "multiprocessors": card.n_multiprocessors,
+        "multiprocessors": device.card_of(0).n_multiprocessors,
     }
 
 

@@ -57,8 +57,10 @@ HOUSES: dict[str, list[set[str]]] = {
     "fastmlp.backends.cuda": [
         {"device"},
         {"plan"},
+        {"rule_blocks"},
         {"kernels"},
-        {"training", "predict"},
+        {"grid"},
+        {"training"},
         {"engine"},
         {"__init__"},
     ],

@@ -25,7 +25,7 @@ def require(device: str, who: str = "MLP") -> None:
         If a package, the driver or the device is missing.
     """
     if device != "cpu":
-        import_module("fastmlp.backends.cuda.device.card").require(index_of(device), who)
+        import_module("fastmlp.backends.cuda.device").require(index_of(device), who)
 
 
 def engine_on(

@@ -124,10 +124,10 @@ def _gpu() -> str:
     """Return how many GPUs the driver sees, or why none; nothing is imported without a package."""
     if not any(find_spec(name) for name in CUDA_PACKAGES):
         return f"none: no package; {install('numba-cuda')}"
-    from fastmlp.backends.cuda.device import card
+    from fastmlp.backends.cuda import device
 
     try:
-        n_devices = card.count("fastmlp info")
+        n_devices = device.count("fastmlp info")
     except RuntimeError as error:
         return f"none: {str(error).partition(': ')[2]}"
     return f"{n_devices} seen by the driver"

@@ -316,18 +316,18 @@ def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cuda.device import card
+    from fastmlp.backends.cuda import device
 
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("no_such_package",))
     assert info()["GPU"] == 'none: no package; pip install "numba-cuda[cu13]"'
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("numba",))
-    monkeypatch.setattr(card, "count", lambda who: 2)
+    monkeypatch.setattr(device, "count", lambda who: 2)
     assert info()["GPU"] == "2 seen by the driver"
 
     def fail(who: str) -> int:
         raise RuntimeError(f"{who}: the driver is not there")
 
-    monkeypatch.setattr(card, "count", fail)
+    monkeypatch.setattr(device, "count", fail)
     assert info()["GPU"] == "none: the driver is not there"
 
 

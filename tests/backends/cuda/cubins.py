@@ -82,12 +82,18 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import from_dtype, types
 
-    from fastmlp.backends.cuda.device import arrays as device_arrays
-    from fastmlp.backends.cuda.device.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import gradient_update, grid
-    from fastmlp.backends.cuda.plan import design
-    from fastmlp.backends.cuda.plan.design import GridShape, rules_of
-    from fastmlp.backends.cuda.plan.plan import Layer, NetProgress, Nets, Plan, dtype_of
+    from fastmlp.backends.cuda import device as device_arrays
+    from fastmlp.backends.cuda import grid, kernels, plan
+    from fastmlp.backends.cuda.device import SCALARS
+    from fastmlp.backends.cuda.plan import (
+        GridShape,
+        Layer,
+        NetProgress,
+        Nets,
+        Plan,
+        dtype_of,
+        rules_of,
+    )
     from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
@@ -106,17 +112,17 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     nets = types.NamedTuple(of_nets, Nets)
     numbers = (types.int64, types.int64)
     for name, shape in (
-        ("16x128 rows, 32x32 weights", GridShape(design.FEW_ROWS, design.FEW_WEIGHTS)),
-        ("64x64 rows, 64x64 weights", GridShape(design.MANY_ROWS, design.MANY_WEIGHTS)),
+        ("16x128 rows, 32x32 weights", GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS)),
+        ("64x64 rows, 64x64 weights", GridShape(plan.MANY_ROWS, plan.MANY_WEIGHTS)),
     ):
         made = grid.make_kernels(rules, shape)
         yield f"phase, {name}", made.phase, types.void(matrix, matrix, nets, *numbers)
         yield f"run, {name}", made.run, types.void(matrix, matrix, nets, types.int64)
     signature = types.void(matrix, types.float64[::1])
     yield "finite", device_arrays._finite_kernel(), signature
-    yield "apply", gradient_update.make_apply(rules, 256), types.void(nets)
+    yield "apply", kernels.make_apply(rules, 256), types.void(nets)
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
-    made = grid.make_kernels(dropping, GridShape(design.FEW_ROWS, design.FEW_WEIGHTS))
+    made = grid.make_kernels(dropping, GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS))
     yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 
 

@@ -87,8 +87,8 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
 
 
 def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
-    from fastmlp.backends.cuda.device.adapter import type_of
-    from fastmlp.backends.cuda.plan.plan import Nets
+    from fastmlp.backends.cuda.device import type_of
+    from fastmlp.backends.cuda.plan import Nets
 
     *_, (_, _, signature) = cubins.kernels("float32")
     *_, expected, _, _ = signature.args
@@ -113,7 +113,7 @@ def device_rules() -> dict[str, tuple[Any, int, int]]:
 
 
 def test_rules_stay_in_float32() -> None:
-    from fastmlp.backends.cuda.kernels.rule_blocks import _taker, compiled
+    from fastmlp.backends.cuda.rule_blocks import _taker, compiled
 
     for name, (rule, n_in, n_out) in device_rules().items():
         cubins.without_a_card(OURS)
@@ -142,9 +142,9 @@ def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda.device.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import rule_blocks
-    from fastmlp.backends.cuda.plan.design import rules_of
+    from fastmlp.backends.cuda import rule_blocks
+    from fastmlp.backends.cuda.device import SCALARS
+    from fastmlp.backends.cuda.plan import rules_of
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
@@ -166,7 +166,7 @@ def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
 
 def _row(loss: Any, predict: Any) -> Any:
     """Return a kernel: loss and predictions of one row of three outputs."""
-    from fastmlp.backends.cuda.kernels.arguments import OutputRow
+    from fastmlp.backends.cuda.rule_blocks import OutputRow
 
     def row(x: Any, y: Any, values: Any) -> None:
         loss(x, OutputRow(0, 3, 6, 3), values, 0, y, 0, 0.5)

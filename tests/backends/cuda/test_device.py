@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp.backends.cuda.device import adapter, arrays
-from fastmlp.backends.cuda.device import card as card_module
-from fastmlp.backends.cuda.device.adapter import compiled_for
-from fastmlp.backends.cuda.device.arrays import adopted
-from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda import device
+from fastmlp.backends.cuda.device import Card, adopted, compiled_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,8 +42,8 @@ def net(device: str) -> MLP:
 
 
 def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) -> None:
-    monkeypatch.setattr(card_module, "installed", lambda: package)
-    monkeypatch.setattr(adapter, "MODULE", Module(devices))
+    monkeypatch.setattr(device, "installed", lambda: package)
+    monkeypatch.setattr(device, "MODULE", Module(devices))
 
 
 # With CUDA_VISIBLE_DEVICES empty, the driver does not initialise.
@@ -83,19 +80,19 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
-    monkeypatch.setattr(card_module, "_versions", lambda: (12, 13))
+    monkeypatch.setattr(device, "_versions", lambda: (12, 13))
     words = (
         r"MLP: the NVIDIA driver is for CUDA 12, .* CUDA 13: .* or pip install .numba-cuda\[cu12"
     )
     with pytest.raises(RuntimeError, match=words):
         net("cuda")
-    monkeypatch.setattr(card_module, "_versions", lambda: (13, 12))
+    monkeypatch.setattr(device, "_versions", lambda: (13, 12))
     assert net("cuda").device == "cuda"
 
 
 def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     has([Device()], monkeypatch)
-    monkeypatch.setattr(card_module, "_first_user", os.getppid())
+    monkeypatch.setattr(device, "_first_user", os.getppid())
     with pytest.raises(RuntimeError, match=r"MLP: this process was forked from .* \"spawn\""):
         net("cuda")
 
@@ -103,7 +100,7 @@ def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     made = object.__new__(Card)
     made.index = 3
-    monkeypatch.setattr(adapter, "SIMULATED", False)
+    monkeypatch.setattr(device, "SIMULATED", False)
     return made
 
 
@@ -114,7 +111,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
     has([Device()], monkeypatch)
-    monkeypatch.setattr(adapter.MODULE, "device_array", device_array, raising=False)
+    monkeypatch.setattr(device.MODULE, "device_array", device_array, raising=False)
     with pytest.raises(MemoryError, match=r"cuda:3 has no room for 8 KB in one piece: use a small"):
         card(monkeypatch).empty((10, 100), np.float64)
 
@@ -143,15 +140,15 @@ def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
     """Put arrays on a device; return the list of calls to the module."""
     calls: list[str] = []
     has([Device()], monkeypatch)
-    monkeypatch.setattr(adapter, "SIMULATED", False)
-    monkeypatch.setattr(arrays, "_device_of", lambda address: ordinal)
+    monkeypatch.setattr(device, "SIMULATED", False)
+    monkeypatch.setattr(device, "_device_of", lambda address: ordinal)
     context = SimpleNamespace(device=SimpleNamespace(id=0))
     for name, does in (
         ("current_context", lambda: context),
         ("synchronize", lambda: calls.append("synchronize")),
         ("as_cuda_array", lambda array: calls.append("taken")),
     ):
-        monkeypatch.setattr(adapter.MODULE, name, does, raising=False)
+        monkeypatch.setattr(device.MODULE, name, does, raising=False)
     return calls
 
 
@@ -235,7 +232,7 @@ print([name for name in names if name in sys.modules])
 
 
 def test_the_benchmark_says_that_there_is_no_card() -> None:
-    from fastmlp.backends.cuda.device.card import require
+    from fastmlp.backends.cuda.device import require
 
     try:
         require(0)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.engine import Engine as CPU
+from fastmlp.backends.cuda import training as cuda_trainer
 from fastmlp.backends.cuda.engine import Engine as GPU
-from fastmlp.backends.cuda.training import trainer as cuda_trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.network.state import n_slots_of
 from fastmlp.rules.groups import groups_of

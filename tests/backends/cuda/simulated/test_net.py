@@ -25,9 +25,8 @@ from fastmlp import (
     Status,
     fit_many,
 )
-from fastmlp.backends.cuda.device.arrays import is_device_array
-from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.training.optimizer_state import Moments
+from fastmlp.backends.cuda.device import Card, is_device_array
+from fastmlp.backends.cuda.training import Moments
 from fastmlp.data import rows as reading
 from fastmlp.model import core_of
 

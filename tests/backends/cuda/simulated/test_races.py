@@ -9,11 +9,9 @@ from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
 from fastmlp import EMA, MLP, fit_many
-from fastmlp.backends.cuda import predict
-from fastmlp.backends.cuda.device import adapter, arrays
-from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
-from fastmlp.backends.cuda.kernels import launch
-from fastmlp.backends.cuda.plan.plan import NetProgress, dtype_of
+from fastmlp.backends.cuda import device, engine, grid
+from fastmlp.backends.cuda.device import configured, cuda, kernel
+from fastmlp.backends.cuda.plan import NetProgress, dtype_of
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
 
@@ -26,7 +24,7 @@ def train(net: Net, *, weighted: bool, rate: float = 0.1) -> Run:
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     optimizer: Any = SGD(rate) if rate > 1 else Adam(rate, average=EMA(0.9))
     # In phases each step has launches of its own: an epoch is as good as two.
-    order = orders(rng, 1 + launch.COOPERATIVE, N_ROWS)
+    order = orders(rng, 1 + grid.COOPERATIVE, N_ROWS)
     return trained(gpu(net), parameters, Data(*data), optimizer, order)
 
 
@@ -58,7 +56,7 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
-    monkeypatch.setattr(predict, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(engine, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
         engine, copied = gpu(net), parameters.copy()
@@ -71,8 +69,8 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
         engine.update(copied, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
         yield copied
         yield moments.flat()
-        yield arrays.all_finite(adapter.MODULE.to_device(data.x))
-        yield arrays.all_finite(adapter.MODULE.to_device(data.x * np.nan))
+        yield device.all_finite(device.MODULE.to_device(data.x))
+        yield device.all_finite(device.MODULE.to_device(data.x * np.nan))
 
     expected = list(answers())
     watched(ORDERS[order](), monkeypatch)
@@ -103,7 +101,7 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
         made, records = kernel(body), body is of_fields
         numbers = np.zeros(1, dtype_of(NetProgress)) if records else np.zeros((1, 4))
-        configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
+        configured(made, (numbers,), n_blocks, 2)(device.MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
         x[0, cuda.threadIdx.x] = 1.0

@@ -11,7 +11,7 @@ from runs import BATCH, N_ROWS, Run, assert_alike, gpu, launches_of, pair, train
 
 from fastmlp import MLP, Cosine, fit_many
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda import predict as cuda_predict
+from fastmlp.backends.cuda import engine as cuda_predict
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.averages import EMA

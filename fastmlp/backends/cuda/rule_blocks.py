@@ -1,4 +1,7 @@
-"""A network's rules as device functions, which are compiled into the kernels.
+"""A network's rules as device functions, compiled into the kernels, and the arguments they take.
+
+Arguments are grouped in tuples, which stay in registers. No field is called `index` or `count`:
+Numba would take it for the tuple's method.
 
 The functions of `fastmlp.rules.elementary` are libdevice's, in the argument's precision. Their
 errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
@@ -6,18 +9,171 @@ errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
-from fastmlp.backends.cuda.kernels.arguments import Net, OutputRow
-from fastmlp.backends.cuda.plan.design import KernelRules
-from fastmlp.backends.cuda.plan.plan import NO_AVERAGE, OWN_AVERAGE, Plan
+import numpy as np
+
+from fastmlp.backends.cuda.device import MODULE, SIMULATED, device_function, unsigned
+from fastmlp.backends.cuda.plan import (
+    N_PARTIAL_SUMS,
+    NO_AVERAGE,
+    OWN_AVERAGE,
+    KernelRules,
+    Layer,
+    NetProgress,
+    Plan,
+)
 from fastmlp.rules import elementary
+from fastmlp.rules.dropout import (
+    HIDDEN,
+    INPUTS,
+    LOW,
+    NOISE,
+    NORMALS,
+    OF_HIDDEN,
+    OF_INPUTS,
+    OF_NOISE,
+    PURPOSES,
+    UNITS,
+    normals_of,
+    philox_of,
+)
 from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
+
+
+class Samples(NamedTuple):
+    """The data: features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
+
+    x: Any
+    y: Any
+
+
+class Net(NamedTuple):
+    """One of `Nets`, whose fields are explained there.
+
+    Each kernel makes it anew: no function can return a record.
+    """
+
+    memory: Any
+    sums: Any
+    progress: NetProgress
+    plan: Plan
+    layers: Sequence[Layer]
+    orders: Any
+
+
+class Batch(NamedTuple):
+    """The rows of a step.
+
+    Attributes
+    ----------
+    order : index of the first row's number in the net's orders, or -1: rows are in the data's order
+    n_rows : int
+    mass : the sum of the rows' weights
+    coefficients : offset of the step's coefficients in memory
+    """
+
+    order: int
+    n_rows: int
+    mass: float
+    coefficients: int
+
+
+class Strip(NamedTuple):
+    """Rows `first` to `first + n_rows - 1` of a batch."""
+
+    first: int
+    n_rows: int
+
+
+class Operand(NamedTuple):
+    """One factor of a matrix product, in an array of numbers.
+
+    Element i at depth d is at ``start + i * stride + d * depth_stride``.
+    """
+
+    start: int
+    stride: int
+    depth_stride: int
+
+
+class Extent(NamedTuple):
+    """The size of a matrix product: rows and columns of the result, and the sums' length."""
+
+    n_rows: int
+    n_columns: int
+    depth: int
+
+
+class Product(NamedTuple):
+    """The result of a matrix product.
+
+    Element (r, c) is at ``start + r * stride + c``. The sum of column c begins with the
+    number at ``initial + c``, or with 0 if `initial` is -1.
+    """
+
+    start: int
+    stride: int
+    initial: int
+
+
+class OutputRow(NamedTuple):
+    """The output layer at one row: offsets of outputs, derivatives and deltas, and their number."""
+
+    outputs: int
+    derivatives: int
+    deltas: int
+    width: int
+
+
+@device_function
+def steps_per_epoch(plan: Plan) -> int:
+    """Return the number of steps of an epoch."""
+    return (plan.n_rows + plan.batch - 1) // plan.batch
+
+
+@device_function
+def batch_of(plan: Plan, step: int) -> tuple[int, int]:
+    """Return the first row of a step's batch in its epoch, and the number of its rows."""
+    start = step % steps_per_epoch(plan) * plan.batch
+    return start, min(plan.batch, plan.n_rows - start)
+
+
+@device_function
+def coefficients_at(plan: Plan, step: int) -> int:
+    """Return the offset of a step's coefficients in memory."""
+    return plan.coefficients + (step - plan.first) * plan.n_coefficients
+
+
+@device_function
+def sum_losses(net: Net, n: int, t: int, n_threads: int) -> None:
+    """Make the partial sums of the losses of a batch's n rows."""
+    for s in range(t, N_PARTIAL_SUMS, n_threads):
+        part = 0.0
+        for r in range(s, n, N_PARTIAL_SUMS):
+            part += net.sums[unsigned(net.plan.row_losses + r)]
+        net.sums[unsigned(s)] = part
+
+
+@device_function
+def end_batch(net: Net, mass: float) -> float:
+    """Make a batch's loss from partial sums, and add it to the epoch's; called by one thread."""
+    sums, plan, progress = net.sums, net.plan, net.progress
+    loss = 0.0
+    for s in range(N_PARTIAL_SUMS):
+        loss += sums[unsigned(s)]
+    loss /= mass
+    if plan.last_chunk != 0:
+        for s in range(plan.n_penalty_sums):
+            loss += sums[unsigned(plan.penalty_sums + s)]
+    progress.epoch_loss += loss * mass
+    progress.epoch_mass += mass
+    return loss
+
 
 Function = Callable[..., Any]
 
@@ -312,3 +468,95 @@ def row_link(rules: KernelRules) -> Any:
         link(numbers[None, outputs : outputs + width], predictions[row : row + 1])
 
     return device_function(by_row if by_rows else by_number)
+
+
+PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
+
+
+class Drawing(NamedTuple):
+    """Device functions; the numbers of the step's dropout are from ``memory[at]`` on.
+
+    Attributes
+    ----------
+    factor : ``f(memory, at, layer, row, unit)``: 0, or the scale of an output that is kept
+    disturbed : ``f(memory, at, value, row, unit)``: an input with noise, or dropped
+    """
+
+    factor: Any
+    disturbed: Any
+
+
+def make_drawing(rules: KernelRules) -> Drawing:
+    """Make the functions for a dtype; they are used in training with dropout or noise alone."""
+    scalar, draw = rules.scalar, _make_draw()
+    zero, one = scalar(0), scalar(1)
+    normal = _make_normal(scalar)
+
+    def decided(memory: Any, at: Any, place: Any, purpose: Any, row: Any, unit: Any) -> Any:
+        """Return the factor of a unit, by threshold and scale at ``memory[at + place]``."""
+        threshold = memory[at + place]
+        if threshold == zero:
+            return one
+        w0, w1, w2, w3 = draw(memory, at, purpose, row, unit // UNITS)
+        j = unit % UNITS
+        word = w0
+        if j >= 2:
+            word = w1
+        if j >= 4:
+            word = w2
+        if j >= 6:
+            word = w3
+        if j % 2 == 1:
+            word = (word & LOW) >> PIECE
+        bits = scalar(np.int32(word & BITS))
+        return memory[at + place + 1] if bits >= threshold else zero
+
+    decide = device_function(decided)
+
+    def factor(memory: Any, at: Any, layer: Any, row: Any, unit: Any) -> Any:
+        return decide(memory, at, HIDDEN + 2 * layer, layer * PURPOSES + OF_HIDDEN, row, unit)
+
+    def disturbed(memory: Any, at: Any, value: Any, row: Any, unit: Any) -> Any:
+        deviation = memory[at + NOISE]
+        if deviation > zero:
+            words = draw(memory, at, OF_NOISE, row, unit // NORMALS)
+            value += deviation * normal(words, unit % NORMALS)
+        return value * decide(memory, at, INPUTS, OF_INPUTS, row, unit)
+
+    return Drawing(device_function(factor), device_function(disturbed))
+
+
+def _make_draw() -> Any:
+    """Make ``draw(memory, at, purpose, row, group)``, which returns four words."""
+    philox = philox_of(device_function)
+
+    def word_at(memory: Any, at: Any) -> Any:
+        return np.uint64(memory[at]) | (np.uint64(memory[at + 1]) << PIECE)
+
+    word = device_function(word_at)
+
+    def draw(memory: Any, at: Any, purpose: Any, row: Any, group: Any) -> Any:
+        high = np.uint64(purpose) | (np.uint64(memory[at + 6]) << PIECE)
+        step, k0, k1 = word(memory, at + 4), word(memory, at), word(memory, at + 2)
+        return philox(np.uint64(group), np.uint64(row), high, step, k0, k1)
+
+    return device_function(draw)
+
+
+def _make_normal(scalar: Any) -> Any:
+    """Make ``normal(words, j)``: number j of the four of a group."""
+
+    def fma(a: Any, b: Any, c: Any) -> Any:
+        return a * b + c
+
+    log, root = compiled(elementary.log), compiled(elementary.sqrt)
+    normals = normals_of(scalar, device_function, device_function(fma), log, root)
+
+    def normal(words: Any, j: Any) -> Any:
+        one_word, other, w2, w3 = words
+        if j >= 2:
+            one_word, other = w2, w3
+        first, second = normals(one_word, other)
+        return second if j % 2 == 1 else first
+
+    return device_function(normal)
