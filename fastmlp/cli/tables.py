@@ -204,7 +204,7 @@ def _divided(
         return table, None, []
     if isinstance(valid, str):
         data = data_of([valid], "train", encoding=arguments.encoding)
-        choose, who = columns.choice(text_names(table)), "train: --valid"
+        choose, who = columns.choice(text_names(table, "train")), "train: --valid"
         rows = read(data, choose, who, seed, columns.target, "validated on")
         say(f"{table.num_rows} rows to train on, {rows.num_rows} to validate on")
         return table, rows, []

@@ -1,7 +1,7 @@
 """Metrics of validation rows, and the loss: by one pass over them; and errors row by row."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, Protocol, final
 
@@ -68,30 +68,46 @@ def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
     TypeError, ValueError
         If they are none, or a name is not known.
     """
+    return {name: _metric(metric, name, who) for name, metric in named(argument, who)}
+
+
+def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
+    """Yield each metric of an argument, as it is given, with its name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, or a name is missing, taken or there twice.
+    """
     if argument is None:
-        return {}
+        return
     if isinstance(argument, str) or callable(argument):
         argument = [argument]
     if not isinstance(argument, Iterable):
         raise TypeError(
             f"{who}: metrics must be names, or a dict of names and {WANTED}: {argument!r}"
         )
-    pairs: Iterable[Any] = ((_name(metric), metric) for metric in argument)
+    pairs: Iterable[Any] = ((_name(metric, who), metric) for metric in argument)
     if isinstance(argument, Mapping):
         pairs = argument.items()
-    metrics: dict[str, Metric] = {}
+    names = set[str]()
     for name, metric in pairs:
         if not isinstance(name, str) or not name or name in RESERVED:
             taken = f", not {', '.join(map(repr, RESERVED))}"
             raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
-        if name in metrics:
+        if name in names:
             raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
-        metrics[name] = _metric(metric, name, who)
-    return metrics
+        names.add(name)
+        yield name, metric
 
 
-def _name(metric: Any) -> Any:
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+def _name(metric: Any, who: str) -> str:
+    if isinstance(metric, str):
+        return metric
+    name: str | None = getattr(getattr(metric, "_score_func", metric), "__name__", None)
+    if name is None:
+        raise ValueError(f"{who}: metrics: {metric!r} has no name: give {{'name': function}}")
+    return name
 
 
 def _metric(metric: Any, name: str, who: str) -> Metric:
@@ -99,7 +115,7 @@ def _metric(metric: Any, name: str, who: str) -> Metric:
         return _known(metric, who)
     if not callable(metric) or isinstance(metric, type):
         raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {metric!r}")
-    if next(iter(_parameters(metric)), "") == "estimator":
+    if next(iter(parameters_of(metric)), "") == "estimator":
         return Metric(scorer=metric, mode="max")
     return Metric(function=metric)
 
@@ -127,7 +143,8 @@ def _known(name: str, who: str) -> Metric:
     return Metric(scorer=get_scorer(name), mode="max")
 
 
-def _parameters(function: Function) -> list[str]:
+def parameters_of(function: Function) -> list[str]:
+    """Return the names of a function's parameters; none where Python does not know them."""
     try:
         return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -231,7 +248,7 @@ class Measures:
         if scorer is not None:
             return _scored(scorer, network.loss, self._targets, self.predictions, weight)
         assert function is not None
-        options = weight if "sample_weight" in _parameters(function) else {}
+        options = weight if "sample_weight" in parameters_of(function) else {}
         return lambda: function(self._targets, self._seen, **options)
 
     def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:

@@ -128,8 +128,10 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
         [dict(zip(reports.COLUMNS, row, strict=True)) for row in saved.leaderboard]
     )
     model.training_ = saved.training
-    if not isinstance(model.training_.get("target", ""), str):
-        raise FileError("the target's name must be a text")
+    metrics = model.training_.get("metrics", [])
+    named = (model.training_.get("target", ""), *metrics) if isinstance(metrics, list) else ()
+    if not named or not all(isinstance(name, str) for name in named):
+        raise FileError("the names of the target and of metrics must be texts")
     return model
 
 
@@ -177,8 +179,8 @@ def _check(
 def _check_member(member: Member, pack_: Pack) -> None:
     """Raise if a member does not suit the rest."""
     place, curve, sizes = member.encoding, member.curve, member.net.layer_sizes
-    if curve.dtype != np.float64 or curve.shape[1:] != (2,):
-        raise FileError("a member's curve must have two columns of numbers")
+    if curve.dtype != np.float64 or curve.ndim != 2 or curve.shape[1] < 2:
+        raise FileError("a member's curve must have two columns of numbers, or more")
     if not 0 <= place < len(pack_.encodings):
         raise FileError(f"a member with the encoding {place!r} of {len(pack_.encodings)}")
     n_inputs = pack_.encodings[place].n_inputs

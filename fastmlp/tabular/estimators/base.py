@@ -164,6 +164,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         name = arguments.target or getattr(y, "name", None)
         if isinstance(name, str):
             self.training_["target"] = name
+        if fit.settings.metrics:
+            self.training_["metrics"] = [*fit.settings.metrics]
         generator = np.random.default_rng([seed, 2])
         self._kept = kept_of(data.held_out, ensemble.scores, ensemble.sizes, generator)
         self._say(f"{who}: {self.summary()}", start)
@@ -410,9 +412,9 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     @property
     def learning_curves_(self) -> dict[str, History]:
-        """The losses of each net of the ensemble by epoch, as `plot_history` takes them, by its
-        settings and, of several folds, a number."""
-        return reports.curves(self.members_)
+        """The losses and `metrics` of each net of the ensemble by epoch, as `plot_history` takes
+        them, by its settings and, of several folds, a number."""
+        return reports.curves(self.members_, self.training_.get("metrics", ()))
 
     @property
     def n_iter_(self) -> NDArray[np.int64]:

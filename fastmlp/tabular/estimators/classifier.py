@@ -57,8 +57,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         What the selection maximises, of scikit-learn's. None: minus the log loss.
     metrics : str or callable, or a list or dict of them, optional
         Scores as of `scoring`, or functions of targets and predictions, of each net after each
-        epoch: in reports of callbacks, and for ``EarlyStopping(monitor=name)``. Functions get the
-        places of labels in `classes_`.
+        epoch: in `learning_curves_`, in reports of callbacks, and for
+        ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_` and
+        probabilities, of two classes the vector of the second one's.
     early_stopping : EarlyStopping, optional
         The rule by which each net ends and keeps its best epoch. None: by the validation loss, with
         a patience that grows with the epochs until the best one.
@@ -125,7 +126,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     pack_ : Pack
     extra_members_ : list of pairs of a name and a fitted estimator
     training_ : dict
-        A report of the fit: the numbers of rows, and the name of y where it has one.
+        A report of the fit: the numbers of rows, and the names of y and of `metrics`, if any.
     n_features_in_, feature_names_in_
         As in scikit-learn; the names only of a table that has some.
 
@@ -217,7 +218,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             there a sample is drawn by `random_state`, with a warning.
         y : (n_rows,) array of labels
         sample_weight : (n_rows,) array, or the name of a column of X, optional
-            For training and selection. Rows of weight 0 count as not there.
+            For training and selection. Rows of weight 0 count as not there. Beside files of which
+            a sample is drawn, an array is an error; `groups` too.
         target : str, optional
             In the place of y: the name of the column of X that has the labels.
         X_val, y_val, sample_weight_val : optional

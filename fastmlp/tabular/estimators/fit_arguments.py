@@ -357,17 +357,24 @@ def opened(
         if y is not None:
             raise ValueError(f"{who}: give y or target={target!r}, not both")
     named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
-    X, columns = _taken(X, named, partial(read, who=who, seed=seed))
+    reading = partial(read, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
+    X, columns = _taken(X, named, reading)
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
         validated["y_val"] = target
-    texts = text_names(X) if hasattr(X, "column_names") else ()  # of Arrow
-    reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on")
+    texts = () if paths_of(arguments.X_val) is None else text_names(X, who)
+    arrays = _arrays({**validated, "y_val": arguments.y_val})
+    reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays)
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
     if target is not None:
         _require_targets(y, target, who)
     return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
+
+
+def _arrays(values: dict[str, Any]) -> list[str]:
+    """Return the words of the arguments that are arrays; texts are names of columns."""
+    return [word for word, each in values.items() if each is not None and not isinstance(each, str)]
 
 
 def _require_targets(y: Any, target: str, who: str) -> None:
@@ -420,7 +427,12 @@ def _taken(
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:
         if _are_files(X):
-            raise ValueError(f"{who}: X is a path: name the target's column by target=")
+            path = "X is a path: name the target's column by target="
+            if "y" not in named:
+                path = (
+                    "the path has a column of the target: name it by target=, and leave y_val out"
+                )
+            raise ValueError(f"{who}: {path}")
         return X, {}
     chosen = list(names.values())
     if is_rows(X):

@@ -39,15 +39,20 @@ def leaderboard(pack: Pack, beside: Sequence[tuple[str, float, float]] = ()) -> 
     return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
-def curves(members: Sequence[Member]) -> dict[str, History]:
-    """The losses of each net, by its recipe and, of several folds, their numbers from 1."""
+def curves(members: Sequence[Member], metrics: Sequence[str]) -> dict[str, History]:
+    """The losses and metrics of each net, by its recipe and, of several folds, their numbers from
+    1."""
     recipes = [str(member.recipe) for member in members]
     histories = {}
     for i, (name, member) in enumerate(zip(recipes, members, strict=True)):
         n = recipes[: i + 1].count(name)
-        losses, validation_losses = member.curve.T.tolist()
+        losses, validation_losses, *others = member.curve.T.tolist()
         histories[name if recipes.count(name) == 1 else f"{name}, {n}"] = History(
-            losses, validation_losses, seconds=member.seconds, best_epoch=member.epoch - 1
+            losses,
+            validation_losses,
+            seconds=member.seconds,
+            metrics=dict(zip(metrics, others, strict=False)),
+            best_epoch=member.epoch - 1,
         )
     return histories
 

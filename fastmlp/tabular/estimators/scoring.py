@@ -1,8 +1,7 @@
 """Scores of models of tables: those that a selection maximises, and importances of columns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,12 @@ Array = NDArray[Any]
 # The score of a pack without another.
 OWN = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"
+# Words of other libraries for scorers, and those of nets' metrics.
+WORDS = {
+    **metrics.OF_SCORERS,
+    "neg_mean_absolute_error": "mae mean_absolute_error l1",
+    "neg_mean_squared_error": "mse mean_squared_error l2",
+}
 
 
 def metrics_of(
@@ -36,17 +41,15 @@ def metrics_of(
     TypeError, ValueError
         If a metric or the monitor is not known, or which of its values are better.
     """
-    named = [asked] if isinstance(asked, str) or callable(asked) else asked or ()
-    if not isinstance(named, Mapping):
-        named = {getattr(metric, "__name__", metric): metric for metric in named}
     scores, modes = dict[str, Score](), {"validation_loss": "min", "loss": "min"}
-    for name, metric in named.items():
-        is_name = isinstance(metric, str)
-        function = None if is_name else metrics.metrics_of({name: metric}, who)[name].function
-        if function is None:
+    for name, metric in metrics.named(asked, who):
+        if isinstance(metric, str):
             scores[name], modes[name] = scored(metric, classes, who, "metrics"), "max"
-        else:
-            scores[name], modes[name] = _of_function(function), ""
+            continue
+        function = metrics.metrics_of({name: metric}, who)[name].function
+        score = _of_function(function) if function else scored(metric, classes, who)
+        scores[name] = _owned(score, f"{who}: metrics[{name!r}]")
+        modes[name] = "" if function else "max"
     if early_stopping is None:
         return scores, None
     scalars.known(f"{who}: early_stopping", "monitor", early_stopping.monitor, modes)
@@ -58,13 +61,29 @@ def metrics_of(
 
 
 def _of_function(function: Callable[..., Any]) -> Score:
-    """Return the score of a function of targets and predictions, perhaps of weights too."""
-    weighs = "sample_weight" in signature(function).parameters
+    """Return the score of a function of targets and predictions, perhaps of weights too.
+
+    Of two classes the predictions are the probabilities of the second one, a vector.
+    """
+    weighs = "sample_weight" in metrics.parameters_of(function)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
-        return float(function(y, predictions, **({"sample_weight": weight} if weighs else {})))
+        seen = predictions[:, 1] if predictions.shape[1:] == (2,) else predictions
+        return float(function(y, seen, **({"sample_weight": weight} if weighs else {})))
 
     return score
+
+
+def _owned(score: Score, owner: str) -> Score:
+    """Return a score whose errors name their owner."""
+
+    def owned(y: Array, predictions: Array, weight: Array | None) -> float:
+        try:
+            return score(y, predictions, weight)
+        except Exception as error:
+            raise ValueError(f"{owner} failed: {error}") from error
+
+    return owned
 
 
 def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: str) -> Score | None:
@@ -91,7 +110,7 @@ def scored(scoring: Scoring, classes: Array | None, who: str, word: str = "scori
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            message = f"{who}: {word}: {scoring!r} is no score{suggestion(scoring, known)}"
+            message = f"{who}: {word}: {scoring!r} is no score{suggestion(scoring, known, WORDS)}"
             raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")

@@ -54,7 +54,7 @@ class Member(NamedTuple):
     score : float
         Of the validation rows, higher is better: of all folds' nets together.
     epoch : int, the best, counted from 1
-    curve : (n_epochs, 2) array, the loss and the validation loss of each epoch
+    curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
     seconds : float, of its training
     """
 

@@ -137,7 +137,7 @@ class Trained(NamedTuple):
     predictions : of the validation rows, shape (n_rows,) or (n_rows, n_classes)
     best_epoch, n_epochs : int, counted from 1
     cut : bool, True if the deadline has ended the training
-    curve : (n_epochs, 2) array, the loss and the validation loss of each epoch
+    curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
     seconds : float, of the training
     """
 
@@ -303,8 +303,9 @@ class _Fits(NamedTuple):
             if history.best_epoch is not None or cut:
                 predictions = self.settings.outputs.predictions(net.predict(held_out))
                 best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
-                losses = [*zip(history.loss, history.validation_loss, strict=False)]
-                curve = np.array(losses, np.float64).reshape(-1, 2)
+                metrics = [history.metrics.get(name, []) for name in self.settings.metrics]
+                values = [*zip(history.loss, history.validation_loss, *metrics, strict=False)]
+                curve = np.array(values, np.float64).reshape(-1, 2 + len(metrics))
                 own = (best, n_epochs, cut, curve, history.seconds)
                 nets.append(Trained(recipe, net, predictions, *own))
         return nets

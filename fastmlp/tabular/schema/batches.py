@@ -8,7 +8,9 @@ import numpy as np
 from fastmlp._process import memory, warnings
 from fastmlp.data.batches import ROWS, Choose, records_of
 from fastmlp.data.columns import Place, require_target
-from fastmlp.tabular.schema.arrow_columns import kind_of
+from fastmlp.tabular.schema import arrow_columns
+from fastmlp.tabular.schema.in_memory import kind_of, table_of
+from fastmlp.tabular.schema.rule import Kind
 from fastmlp.validation.suggestions import listed, suggestion
 
 # A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
@@ -39,6 +41,7 @@ def read(
     seed: int,
     target: str | None = None,
     verb: str = "learned from",
+    arrays: Sequence[str] = (),
 ) -> Any:
     """Return files, or the rows of a query, as a table of Arrow.
 
@@ -52,13 +55,15 @@ def read(
     choose : returns the columns to read, as for `records_of`
     target : the column in which no value may be missing
     verb : what becomes of the rows, in the warning
+    arrays : words for arrays that have a value of each row, so that no row may be left out
 
     Raises
     ------
     MemoryError
         If not even one row fits.
     TypeError, ValueError, ImportError, OSError
-        If there are no rows or no such columns, or they cannot be read.
+        If there are no rows or no such columns, they cannot be read, or rows beside arrays do not
+        fit.
     """
     import pyarrow
 
@@ -76,6 +81,10 @@ def read(
         drawn = np.random.default_rng([seed, 3, number]).random(rows.num_rows)
         kept.append(_below(share, rows, drawn))
         n_bytes += kept[-1][0].nbytes
+        if arrays and n_bytes > most:
+            fit = f"rows are drawn, as {memory.readable(int(most))} of columns fit into memory"
+            instead = f"name a column instead of an array: {listed([*arrays])}"
+            raise ValueError(f"{who}: {fit}: {instead}")
         while n_bytes > most:
             share /= 2
             kept = [pair for pair in (_below(share, *each) for each in kept) if len(pair[1])]
@@ -95,9 +104,18 @@ def read(
     return table
 
 
-def text_names(table: Any) -> list[str]:
-    """Return the columns of a table of Arrow that CSV holds as texts."""
-    return [each.name for each in table.schema if kind_of(each.type) in ("texts", "dates", "times")]
+def text_names(X: Any, who: str) -> list[str]:
+    """Return the columns of a table that CSV holds as texts, whatever they look like."""
+    table = table_of(X, who)
+    columns = ((name, table.column(j)) for j, name in enumerate(table.names or ()))
+    return [name for name, each in columns if _value_kind(each) in ("texts", "dates", "times")]
+
+
+def _value_kind(column: Any) -> Kind:
+    """Return the kind of a column's values; of a type of categories, that of the categories."""
+    if hasattr(column, "null_count"):
+        return arrow_columns.kind_of(getattr(column.type, "value_type", column.type))
+    return kind_of(getattr(column.dtype, "categories", column))
 
 
 def _below(share: float, rows: Any, drawn: Any) -> tuple[Any, Any]:

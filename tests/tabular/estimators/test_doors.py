@@ -30,7 +30,8 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.estimators import splits
+from fastmlp.tabular import Schema
+from fastmlp.tabular.estimators import fit_arguments, splits
 from fastmlp.tabular.estimators.scoring import kept_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -200,9 +201,29 @@ def test_files_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.M
     ) as told:
         model = TabularMLPClassifier(**FEW, cv=2).fit(path, target="sold")
     assert f"learned from {model.training_['rows']} of {len(TABLE)} rows" in str(told[0].message)
+    arrays: dict[str, Any] = {"sample_weight": WEIGHT, "groups": GROUPS}
+    for word, array in arrays.items():
+        with pytest.raises(ValueError, match=f"fit: rows are drawn, .* name a column .*: {word}"):
+            TabularMLPClassifier(**FEW).fit(path, target="sold", **{word: array})
     monkeypatch.setattr(memory, "available", lambda: 16)
     with pytest.raises(MemoryError, match="fit: of 16 bytes that are free no row of the table has"):
         TabularMLPClassifier(**FEW).fit(path, target="sold")
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "dicts", "csv"])
+@pytest.mark.parametrize("seed", range(2))
+def test_texts_like_numbers_stay_texts_in_files(kind: str, seed: int, tmp_path: Path) -> None:
+    """The file to validate on is read as the table is: "01234" is not the number 1234."""
+    codes = np.random.default_rng(seed).choice(["01234", "1234"], (2, 20))
+    codes[:, :3] = "x", "01234", "1234"
+    frame = pd.DataFrame({"code": codes[0], "kind": pd.Categorical(codes[1]), "y": range(20)})
+    (tmp_path / "valid").mkdir()
+    path = written(frame[1:], tmp_path / "valid/b.csv")
+    arguments = fit_arguments.FitArguments(None, path, None, None, "y", None, (), False)
+    table, _, opened = fit_arguments.opened(KINDS[kind](frame, tmp_path), None, arguments, "fit", 0)
+    schema = Schema.learn(table)
+    assert schema.categorical_names == ("code", "kind")
+    assert (schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]).all()
 
 
 def test_nulls_of_arrows_dictionaries_are_missing_labels() -> None:

@@ -1,6 +1,7 @@
 """TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pyarrow
 import pytest
 from model_files import reloaded
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.metrics import get_scorer, log_loss, mean_absolute_error, r2_score
+from sklearn.metrics import (
+    f1_score,
+    get_scorer,
+    log_loss,
+    make_scorer,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -180,35 +189,59 @@ def away(y: Any, predictions: Any, sample_weight: Any) -> float:
     return float(np.average(np.abs(y - predictions), weights=sample_weight))
 
 
+HIGH = LABELS == "top"
+
+
 @pytest.mark.parametrize(
-    ("kind", "metrics", "expected"),
+    ("y", "metrics", "name", "mode", "expected"),
     [
-        (TabularMLPRegressor, "r2", r2_score),
-        (TabularMLPRegressor, [away], mean_absolute_error),
+        (1e3 + 50 * Y, "r2", "r2", None, r2_score),
+        (1e3 + 50 * Y, [away], "away", "min", mean_absolute_error),
         (
-            TabularMLPClassifier,
+            LABELS,
             {"score": "neg_log_loss"},
+            "score",
+            None,
             lambda y, p: -log_loss(y, p / p.sum(axis=1)[:, None]),
         ),
+        (HIGH, [roc_auc_score], "roc_auc_score", "max", lambda y, p: roc_auc_score(y, p[:, 1])),
+        (HIGH, make_scorer(f1_score), "f1_score", None, lambda y, p: f1_score(y, p[:, 1] > 0.5)),
     ],
 )
-def test_nets_end_by_a_metric(kind: Any, metrics: Any, expected: Any) -> None:
+def test_nets_end_by_a_metric(y: Any, metrics: Any, name: str, mode: Any, expected: Any) -> None:
     """A metric is in the table's units, and a net is that of the metric's best epoch."""
-    y = 1e3 + 50 * Y if kind is TabularMLPRegressor else LABELS
-    name = "r2" if metrics == "r2" else "away" if isinstance(metrics, list) else "score"
-    sign = -1 if name == "away" else 1
-    stopping = EarlyStopping(name, patience=2, mode="min" if name == "away" else None)
+    kind: Any = TabularMLPRegressor if y.dtype == float else TabularMLPClassifier
+    sign = -1 if mode == "min" else 1
+    stopping = EarlyStopping(name, patience=2, mode=mode)
     histories: list[Any] = []
     model = kind(n_members=3, max_iter=20, random_state=0, ensemble="mean")
     model.set_params(metrics=metrics, early_stopping=stopping)
     model.fit(X, y, X_val=X[::2], y_val=y[::2], callbacks=lambda r: histories.append(r.history))
-    best = {max(sign * np.array(one.metrics[name])): one for one in histories}
+    of_nets = {tuple(history.loss): history for history in histories}
     for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
-        score = sign * expected(y[::2], predictions)
-        (history,) = [one for value, one in best.items() if value == pytest.approx(score, 1e-5)]
-        best_epoch = np.argmax(sign * np.array(history.metrics[name]))
-        assert member.epoch - 1 == history.best_epoch == best_epoch
+        history = of_nets[tuple(member.curve[:, 0])]
+        values = sign * np.array(history.metrics[name])
+        assert values.max() == pytest.approx(sign * expected(y[::2], predictions), 1e-5)
+        assert member.epoch - 1 == history.best_epoch == np.argmax(values)
         assert len(history.loss) in (20, member.epoch + 2)
+        assert history.metrics in [each.metrics for each in model.learning_curves_.values()]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"bad": lambda y, p: 1 / 0}, r"metrics\['bad'\] failed: division by zero"),
+        (make_scorer(f1_score, pos_label=7), r"metrics\['f1_score'\] failed: pos_label=7"),
+        (["accuracy", "accuracy"], "metrics has 'accuracy' twice; give a dict of names"),
+        ([partial(log_loss, normalize=False)], r"partial\(.* has no name: give {'name': function}"),
+        ("mae", "metrics: 'mae' is no score, did you mean 'neg_mean_absolute_error'"),
+        ({"loss": "accuracy"}, "the name of a metric must be a str, not 'epoch', 'loss'"),
+    ],
+)
+def test_faults_of_metrics(metrics: Any, words: str) -> None:
+    model = TabularMLPClassifier(n_members=1, max_iter=1, metrics=metrics)
+    with pytest.raises(ValueError, match=rf"TabularMLPClassifier.fit: .*{words}"):
+        model.fit(X, HIGH, X_val=X, y_val=HIGH)
 
 
 @pytest.mark.parametrize("seed", range(4))
