@@ -2,9 +2,9 @@
 
 import argparse
 import inspect
-from collections.abc import Container
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastmlp.cli.options import Parser, UsageError, at_least
 
@@ -12,20 +12,13 @@ from fastmlp.cli.options import Parser, UsageError, at_least
 WRITERS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
-class ExportSettings(NamedTuple):
-    """The keywords of `WRITERS`, which are options, and their defaults."""
-
-    prefix: str = "model"
-    tests: int = 10
-    test_data: Any = None
-    dtype: str | None = None
-    gradient: bool = False
-    opset: int = 17
+# Keywords of these functions; the options of their names have no defaults here.
+KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
 
 
 def add_export(export: Parser) -> None:
     """Add the options of `export`."""
-    default = ExportSettings()
+    export.argument_default = argparse.SUPPRESS
     export.description = (
         "Write a model of fastmlp.save as C source without dependencies, which tests itself: "
         "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out; or as an ONNX graph, for its runtimes"
@@ -33,18 +26,18 @@ def add_export(export: Parser) -> None:
     add = export.add_argument
     add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
     add("output", metavar="OUT", help=f"a file to write: {', '.join(WRITERS)}")
-    prefix = f"of C: the start of all names in it; default: {default.prefix}"
-    add("--prefix", default=default.prefix, metavar="NAME", help=prefix)
-    tests = f"of C: rows that it tests itself on; 0 for none; default: {default.tests}"
-    add("--tests", type=_count, default=default.tests, metavar="N", help=tests)
-    data = "of C: a table of such rows: the first are taken; default: rows that are drawn"
+    prefix = "C: the start of all names in the file; default: model"
+    add("--prefix", metavar="NAME", help=prefix)
+    tests = "C: rows that the file tests itself on, or 0; default: 10"
+    add("--tests", type=partial(at_least, 0), metavar="N", help=tests)
+    data = "C: a table whose first rows are the test rows; default: drawn rows"
     add("--test-data", metavar="FILE", help=data)
-    dtype = "precision of its numbers; default: the model's, of ONNX float32"
+    dtype = "precision of the numbers; default: float32 in ONNX, else the model's"
     add("--dtype", choices=("float32", "float64"), help=dtype)
-    add("--gradient", action="store_true", help="of C: derivatives with respect to inputs too")
-    opset = f"of ONNX: the version of its operators; default: {default.opset}"
-    add("--opset", type=_count, default=default.opset, metavar="N", help=opset)
-    add("--force", action="store_true", help="overwrite OUT")
+    add("--gradient", action="store_true", help="C: also derivatives with respect to inputs")
+    opset = "ONNX: the version of the operators; default: 17"
+    add("--opset", type=partial(at_least, 0), metavar="N", help=opset)
+    add("--force", action="store_true", default=False, help="overwrite OUT")
 
 
 def run_export(arguments: argparse.Namespace) -> None:
@@ -59,11 +52,15 @@ def run_export(arguments: argparse.Namespace) -> None:
 
     require_new(output, force=arguments.force, who="export")
     writer = getattr(fastmlp, WRITERS[ending])
-    settings = _settings(arguments, inspect.signature(writer).parameters, ending)
+    known = inspect.signature(writer).parameters
+    settings = {name: value for name, value in vars(arguments).items() if name in KEYWORDS}
+    for name in settings.keys() - known.keys():
+        raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
     with telling("export"):
         model = fastmlp.load(arguments.model)
-        if "test_data" in settings and arguments.tests:
-            settings["test_data"] = _rows(model, arguments.test_data, arguments.tests)
+        if "test_data" in settings:
+            n = max(1, settings.get("tests", known["tests"].default))
+            settings["test_data"] = _rows(model, settings["test_data"], n)
         writer(model, output, **settings)
 
 
@@ -78,20 +75,3 @@ def _rows(model: Any, path: str, n: int) -> Any:
     if not rows.num_rows:
         raise ValueError(f"export: {path!r} has no rows")
     return rows
-
-
-def _settings(arguments: argparse.Namespace, known: Container[str], ending: str) -> dict[str, Any]:
-    """The options of a writer that have other values than their defaults; others have none."""
-    settings = {}
-    for name, default in ExportSettings()._asdict().items():
-        value = getattr(arguments, name)
-        if value == default:
-            continue
-        settings[name] = value
-        if name not in known:
-            raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
-    return settings
-
-
-def _count(text: str) -> int:
-    return at_least(0, text)

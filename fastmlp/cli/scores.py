@@ -1,8 +1,7 @@
 """Scores of a model on the rows of a table."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,115 +10,29 @@ from fastmlp.data.batches import PredictBatch, predicted
 from fastmlp.data.columns import require_target
 from fastmlp.tabular.schema.arrow_columns import decoded, numbers, places
 from fastmlp.tabular.schema.rule import Task
-from fastmlp.training import metrics
 from fastmlp.validation import scalars
-from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 
 
-class StreamedMetric(Protocol):
-    """A metric of the rows so far."""
-
-    def add(self, y: Array, predictions: Array) -> None:
-        """Take rows: places of classes and probabilities of each, or numbers and predictions."""
-
-    def value(self) -> float:
-        """Return the metric of all rows."""
-
-
-class Mean:
-    """The mean over the rows of a function of each.
-
-    Parameters
-    ----------
-    of : returns an array of shape (n_rows,), of what `add` takes
-    end : applied to the mean
-    """
-
-    def __init__(self, of: Callable[[Array, Array], Array], end: Callable[[float], float] = float):
-        self._of, self._end = of, end
-        self._total, self._n = 0.0, 0
-
-    def add(self, y: Array, predictions: Array) -> None:
-        """Take rows."""
-        each = self._of(y, predictions)
-        self._total, self._n = self._total + float(each.sum()), self._n + len(each)
-
-    def value(self) -> float:
-        """Return the mean."""
-        return self._end(self._total / self._n)
-
-
-class R2:
-    """One minus the squared errors' share of the variance."""
-
-    def __init__(self) -> None:
-        self._errors, self._n, self._mean, self._spread = 0.0, 0, 0.0, 0.0
-
-    def add(self, y: Array, predictions: Array) -> None:
-        """Take rows."""
-        self._errors += float(metrics.squared_errors(y, predictions).sum())
-        # Chan et al., Updating formulae and a pairwise algorithm for computing sample variances.
-        n, mean = self._n + len(y), float(y.mean())
-        apart = mean - self._mean
-        self._spread += float(((y - mean) ** 2).sum()) + apart**2 * self._n * len(y) / n
-        self._mean += apart * len(y) / n
-        self._n = n
-
-    def value(self) -> float:
-        """Return the coefficient; NaN if all targets are one number."""
-        return 1 - self._errors / self._spread if self._spread else float("nan")
-
-
-class Auc:
-    """The area under the ROC curve; of several classes each against the others, the mean.
-
-    The score needs an order of all rows: probabilities, in float32, and classes stay in memory.
-    """
-
-    def __init__(self) -> None:
-        try:
-            import sklearn.metrics
-        except ImportError as error:
-            raise ImportError(needs("auc", "scikit-learn")) from error
-        self._area = sklearn.metrics.roc_auc_score
-        self._codes, self._probabilities = list[Array](), list[Array]()
-
-    def add(self, y: Array, predictions: Array) -> None:
-        """Keep rows."""
-        n_classes = predictions.shape[1]
-        self._codes.append(y.astype(np.min_scalar_type(n_classes)))
-        self._probabilities.append(predictions[:, 1].copy() if n_classes == 2 else predictions)
-
-    def value(self) -> float:
-        """Return the area, as scikit-learn has it."""
-        codes, p = np.concatenate(self._codes), np.concatenate(self._probabilities)
-        self._codes, self._probabilities = [], []
-        if p.ndim == 1:
-            return float(self._area(codes, p))
-        classes = np.arange(p.shape[1])
-        p = p.astype(np.float64)
-        p /= p.sum(axis=1, keepdims=True)
-        return float(self._area(codes, p, multi_class="ovr", labels=classes))
-
-
-def surprise(codes: Array, probabilities: Array) -> Array:
-    """Return minus the logarithm of the probability of each row's class."""
-    own = metrics.of_classes(codes, probabilities).astype(np.float64)
-    return metrics.log_losses(own, float(np.finfo(probabilities.dtype).eps))
-
-
-METRICS: dict[Task, dict[str, Callable[[], StreamedMetric]]] = {
+# A metric takes scikit-learn's metrics, places of classes or numbers, and probabilities or numbers.
+METRICS: dict[Task, dict[str, Callable[[Any, Array, Array], float]]] = {
     "classification": {
-        "accuracy": lambda: Mean(metrics.hits),
-        "log_loss": lambda: Mean(surprise),
-        "auc": Auc,
+        "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
+        "log_loss": lambda metrics, codes, p: metrics.log_loss(
+            codes, p, labels=np.arange(p.shape[1])
+        ),
+        "auc": lambda metrics, codes, p: metrics.roc_auc_score(
+            codes,
+            p[:, 1] if p.shape[1] == 2 else p,
+            multi_class="ovr",
+            labels=np.arange(p.shape[1]),
+        ),
     },
     "regression": {
-        "rmse": lambda: Mean(metrics.squared_errors, math.sqrt),
-        "mae": lambda: Mean(metrics.absolute_errors),
-        "r2": R2,
+        "rmse": lambda metrics, y, result: metrics.root_mean_squared_error(y, result),
+        "mae": lambda metrics, y, result: metrics.mean_absolute_error(y, result),
+        "r2": lambda metrics, y, result: metrics.r2_score(y, result),
     },
 }
 DEFAULTS: dict[Task, tuple[str, ...]] = {
@@ -144,37 +57,37 @@ def task_of(model: Any) -> Task:
 def score(
     model: Any, batches: Iterable[PredictBatch], target: str, who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Return the scores of all rows, by the metrics' names; without names the default ones.
+    """Return the scores of all rows by the metrics' names, by default `DEFAULTS`.
 
-    One batch is in memory at a time; for `Auc` the predictions of all rows.
+    Targets and predictions of all rows stay in memory, the columns of one batch.
 
     Parameters
     ----------
-    batches : rows, and the target among the columns that are kept of them
+    batches : rows, which keep the target's column
 
     Raises
     ------
     TypeError, ValueError
-        If a metric is not known, or the targets are not what they must be.
+        If a metric is not known, or a target is missing or not of the model's kind.
     """
+    from sklearn import metrics
+
     task = task_of(model)
     known, method = METRICS[task], model.predict if task == "regression" else model.predict_proba
     for name in names:
         scalars.known(who, "metric", name, known, SYNONYMS)
-    measured = {name: known[name]() for name in names or DEFAULTS[task]}
-    n = 0
+    targets, predictions = list[Array](), list[Array]()
     for batch in batches:
-        if not batch.rows.num_rows:
-            continue
-        place: Any = batch.where
-        y = _targets(model, batch.kept.column(target), target, place.by(who))
-        n += len(y)
-        predictions = predicted(method, batch, named=True, who=who)
-        for metric in measured.values():
-            metric.add(y, predictions)
-    if not n:
+        if batch.rows.num_rows:
+            place: Any = batch.where
+            targets.append(_targets(model, batch.kept.column(target), target, place.by(who)))
+            predictions.append(predicted(method, batch, named=True, who=who))
+    if not targets:
         raise ValueError(f"{who}: there are no rows")
-    return {name: metric.value() for name, metric in measured.items()}
+    y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
+    if task == "classification":
+        values /= values.sum(axis=1, keepdims=True)
+    return {name: float(known[name](metrics, y, values)) for name in names or DEFAULTS[task]}
 
 
 def _targets(model: Any, column: Any, name: str, where: str) -> Array:

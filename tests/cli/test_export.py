@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, save, to_c, to_onnx
-from fastmlp.cli.export import WRITERS, ExportSettings
+from fastmlp.cli.export import KEYWORDS, WRITERS
 from fastmlp.cli.main import main
 
 NET = MLP((2, 5, 1), activation="tanh", seed=0)
@@ -22,15 +22,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("rows.csv").write_text("b,text,a\n" + "".join(f"{i},x,{i / 2}\n" for i in range(20)))
 
 
-def test_its_options_are_the_keywords() -> None:
-    # The default of dtype is that of to_c, the model's.
-    parameters = [
-        parameter
-        for writer in (to_onnx, to_c)
-        for parameter in inspect.signature(writer).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    assert {item.name: item.default for item in parameters} == ExportSettings()._asdict()
+def test_its_options_are_the_keywords(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    text, keywords = " ".join(capsys.readouterr().out.split()), set()
+    for writer in (to_c, to_onnx):
+        for one in inspect.signature(writer).parameters.values():
+            if one.kind is one.KEYWORD_ONLY:
+                keywords.add(one.name)
+                default = f"default: {one.default}" if one.default else "--"
+                assert default in text.partition(f" --{one.name.replace('_', '-')} ")[2]
+    assert keywords == {*KEYWORDS}
 
 
 @pytest.mark.parametrize("output", ["model.h", "model.c"])
