@@ -17,13 +17,6 @@ Array = NDArray[Any]
 Order = NDArray[np.int64]
 # Takes X and the caller's name; returns X with the columns that the net knows.
 Select = Callable[[Any, str], Any]
-# Takes a key and a function; returns its result, or the one that was kept at this key.
-Memo = Callable[[Any, Callable[[], Any]], Any]
-
-
-def no_memo(key: Any, make: Callable[[], Any]) -> Any:
-    """Return the result of `make`, which is not kept: the memo of a fit that shares no rows."""
-    return make()
 
 
 def as_given(X: Any, who: str) -> Any:
@@ -352,8 +345,12 @@ class Engine(Protocol[P]):
     @property
     def queue(self) -> int | None: ...
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
-        """Return validated rows where the device wants them; `memo` keeps what nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
+        """Return validated rows where the device wants them."""
+        ...
+
+    def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
+        """Return validated weights of rows, on the host; none for None."""
         ...
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:

@@ -148,12 +148,15 @@ class Shared:
         known = core.state.feature_names
         select = partial(validation.named, self._x, known, who)
         x, names = self.memo(("named", known), select)
+        network, queue = core.engine.network, core.engine.queue
+        sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
+        kind = sizes[0], sizes[-1], dtype, loss.targets, loss.per_target, queue
         own = None if x is self._x else names
-
-        def memo(key: Any, make: Callable[[], Any]) -> Any:
-            return self.memo((own, key) if key[0] == "x" else key, make)
-
-        return core.engine.data(x, self._y, weight, who, memo), names
+        data = self.memo((own, kind), partial(core.engine.data, x, self._y, None, who))
+        # By themselves: nets of one kind may have a weight each.
+        weigh = partial(core.engine.weights, weight, data.n_rows, who)
+        weight = self.memo(("weight", id(weight), dtype, queue), weigh)
+        return data._replace(weight=weight), names
 
     def indices(self, values: Any, name: str, n: int) -> list[Order | None]:
         """Checked indices of rows for each net, or None."""

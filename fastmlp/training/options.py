@@ -79,33 +79,31 @@ class FitOptions(Reading):
             If an argument has a wrong type or value, or does not go with the others.
         """
         # Defaults are attributes of the class: its `__init__` takes 6 us.
-        unchecked = cls.__new__(cls)
-        vars(unchecked).update(fields, who=who)
-        epochs = scalars.positive_integer(who, "epochs", unchecked.epochs)
-        batch_size = scalars.positive_integer(who, "batch_size", unchecked.batch_size)
-        scalars.boolean(who, "shuffle", unchecked.shuffle)
-        scalars.boolean(who, "progress", unchecked.progress)
-        checkpoints = (unchecked.checkpoint, unchecked.checkpoint_every, unchecked.resume)
-        every = validation.checkpoint(*checkpoints, who)
-        held_out = {"validation_data": validation_data, "validation_rows": validation_rows}
-        validated = validation.validates(held_out, unchecked.validation_split, who)
+        options = cls.__new__(cls)
+        own = vars(options)
+        own.update(fields, who=who)
+        for name in ("epochs", "batch_size"):
+            own[name] = scalars.positive_integer(who, name, getattr(options, name))
+        scalars.boolean(who, "shuffle", options.shuffle)
+        scalars.boolean(who, "progress", options.progress)
+        checkpoints = (options.checkpoint, options.checkpoint_every, options.resume)
+        own["checkpoint_every"] = validation.checkpoint(*checkpoints, who)
+        given, splits = validation_data is not None, options.validation_split is not None
+        if splits and (given or validation_rows is not None):
+            name = "validation_data" if validation_rows is None else "validation_rows"
+            raise ValueError(f"{who}: give {name} or validation_split, not both")
+        own["validated"] = validated = given or splits or validation_rows is not None
         functions, stopping, plateau, asked = _listeners(callbacks, early_stopping, keep_best, who)
-        measured = of_metrics.metrics_of(metrics, who)
-        if measured and not validated:
+        own["callbacks"], own["metrics"] = functions, of_metrics.metrics_of(metrics, who)
+        if options.metrics and not validated:
             raise ValueError(f"{who}: metrics are of validation rows: {_advice(who)}")
-        checked = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "checkpoint_every": every,
-            "validated": validated,
-            "callbacks": functions,
-            "early_stopping": stopping and _resolved(stopping, measured, validated, who, asked),
-            "plateau": plateau and _resolved(plateau, measured, validated, who),
-            "metrics": measured,
-            "time_limit": scalars.seconds(who, "time_limit", unchecked.time_limit),
-        }
-        vars(unchecked).update(checked)
-        return unchecked
+        if stopping is not None:
+            stopping = _resolved(stopping, options.metrics, validated, who, asked)
+            own["early_stopping"] = stopping
+        if plateau is not None:
+            own["plateau"] = _resolved(plateau, options.metrics, validated, who)
+        own["time_limit"] = scalars.seconds(who, "time_limit", options.time_limit)
+        return options
 
     @property
     def look_at_epochs(self) -> bool:
@@ -123,8 +121,8 @@ class FitOptions(Reading):
         if held_out is not None:
             of_metrics.check(self.metrics, network, held_out, who)
             return
-        looking = [look.monitor for look in (self.early_stopping, self.plateau) if look]
-        if self.metrics or any(monitor != "loss" for monitor in looking):
+        watches = (self.early_stopping, self.plateau)
+        if self.metrics or [look for look in watches if look and look.monitor != "loss"]:
             raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
 
     def monitors(self) -> dict[str, Any]:

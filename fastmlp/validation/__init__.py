@@ -28,7 +28,6 @@ from fastmlp.validation.fits import (
     class_weights,
     ranks,
     rates,
-    validates,
     validation_pair,
 )
 from fastmlp.validation.frames import Names, named, names_given, selected
@@ -54,7 +53,6 @@ __all__ = [
     "targets",
     "unmasked",
     "unnamed",
-    "validates",
     "validation_pair",
     "vector",
     "warn_if_not_finite",

@@ -51,17 +51,6 @@ def validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     return (*argument, None)[:3]
 
 
-def validates(held_out: Mapping[str, Any], validation_split: Any, who: str) -> bool:
-    """Return True if a fit has rows to validate on; check that they are given in one way.
-
-    `held_out` are the arguments beside `validation_split`, by their names.
-    """
-    names = [name for name, rows in held_out.items() if rows is not None]
-    if names and validation_split is not None:
-        raise ValueError(f"{who}: give {names[-1]} or validation_split, not both")
-    return bool(names) or validation_split is not None
-
-
 def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
     """Check the path and the interval of checkpoints; return the interval."""
     scalars.boolean(who, "resume", resume)

@@ -862,7 +862,7 @@ def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_tables_of_numbers_of_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    most, n = (8, 20) if INTERPRETED else (memory.MOST_ENTRIES, 1000)
+    most, n = 8, 20
     monkeypatch.setattr(memory, "MOST_ENTRIES", most)
     X, y, net = np.ones((n, 2), np.float32), np.zeros((n, 1), np.float32), MLP((2, 3, 1), seed=0)
     for size in range(1, n):

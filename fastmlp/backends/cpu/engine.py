@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.protocol import Data, Memo, Select, as_given, no_memo
+from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
@@ -60,21 +60,17 @@ class Engine(Runner):
         """Be the engine of the same network with other factors of learning rates."""
         self.network, self.rules, self.last = network, None, None
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
-        """Return rows, validated; `memo` keeps arrays that several nets share."""
-        sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        x = memo(("x", sizes[0], dtype), lambda: expanded.rows(X, sizes[0], dtype, who))
-        table = memo(
-            ("y", sizes[-1], dtype, loss.targets, loss.per_target),
-            lambda: validation.targets(
-                y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
-            ),
-        )
-        weight = memo(
-            ("weight", id(sample_weight), dtype),
-            lambda: validation.weights(sample_weight, len(x), dtype, who),
-        )
-        return Data(x, table, weight)
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
+        """Return rows, validated."""
+        network = self.network
+        sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
+        x = expanded.rows(X, sizes[0], dtype, who)
+        table = validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
+        return Data(x, table, self.weights(sample_weight, len(x), who))
+
+    def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
+        """Return weights of rows, validated."""
+        return validation.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, X dense or sparse, converted to the dtype."""
@@ -169,8 +165,11 @@ class Engine(Runner):
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net, packed for training on dense or other rows."""
         sparse = data is not None and not isinstance(data.x, np.ndarray)
-        form: Any = {"sparse": sparse, "n_slots": n_slots_of(state.optimizer)}
-        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, **form))
+
+        def pack(flat: Array | None) -> Moments:
+            return self.moments(flat, sparse=sparse, n_slots=n_slots_of(state.optimizer))
+
+        return state.packed(("cpu", sparse), pack)
 
     def moments(
         self, flat: Array | None = None, *, sparse: bool = False, n_slots: int = N_SLOTS

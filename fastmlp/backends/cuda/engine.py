@@ -38,10 +38,8 @@ from fastmlp.backends.cuda.training import Launches, Moments, Trainer
 from fastmlp.backends.protocol import (
     Data,
     GroupEngine,
-    Memo,
     Select,
     as_given,
-    no_memo,
 )
 from fastmlp.network.spec import Computed, Network, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
@@ -279,24 +277,18 @@ class Engine:
         self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = card_of(index), index
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
-        """Return validated rows, on the host or the GPU; `memo` caches what several nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
+        """Return validated rows, on the host or the GPU."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        index = self.card.index
         with self.card.current():
-            x = memo(
-                ("x", sizes[0], dtype, index),
-                lambda: device_arrays.features(X, sizes[0], dtype, who),
-            )
-            table = memo(
-                ("y", sizes[-1], dtype, loss.targets, loss.per_target, index),
-                lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
-            )
-            weight = memo(
-                ("weight", id(sample_weight), dtype, index),
-                lambda: device_arrays.weights(sample_weight, len(x), dtype, who),
-            )
-        return Data(x, table, weight)
+            x = device_arrays.features(X, sizes[0], dtype, who)
+            table = device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who)
+        return Data(x, table, self.weights(sample_weight, len(x), who))
+
+    def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
+        """Return weights of rows, validated, on the host."""
+        with self.card.current():
+            return device_arrays.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, on the host, converted to the dtype."""
