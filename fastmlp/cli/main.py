@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp import __version__
-from fastmlp.cli.export import add_export, run_export
 from fastmlp.cli.options import (
     CommandError,
     Parser,
     UsageError,
+    add_export,
     add_predict,
     add_score,
     add_show,
@@ -219,7 +219,9 @@ COMMANDS = {
     "show": Subcommand(
         "print what a model was trained on, and its layers", add_show, _on_tables("show")
     ),
-    "export": Subcommand("write a model as C source or an ONNX graph", add_export, run_export),
+    "export": Subcommand(
+        "write a model as C source or an ONNX graph", add_export, _on_tables("export")
+    ),
     "demo": Subcommand("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
     "info": Subcommand("versions, compiler, threads, cache", _add_info, _info),
     "warmup": Subcommand("compile everything ahead, into the disk cache", _add_warmup, _warmup),

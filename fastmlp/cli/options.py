@@ -45,6 +45,8 @@ PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
+# The function of fastmlp that writes files of an ending; its keywords are the options that it has.
+EXPORTS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,7 +147,7 @@ def add_train(train: Parser) -> None:
 
 def add_predict(predict: Parser) -> None:
     """Add the options of `predict`."""
-    from fastmlp.data.batches import ROWS
+    from fastmlp.data.arrow import ROWS
     from fastmlp.data.outputs import WRITERS
 
     predict.description = "Predict the rows of a table: columns are found by name."
@@ -175,6 +177,30 @@ def add_show(show: Parser) -> None:
     """Add the options of `show`."""
     show.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     show.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def add_export(export: Parser) -> None:
+    """Add the options of `export`."""
+    export.argument_default = argparse.SUPPRESS
+    export.description = (
+        "Write a model of fastmlp.save as C source without dependencies, which tests itself: "
+        "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out; or as an ONNX graph, for its runtimes"
+    )
+    add = export.add_argument
+    add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
+    add("output", metavar="OUT", help=f"a file to write: {', '.join(EXPORTS)}")
+    prefix = "C: the start of all names in the file; default: model"
+    add("--prefix", metavar="NAME", help=prefix)
+    tests = "C: rows that the file tests itself on, or 0; default: 10"
+    add("--tests", type=partial(at_least, 0), metavar="N", help=tests)
+    data = "C: a table whose first rows are the test rows; default: drawn rows"
+    add("--test-data", metavar="FILE", help=data)
+    dtype = "precision of the numbers; default: float32 in ONNX, else the model's"
+    add("--dtype", choices=("float32", "float64"), help=dtype)
+    add("--gradient", action="store_true", help="C: also derivatives with respect to inputs")
+    opset = "ONNX: the version of the operators; default: 17"
+    add("--opset", type=partial(at_least, 0), metavar="N", help=opset)
+    add("--force", action="store_true", default=False, help="overwrite OUT")
 
 
 def _add_model_and_data(parser: Parser) -> None:

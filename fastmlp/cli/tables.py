@@ -1,32 +1,43 @@
-"""The commands train, predict, score and show: models of tables."""
+"""The commands train, predict, score, show and export."""
 
 import argparse
+import inspect
 import json
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
-from fastmlp.cli.options import CommandError, UsageError, printable
-from fastmlp.cli.scores import score, task_of
-from fastmlp.data.arrow import imported
-from fastmlp.data.batches import ROWS, Choice, named_batches
+from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
+from fastmlp.data.arrow import ROWS, imported
+from fastmlp.data.batches import (
+    Choice,
+    PredictBatch,
+    named_batches,
+    names_of_model,
+    predicted,
+)
+from fastmlp.data.columns import require_target
 from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.outputs import WRITERS, Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular.schema import rule
-from fastmlp.tabular.schema.arrow_columns import is_number
+from fastmlp.tabular.schema.arrow_columns import decoded, is_number, numbers, places
 from fastmlp.tabular.schema.batches import read, require, text_names
+from fastmlp.validation import scalars
 from fastmlp.validation.packages import needs
 from fastmlp.validation.suggestions import listed
 
+Array = NDArray[Any]
 MODEL = ".safetensors"
 # From the words of an error of Python's API to those of the command.
 IN_COMMANDS = {
@@ -46,6 +57,40 @@ MOST_CLASSES = 20
 SHORTEST = 1e-3
 # Levels and classes of a line.
 MOST_SHOWN = 8
+# Keywords of these functions; the options of their names have no defaults here.
+KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
+# A metric takes scikit-learn's metrics, places of classes or numbers, and probabilities or numbers.
+METRICS: dict[rule.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
+    "classification": {
+        "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
+        "log_loss": lambda metrics, codes, p: metrics.log_loss(
+            codes, p, labels=np.arange(p.shape[1])
+        ),
+        "auc": lambda metrics, codes, p: metrics.roc_auc_score(
+            codes,
+            p[:, 1] if p.shape[1] == 2 else p,
+            multi_class="ovr",
+            labels=np.arange(p.shape[1]),
+        ),
+    },
+    "regression": {
+        "rmse": lambda metrics, y, result: metrics.root_mean_squared_error(y, result),
+        "mae": lambda metrics, y, result: metrics.mean_absolute_error(y, result),
+        "r2": lambda metrics, y, result: metrics.r2_score(y, result),
+    },
+}
+DEFAULTS: dict[rule.Task, tuple[str, ...]] = {
+    "classification": ("accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+SYNONYMS = {
+    "accuracy": "acc",
+    "log_loss": "cross_entropy logloss nll",
+    "auc": "roc_auc auroc roc_auc_score",
+    "rmse": "root_mean_squared_error",
+    "mae": "mean_absolute_error l1",
+    "r2": "r2_score",
+}
 
 
 @contextmanager
@@ -349,3 +394,97 @@ def run_show(arguments: argparse.Namespace) -> None:
 def _listed(values: Any) -> str:
     shown = ", ".join(map(str, values[:MOST_SHOWN]))
     return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")
+
+
+def task_of(model: Any) -> rule.Task:
+    """Return the task of a model of tables."""
+    return "classification" if hasattr(model, "classes_") else "regression"
+
+
+def score(
+    model: Any, batches: Iterable[PredictBatch], target: str, who: str, names: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return the scores of all rows by the metrics' names, by default `DEFAULTS`.
+
+    Targets and predictions of all rows stay in memory, the columns of one batch.
+
+    Parameters
+    ----------
+    batches : rows, which keep the target's column
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a metric is not known, or a target is missing or not of the model's kind.
+    """
+    from sklearn import metrics
+
+    task = task_of(model)
+    known, method = METRICS[task], model.predict if task == "regression" else model.predict_proba
+    for name in names:
+        scalars.known(who, "metric", name, known, SYNONYMS)
+    targets, predictions = list[Array](), list[Array]()
+    for batch in batches:
+        if batch.rows.num_rows:
+            place: Any = batch.where
+            targets.append(_targets(model, batch.kept.column(target), target, place.by(who)))
+            predictions.append(predicted(method, batch, named=True, who=who))
+    if not targets:
+        raise ValueError(f"{who}: there are no rows")
+    y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
+    if task == "classification":
+        values /= values.sum(axis=1, keepdims=True)
+    return {name: float(known[name](metrics, y, values)) for name in names or DEFAULTS[task]}
+
+
+def _targets(model: Any, column: Any, name: str, where: str) -> Array:
+    """Return numbers, or the places of classes, of an Arrow column, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If values are missing, are not numbers, or are unknown classes.
+    """
+    import pyarrow
+
+    require_target(column, name, where)
+    if not hasattr(model, "classes_"):
+        return numbers(column, name, where)
+    classes = tuple(model.classes_.tolist())
+    codes = places(decoded(column).cast(pyarrow.array(classes).type), classes)
+    if (codes < 0).any():
+        unknown = column[int(np.argmax(codes < 0))].as_py()
+        raise ValueError(
+            f"{where}: the target {name!r} has the class {unknown!r}, which was not in "
+            f"training; known: {', '.join(map(repr, classes[:20]))}"
+        )
+    return codes
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Load the model and write the file."""
+    output = arguments.output
+    if (ending := Path(output).suffix.lower()) not in EXPORTS:
+        raise UsageError(f"argument OUT: must end in {', '.join(EXPORTS)}, got {output!r}")
+    require_new(output, force=arguments.force, who="export")
+    writer = getattr(fastmlp, EXPORTS[ending])
+    known = inspect.signature(writer).parameters
+    settings = {name: value for name, value in vars(arguments).items() if name in KEYWORDS}
+    for name in settings.keys() - known.keys():
+        raise UsageError(f"argument --{name.replace('_', '-')}: is not for {ending} files")
+    with telling("export"):
+        model = fastmlp.load(arguments.model)
+        if "test_data" in settings:
+            n = max(1, settings.get("tests", known["tests"].default))
+            settings["test_data"] = _test_rows(model, settings["test_data"], n)
+        writer(model, output, **settings)
+
+
+def _test_rows(model: Any, path: str, n: int) -> Any:
+    """The first rows of a file, as `to_c` takes them for a model."""
+    texts = getattr(model, "_text_names", ())
+    choice = Choice(names_of_model(model), (), texts, nulls=True)
+    rows = next(named_batches(data_of([path], "export", texts), choice, n, "export")).rows
+    if not rows.num_rows:
+        raise ValueError(f"export: {path!r} has no rows")
+    return rows

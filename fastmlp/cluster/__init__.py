@@ -1,9 +1,283 @@
-"""The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
+"""The public names for clusters: Dask's collections predicted, and ranks that are threads."""
 
-from fastmlp.cluster.predict import predict
-from fastmlp.cluster.ranks import ThreadCommunicator, threads
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.data.outputs import Form, kept_names, reader_of
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import listed
 
 __all__ = ["ThreadCommunicator", "predict", "threads"]
+Array = NDArray[Any]
+WHO = "cluster.predict"
+
+
+@explained
+def predict(
+    model: Any,
+    collection: Any,
+    *,
+    keep: str | Sequence[str] = (),
+    output: str = "prediction",
+    probabilities: bool = False,
+) -> Any:
+    """Return the predictions of a Dask DataFrame or a Dask Array, as a collection of the same kind.
+
+    Nothing is read or predicted until Dask computes it. Each partition is a task, and the model
+    goes to a worker once, not with each task. A task uses one thread in the workers that Dask
+    starts as processes. Partitions without rows have predictions without rows. Needs the extra
+    `dask`.
+
+    Parameters
+    ----------
+    model : MLP or fitted estimator, or a model of tables
+        In a DataFrame columns are found by the names that it was trained on. If it knows none, X is
+        all columns but those to keep, in their order.
+    collection : dask.dataframe.DataFrame or dask.array.Array of shape (n_rows, n_features)
+        An array must have all its columns in one chunk.
+    keep : str or sequence of str
+        Columns of a DataFrame to pass on, before the predictions.
+    output : str, default "prediction"
+        The name of a DataFrame's column of predictions, as of `predict_arrow`.
+    probabilities : bool, default False
+        Of a DataFrame, add the columns of the classes' probabilities; of an array, return those of
+        `predict_proba` in place of the predictions.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        With the index and the divisions of `collection`, and the columns of `predict_arrow`.
+    dask.array.Array
+        With the chunks of rows of `collection`; of the shape and dtype of the model's predictions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong type or value, as columns in several chunks are, or a DataFrame
+        that lacks a column. Errors in the numbers of a partition are raised when it is computed.
+    ImportError
+        If pyarrow is not installed, for a DataFrame.
+
+    See Also
+    --------
+    fastmlp.predict_parquet : writes the predictions of files that one machine reads.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from fastmlp import MLP, cluster
+    >>> net = MLP((3, 8, 2), loss="cross_entropy", seed=0)
+    >>> X = dask.array.zeros((100, 3), chunks=(40, 3))
+    >>> predictions = cluster.predict(net, X)
+    >>> predictions.chunks, predictions[:2].compute().shape
+    (((40, 40, 20), (2,)), (2, 2))
+    """
+    scalars.boolean(WHO, "probabilities", probabilities)
+    if not hasattr(model, "predict") or isinstance(model, type):
+        raise TypeError(f"{WHO}: model must be an MLP or a fitted estimator, got {model!r}")
+    if _is(collection, "dask.dataframe", "DataFrame"):
+        form = Form(kept_names(keep, WHO), output, probabilities=probabilities)
+        return _of_frame(model, collection, form)
+    if not _is(collection, "dask.array", "Array"):
+        raise TypeError(
+            f"{WHO}: collection must be a Dask DataFrame or a Dask Array, got one of type "
+            f"{type(collection).__name__}; predict_parquet takes files, and predict rows in memory"
+        )
+    if len(keep) or output != "prediction":
+        raise ValueError(f"{WHO}: keep and output are for a DataFrame, and this is an array")
+    return _of_array(model, collection, probabilities)
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    """Return True if it is of a class of Dask's, which is not imported for that."""
+    return isinstance(value, getattr(sys.modules.get(module), name, ()))
+
+
+def _sent_once(model: Any) -> Any:
+    """Return the model as a value of the graph of its own: else each task would hold a copy."""
+    from dask import delayed
+
+    return delayed(model, traverse=False)
+
+
+def _of_frame(model: Any, frame: Any, form: Form) -> Any:
+    from dask.dataframe.utils import meta_nonempty
+
+    names = list(frame.columns)
+    unnamed = [repr(name) for name in names if not isinstance(name, str)]
+    if unnamed:
+        raise TypeError(f"{WHO}: the names of columns must be str, got {listed(unnamed)}")
+    # Two rows of made-up numbers: also the check of the columns and of the other arguments.
+    meta = _frame_predictions(meta_nonempty(frame._meta), model, form, None).iloc[:0]
+    return frame.map_partitions(_frame_predictions, _sent_once(model), form, meta, meta=meta)
+
+
+def _frame_predictions(frame: Any, model: Any, form: Form, none: Any) -> Any:
+    """Return the predictions of a frame of pandas; `none` are those of a frame without rows."""
+    if not len(frame):
+        return none.set_axis(frame.index)
+    table = reader_of(model, frame, form._replace(rows=len(frame)), WHO).read_all().to_pandas()
+    table.index = frame.index
+    # As they are in the frame: Arrow may return other dtypes.
+    return table.assign(**{name: frame[name] for name in form.keep})
+
+
+def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
+    if rows.ndim != 2:
+        raise ValueError(f"{WHO}: an array must have 2 dimensions, got {rows.ndim}")
+    if rows.numblocks[1] != 1:
+        raise ValueError(
+            f"{WHO}: all columns must be in one chunk, but there are {rows.numblocks[1]} chunks of "
+            "columns: give X.rechunk({1: -1})"
+        )
+    if probabilities and not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"{WHO}: {type(model).__name__} has no predict_proba; an MLP whose loss owns a link "
+            "returns probabilities by predict"
+        )
+    method = "predict_proba" if probabilities else "predict"
+    row = getattr(model, method)(np.zeros((1, rows.shape[1]), rows.dtype))
+    chunks = (rows.chunks[0], *((n,) for n in row.shape[1:]))
+    return rows.map_blocks(
+        _array_predictions,
+        _sent_once(model),
+        method,
+        row[:0],
+        token="predictions",
+        dtype=row.dtype,
+        chunks=chunks,
+        drop_axis=[] if row.ndim == 2 else [1],
+        meta=row[:0],
+    )
+
+
+def _array_predictions(rows: Array, model: Any, method: str, none: Array) -> Array:
+    """Return the predictions of a chunk; `none` are those of no rows."""
+    predictions: Array = getattr(model, method)(rows) if len(rows) else none
+    return predictions
+
+
+class _Meeting:
+    """The state that ranks share: a barrier, and the array that each of them sends."""
+
+    def __init__(self, n: int, timeout: float) -> None:
+        self.barrier, self.timeout = threading.Barrier(n), timeout
+        self.sent: list[Array] = [np.empty(0)] * n
+
+    def wait(self) -> None:
+        """Wait for all ranks.
+
+        Raises
+        ------
+        RuntimeError
+            If one has aborted, or has not come within the timeout.
+        """
+        try:
+            self.barrier.wait(self.timeout)
+        except threading.BrokenBarrierError:
+            raise RuntimeError(
+                f"another rank has failed, or has not come within {self.timeout:g} seconds: all "
+                "ranks must make the same calls, each in a thread of its own"
+            ) from None
+
+
+@final
+class ThreadCommunicator:
+    """One rank of several threads of a process, of those that `threads` makes.
+
+    It has the collectives that `MLP.fit` takes from MPI's communicators, by their names.
+
+    Examples
+    --------
+    >>> from fastmlp.cluster import threads
+    >>> [communicator.Get_rank() for communicator in threads(3)]
+    [0, 1, 2]
+    """
+
+    def __init__(self, rank: int, meeting: _Meeting) -> None:
+        self._rank, self._meeting = rank, meeting
+
+    def Get_rank(self) -> int:
+        """Return the number of this rank, from 0."""
+        return self._rank
+
+    def Get_size(self) -> int:
+        """Return the number of ranks."""
+        return len(self._meeting.sent)
+
+    def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
+        parts = self._exchanged(sendbuf, recvbuf)
+        for part, sent in zip(parts, self._meeting.sent, strict=True):
+            part[...] = sent.reshape(parts.shape)[self._rank]
+        self._meeting.wait()
+
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
+        parts = self._exchanged(sendbuf, recvbuf)
+        for part, sent in zip(parts, self._meeting.sent, strict=True):
+            part[...] = sent.reshape(-1)
+        self._meeting.wait()
+
+    def _exchanged(self, sendbuf: Array, recvbuf: Array) -> Array:
+        """Show `sendbuf` to the others, and wait for theirs; return the parts of `recvbuf`."""
+        parts = recvbuf.reshape(self.Get_size(), -1)
+        self._meeting.sent[self._rank] = sendbuf
+        self._meeting.wait()
+        return parts
+
+    def Abort(self, errorcode: int = 0) -> None:
+        """End the waiting of all other ranks, now and later, by an error."""
+        self._meeting.barrier.abort()
+
+    def __repr__(self) -> str:
+        return f"ThreadCommunicator(rank {self._rank} of {self.Get_size()})"
+
+
+@explained
+def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
+    """Return the communicators of so many ranks, each for a thread of this process.
+
+    Parameters
+    ----------
+    n : int of 1 or more
+    timeout : float
+        Seconds that a rank waits for the others in one call, before it raises.
+
+    Returns
+    -------
+    list of ThreadCommunicator, one per rank
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong type or value.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> import numpy as np
+    >>> from fastmlp.cluster import threads
+    >>> def of_all(comm):
+    ...     ranks = np.empty(comm.Get_size(), np.int64)
+    ...     comm.Allgather(np.array([comm.Get_rank()]), ranks)
+    ...     return ranks.tolist()
+    >>> with ThreadPoolExecutor(2) as pool:
+    ...     list(pool.map(of_all, threads(2)))
+    [[0, 1], [0, 1]]
+    """
+    who = "threads"
+    n = scalars.positive_integer(who, "n", n)
+    valid = scalars.is_positive(timeout)
+    seconds = scalars.real(who, "timeout", timeout, "a positive number of seconds", valid)
+    meeting = _Meeting(n, seconds)
+    return [ThreadCommunicator(rank, meeting) for rank in range(n)]
 
 
 def __dir__() -> list[str]:

@@ -1,147 +1,29 @@
 """Rows to predict, a batch at a time: of files, tables, sources, and rows in memory."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastmlp import validation
-from fastmlp.data import csv_files
 from fastmlp.data.arrow import (
-    ARROW_FILES,
-    BUFFER_BYTES,
-    FILES,
-    expanded,
     imported,
     instead_of,
     is_lazy,
     is_table,
-    naming,
     no_table,
     paths_of,
-    scanning,
+    records_of,
 )
-from fastmlp.data.columns import Place, names_in
-from fastmlp.data.csv_files import CSV_FILES, ChosenColumns
+from fastmlp.data.columns import names_in
+from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.sources import Piece, is_source, opened
 from fastmlp.validation import frames
 from fastmlp.validation.suggestions import listed
 
-# Returns the columns to read, of a schema; the text is what errors call the table.
-Choose = Callable[[Any, str], csv_files.ChosenColumns]
-Batches = Iterator[Any]
 T = TypeVar("T")
-# The most rows of a batch, where nothing else is said.
-ROWS = 65536
 # Libraries whose tables in memory have slices of rows.
 FRAMES = ("pandas", "polars", "pyarrow")
-
-
-def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
-    """Yield record batches of at most so many rows, and their places.
-
-    One batch is in memory at a time. A table without rows has one batch, without rows.
-
-    Parameters
-    ----------
-    X : path or list of paths, table, frame, reader, relation or data set
-
-    Raises
-    ------
-    TypeError, ValueError, OSError
-        If it is of an unknown kind, or cannot be read.
-    ImportError
-        If pyarrow is not installed.
-    """
-    imported(who)
-    paths = paths_of(X)
-    if paths is None:
-        yield from _cut(_of_table(X, choose, rows, who), "", rows)
-        return
-    for path in expanded(paths, who):
-        with naming(path):
-            yield from _cut(_reader_of(path, who)(path, choose, rows, who), f" of {path}", rows)
-
-
-def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
-    """Yield batches in parts of at most so many rows, and their places."""
-    n, place_of = 0, Place.in_csv if of.lower().endswith(CSV_FILES) else Place
-    for batch in batches:
-        for first in range(0, max(batch.num_rows, 1), rows):
-            part = batch.slice(first, rows)
-            if part.num_rows or not n:
-                yield part, place_of(f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}", n, of)
-            n += part.num_rows
-
-
-def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
-    arrow = imported(who)
-    if is_lazy(X) or not is_table(X):
-        raise no_table(X, "expected files, a table or a frame,", who)
-    if hasattr(X, "scanner"):
-        reader = scanning(X, rows, choose(X.schema, who).names)
-    elif type(X).__module__.startswith("pandas"):
-        # With its index, a frame of pandas would have a column more.
-        reader = arrow.Table.from_pandas(X, preserve_index=False).to_reader()
-    elif isinstance(X, arrow.RecordBatchReader):
-        reader = X  # by its stream an error would lose its type
-    elif hasattr(X, "to_reader"):
-        reader = X.to_reader()
-    else:
-        reader = arrow.RecordBatchReader.from_stream(X)
-    # A database refuses a second query until the first is read to its end, or closed.
-    try:
-        names = choose(reader.schema, who).names
-        yield from (batch.select(names) for batch in _with_an_end(reader))
-    finally:
-        reader.close()
-
-
-def _with_an_end(reader: Any) -> Batches:
-    """Yield a reader's batches, and at the end one without rows, for what has none at all."""
-    import pyarrow
-
-    yield from reader
-    yield pyarrow.RecordBatch.from_pylist([], schema=reader.schema)
-
-
-def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
-    end = next((end for end in FILES if path.lower().endswith(end)), None)
-    if end is None:
-        raise ValueError(f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}")
-    return _of_parquet if end == ".parquet" else _of_arrow if end in ARROW_FILES else _of_csv
-
-
-def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
-    import pyarrow.parquet
-
-    # With `pre_buffer` it holds the bytes of all row groups that it has read, to the end. With a
-    # buffer it reads pieces of a row group: one of a million rows took 136 MB, else 230 MB.
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
-        names = choose(file.schema_arrow, who).names
-        yield from file.iter_batches(batch_size=rows, columns=names)
-        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
-
-
-def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
-    import pyarrow
-
-    # Read, not mapped: of a map that is cut a fault ends the process.
-    with pyarrow.OSFile(path) as source:
-        schema = pyarrow.ipc.open_file(source).schema
-        names = choose(schema, who).names
-        places = [schema.get_field_index(name) for name in names]
-        options = pyarrow.ipc.IpcReadOptions(included_fields=places)
-        file = pyarrow.ipc.open_file(source, options=options)
-        for k in range(file.num_record_batches):
-            yield file.get_batch(k).select(names)
-        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema).select(names)
-
-
-def _of_csv(path: str, choose: Choose, rows: int, who: str) -> Batches:
-    schema = csv_files.schema_of(path, who)
-    yield from csv_files.batches_of(path, schema, choose(schema, who), who)
 
 
 def blocks_of(X: Any, who: str) -> Iterator[Piece]:

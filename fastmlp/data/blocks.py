@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
-from fastmlp.data.columns import ColumnNames
+from fastmlp.data.columns import ColumnNames, ParquetBlocks, TableBlocks, table_blocks
 from fastmlp.data.sources import Block, seed_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -192,7 +192,7 @@ class Blocks:
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
         column_names = ColumnNames(target, features, weight)
-        blocks = arrow.ParquetBlocks(arrow.expanded(files, who), column_names, rows, who)
+        blocks = ParquetBlocks(arrow.expanded(files, who), column_names, rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
@@ -235,11 +235,11 @@ class Blocks:
         if not arrow.is_table(table):
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
-        blocks = arrow.table_blocks(table, ColumnNames(target, features, weight), rows, who)
+        blocks = table_blocks(table, ColumnNames(target, features, weight), rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
-    def _of_columns(cls, blocks: arrow.ParquetBlocks | arrow.TableBlocks, seed: int) -> Self:
+    def _of_columns(cls, blocks: ParquetBlocks | TableBlocks, seed: int) -> Self:
         made = cls(blocks.block_sizes, blocks.read, seed)
         made.feature_names, made._read_targets = blocks.feature_names, blocks._of_targets().read
         return made

@@ -13,9 +13,21 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process import memory, task_pool
 from fastmlp._process.warnings import warn
-from fastmlp.data.arrow import is_table, paths_of, source_of
-from fastmlp.data.rows import Buffer, Conversion, Convert, Reading, Rows
-from fastmlp.data.sources import Opened, has_blocks, is_source, kind_of, opened, targets_of
+from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.columns import source_of
+from fastmlp.data.sources import (
+    Buffer,
+    Conversion,
+    Convert,
+    Opened,
+    Reading,
+    Rows,
+    has_blocks,
+    is_source,
+    kind_of,
+    opened,
+    targets_of,
+)
 from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import whole_files
-from fastmlp.data.arrow import ARROW_FILES, imported
+from fastmlp.data.arrow import ARROW_FILES, ROWS, imported
 from fastmlp.data.batches import (
-    ROWS,
     Choice,
     PredictBatch,
     batches_of,

@@ -14,8 +14,7 @@ from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Order
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Feed
-from fastmlp.data.rows import Rows
-from fastmlp.data.sources import has_blocks, is_source
+from fastmlp.data.sources import Rows, has_blocks, is_source
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.network import layer_settings
 from fastmlp.training.options import FitOptions

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.serialization.checkpoint_file import CheckpointFile, SavedFit
+from fastmlp.serialization.model_state import CheckpointFile, SavedFit
 from fastmlp.training.history import History, Status
 
 SERIES = ("loss", "validation_loss", "learning_rate")

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp import validation
 from fastmlp.backends.protocol import Data
-from fastmlp.data.rows import Reading
+from fastmlp.data.sources import Reading
 from fastmlp.network.spec import Network
 from fastmlp.training import metrics as of_metrics
 from fastmlp.training.checkpoint import EVERY

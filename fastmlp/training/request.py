@@ -14,7 +14,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
-from fastmlp.serialization.checkpoint_file import CheckpointFile
+from fastmlp.serialization.model_state import CheckpointFile
 from fastmlp.training.checkpoint import Checkpoint, FitSettings, Progress, digest
 from fastmlp.training.history import (
     History,

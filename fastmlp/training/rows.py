@@ -10,8 +10,7 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
-from fastmlp.data.rows import Conversion, all_rows
-from fastmlp.data.sources import SourceSlice, has_blocks, is_source, opened
+from fastmlp.data.sources import Conversion, SourceSlice, all_rows, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, save, to_c, to_onnx
-from fastmlp.cli.export import KEYWORDS, WRITERS
 from fastmlp.cli.main import main
+from fastmlp.cli.options import EXPORTS
+from fastmlp.cli.tables import KEYWORDS
 
 NET = MLP((2, 5, 1), activation="tanh", seed=0)
 NET.feature_names = ["a", "b"]
@@ -98,7 +99,7 @@ def test_options_of_other_endings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A function without these keywords."""
-    monkeypatch.setitem(WRITERS, ".copy", "save")
+    monkeypatch.setitem(EXPORTS, ".copy", "save")
     command = ["export", "net.safetensors", "net.copy"]
     assert main([*command, "--test-data", "rows.csv"]) == 2
     assert "argument --test-data: is not for .copy files" in capsys.readouterr().err
@@ -108,4 +109,4 @@ def test_options_of_other_endings(
 def test_every_ending_has_a_function() -> None:
     import fastmlp
 
-    assert all(callable(getattr(fastmlp, name)) for name in WRITERS.values())
+    assert all(callable(getattr(fastmlp, name)) for name in EXPORTS.values())

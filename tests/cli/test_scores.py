@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fastmlp.cli.scores import METRICS, score
+from fastmlp.cli.tables import METRICS, score
+from fastmlp.data.arrow import Place
 from fastmlp.data.batches import PredictBatch
-from fastmlp.data.columns import Place
 
 N = 1003
 

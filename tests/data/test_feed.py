@@ -13,8 +13,7 @@ from fastmlp.backends.cpu.dispatch import Work
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.data import feed as feeding
 from fastmlp.data.feed import Feed, feed_of
-from fastmlp.data.rows import Reading
-from fastmlp.data.sources import SourceSlice
+from fastmlp.data.sources import Reading, SourceSlice
 from fastmlp.model import core_of
 
 WAIT_SECONDS = 20.0

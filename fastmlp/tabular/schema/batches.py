@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp._process import memory, warnings
-from fastmlp.data.batches import ROWS, Choose, records_of
-from fastmlp.data.columns import Place, require_target
+from fastmlp.data.arrow import ROWS, Choose, Place, records_of
+from fastmlp.data.columns import require_target
 from fastmlp.tabular.schema import arrow_columns
 from fastmlp.tabular.schema.in_memory import kind_of, table_of
 from fastmlp.tabular.schema.rule import Kind

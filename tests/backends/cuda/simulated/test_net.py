@@ -27,7 +27,7 @@ from fastmlp import (
 )
 from fastmlp.backends.cuda.device import Card, is_device_array
 from fastmlp.backends.cuda.training import Moments
-from fastmlp.data import rows as reading
+from fastmlp.data import sources as reading
 from fastmlp.model import core_of
 
 N_ROWS = 10
