@@ -8,8 +8,9 @@ from importlib.util import find_spec as _find_spec
 from fastmlp.data.blocks import Blocks
 from fastmlp.data.csv_files import CSVFile
 from fastmlp.model import MLP
-from fastmlp.rules.averages import EMA, SWA
-from fastmlp.rules.losses import BinaryFocal, Focal, Loss, Quantile, Tweedie
+from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizer_protocol import EMA, SWA
 from fastmlp.rules.optimizers import (
     LBFGS,
     SGD,
@@ -40,8 +41,8 @@ if _typing.TYPE_CHECKING:
     from fastmlp.data.standardizer import Standardizer
 
     # For type checkers what is loaded on first use; with `as` as names of this module's own.
-    from fastmlp.estimators import MLPClassifier as MLPClassifier
-    from fastmlp.estimators import MLPRegressor as MLPRegressor
+    from fastmlp.estimators.mlp import MLPClassifier as MLPClassifier
+    from fastmlp.estimators.mlp import MLPRegressor as MLPRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export import jit as jit
     from fastmlp.export.c_file import to_c
@@ -111,7 +112,7 @@ if _find_spec("sklearn") is not None:  # 90 us; a star would fail where there is
     __all__ += ["TabularMLPClassifier", "TabularMLPRegressor"]
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
-    **dict.fromkeys(_ESTIMATORS, "estimators"),
+    **dict.fromkeys(_ESTIMATORS, "estimators.mlp"),
     "MLPSearchCV": "estimators.search",
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.estimators"),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +15,7 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.packages import needs
 
 if TYPE_CHECKING:
-    from fastmlp.estimators import MLPClassifier, MLPRegressor
+    from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
     from fastmlp.estimators.search import MLPSearchCV
     from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 # What can be saved beside a net, and the package with its `archive` module.
 ESTIMATORS = {
-    "MLPClassifier": "estimators.mlp",
-    "MLPRegressor": "estimators.mlp",
-    "MLPSearchCV": "estimators.search",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "MLPSearchCV": "estimators",
     "TabularMLPClassifier": "tabular.estimators",
     "TabularMLPRegressor": "tabular.estimators",
 }
@@ -160,7 +159,6 @@ def load(
 
 def _room_of(model: Any) -> str | None:
     """Return the package of an estimator's archive, or None; nothing is imported for the check."""
-    for name, room in ESTIMATORS.items():
-        if type(model) is getattr(sys.modules.get(f"fastmlp.{room}"), name, None):
-            return room
-    return None
+    kind = type(model)
+    room = ESTIMATORS.get(kind.__name__)
+    return room if room and kind.__module__.startswith(f"fastmlp.{room}.") else None

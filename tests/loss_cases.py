@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp import BinaryFocal, Focal, Quantile, Tweedie
-from fastmlp.rules.losses import LOSSES, Loss, Smoothed, in_dtype
+from fastmlp.rules.loss_settings import Smoothed
+from fastmlp.rules.losses import LOSSES, Loss, in_dtype
 
 SETTINGS: dict[str, Any] = {
     "quantile 0.9": Quantile(0.9),

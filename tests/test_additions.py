@@ -50,6 +50,8 @@ LOSS: Additions = {
 
 ''',
         ),
+    ],
+    "rules/loss_settings.py": [
         (
             "@explained\n@dataclass(frozen=True)\nclass Quantile",
             '''@dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Cauchy(LossSettings):
         ),
     ],
     "__init__.py": [
-        ("from fastmlp.rules.optimizers", "from fastmlp.rules.losses import Cauchy\n"),
+        ("from fastmlp.rules.optimizers", "from fastmlp.rules.loss_settings import Cauchy\n"),
         ('    "Constant",', '    "Cauchy",\n'),
     ],
 }

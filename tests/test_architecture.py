@@ -65,10 +65,14 @@ HOUSES: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "fastmlp.estimators": [
-        {"common"},
         {"sklearn_bases"},
-        {"mlp", "with_client"},
-        {"ensemble", "search", "net_estimators"},
+        {"common"},
+        {"to_core"},
+        {"net"},
+        {"training"},
+        {"base"},
+        {"mlp", "search", "net_estimators"},
+        {"archive"},
         {"__init__"},
     ],
 }

@@ -16,13 +16,13 @@ from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
-    averages,
-    initializers,
+    loss_settings,
     losses,
+    optimizer_protocol,
     optimizers,
-    penalties,
     schedules,
     updates,
+    weight_rules,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -35,15 +35,15 @@ TABLES = {
     "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
     "losses, with settings": [
-        one.__name__ for one in losses.KINDS.values() if isinstance(one, type)
+        one.__name__ for one in loss_settings.KINDS.values() if isinstance(one, type)
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
-    "averages, `average=` of an optimizer": list(averages.AVERAGES),
+    "averages, `average=` of an optimizer": list(optimizer_protocol.AVERAGES),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
     "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
-    "penalties": list(penalties.RULES),
-    "initializers": list(initializers.RULES),
+    "penalties": list(weight_rules.PENALTIES),
+    "initializers": list(weight_rules.INITIALIZERS),
 }
 KINDS = ("MLP", "TabularMLP")
 ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]

@@ -18,9 +18,8 @@ from numba import config
 from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
-from fastmlp.rules.initializers import DEFAULTS
-from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.weight_rules import DEFAULTS, INITIALIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(

@@ -22,9 +22,9 @@ import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import common, sklearn_bases
-from fastmlp.estimators.mlp.fitting.to_core import SOLVERS
+from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.network import resolve, spec
-from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
+from fastmlp.rules import activations, links, losses, optimizers, weight_rules
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow"
@@ -130,11 +130,11 @@ def names_in(kind: Any) -> set[str]:
     ("names", "table"),
     [
         (activations.ActivationName, activations.RULES),
-        (initializers.InitializerName, initializers.RULES),
+        (weight_rules.InitializerName, weight_rules.INITIALIZERS),
         (links.LinkName, links.LINKS),
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),
-        (penalties.PenaltyName, penalties.RULES),
+        (weight_rules.PenaltyName, weight_rules.PENALTIES),
         (common.SolverName, SOLVERS),
     ],
     ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],

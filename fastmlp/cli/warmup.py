@@ -25,11 +25,10 @@ from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
-from fastmlp.rules.penalties import RULES as PENALTIES
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.rules.weight_rules import PENALTIES
 from fastmlp.training.history import Status
 from fastmlp.validation import scalars
 

@@ -16,18 +16,19 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import BatchPredictions, Table
-from fastmlp.estimators.mlp.fitting.to_core import levels_of, quantile_score, squeezed
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
     available_if,
 )
+from fastmlp.estimators.to_core import levels_of, quantile_score, squeezed
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
-from fastmlp.rules import activations, losses, penalties
-from fastmlp.rules.losses import Loss, Smoothed, spelled
+from fastmlp.rules import activations, losses, weight_rules
+from fastmlp.rules.loss_settings import Smoothed, spelled
+from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.validation import keywords
@@ -85,7 +86,7 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     smoothed = isinstance(loss, Smoothed)
     strengths: dict[Any, float] = {}
     for rule, strength in network.penalties:
-        name = _name(rule, penalties.RULES)
+        name = _name(rule, weight_rules.PENALTIES)
         strengths[name] = strengths.get(name, 0.0) + strength
     of_spec = {
         "activation": _one_for_all(hidden) if hidden else "relu",

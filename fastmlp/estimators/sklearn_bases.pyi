@@ -20,8 +20,8 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.network.spec import DropoutLike
-from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
+from fastmlp.rules.optimizer_protocol import Average
 
 Array = NDArray[Any]
 Request = bool | str | None

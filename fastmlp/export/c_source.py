@@ -1,7 +1,12 @@
-"""The text of a C file that predicts as a model does."""
+"""The text of a C file that predicts as a model does, with its rules and its tests.
+
+Rules in C have the same operations in the same order, and round as the library does.
+"""
 
 import re
+import warnings
 from collections.abc import Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from zlib import crc32
@@ -10,17 +15,205 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import __version__
+from fastmlp.compiler import elementary, fma
 from fastmlp.compiler.coefficients import magic
+from fastmlp.compiler.expressions import FORMS
 from fastmlp.export import c_template
-from fastmlp.export.c_rules import C_TYPES, literal, loop_of
-from fastmlp.export.c_tests import numbers, replaced
+from fastmlp.export.c_template import MAIN, TESTS
+from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import core_of
 from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.summary import name_of
 from fastmlp.rules import links
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp
+from fastmlp.validation import frames
 from fastmlp.validation.suggestions import count
+
+C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
+# From a method of Python to the sign in C.
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
+RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+
+def literal(number: Any) -> str:
+    """A NumPy scalar in C: the shortest text that reads back as the same number."""
+    bits, suffix = 8 * number.itemsize, "f" if number.itemsize == 4 else ""
+    if not np.isfinite(number):
+        return f"$of_bits{bits}(0x{int(number.view(f'u{number.itemsize}')):x}u{'ll' * (bits > 32)})"
+    text = f"{number!s}{suffix}"
+    return f"({text})" if text.startswith("-") else text
+
+
+class Code(Trace):
+    """The statements of a rule in C."""
+
+    forms = FORMS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own |= {
+            elementary.where: self.where,
+            elementary.polynomial: self._polynomial,
+            fma: partial(self.apply, "fma"),
+            elementary.copysign: partial(self.apply, "copysign"),
+            elementary.scaled: partial(self.apply, "scaled"),
+            elementary.octave: partial(self.apply, "octave"),
+            np.sqrt: partial(self.apply, "sqrt"),
+        }
+
+    def text(self, number: Any, kind: Any) -> str:
+        """A number in C, in this precision."""
+        if not isinstance(number, Symbol):
+            return literal(kind(number))
+        return number.name if number.kind is kind else f"({C_TYPES[kind]}){number.name}"
+
+    def operation(self, name: str, kind: Any, operands: list[str]) -> str:
+        """An expression in C."""
+        if name in SIGNS:
+            return f" {SIGNS[name]} ".join(operands)
+        if name == "neg":
+            return f"-{operands[0]}"
+        if name == "where":
+            return "{} ? {} : {}".format(*operands)
+        return f"${name}{8 * np.dtype(kind).itemsize}({', '.join(operands)})"
+
+    def relation(self, name: str, a: str, b: str) -> Comparison:
+        """A relation in C."""
+        return Comparison(f"({a} {RELATIONS[name]} {b})")
+
+    def lines(self, *results: str) -> list[str]:
+        """The statements that texts of results need."""
+        return [
+            f"const {C_TYPES[kind]} {name} = {text};" for kind, text, name in self.needed(*results)
+        ]
+
+    def _polynomial(self, x: Any, coefficients: Any) -> Any:
+        *others, value = coefficients
+        for coefficient in reversed(others):
+            value = self.apply("fma", value, x, coefficient)
+        return value
+
+
+def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
+    """A C function that replaces n numbers by a rule's values; with `slopes`, writes these too.
+
+    Parameters
+    ----------
+    rule : an activation, which returns a value and a slope, or a link, which returns a value
+    name : of the C function; `$` stands for the prefix of the file
+
+    Raises
+    ------
+    NotImplementedError
+        If the rule is more than arithmetic.
+    """
+    code, real = Code(), C_TYPES[scalar]
+    results = code.results(rule, "to_c", code.symbol(scalar, "x"))
+    texts = [code.text(result, scalar) for result in results[: 1 + slopes]]
+    lines = code.lines(*texts)
+    targets = ["z[i]", "slope[i]"]
+    body = [*lines, *(f"{target} = {text};" for target, text in zip(targets, texts, strict=False))]
+    indented = "\n".join(f"        {line}" for line in body)
+    more = f", {real} *$RESTRICT slope" * slopes
+    return f"""static void {name}({real} *$RESTRICT z{more}, int n)
+{{
+    for (int i = 0; i < n; ++i) {{
+        const {real} x = z[i];
+{indented}
+    }}
+}}
+"""
+
+
+Array = NDArray[Any]
+# Of predictions without fused multiply-adds, or of a net in another precision: relative to 1 + |y|.
+TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
+
+
+def numbers(array: Array) -> str:
+    """The numbers of an array in C, some to a line."""
+    texts = [
+        literal(number).strip("()") if number == number else "(double)NAN"
+        for number in array.ravel()
+    ]
+    lines = [", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8)]
+    return "".join(f"\n    {line}," for line in lines) + "\n"
+
+
+def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
+    """The first n rows of an array or a table; without data, as many rows of normal numbers.
+
+    Raises
+    ------
+    ValueError
+        If the data have another shape, or are not finite.
+    """
+    if data is None:
+        return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
+    whole = (
+        frames.numbers(data, np.dtype(dtype), who, "test_data") if frames.is_frame(data) else data
+    )
+    rows: Array = np.asarray(whole, dtype)[:n]
+    if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
+        raise ValueError(
+            f"{who}: test_data must have shape (n_rows, {n_features}), got {np.shape(data)}"
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{who}: test_data must be finite")
+    return rows
+
+
+def predictions_of(model: Any, rows: Array) -> Array:
+    """A model's predictions of rows, shape (n_rows, n_outputs)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows without names of columns
+        predict = model.predict_proba if hasattr(model, "classes_") else model.predict
+        # Twice: the members' mean of one row alone NumPy sums in another order.
+        predictions: Array = predict(np.repeat(rows, 2, axis=0)).reshape(2 * len(rows), -1)[::2]
+    return predictions
+
+
+def tests_of(
+    rows: Array, predictions: Array, scalar: Any, number: Any, *, exact: bool
+) -> tuple[str, str]:
+    """The self-test with its rows and predictions, and the program that runs it.
+
+    `scalar` is the type of the nets' numbers, `number` that of rows and predictions. `exact`: with
+    fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose predictions
+    are not finite.
+
+    Raises
+    ------
+    ValueError
+        If no row is left.
+    """
+    finite = np.isfinite(predictions).all(axis=1)
+    if not finite.any():
+        raise ValueError(
+            "to_c: no prediction of the test rows is finite: give test_data, or tests=0"
+        )
+    rows, predictions = rows[finite], predictions[finite]
+    loose = literal(number(TOLERANCES[scalar if exact else np.float32]))
+    filled = {
+        "@X": numbers(rows.astype(number)),
+        "@Y": numbers(predictions.astype(number)),
+        "@N": str(len(rows)),
+        "@TOLERANCE": f"$FUSED{8 * scalar().itemsize} ? 0 : {loose}" if exact else loose,
+        "@TINY": literal(number(np.finfo(scalar).tiny)),
+    }
+    test = replaced(TESTS, filled)
+    if np.isnan(rows).any():
+        test = test.replace("static const", "#include <math.h>\nstatic const", 1)
+    return test, replaced(MAIN, filled)
+
+
+def replaced(template: str, filled: dict[str, str]) -> str:
+    """A template with its places filled."""
+    for place, text in filled.items():
+        template = template.replace(place, text)
+    return template
+
 
 PLACE = re.compile(r"\$(\$|\w+)")
 

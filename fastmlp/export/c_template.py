@@ -138,7 +138,7 @@ $INLINE void $layer(const $real *$RESTRICT w, const $real *$RESTRICT b, const $r
     }
 }
 """
-# Links of rows, in place; of numbers: c_rules.loop_of.
+# Links of rows, in place; of numbers: c_source.loop_of.
 LINKS = {
     "softmax": """
 static void $softmax($real *z, int n)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastmlp.network.spec import OWNER, Network, spread
 from fastmlp.rules import dropout as rules
 from fastmlp.rules.dropout import Dropout, Rate, is_used
-from fastmlp.rules.groups import Factors
+from fastmlp.rules.updates import Factors
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
 

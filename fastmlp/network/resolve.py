@@ -16,12 +16,12 @@ from fastmlp.network.state import NetState
 from fastmlp.network.summary import name_of
 from fastmlp.rules import (
     activations,
-    initializers,
     links,
+    loss_settings,
     losses,
     optimizers,
-    penalties,
     schedules,
+    weight_rules,
 )
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import scalars
@@ -55,7 +55,7 @@ def network(
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(loss_setting)
-    loss_name = loss_setting if isinstance(loss_setting, str) else losses.spelled(function)
+    loss_name = loss_setting if isinstance(loss_setting, str) else loss_settings.spelled(function)
     loss_name = name_of(function.rule) if loss_name is None else loss_name
     check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
@@ -174,7 +174,7 @@ def optimizer(setting: object) -> Optimizer:
 
 def penalty_terms(
     l2: object, l1: object, more: object
-) -> tuple[tuple[penalties.PenaltyRule, float], ...]:
+) -> tuple[tuple[weight_rules.PenaltyRule, float], ...]:
     """Return pairs of a penalty's rule and its strength, without those of strength 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
@@ -189,10 +189,10 @@ def penalty_terms(
     return tuple(terms)
 
 
-def _penalty(key: object) -> penalties.PenaltyRule:
+def _penalty(key: object) -> weight_rules.PenaltyRule:
     if isinstance(key, str):
-        scalars.known(OWNER, "penalty", key, penalties.RULES, penalties.SYNONYMS)
-        return penalties.RULES[key]
+        scalars.known(OWNER, "penalty", key, weight_rules.PENALTIES, weight_rules.PENALTY_SYNONYMS)
+        return weight_rules.PENALTIES[key]
     return own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
 
@@ -207,11 +207,17 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
     """Return one initializer per layer: that of `MLP`, or the default of the activation."""
     if setting is None:
-        names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
-        return [initializers.RULES[name] for name in names]
+        names = [weight_rules.DEFAULTS.get(rule.__name__, weight_rules.DEFAULT) for rule in rules]
+        return [weight_rules.INITIALIZERS[name] for name in names]
     if isinstance(setting, str):
-        scalars.known(OWNER, "initializer", setting, initializers.RULES, initializers.SYNONYMS)
-        return [initializers.RULES[setting]] * len(rules)
+        scalars.known(
+            OWNER,
+            "initializer",
+            setting,
+            weight_rules.INITIALIZERS,
+            weight_rules.INITIALIZER_SYNONYMS,
+        )
+        return [weight_rules.INITIALIZERS[setting]] * len(rules)
     if not callable(setting):
         raise TypeError(f"{OWNER}: initializer must be a name or a function, got {setting!r}")
     return [setting] * len(rules)
@@ -286,11 +292,11 @@ def loss(setting: object) -> losses.Loss:
     if isinstance(setting, str):
         scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[setting]
-    if isinstance(setting, losses.LossSettings):
+    if isinstance(setting, loss_settings.LossSettings):
         return setting.loss
     if isinstance(setting, losses.Loss):
-        return _own_loss(setting) if losses.spelled(setting) is None else setting
-    if isinstance(setting, type) and issubclass(setting, losses.LossSettings):
+        return _own_loss(setting) if loss_settings.spelled(setting) is None else setting
+    if isinstance(setting, type) and issubclass(setting, loss_settings.LossSettings):
         raise TypeError(f"{OWNER}: loss must not be a class, did you mean {setting.__name__}()?")
     form = "loss(prediction, target) -> (value, slope)"
     return losses.Loss(own_rule("loss", form, setting, 2, 2))
@@ -317,7 +323,7 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
 
 def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]) -> None:
     """Check the number of outputs that a loss needs."""
-    name = losses.spelled(function)
+    name = loss_settings.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
         binary = f"binary_{getattr(name, 'kind', name)}"
@@ -342,17 +348,17 @@ def smoothed(setting: object, label_smoothing: object) -> object:
     if amount == 0:
         return setting
     if isinstance(setting, losses.Loss):
-        setting = losses.spelled(setting)
-    if not isinstance(setting, str) or setting not in losses.SMOOTHED:
-        known = " or ".join(map(repr, losses.SMOOTHED))
+        setting = loss_settings.spelled(setting)
+    if not isinstance(setting, str) or setting not in loss_settings.SMOOTHED:
+        known = " or ".join(map(repr, loss_settings.SMOOTHED))
         raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
-    return losses.Smoothed(setting, amount)
+    return loss_settings.Smoothed(setting, amount)
 
 
 NAMES: Mapping[str, Iterable[str]] = {
     "activation": activations.RULES,
     "loss": losses.LOSSES,
-    "penalty": penalties.RULES,
+    "penalty": weight_rules.PENALTIES,
 }
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from fastmlp.rules.activations import ActivationName, ActivationRule, identity
 from fastmlp.rules.dropout import Dropout, Rate
-from fastmlp.rules.groups import Factors
-from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import LINKS, Link, LinkName
-from fastmlp.rules.losses import Loss, LossName, LossSettings
+from fastmlp.rules.loss_settings import LossSettings
+from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import OptimizerName
-from fastmlp.rules.penalties import PenaltyName, PenaltyRule
+from fastmlp.rules.updates import Factors
+from fastmlp.rules.weight_rules import Initializer, InitializerName, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 

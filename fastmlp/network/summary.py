@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from fastmlp._process.memory import readable
 from fastmlp.network.layer_settings import all_shown, trained_parameters
 from fastmlp.network.spec import Network, paired_layers, spread
-from fastmlp.rules.groups import Factors
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.rules.optimizers import LevenbergMarquardt, matrix_bytes
+from fastmlp.rules.updates import Factors
 
 HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3, 5, 6)

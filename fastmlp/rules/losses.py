@@ -5,143 +5,49 @@ its output link and takes the raw output: softmax with cross-entropy, the logist
 binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
 numerically stable formula.
 
-A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`. A
-class of `LossSettings` has those that a user gives.
+A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
 
 A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape
 (n_rows, n_targets), and values, shape (n_rows,), and writes slopes and values. Loops over rows are
 innermost: they vectorise.
 
-To add one: write the function, and give it a row in `LOSSES` and its name in
-`NumberLossName` or `ClassLossName`.
+To add one: write the function, and give it a row in `LOSSES` and its name in `NumberLossName` or
+`ClassLossName`; if a user gives its settings, also a class of `LossSettings`.
+
+Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
+single outputs has a function of an output and its target. A loss of whole rows writes a root R of
+H = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
+semidefinite; where a second derivative could be 0, as huber's far from the target, it is that of
+the parabola that touches the loss there.
+
+The losses of scikit-learn differ in scale, and clip probabilities in the value. Their rules take
+whole rows, because value and slope have different scales: the squared error is a mean over outputs,
+its slope is the slope of half the sum.
+
+References
+----------
+scikit-learn, `sklearn.neural_network`: squared_error, log_loss and poisson of version 1.9.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from numbers import Real
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fastmlp.rules import curvature
-from fastmlp.rules.elementary import exp, expm1, log, log1p, logistic, probabilities, softplus
-from fastmlp.rules.links import LEAST_LOG_VARIANCE, LinkName
-from fastmlp.validation import scalars
+import numpy as np
+
+from fastmlp.rules.elementary import (
+    exp,
+    expm1,
+    exponentials,
+    log,
+    log1p,
+    logistic,
+    probabilities,
+    softplus,
+    sqrt,
+    tanh,
+)
+from fastmlp.rules.links import LEAST_LOG_VARIANCE, LinkName, softmax
 from fastmlp.validation.calls import explained
-
-
-def quantiles(raw: Any, target: Any, slope: Any, value: Any, levels: Any) -> None:
-    """L = mean_j of (1 - q_j) e_j if e_j > 0, else -q_j e_j, with e_j = p_j - y: the pinball losses
-    of one target at several levels q_j, one output each. Koenker & Bassett (1978)."""
-    n_rows, n = raw.shape
-    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
-    share = one / type(one)(n)
-    for r in range(n_rows):
-        value[r] = 0.0
-    for j in range(n):
-        below = type(one)(levels[j])
-        above = one - below
-        for r in range(n_rows):
-            error = raw[r, j] - target[r, 0]
-            value[r] += above * error if error > zero else -below * error
-            side = above if error > zero else -below if error < zero else zero
-            slope[r, j] = side * share
-    for r in range(n_rows):
-        value[r] /= n
-
-
-def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs (m, s) for each:
-    the mean and the logarithm of the variance. Nix & Weigend (1994).
-
-    Below s = `LEAST_LOG_VARIANCE` the loss goes on as a line in s: value and slopes stay finite.
-    """
-    n_rows, n_targets = target.shape
-    one, half = type(raw[0, 0])(1), type(raw[0, 0])(0.5)
-    least = type(one)(LEAST_LOG_VARIANCE)
-    share = one / type(one)(n_targets)
-    for r in range(n_rows):
-        value[r] = 0.0
-    for t in range(n_targets):
-        for r in range(n_rows):
-            error, s = raw[r, 2 * t] - target[r, t], raw[r, 2 * t + 1]
-            kept = least if s < least else s
-            below, precision = s - kept, exp(-kept)
-            square = error * error * precision
-            rise = half * (one - square)
-            value[r] += half * (kept + square) + rise * below
-            slope[r, 2 * t] = error * precision * (one - below) * share
-            slope[r, 2 * t + 1] = rise * share
-    for r in range(n_rows):
-        value[r] /= n_targets
-
-
-def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
-    """L = -sum_j y_j (1 - p_j)^g log p_j, with p = softmax(raw) and g = focus; a target of one
-    column is a class label. Lin et al. (2017); with g = 0 it is the cross-entropy.
-
-    1 - p_j is the sum of the other terms where p_j may be close to 1. With t_j = p_j dL/dp_j the
-    slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second writes. A label has one
-    term, and needs one turn: 12.3 -> 11.3 us (16-64-64-2@64).
-    """
-    n_rows, n = raw.shape
-    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
-    g, has_labels = type(one)(focus), target.shape[1] == 1
-    probabilities(raw, slope, value)
-    for r in range(n_rows):
-        peak = raw[r, 0]
-        for j in range(1, n):
-            peak = raw[r, j] if raw[r, j] > peak else peak
-        rest = type(one)(value[r])
-        log_total, label = log1p(rest), int(target[r, 0])
-        total, loss = zero, zero
-        first, stop, n_turns = (label, label + 1, 1) if has_labels else (0, n, 2)
-        for turn in range(n_turns):
-            for j in range(first, stop):
-                p, t = slope[r, j], zero
-                y = one if has_labels else target[r, j]
-                if y != zero:
-                    q = rest / (one + rest) if raw[r, j] == peak else one - p
-                    log_p = (raw[r, j] - peak) - log_total
-                    power = exp(g * log(q)) if q > zero else one if g == zero else q
-                    t = y * power * (g * p * (log_p / q if q > zero else -one) - one)
-                    if turn == 0:
-                        loss -= y * power * log_p
-                        total += t
-                if turn == 1:
-                    slope[r, j] = t - p * total
-        if has_labels:
-            for j in range(n):
-                slope[r, j] = (total if j == label else zero) - slope[r, j] * total
-        value[r] = loss
-
-
-def smoothed_cross_entropy(raw: Any, target: Any, slope: Any, value: Any, smoothing: Any) -> None:
-    """L = -sum_j z_j log p_j, with p = softmax(raw) and z = (1 - s) y + s / n, s the smoothing; a
-    target of one column is a class label. Szegedy et al. (2016)."""
-    n_rows, n = raw.shape
-    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
-    s, has_labels = type(one)(smoothing), target.shape[1] == 1
-    even, kept = s / type(one)(n), one - s
-    probabilities(raw, slope, value)
-    for r in range(n_rows):
-        value[r] = log1p(type(one)(value[r]))
-    for r in range(n_rows):
-        peak = raw[r, 0]
-        for j in range(1, n):
-            peak = raw[r, j] if raw[r, j] > peak else peak
-        label = int(target[r, 0])
-        mass, loss, rest = zero, zero, type(one)(value[r])
-        for j in range(n):
-            y = (one if j == label else zero) if has_labels else target[r, j]
-            z = kept * y + even
-            mass += z
-            loss += z * (rest + (peak - raw[r, j]))
-        for j in range(n):
-            y = (one if j == label else zero) if has_labels else target[r, j]
-            slope[r, j] = slope[r, j] * mass - (kept * y + even)
-        value[r] = loss
-
 
 Pair = tuple[float, float]
 Targets = Literal["real", "unit", "count", "positive", "classes"]
@@ -361,6 +267,241 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
             value[r] = loss
 
 
+def quantiles(raw: Any, target: Any, slope: Any, value: Any, levels: Any) -> None:
+    """L = mean_j of (1 - q_j) e_j if e_j > 0, else -q_j e_j, with e_j = p_j - y: the pinball losses
+    of one target at several levels q_j, one output each. Koenker & Bassett (1978)."""
+    n_rows, n = raw.shape
+    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
+    share = one / type(one)(n)
+    for r in range(n_rows):
+        value[r] = 0.0
+    for j in range(n):
+        below = type(one)(levels[j])
+        above = one - below
+        for r in range(n_rows):
+            error = raw[r, j] - target[r, 0]
+            value[r] += above * error if error > zero else -below * error
+            side = above if error > zero else -below if error < zero else zero
+            slope[r, j] = side * share
+    for r in range(n_rows):
+        value[r] /= n
+
+
+def gaussian_nll(raw: Any, target: Any, slope: Any, value: Any) -> None:
+    """L = mean over targets of (s + (m - y)^2 exp(-s)) / 2, with a pair of outputs (m, s) for each:
+    the mean and the logarithm of the variance. Nix & Weigend (1994).
+
+    Below s = `LEAST_LOG_VARIANCE` the loss goes on as a line in s: value and slopes stay finite.
+    """
+    n_rows, n_targets = target.shape
+    one, half = type(raw[0, 0])(1), type(raw[0, 0])(0.5)
+    least = type(one)(LEAST_LOG_VARIANCE)
+    share = one / type(one)(n_targets)
+    for r in range(n_rows):
+        value[r] = 0.0
+    for t in range(n_targets):
+        for r in range(n_rows):
+            error, s = raw[r, 2 * t] - target[r, t], raw[r, 2 * t + 1]
+            kept = least if s < least else s
+            below, precision = s - kept, exp(-kept)
+            square = error * error * precision
+            rise = half * (one - square)
+            value[r] += half * (kept + square) + rise * below
+            slope[r, 2 * t] = error * precision * (one - below) * share
+            slope[r, 2 * t + 1] = rise * share
+    for r in range(n_rows):
+        value[r] /= n_targets
+
+
+def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
+    """L = -sum_j y_j (1 - p_j)^g log p_j, with p = softmax(raw) and g = focus; a target of one
+    column is a class label. Lin et al. (2017); with g = 0 it is the cross-entropy.
+
+    1 - p_j is the sum of the other terms where p_j may be close to 1. With t_j = p_j dL/dp_j the
+    slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second writes. A label has one
+    term, and needs one turn: 12.3 -> 11.3 us (16-64-64-2@64).
+    """
+    n_rows, n = raw.shape
+    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
+    g, has_labels = type(one)(focus), target.shape[1] == 1
+    probabilities(raw, slope, value)
+    for r in range(n_rows):
+        peak = raw[r, 0]
+        for j in range(1, n):
+            peak = raw[r, j] if raw[r, j] > peak else peak
+        rest = type(one)(value[r])
+        log_total, label = log1p(rest), int(target[r, 0])
+        total, loss = zero, zero
+        first, stop, n_turns = (label, label + 1, 1) if has_labels else (0, n, 2)
+        for turn in range(n_turns):
+            for j in range(first, stop):
+                p, t = slope[r, j], zero
+                y = one if has_labels else target[r, j]
+                if y != zero:
+                    q = rest / (one + rest) if raw[r, j] == peak else one - p
+                    log_p = (raw[r, j] - peak) - log_total
+                    power = exp(g * log(q)) if q > zero else one if g == zero else q
+                    t = y * power * (g * p * (log_p / q if q > zero else -one) - one)
+                    if turn == 0:
+                        loss -= y * power * log_p
+                        total += t
+                if turn == 1:
+                    slope[r, j] = t - p * total
+        if has_labels:
+            for j in range(n):
+                slope[r, j] = (total if j == label else zero) - slope[r, j] * total
+        value[r] = loss
+
+
+def smoothed_cross_entropy(raw: Any, target: Any, slope: Any, value: Any, smoothing: Any) -> None:
+    """L = -sum_j z_j log p_j, with p = softmax(raw) and z = (1 - s) y + s / n, s the smoothing; a
+    target of one column is a class label. Szegedy et al. (2016)."""
+    n_rows, n = raw.shape
+    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
+    s, has_labels = type(one)(smoothing), target.shape[1] == 1
+    even, kept = s / type(one)(n), one - s
+    probabilities(raw, slope, value)
+    for r in range(n_rows):
+        value[r] = log1p(type(one)(value[r]))
+    for r in range(n_rows):
+        peak = raw[r, 0]
+        for j in range(1, n):
+            peak = raw[r, j] if raw[r, j] > peak else peak
+        label = int(target[r, 0])
+        mass, loss, rest = zero, zero, type(one)(value[r])
+        for j in range(n):
+            y = (one if j == label else zero) if has_labels else target[r, j]
+            z = kept * y + even
+            mass += z
+            loss += z * (rest + (peak - raw[r, j]))
+        for j in range(n):
+            y = (one if j == label else zero) if has_labels else target[r, j]
+            slope[r, j] = slope[r, j] * mass - (kept * y + even)
+        value[r] = loss
+
+
+def mse_curvature(prediction: float, target: float) -> float:
+    """2, for (p - y)^2."""
+    return type(prediction)(2)
+
+
+def huber_curvature(prediction: float, target: float) -> float:
+    """1 within 1 of the target, 1 / abs(p - y) beyond: the weights of Huber (1964)."""
+    size, one = abs(prediction - target), type(prediction)(1)
+    return one if size <= one else one / size
+
+
+def log_cosh_curvature(prediction: float, target: float) -> float:
+    """1 - tanh(p - y)^2."""
+    slope, one = tanh(prediction - target), type(prediction)(1)
+    return one - slope * slope
+
+
+def binary_cross_entropy_curvature(raw: float, target: float) -> float:
+    """p (1 - p), with p = 1 / (1 + exp(-raw))."""
+    return logistic(raw) * logistic(-raw)
+
+
+def smoothed_binary_cross_entropy_curvature(raw: float, target: float, smoothing: float) -> float:
+    """p (1 - p), as of the labels themselves."""
+    return logistic(raw) * logistic(-raw)
+
+
+def poisson_curvature(raw: float, target: float) -> float:
+    """exp(raw)."""
+    return exp(raw)
+
+
+def gamma_curvature(raw: float, target: float) -> float:
+    """y exp(-raw)."""
+    return target * exp(-raw)
+
+
+def tweedie_curvature(raw: float, target: float, power: float) -> float:
+    """(k - 1) y exp((1 - k) raw) + (2 - k) exp((2 - k) raw), k the power."""
+    one = type(raw)(1)
+    k = type(raw)(power)
+    rest, other = one - k, one + one - k
+    return other * exp(other * raw) - rest * target * exp(rest * raw)
+
+
+def cross_entropy_curvature(raw: Any, target: Any, probability: Any, root: Any) -> None:
+    """H = s (diag(p) - p p^T) with p = softmax(raw), s the sum of the targets, 1 of a class label;
+    R_qj = sqrt(s p_q) ((q = j) - p_j)."""
+    n_rows, n = raw.shape
+    zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
+    softmax(raw, probability)
+    for q in range(n):
+        for j in range(n):
+            same = one if q == j else zero
+            for r in range(n_rows):
+                root[r, q * n + j] = sqrt(probability[r, q]) * (same - probability[r, j])
+    if target.shape[1] > 1:
+        for r in range(n_rows):
+            mass = zero
+            for j in range(n):
+                mass += target[r, j]
+            for i in range(n * n):
+                root[r, i] *= sqrt(mass)
+
+
+def half_squared_error(prediction: Any, target: Any, slope: Any, value: Any) -> None:
+    """L = mean_j (p_j - y_j)^2 / 2 with slope p_j - y_j, which lacks the mean's 1 / n."""
+    n_rows, n = prediction.shape
+    half = type(prediction[0, 0])(0.5)
+    for r in range(n_rows):
+        value[r] = 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            error = prediction[r, j] - target[r, j]
+            slope[r, j] = error
+            value[r] += half * error * error
+    for r in range(n_rows):
+        value[r] /= n
+
+
+def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
+    """L = -sum_j y_j log p_j + (1 - y_j) log(1 - p_j), with p = 1 / (1 + exp(-raw)), y 0 or 1.
+
+    In the value, p is clipped to [eps, 1 - eps], eps that of the precision.
+    """
+    n_rows, n = raw.shape
+    one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps
+    for r in range(n_rows):
+        value[r] = 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            p = logistic(raw[r, j])
+            slope[r, j] = p - target[r, j]
+            p = min(max(p, eps), one - eps)
+            value[r] -= log(p if target[r, j] > 0 else one - p)
+
+
+def clipped_cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
+    """L = -log p_y, with p = softmax(raw) and the class y in a column of its own.
+
+    In the value, p is clipped to [eps, 1 - eps], eps that of the precision.
+    """
+    n_rows, n = raw.shape
+    one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps
+    exponentials(raw, slope)
+    for r in range(n_rows):
+        value[r] = 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            value[r] += slope[r, j]
+    for j in range(n):
+        for r in range(n_rows):
+            slope[r, j] /= type(one)(value[r])
+    for r in range(n_rows):
+        label = int(target[r, 0])
+        value[r] = min(max(slope[r, label], eps), one - eps)
+        slope[r, label] -= one
+    # By itself, so that the logarithms vectorise.
+    for r in range(n_rows):
+        value[r] = -log(type(one)(value[r]))
+
+
 NumberLossName = Literal[
     "mse",
     "mae",
@@ -375,14 +516,14 @@ NumberLossName = Literal[
 ClassLossName = Literal["binary_cross_entropy", "cross_entropy", "binary_focal", "focal"]
 LossName = NumberLossName | ClassLossName
 LOSSES: dict[str, Loss] = {
-    "mse": Loss(mse, curvature=curvature.mse),
+    "mse": Loss(mse, curvature=mse_curvature),
     "mae": Loss(mae),
-    "huber": Loss(huber, curvature=curvature.huber),
+    "huber": Loss(huber, curvature=huber_curvature),
     "binary_cross_entropy": Loss(
         binary_cross_entropy,
         link="sigmoid",
         targets="unit",
-        curvature=curvature.binary_cross_entropy,
+        curvature=binary_cross_entropy_curvature,
     ),
     "cross_entropy": Loss(
         cross_entropy,
@@ -390,14 +531,14 @@ LOSSES: dict[str, Loss] = {
         targets="classes",
         by_row=True,
         over_outputs="sum",
-        curvature=curvature.cross_entropy,
+        curvature=cross_entropy_curvature,
     ),
-    "poisson": Loss(poisson, link="exp", targets="count", curvature=curvature.poisson),
-    "log_cosh": Loss(log_cosh, curvature=curvature.log_cosh),
+    "poisson": Loss(poisson, link="exp", targets="count", curvature=poisson_curvature),
+    "log_cosh": Loss(log_cosh, curvature=log_cosh_curvature),
     "quantile": Loss(quantile, constants=(0.5,)),
-    "gamma": Loss(gamma, link="exp", targets="positive", curvature=curvature.gamma),
+    "gamma": Loss(gamma, link="exp", targets="positive", curvature=gamma_curvature),
     "tweedie": Loss(
-        tweedie, link="exp", targets="count", constants=(1.5,), curvature=curvature.tweedie
+        tweedie, link="exp", targets="count", constants=(1.5,), curvature=tweedie_curvature
     ),
     "binary_focal": Loss(binary_focal, link="sigmoid", targets="unit", constants=(2.0,)),
     "focal": Loss(
@@ -426,265 +567,9 @@ SYNONYMS = {
 }
 
 
-class LossSettings:
-    """A loss with settings, which `MLP` takes as `loss` beside names and functions: a dataclass.
-
-    Attributes
-    ----------
-    kind : its row in `LOSSES`, and its name in files
-    """
-
-    kind: str
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that a net computes."""
-        return LOSSES[self.kind]._replace(constants=tuple(vars(self).values()))
-
-
-@explained
-@dataclass(frozen=True)
-class Quantile(LossSettings):
-    """The pinball loss, whose least mean is at quantiles of the targets.
-
-    With one level each output is the quantile of a column of y. With several levels y has one
-    column, and the net an output for each level; predictions are sorted, so that quantiles do not
-    cross.
-
-    Parameters
-    ----------
-    levels : float or sequence of float, default 0.5
-        Levels in (0, 1), in ascending order.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the levels are not that.
-
-    References
-    ----------
-    Koenker & Bassett, Regression quantiles, 1978.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastmlp import MLP, Quantile
-    >>> X = np.linspace(-1, 1, 200)[:, None]
-    >>> net = MLP((1, 16, 3), loss=Quantile([0.1, 0.5, 0.9]), seed=0)
-    >>> history = net.fit(X, X[:, 0] ** 2, epochs=5)
-    >>> net.predict(X).shape
-    (200, 3)
-    """
-
-    kind = "quantile"
-    levels: Any = 0.5
-
-    def __post_init__(self) -> None:
-        numbers: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
-        if isinstance(numbers, str | bytes) or not isinstance(numbers, Iterable):
-            raise TypeError(
-                f"Quantile: levels must be a number in (0, 1), or several, got {self.levels!r}"
-            )
-        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in numbers)
-        if not levels or any(low >= high for low, high in pairwise(levels)):
-            raise ValueError(
-                f"Quantile: levels must be one or more, in ascending order, got {self.levels!r}"
-            )
-        object.__setattr__(self, "levels", levels[0] if len(levels) == 1 else levels)
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that a net computes."""
-        if isinstance(self.levels, float):
-            return Loss(quantile, constants=(self.levels,))
-        n = len(self.levels)
-        return Loss(quantiles, "sorted", by_row=True, constants=(self.levels,), per_target=n)
-
-
-@explained
-@dataclass(frozen=True)
-class Tweedie(LossSettings):
-    """Half the Tweedie deviance, for targets of 0 or more with many zeros, such as claims.
-
-    The net predicts the mean, exp of its raw output.
-
-    Parameters
-    ----------
-    power : float from 1 to 2, default 1.5
-        The variance is in proportion to the mean to this power: 1 is "poisson", 2 is "gamma",
-        whose targets are above 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the power is not that.
-
-    References
-    ----------
-    Jorgensen, Exponential dispersion models, 1987.
-
-    Examples
-    --------
-    >>> from fastmlp import MLP, Tweedie
-    >>> MLP((2, 4, 1), loss=Tweedie(1.7))
-    MLP((2, 4, 1), activation='relu', output_activation='exp', loss=Tweedie(power=1.7), ...)
-    """
-
-    kind = "tweedie"
-    power: float = 1.5
-
-    def __post_init__(self) -> None:
-        valid = scalars.is_finite(self.power) and 1 <= self.power <= 2
-        power = scalars.real("Tweedie", "power", self.power, "a number from 1 to 2", valid)
-        object.__setattr__(self, "power", power)
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that a net computes."""
-        limits = {1.0: "poisson", 2.0: "gamma"}
-        return LOSSES[limits[self.power]] if self.power in limits else super().loss
-
-
-@explained
-@dataclass(frozen=True)
-class Focal(LossSettings):
-    """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
-    of the right class, so that rows that are right already count little.
-
-    `class_weight` of `MLP.fit` takes the place of alpha elsewhere.
-
-    Parameters
-    ----------
-    gamma : float of 0 or more, default 2.0
-        0 is the cross-entropy.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If gamma is not that.
-
-    References
-    ----------
-    Lin et al., Focal loss for dense object detection, 2017.
-
-    Examples
-    --------
-    >>> from fastmlp import MLP, Focal
-    >>> net = MLP((2, 4, 3), loss=Focal(1.5))
-    """
-
-    kind = "focal"
-    gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", scalars.non_negative("Focal", "gamma", self.gamma))
-
-
-@explained
-@dataclass(frozen=True)
-class BinaryFocal(LossSettings):
-    """The focal loss of two classes, or of several labels at once: see `Focal`.
-
-    Parameters
-    ----------
-    gamma : float of 0 or more, default 2.0
-        0 is the binary cross-entropy.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If gamma is not that.
-
-    References
-    ----------
-    Lin et al., Focal loss for dense object detection, 2017.
-
-    Examples
-    --------
-    >>> from fastmlp import MLP, BinaryFocal
-    >>> net = MLP((2, 4, 1), loss=BinaryFocal(1.5))
-    """
-
-    kind = "binary_focal"
-    gamma: float = 2.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", scalars.non_negative("BinaryFocal", "gamma", self.gamma))
-
-
-@dataclass(frozen=True, repr=False)
-class Smoothed(LossSettings):
-    """A loss of classes with smoothed labels: `MLP`'s `loss` and `label_smoothing` together."""
-
-    kind: str
-    label_smoothing: float
-
-    def __post_init__(self) -> None:
-        scalars.known("MLP", "loss for label_smoothing", self.kind, SMOOTHED)
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that a net computes."""
-        rule, of_rule = SMOOTHED[self.kind]
-        constants = (self.label_smoothing,)
-        return LOSSES[self.kind]._replace(rule=rule, constants=constants, curvature=of_rule)
-
-    def __str__(self) -> str:
-        return f"{self.kind}, label_smoothing={self.label_smoothing!r}"
-
-    def __repr__(self) -> str:
-        return f"{self.kind!r}, label_smoothing={self.label_smoothing!r}"
-
-
-# The rules that smooth labels, and their curvatures, by the loss that they smooth.
-SMOOTHED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "cross_entropy": (smoothed_cross_entropy, curvature.cross_entropy),
-    "binary_cross_entropy": (
-        smoothed_binary_cross_entropy,
-        curvature.smoothed_binary_cross_entropy,
-    ),
+SKLEARN_LOSSES: dict[str, Loss] = {
+    "squared_error": Loss(half_squared_error, by_row=True),
+    "poisson": Loss(poisson, link="exp", targets="count", over_outputs="sum"),
+    "binary_log_loss": Loss(clipped_log_loss, link="sigmoid", targets="unit", by_row=True),
+    "log_loss": Loss(clipped_cross_entropy, link="softmax", targets="classes", by_row=True),
 }
-# By their names in files.
-KINDS: dict[str, Callable[..., LossSettings]] = {
-    **{each.kind: each for each in LossSettings.__subclasses__() if each is not Smoothed},
-    **{name: partial(Smoothed, name) for name in SMOOTHED},
-}
-
-
-def spelled(loss: Loss) -> Any:
-    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom.
-
-    Examples
-    --------
-    >>> spelled(LOSSES["tweedie"]), spelled(LOSSES["tweedie"]._replace(constants=(1.7,)))
-    ('tweedie', Tweedie(power=1.7))
-    """
-    for name, known in LOSSES.items():
-        if known == loss:
-            return name
-    for kind in KINDS.values() if len(loss.constants) == 1 else ():
-        try:
-            settings = kind(*loss.constants)
-        except (TypeError, ValueError):
-            continue
-        if settings.loss == loss:
-            return settings
-    return None
-
-
-def of_settings(settings: LossSettings) -> dict[str, Any]:
-    """Return a loss with settings as JSON: its name, and the settings."""
-    values = {name: _as_json(value) for name, value in vars(settings).items() if name != "kind"}
-    return {**values, "name": settings.kind}
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def unsmoothed(loss: Loss) -> Loss:
-    """Return the loss without smoothing of labels, as validation takes it."""
-    for name, (rule, _) in SMOOTHED.items():
-        if rule is loss.rule:
-            return LOSSES[name]._replace(over_outputs=loss.over_outputs)
-    return loss

@@ -15,7 +15,7 @@ from fastmlp.network import layer_settings, monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
-from fastmlp.rules import activations, penalties
+from fastmlp.rules import activations, weight_rules
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, safetensors_file
@@ -136,7 +136,8 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "loss": codec.of_loss(network.loss),
         "optimizer": codec.of_optimizer(state.optimizer),
         "penalties": [
-            [codec.of_rule(rule, penalties.RULES), strength] for rule, strength in network.penalties
+            [codec.of_rule(rule, weight_rules.PENALTIES), strength]
+            for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
         **{name: value for name, value in optional.items() if value is not None},
@@ -248,7 +249,7 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
 
 def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
     spelled, strength = entry
-    rule = codec.rule_from(spelled, penalties.RULES, "penalty", own)
+    rule = codec.rule_from(spelled, weight_rules.PENALTIES, "penalty", own)
     (term,) = resolve.penalty_terms(0, 0, {rule: strength})
     return term
 

@@ -19,10 +19,10 @@ from fastmlp.backends.protocol import Data, Engine, Order, Span, Trainer
 from fastmlp.data.feed import Buffers
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.groups import ParameterGroup, groups_of
 from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of
 from fastmlp.rules.optimizers import SecondOrder
 from fastmlp.rules.schedules import rates_of
+from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.history import History, Status
 
 CALL_SECONDS = 0.05

@@ -13,9 +13,8 @@ from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.data.sources import Conversion, SourceSlice, all_rows, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
-from fastmlp.rules.averages import SWA
 from fastmlp.rules.dropout import Dropout, Rate
-from fastmlp.rules.optimizer_protocol import Optimizer, average_of
+from fastmlp.rules.optimizer_protocol import SWA, Optimizer, average_of
 from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions

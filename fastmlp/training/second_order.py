@@ -30,7 +30,7 @@ from fastmlp.rules.optimizers import (
     jacobian_bytes,
     matrix_bytes,
 )
-from fastmlp.rules.penalties import l2
+from fastmlp.rules.weight_rules import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of

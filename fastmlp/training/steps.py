@@ -18,12 +18,11 @@ from fastmlp.network.layer_settings import require_trained
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
-from fastmlp.rules.averages import SWA
 from fastmlp.rules.dropout import numbers_of
-from fastmlp.rules.groups import ParameterGroup, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
+    SWA,
     Optimizer,
     Rates,
     coefficients_of,
@@ -33,6 +32,7 @@ from fastmlp.rules.optimizer_protocol import (
 )
 from fastmlp.rules.optimizers import TAKING_ONE_RATE, require_first_order
 from fastmlp.rules.schedules import NoEnd, is_known
+from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import rates_in_use, setting_of_length
 from fastmlp.validation import scalars

@@ -28,11 +28,11 @@ from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.groups import Factors, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of, is_averaged, lag_of
-from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.updates import Factors, groups_of
+from fastmlp.rules.weight_rules import PENALTIES
 
 Array = NDArray[Any]
 # None, each one alone, and all together.

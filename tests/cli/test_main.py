@@ -251,7 +251,7 @@ def interrupt(*_: Any) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "fastmlp.estimators.mlp.fitting.epochs.Epochs.end_window",
+        "fastmlp.estimators.training.Epochs.end_window",
         "sklearn.neural_network.MLPClassifier._update_no_improvement_count",
     ],
 )

@@ -15,7 +15,7 @@ from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.weight_rules import PENALTIES
 
 N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
 WARM = """

@@ -204,7 +204,7 @@ def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastmlp.estimators.search.backends.SubmittedFit.ends", interrupt)
+    monkeypatch.setattr("fastmlp.estimators.search.SubmittedFit.ends", interrupt)
     with pytest.raises(KeyboardInterrupt):
         MLPSearchCV(net(), GRID, cv=2, client=client).fit(X, LABELS)
     monkeypatch.setattr(NetState, "adopt", interrupt)

@@ -33,8 +33,8 @@ from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import definition_of
 from fastmlp.rules import activations, elementary, links, updates
+from fastmlp.rules.losses import SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.rules.updates import N_MOMENTS
 
 pytestmark = only_compiled

@@ -33,7 +33,7 @@ from fastmlp import (
     fold,
     to_c,
 )
-from fastmlp.export.c_tests import TOLERANCES
+from fastmlp.export.c_source import TOLERANCES
 from fastmlp.rules import activations
 
 # Losses with their number of outputs, for each link; None: any output activation.

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from fastmlp import Loss, check_rule
-from fastmlp.rules import activations, losses, penalties
+from fastmlp.rules import activations, losses, weight_rules
 from fastmlp.rules.elementary import exp
 
 RNG = np.random.default_rng(0)
 OUTPUTS, LABELS = RNG.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
 
 
-@pytest.mark.parametrize("rule", [*activations.RULES.values(), *penalties.RULES.values()])
+@pytest.mark.parametrize("rule", [*activations.RULES.values(), *weight_rules.PENALTIES.values()])
 def test_activations_and_penalties_of_the_library_are_right(rule: Any) -> None:
     assert check_rule(rule).error < 1e-9
 

@@ -10,7 +10,7 @@ import pytest
 
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import N_SLOTS, NetState
-from fastmlp.rules.averages import EMA
+from fastmlp.rules.optimizer_protocol import EMA
 from fastmlp.rules.optimizers import Adam
 
 LAYOUT = make_layout((2, 3, 1))

@@ -10,7 +10,7 @@ from scipy import integrate, special, stats
 
 from fastmlp.rules.activations import ALIASES, RULES
 from fastmlp.rules.elementary import FUNCTIONS, exponentials
-from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.weight_rules import PENALTIES
 
 POINTS = np.linspace(-8, 8, 60)  # an even number: none at 0, where some have a kink
 # Rules of one number, which return a value and a slope.

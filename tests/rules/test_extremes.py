@@ -18,8 +18,8 @@ from fastmlp import MLP, Adam, Quantile, Status, Tweedie
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES, Loss, Smoothed, in_dtype
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.rules.loss_settings import Smoothed
+from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES, Loss, in_dtype
 
 FAR: dict[str, Loss] = CASES | {f"tweedie {k}": Tweedie(k).loss for k in (1.001, 1.9, 1.999)}
 MOST_ROUNDINGS, N_ROWS = 8, 40

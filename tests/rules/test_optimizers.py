@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fastmlp import EMA, SGD, SWA, Adam, AdamW, Cosine, ScheduleFreeAdamW
-from fastmlp.rules.groups import FROZEN, Factors, ParameterGroup, groups_of
 from fastmlp.rules.optimizer_protocol import (
     Optimizer,
     OptimizerSettings,
@@ -32,7 +31,7 @@ from fastmlp.rules.schedules import (
     Warmup,
     rates_of,
 )
-from fastmlp.rules.updates import NORMS
+from fastmlp.rules.updates import FROZEN, NORMS, Factors, ParameterGroup, groups_of
 from fastmlp.serialization import codec
 
 # Every optimizer as it comes, and the forms that other settings call for.

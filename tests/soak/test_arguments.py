@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from fastmlp import MLP, FileError, Quantile, Status, Tweedie
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.weight_rules import INITIALIZERS, PENALTIES
 
 DOCUMENTED = (TypeError, ValueError, MemoryError, FileError)
 

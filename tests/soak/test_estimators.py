@@ -17,7 +17,7 @@ from sklearn.base import clone
 import fastmlp
 from fastmlp import EMA, SWA
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators.mlp.fitting.to_core import SOLVERS
+from fastmlp.estimators.to_core import SOLVERS
 
 # As a scorer, any function will do until it is asked.
 RULES = {each.__name__: each for each in JUNK if callable(each) and hasattr(each, "__name__")}

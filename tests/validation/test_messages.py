@@ -24,9 +24,9 @@ import fastmlp
 from fastmlp import MLP, cluster, jit
 from fastmlp.plotting import plot_history
 from fastmlp.rules.activations import RULES
-from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.weight_rules import INITIALIZERS
 from fastmlp.tabular import Expanded
 
 GOLDEN = Path(__file__).with_name("messages.txt")

@@ -31,7 +31,7 @@ from fastmlp import (
     MLPSearchCV,
 )
 from fastmlp.network import resolve
-from fastmlp.rules import activations, initializers, losses, optimizers, penalties
+from fastmlp.rules import activations, losses, optimizers, weight_rules
 from fastmlp.validation import hints, keywords, packages
 from fastmlp.validation.attributes import OF_HISTORIES, OF_NETS
 from fastmlp.validation.calls import explained
@@ -44,8 +44,8 @@ TABLES: dict[str, tuple[Any, Any]] = {
     "activation": (activations.RULES, activations.SYNONYMS),
     "loss": (losses.LOSSES, losses.SYNONYMS),
     "optimizer": (optimizers.OPTIMIZERS, optimizers.SYNONYMS),
-    "penalty": (penalties.RULES, penalties.SYNONYMS),
-    "initializer": (initializers.RULES, initializers.SYNONYMS),
+    "penalty": (weight_rules.PENALTIES, weight_rules.PENALTY_SYNONYMS),
+    "initializer": (weight_rules.INITIALIZERS, weight_rules.INITIALIZER_SYNONYMS),
     "device": (("cpu", "cuda"), resolve.DEVICES),
 }
 

@@ -25,9 +25,8 @@ from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
 from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
-from fastmlp.rules.updates import norm_factor
+from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded
 

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import SUMMED_ROWS
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import unsmoothed
+from fastmlp.rules.loss_settings import unsmoothed
 
 Array = NDArray[Any]
 

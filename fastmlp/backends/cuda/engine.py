@@ -43,9 +43,9 @@ from fastmlp.backends.protocol import (
 )
 from fastmlp.network.spec import Computed, Network, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.groups import groups_of
-from fastmlp.rules.losses import unsmoothed
+from fastmlp.rules.loss_settings import unsmoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
+from fastmlp.rules.updates import groups_of
 
 Array = NDArray[Any]
 # The activations of a chunk: 64 MB in float32.

@@ -37,7 +37,7 @@ from fastmlp.backends.cuda.rule_blocks import (
     steps_per_epoch,
     sum_losses,
 )
-from fastmlp.rules.groups import FROZEN
+from fastmlp.rules.updates import FROZEN
 
 
 class Update(NamedTuple):

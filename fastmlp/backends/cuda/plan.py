@@ -18,7 +18,6 @@ from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.device import Card, type_of
 from fastmlp.compiler import Record
 from fastmlp.network.spec import Computed, Network
-from fastmlp.rules.groups import ParameterGroups, groups_of
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizer_protocol import (
@@ -29,6 +28,7 @@ from fastmlp.rules.optimizer_protocol import (
     lag_of,
     norm_limit_of,
 )
+from fastmlp.rules.updates import ParameterGroups, groups_of
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 # What a net shows: its parameters, an average in a slot of its own, one that follows from m.

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
-from fastmlp.estimators.with_client import PARAMETERS
+from fastmlp.estimators.archive import parameters_from, parameters_of
+from fastmlp.estimators.common import PARAMETERS
 from fastmlp.model import MLP, core_of, unpacked
 from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.codec import INNER, InFile

@@ -15,12 +15,18 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted
 
 from fastmlp import validation as checks
 from fastmlp._process import warnings
-from fastmlp.estimators.common import BatchPredictions, Folds, Metrics, RandomState, Scoring
-from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.estimators.common import (
+    BatchPredictions,
+    Folds,
+    Metrics,
+    RandomState,
+    Scoring,
+    WithClient,
+)
 from fastmlp.estimators.sklearn_bases import BaseEstimator
-from fastmlp.estimators.with_client import WithClient
-from fastmlp.export.onnx_graph import Graph, Outline
-from fastmlp.export.table_parts import TableParts
+from fastmlp.estimators.to_core import n_threads_of
+from fastmlp.export.models import TableParts
+from fastmlp.export.onnx import Graph, Outline
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import (

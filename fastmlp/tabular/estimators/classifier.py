@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions
 
-from fastmlp.estimators.common import ClassWeight, Folds, Metrics, RandomState, Scoring
+from fastmlp.estimators.common import ClassWeight, Client, Folds, Metrics, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
-from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP

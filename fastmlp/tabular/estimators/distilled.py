@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.estimators.to_core import n_threads_of
 from fastmlp.tabular.estimators import fit_arguments, reports
 from fastmlp.tabular.estimators.fitting import columns_in_order
 from fastmlp.tabular.estimators.scoring import KeptRows, kept_of

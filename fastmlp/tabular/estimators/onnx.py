@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp.onnx import OPTIONS, graph_of, number_type, set_class_types
-from fastmlp.export.onnx_graph import Graph, Input, Outline, Output
-from fastmlp.export.table_parts import Step
+from fastmlp.export.models import Step
+from fastmlp.export.onnx import (
+    OPTIONS,
+    Graph,
+    Input,
+    Outline,
+    Output,
+    graph_of,
+    number_type,
+    set_class_types,
+)
 from fastmlp.rules.columns import LevelStep
 from fastmlp.tabular.encoders import Encoding
 from fastmlp.tabular.estimators.onnx_trees import predictions

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.predict.trees import N_BITS
-from fastmlp.export.onnx_graph import Graph
+from fastmlp.export.onnx import Graph
 from fastmlp.tabular.estimators.trees import BoostedTrees
 
 Array = NDArray[Any]

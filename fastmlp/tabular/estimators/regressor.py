@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fastmlp.estimators.common import Folds, Metrics, RandomState, Scoring
+from fastmlp.estimators.common import Client, Folds, Metrics, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
-from fastmlp.estimators.with_client import Client
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import fit_arguments
 from fastmlp.tabular.estimators.base import TabularMLP

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.predict.trees import TableTrees
-from fastmlp.export.table_parts import Step, TableNet, TableParts
+from fastmlp.export.models import Step, TableNet, TableParts
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.tabular.encoders import (

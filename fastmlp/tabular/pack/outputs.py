@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import LossLike
-from fastmlp.rules.losses import Quantile, Tweedie
+from fastmlp.rules.loss_settings import Quantile, Tweedie
 from fastmlp.training import metrics
 
 Array = NDArray[Any]

@@ -13,7 +13,7 @@ from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import Call, fit_together
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDType, LossLike
-from fastmlp.rules.averages import EMA
+from fastmlp.rules.optimizer_protocol import EMA
 from fastmlp.rules.optimizers import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.outputs import NetOutputs, Score

@@ -13,9 +13,9 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizer_protocol import coefficients_of
 from fastmlp.rules.optimizers import SGD, Adam, AdamW, Nadam, RMSprop
+from fastmlp.rules.updates import groups_of
 
 CASES: dict[str, Any] = {
     "slower front": ((0.1, 0.1), (1, 1), (1, 1)),

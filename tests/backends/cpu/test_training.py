@@ -11,8 +11,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
-from fastmlp.rules.averages import EMA
-from fastmlp.rules.optimizer_protocol import Optimizer
+from fastmlp.rules.optimizer_protocol import EMA, Optimizer
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, ScheduleFreeAdamW
 
 FORMS: list[Any] = [

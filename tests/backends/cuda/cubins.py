@@ -94,8 +94,8 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         dtype_of,
         rules_of,
     )
-    from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
+    from fastmlp.rules.optimizer_protocol import EMA
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network

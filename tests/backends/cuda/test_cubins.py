@@ -17,10 +17,9 @@ import cubins
 
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LOSSES, SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
-from fastmlp.rules.penalties import RULES as PENALTIES
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.rules.weight_rules import PENALTIES
 
 pytestmark = [
     pytest.mark.skipif(

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.estimators.mlp.fitting.to_core import n_threads_of
+from fastmlp.estimators.to_core import n_threads_of
 
 pytestmark = [unconverged, needs_compiler]
 SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
@@ -126,7 +126,7 @@ from fastmlp import MLPClassifier
 import skl2onnx
 from skl2onnx._supported_operators import sklearn_operator_name_map
 print(sklearn_operator_name_map[MLPClassifier])
-from fastmlp.estimators.mlp.onnx import when_imported
+from fastmlp.export.onnx import when_imported
 when_imported(lambda: print("at once"))
 """
     assert python(script) == "FastmlpMLPClassifier\nat once\n"

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import multiclass
 
 from fastmlp import MLPClassifier, MLPRegressor
-from fastmlp.estimators.mlp.fitting import shortcuts
+from fastmlp.estimators import base
 
 pytestmark = unconverged
 
@@ -118,7 +118,7 @@ def test_plain_data_are_not_given_to_scikit_learn(monkeypatch: pytest.MonkeyPatc
     X, y = np.eye(6), np.array([0, 1, 2, 2, 1, 0])
     with monkeypatch.context() as patch:
         for module, name in (
-            (shortcuts, "validate_data"), (neural_network._multilayer_perceptron, "validate_data"),
+            (base, "validate_data"), (neural_network._multilayer_perceptron, "validate_data"),
             (neural_network._multilayer_perceptron, "type_of_target"),
             (neural_network._multilayer_perceptron, "unique_labels"),
         ):  # fmt: skip
@@ -150,12 +150,12 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     n, width = rng.integers(2, 20), int(rng.integers(1, 4))
     outputs, truth = rng.uniform(size=(n, width)), rng.random((n, width)) < 0.5
     weight = rng.uniform(0.1, 1, n) if seed % 2 else None
-    ours = shortcuts.accuracy(outputs, truth, weight, one_hot=False)
+    ours = base.accuracy(outputs, truth, weight, one_hot=False)
     assert ours == pytest.approx(accuracy_score(truth, outputs > 0.5, sample_weight=weight))
-    ours = shortcuts.r2(outputs, truth * 1.0, weight)
+    ours = base.r2(outputs, truth * 1.0, weight)
     assert ours == pytest.approx(r2_score(truth * 1.0, outputs, sample_weight=weight))
     labels = rng.integers(width, size=n)
-    ours = shortcuts.accuracy(outputs, np.eye(width)[labels], weight, one_hot=True)
+    ours = base.accuracy(outputs, np.eye(width)[labels], weight, one_hot=True)
     expected = accuracy_score(labels, outputs.argmax(axis=1), sample_weight=weight)
     assert ours == pytest.approx(expected)
 

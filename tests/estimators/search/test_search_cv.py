@@ -32,7 +32,7 @@ from sklearn.utils import estimator_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._process import task_pool
-from fastmlp.estimators.search import backends
+from fastmlp.estimators import search
 
 pytestmark = [unconverged, pytest.mark.filterwarnings("ignore:Got `batch_size`"), needs_compiler]
 N = 90
@@ -261,13 +261,13 @@ def test_costs_of_pipelines_and_of_strangers() -> None:
     def cost(estimator: Any, **parameters: Any) -> float:
         named = {"parameters": parameters, "train": np.arange(50), "test": None}
         call = joblib.parallel.BatchedCalls([(None, (estimator, X, REAL), named)], (None, 1))
-        return backends.cost_of(call)
+        return search.cost_of(call)
 
     pipe = make_pipeline(StandardScaler(), OURS)
     assert cost(OURS) == cost(pipe) == cost(make_pipeline(pipe))
     assert cost(pipe, mlpclassifier__max_iter=80) > cost(pipe)
     assert cost(OURS, hidden_layer_sizes="wide") == cost(StandardScaler()) == 1
-    assert backends.cost_of(lambda: None) == 1
+    assert search.cost_of(lambda: None) == 1
 
 
 def test_fits_have_one_thread_and_x_is_not_copied_to_processes() -> None:

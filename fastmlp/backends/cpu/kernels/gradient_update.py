@@ -39,7 +39,7 @@ from fastmlp.compiler import (
     stack,
 )
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.groups import FROZEN
+from fastmlp.rules.updates import FROZEN
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS

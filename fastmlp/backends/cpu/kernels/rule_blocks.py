@@ -39,8 +39,8 @@ from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS, Link
 from fastmlp.rules.optimizer_protocol import Optimizer, average_of, gradient_rule_of
-from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.rules.weight_rules import PENALTIES
 
 
 def activations(

@@ -21,7 +21,6 @@ from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
-from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizer_protocol import (
     NormLimit,
     Optimizer,
@@ -29,7 +28,7 @@ from fastmlp.rules.optimizer_protocol import (
     n_coefficients_of,
     norm_limit_of,
 )
-from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.rules.updates import N_MOMENTS, groups_of
 
 Array = NDArray[Any]
 

@@ -16,10 +16,10 @@ from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import Tweedie
+from fastmlp.rules.loss_settings import Tweedie
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
-from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.rules.weight_rules import PENALTIES
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parents[1], HERE.parents[2], HERE.parents[3])
@@ -179,7 +179,7 @@ from test_rule_blocks import network_of
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.compiler import COMPILER
 from fastmlp.rules.optimizers import (Adam, Custom)
-from fastmlp.rules.penalties import RULES
+from fastmlp.rules.weight_rules import RULES
 
 def own(w, g, m, v, rate):
     return w - rate * g, m, v

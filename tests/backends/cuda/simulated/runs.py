@@ -13,9 +13,9 @@ from fastmlp.backends.cuda import training as cuda_trainer
 from fastmlp.backends.cuda.engine import Engine as GPU
 from fastmlp.backends.protocol import Data
 from fastmlp.network.state import n_slots_of
-from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizer_protocol import coefficients_of, is_averaged, lag_of
 from fastmlp.rules.optimizers import Adam
+from fastmlp.rules.updates import groups_of
 
 Array = NDArray[Any]
 N_ROWS, BATCH = 7, 4

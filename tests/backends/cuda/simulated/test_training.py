@@ -14,11 +14,11 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import engine as cuda_predict
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.averages import EMA
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import SKLEARN_LOSSES
+from fastmlp.rules.optimizer_protocol import EMA
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),

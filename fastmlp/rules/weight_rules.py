@@ -1,7 +1,12 @@
-"""Initializers: each takes a generator and a shape (n_in, n_out), and returns a layer's weights.
+"""Initial weights, and penalties on weights.
 
-To add one: write the function and put its name in `InitializerName`. A user may pass any such
-function.
+An initializer takes a generator and a shape (n_in, n_out), and returns a layer's weights. To add
+one: write the function and put its name in `InitializerName`. A user may pass any such function.
+
+A penalty takes a weight and returns its value and its slope. The objective adds
+``strength / m * sum(value(w))`` over all weights, not biases; m is the number of rows of the batch.
+Penalties are added: l1 and l2 together are the elastic net. To add one: write the function and put
+its name in `PenaltyName`.
 """
 
 from collections.abc import Callable
@@ -74,7 +79,7 @@ def _normal(generator: np.random.Generator, shape: Shape, variance: float) -> We
     return generator.normal(0, np.sqrt(variance), shape)
 
 
-RULES: dict[str, Initializer] = {name: globals()[name] for name in get_args(InitializerName)}
+INITIALIZERS: dict[str, Initializer] = {name: globals()[name] for name in get_args(InitializerName)}
 DEFAULTS: dict[str, str] = {
     **dict.fromkeys(
         ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"
@@ -83,11 +88,36 @@ DEFAULTS: dict[str, str] = {
 }
 DEFAULT = "glorot_uniform"
 # From a name to the words of other libraries.
-SYNONYMS = {
+INITIALIZER_SYNONYMS = {
     "glorot_uniform": "xavier xavier_uniform glorot uniform",
     "glorot_normal": "xavier_normal",
     "he_uniform": "kaiming kaiming_uniform he",
     "he_normal": "kaiming_normal",
     "lecun_normal": "lecun",
     "normal": "random_normal randn gaussian",
+}
+
+
+Pair = tuple[float, float]
+PenaltyRule = Callable[[float], Pair]
+PenaltyName = Literal["l2", "l1"]
+
+
+def l2(w: float) -> Pair:
+    """w^2 / 2, ridge. Hoerl & Kennard (1970)."""
+    return type(w)(0.5) * w * w, w
+
+
+def l1(w: float) -> Pair:
+    """abs(w), lasso, with slope 0 at 0. Tibshirani (1996)."""
+    zero, one = type(w)(0), type(w)(1)
+    return abs(w), (one if w > zero else -one if w < zero else zero)
+
+
+PENALTIES: dict[str, PenaltyRule] = {name: globals()[name] for name in get_args(PenaltyName)}
+# From a name, or a sentence of advice, to the words of other libraries.
+PENALTY_SYNONYMS = {
+    "l2": "ridge weight_decay",
+    "l1": "lasso",
+    "it is both together: l2=..., l1=...": "elastic_net",
 }

@@ -1,8 +1,9 @@
-"""Training by batches and epochs, as scikit-learn does it: rates, stopping, records, reports."""
+"""Training as scikit-learn does it: by batches and epochs, or on all rows at once by L-BFGS."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -10,25 +11,36 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+from sklearn.utils.optimize import _check_optimize_result
 
+from fastmlp._process.one_thread import one_thread
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.estimators import to_core
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.mlp.fitting import advice, to_core
-from fastmlp.estimators.mlp.fitting.net import flat_of, net_around, take_slots, write_back
-from fastmlp.estimators.mlp.fitting.rows import (
+from fastmlp.estimators.net import (
     HeldOutRows,
     RowSubset,
+    flat_of,
     hold_out,
+    loss_for_net,
+    net_around,
+    take_slots,
+    write_back,
 )
+from fastmlp.estimators.to_core import engine_of, network_of, signs_of_estimator
+from fastmlp.model import core_of
+from fastmlp.network import monotone
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training import loop
 from fastmlp.training.history import History, Status, last_report, new_bar, shown
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 from fastmlp.training.options import FitOptions
+from fastmlp.training.second_order import check, solver_of
 from fastmlp.training.stopping import EarlyStopping, EpochWatch
 
 Array = NDArray[Any]
@@ -69,7 +81,7 @@ def fit_epochs(
         if to_core.stops_by_score(estimator):
             assert held_out is not None
             state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
-            advice.warn_of_kept_epoch(estimator, held_out.common_share())
+            to_core.warn_of_kept_epoch(estimator, held_out.common_share())
     finally:
         del estimator._held_out
         write_back(state, estimator.coefs_, estimator.intercepts_)
@@ -426,3 +438,109 @@ def reports_of(
         looks = "EarlyStopping" if options.early_stopping else "ReduceLROnPlateau"
         raise to_core.needs_batches(estimator, "metrics" if options.metrics else looks)
     return Reports(estimator, options)
+
+
+class StopIterations(Exception):
+    """A callback has asked to stop: raised through SciPy, whose own way is new in version 1.11."""
+
+
+def minimize_loss(
+    estimator: Any, part: RowSubset, units: list[Any], reports: Reports | None
+) -> None:
+    """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
+    # scikit-learn packs the arrays of the lists, which may have one number for a layer.
+    write_back(estimator._live_state(), estimator.coefs_, estimator.intercepts_)
+    estimator._objective = objective_on(estimator, part)
+    try:
+        with one_thread:
+            if reports is None and estimator.monotonic_cst is None:
+                estimator._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
+            else:
+                _fit_reporting(estimator, reports or Reports(estimator, FitOptions()))
+    finally:
+        del estimator._objective
+    estimator.loss_ = np.float64(estimator.loss_)
+
+
+def objective_on(estimator: Any, part: RowSubset) -> Any:
+    """The function from parameters, shape (n_parameters,), to the objective and its gradient."""
+    sizes = estimator._live_state().layout.sizes
+    engine = engine_of(estimator, network_of(estimator, sizes, np.dtype(np.float64)))
+    return engine.objective(part.data(engine))
+
+
+def _fit_reporting(estimator: Any, reports: Reports) -> None:
+    """Do the work of scikit-learn's `_fit_lbfgs`, with a report of each iteration and bounds."""
+    last, state = [np.nan], estimator._live_state()
+    estimator.n_iter_ = 0
+
+    def objective(flat: Array) -> Any:
+        last[0], slopes = estimator._objective(np.ascontiguousarray(flat, np.float64))
+        return last[0], slopes
+
+    def iteration_ends(flat: Array) -> None:
+        estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, last[0]
+        estimator._unpack(flat)
+        print_loss(estimator)
+        if reports.epoch_ends(np.nan, state):
+            raise StopIterations
+
+    start = flat_of(estimator.coefs_, estimator.intercepts_)
+    limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
+    options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
+    network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
+    if signs := signs_of_estimator(estimator, network):
+        options["bounds"] = monotone.bounds_of(network._replace(signs=signs))
+    with reports.begin(state):
+        try:
+            result = minimize(objective, start, callback=iteration_ends, **options)
+        except StopIterations:
+            return
+    estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
+    estimator.loss_ = result.fun
+    estimator._unpack(result.x)
+
+
+def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> None:
+    """Train an estimator on all rows for `max_iter` iterations, or until no number of the gradient
+    is above `tol`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        If the solver cannot train this estimator, or these rows.
+    """
+    state, who = estimator._live_state(), type(estimator).__name__
+    engine, own = core_of(net_around(estimator, state))
+    check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
+    _, share = loss_for_net(estimator, state.layout.sizes[-1])
+    estimator.n_iter_, estimator.loss_curve_, slope = 0, [], np.inf
+
+    def goes_on(loss: float) -> bool:
+        nonlocal slope
+        solver.store()
+        slope = solver.slope / share
+        estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, loss / share
+        estimator.loss_curve_.append(estimator.loss_)
+        print_loss(estimator)
+        if reports is not None and reports.epoch_ends(np.nan, state):
+            return False
+        return bool(estimator.n_iter_ < estimator.max_iter and slope > estimator.tol)
+
+    solver = solver_of(engine, own, part.data(engine), who)
+    estimator.loss_ = solver.loss / share
+    if not np.isfinite(estimator.loss_):
+        raise ValueError(
+            f"{who}: the loss is {estimator.loss_} before the first step. The input data may "
+            "contain large values and need to be preprocessed."
+        )
+    with nullcontext() if reports is None else reports.begin(state):
+        solver.run(goes_on)
+    write_back(state, estimator.coefs_, estimator.intercepts_)
+    if estimator.n_iter_ == estimator.max_iter and slope > estimator.tol:
+        warnings.warn(
+            f"{type(own.optimizer).__name__}: Maximum iterations ({estimator.max_iter}) reached "
+            "and the optimization hasn't converged yet.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )

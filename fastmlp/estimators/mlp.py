@@ -14,6 +14,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import validation
 from fastmlp.estimators import sklearn_bases
+from fastmlp.estimators.base import (
+    CompiledMLP,
+    accuracy,
+    are_plain_labels,
+    are_plain_targets,
+    binarized,
+    binarizer_of,
+    checked_rows,
+    classes_of,
+    r2,
+)
 from fastmlp.estimators.common import (
     Activations,
     BatchSize,
@@ -27,19 +38,8 @@ from fastmlp.estimators.common import (
     Solver,
     Table,
 )
-from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.fitting.epochs import reports_of
-from fastmlp.estimators.mlp.fitting.shortcuts import (
-    accuracy,
-    are_plain_labels,
-    are_plain_targets,
-    binarized,
-    binarizer_of,
-    checked_rows,
-    classes_of,
-    r2,
-)
-from fastmlp.estimators.mlp.fitting.to_core import (
+from fastmlp.estimators.sklearn_bases import _fit_context, available_if
+from fastmlp.estimators.to_core import (
     OF_REGRESSORS,
     checked_targets,
     levels_of,
@@ -49,11 +49,13 @@ from fastmlp.estimators.mlp.fitting.to_core import (
     quantile_score,
     squeezed,
 )
-from fastmlp.estimators.sklearn_bases import _fit_context, available_if
+from fastmlp.estimators.training import reports_of
+from fastmlp.export.onnx import register, when_imported
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
-from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
-from fastmlp.rules.losses import Loss, LossSettings
+from fastmlp.rules.loss_settings import LossSettings
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizer_protocol import Average
 from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
@@ -646,3 +648,6 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         else:
             X, y = super()._validate_input(X, y, incremental, reset)
         return X, checked_targets(self, y, X.dtype)
+
+
+when_imported(lambda: register(MLPClassifier, MLPRegressor))

@@ -1,1 +1,0 @@
-"""Fits of an estimator: settings in the core's words, rows, the net, and two ways to train."""
