@@ -5,6 +5,7 @@ import platform
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import llvmlite.binding as llvm
@@ -37,6 +38,15 @@ def vector_bytes() -> int:
     """Return the bytes of the host's vector registers, as Numba compiles for it."""
     names = _features()
     return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+
+
+def second_level_bytes() -> int:
+    """Return the bytes of a core's second-level cache, as Linux tells; 1 MB where it does not."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        return int(text.strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 1 << 20
 
 
 def multiplies_pairs() -> bool:

@@ -82,7 +82,7 @@ STREAM[2] = address(STREAM)
 
 def multiply_panels(
     compiled: Block, c: Array, start: Array, left: Array, right: Array, by_column: bool,
-    depth: int, epilogue: int, sizes: tuple[int, int],
+    depth: int, epilogue: int, sizes: tuple[int, int], buffer: Array = STREAM[:0],
 ) -> None:  # fmt: skip
     """Have a product of panels computed as kernels do: `ROW_BLOCK` rows a call, C the operand.
 
@@ -91,7 +91,7 @@ def multiply_panels(
     """
     height, width = sizes
     lanes, vector = right.shape[2], right.shape[2] * right.itemsize
-    streams = address(STREAM) if by_column and depth % 2 else 0
+    streams = address(STREAM) if by_column and depth % 2 else address(buffer) * (buffer.size > 0)
     stride = vector * (start.shape[1] > 1)
     for r in range(0, height, ROW_BLOCK):
         place = address(left, r // lanes) if by_column else address(left, 0, r)
@@ -170,16 +170,22 @@ EPILOGUES = {
     "plus": PLUS,
     "relu_plus": RELU_PLUS,
 }
-# By column there are fewer.
-each_epilogue = pytest.mark.parametrize(
-    ("by_column", "epilogue"),
-    [
-        pytest.param(by_column, code, id=f"{'by_column' if by_column else 'by_row'}-{name}")
-        for by_column in (False, True)
-        for name, code in EPILOGUES.items()
-        if not by_column or code in BY_COLUMN
-    ],
-)
+
+
+def epilogues_of(**readings: Any) -> Any:
+    """Each way to read A with each epilogue; by column there are fewer."""
+    return pytest.mark.parametrize(
+        ("by_column", "epilogue"),
+        [
+            pytest.param(by_column, code, id=f"{way}-{name}")
+            for way, by_column in readings.items()
+            for name, code in EPILOGUES.items()
+            if by_column is not True or code in BY_COLUMN
+        ],
+    )
+
+
+each_epilogue = epilogues_of(by_row=False, by_column=True)
 
 
 def finished(value: Any, epilogue: int, operand: Any) -> Any:

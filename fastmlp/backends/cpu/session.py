@@ -51,6 +51,7 @@ from fastmlp.backends.cpu.plan.records import (
     fields_of_each,
 )
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
+from fastmlp.backends.cpu.simd.gemm import packed_product
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import COMPILER, Block, block_of
 from fastmlp.compiler.target import lanes_of
@@ -193,6 +194,8 @@ class Session:
         self.blocks = {name: phase(name, dtype) for name in names if name not in self._formed}
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
+        if self.workspace.row_copy_bytes:
+            self._blocks["packed_product"] = block_of(packed_product, dtype).address
         if train and partition.single_row:
             self._blocks["row_backward"] = block_of(row_backward, dtype).address
         if n_threads > 1 and partition.split_layer:

@@ -5,7 +5,9 @@ A constant states its decision and the figures that chose it, as
 are of one step unless a comment says otherwise.
 """
 
-from fastmlp.compiler.target import vector_bytes
+import sys
+
+from fastmlp.compiler.target import second_level_bytes, vector_bytes
 
 # --- Lines and pages -----------------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 16-64-64-2@64 --threads 1 2
@@ -35,16 +37,18 @@ TILE_ROWS = 64
 # Most outputs of a layer that is held transposed: the larger of 4 and 5/8 of a vector.
 # 16.3 -> 15.6 us (64-64-10@64, 1 thread; 8 -> 10 outputs), 2.4 -> 2.0 us (16-32-5@32; 4 -> 5).
 FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS = 4, 5
-# Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill.
-CACHE_BYTES = 512 * 1024
+# Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill: half of it.
+# 512 -> 256 KB of 512: within noise to 5 % less (AVX2, float32).
+CACHE_BYTES = min(second_level_bytes() // 2, 512 * 1024)
 # Bytes of parameters, optimizer state and transposes that leave a shared third-level cache: then
 # transposes are stored non-temporally. 1.37 -> 1.14 ms (1 thread), 0.74 -> 0.67 ms (2 threads)
 # (128-1024-1024-10@32, 18 MB); 0.55 -> 0.57, 0.41 -> 0.38 ms (784-512-512-10@32, 9 MB).
 NON_TEMPORAL_BYTES = 12 << 20
 # Bytes of parameters and optimizer state from which an update's are prefetched: they leave the
 # second-level cache. 4.35 -> 4.15 ms, and in bfloat16 2.86 -> 2.64 ms (784-512-512-10@128, 1
-# thread, 8 MB); 2.31 -> 2.27 ms (28-300x5-2@100, 1 thread, 4.4 MB).
-PREFETCHED_STATE_BYTES = 4 << 20
+# thread, 8 MB); 2.31 -> 2.27 ms (28-300x5-2@100, 1 thread, 4.4 MB). With AVX2 never: phase two
+# 20.9 -> 16.9 ms without (128-1024-1024-10@512).
+PREFETCHED_STATE_BYTES = sys.maxsize if vector_bytes() == 32 else 4 << 20
 # Bytes of a row of X from which the next batch's rows are prefetched, unless the state is.
 # 415 -> 402 us (784-100-100-10@200, 1 thread), 253 -> 240 us (784-128-10@128, 1 thread).
 PREFETCHED_ROW_BYTES = 1024
@@ -66,6 +70,11 @@ HALF_VECTORS = vector_bytes() == 64
 # tile's beginning and end cost more than a block of 36 KiB in the second-level cache: 128 -> 384,
 # 90 -> 93 GFLOP/s of 110.
 DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
+# Columns, rows and depth from which products by rows read a packed copy of A; with AVX2 alone, its
+# tiles of 4 rows change pages most often. 41 -> 72 GFLOP/s of 109 (512 x 1024 x 1024).
+LEAST_PACKED = (96 if vector_bytes() == 32 else sys.maxsize, 5, 64)
+# Bytes of packed rows that stay in the second-level cache, and the fewest strips of them.
+PACKED_BYTES, PACKED_STRIPS = 256 * 1024, 4
 # Chains of additions that sum the rows of a panel: in a single one each waits four cycles.
 SUM_CHAINS = 8
 # Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.

@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.plan.records import (
     Net,
 )
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
-from fastmlp.backends.cpu.simd.gemm import next_panels
+from fastmlp.backends.cpu.simd.gemm import next_panels, packs
 from fastmlp.backends.cpu.simd.microkernel import (
     PLUS,
     RELU,
@@ -59,10 +59,12 @@ class LayerKernels(NamedTuple):
     Attributes
     ----------
     gather : (net, inputs, (start, n), at, (low, high)): copy features low to high of rows to panels
-    forward : (net, layer, inputs, middle, (panel, n_panels), (at, n), z): outputs and slopes
+    forward : (net, layer, inputs, middle, (panel, n_panels), (at, n), (z, packed)): outputs and
+        slopes; the thread's pre-activations, and its packed rows
     add_partial_sums : (net, layer, (panel, n_panels), (at, n), z): outputs and slopes of a split
         layer, from the sums of its two halves
-    backward : (net, i, (panel, n_panels), (at, n)): deltas of layer i - 1 from those of layer i
+    backward : (net, i, (panel, n_panels), (at, n), packed): deltas of layer i - 1 from those of
+        layer i
     """
 
     gather: Kernel
@@ -78,6 +80,25 @@ def slope_epilogue(below: Layer) -> Span:
         return WHERE_POSITIVE, below.outputs
     has_slopes = below.form == BLOCK or below.form == RELU_DROPPED
     return TIMES if has_slopes else STORE, below.deltas
+
+
+@njit
+def packed_of(net: Net, thread: int) -> int:
+    """Return the address of a thread's packed rows."""
+    return net.row_copy + thread * net.row_copy_bytes
+
+
+_packs = njit(packs)
+
+
+@njit
+def product_of(blocks: BlockAddresses, pairs: int, depth: int, shape: Any) -> int:
+    """Return the address of the block for a product by rows."""
+    if pairs:
+        return blocks.pair_product
+    n_columns, n_rows, _ = shape
+    packed = blocks.packed_product != 0 and _packs(n_columns, n_rows, depth)
+    return blocks.packed_product if packed else blocks.product
 
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
@@ -121,15 +142,15 @@ def _forward(scalar: Scalar) -> Kernel:
     z_panel = ROW_BLOCK * vector
 
     @njit
-    def operands_of(layer: Layer, p: int, n_panels: int, n: int) -> Any:
+    def operands_of(layer: Layer, p: int, n_panels: int, n: int, packed: int) -> Any:
         """Return the arguments of a product of some panels: start, weights, and shape."""
         start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
         weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
-        return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
+        return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, packed)
 
     @njit
     def forward_layer(
-        net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, z: int
+        net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, scratch: Span
     ) -> None:
         """Write f(bias + A W), and where f has a block also its slopes, for some panels.
 
@@ -137,7 +158,7 @@ def _forward(scalar: Scalar) -> Kernel:
         """
         blocks, (at, n), (p, most) = record_at(net.blocks, BlockAddresses), rows, panels
         down, waits, pairs = at * vector, layer.form == BLOCK, layer.pairs
-        product = blocks.pair_product if pairs else blocks.product
+        z, packed = scratch
         is_relu = layer.form == RELU_LAYER or layer.form == RELU_DROPPED
         stop = min(p + most, layer.n_panels)
         while p < stop:
@@ -146,10 +167,11 @@ def _forward(scalar: Scalar) -> Kernel:
             n_panels = next_panels(stop - p) if in_turn else stop - p
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
-            start, weights, shape = operands_of(layer, p, n_panels, n)
+            start, weights, shape = operands_of(layer, p, n_panels, n, packed)
             a, panel, epilogue, operand = inputs + (down >> pairs), net.panel >> pairs, STORE, 0
             n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
+                product = product_of(blocks, pairs, middle, shape)
                 call(product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape))
                 start, n_in = (net.zeros, 0, 0), n_in - middle
                 weights = (weights[0] + row_offset(layer, middle, vector), layer.weight_panel)
@@ -157,6 +179,7 @@ def _forward(scalar: Scalar) -> Kernel:
                 epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
             elif is_relu:
                 epilogue = RELU
+            product = product_of(blocks, pairs, n_in, shape)
             call(product, (*c, *start, *weights, a, panel, n_in, epilogue, operand, *shape))
             if waits:
                 for q in range(n_panels):
@@ -223,7 +246,9 @@ def _backward(scalar: Scalar) -> Kernel:
     vector = lanes * size
 
     @njit
-    def multiply(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
+    def multiply(
+        net: Net, layer: Layer, below: Layer, panels: Span, rows: Span, packed: int
+    ) -> None:
         """Write D W^T, times the slopes of the layer below, for some panels of its deltas."""
         (at, n), (panel, most) = rows, panels
         down = at * vector + panel * net.panel
@@ -235,9 +260,9 @@ def _backward(scalar: Scalar) -> Kernel:
             deltas = layer.deltas_along
         depth = (layer.n_out + pairs) >> pairs
         right = (*weights, deltas + (at * vector >> pairs), net.panel >> pairs, depth)
-        last = (epilogue, operand + down, n_columns, n, 0)
-        start = (net.zeros, 0, 0)
-        product = blocks.pair_product if pairs else blocks.product
+        shape, start = (n_columns, n, packed), (net.zeros, 0, 0)
+        last = (epilogue, operand + down, *shape)
+        product = product_of(blocks, pairs, depth, shape)
         call(product, (below.deltas + down, net.panel, *start, *right, *last))
 
     @njit
@@ -261,7 +286,7 @@ def _backward(scalar: Scalar) -> Kernel:
             r += count
 
     @njit
-    def backward_layer(net: Net, i: int, panels: Span, rows: Span) -> None:
+    def backward_layer(net: Net, i: int, panels: Span, rows: Span, packed: int) -> None:
         layers, (p, most) = layers_of(net), panels
         layer, below = layers[i], layers[i - 1]
         if layer.transposed == 0:
@@ -273,7 +298,7 @@ def _backward(scalar: Scalar) -> Kernel:
             if i == net.n_layers - 1 and layer.is_transposed:
                 multiply_transposed(net, layer, below, group, rows)
             else:
-                multiply(net, layer, below, group, rows)
+                multiply(net, layer, below, group, rows, packed)
             pair_deltas(net, below, group, rows)
             p += group[1]
 
@@ -309,6 +334,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
+            packed = packed_of(net, thread_number())
             layers, (low, stop) = layers_of(net), rows_of_part(net, part, n_parts)
             # A transposed output layer is computed by `finish`.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
@@ -323,11 +349,12 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
                         inputs = inputs_of(net, i)
                         middle = net.middle if i + 1 == net.split_layer else 0
                         panels = (0, net.max_width)
-                        forward_layer(net, layers[i], inputs, middle, panels, (at, n), z)
+                        scratch = (z, packed)
+                        forward_layer(net, layers[i], inputs, middle, panels, (at, n), scratch)
                 finish(net, (start, n), at, mode, thread_number())
                 above = max(split - 1, net.lowest)
                 for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
-                    backward_layer(net, i, (0, net.max_width), (at, n))
+                    backward_layer(net, i, (0, net.max_width), (at, n), packed)
             restored(flush)
 
     @hinted(control=True, zeros=FEATURES if plain else {})

@@ -33,6 +33,7 @@ from fastmlp.compiler import (
 # The buffers of which each thread has its own; all others are shared.
 OWN = (
     "inputs", "outputs", "deltas", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
+    "row_copy",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
 )
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED
-from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import pair_products
 from fastmlp.network.spec import Network
@@ -172,6 +172,7 @@ OTHERS = (
     split_k_backward,
     forward_backward_by_panels,
     row_backward,
+    packed_product,
     train,
     one_step.batch_step,
     one_step.quick_step,

@@ -14,7 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels
+from fastmlp.backends.cpu.kernels.forward_backward import (
+    inputs_of,
+    layer_kernels,
+    packed_of,
+    product_of,
+)
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import (
     Kernel,
@@ -66,7 +71,8 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
             panels = panels_of_part(part, n_parts, below.n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
-                backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)))
+                packed = packed_of(net, thread_number())
+                backward_layer(net, i, panels, (at, min(ROW_BLOCK, n_rows - at)), packed)
             restored(flush)
 
     return backward_by_panels
@@ -91,7 +97,8 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
                 if i + 1 == split:
                     add_partial_sums(net, layers[i], panels, rows, z)
                 else:
-                    forward_layer(net, layers[i], inputs, middle, panels, rows, z)
+                    scratch = (z, packed_of(net, thread_number()))
+                    forward_layer(net, layers[i], inputs, middle, panels, rows, scratch)
             restored(flush)
 
     return forward_by_panels
@@ -154,7 +161,7 @@ def split_k(scalar: Scalar) -> Kernel:
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
-    def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span) -> None:
+    def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span, packed: int) -> None:
         """Write the partial sums of n rows over one half of the inputs: the first half's, with
         biases, to the layer's outputs; the second half's to its deltas, which are free till then.
         """
@@ -167,25 +174,26 @@ def split_k(scalar: Scalar) -> Kernel:
         left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
         weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
-        product = record_at(net.blocks, BlockAddresses).product
-        call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
+        shape = (layer.n_out, n, packed)
+        product = product_of(record_at(net.blocks, BlockAddresses), 0, high - low, shape)
+        call(product, (*c, start, 0, start_panel, *weights, *left, *shape))
 
     @njit
-    def multiply_half(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
+    def multiply_half(net: Net, half: int, apart: int, rows: Span, scratch: Span) -> None:
         """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
         layers = layers_of(net)
         low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
         inputs = net.inputs + half * apart
         if net.split_layer == 1:
             gather(net, inputs, rows, rows[0], (low, high))
-            multiply(net, inputs, half, (low, high), rows)
+            multiply(net, inputs, half, (low, high), rows, scratch[1])
         else:
             if half == 0 or apart > 0:
                 gather(net, inputs, rows, rows[0], (0, net.n_in))
             below = layers[net.split_layer - 2]
             panels = (low // lanes, (high - low + lanes - 1) // lanes)
-            forward_layer(net, below, inputs, 0, panels, rows, z)
-            multiply(net, below.outputs, half, (low, high), rows)
+            forward_layer(net, below, inputs, 0, panels, rows, scratch)
+            multiply(net, below.outputs, half, (low, high), rows, scratch[1])
 
     @njit(parallel=True)
     def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:
@@ -200,7 +208,8 @@ def split_k(scalar: Scalar) -> Kernel:
                 end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, n_rows)
                 for at in range(begin, end, ROW_BLOCK):
                     rows = (at, min(ROW_BLOCK, end - at))
-                    multiply_half(net, half, net.inputs_apart, rows, z)
+                    scratch = (z, packed_of(net, thread_number()))
+                    multiply_half(net, half, net.inputs_apart, rows, scratch)
             restored(flush)
 
     def enter(team: int, net: int, n_parts: int) -> None:

@@ -263,6 +263,7 @@ def make_plan(
         "middle": middle,
         "panel": workspace.panel_rows * lanes * size,
         "output_bytes": workspace.output_bytes,
+        "row_copy_bytes": workspace.row_copy_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),

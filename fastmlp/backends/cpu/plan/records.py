@@ -16,7 +16,7 @@ from fastmlp.compiler import Record
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
-    "parameters", "backup", "zeros",
+    "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
 # Which transposed weights use non-temporal stores: none, those that other threads read, all.
 NONE, OTHERS, ALL = range(3)
@@ -107,6 +107,8 @@ class Net(Record):
     backup: int  # those at the start of the epoch,
     zeros: int  # and a vector of zeros
     output_bytes: int  # from one thread's buffers of the output layer to the next one's
+    row_copy: int  # address of the first thread's packed rows,
+    row_copy_bytes: int  # and from one thread's to the next thread's; 0: rows are not packed
     m: int  # addresses of the optimizer's state, packed like the parameters
     v: int
     n_moments: int  # how many of them the rule uses
@@ -190,6 +192,7 @@ class BlockAddresses(Record):
     update: int  # (team, net, n_parts, n_rows, more, ends, apply, split): phase two
     row_backward: int  # (net, layer, panel, n_panels): deltas of a single row
     product: int  # C = start + A B
+    packed_product: int  # the same, on packed rows of A; 0: no layer takes it
     gradient_product: int  # the same, A read by columns
     pair_product: int  # both, of pairs of bfloat16
     pair_gradient_product: int

@@ -4,6 +4,7 @@ Matrices lie in panels: a panel is `lanes` columns, its rows one after the other
 filled up with zeros. A chunk's panels have `panel_rows` rows.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,15 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
-from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.simd.gemm import packed_tile, packs, rows_at_once
+from fastmlp.backends.cpu.tuning import (
+    ALIGNMENT,
+    APART_BYTES,
+    PAGE_ROWS,
+    ROW_BLOCK,
+    SMALL_TILE_ROWS,
+    STRIP_ROWS,
+)
 from fastmlp.network.spec import Layout
 
 Buffer = NDArray[Any]
@@ -60,6 +69,8 @@ class Workspace(NamedTuple):
     input_pairs, output_pairs, delta_pairs : of the inputs, and of each layer's outputs and deltas,
         pairs along the rows, then pairs across them, where a product reads them
     zeros : one vector
+    row_copy, row_copy_bytes : each thread's copy of rows for `simd.gemm.packed_product`, and the
+        bytes of one; 0: no product takes it
     """
 
     chunk_rows: int
@@ -83,6 +94,8 @@ class Workspace(NamedTuple):
     backup: Buffer
     copies: Buffer
     zeros: Buffer
+    row_copy: Buffer
+    row_copy_bytes: int
     paired: tuple[bool, ...]
     input_pairs: Buffer
     output_pairs: Buffer
@@ -124,6 +137,7 @@ def make_workspace(
     size = np.dtype(dtype).itemsize
     output_bytes = _output_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
     columns = parts * output_bytes // size
+    row_copy_bytes = row_copy_bytes_of(layout, rows, size, lanes)
     numbers = {
         "inputs": (1 + doubled_inputs) * panel_rows * round_up(gathered, lanes),
         # A square of the output layer may be read past the last strip.
@@ -139,6 +153,7 @@ def make_workspace(
         "backup": packed if train else 0,
         "copies": sum(layer.copy_size + layer.pairs_size for layer in layers) * lanes,
         "zeros": lanes,
+        "row_copy": parts * row_copy_bytes // size,
         **_numbers_in_pairs(layout, panel_rows, lanes, paired),
     }
     # The session's order of rows, int64, is part of it.
@@ -153,10 +168,23 @@ def make_workspace(
         packed=layers,
         doubled_inputs=doubled_inputs,
         output_bytes=output_bytes,
+        row_copy_bytes=row_copy_bytes,
         row_losses=aligned(parts * output_bytes // 8, np.float64),
         paired=paired,
         **_aligned_together(numbers, dtype),
     )
+
+
+def row_copy_bytes_of(layout: Layout, rows: int, size: int, lanes: int) -> int:
+    """Return the bytes of a thread's packed rows; 0 if no layer's products, forward or back, take
+    them."""
+    pairs = [*pairwise(layout.sizes)]
+    both = [*pairs, *((n_out, n_in) for n_in, n_out in pairs[1:])]
+    depths = [depth for depth, n_columns in both if packs(n_columns, rows, depth)]
+    copies = (
+        rows_at_once(n, size) // SMALL_TILE_ROWS * packed_tile(n, size, lanes) for n in depths
+    )
+    return round_up(max(copies, default=-APART_BYTES) + APART_BYTES, ALIGNMENT)
 
 
 def _numbers_in_pairs(

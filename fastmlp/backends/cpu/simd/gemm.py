@@ -5,15 +5,27 @@ column, B = deltas) are all of this form.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastmlp.backends.cpu.simd.matrix_units import MatrixSweep, TileSweep, configure, release
 from fastmlp.backends.cpu.simd.microkernel import Epilogue, Operands, Start, Sweep, TileForm, sweep
+from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import (
+    HALF_VECTORS,
+    LARGEST_TILE,
+    LEAST_PACKED,
+    PACKED_BYTES,
+    PACKED_STRIPS,
+    ROW_BLOCK,
+    SMALL_TILE_ROWS,
+    STRIP_ROWS,
+)
 from fastmlp.compiler import hinted, njit
-from fastmlp.compiler.target import PairProducts, lanes_of, vector_bytes
+from fastmlp.compiler.target import LINE_BYTES, PairProducts, lanes_of, vector_bytes
 
 # How products of pairs go, where that differs from those of float32 in more than an instruction.
 _KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
@@ -60,9 +72,12 @@ def has_narrow(pairs: PairProducts | None) -> bool:
     return HALF_VECTORS and pairs != "tiles"
 
 
-def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Sweeps:
+def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed: bool) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
-        tile = TileForm(scalar, lanes_of(scalar), rows, vectors, by_column, **kind, pairs=pairs)
+        form: Any = {**kind, "pairs": pairs, "packed": packed}
+        if packed:
+            form["prefetches"] = False
+        tile = TileForm(scalar, lanes_of(scalar), rows, vectors, by_column, **form)
         return sweep(tile, _KINDS.get(pairs))
 
     # Along its rows, bfmmla takes a panel of A at once: too little to share prefetches over.
@@ -80,7 +95,7 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Swe
 
 
 def _row_products(
-    scalar: Scalar, by_column: bool, pairs: PairProducts | None
+    scalar: Scalar, by_column: bool, pairs: PairProducts | None, packed: bool = False
 ) -> Callable[..., int]:
     """Make the function that multiplies rows, whole strips or fewer than one, and returns their
     number.
@@ -92,7 +107,7 @@ def _row_products(
     # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.
     lanes, halves, has_single = lanes_of(scalar), has_narrow(pairs), not by_column
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
-        scalar, by_column, pairs
+        scalar, by_column, pairs, packed
     )
     # If the largest tile has three panels, four rows by two panels serve any number of rows.
     few, two_are_less = SMALL_TILE_ROWS, LARGEST_TILE[1] > 2
@@ -180,5 +195,56 @@ def product(
             )
         if by_tiles:
             end_tiles()
+
+    return multiply
+
+
+def packs(n_columns: int, n_rows: int, depth: int) -> bool:
+    """Return True if a product by rows pays for a copy of A in tiles."""
+    columns, rows, least = LEAST_PACKED
+    return n_columns >= columns and n_rows >= rows and depth >= least
+
+
+def packed_tile(depth: Any, size: int, lanes: int) -> Any:
+    """Return the bytes from a tile of packed rows to the next: not a multiple of a page."""
+    whole = (depth + lanes - 1) // lanes * lanes
+    return whole * SMALL_TILE_ROWS * size + 2 * LINE_BYTES
+
+
+def rows_at_once(depth: Any, size: int) -> Any:
+    """Return how many rows of A are packed at once."""
+    strips = PACKED_BYTES // (depth * size * STRIP_ROWS)
+    return min(max(strips, PACKED_STRIPS) * STRIP_ROWS, ROW_BLOCK)
+
+
+def packed_product(scalar: Scalar) -> Callable[..., None]:
+    """Make the block that does what `product` by rows does, on a copy of A in tiles.
+
+    A tile has `SMALL_TILE_ROWS` rows, column by column, so that a microkernel reads A in one piece.
+    By rows it jumps a panel, to another page, after each vector. `buffer` is the address of the
+    copy, of `rows_at_once` rows.
+    """
+    lanes, size, vector = lanes_of(scalar), np.dtype(scalar).itemsize, vector_bytes()
+    multiply_rows = _row_products(scalar, True, None, packed=True)
+    pack_tiles = moves(scalar, lanes).pack_tiles
+    rows_of_copy, tile_bytes = njit(rows_at_once), njit(packed_tile)
+
+    @hinted(control=True)
+    def multiply(
+        c: Panels, start: Start, factors: Operands, epilogue: Epilogue, shape: Shape, buffer: int
+    ) -> None:
+        b, b_stride, a, a_stride, depth = factors
+        r, at_once, stride = 0, rows_of_copy(depth, size), tile_bytes(depth, size, lanes)
+        while r < shape.n_rows:
+            n = min(at_once, shape.n_rows - r)
+            pack_tiles(Panels(a + r * vector, a_stride), buffer, stride, depth, n)
+            r += multiply_rows(
+                Panels(c.address + r * vector, c.stride),
+                Start(start.address + r * start.row_stride, start.row_stride, start.stride),
+                Operands(b, b_stride, buffer, stride, depth),
+                Epilogue(epilogue.number, epilogue.operand + r * vector),
+                Shape(shape.n_columns, n),
+                0,
+            )
 
     return multiply

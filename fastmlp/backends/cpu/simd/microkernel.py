@@ -21,7 +21,13 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, MOST_STREAMS, PREFETCH_STEPS, ROW_BLOCK
+from fastmlp.backends.cpu.tuning import (
+    DEPTH_BLOCK,
+    MOST_STREAMS,
+    PREFETCH_STEPS,
+    ROW_BLOCK,
+    SMALL_TILE_ROWS,
+)
 from fastmlp.compiler.target import LINE_BYTES, PairProducts
 
 # Memory that is read after a product: `n_streams` pieces of `n_lines` lines each; the addresses of
@@ -109,6 +115,8 @@ class TileForm(NamedTuple):
     pairs : PairProducts or None
         Not None: a number of A or B is a pair of bfloat16 in a float32's place, two that follow
         each other along the sums; a row of a panel of A has half as many numbers then.
+    packed : bool
+        True, of `by_column`: A lies in panels of `SMALL_TILE_ROWS` columns.
     """
 
     scalar: Scalar
@@ -119,6 +127,7 @@ class TileForm(NamedTuple):
     narrow: bool = False
     prefetches: bool = False
     pairs: PairProducts | None = None
+    packed: bool = False
 
 
 class Start(NamedTuple):
@@ -242,7 +251,9 @@ class Sweep:
     def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
         """A tile that prefetches does its share of the streams in turns of its own."""
         v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
-        a = of.a + r // lanes * of.a_stride + r % lanes * size + first * v.bytes
+        lanes = SMALL_TILE_ROWS if self.tile.packed else lanes
+        step_of_a = lanes * size
+        a = of.a + r // lanes * of.a_stride + r % lanes * size + first * step_of_a
         # A tile of more rows than lanes finds the columns of A from the next panels; rows past the
         # last read the first panel again, as there may be no other.
         panels: list[Word | int] = [0]
@@ -253,8 +264,8 @@ class Sweep:
         panels_of_b = self.rows_of_b(first)
 
         def along(k: Word | int, n: Word) -> None:
-            down = k * v.bytes
-            self.accumulate(a + down, columns, v.bytes, [b + down for b in panels_of_b], n)
+            right, down = a + k * step_of_a, k * v.bytes
+            self.accumulate(right, columns, step_of_a, [b + down for b in panels_of_b], n)
 
         if not self.tile.prefetches:
             along(0, n)
@@ -320,7 +331,8 @@ class Sweep:
         target = Panels(
             v.choose(ends, c.address, waiting.address), v.choose(ends, c.stride, waiting.stride)
         )
-        known = BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
+        few = self.tile.by_column and not self.tile.packed
+        known = BY_COLUMN if few else range(RELU_PLUS + 1)
         cases = {number: partial(self.store, target, r, number) for number in known}
         v.switch(v.choose(ends, self.epilogue.number, STORE), cases)
 

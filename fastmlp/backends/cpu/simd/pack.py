@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
+from fastmlp.backends.cpu.tuning import SMALL_TILE_ROWS, SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
 
 
 class MatrixRows(NamedTuple):
@@ -38,6 +38,7 @@ class Moves(NamedTuple):
     add: VectorFunction
     rectify: VectorFunction
     clear: VectorFunction
+    pack_tiles: VectorFunction
     add_differences: VectorFunction
     transpose: VectorFunction
     transpose_non_temporal: VectorFunction
@@ -52,7 +53,7 @@ class Moves(NamedTuple):
 def moves(scalar: Scalar, lanes: int) -> Moves:
     """Return the moves of panels of so many lanes."""
     loops = (
-        pack_row, unpack_row, unpack_rows, copy, add, rectify, clear, add_differences,
+        pack_row, unpack_row, unpack_rows, copy, add, rectify, clear, pack_tiles, add_differences,
         transpose, transpose_non_temporal, sum_rows, outer, unpack_columns, pack_columns, add_rows,
         add_wide_rows,
     )  # fmt: skip
@@ -108,6 +109,24 @@ def clear(v: Vectors, target: Word, n: Word) -> None:
     """Set n numbers to 0."""
     for i, part in v.parts(n):
         part.store(v.zero, target + i * v.bytes)
+
+
+def pack_tiles(
+    v: Vectors, source: Panels, target: Word, stride: Word, width: Word, n: Word
+) -> None:
+    """Copy n rows of panels to tiles of `SMALL_TILE_ROWS` rows, `stride` bytes apart: column by
+    column. Whole panels are copied, and rows up to a whole tile."""
+    rows, woven = SMALL_TILE_ROWS, _woven(v)
+    for t in v.range((n + (rows - 1)) // rows):
+        for p in v.range(v.n_vectors(width)):
+            place = source.address + p * source.stride + t * (rows * v.bytes)
+            a, b, c, d = (v.load(place + r * v.bytes) for r in range(rows))
+            pairs = v.shuffle(a, b, woven), v.shuffle(c, d, woven)
+            down = target + t * stride + p * (rows * v.bytes)
+            for i in range(rows):
+                places = range(i * v.lanes, (i + 1) * v.lanes)
+                chosen = [j // 4 * 2 + j % 2 + j % 4 // 2 * 2 * v.lanes for j in places]
+                v.store(v.shuffle(*pairs, chosen), down + i * v.bytes)
 
 
 def add_differences(v: Vectors, source: Word, n: Word, target: Word) -> None:

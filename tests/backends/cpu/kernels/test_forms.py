@@ -1,9 +1,11 @@
 """Forms of a step: by rows, panels and split-K, by microbatches, and by single rows."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from conditions import only_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import CASES, draw_targets, outputs_for
@@ -22,7 +24,7 @@ from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.cpu.tuning import LEAST_PACKED, STRIP_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import make_layout
 from fastmlp.rules.optimizer_protocol import coefficients_of
@@ -63,6 +65,27 @@ def test_a_loss_alone_computes_no_deltas(dtype: str, monkeypatch: pytest.MonkeyP
     assert (at.session.workspace.deltas == 7).all()
 
 
+@only_compiled
+@each_dtype
+@pytest.mark.parametrize("split_layer", [0, 1, 2])
+@pytest.mark.skipif(LEAST_PACKED[0] > 96, reason="packs no rows")
+def test_packed_rows_change_no_bits(
+    split_layer: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net((130, 100, 98, 3), "relu", dtype=dtype)
+    at = scene(monkeypatch, net, 133, split_layer=split_layer, by_panels=True)
+    by_rows, by_panels = at.session.blocks["forward_backward"], forward_backward_by_panels
+    blocks, ways = at.session.plan.blocks[0], (by_rows, block_of(by_panels, dtype))
+
+    def bits() -> set[Any]:
+        return {at.gradient(partial(way, 0, at.net, 3, TRAIN, 0)) for way in ways}
+
+    assert blocks.packed_product
+    packed, blocks.packed_product = bits(), 0
+    assert len(packed) == 1
+    assert packed == bits()
+
+
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 
 
@@ -70,7 +93,15 @@ TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 @pytest.mark.parametrize(
     ("sizes", "split_layer"),
-    [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
+    [
+        ((40, 33), 1),
+        ((70, 19, 3), 1),
+        ((37, 12, 2), 1),
+        ((5, 70, 40, 3), 2),
+        ((3, 33, 17), 2),
+        ((130, 100, 98, 3), 1),
+        ((130, 100, 98, 3), 2),
+    ],
 )
 @pytest.mark.parametrize("n_rows", [1, 7, 37 if INTERPRETED else 133])
 def test_gradient_by_halves_is_that_of_the_oracle(

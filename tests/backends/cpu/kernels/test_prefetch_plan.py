@@ -16,7 +16,7 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.microkernel import STREAMS_BYTES
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler import Block, record_at, records_at, row, stack
-from fastmlp.compiler.target import LINE_BYTES
+from fastmlp.compiler.target import LINE_BYTES, vector_bytes
 from fastmlp.network.spec import make_layout
 
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
@@ -134,14 +134,15 @@ def test_a_net_whose_state_leaves_the_second_level_cache_asks_for_it(
     layout = make_layout((1_000, width))
     buffers = make_workspace(layout, BATCH, 1, np.float32, LANES, train=True)
     plan = make_plan(layout, buffers, Addresses([0], [0], n_moments=2))
-    assert plan.net[0].prefetches_state == expected
+    # With AVX2 never: it costs more than it saves.
+    assert plan.net[0].prefetches_state == (expected and vector_bytes() != 32)
 
 
 @pytest.mark.parametrize(
     ("shape", "batch", "expected"),
     [
         ((10_000, 784), 200, True),
-        ((100, 784), 10, False),
+        ((70, 784), 10, False),
         ((1_000_000, 8), 32, False),
         ((1_000_000, 8), 1, True),
         ((1_000, 8), 1, False),

@@ -1,7 +1,7 @@
 """Matrix products of any shape, of few outputs, and of a batch in lanes: to the bit."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from panelled import (
     address,
     block,
     chains,
-    each_epilogue,
+    epilogues_of,
     finished,
     from_panels,
     magnitude,
@@ -24,44 +24,61 @@ from panelled import (
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
-from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.gemm import packed_product, packed_tile, product, rows_at_once
 from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import (
+    DEPTH_BLOCK,
+    LARGEST_TILE,
+    ROW_BLOCK,
+    SMALL_TILE_ROWS,
+    STRIP_ROWS,
+)
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
+Reading = Literal[False, True, "packed"]
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
+readings: dict[str, Reading] = {"by_row": False, "by_column": True, "packed": "packed"}
+each_reading = pytest.mark.parametrize("by_column", readings.values(), ids=readings)
+each_epilogue = epilogues_of(**readings)
 for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 30)
 some_shape = given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
 
 
-def panels_of_a(a: Any, by_column: bool, lanes: int) -> Any:
+def panels_of_a(a: Any, by_column: Reading, lanes: int) -> Any:
     """The left matrix; where it has no numbers there are NaNs, which must not count."""
-    if by_column:
+    if by_column is True:
         return to_panels(a.T.copy(), lanes, None, np.nan)
     return to_panels(a, lanes, round_up(len(a), ROW_BLOCK), np.nan)
 
 
 def multiply(
-    start: Any, a: Any, b: Any, by_column: bool, epilogue: int = STORE, c: Any = None
+    start: Any, a: Any, b: Any, by_column: Reading, epilogue: int = STORE, c: Any = None
 ) -> Any:
-    """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call, C the operand."""
+    """Panels of C, as the kernels have them computed: `ROW_BLOCK` rows a call, C the operand;
+    "packed": by rows of A that are packed first."""
     dtype, (height, depth) = a.dtype, a.shape
     lanes, most = lanes_of(dtype.type), round_up(height, ROW_BLOCK)
     left, right = panels_of_a(a, by_column, lanes), to_panels(b, lanes)
     origin = to_panels(np.atleast_2d(start), lanes, most if start.ndim == 2 else 1)
     if c is None:
         c = np.full((len(right), most, lanes), UNTOUCHED, dtype)
-    compiled, sizes = block_of(product, dtype, by_column=by_column), (height, b.shape[1])
-    multiply_panels(compiled, c, origin, left, right, by_column, depth, epilogue, sizes)
+    sizes, buffer = (height, b.shape[1]), np.zeros(0)
+    if by_column == "packed":
+        compiled = block_of(packed_product, dtype)
+        n_tiles = rows_at_once(depth, dtype.itemsize) // SMALL_TILE_ROWS
+        buffer = aligned(n_tiles * packed_tile(depth, dtype.itemsize, lanes) // 8, np.float64)
+    else:
+        compiled = block_of(product, dtype, by_column=by_column)
+    panels = (c, origin, left, right)
+    multiply_panels(compiled, *panels, by_column is True, depth, epilogue, sizes, buffer)
     return c
 
 
@@ -78,7 +95,7 @@ def shapes(height: int, width: int, depth: int) -> Any:
 @for_many_shapes
 @some_shape
 def test_a_product_of_any_shape_is_that_of_numpy(
-    dtype: Any, by_column: bool, epilogue: int, height: int, width: int, depth: int
+    dtype: Any, by_column: Reading, epilogue: int, height: int, width: int, depth: int
 ) -> None:
     rng = np.random.default_rng(0)
     start, a, b, operand = draw(rng, dtype, *shapes(height, width, depth), (height, width))
@@ -95,7 +112,7 @@ def test_a_product_of_any_shape_is_that_of_numpy(
 @for_many_shapes
 @some_shape
 def test_no_element_depends_on_how_the_product_is_tiled(
-    dtype: Any, by_column: bool, height: int, width: int, depth: int
+    dtype: Any, by_column: Reading, height: int, width: int, depth: int
 ) -> None:
     start, a, b = draw(np.random.default_rng(0), dtype, *shapes(height, width, depth))
     actual = from_panels(multiply(start, a, b, by_column), height, width)
@@ -107,7 +124,7 @@ def test_no_element_depends_on_how_the_product_is_tiled(
 @pytest.mark.parametrize("n_panels", range(1, 8))
 @pytest.mark.parametrize("last", ["one", "half", "whole"])
 def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
-    dtype: Any, by_column: bool, n_panels: int, last: str, rng: Any
+    dtype: Any, by_column: Reading, n_panels: int, last: str, rng: Any
 ) -> None:
     lanes = lanes_of(dtype)
     width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[last]
@@ -122,7 +139,9 @@ def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
 
 @each_dtype
 @each_reading
-def test_panels_beside_those_asked_for_are_untouched(dtype: Any, by_column: bool, rng: Any) -> None:
+def test_panels_beside_those_asked_for_are_untouched(
+    dtype: Any, by_column: Reading, rng: Any
+) -> None:
     lanes = lanes_of(dtype)
     for n_panels in range(1, 8):
         start, a, b = draw(rng, dtype, *shapes(9, n_panels * lanes, 3))
@@ -135,7 +154,7 @@ def test_panels_beside_those_asked_for_are_untouched(dtype: Any, by_column: bool
 @each_dtype
 @each_reading
 def test_a_bias_and_a_row_of_zeros_start_every_row_alike(
-    dtype: Any, by_column: bool, rng: Any
+    dtype: Any, by_column: Reading, rng: Any
 ) -> None:
     _, a, b = draw(rng, dtype, *shapes(13, 37, DEPTHS[-2]))
     bias = rng.normal(size=37).astype(dtype)
