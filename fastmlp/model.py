@@ -50,8 +50,8 @@ from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import FitOptions, Listener
-from fastmlp.training.ranks.exchange import CommunicatorLike
+from fastmlp.training.options import FitOptions, Listener, ValidationData
+from fastmlp.training.ranks.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.ranks.together import ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import RawRows
@@ -60,10 +60,8 @@ from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
-from fastmlp.validation.attributes import OF_NETS, AdvisingType
-from fastmlp.validation.calls import explained
-from fastmlp.validation.fits import ValidationData
-from fastmlp.validation.packages import needs
+from fastmlp.validation.calls import OF_NETS, AdvisingType, explained
+from fastmlp.validation.suggestions import needs
 
 if TYPE_CHECKING:
     from fastmlp.network.spec import Computed
@@ -521,7 +519,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
                     callbacks=callbacks, progress=progress, checkpoint=checkpoint,
                     checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
                 )  # fmt: skip
-                validation.ranks(communicator, average_every, self._device, who)
+                check_ranks(communicator, average_every, self._device, who)
                 fit_of = self._network, state.optimizer, options, self._device, communicator
                 reading = check_second_order(*fit_of, who)
             ranks.agree_on(options, self._network, state)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.training.history import History, Report
-from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

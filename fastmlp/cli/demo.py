@@ -11,7 +11,7 @@ import numpy as np
 from fastmlp.compiler.cache import folder
 from fastmlp.plotting import FAINT, INK, WRONG, plot_history
 from fastmlp.training.history import History
-from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import needs
 
 # The curves lie on each other, so the second one is dashed.
 LINES: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache
 from fastmlp.compiler.target import pair_products
-from fastmlp.validation.packages import install
+from fastmlp.validation.suggestions import install
 
 # LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (

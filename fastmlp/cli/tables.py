@@ -34,8 +34,7 @@ from fastmlp.tabular.schema import rule
 from fastmlp.tabular.schema.arrow_columns import decoded, is_number, numbers, places
 from fastmlp.tabular.schema.batches import read, require, text_names
 from fastmlp.validation import scalars
-from fastmlp.validation.packages import needs
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.suggestions import listed, needs
 
 Array = NDArray[Any]
 MODEL = ".safetensors"

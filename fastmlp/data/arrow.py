@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from fastmlp.data import csv_files
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
-from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import needs
 
 # Bytes of a column of Parquet that are read at a time.
 BUFFER_BYTES = 1 << 20

@@ -31,8 +31,8 @@ from fastmlp.rules.loss_settings import Smoothed, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
-from fastmlp.validation import keywords
 from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import suggestion_for
 
 # Arguments of `MLP.fit` that are no settings of an estimator: data, arguments of one fit alone, and
 # validation rows, which searches and pipelines would not transform.
@@ -73,7 +73,7 @@ def check_names(settings: dict[str, Any], who: str) -> None:
         If there is none of a name.
     """
     for name in settings.keys() - set(KNOWN):
-        meant = keywords.suggestion_for(name, KNOWN, "MLP")
+        meant = suggestion_for(name, KNOWN, "MLP")
         raise TypeError(
             f"{who}: got an unexpected keyword argument {name!r}{meant} known: {', '.join(KNOWN)}"
         )

@@ -34,12 +34,11 @@ from fastmlp.many.training import (
 from fastmlp.model import MLP
 from fastmlp.training.history import Bar, History, bar_over
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import FitOptions, Listener
+from fastmlp.training.options import FitOptions, Listener, ValidationData
 from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.fits import ValidationData
 
 if TYPE_CHECKING:
     from distributed import Client

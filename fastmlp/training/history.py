@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.network import summary
-from fastmlp.validation.attributes import OF_HISTORIES, AdvisingType
-from fastmlp.validation.packages import needs
+from fastmlp.validation.calls import OF_HISTORIES, AdvisingType
+from fastmlp.validation.suggestions import needs
 
 if TYPE_CHECKING:
     from pandas import DataFrame

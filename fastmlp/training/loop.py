@@ -13,7 +13,6 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Span, Trainer
 from fastmlp.data.feed import Buffers
@@ -381,4 +380,15 @@ def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDAr
         rates = np.empty(len(steps))
         rates.fill(rate)
         return rates
-    return validation.rates(rates_of(rate, steps, total), len(steps), rate)
+    returned, n = rates_of(rate, steps, total), len(steps)
+    try:
+        rates = np.asarray(returned, np.float64)
+        good = rates.shape == (n,) and np.isfinite(rates).all() and (rates >= 0).all()
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"learning-rate schedule {rate!r} must return {n} finite rates of 0 or more, got "
+            f"{returned!r}"
+        )
+    return rates

@@ -14,8 +14,7 @@ from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
 from fastmlp.validation import hints
-from fastmlp.validation.packages import needs
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.suggestions import needs, suggestion
 
 Array = NDArray[Any]
 Function = Callable[..., Any]

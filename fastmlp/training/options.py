@@ -1,14 +1,14 @@
 """The arguments of a fit: checked here for `MLP.fit` and `fit_many`, and carried in one record."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from fastmlp import validation
 from fastmlp.backends.protocol import Data
 from fastmlp.data.sources import Reading
 from fastmlp.network.spec import Network
@@ -18,7 +18,9 @@ from fastmlp.training.history import Callback
 from fastmlp.training.metrics import OF_SCORERS, Metrics
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import misfit
 
+ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 Listener: TypeAlias = Callback | EarlyStopping | ReduceLROnPlateau
 MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss training_loss"}
 
@@ -87,7 +89,7 @@ class FitOptions(Reading):
         scalars.boolean(who, "shuffle", options.shuffle)
         scalars.boolean(who, "progress", options.progress)
         checkpoints = (options.checkpoint, options.checkpoint_every, options.resume)
-        own["checkpoint_every"] = validation.checkpoint(*checkpoints, who)
+        own["checkpoint_every"] = _checkpoint(*checkpoints, who)
         given, splits = validation_data is not None, options.validation_split is not None
         if splits and (given or validation_rows is not None):
             name = "validation_data" if validation_rows is None else "validation_rows"
@@ -152,7 +154,7 @@ def _listeners(
             raise TypeError(f"{who}: callbacks has the class {name}: {name}(...)")
     settings = [listener for listener in listeners if isinstance(listener, kinds)]
     others = [listener for listener in listeners if not isinstance(listener, kinds)]
-    functions = validation.callbacks(others if settings else callbacks, who)
+    functions = callbacks_of(others if settings else callbacks, who)
     stoppings = [listener for listener in settings if isinstance(listener, EarlyStopping)]
     plateaus = [listener for listener in settings if isinstance(listener, ReduceLROnPlateau)]
     asked = "EarlyStopping"
@@ -167,6 +169,50 @@ def _listeners(
         stopping = stoppings[0] if stoppings else EarlyStopping(patience=None)
         stoppings = [replace(stopping, restore_best_weights=True)]
     return functions, next(iter(stoppings), None), next(iter(plateaus), None), asked
+
+
+def callbacks_of(argument: Any, who: str) -> tuple[Callable[..., Any], ...]:
+    """Check callbacks: a function, or a sequence of functions."""
+    several = isinstance(argument, Iterable) and not callable(argument)
+    functions: tuple[Any, ...] = tuple(argument) if several else (argument,)
+    for function in functions:
+        wrong = misfit(function, 1) if callable(function) else _of_events(function)
+        if wrong or not callable(function):
+            raise TypeError(
+                f"{who}: callbacks must be functions of one argument, the Report of an epoch, got "
+                f"{function!r}{wrong}"
+            )
+    return functions
+
+
+def _of_events(callback: object) -> str:
+    """The end of a message about a callback whose methods are called at events, else ""."""
+    events = [name for name in dir(callback) if name.startswith("on_")]
+    if not events:
+        return ""
+    return (
+        f"; in the place of {', '.join(events[:3])} write a function: def log(report): "
+        "print(report.epoch, report.loss); see 'How do I show progress, and log a fit?'"
+    )
+
+
+def _checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
+    """Check the path and the interval of checkpoints; return the interval."""
+    scalars.boolean(who, "resume", resume)
+    if path is None and resume:
+        raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
+    if path is not None:
+        scalars.path(who, "checkpoint", path)
+    if isinstance(every, timedelta):
+        if every < timedelta(0):
+            raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
+        return every
+    if isinstance(every, float):
+        raise TypeError(
+            f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
+            f"datetime.timedelta(seconds={every!r})"
+        )
+    return scalars.positive_integer(who, "checkpoint_every", every)
 
 
 S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)

@@ -99,9 +99,20 @@ def rows_of(
         if held_out is not None:
             _names_of(validated, names, network, where)
     if held_out is None and validated is not None:
-        X, y, sample_weight = validation.validation_pair(validated, who)
+        X, y, sample_weight = _validation_pair(validated, who)
         held_out = engine.data(validation.selected(X, names, where), y, sample_weight, where)
     return FitRows(feed, data, held_out, names)
+
+
+def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
+    """Return (X, y, sample_weight or None) from validation data of two or three parts."""
+    if not isinstance(argument, tuple | list) or len(argument) not in (2, 3):
+        hint = f"; use validation_split={argument!r}" if isinstance(argument, float) else ""
+        raise TypeError(
+            f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
+            f"got {type(argument).__name__}{hint}"
+        )
+    return (*argument, None)[:3]
 
 
 def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:

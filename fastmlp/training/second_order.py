@@ -34,8 +34,7 @@ from fastmlp.rules.weight_rules import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import n_threads_of
-from fastmlp.validation.packages import needs
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.suggestions import count, needs
 
 Array = NDArray[Any]
 IsLate = Callable[[], bool]

@@ -6,6 +6,10 @@ name is the parameter `who` of many functions of the package: what the user call
 """
 
 from fastmlp.validation.arrays import (
+    BALANCED,
+    balanced,
+    class_counts,
+    class_weights,
     features,
     matrix,
     out_array,
@@ -19,25 +23,12 @@ from fastmlp.validation.arrays import (
     weights,
     without_nul,
 )
-from fastmlp.validation.fits import (
-    BALANCED,
-    balanced,
-    callbacks,
-    checkpoint,
-    class_counts,
-    class_weights,
-    ranks,
-    rates,
-    validation_pair,
-)
 from fastmlp.validation.frames import Names, named, names_given, selected
 
 __all__ = [
     "BALANCED",
     "Names",
     "balanced",
-    "callbacks",
-    "checkpoint",
     "class_counts",
     "class_weights",
     "features",
@@ -45,15 +36,12 @@ __all__ = [
     "named",
     "names_given",
     "out_array",
-    "ranks",
-    "rates",
     "row_index",
     "selected",
     "table",
     "targets",
     "unmasked",
     "unnamed",
-    "validation_pair",
     "vector",
     "warn_if_not_finite",
     "weights",

@@ -1,6 +1,8 @@
-"""Checks of features, targets, weights, row indices and output arrays."""
+"""Checks of features, targets, weights, row indices and output arrays; weights of classes."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,13 +10,14 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
-from fastmlp.validation import frames, hints
+from fastmlp.validation import frames, hints, scalars
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
 # Larger arrays would be copied for a search.
 SEARCHED = 1 << 12
+BALANCED = "balanced"
 
 
 def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
@@ -348,3 +351,107 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
                 f"{who}: rows of y must be one-hot or probabilities that sum to 1, "
                 f"got {table[int(np.argmax(off))]}"
             )
+
+
+def class_weights(
+    class_weight: object, y: Any, sample_weight: Any, accepted: str, n_outputs: int, who: str
+) -> NDArray[np.float64]:
+    """Return the weights of rows, shape (n_rows,): of the row's class, times `sample_weight`.
+
+    `accepted` is the word for the targets that the loss accepts, `Loss.targets`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weights are no mapping from classes to numbers of 0 or more nor "balanced", or y has
+        no classes.
+    """
+    if not isinstance(class_weight, Mapping) and class_weight != BALANCED:
+        kind = ValueError if isinstance(class_weight, str) else TypeError
+        raise kind(
+            f"{who}: class_weight must be 'balanced', or a mapping of classes to numbers, such as "
+            f"{{0: 1.0, 1: 5.0}}, got {class_weight!r}"
+        )
+    if accepted != "classes" and (accepted, n_outputs) != ("unit", 1):
+        raise ValueError(
+            f"{who}: class_weight needs a loss of classes, such as 'cross_entropy', or "
+            "'binary_cross_entropy' with one output; for other targets use sample_weight"
+        )
+    labels = _labels(y, who)
+    n_classes = n_outputs if accepted == "classes" else 2
+    rows = _of_rows(class_weight, labels, n_classes, who)
+    if sample_weight is None:
+        return rows
+    return rows * vector(sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who)
+
+
+def balanced(counts: Mapping[int, int]) -> dict[int, float]:
+    """Return the "balanced" weight of each class, from its number of rows."""
+    total = sum(counts.values())
+    return {label: total / (len(counts) * n) for label, n in counts.items()}
+
+
+def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
+    """Return the number of rows of each class, of y in parts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If y has no classes.
+    """
+    counts = Counter[int]()
+    for y in targets:
+        present, n = np.unique(_labels(y, who), return_counts=True)
+        counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
+    return counts
+
+
+def _labels(y: Any, who: str) -> NDArray[np.int64]:
+    """Return the class of each row, from labels or one-hot rows."""
+    if hasattr(y, "__cuda_array_interface__"):
+        raise TypeError(f"{who}: class_weight needs y in the memory of the host, not of the GPU")
+    numbers = frames.numbers_of(y, None, who, "y")
+    table = np.asarray(y) if numbers is None else numbers
+    if table.dtype.kind not in "fiub" or table.ndim not in (1, 2):
+        raise TypeError(
+            f"{who}: class_weight needs y of class labels, or of one-hot rows, got dtype "
+            f"{table.dtype} and shape {table.shape}"
+        )
+    columns = table.reshape(len(table), -1)
+    if columns.shape[1] > 1:
+        labels: Any = columns.argmax(axis=1)
+        exact = np.array_equal(columns, np.eye(columns.shape[1])[labels])
+    else:
+        labels = columns[:, 0]
+        exact = bool(np.isfinite(labels).all()) and bool((labels == np.round(labels)).all())
+    if not exact:
+        raise ValueError(
+            f"{who}: class_weight needs class labels or one-hot rows, but y has rows of "
+            "probabilities; for those use sample_weight"
+        )
+    return np.asarray(labels, np.int64)
+
+
+def _of_rows(
+    class_weight: Any, labels: NDArray[np.int64], n_classes: int, who: str
+) -> NDArray[np.float64]:
+    present, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if class_weight == BALANCED:
+        of_classes = len(labels) / (len(present) * counts)
+    else:
+        numbers = {
+            _class(key, n_classes, who): scalars.non_negative(who, f"class_weight[{key!r}]", value)
+            for key, value in class_weight.items()
+        }
+        of_classes = np.array([numbers.get(int(label), 1.0) for label in present])
+    return np.asarray(of_classes[place.reshape(-1)], np.float64)
+
+
+def _class(key: Any, n_classes: int, who: str) -> int:
+    whole = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    if not whole or not 0 <= key < n_classes:
+        raise ValueError(
+            f"{who}: the keys of class_weight must be class labels, integers from 0 to "
+            f"{n_classes - 1}, got {key!r}"
+        )
+    return int(key)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory, warnings
 from fastmlp.validation import hints
-from fastmlp.validation.packages import needs
-from fastmlp.validation.suggestions import count, listed, suggestion
+from fastmlp.validation.suggestions import count, listed, needs, suggestion
 
 Array = NDArray[Any]
 Names = tuple[str, ...] | None

@@ -32,9 +32,8 @@ from fastmlp import (
 )
 from fastmlp.network import resolve
 from fastmlp.rules import activations, losses, optimizers, weight_rules
-from fastmlp.validation import hints, keywords, packages
-from fastmlp.validation.attributes import OF_HISTORIES, OF_NETS
-from fastmlp.validation.calls import explained
+from fastmlp.validation import hints, suggestions
+from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
 # Wrong types on purpose.
 # mypy: disable-error-code="assignment"
@@ -148,15 +147,15 @@ def test_nothing_installs_fastmlp_by_its_name() -> None:
 def test_no_message_has_a_command_of_its_own() -> None:
     own = re.compile(r"[\"'].*needs [\w-]+: pip install")
     files = [path for path in FILES if path.is_relative_to(ROOT / "fastmlp")]
-    assert [path.name for path in files if own.search(path.read_text())] == ["packages.py"]
+    assert [path.name for path in files if own.search(path.read_text())] == ["suggestions.py"]
 
 
-@pytest.mark.parametrize("package", sorted(NEEDED | packages.ARGUMENTS.keys()))
+@pytest.mark.parametrize("package", sorted(NEEDED | suggestions.ARGUMENTS.keys()))
 def test_the_package_is_one_of_an_extra(package: str) -> None:
     assert package in KNOWN
-    message = packages.needs("MLP.fit", package)
+    message = suggestions.needs("MLP.fit", package)
     assert message.startswith(f"MLP.fit needs {package}: pip install ")
-    for argument in re.findall(r"[\w-]+(?=\[|\s|$)", packages.install(package)[12:]):
+    for argument in re.findall(r"[\w-]+(?=\[|\s|$)", suggestions.install(package)[12:]):
         assert argument in KNOWN
 
 
@@ -203,8 +202,8 @@ def test_what_is_made_can_be_copied_and_pickled(thing: Any) -> None:
 
 
 def test_advice_is_of_words_in_the_groups() -> None:
-    words = {word for group in keywords.groups() for word in group}
-    tables = map(keywords.advice, keywords.content()["advice"])
+    words = {word for group in suggestions.groups() for word in group}
+    tables = map(suggestions.advice, suggestions.content()["advice"])
     others = {"checkpoint", "resume", "communicator"}
     assert {word for table in tables for word in table} - words <= others
 
@@ -220,7 +219,7 @@ def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
 
 def test_a_word_stands_once_for_a_keyword() -> None:
     """In the cells of its row, or in the list; but words of two keywords stand in both."""
-    content = keywords.content()
+    content = suggestions.content()
     listed = [(key, word) for key, text in content["also"].items() for word in text.split()]
     assert len(listed) == len({*listed})
     in_cells = {
@@ -235,7 +234,7 @@ def test_a_word_stands_once_for_a_keyword() -> None:
 
 def test_words_are_read_by_a_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", None)
-    spec = importlib.util.spec_from_file_location("again", keywords.__file__)
+    spec = importlib.util.spec_from_file_location("again", suggestions.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

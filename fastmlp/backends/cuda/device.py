@@ -21,7 +21,7 @@ from fastmlp import validation
 from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
-from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import needs
 
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)

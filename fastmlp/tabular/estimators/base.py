@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_n_features, check_is_fitted
 
-from fastmlp import validation as checks
 from fastmlp._process import warnings
 from fastmlp.estimators.common import (
     BatchPredictions,
@@ -48,6 +47,7 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.schema.in_memory import is_rows, table_of
 from fastmlp.training.history import History
+from fastmlp.training.options import callbacks_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -142,7 +142,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
-        callbacks = checks.callbacks(arguments.callbacks, who)
+        callbacks = callbacks_of(arguments.callbacks, who)
         scalars.boolean(who, "progress", arguments.progress)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         X, y, arguments = fit_arguments.opened(X, y, arguments, who, seed)

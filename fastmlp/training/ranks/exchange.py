@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.validation.packages import needs
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import needs
 
 Array = NDArray[Any]
 
@@ -74,6 +75,16 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
         )
     communicator: Communicator = argument
     return communicator
+
+
+def check_ranks(communicator: object, average_every: object, device: str, who: str) -> None:
+    """Check the arguments of a fit on several ranks."""
+    if average_every is not None:
+        scalars.positive_integer(who, "average_every", average_every)
+        if communicator is None:
+            raise ValueError(f"{who}: average_every is for several ranks: give communicator=")
+    if communicator is not None and device != "cpu":
+        raise ValueError(f"{who}: communicator is for nets on the CPU, and this one is on {device}")
 
 
 T = TypeVar("T")
