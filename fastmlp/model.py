@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final, overloa
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
@@ -59,7 +58,7 @@ from fastmlp.training.second_order import batch_size_for
 from fastmlp.training.second_order import check as check_second_order
 from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, explained
 from fastmlp.validation.suggestions import needs
 
@@ -301,7 +300,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
 
     @feature_names.setter
     def feature_names(self, names: Iterable[str] | None) -> None:
-        checked = validation.names_given(names, self.layer_sizes[0], "MLP.feature_names")
+        checked = frames.names_given(names, self.layer_sizes[0], "MLP.feature_names")
         self._state.feature_names = checked
 
     @property
@@ -600,7 +599,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         rates_of_layers.require_trained(self._network, who)
         require_first_order(state.optimizer, who)
         n_parameters, dtype = len(state.parameters), self._network.dtype
-        slopes = validation.vector(gradient, n_parameters, dtype, "gradient", who)
+        slopes = arrays.vector(gradient, n_parameters, dtype, "gradient", who)
         with state.lock.training(who):
             single_step(self._on_device(), state, slopes)
 

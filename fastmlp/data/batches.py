@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastmlp import validation
 from fastmlp.data.arrow import (
     imported,
     instead_of,
@@ -69,7 +68,7 @@ class PredictBatch(NamedTuple):
     kept: Any = None
 
 
-def names_of_model(model: Any) -> validation.Names:
+def names_of_model(model: Any) -> frames.Names:
     """Return the names of the columns that a model was trained on, or None."""
     for attribute in ("feature_names", "_read_names", "feature_names_in_"):
         names = getattr(model, attribute, None)
@@ -79,7 +78,7 @@ def names_of_model(model: Any) -> validation.Names:
 
 
 def batches_of(
-    X: Any, names: validation.Names, rows: int, who: str, texts: Collection[str] = ()
+    X: Any, names: frames.Names, rows: int, who: str, texts: Collection[str] = ()
 ) -> Iterator[PredictBatch]:
     """Yield the rows of X in their order, at most so many at a time.
 
@@ -101,7 +100,7 @@ def batches_of(
         None if names is None or source_names is None else _order(tuple(source_names), names, who)
     )
     for piece in blocks_of(X, who):
-        content = validation.selected(piece.content, names, who)
+        content = frames.selected(piece.content, names, who)
         for part in _slices(content, rows):
             yield PredictBatch(part if order is None else np.take(part, order, axis=1), piece.name)
 
@@ -130,7 +129,7 @@ class Choice:
 
     def __init__(
         self,
-        names: validation.Names,
+        names: frames.Names,
         keep: Sequence[str],
         texts: Collection[str] = (),
         *,
@@ -153,7 +152,7 @@ class Choice:
                 raise ValueError(f"{who}: there are several columns of the name {name!r}")
         # Of all files; without names of features they are those of the first.
         self.features = self.features or [name for name in schema.names if name not in kept]
-        validation.selected(schema.empty_table(), tuple(self.features), who)
+        frames.selected(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
         all_names = list(dict.fromkeys([*self.features, *kept]))
         return ChosenColumns(all_names, numbers, self._texts, nulls=self._nulls)

@@ -10,7 +10,6 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process import memory, task_pool
 from fastmlp._process.warnings import warn
 from fastmlp.data.arrow import is_table, paths_of
@@ -29,7 +28,7 @@ from fastmlp.data.sources import (
     targets_of,
 )
 from fastmlp.network.spec import Network
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, scalars
 from fastmlp.validation.suggestions import count
 
 # Means of two buffers are further apart than chance has them.
@@ -409,8 +408,8 @@ def feed_of(
         return None
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
-    if isinstance(class_weight, str) and class_weight == validation.BALANCED:
-        class_weight = validation.balanced(validation.class_counts(targets_of(X, who), who))
+    if isinstance(class_weight, str) and class_weight == arrays.BALANCED:
+        class_weight = arrays.balanced(arrays.class_counts(targets_of(X, who), who))
     convert = Conversion(network, who, class_weight, names)
     return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
 
@@ -469,7 +468,7 @@ def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None
         If X and `target` do not go together, or the columns are not there.
     """
     if target is None:
-        validation.unnamed(y, who)
+        arrays.unnamed(y, who)
         if y is None and paths_of(X) is not None:
             raise TypeError(f"{who}: files need target=, the name of the column of y")
         if y is None and is_table(X):

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import validation
 from fastmlp._process import memory
 from fastmlp.network.spec import Network
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, scalars
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
@@ -389,14 +388,14 @@ class Conversion:
         network, dtype, loss = self._network, self._network.dtype, self._network.loss
         sizes = network.layout.sizes
         named = X if self._names is None else _NamedArray(X, self._names)
-        x = validation.features(named, sizes[0], dtype, who)
-        table = validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
+        x = arrays.features(named, sizes[0], dtype, who)
+        table = arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
         if self._class_weight is not None:
-            sample_weight = validation.class_weights(
+            sample_weight = arrays.class_weights(
                 self._class_weight, y, sample_weight, loss.targets, sizes[-1], who
             )
         # A block whose rows all have the weight 0 is valid, as a batch of such rows is.
-        weight = validation.weights(sample_weight, len(x), dtype, who, all_zero=True)
+        weight = arrays.weights(sample_weight, len(x), dtype, who, all_zero=True)
         return Rows(x, table, weight)
 
 

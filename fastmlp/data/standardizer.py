@@ -5,9 +5,8 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import validation
 from fastmlp.data.batches import blocks_of
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -170,7 +169,7 @@ class Standardizer:
             raise ValueError(f"{who}: there are no rows")
         names = getattr(X, "feature_names", None)
         if self.feature_names is None and names is not None:
-            self.feature_names = validation.names_given(names, len(self._mean), f"{who}: names")
+            self.feature_names = frames.names_given(names, len(self._mean), f"{who}: names")
         return self
 
     def partial_fit(self, X: ArrayLike) -> Self:
@@ -268,10 +267,10 @@ class Standardizer:
             self._sample.add(rows)
         self._learned = None
 
-    def _rows(self, X: Any, who: str) -> tuple[Array, validation.Names]:
+    def _rows(self, X: Any, who: str) -> tuple[Array, frames.Names]:
         """Return checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
-        X, names = validation.named(X, self.feature_names, who)
-        return validation.table(X, len(self._mean) if self.n_rows else None, who), names
+        X, names = frames.named(X, self.feature_names, who)
+        return arrays.table(X, len(self._mean) if self.n_rows else None, who), names
 
     def _merge(self, rows: Numbers) -> None:
         """Take over the moments of some rows, which are overwritten."""

@@ -12,7 +12,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp import validation
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.base import (
     CompiledMLP,
@@ -58,6 +57,7 @@ from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizer_protocol import Average
 from fastmlp.training.options import Listener
 from fastmlp.training.stopping import EarlyStopping
+from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -328,7 +328,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
                 if anew:
                     self._label_binarizer, self.classes_ = binarizer_of(classes), classes
                 return X, targets
-        validation.without_nul(y, f"{type(self).__name__}.fit", "y")
+        arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         return super()._validate_input(X, y, incremental, reset)
 
     def _has_plain_classes(self) -> bool:

@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import BatchPredictions, Table
 from fastmlp.estimators.sklearn_bases import (
@@ -31,6 +30,7 @@ from fastmlp.rules.loss_settings import Smoothed, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
+from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import suggestion_for
 
@@ -230,7 +230,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
             If data or parameters are of a wrong type or value, or the classes are not those of the
             outputs.
         """
-        validation.without_nul(y, f"{type(self).__name__}.fit", "y")
+        arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         rows, labels = self._checked(X, y, y_numeric=False)
         check_classification_targets(labels)
         targets = labels

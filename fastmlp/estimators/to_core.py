@@ -14,7 +14,6 @@ from scipy.sparse import issparse
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import InvalidParameterError
 
-from fastmlp import validation
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
@@ -35,7 +34,7 @@ from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.weight_rules import l2
 from fastmlp.training.pool import cost_of
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import hints
+from fastmlp.validation import arrays, hints
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
 Array = NDArray[Any]
@@ -488,7 +487,7 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
         If an entry is masked.
     """
     for name, array in {"X": X, **others}.items():
-        validation.unmasked(array, type(estimator).__name__, name)
+        arrays.unmasked(array, type(estimator).__name__, name)
     try:
         yield
     except ValueError as error:

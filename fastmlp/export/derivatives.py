@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import validation
 from fastmlp._process import memory
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
@@ -18,7 +17,7 @@ from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -282,7 +281,7 @@ def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str)
         from sklearn.utils.validation import validate_data
 
         X = validate_data(model, X, dtype=dtype, reset=False)
-    return validation.features(X, n_features, dtype, who)
+    return arrays.features(X, n_features, dtype, who)
 
 
 def _places(outputs: Any, n_outputs: int, who: str) -> NDArray[np.intp]:
@@ -365,13 +364,13 @@ def jacobian(
         memory.require(size, who, f"derivatives of shape {shape}")
         result = np.empty(shape, derivatives.dtype)
     else:
-        result = validation.out_array(out, shape, derivatives.dtype, who)
+        result = arrays.out_array(out, shape, derivatives.dtype, who)
     x = x.copy() if out is not None and np.may_share_memory(x, result) else x
     if derivatives.write(x, places, result):
         return result
     if plain:
         rows_of(model, x, n_features, dtype, who)
-    return validation.warn_if_not_finite(result, who)
+    return arrays.warn_if_not_finite(result, who)
 
 
 @explained
@@ -426,7 +425,7 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     x = rows_of(model, X, derivatives.n_features, derivatives.dtype, who)
     result = np.empty((len(x), 1, derivatives.n_features), derivatives.dtype)
     derivatives.write(x, np.array([derivatives.n_outputs - 1]), result)
-    return validation.warn_if_not_finite(result[:, 0], who)
+    return arrays.warn_if_not_finite(result[:, 0], who)
 
 
 def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str) -> Array:
@@ -456,7 +455,7 @@ def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str)
         last[:], bias_views(network.layout, parameters)[1][:] = views[0], biases[0]
     engine, result = Engine(network, net.n_threads, core.state.lock), np.empty_like(x)
     engine.objective(engine.data(x, y, None, who), summed=True)(parameters, result)
-    return validation.warn_if_not_finite(result, who)
+    return arrays.warn_if_not_finite(result, who)
 
 
 def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Array:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import validation
 from fastmlp._process.warnings import warn
 from fastmlp.export.derivatives import (
     ModelDerivatives,
@@ -18,7 +17,7 @@ from fastmlp.export.derivatives import (
     rows_of,
 )
 from fastmlp.export.models import parts_of
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -127,7 +126,7 @@ def shap_values(
     base = derivatives.values(rows).mean(axis=0)
     gap = derivatives.values(x) - base - values.sum(axis=2)
     _share(values, gap, _distances(x, rows, derivatives.sums))
-    validation.warn_if_not_finite(values, WHO)
+    arrays.warn_if_not_finite(values, WHO)
     if derivatives.n_outputs == 1:
         return Attribution(values[:, 0], float(base[0]), gap[:, 0])
     return Attribution(values, base, gap)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Order
 from fastmlp.data.arrow import is_table, paths_of
@@ -21,7 +20,9 @@ from fastmlp.training.options import FitOptions
 from fastmlp.training.pool import cost_of
 from fastmlp.training.rows import RawRows, rows_of, split
 from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
-from fastmlp.validation import Names, scalars, unnamed
+from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation.arrays import unnamed
+from fastmlp.validation.frames import Names
 from fastmlp.validation.suggestions import listed
 
 WHO = "fit_many"
@@ -43,7 +44,7 @@ class NetJob(NamedTuple):
     held_out: Data | None
     epochs: int
     batch_size: int
-    names: validation.Names
+    names: frames.Names
     number: int
 
     @property
@@ -130,7 +131,7 @@ class Shared:
     """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
-        own = validation.named(X, None, WHO, warns=True)
+        own = frames.named(X, None, WHO, warns=True)
         self._x, self._y = own[0], y
         self._made: dict[Any, Any] = {("named", None): own}
         # Objects known by their id must stay alive.
@@ -141,11 +142,11 @@ class Shared:
         """The rows of X; 0 where it is no array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
-    def data(self, core: Core, weight: Any, who: str) -> tuple[Data, validation.Names]:
+    def data(self, core: Core, weight: Any, who: str) -> tuple[Data, frames.Names]:
         """Return all rows, in the form and on the device of a net, and the names of its columns."""
         self._kept.append(weight)
         known = core.state.feature_names
-        select = partial(validation.named, self._x, known, who)
+        select = partial(frames.named, self._x, known, who)
         x, names = self.memo(("named", known), select)
         network, queue = core.engine.network, core.engine.queue
         sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
@@ -162,7 +163,7 @@ class Shared:
         indices: list[Order | None] = []
         for i, rows in enumerate(_each(values, name, n)):
             self._kept.append(rows)
-            make = partial(validation.row_index, rows, self.n_rows, who(i), name)
+            make = partial(arrays.row_index, rows, self.n_rows, who(i), name)
             indices.append(None if rows is None else self.memo(("index", id(rows)), make))
         return indices
 

@@ -7,13 +7,13 @@ from typing import Any, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.network import monotone
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer, average_start, is_averaged, lag_of
+from fastmlp.validation import frames
 
 Array = NDArray[Any]
 # The numbers that an optimizer keeps for each parameter: an update rule's m and v, and with an
@@ -80,7 +80,7 @@ class NetState:
         "key", "layout", "lock", "n_steps", "optimizer", "parameters", "weights",
     )  # fmt: skip
 
-    feature_names: validation.Names
+    feature_names: frames.Names
     layout: Layout
     optimizer: Optimizer
     generator: np.random.Generator | None
@@ -122,7 +122,7 @@ class NetState:
 
     def select(self, X: Any, who: str) -> Any:
         """Return the columns of X by the net's names, in its order; an array as it is."""
-        return validation.selected(X, self.feature_names, who)
+        return frames.selected(X, self.feature_names, who)
 
     def slots(self) -> Array | None:
         """Return a copy of the optimizer's state, shape (n_slots, n_parameters).

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.network import layer_settings, monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
@@ -20,7 +19,8 @@ from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizer_protocol import Optimizer
 from fastmlp.serialization import codec, safetensors_file
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.validation import Names
+from fastmlp.validation import frames
+from fastmlp.validation.frames import Names
 
 Array = NDArray[Any]
 KIND = "MLP"
@@ -207,7 +207,7 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedN
         generator=generator,
         key=_key(header.get("key")),
         averaged_from=codec.count(header.get("averaged_from", 0), "averaged_from"),
-        feature_names=validation.names_given(names, network.layout.sizes[0], "feature_names"),
+        feature_names=frames.names_given(names, network.layout.sizes[0], "feature_names"),
     )
 
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.blocks import in_blocks
@@ -18,7 +17,7 @@ from fastmlp.rules.optimizer_protocol import SWA, Optimizer, average_of
 from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.suggestions import listed
 
 # A rate that depends on the number of steps has two values for these.
@@ -46,12 +45,10 @@ class FitRows(NamedTuple):
     feed: Feed | None
     data: Any
     held_out: Any
-    names: validation.Names
+    names: frames.Names
 
 
-def rows_of(
-    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
-) -> FitRows:
+def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names) -> FitRows:
     """The rows of a fit, checked.
 
     Parameters
@@ -92,7 +89,7 @@ def rows_of(
         held_out = engine.trusted(*all_rows(opened(validated, where), convert, where))
     feed = feed_of(X, *rows[1:], network, options, who)
     if feed is None:
-        X, names = validation.named(X, names, who, warns=True)
+        X, names = frames.named(X, names, who, warns=True)
         data = engine.data(X, rows[1], rows[2], who)
     else:
         data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
@@ -100,7 +97,7 @@ def rows_of(
             _names_of(validated, names, network, where)
     if held_out is None and validated is not None:
         X, y, sample_weight = _validation_pair(validated, who)
-        held_out = engine.data(validation.selected(X, names, where), y, sample_weight, where)
+        held_out = engine.data(frames.selected(X, names, where), y, sample_weight, where)
     return FitRows(feed, data, held_out, names)
 
 
@@ -115,10 +112,10 @@ def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     return (*argument, None)[:3]
 
 
-def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:
+def _names_of(source: Any, names: frames.Names, network: Network, who: str) -> frames.Names:
     """Return the names of a source's columns, which must be those that are known, if any are."""
     of_source = getattr(source, "feature_names", None)
-    own = validation.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
+    own = frames.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
     if own is not None and names is not None and own != names:
         raise ValueError(
             f"{who}: the source has the columns {listed([*own])}, but the net's feature_names are "
@@ -128,7 +125,7 @@ def _names_of(source: Any, names: validation.Names, network: Network, who: str) 
 
 
 def split_rows_of(
-    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
     """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on.
 
@@ -141,14 +138,14 @@ def split_rows_of(
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
         form = (network.loss.targets, network.layout.sizes[-1], who)
-        weight = validation.class_weights(class_weight, raw.y, raw.sample_weight, *form)
+        weight = arrays.class_weights(class_weight, raw.y, raw.sample_weight, *form)
         weighted = raw._replace(sample_weight=weight)
     rows = rows_of(engine, weighted, options, names)
     if fraction is None or rows.feed is not None:
         return rows
     data, held_out = split(rows.data, fraction, who)
     if class_weight is not None:
-        own = validation.weights(raw.sample_weight, len(data.weight), network.dtype, who)
+        own = arrays.weights(raw.sample_weight, len(data.weight), network.dtype, who)
         held_out = held_out._replace(weight=own)
     return rows._replace(data=data, held_out=held_out)
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.memory import BufferPool, keep
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
@@ -35,7 +34,7 @@ from fastmlp.rules.schedules import NoEnd, is_known
 from fastmlp.rules.updates import ParameterGroup, groups_of
 from fastmlp.training.loop import rates_at
 from fastmlp.training.rows import rates_in_use, setting_of_length
-from fastmlp.validation import scalars
+from fastmlp.validation import arrays, frames, scalars
 
 Array = NDArray[Any]
 Kind = Literal["batch", "gradient", "vjp", "objective"]
@@ -128,7 +127,7 @@ class Steps:
             return loss
         who, engine = WHO["batch"], self._engines["batch"]
         self.require_steps(who)
-        X, names = validation.named(X, self._state.feature_names, who, warns=True)
+        X, names = frames.named(X, self._state.feature_names, who, warns=True)
         loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
         self._state.feature_names = names
         return loss
@@ -244,9 +243,7 @@ class Steps:
         if not hasattr(output_gradient, "__cuda_array_interface__"):
             n_rows = len(X) if hasattr(X, "__len__") else 0
             shape, dtype = (n_rows, self._state.layout.sizes[-1]), engine.network.dtype
-            output_gradient = validation.matrix(
-                output_gradient, shape, dtype, "output_gradient", who
-            )
+            output_gradient = arrays.matrix(output_gradient, shape, dtype, "output_gradient", who)
         return engine.data(X, output_gradient, None, who)
 
     def _quickly(self, kind: Kind, X: Any, y: Any, weight: Any = None) -> float | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
 from fastmlp._process.memory import FreeList
 from fastmlp.backends import protocol
@@ -27,7 +26,7 @@ from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, 
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.optimizer_protocol import NormLimit, Optimizer, Rates, average_of, norm_limit_of
 from fastmlp.rules.updates import FROZEN, ParameterGroups, groups_of, norm_factor
-from fastmlp.validation import expanded
+from fastmlp.validation import arrays, expanded
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
@@ -64,12 +63,12 @@ class Engine(Runner):
         network = self.network
         sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
         x = expanded.rows(X, sizes[0], dtype, who)
-        table = validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
+        table = arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target)
         return Data(x, table, self.weights(sample_weight, len(x), who))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
         """Return weights of rows, validated."""
-        return validation.weights(sample_weight, n_rows, self.network.dtype, who)
+        return arrays.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, X dense or sparse, converted to the dtype."""

@@ -17,10 +17,10 @@ import numpy as np
 from numba import config, types
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
+from fastmlp.validation import arrays
 from fastmlp.validation.suggestions import needs
 
 Function = Callable[..., Any]
@@ -409,7 +409,7 @@ class _HostMemory:
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """Return X, checked as by `validation.features`; an X on the GPU stays there, not copied.
+    """Return X, checked as by `arrays.features`; an X on the GPU stays there, not copied.
 
     Raises
     ------
@@ -417,26 +417,26 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
         If X is not valid. An X on the GPU must have the net's dtype and be C-contiguous.
     """
     if not is_device_array(x):
-        return validation.features(x, n_features, dtype, who)
+        return arrays.features(x, n_features, dtype, who)
     _check_layout(x, dtype, who, "X")
     array = adopted(x, f"{who}: X")
     if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
         # Raises the error of an array on the host.
-        validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
+        arrays.features(np.zeros(array.shape, dtype), n_features, dtype, who)
     if not all_finite(array):
         # Raises an error that names the first such number.
-        validation.features(to_host(array), n_features, dtype, who)
+        arrays.features(to_host(array), n_features, dtype, who)
     return array
 
 
 def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
-    """Return y, checked as by `validation.targets`.
+    """Return y, checked as by `arrays.targets`.
 
     A y on the GPU is checked on the host. It stays on the GPU if it needs no conversion.
     """
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)
-    table = validation.targets(host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
+    table = arrays.targets(host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
     if on_device is None:
         return table
     same = on_device.dtype == dtype and tuple(on_device.shape) == table.shape
@@ -444,10 +444,10 @@ def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any
 
 
 def weights(weight: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
-    """Return sample weights, checked as by `validation.weights`, on the host."""
+    """Return sample weights, checked as by `arrays.weights`, on the host."""
     if is_device_array(weight):
         weight = to_host(adopted(weight, f"{who}: sample_weight"))
-    return validation.weights(weight, n_rows, dtype, who)
+    return arrays.weights(weight, n_rows, dtype, who)
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:

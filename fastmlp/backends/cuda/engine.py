@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda import device as device_arrays
 from fastmlp.backends.cuda.device import (
@@ -46,6 +45,7 @@ from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.loss_settings import unsmoothed
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 from fastmlp.rules.updates import groups_of
+from fastmlp.validation import arrays
 
 Array = NDArray[Any]
 # The activations of a chunk: 64 MB in float32.
@@ -227,7 +227,7 @@ class Predictor:
         """
         result = self._predict(self._select(X, who), out, who)
         on_host = isinstance(result, np.ndarray)
-        return validation.warn_if_not_finite(result, who) if on_host else result
+        return arrays.warn_if_not_finite(result, who) if on_host else result
 
     def _predict(self, X: Any, out: Any, who: str = "MLP.predict") -> Any:
         layout, dtype = self._network.layout, self._network.dtype
@@ -239,7 +239,7 @@ class Predictor:
             elif out is None and device_arrays.is_device_array(X):
                 result = self._card.empty(shape, dtype)
             else:
-                result = validation.out_array(out, shape, dtype, who)
+                result = arrays.out_array(out, shape, dtype, who)
             Prediction(self._card, self._network, self._lock, x, result)(self._parameters)
         return result if out is None else out
 

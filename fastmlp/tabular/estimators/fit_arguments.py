@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
-from fastmlp import validation
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
 from fastmlp.data.batches import Choice
 from fastmlp.data.columns import lacking
@@ -17,7 +16,7 @@ from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.schema import Schema, dates
 from fastmlp.tabular.schema.batches import read, require, text_names
 from fastmlp.tabular.schema.in_memory import is_rows
-from fastmlp.validation import hints, scalars
+from fastmlp.validation import arrays, hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
@@ -50,8 +49,8 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     if y is None:
         door = "pass y, or the name of its column in X by target="
         raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
-    validation.unmasked(y, who, name)
-    validation.without_nul(y, who, name)
+    arrays.unmasked(y, who, name)
+    arrays.without_nul(y, who, name)
     values = array(y)
     if values.ndim == 2 and values.shape[1] > 1:
         several = "MultiOutput" + ("Classifier" if "Classifier" in who else "Regressor")

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
 from fastmlp.tabular.schema import arrow_columns, dates
 from fastmlp.tabular.schema.rule import Kind
-from fastmlp.validation import hints
+from fastmlp.validation import arrays, hints
 from fastmlp.validation.frames import (
     MISSING_TYPES,
     is_series,
@@ -173,7 +172,7 @@ def _array(X: Any, who: str) -> Array:
     if hasattr(X, "__next__") or isinstance(X, str | bytes | dict):
         frame = ": pandas.DataFrame(X) of columns, [X] of a row" if isinstance(X, dict) else ""
         raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}{frame}")
-    validation.unmasked(X, who, "X")
+    arrays.unmasked(X, who, "X")
     try:
         array = np.asarray(X)
         if not isinstance(X, np.ndarray) and array.dtype.kind not in "fiub":

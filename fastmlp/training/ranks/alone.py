@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.random_state import shuffling_words
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.feed import Feed
@@ -17,6 +16,7 @@ from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.metrics import Metrics, OnePass, Validation
 from fastmlp.training.options import FitOptions
 from fastmlp.training.rows import FitRows, RawRows, by_buffers, split_rows_of
+from fastmlp.validation import frames
 
 T = TypeVar("T")
 NOTHING = nullcontext()
@@ -41,7 +41,7 @@ class Alone:
         engine_of: Callable[[], Engine[Any]],
         raw: RawRows,
         options: FitOptions,
-        names: validation.Names,
+        names: frames.Names,
     ) -> tuple[Engine[Any], FitRows]:
         """The engine, and this rank's rows of a fit, checked.
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.warnings import collected
 from fastmlp.backends.protocol import Data, Engine
@@ -28,6 +27,7 @@ from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks.alone import ALONE, Alone
 from fastmlp.training.ranks.exchange import CommunicatorLike, Exchange, communicator_of
 from fastmlp.training.rows import FitRows, RawRows, check_length, split_rows_of
+from fastmlp.validation import arrays, frames
 
 NONE = np.empty(0, np.int64)
 
@@ -45,7 +45,7 @@ def is_empty(X: Any) -> bool:
 
 
 def rows_of_rank(
-    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
     """The rows as of `split_rows_of`; a rank may have no rows, or none to validate on.
 
@@ -82,14 +82,14 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
     return np.zeros((1, sizes[0])), np.ones((1, sizes[-1] // loss.per_target))
 
 
-def class_counts(raw: RawRows, options: FitOptions, names: validation.Names) -> Counter[int]:
+def class_counts(raw: RawRows, options: FitOptions, names: frames.Names) -> Counter[int]:
     """The number of this rank's rows of each class."""
     X, y, who = raw.X, raw.y, options.who
     if y is not None and len(y):
-        return validation.class_counts([y], who)
+        return arrays.class_counts([y], who)
     if y is None and not is_empty(X):
         source = tabled(*in_blocks(X, y, None, who)[:2], options.target, who, names)
-        return validation.class_counts(targets_of(source, who), who)
+        return arrays.class_counts(targets_of(source, who), who)
     return Counter()
 
 
@@ -226,7 +226,7 @@ class Together(Exchange):
         engine_of: Callable[[], Engine[Any]],
         raw: RawRows,
         options: FitOptions,
-        names: validation.Names,
+        names: frames.Names,
     ) -> tuple[Engine[Any], FitRows]:
         """The engine, and this rank's rows of a fit, checked.
 
@@ -237,11 +237,11 @@ class Together(Exchange):
         """
         whole, rest = divmod(options.batch_size, self.size)
         options = replace(options, batch_size=max(1, whole + (self.rank < rest)))
-        if options.class_weight == validation.BALANCED:
+        if options.class_weight == arrays.BALANCED:
             with self.agreeing():
                 own = class_counts(raw, options, names)
             counts = sum(self.allgather_objects(own), Counter[int]())
-            options = replace(options, class_weight=validation.balanced(counts))
+            options = replace(options, class_weight=arrays.balanced(counts))
         with self.agreeing():
             engine = engine_of()
             rows = rows_of_rank(engine, raw, options, names)

@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.cpu.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks
@@ -27,7 +26,7 @@ from fastmlp.backends.cpu.tuning import (
 )
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, paired_layers
-from fastmlp.validation import expanded
+from fastmlp.validation import arrays, expanded
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
@@ -231,17 +230,17 @@ class Predictor:
     def _checked(self, X: Any, out: Any, who: str) -> Array:
         sizes, dtype = self._network.layout.sizes, self._network.dtype
         x = expanded.rows(self._select(X, who), sizes[0], dtype, who)
-        result = validation.out_array(out, (len(x), sizes[-1]), dtype, who)
+        result = arrays.out_array(out, (len(x), sizes[-1]), dtype, who)
         if isinstance(x, Expanded):
             self.write(x, result)
-            return validation.warn_if_not_finite(result, who)
+            return arrays.warn_if_not_finite(result, who)
         if out is not None and np.may_share_memory(x, result):
             # Predictions would overwrite rows that are still to be read.
             x = x.copy()
         small = self._small
         if small is None or small(x if x.flags.writeable else x.copy(), result) is None:
             self.write(x, result)
-        return validation.warn_if_not_finite(result, who)
+        return arrays.warn_if_not_finite(result, who)
 
     def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
         """Predict in spare or new buffers: those of quick calls may be another thread's."""
@@ -300,7 +299,7 @@ def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict")
         return None
     shape = (len(x), sizes[-1])
     if out is None:
-        return validation.out_array(None, shape, dtype, who)
+        return arrays.out_array(None, shape, dtype, who)
     if type(out) is not np.ndarray or out.dtype != dtype or out.shape != shape:
         return None
     flags = out.flags
