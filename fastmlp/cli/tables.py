@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
-from fastmlp.data.arrow import ROWS, imported
+from fastmlp.data.arrow import ROWS, Place, imported
 from fastmlp.data.batches import (
     Choice,
     PredictBatch,
@@ -425,8 +425,8 @@ def score(
     targets, predictions = list[Array](), list[Array]()
     for batch in batches:
         if batch.rows.num_rows:
-            place: Any = batch.where
-            targets.append(_targets(model, batch.kept.column(target), target, place.by(who)))
+            column, where = batch.kept.column(target), batch.where.by(who)
+            targets.append(_targets(model, column, target, where))
             predictions.append(predicted(method, batch, named=True, who=who))
     if not targets:
         raise ValueError(f"{who}: there are no rows")
@@ -436,7 +436,7 @@ def score(
     return {name: float(known[name](metrics, y, values)) for name in names or DEFAULTS[task]}
 
 
-def _targets(model: Any, column: Any, name: str, where: str) -> Array:
+def _targets(model: Any, column: Any, name: str, where: Place) -> Array:
     """Return numbers, or the places of classes, of an Arrow column, shape (n_rows,).
 
     Raises

@@ -28,39 +28,28 @@ ROWS = 65536
 
 
 class Place(str):
-    """The name, in errors, of some rows of a file or a table, such as "batch 1 of a.csv".
+    """The name, in errors, of some rows of a file or a table, such as "rows 0 to 99 of a.csv".
 
     Attributes
     ----------
-    first : the number of the first row, from 0; in CSV its line, from 1
+    first : the number of the first row, from 0; in CSV the line, from 1
     unit : "row" or "line"
-    of : " of a.csv", or "" for rows in memory
     """
 
     first: int
     unit: str
-    of: str
 
-    def __new__(cls, text: str, first: int = 0, of: str = "") -> Self:
+    def __new__(cls, text: str, first: int = 0, unit: str = "row") -> Self:
         made = super().__new__(cls, text)
-        made.first, made.unit, made.of = first, "row", of
+        made.first, made.unit = first, unit
         return made
 
-    @classmethod
-    def in_csv(cls, text: str, first: int, of: str) -> Self:
-        """Return the place of rows of CSV, whose line 1 is the header."""
-        made = cls(text, first + 2, of)
-        made.unit = "line"
-        return made
-
-    def by(self, who: str) -> Self:
-        """The same place, after the name of the caller."""
-        made = type(self)(f"{who}: {self}", self.first, self.of)
-        made.unit = self.unit
-        return made
+    def by(self, who: str) -> "Place":
+        """Return the place, after the name of the caller."""
+        return Place(f"{who}: {self}", self.first, self.unit)
 
     def row(self, i: int) -> str:
-        """The name, in errors, of row i."""
+        """Return the name, in errors, of row i."""
         return f"{self.unit} {self.first + i}"
 
 
@@ -151,7 +140,7 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
-def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
+def scanning(dataset: Any, rows: int, columns: Any) -> Any:
     """Return a reader of a data set's rows that does not read far ahead."""
     import pyarrow.dataset
 
@@ -192,45 +181,47 @@ def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[An
 
 
 def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
-    """Yield batches in parts of at most so many rows, and their places."""
-    n, place_of = 0, Place.in_csv if of.lower().endswith(CSV_FILES) else Place
+    n = 0
+    # Line 1 of CSV is the header.
+    unit, before = ("line", 2) if of.lower().endswith(CSV_FILES) else ("row", 0)
     for batch in batches:
         for first in range(0, max(batch.num_rows, 1), rows):
             part = batch.slice(first, rows)
             if part.num_rows or not n:
-                yield part, place_of(f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}", n, of)
+                text = f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}"
+                yield part, Place(text, n + before, unit)
             n += part.num_rows
 
 
-def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
-    arrow = imported(who)
-    if is_lazy(X) or not is_table(X):
-        raise no_table(X, "expected files, a table or a frame,", who)
-    if hasattr(X, "scanner"):
-        reader = scanning(X, rows, choose(X.schema, who).names)
-    elif type(X).__module__.startswith("pandas"):
-        # With its index, a frame of pandas would have a column more.
-        reader = arrow.Table.from_pandas(X, preserve_index=False).to_reader()
-    elif isinstance(X, arrow.RecordBatchReader):
-        reader = X  # by its stream an error would lose its type
-    elif hasattr(X, "to_reader"):
-        reader = X.to_reader()
-    else:
-        reader = arrow.RecordBatchReader.from_stream(X)
-    # A database refuses a second query until the first is read to its end, or closed.
-    try:
-        names = choose(reader.schema, who).names
-        yield from (batch.select(names) for batch in _with_an_end(reader))
-    finally:
-        reader.close()
-
-
-def _with_an_end(reader: Any) -> Batches:
-    """Yield a reader's batches, and at the end one without rows, for what has none at all."""
+def reader_of_table(X: Any, rows: int, columns: Sequence[str] | None = None) -> Any:
+    """Return a reader of a table's record batches; a data set is read in batches of `rows`."""
     import pyarrow
 
-    yield from reader
-    yield pyarrow.RecordBatch.from_pylist([], schema=reader.schema)
+    if hasattr(X, "scanner"):
+        return scanning(X, rows, columns)
+    if type(X).__module__.startswith("pandas"):
+        # With its index, a frame of pandas would have a column more.
+        return pyarrow.Table.from_pandas(X, preserve_index=False).to_reader()
+    if isinstance(X, pyarrow.RecordBatchReader):
+        return X  # by its stream an error would lose its type
+    return X.to_reader() if hasattr(X, "to_reader") else pyarrow.RecordBatchReader.from_stream(X)
+
+
+def _of_table(X: Any, choose: Choose, rows: int, who: str) -> Batches:
+    import pyarrow
+
+    if is_lazy(X) or not is_table(X):
+        raise no_table(X, "expected files, a table or a frame,", who)
+    columns = choose(X.schema, who).names if hasattr(X, "scanner") else None
+    reader = reader_of_table(X, rows, columns)
+    # A database refuses a second query until the first is read to its end, or closed.
+    try:
+        names = columns or choose(reader.schema, who).names
+        for batch in reader:
+            yield batch.select(names)
+        yield pyarrow.RecordBatch.from_pylist([], schema=reader.schema).select(names)
+    finally:
+        reader.close()
 
 
 def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
@@ -251,16 +242,24 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
         yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
 
 
-def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
+@contextmanager
+def arrow_file(path: str, choose: Callable[[Any], list[str]]) -> Iterator[tuple[Any, list[str]]]:
+    """Return a context with an Arrow file, open to read the columns that are chosen, and these."""
     import pyarrow
 
     # Read, not mapped: of a map that is cut a fault ends the process.
     with pyarrow.OSFile(path) as source:
         schema = pyarrow.ipc.open_file(source).schema
-        names = choose(schema, who).names
+        names = choose(schema)
         places = [schema.get_field_index(name) for name in names]
         options = pyarrow.ipc.IpcReadOptions(included_fields=places)
-        file = pyarrow.ipc.open_file(source, options=options)
+        yield pyarrow.ipc.open_file(source, options=options), names
+
+
+def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
+    import pyarrow
+
+    with arrow_file(path, lambda schema: choose(schema, who).names) as (file, names):
         for k in range(file.num_record_batches):
             yield file.get_batch(k).select(names)
         yield pyarrow.RecordBatch.from_pylist([], schema=file.schema).select(names)

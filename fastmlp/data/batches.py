@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastmlp.data.arrow import (
+    Place,
     imported,
     instead_of,
     is_lazy,
@@ -64,7 +65,7 @@ class PredictBatch(NamedTuple):
     """
 
     rows: Any
-    where: str
+    where: Place
     kept: Any = None
 
 
@@ -102,7 +103,8 @@ def batches_of(
     for piece in blocks_of(X, who):
         content = frames.selected(piece.content, names, who)
         for part in _slices(content, rows):
-            yield PredictBatch(part if order is None else np.take(part, order, axis=1), piece.name)
+            ordered = part if order is None else np.take(part, order, axis=1)
+            yield PredictBatch(ordered, Place(piece.name))
 
 
 def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:

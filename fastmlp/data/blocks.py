@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
-from fastmlp.data.columns import ColumnNames, ParquetBlocks, TableBlocks, table_blocks
+from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
 from fastmlp.data.sources import Block, seed_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -191,8 +191,9 @@ class Blocks:
             raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
-        column_names = ColumnNames(target, features, weight)
-        blocks = ParquetBlocks(arrow.expanded(files, who), column_names, rows, who)
+        arrow.imported(who)
+        paths, column_names = arrow.expanded(files, who), ColumnNames(target, features, weight)
+        blocks = FileBlocks(ParquetGroups(), paths, column_names, rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
@@ -239,7 +240,7 @@ class Blocks:
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
-    def _of_columns(cls, blocks: ParquetBlocks | TableBlocks, seed: int) -> Self:
+    def _of_columns(cls, blocks: FileBlocks | TableBlocks, seed: int) -> Self:
         made = cls(blocks.block_sizes, blocks.read, seed)
         made.feature_names, made._read_targets = blocks.feature_names, blocks._of_targets().read
         return made

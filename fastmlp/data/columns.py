@@ -1,8 +1,8 @@
 """Columns of files and tables by their names, and the sources that are made of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +12,9 @@ from fastmlp.data import csv_files
 from fastmlp.data.arrow import (
     ARROW_FILES,
     FILES,
+    ROWS,
     Place,
+    arrow_file,
     expanded,
     imported,
     is_lazy,
@@ -20,15 +22,15 @@ from fastmlp.data.arrow import (
     naming,
     no_table,
     paths_of,
-    scanning,
+    reader_of_table,
+    records_of,
 )
+from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.sources import Block
 from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import count, suggestion
 
 Array = NDArray[Any]
-# Rows of a block of a table.
-BLOCK_ROWS = 65536
 
 
 def missing_in(column: Any) -> tuple[int, int]:
@@ -45,7 +47,7 @@ def lacking(name: str, n: int, first: str) -> str:
     return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
 
 
-def require_target(column: Any, name: str, where: str) -> None:
+def require_target(column: Any, name: str, where: Place) -> None:
     """Check that no target in an Arrow column is missing.
 
     Raises
@@ -55,8 +57,7 @@ def require_target(column: Any, name: str, where: str) -> None:
     """
     n, first = missing_in(column)
     if n:
-        place = where if isinstance(where, Place) else Place(where)
-        raise ValueError(f"{where}: {lacking(name, n, place.row(first))}")
+        raise ValueError(f"{where}: {lacking(name, n, where.row(first))}")
 
 
 class NamedColumns(NamedTuple):
@@ -119,7 +120,7 @@ class NamedColumns(NamedTuple):
 class NamedBlocks:
     """Blocks of columns that are known by their names."""
 
-    _columns: NamedColumns | None
+    _columns: NamedColumns | None = None
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -193,102 +194,93 @@ def _labels(column: Any) -> Array | None:
     return texts
 
 
-class ParquetBlocks(NamedBlocks):
-    """Row groups of Parquet files, or pieces of them, as blocks.
+class ParquetGroups:
+    """The row groups of Parquet files."""
+
+    noun = "row group"
+
+    def __init__(self) -> None:
+        import pyarrow.parquet
+
+        self._open = pyarrow.parquet.ParquetFile
+        self._metadata: dict[str, Any] = {}
+
+    def sizes(self, path: str) -> tuple[Any, list[int]]:
+        """Return the schema of a file, and the rows of each group."""
+        with self._open(path) as file:
+            self._metadata[path] = metadata = file.metadata
+            numbers = range(metadata.num_row_groups)
+            return file.schema_arrow, [metadata.row_group(i).num_rows for i in numbers]
+
+    def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
+        """Return one piece of a group that is cut into pieces of so many rows."""
+        with self._open(path, metadata=self._metadata[path], pre_buffer=True) as file:
+            # Threads of pyarrow would compete with those that train.
+            batches = file.iter_batches(rows, [group], names, use_threads=False)
+            return next(islice(batches, piece, None))
+
+
+class ArrowGroups:
+    """The record batches of Arrow files; methods are those of `ParquetGroups`."""
+
+    noun = "batch"
+
+    def sizes(self, path: str) -> tuple[Any, list[int]]:
+        with arrow_file(path, lambda _: []) as (file, _):
+            numbers = range(file.num_record_batches)
+            return file.schema, [file.get_batch(i).num_rows for i in numbers]
+
+    def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
+        with arrow_file(path, lambda _: names) as (file, _):
+            return file.get_batch(group).slice(piece * rows, rows)
+
+
+class FileBlocks(NamedBlocks):
+    """Groups of rows of files, or pieces of them, as blocks.
 
     Attributes
     ----------
     block_sizes : tuple of int
+
+    Parameters
+    ----------
+    rows : the most rows of a piece, or None
     """
 
     def __init__(
-        self, paths: list[str], column_names: ColumnNames, rows: int | None, who: str
+        self,
+        groups: ParquetGroups | ArrowGroups,
+        paths: list[str],
+        column_names: ColumnNames,
+        rows: int | None,
+        who: str,
     ) -> None:
-        imported(who)
-        import pyarrow.parquet
-
-        self._open = pyarrow.parquet.ParquetFile
-        # Files, row groups, their pieces, and the numbers of these pieces' first rows.
-        self._places: list[tuple[str, int, int, int]] = []
-        self._metadata: dict[str, Any] = {}
-        sizes = []
-        self._rows = rows
-        self._columns: NamedColumns | None = None
+        self._groups = groups
+        # Files, groups, rows of their pieces, pieces, and the numbers of their first rows.
+        self._places: list[tuple[str, int, int, int, int]] = []
+        sizes = list[int]()
         for path in paths:
-            with naming(path), self._open(path) as file:
-                columns = columns_of(file.schema_arrow, column_names, f"{who}: {path}")
-                # Of all files; without names of features they are those of the first.
-                self._columns = self._columns or columns
-                column_names = self._columns.wanted
-                self._metadata[path] = metadata = file.metadata
-            before = 0
-            for group in range(metadata.num_row_groups):
-                n = metadata.row_group(group).num_rows
-                for piece, first in enumerate(range(0, n, rows or max(n, 1))):
-                    self._places.append((path, group, piece, before + first))
-                    sizes.append(min(rows or n, n - first))
+            with naming(path):
+                schema, group_rows = groups.sizes(path)
+                columns = columns_of(schema, column_names, f"{who}: {path}")
+            # Without names of features, those of the first file are read in all.
+            self._columns = self._columns or columns
+            column_names, before = self._columns.wanted, 0
+            for group, n in enumerate(group_rows):
+                most = rows or max(n, 1)
+                for piece, first in enumerate(range(0, n, most)):
+                    self._places.append((path, group, most, piece, before + first))
+                    sizes.append(min(most, n - first))
                 before += n
         self.block_sizes = tuple(sizes)
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
-        path, group, piece, first = self._places[i]
-        columns, n = self._columns, self._rows or self.block_sizes[i]
+        (path, group, rows, piece, first), columns = self._places[i], self._columns
         assert columns is not None
-        # Threads of pyarrow would compete with those that train.
-        file = self._open(path, metadata=self._metadata[path], pre_buffer=True)
-        with naming(path), file:
-            options = {"row_groups": [group], "columns": columns.names, "use_threads": False}
-            batches = file.iter_batches(batch_size=n, **options)
-            batch = next(batch for k, batch in enumerate(batches) if k == piece)
-        return columns.block(batch, Place(f"row group {group} of {path}", first, f" of {path}"))
-
-
-class ArrowFileBlocks(NamedBlocks):
-    """Record batches of Arrow files, or pieces of them, as blocks.
-
-    Attributes
-    ----------
-    block_sizes : tuple of int
-    """
-
-    def __init__(self, paths: list[str], column_names: ColumnNames, rows: int, who: str) -> None:
-        self._ipc, self._source = imported(who).ipc, imported(who).OSFile
-        # Files, batches, the first row in a batch, and in the file.
-        self._places: list[tuple[str, int, int, int]] = []
-        self._columns: NamedColumns | None = None
-        sizes = []
-        for path in paths:
-            with self._opened(path, ()) as file:
-                columns = columns_of(file.schema, column_names, f"{who}: {path}")
-                self._columns = self._columns or columns
-                column_names, before = self._columns.wanted, 0
-                for k in range(file.num_record_batches):
-                    n = file.get_batch(k).num_rows
-                    for first in range(0, n, rows):
-                        self._places.append((path, k, first, before + first))
-                        sizes.append(min(rows, n - first))
-                    before += n
-        self.block_sizes = tuple(sizes)
-
-    @contextmanager
-    def _opened(self, path: str, names: Sequence[str]) -> Iterator[Any]:
-        """Open a file to read some columns."""
-        with naming(path), self._source(path) as source:
-            schema = self._ipc.open_file(source).schema
-            places = [schema.get_field_index(name) for name in names]
-            yield self._ipc.open_file(
-                source, options=self._ipc.IpcReadOptions(included_fields=places)
-            )
-
-    def read(self, i: int) -> Block:
-        """Return the rows of block i."""
-        (path, k, first, row), columns = self._places[i], self._columns
-        assert columns is not None
-        # Read, not mapped: of a map that is cut a fault ends the process.
-        with self._opened(path, columns.names) as file:
-            batch = file.get_batch(k).slice(first, self.block_sizes[i])
-            return columns.block(batch, Place(f"batch {k} of {path}", row, f" of {path}"))
+        with naming(path):
+            batch = self._groups.read(path, group, columns.names, rows, piece)
+        return columns.block(batch, Place(f"{self._groups.noun} {group} of {path}", first))
 
 
 class TableBlocks(NamedBlocks):
@@ -309,14 +301,10 @@ class TableBlocks(NamedBlocks):
         return self._columns.block(*self._batches[i])
 
 
-def table_blocks(table: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
+def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
     """Return blocks of a table in memory: of pyarrow, pandas, polars, or alike."""
-    arrow = imported(who)
-    if type(table).__module__.startswith("pandas"):
-        # With its index, a frame of pandas would have a column more.
-        table = arrow.Table.from_pandas(table, preserve_index=False)
-    elif not isinstance(table, arrow.Table):
-        table = arrow.RecordBatchReader.from_stream(table).read_all()
+    imported(who)
+    table = reader_of_table(X, rows).read_all()
     columns, batches, n = columns_of(table.schema, column_names, who), [], 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
         batches.append((batch, Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
@@ -325,32 +313,39 @@ def table_blocks(table: Any, column_names: ColumnNames, rows: int, who: str) -> 
 
 
 class Passes(NamedBlocks):
-    """Begins passes over batches.
+    """Begins passes over the batches of files or of a table.
 
     Parameters
     ----------
-    batches : callable
-        Yields record batches, what errors call each, and the columns.
-    columns : NamedColumns, or None if they are known once the first batch has been read
+    X : what `records_of` takes
+    schema : the columns of X, or None if they are known once the first batch has been read
     """
 
-    def __init__(
-        self,
-        batches: Callable[[], Iterator[tuple[Any, Place, NamedColumns]]],
-        columns: NamedColumns | None,
-    ) -> None:
-        self._batches, self._columns = batches, columns
+    _targets_alone = False
+
+    def __init__(self, X: Any, column_names: ColumnNames, who: str, schema: Any) -> None:
+        self._X, self._column_names, self._who = X, column_names, who
+        self._columns = None if schema is None else columns_of(schema, column_names, who)
+
+    def _choose(self, schema: Any, who: str) -> ChosenColumns:
+        """Choose the columns of one of the files; those of the first are read in all."""
+        wanted = self._column_names if self._columns is None else self._columns.wanted
+        columns = columns_of(schema, wanted, who)
+        self._columns = self._columns or columns
+        names = columns.targets if self._targets_alone else columns.names
+        return ChosenColumns(names, names, labels=columns.targets, nulls=True)
 
     def __call__(self) -> Iterator[Block]:
-        for batch, where, columns in self._batches():
-            self._columns = self._columns or columns
-            yield columns.block(batch, where)
+        for batch, where in records_of(self._X, self._choose, ROWS, self._who):
+            assert self._columns is not None
+            columns = self._columns.of_targets if self._targets_alone else self._columns
+            if batch.num_rows:
+                yield columns.block(batch, where)
 
-    def _of_targets(self) -> "Passes":
-        begin = self._batches
-        return Passes(
-            lambda: ((batch, where, all_.of_targets) for batch, where, all_ in begin()), None
-        )
+    def _of_targets(self) -> Self:
+        made = copy(self)
+        made._targets_alone = True
+        return made
 
 
 class ReadOnce:
@@ -366,57 +361,6 @@ class ReadOnce:
 
     def __next__(self) -> Block:
         return next(self._blocks)
-
-
-def stream_of(table: Any, column_names: ColumnNames, who: str) -> Passes:
-    """A source that reads a table anew for each pass, as a stream of batches."""
-    arrow = imported(who)
-
-    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
-        if hasattr(table, "scanner"):
-            reader = scanning(table, BLOCK_ROWS)
-        elif hasattr(table, "to_reader"):
-            reader = table.to_reader()
-        else:
-            reader = arrow.RecordBatchReader.from_stream(table)
-        # A database refuses a second query until the first is read to its end, or closed.
-        try:
-            columns, before = columns_of(reader.schema, column_names, who), 0
-            for k, batch in enumerate(reader):
-                for first in range(0, batch.num_rows, BLOCK_ROWS):
-                    place = Place(f"batch {k}", before + first)
-                    yield batch.slice(first, BLOCK_ROWS), place, columns
-                before += batch.num_rows
-        finally:
-            reader.close()
-
-    # Without a schema, as of a relation, names are known once the first batch has been read.
-    schema = getattr(table, "schema", None)
-    known = isinstance(getattr(schema, "names", None), list)
-    return Passes(begin, columns_of(schema, column_names, who) if known else None)
-
-
-def csv_stream(paths: list[str], column_names: ColumnNames, who: str) -> Passes:
-    """A source that reads files of comma-separated values anew for each pass."""
-    imported(who)
-    with naming(paths[0]):
-        schema = csv_files.schema_of(paths[0], who)
-        first = columns_of(schema, column_names, f"{who}: {paths[0]}")
-
-    def begin() -> Iterator[tuple[Any, Place, NamedColumns]]:
-        for path in paths:
-            with naming(path):
-                schema_of_file = schema if path == paths[0] else csv_files.schema_of(path, who)
-                columns = columns_of(schema_of_file, first.wanted, f"{who}: {path}")
-                names, before = columns.names, 0
-                chosen = csv_files.ChosenColumns(names, names, labels=columns.targets, nulls=True)
-                for k, batch in enumerate(csv_files.batches_of(path, schema_of_file, chosen, who)):
-                    if batch.num_rows:
-                        text, of = f"batch {k} of {path}", f" of {path}"
-                        yield batch, Place.in_csv(text, before, of), columns
-                    before += batch.num_rows
-
-    return Passes(begin, first)
 
 
 def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
@@ -437,8 +381,11 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
         raise no_table(X, "target= goes with paths, a table or a frame;", who)
     in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
     if in_memory or isinstance(X, imported(who).Table):
-        return table_blocks(X, column_names, BLOCK_ROWS, who)
-    begin = stream_of(X, column_names, who)
+        return table_blocks(X, column_names, ROWS, who)
+    # A relation has no schema.
+    schema = getattr(X, "schema", None)
+    is_known = isinstance(getattr(schema, "names", None), list)
+    begin = Passes(X, column_names, who, schema if is_known else None)
     return ReadOnce(X, begin()) if hasattr(X, "read_next_batch") else begin
 
 
@@ -450,8 +397,10 @@ def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
         shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
         raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
     (end,) = by_kind
+    imported(who)
     if end == ".parquet":
-        return ParquetBlocks(paths, column_names, None, who)
+        return FileBlocks(ParquetGroups(), paths, column_names, None, who)
     if end in ARROW_FILES:
-        return ArrowFileBlocks(paths, column_names, BLOCK_ROWS, who)
-    return csv_stream(paths, column_names, who)
+        return FileBlocks(ArrowGroups(), paths, column_names, ROWS, who)
+    with naming(paths[0]):
+        return Passes(paths, column_names, who, csv_files.schema_of(paths[0], who))

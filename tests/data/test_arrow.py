@@ -160,7 +160,9 @@ def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> 
         net().fit([first, second], target="y", epochs=1, shuffle=False)
     batches = (batch for table in (TABLE, HOLED) for batch in table.to_batches(10))
     late = pa.RecordBatchReader.from_batches(TABLE.schema, batches)
-    with pytest.raises(ValueError, match=r"^batch 100: X has 1 missing value in column 'b'"):
+    with pytest.raises(
+        ValueError, match=r"^rows 1000 to 1009: X has 1 missing value in column 'b'"
+    ):
         net().fit(late, target="y", epochs=1)
 
 

@@ -65,12 +65,12 @@ def test_a_late_value_that_is_no_number_is_named(
     ("last", "message"),
     [
         ("7,1,5,yes", f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num"),
-        ("7,1,,0", "batch 1 of .*: X has 1 missing value in column 'b'; fill"),
+        ("7,1,,0", r"rows \d+ to 150000 of .*: X has 1 missing value in column 'b'; fill"),
         (
             "7,1,5,NA",
-            f"batch 1 of .*: the target 'y' has 1 missing value, the first in line {LATE}",
+            rf"rows \d+ to 150000 of .*: the target 'y' has 1 missing value, .* line {LATE}",
         ),
-        ("7,1,inf,0", r"block 1: X must be finite as float32, got inf in row \d+, column 'b'"),
+        ("7,1,inf,0", r"block 2: X must be finite as float32, got inf in row \d+, column 'b'"),
     ],
 )
 def test_a_fit_names_the_place_of_what_is_no_number(
