@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, prange
-from small_tables import FEW
+from small_models import FEW
 
 from fastmlp import TabularMLPClassifier, jit
 

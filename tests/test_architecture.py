@@ -1,4 +1,4 @@
-"""Imports go down; fastmlp/README.md, the map, names what exists, and fit is short."""
+"""Imports go down; the map names what exists, fit is short, and each measured constant is told."""
 
 import ast
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastmlp
+from fastmlp.backends import cpu
 
 ROOT = Path(fastmlp.__file__).parent
 # From the ground up. The rooms of one floor do not know each other; inside a room imports are free,
@@ -407,3 +408,39 @@ def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
         last = name.split(".")[-1]
         result = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
         assert result, (name, path, taken)
+
+
+CPU = Path(cpu.__file__).parent
+SOURCE = (CPU / "tuning.py").read_text()
+LINES = SOURCE.splitlines()
+
+
+def constants() -> dict[str, int]:
+    """The line on which each constant is set."""
+    names: dict[str, int] = {}
+    for node in ast.parse(SOURCE).body:
+        if isinstance(node, ast.Assign):
+            for one in ast.walk(node.targets[0]):
+                if isinstance(one, ast.Name):
+                    names[one.id] = node.lineno
+    return names
+
+
+@pytest.mark.parametrize("name", constants())
+def test_every_constant_has_a_comment_and_is_used(name: str) -> None:
+    assert LINES[constants()[name] - 2].startswith("#")
+    users = [path for path in CPU.rglob("*.py") if path.name != "tuning.py"]
+    assert any(re.search(rf"\b{name}\b", path.read_text()) for path in users)
+
+
+def test_every_section_says_how_to_measure_it_again() -> None:
+    sections = [i for i, line in enumerate(LINES) if re.match(r"# --- \w.* -+$", line)]
+    assert sections
+    for i in sections:
+        assert LINES[i + 1].startswith("# python -m benchmarks.")
+
+
+def test_nothing_of_the_package_is_imported() -> None:
+    imports = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.ImportFrom)]
+    allowed = {"fastmlp.compiler.target"}
+    assert {node.module for node in imports} <= allowed

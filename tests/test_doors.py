@@ -25,10 +25,10 @@ import pyarrow as pa
 import pytest
 from conditions import count_as_wide
 from fitting import Cut, cut_after
-from model_files import reloaded
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils import check_random_state
+from small_models import reloaded
 
 import fastmlp
 from fastmlp import (

@@ -1,15 +1,18 @@
-"""What train, predict and score give, beside the same in Python: to the bit, of real tables."""
+"""What train, predict and score give, beside the same in Python, and scores batch by batch."""
 
 import io
 import json
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
 import pytest
@@ -18,7 +21,10 @@ from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_sc
 
 import fastmlp
 from fastmlp.cli.main import main
+from fastmlp.cli.tables import METRICS, score
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.data.arrow import Place
+from fastmlp.data.batches import PredictBatch
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 FIT = ["--epochs", "1", "--seed", "3"]
@@ -177,3 +183,58 @@ def test_a_table_without_rows_has_no_predictions(
     Path("rows.csv").write_text("code,a,y\n")
     assert main(["score", "model.safetensors", "rows.csv"]) == 1
     assert "score: there are no rows" in capsys.readouterr().err
+
+
+N = 1003
+
+
+def batches(y: Any, predictions: Any) -> Iterator[PredictBatch]:
+    """Rows that are their predictions, 100 at a time."""
+    for first in range(0, N, 100):
+        part, where = slice(first, first + 100), Place("rows", first)
+        rows = pa.table({str(j): column for j, column in enumerate(predictions[part].T)})
+        yield PredictBatch(rows, where, pa.record_batch({"y": pa.array(y[part])}))
+
+
+def scored(y: Any, predictions: Any, **classes: Any) -> dict[str, float]:
+    def method(rows: Any) -> Any:
+        return np.column_stack([column.to_numpy() for column in rows.columns])
+
+    task: Any = "classification" if classes else "regression"
+    model = SimpleNamespace(
+        predict_proba=method, predict=lambda rows: method(rows)[:, 0], **classes
+    )
+    return score(model, batches(y, predictions), "y", "score", [*METRICS[task]])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 30])
+def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
+    codes = np.concatenate([np.arange(n_classes), rng.integers(n_classes, size=N - n_classes)])
+    p = rng.random((N, n_classes)).astype(np.float32)
+    p[np.arange(N), codes] += rng.random(N, np.float32)
+    scores = scored(codes, p, classes_=np.arange(n_classes))
+    p = p / p.sum(axis=1, keepdims=True, dtype=np.float64)
+    above = []
+    for code in range(1 if n_classes == 2 else 0, n_classes):
+        inside, outside = p[codes == code, code], p[codes != code, code]
+        ahead = np.sign(inside[:, None] - outside)
+        above.append((ahead.mean() + 1) / 2)
+    expected = {
+        "accuracy": np.mean(p.argmax(axis=1) == codes),
+        "log_loss": -np.mean(np.log(p[np.arange(N), codes])),
+        "auc": np.mean(above),
+    }
+    assert scores == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("center", [0.0, 1e6])
+def test_scores_of_numbers(rng: np.random.Generator, center: float) -> None:
+    y = rng.normal(center, 2, N)
+    result = y + rng.normal(size=N)
+    error = y - result
+    expected = {
+        "rmse": np.sqrt(np.mean(error**2)),
+        "mae": np.mean(np.abs(error)),
+        "r2": 1 - np.sum(error**2) / np.sum((y - y.mean()) ** 2),
+    }
+    assert scored(y, result[:, None]) == pytest.approx(expected, rel=1e-9)

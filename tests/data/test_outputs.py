@@ -17,7 +17,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from memory_use import peak_of
-from model_files import in_pieces, written
+from small_models import in_pieces, written
 
 from fastmlp import (
     MLP,

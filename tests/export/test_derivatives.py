@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from fitting import unconverged
-from small_models import CASES, FEW, MODELS, TARGETS, X
+from small_models import CASES, LITTLE, MODELS, TARGETS, X
 
 from fastmlp import (
     MLP,
@@ -173,8 +173,8 @@ def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
 @pytest.mark.parametrize(
     ("model", "target"),
     [
-        *[(MLPClassifier(**FEW, alpha=3.0), target) for target in ("two", "three", "labels")],
-        (MLPRegressor(**FEW, alpha=3.0), "number"),
+        *[(MLPClassifier(**LITTLE, alpha=3.0), target) for target in ("two", "three", "labels")],
+        (MLPRegressor(**LITTLE, alpha=3.0), "number"),
         (net_of(1, "binary_cross_entropy"), "two"),
         (net_of(3, "cross_entropy"), "three"),
         (net_of(3, "binary_cross_entropy"), "three"),
@@ -239,4 +239,4 @@ def test_far_rows_warn() -> None:
 
 def test_labels_are_known() -> None:
     with pytest.raises(ValueError, match=r"y holds .*z.*none of the model's classes"):
-        gradient(MLPClassifier(**FEW).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])
+        gradient(MLPClassifier(**LITTLE).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])

@@ -17,7 +17,7 @@ from numba import njit
 from numba.core.errors import TypingError
 from scipy.integrate import IntegrationWarning, quad
 from scipy.ndimage import generic_filter
-from small_models import CASES, FEW, MODELS, TARGETS, X
+from small_models import CASES, LITTLE, MODELS, TARGETS, X
 
 from fastmlp import (
     MLP,
@@ -282,7 +282,7 @@ def test_cached_code_takes_another_net_in_another_process(
 
 
 def test_raw_outputs_of_a_classifier_are_one() -> None:
-    model, out = MLPClassifier(**FEW).fit(X, TARGETS["two"]), np.empty((len(X), 1))
+    model, out = MLPClassifier(**LITTLE).fit(X, TARGETS["two"]), np.empty((len(X), 1))
     predict(jit.compiled(model, raw=True), X, out)
     assert np.array_equal(out, model.net_.predict_raw(X))
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fitting import unconverged
 from sklearn.dummy import DummyRegressor
-from small_tables import classifier, drawn, regressor, untrained
+from small_models import classifier, drawn, regressor, untrained
 
 from fastmlp import (
     MLP,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-from small_tables import untrained, with_trees
+from small_models import untrained, with_trees
 
 import fastmlp
 from fastmlp import (

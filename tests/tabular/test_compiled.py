@@ -1,14 +1,22 @@
-"""The compiled loops of encoders beside NumPy: the same bits, in any layout of the rows."""
+"""The compiled loops and rules of columns beside NumPy and the encoders: the same bits."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastmlp.rules.columns import BOUND, LARGEST
-from fastmlp.tabular import OneHotLevels, PiecewiseLinear, RobustSmoothClip, TargetStatistics
+from fastmlp.rules.columns import BOUND, LARGEST, NumberStep
+from fastmlp.tabular import (
+    MissingMarks,
+    OneHotLevels,
+    PiecewiseLinear,
+    RisingSmoothClip,
+    RobustSmoothClip,
+    TargetStatistics,
+)
 from fastmlp.tabular.encoders import compiled
 from fastmlp.tabular.encoders.compiled import ROWS
+from fastmlp.tabular.estimators.steps import STEPS
 
 NAN = np.nan
 # More than a block of rows, and some of the next one.
@@ -119,3 +127,24 @@ def test_nothing_is_read_or_written_beyond_the_ends() -> None:
             compiled.write_pieces(X, out, edges, n_pieces, medians)
     with pytest.raises(ValueError, match="2 features must have as many numbers each"):
         compiled.write_clipped(X, np.empty((3, 2), np.float32), np.zeros(2), np.zeros(3))
+
+
+rng = np.random.default_rng(0)
+NUMBERS = rng.choice([-1e300, -3.5, -1e-320, 0.0, 0.25, 1.0, 2.0, 1e18, 1e308], (60, 3))
+NUMBERS[:, 1] = rng.normal(size=60)
+NUMBERS[rng.random((60, 3)) < 0.2] = np.nan
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize(
+    "encoder", [RobustSmoothClip(), RisingSmoothClip(), MissingMarks(), PiecewiseLinear(n_bins=4)]
+)
+def test_a_rule_gives_the_bits_of_its_encoder(encoder: object) -> None:
+    expected = encoder.fit(NUMBERS).transform(NUMBERS)  # type: ignore[attr-defined]
+    step = STEPS[type(encoder)](encoder, np.arange(3))  # type: ignore[index]
+    assert isinstance(step, NumberStep)
+    for row, inputs in zip(NUMBERS, expected, strict=True):
+        pairs = zip(row[step.columns], step.constants, strict=True)
+        values = [step.rule(x, *constants) for x, constants in pairs]
+        assert {value.dtype for value in values} == {np.dtype(np.float32)}
+        np.testing.assert_array_equal(values, inputs)

@@ -19,7 +19,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from model_files import reloaded
+from small_models import reloaded
 
 from fastmlp import (
     EMA,

@@ -5,6 +5,7 @@ write the first line: `pytest tests/validation/test_messages.py --golden` writes
 """
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from numba.core import event
 from scipy.sparse import csr_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_models import untrained
 
 import fastmlp
-from fastmlp import MLP, cluster, jit
+from fastmlp import MLP, Blocks, TabularMLPRegressor, cluster, jit, predict_arrow, predict_parquet
 from fastmlp.plotting import plot_history
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.losses import LOSSES
@@ -137,3 +139,54 @@ def test_a_failed_fit_leaves_the_net_as_it_was() -> None:
         model.fit(spoilt(np.nan), Y)
     assert (model.parameters == before).all()
     assert model.n_steps == 0
+
+
+ZEROS, ZERO = np.zeros((4, 2)), np.zeros(4)
+READ: dict[str, Callable[[Any], Any]] = {
+    "fastmlp.load": fastmlp.load,
+    "MLP.load": MLP.load,
+    "MLP.fit": lambda path: small_net().fit(path, target="y"),
+    "TabularMLPRegressor.fit": lambda path: TabularMLPRegressor().fit(path, target="y"),
+    "MLP.predict_batches": lambda path: next(small_net().predict_batches(path)),
+    "predict_arrow": lambda path: predict_arrow(small_net(), path),
+    "predict_parquet": lambda path: predict_parquet(small_net(), path, "out.csv"),
+    "Blocks.from_parquet": lambda path: Blocks.from_parquet(path, target="y"),
+}
+WRITTEN: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "MLP.save": (".safetensors", lambda path: small_net().save(path)),
+    "fastmlp.save": (".safetensors", lambda path: fastmlp.save(untrained(0)[0], path)),
+    "MLP.fit": (".safetensors", lambda path: small_net().fit(ZEROS, ZERO, checkpoint=path)),
+    "predict_parquet": (".csv", lambda path: predict_parquet(small_net(), ZEROS, path)),
+    "to_c": (".h", lambda path: fastmlp.to_c(small_net(), path)),
+    "fastmlp.to_onnx": (".onnx", lambda path: fastmlp.to_onnx(small_net(), path)),
+}
+
+
+def small_net() -> MLP:
+    return MLP((2, 1), seed=0)
+
+
+@pytest.mark.parametrize("who", READ)
+def test_a_missing_file_is_named_by_the_call(
+    who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ending in (".parquet", ".arrow", ".csv"):
+        for path in (f"no{ending}", Path(f"no/such{ending}")):
+            if who == "Blocks.from_parquet" and ending != ".parquet":
+                continue
+            with pytest.raises(FileNotFoundError) as caught:
+                READ[who](path)
+            assert str(caught.value) == f"{who}: there is no file {str(path)!r}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("who", WRITTEN)
+def test_a_missing_folder_is_named_by_the_call(who: str, tmp_path: Path) -> None:
+    ending, write = WRITTEN[who]
+    path = tmp_path / "no" / f"out{ending}"
+    with pytest.raises(FileNotFoundError) as caught:
+        write(path)
+    folder = str(tmp_path / "no")
+    assert str(caught.value) == f"{who}: there is no folder {folder!r} for {str(path)!r}"
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The tests of `simulated` run where Numba simulates CUDA: see test_simulator.py."""
+"""The tests of `simulated` run where Numba simulates CUDA: see test_device.py."""
 
 from numba import config
 

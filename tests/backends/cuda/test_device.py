@@ -1,6 +1,7 @@
-"""Errors without a usable GPU; a net on the CPU imports nothing of CUDA."""
+"""Errors without a usable GPU, and kernels in the simulator, which replaces the compiler."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import pytest
 
@@ -251,3 +253,26 @@ def test_the_benchmark_says_that_there_is_no_card() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("benchmarks.gpu: ")
     assert done.stderr.count("\n") == 1
+
+
+FOLDER = Path(__file__).parent / "simulated"
+# The simulator runs Python and NumPy: DISABLE_JIT and BOUNDSCHECK change nothing.
+plain = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
+
+
+@pytest.mark.skipif(bool(plain), reason="the simulator runs plain Python in any case")
+def test_the_kernels_do_in_the_simulator_what_the_cpu_does() -> None:
+    environment = os.environ | {
+        "NUMBA_ENABLE_CUDASIM": "1",
+        # The limit of fast tests is one of compiled code.
+        "PYTEST_ADDOPTS": "",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
+    )
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-5_000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) > 180

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from fitting import unconverged
 from loss_cases import cube
-from model_files import reloaded
 from pairs import TASKS, X
 from scipy.sparse import csr_array, csr_matrix
 from sklearn import neural_network
@@ -19,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_models import reloaded
 
 import fastmlp
 from fastmlp import (

@@ -7,10 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from model_files import reloaded
 from sklearn.base import clone
 from sklearn.tree import DecisionTreeRegressor
-from small_tables import FEW, classifier, drawn, labels, regressor, table_of
+from small_models import FEW, classifier, drawn, labels, regressor, reloaded, table_of
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, to_c
 from fastmlp.compiler.jit import INTERPRETED

@@ -11,7 +11,7 @@ import pytest
 from memory_use import peak_of
 from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeRegressor
-from small_tables import FEW, classifier, drawn, regressor
+from small_models import FEW, classifier, drawn, regressor
 
 import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor

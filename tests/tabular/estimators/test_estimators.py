@@ -10,7 +10,6 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
-from model_files import reloaded
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import (
     f1_score,
@@ -26,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils._param_validation import InvalidParameterError
-from small_tables import FEW, classifier, drawn, labels, regressor
+from small_models import FEW, classifier, drawn, labels, regressor, reloaded
 
 from fastmlp import EarlyStopping, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED

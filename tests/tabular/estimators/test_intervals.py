@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_files import reloaded
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold
-from small_tables import FEW, classifier, drawn, labels, regressor
+from small_models import FEW, classifier, drawn, labels, regressor, reloaded
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED

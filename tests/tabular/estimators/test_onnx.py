@@ -16,7 +16,7 @@ from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeRegressor
-from small_tables import FEW, WITH_TREES, classifier, drawn, regressor, with_trees
+from small_models import FEW, WITH_TREES, classifier, drawn, regressor, with_trees
 
 import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor

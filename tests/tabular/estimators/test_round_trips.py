@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from model_files import reloaded
-from small_tables import table_of, untrained
+from small_models import reloaded, table_of, untrained
 
 import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor

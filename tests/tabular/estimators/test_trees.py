@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.multioutput import MultiOutputRegressor
-from small_tables import FEW, drawn, labels, on_edges
+from small_models import FEW, drawn, labels, on_edges
 from threadpoolctl import threadpool_limits
 
 import fastmlp

@@ -1,4 +1,4 @@
-"""Forms of a step: by rows, panels and split-K, by microbatches, and by single rows."""
+"""Forms of a step: by rows, panels, halves and microbatches, by single rows, and the plain one."""
 
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, scene, tr
 from pairwise import all_pairs
 from panelled import INTERPRETED
 
-from fastmlp import MLP, SGD
-from fastmlp.backends.cpu import tuning
+from fastmlp import EMA, MLP, SGD, Adam
+from fastmlp.backends.cpu import session, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
 from fastmlp.backends.cpu.kernels.shared_layers import (
@@ -23,9 +23,11 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
-from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.cpu.plan.records import FEATURES, BlockAddresses, Layer, Watch
+from fastmlp.backends.cpu.plan.records import Net as NetRecord
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS, Trainer
 from fastmlp.backends.cpu.tuning import LEAST_PACKED, STRIP_ROWS
-from fastmlp.compiler import block_of
+from fastmlp.compiler import COMPILER, block_of
 from fastmlp.network.spec import make_layout
 from fastmlp.rules.optimizer_protocol import coefficients_of
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -127,7 +129,6 @@ BATCH = 203
 layouts = st.lists(st.integers(1, 60), min_size=2, max_size=4).map(
     lambda sizes: make_layout(tuple(sizes))
 )
-
 TOLERANCE_OF_LOTS = {"float64": 1e-12, "float32": 1e-5}
 
 
@@ -240,7 +241,6 @@ FEW_ROWS, RATE = 6, 1e-5
 # more than four.
 SHAPES = [(5, 40, 19, 2), (5, 19, 20), (20, 3, 9, 3), (40, 1), (3, 7), (35, 70, 33, 1), (9, 90, 2)]
 SHAPES = SHAPES[:3] if INTERPRETED else SHAPES
-
 each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
 each_optimizer = pytest.mark.parametrize("kind", ["sgd", "adam"])
 
@@ -291,3 +291,91 @@ def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: Any, 
         fits.append((net.fit(X, y, epochs=5, batch_size=1).loss, net.parameters.tobytes()))
     assert fits[0] == fits[1]
     assert fits[0][0][-1] < fits[0][0][0]
+
+
+SIZES = (12, 20, 3)
+# Settings of a net that use a feature.
+USES: dict[str, dict[str, Any]] = {
+    "dropout": {"dropout": 0.2},
+    "noise": {"input_noise": 0.1},
+    "clipping by norm": {"optimizer": Adam(global_clipnorm=0.1)},
+    "an average": {"optimizer": Adam(average=EMA(0.9))},
+    "pairs": {"compute_dtype": ["bfloat16", "float32"], "dtype": "float32"},
+}
+
+
+@pytest.fixture
+def forms(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each session of training is plain, when its fit ends."""
+    ended: list[bool] = []
+    rest = session.Session.rest
+
+    def noted(ending: session.Session) -> None:
+        ended.append(ending.plain)
+        plan = ending.plan
+        tables = (plan.net, NetRecord), (plan.layers, Layer), (plan.blocks, BlockAddresses)
+        assert not (ending.plain and any(Watch(*table).sees() for table in tables))
+        rest(ending)
+
+    monkeypatch.setattr(session.Session, "rest", noted)
+    return ended
+
+
+def fitted(settings: dict[str, Any], fit: dict[str, Any]) -> bytes:
+    X = np.random.default_rng(3).standard_normal((90, SIZES[0]))
+    net = MLP(SIZES, **{"seed": 1, "n_threads": 1, **settings})
+    net.fit(X, np.tanh(X[:, : SIZES[-1]]), **{"epochs": 2, "batch_size": 32, **fit})
+    return bytes(net.parameters.tobytes() + net.predict(X).tobytes())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_has_the_bits_of_the_general_form(
+    seed: int, forms: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    settings = {
+        "activation": str(rng.choice(["relu", "tanh", "identity"])),
+        "optimizer": [Adam(), SGD(0.01), SGD(0.01, momentum=0.9)][rng.integers(3)],
+        "dtype": str(rng.choice(["float32", "float64"])),
+        "l2": float(rng.choice([0, 0.01])),
+        "n_threads": int(rng.integers(1, 3)),
+    }
+    fit = {"batch_size": int(rng.choice([1, 5, 8, 33, 90]))}
+    plain = fitted(settings, fit)
+    # A kept session looks again only where something has changed.
+    monkeypatch.setattr(TRAININGS, "take", lambda key: None)
+    monkeypatch.setattr(Watch, "sees", lambda self: True)
+    assert fitted(settings, fit) == plain
+    assert forms == [COMPILER == "translator", False]
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_feature_in_use_takes_the_general_form(name: str, forms: list[bool]) -> None:
+    fitted(USES[name], {})
+    assert forms == [False]
+
+
+def test_a_kept_session_changes_its_form_with_its_rows(
+    forms: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"optimizer": Adam()}
+    first = fitted(settings, {})
+    monkeypatch.setattr(session, "prefetches_rows_of", lambda x, rows: True)
+    assert fitted(settings, {}) == first
+    fitted({"optimizer": Adam(global_clipnorm=0.1)}, {})
+    monkeypatch.undo()
+    assert fitted(settings, {}) == first
+    assert forms[:3] == [COMPILER == "translator", False, False]
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_each_field_counts(kind: Any) -> None:
+    table = np.zeros(3, kind.dtype)
+    for name in set(kind.dtype.names) - set(FEATURES[kind]):
+        table[name] = 1
+    watch = Watch(table, kind)
+    assert not watch.sees()
+    for name in FEATURES[kind]:
+        table[name][-1] = 1
+        assert watch.sees()
+        table[name][-1] = 0

@@ -1,6 +1,7 @@
-"""MLP(device="cuda") in the simulator: the calls and the numbers of a net on the CPU."""
+"""MLP(device="cuda") and benchmarks.gpu in the simulator: the calls and numbers of the CPU."""
 
 import copy
+import json
 import pickle
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from nets import generator_of
 from runs import net
 
+from benchmarks import gpu
 from fastmlp import (
     EMA,
     MLP,
@@ -19,6 +21,7 @@ from fastmlp import (
     SWA,
     Adam,
     Blocks,
+    Cosine,
     EarlyStopping,
     ReduceLROnPlateau,
     ScheduleFreeAdamW,
@@ -351,3 +354,126 @@ def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [each.fit(source, epochs=2, batch_size=3, buffer_rows=8).loss for each in nets]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
+
+
+STEP_ROWS = 6
+
+
+@pytest.fixture
+def step_rows() -> Any:
+    rng = np.random.default_rng(0)
+    return (
+        rng.normal(size=(STEP_ROWS, 3)),
+        rng.integers(2, size=STEP_ROWS),
+        rng.uniform(1, 2, STEP_ROWS),
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": Adam(Cosine(0.05, n_steps=3), average=EMA(0.5))},
+        {"optimizer": SGD(0.1, momentum=0.9), "dropout": 0.3},
+    ],
+    ids=["plain", "average", "dropout"],
+)
+def test_a_step_is_a_fit_of_one_batch(step_rows: Any, settings: Any, weighted: bool) -> None:
+    x, y, weight = step_rows
+    nets = [net(**settings), net(**settings)]
+    other = net("cpu", **settings)
+    for n in (STEP_ROWS, 3, STEP_ROWS):
+        part: Any = (x[:n], y[:n], weight[:n] if weighted else None)
+        history = nets[0].fit(*part[:2], sample_weight=part[2], epochs=1, batch_size=n)
+        loss = nets[1].train_on_batch(*part)
+        assert loss == history.loss[0]
+        assert nets[1].parameters.tobytes() == nets[0].parameters.tobytes()
+        assert loss == pytest.approx(other.train_on_batch(*part), rel=1e-10)
+        np.testing.assert_allclose(nets[1].parameters, other.parameters, rtol=1e-9)
+        assert nets[1].n_steps == nets[0].n_steps
+        nets[1].parameters[0] = nets[0].parameters[0] = other.parameters[0] = 0.1
+
+
+def test_steps_with_and_without_weights_alternate(step_rows: Any) -> None:
+    x, y, weight = step_rows
+    kept, other = net(), net("cpu")
+    for part in (None, weight, None, weight[::-1]):
+        assert kept.train_on_batch(x, y, part) == pytest.approx(
+            other.train_on_batch(x, y, part), rel=1e-10
+        )
+        np.testing.assert_allclose(kept.parameters, other.parameters, rtol=1e-9)
+
+
+def test_a_step_from_a_gradient_and_a_product_with_the_jacobian(step_rows: Any) -> None:
+    x, given = step_rows[0], np.random.default_rng(1).normal(size=(STEP_ROWS, 2))
+    nets = [net(), net("cpu")]
+    for each in nets:
+        each.train_on_gradient(x, given)
+    np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, rtol=1e-9)
+    for sizes in [(3, 4, 2), (3, 2)]:
+        shaped = [MLP(sizes, dtype="float64", seed=0, device=each) for each in ("cuda", "cpu")]
+        products = [each.vjp(x, given) for each in shaped]
+        for ours, theirs in zip(*products, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_a_loss_that_is_not_finite_takes_no_step(step_rows: Any) -> None:
+    x = step_rows[0]
+    each = net(loss="mse")
+    y = np.ones((STEP_ROWS, 2))
+    each.train_on_batch(x, y)
+    other = copy.deepcopy(each)
+    with pytest.warns(RuntimeWarning, match="no step was taken"):
+        assert not np.isfinite(each.train_on_batch(x, y * 1e200))
+    assert each.n_steps == 1
+    assert each.parameters.tobytes() == other.parameters.tobytes()
+    each.train_on_batch(x, y)
+    other.train_on_batch(x, y)
+    assert each.parameters.tobytes() == other.parameters.tobytes()
+
+
+LOAD = gpu.Load((2, 2, 1), 1, "tanh")
+
+
+def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PARITY_STEPS", 1)
+    report = gpu.parity([LOAD])
+    held = [(row["dtype"], row["held"]) for row in report]
+    assert held == [("float32", True), ("float64", True)]
+    assert all(json.dumps(row) for row in report)
+
+
+def test_contestants_train() -> None:
+    for load in (LOAD, LOAD._replace(n_nets=2)):
+        ours = [make for name, make in gpu.contestants(load).items() if "fastmlp" in name]
+        for make in ours:
+            make()(1)
+
+
+def test_what_must_hold_stands_beside_what_was_measured() -> None:
+    parity: list[Any] = [[{"net": "a", "dtype": "float32", "held": True}]]
+    parity += [[{"net": "b", "dtype": "float32", "error": "KeyError()"}]]
+    races: list[Any] = [{"net": "a", "wanted": {"times a graph": 3.0}, "held": False}, {}]
+    sanitizer: list[Any] = [{"memcheck": {"held": True}}]
+    assert gpu.verdicts({"parity": parity, "races": races, "sanitizer": sanitizer}) == {
+        "parity: a, float32": True,
+        "parity: b, float32": None,
+        "race: a": False,
+        "memcheck": True,
+        "racecheck": None,
+    }
+
+
+def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(make: Any, seconds: float) -> Any:
+        return {"median": make()}
+
+    monkeypatch.setattr(gpu, "timed", timed)
+    times = {"fastmlp": 1.0, "PyTorch, eager": 0.1}
+    graphs = {"PyTorch, graph of a step": 4.0, "PyTorch, graph of an epoch": 3.0}
+    made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
+    monkeypatch.setattr(gpu, "contestants", lambda load: made)
+    for wanted, held in ((3.0, True), (3.1, False), (None, True)):
+        report = gpu.race(LOAD._replace(wanted=wanted), 1.0)
+        assert (report["times a graph"], report["held"]) == (3.0, held)

@@ -1,0 +1,419 @@
+"""What scikit-learn's estimators do not have: settings of the core, validation rows, transform."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conditions import count_as_wide
+from fitting import needs_compiler, unconverged
+from pairs import LABELS, REAL, WEIGHTS, X, same
+from sklearn.base import clone
+from sklearn.metrics import balanced_accuracy_score, make_scorer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastmlp
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    AdamW,
+    Cosine,
+    MLPClassifier,
+    MLPRegressor,
+    MLPSearchCV,
+    ScheduleFreeAdamW,
+    load,
+    save,
+    to_onnx,
+)
+from fastmlp.rules import updates
+from fastmlp.rules.activations import RULES
+from fastmlp.rules.optimizers import OPTIMIZERS
+
+pytestmark = [unconverged, needs_compiler]
+SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
+NEW, NEW_LABELS = X[::2] + 0.1, LABELS[::2]
+
+
+@pytest.mark.parametrize("activation", RULES)
+def test_every_activation_of_the_core_trains(activation: str) -> None:
+    model = clone(SMALL).set_params(activation=activation, max_iter=30, learning_rate_init=0.03)
+    model.fit(X, LABELS)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+@pytest.mark.parametrize("solver", OPTIMIZERS)
+def test_every_optimizer_of_the_core_trains(solver: str) -> None:
+    model = clone(SMALL).set_params(solver=solver, max_iter=30, learning_rate_init=0.03)
+    model.fit(X, LABELS)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    before = model.loss_curve_[-1]
+    assert model.partial_fit(X, LABELS).loss_ < before
+
+
+def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
+    def square(z: Any) -> Any:
+        return z * z, z + z
+
+    model = clone(SMALL).set_params(hidden_layer_sizes=(4, 3), activation=["gelu", square])
+    model.fit(X, LABELS)
+    hidden = model.transform(X)
+    assert hidden.shape == (len(X), 3)
+    assert (hidden >= 0).all()
+    with pytest.raises(ValueError, match="names 1 layer, but layer_sizes has 2"):
+        clone(model).set_params(activation=["gelu"]).fit(X, LABELS)
+
+
+def test_unknown_names_say_what_is_known() -> None:
+    for setting in ("activation", "solver"):
+        with pytest.raises(ValueError, match=f"'{setting}' parameter.*'sgd|gelu'"):
+            clone(SMALL).set_params(**{setting: "no such"}).fit(X, LABELS)
+
+
+def test_the_class_of_an_optimizer_is_refused() -> None:
+    message = r"MLPClassifier: solver must be an optimizer, not its class: AdamW\(...\)"
+    with pytest.raises(TypeError, match=message):
+        clone(SMALL).set_params(solver=AdamW).fit(X, LABELS)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, -1])
+def test_any_number_of_threads_gives_the_same_bits(n_jobs: int) -> None:
+    assert same(clone(SMALL).set_params(n_jobs=n_jobs).fit(X, LABELS), clone(SMALL).fit(X, LABELS))
+
+
+def test_class_weights_are_sample_weights() -> None:
+    model = clone(SMALL).set_params(class_weight={"yes": 3.0, "no": 0.5})
+    by_class = np.where(LABELS == "yes", 3.0, 0.5)
+    plain = clone(SMALL).fit(X, LABELS, sample_weight=by_class)
+    assert same(model.fit(X, LABELS), plain)
+    both = clone(SMALL).fit(X, LABELS, sample_weight=by_class * WEIGHTS)
+    assert same(model.fit(X, LABELS, sample_weight=WEIGHTS), both)
+    counts = {label: np.mean(label == LABELS) for label in ("yes", "no")}
+    balanced = np.array([0.5 / counts[label] for label in LABELS])
+    model.set_params(class_weight="balanced").fit(X, LABELS)
+    expected = clone(SMALL).fit(X, LABELS, sample_weight=balanced)
+    for mine, other in zip(model.coefs_, expected.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_validation_rows_of_your_own(early: bool) -> None:
+    settings = {"early_stopping": early, "max_iter": 30, "learning_rate_init": 0.05}
+    model = clone(SMALL).set_params(**settings)
+    model.fit(X, LABELS, X_val=NEW, y_val=NEW_LABELS, sample_weight_val=WEIGHTS[::2])
+    assert len(model.validation_loss_curve_) == model.n_iter_
+    if early:
+        score = model.score(NEW, NEW_LABELS, sample_weight=WEIGHTS[::2])
+        assert score == pytest.approx(model.best_validation_score_)
+    else:
+        p = model.predict_proba(NEW)[np.arange(len(NEW)), (NEW_LABELS == "yes").astype(int)]
+        expected = np.average(-np.log(p), weights=WEIGHTS[::2])
+        assert model.validation_loss_curve_[-1] == pytest.approx(expected)
+        assert same(model, clone(model).fit(X, LABELS))
+
+
+def test_a_pipeline_transforms_the_validation_rows() -> None:
+    import sklearn
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        net = clone(SMALL).set_fit_request(X_val=True, y_val=True)
+        steps = [("scale", StandardScaler()), ("net", net)]
+        model = Pipeline(steps, transform_input=["X_val"]).fit(
+            X, LABELS, X_val=NEW, y_val=NEW_LABELS
+        )
+    scaler = StandardScaler().fit(X)
+    rows = {"X_val": scaler.transform(NEW), "y_val": NEW_LABELS}
+    expected = clone(SMALL).fit(scaler.transform(X), LABELS, **rows)
+    assert model[-1].validation_loss_curve_ == expected.validation_loss_curve_
+
+
+def test_scoring_decides_early_stopping() -> None:
+    settings = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 20}
+    model = clone(SMALL).set_params(**settings)
+    for scoring in ("balanced_accuracy", make_scorer(balanced_accuracy_score)):
+        model.set_params(scoring=scoring).fit(X, LABELS)
+        assert len(model.validation_scores_) == model.n_iter_
+    by_loss = model.set_params(scoring="loss").fit(X, LABELS)
+    assert by_loss.validation_scores_ == [-loss for loss in by_loss.validation_loss_curve_]
+
+
+@pytest.mark.parametrize("hidden", [(5,), (7, 3), ()])
+def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
+    model = MLPRegressor(hidden_layer_sizes=hidden, activation="tanh", max_iter=3).fit(X, REAL)
+    values = X
+    for coef, intercept in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
+        values = np.tanh(values @ coef + intercept)
+    np.testing.assert_allclose(model.transform(X), values, rtol=1e-9)
+    np.testing.assert_allclose(
+        values @ model.coefs_[-1][:, 0] + model.intercepts_[-1], model.predict(X), rtol=1e-7
+    )
+    assert len(model.get_feature_names_out()) == values.shape[1]
+    frame: Any = model.set_output(transform="pandas").transform(X)
+    assert frame.columns[0] == "mlpregressor0"
+
+
+def test_no_validation_leaves_no_curve() -> None:
+    assert clone(SMALL).fit(X, LABELS).validation_loss_curve_ is None
+
+
+POSITIVE, PRODUCT = (X[:, 0] > 0).astype(int), X[:, 0] * X[:, 1]
+SHORT: dict[str, Any] = {"hidden_layer_sizes": (9,), "max_iter": 4, "random_state": 0}
+DROPPED: dict[str, Any] = {"dropout": [0.5], "input_dropout": 0.2, "input_noise": 0.1}
+STILL = 1e-300
+
+
+@needs_compiler
+def test_masks_are_those_of_the_seed_in_early_stopping_too() -> None:
+    settings = {**SHORT, **DROPPED, "early_stopping": True, "validation_fraction": 0.3}
+    model = MLPClassifier(**settings)
+    fits = [clone(model).set_params(n_jobs=n).fit(X, POSITIVE) for n in (1, 2)]
+    assert same(*fits)
+    assert fits[0].validation_loss_curve_ == fits[1].validation_loss_curve_
+    assert not same(fits[0], clone(model).set_params(random_state=1).fit(X, POSITIVE))
+    assert not same(fits[0], clone(model).set_params(dropout=0.0).fit(X, POSITIVE))
+    # Nothing is dropped in predictions.
+    assert np.array_equal(fits[0].predict_proba(X), fits[0].predict_proba(X))
+
+
+@needs_compiler
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"solver": solver, "learning_rate_init": STILL, "shuffle": False}
+    model = MLPRegressor(**SHORT, dropout=Cosine(0.5), **settings)
+    # The weights stay as they are: losses differ by what is dropped.
+    losses = [model.partial_fit(X, PRODUCT).loss_ for _ in range(3)]
+    assert len(set(losses)) == 3
+    fastmlp.save(model, tmp_path / "model.safetensors", include_training_state=True)
+    again = fastmlp.load(tmp_path / "model.safetensors")
+    assert again.partial_fit(X, PRODUCT).loss_ == model.partial_fit(X, PRODUCT).loss_
+
+
+@needs_compiler
+def test_zeros_are_no_dropout() -> None:
+    plain = MLPClassifier(**SHORT, solver="lbfgs")
+    zeros = clone(plain).set_params(dropout=[0.0], input_noise=0)
+    assert same(plain.fit(X, POSITIVE), zeros.fit(X, POSITIVE))
+
+
+# --- averages ---
+
+AVERAGED = MLPClassifier(**SHORT, batch_size=10, shuffle=False, alpha=0.01)
+SOLVERS: list[tuple[str, Any]] = [
+    ("sgd", SGD(0.1, momentum=0.9, nesterov=True)),
+    ("adam", Adam(0.1, epsilon_hat=True)),
+]
+
+
+def net_from(start: Any, optimizer: Any) -> MLP:
+    """A net in `MLP`'s words, with the weights that an estimator's fit begins with."""
+    net = MLP((6, 9, 1), loss="binary_cross_entropy", optimizer=optimizer, l2=0.01, dtype="float64")
+    net.parameters[:] = start.net_.parameters
+    return net
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("solver", "optimizer", "average"), [(*SOLVERS[0], EMA(0.9)), (*SOLVERS[1], SWA(0.5))]
+)
+def test_it_has_the_average_that_a_net_has(solver: str, optimizer: Any, average: Any) -> None:
+    model = clone(AVERAGED).set_params(solver=solver, learning_rate_init=0.1, average=average)
+    start = clone(model).set_params(learning_rate_init=STILL).fit(X, POSITIVE)
+    model.fit(X, POSITIVE)
+    changed = type(optimizer)(**optimizer.settings(), average=average)
+    net = net_from(start, changed)
+    net.fit(X, POSITIVE, epochs=4, batch_size=10, shuffle=False)
+    np.testing.assert_allclose(model.net_.parameters, net.parameters, rtol=1e-9, atol=1e-12)
+    assert model.net_.optimizer == changed
+    assert not same(model, clone(model).set_params(average=None).fit(X, POSITIVE))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("solver", "optimizer"), SOLVERS)
+def test_partial_fit_goes_on_with_the_average(solver: str, optimizer: Any) -> None:
+    model = clone(AVERAGED).set_params(solver=solver, learning_rate_init=0.1, average=EMA(0.9))
+    start = clone(model).set_params(learning_rate_init=STILL).fit(X, POSITIVE)
+    net = net_from(start, type(optimizer)(**optimizer.settings(), average=EMA(0.9)))
+    for _ in range(3):
+        model.partial_fit(X, POSITIVE, classes=[0, 1])
+        net.fit(X, POSITIVE, epochs=1, batch_size=10, shuffle=False)
+        np.testing.assert_allclose(model.net_.parameters, net.parameters, rtol=1e-9, atol=1e-12)
+
+
+@needs_compiler
+def test_validation_callbacks_and_early_stopping_see_the_average() -> None:
+    model = clone(AVERAGED).set_params(average=EMA(0.9), learning_rate_init=0.05, max_iter=9)
+    seen: list[float] = []
+    model.fit(X, POSITIVE, X_val=X[:9], y_val=POSITIVE[:9],
+              callbacks=lambda report: seen.append(report.net.predict(X[:1]).item()))  # fmt: skip
+    p = model.predict_proba(X[:9])[np.arange(9), POSITIVE[:9]]
+    assert model.validation_loss_curve_[-1] == pytest.approx(-np.log(p).mean())
+    assert seen[-1] == model.predict_proba(X[:1])[0, 1]
+    # Looking at it changes nothing.
+    assert same(model, clone(model).fit(X, POSITIVE))
+    early = clone(model).set_params(early_stopping=True, validation_fraction=0.3).fit(X, POSITIVE)
+    assert early.score(X, POSITIVE) > 0.5
+
+
+@needs_compiler
+def test_an_average_that_began_anew_goes_on_in_a_pickle() -> None:
+    model = clone(AVERAGED).set_params(average=EMA(0.9), pickle_state=True).fit(X, POSITIVE)
+    model.coefs_[0][0, 0] = 3.0
+    model.partial_fit(X, POSITIVE)
+    other = pickle.loads(pickle.dumps(model))
+    assert same(model.partial_fit(X, POSITIVE), other.partial_fit(X, POSITIVE))
+
+
+# --- mixed precision ---
+
+WIDE: Any = np.random.default_rng(0).normal(size=(60, 20))
+SINGLE, WIDE_LABELS = WIDE.astype(np.float32), (WIDE[:, 0] > 0).astype(int)
+MIXED = {**SHORT, "hidden_layer_sizes": (24, 20), "compute_dtype": "bfloat16"}
+
+
+@pytest.fixture
+def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    count_as_wide(16, monkeypatch)
+
+
+@pytest.mark.usefixtures("narrow_layers_too")
+@pytest.mark.parametrize(("kind", "y"), [(MLPClassifier, WIDE_LABELS), (MLPRegressor, WIDE[:, 0])])
+def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> None:
+    model = kind(**MIXED).fit(WIDE, y)
+    assert {each.dtype for each in model.coefs_} == {np.dtype(np.float32)}
+    assert same(kind(**MIXED).fit(SINGLE, y), model)
+    plain = clone(model).set_params(compute_dtype=None).fit(SINGLE, y)
+    assert not same(plain, model)
+    np.testing.assert_allclose(plain.predict(SINGLE), model.predict(SINGLE), atol=0.02)
+    assert model.net_.compute_dtype == "bfloat16"
+    layers = ["float32", "bfloat16", "float32"]
+    of_layers = clone(model).set_params(compute_dtype=layers).fit(WIDE, y)
+    assert of_layers.net_.compute_dtype == tuple(layers)
+    assert not same(of_layers, model)
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
+        of_layers.set_params(compute_dtype=layers[:2]).fit(WIDE, y)
+    unfitted = clone(of_layers)
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
+        unfitted.fit(WIDE, y)
+    assert not hasattr(unfitted, "coefs_")
+
+
+@pytest.mark.usefixtures("narrow_layers_too")
+def test_partial_fits_train_in_mixed_precision() -> None:
+    models = [MLPClassifier(**{**MIXED, "compute_dtype": c}) for c in ("bfloat16", None)]
+    for model in models:
+        model.partial_fit(SINGLE, WIDE_LABELS, classes=[0, 1])
+    assert not same(*models)
+
+
+def test_parameters_of_an_earlier_fit_in_float64_are_an_error() -> None:
+    model = MLPClassifier(**{**MIXED, "compute_dtype": None}, warm_start=True)
+    model.fit(WIDE, WIDE_LABELS).set_params(compute_dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"^MLPClassifier: compute_dtype='bfloat16' needs"):
+        model.fit(WIDE, WIDE_LABELS)
+
+
+# --- what is wrong ---
+
+
+class Mine:
+    learning_rate, rule = 0.1, staticmethod(updates.sgd)
+
+    def coefficients(self, first_step: int, rates: Any) -> Any:
+        return rates[:, None]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"dropout": 1.0}, r"'dropout' parameter of MLPClassifier must be a float in the range \[0.0,"),
+    ({"input_noise": -1}, "'input_noise' parameter of MLPClassifier must be a float in the range"),
+    ({"dropout": [0.1, 0.2]}, "dropout has 2 rates, but layer_sizes has 1 hidden"),
+    ({"dropout": [1.5]}, r"dropout\[0\] must be a number in \[0, 1\)"),
+    (
+        {"dropout": 0.1, "solver": "lbfgs"},
+        r'^MLPClassifier: dropout=0.1 needs a solver that works by batches, such as solver="adam"',
+    ),
+    ({"average": True}, r"'average' parameter of .* Did you mean EMA\(0.99\)\?"),
+    ({"average": EMA(), "solver": SGD(0.1, average=SWA())}, "averages, not both"),
+    ({"average": EMA(), "solver": ScheduleFreeAdamW()}, "averages, not both"),
+    ({"average": EMA(), "solver": Mine()}, "needs an optimizer of fastmlp's as the sol"),
+    ({"compute_dtype": "bf16"}, "'compute_dtype' parameter .* Did you mean 'bfloat16'?"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG)
+def test_what_cannot_be_is_told_before_anything_runs(
+    settings: dict[str, Any], message: str
+) -> None:
+    model = MLPClassifier(**{**SHORT, **settings})
+    with pytest.raises(TypeError if "optimizer" in message else ValueError, match=message):
+        model.fit(X, POSITIVE)
+    assert not hasattr(model, "coefs_")
+
+
+rng = np.random.default_rng(0)
+RISING_X = rng.uniform(-2, 2, (200, 3))
+RISING = -RISING_X[:, 0] + np.sin(2 * RISING_X[:, 1]) + rng.normal(size=200)
+ANSWERS = np.where(RISING > 0, "yes", "no")
+SIGNS = [1, 0, -1]
+FEW: dict[str, Any] = {"hidden_layer_sizes": (8, 6), "random_state": 0, "max_iter": 5}
+
+
+def is_ordered(model: Any) -> bool:
+    grid = np.sort(rng.uniform(-5, 5, 300))
+    for j, sign in enumerate(SIGNS):
+        for row in RISING_X[:4]:
+            rows = np.repeat(row[None], 300, axis=0)
+            rows[:, j] = grid
+            if hasattr(model, "classes_"):
+                values = model.predict_proba(rows)[:, 1]
+            else:
+                values = model.predict(rows)
+            if sign and (sign * np.diff(values) < 0).any():
+                return False
+    return True
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs", "rmsprop"])
+@pytest.mark.parametrize("kind", [MLPRegressor, MLPClassifier])
+def test_fits_are_monotone(kind: Any, solver: str) -> None:
+    y = RISING if kind is MLPRegressor else ANSWERS
+    model = kind(**FEW, solver=solver, monotonic_cst=SIGNS)
+    assert is_ordered(model.fit(RISING_X, y))
+    assert is_ordered(clone(model).fit(RISING_X, y))
+    if solver != "lbfgs":
+        assert is_ordered(model.partial_fit(RISING_X[:20], y[:20]))
+    assert model.net_.monotonic_cst == (1, 0, -1)
+
+
+def test_columns_by_name() -> None:
+    frame = pd.DataFrame(RISING_X, columns=[*"abc"])
+    named = MLPRegressor(**FEW, monotonic_cst={"c": -1, "a": 1}).fit(frame, RISING)
+    placed = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
+    np.testing.assert_array_equal(named.coefs_[0], placed.coefs_[0])
+    with pytest.raises(ValueError, match="unknown column in monotonic_cst 'A', did you mean 'a'"):
+        MLPRegressor(**FEW, monotonic_cst={"A": 1}).fit(frame, RISING)
+    with pytest.raises(ValueError, match="those of X have no names: pass a frame"):
+        MLPRegressor(**FEW, monotonic_cst={"a": 1}).fit(RISING_X, RISING)
+
+
+def test_searches_files_and_exports_keep_it(tmp_path: Path) -> None:
+    search = MLPSearchCV(MLPRegressor(**FEW), {"monotonic_cst": [SIGNS, None]}, cv=2).fit(
+        RISING_X, RISING
+    )
+    assert {bool(row["monotonic_cst"]) for row in search.cv_results_["params"]} == {True, False}
+    model = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
+    save(model, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.monotonic_cst == SIGNS
+    assert is_ordered(loaded)
+    assert to_onnx(model)
+
+
+def test_several_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="the link 'softmax' do not"):
+        MLPClassifier(monotonic_cst=SIGNS).fit(RISING_X, np.digitize(RISING, [-1, 1]))
