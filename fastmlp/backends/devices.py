@@ -4,7 +4,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from fastmlp._process import signals
+from fastmlp._process import signals, task_pool
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Engine
@@ -54,6 +54,11 @@ def engine_on(
 def thread_limit() -> int:
     """Return the most threads that the process may use."""
     return int(import_module("fastmlp.backends.cpu.threads.limits").thread_limit())
+
+
+def n_threads_of(n_threads: int | None) -> int:
+    """Return the number of threads; None: as many as this thread may use."""
+    return task_pool.share() or thread_limit() if n_threads is None else int(n_threads)
 
 
 @cache

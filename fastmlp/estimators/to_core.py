@@ -32,7 +32,7 @@ from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_av
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, LevenbergMarquardt, SecondOrder
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.weight_rules import l2
-from fastmlp.training.pool import cost_of
+from fastmlp.training.loop import cost_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import arrays, hints
 from fastmlp.validation.suggestions import Synonyms, suggestion

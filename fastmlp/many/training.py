@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from fastmlp._process import task_pool, warnings
 from fastmlp._process.task_pool import Outcome, Pool, Stopped, Task, check
 from fastmlp._process.warnings import warn
+from fastmlp.backends.devices import n_threads_of
 from fastmlp.backends.protocol import GroupEngine, Launches, Span
 from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
@@ -24,7 +25,6 @@ from fastmlp.training.history import (
     Status,
 )
 from fastmlp.training.options import FitOptions
-from fastmlp.training.pool import n_threads_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import by_buffers
 from fastmlp.validation.expanded import Expanded

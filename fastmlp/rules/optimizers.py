@@ -9,7 +9,6 @@ its name in `OptimizerName`.
 """
 
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -441,7 +440,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
         check_settings(self, scalars.inner_fraction, "beta_1")
         check_settings(self, scalars.fraction, "beta_2")
         check_settings(self, scalars.non_negative, "weight_decay")
-        check_settings(self, _steps, "warmup_steps")
+        check_settings(self, scalars.non_negative_integer, "warmup_steps")
 
     @property
     def rule(self) -> UpdateRule:
@@ -468,16 +467,6 @@ class ScheduleFreeAdamW(OptimizerSettings):
         n = float(max(self.warmup_steps, 1))
         low = np.minimum(t, n)
         return low * (low + 1) * (2 * low + 1) / (6 * n * n) + (t - low)
-
-
-def _steps(owner: str, name: str, value: object) -> int:
-    """Check a number of steps, 0 or more."""
-    expected = "an integer of 0 or more"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
-    return scalars.positive_integer(owner, name, value) if value else 0
 
 
 @explained

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Span, Trainer
 from fastmlp.data.feed import Buffers
+from fastmlp.network.spec import Layout
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.optimizer_protocol import Optimizer, coefficients_of
@@ -30,6 +31,9 @@ FIRST_FLOPS_PER_SECOND = 1e9
 # A measured speed counts up to so many times the guess: batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
+# Estimates in operations at full speed: the start of a fit, a step beside its arithmetic, an
+# element of a layer's outputs, a parameter's update. They only order the fits of a pool.
+FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 # The spans of a window, which return the number of epochs completed.
@@ -392,3 +396,11 @@ def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDAr
             f"{returned!r}"
         )
     return rates
+
+
+def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:
+    """Return a fit's estimated time, in operations at full speed."""
+    steps = epochs * -(-n_rows // batch_size)
+    by_row = 6 * layout.n_weights + OUTPUT_FLOPS * sum(layout.sizes[1:])
+    by_step = STEP_FLOPS + UPDATE_FLOPS * layout.n_parameters
+    return float(FIT_FLOPS + epochs * n_rows * by_row + steps * by_step)

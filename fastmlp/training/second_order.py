@@ -33,7 +33,6 @@ from fastmlp.rules.optimizers import (
 from fastmlp.rules.weight_rules import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
-from fastmlp.training.pool import n_threads_of
 from fastmlp.validation.suggestions import count, needs
 
 Array = NDArray[Any]
@@ -122,7 +121,7 @@ def check(
 
 def _check_memory(network: Network, who: str) -> None:
     n, n_outputs = int(trained_parameters(network).sum()), network.layout.sizes[-1]
-    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, n_threads_of(None))
+    of_matrix, of_rows = matrix_bytes(n), jacobian_bytes(n, n_outputs, devices.n_threads_of(None))
     n_bytes = of_matrix + of_rows
     free = memory.available() if n_bytes > memory.SMALL else None
     if free is not None and n_bytes > free // MEMORY_SHARE:

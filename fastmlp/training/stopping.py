@@ -1,7 +1,7 @@
 """Early stopping, the epoch that is kept, and lower rates after plateaus.
 
-`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. Their counts are
-kept for each net: `Patience`, `Plateau`, and both in a `EpochWatch`.
+`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. An `EpochWatch`
+keeps the counts of both for one net.
 """
 
 import math
@@ -76,11 +76,8 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         who = "EarlyStopping"
-        if self.patience is not None:
-            _store(self, patience=_epochs(who, "patience", self.patience))
         scalars.boolean(who, "restore_best_weights", self.restore_best_weights)
-        start = _epochs(who, "start_from_epoch", self.start_from_epoch)
-        _store(self, start_from_epoch=start)
+        _check_epochs(self, "start_from_epoch", *([] if self.patience is None else ["patience"]))
         _check_shared(self, "patience")
 
 
@@ -138,108 +135,19 @@ class ReduceLROnPlateau:
     def __post_init__(self) -> None:
         who, factor = "ReduceLROnPlateau", self.factor
         valid = scalars.is_positive(factor) and factor < 1
-        _store(self, factor=scalars.real(who, "factor", factor, "a number in (0, 1)", valid))
-        for name in ("patience", "cooldown"):
-            _store(self, **{name: _epochs(who, name, getattr(self, name))})
-        _store(self, min_lr=scalars.non_negative(who, "min_lr", self.min_lr))
+        checked = scalars.real(who, "factor", factor, "a number in (0, 1)", valid)
+        vars(self).update(factor=checked, min_lr=scalars.non_negative(who, "min_lr", self.min_lr))
+        _check_epochs(self, "patience", "cooldown")
         _check_shared(self, "factor")
 
 
 Settings = EarlyStopping | ReduceLROnPlateau
 
 
-class BestValue:
-    """The best of the values that it takes.
-
-    Attributes
-    ----------
-    value : float or None, before the first
-    """
-
-    def __init__(self, min_delta: float, mode: str) -> None:
-        self._min_delta, self._sign = min_delta, -1.0 if mode == "max" else 1.0
-        self.value: float | None = None
-
-    def take(self, value: float) -> bool:
-        """Return True if the value is better than the best one, and keep it; NaN never is."""
-        if not math.isfinite(value):
-            return False
-        best, sign = self.value, self._sign
-        if best is not None and not sign * value < sign * best - self._min_delta:
-            return False
-        self.value = value
-        return True
-
-
-class Patience:
-    """The counts of `EarlyStopping` in one fit.
-
-    Attributes
-    ----------
-    best_epoch : int or None, counted from 0
-    """
-
-    def __init__(self, settings: EarlyStopping, mode: str) -> None:
-        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
-        self.best_epoch: int | None = None
-        self._wait = 0
-
-    def take(self, epoch: int, value: float) -> bool:
-        """Take the monitored value of an epoch; return True if the fit is to stop after it."""
-        patience = self._settings.patience
-        if epoch < self._settings.start_from_epoch:
-            return False
-        if self._best.take(value):
-            self.best_epoch, self._wait = epoch, 0
-            return False
-        self._wait += 1
-        return patience is not None and self._wait >= patience
-
-
-class Plateau:
-    """The counts of `ReduceLROnPlateau` in one fit.
-
-    Attributes
-    ----------
-    scale : float, by which the optimizer's rates are multiplied
-    """
-
-    def __init__(self, settings: ReduceLROnPlateau, mode: str) -> None:
-        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
-        self.scale = 1.0
-        self._wait = self._cooldown = 0
-
-    def take(self, value: float, rate: float) -> None:
-        """Take the monitored value of an epoch, and its last learning rate."""
-        settings = self._settings
-        if self._cooldown:
-            self._cooldown -= 1
-            self._wait = 0
-        if self._best.take(value):
-            self._wait = 0
-        elif not self._cooldown:
-            self._wait += 1
-            if self._wait >= settings.patience and rate > settings.min_lr:
-                self.scale *= settings.factor
-                self._wait, self._cooldown = 0, settings.cooldown
-
-    def scaled(self, rates: Rates) -> Rates:
-        """Return rates of steps as they are lowered when they are called."""
-        lowest = self._settings.min_lr
-
-        def lowered(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-            full = rates(steps)
-            # A schedule may pass below the lowest rate by itself.
-            floored: NDArray[np.float64] = np.maximum(full * self.scale, np.minimum(full, lowest))
-            return floored
-
-        return lowered
-
-
 class EpochWatch:
-    """The state of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
+    """The counts of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
 
-    It is a function of the history, but for the parameters of the best epoch.
+    They are a function of the history, but for the parameters of the best epoch.
 
     Attributes
     ----------
@@ -248,11 +156,11 @@ class EpochWatch:
 
     def __init__(self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None) -> None:
         self._stopping, self._plateau = stopping, plateau
-        if self._stopping is not None:
-            self._patience = Patience(self._stopping, str(self._stopping.mode))
-        if self._plateau is not None:
-            self._lowering = Plateau(self._plateau, str(self._plateau.mode))
         self.best: NDArray[Any] | None = None
+        # The best monitored value of each; its sign is changed where higher is better.
+        self._values: dict[Settings, float] = {}
+        self._waited = self._waited_to_lower = self._cooldown = 0
+        self._scale = 1.0
 
     def take(self, history: History, parameters: NDArray[Any]) -> bool:
         """Look at the last epoch; return True if the fit is to stop after it."""
@@ -272,27 +180,63 @@ class EpochWatch:
 
     def _take(self, history: History, epoch: int) -> bool:
         if self._plateau is not None:
-            value = series(history, self._plateau.monitor)[epoch]
-            self._lowering.take(value, history.learning_rate[epoch])
-        if self._stopping is None:
+            self._lower(self._plateau, history, epoch)
+        stopping = self._stopping
+        if stopping is None or epoch < stopping.start_from_epoch:
             return False
-        stop = self._patience.take(epoch, series(history, self._stopping.monitor)[epoch])
-        history.best_epoch = self._patience.best_epoch
-        return stop
+        if self._is_better(stopping, history, epoch):
+            history.best_epoch, self._waited = epoch, 0
+            return False
+        self._waited += 1
+        return stopping.patience is not None and self._waited >= stopping.patience
+
+    def _lower(self, plateau: ReduceLROnPlateau, history: History, epoch: int) -> None:
+        if self._cooldown:
+            self._cooldown -= 1
+            self._waited_to_lower = 0
+        if self._is_better(plateau, history, epoch):
+            self._waited_to_lower = 0
+        elif not self._cooldown:
+            self._waited_to_lower += 1
+            is_above = history.learning_rate[epoch] > plateau.min_lr
+            if self._waited_to_lower >= plateau.patience and is_above:
+                self._scale *= plateau.factor
+                self._waited_to_lower, self._cooldown = 0, plateau.cooldown
+
+    def _is_better(self, settings: Settings, history: History, epoch: int) -> bool:
+        """Return True for a value better than the best one, and keep it; NaN never is."""
+        series = {"loss": history.loss, "validation_loss": history.validation_loss}
+        value = (series | history.metrics)[settings.monitor][epoch]
+        signed = -value if settings.mode == "max" else value
+        if not (
+            math.isfinite(value)
+            and signed < self._values.get(settings, math.inf) - settings.min_delta
+        ):
+            return False
+        self._values[settings] = signed
+        return True
 
     def scaled(self, rates: Rates) -> Rates:
-        """Return the learning rates of steps, lowered after plateaus."""
-        return rates if self._plateau is None else self._lowering.scaled(rates)
+        """Return the learning rates of steps, lowered after plateaus, as they are when called."""
+        plateau = self._plateau
+        if plateau is None:
+            return rates
+
+        def lowered(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+            full = rates(steps)
+            # A schedule may pass below the lowest rate by itself.
+            least = np.minimum(full, plateau.min_lr)
+            floored: NDArray[np.float64] = np.maximum(full * self._scale, least)
+            return floored
+
+        return lowered
 
 
-def series(history: History, name: str) -> list[float]:
-    """Return the losses, or the metric, of this name."""
-    by_name: list[float] = {
-        "loss": history.loss,
-        "validation_loss": history.validation_loss,
-        **history.metrics,
-    }[name]
-    return by_name
+def _check_epochs(settings: Settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        number = scalars.non_negative_integer(type(settings).__name__, name, value)
+        vars(settings)[name] = number
 
 
 def _check_shared(settings: Settings, first: str) -> None:
@@ -301,25 +245,8 @@ def _check_shared(settings: Settings, first: str) -> None:
     if not isinstance(monitor, str):
         hint = f"; did you mean {first}={monitor!r}?" if isinstance(monitor, int | float) else ""
         raise TypeError(f"{who}: monitor must be the name of a series, got {monitor!r}{hint}")
-    _store(settings, min_delta=scalars.non_negative(who, "min_delta", settings.min_delta))
+    vars(settings)["min_delta"] = scalars.non_negative(who, "min_delta", settings.min_delta)
     if settings.mode is not None and settings.mode not in MODES:
         words = {"min": "minimize lower", "max": "maximize higher", "leave it out": "auto"}
         meant = suggestion(settings.mode, MODES, words)
         raise ValueError(f"{who}: unknown mode {settings.mode!r}{meant} known: max, min")
-
-
-def _epochs(who: str, name: str, value: object) -> int:
-    """Check a number of epochs, 0 or more."""
-    if value == 0 and not isinstance(value, bool | float):
-        return 0
-    expected = "an integer of 0 or more"
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{who}: {name} must be {expected}, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{who}: {name} must be {expected}, got {value!r}")
-    return scalars.positive_integer(who, name, value)
-
-
-def _store(settings: Any, **values: Any) -> None:
-    for name, value in values.items():
-        object.__setattr__(settings, name, value)

@@ -56,11 +56,7 @@ def inner_fraction(owner: str, name: str, value: object) -> float:
 
 def positive_integer(owner: str, name: str, value: object) -> int:
     """Check an integer of 1 or more (NumPy integers too, bool not)."""
-    number = _integer(owner, name, value, 1)
-    if number > LARGEST:
-        bits = number.bit_length() - 1
-        raise ValueError(f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}")
-    return number
+    return _integer(owner, name, value, 1)
 
 
 def non_negative_integer(owner: str, name: str, value: object) -> int:
@@ -69,14 +65,17 @@ def non_negative_integer(owner: str, name: str, value: object) -> int:
 
 
 def _integer(owner: str, name: str, value: object, least: int) -> int:
-    if type(value) is int and value >= least:
+    if type(value) is int and least <= value <= LARGEST:
         return value
-    kind: type[Exception] = TypeError
-    if not isinstance(value, bool) and isinstance(value, Integral):
-        if int(value) >= least:
-            return int(value)
-        kind = ValueError
-    raise kind(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
+    number = int(value)
+    if number < least:
+        raise ValueError(f"{owner}: {name} must be an integer of {least} or more, got {value!r}")
+    if number > LARGEST:
+        bits = number.bit_length() - 1
+        raise ValueError(f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}")
+    return number
 
 
 def boolean(owner: str, name: str, value: object) -> bool:

@@ -24,8 +24,9 @@ from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.devices import n_threads_of
 from fastmlp.model import core_of
-from fastmlp.training.pool import cost_of, pool_of
+from fastmlp.training.loop import cost_of
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 N = 24 if INTERPRETED else 60
@@ -530,11 +531,11 @@ def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
 
 def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
     taken = list[int]()
-    tasks = [task_pool.Task(1, lambda: taken.append(pool_of(None)._n_threads)) for _ in range(8)]
+    tasks = [task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)]
     task_pool.Pool(2).run(tasks)
     assert set(taken[:6]) == {1}
-    assert pool_of(3)._n_threads == 3
-    assert pool_of(None)._n_threads == limits.thread_limit()
+    assert n_threads_of(3) == 3
+    assert n_threads_of(None) == limits.thread_limit()
 
 
 LAYER = """

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import warnings
+from fastmlp.backends.devices import n_threads_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.network import monotone
 from fastmlp.tabular.estimators import extras, reports, splits
@@ -17,7 +18,6 @@ from fastmlp.tabular.pack import Caller, Pack, PackSettings, TableRows, conforma
 from fastmlp.tabular.pack.outputs import Scorer, Task, scores_of
 from fastmlp.tabular.pack.refit import NotRefitted, joined_rows, refitted_pack
 from fastmlp.tabular.schema import Schema
-from fastmlp.training import pool
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
@@ -135,7 +135,7 @@ def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
     """Functions that wait for the estimators: the user's are fitted already, trees beside the nets
     if there are threads for both."""
     n_own = len(fit.beside) - fit.settings.trees
-    in_turn = not fit.settings.trees or pool.n_threads_of(fit.n_threads) == 1
+    in_turn = not fit.settings.trees or n_threads_of(fit.n_threads) == 1
     fitted = partial(
         extras.fitted,
         training=fit.data.training,

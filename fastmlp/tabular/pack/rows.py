@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.task_pool import Task
+from fastmlp._process.task_pool import Pool, Task
 from fastmlp._process.warnings import warn
+from fastmlp.backends.devices import n_threads_of
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.schema import Values
-from fastmlp.training.pool import n_threads_of, pool_of
 from fastmlp.validation.expanded import Expanded, trusted
 
 Array = NDArray[Any]
@@ -70,8 +70,8 @@ def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) ->
     if n_rows <= min(ALONE, CHUNK):
         return [do(slice(n_rows))]
     most = min(CHUNK, max(ALONE, NUMBERS // max(n_columns, 1)))
-    strips = _strips(n_rows, most, n_threads_of(None))
-    pool = pool_of(None)
+    n_threads = n_threads_of(None)
+    strips, pool = _strips(n_rows, most, n_threads), Pool(n_threads)
     ended: list[Any] = pool.run([Task(1, partial(do, strip)) for strip in strips], "")
     if pool.interrupted:
         raise KeyboardInterrupt

@@ -181,7 +181,6 @@ def test_equal_rows_are_dealt_out_at_random() -> None:
 def n_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     n = int(request.param)
     monkeypatch.setattr(rows, "n_threads_of", lambda given: n)
-    monkeypatch.setattr(rows, "pool_of", lambda given: Pool(n))
     return n
 
 
