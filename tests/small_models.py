@@ -64,7 +64,7 @@ CASES = [
         for target in ("number", "numbers")
     ],
     *[("classifier", target) for target in ("two", "three", "labels", "one")],
-    *[("net_classifier", target) for target in ("two", "three", "labels")],
+    *[("net_classifier", target) for target in ("two", "labels")],
     ("net_softmax", "three"),
 ]
 FEW: dict[str, Any] = {"n_members": 2, "max_iter": 8, "random_state": 0}

@@ -16,7 +16,6 @@ from fastmlp.estimators import to_core
 from fastmlp.estimators.common import PARAMETERS
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.search import MLPSearchCV
-from fastmlp.estimators.to_core import n_threads_of, network_of
 from fastmlp.estimators.training import reset_records
 from fastmlp.network import resolve
 from fastmlp.network.spec import Network, bias_views, weight_views
@@ -161,8 +160,8 @@ def feature_names_of(estimator: Any) -> dict[str, Any]:
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
     """Check the estimator's settings; return its network."""
     estimator._validate_params()
-    n_threads_of(estimator.n_jobs)
-    return network_of(estimator, sizes, dtype)
+    to_core.n_threads_of(estimator.n_jobs)
+    return to_core.network_of(estimator, sizes, dtype)
 
 
 def _form_of(estimator: Any) -> dict[str, Any]:

@@ -23,35 +23,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
-from fastmlp.estimators import to_core
+from fastmlp.estimators import net, to_core, training
 from fastmlp.estimators.common import BatchPredictions, Metrics, Table
-from fastmlp.estimators.net import (
-    Copies,
-    HeldOutRows,
-    RowSubset,
-    dtype_of,
-    net_around,
-    sizes_of,
-    stand_in,
-    state_from,
-    take_slots,
-    validation_rows,
-    write_back,
-)
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
     SklearnMLP,
     _SetOutputMixin,
     available_if,
-)
-from fastmlp.estimators.to_core import ACTIVATIONS, engine_of, features_of, network_of
-from fastmlp.estimators.training import (
-    Reports,
-    fit_by_core,
-    fit_epochs,
-    minimize_loss,
-    objective_on,
-    reset_records,
 )
 from fastmlp.model import MLP
 from fastmlp.network import monotone, spec
@@ -218,7 +196,7 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
 
 
 class CompiledMLP(
-    Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
+    net.Copies, BatchPredictions, ClassNamePrefixFeaturesOutMixin, _SetOutputMixin, SklearnMLP
 ):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases.
 
@@ -238,12 +216,12 @@ class CompiledMLP(
     history_: History | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
-    _held_out: HeldOutRows | None
+    _held_out: net.HeldOutRows | None
     _cache: PredictionCache
     _names: ClassVar[list[str]]
 
     more_constraints: ClassVar[dict[str, Any]] = {
-        "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
+        "activation": [StrOptions(to_core.ACTIVATIONS), list, tuple, callable],
         "solver": [StrOptions(to_core.SOLVERS), Optimizer],
         "n_jobs": [None, Integral],
         "scoring": [None, str, callable],
@@ -293,7 +271,7 @@ class CompiledMLP(
         sample_weight: Any = None,
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
-        reports: Reports | None = None,
+        reports: training.Reports | None = None,
     ) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
         # one's kernels read.
@@ -312,7 +290,7 @@ class CompiledMLP(
                 X, y = self._validate_input(X, y, incremental, reset=first_pass)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
             weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-            part = RowSubset(X, y, self._of_classes(weight, X, y))
+            part = net.RowSubset(X, y, self._of_classes(weight, X, y))
             return self._learn(part, incremental, first_pass, validation, reports)
 
     @contextmanager
@@ -324,11 +302,11 @@ class CompiledMLP(
 
     def _learn(
         self,
-        part: RowSubset,
+        part: net.RowSubset,
         incremental: bool = False,
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
-        reports: Reports | None = None,
+        reports: training.Reports | None = None,
     ) -> Any:
         """Train on checked data, targets binarized."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
@@ -340,16 +318,16 @@ class CompiledMLP(
             self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
             self._check_sizes(units)
-        held_out = validation_rows(self, *validation)
+        held_out = net.validation_rows(self, *validation)
         if to_core.is_stochastic(self.solver):
-            fit_epochs(self, part, held_out, reports, incremental=incremental)
+            training.fit_epochs(self, part, held_out, reports, incremental=incremental)
         else:
             if held_out is not None:
                 raise to_core.needs_batches(self, "X_val")
             if to_core.is_second_order(self.solver):
-                fit_by_core(self, part, reports)
+                training.fit_by_core(self, part, reports)
             else:
-                minimize_loss(self, part, units, reports)
+                training.minimize_loss(self, part, units, reports)
         if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -379,7 +357,7 @@ class CompiledMLP(
 
     def _check_sizes(self, units: list[int]) -> None:
         """Raise if the fitted net has other layers than the data and `hidden_layer_sizes` need."""
-        sizes = list(sizes_of(self.coefs_))
+        sizes = list(net.sizes_of(self.coefs_))
         if sizes != list(units):
             raise ValueError(
                 f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
@@ -394,7 +372,7 @@ class CompiledMLP(
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
         if to_core.is_stochastic(self.solver):
-            reset_records(self)
+            training.reset_records(self)
             before = None
         self._adopt()
         state = self._state
@@ -403,12 +381,12 @@ class CompiledMLP(
         if signs:
             monotone.set_first_weights(network._replace(signs=signs), state.parameters)
         # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
-        take_slots(self._state, before)
+        net.take_slots(self._state, before)
 
     def _adopt(self) -> None:
         """Copy all parameters to one vector, and replace the arrays by its views."""
-        dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        self._state = state_from(self.coefs_, self.intercepts_, dtype)
+        dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
+        self._state = net.state_from(self.coefs_, self.intercepts_, dtype)
         self._cache = PredictionCache()
         self.coefs_ = list(self._state.weights)
         self.intercepts_ = list(self._state.biases)
@@ -425,23 +403,23 @@ class CompiledMLP(
         if self._live_state() is not before:
             # Arrays that a user has put into the lists: their numbers move to one vector.
             self._adopt()
-            take_slots(self._state, before)
-        return net_around(self, self._state)
+            net.take_slots(self._state, before)
+        return net.net_around(self, self._state)
 
     def _live_state(self) -> NetState:
         """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
         state: NetState | None = self.__dict__.get("_state")
-        if state is not None and stand_in(state, self.coefs_, self.intercepts_):
+        if state is not None and net.stand_in(state, self.coefs_, self.intercepts_):
             return state
-        dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        return state_from(self.coefs_, self.intercepts_, dtype)
+        dtype = net.dtype_of(*self.coefs_, *self.intercepts_)
+        return net.state_from(self.coefs_, self.intercepts_, dtype)
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
     ) -> tuple[float, Array]:
         """The objective and its gradient at these parameters, shape (n_parameters,)."""
         objective = getattr(self, "_objective", None)
-        objective = objective or objective_on(self, RowSubset(X, y, sample_weight))
+        objective = objective or training.objective_on(self, net.RowSubset(X, y, sample_weight))
         value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
         return value, slopes
 
@@ -449,7 +427,7 @@ class CompiledMLP(
         """Assign these parameters, in the dtype of the net."""
         state = self._live_state()
         state.assign(packed_parameters)
-        write_back(state, self.coefs_, self.intercepts_)
+        net.write_back(state, self.coefs_, self.intercepts_)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:
@@ -477,17 +455,17 @@ class CompiledMLP(
             raise ValueError(
                 f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
             )
-        dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
+        dtype = net.dtype_of(np.empty(0, X.dtype), state.parameters)
         # Without penalties: nets that differ in penalties alone then share buffers.
-        network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
+        network = to_core.network_of(self, state.layout.sizes, dtype)._replace(penalties=())
         with state.lock.parameters:
             flat = state.parameters.astype(dtype, copy=False)
             if hidden:
-                network = features_of(network)
-                flat = state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
+                network = to_core.features_of(network)
+                flat = net.state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
         cache: PredictionCache | None = self.__dict__.get("_cache")
-        engine = engine_of(self, network, state.lock, cache.buffers if cache else None)
+        engine = to_core.engine_of(self, network, state.lock, cache.buffers if cache else None)
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and predictor.is_quick and flat is state.parameters:
@@ -502,7 +480,7 @@ class CompiledMLP(
         state, predictor, activation, output = cache.quick
         if activation is not self.activation or output is not self.out_activation_:
             return None
-        if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
+        if state is not self._state or not net.stand_in(state, self.coefs_, self.intercepts_):
             return None
         return predictor.quick(X)
 

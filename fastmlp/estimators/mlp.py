@@ -12,18 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators import sklearn_bases
-from fastmlp.estimators.base import (
-    CompiledMLP,
-    accuracy,
-    are_plain_labels,
-    are_plain_targets,
-    binarized,
-    binarizer_of,
-    checked_rows,
-    classes_of,
-    r2,
-)
+from fastmlp.estimators import base, sklearn_bases, to_core
 from fastmlp.estimators.common import (
     Activations,
     BatchSize,
@@ -38,16 +27,6 @@ from fastmlp.estimators.common import (
     Table,
 )
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
-from fastmlp.estimators.to_core import (
-    OF_REGRESSORS,
-    checked_targets,
-    levels_of,
-    loss_of_classifier,
-    loss_of_regressor,
-    pinball_score,
-    quantile_score,
-    squeezed,
-)
 from fastmlp.estimators.training import reports_of
 from fastmlp.export.onnx import register, when_imported
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
@@ -63,7 +42,7 @@ from fastmlp.validation.calls import explained
 Array = NDArray[Any]
 
 
-class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
+class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of
@@ -156,7 +135,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPClassifier._parameter_constraints,
-        **CompiledMLP.more_constraints,
+        **base.CompiledMLP.more_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
@@ -320,13 +299,13 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
         """Check the data; return them, y as booleans of shape (n_samples, n_classes)."""
         anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
-        if are_plain_labels(y, X) and (anew or self._has_plain_classes()):
-            classes = classes_of(y) if anew else self.classes_
-            targets = binarized(y, classes, all_present=self.warm_start)
+        if base.are_plain_labels(y, X) and (anew or self._has_plain_classes()):
+            classes = base.classes_of(y) if anew else self.classes_
+            targets = base.binarized(y, classes, all_present=self.warm_start)
             if targets is not None:
-                X = checked_rows(self, X, reset=reset)
+                X = base.checked_rows(self, X, reset=reset)
                 if anew:
-                    self._label_binarizer, self.classes_ = binarizer_of(classes), classes
+                    self._label_binarizer, self.classes_ = base.binarizer_of(classes), classes
                 return X, targets
         arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
         return super()._validate_input(X, y, incremental, reset)
@@ -341,12 +320,12 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         return self._label_binarizer.inverse_transform(targets)
 
     def _loss(self) -> Loss:
-        return loss_of_classifier(self)
+        return to_core.loss_of_classifier(self)
 
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
         if len(self.classes_) == 1:
             return 1.0
-        return accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
+        return base.accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
 
     def _binarized(self, y: Any) -> Array:
         if np.ndim(y) == 1 and (unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}):
@@ -361,7 +340,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         return by_class if weight is None else weight * by_class
 
 
-class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
+class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of
@@ -449,8 +428,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPRegressor._parameter_constraints,
-        **CompiledMLP.more_constraints,
-        "loss": [StrOptions({*OF_REGRESSORS}), LossSettings, Loss, callable],
+        **base.CompiledMLP.more_constraints,
+        "loss": [StrOptions({*to_core.OF_REGRESSORS}), LossSettings, Loss, callable],
     }
 
     @explained
@@ -581,7 +560,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         outputs = self._quick_outputs(X)
         if self.__dict__.get("out_activation_") == "mean_std":
             outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
-            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
+            mean, deviation = to_core.squeezed(outputs[:, ::2]), to_core.squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
             check_is_fitted(self)
@@ -589,7 +568,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
                 f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
                 f"{self.loss!r}"
             )
-        return super().predict(X) if outputs is None else squeezed(outputs)
+        return super().predict(X) if outputs is None else to_core.squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; of quantiles the negative mean pinball loss.
@@ -600,13 +579,13 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         """
-        levels = levels_of(self._loss())
+        levels = to_core.levels_of(self._loss())
         if levels is None:
             return float(super().score(X, y, sample_weight))
-        return quantile_score(self, X, y, sample_weight, levels)
+        return to_core.quantile_score(self, X, y, sample_weight, levels)
 
     def _loss(self) -> Loss:
-        return loss_of_regressor(self)
+        return to_core.loss_of_regressor(self)
 
     def _outputs_for(self, y: Array) -> int:
         loss = self._loss()
@@ -625,13 +604,13 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         return targets
 
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
-        levels = levels_of(self._loss())
+        levels = to_core.levels_of(self._loss())
         if levels is not None:
-            return pinball_score(outputs, targets, weight, levels)
-        return r2(outputs[:, :: self._loss().per_target], targets, weight)
+            return to_core.pinball_score(outputs, targets, weight, levels)
+        return base.r2(outputs[:, :: self._loss().per_target], targets, weight)
 
     def _binarized(self, y: Any) -> Array:
-        y = checked_targets(self, y)
+        y = to_core.checked_targets(self, y)
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
@@ -643,11 +622,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
                 f"fit, but loss={self.loss!r} asks for {out!r}: call fit with warm_start=False to "
                 "begin anew"
             )
-        if are_plain_targets(y, X):
-            X = checked_rows(self, X, reset=reset)
+        if base.are_plain_targets(y, X):
+            X = base.checked_rows(self, X, reset=reset)
         else:
             X, y = super()._validate_input(X, y, incremental, reset)
-        return X, checked_targets(self, y, X.dtype)
+        return X, to_core.checked_targets(self, y, X.dtype)
 
 
 when_imported(lambda: register(MLPClassifier, MLPRegressor))

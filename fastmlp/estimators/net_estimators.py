@@ -253,6 +253,11 @@ class NetClassifier(ClassifierMixin, NetEstimator):
                 f"{type(self).__name__}: y has {n} classes, but layer_sizes={sizes} is for "
                 f"{max(n_outputs, 2)}: layer_sizes={(*sizes[:-1], needed)}"
             )
+        if n > 2 and self._loss().link == "sigmoid":
+            raise ValueError(
+                f"{type(self).__name__}: loss={self.loss!r} is for two classes or several labels a "
+                f"row, but y has {n} classes: loss='cross_entropy'"
+            )
         if n_outputs == 1 or self._loss().targets == "classes":
             return codes
         return np.eye(n, dtype=self.dtype)[codes]
@@ -303,9 +308,6 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         outputs = self._predictions(X)
         if outputs.shape[1] == 1:
             return np.hstack([1 - outputs, outputs])
-        if not self._has_several_labels and self._loss().link == "sigmoid":
-            # One class against all others: the outputs have another sum than 1.
-            return outputs / outputs.sum(axis=1, keepdims=True)
         return outputs
 
 

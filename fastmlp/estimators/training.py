@@ -19,18 +19,8 @@ from sklearn.utils.optimize import _check_optimize_result
 from fastmlp._process.one_thread import one_thread
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
-from fastmlp.estimators import to_core
+from fastmlp.estimators import net, to_core
 from fastmlp.estimators.common import warn
-from fastmlp.estimators.net import (
-    HeldOutRows,
-    RowSubset,
-    flat_of,
-    hold_out,
-    loss_for_net,
-    net_around,
-    take_slots,
-    write_back,
-)
 from fastmlp.estimators.to_core import engine_of, network_of, signs_of_estimator
 from fastmlp.model import core_of
 from fastmlp.network import monotone
@@ -50,8 +40,8 @@ DETAILED = 2
 
 def fit_epochs(
     estimator: Any,
-    part: RowSubset,
-    validation: RowSubset | None,
+    part: net.RowSubset,
+    validation: net.RowSubset | None,
     reports: Reports | None,
     *,
     incremental: bool,
@@ -73,18 +63,18 @@ def fit_epochs(
     data = part.data(engine)
     batch_size = batch_rows(estimator, data.n_rows)
     metrics = {} if reports is None else reports.options.metrics
-    held_out = hold_out(estimator, validation, part, data, state, engine, metrics)
+    held_out = net.hold_out(estimator, validation, part, data, state, engine, metrics)
     estimator._held_out = held_out
     try:
         epochs = Epochs(estimator, data, batch_size, held_out, incremental, reports)
         loop.fit(engine, state, epochs)
         if to_core.stops_by_score(estimator):
             assert held_out is not None
-            state.assign(flat_of(estimator._best_coefs, estimator._best_intercepts))
+            state.assign(net.flat_of(estimator._best_coefs, estimator._best_intercepts))
             to_core.warn_of_kept_epoch(estimator, held_out.common_share())
     finally:
         del estimator._held_out
-        write_back(state, estimator.coefs_, estimator.intercepts_)
+        net.write_back(state, estimator.coefs_, estimator.intercepts_)
 
 
 def state_to_train(estimator: Any, *, anew: bool) -> NetState:
@@ -93,7 +83,7 @@ def state_to_train(estimator: Any, *, anew: bool) -> NetState:
     if anew:
         state.set_slots(None)
     else:
-        take_slots(state, estimator.__dict__.get("_state"))
+        net.take_slots(state, estimator.__dict__.get("_state"))
     estimator._state = state
     state.optimizer = to_core.averaged(estimator)
     state.n_steps = to_core.steps_of(estimator._optimizer)
@@ -136,7 +126,7 @@ class Epochs:
         estimator: Any,
         data: Data,
         batch_size: int,
-        held_out: HeldOutRows | None,
+        held_out: net.HeldOutRows | None,
         incremental: bool,
         reports: Reports | None = None,
     ) -> None:
@@ -343,7 +333,7 @@ class Reports:
     def begin(self, state: NetState) -> AbstractContextManager[Any]:
         """Prepare for the training of a state; return the bar, or nothing, for a with statement."""
         if self.options.callbacks:
-            self._net = net_around(self._estimator, state)
+            self._net = net.net_around(self._estimator, state)
         if not self.options.progress:
             return nullcontext()
         self._bar = new_bar(self._estimator.max_iter, 0, f"{type(self._estimator).__name__}.fit")
@@ -357,7 +347,7 @@ class Reports:
         estimator, history = self._estimator, self.history
         history.loss.append(float(estimator.loss_))
         history.learning_rate.append(rate)
-        held_out: HeldOutRows | None = estimator.__dict__.get("_held_out")
+        held_out: net.HeldOutRows | None = estimator.__dict__.get("_held_out")
         if held_out is not None:
             history.validation_loss.append(estimator.validation_loss_curve_[-1])
             values = held_out.metrics()
@@ -445,11 +435,11 @@ class StopIterations(Exception):
 
 
 def minimize_loss(
-    estimator: Any, part: RowSubset, units: list[Any], reports: Reports | None
+    estimator: Any, part: net.RowSubset, units: list[Any], reports: Reports | None
 ) -> None:
     """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
     # scikit-learn packs the arrays of the lists, which may have one number for a layer.
-    write_back(estimator._live_state(), estimator.coefs_, estimator.intercepts_)
+    net.write_back(estimator._live_state(), estimator.coefs_, estimator.intercepts_)
     estimator._objective = objective_on(estimator, part)
     try:
         with one_thread:
@@ -462,7 +452,7 @@ def minimize_loss(
     estimator.loss_ = np.float64(estimator.loss_)
 
 
-def objective_on(estimator: Any, part: RowSubset) -> Any:
+def objective_on(estimator: Any, part: net.RowSubset) -> Any:
     """The function from parameters, shape (n_parameters,), to the objective and its gradient."""
     sizes = estimator._live_state().layout.sizes
     engine = engine_of(estimator, network_of(estimator, sizes, np.dtype(np.float64)))
@@ -485,7 +475,7 @@ def _fit_reporting(estimator: Any, reports: Reports) -> None:
         if reports.epoch_ends(np.nan, state):
             raise StopIterations
 
-    start = flat_of(estimator.coefs_, estimator.intercepts_)
+    start = net.flat_of(estimator.coefs_, estimator.intercepts_)
     limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
     options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
     network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
@@ -501,7 +491,7 @@ def _fit_reporting(estimator: Any, reports: Reports) -> None:
     estimator._unpack(result.x)
 
 
-def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> None:
+def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
     """Train an estimator on all rows for `max_iter` iterations, or until no number of the gradient
     is above `tol`.
 
@@ -511,9 +501,9 @@ def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> Non
         If the solver cannot train this estimator, or these rows.
     """
     state, who = estimator._live_state(), type(estimator).__name__
-    engine, own = core_of(net_around(estimator, state))
+    engine, own = core_of(net.net_around(estimator, state))
     check(engine.network, own.optimizer, FitOptions(), "cpu", None, who)
-    _, share = loss_for_net(estimator, state.layout.sizes[-1])
+    _, share = net.loss_for_net(estimator, state.layout.sizes[-1])
     estimator.n_iter_, estimator.loss_curve_, slope = 0, [], np.inf
 
     def goes_on(loss: float) -> bool:
@@ -536,7 +526,7 @@ def fit_by_core(estimator: Any, part: RowSubset, reports: Reports | None) -> Non
         )
     with nullcontext() if reports is None else reports.begin(state):
         solver.run(goes_on)
-    write_back(state, estimator.coefs_, estimator.intercepts_)
+    net.write_back(state, estimator.coefs_, estimator.intercepts_)
     if estimator.n_iter_ == estimator.max_iter and slope > estimator.tol:
         warnings.warn(
             f"{type(own.optimizer).__name__}: Maximum iterations ({estimator.max_iter}) reached "

@@ -9,20 +9,7 @@ import numpy as np
 
 from fastmlp._process import whole_files
 from fastmlp.backends.cpu.predict.trees import TableTrees
-from fastmlp.export import c_template
-from fastmlp.export.c_source import (
-    Code,
-    CText,
-    function_of,
-    literal,
-    loop_of,
-    numbers,
-    predictions_of,
-    replaced,
-    rows_for,
-    tests_of,
-    texts_of,
-)
+from fastmlp.export import c_source, c_template
 from fastmlp.export.models import TableParts, is_a, parts_of
 from fastmlp.network.summary import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
@@ -34,7 +21,7 @@ from fastmlp.validation.calls import explained
 SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
 
 
-class CTableText(CText):
+class CTableText(c_source.CText):
     """The parts of the text of a C file of a model of tables.
 
     Its rows and predictions are float64, as of the library; encoders and nets compute as there.
@@ -57,8 +44,8 @@ class CTableText(CText):
         if self.looks_up:
             starts = np.cumsum([0, *map(len, parts.levels)]).tolist()
             # The texts last: they may have the name of a place.
-            filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": texts_of(texts)}
-            self.nets.append(replaced(c_template.CODE, filled))
+            filled = {"@STARTS": ", ".join(map(str, starts)), "@NAMES": c_source.texts_of(texts)}
+            self.nets.append(c_source.replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
         """Add the constants of an encoding, and the function that makes a net's inputs."""
@@ -86,7 +73,9 @@ class CTableText(CText):
                 ]
             first += n
         self.widths.append(first)
-        self.nets.append(function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines))
+        self.nets.append(
+            c_source.function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines)
+        )
 
     def _add_trees(self, trees: TableTrees) -> None:
         """Add the nodes of boosted trees, and the functions that predict by them."""
@@ -97,15 +86,15 @@ class CTableText(CText):
         for name, array in {**nodes._asdict(), "n_levels": trees.n_levels}.items():
             self._array(f"tree_{name}", kinds.get(name, "int"), array)
         filled = {"@OUTPUTS": str(n), "@TREES": str(len(nodes.roots))}
-        self.nets.append(replaced(c_template.TREES, filled))
+        self.nets.append(c_source.replaced(c_template.TREES, filled))
         self.stack += n * 8
         self.beside = ", and boosted trees"
         if n > 1:
-            self.rules["$tree_exp"] = loop_of(exp, np.float64, "$tree_exp")
+            self.rules["$tree_exp"] = c_source.loop_of(exp, np.float64, "$tree_exp")
             named = {"$softmax": "$tree_link", "$rule_exp": "$tree_exp", "$real": "double"}
-            self.rules["$tree_link"] = replaced(c_template.LINKS["softmax"], named)
+            self.rules["$tree_link"] = c_source.replaced(c_template.LINKS["softmax"], named)
         elif len(trees.classes) > 1:
-            self.rules["$tree_link"] = loop_of(logistic, np.float64, "$tree_link")
+            self.rules["$tree_link"] = c_source.loop_of(logistic, np.float64, "$tree_link")
 
     def _array(self, name: str, kind: str, array: Any) -> str:
         """Add a constant array; return its name in the text."""
@@ -114,14 +103,14 @@ class CTableText(CText):
             lines = [", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16)]
             shown = "".join(f"\n    {line}," for line in lines) + "\n"
         else:
-            shown = numbers(array)
+            shown = c_source.numbers(array)
         self.nets.append(f"static const {kind} ${name}[] = {{{shown}}};\n")
         return f"${name}"
 
     def _rule(self, step: NumberStep) -> str:
         """The name of the function of a rule of numbers, which is added if it is not there."""
         name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
-        code = Code()
+        code = c_source.Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
         result = code.call(step.rule, *(code.symbol(np.float64, word) for word in names))
         text = code.text(result, self.scalar)
@@ -150,11 +139,11 @@ static void {name}(const double *row, const int *column{constants},
             if member.encoding != encoding:
                 encoding = member.encoding
                 lines.append(f"$inputs{encoding}(x, z);")
-            weight = literal(np.float64(member.weight))
+            weight = c_source.literal(np.float64(member.weight))
             lines += [f"$net{i}(z, p);", f"$add(p, {weight}, y);"]
         if parts.classes is None:
             scale, center, low, high = (
-                literal(np.float64(number))
+                c_source.literal(np.float64(number))
                 for number in (parts.scale, parts.center, parts.low, parts.high)
             )
             added = [
@@ -174,16 +163,20 @@ static void {name}(const double *row, const int *column{constants},
                 "const double total = $sum(y, $OUTPUTS);",
                 "for (int j = 0; j < $OUTPUTS; ++j) y[j] /= total;",
             ]
-        add = function_of("static void $add(const $real *p, double weight, double *y)", added)
+        add = c_source.function_of(
+            "static void $add(const $real *p, double weight, double *y)", added
+        )
         return (
             (add if parts.members else "")
             + whole
-            + function_of("void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines)
+            + c_source.function_of(
+                "void $predict(const $number x[$INPUTS], $number y[$OUTPUTS])", lines
+            )
         )
 
     def _weighted_trees(self, trees: TableTrees) -> list[str]:
         """The statements that add the predictions of boosted trees."""
-        weight, n = literal(np.float64(trees.weight)), trees.n_outputs
+        weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
         lines, terms = [f"double t[{n}];", "$trees(x, t);"], [f"t[{j}]" for j in range(n)]
         if len(trees.classes) > 1:
             lines.append(f"$tree_link(t, {n});")
@@ -224,8 +217,6 @@ WHO = "to_c"
 MOST_PARAMETERS = 1_000_000
 DTYPES = {"float32": np.float32, "float64": np.float64}
 PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Classes from which on NumPy sums a row in another order.
-SUMMED_APART = 8
 
 
 @explained
@@ -316,33 +307,32 @@ def to_c(
             f"{WHO}: no gradient of a model of tables, whose levels have none: "
             "fastmlp.shap_values attributes its predictions to its columns"
         )
-    if gradient and parts.completion == "sum":
-        raise NotImplementedError(f"{WHO}: no gradient of probabilities that are divided by a sum")
     if not all(np.isfinite(net.parameters).all() for net in parts.nets):
         raise ValueError(f"{WHO}: a parameter is not finite")
     kind = np.result_type(np.float32, *(net.dtype for net in parts.nets))
     scalar = kind.type if dtype is None else DTYPES[dtype]
     if of_table:
-        source: CText = CTableText(parts, scalar, prefix)
+        source: c_source.CText = CTableText(parts, scalar, prefix)
     else:
-        source = CText(parts, scalar, prefix, gradient=gradient)
+        source = c_source.CText(parts, scalar, prefix, gradient=gradient)
     test = ("", "")
     if tests and of_table:
         rows = parts.drawn(tests) if test_data is None else model.codes(test_data)[:tests]
         if not len(rows):
             raise ValueError(f"{WHO}: test_data has no rows")
         exact = kind == scalar
-        test = tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
+        test = c_source.tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
         if parts.trees is not None and len(parts.trees.classes) > 1:
             # Their probabilities are of double.
             test = test[0], test[1].replace("$FUSED32", "$FUSED32 && $FUSED64")
     elif tests:
         # Numbers of the lower precision are the same in both.
         least = min(kind.type, scalar, key=np.dtype)
-        rows = rows_for(tests, parts.n_features, test_data, least, WHO).astype(kind)
-        summed_apart = parts.completion == "sum" and parts.n_outputs >= SUMMED_APART
-        exact = kind == scalar and not summed_apart
-        test = tests_of(rows, predictions_of(model, rows), scalar, scalar, exact=exact)
+        rows = c_source.rows_for(tests, parts.n_features, test_data, least, WHO).astype(kind)
+        exact = kind == scalar
+        test = c_source.tests_of(
+            rows, c_source.predictions_of(model, rows), scalar, scalar, exact=exact
+        )
     name = f"{prefix}.h" if path is None else os.path.basename(os.fspath(path))
     text = source.text(f"{type(model).__name__}", name, test)
     if path is not None:

@@ -333,20 +333,16 @@ class CText:
     def predict(self, *, gradient: bool) -> str:
         """The function that predicts, or that writes derivatives too."""
         head, of, more = "void $predict(const $real x[$INPUTS], $real y[$OUTPUTS])", "", ""
-        completion = self.parts.completion
         if gradient:
             head = "void $gradient(const $real *x, $real *y, $real *jacobian)"
             of, more = "_gradient", ", jacobian"
         lines = [f"$net0{of}(x, y{more});"]
-        if completion == "complement":
+        if self.parts.complements:
             lines = [f"$net0{of}(x, y + 1{more and more + ' + $INPUTS'});", "y[0] = 1 - y[1];"]
             if gradient:
                 lines.append(
                     "for (int k = 0; k < $INPUTS; ++k) jacobian[k] = -jacobian[$INPUTS + k];"
                 )
-        elif completion == "sum":
-            lines.append("$share(y, $OUTPUTS);")
-            self.rules["$share"] = c_template.SHARE
         return function_of(head, lines)
 
     def helpers(self, code: str) -> str:

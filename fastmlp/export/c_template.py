@@ -172,15 +172,6 @@ static void $mean_std($real *z, int n)
 }
 """,
 }
-# Of a member that has an output for each class against all others.
-SHARE = """
-static void $share($real *p, int n)
-{
-    $real sum = p[0];
-    for (int j = 1; j < n; ++j) sum += p[j];
-    for (int j = 0; j < n; ++j) p[j] /= sum;
-}
-"""
 # Derivatives, backward through a layer; `slope` of the layer's inputs, or 0.
 BACK = """
 static void $back(const $real *w, const $real *d, const $real *slope, $real *out, int n_in,

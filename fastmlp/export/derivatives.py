@@ -128,17 +128,6 @@ def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any
     return np.concatenate([other, values], axis=1), derivatives
 
 
-def shared(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
-    """The share of each probability in their sum."""
-    values, derivatives = as_they_are(link, values, derivatives)
-    total = values.sum(axis=1, keepdims=True)
-    values = values / total
-    if derivatives is not None:
-        sums = derivatives.sum(axis=1, keepdims=True)
-        derivatives = (derivatives - values[:, :, None] * sums) / total[:, :, None]
-    return values, derivatives
-
-
 class ModelDerivatives:
     """The predictions of a weighted mean of nets, and their derivatives.
 
@@ -244,7 +233,7 @@ class ModelDerivatives:
 def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
     """The derivatives of a model's predictions or, with `raw`, of its raw outputs."""
     net = NetDerivatives(parts.net, raw=raw)
-    complete = {"none": as_they_are, "complement": complemented, "sum": shared}[parts.completion]
+    complete = complemented if parts.complements else as_they_are
     if raw:
         return ModelDerivatives([Term(net)], as_they_are, parts.n_features, net.n_outputs)
     return ModelDerivatives([Term(net)], complete, parts.n_features, parts.n_outputs)

@@ -121,7 +121,7 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             steps_of_kinds = (step.address for step in quick)
             places = address(x), address(y), address(slopes)
             record[0] = (*steps_of_kinds, *places, has_labels, 0, len(table) - 1, address(vjp[0]))
-            owner = Owner(network, state.parameters, "none", layout.sizes[-1])
+            owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
             owner.kept += [record, x, y, slopes, quick, table, vjp]
             handle = owner.handle()
@@ -224,10 +224,8 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     network, parameters = core.engine.network, core.state.parameters
     parameters = parameters.copy() if freeze else parameters
     if raw:
-        return Owner(
-            network.without_output(), parameters, "none", network.layout.sizes[-1]
-        ).handle()
-    return Owner(network, parameters, parts.completion, parts.n_outputs).handle()
+        return Owner(network.without_output(), parameters, network.layout.sizes[-1]).handle()
+    return Owner(network, parameters, parts.n_outputs).handle()
 
 
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:

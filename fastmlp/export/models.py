@@ -10,9 +10,6 @@ from fastmlp.model import MLP
 from fastmlp.rules.columns import LevelStep, NumberStep
 
 Array = NDArray[Any]
-# How a net's predictions become the model's. "none": unchanged; "complement": the only one, p,
-# becomes 1 - p and p; "sum": each is divided by the sum of its row.
-Completion = Literal["none", "complement", "sum"]
 Kind = Literal["net", "regressor", "classifier"]
 
 
@@ -24,7 +21,6 @@ class ModelParts(NamedTuple):
     kind : "net", "regressor" or "classifier"
     net : MLP
         It shares its parameters with the model.
-    completion : of the net's predictions
     n_features : int, inputs of the net
     n_outputs : numbers that the model predicts for a row, in the order of its `predict` or, for a
         classifier, `predict_proba`
@@ -34,11 +30,15 @@ class ModelParts(NamedTuple):
 
     kind: Kind
     net: MLP
-    completion: Completion
     n_features: int
     n_outputs: int
     classes: Array | None
     feature_names: tuple[str, ...]
+
+    @property
+    def complements(self) -> bool:
+        """True if the net's one prediction, p, becomes 1 - p and p."""
+        return self.n_outputs > self.net.layer_sizes[-1]
 
     @property
     def nets(self) -> list[MLP]:
@@ -88,17 +88,8 @@ def parts_of(model: Any, who: str) -> ModelParts:
     kind: Kind = "net" if isinstance(model, MLP) else "regressor"
     kind = kind if labels is None else "classifier"
     if labels is None or has_several_labels(model):
-        return ModelParts(kind, net, "none", n_features, n_outputs, None, names)
-    completion: Completion = "complement" if n_outputs == 1 else "none"
-    # One class against all others: as many sigmoid outputs, whose sum is another than 1.
-    if (
-        len(labels) > 2
-        and not hasattr(model, "_label_binarizer")
-        and model._loss().link == "sigmoid"
-    ):
-        completion = "sum"
-    n_outputs = max(n_outputs, 2)
-    return ModelParts(kind, net, completion, n_features, n_outputs, labels, names)
+        return ModelParts(kind, net, n_features, n_outputs, None, names)
+    return ModelParts(kind, net, n_features, max(n_outputs, 2), labels, names)
 
 
 def has_several_labels(classifier: Any) -> bool:

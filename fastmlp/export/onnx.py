@@ -133,12 +133,9 @@ class Graph:
         return self._completed(self.net(values, parts.net, self.kind), parts)
 
     def _completed(self, values: str, parts: ModelParts) -> str:
-        if parts.completion == "complement":
+        if parts.complements:
             first = self.node("Sub", [self.constant([1.0], self.kind), values])
             return self.node("Concat", [first, values], axis=1)
-        if parts.completion == "sum":
-            columns = self.constant(np.ones((parts.n_outputs, 1)), self.kind)
-            return self.node("Div", [values, self.node("MatMul", [values, columns])])
         return values
 
     def net(self, values: str, net: MLP, kind: int) -> str:

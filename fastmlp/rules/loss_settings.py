@@ -7,16 +7,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-from fastmlp.rules.losses import (
-    LOSSES,
-    Loss,
-    cross_entropy_curvature,
-    quantile,
-    quantiles,
-    smoothed_binary_cross_entropy,
-    smoothed_binary_cross_entropy_curvature,
-    smoothed_cross_entropy,
-)
+from fastmlp.rules import losses
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -32,9 +23,9 @@ class LossSettings:
     kind: str
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> losses.Loss:
         """The loss that a net computes."""
-        return LOSSES[self.kind]._replace(constants=tuple(vars(self).values()))
+        return losses.LOSSES[self.kind]._replace(constants=tuple(vars(self).values()))
 
 
 @explained
@@ -88,12 +79,14 @@ class Quantile(LossSettings):
         object.__setattr__(self, "levels", levels[0] if len(levels) == 1 else levels)
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> losses.Loss:
         """The loss that a net computes."""
         if isinstance(self.levels, float):
-            return Loss(quantile, constants=(self.levels,))
+            return losses.Loss(losses.quantile, constants=(self.levels,))
         n = len(self.levels)
-        return Loss(quantiles, "sorted", by_row=True, constants=(self.levels,), per_target=n)
+        return losses.Loss(
+            losses.quantiles, "sorted", by_row=True, constants=(self.levels,), per_target=n
+        )
 
 
 @explained
@@ -134,10 +127,10 @@ class Tweedie(LossSettings):
         object.__setattr__(self, "power", power)
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> losses.Loss:
         """The loss that a net computes."""
         limits = {1.0: "poisson", 2.0: "gamma"}
-        return LOSSES[limits[self.power]] if self.power in limits else super().loss
+        return losses.LOSSES[limits[self.power]] if self.power in limits else super().loss
 
 
 @explained
@@ -218,11 +211,11 @@ class Smoothed(LossSettings):
         scalars.known("MLP", "loss for label_smoothing", self.kind, SMOOTHED)
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> losses.Loss:
         """The loss that a net computes."""
         rule, of_rule = SMOOTHED[self.kind]
         constants = (self.label_smoothing,)
-        return LOSSES[self.kind]._replace(rule=rule, constants=constants, curvature=of_rule)
+        return losses.LOSSES[self.kind]._replace(rule=rule, constants=constants, curvature=of_rule)
 
     def __str__(self) -> str:
         return f"{self.kind}, label_smoothing={self.label_smoothing!r}"
@@ -233,10 +226,10 @@ class Smoothed(LossSettings):
 
 # The rules that smooth labels, and their curvatures, by the loss that they smooth.
 SMOOTHED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "cross_entropy": (smoothed_cross_entropy, cross_entropy_curvature),
+    "cross_entropy": (losses.smoothed_cross_entropy, losses.cross_entropy_curvature),
     "binary_cross_entropy": (
-        smoothed_binary_cross_entropy,
-        smoothed_binary_cross_entropy_curvature,
+        losses.smoothed_binary_cross_entropy,
+        losses.smoothed_binary_cross_entropy_curvature,
     ),
 }
 # By their names in files.
@@ -246,7 +239,7 @@ KINDS: dict[str, Callable[..., LossSettings]] = {
 }
 
 
-def spelled(loss: Loss) -> Any:
+def spelled(loss: losses.Loss) -> Any:
     """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom.
 
     Examples
@@ -254,7 +247,7 @@ def spelled(loss: Loss) -> Any:
     >>> spelled(LOSSES["tweedie"]), spelled(LOSSES["tweedie"]._replace(constants=(1.7,)))
     ('tweedie', Tweedie(power=1.7))
     """
-    for name, known in LOSSES.items():
+    for name, known in losses.LOSSES.items():
         if known == loss:
             return name
     for kind in KINDS.values() if len(loss.constants) == 1 else ():
@@ -277,9 +270,9 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def unsmoothed(loss: Loss) -> Loss:
+def unsmoothed(loss: losses.Loss) -> losses.Loss:
     """Return the loss without smoothing of labels, as validation takes it."""
     for name, (rule, _) in SMOOTHED.items():
         if rule is loss.rule:
-            return LOSSES[name]._replace(over_outputs=loss.over_outputs)
+            return losses.LOSSES[name]._replace(over_outputs=loss.over_outputs)
     return loss

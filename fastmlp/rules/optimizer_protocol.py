@@ -6,7 +6,7 @@ is the average's own; at k = 1 it is 1. A net shows the average in place of its 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,14 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.updates import (
-    GRADIENT_RULES,
-    NORMS,
-    WHOLE,
-    ParameterGroup,
-    UpdateRule,
-    schedule_free_adamw,
-)
+from fastmlp.rules import updates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained, misfit
 
@@ -163,7 +156,7 @@ class Optimizer(Protocol):
     def learning_rate(self) -> "float | Schedule": ...
 
     @property
-    def rule(self) -> UpdateRule: ...
+    def rule(self) -> updates.UpdateRule: ...
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
 
@@ -188,52 +181,39 @@ class OptimizerSettings:
         The net's parameters are this average of those after each step, for whatever looks at the
         net, while and after it trains. A further fit goes on from the last step's; parameters that
         were written by hand are trained, and averaged anew.
-    use_ema, ema_momentum : bool and float
-        Keras' words: ``use_ema=True, ema_momentum=0.99`` is ``average=EMA(0.99)``.
     """
 
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
     average: Average | None = None
-    use_ema: InitVar[bool] = False
-    ema_momentum: InitVar[float | None] = None
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
         shared = (OptimizerSettings.__doc__ or "").partition("----------")[2].rstrip()
         cls.__doc__ = (cls.__doc__ or "").replace("\n\n    Raises", f"{shared}\n\n    Raises", 1)
 
-    def __post_init__(self, use_ema: bool, ema_momentum: float | None) -> None:
-        self._translate_ema(use_ema, ema_momentum)
+    def __post_init__(self) -> None:
         self._check()
 
     def _check(self) -> None:
-        """Check the settings, and store them as Python's numbers."""
+        """Check the settings, and store them as Python's numbers: 1 - float32(0.9) is not 0.1."""
+        who = type(self).__name__
         check_learning_rate(self)
-        clips = [name for name in (*GRADIENT_RULES, *NORMS) if getattr(self, name) is not None]
-        check_settings(self, scalars.positive, *clips)
+        clips = [
+            name
+            for name in (*updates.GRADIENT_RULES, *updates.NORMS)
+            if getattr(self, name) is not None
+        ]
+        for name, check in (CHECKS | dict.fromkeys(clips, scalars.positive)).items():
+            if name in vars(self):
+                object.__setattr__(self, name, check(who, name, getattr(self, name)))
         if len(clips) > 1:
             choices = f"{', '.join(clips[:-1])} or {clips[-1]}"
             few = "not both" if len(clips) == 2 else "one of them"
-            raise ValueError(f"{type(self).__name__}: give {choices}, {few}")
+            raise ValueError(f"{who}: give {choices}, {few}")
         if self.average is not None:
-            checked_average(type(self).__name__, self.average)
-
-    def _translate_ema(self, use_ema: bool, momentum: float | None) -> None:
-        """Set the average that Keras' words ask for."""
-        who = type(self).__name__
-        if not scalars.boolean(who, "use_ema", use_ema):
-            if momentum is not None:
-                raise ValueError(
-                    f"{who}: ema_momentum needs use_ema=True; or give average=EMA({momentum!r})"
-                )
-            return
-        if self.average is not None:
-            raise ValueError(f"{who}: give average or use_ema=True, not both")
-        momentum = 0.99 if momentum is None else momentum
-        momentum = scalars.inner_fraction(who, "ema_momentum", momentum)
-        object.__setattr__(self, "average", EMA(momentum))
+            checked_average(who, self.average)
 
     def settings(self) -> dict[str, Any]:
         """Return the optimizer's own settings, then those of all optimizers that are in use."""
@@ -249,7 +229,7 @@ class OptimizerSettings:
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
     """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
-    for name in GRADIENT_RULES:
+    for name in updates.GRADIENT_RULES:
         if getattr(optimizer, name, None) is not None:
             return name
     return ""
@@ -264,7 +244,7 @@ class NormLimit(NamedTuple):
 
 def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
     """Return the limit of the norms that an optimizer asks for; None if it asks for none."""
-    for name, by_variable in NORMS.items():
+    for name, by_variable in updates.NORMS.items():
         limit = getattr(optimizer, name, None)
         if limit is not None:
             return NormLimit(limit, by_variable)
@@ -279,7 +259,7 @@ def average_of(optimizer: Optimizer) -> Average | None:
 
 def lag_of(optimizer: Optimizer) -> float:
     """Return the lag of a rule that averages by itself: its average is ``w - lag m``; else 0."""
-    if optimizer.rule is not schedule_free_adamw:
+    if optimizer.rule is not updates.schedule_free_adamw:
         return 0.0
     share = float(getattr(optimizer, "beta_1", 1.0))
     return (1 - share) / share
@@ -323,7 +303,7 @@ def coefficients_of(
     optimizer: Optimizer,
     first_step: int,
     rates: Rates,
-    groups: Sequence[ParameterGroup] = WHOLE,
+    groups: Sequence[updates.ParameterGroup] = updates.WHOLE,
     averaged_from: int = 0,
 ) -> Rates:
     """Return the numbers that each step takes: for one group of parameters after the other, the
@@ -425,13 +405,6 @@ def check_schedule(owner: str, name: str, schedule: Any) -> None:
         )
 
 
-def check_settings(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
-    """Check settings, and store them as Python's numbers: 1 - float32(0.9) is not 1 - 0.9."""
-    for name in names:
-        value = check(type(optimizer).__name__, name, getattr(optimizer, name))
-        object.__setattr__(optimizer, name, value)
-
-
 def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
     """Check a sequence of finite numbers."""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -441,3 +414,14 @@ def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
         scalars.real(owner, f"{name}[{i}]", number, expected, scalars.is_finite(number))
         for i, number in enumerate(value)
     )
+
+
+# The checks of settings by their names.
+CHECKS: dict[str, Callable[[str, str, object], Any]] = {
+    **dict.fromkeys(("momentum", "beta_1", "beta_2", "rho"), scalars.fraction),
+    **dict.fromkeys(("nesterov", "epsilon_hat", "decay_biases"), scalars.boolean),
+    **dict.fromkeys(("weight_decay", "momentum_decay"), scalars.non_negative),
+    "epsilon": scalars.positive,
+    "warmup_steps": scalars.non_negative_integer,
+    "constants": finite_numbers,
+}

@@ -9,7 +9,7 @@ its name in `OptimizerName`.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ from fastmlp.rules.optimizer_protocol import (
     Rates,
     Schedule,
     at_steps,
-    check_settings,
     columns,
-    finite_numbers,
     powers,
     root_of,
 )
@@ -69,8 +67,6 @@ class SGD(OptimizerSettings):
 
     def _check(self) -> None:
         super()._check()
-        check_settings(self, scalars.fraction, "momentum")
-        check_settings(self, scalars.boolean, "nesterov")
         if self.nesterov and self.momentum == 0:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, got momentum=0.0")
 
@@ -126,17 +122,7 @@ class Adam(OptimizerSettings):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = field(default=False, kw_only=True)
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, scalars.fraction, "beta_1", "beta_2")
-        check_settings(self, scalars.positive, "epsilon")
-        check_settings(self, scalars.boolean, "epsilon_hat")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.adam`."""
-        return updates.adam
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
@@ -190,16 +176,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decay_biases: bool = field(default=True, kw_only=True)
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, scalars.non_negative, "weight_decay")
-        check_settings(self, scalars.boolean, "decay_biases")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.adamw`."""
-        return updates.adamw
+    rule = staticmethod(updates.adamw)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return Adam's coefficients and keep = 1 - rate weight_decay."""
@@ -244,15 +221,7 @@ class Nadam(Adam):
     """
 
     momentum_decay: float = 0.004
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, scalars.non_negative, "momentum_decay")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.nadam`."""
-        return updates.nadam
+    rule = staticmethod(updates.nadam)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
@@ -313,16 +282,7 @@ class RMSprop(OptimizerSettings):
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, scalars.fraction, "rho", "momentum")
-        check_settings(self, scalars.positive, "epsilon")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.rmsprop`."""
-        return updates.rmsprop
+    rule = staticmethod(updates.rmsprop)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
@@ -360,15 +320,7 @@ class Adagrad(OptimizerSettings):
 
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, scalars.positive, "epsilon")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.adagrad`."""
-        return updates.adagrad
+    rule = staticmethod(updates.adagrad)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, epsilon)."""
@@ -422,6 +374,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    rule = staticmethod(updates.schedule_free_adamw)
 
     def _check(self) -> None:
         who, rate = type(self).__name__, self.learning_rate
@@ -430,22 +383,14 @@ class ScheduleFreeAdamW(OptimizerSettings):
                 f"{who}: learning_rate must be a finite number above 0, got {rate!r}: the average "
                 "takes the place of a schedule; use warmup_steps, or AdamW with the schedule"
             )
-        check_settings(self, scalars.positive, "learning_rate", "epsilon")
+        scalars.positive(who, "learning_rate", rate)
+        scalars.inner_fraction(who, "beta_1", self.beta_1)
         super()._check()
         if self.average is not None:
             raise ValueError(
                 f"{who}: it averages by itself, got average={self.average!r}: leave it out, or use "
                 "AdamW with it"
             )
-        check_settings(self, scalars.inner_fraction, "beta_1")
-        check_settings(self, scalars.fraction, "beta_2")
-        check_settings(self, scalars.non_negative, "weight_decay")
-        check_settings(self, scalars.non_negative_integer, "warmup_steps")
-
-    @property
-    def rule(self) -> UpdateRule:
-        """The update rule, `updates.schedule_free_adamw`."""
-        return updates.schedule_free_adamw
 
     def coefficients(self, first_step: int, rates: Rates, averaged_from: int = 0) -> Rates:
         """Return (rate, gain_v, epsilon, root, weight_decay, share, rate_m), with the bias
@@ -505,7 +450,6 @@ class Custom(OptimizerSettings):
         if not callable(self.rule):
             raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
         super()._check()
-        check_settings(self, finite_numbers, "constants")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return the rate and the constants."""

@@ -166,11 +166,6 @@ MODELS: dict[str, Any] = {
     "three": lambda: MLPClassifier(**FIT).fit(X, THREE),
     "lone": lambda: MLPClassifier(**FIT).fit(X, np.zeros(60, int)),
     "labels": lambda: MLPClassifier(**FIT).fit(X, (X[:, :2] > 0).astype(int)),
-    "apart": lambda: (
-        MLP((3, 4, 3), loss="binary_cross_entropy")
-        .as_estimator(random_state=0, epochs=2)
-        .fit(X, THREE)
-    ),
     "folded": lambda: fold(make_pipeline(StandardScaler(), MLPRegressor(**FIT)).fit(X, X[:, 0])),
 }
 

@@ -177,7 +177,6 @@ def test_the_gradient_of_the_loss_is_that_of_differences(seed: int) -> None:
         (MLPRegressor(**LITTLE, alpha=3.0), "number"),
         (net_of(1, "binary_cross_entropy"), "two"),
         (net_of(3, "cross_entropy"), "three"),
-        (net_of(3, "binary_cross_entropy"), "three"),
     ],
 )
 def test_the_gradient_of_an_estimators_loss(model: Any, target: str) -> None:

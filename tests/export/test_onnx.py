@@ -148,11 +148,7 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 def by_parts(parts: ModelParts, rows: Any) -> Any:
     values = parts.net.predict(rows)
-    if parts.completion == "complement":
-        values = np.hstack([1 - values, values])
-    elif parts.completion == "sum":
-        values = values / values.sum(axis=1, keepdims=True)
-    return values
+    return np.hstack([1 - values, values]) if parts.complements else values
 
 
 @unconverged
@@ -164,7 +160,7 @@ def test_parts_predict_as_the_model(name: str, target: str) -> None:
     np.testing.assert_array_equal(by_parts(parts, X), expected.reshape(len(X), -1))
     assert (parts.n_features, parts.n_outputs) == (3, expected.size // len(X))
     same = np.array_equal(parts.net.predict(X), expected.reshape(len(X), -1))
-    assert (parts.completion == "none") == same
+    assert parts.complements != same
 
 
 def test_parts_of_a_net() -> None:
@@ -173,7 +169,7 @@ def test_parts_of_a_net() -> None:
     parts = parts_of(net, "export")
     assert parts.net is net
     assert parts.feature_names == ("a", "b", "c")
-    assert parts.completion == "none"
+    assert not parts.complements
 
 
 def test_a_model_of_tables_has_no_parts() -> None:

@@ -320,13 +320,6 @@ def test_schedule_free_rows_do_not_depend_on_how_steps_are_split() -> None:
     np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
 
 
-def test_the_words_of_keras_are_an_average() -> None:
-    assert Adam(0.01, use_ema=True) == Adam(0.01, average=EMA(0.99))
-    assert SGD(use_ema=True, ema_momentum=0.9) == SGD(average=EMA(0.9))
-    assert Adam(use_ema=False) == Adam()
-    assert repr(Adam(use_ema=True)).endswith("average=EMA(momentum=0.99))")
-
-
 @pytest.mark.parametrize("average", [EMA(0.9), SWA(), SWA(start=0)], ids=repr)
 def test_an_average_is_in_files(average: Any) -> None:
     optimizer = AdamW(Cosine(0.1), average=average, clipvalue=1.0)

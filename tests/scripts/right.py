@@ -8,11 +8,9 @@ import polars as pl
 
 import fastmlp
 from fastmlp import (
-    EMA,
     MLP,
     SGD,
     SWA,
-    Adam,
     AdamW,
     Blocks,
     Cosine,
@@ -53,7 +51,6 @@ def main(folder: Path) -> tuple[object, ...]:
     rates: list[float] = []
     MLP((3, 1), optimizer=SGD(0.1, average=SWA(start=0.5)))
     MLP((3, 1), optimizer=ScheduleFreeAdamW(0.01, warmup_steps=10))
-    assert Adam(0.01, use_ema=True, ema_momentum=0.9) == Adam(0.01, average=EMA(0.9))
 
     def stop_early(report: Report) -> None:
         rates.append(report.learning_rate)

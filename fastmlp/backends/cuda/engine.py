@@ -10,28 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda import device as device_arrays
-from fastmlp.backends.cuda.device import (
-    Card,
-    card_of,
-    gathered,
-    host_bytes,
-    require,
-    synchronize,
-    to_device,
-    to_host,
-)
+from fastmlp.backends.cuda import device, plan
 from fastmlp.backends.cuda.grid import launch_chunk, launch_update
-from fastmlp.backends.cuda.plan import (
-    EVALUATE,
-    PREDICT,
-    TRAIN,
-    Need,
-    Session,
-    grid_shape,
-    refuse_predicting,
-    rules_of,
-)
 from fastmlp.backends.cuda.rule_blocks import Samples
 from fastmlp.backends.cuda.training import Launches, Moments, Trainer
 from fastmlp.backends.protocol import (
@@ -62,31 +42,31 @@ class ForwardPass:
     """
 
     mass: float
-    session: Session
+    session: plan.Session
 
     def __init__(
-        self, card: Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
+        self, card: device.Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:
-        data = gathered(data)
+        data = device.gathered(data)
         self._lock, self._mode, self.mass = lock, mode, data.mass
         self._layout = network.layout
-        self._rules, self._n_rows = rules_of(network), len(data.x)
+        self._rules, self._n_rows = plan.rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
         self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
-        self._shape = grid_shape(network, self._chunk, card)
+        self._shape = plan.grid_shape(network, self._chunk, card)
         tile = self._shape.weights
-        need = Need(
+        need = plan.Need(
             self._chunk,
             self._chunk,
             n_weights=len(data.weight),
-            with_penalties=mode == TRAIN,
+            with_penalties=mode == plan.TRAIN,
             tile=(tile.tile_rows, tile.tile_columns),
         )
-        card.require_bytes(host_bytes(data), who)
-        self.session = Session(card, [network], need, who=who)
+        card.require_bytes(device.host_bytes(data), who)
+        self.session = plan.Session(card, [network], need, who=who)
         self.session.set(mode=mode, last=1)
         with card.current():
-            self._rows = Samples(to_device(card, data.x), to_device(card, data.y))
+            self._rows = Samples(device.to_device(card, data.x), device.to_device(card, data.y))
             if data.weight.size:
                 self.session.put("weights", np.ascontiguousarray(data.weight))
 
@@ -97,26 +77,28 @@ class ForwardPass:
         with self._lock.parameters:
             values = parameters.copy()
         session.put("parameters", values)
-        mass = self.mass if self._mode == TRAIN else 1.0
+        mass = self.mass if self._mode == plan.TRAIN else 1.0
         session.set_progress(epoch_loss=0.0, batch_mass=mass)
         for first in range(0, self._n_rows, self._chunk):
             n = min(self._chunk, self._n_rows - first)
             last = first + n == self._n_rows
             session.set(n_rows=n, batch=n, first_row=first, accumulate=first > 0, last_chunk=last)
             session.send_plans()
-            losses = self._mode != PREDICT
+            losses = self._mode != plan.PREDICT
             launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
             if inputs is not None:
-                synchronize()
+                device.synchronize()
                 weights = weight_views(self._layout, values)[0]
                 np.matmul(self.first_deltas(), weights.T, out=inputs[first : first + n])
-        synchronize()
+        device.synchronize()
 
     def first_deltas(self) -> Array:
         """Return the first layer's deltas of the last chunk, shape (n, n_units)."""
         layer, n = self.session.nets.layers.copy_to_host()[0], int(self.session.plans["n_rows"][0])
         start, width = int(layer["deltas"]), int(layer["delta_stride"])
-        return to_host(self.session.nets.memory[0, start : start + n * width]).reshape(n, width)
+        return device.to_host(self.session.nets.memory[0, start : start + n * width]).reshape(
+            n, width
+        )
 
     def loss(self) -> float:
         """Return the mean loss over the rows, at the parameters of the last run."""
@@ -126,14 +108,16 @@ class ForwardPass:
 class Prediction:
     """The predictions for some rows."""
 
-    def __init__(self, card: Card, network: Network, lock: NetLock, x: Any, out: Any) -> None:
+    def __init__(
+        self, card: device.Card, network: Network, lock: NetLock, x: Any, out: Any
+    ) -> None:
         weight = np.empty(0, network.dtype)
         self._card, self._out = card, out
         with card.current():
             on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
             device_out = card.empty(out.shape, out.dtype) if on_host else out
         self._device_out, data = device_out, Data(x, device_out, weight)
-        self._pass = ForwardPass(card, network, lock, data, PREDICT, "MLP.predict")
+        self._pass = ForwardPass(card, network, lock, data, plan.PREDICT, "MLP.predict")
 
     def __call__(self, parameters: Array) -> Any:
         """Write the predictions at these parameters to `out`, and return it."""
@@ -147,10 +131,10 @@ class Prediction:
 class Evaluation:
     """The mean loss over some rows, weighted, without penalties."""
 
-    def __init__(self, card: Card, network: Network, lock: NetLock, data: Data) -> None:
+    def __init__(self, card: device.Card, network: Network, lock: NetLock, data: Data) -> None:
         self._plain = network._replace(penalties=(), loss=unsmoothed(network.loss))
         self._card, self._lock, self._data = card, lock, data
-        self._pass = ForwardPass(card, self._plain, lock, data, EVALUATE, "MLP.fit")
+        self._pass = ForwardPass(card, self._plain, lock, data, plan.EVALUATE, "MLP.fit")
         # Each epoch of a fit writes to the same array.
         self._predictions: tuple[Prediction | None, Array | None] = None, None
 
@@ -159,7 +143,7 @@ class Evaluation:
         if out is not None:
             made, last = self._predictions
             if made is None or last is not out:
-                x = gathered(self._data).x
+                x = device.gathered(self._data).x
                 made = Prediction(self._card, self._plain, self._lock, x, out)
                 self._predictions = made, out
             made(parameters)
@@ -172,14 +156,20 @@ class Objective:
     """The objective on all rows of some data, penalties included, and its gradient."""
 
     def __init__(
-        self, card: Card, network: Network, lock: NetLock, data: Data, *, summed: bool = False
+        self,
+        card: device.Card,
+        network: Network,
+        lock: NetLock,
+        data: Data,
+        *,
+        summed: bool = False,
     ) -> None:
         self._card, self._fixed, self._summed = card, (card, network, lock), summed
         self.take(data)
 
     def take(self, data: Data) -> None:
         """Be that of these rows from now on."""
-        self._pass = ForwardPass(*self._fixed, data, TRAIN, "MLP.loss_and_gradient")
+        self._pass = ForwardPass(*self._fixed, data, plan.TRAIN, "MLP.loss_and_gradient")
         if self._summed:
             self._pass.mass = 1.0
 
@@ -195,7 +185,7 @@ class Objective:
         the inputs to `inputs`, if there is such an array."""
         with self._card.current():
             self._pass.run(parameters, inputs)
-            gradient = to_host(self._pass.session.get("gradient", len(parameters)))
+            gradient = device.to_host(self._pass.session.get("gradient", len(parameters)))
             return self._pass.loss(), gradient.copy()
 
 
@@ -211,7 +201,7 @@ class Predictor:
     is_quick = False
 
     def __init__(
-        self, card: Card, network: Network, lock: NetLock, parameters: Array, select: Select
+        self, card: device.Card, network: Network, lock: NetLock, parameters: Array, select: Select
     ) -> None:
         self._card, self._network, self._lock = card, network, lock
         self._parameters, self._select = parameters, select
@@ -232,11 +222,11 @@ class Predictor:
     def _predict(self, X: Any, out: Any, who: str = "MLP.predict") -> Any:
         layout, dtype = self._network.layout, self._network.dtype
         with self._card.current():
-            x = device_arrays.features(X, layout.sizes[0], dtype, who)
+            x = device.features(X, layout.sizes[0], dtype, who)
             shape = (len(x), layout.sizes[-1])
-            if device_arrays.is_device_array(out):
-                result = device_arrays.out_array(out, shape, dtype, who)
-            elif out is None and device_arrays.is_device_array(X):
+            if device.is_device_array(out):
+                result = device.out_array(out, shape, dtype, who)
+            elif out is None and device.is_device_array(X):
                 result = self._card.empty(shape, dtype)
             else:
                 result = arrays.out_array(out, shape, dtype, who)
@@ -269,26 +259,26 @@ class Engine:
 
     network: Network
     lock: NetLock
-    card: Card
+    card: device.Card
     queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
-        require(index)
+        device.require(index)
         self.network, self.lock = network, lock or NetLock()
-        self.card, self.queue = card_of(index), index
+        self.card, self.queue = device.card_of(index), index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
         """Return validated rows, on the host or the GPU."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         with self.card.current():
-            x = device_arrays.features(X, sizes[0], dtype, who)
-            table = device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who)
+            x = device.features(X, sizes[0], dtype, who)
+            table = device.targets(y, len(x), sizes[-1], loss, dtype, who)
         return Data(x, table, self.weights(sample_weight, len(x), who))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
         """Return weights of rows, validated, on the host."""
         with self.card.current():
-            return device_arrays.weights(sample_weight, n_rows, self.network.dtype, who)
+            return device.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, on the host, converted to the dtype."""
@@ -316,7 +306,7 @@ class Engine:
         ValueError
             If products are to be in `compute_dtype`.
         """
-        refuse_predicting(compute_dtype)
+        plan.refuse_predicting(compute_dtype)
         network = self.network.without_output() if raw else self.network
         return Predictor(self.card, network, self.lock, parameters, select)
 
@@ -350,17 +340,17 @@ class Engine:
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        rules = rules_of(self.network._replace(dropout=None), optimizer)
+        rules = plan.rules_of(self.network._replace(dropout=None), optimizer)
         groups = groups_of(optimizer, self.network.factors)
-        need = Need(1, 1, n_steps=1, train=True, average=rules.average)
+        need = plan.Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
         with self.card.current():
-            session = Session(self.card, [self.network], need, who="MLP.apply_gradient")
+            session = plan.Session(self.card, [self.network], need, who="MLP.apply_gradient")
             slots.load(session, parameters)
             session.put("gradient", np.ascontiguousarray(gradient))
             session.put("coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype))
             launch_update(rules, session)
-            synchronize()
+            device.synchronize()
             values = slots.store(session)
         with self.lock.parameters:
             publish(values, parameters)
@@ -381,7 +371,7 @@ class Engine:
     def kind(self, state: NetState, data: Data) -> Any:
         """Return the key of nets that may train in the same launches: layers, rules, groups of
         parameters, X and y, and if rows have weights."""
-        network, rules = self.network, rules_of(self.network, state.optimizer)
+        network, rules = self.network, plan.rules_of(self.network, state.optimizer)
         rows, groups = (id(data.x), id(data.y)), groups_of(state.optimizer, network.factors)
         return rows, network.layout.sizes, network.activations, rules, groups, data.weight.size > 0
 

@@ -18,16 +18,9 @@ from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.device import Card, type_of
 from fastmlp.compiler import Record
 from fastmlp.network.spec import Computed, Network
+from fastmlp.rules import optimizer_protocol
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizer_protocol import (
-    Optimizer,
-    coefficients_of,
-    gradient_rule_of,
-    is_averaged,
-    lag_of,
-    norm_limit_of,
-)
 from fastmlp.rules.updates import ParameterGroups, groups_of
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
@@ -276,14 +269,14 @@ Function = Callable[..., Any]
 class Refusal(NamedTuple):
     """A feature that a GPU lacks: its condition, its name in words, and the alternative."""
 
-    applies: Callable[[Network, Optimizer], bool]
+    applies: Callable[[Network, optimizer_protocol.Optimizer], bool]
     feature: str
     instead: str
 
 
 REFUSALS = [
     Refusal(
-        lambda network, optimizer: norm_limit_of(optimizer) is not None,
+        lambda network, optimizer: optimizer_protocol.norm_limit_of(optimizer) is not None,
         "does not clip gradients by their norm (clipnorm, global_clipnorm)",
         "use clipvalue",
     ),
@@ -301,7 +294,7 @@ REFUSALS = [
 PREDICTING = REFUSALS[1]._replace(feature="does not predict in mixed precision (compute_dtype)")
 
 
-def refuse(network: Network, optimizer: Optimizer) -> None:
+def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
     """Check that a GPU can train a network by an optimizer.
 
     Raises
@@ -361,7 +354,9 @@ class KernelRules(NamedTuple):
         return np.dtype(self.dtype).type
 
 
-def rules_of(network: Network, optimizer: Optimizer | None = None) -> KernelRules:
+def rules_of(
+    network: Network, optimizer: optimizer_protocol.Optimizer | None = None
+) -> KernelRules:
     """Return the rules of a network, and of its optimizer if there is one.
 
     Raises
@@ -372,10 +367,10 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> KernelRule
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)
-        update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
-        n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
-        if is_averaged(optimizer):
-            average = AVERAGE_OF_M if lag_of(optimizer) else OWN_AVERAGE
+        update, gradient_rule = optimizer.rule, optimizer_protocol.gradient_rule_of(optimizer)
+        n = optimizer_protocol.coefficients_of(optimizer, 1, np.ones(1)).shape[1]
+        if optimizer_protocol.is_averaged(optimizer):
+            average = AVERAGE_OF_M if optimizer_protocol.lag_of(optimizer) else OWN_AVERAGE
     return KernelRules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
@@ -472,7 +467,7 @@ def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> Gr
 def training_need(
     shape: GridShape,
     network: Network,
-    optimizer: Optimizer,
+    optimizer: optimizer_protocol.Optimizer,
     batch: int,
     n_rows: int,
     n_weights: int,

@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda.device import (
-    Card,
-    card_of,
-    host_bytes,
-    require,
-    synchronize,
-    to_device,
-    to_host,
-)
+from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.grid import launch_steps
 from fastmlp.backends.cuda.plan import Session, bytes_of, grid_shape, rules_of, training_need
 from fastmlp.backends.cuda.rule_blocks import Samples
@@ -43,15 +35,15 @@ class Moments:
     """
 
     network: Network
-    card: Card
+    card: device.Card
     n_slots: int
     state: Any
 
     def __init__(
         self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
     ) -> None:
-        require(index)
-        self.network, self.card, self._lag = network, card_of(index), 0.0
+        device.require(index)
+        self.network, self.card, self._lag = network, device.card_of(index), 0.0
         self.n_slots, n = n_slots if flat is None else len(flat), network.layout.n_parameters
         zeros = np.zeros(self.n_slots * n, network.dtype)
         host = zeros if flat is None else np.ascontiguousarray(flat)
@@ -63,7 +55,7 @@ class Moments:
         self._lag, host = lag, np.ascontiguousarray(parameters)
         with self.card.current():
             shown = self._slot(3)
-            if to_host(shown).tobytes() == host.tobytes():
+            if device.to_host(shown).tobytes() == host.tobytes():
                 return False
             shown.copy_to_device(host)
             self._slot(2).copy_to_device(host)
@@ -93,21 +85,21 @@ class Moments:
         self.state[: N_SLOTS * n].copy_to_device(session.get("m", N_SLOTS * n, net))
         trained = session.get("parameters", n, net)
         if self.n_slots == N_SLOTS:
-            return np.ascontiguousarray(to_host(trained))
+            return np.ascontiguousarray(device.to_host(trained))
         self._slot(2).copy_to_device(trained)
         if self._lag:
-            m, shown = to_host(session.get("m", n, net)), to_host(trained)
+            m, shown = device.to_host(session.get("m", n, net)), device.to_host(trained)
             with np.errstate(all="ignore"):
                 shown = np.ascontiguousarray(shown - self._lag * m)
         else:
-            shown = np.ascontiguousarray(to_host(session.get("average", n, net)))
+            shown = np.ascontiguousarray(device.to_host(session.get("average", n, net)))
         self._slot(3).copy_to_device(shown)
         return shown
 
     def flat(self) -> Array:
         """Return a copy in host memory, in the parameters' order, shape (n_slots, n_parameters)."""
         with self.card.current():
-            return to_host(self.state).reshape(self.n_slots, -1).copy()
+            return device.to_host(self.state).reshape(self.n_slots, -1).copy()
 
     def _slot(self, i: int) -> Any:
         n = self.network.layout.n_parameters
@@ -147,7 +139,7 @@ class Launches:
 
     def __init__(
         self,
-        card: Card,
+        card: device.Card,
         networks: Sequence[Network],
         optimizer: Optimizer,
         data: Data,
@@ -156,7 +148,7 @@ class Launches:
     ) -> None:
         network, self.card = networks[0], card
         self._rules = rules_of(network, optimizer)
-        card.require_bytes(host_bytes(data), who)
+        card.require_bytes(device.host_bytes(data), who)
         self.take(data.x, data.y)
         self._shape = grid_shape(network, batch, card, len(networks))
         # A net of another fold may use more rows than the first. Each step may have weights or not.
@@ -174,7 +166,7 @@ class Launches:
     def take(self, x: Any, y: Any) -> None:
         """Train on these rows from the next launch on."""
         with self.card.current():
-            self._rows = Samples(to_device(self.card, x), to_device(self.card, y))
+            self._rows = Samples(device.to_device(self.card, x), device.to_device(self.card, y))
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def drop(self) -> None:
@@ -196,7 +188,7 @@ class Launches:
                     self._send(span, done, n_steps)
                 session.send_plans()
                 launch_steps(self._rules, self._shape, session, self._rows, n_steps)
-                synchronize()
+                device.synchronize()
                 reached = session.progress()["reached"]
                 for span in spans:
                     span.reached = int(reached[span.trainer.net])
@@ -271,7 +263,7 @@ class Trainer:
 
     def __init__(
         self,
-        card: Card,
+        card: device.Card,
         network: Network,
         lock: NetLock,
         parameters: Array,
@@ -297,7 +289,7 @@ class Trainer:
     def _scaled(self, data: Data) -> Data:
         if not self._summed:
             return data
-        return data._replace(y=to_host(data.y) * self._parameters.dtype.type(data.n_rows))
+        return data._replace(y=device.to_host(data.y) * self._parameters.dtype.type(data.n_rows))
 
     def _set(self, data: Data) -> None:
         self.units_per_epoch = -(-data.n_rows // self._batch)

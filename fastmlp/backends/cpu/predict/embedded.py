@@ -55,17 +55,12 @@ class Handle(Record):
 
 
 class CompletedNet(Record):
-    """A net, and what becomes of its predictions."""
+    """A net of one output p, whose predictions become 1 - p and p."""
 
     net: int  # address of its `FlatNet`
     n_in: int
     n_out: int  # of the model
-    completion: int  # of COMPLETIONS
     derive: int  # address of the block that derives a row of the net
-
-
-COMPLETIONS = ("none", "complement", "sum")
-COMPLEMENT, SUM = 1, 2
 
 
 def single_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
@@ -109,33 +104,18 @@ def completed_gradient(scalar: Scalar) -> Callable[[int, int, int, int, int, int
 
 def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
     """Make the function that completes a net's predictions, and their derivatives."""
-    zero, one = scalar(0), scalar(1)
+    one = scalar(1)
 
     @njit
     def complete(model: CompletedNet, out: int, grad: int) -> None:
         n_in, n = model.n_in, model.n_out
         values, slopes = row(out, n, scalar), row(grad, n * n_in, scalar)
-        if model.completion == COMPLEMENT:
-            values[1] = values[0]
-            values[0] = one - values[0]
-            if derives:
-                for k in range(n_in):
-                    slopes[n_in + k] = slopes[k]
-                    slopes[k] = -slopes[k]
-        else:
-            weight = zero
-            for j in range(n):
-                weight += values[j]
-            for j in range(n):
-                values[j] /= weight
-            if derives:
-                for k in range(n_in):
-                    of_sum = zero
-                    for j in range(n):
-                        of_sum += slopes[j * n_in + k]
-                    for j in range(n):
-                        i = j * n_in + k
-                        slopes[i] = (slopes[i] - values[j] * of_sum) / weight
+        values[1] = values[0]
+        values[0] = one - values[0]
+        if derives:
+            for k in range(n_in):
+                slopes[n_in + k] = slopes[k]
+                slopes[k] = -slopes[k]
 
     return complete
 
@@ -145,11 +125,10 @@ class Owner:
 
     Parameters
     ----------
-    completion : of `COMPLETIONS`
-    n_out : of the model, which may have an output more than the net
+    n_out : of the model, which has 1 - p and p where a net of one output p has one less
     """
 
-    def __init__(self, network: Network, parameters: Array, completion: str, n_out: int) -> None:
+    def __init__(self, network: Network, parameters: Array, n_out: int) -> None:
         dtype, n_in = parameters.dtype, network.layout.sizes[0]
         flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
         unit = round_up(max(n_out, *network.layout.sizes) * dtype.itemsize, LINE)
@@ -157,9 +136,8 @@ class Owner:
         self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
         self.kept: list[Any] = [parameters, flat, derive]
         model = address(flat.net)
-        if completion != "none":
-            number = COMPLETIONS.index(completion)
-            whole = np.array([(model, n_in, n_out, number, derive.address)], CompletedNet.dtype)
+        if n_out > network.layout.sizes[-1]:
+            whole = np.array([(model, n_in, n_out, derive.address)], CompletedNet.dtype)
             self.block, derive = block_of(completed_row, dtype), block_of(completed_gradient, dtype)
             self.kept += [derive, whole]
             model = address(whole)
