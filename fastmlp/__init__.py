@@ -53,8 +53,8 @@ if _typing.TYPE_CHECKING:
     from fastmlp.many.fit_many import fit_many
     from fastmlp.network.check_rule import check_rule
     from fastmlp.saving import load, save
-    from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
-    from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
+    from fastmlp.tabular.models import TabularMLPClassifier as TabularMLPClassifier
+    from fastmlp.tabular.models import TabularMLPRegressor as TabularMLPRegressor
 
 __version__ = "0.3.0"
 
@@ -114,7 +114,7 @@ _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators.mlp"),
     "MLPSearchCV": "estimators.search",
-    **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.estimators"),
+    **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.models"),
 }
 _MODULES = ("jit",)
 _ROOMS = {

@@ -17,7 +17,7 @@ from fastmlp.validation.suggestions import needs
 if TYPE_CHECKING:
     from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
     from fastmlp.estimators.search import MLPSearchCV
-    from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
+    from fastmlp.tabular.models import TabularMLPClassifier, TabularMLPRegressor
 
     OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
@@ -27,8 +27,8 @@ ESTIMATORS = {
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "MLPSearchCV": "estimators",
-    "TabularMLPClassifier": "tabular.estimators",
-    "TabularMLPRegressor": "tabular.estimators",
+    "TabularMLPClassifier": "tabular",
+    "TabularMLPRegressor": "tabular",
 }
 
 

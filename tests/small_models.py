@@ -22,12 +22,11 @@ from fastmlp import (
     TabularMLPClassifier,
     TabularMLPRegressor,
 )
-from fastmlp.tabular import Encoding, Schema
-from fastmlp.tabular.estimators import reports, trees
-from fastmlp.tabular.estimators.extras import matrix
+from fastmlp.tabular import Encoding, Schema, extras, reports
+from fastmlp.tabular.extras import matrix
+from fastmlp.tabular.outputs import outputs_of
 from fastmlp.tabular.pack import Member, Pack
-from fastmlp.tabular.pack.outputs import outputs_of
-from fastmlp.tabular.pack.settings import Recipe
+from fastmlp.tabular.settings import Recipe
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
@@ -127,7 +126,7 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
     elif kind == "many levels":
         X = X.assign(place=[f"place {k % 300}" for k in range(n)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "ROUNDS", 15)
+        patch.setattr(extras, "ROUNDS", 15)
         if y.dtype != float:
             model: Any = TabularMLPClassifier(**options).fit(X, y)
         else:
@@ -135,9 +134,9 @@ def with_trees(kind: str) -> tuple[Any, pd.DataFrame]:
             alone = {"X_val": X, "y_val": y} if kind == "alone" else {}
             model.set_params(ensemble="best" if alone else "mean").fit(X, y, **alone)
         if kind in LACKING:
-            some = trees.BoostedTrees(classes=True, n_categories=2)
+            some = extras.BoostedTrees(classes=True, n_categories=2)
             some.fit(matrix(model.schema_.read(X)), np.resize(LACKING[kind], n))
-            model.extra_members_ = [(trees.NAME, some)]
+            model.extra_members_ = [(extras.NAME, some)]
     assert model.pack_.extra_weights[0] > 0
     return model, X
 

@@ -98,8 +98,7 @@ OPTIONAL = {
 # A room that is loaded on first use may build on the library that it is the door to.
 DOORS = {
     "estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"},
-    "tabular.encoders": {"sklearn", "scipy"},
-    "tabular.estimators": {"sklearn"},
+    "tabular": {"sklearn", "scipy"},
 }
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
@@ -252,9 +251,7 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
         }
         for module, statements in nodes.items()
     }
-    assert {module for module in high if "njit" in names[module]} == {
-        "fastmlp.tabular.encoders.compiled"
-    }
+    assert {module for module in high if "njit" in names[module]} == {"fastmlp.tabular.compiled"}
 
 
 def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
@@ -272,14 +269,14 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
 
 
 def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
-    names = {name for room, libraries in DOORS.items() for name in (f"fastmlp.{room}", *libraries)}
+    names = {"fastmlp.estimators", *set.union(*DOORS.values())}
     script = f"import sys, fastmlp, fastmlp.tabular; print({names} & sys.modules.keys())"
     assert python(script) == "set()\n"
 
 
 def test_only_the_programs_print() -> None:
     # scikit-learn's verbose prints, and so does ours.
-    may = {*in_rooms("cli", "estimators"), "fastmlp.tabular.estimators.reports"}
+    may = {*in_rooms("cli", "estimators"), "fastmlp.tabular.reports"}
     prints = [
         (module, node.lineno)
         for module in FILES.keys() - may

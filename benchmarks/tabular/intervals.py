@@ -27,8 +27,8 @@ from benchmarks.tabular.models import (
 )
 from benchmarks.tabular.sources import SplitTable, chosen, group_of, read, sources
 from benchmarks.workloads import Array
-from fastmlp.tabular.pack import PRESETS
-from fastmlp.tabular.pack.outputs import conformal_quantile
+from fastmlp.tabular.outputs import conformal_quantile
+from fastmlp.tabular.settings import PRESETS
 
 COVERAGE = 0.9
 QUANTILES = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)

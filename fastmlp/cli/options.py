@@ -110,7 +110,7 @@ def printable(text: object) -> str:
 
 def add_train(train: Parser) -> None:
     """Add the options of `train`."""
-    from fastmlp.tabular.schema.rule import Task
+    from fastmlp.tabular.schema import Task
 
     train.description = (
         "Train an ensemble of nets on a table, and write it to a file that predicts from raw "

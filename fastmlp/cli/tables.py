@@ -19,20 +19,14 @@ import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
 from fastmlp.data.arrow import ROWS, Place, imported
-from fastmlp.data.batches import (
-    Choice,
-    PredictBatch,
-    named_batches,
-    names_of_model,
-    predicted,
-)
+from fastmlp.data.batches import Choice, PredictBatch, named_batches, names_of_model, predicted
 from fastmlp.data.columns import require_target
 from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.outputs import WRITERS, Form, reader_of
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular.schema import rule
-from fastmlp.tabular.schema.arrow_columns import decoded, is_number, numbers, places
-from fastmlp.tabular.schema.batches import read, require, text_names
+from fastmlp.tabular import schema
+from fastmlp.tabular.arrow_tables import decoded, is_number, numbers, places, read
+from fastmlp.tabular.in_memory import require, text_names
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import listed, needs
 
@@ -59,7 +53,7 @@ MOST_SHOWN = 8
 # Keywords of these functions; the options of their names have no defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
 # A metric takes scikit-learn's metrics, places of classes or numbers, and probabilities or numbers.
-METRICS: dict[rule.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
+METRICS: dict[schema.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
     "classification": {
         "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
         "log_loss": lambda metrics, codes, p: metrics.log_loss(
@@ -78,7 +72,7 @@ METRICS: dict[rule.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
         "r2": lambda metrics, y, result: metrics.r2_score(y, result),
     },
 }
-DEFAULTS: dict[rule.Task, tuple[str, ...]] = {
+DEFAULTS: dict[schema.Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
@@ -201,7 +195,7 @@ class _TrainingColumns:
         return Choice(self._names, self.others, texts, nulls=True)
 
 
-def _task_of(column: Any, name: str, asked: Any) -> rule.Task:
+def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
     """Return the task: it is asked for, or guessed, with a note, by the target.
 
     Raises
@@ -228,7 +222,7 @@ def _task_of(column: Any, name: str, asked: Any) -> rule.Task:
         raise TypeError(f"train: the target {name!r} holds {type_}; a regression needs numbers")
     if task == "classification" and not isinstance(first, str | bool | int | float):
         raise TypeError(f"train: the target {name!r} holds {type_}, no classes")
-    if task == "classification" and n > max(rule.ID_LEVELS, rule.ID_SHARE * len(column)):
+    if task == "classification" and n > max(schema.ID_LEVELS, schema.ID_SHARE * len(column)):
         hint = "; of numbers: --task regression" * of_numbers
         raise ValueError(
             f"train: the target {name!r} has {n} classes in {len(column)} rows, as an id or free "
@@ -238,7 +232,7 @@ def _task_of(column: Any, name: str, asked: Any) -> rule.Task:
 
 
 def _divided(
-    table: Any, columns: _TrainingColumns, task: rule.Task, arguments: argparse.Namespace
+    table: Any, columns: _TrainingColumns, task: schema.Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
     """Return the rows to train on, those to validate on, or None for folds, and their places in
     the table, if both are of it."""
@@ -395,7 +389,7 @@ def _listed(values: Any) -> str:
     return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")
 
 
-def task_of(model: Any) -> rule.Task:
+def task_of(model: Any) -> schema.Task:
     """Return the task of a model of tables."""
     return "classification" if hasattr(model, "classes_") else "regression"
 

@@ -4,21 +4,20 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from fastmlp.tabular.dates import Parts
 from fastmlp.tabular.schema import Schema, Values
-from fastmlp.tabular.schema.dates import Parts
 from fastmlp.validation.expanded import Expanded
 
 if TYPE_CHECKING:
-    from fastmlp.tabular.encoders import (
-        Encoding,
+    from fastmlp.tabular.encoding import Encoding
+    from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
+    from fastmlp.tabular.models import TabularMLPClassifier, TabularMLPRegressor
+    from fastmlp.tabular.number_encoders import (
         MissingMarks,
-        OneHotLevels,
         PiecewiseLinear,
         RisingSmoothClip,
         RobustSmoothClip,
-        TargetStatistics,
     )
-    from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
 __all__ = [
     "Encoding",
@@ -51,8 +50,9 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module 'fastmlp.tabular' has no attribute {name!r}")
         try:
-            room = "estimators" if name.startswith("TabularMLP") else "encoders"
-            return getattr(import_module(f"fastmlp.tabular.{room}"), name)
+            # Encoders are the names of this module, and of those that it builds on.
+            module = "models" if name.startswith("TabularMLP") else "encoding"
+            return getattr(import_module(f"fastmlp.tabular.{module}"), name)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise

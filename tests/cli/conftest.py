@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastmlp.tabular.pack import settings
+from fastmlp.tabular import settings
 
 
 @pytest.fixture(autouse=True)

@@ -318,7 +318,7 @@ def test_a_signal_in_the_fit_writes_nothing(
     before = signal.getsignal(number)
     fit = ["train", "a.parquet", "--target", "buys", *FAST]
     with monkeypatch.context() as patched:
-        patched.setattr("fastmlp.tabular.estimators.fitting.selected", interrupt)
+        patched.setattr("fastmlp.tabular.fitting.selected", interrupt)
         assert main(fit) == 128 + number
         assert capsys.readouterr().err.endswith(f"fastmlp: {message}\n")
         assert [path.name for path in Path().iterdir()] == ["a.parquet"]
@@ -350,7 +350,7 @@ def test_rows_that_do_not_fit_into_memory(
     seed: int, frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sample is drawn by the seed: rows of the file, about as many of each part of it."""
-    monkeypatch.setattr("fastmlp.tabular.schema.batches.ROWS", 64)
+    monkeypatch.setattr("fastmlp.tabular.arrow_tables.ROWS", 64)
     ending = [".csv", ".parquet", ".arrow", ".csv.gz"][seed]
     path, table = f"a{ending}", frame[["age", "income", "buys"]].assign(row=np.arange(400))
     write: Any = {".arrow": table.to_feather, ".parquet": table.to_parquet}

@@ -22,8 +22,8 @@ from fastmlp.cli.main import main
 from fastmlp.cli.options import LOSSES, PRESETS
 from fastmlp.cli.tables import N_FOLDS
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.pack import settings
-from fastmlp.tabular.pack.outputs import Objective
+from fastmlp.tabular import settings
+from fastmlp.tabular.outputs import Objective
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

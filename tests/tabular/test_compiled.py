@@ -13,10 +13,10 @@ from fastmlp.tabular import (
     RisingSmoothClip,
     RobustSmoothClip,
     TargetStatistics,
+    compiled,
 )
-from fastmlp.tabular.encoders import compiled
-from fastmlp.tabular.encoders.compiled import ROWS
-from fastmlp.tabular.estimators.steps import STEPS
+from fastmlp.tabular.compiled import ROWS
+from fastmlp.tabular.export import STEPS
 
 NAN = np.nan
 # More than a block of rows, and some of the next one.

@@ -21,7 +21,7 @@ from fastmlp.tabular import (
     RobustSmoothClip,
     TargetStatistics,
 )
-from fastmlp.tabular.encoders.base import CodeEncoder
+from fastmlp.tabular.number_encoders import CodeEncoder
 
 NAN, INF = np.nan, np.inf
 OF_NUMBERS = [

@@ -14,10 +14,11 @@ from small_models import FEW, classifier, drawn, labels, regressor, reloaded, ta
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, to_c
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_history
-from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.pack import Caller, TableRows, distillation
-from fastmlp.tabular.pack.outputs import Scorer
-from fastmlp.tabular.pack.refit import NotRefitted, refitted_pack
+from fastmlp.tabular import distillation, extras
+from fastmlp.tabular.fitting import NotRefitted, refitted_pack
+from fastmlp.tabular.outputs import Scorer
+from fastmlp.tabular.pack import Caller
+from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.training.history import History, Status
 
@@ -44,7 +45,7 @@ def test_all_rows_are_trained_on_after_the_selection(
 ) -> None:
     make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
     y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
-    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 100)
+    monkeypatch.setattr("fastmlp.tabular.base.FEW_ROWS", 100)
     more: dict[str, Any] = {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
     rows = X[:90] if more else X
     weight = 1.0 + np.arange(len(rows)) % 3
@@ -74,7 +75,7 @@ def test_other_members_see_all_rows_too() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_all_rows_within_a_time_limit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With time enough the fit is that without a limit, else that without a refit."""
-    monkeypatch.setattr(trees, "ROUNDS", 6)
+    monkeypatch.setattr(extras, "ROUNDS", 6)
     g = np.random.default_rng(seed)
     make, y = ((TabularMLPClassifier, LABELS), (TabularMLPRegressor, Y))[int(g.integers(2))]
     given: dict[str, Any] = {"X_val": X[:40], "y_val": y[:40]} if g.random() < 0.5 else {}
@@ -116,7 +117,7 @@ def test_ctrl_c_during_a_refit_leaves_the_selection(
         return [History(status=Status.INTERRUPTED) for _ in nets]
 
     plain = TabularMLPRegressor(**FEW).fit(X, Y, X_val=X[:40], y_val=Y[:40])
-    monkeypatch.setattr("fastmlp.tabular.pack.refit.fit_many", interrupted)
+    monkeypatch.setattr("fastmlp.tabular.fitting.fit_many", interrupted)
     model = clone(plain).set_params(refit=True, time_limit=time_limit)
     with pytest.warns(UserWarning, match="refit") as caught:
         model.fit(X, Y, X_val=X[:40], y_val=Y[:40])

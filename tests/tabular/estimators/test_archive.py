@@ -17,7 +17,7 @@ import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular.estimators.extras import matrix
+from fastmlp.tabular.extras import matrix
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 # Golden files: written once by the format in their name, and anew for another format.

@@ -7,8 +7,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.pack import conformal, pool
+from fastmlp.tabular import conformal, extras, pool
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -28,7 +27,7 @@ def expected(estimator: Any) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "ROUNDS", 10)
+    monkeypatch.setattr(extras, "ROUNDS", 10)
     monkeypatch.setattr(conformal, "SETTINGS", conformal.SETTINGS._replace(epochs=5))
     # A check asks for 1,000 epochs.
     monkeypatch.setattr(pool, "PATIENCE_SHARE", 0.0)

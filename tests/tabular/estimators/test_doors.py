@@ -35,9 +35,8 @@ from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import Schema
-from fastmlp.tabular.estimators import fit_arguments, splits
-from fastmlp.tabular.estimators.scoring import kept_of
+from fastmlp.tabular import Schema, fit_arguments, splits
+from fastmlp.tabular.reports import kept_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()
@@ -262,14 +261,14 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
 
 
 def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 100)
+    monkeypatch.setattr("fastmlp.tabular.base.FEW_ROWS", 100)
     divided = []
 
     def taken(part: Any, *rest: Any) -> Any:
         divided.append(len(part.y))
         return kept_of(part, *rest)
 
-    monkeypatch.setattr("fastmlp.tabular.estimators.base.kept_of", taken)
+    monkeypatch.setattr("fastmlp.tabular.base.kept_of", taken)
     model = TabularMLPRegressor(**FEW).fit(X, Y, groups=GROUPS)
     sizes = [np.isin(GROUPS, some).sum() for some in itertools.combinations(range(12), 3)]
     assert divided[0] == model.training_["validation_rows"]

@@ -15,9 +15,11 @@ from small_models import FEW, classifier, drawn, labels, regressor, reloaded
 
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.pack import Pack, TableRows, conformal
-from fastmlp.tabular.pack.conformal import ends, learn_sizes
-from fastmlp.tabular.pack.outputs import outputs_of, scores_of
+from fastmlp.tabular import conformal
+from fastmlp.tabular.conformal import ends, learn_sizes
+from fastmlp.tabular.outputs import outputs_of, scores_of
+from fastmlp.tabular.pack import Pack
+from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
@@ -254,14 +256,14 @@ def test_sizes_are_learned_from_other_groups(seed: int, monkeypatch: pytest.Monk
     weight = g.integers(0, 2, 120) if g.random() < 0.3 else None
     divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][int(g.integers(3))]
     seen = list[Any]()
-    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 0)
-    monkeypatch.setattr("fastmlp.tabular.pack.conformal.FEWEST_ROWS", 1)
+    monkeypatch.setattr("fastmlp.tabular.base.FEW_ROWS", 0)
+    monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_ROWS", 1)
 
     def train(rows: TableRows, *_: Any, folds: Any, **options: Any) -> Any:
         seen.append((rows, folds))
         return types.SimpleNamespace(validated=np.zeros(len(rows.y)))
 
-    monkeypatch.setattr("fastmlp.tabular.pack.conformal.train_pack", train)
+    monkeypatch.setattr("fastmlp.tabular.conformal.train_pack", train)
     model = TabularMLPRegressor(**FEW, **divided)
     # The first column says which row of the table one is.
     table = np.stack([np.arange(120.0), g.normal(size=120)], axis=1)

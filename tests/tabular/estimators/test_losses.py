@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor, jit, load, save, to_onnx
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import RisingSmoothClip
-from fastmlp.tabular.pack.outputs import NumberLoss, outputs_of
+from fastmlp.tabular.outputs import NumberLoss, outputs_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()

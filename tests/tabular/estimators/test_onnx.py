@@ -21,8 +21,8 @@ from small_models import FEW, WITH_TREES, classifier, drawn, regressor, with_tre
 import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.pack.outputs import Objective
+from fastmlp.tabular import extras, models
+from fastmlp.tabular.outputs import Objective
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_a_tree_that_is_a_long_chain() -> None:
     model, n = copy.deepcopy(with_trees("number")[0]), 60
     inner, leaves = np.arange(n), np.arange(n, 2 * n + 1)
     on = np.where(inner < n - 1, inner + 1, leaves[-1])
-    chain = trees.BoostedTrees(n_categories=2).restore(
+    chain = extras.BoostedTrees(n_categories=2).restore(
         {
             "classes_": np.empty(0, np.int64),
             "roots": np.zeros(1, np.int32),
@@ -85,7 +85,7 @@ def test_a_tree_that_is_a_long_chain() -> None:
         },
         len(model.schema_.columns),
     )
-    model.extra_members_ = [(trees.NAME, chain)]
+    model.extra_members_ = [(extras.NAME, chain)]
     X = complete(drawn()[0])
     expected = model.predict(X)
     assert np.ptp(expected) > 100
@@ -104,7 +104,7 @@ def test_other_losses(loss: Any, seed: int) -> None:
     settings: dict[str, Any] = {"quantile": float(g.uniform(0.05, 0.95))}
     settings |= {"power": float(g.uniform(1.01, 1.99)), "trees": bool(g.random() < 0.3)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "ROUNDS", 5)
+        patch.setattr(extras, "ROUNDS", 5)
         few = {**FEW, "n_members": 1, "max_iter": 3, "cv": 2}
         model = TabularMLPRegressor(**few, **settings, loss=loss).fit(frame, y)
     X = complete(frame)
@@ -120,7 +120,7 @@ def complete(X: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("grown", [False, True])
 def test_numbers_with_missing_values(grown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "ROUNDS", 5)
+    monkeypatch.setattr(extras, "ROUNDS", 5)
     few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "trees": grown}
     model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
     assert {member.encoding for member in model.members_} >= {0, 1}
@@ -256,7 +256,7 @@ def test_converters_are_registered_whichever_comes_first(
         monkeypatch.delitem(names, estimator)
     if first == "fastmlp":
         monkeypatch.delitem(sys.modules, "skl2onnx")
-    importlib.reload(fastmlp.tabular.estimators)
+    models.register_converters()
     assert (TabularMLPClassifier in names) == (first == "skl2onnx")
     importlib.import_module("skl2onnx")
     assert names[TabularMLPClassifier] == "FastmlpTabularMLPClassifier"

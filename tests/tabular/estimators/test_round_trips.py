@@ -15,8 +15,8 @@ import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.pack import Preset, distillation, settings
+from fastmlp.tabular import distillation, extras, settings
+from fastmlp.tabular.settings import Preset
 
 pytestmark = [
     pytest.mark.usefixtures("small"),
@@ -29,7 +29,7 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grow few trees, and draw few rows to distil from."""
-    monkeypatch.setattr(trees, "ROUNDS", 5)
+    monkeypatch.setattr(extras, "ROUNDS", 5)
     monkeypatch.setattr(distillation, "LEAST", 600)
 
 

@@ -20,11 +20,9 @@ import fastmlp
 from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor, jit
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
-from fastmlp.tabular import Schema
-from fastmlp.tabular.estimators import trees
-from fastmlp.tabular.estimators.extras import matrix
-from fastmlp.tabular.estimators.trees import BoostedTrees, arrays_of
-from fastmlp.tabular.pack.rows import ALONE
+from fastmlp.tabular import Schema, extras
+from fastmlp.tabular.extras import BoostedTrees, arrays_of, matrix
+from fastmlp.tabular.pool import ALONE
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()
@@ -33,7 +31,7 @@ LABELS = labels()
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "ROUNDS", 6)
+    monkeypatch.setattr(extras, "ROUNDS", 6)
 
 
 def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
@@ -63,7 +61,7 @@ def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
             models.append(model)
             return arrays_of(model)
 
-        patch.setattr(trees, "arrays_of", kept)
+        patch.setattr(extras, "arrays_of", kept)
         ours = BoostedTrees(classes=n_classes > 0, n_categories=n_levels, random_state=seed)
         ours.fit(rows[0], y, g.random(n) if g.random() < 0.5 else None)
     return models[0], ours, np.concatenate(rows)
@@ -138,13 +136,13 @@ def test_levels_about_the_most(seed: int, tmp_path: Path, monkeypatch: pytest.Mo
         models.append(model)
         return arrays_of(model)
 
-    monkeypatch.setattr(trees, "arrays_of", kept)
+    monkeypatch.setattr(extras, "arrays_of", kept)
     model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(max_iter=1)
     model.fit(frame, y, X_val=frame, y_val=y)
     rows = matrix(model.schema_.read(frame))
     assert np.nanmax(rows[:, 1]) == n_levels - 1
-    assert (models[0].is_categorical_ is not None) == (n_levels <= trees.MOST_LEVELS)
-    if n_levels > trees.MOST_LEVELS:
+    assert (models[0].is_categorical_ is not None) == (n_levels <= extras.MOST_LEVELS)
+    if n_levels > extras.MOST_LEVELS:
         with pytest.raises(ValueError, match="cardinality <= 255"):
             HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(rows, y)
     new = pd.DataFrame({"place": [*frame["place"][:9], "elsewhere", None], "age": 0.5})
@@ -165,7 +163,7 @@ def test_fits_beside_the_nets_have_the_same_bits() -> None:
                 names.append(threading.current_thread().name)
                 return arrays_of(model)
 
-            patch.setattr(trees, "arrays_of", kept)
+            patch.setattr(extras, "arrays_of", kept)
             model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(X, Y)
         assert len(names) == 3
         assert len(set(names)) == 1
@@ -181,7 +179,7 @@ def test_errors_of_fits_beside_the_nets(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(model: Any) -> None:
         raise MemoryError("no room for trees")
 
-    monkeypatch.setattr(trees, "arrays_of", fail)
+    monkeypatch.setattr(extras, "arrays_of", fail)
     with pytest.raises(MemoryError, match="no room for trees"):
         TabularMLPRegressor(**FEW, trees=True, n_jobs=2).fit(X, Y)
 
@@ -197,7 +195,7 @@ def test_threads_do_not_change_the_trees() -> None:
 
 
 def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "ROUNDS", 35)
+    monkeypatch.setattr(extras, "ROUNDS", 35)
     codes = matrix(Schema.learn(X).read(X))
     options: dict[str, Any] = {"n_categories": 2, "random_state": 0}
     whole = BoostedTrees(**options).fit(codes, Y)
@@ -206,7 +204,7 @@ def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(unlimited.arrays[name], array)
     cut = BoostedTrees(**options, seconds=1e-9).fit(codes, Y)
-    assert len(cut.roots) == 1 + trees.FIRST_ROUNDS
+    assert len(cut.roots) == 1 + extras.FIRST_ROUNDS
     model = TabularMLPRegressor(**FEW, cv=2, trees=True, time_limit=60).fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.seconds == 5.0

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
-from fastmlp.tabular.pack.pool import Limits
-from fastmlp.tabular.pack.rows import FEWEST_ROWS, inputs_of, joined
-from fastmlp.tabular.pack.settings import KINDS, PRESETS, draw, encodings_for
+from fastmlp.tabular.encoding import Encoding
+from fastmlp.tabular.pack import Pack, train_pack
+from fastmlp.tabular.pool import FEWEST_ROWS, Limits, TableRows, inputs_of, joined
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.settings import KINDS, PRESETS, PackSettings, draw, encodings_for
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
@@ -105,7 +104,7 @@ def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
-    monkeypatch.setattr("fastmlp.tabular.pack.rows.CHUNK", 7)
+    monkeypatch.setattr("fastmlp.tabular.pool.CHUNK", 7)
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
 
 

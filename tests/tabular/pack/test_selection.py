@@ -15,13 +15,21 @@ from sklearn.tree import DecisionTreeClassifier
 
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp._process.warnings import warn
-from fastmlp.tabular.estimators import extras, fit_arguments
-from fastmlp.tabular.estimators.scoring import QUICK, score_of
-from fastmlp.tabular.estimators.splits import held_out
-from fastmlp.tabular.pack import TableRows, rows
-from fastmlp.tabular.pack.rows import ALONE, CHUNK, FEWEST_ROWS, NUMBERS, drawn, folds_of, in_strips
-from fastmlp.tabular.pack.selection import Selection, bagged, equal, greedy
+from fastmlp.tabular import extras, fit_arguments, pool
+from fastmlp.tabular.pack import Selection, bagged, equal, greedy
+from fastmlp.tabular.pool import (
+    ALONE,
+    CHUNK,
+    FEWEST_ROWS,
+    NUMBERS,
+    TableRows,
+    drawn,
+    folds_of,
+    in_strips,
+)
+from fastmlp.tabular.reports import QUICK, score_of
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.splits import held_out
 
 Array = NDArray[np.float64]
 
@@ -180,7 +188,7 @@ def test_equal_rows_are_dealt_out_at_random() -> None:
 @pytest.fixture
 def n_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     n = int(request.param)
-    monkeypatch.setattr(rows, "n_threads_of", lambda given: n)
+    monkeypatch.setattr(pool, "n_threads_of", lambda given: n)
     return n
 
 

@@ -15,7 +15,7 @@ import pytest
 from fastmlp import TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema
-from fastmlp.tabular.schema.dates import PARTS, Parts, all_of, of_texts
+from fastmlp.tabular.dates import PARTS, Parts, all_of, of_texts
 
 NAN = float("nan")
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 
 from fastmlp.tabular import Schema, Values
-from fastmlp.tabular.schema.in_memory import FEW_ROWS
+from fastmlp.tabular.in_memory import FEW_ROWS
 
 NAN = float("nan")
 DAY = datetime.date(2024, 1, 2)

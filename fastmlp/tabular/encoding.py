@@ -6,16 +6,16 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
-from fastmlp.tabular.encoders.base import Array, Encoder
-from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
-from fastmlp.tabular.encoders.numbers import (
+from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
+from fastmlp.tabular.number_encoders import (
+    Array,
+    Encoder,
     MissingMarks,
     PiecewiseLinear,
     RisingSmoothClip,
     RobustSmoothClip,
 )
-from fastmlp.tabular.schema import Values
-from fastmlp.tabular.schema.rule import Task
+from fastmlp.tabular.schema import Task, Values
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import MOST_PIECES, Expanded, trusted
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from sklearn.utils import check_random_state
 
-from fastmlp.tabular.encoders.base import Array, CodeEncoder, places_of
+from fastmlp.tabular.number_encoders import Array, CodeEncoder, places_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -88,7 +88,7 @@ class OneHotLevels(CodeEncoder):
 
         It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
         """
-        from fastmlp.tabular.encoders import compiled
+        from fastmlp.tabular import compiled
 
         table, sizes = self._own_columns, np.diff(self.starts_)
         kept = np.diff(self._ends, prepend=0) > 0
@@ -317,7 +317,7 @@ class TargetStatistics(CodeEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the statistics of checked codes to `out`."""
-        from fastmlp.tabular.encoders import compiled
+        from fastmlp.tabular import compiled
 
         compiled.write_levels(X, out, self.starts_[:-1], np.diff(self.starts_), self.table_)
 

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular.pack.outputs import scores_of
-from fastmlp.tabular.pack.pack import NONE, Pack, train_pack
-from fastmlp.tabular.pack.pool import TableRows
-from fastmlp.tabular.pack.rows import Fold
-from fastmlp.tabular.pack.settings import PackSettings
+from fastmlp.tabular.outputs import scores_of
+from fastmlp.tabular.pack import NONE, Pack, train_pack
+from fastmlp.tabular.pool import Fold, TableRows
 from fastmlp.tabular.schema import Values
+from fastmlp.tabular.settings import PackSettings
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fastmlp.network.spec import Activation, ComputeDType
-from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack.outputs import SQUARED, NumberLoss, Score
+from fastmlp.tabular.encoding import Encoding
+from fastmlp.tabular.outputs import SQUARED, NumberLoss, Score
 from fastmlp.training.stopping import EarlyStopping
 
 Preset = Literal["fast", "balanced", "best"]

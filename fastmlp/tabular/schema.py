@@ -2,19 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import warnings
-from fastmlp.tabular.schema import dates, in_memory
-from fastmlp.tabular.schema.batches import require
-from fastmlp.tabular.schema.dates import Parts, are_levels
-from fastmlp.tabular.schema.in_memory import Level, MemoryTable
-from fastmlp.tabular.schema.learning import learn
-from fastmlp.tabular.schema.rule import LeftOut
+from fastmlp.tabular import dates, in_memory
+from fastmlp.tabular.arrow_tables import Kind
+from fastmlp.tabular.dates import Parts, are_levels
+from fastmlp.tabular.in_memory import Level, MemoryTable, require
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
@@ -385,3 +383,160 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
 def _of_texts(levels: list[Level], values: list[Any]) -> list[Level]:
     """Return the levels of values that were texts."""
     return [level for level, value in zip(levels, values, strict=True) if isinstance(value, str)]
+
+
+Task = Literal["classification", "regression"]
+# A text column with more levels, and in more than this share of the rows another, is like an id.
+ID_LEVELS, ID_SHARE = 20, 0.5
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+ONE_VALUE, EMPTY = "has one value only", "is empty"
+
+
+class LeftOut(NamedTuple):
+    """A column that is not learned from, and why."""
+
+    why: str
+
+
+class Facts(NamedTuple):
+    """A column of a table to learn from.
+
+    Attributes
+    ----------
+    kind : by its type; of texts that are all ISO dates or times, the kind of those
+    asked : True if it is to be categories
+    n, n_rows : rows with a value, and all
+    lows, highs : (n_parts,) arrays, of numbers and of the parts of dates
+    levels : texts of the levels, each once
+    type : the name of the type, where it is of others
+    """
+
+    kind: Kind
+    asked: bool
+    n: int
+    n_rows: int
+    lows: NDArray[Any] | None = None
+    highs: NDArray[Any] | None = None
+    levels: Collection[str] = ()
+    type: str = ""
+
+
+def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
+    """The outcome of the rule for a column.
+
+    Examples
+    --------
+    >>> from fastmlp.tabular.schema import Facts, decided
+    >>> decided(Facts("texts", False, 9, 9, levels=["a", "b"]))
+    'levels'
+    >>> decided(Facts("texts", False, 9, 9, levels=["a"]))
+    LeftOut(why='has one value only')
+    """
+    kind, asked, n, n_rows = facts[:4]
+    if kind == "others":
+        encoding = " in UTF-8" if "binary" in facts.type else ""
+        cure = ": make dates of it by .dt.to_timestamp()" if facts.type[:6] == "period" else ""
+        return LeftOut(f"holds {facts.type}, neither numbers, dates nor texts{encoding}{cure}")
+    if asked or kind in ("levels", "texts"):
+        why = _no_levels(facts.levels, n, n_rows, asked=asked)
+        return "levels" if why is None else LeftOut(why)
+    if not n or facts.lows is None or facts.highs is None or kind == "nothing":
+        return LeftOut(EMPTY)
+    if facts.lows[-1] == facts.highs[-1] and n == n_rows:
+        far = " in float64: subtract the least one" if abs(facts.lows[-1]) >= 2**53 else ""
+        return LeftOut(ONE_VALUE + far)
+    return dates.learned(kind, facts.lows, facts.highs) if dates.is_kind(kind) else "number"
+
+
+def _no_levels(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> str | None:
+    """Return why a column of texts is left out, or None; all but asked ones may be like ids."""
+    if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
+        return "holds numbers with a decimal comma: write them with a point"
+    if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
+        numbers = "; all are numbers: make floats of them" if all(map(_is_number, levels)) else ""
+        return f"has {len(levels)} texts in {count(n, 'row')}, free text or ids{numbers}"
+    if not levels:
+        return EMPTY
+    return ONE_VALUE if len(levels) == 1 and n == n_rows else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class LearnedColumn(NamedTuple):
+    """The outcome of the rule for a column, and all its levels, if it has levels."""
+
+    decision: Literal["number", "levels"] | dates.Parts | LeftOut
+    levels: set[Level]
+
+
+def learn(name: str, values: Any, who: str, *, asked: bool = False) -> LearnedColumn:
+    """Learn a column: an array, a series of pandas or a column of Arrow.
+
+    Parameters
+    ----------
+    asked : True if it is to be categories, however many levels it has
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is asked for and holds objects, or a number is infinite.
+    """
+    kind = in_memory.kind_of(values)
+    type_name = in_memory.type_of(values) if kind == "others" else ""
+    if type_name and asked:
+        raise TypeError(f"{who}: {in_memory.refused(name, type_name)}")
+    kind = "numbers" if kind == "nothing" else kind
+    temporal, counts = kind if dates.is_kind(kind) else None, Counter[Any]()
+    # Numbers, or parts of dates, shape (n_rows, n_parts).
+    parts = np.empty((0, 1))
+    if asked or kind in ("texts", "levels"):
+        codes, in_column = in_memory.levels_in(values, name, who)
+        times = np.bincount(codes[codes >= 0], minlength=len(in_column)).tolist()
+        used = [level if n else None for level, n in zip(in_column, times, strict=True)]
+        counts.update({level: n for level, n in zip(in_column, times, strict=True) if n})
+        moments = dates.of_texts(used) if kind == "texts" and any(used) else None
+        temporal = temporal if moments is None else dates.kind_of(moments)
+        if moments is not None and temporal is not None and not asked:
+            moments = np.append(moments, dates.missing(1, temporal))[codes]
+            parts = dates.all_of(temporal).numbers(moments)
+    if not asked and temporal is not None and temporal == kind:
+        parts = dates.all_of(temporal).numbers(in_memory.moments(values, temporal, name, who))
+    elif not asked and kind == "numbers":
+        parts = in_memory.numbers(values, name, who)[:, None]
+    by_levels = asked or (kind in ("texts", "levels") and temporal is None)
+    if asked and temporal not in (None, kind):
+        # ISO texts of several forms, such as a day with and without a time.
+        texts, counts = counts, Counter()
+        for text, n in texts.items():
+            counts[dates.as_level(text)] += n
+    levels = _levels(counts) if by_levels else set[Level]()
+    # NaN is not itself.
+    there = [part if (known := part == part).all() else part[known] for part in parts.T]
+    n = counts.total() if by_levels else len(there[-1])
+    lows = np.array([part.min(initial=np.inf) for part in there])
+    highs = np.array([part.max(initial=-np.inf) for part in there])
+    if kind == "numbers" and len(there[0]) and np.isinf([lows, highs]).any():
+        raise in_memory.infinite(values, name, who)
+    texts_of = [str(level) for level in levels]
+    facts = Facts(temporal or kind, asked, n, len(values), lows, highs, texts_of, type_name)
+    decision = decided(facts)
+    if isinstance(decision, dates.Parts) and temporal == "dates":
+        decision = decision._replace(zone=in_memory.has_zone(values))
+    return LearnedColumn(decision, levels)
+
+
+def _levels(counts: Collection[Any]) -> set[Level]:
+    """Return texts, or numbers and truth where no value is of another type."""
+    if all(type(value) is str for value in counts):
+        return {*counts}
+    numeric = not any(isinstance(value, str) for value in counts)
+    levels = {*in_memory.as_levels(counts, numeric=numeric)}
+    if any(isinstance(level, str) for level in levels):
+        levels = {*in_memory.as_levels(counts, numeric=False)}
+    return levels

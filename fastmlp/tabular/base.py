@@ -28,24 +28,15 @@ from fastmlp.export.models import TableParts
 from fastmlp.export.onnx import Graph, Outline
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import (
-    extras,
-    fit_arguments,
-    fitting,
-    onnx,
-    reports,
-    splits,
-    steps,
-    trees,
-)
-from fastmlp.tabular.estimators.distilled import distilled
-from fastmlp.tabular.estimators.scoring import KeptRows, importances, kept_of, metrics_of, score_of
-from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, PackSettings, Preset, TableRows
-from fastmlp.tabular.pack.outputs import WORDS_OF_LOSSES, Objective, Score, Task
-from fastmlp.tabular.pack.rows import in_strips
-from fastmlp.tabular.pack.settings import Ensemble
+from fastmlp.tabular import export, extras, fit_arguments, fitting, reports, splits
+from fastmlp.tabular.distillation import distilled
+from fastmlp.tabular.in_memory import is_rows, table_of
+from fastmlp.tabular.outputs import WORDS_OF_LOSSES, Objective, Score, Task
+from fastmlp.tabular.pack import Caller, Member, Pack
+from fastmlp.tabular.pool import TableRows, in_strips
+from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
-from fastmlp.tabular.schema.in_memory import is_rows, table_of
+from fastmlp.tabular.settings import PRESETS, Ensemble, PackSettings, Preset
 from fastmlp.training.history import History
 from fastmlp.training.options import callbacks_of
 from fastmlp.training.stopping import EarlyStopping
@@ -251,8 +242,8 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         members = [*(self.extra_members or ())]
         if settings.trees:
             n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
-            grown = trees.candidate(n_classes, values, seed, self.time_limit, n_fits)
-            members.append((trees.NAME, grown))
+            grown = extras.candidate(n_classes, values, seed, self.time_limit, n_fits)
+            members.append((extras.NAME, grown))
         beside = extras.named(members, name, signs, values)
         score = self._own_score()
         if self.scoring is not None:
@@ -455,7 +446,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _write_onnx(self, graph: Graph) -> Outline:
         """Add the model to a graph of `to_onnx`."""
         check_is_fitted(self)
-        return onnx.write(graph, self)
+        return export.write(graph, self)
 
     @explained
     def codes(self, X: Any) -> NDArray[np.float64]:
@@ -487,11 +478,11 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         array([[ 1.,  3.],
                [-1., nan]])
         """
-        return steps.rows_of(self.schema_, self._values(X, "codes"))
+        return export.rows_of(self.schema_, self._values(X, "codes"))
 
     def _of_codes(self, rows: NDArray[np.float64]) -> Array:
         """The predictions of rows of `codes`, few at a time, (n_rows, n_outputs)."""
-        values = steps.values_of(self.schema_, rows)
+        values = export.values_of(self.schema_, rows)
         strips = (values.part(slice(k, k + 100)) for k in range(0, len(rows), 100))
         return np.concatenate(
             [self._predicted(each).reshape(len(each.codes), -1) for each in strips]
@@ -500,7 +491,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     def _table_parts(self, who: str) -> TableParts:
         """The steps that a row takes, for `to_c` and `jit.compiled`."""
         check_is_fitted(self)
-        return steps.parts_of_table(self, who)
+        return export.parts_of_table(self, who)
 
     @explained
     def distilled(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.arrow import imported, is_lazy
-from fastmlp.tabular.schema import arrow_columns, dates
-from fastmlp.tabular.schema.rule import Kind
+from fastmlp.tabular import arrow_tables, dates
+from fastmlp.tabular.arrow_tables import Kind
 from fastmlp.validation import arrays, hints
 from fastmlp.validation.frames import (
     MISSING_TYPES,
@@ -21,6 +21,7 @@ from fastmlp.validation.frames import (
     repeated,
     require_different,
 )
+from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
 Level = str | bool | int | float
@@ -50,6 +51,23 @@ class MemoryTable(NamedTuple):
     levels: Callable[[int], Any]
     block: Callable[[Sequence[int]], Array | None]
     numbered: bool = False
+
+
+def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
+    """Check that there are columns of these names.
+
+    Raises
+    ------
+    ValueError
+        If there are not; the message has all that are missing.
+    """
+    missing = [name for name in names if name not in known]
+    if missing:
+        others = [name for name in known if name not in names]
+        suggested = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
+        one, several = "there is no column", f"{len(missing)} columns are missing:"
+        lacks = f"{one if len(missing) == 1 else several} {listed(suggested)}"
+        raise ValueError(f"{who}: {lacks}; known: {listed([*map(repr, known)], 20)}")
 
 
 class LevelCodes(NamedTuple):
@@ -192,7 +210,7 @@ def kind_of(values: Any) -> Kind:
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
     if _is_of_arrow(values):
-        return arrow_columns.kind_of(values.type)
+        return arrow_tables.kind_of(values.type)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return _KINDS.get(dtype.kind, "others")
@@ -201,7 +219,7 @@ def kind_of(values: Any) -> Kind:
     if isinstance(dtype, np.dtype) or str(dtype) == "object":
         return _kind_of_objects(values)
     if hasattr(dtype, "pyarrow_dtype"):
-        return arrow_columns.kind_of(dtype.pyarrow_dtype)
+        return arrow_tables.kind_of(dtype.pyarrow_dtype)
     if isinstance(dtype.type, type) and issubclass(dtype.type, str):
         return "texts"
     return _KINDS.get(dtype.kind, "others")
@@ -268,7 +286,7 @@ def numbers(values: Any, name: str, who: str) -> Array:
         If it holds no numbers.
     """
     if _is_of_arrow(values):
-        return arrow_columns.numbers(values, name, who)
+        return arrow_tables.numbers(values, name, who)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
         return np.asarray(values, np.float64)
@@ -294,7 +312,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
         If it holds others.
     """
     if _is_of_arrow(values):
-        return arrow_columns.moments(values, kind, name, who)
+        return arrow_tables.moments(values, kind, name, who)
     dtype, kind_of_column = values.dtype, kind_of(values)
     if kind_of_column == "texts":
         levels = levels_in(values, name, who)
@@ -367,7 +385,7 @@ def _levels_in(values: Any) -> LevelCodes:
             return LevelCodes(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]
     elif len(values) > FEW_ROWS and of_arrow:
-        return _without_missing(*arrow_columns.dictionary(values))
+        return _without_missing(*arrow_tables.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
         codes, uniques = values.factorize()
         return LevelCodes(codes, uniques.tolist())
@@ -396,7 +414,7 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
         return None
     # Texts of Python that UTF-8 has no form of: they are none of Arrow's.
     with suppress(UnicodeEncodeError):
-        return arrow_columns.places(values, tuple(levels))
+        return arrow_tables.places(values, tuple(levels))
     return None
 
 
@@ -424,3 +442,17 @@ def _level(value: Any, numeric: bool) -> Level:
     if isinstance(value, str) or (numeric and isinstance(value, bool | int | float)):
         return value
     return str(value)
+
+
+def text_names(X: Any, who: str) -> list[str]:
+    """Return the columns of a table that CSV holds as texts, whatever they look like."""
+    table = table_of(X, who)
+    columns = ((name, table.column(j)) for j, name in enumerate(table.names or ()))
+    return [name for name, each in columns if _value_kind(each) in ("texts", "dates", "times")]
+
+
+def _value_kind(column: Any) -> Kind:
+    """Return the kind of a column's values; of a type of categories, that of the categories."""
+    if hasattr(column, "null_count"):
+        return arrow_tables.kind_of(getattr(column.type, "value_type", column.type))
+    return kind_of(getattr(column.dtype, "categories", column))

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
 
-from fastmlp.tabular.estimators.fit_arguments import check_length, missing, one_column
-from fastmlp.tabular.pack import TableRows
-from fastmlp.tabular.pack.rows import Fold, drawn, validated
+from fastmlp.tabular.fit_arguments import check_length, missing, one_column
+from fastmlp.tabular.pool import Fold, TableRows, drawn, validated
 
 Array = NDArray[Any]
 

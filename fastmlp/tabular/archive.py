@@ -14,12 +14,11 @@ from fastmlp.model import MLP, core_of, unpacked
 from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.codec import INNER, InFile
 from fastmlp.serialization.safetensors_file import Content, FileError, content_of
-from fastmlp.tabular.encoders.encoding import NUMERIC, Encoding
-from fastmlp.tabular.estimators import reports
-from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
-from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
-from fastmlp.tabular.estimators.trees import BoostedTrees
-from fastmlp.tabular.pack.pack import Array, Member, Pack
+from fastmlp.tabular import reports
+from fastmlp.tabular.encoding import NUMERIC, Encoding
+from fastmlp.tabular.extras import BoostedTrees
+from fastmlp.tabular.models import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.tabular.pack import Array, Member, Pack
 from fastmlp.tabular.schema import Schema
 
 KINDS: dict[str, type[Any]] = {

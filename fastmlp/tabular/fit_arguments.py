@@ -12,10 +12,11 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
 from fastmlp.data.batches import Choice
 from fastmlp.data.columns import lacking
-from fastmlp.tabular.pack import TableRows
-from fastmlp.tabular.schema import Schema, dates
-from fastmlp.tabular.schema.batches import read, require, text_names
-from fastmlp.tabular.schema.in_memory import is_rows
+from fastmlp.tabular import dates
+from fastmlp.tabular.arrow_tables import read
+from fastmlp.tabular.in_memory import is_rows, require, text_names
+from fastmlp.tabular.pool import TableRows
+from fastmlp.tabular.schema import Schema
 from fastmlp.validation import arrays, hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed

@@ -1,6 +1,6 @@
-"""Models of tables as ONNX graphs: for `to_onnx`, and for converters of skl2onnx."""
+"""A fitted model of tables as steps of rows, for C and compiled code, and as an ONNX graph."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.export.models import Step
+from fastmlp.backends.cpu.predict.trees import N_BITS, TableTrees
+from fastmlp.export.models import Step, TableNet, TableParts
 from fastmlp.export.onnx import (
     OPTIONS,
     Graph,
@@ -19,17 +20,258 @@ from fastmlp.export.onnx import (
     number_type,
     set_class_types,
 )
-from fastmlp.rules.columns import LevelStep
-from fastmlp.tabular.encoders import Encoding
-from fastmlp.tabular.estimators.onnx_trees import predictions
-from fastmlp.tabular.estimators.steps import check_members, steps_of
+from fastmlp.rules import columns as rules
+from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.tabular.encoding import Encoding
+from fastmlp.tabular.extras import BoostedTrees
+from fastmlp.tabular.in_memory import Level
+from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
+from fastmlp.tabular.number_encoders import (
+    Encoder,
+    MissingMarks,
+    PiecewiseLinear,
+    RisingSmoothClip,
+    RobustSmoothClip,
+)
+from fastmlp.tabular.outputs import NetOutputs
 from fastmlp.tabular.pack import Member
-from fastmlp.tabular.pack.outputs import NetOutputs
-from fastmlp.tabular.schema import Schema
-from fastmlp.tabular.schema.in_memory import Level
+from fastmlp.tabular.schema import Schema, Values
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
+
+
+def steps_of(encoding: Encoding) -> tuple[Step, ...]:
+    """The steps of an encoding that makes inputs, in the order of these."""
+    parts = encoding.parts.values()
+    return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
+
+
+def _scaled(encoder: RobustSmoothClip, columns: Array) -> Step:
+    rule = rules.rising if isinstance(encoder, RisingSmoothClip) else rules.clipped
+    return NumberStep(rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1))
+
+
+def _marked(encoder: MissingMarks, columns: Array) -> Step:
+    return NumberStep(rules.missing, columns[encoder.columns_], np.empty((encoder.n_outputs, 0)))
+
+
+def _pieces(encoder: PiecewiseLinear, columns: Array) -> Step:
+    n = encoder.n_pieces_
+    constants = [np.repeat(encoder.medians_, n), *encoder.table]
+    return NumberStep(rules.share_below, np.repeat(columns, n), np.stack(constants, axis=1))
+
+
+def _one_hot(encoder: OneHotLevels, columns: Array) -> Step:
+    values = encoder.values_[:, None]
+    return LevelStep(columns, encoder.starts_, encoder.columns_, values, encoder.n_outputs)
+
+
+def _statistics(encoder: TargetStatistics, columns: Array) -> Step:
+    starts, table = encoder.starts_, encoder.table_
+    firsts = np.repeat(np.arange(len(columns)) * table.shape[1], np.diff(starts))
+    return LevelStep(columns, starts, firsts, table, encoder.n_outputs)
+
+
+STEPS: dict[type[Encoder], Callable[[Any, Array], Step]] = {
+    MissingMarks: _marked,
+    OneHotLevels: _one_hot,
+    PiecewiseLinear: _pieces,
+    RisingSmoothClip: _scaled,
+    RobustSmoothClip: _scaled,
+    TargetStatistics: _statistics,
+}
+
+
+def check_members(model: Any, who: str) -> None:
+    """Raise NotImplementedError if the ensemble has a model that is no net, nor boosted trees."""
+    others = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
+    used = [
+        f"{name!r} with weight {weight:.2g}"
+        for (name, member), weight in others
+        if weight and not isinstance(member, BoostedTrees)
+    ]
+    if used:
+        raise NotImplementedError(
+            f"{who}: the ensemble holds {', '.join(used)}, and only nets are converted, and the "
+            "trees of trees=True: fit without extra_members"
+        )
+
+
+def parts_of_table(model: Any, who: str) -> TableParts:
+    """A fitted model of tables as what becomes of a row.
+
+    Raises
+    ------
+    NotImplementedError
+        If the ensemble has a model that is no net, nor boosted trees.
+    """
+    check_members(model, who)
+    pack, schema = model.pack_, model.schema_
+    places = row_of(schema)
+    names = [*schema.numeric_names]
+    for name, parts in schema.dates.items():
+        names += [f"{name} ({part})" for part in parts.names]
+    names += schema.categorical_names
+    levels = [()] * len(schema.number_names) + [schema.levels[n] for n in schema.categorical_names]
+    classes = getattr(model, "classes_", None)
+    outputs, (numbers, codes) = pack.outputs, _places_in_row(schema)
+    return TableParts(
+        tuple(names[k] for k in places),
+        tuple(levels[k] for k in places),
+        numbers,
+        codes,
+        tuple(map(steps_of, pack.encodings)),
+        tuple(
+            TableNet(member.net, place, member.weight)
+            for place in range(len(pack.encodings))
+            for member in pack.members
+            if member.encoding == place
+        ),
+        1 if classes is None else len(classes),
+        classes,
+        outputs.scale,
+        outputs.center,
+        outputs.low,
+        outputs.high,
+        _trees(model),
+    )
+
+
+def _trees(model: Any) -> TableTrees | None:
+    """The boosted trees of the ensemble, on the numbers of a row."""
+    pairs = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
+    used = [(trees, float(weight)) for (_, trees), weight in pairs if weight]
+    if not used:
+        return None
+    ((trees, weight),), schema = used, model.schema_
+    nodes, classes = trees.nodes, trees.classes_
+    if len(classes) == 1:  # a leaf alone: the probability is 1
+        nodes = nodes._replace(roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers)))
+    numbers, codes = _places_in_row(schema)
+    places = np.concatenate([numbers, codes])
+    features = np.where(nodes.features < 0, -1, places[nodes.features])
+    n_levels = np.zeros(len(places), np.int64)
+    n_levels[codes] = [len(schema.levels[name]) for name in schema.categorical_names]
+    classes = classes if len(classes) else np.zeros(1, np.int64)
+    return TableTrees(nodes._replace(features=features), classes, n_levels, weight)
+
+
+def row_of(schema: Schema) -> NDArray[np.intp]:
+    """The places among numbers, and codes behind them, of the numbers of a row: the order of the
+    table's columns."""
+    names = [*schema.number_names, *schema.categorical_names]
+    place = {name: j for j, name in enumerate(schema.columns)}
+    return np.argsort([place[name] for name in names], kind="stable")
+
+
+def rows_of(schema: Schema, values: Values) -> NDArray[np.float64]:
+    """The rows of a table as compiled code and C files take them."""
+    columns = np.concatenate([values.numbers, values.codes], axis=1)
+    # By an index the columns would lie one after the other in memory.
+    rows: NDArray[np.float64] = np.take(columns, row_of(schema), axis=1)
+    return rows
+
+
+def values_of(schema: Schema, rows: Array) -> Values:
+    """The rows of `rows_of`, taken apart again."""
+    numbers, codes = _places_in_row(schema)
+    return Values(rows[:, numbers], rows[:, codes].astype(np.int32))
+
+
+def _places_in_row(schema: Schema) -> list[NDArray[np.intp]]:
+    """The places of the numbers and of the codes in a row."""
+    return np.split(np.argsort(row_of(schema)), [len(schema.number_names)])
+
+
+def _of_trees(
+    graph: Graph, trees: BoostedTrees, numbers: str, places: Sequence[str], n_classes: int
+) -> str:
+    """Add trees; return the name of their predictions, as of a net, float64.
+
+    Parameters
+    ----------
+    numbers, places : as of `ColumnNodes`
+    n_classes : 0 for numbers
+    """
+    wide = graph.kinds.DOUBLE
+    n_trees, n_outputs = len(trees.roots), trees.n_outputs
+    values = _leaves(graph, trees, _rows(graph, numbers, places))
+    columns = np.eye(n_outputs)[np.arange(n_trees) % n_outputs]
+    raw = graph.node("MatMul", [values, graph.constant(columns, wide)])
+    if not n_classes:
+        return raw
+    if n_outputs > 1:
+        raw = graph.node("Softmax", [raw], axis=1)
+    else:
+        one = graph.constant(np.ones(1), wide)
+        if len(trees.classes_) > 1:
+            second = graph.node("Sigmoid", [raw])
+            raw = graph.node("Concat", [graph.node("Sub", [one, second]), second], axis=1)
+        else:
+            raw = graph.node("Add", [graph.node("Sub", [raw, raw]), one])
+    if len(trees.classes_) == n_classes:
+        return raw
+    own = np.eye(n_classes)[trees.classes_]
+    return graph.node("MatMul", [raw, graph.constant(own, wide)])
+
+
+def _rows(graph: Graph, numbers: str, places: Sequence[str]) -> str:
+    """Add the rows that trees look at: numbers, then codes, NaN where a value is missing."""
+    wide, parts = graph.kinds.DOUBLE, [numbers] if numbers else []
+    shape = graph.constant(np.array([-1, 1]), graph.kinds.INT64) if places else ""
+    for place in places:
+        column = graph.node("Cast", [graph.node("Reshape", [place, shape])], to=wide)
+        code = graph.node("Sub", [column, graph.constant(np.ones(1), wide)])
+        missing = graph.node("Less", [code, graph.constant(np.zeros(1), wide)])
+        parts.append(graph.node("Where", [missing, graph.constant(np.array([np.nan]), wide), code]))
+    return graph.node("Concat", parts, axis=1)
+
+
+def _leaves(graph: Graph, trees: BoostedTrees, rows: str) -> str:
+    """Add the way down all trees; return the name of leaves' values, (n_rows, n_trees)."""
+    wide, whole = graph.kinds.DOUBLE, graph.kinds.INT64
+
+    def integers(values: Any) -> str:
+        return graph.constant(np.asarray(values, np.int64), whole)
+
+    leaf = trees.features < 0
+    # A leaf goes on to itself.
+    children = np.where(leaf[:, None], np.arange(len(leaf))[:, None], trees.children)
+    features, ways = integers(np.maximum(trees.features, 0)), integers(children.ravel())
+    numbers = graph.constant(trees.numbers, wide)
+    missed, three = integers([2]), integers([3])
+    if len(trees.sets):
+        bits = np.unpackbits(trees.sets.astype("<i4").view(np.uint8), bitorder="little")
+        of_levels = graph.constant(trees.places >= 0, graph.kinds.BOOL)
+        firsts, right = integers(np.maximum(trees.places, 0) * N_BITS), integers(1 - bits)
+        zero, last = (graph.constant(np.array(end), wide) for end in (0.0, N_BITS - 1.0))
+    first = graph.node("Cast", [graph.node("IsNaN", [graph.chosen(rows, [0])])], to=whole)
+    node = graph.node("Add", [graph.node("Sub", [first, first]), integers(trees.roots)])
+    for _ in range(_depth(trees)):
+        value = graph.node("GatherElements", [rows, graph.node("Gather", [features, node])], axis=1)
+        missing = graph.node("IsNaN", [value])
+        over = graph.node("Greater", [value, graph.node("Gather", [numbers, node])])
+        way = graph.node("Cast", [over], to=whole)
+        if len(trees.sets):
+            code = graph.node("Where", [missing, zero, value])
+            code = graph.node("Cast", [graph.node("Clip", [code, zero, last])], to=whole)
+            cell = graph.node("Add", [graph.node("Gather", [firsts, node]), code])
+            flags = graph.node("Gather", [of_levels, node])
+            way = graph.node("Where", [flags, graph.node("Gather", [right, cell]), way])
+        way = graph.node("Where", [missing, missed, way])
+        place = graph.node("Add", [graph.node("Mul", [node, three]), way])
+        node = graph.node("Gather", [ways, place])
+    return graph.node("Gather", [numbers, node])
+
+
+def _depth(trees: BoostedTrees) -> int:
+    """The most steps from a root to a leaf."""
+    nodes, depth = trees.roots, 0
+    while len(nodes := nodes[trees.features[nodes] >= 0]):
+        # One of the two ways is that of missing values, too: a chain's nodes would double.
+        nodes, depth = np.unique(trees.children[nodes]), depth + 1
+    return depth
 
 
 class ColumnNodes(NamedTuple):
@@ -248,7 +490,7 @@ def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     for (_, trees), weight in zip(model.extra_members_, pack.extra_weights, strict=True):
         if weight:
             n_classes, share = len(getattr(model, "classes_", ())), np.array(weight)
-            name = predictions(graph, trees, columns.numbers, columns.places, n_classes)
+            name = _of_trees(graph, trees, columns.numbers, columns.places, n_classes)
             outputs.append(graph.node("Mul", [name, graph.constant(share, graph.kinds.DOUBLE)]))
     return graph.node("Sum", outputs)
 
