@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.data import outputs
-from fastmlp.data.arrow import FILES, expanded, imported
+from fastmlp.data.arrow import FILES, expanded, imported, naming
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, not_text
 
 
@@ -84,23 +84,15 @@ def _of_arrays(path: str, who: str) -> Any:
     import pyarrow
 
     columns: dict[str, Any] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            array = arrays[name]
-            if array.ndim == 1:
-                columns[name] = pyarrow.array(array)
-            elif array.ndim == 2:
-                short = name.lower()
-                of_columns = {
-                    f"{short}{j}": pyarrow.array(array[:, j]) for j in range(array.shape[1])
-                }
-                columns |= of_columns
-            else:
-                raise ValueError(f"{who}: {path}: {name!r} has {array.ndim} dimensions, not 1 or 2")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len({*lengths.values()}) > 1:
-        raise ValueError(f"{who}: {path}: arrays of several lengths: {lengths}")
-    return pyarrow.table(columns)
+    with naming(path), np.load(path, allow_pickle=False) as arrays:
+        for name, array in arrays.items():
+            if array.ndim not in (1, 2):
+                raise ValueError(f"{who}: {name!r} has {array.ndim} dimensions, not 1 or 2")
+            names = (
+                [f"{name.lower()}{j}" for j in range(array.shape[1])] if array.ndim > 1 else [name]
+            )
+            columns |= dict(zip(names, array.reshape(len(array), -1).T, strict=True))
+        return pyarrow.table(columns)
 
 
 def require_new(path: str, *, force: bool, who: str) -> None:

@@ -8,26 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastmlp import __version__
-from fastmlp.cli.options import (
-    CommandError,
-    Parser,
-    UsageError,
-    add_export,
-    add_predict,
-    add_score,
-    add_show,
-    add_train,
-    parsed,
-    positive,
-    printable,
-    seed,
-)
+from fastmlp.cli import options
+from fastmlp.cli.options import CommandError, Parser, UsageError, parsed, printable
 
-PICTURES = (".png", ".pdf", ".svg")
 # The exit code of a wrong use, argparse's.
 WRONG_USE = 2
 # The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
@@ -118,14 +104,6 @@ def ending() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-class Subcommand(NamedTuple):
-    """A command: its line in the help, what adds its options, and what runs it."""
-
-    text: str
-    add_options: Callable[[Parser], None]
-    run: Callable[[argparse.Namespace], None]
-
-
 def _parser() -> Parser:
     parser = Parser(
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
@@ -133,10 +111,10 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     parser.set_defaults(run=lambda _: print(parser.format_help(), end=""))
     commands = parser.add_subparsers(title="commands", metavar="command")
-    for name, command in COMMANDS.items():
-        added = commands.add_parser(name, help=command.text)
-        added.add_options = command.add_options
-        added.set_defaults(run=command.run, parser=added)
+    for name, (text, add_options, run) in COMMANDS.items():
+        added = commands.add_parser(name, help=text)
+        add_options(added)
+        added.set_defaults(run=run, parser=added)
     return parser
 
 
@@ -149,37 +127,16 @@ def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:
     return run
 
 
-def _add_demo(demo: Parser) -> None:
-    add, picture = demo.add_argument, Path("fastmlp-demo.png")
-    add("--epochs", type=positive, default=30, metavar="N", help="default: 30")
-    text = f"where to save the picture; default: {picture}"
-    add("--output", type=_picture, default=picture, metavar="PATH", help=text)
-    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     from fastmlp.cli.demo import run_demo
 
     run_demo(arguments.output, epochs=arguments.epochs, seed=arguments.seed)
 
 
-def _add_info(info: Parser) -> None:
-    info.add_argument("--json", action="store_true", help="print it as JSON")
-
-
 def _info(arguments: argparse.Namespace) -> None:
     from fastmlp.cli.info import format_info, info
 
     print(json.dumps(info()) if arguments.json else format_info())
-
-
-def _add_warmup(ahead: Parser) -> None:
-    add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
-    add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
-    one = "of nets of this dtype alone; default: float32 and float64"
-    add("--dtype", choices=["float32", "float64"], metavar="DTYPE", help=one)
-    shared = "let other users read the cache, which NUMBA_CACHE_DIR names"
-    add("--shared", action="store_true", help=shared)
 
 
 def _warmup(arguments: argparse.Namespace) -> None:
@@ -201,28 +158,20 @@ def _warmup(arguments: argparse.Namespace) -> None:
     print(f"{seconds:.1f} s, kept in {cache.folder()}")
 
 
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    return path
-
-
+# The line of the help, the function that adds the options, and the function that runs.
 COMMANDS = {
-    "train": Subcommand("train a net on a table", add_train, _on_tables("train")),
-    "predict": Subcommand("predict the rows of a table", add_predict, _on_tables("predict")),
-    "score": Subcommand(
-        "measure a model on a table with its target", add_score, _on_tables("score")
+    "train": ("train a net on a table", options.add_train, _on_tables("train")),
+    "predict": ("predict the rows of a table", options.add_predict, _on_tables("predict")),
+    "score": (
+        "measure a model on a table with its target", options.add_score, _on_tables("score")
     ),
-    "show": Subcommand(
-        "print what a model was trained on, and its layers", add_show, _on_tables("show")
+    "show": (
+        "print what a model was trained on, and its layers", options.add_show, _on_tables("show")
     ),
-    "export": Subcommand(
-        "write a model as C source or an ONNX graph", add_export, _on_tables("export")
+    "export": (
+        "write a model as C source or an ONNX graph", options.add_export, _on_tables("export")
     ),
-    "demo": Subcommand("learn handwritten digits, beside scikit-learn", _add_demo, _demo),
-    "info": Subcommand("versions, compiler, threads, cache", _add_info, _info),
-    "warmup": Subcommand("compile everything ahead, into the disk cache", _add_warmup, _warmup),
-}
+    "demo": ("learn handwritten digits, beside scikit-learn", options.add_demo, _demo),
+    "info": ("versions, compiler, threads, cache", options.add_info, _info),
+    "warmup": ("compile everything ahead, into the disk cache", options.add_warmup, _warmup),
+}  # fmt: skip

@@ -2,11 +2,14 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, NoReturn, get_args
+from pathlib import Path
+from typing import Any, NoReturn
 
 from fastmlp.data import csv_files
+from fastmlp.data.arrow import ROWS
+from fastmlp.data.outputs import WRITERS
 from fastmlp.validation.suggestions import suggestion
 
 # From an option, or advice, to the words of other programs, without their hyphens.
@@ -43,6 +46,7 @@ FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of th
 # Presets and losses of the estimators, which import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
+PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
 # The function of fastmlp that writes files of an ending; its keywords are the options that it has.
@@ -50,16 +54,7 @@ EXPORTS = {".h": "to_c", ".c": "to_c", ".onnx": "to_onnx"}
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line; a command's options are added when it is used."""
-
-    add_options: Callable[["Parser"], None] | None = None
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Add the command's options, once, and parse."""
-        if self.add_options is not None:
-            add_options, self.add_options = self.add_options, None
-            add_options(self)
-        return super().parse_known_args(args, namespace)
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print an error, and exit with code 2."""
@@ -110,14 +105,12 @@ def printable(text: object) -> str:
 
 def add_train(train: Parser) -> None:
     """Add the options of `train`."""
-    from fastmlp.tabular.schema import Task
-
     train.description = (
         "Train an ensemble of nets on a table, and write it to a file that predicts from raw "
         "columns; of a table that does not fit into memory, on rows that are drawn by the seed. "
         "Notes go to standard error, the scores of the held-out rows to standard output."
     )
-    add, tasks = train.add_argument, ("auto", *get_args(Task))
+    add, tasks = train.add_argument, ("auto", "classification", "regression")
     add("data", nargs="*", metavar="DATA", help=FILES)
     _add_encoding(train)
     add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
@@ -147,9 +140,6 @@ def add_train(train: Parser) -> None:
 
 def add_predict(predict: Parser) -> None:
     """Add the options of `predict`."""
-    from fastmlp.data.arrow import ROWS
-    from fastmlp.data.outputs import WRITERS
-
     predict.description = "Predict the rows of a table: columns are found by name."
     _add_model_and_data(predict)
     add = predict.add_argument
@@ -203,6 +193,30 @@ def add_export(export: Parser) -> None:
     add("--force", action="store_true", default=False, help="overwrite OUT")
 
 
+def add_demo(demo: Parser) -> None:
+    """Add the options of `demo`."""
+    add, picture = demo.add_argument, Path("fastmlp-demo.png")
+    add("--epochs", type=positive, default=30, metavar="N", help="default: 30")
+    text = f"where to save the picture; default: {picture}"
+    add("--output", type=_picture, default=picture, metavar="PATH", help=text)
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
+
+
+def add_info(info: Parser) -> None:
+    """Add the options of `info`."""
+    info.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def add_warmup(ahead: Parser) -> None:
+    """Add the options of `warmup`."""
+    add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
+    add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
+    one = "of nets of this dtype alone; default: float32 and float64"
+    add("--dtype", choices=["float32", "float64"], metavar="DTYPE", help=one)
+    shared = "let other users read the cache, which NUMBA_CACHE_DIR names"
+    add("--shared", action="store_true", help=shared)
+
+
 def _add_model_and_data(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     parser.add_argument("data", nargs="+", metavar="DATA", help=FILES)
@@ -252,20 +266,13 @@ def seed(text: str) -> int:
     return number
 
 
-def _number(text: str) -> float:
+def _above_zero(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r}")
-    return number
-
-
-def _above_zero(text: str) -> float:
-    number = _number(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return number
 
 
@@ -280,3 +287,12 @@ def _valid(text: str) -> Any:
         message = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
         raise argparse.ArgumentTypeError(message)
     return fraction
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path

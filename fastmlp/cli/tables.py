@@ -385,8 +385,7 @@ def run_show(arguments: argparse.Namespace) -> None:
 
 
 def _listed(values: Any) -> str:
-    shown = ", ".join(map(str, values[:MOST_SHOWN]))
-    return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")
+    return listed([*map(str, values)], MOST_SHOWN)
 
 
 def task_of(model: Any) -> schema.Task:

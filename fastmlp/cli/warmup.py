@@ -1,6 +1,5 @@
 """Compiling ahead: fill the disk cache with every kernel and every rule."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_LANE_PRODUCTS, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
-from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.export import jit
 from fastmlp.export.derivatives import jacobian
@@ -37,10 +35,8 @@ WIDTH = 2
 
 def warmup(
     dtypes: Sequence[str] = ("float32", "float64"),
-    parallel: bool = True,
-    report: Callable[[str], Any] | None = None,
-    client: Any = None,
     compute_dtype: ComputeDType | None = None,
+    report: Callable[[str], Any] | None = None,
 ) -> float:
     """Compile every kernel and every rule, so that later programs load them from the code cache.
 
@@ -51,42 +47,38 @@ def warmup(
     ----------
     dtypes : sequence of str, default ("float32", "float64")
         The dtypes to compile for.
-    parallel : bool, default True
-        If True, compile the functions of teams of threads too.
-    report : callable, optional
-        Called with a line of text before each part, for example `print`.
-    client : distributed.Client or "auto", optional
-        Compile in each worker of a Dask cluster; `report` is not called then.
     compute_dtype : "bfloat16", optional
         Compile what mixed precision needs too; it needs "float32" among `dtypes`.
+    report : callable, optional
+        Called with a line of text before each part, for example `print`.
 
     Returns
     -------
     float
-        The seconds it took; those of the slowest worker.
+        The seconds that it took.
 
     Raises
     ------
     TypeError, ValueError
         If an argument has the wrong type or value, such as a dtype that is neither float32 nor
         float64; nothing has been compiled then.
-    OSError, RuntimeError
-        If the workers cannot do it; the message says what to do.
     KeyboardInterrupt
         On Ctrl-C; code that has been compiled stays in the cache.
 
     Examples
     --------
     >>> from fastmlp.cli.warmup import warmup
-    >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
+    >>> seconds = warmup(dtypes=["float32"])  # doctest: +SKIP
     """
-    kinds = _checked(dtypes)
-    _check_precision(compute_dtype, kinds)
-    scalars.boolean("warmup", "parallel", parallel)
-    if client is not None:
-        workers = Cluster(client_of(client, "warmup"), "warmup")
-        reports = workers.each(_in_worker, kinds, parallel, compute_dtype)
-        return float(max(reports.values(), default=0.0))
+    # The letters of a single str name dtypes too.
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
+    kinds = [resolve.dtype(dtype).name for dtype in dtypes]
+    if compute_dtype is not None:
+        scalars.known("warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS)
+        if "float32" not in kinds:
+            needed = f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes"
+            raise ValueError(f"{needed}, got {kinds}")
     say = report or (lambda line: None)
     start = time.perf_counter()
     block_of(shuffle_again, np.int64)
@@ -103,35 +95,11 @@ def warmup(
     if compute_dtype is not None:
         say(f"float32: products of {compute_dtype}")
         compile_paired(np.dtype(np.float32))
-    if parallel and not INTERPRETED:
+    if not INTERPRETED:
         say("parallel kernels")
         worker_pool.compile_all()
         dispatch.calibration_driver()
     return time.perf_counter() - start
-
-
-async def _in_worker(
-    dtypes: list[str], parallel: bool, compute_dtype: ComputeDType | None
-) -> float:
-    """Compile in a thread, so that the worker goes on to answer."""
-    return await asyncio.to_thread(warmup, dtypes, parallel, compute_dtype=compute_dtype)
-
-
-def _checked(dtypes: Sequence[str]) -> list[str]:
-    """Return the names of dtypes; a single str is an error, as its letters name dtypes too."""
-    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
-        raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
-    return [resolve.dtype(dtype).name for dtype in dtypes]
-
-
-def _check_precision(compute_dtype: object, dtypes: list[str]) -> None:
-    if compute_dtype is None:
-        return
-    scalars.known("warmup", "compute_dtype", compute_dtype, spec.KNOWN, spec.SYNONYMS)
-    if "float32" not in dtypes:
-        raise ValueError(
-            f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes, got {dtypes}"
-        )
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:

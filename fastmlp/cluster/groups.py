@@ -14,14 +14,14 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 from fastmlp import __version__
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.suggestions import listed, needs
 
 
 def client_of(client: Any, who: str) -> Any:
@@ -182,17 +182,8 @@ OF_HOST = (HOST, THREADS)
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
-class TaskGroup(NamedTuple):
-    """Tasks that a worker does in one call.
-
-    Attributes
-    ----------
-    numbers : of the tasks
-    work : function without arguments, which is pickled; returns one result for each
-    """
-
-    numbers: Sequence[int]
-    work: Callable[[], Sequence[Any]]
+# The numbers of the items of one task, and the function of one result for each, which is pickled.
+Group = tuple[list[int], Callable[[], Sequence[Any]]]
 
 
 def dealt(costs: Sequence[float], n_at_once: int) -> list[list[int]]:
@@ -233,7 +224,14 @@ class Cluster:
         # Seconds without a group that ends, after which a worker hangs.
         self._limit = None if timeout is None else timeout + GRACE_SECONDS
         self.interrupted = False
-        facts_of = self.each(facts)
+        answers = self._asked(client.run, facts, on_error="return")
+        for answer in answers.values():
+            # Without those of workers that die meanwhile.
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise answer
+        facts_of = {
+            name: answer for name, answer in answers.items() if not isinstance(answer, Exception)
+        }
         if not facts_of:
             raise RuntimeError(
                 f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
@@ -255,22 +253,6 @@ class Cluster:
             host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
 
-    def each(self, function: Callable[..., Any], *words: Any) -> dict[str, Any]:
-        """The results of a function by worker, without workers that die meanwhile.
-
-        Raises
-        ------
-        Exception
-            The function's error.
-        """
-        answers = self._asked(self._client.run, function, *words, on_error="return")
-        for answer in answers.values():
-            if isinstance(answer, Exception) and not isinstance(answer, OSError):
-                raise answer
-        return {
-            name: answer for name, answer in answers.items() if not isinstance(answer, Exception)
-        }
-
     def _warn_of_others(self, all_facts: Sequence[dict[str, Any]]) -> None:
         """Warn if processors or versions differ, here or among the workers."""
         different = []
@@ -287,20 +269,25 @@ class Cluster:
 
     def run(
         self,
-        groups: Sequence[TaskGroup],
+        work: Callable[[Any], Sequence[Any]],
+        items: Sequence[Any],
+        costs: Sequence[float],
         arrays: Iterable[Any],
         done: Callable[[int, Any], Any],
-        name: str = "task",
+        name: str,
     ) -> None:
-        """Run the groups; `done` gets the number and the result of each task, in any order.
+        """Run a function on items, in groups of about the same cost.
 
-        A group whose worker dies runs again on another. The first error cancels all other groups,
-        and is raised with a note that has its tasks; Ctrl-C cancels them too.
+        `done` gets the number and the result of each item, in any order. A group whose worker dies
+        runs again on another. The first error cancels all other groups, and has a note with its
+        items; Ctrl-C cancels them too.
 
         Parameters
         ----------
+        work : function of a list of items, which is pickled; returns one result for each
+        items, costs : sequences of one length
         arrays : objects that several groups hold; one that a single group holds goes with it
-        name : of a task, in notes
+        name : of an item, in notes
 
         Raises
         ------
@@ -313,6 +300,10 @@ class Cluster:
         Exception
             A group's error.
         """
+        groups: list[Group] = [
+            (numbers, partial(work, [items[i] for i in numbers]))
+            for numbers in dealt(costs, self.n_at_once)
+        ]
         left, shared = list(range(len(groups))), list(arrays)
         try:
             for _ in range(ROUNDS):
@@ -327,36 +318,12 @@ class Cluster:
             # If the scheduler was lost, its error is raised instead.
             self._check()
             raise
-        numbers = [number for i in left for number in groups[i].numbers]
-        raise RuntimeError(
-            f"{self._who}: the workers of {name} {_numbers_text(numbers)} were lost {ROUNDS} times"
-        )
-
-    def run_items(
-        self,
-        work: Callable[[Any], Sequence[Any]],
-        items: Sequence[Any],
-        costs: Sequence[float],
-        arrays: Iterable[Any],
-        done: Callable[[int, Any], Any],
-        name: str,
-    ) -> None:
-        """Run a function on items, in groups of about the same cost; the rest is as of `run`.
-
-        Parameters
-        ----------
-        work : function of a list of items, which is pickled; returns one result for each
-        items, costs : sequences of one length
-        """
-        groups = [
-            TaskGroup(numbers, partial(work, [items[i] for i in numbers]))
-            for numbers in dealt(costs, self.n_at_once)
-        ]
-        self.run(groups, arrays, done, name)
+        lost = _text([number for i in left for number in groups[i][0]])
+        raise RuntimeError(f"{self._who}: the workers of {name} {lost} were lost {ROUNDS} times")
 
     def _round(
         self,
-        groups: Sequence[TaskGroup],
+        groups: Sequence[Group],
         left: Sequence[int],
         arrays: list[Any],
         done: Callable[[int, Any], Any],
@@ -387,9 +354,9 @@ class Cluster:
                     continue
                 except Exception as error:
                     if not getattr(error, "__notes__", None):
-                        error.add_note(f"in {name} {_numbers_text(groups[i].numbers)}")
+                        error.add_note(f"in {name} {_text(groups[i][0])}")
                     raise
-                for number, result in zip(groups[i].numbers, results, strict=True):
+                for number, result in zip(groups[i][0], results, strict=True):
                     done(number, result)
         finally:
             if self._client.status == "running":
@@ -437,12 +404,12 @@ class Cluster:
             ) from error
 
     def _submitted(
-        self, groups: Sequence[TaskGroup], left: Sequence[int], arrays: list[Any]
+        self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
 
-        packed = {i: pack(groups[i].work, arrays) for i in left}
+        packed = {i: pack(groups[i][1], arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
         arguments = dict(enumerate(arrays))
@@ -487,10 +454,8 @@ class Cluster:
         return [now[token] for token in tokens]
 
 
-def _numbers_text(numbers: Sequence[int]) -> str:
-    """Return numbers as text, the first ones of many."""
-    more = " ..." if len(numbers) > 8 else ""
-    return f"{', '.join(map(str, sorted(numbers)[:8]))}{more}"
+def _text(numbers: Sequence[int]) -> str:
+    return listed([*map(str, sorted(numbers))], 8)
 
 
 def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
@@ -513,6 +478,6 @@ def run_tasks(
         On Ctrl-C, after calls of `done` for the tasks that had ended.
     """
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
-    cluster.run_items(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
+    cluster.run(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
     if cluster.interrupted:
         raise KeyboardInterrupt

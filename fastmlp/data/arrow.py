@@ -83,7 +83,8 @@ def paths_of(X: Any) -> list[str] | None:
     paths = [X] if isinstance(X, str | os.PathLike) else X
     if not isinstance(paths, list | tuple) or not paths:
         return None
-    return [os.fspath(one) for one in paths] if all(map(_is_path, paths)) else None
+    are_paths = all(isinstance(one, str | os.PathLike) for one in paths)
+    return [os.fspath(one) for one in paths] if are_paths else None
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:
@@ -124,10 +125,6 @@ def no_table(X: object, expected: str, who: str) -> TypeError:
 def instead_of(X: object) -> str:
     """The advice for an object of another library; "" for a table and for any other object."""
     return "" if is_table(X) else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str | os.PathLike)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fastmlp._process import memory
 from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
 from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
-from fastmlp.data.sources import Block, seed_of
+from fastmlp.data.sources import Block
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
@@ -58,15 +58,10 @@ class Blocks:
 
     def __init__(self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0):
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
-        self._read_targets = read
 
     def read(self, i: int) -> Block:
         """Return X, y and, where rows have weights, the weights of block i."""
         return self._read(i)
-
-    def _of_targets(self) -> Blocks:
-        """Return the same blocks, whose X is not read, if y lies by itself."""
-        return Blocks(self.block_sizes, self._read_targets, self.seed)
 
     def __repr__(self) -> str:
         n = count(sum(self.block_sizes), "row")
@@ -194,7 +189,7 @@ class Blocks:
         arrow.imported(who)
         paths, column_names = arrow.expanded(files, who), ColumnNames(target, features, weight)
         blocks = FileBlocks(ParquetGroups(), paths, column_names, rows, who)
-        return cls._of_columns(blocks, seed_of(seed, who))
+        return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))
 
     @classmethod
     @explained
@@ -237,19 +232,20 @@ class Blocks:
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
         blocks = table_blocks(table, ColumnNames(target, features, weight), rows, who)
-        return cls._of_columns(blocks, seed_of(seed, who))
+        return cls._of_columns(blocks, scalars.non_negative_integer(who, "seed", seed))
 
     @classmethod
     def _of_columns(cls, blocks: FileBlocks | TableBlocks, seed: int) -> Self:
         made = cls(blocks.block_sizes, blocks.read, seed)
-        made.feature_names, made._read_targets = blocks.feature_names, blocks._of_targets().read
+        made.feature_names = blocks.feature_names
         return made
 
     @classmethod
     def _of(
         cls, arrays: tuple[Any, Any, Any], rows: Any, seed: Any, who: str, *, of_files: bool = False
     ) -> Self:
-        rows, seed, X = scalars.positive_integer(who, "rows", rows), seed_of(seed, who), arrays[0]
+        rows, X = scalars.positive_integer(who, "rows", rows), arrays[0]
+        seed = scalars.non_negative_integer(who, "seed", seed)
         named = zip(("X", "y", "sample_weight"), arrays, strict=True)
         columns = {name: array for name, array in named if array is not None}
         for name, array in columns.items():
@@ -266,13 +262,7 @@ class Blocks:
             first = i * rows
             return tuple(part(first, first + sizes[i]) for part in parts)
 
-        def read_targets(i: int) -> Any:
-            y_of_block = parts[1](i * rows, i * rows + sizes[i])
-            return y_of_block, y_of_block
-
-        made = cls(sizes, read, seed)
-        made._read_targets = read_targets
-        return made
+        return cls(sizes, read, seed)
 
 
 def _part(array: Any, *, of_files: bool) -> Part:

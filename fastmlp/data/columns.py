@@ -1,7 +1,6 @@
 """Columns of files and tables by their names, and the sources that are made of them."""
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -74,11 +73,6 @@ class NamedColumns(NamedTuple):
     weight: str | None
 
     @property
-    def of_targets(self) -> "NamedColumns":
-        """The columns of y alone."""
-        return self._replace(features=(), weight=None)
-
-    @property
     def names(self) -> list[str]:
         """The names of all columns, each once."""
         weights = [] if self.weight is None else [self.weight]
@@ -115,23 +109,6 @@ class NamedColumns(NamedTuple):
         if self.weight is None:
             return X, y
         return X, y, frames.numbers(batch.select([self.weight]), None, where, "sample_weight")[:, 0]
-
-
-class NamedBlocks:
-    """Blocks of columns that are known by their names."""
-
-    _columns: NamedColumns | None = None
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns of X."""
-        return None if self._columns is None else self._columns.features
-
-    def _of_targets(self) -> Self:
-        """Return the same blocks, whose X has no columns."""
-        made = copy(self)
-        made._columns = None if self._columns is None else self._columns.of_targets
-        return made
 
 
 class ColumnNames(NamedTuple):
@@ -235,7 +212,7 @@ class ArrowGroups:
             return file.get_batch(group).slice(piece * rows, rows)
 
 
-class FileBlocks(NamedBlocks):
+class FileBlocks:
     """Groups of rows of files, or pieces of them, as blocks.
 
     Attributes
@@ -262,9 +239,8 @@ class FileBlocks(NamedBlocks):
         for path in paths:
             with naming(path):
                 schema, group_rows = groups.sizes(path)
-                columns = columns_of(schema, column_names, f"{who}: {path}")
+                self._columns = columns_of(schema, column_names, f"{who}: {path}")
             # Without names of features, those of the first file are read in all.
-            self._columns = self._columns or columns
             column_names, before = self._columns.wanted, 0
             for group, n in enumerate(group_rows):
                 most = rows or max(n, 1)
@@ -272,18 +248,17 @@ class FileBlocks(NamedBlocks):
                     self._places.append((path, group, most, piece, before + first))
                     sizes.append(min(most, n - first))
                 before += n
-        self.block_sizes = tuple(sizes)
+        self.block_sizes, self.feature_names = tuple(sizes), self._columns.features
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
-        (path, group, rows, piece, first), columns = self._places[i], self._columns
-        assert columns is not None
+        path, group, rows, piece, first = self._places[i]
         with naming(path):
-            batch = self._groups.read(path, group, columns.names, rows, piece)
-        return columns.block(batch, Place(f"{self._groups.noun} {group} of {path}", first))
+            batch = self._groups.read(path, group, self._columns.names, rows, piece)
+        return self._columns.block(batch, Place(f"{self._groups.noun} {group} of {path}", first))
 
 
-class TableBlocks(NamedBlocks):
+class TableBlocks:
     """Slices of a table in memory as blocks.
 
     Attributes
@@ -292,12 +267,11 @@ class TableBlocks(NamedBlocks):
     """
 
     def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
-        self._batches, self._columns = batches, columns
+        self._batches, self._columns, self.feature_names = batches, columns, columns.features
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
-        assert self._columns is not None
         return self._columns.block(*self._batches[i])
 
 
@@ -312,7 +286,7 @@ def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> Tabl
     return TableBlocks(batches, columns)
 
 
-class Passes(NamedBlocks):
+class Passes:
     """Begins passes over the batches of files or of a table.
 
     Parameters
@@ -321,31 +295,27 @@ class Passes(NamedBlocks):
     schema : the columns of X, or None if they are known once the first batch has been read
     """
 
-    _targets_alone = False
-
     def __init__(self, X: Any, column_names: ColumnNames, who: str, schema: Any) -> None:
         self._X, self._column_names, self._who = X, column_names, who
         self._columns = None if schema is None else columns_of(schema, column_names, who)
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of X."""
+        return None if self._columns is None else self._columns.features
 
     def _choose(self, schema: Any, who: str) -> ChosenColumns:
         """Choose the columns of one of the files; those of the first are read in all."""
         wanted = self._column_names if self._columns is None else self._columns.wanted
         columns = columns_of(schema, wanted, who)
         self._columns = self._columns or columns
-        names = columns.targets if self._targets_alone else columns.names
-        return ChosenColumns(names, names, labels=columns.targets, nulls=True)
+        return ChosenColumns(columns.names, columns.names, labels=columns.targets, nulls=True)
 
     def __call__(self) -> Iterator[Block]:
         for batch, where in records_of(self._X, self._choose, ROWS, self._who):
             assert self._columns is not None
-            columns = self._columns.of_targets if self._targets_alone else self._columns
             if batch.num_rows:
-                yield columns.block(batch, where)
-
-    def _of_targets(self) -> Self:
-        made = copy(self)
-        made._targets_alone = True
-        return made
+                yield self._columns.block(batch, where)
 
 
 class ReadOnce:

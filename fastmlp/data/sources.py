@@ -5,7 +5,6 @@ A source is recognised by what it can do. No base class is needed.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -98,8 +97,9 @@ class RandomAccess:
 
     def __init__(self, source: BlockSource, who: str) -> None:
         self._source = source
-        self._sizes = _sizes(source.block_sizes, who)
-        self._seed = seed_of(getattr(source, "seed", 0), who)
+        check = scalars.non_negative_integer
+        self._sizes = [check(who, "a size of block_sizes", n) for n in source.block_sizes]
+        self._seed = check(who, "seed", getattr(source, "seed", 0))
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
@@ -132,11 +132,6 @@ class SourceSlice:
         if self.block_sizes[i] == self._sizes[place]:
             return content
         return tuple(None if part is None else part[rows] for part in content)
-
-    def _of_targets(self) -> "SourceSlice":
-        part = copy(self)
-        part._source = y_alone(self._source)
-        return part
 
 
 class StreamBlocks:
@@ -173,12 +168,6 @@ def opened(source: Any, who: str) -> Opened:
     return RandomAccess(source, who) if has_blocks(source) else StreamBlocks(source)
 
 
-def y_alone(source: Any) -> Any:
-    """Return the same blocks, of which the source reads y alone, if it can; X is then anything."""
-    made = getattr(source, "_of_targets", None)
-    return source if made is None else made()
-
-
 def targets_of(source: Any, who: str) -> Iterator[Any]:
     """Yield y of each block that has rows: a pass over a source.
 
@@ -193,7 +182,7 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
             f"{who}: {kind_of(source)} can be read once, and to look at the labels takes a pass: "
             f"{instead}"
         )
-    for piece in opened(y_alone(source), who).blocks(0, mixed=False):
+    for piece in opened(source, who).blocks(0, mixed=False):
         y = parts_of(piece.content, f"{who}: {piece.name}")[1]
         if len(y):
             yield y
@@ -218,22 +207,6 @@ def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
             f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
         )
     return (*content, None)[:3]
-
-
-def _sizes(block_sizes: Any, who: str) -> list[int]:
-    sizes = list(block_sizes)
-    for size in sizes:
-        whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        if not whole or size < 0:
-            raise ValueError(f"{who}: block_sizes must be integers of 0 or more, got {size!r}")
-    return [int(size) for size in sizes]
-
-
-def seed_of(seed: Any, who: str) -> int:
-    """Check a source's seed."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"{who}: seed must be an integer of 0 or more, got {seed!r}")
-    return int(seed)
 
 
 @dataclass(frozen=True)

