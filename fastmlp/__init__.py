@@ -4,119 +4,73 @@
 import typing as _typing
 from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
+from types import ModuleType as _ModuleType
 
-from fastmlp.data.blocks import Blocks
-from fastmlp.data.csv_files import CSVFile
-from fastmlp.model import MLP
-from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
-from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizer_protocol import EMA, SWA
-from fastmlp.rules.optimizers import (
-    LBFGS,
-    SGD,
-    Adagrad,
-    Adam,
-    AdamW,
-    Custom,
-    LevenbergMarquardt,
-    Nadam,
-    RMSprop,
-    ScheduleFreeAdamW,
-)
-from fastmlp.rules.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    InverseScaling,
-    OneCycle,
-    StepDecay,
-    Warmup,
-)
-from fastmlp.serialization.safetensors_file import FileError
-from fastmlp.training.history import History, Report, Status
-from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
+from fastmlp.data.blocks import Blocks as Blocks
+from fastmlp.data.csv_files import CSVFile as CSVFile
+from fastmlp.model import MLP as MLP
+from fastmlp.rules.loss_settings import BinaryFocal as BinaryFocal
+from fastmlp.rules.loss_settings import Focal as Focal
+from fastmlp.rules.loss_settings import Quantile as Quantile
+from fastmlp.rules.loss_settings import Tweedie as Tweedie
+from fastmlp.rules.losses import Loss as Loss
+from fastmlp.rules.optimizer_protocol import EMA as EMA
+from fastmlp.rules.optimizer_protocol import SWA as SWA
+from fastmlp.rules.optimizers import LBFGS as LBFGS
+from fastmlp.rules.optimizers import SGD as SGD
+from fastmlp.rules.optimizers import Adagrad as Adagrad
+from fastmlp.rules.optimizers import Adam as Adam
+from fastmlp.rules.optimizers import AdamW as AdamW
+from fastmlp.rules.optimizers import Custom as Custom
+from fastmlp.rules.optimizers import LevenbergMarquardt as LevenbergMarquardt
+from fastmlp.rules.optimizers import Nadam as Nadam
+from fastmlp.rules.optimizers import RMSprop as RMSprop
+from fastmlp.rules.optimizers import ScheduleFreeAdamW as ScheduleFreeAdamW
+from fastmlp.rules.schedules import Constant as Constant
+from fastmlp.rules.schedules import Cosine as Cosine
+from fastmlp.rules.schedules import Exponential as Exponential
+from fastmlp.rules.schedules import InverseScaling as InverseScaling
+from fastmlp.rules.schedules import OneCycle as OneCycle
+from fastmlp.rules.schedules import StepDecay as StepDecay
+from fastmlp.rules.schedules import Warmup as Warmup
+from fastmlp.serialization.safetensors_file import FileError as FileError
+from fastmlp.training.history import History as History
+from fastmlp.training.history import Report as Report
+from fastmlp.training.history import Status as Status
+from fastmlp.training.stopping import EarlyStopping as EarlyStopping
+from fastmlp.training.stopping import ReduceLROnPlateau as ReduceLROnPlateau
 
 if _typing.TYPE_CHECKING:
-    from fastmlp.data.outputs import predict_arrow, predict_parquet
-    from fastmlp.data.standardizer import Standardizer
-
-    # For type checkers what is loaded on first use; with `as` as names of this module's own.
+    # For type checkers what is loaded on first use.
+    from fastmlp.data.outputs import predict_arrow as predict_arrow
+    from fastmlp.data.outputs import predict_parquet as predict_parquet
+    from fastmlp.data.standardizer import Standardizer as Standardizer
     from fastmlp.estimators.mlp import MLPClassifier as MLPClassifier
     from fastmlp.estimators.mlp import MLPRegressor as MLPRegressor
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.export import jit as jit
-    from fastmlp.export.c_file import to_c
-    from fastmlp.export.derivatives import gradient, jacobian
-    from fastmlp.export.fold import fold
-    from fastmlp.export.onnx import to_onnx
-    from fastmlp.export.shap import shap_values
-    from fastmlp.many.fit_many import fit_many
-    from fastmlp.network.check_rule import check_rule
-    from fastmlp.saving import load, save
+    from fastmlp.export.c_file import to_c as to_c
+    from fastmlp.export.derivatives import gradient as gradient
+    from fastmlp.export.derivatives import jacobian as jacobian
+    from fastmlp.export.fold import fold as fold
+    from fastmlp.export.onnx import to_onnx as to_onnx
+    from fastmlp.export.shap import shap_values as shap_values
+    from fastmlp.many.fit_many import fit_many as fit_many
+    from fastmlp.network.check_rule import check_rule as check_rule
+    from fastmlp.saving import load as load
+    from fastmlp.saving import save as save
     from fastmlp.tabular.models import TabularMLPClassifier as TabularMLPClassifier
     from fastmlp.tabular.models import TabularMLPRegressor as TabularMLPRegressor
 
 __version__ = "0.3.0"
+__all__: list[str]
 
-__all__ = [
-    "EMA",
-    "LBFGS",
-    "MLP",
-    "SGD",
-    "SWA",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "BinaryFocal",
-    "Blocks",
-    "CSVFile",
-    "Constant",
-    "Cosine",
-    "Custom",
-    "EarlyStopping",
-    "Exponential",
-    "FileError",
-    "Focal",
-    "History",
-    "InverseScaling",
-    "LevenbergMarquardt",
-    "Loss",
-    "Nadam",
-    "OneCycle",
-    "Quantile",
-    "RMSprop",
-    "ReduceLROnPlateau",
-    "Report",
-    "ScheduleFreeAdamW",
-    "Standardizer",
-    "Status",
-    "StepDecay",
-    "Tweedie",
-    "Warmup",
-    "check_rule",
-    "fit_many",
-    "fold",
-    "gradient",
-    "jacobian",
-    "load",
-    "predict_arrow",
-    "predict_parquet",
-    "save",
-    "shap_values",
-    "to_c",
-    "to_onnx",
-]
-
-if _find_spec("sklearn") is not None:  # 90 us; a star would fail where there is none
-    __all__ += ["MLPClassifier", "MLPRegressor", "MLPSearchCV"]
-    __all__ += ["TabularMLPClassifier", "TabularMLPRegressor"]
-_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
-    **dict.fromkeys(_ESTIMATORS, "estimators.mlp"),
+    **dict.fromkeys(("MLPClassifier", "MLPRegressor"), "estimators.mlp"),
     "MLPSearchCV": "estimators.search",
     **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.models"),
 }
-_MODULES = ("jit",)
+_MODULES = {"jit"}
 _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
@@ -135,8 +89,12 @@ _ROOMS = {
     "to_onnx": "export.onnx",
 }
 
-
 if not _typing.TYPE_CHECKING:
+    # A star import would fail at a name that is missing.
+    _missing = {*_OF_SKLEARN} if _find_spec("sklearn") is None else set()  # 90 us
+    _here = {name for name, thing in globals().items() if not isinstance(thing, _ModuleType)}
+    __all__ = sorted(name for name in _here | _ROOMS.keys() - _missing - _MODULES if name[0] != "_")
+
     # Not for type checkers: to them it would give every misspelt name the type Any.
     def __getattr__(name: str) -> object:
         """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
@@ -152,9 +110,7 @@ if not _typing.TYPE_CHECKING:
 
             raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
 
-
-def __dir__() -> list[str]:
-    """Name what can be had: `help` and `inspect.getmembers` get all of it, and end at an error."""
-    missing = _OF_SKLEARN if _find_spec("sklearn") is None else {}
-    dunders = {name for name in globals() if name.startswith("__")}
-    return sorted({*__all__, *_ROOMS, *dunders} - missing.keys())
+    def __dir__() -> list[str]:
+        """Name what can be had: `inspect.getmembers` gets all of it, and ends at an error."""
+        dunders = {name for name in globals() if name.startswith("__")}
+        return sorted({*__all__, *_MODULES, *dunders})
