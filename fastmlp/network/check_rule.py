@@ -98,7 +98,7 @@ def check_rule(
         evaluate = _of_rows(function, target, constants)
     else:
         raw, target = _numbers(function, points, targets, len(constants))
-        evaluate = _of_numbers(function, target, constants)
+        evaluate = of_numbers(function, target, constants)
     with np.errstate(all="ignore"):
         return _largest(evaluate, raw, target)
 
@@ -146,7 +146,7 @@ def _numbers(
     return table[:, :1], table[:, 1:]
 
 
-def _of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
+def of_numbers(function: Any, target: Array, constants: Any) -> Evaluate:
     def pair_at(row: Array) -> tuple[float, float]:
         try:
             result = function(*row, *constants)
@@ -176,7 +176,8 @@ def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
     return evaluate
 
 
-def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
+def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
+    """Return slopes, differences of values, and errors, shape (n_points, n_outputs) each."""
     _, slopes = evaluate(raw)
     derivatives = np.empty(raw.shape)
     for j in range(raw.shape[1]):
@@ -188,7 +189,11 @@ def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
         )
         derivatives[:, j] = (4 * single - double) / 3
     sizes = 1 + np.maximum(np.abs(slopes), np.abs(derivatives))
-    errors = np.abs(slopes - derivatives) / sizes
+    return slopes, derivatives, np.abs(slopes - derivatives) / sizes
+
+
+def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
+    slopes, derivatives, errors = compared(evaluate, raw)
     if not np.isfinite(errors).any():
         raise ValueError(f"{WHO}: rule has no finite value and slope at any point; give points=")
     i, j = divmod(int(np.argmax(np.where(np.isfinite(errors), errors, -1))), raw.shape[1])

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class Metric(NamedTuple):
 
 
 Metrics = Mapping[str, Metric]
+# From parameters to the loss and the metrics of validation rows.
+Validation = Callable[[Array], tuple[float, dict[str, float]]]
 
 
 def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
@@ -340,14 +342,6 @@ def _estimators() -> tuple[Any, Any]:
             return labels
 
     return Regressor, Classifier
-
-
-class Validation(Protocol):
-    """The loss and the metrics of validation rows."""
-
-    def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
-        """Return both at these parameters."""
-        ...
 
 
 @final
