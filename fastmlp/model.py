@@ -45,13 +45,12 @@ from fastmlp.rules.optimizers import require_first_order
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
-from fastmlp.training.checkpoint import EVERY
+from fastmlp.training.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.options import FitOptions, Listener, ValidationData
-from fastmlp.training.ranks.exchange import CommunicatorLike, check_ranks
-from fastmlp.training.ranks.together import ranks_of
+from fastmlp.training.options import EVERY, FitOptions, Listener, ValidationData
+from fastmlp.training.ranks import ranks_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import RawRows
 from fastmlp.training.second_order import batch_size_for

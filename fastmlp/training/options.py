@@ -13,7 +13,6 @@ from fastmlp.backends.protocol import Data
 from fastmlp.data.sources import Reading
 from fastmlp.network.spec import Network
 from fastmlp.training import metrics as of_metrics
-from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import Callback
 from fastmlp.training.metrics import OF_SCORERS, Metrics
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
@@ -22,6 +21,7 @@ from fastmlp.validation.calls import misfit
 
 ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 Listener: TypeAlias = Callback | EarlyStopping | ReduceLROnPlateau
+EVERY = timedelta(minutes=1)
 MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss training_loss"}
 
 

@@ -12,8 +12,7 @@ from ranked import on_ranks, outcomes, parts_of
 
 from fastmlp import MLP, SGD, Adam, EarlyStopping, ReduceLROnPlateau, Status
 from fastmlp.cluster import threads
-from fastmlp.training.ranks.alone import Alone
-from fastmlp.training.ranks.together import Together
+from fastmlp.training.ranks import Alone, Together
 
 SHARES = (60, 3, 0, 37)
 N = sum(SHARES)
