@@ -152,20 +152,18 @@ def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
-    """Return the names of the features for a header; nothing if there are none."""
+    """Return the names of the features for a header, if there are names."""
     names = getattr(estimator, "feature_names_in_", None)
     return {} if names is None else {"feature_names": tuple(names.tolist())}
 
 
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
-    """Check the estimator's settings; return its network."""
     estimator._validate_params()
     to_core.n_threads_of(estimator.n_jobs)
     return to_core.network_of(estimator, sizes, dtype)
 
 
 def _form_of(estimator: Any) -> dict[str, Any]:
-    """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
         form["labels"] = of_labels(estimator)
@@ -190,7 +188,6 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
-    """Set the labels; return the output activation for them."""
     classes = codec.classes_from(spelled)
     binarizer = binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
@@ -222,7 +219,6 @@ def _take_attributes(estimator: Any, attributes: Attributes) -> None:
 
 
 def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]:
-    """Return the JSON form of the optimizer object, or None, and the arrays of the training."""
     optimizer = getattr(estimator, "_optimizer", None)
     if optimizer is None:
         return None, {}
@@ -239,7 +235,6 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
 
 
 def _slots_of(estimator: Any, network: Network) -> Any:
-    """Return the optimizer's state, if it belongs to a net of these layers and this dtype."""
     state: NetState | None = getattr(estimator, "_state", None)
     if state is None or (state.layout, state.parameters.dtype) != (network.layout, network.dtype):
         return None
@@ -371,16 +366,6 @@ class SavedSearch(TypedDict, total=False):
 
 
 def _pack_search(search: Any, *, training: bool) -> Content:
-    """Return the content of a file, with the best estimator's training state if `training`.
-
-    Raises
-    ------
-    sklearn.exceptions.NotFittedError
-        If the search is not fitted. It is a ValueError.
-    ValueError
-        If a parameter is not finite, a setting has no name, or the estimator is not fastmlp's,
-        such as a pipeline.
-    """
     check_is_fitted(search, "cv_results_")
     if type(search.estimator) not in KINDS.values():
         raise ValueError(
@@ -405,13 +390,6 @@ def _pack_search(search: Any, *, training: bool) -> Content:
 
 
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
-    """Return the search in a file's content, after checking every part of it.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If the content is not that of a search.
-    """
     saved = codec.fields_from(SavedSearch, content.header, content.arrays, codec.INNER)
     estimator = KINDS[saved["searched"]](**parameters_from(saved["estimator"], own, None))
     parameters = parameters_from(saved["parameters"], own, n_threads)
@@ -435,7 +413,6 @@ def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
 
 
 def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header of `cv_results_`, and its numbers; `param_*` follow from `params`."""
     numbers = {
         name: np.asarray(values)
         for name, values in results.items()
@@ -456,7 +433,7 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
     """Raise if columns of candidates would take more memory than their numbers suggest.
 
-    Of each name there is an array of all candidates, and a text has the length of the longest.
+    Each name has an array of all candidates, whose texts have the length of the longest.
     """
     n, n_names = len(candidates), len({name for candidate in candidates for name in candidate})
     wide = (

@@ -40,7 +40,7 @@ from fastmlp.training.stopping import EarlyStopping
 
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
-# Of more rows some versions of scikit-learn warn, where most labels are there once.
+# With more rows some versions of scikit-learn warn, where most labels are there once.
 FEW_ROWS = 20
 
 
@@ -108,7 +108,7 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
 def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
     """Boolean targets of plain labels, shape (n_samples, n_classes), or one column of two classes.
 
-    None where scikit-learn raises or may warn: if a label is none of `classes`, which are sorted,
+    None where scikit-learn raises or may warn: if a label is not among `classes`, which are sorted,
     if one of these must be in y and is not, or if there are about as many as rows.
     """
     n_samples, n_classes = len(y), len(classes)
@@ -125,7 +125,7 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
 def seeded(estimator: Any) -> np.random.RandomState:
     """The generator of a fit: one that an earlier fit has made with a seed is seeded again.
 
-    That takes 2 us, and a new one 55. It is the estimator's own: copies and pickles have none.
+    That takes 2 us, and a new one 55. Copies and pickles leave it out.
     """
     seed, own = estimator.random_state, estimator.__dict__.get("_seeded")
     if type(seed) is not int:
@@ -237,7 +237,6 @@ class CompiledMLP(
     }
 
     def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
-        """Store the arguments of `__init__`, those of scikit-learn's class by its own."""
         names = parameters_of(parent)
         parent.__init__(self, **{name: arguments[name] for name in names})
         for name in self._get_param_names():
@@ -327,7 +326,7 @@ class CompiledMLP(
             if to_core.is_second_order(self.solver):
                 training.fit_by_core(self, part, reports)
             else:
-                training.minimize_loss(self, part, units, reports)
+                training.minimize_loss(self, part, reports)
         if not np.isfinite(self._live_state().parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -352,11 +351,11 @@ class CompiledMLP(
         return sizes
 
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
-        """The rows' weights, shape (n_samples,), times those of their classes; None: all are 1."""
+        """The rows' weights, shape (n_samples,), times the weights of their classes; None: all are
+        1."""
         return weight
 
     def _check_sizes(self, units: list[int]) -> None:
-        """Raise if the fitted net has other layers than the data and `hidden_layer_sizes` need."""
         sizes = list(net.sizes_of(self.coefs_))
         if sizes != list(units):
             raise ValueError(
@@ -393,7 +392,7 @@ class CompiledMLP(
 
     @property
     def net_(self) -> MLP:
-        """An `MLP` that shares the parameters, and has an optimizer's state of its own.
+        """An `MLP` that shares the parameters, but not the optimizer's state.
 
         Numbers written to one are in the other, until a further `fit` begins anew: then the
         attribute is another net.
@@ -407,7 +406,6 @@ class CompiledMLP(
         return net.net_around(self, self._state)
 
     def _live_state(self) -> NetState:
-        """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
         state: NetState | None = self.__dict__.get("_state")
         if state is not None and net.stand_in(state, self.coefs_, self.intercepts_):
             return state
@@ -418,13 +416,11 @@ class CompiledMLP(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
     ) -> tuple[float, Array]:
         """The objective and its gradient at these parameters, shape (n_parameters,)."""
-        objective = getattr(self, "_objective", None)
-        objective = objective or training.objective_on(self, net.RowSubset(X, y, sample_weight))
+        objective = training.objective_on(self, net.RowSubset(X, y, sample_weight))
         value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
         return value, slopes
 
     def _unpack(self, packed_parameters: Array) -> None:
-        """Assign these parameters, in the dtype of the net."""
         state = self._live_state()
         state.assign(packed_parameters)
         net.write_back(state, self.coefs_, self.intercepts_)
@@ -488,7 +484,7 @@ class CompiledMLP(
         """Return the activations of the last hidden layer; only a fitted estimator has it.
 
         A step before the last one of a pipeline must be a transformer. Put a fitted estimator into
-        scikit-learn's `FrozenEstimator`; one that the pipeline fits is of a class of your own:
+        scikit-learn's `FrozenEstimator`; one that the pipeline fits needs a class of yours:
         ``class Features(TransformerMixin, MLPClassifier): ...``.
 
         Parameters
@@ -498,7 +494,7 @@ class CompiledMLP(
         Returns
         -------
         ndarray of shape (n_samples, n_units)
-            Of a net without hidden layers, the features as they are.
+            Without hidden layers, the features as they are.
 
         Raises
         ------
@@ -513,7 +509,6 @@ class CompiledMLP(
 
     @property
     def _n_features_out(self) -> int:
-        """The number of names that `get_feature_names_out` returns."""
         return int(self.coefs_[-1].shape[0])
 
 

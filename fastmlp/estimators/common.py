@@ -66,7 +66,7 @@ MODULE = "sklearn.neural_network._multilayer_perceptron"
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the user's line, but for filters by module as from scikit-learn's own estimators.
+    """Warn at the user's line, but for filters by module as from scikit-learn's estimators.
 
     So ``warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")``, which
     was written for scikit-learn's, holds for these as well.
@@ -94,7 +94,7 @@ class BatchPredictions:
             with ``__arrow_c_stream__``, whose columns are found by name, if the estimator has
             `feature_names_in_`; `Blocks`, or a function that begins a stream of X or (X, y).
         method : str, default "predict"
-            Or "predict_proba", as of `sklearn.model_selection.cross_val_predict`.
+            Or "predict_proba", as in `sklearn.model_selection.cross_val_predict`.
         batch_rows : int of 1 or more, default 65536
             The most rows of an array.
 
@@ -146,9 +146,9 @@ PARAMETERS = ("client", "group_timeout")
 class WithClient(BaseEstimator):
     """Adds the parameters `client` and `group_timeout`.
 
-    A client is a connection of this process: clones and copies have the same one, and pickles have
-    none, but the word "auto". A model that was pickled on one machine predicts on another, and a
-    task of Dask's that fits an estimator does it on its own threads.
+    A client is a connection of this process: clones and copies share it, and pickles have only the
+    word "auto", if that was given. A model that was pickled on one machine predicts on another, and
+    a task of Dask's fits an estimator on the threads of its worker.
     """
 
     client: Any
@@ -160,12 +160,11 @@ class WithClient(BaseEstimator):
     }
 
     def _keep(self, arguments: Mapping[str, Any]) -> None:
-        """Store the arguments of `__init__` under their names."""
         for name in self._get_param_names():
             setattr(self, name, arguments[name])
 
     def _cluster(self, who: str) -> Cluster | None:
-        """Return the workers of the client, checked, or None if there is no client."""
+        """Return the workers of the client, checked, or None without a client."""
         if self.client is None:
             return None
         return Cluster(client_of(self.client, who), who, self.group_timeout)

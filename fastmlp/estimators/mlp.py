@@ -45,8 +45,8 @@ Array = NDArray[Any]
 class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
-    Parameters and attributes, methods and messages are those of
-    `sklearn.neural_network.MLPClassifier`, and so are the numbers: with the same `random_state` the
+    It has the parameters, attributes, methods and messages of
+    `sklearn.neural_network.MLPClassifier`, and its numbers: with the same `random_state` the
     weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
 
     Parameters
@@ -58,7 +58,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     solver : str or Optimizer, default "adam"
         scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
         which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        an optimizer with settings, such as ``AdamW(weight_decay=0.1)``. "lm" is
         `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
         ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
@@ -66,17 +66,17 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn.
     early_stopping : bool or EarlyStopping, default False
-        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`:
-        that of `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
+        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`
+        works as in `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
     n_jobs : int, optional
-        At most how many threads train and predict; results do not depend on it. None: as many as
+        The most threads that train and predict; results do not depend on it. None: the threads that
         the process may use, but one in a worker of joblib.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights.
     scoring : str or callable, optional
         The criterion of ``early_stopping=True``: a scorer, its name, or "loss". None: the accuracy.
     metrics : str or callable, or a list or dict of them, optional
-        As of `MLP.fit`, of the rows held out or of `X_val`: in `history_` and reports, and for
+        As in `MLP.fit`, on the rows held out or `X_val`: in `history_` and reports, and for
         ``EarlyStopping(monitor=name)``. Functions get the places of labels in `classes_`.
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
@@ -85,16 +85,16 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``, for
         n classes (2 for each of several labels).
     dropout, input_dropout, input_noise : float or schedule, default 0.0
-        As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
+        As in `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
     average : EMA or SWA, optional
-        The average of the parameters that the estimator has, as of an optimizer of `MLP`. Not for
-        "lbfgs", nor for an optimizer with an average of its own.
+        The average of the parameters that the estimator has, as for an optimizer of `MLP`. Not for
+        "lbfgs", nor for an optimizer that averages.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Training in mixed precision, as of `MLP`: parameters are float32 then, whatever X is. Not
+        Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
         Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
-        (-1) with the feature, as of `MLP`; by the names of columns those that are named.
+        (-1) with the feature, as in `MLP`; a dict constrains the columns that it names.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
     history_ : History or None
-        Of a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
+        After a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
@@ -256,8 +256,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         AttributeError
             With ``solver="lbfgs"``, which knows no epochs.
         ValueError
-            If the first call has no classes, a later one has others, or y has labels that are none
-            of them.
+            If the first call has no classes, a later call has others, or y has other labels.
         """
         known = hasattr(self, "classes_")
         if known and classes is not None and np.array_equal(self.classes_, classes):
@@ -297,7 +296,6 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
-        """Check the data; return them, y as booleans of shape (n_samples, n_classes)."""
         anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
         if base.are_plain_labels(y, X) and (anew or self._has_plain_classes()):
             classes = base.classes_of(y) if anew else self.classes_
@@ -343,18 +341,18 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
 class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
-    Parameters and attributes, methods and messages are those of
-    `sklearn.neural_network.MLPRegressor`, and so are the numbers: with the same `random_state` the
+    It has the parameters, attributes, methods and messages of
+    `sklearn.neural_network.MLPRegressor`, and its numbers: with the same `random_state` the
     weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
 
     Parameters
     ----------
     loss : str, Quantile, Tweedie, Loss or callable, default "squared_error"
-        scikit-learn's "squared_error" and "poisson", or as of `MLP`, but for those of classes.
-        "gamma" is for targets above 0, "tweedie" for those of 0 or more; both are half the
-        deviance, of `predict` = exp of the net's output. With several levels of `Quantile` y has
-        one column, and `predict` returns a sorted column for each level. "gaussian_nll" trains a
-        mean and a standard deviation.
+        scikit-learn's "squared_error" and "poisson", or as in `MLP`, but not for classes. "gamma"
+        is for targets above 0, "tweedie" for targets of 0 or more; both are half the deviance,
+        where `predict` is exp of the net's output. With several levels of `Quantile` y has one
+        column, and `predict` returns a sorted column for each level. "gaussian_nll" trains a mean
+        and a standard deviation.
     hidden_layer_sizes : array-like of int, default (100,)
     activation : str, callable, or a list of them, one per hidden layer, default "relu"
         scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
@@ -362,7 +360,7 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     solver : str or Optimizer, default "adam"
         scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
         which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``. "lm" is
+        an optimizer with settings, such as ``AdamW(weight_decay=0.1)``. "lm" is
         `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
         ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
@@ -370,10 +368,10 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As in scikit-learn.
     early_stopping : bool or EarlyStopping, default False
-        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`:
-        that of `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
+        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`
+        works as in `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
     n_jobs : int, optional
-        At most how many threads train and predict; results do not depend on it. None: as many as
+        The most threads that train and predict; results do not depend on it. None: the threads that
         the process may use, but one in a worker of joblib.
     scoring : str or callable, optional
         The criterion of early stopping: a scorer, its name, or "loss". None: R2.
@@ -381,16 +379,16 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
     dropout, input_dropout, input_noise : float or schedule, default 0.0
-        As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
+        As in `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
     average : EMA or SWA, optional
-        The average of the parameters that the estimator has, as of an optimizer of `MLP`. Not for
-        "lbfgs", nor for an optimizer with an average of its own.
+        The average of the parameters that the estimator has, as for an optimizer of `MLP`. Not for
+        "lbfgs", nor for an optimizer that averages.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Training in mixed precision, as of `MLP`: parameters are float32 then, whatever X is. Not
+        Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
         Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
-        (-1) with the feature, as of `MLP`; by the names of columns those that are named.
+        (-1) with the feature, as in `MLP`; a dict constrains the columns that it names.
 
     Attributes
     ----------
@@ -399,7 +397,7 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
     history_ : History or None
-        Of a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
+        After a fit with metrics, an `EarlyStopping`, callbacks or a bar, as `MLP.fit` returns it.
     net_ : MLP
         A net that shares the parameters: numbers written to one are in the other.
     loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
@@ -555,23 +553,16 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         Raises
         ------
         ValueError
-            If standard deviations are asked for, and the loss has none.
+            If standard deviations are asked for, and the loss has only means.
         """
         outputs = self._quick_outputs(X)
-        if self.__dict__.get("out_activation_") == "mean_std":
-            outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
-            mean, deviation = to_core.squeezed(outputs[:, ::2]), to_core.squeezed(outputs[:, 1::2])
-            return (mean, deviation) if return_std else mean
-        if return_std:
+        if outputs is None:
             check_is_fitted(self)
-            raise ValueError(
-                f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
-                f"{self.loss!r}"
-            )
-        return super().predict(X) if outputs is None else to_core.squeezed(outputs)
+            outputs = self._outputs(self._validated_rows(X))
+        return to_core.values_of(self, outputs, self.out_activation_, with_std=return_std)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 of the predictions; of quantiles the negative mean pinball loss.
+        """Return R2 of the predictions; for quantiles, the negative mean pinball loss.
 
         Parameters
         ----------
@@ -614,7 +605,6 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
-        """Check the data and, where an earlier fit goes on, that its outputs are the loss's."""
         out = self._loss().link or "identity"
         if not reset and self.out_activation_ != out:
             raise ValueError(

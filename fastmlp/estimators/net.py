@@ -33,7 +33,7 @@ from fastmlp.rules.optimizers import Custom
 from fastmlp.training.metrics import Measures, Metrics, check
 
 Array = NDArray[Any]
-# The optimizer of a net before its fit sets the solver's; L-BFGS has none.
+# The optimizer of a net before its fit sets the solver's, and with L-BFGS.
 NO_OPTIMIZER = Custom(updates.sgd)
 
 
@@ -181,7 +181,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
 
 
 def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
-    """An estimator's loss in the words of `MLP`, for a net of so many outputs, and the factor of
+    """An estimator's loss in the words of `MLP`, for a net of `n_outputs`, and the factor of
     the estimator's penalty: means over outputs in `MLP` are sums there."""
     match estimator.out_activation_:
         case "softmax":
@@ -190,7 +190,7 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
             return "binary_cross_entropy", 1 / n_outputs
     match estimator.loss:
         case "squared_error":
-            # The gradient there is that of half the sum over outputs.
+            # There the gradient is of half the sum over outputs.
             return "mse", 2 / n_outputs
         case "poisson":
             return "poisson", 1 / n_outputs
@@ -203,28 +203,25 @@ TRAINING_STATE = (
     "_best_coefs",
     "_best_intercepts",
     "_random_state",
-    "_coef_indptr",
-    "_intercept_indptr",
 )
 # Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
 OWN = (
-    "_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net", "_seeded",
+    "_state", "_cache", "_lock", "_held_out", "_shared_net", "_seeded",
     "_checked_values", "_engine",
 )  # fmt: skip
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
-# And that of the step after which its average counts.
+# The name of the step after which its average counts.
 AVERAGED = "_averaged_from"
 
 
 class Copies(SklearnMLP):
-    """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
+    """An estimator that can be pickled and copied, also during its fit, as scorers may do."""
 
     _state: NetState
     _random_state: Any
 
     def _adopt(self) -> None:
-        """Copy all parameters to one vector, and replace the arrays by its views."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,7 +235,6 @@ class Copies(SklearnMLP):
         return kept | self._slots() if self.pickle_state else kept
 
     def _slots(self) -> dict[str, Any]:
-        """Return a copy of the optimizer's state under its name; nothing if there is none."""
         state: NetState | None = self.__dict__.get("_state")
         slots = None if state is None else state.slots()
         if slots is None or state is None:
@@ -251,7 +247,7 @@ class Copies(SklearnMLP):
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
         if hasattr(self, "coefs_"):
-            # A user's own arrays that do not fit together: later calls raise for them.
+            # A user's arrays that do not fit together: later calls raise for them.
             with suppress(ValueError):
                 self._adopt()
                 if slots is not None and slots.shape[1:] == self._state.parameters.shape:
@@ -344,9 +340,6 @@ class HeldOutRows:
         If all weights are 0.
     """
 
-    weight: Any
-    labels: Any
-
     def __init__(
         self,
         estimator: Any,
@@ -422,7 +415,7 @@ def hold_out(
     engine: Engine[Any],
     metrics: Metrics,
 ) -> HeldOutRows | None:
-    """Return the rows to validate on, or None if there are none."""
+    """Return the rows to validate on, or None without such rows."""
     if held_out is None:
         return None
     if estimator.validation_loss_curve_ is None:

@@ -21,7 +21,7 @@ from fastmlp.estimators.sklearn_bases import (
     RegressorMixin,
     available_if,
 )
-from fastmlp.estimators.to_core import levels_of, quantile_score, squeezed
+from fastmlp.estimators.to_core import levels_of, quantile_score, values_of
 from fastmlp.model import MLP
 from fastmlp.network.resolve import loss
 from fastmlp.network.spec import Network
@@ -34,8 +34,8 @@ from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import suggestion_for
 
-# Arguments of `MLP.fit` that are no settings of an estimator: data, arguments of one fit alone, and
-# validation rows, which searches and pipelines would not transform.
+# Arguments of `MLP.fit` that are not settings of an estimator: data, arguments of one fit alone,
+# and validation rows, which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
     "checkpoint_every", "resume",
@@ -70,7 +70,7 @@ def check_names(settings: dict[str, Any], who: str) -> None:
     Raises
     ------
     TypeError
-        If there is none of a name.
+        If a name is not known.
     """
     for name in settings.keys() - set(KNOWN):
         meant = suggestion_for(name, KNOWN, "MLP")
@@ -151,7 +151,7 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         for name in KNOWN:
             setattr(self, name, bound.arguments[name])
 
-    # Where scikit-learn reads the names of parameters.
+    # scikit-learn reads the names of parameters from it.
     __init__.__signature__ = SIGNATURE  # type: ignore[attr-defined]
 
     def _loss(self) -> Loss:
@@ -162,7 +162,6 @@ class NetEstimator(BatchPredictions, BaseEstimator):
         return X, y
 
     def _train(self, X: Array, y: Array, sample_weight: Any, weights: Any, **options: Any) -> Self:
-        """Make a net, and fit it on checked data; `weights` are those of the classes."""
         of_net = {name: getattr(self, name) for name in OF_NETS}
         of_fit = {name: getattr(self, name) for name in OF_FITS}
         of_fit["class_weight"] = weights
@@ -227,7 +226,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are of a wrong type or value, or the classes are not those of the
+            If data or parameters are of a wrong type or value, or the classes do not fit the
             outputs.
         """
         arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
@@ -244,7 +243,6 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         return self._train(rows, targets, sample_weight, weights, **options)
 
     def _coded(self, codes: Array) -> Array:
-        """Return the targets of the loss, for the index of each row's class."""
         sizes, n = tuple(self.layer_sizes), len(self.classes_)
         n_outputs = sizes[-1]
         if n != max(n_outputs, 2):
@@ -263,7 +261,6 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         return np.eye(n, dtype=self.dtype)[codes]
 
     def _weights_of_codes(self) -> Any:
-        """Return `class_weight` by the indices of the classes."""
         weights = self.class_weight
         if not isinstance(weights, Mapping):
             return weights
@@ -276,7 +273,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         return {index[label]: weight for label, weight in weights.items()}
 
     def predict(self, X: Table) -> Array:
-        """Return the labels of the largest outputs, or of those above one half.
+        """Return the labels of the largest outputs, or of outputs above one half.
 
         Parameters
         ----------
@@ -295,7 +292,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     @available_if(lambda classifier: classifier._loss().link in ("softmax", "sigmoid"))
     def predict_proba(self, X: Table) -> Array:
-        """Return the probabilities of the classes, of a loss with the link sigmoid or softmax.
+        """Return the probabilities of the classes, for a loss with the link sigmoid or softmax.
 
         Parameters
         ----------
@@ -360,18 +357,12 @@ class NetRegressor(RegressorMixin, NetEstimator):
         Raises
         ------
         ValueError
-            If standard deviations are asked for, and the loss has none.
+            If standard deviations are asked for, and the loss has only means.
         """
-        outputs = self._predictions(X)
-        if self._loss().link == "mean_std":
-            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
-            return (mean, deviation) if return_std else mean
-        if return_std:
-            raise ValueError("NetRegressor.predict: return_std=True needs loss='gaussian_nll'")
-        return squeezed(outputs)
+        return values_of(self, self._predictions(X), self._loss().link, with_std=return_std)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 of the predictions; of `Quantile` the negative mean pinball loss.
+        """Return R2 of the predictions; for `Quantile`, the negative mean pinball loss.
 
         Parameters
         ----------
@@ -393,7 +384,7 @@ def estimator_of(
     Raises
     ------
     TypeError, ValueError
-        If there is no such kind or setting, or a layer of the net is frozen.
+        If the kind or a setting is not known, or a layer of the net is frozen.
     """
     who = "MLP.as_estimator"
     check_names(settings, who)

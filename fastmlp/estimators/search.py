@@ -96,7 +96,7 @@ class SubmittedCall:
         """Run the call and notify joblib, which waits for ever for a call without notification."""
         try:
             check()
-            # A warning that is an error fails its own fit, not the search at its end.
+            # A warning that is an error fails this fit, not the search at its end.
             with raised():
                 self._result = self._call()
         except BaseException as error:
@@ -309,7 +309,7 @@ HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_e
 class MLPSearchCV(WithClient, BaseSearchCV):
     """scikit-learn's grid, randomized and halving searches, one fit on each core.
 
-    Candidates, folds, scores and `cv_results_` are equal to those of scikit-learn's own searches
+    Candidates, folds, scores and `cv_results_` equal scikit-learn's searches
     with the same `cv` and `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV`
     with `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
     `HalvingRandomSearchCV`. No process is started and X is in memory once: one thread fits each
@@ -341,10 +341,10 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         a joblib worker. Results do not depend on it.
     client : distributed.Client or "auto", optional
         Send the fits in groups to the workers of a Dask cluster, on all of their threads; "auto":
-        of the current client. `cv_results_` are those of a search without it but for the times,
+        of the current client. `cv_results_` equal a search without it but for the times,
         and the best candidate is fitted to all rows here. The lines of `verbose` are in the logs of
-        the workers. Needs the extra `dask`. Clones and copies have the same client, pickles and
-        files none.
+        the workers. Needs the extra `dask`. Clones and copies share the client; pickles and
+        files leave it out.
     group_timeout : float, optional
         With `client`, the most seconds that a group of fits may take on a worker.
 
@@ -480,14 +480,12 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return self
 
     def _backend(self, bar: FitBar) -> PoolBackend:
-        """The backend that runs the fits: a pool of threads, or a cluster."""
         cluster = self._cluster("MLPSearchCV.fit")
         if cluster is not None:
             return ClusterBackend(cluster, bar)
         return PoolBackend(n_threads_of(self.n_jobs) or share() or thread_limit(), bar)
 
     def _search(self) -> Any:
-        """Return the equivalent search of scikit-learn."""
         grid, distributions = self.param_grid, self.param_distributions
         if (grid is None) == (distributions is None):
             raise ValueError(
@@ -506,5 +504,5 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return RandomizedSearchCV(self.estimator, distributions, **options)
 
     def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
-        """Raise: `fit` runs another search, which has its own method."""
+        """Raise: `fit` runs another search, which has this method."""
         raise NotImplementedError

@@ -1,4 +1,5 @@
 """The parts of scikit-learn that estimators build on; their types are in the stub beside it."""
+# ruff: noqa: F401
 
 from sklearn.base import (
     BaseEstimator,
@@ -13,21 +14,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._set_output import _SetOutputMixin
 from sklearn.utils.metaestimators import available_if
 
-__all__ = [
-    "BaseEstimator",
-    "BaseSearchCV",
-    "ClassNamePrefixFeaturesOutMixin",
-    "ClassifierMixin",
-    "MLPClassifier",
-    "MLPRegressor",
-    "RegressorMixin",
-    "SklearnMLP",
-    "TransformerMixin",
-    "_SetOutputMixin",
-    "_fit_context",
-    "available_if",
-]
-
 # For type checkers it has a net's parameters and attributes.
-# The class that CompiledMLP overrides is not its base: it follows it among those of an estimator.
+# The class that CompiledMLP overrides is not its base: it follows among an estimator's bases.
 SklearnMLP = object

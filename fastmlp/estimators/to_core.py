@@ -114,7 +114,7 @@ OF_REGRESSORS = (
 
 
 def loss_of_regressor(estimator: Any) -> Loss:
-    """Return the loss of a regressor: scikit-learn's of this name, else that of `MLP`."""
+    """Return the loss of a regressor: scikit-learn's of this name, else the one of `MLP`."""
     if isinstance(estimator.loss, str) and estimator.loss in ("squared_error", "poisson"):
         return SKLEARN_LOSSES[estimator.loss]
     loss = resolve.loss(estimator.loss)
@@ -178,6 +178,25 @@ def squeezed(outputs: Array) -> Array:
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
+def values_of(estimator: Any, outputs: Array, link: str | None, *, with_std: bool) -> Any:
+    """Return a regressor's predictions from a net's outputs; with standard deviations, if asked.
+
+    Raises
+    ------
+    ValueError
+        If the loss has no standard deviations.
+    """
+    if link == "mean_std":
+        mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
+        return (mean, deviation) if with_std else mean
+    if with_std:
+        raise ValueError(
+            f"{type(estimator).__name__}.predict: return_std=True needs loss='gaussian_nll', got "
+            f"loss={estimator.loss!r}"
+        )
+    return squeezed(outputs)
+
+
 def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) -> float:
     """Return the negative mean pinball loss, over levels or outputs, and rows."""
     error = targets - outputs
@@ -206,9 +225,6 @@ class CoreOptimizer(BaseOptimizer):
     t : int, steps so far
     """
 
-    core: Optimizer
-    t: int
-
     def __init__(self, core: Optimizer) -> None:
         rate = core.learning_rate
         super().__init__(np.nan if callable(rate) else rate)
@@ -226,7 +242,7 @@ def is_second_order(solver: Any) -> bool:
 
 
 def stops_by_score(estimator: Any) -> bool:
-    """Return True for scikit-learn's early stopping; False for the core's, or none."""
+    """Return True for scikit-learn's early stopping; False for the core's, or without it."""
     return bool(estimator.early_stopping) and not isinstance(
         estimator.early_stopping, EarlyStopping
     )
@@ -394,7 +410,7 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 
 def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
-    """The constraints of an estimator's inputs, which may be named; empty if none is constrained.
+    """The constraints of an estimator's inputs, which may be named; empty without constraints.
 
     Raises
     ------
@@ -447,7 +463,7 @@ def check_regularization(estimator: Any) -> None:
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 LOSS_WORDS = {"squared_error": "mean_squared_error l2", **dict.fromkeys(OF_REGRESSORS, "")}
 LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
-# Of parameters with names as values: the known ones, and words of other libraries.
+# Parameters with names as values: the known names, and words of other libraries.
 WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
     "activation": (ACTIVATIONS, activations.SYNONYMS),
     "solver": (SOLVERS, optimizers.SYNONYMS),
@@ -503,8 +519,8 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     """Warn if early stopping has ended a fit, and has kept an epoch that learnt little.
 
-    That is the first epoch, or one whose accuracy is that of the common class. `common` is the
-    share of this class in the rows held out, 0 where there are no classes. It is a RuntimeWarning:
+    That is the first epoch, or one whose accuracy is the share of the common class. `common` is
+    this share in the rows held out, 0 without classes. The warning is a RuntimeWarning, as
     scikit-learn's tests take any UserWarning of such a fit as an error.
     """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
@@ -541,7 +557,6 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 
 
 def _advice(name: str, value: Any, estimator: Any) -> str:
-    """The suggestion of another value for a parameter, as a sentence, or ""."""
     kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
     match name:
         case "activation" if isinstance(value, int):

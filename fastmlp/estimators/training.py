@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from typing import Any, ClassVar, final
 
@@ -95,7 +95,7 @@ class Epochs:
     """The request of an estimator's fit to the training loop.
 
     The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
-    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the
+    `n_iter_no_change` epochs have passed without progress: these run in one window, and the
     estimator's attributes are updated afterwards.
 
     Parameters
@@ -110,16 +110,8 @@ class Epochs:
         Callbacks, bar and lines of each epoch.
     """
 
-    # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
-    data: Data
-    batch_size: int
-    last_step: int
-    n_rows: int
-    history: History
+    # An epoch's loss weighs batches by rows, and a fit that diverges goes on, as in scikit-learn.
     trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
-
-    _trainer: Trainer
-    _state: NetState
 
     def __init__(
         self,
@@ -193,7 +185,7 @@ class Epochs:
         """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
         optimizer = self._estimator._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            # Its `learning_rate` is that of its last step, corrections included.
+            # Its `learning_rate` is the one of its last step, corrections included.
             return np.full(n_epochs, float(optimizer.learning_rate_init))
         optimizer, rates = copy(optimizer), np.empty(n_epochs)
         for i in range(n_epochs):
@@ -232,7 +224,6 @@ class Epochs:
         to_core.note_steps(optimizer, state.optimizer, state.n_steps)
 
     def _end_epoch(self, i: int, loss: float) -> bool:
-        """Record epoch i of the window; return True if the fit ends with it."""
         estimator, held_out = self._estimator, self._held_out
         estimator.n_iter_ += 1
         estimator.loss_ = loss
@@ -255,7 +246,6 @@ class Epochs:
         return False
 
     def _is_stopped(self, i: int) -> bool:
-        """Report epoch i of the window; return True if a callback asks to stop."""
         if self._reports is None:
             return False
         last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
@@ -268,7 +258,7 @@ class Epochs:
                 self._trainer.load()
 
     def _is_over(self) -> bool:
-        """Return True if there was no progress for too long, and there is no lower rate to try."""
+        """Return True if progress stopped for too long, and a lower rate is not left to try."""
         estimator = self._estimator
         if self._has_watch or estimator._no_improvement_count <= estimator.n_iter_no_change:
             return False
@@ -284,7 +274,7 @@ class Epochs:
 
 
 def batch_rows(estimator: Any, n_rows: int) -> int:
-    """Return the batch size of an estimator's fit on so many rows."""
+    """Return the batch size of an estimator's fit on `n_rows`."""
     if estimator.batch_size == "auto":
         return min(200, n_rows)
     if estimator.batch_size > n_rows:
@@ -296,7 +286,7 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
 
 
 def reset_records(estimator: Any) -> None:
-    """Reset the records of a training, which scikit-learn does for its own solvers only."""
+    """Reset the records of a training, which scikit-learn does for its solvers only."""
     early = to_core.stops_by_score(estimator)
     estimator.loss_curve_ = []
     estimator._no_improvement_count = 0
@@ -431,25 +421,8 @@ def reports_of(
 
 
 class StopIterations(Exception):
-    """A callback has asked to stop: raised through SciPy, whose own way is new in version 1.11."""
-
-
-def minimize_loss(
-    estimator: Any, part: net.RowSubset, units: list[Any], reports: Reports | None
-) -> None:
-    """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
-    # scikit-learn packs the arrays of the lists, which may have one number for a layer.
-    net.write_back(estimator._live_state(), estimator.coefs_, estimator.intercepts_)
-    estimator._objective = objective_on(estimator, part)
-    try:
-        with one_thread:
-            if reports is None and estimator.monotonic_cst is None:
-                estimator._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
-            else:
-                _fit_reporting(estimator, reports or Reports(estimator, FitOptions()))
-    finally:
-        del estimator._objective
-    estimator.loss_ = np.float64(estimator.loss_)
+    """A callback has asked to stop: raised through SciPy, whose StopIteration is new in version
+    1.11."""
 
 
 def objective_on(estimator: Any, part: net.RowSubset) -> Any:
@@ -459,13 +432,17 @@ def objective_on(estimator: Any, part: net.RowSubset) -> Any:
     return engine.objective(part.data(engine))
 
 
-def _fit_reporting(estimator: Any, reports: Reports) -> None:
-    """Do the work of scikit-learn's `_fit_lbfgs`, with a report of each iteration and bounds."""
-    last, state = [np.nan], estimator._live_state()
+def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
+    """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
+    evaluate, last = objective_on(estimator, part), [np.nan]
+    state, looks = estimator._live_state(), reports is not None or estimator.verbose
+    reports = reports or Reports(estimator, FitOptions())
+    # The arrays of the lists may have one number for a layer.
+    net.write_back(state, estimator.coefs_, estimator.intercepts_)
     estimator.n_iter_ = 0
 
     def objective(flat: Array) -> Any:
-        last[0], slopes = estimator._objective(np.ascontiguousarray(flat, np.float64))
+        last[0], slopes = evaluate(np.ascontiguousarray(flat, np.float64))
         return last[0], slopes
 
     def iteration_ends(flat: Array) -> None:
@@ -481,14 +458,12 @@ def _fit_reporting(estimator: Any, reports: Reports) -> None:
     network = network_of(estimator, state.layout.sizes, np.dtype(np.float64))
     if signs := signs_of_estimator(estimator, network):
         options["bounds"] = monotone.bounds_of(network._replace(signs=signs))
-    with reports.begin(state):
-        try:
-            result = minimize(objective, start, callback=iteration_ends, **options)
-        except StopIterations:
-            return
-    estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
-    estimator.loss_ = result.fun
-    estimator._unpack(result.x)
+    with one_thread, reports.begin(state), suppress(StopIterations):
+        result = minimize(objective, start, callback=iteration_ends if looks else None, **options)
+        estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
+        estimator.loss_ = result.fun
+        estimator._unpack(result.x)
+    estimator.loss_ = np.float64(estimator.loss_)
 
 
 def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:

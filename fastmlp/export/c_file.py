@@ -24,7 +24,7 @@ SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
 class CTableText(c_source.CText):
     """The parts of the text of a C file of a model of tables.
 
-    Its rows and predictions are float64, as of the library; encoders and nets compute as there.
+    Rows and predictions are float64, as in the library; encoders and nets compute as there.
     """
 
     libraries = "-lm "
@@ -48,7 +48,6 @@ class CTableText(c_source.CText):
             self.nets.append(c_source.replaced(c_template.CODE, filled))
 
     def _add_encoding(self, i: int, steps: Iterable[NumberStep | LevelStep]) -> None:
-        """Add the constants of an encoding, and the function that makes a net's inputs."""
         lines, first = list[str](), 0
         for k, step in enumerate(steps):
             columns = self._array(f"c{i}_{k}", "int", step.columns)
@@ -78,7 +77,6 @@ class CTableText(c_source.CText):
         )
 
     def _add_trees(self, trees: TableTrees) -> None:
-        """Add the nodes of boosted trees, and the functions that predict by them."""
         n, kinds = trees.n_outputs, {"sets": "uint32_t", "numbers": "double"}
         # An array must not be empty.
         sets = np.append(trees.nodes.sets, 0).astype(np.int32).view(np.uint32)
@@ -97,7 +95,6 @@ class CTableText(c_source.CText):
             self.rules["$tree_link"] = c_source.loop_of(logistic, np.float64, "$tree_link")
 
     def _array(self, name: str, kind: str, array: Any) -> str:
-        """Add a constant array; return its name in the text."""
         if array.dtype.kind in "iu":
             texts = list(map(str, array.ravel().tolist()))
             lines = [", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16)]
@@ -108,7 +105,6 @@ class CTableText(c_source.CText):
         return f"${name}"
 
     def _rule(self, step: NumberStep) -> str:
-        """The name of the function of a rule of numbers, which is added if it is not there."""
         name, n = f"$column_{name_of(step.rule)}", step.constants.shape[1]
         code = c_source.Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
@@ -175,7 +171,6 @@ static void {name}(const double *row, const int *column{constants},
         )
 
     def _weighted_trees(self, trees: TableTrees) -> list[str]:
-        """The statements that add the predictions of boosted trees."""
         weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
         lines, terms = [f"double t[{n}];", "$trees(x, t);"], [f"t[{j}]" for j in range(n)]
         if len(trees.classes) > 1:
@@ -235,10 +230,10 @@ def to_c(
     The file is C99 and C++17. Its code stands in one of the files that include it, where
     ``PREFIX_IMPLEMENTATION`` is defined before; the others get declarations alone. Weights are
     constants, work is on the stack: it allocates nothing, and any number of threads may call at
-    once. With fused multiply-adds, as of ``-march=native``, its numbers are those of the model to
-    the bit, else to rounding.
+    once. With fused multiply-adds, as with ``-march=native``, its numbers equal the model's to the
+    bit, else to rounding.
 
-    Of a model of tables a row is of double: numbers as they are, NAN where one is missing, and
+    A row of a model of tables is of double: numbers as they are, NAN where one is missing, and
     codes of levels, -1 for a missing or unknown one, as `TabularMLPClassifier.codes` has them. The
     file names columns and levels, and ``prefix_code`` looks up the code of a level by its text.
 
@@ -247,11 +242,11 @@ def to_c(
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
         A pipeline of scalers is folded before: ``to_c(fold(pipeline))``.
     path : path, optional
-        Written whole or not at all. Of ``.c`` the code needs no define.
+        Written whole or not at all. A file ``.c`` needs no define.
     prefix : str
         The start of all names in it, as in ``model_predict`` and ``MODEL_INPUTS``.
     tests : int
-        The rows, with predictions of the model, that the file tests itself on; 0: none.
+        The rows, with predictions of the model, that the file tests itself on; 0: no tests.
     test_data : array_like of shape (n_rows, n_features), or for a model of tables a table, optional
         Rows to test on, of which the first are taken; default: normal numbers, and drawn levels.
     dtype : {"float32", "float64"}, optional
@@ -272,7 +267,7 @@ def to_c(
         If the model is not fitted, has more than a million parameters or one that is not finite, or
         an argument has a wrong value.
     NotImplementedError
-        If an activation of your own is more than arithmetic, ``a if c else b`` and functions of
+        If your activation is more than arithmetic, ``a if c else b`` and functions of
         `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`.
     OSError
         If the file cannot be written; a file that was there is unchanged.

@@ -127,7 +127,7 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
 
 
 Array = NDArray[Any]
-# Of predictions without fused multiply-adds, or of a net in another precision: relative to 1 + |y|.
+# Errors of predictions without fused multiply-adds, or in another precision: relative to 1 + |y|.
 TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
 
 
@@ -179,9 +179,9 @@ def tests_of(
 ) -> tuple[str, str]:
     """The self-test with its rows and predictions, and the program that runs it.
 
-    `scalar` is the type of the nets' numbers, `number` that of rows and predictions. `exact`: with
-    fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose predictions
-    are not finite.
+    `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`:
+    with fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose
+    predictions are not finite.
 
     Raises
     ------
@@ -273,7 +273,6 @@ class CText:
         return f"${name}"
 
     def _add_net(self, i: int, network: Network, parameters: NDArray[Any]) -> None:
-        """Add the constants of a net, and the functions that predict by it."""
         layout, flat = network.layout, parameters.astype(self.scalar)
         sizes, last = layout.sizes, layout.n_layers - 1
         for kind, views in (("w", weight_views(layout, flat)), ("b", bias_views(layout, flat))):
@@ -317,7 +316,6 @@ class CText:
         self.nets.append(function_of(head, slopes + linked))
 
     def _backward(self, i: int, sizes: tuple[int, ...]) -> list[str]:
-        """The statements that write the derivatives of a net's outputs before the link."""
         last, n, source = len(sizes) - 2, sizes[-1], "d"
         self.rules["$back"] = c_template.BACK
         lines = [f"for (int j = 0; j < {n}; ++j) d[j] = j == o ? s{last}[j] : 0;"]
@@ -375,7 +373,7 @@ class CText:
         ----------
         kind : the model's class
         file : the name of the file
-        test : the tests, and the program that runs them; empty: none
+        test : the tests, and the program that runs them; empty: no tests
         """
         parts, more = self.parts, self.declared()
         if test[0]:
@@ -427,7 +425,7 @@ class CText:
         return more
 
     def inputs(self) -> tuple[str, ...]:
-        """The names of the numbers of a row, or none."""
+        """The names of the numbers of a row, if there are names."""
         return self.parts.feature_names
 
     def _comment(self, kind: str, file: str) -> str:
@@ -465,13 +463,12 @@ def function_of(head: str, lines: list[str]) -> str:
 
 
 def _plain(name: object) -> str:
-    """A name in a comment: on one line, and no end of the comment."""
+    """A name in a comment: on one line, without an end of the comment."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
     return re.sub(r"(?<=/)\*|(?<=\*)/", r" \g<0>", text).replace("$", "$$").replace("??", "? ?")
 
 
 def _quoted(text: str) -> str:
-    """A string of C, of the text in UTF-8."""
     letters = (
         chr(c) if 32 <= c < 127 and chr(c) not in '"\\?' else f"\\{c:03o}"
         for c in text.encode(errors="backslashreplace")

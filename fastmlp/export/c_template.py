@@ -1,7 +1,7 @@
 """The text of a C file that is the same for all nets.
 
 ``$name`` becomes ``prefix_name``, in capitals ``PREFIX_NAME``; ``$real`` is the type of a net's
-numbers, ``$number`` that of a row's and of predictions.
+numbers, ``$number`` the type of a row's numbers and of predictions.
 """
 
 DECLARATIONS = """\
@@ -172,7 +172,7 @@ static void $mean_std($real *z, int n)
 }
 """,
 }
-# Derivatives, backward through a layer; `slope` of the layer's inputs, or 0.
+# Derivatives, backward through a layer; `slope` is of the layer's inputs, or 0.
 BACK = """
 static void $back(const $real *w, const $real *d, const $real *slope, $real *out, int n_in,
                   int n_out)
@@ -214,7 +214,7 @@ static void $softmax_slopes(const $real *y, $real *jacobian, int n, int n_in)
     }
 }
 """
-# Of raw outputs: their derivatives are sorted with them.
+# Derivatives of raw outputs are sorted with them.
 LINK_SLOPES["sorted"] = """
 static void $sorted_slopes($real *z, $real *jacobian, int n, int n_in)
 {
@@ -304,7 +304,7 @@ static void $levels(const $number *row, const int *column, int n, const int *sta
     }
 }
 """
-# The sums of boosted trees: a leaf's feature is -1. Of a code that is no level way 2 is taken.
+# The sums of boosted trees: a leaf's feature is -1. A code that is not a level takes way 2.
 TREES = """
 static void $trees(const double *x, double *p)
 {

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import memory
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
-from fastmlp.export.models import ModelParts, parts_of
+from fastmlp.export.models import ModelParts, is_a, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
@@ -75,7 +75,7 @@ class NetDerivatives:
 
 
 def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]) -> None:
-    """Change derivatives of raw outputs to those of the link's values, in place.
+    """Change derivatives of raw outputs to derivatives of the link's values, in place.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Term(NamedTuple):
     inputs: slice = slice(None)
 
 
-# From a net's predictions, shape (n_rows, n), and their derivatives or None, to those of a member.
+# From a net's predictions, shape (n_rows, n), and their derivatives or None, to a member's.
 Complete = Callable[[str, Array, Any], tuple[Array, Any]]
 
 
@@ -117,7 +117,7 @@ def as_they_are(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]
 
 
 def complemented(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
-    """Of one probability p both 1 - p and p."""
+    """Both 1 - p and p, from one probability p."""
     raw = values
     values, derivatives = as_they_are(link, values, derivatives)
     if values.shape[1] > 1:
@@ -202,7 +202,6 @@ class ModelDerivatives:
     def _derived(
         self, net: NetDerivatives, x: Array, inputs: slice, buffer: Array | None = None
     ) -> tuple[Array, Any]:
-        """A net's derivatives, and its outputs before the link."""
         shape = (len(x), net.n_outputs, x.shape[1])
         size = prod(shape)
         flat = np.empty(size, self.dtype) if buffer is None else buffer[:size]
@@ -239,14 +238,9 @@ def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
     return ModelDerivatives([Term(net)], complete, parts.n_features, parts.n_outputs)
 
 
-def is_of_tables(model: Any) -> bool:
-    """True for a model of tables, which is known by a base class: none is imported."""
-    return any(kind.__name__ == "TabularMLP" for kind in type(model).__mro__)
-
-
 def _parts(model: Any, raw: bool, who: str) -> ModelParts:
     scalars.boolean(who, "raw", raw)
-    if is_of_tables(model):
+    if is_a(model, "TabularMLP", "fastmlp"):
         raise TypeError(
             f"{who}: a {type(model).__name__} encodes the columns of a table, and derivatives with "
             "respect to encoded columns are of little use: fastmlp.shap_values attributes "
@@ -274,7 +268,6 @@ def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str)
 
 
 def _places(outputs: Any, n_outputs: int, who: str) -> NDArray[np.intp]:
-    """The places of outputs that are asked for."""
     if outputs is None:
         return np.arange(n_outputs)
     places = np.asarray(outputs)
@@ -305,7 +298,7 @@ def jacobian(
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     raw : bool, default False
-        Of the raw outputs, before the output activation or link.
+        Derive the raw outputs, before the output activation or link.
     outputs : sequence of int, optional
         Places of the outputs to derive. None: all.
     out : (n_rows, n_outputs, n_features) array of the net's dtype, optional
@@ -314,14 +307,14 @@ def jacobian(
     Returns
     -------
     (n_rows, n_outputs, n_features) array of the net's dtype
-        The outputs are those of `predict`, or of a classifier's `predict_proba`; with `raw` those
-        of `MLP.predict_raw`. Where an activation or link has a kink, its slope is that of training:
+        The outputs are as in `predict`, or a classifier's `predict_proba`; with `raw` as in
+        `MLP.predict_raw`. At a kink of an activation or link the slope is the one of training:
         relu has 0 at 0.
 
     Raises
     ------
     TypeError, ValueError
-        If the model is no such model or not fitted, or X, `outputs` or `out` has a wrong type,
+        If the model is not such a model or not fitted, or X, `outputs` or `out` has a wrong type,
         shape or value.
 
     See Also
@@ -371,14 +364,14 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
     model : MLP, or a fitted estimator or search of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame
     y : (n_rows,) or (n_rows, n_targets) array, optional
-        Targets: then it is that of each row's loss, without weights and penalties.
+        Targets: the gradient is then of each row's loss, without weights and penalties.
     raw : bool, default False
-        Of the raw output, before the output activation or link.
+        Derive the raw output, before the output activation or link.
 
     Returns
     -------
     (n_rows, n_features) array of the net's dtype
-        Without y, of a classifier of two classes, that of the probability of the second.
+        Without y, for a classifier of two classes, the gradient of the second's probability.
 
     Raises
     ------
@@ -418,7 +411,6 @@ def gradient(model: Any, X: ArrayLike, *, y: ArrayLike | None = None, raw: bool 
 
 
 def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str) -> Array:
-    """The gradient of each row's loss."""
     net = parts.net
     if raw:
         raise ValueError(f"{who}: raw=True is of an output, y= of the loss: only one of them")
@@ -448,7 +440,6 @@ def _of_loss(model: Any, parts: ModelParts, X: Any, y: Any, raw: bool, who: str)
 
 
 def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Array:
-    """The targets of a net, of labels."""
     labels = np.asarray(y)
     codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
     unknown = labels[classes[codes] != labels]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -12,6 +11,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.data.standardizer import Standardizer
 from fastmlp.export.models import is_a, is_of_fastmlp
 from fastmlp.model import MLP, core_of
+from fastmlp.network.summary import name_of
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
@@ -35,12 +35,12 @@ def identity(n_features: int) -> Affine:
 
 
 def affine_of(scaler: Any, name: str, who: str) -> Affine:
-    """The product and sum of a fitted scaler; `name` is its name in messages.
+    """The product and sum of a fitted scaler; `name` stands in messages.
 
     Raises
     ------
     TypeError
-        If it is no scaler that is a product and a sum.
+        If it is not a scaler that is a product and a sum.
     ValueError
         If it is not fitted, or clips.
     """
@@ -88,7 +88,7 @@ def _min_max(scaler: Any) -> tuple[Any, Any]:
     return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
 
 
-# From a scaler to the numbers that it subtracts, and those that it then divides by; None: none.
+# From a scaler to the numbers that it subtracts, and then divides by; None: it does not.
 OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "StandardScaler": _standard,
     "MinMaxScaler": _min_max,
@@ -111,7 +111,7 @@ def fold(model: MLP, scaler: Any) -> MLP: ...
 def fold(model: Any, scaler: Any = None) -> Any: ...
 @explained
 def fold(model: Any, scaler: Any = None) -> Any:
-    """Return a net that takes unscaled columns, of one that was trained on scaled ones.
+    """Return a net that takes unscaled columns, from a net that was trained on scaled ones.
 
     The scaling ``x * factor + shift`` goes into the first layer: each row of its weights is
     multiplied by its column's factor, and its biases gain the shifts times the weights. From
@@ -127,7 +127,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
         of those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
         where the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
-        For a model that is no pipeline: the scaler of X.
+        The scaler of X, for a model that is not a pipeline.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If a step is no such scaler, is not fitted or has other columns; the message names it.
+        If a step is not such a scaler, is not fitted or has other columns; the message names it.
 
     Warns
     -----
@@ -169,51 +169,33 @@ def fold(model: Any, scaler: Any = None) -> Any:
     if whole:
         *before, (_, model) = model.steps
         steps = [leaf for name, step in before for leaf in _steps_of(step, name)] + steps
-    _refuse_tables(model)
+    if is_a(model, "TabularMLP", "fastmlp"):
+        raise TypeError(
+            f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
+            "a curve, which weights cannot hold: predict takes columns as they are, also where "
+            "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
+        )
     if not whole and scaler is None and targets is None:
         raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
     folded = deepcopy(model)
     if not isinstance(model, MLP) and not (is_of_fastmlp(model) and hasattr(model, "net_")):
         best = "; fold its best_estimator_" if hasattr(model, "best_estimator_") else ""
         raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
-    net, names = _layers_of(folded), _names(folded, [step for _, step in steps])
+    net: MLP = folded if isinstance(folded, MLP) else folded.net_
+    names = _names(folded, [step for _, step in steps])
     _fold_inputs(net, steps, names)
     if targets is not None:
         _fold_targets(net, targets)
-    net.forget()
-    _set_names(folded, names)
+    core_of(net).state.restart()
+    vars(folded).pop("_optimizer", None)
+    if isinstance(folded, MLP):
+        folded.feature_names = names or None
+    elif names:
+        folded.feature_names_in_ = np.array(names, object)
     return folded
 
 
-def _refuse_tables(model: Any) -> None:
-    """Raise for models of tables, which are known by a base class: none is imported."""
-    if any(kind.__name__ == "TabularMLP" for kind in type(model).__mro__):
-        raise TypeError(
-            f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
-            "a curve, which weights cannot hold: predict takes columns as they are, also where "
-            "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
-        )
-
-
-class NetLayers(NamedTuple):
-    """The layers of a net, which are written to, and a function that resets its training."""
-
-    weights: Any
-    biases: Any
-    output: str
-    forget: Callable[[], object]
-
-
-def _layers_of(model: Any) -> NetLayers:
-    if hasattr(model, "coefs_"):
-        forget = partial(vars(model).pop, "_optimizer", None)
-        return NetLayers(model.coefs_, model.intercepts_, model.out_activation_, forget)
-    net: MLP = model if isinstance(model, MLP) else model.net_
-    return NetLayers(net.weights, net.biases, "", core_of(net).state.restart)
-
-
 def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
-    """Return the scalers of a step, which may be a pipeline of them, with their names."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return []
     if is_a(step, "Pipeline", "sklearn"):
@@ -223,7 +205,6 @@ def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _of_targets(model: Any) -> tuple[Any, Affine]:
-    """The regressor, and the change of the targets that it was trained on."""
     if not hasattr(model, "regressor_"):
         raise ValueError(f"{WHO}: the TransformedTargetRegressor is not fitted")
     if model.func is not None:
@@ -236,7 +217,7 @@ def _of_targets(model: Any) -> tuple[Any, Affine]:
     return model.regressor_, affine_of(model.transformer_, "transformer", WHO)
 
 
-def _fold_inputs(net: NetLayers, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
+def _fold_inputs(net: MLP, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
     n_features = len(net.weights[0])
     change = identity(n_features)
     for name, step in steps:
@@ -262,17 +243,18 @@ def _fold_inputs(net: NetLayers, steps: list[tuple[str, Any]], names: Sequence[s
     _assign(net.weights[0], weights * change.factor[:, None])
 
 
-def _fold_targets(net: NetLayers, change: Affine) -> None:
-    if net.output != "identity":
+def _fold_targets(net: MLP, change: Affine) -> None:
+    network = core_of(net).engine.network
+    output = network.loss.link or name_of(network.activations[-1])
+    if output != "identity":
         raise ValueError(
-            f"{WHO}: scaled targets need an output activation of identity, got {net.output!r}"
+            f"{WHO}: scaled targets need an output activation of identity, got {output!r}"
         )
     _assign(net.weights[-1], net.weights[-1] / change.factor)
     _assign(net.biases[-1], (net.biases[-1] - change.shift) / change.factor)
 
 
 def _assign(array: Any, numbers: Any) -> None:
-    """Write numbers to an array, after a check that they are finite in its dtype."""
     with np.errstate(over="ignore"):
         rounded = numbers.astype(array.dtype)
     if not np.isfinite(rounded).all():
@@ -281,17 +263,11 @@ def _assign(array: Any, numbers: Any) -> None:
 
 
 def _names(model: Any, scalers: list[Any]) -> tuple[str, ...]:
-    """Return the names of the columns of the first scaler, or else of the model; or none."""
+    """Return the names of the first scaler's columns, or else of the model's, if there are
+    names."""
     for holder in (*scalers[:1], model):
         for attribute in ("feature_names", "feature_names_in_"):
             names = getattr(holder, attribute, None)
             if names is not None:
                 return tuple(names)
     return ()
-
-
-def _set_names(model: Any, names: tuple[str, ...]) -> None:
-    if isinstance(model, MLP):
-        model.feature_names = names or None
-    elif names:
-        model.feature_names_in_ = np.array(names, object)

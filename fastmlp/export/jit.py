@@ -1,4 +1,4 @@
-"""Models inside compiled code of the user's own: ``from fastmlp import jit``."""
+"""Models inside a user's compiled code: ``from fastmlp import jit``."""
 
 import ctypes
 from collections.abc import Iterator
@@ -43,26 +43,26 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
     """A context with a handle by which compiled code trains a net, and predicts.
 
     `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
-    `MLP.train_on_gradient`, `vjp` has those of `MLP.vjp`, `predict` sees each step. Meanwhile the
-    net is in training, so that others' fits are refused, and `n_steps` of the net stays. When the
-    context ends the net has all its steps, and counts them; the handle trains no more. It is a
-    context, and no `compiled(training=True)`, as a net in training must be let go.
+    `MLP.train_on_gradient`, `vjp` has the bits of `MLP.vjp`, `predict` sees each step. Meanwhile
+    the net is in training, so that others' fits are refused, and `n_steps` of the net stays. When
+    the context ends, the net has all its steps and counts them; the handle trains no more. A
+    context lets the net go, which `compiled(training=True)` would not.
 
     Parameters
     ----------
     net : MLP, on the CPU
     batch_size : int, rows of every step
     n_steps : int, optional
-        Steps whose coefficients are computed ahead; later steps take those of the last. Without it,
-        as many as there are until they no longer change: of a constant rate, until Adam's
-        corrections of its bias are over, of a schedule, to its end. Dropout must have a number.
+        Steps whose coefficients are computed ahead; later steps take the last coefficients. Without
+        it, as many as there are until they no longer change: with a constant rate, until Adam's
+        corrections of its bias are over, with a schedule, to its end. Dropout must have a number.
 
     Raises
     ------
     TypeError, ValueError
-        If net is no MLP, or batch_size or n_steps no positive int; if a step needs what is done in
-        Python: averages, bfloat16, a GPU, a batch too large for one call; if coefficients do not
-        end, and n_steps is not given.
+        If net is not an MLP, or batch_size or n_steps not a positive int; if a step needs what is
+        done in Python: averages, bfloat16, a GPU, a batch too large for one call; if coefficients
+        do not end, and n_steps is not given.
     RuntimeError
         If the net is in training.
 
@@ -177,15 +177,15 @@ def __dir__() -> list[str]:
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """A handle of a model, by which compiled code predicts.
 
-    Hand it to compiled functions as an argument. As a global it would be frozen into their cached
-    code, and the next process call an address that is no longer valid. A copy of it, or a pickle,
-    holds addresses of another array: the functions refuse it with a ValueError. Workers are handed
-    the model, and make a handle of their own.
+    Hand it to compiled functions as an argument. A global would be frozen into their cached code,
+    and the next process would call an address that is not valid there. A copy of it, or a pickle,
+    holds addresses of another array: the functions refuse it with a ValueError. Hand workers the
+    model: each makes a handle.
 
     Parameters
     ----------
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
-        Of a model of tables a row is of numbers, NaN where one is missing, and codes of levels, as
+        A row of a model of tables has numbers, NaN where one is missing, and codes of levels, as
         `TabularMLPClassifier.codes` makes them.
     raw : bool
         Predict the outputs before the link.
@@ -203,7 +203,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If the model is none of these, or not fitted; for `raw`, if it is one of tables.
+        If it is another model, or not fitted; for `raw`, if it is a model of tables.
     NotImplementedError
         If a model of tables has members of `extra_members`.
 
@@ -270,7 +270,7 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
     ----------
     handle : record array of `compiled`; the callable keeps it alive
     kind : "quad", for `scipy.integrate.quad` and `nquad`, or "generic_filter", of `scipy.ndimage`
-        The number of variables, or of the footprint's elements, must be that of the model's inputs:
+        The number of variables, or of the footprint's elements, must equal the model's inputs:
         otherwise quad gets NaN, and generic_filter raises.
 
     Raises
@@ -297,7 +297,7 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
 
 
 def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
-    """The handle of a fitted model of tables; the options are those of `jit.compiled`.
+    """The handle of a fitted model of tables; the options are as in `jit.compiled`.
 
     Raises
     ------

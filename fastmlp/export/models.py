@@ -1,4 +1,4 @@
-"""A fitted model of any class as nets, what becomes of a row before, and of predictions after."""
+"""A fitted model of any class as nets, with the steps from a row to inputs, and to predictions."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ class ModelParts(NamedTuple):
     n_outputs : numbers that the model predicts for a row, in the order of its `predict` or, for a
         classifier, `predict_proba`
     classes : (n_classes,) array of labels, of a classifier of one label a row; else None
-    feature_names : of the columns, or none
+    feature_names : of the columns, if there are names
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ def is_a(value: Any, kind: str, package: str) -> bool:
 
 
 def parts_of(model: Any, who: str) -> ModelParts:
-    """The parts of a fitted model; of a search, those of its best estimator.
+    """The parts of a fitted model, or of a search's best estimator.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class TableParts(NamedTuple):
     Attributes
     ----------
     feature_names : of the numbers of a row
-    levels : of each number of a row; empty if it is no code
+    levels : of each number of a row; empty if the number is not a code
     numbers, codes : places in a row of what steps call numbers and codes
     encodings : the steps of each encoding, whose inputs follow each other
     members : in the order in which their predictions are summed up

@@ -1,8 +1,8 @@
 """to_onnx: a model as an ONNX graph, node by node; converters of skl2onnx.
 
-The same code writes to a graph of its own, for `to_onnx`, and to a graph of skl2onnx's, whose own
-converters know four activations, one output of a regressor, and no exp. The converters here are
-registered when skl2onnx is imported, before fastmlp or after.
+The same code writes a graph for `to_onnx`, and to a graph of skl2onnx's. The converters of skl2onnx
+for scikit-learn's classes know four activations, one output of a regressor, and not exp. The
+converters here are registered when skl2onnx is imported, before fastmlp or after.
 """
 
 import math
@@ -29,7 +29,7 @@ from fastmlp.validation.suggestions import needs
 
 Array = NDArray[Any]
 DTypeName = Literal["float32", "float64"]
-# Single nodes of activations. onnxruntime has those of `OF_FLOAT32` in no other precision.
+# Single nodes of activations. onnxruntime has the nodes of `OF_FLOAT32` in float32 alone.
 NODES: dict[Any, tuple[str, dict[str, Any]]] = {activations.relu: ("Relu", {})}
 OF_FLOAT32: dict[Any, tuple[str, dict[str, Any]]] = {
     activations.leaky_relu: ("LeakyRelu", {"alpha": 0.01}),
@@ -181,7 +181,6 @@ class Graph:
         return names[last]
 
     def _link(self, raw: str, rule: Any, n_outputs: int, kind: int) -> str:
-        """Add a link of rows."""
         if rule is links.softmax:
             return self.node("Softmax", [raw], axis=1)
         if rule is links.ascending:
@@ -274,7 +273,7 @@ class Nodes(Trace):
 
 
 WHO = "fastmlp.to_onnx"
-# The oldest version that has every node, and that of LabelEncoder.
+# The oldest version that has every node, and the version of LabelEncoder.
 OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
 
 
@@ -303,7 +302,7 @@ class Builder:
         op_version: int | None = None,
         **options: Any,
     ) -> None:
-        """Add a node; the version is that of the graph."""
+        """Add a node, of the graph's version."""
         from onnx import helper
 
         outputs = [outputs] if isinstance(outputs, str) else outputs
@@ -375,8 +374,8 @@ def to_onnx(
     TypeError, ValueError
         If the model is of another kind or not fitted, or an argument is wrong.
     NotImplementedError
-        If a part of it has no nodes, such as an activation of your own that is more than
-        arithmetic, ``a if c else b`` and functions of `fastmlp.rules.elementary`.
+        If a part of it has no nodes, such as your activation that is more than arithmetic,
+         ``a if c else b`` and functions of `fastmlp.rules.elementary`.
     ImportError
         If onnx is not installed.
 
@@ -435,7 +434,7 @@ def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
-    """Add a classifier: labels and probabilities, as for scikit-learn's own."""
+    """Add a classifier: labels and probabilities, as skl2onnx does for scikit-learn's."""
     graph, (label, probability) = graph_of(scope, operator, container), operator.outputs
     parts = parts_of(operator.raw_operator, "to_onnx")
     values = graph.predictions(operator.inputs[0].full_name, parts)
@@ -468,7 +467,7 @@ def set_class_types(operator: Any, n_classes: int) -> None:
 
 
 def number_type(operator: Any) -> Callable[[list[Any]], Any]:
-    """Return the type of predictions: that of inputs which are float64 is float64."""
+    """Return the type of predictions: float64 for inputs of float64."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     return DoubleTensorType if _is_double(operator) else FloatTensorType
@@ -480,7 +479,7 @@ def _is_double(operator: Any) -> bool:
     return any(isinstance(variable.type, DoubleTensorType) for variable in operator.inputs)
 
 
-# Of a classifier's converter.
+# Options of a classifier's converter.
 OPTIONS = {
     "zipmap": [True, False, "columns"],
     "output_class_labels": [False, True],

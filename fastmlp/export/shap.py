@@ -1,5 +1,6 @@
 """Attributions of predictions to columns: integrated gradients, averaged over background rows."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,10 @@ from fastmlp.export.derivatives import (
     Term,
     as_they_are,
     complemented,
-    is_of_tables,
     model_derivatives,
     rows_of,
 )
-from fastmlp.export.models import parts_of
+from fastmlp.export.models import is_a, parts_of
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
 
@@ -61,8 +61,8 @@ def shap_values(
 
     Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep
     networks") along straight lines from each background row, averaged over them, by Gauss-Legendre
-    quadrature: Aumann-Shapley values. Of smooth nets they are close to Shapley values. No number is
-    drawn.
+    quadrature: Aumann-Shapley values. For smooth nets they are close to Shapley values. No number
+    is drawn.
 
     A model of tables is attributed to its columns: lines go through the columns as nets see them,
     so that categories, missing values and dates have shares as numbers have.
@@ -72,14 +72,14 @@ def shap_values(
     model : MLP, or a fitted estimator, search or model of tables of fastmlp
     X : (n_rows, n_features) array of real numbers, or a frame; for a model of tables, a table
     background : rows like those of X
-        Rows that stand for the data, such as 100 of training. Of more than 1,000 rows 1,000 are
-        used, evenly picked.
+        Rows that stand for the data, such as 100 of training. At most 1,000 rows are used, evenly
+        picked.
     n_steps : int of 1 or more, default 16
-        Points of each line. The time is that of n_rows x n_background x n_steps gradients.
+        Points of each line. The time is n_rows x n_background x n_steps gradients.
     raw : bool, optional
-        Attribute raw outputs, before the output activation or link: of a classifier, log odds. Of a
-        model of tables: the log odds of two classes, or the logarithms of the
-        probabilities of several. None: True for classifiers.
+        Attribute raw outputs, before the output activation or link: a classifier's log odds. For a
+        model of tables: the log odds of two classes, or the logarithms of the probabilities of
+        several. None: True for classifiers.
 
     Returns
     -------
@@ -89,9 +89,9 @@ def shap_values(
     Raises
     ------
     TypeError, ValueError
-        If the model is no such model or not fitted, or rows have a wrong type, shape or value.
+        If the model is not such a model or not fitted, or rows have a wrong type, shape or value.
     NotImplementedError
-        If a model of tables has members that are no nets.
+        If a model of tables has members that are not nets.
 
     Warns
     -----
@@ -111,7 +111,7 @@ def shap_values(
     scalars.positive_integer(WHO, "n_steps", n_steps)
     if raw is not None:
         scalars.boolean(WHO, "raw", raw)
-    if is_of_tables(model):
+    if is_a(model, "TabularMLP", "fastmlp"):
         table = _Table(model, raw)
         derivatives, x, rows = table.derivatives, table.encoded(X), table.encoded(background)
     else:
@@ -133,7 +133,6 @@ def shap_values(
 
 
 def _of_rows(model: Any, raw: bool | None) -> ModelDerivatives:
-    """The derivatives of a model of numbers; of raw outputs, if nothing is said of a classifier."""
     parts = parts_of(model, WHO)
     if raw is None:
         raw = NetDerivatives(parts.net, raw=False).link in ("sigmoid", "softmax")
@@ -221,7 +220,7 @@ class _Table:
         ]
         self.derivatives = ModelDerivatives(
             terms,
-            complemented if classes else _Scaled(pack.outputs),
+            complemented if classes else partial(_scaled, pack.outputs),
             len(owners),
             n_outputs,
             logs=classes and raw is not False,
@@ -237,18 +236,13 @@ class _Table:
 
 
 def _pack_of(model: Any) -> Any:
-    """The nets of a fitted model of tables."""
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model)
-    if np.any(model.pack_.extra_weights):
-        names = ", ".join(
-            repr(name)
-            for (name, _), weight in zip(
-                model.extra_members_, model.pack_.extra_weights, strict=True
-            )
-            if weight
-        )
+    weights = model.pack_.extra_weights
+    if np.any(weights):
+        used = [name for (name, _), w in zip(model.extra_members_, weights, strict=True) if w]
+        names = ", ".join(map(repr, used))
         raise NotImplementedError(
             f"{WHO}: the ensemble has members that are no nets, which have no derivatives: "
             f"{names}; fit without extra_members, with trees=False, or hand predict to "
@@ -257,17 +251,10 @@ def _pack_of(model: Any) -> Any:
     return model.pack_
 
 
-class _Scaled:
-    """Predictions of numbers: scaled outputs, within the range of training."""
-
-    def __init__(self, outputs: Any) -> None:
-        self._outputs = outputs
-
-    def __call__(self, link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
-        outputs = self._outputs
-        values, derivatives = as_they_are(link, values, derivatives)
-        numbers = values * outputs.scale + outputs.center
-        if derivatives is not None:
-            inside = (numbers > outputs.low) & (numbers < outputs.high)
-            derivatives = derivatives * np.where(inside, outputs.scale, 0.0)[:, :, None]
-        return np.clip(numbers, outputs.low, outputs.high), derivatives
+def _scaled(outputs: Any, link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
+    values, derivatives = as_they_are(link, values, derivatives)
+    numbers = values * outputs.scale + outputs.center
+    if derivatives is not None:
+        inside = (numbers > outputs.low) & (numbers < outputs.high)
+        derivatives = derivatives * np.where(inside, outputs.scale, 0.0)[:, :, None]
+    return np.clip(numbers, outputs.low, outputs.high), derivatives

@@ -81,7 +81,7 @@ class Trace(ABC):
 
     Attributes
     ----------
-    own : functions that the language has, and what becomes of a call
+    own : from a function that the language has to what a call becomes
     forms : functions of which calls take another form, by the precision
     """
 
@@ -213,7 +213,6 @@ class _Calls(ast.NodeTransformer):
 
 @lru_cache(maxsize=256)
 def _on_symbols(rule: FunctionType) -> CodeType:
-    """A definition of the rule for symbols, compiled."""
     definition = _Calls().visit(deepcopy(definition_of(rule)))
     definition.decorator_list, definition.returns = [], None
     for argument in definition.args.args:

@@ -20,7 +20,7 @@ LARGEST = 1e18
 
 
 def clipped(x: float, center: float, factor: float) -> float32:
-    """``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 of a missing x."""
+    """``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 for a missing x."""
     z = (x - center) * factor
     z = z if z == z else 0.0
     z = -LARGEST if z < -LARGEST else z
@@ -41,13 +41,13 @@ def rising(x: float, center: float, factor: float) -> float32:
 
 
 def missing(x: float) -> float32:
-    """1 of a missing number, else 0."""
+    """1 for a missing number, else 0."""
     return float32(1.0 if x != x else 0.0)
 
 
 def share_below(x: float, median: float, low: float, factor: float) -> float32:
     """The share of a piece from `low` on, ``1 / factor`` wide, that lies below a number, from 0 to
-    1; a missing one is taken as the median."""
+    1; a missing number counts as the median."""
     x = median if x != x else x
     share = float32((x - low) * factor)
     share = float32(0) if share < float32(0) else share
@@ -81,9 +81,9 @@ class LevelStep(NamedTuple):
     ----------
     columns : (n_columns,) array, places among the codes of a row
     starts : (n_columns + 1,) array
-        Where each column begins in `inputs` and `constants`: that of no level or an unknown one,
-        then those of the codes from 0.
-    inputs : (n_places,) array, the first input that is written; -1: none
+        The first place of each column in `inputs` and `constants`: a missing or unknown level,
+        then the codes from 0.
+    inputs : (n_places,) array, the first input that is written; -1: nothing is written
     constants : (n_places, width) array of float32, what is written
     n_inputs : int
     """

@@ -136,7 +136,7 @@ PHILOX = philox_of(lambda function: function)
 
 
 class Dropout(NamedTuple):
-    """The rates of a net's dropout and noise in training; 0: none.
+    """The rates of a net's dropout and noise in training; 0: not used.
 
     Attributes
     ----------
@@ -230,7 +230,7 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
 
 
 def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Array:
-    """Return the noise of a batch's inputs in a step; the parameters are those of `mask`.
+    """Return the noise of a batch's inputs in a step; the parameters are as in `mask`.
 
     Examples
     --------

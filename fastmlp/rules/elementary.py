@@ -1,8 +1,8 @@
 """Elementary functions of one scalar, in the precision of their argument, and exp of rows.
 
 Rules (activations, losses, links, penalties, updates) call these functions, for which every
-backend has a compiled form of its own. Uncompiled they take NumPy scalars; compiled they take
-float32 or float64 and never widen. Rules of the user's own may call them too.
+backend has a compiled form. Uncompiled they take NumPy scalars; compiled they take
+float32 or float64 and never widen. A user's rules may call them too.
 """
 
 import math
@@ -87,7 +87,7 @@ def exponentials(raw: Any, out: Any) -> None:
 
 def probabilities(raw: Any, out: Any, rest: Any) -> None:
     """Write ``exp(raw_j) / sum_k exp(raw_k)`` of every row to `out`, and to `rest` the sum of
-    ``exp(raw_j - peak)`` without the peak's own 1, which is exact if it is small.
+    ``exp(raw_j - peak)`` without the 1 of the peak, which is exact if it is small.
 
     Parameters
     ----------

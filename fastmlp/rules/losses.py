@@ -17,8 +17,8 @@ To add one: write the function, and give it a row in `LOSSES` and its name in `N
 Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
 single outputs has a function of an output and its target. A loss of whole rows writes a root R of
 H = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive
-semidefinite; where a second derivative could be 0, as huber's far from the target, it is that of
-the parabola that touches the loss there.
+semidefinite; where a second derivative could be 0, as huber's far from the target, the
+parabola that touches the loss there gives it.
 
 The losses of scikit-learn differ in scale, and clip probabilities in the value. Their rules take
 whole rows, because value and slope have different scales: the squared error is a mean over outputs,
@@ -168,7 +168,7 @@ def poisson(raw: float, target: float) -> Pair:
 def log_cosh(prediction: float, target: float) -> Pair:
     """L = log cosh(p - y), computed from expm1(-2 abs(p - y)), which cannot overflow.
 
-    Near p = y the value has an error of about eps abs(p - y); the slope has none.
+    Near p = y the value has an error of about eps abs(p - y); the slope is exact.
     """
     error = prediction - target
     zero, two = type(error)(0), type(error)(2)
@@ -403,7 +403,7 @@ def binary_cross_entropy_curvature(raw: float, target: float) -> float:
 
 
 def smoothed_binary_cross_entropy_curvature(raw: float, target: float, smoothing: float) -> float:
-    """p (1 - p), as of the labels themselves."""
+    """p (1 - p), as for the labels themselves."""
     return logistic(raw) * logistic(-raw)
 
 
@@ -463,7 +463,7 @@ def half_squared_error(prediction: Any, target: Any, slope: Any, value: Any) -> 
 def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """L = -sum_j y_j log p_j + (1 - y_j) log(1 - p_j), with p = 1 / (1 + exp(-raw)), y 0 or 1.
 
-    In the value, p is clipped to [eps, 1 - eps], eps that of the precision.
+    In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
     n_rows, n = raw.shape
     one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps
@@ -478,9 +478,9 @@ def clipped_log_loss(raw: Any, target: Any, slope: Any, value: Any) -> None:
 
 
 def clipped_cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
-    """L = -log p_y, with p = softmax(raw) and the class y in a column of its own.
+    """L = -log p_y, with p = softmax(raw) and the class y, the one column of the targets.
 
-    In the value, p is clipped to [eps, 1 - eps], eps that of the precision.
+    In the value, p is clipped to [eps, 1 - eps], eps the spacing of numbers at 1.
     """
     n_rows, n = raw.shape
     one, eps = type(raw[0, 0])(1), np.finfo(raw.dtype).eps

@@ -1,7 +1,8 @@
 """The protocols of optimizers and schedules, averages of parameters, and shared settings.
 
-After each step, ``average <- average + gain (w - average)``. The gain of the k-th step that counts
-is the average's own; at k = 1 it is 1. A net shows the average in place of its last parameters.
+After each step, ``average <- average + gain (w - average)``. Each kind of average has its gain of
+the k-th step that counts; at k = 1 the gain is 1. A net shows the average in place of its last
+parameters.
 """
 
 import math
@@ -216,7 +217,7 @@ class OptimizerSettings:
             checked_average(who, self.average)
 
     def settings(self) -> dict[str, Any]:
-        """Return the optimizer's own settings, then those of all optimizers that are in use."""
+        """Return the settings of this optimizer, then the shared settings that are in use."""
         shared = [field.name for field in fields(OptimizerSettings)]
         own = [field.name for field in fields(self) if field.name not in shared]
         used = [name for name in shared if getattr(self, name) is not None]
@@ -228,7 +229,7 @@ class OptimizerSettings:
 
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
-    """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
+    """Return the name of the gradient rule that an optimizer asks for, or ""."""
     for name in updates.GRADIENT_RULES:
         if getattr(optimizer, name, None) is not None:
             return name
@@ -243,7 +244,7 @@ class NormLimit(NamedTuple):
 
 
 def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
-    """Return the limit of the norms that an optimizer asks for; None if it asks for none."""
+    """Return the limit of the norms that an optimizer asks for, or None."""
     for name, by_variable in updates.NORMS.items():
         limit = getattr(optimizer, name, None)
         if limit is not None:
@@ -274,7 +275,7 @@ def traits_of(optimizer: Optimizer) -> tuple[Any, ...]:
     """Return a key, equal for optimizers whose steps differ in coefficients alone."""
     if not isinstance(optimizer, OptimizerSettings):
         return (optimizer,)
-    # On the object: `hasattr` of a class that has none takes 0.4 us.
+    # On the object: `hasattr` of a class without the attribute takes 0.4 us.
     decays = getattr(optimizer, "decay_biases", True) or getattr(optimizer, "weight_decay", 0) == 0
     n_constants = len(getattr(optimizer, "constants", ()))
     return type(optimizer), decays, n_constants, *_TRAITS(optimizer)
@@ -306,9 +307,11 @@ def coefficients_of(
     groups: Sequence[updates.ParameterGroup] = updates.WHOLE,
     averaged_from: int = 0,
 ) -> Rates:
-    """Return the numbers that each step takes: for one group of parameters after the other, the
-    optimizer's coefficients, that of its gradient rule, and the gain of its average, which counts
-    the steps after step `averaged_from`."""
+    """Return the numbers that each step takes, one group of parameters after the other.
+
+    A group has the optimizer's coefficients, the setting of its gradient rule, and the gain of its
+    average, which counts the steps after step `averaged_from`.
+    """
     if len(groups) == 1 and groups[0].factor == 1.0:
         return _coefficients(groups[0].settings_of(optimizer), first_step, rates, averaged_from)
     parts = [

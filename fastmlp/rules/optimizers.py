@@ -404,7 +404,6 @@ class ScheduleFreeAdamW(OptimizerSettings):
         return columns(rates, of_z - rate_m, *fixed, share, rate_m)
 
     def _risen(self, t: Any) -> Any:
-        """Return the rates at steps t in parts of the full rate."""
         return np.minimum(t / max(self.warmup_steps, 1), 1.0)
 
     def _mass(self, t: Any) -> Any:
@@ -417,7 +416,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
 @explained
 @dataclass(frozen=True, repr=False)
 class Custom(OptimizerSettings):
-    """An optimizer from a rule of your own.
+    """An optimizer from your own update rule.
 
     Parameters
     ----------
@@ -457,7 +456,7 @@ class Custom(OptimizerSettings):
 
 
 class SecondOrder:
-    """An optimizer whose epoch is one iteration over all rows; each has a step length of its own.
+    """An optimizer whose epoch is one iteration over all rows; it finds its step length.
 
     Attributes
     ----------
@@ -468,7 +467,7 @@ class SecondOrder:
 
     @property
     def rule(self) -> UpdateRule:
-        """The class, in the place of a rule: no parameter has an update of its own."""
+        """The class, in the place of a rule: a step changes all parameters together."""
         kind: Any = type(self)
         made: UpdateRule = kind
         return made
@@ -490,14 +489,14 @@ class LevenbergMarquardt(SecondOrder):
     parameters at most.
 
     A step d solves ``(G + mu D) d = -g``: g is the gradient, G the Gauss-Newton matrix of all rows,
-    D the root of the largest that its diagonal has been times the mean of that, and mu the damping.
+    and mu the damping. D is the root of the largest diagonal so far times the diagonal's mean.
     A step that does not lower the objective is not taken; mu rises then, and falls after good
-    steps. An epoch of `MLP.fit` is one step that was taken, and its loss is that after the step. It
-    works in float64, also for nets of float32. A `time_limit` gives the step at hand up.
+    steps. An epoch of `MLP.fit` is one step that was taken, with the loss after the step. All
+    numbers are float64, also for nets of float32. A `time_limit` gives the step at hand up.
 
-    Targets of any scale are learned alike. With an identity output, D is that of a net on targets
-    divided by their deviation, rounded to a power of 16. A net that explains less than half of the
-    objective begins with its last layer times that number, unless the layer is frozen.
+    Targets of any scale are learned alike. With an identity output, D is taken as if the targets
+    were divided by their deviation, rounded to a power of 16. A net that explains less than half of
+    the objective begins with its last layer times that number, unless the layer is frozen.
 
     It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
     "poisson", "gamma" and "tweedie", with l2, on the CPU, and 8 bytes times the square of the
@@ -616,7 +615,7 @@ def require_first_order(optimizer: object, who: str) -> None:
     Raises
     ------
     ValueError
-        If its steps are those of `MLP.fit`.
+        If its steps are iterations of `MLP.fit`.
     """
     if isinstance(optimizer, SecondOrder):
         name = type(optimizer).__name__
@@ -630,13 +629,8 @@ def require_first_order(optimizer: object, who: str) -> None:
 TAKING_ONE_RATE: tuple[type, ...] = (SGD, RMSprop, Adagrad, Adam, AdamW, Custom)
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
 OPTIMIZERS: dict[str, type] = {
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-    "adagrad": Adagrad,
-    "adam": Adam,
-    "adamw": AdamW,
-    "nadam": Nadam,
-    "schedulefreeadamw": ScheduleFreeAdamW,
+    kind.__name__.lower(): kind
+    for kind in (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, ScheduleFreeAdamW)
 }
 # From a name, or a sentence of advice, to the words of other libraries.
 SYNONYMS = {

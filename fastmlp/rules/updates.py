@@ -37,7 +37,7 @@ def clip(g: float, limit: float) -> float:
 
 GRADIENT_RULES: dict[str, GradientRule] = {"clipvalue": clip}
 
-# Settings that clip by norm, and True where each variable has its own: a layer's weights, or its
+# Settings that clip by norm, and True where each variable has a norm: a layer's weights, or its
 # biases.
 NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
 

@@ -41,7 +41,7 @@ class _Simulated:
 
 
 def _module() -> Any:
-    """Return the CUDA module; Numba's own, deprecated and without a compiler, comes last."""
+    """Return the CUDA module; Numba's, deprecated and without a compiler, comes last."""
     if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
         return importlib.import_module("numba_cuda_mlir.cuda")
     return importlib.import_module("numba.cuda")
@@ -188,9 +188,9 @@ def require(index: int, who: str = "MLP") -> None:
     Raises
     ------
     ImportError
-        If there is no CUDA module.
+        If a CUDA module is not installed.
     RuntimeError
-        If there is no driver, or no such device.
+        If the driver, or the device, is missing.
     """
     if SIMULATED:
         return
@@ -221,7 +221,7 @@ def count(who: str = "MLP") -> int:
     Raises
     ------
     RuntimeError
-        If there is no driver, or it does not answer.
+        If the driver is missing, or does not answer.
     """
     if SIMULATED:
         return 1
@@ -239,7 +239,6 @@ def count(who: str = "MLP") -> int:
 
 
 def _why_unusable(index: int) -> str | None:
-    """Return the reason, in words, why a device is not usable; None if it is."""
     capability = tuple(MODULE.gpus[index].compute_capability)
     if capability < OLDEST:
         own, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
@@ -257,7 +256,6 @@ def _why_unusable(index: int) -> str | None:
 
 
 def _versions() -> tuple[int, int]:
-    """Return the CUDA versions of the driver and of the package."""
     package = importlib.import_module("cuda.bindings").__version__.partition(".")[0]
     return int(private_driver().driver.get_version()[0]), int(package)
 
@@ -270,8 +268,6 @@ class Card:
     index : int
     n_multiprocessors : int
     """
-
-    n_multiprocessors: int
 
     def __init__(self, index: int) -> None:
         note_use()
@@ -305,7 +301,7 @@ class Card:
                 freed.clear()
 
     def require_bytes(self, n_bytes: int, who: str) -> None:
-        """Check that so many bytes are free.
+        """Check that `n_bytes` are free.
 
         Raises
         ------

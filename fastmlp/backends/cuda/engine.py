@@ -41,9 +41,6 @@ class ForwardPass:
     session : Session
     """
 
-    mass: float
-    session: plan.Session
-
     def __init__(
         self, card: device.Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:
@@ -168,7 +165,7 @@ class Objective:
         self.take(data)
 
     def take(self, data: Data) -> None:
-        """Be that of these rows from now on."""
+        """Take these rows from now on."""
         self._pass = ForwardPass(*self._fixed, data, plan.TRAIN, "MLP.loss_and_gradient")
         if self._summed:
             self._pass.mass = 1.0
@@ -207,7 +204,7 @@ class Predictor:
         self._parameters, self._select = parameters, select
 
     def __reduce__(self) -> Any:
-        """Return a call that makes None: a copy of a net makes a predictor of its own."""
+        """Return a call that makes None: a copy of a net makes a new predictor."""
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
@@ -254,13 +251,8 @@ class Engine:
     Raises
     ------
     ImportError, RuntimeError
-        If there is no package, no driver or no such device.
+        If the package, the driver or the device is missing.
     """
-
-    network: Network
-    lock: NetLock
-    card: device.Card
-    queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
         device.require(index)
@@ -306,7 +298,9 @@ class Engine:
         ValueError
             If products are to be in `compute_dtype`.
         """
-        plan.refuse_predicting(compute_dtype)
+        if compute_dtype is not None:
+            feature = "predict in mixed precision (compute_dtype): use compute_dtype=None"
+            raise plan.refused(feature)
         network = self.network.without_output() if raw else self.network
         return Predictor(self.card, network, self.lock, parameters, select)
 
@@ -315,7 +309,7 @@ class Engine:
         return Evaluation(self.card, self.network, self.lock, data)
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a trainer, or an objective, for `room` rows serves so many."""
+        """Return True if a trainer, or an objective, for `room` rows serves `n_rows`."""
         return n_rows == room
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
@@ -364,7 +358,7 @@ class Engine:
         batch_size: int,
         **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
+        """Allocate and compile what training on `data` needs; `options` are as in `Trainer`."""
         fixed = (self.card, self.network, self.lock)
         return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
 

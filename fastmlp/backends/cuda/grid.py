@@ -4,7 +4,7 @@ Blocks (i, k) share net k. A step has two phases; between them all blocks wait f
 phase one, each block takes strips of rows through forward pass, loss and backward pass. In phase
 two, each block takes tiles of weights through gradient, penalty and update. Each number is one sum,
 in the order of its depth, by one thread: the bits are independent of tiles, blocks, launches and
-other nets, and there are no atomic sums. A launch runs one phase of a step, or a cooperative launch
+other nets, and sums are never atomic. A launch runs one phase of a step, or a cooperative launch
 runs many steps.
 """
 

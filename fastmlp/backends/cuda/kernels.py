@@ -91,14 +91,14 @@ def make_staged_product(rules: KernelRules, shape: TileShape) -> Any:
 
 
 def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> Any:
-    """Make the copy of `size` elements of an operand, `shape.depth` deep, to the staging."""
     n_threads, step, stride = shape.n_threads, shape.depth, size + 1
     zero = rules.scalar(0)
 
     def stage(
         staging: Any, memory: Any, operand: Operand, n: int, done: Any, depth: Any, t: int
     ) -> None:
-        # A while loop: NVVM unrolls a range, 255 registers, spills -> 228, none (float64, sm_75).
+        # A while loop: NVVM unrolls a range: 255 registers and spills -> 228 without (float64,
+        # sm_75).
         q = t
         while q < size * step:
             # Neighbouring threads read neighbouring numbers: along the depth, or else across it.
@@ -116,7 +116,6 @@ def _make_stage(rules: KernelRules, shape: TileShape, size: int, place: int) -> 
 
 
 def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
-    """Make the first values of a thread's sums."""
     zero = rules.scalar(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
@@ -140,7 +139,6 @@ def _make_begin(rules: KernelRules, shape: TileShape) -> Any:
 
 
 def _make_multiply(shape: TileShape, b_place: int) -> Any:
-    """Make the products of what is staged, added to a thread's sums."""
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
     step, a_stride, b_stride = shape.depth, shape.tile_rows + 1, shape.tile_columns + 1
 
@@ -161,7 +159,6 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
 
 
 def _make_write(shape: TileShape) -> Any:
-    """Make the copy of a thread's sums to memory."""
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
     def write(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
@@ -482,7 +479,6 @@ def _make_batch_loss(rules: KernelRules, shape: GridShape) -> Any:
 
 
 def _make_tile_update(rules: KernelRules, shape: GridShape) -> Any:
-    """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
     product, finish = make_staged_product(rules, shape.weights), _make_finish(rules, shape)
     down, across = shape.weights.tile_rows, shape.weights.tile_columns
 

@@ -1,10 +1,10 @@
 """The plan of a net: records and arrays that kernels read, rules, shapes of tiles, and refusals.
 
-A launch takes 7 us and 4 us more for each array: the rows, x and y, and six of `Nets`. Of these a
+A launch takes 7 us and 4 us more for each array: the rows, x and y, and six of `Nets`, in which a
 net has a row or a record each. Offsets are into `memory`, of the net's dtype, or `sums`, float64.
 
-Features of a training on the CPU that a training on a GPU lacks are refused by name. To add one: a
-row in `REFUSALS`. `rules_of` checks them before a fit copies anything to the GPU or compiles.
+`refuse` names features that a training on a GPU lacks. `rules_of` calls it before a fit copies
+anything to the GPU or compiles.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.device import Card, type_of
 from fastmlp.compiler import Record
-from fastmlp.network.spec import Computed, Network
+from fastmlp.network.spec import Network
 from fastmlp.rules import optimizer_protocol
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.updates import ParameterGroups, groups_of
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
-# What a net shows: its parameters, an average in a slot of its own, one that follows from m.
+# A net shows its parameters, an average in a slot, or an average that follows from m.
 NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
 # Sums of losses and of the rows' weights are partial sums first; the losses' begin `sums`. Their
 # number is independent of the number of threads, and so are the bits.
@@ -49,7 +49,7 @@ class Plan(Record):
     first: int  # a launch's steps within its window of epochs: first,
     last: int  # and the one after the last
     first_row: int  # of a chunk of an evaluation
-    accumulate: int  # 1: a chunk's gradient adds to that of the chunks before
+    accumulate: int  # 1: a chunk's gradient adds to the gradient of the chunks before
     last_chunk: int  # 1: this is the last chunk
     n_tiles: int  # of the weights
     parameters: int  # flat
@@ -60,7 +60,7 @@ class Plan(Record):
     average_backup: int  # and the average
     gradient: int
     coefficients: int  # of a launch's steps,
-    n_coefficients: int  # so many each,
+    n_coefficients: int  # this many each,
     draws: int  # of which the last ones, from here on, are the numbers of dropout
     weights: int  # of the rows,
     weighted: int  # 1: they have weights
@@ -89,7 +89,7 @@ class Layer(Record):
     deltas: int
     delta_stride: int
     first_tile: int
-    weight_coefficients: int  # offsets in a step's coefficients of those of the weights,
+    weight_coefficients: int  # offsets of the weights' coefficients in a step's,
     bias_coefficients: int  # and of the biases; FROZEN: no step
 
 
@@ -266,62 +266,26 @@ def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
 Function = Callable[..., Any]
 
 
-class Refusal(NamedTuple):
-    """A feature that a GPU lacks: its condition, its name in words, and the alternative."""
-
-    applies: Callable[[Network, optimizer_protocol.Optimizer], bool]
-    feature: str
-    instead: str
-
-
-REFUSALS = [
-    Refusal(
-        lambda network, optimizer: optimizer_protocol.norm_limit_of(optimizer) is not None,
-        "does not clip gradients by their norm (clipnorm, global_clipnorm)",
-        "use clipvalue",
-    ),
-    Refusal(
-        lambda network, optimizer: network.compute_dtype is not None,
-        "does not train in mixed precision (compute_dtype)",
-        "use compute_dtype=None",
-    ),
-    Refusal(
-        lambda network, optimizer: bool(network.signs),
-        "does not keep the signs of weights (monotonic_cst)",
-        "leave it out",
-    ),
-]
-PREDICTING = REFUSALS[1]._replace(feature="does not predict in mixed precision (compute_dtype)")
-
-
 def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
     """Check that a GPU can train a network by an optimizer.
 
     Raises
     ------
     ValueError
-        If one of `REFUSALS` applies.
+        If the training needs a feature of the CPU alone; the message names it and the alternative.
     """
-    for refusal in REFUSALS:
-        if refusal.applies(network, optimizer):
-            raise _refused(refusal)
+    if optimizer_protocol.norm_limit_of(optimizer) is not None:
+        feature = "clip gradients by their norm (clipnorm, global_clipnorm): use clipvalue"
+        raise refused(feature)
+    if network.compute_dtype is not None:
+        raise refused("train in mixed precision (compute_dtype): use compute_dtype=None")
+    if network.signs:
+        raise refused("keep the signs of weights (monotonic_cst): leave it out")
 
 
-def refuse_predicting(compute_dtype: Computed) -> None:
-    """Check that a GPU can predict with products in this dtype.
-
-    Raises
-    ------
-    ValueError
-        If they are in another than the network's.
-    """
-    if compute_dtype is not None:
-        raise _refused(PREDICTING)
-
-
-def _refused(refusal: Refusal) -> ValueError:
-    words = f'MLP: device="cuda" {refusal.feature}: {refusal.instead}'
-    return ValueError(f'{words}, or device="cpu"')
+def refused(feature: str) -> ValueError:
+    """Return the error for a feature that a GPU lacks."""
+    return ValueError(f'MLP: device="cuda" does not {feature}, or device="cpu"')
 
 
 class KernelRules(NamedTuple):
@@ -331,7 +295,7 @@ class KernelRules(NamedTuple):
     ----------
     activations : the distinct activations of a net; an activation's code is its index here
     update : the optimizer's rule, or None for a kernel without an update
-    n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
+    n_coefficients : of the optimizer's rule, and of the gradient rule's setting
     gradient_rule : the name of the rule that changes each number of the gradient first, or ""
     average : NO_AVERAGE, OWN_AVERAGE (the gain is the last coefficient) or AVERAGE_OF_M
     draws : True for training with dropout or noise
@@ -362,7 +326,7 @@ def rules_of(
     Raises
     ------
     ValueError
-        If there are no kernels for the optimizer, or for a training of the network.
+        If kernels for the optimizer, or for a training of the network, are missing.
     """
     update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
@@ -508,10 +472,6 @@ class Session:
     nets : the arrays on the GPU
     sizes : Sizes
     """
-
-    plans: NDArray[Any]
-    nets: Nets
-    sizes: Sizes
 
     def __init__(self, card: Card, networks: Sequence[Network], need: Need, *, who: str) -> None:
         self.card, n_nets, dtype = card, len(networks), networks[0].dtype

@@ -205,7 +205,7 @@ FORMS: dict[Function, Function] = {
 def _register() -> None:
     """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
 
-    Numba's own module has no `overload`. It is imported without an installed compiler, where
+    The module of Numba has no `overload`. It is imported without an installed compiler, where
     `card.require` raises.
     """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")

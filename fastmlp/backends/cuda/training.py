@@ -34,11 +34,6 @@ class Moments:
     state : array on the GPU, shape (n_slots * n_parameters,), one slot after the other
     """
 
-    network: Network
-    card: device.Card
-    n_slots: int
-    state: Any
-
     def __init__(
         self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
     ) -> None:
@@ -209,7 +204,6 @@ class Launches:
             self.session.send_orders(self._orders, changed)
 
     def _send(self, span: "Span[Trainer]", done: int, n_steps: int) -> None:
-        """Prepare the launch of a span's steps from `done` on."""
         net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
         first = min(span.first + done, span.last)
         last = min(first + n_steps, span.last)
@@ -221,7 +215,6 @@ class Launches:
         self.session.put("coefficients", np.ascontiguousarray(rows, dtype).reshape(-1), net)
 
     def _fetch(self, span: "Span[Trainer]") -> None:
-        """Copy the losses of the epochs that have ended, or diverged, in the last launch."""
         net, per_epoch = span.trainer.net, span.trainer.units_per_epoch
         first, last = (int(self.session.plans[name][net]) for name in ("first", "last"))
         low, high = first // per_epoch, span.reached // per_epoch + (span.reached < last)
@@ -246,7 +239,7 @@ class Trainer:
     parameters : flat, on the host; `load` reads them, `store` writes them
     seat : the place in launches of several nets; None: launches of this net alone
     stepping : bool
-        True: a single batch a time, as of a user's own loop.
+        True: a single batch a time, from a user's loop.
     summed : bool
         True: steps are of the sum of the rows' losses, which is linear in y, not of their mean.
 
@@ -256,10 +249,6 @@ class Trainer:
     units_per_epoch : int
     unit_flops : int
     """
-
-    net: int
-    units_per_epoch: int
-    unit_flops: int
 
     def __init__(
         self,

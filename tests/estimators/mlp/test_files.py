@@ -41,8 +41,6 @@ SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1
 BUFFERS = {
     "history_",
     "_random_state",
-    "_coef_indptr",
-    "_intercept_indptr",
     "_best_coefs",
     "_best_intercepts",
 }

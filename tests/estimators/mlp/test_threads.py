@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastmlp import Custom, MLPRegressor
 from fastmlp._process.one_thread import OneThread, one_thread
+from fastmlp.estimators import training
 
 pytestmark = [unconverged, needs_compiler]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
@@ -154,13 +155,18 @@ def three_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("three_threads")
 def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    evaluate = MLPRegressor._loss_grad_lbfgs
+    make = training.objective_on
 
     def watched(*arguments: Any) -> Any:
-        seen.extend(blas_threads())
-        return evaluate(*arguments)
+        evaluate = make(*arguments)
 
-    monkeypatch.setattr(MLPRegressor, "_loss_grad_lbfgs", watched)
+        def seeing(flat: Any) -> Any:
+            seen.extend(blas_threads())
+            return evaluate(flat)
+
+        return seeing
+
+    monkeypatch.setattr(training, "objective_on", watched)
     model = MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", tol=0.1, random_state=0)
     model.fit(X[:20, :3], X[:20, 0])
     assert set(seen) == {1}
