@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from itertools import combinations, product
 from typing import Any
 
+import pytest
+
 Pair = tuple[tuple[str, int], tuple[str, int]]
 
 
@@ -30,6 +32,12 @@ def all_pairs(**factors: list[Any]) -> list[dict[str, Any]]:
         left -= {pair for name in names for pair in _pairs(names, case, name, case[name])}
         cases.append(case)
     return [{name: factors[name][case[name]] for name in factors} for case in cases]
+
+
+def crossed(**factors: list[Any]) -> pytest.MarkDecorator:
+    """Parametrize a test by the cases of all_pairs."""
+    cases = [tuple(case.values()) for case in all_pairs(**factors)]
+    return pytest.mark.parametrize(", ".join(factors), cases, ids=str)
 
 
 def _pairs(names: list[str], case: dict[str, int], name: str, value: int) -> Iterator[Pair]:

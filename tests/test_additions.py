@@ -129,6 +129,7 @@ def counts(row: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", found)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
 @pytest.mark.parametrize(
     ("row", "additions", "script", "argument"),

@@ -268,6 +268,7 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
     assert early == {}
 
 
+@pytest.mark.slow
 def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
     names = {"fastmlp.estimators", *set.union(*DOORS.values())}
     script = f"import sys, fastmlp, fastmlp.tabular; print({names} & sys.modules.keys())"
@@ -397,6 +398,7 @@ net.fit(x, x[:, :2], epochs=1)
 """
 
 
+@pytest.mark.slow
 def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
     """Uncompiled, all frames are Python's."""
     taken = [line.split() for line in reversed(python(WALK, NUMBA_DISABLE_JIT="1").splitlines())]

@@ -59,6 +59,7 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("page", [page for page in PAGES if outputs.blocks(page)], ids=name_of)
 def test_code_runs_in_order_and_gives_what_stands_under_it(
@@ -383,6 +384,7 @@ def test_a_page_is_described_by_its_first_paragraph() -> None:
     assert '<meta property="og:url" content="https://a/page.html">' in tags
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(accessibility.chromium() is None, reason="needs Chromium")
 def test_findings_of_accessibility_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

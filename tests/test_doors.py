@@ -402,6 +402,7 @@ def test_a_feature_at_a_door(door: Door, feature: str, tmp_path: Path) -> None:
     assert (check(door, words, path, [way]) != plain_bits(door)) == (feature != "nothing")
 
 
+@pytest.mark.few(12)
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @each_door
 @pytest.mark.parametrize("seed", range(2))

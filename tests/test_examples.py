@@ -33,6 +33,7 @@ def test_there_are_examples() -> None:
     }
 
 
+@pytest.mark.slow
 @needs_compiler
 @each_example
 def test_runs_and_prints(

@@ -118,6 +118,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
 
 
 # Those of a call of a fit are as many as take 0.05 s: `loop.Pace`.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "most_flops"),
     [
@@ -172,6 +173,7 @@ assert np.isfinite(net.predict(X[:1])).all() and (net.parameters != before).any(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["one", "many"])
 def test_ctrl_c_while_the_first_fit_loads_numba_ends_the_fit(
     call: str, python: Callable[..., str]
@@ -215,6 +217,7 @@ assert (fresh.parameters == net.parameters).all()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_callbacks_of_llvms_ends_the_fit_and_not_the_process(
     python: Callable[..., str],
 ) -> None:

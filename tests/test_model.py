@@ -210,6 +210,7 @@ def log_cosh(w: Any) -> Any:
     return np.log(np.cosh(w)), np.tanh(w)
 
 
+@pytest.mark.slow
 def test_rules_of_ones_own_have_right_gradients() -> None:
     x, y = wave(11)
     net = MLP(
@@ -280,6 +281,7 @@ def test_x_of_the_right_dtype_is_not_written_to_and_may_be_read_only() -> None:
     assert net.predict(x).shape == (60, 1)
 
 
+@pytest.mark.slow
 def test_help_and_inspection_work_without_scikit_learn() -> None:
     script = """
 import inspect, pydoc, sys

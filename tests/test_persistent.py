@@ -121,6 +121,7 @@ def test_by_default_the_file_is_for_predictions(path: Path) -> None:
     assert path.stat().st_size > small + 2 * net.parameters.nbytes
 
 
+@pytest.mark.slow
 def test_a_net_that_never_trained_has_a_training_state(path: Path) -> None:
     net = make()
     net.save(path, include_training_state=True)

@@ -56,6 +56,7 @@ def cases() -> dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]]:
 CASES = cases()
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize(("activation", "loss", "dtype"), CASES)
 def test_training_follows_the_naive_net(activation: Any, loss: Any, dtype: Any) -> None:
     rng = np.random.default_rng(3)
@@ -120,6 +121,7 @@ LOSS_OF: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("task", TARGETS)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])

@@ -81,7 +81,7 @@ def test_jobs_may_write_what_they_are_for() -> None:
         ("release", "publish", "attestations"),
         ("release", "publish", "id-token"),
         ("release", "tag", "contents"),
-        ("weekly", "report", "issues"),
+        ("nightly", "report", "issues"),
     }
 
 
@@ -180,3 +180,44 @@ def test_the_recipe_of_conda_agrees_with_the_project() -> None:
     }
     expected = {(name, bound) for name, bound in extras if name not in NOT_IN_CONDA}
     assert {*map(requirement, needs["run_constraints"])} == expected
+
+
+MARKED = """
+import pytest
+def test_quick(): pass
+@pytest.mark.slow
+def test_slow(): pass
+@pytest.mark.few(2)
+@pytest.mark.parametrize("i", range(6))
+def test_some(i): assert i in (0, 5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "plain", "summary"),
+    [
+        ([], "0", "9 passed in"),
+        (["-m", "not nightly"], "0", "10 passed in"),
+        (["-m", "not nightly"], "1", "1 failed, 10 passed in"),
+        (["tests/test_marked.py"], "0", "4 failed, 4 passed in"),
+    ],
+)
+def test_a_call_that_names_no_test_leaves_out_what_is_marked(
+    arguments: list[str], plain: str, summary: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tests" / "below").mkdir(parents=True)
+    (tmp_path / "tests" / "conftest.py").write_text(
+        Path(__file__).with_name("conftest.py").read_text()
+    )
+    # Two processes, of which one collects backwards, must find them in one order.
+    for name in ("below/test_one", "below/test_two", "test_other"):
+        (tmp_path / "tests" / f"{name}.py").write_text("def test_b(): pass\ndef test_a(): pass\n")
+    (tmp_path / "tests" / "test_marked.py").write_text(MARKED)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", *arguments]
+    # The options that this run was given are none of the inner one's.
+    environment = {**os.environ, "PYTEST_ADDOPTS": "", "NUMBA_DISABLE_JIT": plain}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert summary in done.stdout.splitlines()[-1], done.stdout
+    assert ("not slow and not nightly" in done.stdout) == (arguments == [])

@@ -87,11 +87,13 @@ each_checker = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_checker
 def test_checkers_find_no_error_in_a_users_script(errors: Callable[[], Errors]) -> None:
     assert not {line for name, line in errors() if name == RIGHT.name}
 
 
+@pytest.mark.slow
 @each_checker
 def test_checkers_find_every_mistake(errors: Callable[[], Errors]) -> None:
     lines = enumerate(MISTAKES.read_text().splitlines(), 1)
@@ -100,12 +102,14 @@ def test_checkers_find_every_mistake(errors: Callable[[], Errors]) -> None:
     assert {line for name, line in errors() if name == MISTAKES.name} == wrong
 
 
+@pytest.mark.slow
 def test_the_users_script_runs(tmp_path: Path) -> None:
     completed, *_, version = runpy.run_path(str(RIGHT))["main"](tmp_path)
     assert completed
     assert version == fastmlp.__version__
 
 
+@pytest.mark.slow
 @needs("pyright")
 def test_types_are_complete() -> None:
     content = json.loads(
@@ -181,6 +185,7 @@ def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters:
         assert [name for name in parameters if name not in ("self", "cls")] == known
 
 
+@pytest.mark.slow
 def test_a_listing_loads_no_scikit_learn_and_a_star_has_its_estimators(
     python: Callable[..., str],
 ) -> None:

@@ -73,6 +73,7 @@ print(MLP((20, 20, 1), seed=0).fit([[0.0] * 20], [1.0], epochs=1).status.name)
 """
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_address_space_counts(python: Callable[..., str]) -> None:
     pytest.importorskip("resource")
     told, status = python(LIMITED).splitlines()
@@ -176,6 +177,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_buffers_are_made_once_for_any_number_of_rows(made: list[Any]) -> None:
     net, rng = MLP((3, 5, 2), seed=0, dtype="float64"), np.random.default_rng(0)
     x = rng.normal(size=(1000, 3))
@@ -197,6 +199,7 @@ def test_raw_outputs_and_another_number_of_threads_have_their_own(made: list[Any
     assert len(made) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made")
 def test_the_rows_are_let_go() -> None:
     net = MLP((3, 5, 2), seed=0)

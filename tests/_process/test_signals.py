@@ -111,6 +111,7 @@ def test_other_threads_change_nothing(heard: list[int]) -> None:
     assert seen == [before]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_by_another_thread_hears_signals(heard: list[int]) -> None:

@@ -39,6 +39,7 @@ def counter(width: int = WIDTH) -> MLP:
     return MLP((width, 1), optimizer=Custom(count_up), initializer="zeros", dtype="float64")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="uncompiled, a call does not hold the GIL to its end")
 @pytest.mark.parametrize("n_rows", [1, 7], ids=["few rows", "many rows"])
 def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int) -> None:
@@ -69,6 +70,7 @@ def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int)
     assert net.predict(x).ravel().tolist() == [n_steps * (WIDTH + 1)] * n_rows
 
 
+@pytest.mark.slow
 def test_without_callbacks_predictions_beside_a_fit_are_those_from_before_it() -> None:
     net, x = counter(3), np.ones((5, 3))
     lock = core_of(net).state.lock
@@ -207,10 +209,12 @@ assert [np.array_equal(answer, expected) for answer in answers] == [True, True]
 """
 
 
+@pytest.mark.slow
 def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(python: Any) -> None:
     python(HANDLER)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_finds_the_locks_open() -> None:

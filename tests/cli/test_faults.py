@@ -71,6 +71,7 @@ def test_predictions_beyond_the_room_that_is_left(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE] * is_there
 
 
+@pytest.mark.slow
 def test_a_model_beyond_the_room_that_is_left(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_model_beyond_the_room_that_is_left(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no such file")
 def test_standard_output_on_a_full_disk(trained: Path) -> None:
     command = [sys.executable, "-m", "fastmlp", *predict(trained, Path("out.csv"))]
@@ -130,6 +132,7 @@ def test_a_signal_between_two_batches(
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [BEFORE]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize(
     ("number", "message"), [(signal.SIGTERM, "fastmlp: ended by SIGTERM\n"), (signal.SIGKILL, "")]

@@ -71,11 +71,13 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
 ALONE = ["-m", "fastmlp"]
 
 
+@pytest.mark.slow
 def test_module_is_the_command() -> None:
     result = subprocess.run([sys.executable, *ALONE], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("usage: fastmlp ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> None:
@@ -87,6 +89,7 @@ def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> N
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_demo_saves_the_picture_that_it_names(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -101,6 +104,7 @@ def test_demo_saves_the_picture_that_it_names(
     assert re.search(r"scikit-learn +\d+\.\d %", printed)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_demo_reads_97_percent_of_the_held_out_digits(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -421,6 +425,7 @@ def printed(command: str) -> str:
     return stream.read()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -522,6 +527,7 @@ def run(script: str, cache: Path) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> None:
     printed = run(WARM % None, tmp_path)

@@ -325,6 +325,7 @@ def test_a_signal_in_the_fit_writes_nothing(
         assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy(python: Callable[..., str]) -> None:
     script = """
 import sys

@@ -178,6 +178,7 @@ def test_a_missing_target_is_an_error_at_each_door(
     assert not Path("other.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_missing_texts_are_missing_levels_as_of_frames(
     frame: Any, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def test_the_time_limit_counts_from_the_start_of_the_command(
     assert "note: --time-limit was over before the training began" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_packages_are_asked_for_before_anything_is_read(python: Callable[..., str]) -> None:
     script = """
 import contextlib, io, sys
@@ -121,6 +122,7 @@ def fit(*arguments: str, data: str = "a.csv", target: str = "y") -> int:
     return main(["train", data, "--target", target, "--force", *arguments])
 
 
+@pytest.mark.slow
 def test_every_class_is_trained_on_and_no_other_row_changes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

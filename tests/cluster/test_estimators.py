@@ -77,6 +77,7 @@ def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
     assert one.best_params_ == other.best_params_
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_a_search_has_the_results_of_one_here(
     client: Any, capfd: pytest.CaptureFixture[str]
@@ -92,6 +93,7 @@ def weigh(estimator: Any, X: Any, y: Any) -> float:
     return float(np.square(estimator.predict_proba(X)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     "make",
@@ -118,6 +120,7 @@ def test_other_searches_too(client: Any, make: Make) -> None:
     assert_same_results(here, there)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
     with pytest.raises(ValueError, match="'alpha'") as caught:
@@ -125,6 +128,7 @@ def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
     assert any(note.startswith("in fits") for note in caught.value.__notes__)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -143,6 +147,7 @@ def test_a_model_of_tables_is_that_of_a_fit_here(
     assert here.summary() == there.summary()
 
 
+@pytest.mark.slow
 def test_a_model_of_tables_has_its_time(client: Any) -> None:
     frame, y = drawn()
     model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
@@ -157,6 +162,7 @@ HOLDERS: dict[str, Any] = {
 each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 
+@pytest.mark.slow
 @each_holder
 def test_copies_have_the_same_client_and_pickles_none(
     client: Any, make: Make, tmp_path: Path
@@ -175,6 +181,7 @@ def test_copies_have_the_same_client_and_pickles_none(
     assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
 
 
+@pytest.mark.slow
 @each_holder
 def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> None:
     for check in (check_estimator_cloneable, check_estimator_repr):
@@ -192,6 +199,7 @@ def test_what_is_no_client_is_told(make: Make) -> None:
         make(group_timeout=0).fit(X, LABELS)
 
 
+@pytest.mark.slow
 def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     auto = MLPSearchCV(MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto")
     here = clone(auto).set_params(client=None).fit(X, X[:, 0])
@@ -205,6 +213,7 @@ def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
     np.testing.assert_array_equal(result, here.predict(X))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
@@ -254,6 +263,7 @@ def copies_stay(client: Any) -> Iterator[None]:
     client.amm.start()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups", "copies_stay")
 def test_rows_come_to_each_worker_once(client: Any) -> None:
     client.run(count_arrays)
@@ -280,6 +290,7 @@ FEWER_ROWS = np.random.default_rng(0).normal(size=(80, 4))
 LABELS_OF_FEWER = np.where(FEWER_ROWS[:, 0] + FEWER_ROWS[:, 1] > 0, "a", "b")
 
 
+@pytest.mark.slow
 def test_a_search_has_the_same_results_there(client: Any) -> None:
     made = MLPClassifier((8,), solver="lbfgs", max_iter=200, alpha=0.1, random_state=0)
     search = GridSearchCV(made, {"activation": ["tanh", "relu"]}, cv=2, n_jobs=-1)
@@ -291,6 +302,7 @@ def test_a_search_has_the_same_results_there(client: Any) -> None:
     np.testing.assert_array_equal(search.predict_proba(FEWER_ROWS), here.predict_proba(FEWER_ROWS))
 
 
+@pytest.mark.slow
 def test_a_task_uses_one_thread_in_a_worker(client: Any) -> None:
     """Dask sets OMP_NUM_THREADS there: several workers share the machine."""
     assert client.submit(os.environ.get, "OMP_NUM_THREADS", pure=False).result() == "1"
@@ -433,6 +445,7 @@ def test_the_graph_holds_the_model_once() -> None:
     assert len(holding) == 1
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_before_anything_is_computed() -> None:
     made, frame = named_net(), dd.from_pandas(TABLE, npartitions=2)
     rows = da.from_array(ROWS, chunks=(100, 2))

@@ -65,6 +65,7 @@ def slow(report: Report) -> None:
     time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
 def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[str, int]) -> None:
@@ -78,6 +79,7 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
     assert re.fullmatch("[0-3] of 4 nets were done", note)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
 def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
@@ -101,6 +103,7 @@ def until(there: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
 def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
@@ -163,6 +166,7 @@ def die(items: Any) -> list[None]:
     return [None]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
 @pytest.mark.usefixtures("short")
 def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
@@ -214,6 +218,7 @@ def timeout(client: Any) -> dict[str, Any]:
     return {} if client is None else {"group_timeout": 120}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @unconverged
 @pytest.mark.parametrize("fit", [search, table])

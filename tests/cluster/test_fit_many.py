@@ -46,6 +46,7 @@ def assert_same(nets: list[MLP], others: list[MLP]) -> None:
         assert net.feature_names == other.feature_names
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
     here, there = mixed(), mixed()
@@ -97,6 +98,7 @@ class Killing:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_killed_worker_changes_nothing(client: Any, tmp_path: Path) -> None:
@@ -109,6 +111,7 @@ def test_a_killed_worker_changes_nothing(client: Any, tmp_path: Path) -> None:
     client.wait_for_workers(2, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
     def second(report: Report) -> None:
@@ -124,6 +127,7 @@ def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
     assert [history.status for history in stopped] == [Status.STOPPED_EARLY] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
     def poison(report: Report) -> None:
@@ -139,6 +143,7 @@ def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
     assert fit_many(nets, X, Y, epochs=1)[3].status is Status.COMPLETED
 
 
+@pytest.mark.slow
 def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
     ended = tmp_path / "ended"
 
@@ -155,6 +160,7 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
     assert not ended.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_warnings_name_the_net(client: Any) -> None:
     nets = [MLP((3, 8, 1), seed=0), MLP((3, 8, 1), seed=0, optimizer=SGD(1e30))]
@@ -163,6 +169,7 @@ def test_warnings_name_the_net(client: Any) -> None:
     assert [history.status for history in result] == [Status.COMPLETED, Status.DIVERGED]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(report: Report) -> None:
@@ -184,6 +191,7 @@ def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch)
         assert same == (history.status is Status.INTERRUPTED)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_rows_are_sent_once_and_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
@@ -201,6 +209,7 @@ def test_rows_are_sent_once_and_found_again(client: Any, monkeypatch: pytest.Mon
     assert sent == [2]
 
 
+@pytest.mark.slow
 def test_files_are_read_by_the_workers(client: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "y": Y}).to_parquet(path)
@@ -220,6 +229,7 @@ def test_files_are_read_by_the_workers(client: Any, tmp_path: Path) -> None:
         fit_many(there, ((X, Y) for _ in range(2)), client=client)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
     nets = mixed()
     with pytest.raises(TypeError, match=r"client must be a distributed\.Client"):
@@ -235,6 +245,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
     assert [net.n_steps for net in nets] == [0] * 4
 
 
+@pytest.mark.slow
 def test_other_versions_and_processors_are_told(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +262,7 @@ def test_other_versions_and_processors_are_told(
         groups.Cluster(client, "fit_many")
 
 
+@pytest.mark.slow
 def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the page on clusters has it; `os.getpid` stands for the warm-up."""
     assert {*client.run(asyncio.to_thread, os.getpid).values()} == {*client.run(os.getpid).values()}

@@ -151,6 +151,7 @@ NARROW: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.few(12)
 @only_compiled
 @pytest.mark.parametrize("name", NARROW)
 def test_a_rule_of_float32_is_never_widened(name: str) -> None:
@@ -419,6 +420,7 @@ done.set()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_lock_held_while_forking_does_not_stop_the_child(python: Callable[..., str]) -> None:
     assert python(FORK_WHILE_LOCKED).strip() == "0"

@@ -313,6 +313,7 @@ def test_the_fingerprint_knows_the_options_of_the_compiler(
     assert cache.fingerprint() != before
 
 
+@pytest.mark.slow
 def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
     home: dict[str, str], package: Path, python: Callable[..., str]
 ) -> None:
@@ -334,6 +335,7 @@ def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing_and_needs_only_what_is_hashed(
     tmp_path: Path, package: Path, python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +377,7 @@ print(power(2.0, 3.0), "numba.np.linalg" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_stored_code_is_loaded_without_what_compiling_imports(
     tmp_path: Path, python: Callable[..., str]
 ) -> None:
@@ -382,6 +385,7 @@ def test_stored_code_is_loaded_without_what_compiling_imports(
     assert python(BY_NUMBA, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["8.0", "False"]
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_do_not_disturb_each_other(
     tmp_path: Path, python: Callable[..., str]
 ) -> None:
@@ -402,6 +406,7 @@ MACHINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="names and features are those of x86"
 )
@@ -414,6 +419,7 @@ def test_code_for_one_machine_is_not_loaded_for_another(
     assert python(EVALUATE, **home, **MACHINES[0]).split() == [*RIGHT.split(), "False"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_nothing_but_the_owner_may_read_the_folder(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "cache" / "fastmlp").iterdir()
@@ -433,6 +439,7 @@ print(str(cache.folder()).startswith({str(folder)!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_filled_folder_that_may_not_be_written_is_read(
     tmp_path: Path, home: dict[str, str], python: Callable[..., str]
 ) -> None:
@@ -473,6 +480,7 @@ def opened() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 @only_root
 def test_another_user_reads_a_cache_that_is_shared(
     opened: Path, home: dict[str, str], python: Callable[..., str]
@@ -540,6 +548,7 @@ def test_what_is_shared_has_a_name_and_can_be_entered(
         cache.share()
 
 
+@pytest.mark.slow
 def test_a_package_in_a_zip_has_no_folder(
     tmp_path: Path, package: Path, python: Callable[..., str]
 ) -> None:

@@ -234,6 +234,7 @@ def take(n_bytes: Any) -> Any:
     return stack(n_bytes)
 
 
+@pytest.mark.slow
 def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
     numbers = np.zeros(512, np.uint8)
     one, two = fill_two(numbers)
@@ -241,6 +242,7 @@ def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
     assert one + 256 <= two or two + 256 <= one
 
 
+@pytest.mark.slow
 @only_compiled
 def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
     assert [place % 64 for place in fill_two(np.zeros(512, np.uint8))] == [0, 0]

@@ -139,6 +139,8 @@ def test_a_team_writes_what_range_writes(kernel: Any, n_threads: int) -> None:
         assert out.tolist() == uncompiled(kernel)
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @kernels(captures, with_inner_loops, with_records)
 @pytest.mark.parametrize("team", [0, 1])
 def test_numba_compiles_the_same_text_to_the_same_bits(kernel: Any, team: int) -> None:
@@ -157,6 +159,7 @@ def writes_to_its_own_view(team: Any, numbers: Any, jobs: Any) -> None:
         own[i] = 1.0
 
 
+@pytest.mark.slow
 def test_numba_drops_writes_to_a_view_that_the_kernel_makes() -> None:
     """A trap: kernels write to views that are arguments, or in functions that they call."""
     out = np.zeros(N)

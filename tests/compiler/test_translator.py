@@ -453,6 +453,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     return table
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("scalar", [np.float32, np.float64])
 @pytest.mark.parametrize("name", own_blocks())
 def test_every_block_of_the_library_is_translated(name: str, scalar: Any) -> None:
@@ -513,6 +514,8 @@ def numbers_for(kind: str, scalar: Any) -> Any:
     return np.zeros(N_NUMBERS, np.float64 if kind == "l" else scalar)
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("i", "name"), [*enumerate(rules_with_arguments())])
 def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
     """In both dtypes ours, in one of them, in turn, Numba's: it takes 0.3 s for a loop."""

@@ -301,6 +301,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [each.name for each in tmp_path.iterdir()] == ["out.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """A stream of 40 or 200 blocks of 160 KB; the Arrow pool's bytes are beside NumPy's."""

@@ -112,6 +112,7 @@ def test_every_keyword_of_a_net_and_of_a_fit_is_a_parameter() -> None:
     assert all(model.get_params()[name] == defaults[name].default for name in fit)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_fit_has_the_bits_of_the_nets_own() -> None:
     settings = NETS["own rules"]
@@ -168,6 +169,7 @@ def test_one_output_and_several_labels() -> None:
     assert several.score(X, both) > 0.7
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_loss_of_your_own_for_classes() -> None:
     net = MLP((6, 8, 3), activation=swish, loss=sharp, optimizer=Adam(0.01))
@@ -200,6 +202,7 @@ def test_regressors_of_quantiles_and_deviations() -> None:
     assert several.score(X, X[:, :2]) <= 1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_searches_vary_the_keywords_of_the_net() -> None:
     net = MLP((6, 5, 3), loss="cross_entropy", activation=swish)

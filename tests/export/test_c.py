@@ -77,8 +77,10 @@ FEW = ["net4", "net11", "net15"]
 @needs_compiler
 @pytest.mark.parametrize(
     ("flags", "names"),
-    [("-std=c99 -O1", FEW), ("-x c++ -std=c++17 -O3", NETS)],
-    ids=["c-few", "c++-every"],
+    [
+        pytest.param("-std=c99 -O1", FEW, id="c"),
+        pytest.param("-x c++ -std=c++17 -O3", NETS, id="c++", marks=pytest.mark.slow),
+    ],
 )
 def test_predictions_have_the_bits_of_the_net(names: Any, flags: str, tmp_path: Path) -> None:
     texts = {name: to_c(NETS[name], prefix=name) for name in names}
@@ -102,6 +104,7 @@ def test_prefixes_that_differ_in_case_alone_are_an_error(prefixes: Any, tmp_path
     assert f"give to_c another prefix than {prefixes[1]}" in caught.value.stderr
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_without_fused_multiply_adds(tmp_path: Path) -> None:
@@ -111,6 +114,7 @@ def test_without_fused_multiply_adds(tmp_path: Path) -> None:
         assert failures(library, name, net.dtype, TOLERANCES[net.dtype.type]) == 0
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
@@ -119,6 +123,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
     assert sanitized(tmp_path, texts) == [failed[0], *failed]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
@@ -170,6 +175,7 @@ MODELS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @unconverged
@@ -195,6 +201,7 @@ def test_every_model(tmp_path: Path) -> None:
     assert "_class(" not in texts["labels"]
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:MLP. the slope of the activation")
@@ -213,6 +220,7 @@ def test_activations_that_are_more_than_arithmetic(rule: Any) -> None:
         to_c(MLP((2, 3, 1), activation=rule))
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @unconverged
@@ -334,6 +342,7 @@ def output(command: str, folder: Path) -> str:
     return subprocess.check_output(command, shell=True, cwd=folder, text=True)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_programs_predict_as_the_net(folder: Path) -> None:
@@ -379,6 +388,7 @@ setTimeout(() => console.log(elements.point.textContent), 100);
 SHOWN = r"\(0\.25, -0\.50\): ([\d., ]+)"
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("wasm-ld") is None, reason="clang for wasm32 is not installed")
 @pytest.mark.parametrize("program", ["node", "chromium"])

@@ -56,6 +56,7 @@ def rows_for(net: MLP, seed: int, n: int | None = None) -> Any:
     return g.normal(size=(n or int(g.integers(1, 120)), net.layer_sizes[0]))
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(24))
 def test_derivatives_are_those_of_complex_steps(seed: int) -> None:
     net, model = drawn(seed)

@@ -56,6 +56,7 @@ def rows_of(net: MLP, n: int = 3) -> Any:
     return rng.normal(size=(n, net.layer_sizes[0])).astype(net.dtype)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize("seed", range(4 if INTERPRETED else 36))
 def test_bits_are_those_of_the_net(seed: int, function: Callable[..., None]) -> None:
@@ -86,6 +87,7 @@ ROW = np.array([0.5, -1.0, 2.0])
 EXPECTED = NET.predict(ROW[None])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
     rows, out, strided = np.arange(6).reshape(2, 3)[::-1], np.empty((2, 2)), np.empty(4)[::2]
@@ -99,6 +101,7 @@ def test_rows_of_any_kind_are_converted(function: Callable[..., None]) -> None:
     assert np.array_equal(out[0], EXPECTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [predict, jit.predict])
 def test_predictions_in_the_place_of_the_row(function: Callable[..., None]) -> None:
     net = MLP((3, 4, 3), seed=0)
@@ -174,6 +177,7 @@ def test_types_are_checked_when_compiling(arguments: Any, words: str) -> None:
         predict(*arguments)
 
 
+@pytest.mark.slow
 def test_a_value() -> None:
     net = MLP((3, 8, 1), seed=0)
     handle, expected = jit.compiled(net), float(net.predict(ROW[None])[0, 0])
@@ -197,6 +201,7 @@ def test_parameters_are_live_or_frozen(function: Callable[..., None]) -> None:
     assert np.array_equal(out, before)
 
 
+@pytest.mark.slow
 def test_a_handle_outlives_its_net() -> None:
     net, out = MLP((3, 8, 2), seed=0), np.empty(2)
     handle, view = jit.compiled(net), jit.compiled(net)[:]
@@ -227,6 +232,7 @@ def test_denormals_are_flushed_and_the_mode_restored() -> None:
     assert out[0] == net.predict([[1.0]])[0, 0] == 0.0
 
 
+@pytest.mark.slow
 @compiled_alone
 def test_threads_share_a_handle() -> None:
     net = MLP((16, 64, 64, 2), activation="tanh", seed=0)
@@ -268,6 +274,7 @@ def simulate(sizes, activation):
 """
 
 
+@pytest.mark.slow
 @compiled_alone
 def test_cached_code_takes_another_net_in_another_process(
     tmp_path: Any, python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
@@ -368,6 +375,8 @@ def batches_of(net: MLP, n: int = 5, batch: int = 6) -> tuple[Any, Any, Any]:
     return X, y, 0.01 * rng.normal(size=(n, batch, n_out))
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @pytest.mark.parametrize("steps", [COMPILED, IN_PYTHON])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_steps_have_the_bits_of_the_net(name: str, steps: Any) -> None:
@@ -412,6 +421,7 @@ def open_learner(net: Any, **settings: Any) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [COMPILED, IN_PYTHON])
 def test_batches_are_checked(steps: Any) -> None:
     net = MLP((3, 8, 3), loss="cross_entropy", seed=0)
@@ -451,6 +461,8 @@ def vjp(handle: Any, X: Any, slopes: Any, by_parameters: Any, by_inputs: Any) ->
     jit.vjp(handle, X, slopes, by_parameters, by_inputs)
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @pytest.mark.parametrize("function", [vjp, jit.vjp])
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
 def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -> None:
@@ -478,6 +490,7 @@ def test_vjp_has_the_bits_of_the_net(seed: int, function: Callable[..., None]) -
         assert np.array_equal(result, of_net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [vjp, jit.vjp])
 def test_shapes_of_a_vjp_are_checked(function: Callable[..., None]) -> None:
     net, X, slopes = MLP((3, 8, 2), seed=0), np.ones((6, 3)), np.ones((6, 2))
@@ -507,6 +520,7 @@ def test_types_of_a_vjp_are_checked_when_compiling() -> None:
             vjp(HANDLE, X, X, *arrays)
 
 
+@pytest.mark.slow
 @compiled_alone
 def test_learners_of_several_threads_differentiate() -> None:
     def differentiate(seed: int) -> bool:
@@ -528,6 +542,7 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     jit.gradient(handle, x, out, grad)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 @pytest.mark.parametrize("seed", range(4 if INTERPRETED else 24))
 def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> None:
@@ -551,6 +566,8 @@ def test_gradients_are_the_nets(seed: int, function: Callable[..., None]) -> Non
         assert abs(grad - expected).max() <= bound * (1 + abs(expected).max())
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
@@ -570,6 +587,7 @@ def test_gradients_are_the_models(name: str, target: str, dtype: Any) -> None:
             assert abs(grad - expected[r]).max() <= bound * (1 + abs(expected[r]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [gradient, jit.gradient])
 def test_gradients_are_checked(function: Callable[..., None]) -> None:
     grad, flat, none = np.empty((2, 3)), np.empty(3), jit.compiled(NET)

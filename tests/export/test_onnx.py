@@ -35,6 +35,7 @@ def run(graph: Any, rows: Any) -> list[Any]:
     return result
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", get_args(ActivationName))
 def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
@@ -60,6 +61,7 @@ def net_of(*own: Any, dtype: Any = "float32") -> MLP:
         return MLP((3, *[7] * len(own), 2), activation=[*own], dtype=dtype, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", [plain, built_of_others, of_logarithms, constant])
 def test_activations_of_ones_own(rule: Any, dtype: Any) -> None:

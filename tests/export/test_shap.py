@@ -169,6 +169,7 @@ def shapley_values(predict: Any, X: Any, background: Any) -> Any:
     return values
 
 
+@pytest.mark.slow
 def test_columns_of_tables_have_about_their_shapley_values() -> None:
     frame, _ = drawn()
     model = regressor()
@@ -178,6 +179,7 @@ def test_columns_of_tables_have_about_their_shapley_values() -> None:
     assert np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_tables_of_several_classes() -> None:
     frame, _ = drawn()
     probabilities = classifier().predict_proba(frame)

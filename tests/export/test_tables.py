@@ -75,6 +75,7 @@ def cases(seeds: range, folder: Path) -> dict[str, tuple[Any, Any]]:
     return {name: (reloaded(model, folder / "model"), X) for name, (model, X) in models.items()}
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_c_files_have_the_bits_of_tables(flags: str, seeds: range, tmp_path: Pat
             assert (model.classes_[places] == model.predict(X)).all()
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 @pytest.mark.parametrize(
@@ -126,6 +128,7 @@ def test_no_call_of_a_library(tmp_path: Path) -> None:
     assert " U " not in subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
@@ -149,6 +152,7 @@ def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
     assert library["net_code"](0, b"Bern") == library["net_code"](99, b"Bern") == -1
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
     assert sanitized(tmp_path, texts) == [failed[0], *failed]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
@@ -173,6 +178,7 @@ def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
         assert failures(library, name, np.float64) == 0
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_predictions_in_c_rise_with_a_column(tmp_path: Path) -> None:
@@ -185,6 +191,7 @@ def test_predictions_in_c_rise_with_a_column(tmp_path: Path) -> None:
     assert (rising[:, -1] > rising[:, 0]).any()
 
 
+@pytest.mark.slow
 @needs_gcc
 @needs_compiler
 def test_nets_of_double_numbers(tmp_path: Path) -> None:
@@ -193,6 +200,7 @@ def test_nets_of_double_numbers(tmp_path: Path) -> None:
     assert failures(library, "net", np.float64, 1e-5) == 0
 
 
+@pytest.mark.slow
 def test_columns_and_levels_stand_in_the_c_file() -> None:
     text = to_c(binary()[0])
     assert "0: age, a number; NAN where it is missing\n" in text
@@ -205,6 +213,7 @@ def test_columns_and_levels_stand_in_the_c_file() -> None:
     assert "19 text 26 and 40 more;" in to_c(model)
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     X, _ = drawn()
@@ -282,6 +291,8 @@ def rise(handle: Any, row: Any, n: int) -> int:
     return falls
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @pytest.mark.parametrize("function", [predict, jit.predict])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bits_are_those_of_drawn_models(
@@ -295,6 +306,7 @@ def test_bits_are_those_of_drawn_models(
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [lambda: (regressor(), drawn()[0]), lambda: (classifier(), drawn()[0]), lambda: digits(17)],
@@ -308,6 +320,8 @@ def test_bits_are_those_of_packs(make: Callable[[], Any]) -> None:
         np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @compiled_alone
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_bits_of_boosted_trees(kind: str) -> None:
@@ -325,6 +339,7 @@ def test_bits_of_boosted_trees(kind: str) -> None:
         np.testing.assert_array_equal(out, expected[0])
 
 
+@pytest.mark.slow
 def test_missing_and_unknown_values_in_compiled_code() -> None:
     model, X = regressor(), drawn()[0][:1]
     handle, out = jit.compiled(model), np.empty(1)
@@ -335,6 +350,7 @@ def test_missing_and_unknown_values_in_compiled_code() -> None:
         assert out[0] == model.predict(new)[0]
 
 
+@pytest.mark.slow
 def test_predictions_rise_in_compiled_code() -> None:
     X, y = drawn()
     model = TabularMLPRegressor(**FEW, monotonic_cst={"age": 1}).fit(X, y, X_val=X, y_val=y)
@@ -366,6 +382,7 @@ def test_parameters_of_tables_are_live_or_frozen() -> None:
     assert after == before
 
 
+@pytest.mark.slow
 def test_tables_that_compiled_code_refuses() -> None:
     handle, row = jit.compiled(regressor()), np.zeros(4)
     with pytest.raises(ValueError, match="x or out has another length"):

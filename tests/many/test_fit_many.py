@@ -239,6 +239,7 @@ def test_no_nets_is_no_work() -> None:
     assert len(fit_many(iter(mixed()[:2]), X, Y, epochs=1)) == 2
 
 
+@pytest.mark.slow
 def test_the_costly_begin_first() -> None:
     layouts = [core_of(net).state.layout for net in mixed()]
     assert cost_of(layouts[1], 100, 10, 32) > cost_of(layouts[2], 100, 10, 32)
@@ -406,6 +407,7 @@ def test_a_net_in_a_fit_is_refused_and_no_other_begins() -> None:
 # --- memory ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
 def test_rows_and_x_are_not_copied() -> None:
     # Large beside what other tests' threads allocate meanwhile, 0.2 MB of Dask's.
@@ -521,6 +523,7 @@ def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.Monkey
     assert set(asked) == {1}
 
 
+@pytest.mark.slow
 def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
     shares: list[int | None] = []
     crew = task_pool.Pool(2)
@@ -529,6 +532,7 @@ def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
     assert task_pool.share() is None
 
 
+@pytest.mark.slow
 def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
     taken = list[int]()
     tasks = [task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)]
@@ -559,6 +563,7 @@ assert trained() == expected
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
 def test_every_threading_layer_and_a_fork(layer: str, python: Callable[..., str]) -> None:
     if not limits._present(layer):
@@ -624,6 +629,7 @@ print(len(begun))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
 @pytest.mark.parametrize("way", ["SIGINT", "SIGINT alone", "SIGTERM"])
 def test_signals_end_the_call_and_leave_every_net_usable(

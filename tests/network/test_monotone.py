@@ -69,6 +69,7 @@ def is_ordered(net: MLP, X: Any, signs: Any, n_points: int = 400) -> bool:
     return True
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("seed", range(24))
 def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
     rng = np.random.default_rng(seed)

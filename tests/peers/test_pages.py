@@ -19,6 +19,7 @@ PAGES = ["from/keras.md", "from/pytorch.md", "from/boosted-trees.md", "how-to/se
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", PAGES)
 def test_both_sides_of_a_page_run(

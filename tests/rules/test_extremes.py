@@ -138,6 +138,7 @@ def expected_values(name: str, raw: Any) -> list[Expected]:
     return [Expected([value], [[row[j]] for row in near], dtype) for j, value in values]
 
 
+@pytest.mark.few(12)
 @each_dtype
 @pytest.mark.parametrize("name", FAR)
 def test_a_loss_is_its_formula_far_out(name: str, dtype: str) -> None:

@@ -329,6 +329,7 @@ def test_validation_losses_are_not_smoothed() -> None:
     assert unsmoothed(CASES["smoothed cross_entropy"]) == LOSSES["cross_entropy"]
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_may_have_settings() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20, 2)), rng.normal(size=20)

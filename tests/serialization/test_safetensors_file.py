@@ -144,6 +144,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(where)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_the_old_file(small_disk: Path) -> None:
     path = small_disk / "thing.safetensors"
     safetensors_file.write(path, CONTENT)
@@ -256,6 +257,7 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
             safetensors_file.read(endless)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "words"),
     [
@@ -279,6 +281,7 @@ def test_the_size_is_checked_before_the_arrays_are_read(
     assert peak_of(read) < 1 << 20
 
 
+@pytest.mark.slow
 def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
     array = np.zeros(1 << 22, np.float32)
     safetensors.numpy.save_file({"x": array}, path, {"fastmlp": '{"format_version": 3, "kind": 0}'})

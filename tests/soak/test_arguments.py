@@ -120,11 +120,14 @@ def attempt(sizes: Any, arguments: Any, x: Any, y: Any, options: Any) -> str:
     return history.status.name if np.isfinite(silent).all() else "not finite"
 
 
+@pytest.mark.slow
 def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> None:
     ends: dict[str, int] = {}
     n = 20_000 if soak else 60 if INTERPRETED else 350
 
-    @settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=n, deadline=None, derandomize=not soak, suppress_health_check=[*HealthCheck]
+    )
     @given(call=calls())
     def check(call: Any) -> None:
         with warnings.catch_warnings(record=True) as caught:
@@ -149,6 +152,7 @@ def junk_id(value: Any) -> str:
     return re.sub(r" at 0x\w+", "", f"{type(value).__name__}-{value!r}")[:40]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("value", JUNK, ids=junk_id)
 def test_junk_in_the_place_of_any_single_argument(value: Any) -> None:
     """One argument at a time: what hypothesis draws together hides some of it."""
@@ -259,11 +263,14 @@ def attempt_estimator(kind: str, parameters: Any, x: Any, y: Any, options: Any) 
     return "fitted"
 
 
+@pytest.mark.slow
 def test_every_call_of_an_estimator_ends_so_too(soak: bool) -> None:
     ends: dict[str, int] = {}
     n = 5_000 if soak else 30 if INTERPRETED else 200
 
-    @settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=n, deadline=None, derandomize=not soak, suppress_health_check=[*HealthCheck]
+    )
     @given(call=calls_of_estimators())
     def check(call: Any) -> None:
         with warnings.catch_warnings():

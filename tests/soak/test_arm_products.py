@@ -113,6 +113,7 @@ def linked(form: str, python: Callable[..., str], folder: Path) -> Path:
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["along", "by_column"])
 def test_products_by_bfmmla_have_its_bits(
     form: str, soak: bool, python: Callable[..., str], tmp_path: Path, rng: np.random.Generator

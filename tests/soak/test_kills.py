@@ -103,6 +103,7 @@ for source in SOURCES:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
     n_kills = 500 if soak else 25
@@ -110,6 +111,7 @@ def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path
     assert changed >= n_kills // 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 def test_every_resume_ends_in_the_same_bits(
@@ -232,6 +234,7 @@ print(unheard)
 """
 
 
+@pytest.mark.slow
 @needs_a_new_process
 @only_compiled_code
 @pytest.mark.parametrize(
@@ -278,6 +281,7 @@ for home in homes:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 def test_a_home_of_any_kind_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
@@ -296,6 +300,7 @@ print(cache.folder())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 def test_a_user_without_a_home_has_no_folder(tmp_path: Path, python: Any) -> None:
     if os.name != "posix" or os.getuid() != 0:

@@ -7,6 +7,7 @@ parallel kernel, a fork after one, a fork of that fork, pools of processes and o
 import importlib.util
 import os
 from collections.abc import Callable
+from itertools import product
 
 import numba
 import pytest
@@ -244,8 +245,14 @@ def environment(layer: str) -> dict[str, str]:
     return {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("group", GROUPS)
+# Not slow is the one without which no other test finds locks that a forked child inherits.
+@pytest.mark.parametrize(
+    ("group", "layer"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case != ("forks", "omp") else [])
+        for case in product(GROUPS, LAYERS)
+    ],
+)
 def test_every_scenario_on_every_layer(
     group: str, layer: str, python: Callable[..., str], soak: bool
 ) -> None:

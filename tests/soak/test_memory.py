@@ -41,6 +41,7 @@ print(resident() - before, stats.alloc - stats.free, stats.mi_alloc - stats.mi_f
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_memory_does_not_grow_and_what_is_allocated_is_freed(
@@ -111,6 +112,7 @@ def n_rows(parquet: Path) -> int:
     return sum(Blocks.from_parquet(parquet, target="y").block_sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_a_fit_takes_the_memory_of_its_buffers(
     python: Callable[..., str], parquet: Path, n_rows: int
@@ -122,6 +124,7 @@ def test_a_fit_takes_the_memory_of_its_buffers(
     assert learns == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_predictions_of_a_file_take_the_memory_of_a_batch(
     python: Callable[..., str], parquet: Path, n_rows: int, tmp_path: Path
@@ -176,6 +179,7 @@ print(*codes, rows, grown, os.path.getsize("rows.csv"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_a_csv_larger_than_memory_is_trained_on_and_predicted(
     python: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool

@@ -209,6 +209,7 @@ def check_resume(recipe: Recipe, cut: int, expected: tuple[Any, ...]) -> None:
         assert trained(recipe, recipe.make(), **checkpoint, resume=True) == expected, "resumed"
 
 
+@pytest.mark.slow
 def test_bits_are_the_same(soak: bool) -> None:
     @settings(
         max_examples=drawn(soak),

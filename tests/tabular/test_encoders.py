@@ -60,6 +60,7 @@ def expected_to_fail(encoder: Any) -> dict[str, str]:
     return results
 
 
+@pytest.mark.few(30)
 @parametrize_with_checks([*OF_NUMBERS, *OF_CODES], expected_failed_checks=expected_to_fail)
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)

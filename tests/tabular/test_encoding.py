@@ -245,6 +245,7 @@ def test_tables_that_no_place_may_leave() -> None:
             OneHotLevels().restore({**content, "values_": values}, 3)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_arrays() -> None:
     """Neither places nor levels, nor the product of columns and levels, are sizes of others."""
     rng = np.random.default_rng(0)

@@ -124,6 +124,7 @@ def edit(report: Any) -> None:
         report.net.parameters[0] = 0.5
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("epoch", [0, 3, EPOCHS - 1])
 def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(

@@ -343,6 +343,7 @@ print({case: of_a_row(**how) for case, how in cases.items()})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plain Python takes minutes, and memory")
 def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grows(
     python: Callable[..., str],
@@ -357,6 +358,7 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
     assert of_a_row["in order"] < 9 < of_a_row["a batch"]
 
 
+@pytest.mark.slow
 def test_importing_compiles_nothing_and_no_fit_of_arrays_brings_anything_heavy(
     python: Callable[..., str],
 ) -> None:

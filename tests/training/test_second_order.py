@@ -346,6 +346,7 @@ def test_what_does_not_go_with_it_is_refused(words: str) -> None:
     assert (net.parameters == before).all()
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_has_a_curvature_of_its_own() -> None:
     def square(p: Any, y: Any) -> Any:
         error = p - y

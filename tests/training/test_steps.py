@@ -216,6 +216,7 @@ def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     return nets
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_they_are_fits_of_one_batch_to_the_bit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
@@ -243,6 +244,7 @@ def test_a_fit_after_one_that_diverged_is_that_of_a_copy(optimizer: Any) -> None
     assert len(losses[0]) == 3
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_settings_that_change_at_every_step_count(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -270,6 +272,7 @@ def test_settings_that_change_at_every_step_count(seed: int) -> None:
 MANY = [1, 2, 3, 5, 7, 8, 9, 13, 16, 21, 40, 64, 65, 130]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_any_number_of_rows_has_the_bits_of_its_own_fit(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +304,7 @@ def test_any_number_of_rows_has_the_bits_of_its_own_fit(
     TRAININGS.clear()
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -315,6 +319,7 @@ def test_fits_in_a_row_are_those_of_copies_to_the_bit(seed: int) -> None:
         [net] = changed([net], rng)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -> None:
     rng, asked, setting = np.random.default_rng(seed), list[list[int]](), [0.1, 0.2]
@@ -346,6 +351,7 @@ def test_a_function_of_ones_own_is_asked_for_the_step_at_hand_alone(seed: int) -
         asked.clear()
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy", "poisson"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("way", WAYS)
@@ -503,6 +509,7 @@ def test_the_gradient_of_the_loss_gives_the_step_of_the_loss(seed: int) -> None:
         assert nets[1].n_steps == nets[0].n_steps
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 20, 19, 4), (3, 40, 30, 20)], ids=str)
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 @pytest.mark.parametrize("n_rows", [1, 5, 30 if INTERPRETED else 1200])
@@ -777,6 +784,7 @@ class InterruptAt:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are thousands of calls")
 # One may come in a finalizer, where Python itself drops it.
 @pytest.mark.filterwarnings(
@@ -831,6 +839,7 @@ def test_a_forked_child_goes_on(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert net.train_on_batch(X, y) == there
 
 
+@pytest.mark.slow
 def test_the_buffers_of_a_net_go_with_it() -> None:
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     gc.collect()
@@ -845,6 +854,7 @@ def test_the_buffers_of_a_net_go_with_it() -> None:
     assert steps.KEPT.n_bytes == 0
 
 
+@pytest.mark.slow
 def test_the_buffers_of_many_nets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     n = 20 if INTERPRETED else 300
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)

@@ -124,6 +124,7 @@ def test_it_stops_and_restores_at_keras_epochs(
     assert (len(history.loss), history.best_epoch) == expected
 
 
+@pytest.mark.few(12)
 @each_curve
 @pytest.mark.parametrize(
     ("patience", "min_delta", "cooldown", "min_lr"),

@@ -500,6 +500,7 @@ def test_a_large_memory_map_is_read_in_blocks(
         assert net.parameters.tobytes() == nets[0].parameters.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 @pytest.mark.filterwarnings("ignore:MLP.fit. the mean of y")
 def test_blocks_mix_as_well_as_a_full_shuffle() -> None:

@@ -125,6 +125,7 @@ def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> 
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
+@pytest.mark.few(30)
 @needs_threads
 @needs_a_team
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ def test_non_temporal_stores_have_the_same_bits(
     assert np.array_equal(cached.losses, non_temporal.losses)
 
 
+@pytest.mark.slow
 @only_compiled
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[..., str]) -> None:
@@ -192,6 +194,7 @@ def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[
         assert all(of_net[i] == of_net[i - i % 4] for i in range(12))
 
 
+@pytest.mark.slow
 @only_compiled
 def test_a_step_of_training_allocates_nothing(python: Callable[..., str]) -> None:
     first, ten, thousand = python(ALLOCATIONS, NUMBA_NRT_STATS="1").splitlines()

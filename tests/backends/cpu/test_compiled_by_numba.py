@@ -193,6 +193,7 @@ if hasattr(os, "fork"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     COMPILER != "numba" or bool(numba.config.BOUNDSCHECK),
     reason="it compiles for a minute: the gate runs it with FASTMLP_COMPILER=numba",
@@ -230,6 +231,7 @@ ON = "(1, 2, [1, 2])"
 OFF = "(0, 1, [1])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_parts_run_on_numbas_threads_where_that_is_safe(layer: str, python: Python) -> None:
     if not present(layer):

@@ -79,6 +79,7 @@ def test_every_two_values_meet_in_a_case() -> None:
         assert met == {(repr(x), repr(y)) for x in of_a for y in of_b}
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize("case", GRADIENTS, ids=told)
 def test_gradient_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Generator) -> None:
     (*inner, last), loss, activation = case["sizes"], case["loss"], case["activation"]
@@ -257,6 +258,7 @@ def system_of(net: MLP, data: Data, n_threads: int = 1) -> GaussNewton:
     return GaussNewton(Engine(net._network, n_threads), data)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("case", MATRICES, ids=str)
 def test_matrix_and_step_are_the_oracles(case: dict[str, Any]) -> None:
     net, data = drawn(case)

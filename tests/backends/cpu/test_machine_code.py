@@ -179,6 +179,8 @@ def calls_blocks_only(text: str) -> bool:
     return set(SYMBOL.findall(text)) - set(OWN.findall(text)) <= {"memset"}
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -193,6 +195,8 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
     assert "prefetch" in text or name not in THAT_ASK_AHEAD
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PHASES)
@@ -214,6 +218,7 @@ def test_loops_of_phases_calculate_with_whole_vectors_and_call_nothing(
         assert not any("vcvt" in loop for loop in multiplying(every, dtype))
 
 
+@pytest.mark.few(12)
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", RULES)
@@ -225,6 +230,7 @@ def test_loops_of_rules_call_nothing_and_have_vectors_of_fused_steps(name: str, 
     assert multiplying(loops, dtype, register="[xyz]mm") or name.split()[1] not in STEPS
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", sorted({*PRODUCTS, *PHASES} - WIDE))
 def test_no_number_of_float32_is_widened(name: str) -> None:
     text = str(compiled(name, np.float32)._code.inspect_llvm())

@@ -242,6 +242,7 @@ def test_links_and_raw_outputs(loss: str) -> None:
     np.testing.assert_allclose(links, naive.LINKS[naive.LINK_OF[loss]](raw), rtol=1e-5)
 
 
+@pytest.mark.few(24)
 def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
     net, x = predicting(), draw_rows()
     whole = net.predict(x, **MIXED)

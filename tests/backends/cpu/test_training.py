@@ -19,6 +19,7 @@ from nets import (
     take_form,
     train,
 )
+from pairwise import crossed
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
@@ -54,9 +55,6 @@ RULE_FORMS: list[Any] = [
     ScheduleFreeAdamW(0.03, warmup_steps=5, weight_decay=0.1),
 ]
 each_form = pytest.mark.parametrize("optimizer", RULE_FORMS, ids=repr)
-each_penalty_set = pytest.mark.parametrize(
-    "penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain"
-)
 N_ROWS, N_EPOCHS = 20, 3
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
@@ -66,10 +64,13 @@ def assert_same_bits(run: Run, other: Run) -> None:
     assert np.array_equal(run.moments, other.moments)
 
 
-@each_form
-@each_penalty_set
-@pytest.mark.parametrize("batch_size", [1, 7, N_ROWS])
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.few(24)
+@crossed(
+    optimizer=RULE_FORMS,
+    penalties=PENALTY_SETS,
+    batch_size=[1, 7, N_ROWS],
+    weighted=[False, True],
+)
 def test_training_is_that_of_the_oracle(
     optimizer: Any,
     penalties: dict[str, float],
@@ -128,6 +129,7 @@ def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
     assert np.array_equal(losses, expected.losses)
 
 
+@pytest.mark.few(12)
 @each_form
 @pytest.mark.parametrize("sizes", [(3, 5, 2), (20, 9, 33, 17, 1)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -401,6 +403,7 @@ def test_biases_that_do_not_decay_are_the_oracles() -> None:
     assert_oracles(Net(GROUP_SIZES, penalties={"l2": 0.3}), GROUP_OPTIMIZERS[4], 7)
 
 
+@pytest.mark.few(12)
 @each_case
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_step(form: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,7 @@ def test_names_of_no_device(device: Any) -> None:
         net(device)
 
 
+@pytest.mark.slow
 def test_a_net_on_the_cpu_imports_nothing_of_cuda(python: Callable[..., str]) -> None:
     script = """
 import sys
@@ -233,6 +234,7 @@ print([name for name in names if name in sys.modules])
     assert python(script) == "[]\n"
 
 
+@pytest.mark.slow
 def test_the_benchmark_says_that_there_is_no_card() -> None:
     from fastmlp.backends.cuda.device import require
 
@@ -260,6 +262,7 @@ FOLDER = Path(__file__).parent / "simulated"
 plain = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(plain), reason="the simulator runs plain Python in any case")
 def test_the_kernels_do_in_the_simulator_what_the_cpu_does() -> None:
     environment = os.environ | {

@@ -246,6 +246,7 @@ SAMPLE_WEIGHTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("weight", SAMPLE_WEIGHTS)

@@ -66,6 +66,7 @@ TOO_EXACT = {
 }
 
 
+@pytest.mark.few(30)
 @parametrize_with_checks(
     [kind(**settings) for settings in CONFIGURATIONS for kind in (MLPClassifier, MLPRegressor)]
 )
@@ -73,6 +74,8 @@ def test_check(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.slow
+@pytest.mark.few(12)
 @parametrize_with_checks([MLPClassifier(**EARLY), MLPRegressor(**EARLY)])
 def test_check_with_early_stopping(estimator: Any, check: Any) -> None:
     try:
@@ -90,6 +93,7 @@ def test_check_with_early_stopping(estimator: Any, check: Any) -> None:
         raise
 
 
+@pytest.mark.few(12)
 @parametrize_with_checks([NarrowClassifier(max_iter=100), NarrowRegressor(max_iter=100)])
 def test_check_in_float32(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if check.func.__name__ in TOO_EXACT:
@@ -115,6 +119,7 @@ def load_suite() -> ModuleType:
 
 SUITE = load_suite()
 globals().update({n: test for n, test in vars(SUITE).items() if n.startswith("test_")})
+pytest.mark.slow(SUITE.test_gradient)
 
 
 def test_the_suite_is_whole_and_tests_ours() -> None:

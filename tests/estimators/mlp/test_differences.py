@@ -24,6 +24,7 @@ from pairs import (
     numbers_of,
     outcome,
 )
+from pairwise import crossed
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -327,6 +328,7 @@ def test_row(row: str) -> None:
     DIFFERENCES[row]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [squares_that_overflow, lbfgs_on_relu])
 def test_rounding_and_overflow(row: Callable[[], None]) -> None:
     row()
@@ -412,9 +414,8 @@ def sensitivity(task: Task, settings: dict[str, Any], way: str, expected: Any) -
     return distance(expected, numbers_of(other))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.few(24)
+@crossed(task=[*TASKS], solver=[*SOLVERS], way=[*WAYS])
 def test_trajectory_is_that_of_scikit_learn(task: str, solver: str, way: str) -> None:
     if solver == "lbfgs" and way in EPOCHAL:
         pytest.skip("lbfgs knows no epochs")

@@ -83,6 +83,7 @@ def assert_same(model: Any, other: Any) -> None:
         assert np.asarray(mine).dtype == np.asarray(values).dtype, name
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_and_solver(task: str, solver: Any, path: Path) -> None:
@@ -320,6 +321,7 @@ def test_more_names_than_a_reader_takes_are_refused(path: Path) -> None:
         fastmlp.save(model, path)
 
 
+@pytest.mark.slow
 def test_nets_need_no_scikit_learn(python: Any, path: Path) -> None:
     MLP((3, 1), seed=0).save(path)
     script = "import sys, fastmlp; fastmlp.save(fastmlp.load(sys.argv[1]), sys.argv[1])"
@@ -390,6 +392,7 @@ LIES: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", LIES)
 def test_a_lying_header_is_refused(name: str, path: Path) -> None:
     fastmlp.save(fitted(), path, include_training_state=True)

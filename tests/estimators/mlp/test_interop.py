@@ -64,7 +64,7 @@ def test_tools_take_our_estimators(tool: str) -> None:
     assert TOOLS[tool]() > 0.6
 
 
-@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
 def test_a_worker_of_joblib_takes_one_thread(backend: str) -> None:
     assert n_threads_of(None) is None
     assert n_threads_of(1) == 1
@@ -119,6 +119,7 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
         np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_onnx_is_registered_whichever_comes_first(python: Callable[..., str]) -> None:
     script = """
 import warnings

@@ -93,6 +93,7 @@ def outcome(kind: Any, estimator: Any, X: Any, y: Any, **options: bool) -> Any:
     return result, described(learnt), [str(warning.message) for warning in caught]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("seed", range(200))
 def test_data_are_checked_as_by_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -258,6 +259,7 @@ def state_of(estimator: Any) -> Any:
     )
 
 
+@pytest.mark.few(12)
 @pytest.mark.filterwarnings("ignore:Got `batch_size`:UserWarning")
 @unconverged
 @pytest.mark.parametrize("seed", range(N_SEEDS))
@@ -308,6 +310,7 @@ print((peak_of_process() - before - 2 * matrix) / parameters)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 def test_a_sparse_fit_takes_twice_the_matrix_and_five_times_the_parameters(
     python: Callable[..., str],
@@ -324,6 +327,8 @@ REAL = X[:, 0] * X[:, 1]
 LITTLE: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 500}
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 @pytest.mark.parametrize(
     "settings",

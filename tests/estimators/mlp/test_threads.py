@@ -50,6 +50,7 @@ print(model.t_ == len(X) + times * sum(sizes), len(model.loss_curve_) == 1 + tim
 """
 
 
+@pytest.mark.slow
 def test_threads_that_train_one_estimator_take_turns(python: Callable[..., str]) -> None:
     assert python(TURNS, timeout=300) == "True True\n"
 
@@ -58,6 +59,7 @@ def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
     return w + type(w)(1), m, v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [1, 20])
 def test_predictions_beside_partial_fit_are_those_of_whole_parameters(n_rows: int) -> None:
     settings: dict[str, Any] = {"hidden_layer_sizes": (), "solver": Custom(count_up), "alpha": 0}

@@ -70,6 +70,8 @@ def assert_same(ours: Any, theirs: Any, *, exact: bool = True) -> None:
     assert ours.multimetric_ == theirs.multimetric_
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 @pytest.mark.parametrize("theirs", [OURS, THEIRS])
 def test_a_grid_is_that_of_grid_search(theirs: Any, n_jobs: int) -> None:
@@ -93,6 +95,7 @@ def test_draws_are_those_of_randomized_search() -> None:
     assert_same(search, RandomizedSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resource", ["n_samples", "max_iter"])
 def test_halving_is_that_of_halving_searches(resource: str) -> None:
     options: dict[str, Any] = {"cv": 3, "random_state": 1, "factor": 2, "resource": resource}
@@ -151,6 +154,7 @@ def test_pipelines_frames_and_regressors() -> None:
     assert list(search.feature_names_in_) == list("abcd")
 
 
+@pytest.mark.slow
 def test_groups_and_weights_go_where_they_belong() -> None:
     groups, weight = np.arange(N) // 10, np.linspace(0.1, 2, N)
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
@@ -195,6 +199,7 @@ def n_workers() -> int:
     return sum(thread.name == task_pool.WORKER for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("n_inner", [1, 40])
 def test_a_search_in_a_task_ends_with_it_and_takes_its_threads(n_inner: int) -> None:
@@ -324,6 +329,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_search(python: Callable[..., str]) -> None:
     assert python(INTERRUPTED) == "True 1\n"
 

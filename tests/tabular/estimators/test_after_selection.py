@@ -72,6 +72,7 @@ def test_other_members_see_all_rows_too() -> None:
     assert model.extra_members_[0][1].tree_.n_node_samples[0] == 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_all_rows_within_a_time_limit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With time enough the fit is that without a limit, else that without a refit."""
@@ -146,6 +147,7 @@ def test_learning_curves(tmp_path: Any) -> None:
     assert len(names) == 1 or any(name.endswith(", 2") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     frame, y, task = table_of(seed, 150)
@@ -167,6 +169,7 @@ def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     assert np.array_equal(getattr(again, method)(frame), getattr(small, method)(frame))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["number", "three classes", "rising"])
 def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
     kind: Any = TabularMLPClassifier if case == "three classes" else TabularMLPRegressor
@@ -186,6 +189,7 @@ def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
         assert (np.diff(small.predict(ages)) >= 0).all()
 
 
+@pytest.mark.slow
 def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
     """Rows of a group are alike: with others of it in training errors are much smaller."""
     g = np.random.default_rng(0)
@@ -207,6 +211,7 @@ def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
     assert other > 0.9 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["quantile", "gamma"])
 def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
     y = np.exp(Y / 2)

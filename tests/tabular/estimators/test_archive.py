@@ -102,6 +102,7 @@ def test_content_that_is_no_model(
         fastmlp.load(path)
 
 
+@pytest.mark.slow
 def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
     content = safetensors_file.read(GOLDEN / "2-tabular-pairs.safetensors")
     damaged: list[tuple[Path, str]] = []

@@ -33,6 +33,8 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "PATIENCE_SHARE", 0.0)
 
 
+@pytest.mark.slow
+@pytest.mark.few(30)
 @parametrize_with_checks(
     [
         TabularMLPClassifier(**FEW, validation_fraction=0.3, cv=2),

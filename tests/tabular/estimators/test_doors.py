@@ -106,6 +106,7 @@ def combinations() -> list[Any]:
     return [pytest.param(*case, id="-".join(map(str, case)).replace(" ", "")) for case in cases]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(
     ("kind", "classes", "class_weight", "rows", "divided", "saved"), combinations()
 )
@@ -404,6 +405,7 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
     np.testing.assert_array_equal(same.predict(frame), model.predict(frame))
 
 
+@pytest.mark.slow
 @compiled
 def test_the_command_notes_each_column_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -90,6 +90,7 @@ def test_rows_of_weight_0_are_not_there() -> None:
     assert heavy.predict(X).mean() > model.predict(X).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_scores_choose_the_ensemble(kind: Any) -> None:
     scoring = "balanced_accuracy" if kind is TabularMLPClassifier else "explained_variance"
@@ -110,6 +111,7 @@ def test_a_class_of_one_row_has_its_column() -> None:
         assert np.isfinite(model.predict_log_proba(X)).all()
 
 
+@pytest.mark.slow
 def test_members_of_scikit_learn() -> None:
     trees = DecisionTreeRegressor(max_depth=3, random_state=0)
     settings: dict[str, Any] = {**FEW, "extra_members": [("trees", trees)]}
@@ -154,6 +156,7 @@ def test_importances(tmp_path: Path) -> None:
     assert (model.feature_importances_ == model.feature_importances_).all()
 
 
+@pytest.mark.slow
 def test_pipelines_searches_and_calibration() -> None:
     small = TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2)
     pipeline = make_pipeline(FunctionTransformer(), small).fit(X, LABELS)

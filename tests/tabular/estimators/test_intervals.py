@@ -123,6 +123,7 @@ def test_ends_are_in_the_range_of_targets(low: float, high: float, expected: Any
     np.testing.assert_allclose(model.predict_quantiles(X, [0.01, 0.99])[0], expected)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_sizes_of_errors_are_learned() -> None:
     """Where errors are ten times as large intervals are several times as wide, and both hold."""
@@ -158,6 +159,7 @@ def test_sizes_of_errors_are_learned() -> None:
     assert few.sizes is None
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> None:
     model = regressor()

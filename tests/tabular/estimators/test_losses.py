@@ -148,6 +148,7 @@ def is_ordered(model: Any) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_predictions_are_ordered(tmp_path: Path) -> None:
     few = {**FEW, "n_members": 5, "max_members": 5, "cv": 2}
     model = TabularMLPRegressor(**few, monotonic_cst=CONSTRAINTS).fit(FRAME, RISING)
@@ -174,6 +175,7 @@ def test_classes_and_places() -> None:
     np.testing.assert_array_equal(named.predict_proba(FRAME), placed.predict_proba(FRAME))
 
 
+@pytest.mark.slow
 def test_extra_members_have_the_constraints() -> None:
     trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
     model = TabularMLPRegressor(

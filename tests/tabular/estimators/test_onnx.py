@@ -50,6 +50,8 @@ def run(model: Any, X: Any, **keywords: Any) -> list[Any]:
     return result
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_boosted_trees(kind: str) -> None:
     model, frame = with_trees(kind)
@@ -118,6 +120,7 @@ def complete(X: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([X.loc[[first]], X]).assign(town=lambda item: item["town"].astype(object))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grown", [False, True])
 def test_numbers_with_missing_values(grown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 5)

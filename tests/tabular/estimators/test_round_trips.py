@@ -51,12 +51,14 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(other.leaderboard_, one.leaderboard_)
 
 
+@pytest.mark.slow
 def test_every_drawn_schema_and_encoding(soak: bool, tmp_path: Path) -> None:
     for seed in range(600 if soak else 50):
         model, frame = untrained(seed)
         assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
 
 
+@pytest.mark.slow
 def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
     for seed in range(300 if soak else 8):
         frame, y, task = table_of(seed)
@@ -73,6 +75,7 @@ def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
             assert_same(model, same, frame)
 
 
+@pytest.mark.slow
 def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
     """Losses, trees, refits, time limits and distilled nets in each other's company."""
     for seed in range(200 if soak else 6):
@@ -100,6 +103,7 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
         assert_same(model, pickle.loads(pickle.dumps(model)), frame)
 
 
+@pytest.mark.slow
 def test_the_command(
     soak: bool,
     tmp_path: Path,

@@ -83,6 +83,8 @@ def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
         np.testing.assert_array_equal(whole.argmax(axis=1), model.predict(rows))
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @pytest.mark.parametrize("seed", range(6))
 def test_rounded_rows_go_the_same_ways(seed: int) -> None:
     """Rows in float32, in CSV, in ONNX and compiled: their columns repeat training values."""
@@ -194,6 +196,7 @@ def test_threads_do_not_change_the_trees() -> None:
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 def test_rounds_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ROUNDS", 35)
     codes = matrix(Schema.learn(X).read(X))
@@ -251,6 +254,7 @@ def test_files_have_the_bits(case: str, tmp_path: Path) -> None:
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_each_of_several_targets_has_trees_of_its_own() -> None:
     targets = np.stack([Y, np.exp(-Y)], axis=1)
     settings: dict[str, Any] = {**FEW, "n_members": 1, "trees": True, "cv": 2}

@@ -289,6 +289,7 @@ def test_all_draws_are_within_their_kind() -> None:
         assert kind.penalties[0] <= recipe.l1 <= kind.penalties[1]
 
 
+@pytest.mark.slow
 def test_rates_are_even_in_their_logarithm() -> None:
     kind = KINDS[0]
     drawn = [recipe.learning_rate for recipe in draw(300 * len(KINDS), 1, NAMES)[:: len(KINDS)]]

@@ -300,6 +300,7 @@ def test_plain_data_is_checked(wrong: Any) -> None:
         Schema.from_json({**content, "dates": {"b": fine}, "dropped": {"b": "why"}})
 
 
+@pytest.mark.slow
 @compiled
 def test_models_learn_from_dates_in_every_form() -> None:
     frame = drawn(6, n=200)

@@ -96,6 +96,7 @@ def test_penalties_layers_and_what_is_drawn(settings: Any) -> None:
     check_equal_to_one(lambda: made(**settings))
 
 
+@pytest.mark.slow
 @too_slow
 def test_classes_and_weights() -> None:
     def net() -> MLP:

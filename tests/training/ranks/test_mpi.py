@@ -134,23 +134,28 @@ def alone() -> MLP:
     return net
 
 
+@pytest.mark.slow
 def test_ranks_are_equal_by_bits_and_to_one_process(killed: Path) -> None:
     result = np.frombuffer(parameters_of("plain", killed))
     np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job(killed: Path) -> None:
     assert not list(killed.glob("kill [0-9]"))
 
 
+@pytest.mark.slow
 def test_twice_the_same_bits(ended: Path) -> None:
     assert parameters_of("average", ended) == parameters_of("again", ended)
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_has_the_bits_of_a_whole_one(ended: Path) -> None:
     assert parameters_of("resume", ended) == parameters_of("whole", ended)
 
 
+@pytest.mark.slow
 def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
     ended: Path, raised: "subprocess.CompletedProcess[str]"
 ) -> None:
@@ -161,6 +166,7 @@ def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
     assert parameters_of("go on", ended) == parameters_of("whole", ended), raised.stderr
 
 
+@pytest.mark.slow
 def test_an_error_in_a_callback_ends_the_job(
     ended: Path, raised: "subprocess.CompletedProcess[str]", tmp_path: Path
 ) -> None:

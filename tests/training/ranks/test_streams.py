@@ -132,6 +132,7 @@ def test_a_source_that_fails_on_one_rank_ends_all() -> None:
     assert all(isinstance(each, RuntimeError) for i, each in enumerate(result) if i != 2)
 
 
+@pytest.mark.slow
 def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
     options: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
 

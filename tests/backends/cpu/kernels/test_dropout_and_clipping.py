@@ -242,6 +242,7 @@ def spoiled(z: Any) -> Any:
     return z * (z / z), type(z)(1)
 
 
+@pytest.mark.slow
 @each_clip
 def test_padding_does_not_count(clip: Any) -> None:
     X = np.random.default_rng(0).uniform(1, 2, (20, 3))

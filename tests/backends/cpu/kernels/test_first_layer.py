@@ -81,6 +81,7 @@ def assert_alike(ours: list[Any], others: list[Any], dtype: str) -> None:
         np.testing.assert_allclose(mine, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(
     ("kind", "net", "batch_size", "dtype"),
     [

@@ -138,6 +138,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
 
 
+@pytest.mark.slow
 @given(layouts, st.integers(1, 10**7))
 @settings(derandomize=True, deadline=None)
 def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) -> None:
@@ -166,6 +167,7 @@ def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
     assert microbatch_rows(make_layout((784, 512, 512, 10)), 10_000) == 0
 
 
+@pytest.mark.few(12)
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("dtype", "loss", "penalties"),

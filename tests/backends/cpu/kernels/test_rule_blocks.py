@@ -84,6 +84,7 @@ np.testing.assert_allclose(first, expected, rtol=1e-12)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disable", ["0", "1"])
 def test_the_first_block_of_a_process_is_called(disable: str, python: Any) -> None:
     python(ALONE, NUMBA_DISABLE_JIT=disable)
@@ -190,6 +191,7 @@ print("block" if rule_blocks.penalised_optimizer(network, optimizer) else "no bl
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["", "numba"])
 @only_compiled
 def test_numba_compiles_a_penalty_in_an_update_before_any_other(

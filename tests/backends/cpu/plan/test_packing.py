@@ -48,6 +48,7 @@ def places(layer: Packed) -> np.ndarray:
     return rows if layer.is_transposed else np.append(rows, biases, axis=1)
 
 
+@pytest.mark.slow
 @for_every_layout
 @given(layouts, widths, spacings)
 def test_no_two_rows_lie_in_one_place(layout: Layout, lanes: int, spacing: Spacing) -> None:
@@ -74,6 +75,7 @@ def test_without_room_there_is_padding_of_panels_alone(layout: Layout, lanes: in
             assert layer.copy_size * lanes == round_up(n_in, lanes) * round_up(n_out, lanes)
 
 
+@pytest.mark.slow
 @for_every_layout
 @given(layouts, widths, st.integers(1, 40), st.integers(0, 2))
 def test_panels_and_halves_have_so_many_rows_between_them(
@@ -373,6 +375,8 @@ def unit_steps(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
     return w - rate * g / abs(g), m, v
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @each_dtype
 @pytest.mark.parametrize(
     ("rule", "optimizer"),

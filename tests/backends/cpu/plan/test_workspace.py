@@ -348,6 +348,7 @@ def test_after_a_training_that_diverged(made: list[Session], rng: Any) -> None:
     assert np.array_equal(again, expected)
 
 
+@pytest.mark.slow
 def test_rows_and_state_are_let_go(kept: Any, rng: Any) -> None:
     net = net_of(KINDS[2])
     x, y = rows_of(net, rng)

@@ -101,6 +101,7 @@ RULES = [
 ]
 
 
+@pytest.mark.few(12)
 @each_dtype
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_every_way_has_the_same_bits(rules: Any, dtype: str, rng: Any) -> None:
@@ -476,6 +477,7 @@ def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: st
     assert not net.predict(x).any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
 @pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"])
 @pytest.mark.parametrize("n_rows", [1, 20_000])

@@ -90,6 +90,8 @@ def shapes(height: int, width: int, depth: int) -> Any:
     return (height, width), (height, depth), (depth, width)
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @each_dtype
 @each_epilogue
 @for_many_shapes
@@ -119,6 +121,7 @@ def test_no_element_depends_on_how_the_product_is_tiled(
     assert np.array_equal(actual, chains(start, a, b))
 
 
+@pytest.mark.few(21)
 @each_dtype
 @each_reading
 @pytest.mark.parametrize("n_panels", range(1, 8))
@@ -198,6 +201,7 @@ def in_squares(matrix: Any, lanes: int) -> Any:
     return to_panels(matrix, lanes, round_up(len(matrix), lanes), np.nan)
 
 
+@pytest.mark.few(12)
 @each_dtype
 @pytest.mark.parametrize("n_out", [1, 2, 3, 10])
 @pytest.mark.parametrize("n", N_ROWS)
@@ -341,6 +345,8 @@ def test_rows_go_into_lanes_and_out_again(dtype: Any, rng: Any) -> None:
                 assert (units[:, 1] == UNTOUCHED).all()
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @each_dtype
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype: Any) -> None:

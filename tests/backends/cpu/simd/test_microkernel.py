@@ -116,6 +116,7 @@ def multiply(
     return from_panels(these.c[1:-1], height, these.b.shape[1])
 
 
+@pytest.mark.few(12)
 @each_dtype
 @each_shape
 @each_epilogue
@@ -190,6 +191,7 @@ def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
         assert np.array_equal(multiply(compiled, rest, by_column, start=half), whole)
 
 
+@pytest.mark.few(24)
 @each_dtype
 @each_shape
 @each_epilogue
@@ -289,6 +291,7 @@ def runs_code_for(name: str) -> bool:
     return name != "haswell" or all(host.get(word[1:]) for word in AVX2.split(","))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="uncompiled, there are no machines to compile for")
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_machine_with_narrower_vectors_finds_the_same_gradients(

@@ -72,6 +72,8 @@ def draw(*sizes: tuple[int, ...]) -> list[Any]:
     return [rng.normal(size=size).astype(np.float32) for size in sizes]
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @each_epilogue
 @settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 30)
 @given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
@@ -231,6 +233,8 @@ def multiply_by(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool)
     return from_panels(c, height, width)
 
 
+@pytest.mark.slow
+@pytest.mark.few(4)
 @each_kind
 @each_reading
 @pytest.mark.parametrize("depth", [*DEPTHS_OF_KINDS, 2 * DEPTH_BLOCK + 19])
@@ -273,6 +277,8 @@ def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
     return total
 
 
+@pytest.mark.slow
+@pytest.mark.few(3)
 @each_kind
 @each_reading
 def test_sums_have_one_order_whatever_the_shape(
@@ -290,6 +296,7 @@ def test_sums_have_one_order_whatever_the_shape(
                 )
 
 
+@pytest.mark.few(12)
 @each_kind
 @each_reading
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -391,6 +398,7 @@ def loops_of(kind: PairProducts, by_column: bool, word: str) -> list[Loop]:
     ]
 
 
+@pytest.mark.slow
 @reads_machine_code
 @each_reading
 def test_a_loop_by_tiles_has_four_products_of_them(
@@ -428,6 +436,7 @@ def test_a_loop_by_bfmmla_has_twelve_of_them(
     assert "fmla\t" not in _assembly("matrices", by_column)
 
 
+@pytest.mark.slow
 @reads_machine_code
 @each_reading
 def test_avx512_bf16_alone_uses_no_tile(by_column: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,6 +457,7 @@ print(target.pair_products(), target.vector_bytes())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiles", "matrices"])
 def test_a_step_of_training_is_that_of_rounded_operands(
     kind: PairProducts, python: Callable[..., str]

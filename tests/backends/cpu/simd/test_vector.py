@@ -355,6 +355,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
 )

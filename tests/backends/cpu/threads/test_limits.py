@@ -142,6 +142,7 @@ assert len(bits) == 1
 NONE = "none False False"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER == "numba", reason="Numba's threads stand in for a team")
 @only_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -169,6 +170,7 @@ def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
     assert {mode: modes[mode] for mode in expected} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="none is told here")
 def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
     script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
@@ -260,6 +262,7 @@ def test_threads_puts_the_number_back_after_an_exception_too() -> None:
     assert (inside, numba.get_num_threads()) == ([1], before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])
 def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable[..., str]) -> None:
     if wanted == "threadsafe" and limits.threading_layer() == "workqueue":
@@ -270,12 +273,14 @@ def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable
     assert safe == str(layers[0] != "workqueue")
 
 
+@pytest.mark.slow
 @only_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
     assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]
 
 
+@pytest.mark.slow
 @only_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.skipif(limits.threading_layer() != "omp", reason="only OpenMP minds a fork")

@@ -135,6 +135,7 @@ assert not wrong
 """
 
 
+@pytest.mark.slow
 @only_compiled
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_every_item_is_done_once_on_each_layer(layer: str, python: Callable[..., str]) -> None:
@@ -147,6 +148,7 @@ def test_every_item_is_done_once_on_each_layer(layer: str, python: Callable[...,
             assert (n_loops > 0) == (n_threads > 1)  # else no worker was tested
 
 
+@pytest.mark.slow
 @only_compiled
 @pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
 def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
