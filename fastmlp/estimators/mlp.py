@@ -56,11 +56,11 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
         as "gelu", or a function ``activation(z) -> (value, slope)``.
     solver : str or Optimizer, default "adam"
-        scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
-        which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings, such as ``AdamW(weight_decay=0.1)``. "lm" is
-        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
-        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
+        scikit-learn's "lbfgs", "sgd" and "adam", another name of fastmlp's, such as "adamw", or an
+        optimizer, such as ``AdamW(weight_decay=0.1)``. A name takes `learning_rate_init`, `beta_1`,
+        `beta_2` and `epsilon` as far as its optimizer has them. "lm" is `LevenbergMarquardt`: all
+        rows at each of `max_iter` iterations, to many digits with ``tol=0``. Like "lbfgs" it takes
+        `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
     beta_1, beta_2, epsilon, n_iter_no_change, max_fun
@@ -93,8 +93,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
-        Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
-        (-1) with the feature, as in `MLP`; a dict constrains the columns that it names.
+        Predictions, or the second class's probability, do not fall (1) or do not rise (-1) with the
+        feature, as in `MLP`; a dict constrains the columns that it names.
 
     Attributes
     ----------
@@ -358,11 +358,11 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
         as "gelu", or a function ``activation(z) -> (value, slope)``.
     solver : str or Optimizer, default "adam"
-        scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
-        which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
-        an optimizer with settings, such as ``AdamW(weight_decay=0.1)``. "lm" is
-        `LevenbergMarquardt`: all rows at each of `max_iter` iterations, to many digits with
-        ``tol=0``; as "lbfgs" it takes `tol` as the bound of the gradient.
+        scikit-learn's "lbfgs", "sgd" and "adam", another name of fastmlp's, such as "adamw", or an
+        optimizer, such as ``AdamW(weight_decay=0.1)``. A name takes `learning_rate_init`, `beta_1`,
+        `beta_2` and `epsilon` as far as its optimizer has them. "lm" is `LevenbergMarquardt`: all
+        rows at each of `max_iter` iterations, to many digits with ``tol=0``. Like "lbfgs" it takes
+        `tol` as the bound of the gradient.
     alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
     beta_1, beta_2, epsilon, n_iter_no_change, max_fun
@@ -387,8 +387,8 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
     monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
-        Predictions, or the probability of the second of two classes, do not fall (1) or do not rise
-        (-1) with the feature, as in `MLP`; a dict constrains the columns that it names.
+        Predictions, or the second class's probability, do not fall (1) or do not rise (-1) with the
+        feature, as in `MLP`; a dict constrains the columns that it names.
 
     Attributes
     ----------

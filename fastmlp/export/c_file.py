@@ -264,8 +264,8 @@ def to_c(
     TypeError
         If it is another model, or an argument has the wrong type.
     ValueError
-        If the model is not fitted, has more than a million parameters or one that is not finite, or
-        an argument has a wrong value.
+        If the model is not fitted, its parameters are more than a million or not finite, or an
+        argument has a wrong value.
     NotImplementedError
         If your activation is more than arithmetic, ``a if c else b`` and functions of
         `fastmlp.rules.elementary`; if a model of tables has members of `extra_members`.
@@ -299,7 +299,7 @@ def to_c(
         )
     if gradient and of_table:
         raise NotImplementedError(
-            f"{WHO}: no gradient of a model of tables, whose levels have none: "
+            f"{WHO}: gradient=True is for nets; levels of a model of tables have no slopes: "
             "fastmlp.shap_values attributes its predictions to its columns"
         )
     if not all(np.isfinite(net.parameters).all() for net in parts.nets):

@@ -314,7 +314,7 @@ def jacobian(
     Raises
     ------
     TypeError, ValueError
-        If the model is not such a model or not fitted, or X, `outputs` or `out` has a wrong type,
+        If the model is not such a model or not fitted; if X, `outputs` or `out` has a wrong type,
         shape or value.
 
     See Also
@@ -444,5 +444,5 @@ def _coded(y: Any, classes: Array, n_outputs: int, targets: str, who: str) -> Ar
     codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
     unknown = labels[classes[codes] != labels]
     if unknown.size:
-        raise ValueError(f"{who}: y holds {unknown[0]!r}, which is none of the model's classes")
+        raise ValueError(f"{who}: y holds {unknown[0]!r}, which is not among the model's classes")
     return codes if n_outputs == 1 or targets == "classes" else np.eye(len(classes))[codes]

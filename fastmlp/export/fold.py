@@ -142,8 +142,8 @@ def fold(model: Any, scaler: Any = None) -> Any:
     Warns
     -----
     RuntimeWarning
-        If a column's values are so large, beside their spread, that the net's dtype rounds off much
-        of the differences that it was trained on.
+        If a column's values are so large, beside their spread, that rounding to the net's dtype
+        loses much of the differences.
 
     See Also
     --------

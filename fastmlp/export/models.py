@@ -107,8 +107,8 @@ def _error(model: Any, who: str) -> Exception:
         )
     if is_a(model, "TabularMLP", "fastmlp"):
         return TypeError(
-            f"{who}: a {type(model).__name__} is a model of tables, of whose columns encoders make "
-            "the inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
+            f"{who}: a {type(model).__name__} is a model of tables, where encoders turn columns "
+            "into inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
         )
     if is_of_fastmlp(model) and hasattr(model, "fit"):
         return ValueError(f"{who}: the {type(model).__name__} is not fitted")

@@ -244,7 +244,7 @@ def _pack_of(model: Any) -> Any:
         used = [name for (name, _), w in zip(model.extra_members_, weights, strict=True) if w]
         names = ", ".join(map(repr, used))
         raise NotImplementedError(
-            f"{WHO}: the ensemble has members that are no nets, which have no derivatives: "
+            f"{WHO}: the ensemble has members that are not nets, and cannot be derived: "
             f"{names}; fit without extra_members, with trees=False, or hand predict to "
             "shap.PermutationExplainer"
         )

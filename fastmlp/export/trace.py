@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
     text: str
 
     def __bool__(self) -> NoReturn:
-        raise Unsupported("a branch, `and`, `or` or `not` on a number; `a if c else b` is none")
+        raise Unsupported("a branch, `and`, `or` or `not` on a number, where `a if c else b` works")
 
 
 class Symbol:

@@ -80,8 +80,8 @@ def normals_of(
 ) -> Any:
     """Make the function that turns two words into two independent numbers of N(0, 1).
 
-    They are sqrt(-2 log u) times cosine and sine of 2 pi v, where u and v in [0, 1) are the upper
-    24 bits of a word each, u plus half a bit. `scalar` is their dtype.
+    They are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1) are the upper 24 bits
+    of a word each, u plus half a bit. `scalar` is their dtype.
 
     Examples
     --------

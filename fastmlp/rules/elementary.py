@@ -86,8 +86,9 @@ def exponentials(raw: Any, out: Any) -> None:
 
 
 def probabilities(raw: Any, out: Any, rest: Any) -> None:
-    """Write ``exp(raw_j) / sum_k exp(raw_k)`` of every row to `out`, and to `rest` the sum of
-    ``exp(raw_j - peak)`` without the 1 of the peak, which is exact if it is small.
+    """Write ``exp(raw_j) / sum_k exp(raw_k)`` of every row to `out`.
+
+    `rest` receives the sum of ``exp(raw_j - peak)`` without the 1 of the peak: exact where small.
 
     Parameters
     ----------

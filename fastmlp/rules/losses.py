@@ -8,7 +8,7 @@ numerically stable formula.
 A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
 
 A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape
-(n_rows, n_targets), and values, shape (n_rows,), and writes slopes and values. Loops over rows are
+(n_rows, n_targets), and values, shape (n_rows,). It writes slopes and values. Loops over rows are
 innermost: they vectorise.
 
 To add one: write the function, and give it a row in `LOSSES` and its name in `NumberLossName` or

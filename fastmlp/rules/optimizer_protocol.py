@@ -149,8 +149,8 @@ class Schedule(Protocol):
 class Optimizer(Protocol):
     """The protocol of optimizers.
 
-    `coefficients` takes the number of the first step (from 1) and the learning rates of the steps
-    from there on, shape (n_steps,), and returns an array of shape (n_steps, n_coefficients).
+    `coefficients` takes the number of the first step (from 1), and the learning rates from there
+    on, shape (n_steps,). It returns an array of shape (n_steps, n_coefficients).
     """
 
     @property
@@ -172,16 +172,16 @@ class OptimizerSettings:
         Each number of the gradient, penalties included, is clipped to [-clipvalue, clipvalue]
         before the update rule takes it.
     clipnorm : float above 0, optional
-        The gradient of each variable, a layer's weights or its biases, penalties included, is
-        scaled down to this norm where its norm is above it. On the CPU. A step takes 6 to 12 %
+        The gradient of each variable, penalties included, is scaled down to this norm where its
+        norm is above. A variable is a layer's weights or biases. On the CPU. A step takes 6 to 12 %
         longer: the gradient is stored before any of it is used.
     global_clipnorm : float above 0, optional
         The same for the whole gradient, ``max_norm`` of PyTorch's ``clip_grad_norm_``. Nothing is
         added to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
     average : EMA or SWA, optional
-        The net's parameters are this average of those after each step, for whatever looks at the
-        net, while and after it trains. A further fit goes on from the last step's; parameters that
-        were written by hand are trained, and averaged anew.
+        The net shows this average of the parameters after each step, while and after it trains. A
+        further fit goes on from the last step's; parameters that were written by hand are trained,
+        and averaged anew.
     """
 
     clipvalue: float | None = None

@@ -1,8 +1,8 @@
 """Optimizers: settings, an update rule, and the rule's coefficients of each step.
 
 An optimizer is a frozen dataclass of its settings. Its `rule` is a function of
-`fastmlp.rules.updates`. Its `coefficients` computes, in float64 and once a step, the numbers that
-depend on the step but not on the parameter, so that the rule is a handful of multiplications.
+`fastmlp.rules.updates`. Its `coefficients` computes, in float64, the numbers that depend on the
+step alone, so that the rule is a handful of multiplications.
 
 To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS` and
 its name in `OptimizerName`.
@@ -499,7 +499,7 @@ class LevenbergMarquardt(SecondOrder):
     the objective begins with its last layer times that number, unless the layer is frozen.
 
     It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
-    "poisson", "gamma" and "tweedie", with l2, on the CPU, and 8 bytes times the square of the
+    "poisson", "gamma" and "tweedie", with l2, on the CPU. It needs 8 bytes times the square of the
     number of trained parameters.
 
     Parameters
@@ -602,8 +602,9 @@ def matrix_bytes(n: int) -> int:
 
 
 def jacobian_bytes(n: int, n_outputs: int, n_threads: int) -> int:
-    """The bytes of a block of the Jacobian by n parameters, and of the threads' buffers for some
-    rows of it and for roots of the curvature: about, and not much less."""
+    """The bytes, about, of a block of the Jacobian by n parameters, and of the threads' buffers.
+
+    The buffers hold some rows of the Jacobian, and roots of the curvature."""
     rows_at_once = 16
     n_rows = min(max((1 << 17) // max(n, 1), 96), 384) + rows_at_once * n_outputs
     return 8 * (n_rows * n + n_threads * rows_at_once * (n + n_outputs**2))

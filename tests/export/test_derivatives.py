@@ -238,5 +238,5 @@ def test_far_rows_warn() -> None:
 
 
 def test_labels_are_known() -> None:
-    with pytest.raises(ValueError, match=r"y holds .*z.*none of the model's classes"):
+    with pytest.raises(ValueError, match=r"y holds .*z.*not among the model's classes"):
         gradient(MLPClassifier(**LITTLE).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])

@@ -264,7 +264,7 @@ def with_another_member() -> Any:
     ("make", "options", "kind", "words"),
     [
         (TabularMLPRegressor, {}, ValueError, "is not fitted"),
-        (regressor, {"gradient": True}, NotImplementedError, "no gradient of a model of tables"),
+        (regressor, {"gradient": True}, NotImplementedError, "levels of a model of tables have no"),
         (with_another_member, {}, NotImplementedError, "to_c: the ensemble holds 'tree' with wei"),
         (regressor, {"test_data": drawn()[0][:0]}, ValueError, "test_data has no rows"),
         (regressor, {"test_data": [[1.0]]}, ValueError, "must have 4 columns"),

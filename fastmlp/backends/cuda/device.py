@@ -206,7 +206,7 @@ def require(index: int, who: str = "MLP") -> None:
     if index >= n_devices:
         known = ", ".join(f"cuda:{i}" for i in range(n_devices))
         raise RuntimeError(
-            f"{who}: there is no device cuda:{index}; known: {known}"
+            f"{who}: the device cuda:{index} does not exist; known: {known}"
             if known
             else f'{who}: the NVIDIA driver sees no device: check nvidia-smi, or use device="cpu"'
         )

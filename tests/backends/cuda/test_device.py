@@ -197,7 +197,7 @@ def test_a_rule_that_does_not_compile() -> None:
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     has([object()], monkeypatch)
-    with pytest.raises(RuntimeError, match="MLP: there is no device cuda:1; known: cuda:0"):
+    with pytest.raises(RuntimeError, match="MLP: the device cuda:1 does not exist; known: cuda:0"):
         net("cuda:1")
 
 
