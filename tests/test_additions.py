@@ -63,7 +63,7 @@ class Cauchy(LossSettings):
 
 
 ''',
-        ),
+        )
     ],
     "__init__.py": [
         ("from fastmlp.rules.optimizers", "from fastmlp.rules.loss_settings import Cauchy\n"),

@@ -36,12 +36,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"cli"},
         {"__main__"},
     ],
-    "fastmlp.backends": [
-        {"protocol", "shuffle"},
-        {"cpu", "cuda"},
-        {"devices"},
-        {"__init__"},
-    ],
+    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"devices"}, {"__init__"}],
     "fastmlp.backends.cpu": [
         {"tuning"},
         {"threads", "simd"},

@@ -148,8 +148,7 @@ def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "parameter"),
-    [(common.RegressionLoss, "loss"), (common.LearningRate, "learning_rate")],
+    ("kind", "parameter"), [(common.RegressionLoss, "loss"), (common.LearningRate, "learning_rate")]
 )
 def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: str) -> None:
     assert names_in(kind) == MLPRegressor._parameter_constraints[parameter][0].options

@@ -114,10 +114,7 @@ def test_demo_reads_97_percent_of_the_held_out_digits(
 
 @pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2])
 def test_missing_extra_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    module: str,
-    package: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo"]) == 1
@@ -160,9 +157,7 @@ def test_threads_are_1_or_more(words: str, capsys: pytest.CaptureFixture[str]) -
     assert "--threads: must be an integer of 1 or more, got '0'" in capsys.readouterr().err
 
 
-def test_no_command_prints_the_help(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
@@ -267,10 +262,7 @@ def interrupt(*_: Any) -> None:
     ],
 )
 def test_ctrl_c_in_a_fit_ends_the_demo(
-    moment: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(moment, interrupt)
     path = tmp_path / "picture.png"

@@ -66,11 +66,7 @@ def test_all_commands_take_it(
 @pytest.mark.parametrize(
     ("data", "encoding", "message"),
     [
-        (
-            "file",
-            "cp1252",
-            "train: the text is not utf-8 ('utf-8' codec can't decode byte 0xf6",
-        ),
+        ("file", "cp1252", "train: the text is not utf-8 ('utf-8' codec can't decode byte 0xf6"),
         ("file", "utf-16", "train: the text is not utf-8, but perhaps utf-16: "),
         ("-", "cp1252", "train: standard input: "),
         ("-", "utf-16", "train: standard input: the text is not utf-8, but perhaps utf-16: "),

@@ -223,10 +223,7 @@ def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(KeyboardInterrupt):
         MLPSearchCV(net(), GRID, cv=2, client=client).fit(X, LABELS)
     monkeypatch.setattr(NetState, "adopt", interrupt)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        pytest.warns(UserWarning, match="fit_many interrupted"),
-    ):
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="fit_many interrupted"):
         TabularMLPRegressor(**FEW, cv=2, client=client).fit(*drawn())
 
 

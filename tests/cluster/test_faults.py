@@ -18,14 +18,7 @@ import pytest
 from distributed import Client
 from fitting import unconverged
 
-from fastmlp import (
-    MLP,
-    MLPClassifier,
-    MLPSearchCV,
-    Report,
-    TabularMLPRegressor,
-    fit_many,
-)
+from fastmlp import MLP, MLPClassifier, MLPSearchCV, Report, TabularMLPRegressor, fit_many
 from fastmlp.cluster import groups
 from fastmlp.cluster.groups import Cluster
 

@@ -19,14 +19,7 @@ import pytest
 from memory_use import peak_of
 from small_models import in_pieces, written
 
-from fastmlp import (
-    MLP,
-    Blocks,
-    MLPClassifier,
-    MLPRegressor,
-    predict_arrow,
-    predict_parquet,
-)
+from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, predict_arrow, predict_parquet
 from fastmlp.compiler.jit import INTERPRETED
 
 rng = np.random.default_rng(0)

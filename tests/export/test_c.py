@@ -14,30 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_programs import (
-    built,
-    failures,
-    needs_compiler,
-    needs_gcc,
-    pointer,
-    predictions,
-    sanitized,
-)
+from c_programs import built, failures, needs_compiler, needs_gcc, pointer, predictions, sanitized
 from fitting import unconverged
 from own_activations import branch, built_of_others, of_numpy, plain
 from sklearn.model_selection import PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastmlp import (
-    MLP,
-    MLPClassifier,
-    MLPRegressor,
-    MLPSearchCV,
-    Quantile,
-    fold,
-    to_c,
-)
+from fastmlp import MLP, MLPClassifier, MLPRegressor, MLPSearchCV, Quantile, fold, to_c
 from fastmlp.cli.main import main
 from fastmlp.export.c_source import TOLERANCES
 from fastmlp.rules import activations

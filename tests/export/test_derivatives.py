@@ -8,14 +8,7 @@ import pytest
 from fitting import unconverged
 from small_models import CASES, LITTLE, MODELS, TARGETS, X
 
-from fastmlp import (
-    MLP,
-    MLPClassifier,
-    MLPRegressor,
-    Quantile,
-    gradient,
-    jacobian,
-)
+from fastmlp import MLP, MLPClassifier, MLPRegressor, Quantile, gradient, jacobian
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.activations import ActivationName

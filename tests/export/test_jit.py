@@ -19,16 +19,7 @@ from scipy.integrate import IntegrationWarning, quad
 from scipy.ndimage import generic_filter
 from small_models import CASES, LITTLE, MODELS, TARGETS, X
 
-from fastmlp import (
-    MLP,
-    SGD,
-    Adam,
-    Cosine,
-    MLPClassifier,
-    Quantile,
-    jacobian,
-    jit,
-)
+from fastmlp import MLP, SGD, Adam, Cosine, MLPClassifier, Quantile, jacobian, jit
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES
 

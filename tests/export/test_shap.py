@@ -13,14 +13,7 @@ from fitting import unconverged
 from sklearn.dummy import DummyRegressor
 from small_models import classifier, drawn, regressor, untrained
 
-from fastmlp import (
-    MLP,
-    MLPClassifier,
-    MLPRegressor,
-    TabularMLPRegressor,
-    jacobian,
-    shap_values,
-)
+from fastmlp import MLP, MLPClassifier, MLPRegressor, TabularMLPRegressor, jacobian, shap_values
 from fastmlp.export.shap import Attribution
 
 rng = np.random.default_rng(0)

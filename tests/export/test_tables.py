@@ -12,15 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from c_programs import (
-    built,
-    failures,
-    needs_compiler,
-    needs_gcc,
-    pointer,
-    predictions,
-    sanitized,
-)
+from c_programs import built, failures, needs_compiler, needs_gcc, pointer, predictions, sanitized
 from compiled_models import digits, expected_of, predict, predict_shared
 from numba import njit
 from sklearn.tree import DecisionTreeClassifier

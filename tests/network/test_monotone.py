@@ -8,19 +8,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import (
-    EMA,
-    MLP,
-    SGD,
-    SWA,
-    Adagrad,
-    Adam,
-    AdamW,
-    Nadam,
-    Quantile,
-    RMSprop,
-    fit_many,
-)
+from fastmlp import EMA, MLP, SGD, SWA, Adagrad, Adam, AdamW, Nadam, Quantile, RMSprop, fit_many
 from fastmlp.model import core_of
 from fastmlp.network import monotone
 from fastmlp.rules.optimizer_protocol import average_of
@@ -183,10 +171,7 @@ def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
 def test_directions_and_codes() -> None:
     net = MLP((3, 4, 8, 2), monotonic_cst=[1, 0, -1], loss="gaussian_nll", seed=0)
     layers = monotone.directions(net.layer_sizes, [1, 0, -1])
-    assert [layer.tolist() for layer in layers[1:3]] == [
-        [0, 0, 1, -1],
-        [0, 0, 1, -1, 1, -1, 1, -1],
-    ]
+    assert [layer.tolist() for layer in layers[1:3]] == [[0, 0, 1, -1], [0, 0, 1, -1, 1, -1, 1, -1]]
     codes = MLP((3, 4, 8, 2), seed=0)
     codes.parameters[:] = monotone.codes_of(core_of(net).engine.network)
     first, second, third = codes.weights

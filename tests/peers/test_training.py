@@ -126,22 +126,12 @@ GIVEN: Any = [{"weights": w, "biases": b} for w, b in RATES]
 @pytest.mark.parametrize("frozen", [[], [0], [0, 2], [1]], ids=str)
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "AdamW without decay of biases"])
 def test_fifty_steps_are_pytorchs(name: str, frozen: list[int], rng: np.random.Generator) -> None:
-    x, y = (
-        rng.normal(size=(N_ROWS, SIZES[0])),
-        rng.normal(size=(N_ROWS, SIZES[-1])),
-    )
+    x, y = (rng.normal(size=(N_ROWS, SIZES[0])), rng.normal(size=(N_ROWS, SIZES[-1])))
     whole = name == "AdamW"
     ours: Any = AdamW(0.01, weight_decay=0.1, decay_biases=whole)
     if name == "SGD":
         ours = SGD(0.05, momentum=0.9)
-    net = MLP(
-        SIZES,
-        activation="tanh",
-        optimizer=ours,
-        layer_rates=GIVEN,
-        dtype="float64",
-        seed=0,
-    )
+    net = MLP(SIZES, activation="tanh", optimizer=ours, layer_rates=GIVEN, dtype="float64", seed=0)
     net.biases[:] = [rng.normal(size=each.shape) for each in net.biases]
     for i in frozen:
         net.trainable[i] = False

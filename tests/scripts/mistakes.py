@@ -6,14 +6,7 @@ The script does not run.
 import numpy as np
 
 import fastmlp
-from fastmlp import (
-    MLP,
-    Adam,
-    Cosine,
-    MLPClassifier,
-    MLPRegressor,
-    MLPSearchCV,
-)
+from fastmlp import MLP, Adam, Cosine, MLPClassifier, MLPRegressor, MLPSearchCV
 
 X, y = np.zeros((4, 2)), np.zeros(4)
 

@@ -223,10 +223,7 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "no JSON": (ours("{"), "Expecting property name"),
     "no object": (ours("3"), "AttributeError"),
     "no version": (ours("{}"), "KeyError: 'format_version'"),
-    "of another version": (
-        ours('{"format_version": 1, "kind": "MLP"}'),
-        "1, .* reads version 2",
-    ),
+    "of another version": (ours('{"format_version": 1, "kind": "MLP"}'), "1, .* reads version 2"),
     "of version true": (ours('{"format_version": "1", "kind": "MLP"}'), "format version '1'"),
     "NaN": (ours('{"format_version": NaN, "kind": "MLP"}'), "NaN is not a number"),
     "long number": (ours('{"format_version": ' + "9" * 5000 + "}"), "integer string conversion"),

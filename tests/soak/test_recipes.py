@@ -161,11 +161,7 @@ def saved(net: MLP) -> MLP:
         return MLP.load(path, n_threads=1)
 
 
-COPIES = {
-    "copy": copy,
-    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
-    "file": saved,
-}
+COPIES = {"copy": copy, "pickle": lambda net: pickle.loads(pickle.dumps(net)), "file": saved}
 
 
 def drawn(soak: bool) -> int:

@@ -7,11 +7,7 @@ import numpy as np
 import pandas
 import pytest
 from sklearn.base import clone
-from sklearn.preprocessing import (
-    OneHotEncoder,
-    OrdinalEncoder,
-    TargetEncoder,
-)
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp.tabular import (
@@ -24,11 +20,7 @@ from fastmlp.tabular import (
 from fastmlp.tabular.number_encoders import CodeEncoder
 
 NAN, INF = np.nan, np.inf
-OF_NUMBERS = [
-    RobustSmoothClip(),
-    PiecewiseLinear(n_bins=4),
-    MissingMarks(),
-]
+OF_NUMBERS = [RobustSmoothClip(), PiecewiseLinear(n_bins=4), MissingMarks()]
 OF_CODES = [OneHotLevels(), TargetStatistics(random_state=0)]
 each_of_numbers = pytest.mark.parametrize("encoder", OF_NUMBERS, ids=repr)
 

@@ -10,18 +10,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp import (
-    EMA,
-    MLP,
-    SGD,
-    SWA,
-    Adam,
-    AdamW,
-    Cosine,
-    ScheduleFreeAdamW,
-    Status,
-    fit_many,
-)
+from fastmlp import EMA, MLP, SGD, SWA, Adam, AdamW, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.training import loop

@@ -435,11 +435,7 @@ def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
     split, by_hand = make(), make()
     history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)
     expected = by_hand.fit(
-        X[:60],
-        Y[:60],
-        epochs=5,
-        sample_weight=parts[0],
-        validation_data=(X[60:], Y[60:], parts[1]),
+        X[:60], Y[:60], epochs=5, sample_weight=parts[0], validation_data=(X[60:], Y[60:], parts[1])
     )
     assert history.loss == expected.loss
     assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)

@@ -185,17 +185,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         pl.DataFrame(other([[1], [2], [3]])),
         r"dtype List\(Int64\): an? \w+ in column 'b'; make ",
     ),
-    "complex": (
-        pd.DataFrame(other([1j, 2, 3])),
-        "dtype complex128: a complex in column 'b'; make",
-    ),
+    "complex": (pd.DataFrame(other([1j, 2, 3])), "dtype complex128: a complex in column 'b'; make"),
     "columns without names": (pd.DataFrame([[1, None]]), f"1 missing value in column 1{MISSING}"),
     "no columns": (pd.DataFrame(index=range(3)), "has 0 features, but the net has 2 inputs$"),
     "no rows": (pl.DataFrame(other([1, 2, 3])).head(0), "has no rows$"),
-    "a lazy frame": (
-        pl.DataFrame(other([1, 2, 3])).lazy(),
-        r"got LazyFrame; use X.collect\(\)$",
-    ),
+    "a lazy frame": (pl.DataFrame(other([1, 2, 3])).lazy(), r"got LazyFrame; use X.collect\(\)$"),
 }
 
 

@@ -21,15 +21,7 @@ import sklearn
 from sklearn.base import is_classifier, is_regressor
 from sklearn.preprocessing import OneHotEncoder
 
-from fastmlp import (
-    MLP,
-    Adam,
-    Cosine,
-    History,
-    Loss,
-    MLPClassifier,
-    MLPSearchCV,
-)
+from fastmlp import MLP, Adam, Cosine, History, Loss, MLPClassifier, MLPSearchCV
 from fastmlp.network import resolve
 from fastmlp.rules import activations, losses, optimizers, weight_rules
 from fastmlp.validation import hints, suggestions

@@ -92,9 +92,7 @@ def test_gradient_is_that_of_the_oracle(case: dict[str, Any], rng: np.random.Gen
     assert_gradient_is_that_of_the_oracle(net, parameters, data)
 
 
-def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(
-    rng: np.random.Generator,
-) -> None:
+def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(rng: np.random.Generator) -> None:
     net = Net((70, 130, 3), penalties={"l2": 0.1, "l1": 0.1})  # two tiles high, several wide
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
 

@@ -14,11 +14,7 @@ from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block, innermost
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.kernels.csr import (
-    sparse_columns,
-    sparse_forward,
-    sparse_gradient,
-)
+from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
 from fastmlp.backends.cpu.kernels.epoch import evaluate, predict, train
 from fastmlp.backends.cpu.kernels.expanded import (
     expanded_columns,

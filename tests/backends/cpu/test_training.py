@@ -66,10 +66,7 @@ def assert_same_bits(run: Run, other: Run) -> None:
 
 @pytest.mark.few(24)
 @crossed(
-    optimizer=RULE_FORMS,
-    penalties=PENALTY_SETS,
-    batch_size=[1, 7, N_ROWS],
-    weighted=[False, True],
+    optimizer=RULE_FORMS, penalties=PENALTY_SETS, batch_size=[1, 7, N_ROWS], weighted=[False, True]
 )
 def test_training_is_that_of_the_oracle(
     optimizer: Any,

@@ -153,10 +153,7 @@ def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
         link = LINKS[loss.link or "identity"]
         of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))
         cubins.without_a_card(OURS)
-        loss, predict = (
-            rule_blocks.row_loss(of_net),
-            rule_blocks.row_link(of_net),
-        )
+        loss, predict = (rule_blocks.row_loss(of_net), rule_blocks.row_link(of_net))
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
         if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
             # These two clip in float64, by the eps of the precision.

@@ -335,8 +335,7 @@ def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("rows", "labels"),
-    [(5, LABELS), (53, np.where(np.arange(53) == 7, "yes", "no")), (12, LABELS)],
+    ("rows", "labels"), [(5, LABELS), (53, np.where(np.arange(53) == 7, "yes", "no")), (12, LABELS)]
 )
 def test_11_splits_that_cannot_be(rows: int, labels: Any) -> None:
     same("MLPClassifier", lambda m: fitted_on(m, rows, labels), early_stopping=True)

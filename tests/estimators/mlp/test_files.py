@@ -38,12 +38,7 @@ pytestmark = unconverged
 GOLDEN = Path(__file__).parents[2] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.
-BUFFERS = {
-    "history_",
-    "_random_state",
-    "_best_coefs",
-    "_best_intercepts",
-}
+BUFFERS = {"history_", "_random_state", "_best_coefs", "_best_intercepts"}
 BUFFERS |= {"_engine", "_lock", "_seeded", "_checked_values"}
 
 
@@ -362,10 +357,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "several": (lie("several", True, "labels"), "labels must be sorted"),
     "too few names": (lie("feature_names", ["a"]), "1 names of 6 features"),
     "names of numbers": (lie("feature_names", [1] * 6), "feature_names.0 must be str"),
-    "an unknown container": (
-        lie("transform_output", "dask"),
-        "output must be .* got 'dask'",
-    ),
+    "an unknown container": (lie("transform_output", "dask"), "output must be .* got 'dask'"),
     "an unknown field": (lie("speed", 1), "must have .*, got .*, speed"),
     "an unknown attribute": (lie("fit", 1, "attributes"), "attributes must have n_iter_, .*, got"),
     "attributes in a list": (lie("attributes", []), r"attributes must have parts, got \[\]"),

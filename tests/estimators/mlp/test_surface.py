@@ -26,13 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
 import fastmlp
-from fastmlp import (
-    MLP,
-    MLPClassifier,
-    MLPRegressor,
-    MLPSearchCV,
-    TabularMLPClassifier,
-)
+from fastmlp import MLP, MLPClassifier, MLPRegressor, MLPSearchCV, TabularMLPClassifier
 
 pytestmark = unconverged
 NAMES = ("MLPClassifier", "MLPRegressor")

@@ -71,22 +71,14 @@ DAMAGES: list[tuple[str, Callable[[Header], Any], str]] = [
     ("regressor", lambda h: h["leaderboard"][0].reverse(), "leaderboard.0.0 must be str"),
     ("regressor", lambda h: h["parameters"].update(cv=-3), "'cv' parameter"),
     ("regressor", lambda h: h["pack"]["outputs"].update(task="binary"), "binary"),
-    (
-        "regressor",
-        lambda h: h["pack"]["outputs"].update(task="ranking"),
-        "got 'ranking'",
-    ),
+    ("regressor", lambda h: h["pack"]["outputs"].update(task="ranking"), "got 'ranking'"),
     ("regressor", lambda h: h["pack"]["outputs"].update(scale=0.0), "a scale above 0"),
     ("regressor", lambda h: h["pack"]["outputs"].update(n_outputs=2), "a net of"),
     ("regressor", lambda h: h["pack"]["members"][0].update(encoding=7), "the encoding 7 of"),
     ("regressor", lambda h: h["pack"]["members"][0].update(weight=1.5), "weight must be in"),
     ("regressor", lambda h: h["pack"]["members"][0]["net"].update(layer_sizes=[3, 1]), "has 0 hid"),
     ("regressor", lambda h: h["pack"]["encodings"][0].update(scaling="log"), "scaling 'log'"),
-    (
-        "regressor",
-        lambda h: h["pack"].update(validation_score=None),
-        "score must be float",
-    ),
+    ("regressor", lambda h: h["pack"].update(validation_score=None), "score must be float"),
 ]
 
 

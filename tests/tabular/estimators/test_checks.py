@@ -17,7 +17,7 @@ FEW: dict[str, Any] = {"n_members": 2, "max_iter": 6, "random_state": 0}
 EXPECTED_TO_FAIL = {
     # A row of weight 2 is not two rows: they would be in other batches, and in other folds. Trees
     # count rows in their leaves and draw them for their bins; scikit-learn excepts its own as well.
-    "check_sample_weight_equivalence_on_dense_data": "batches and folds are of rows",
+    "check_sample_weight_equivalence_on_dense_data": "batches and folds are of rows"
 }
 
 

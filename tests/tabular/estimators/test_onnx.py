@@ -210,10 +210,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
     ),
     "dates": (
-        lambda: to_onnx(
-            TabularMLPRegressor(**FEW, cv=2).fit(DATED, -np.arange(40.0)),
-            DATED[:1],
-        ),
+        lambda: to_onnx(TabularMLPRegressor(**FEW, cv=2).fit(DATED, -np.arange(40.0)), DATED[:1]),
         "the columns 'when' hold dates or times",
     ),
     "fewer columns": (

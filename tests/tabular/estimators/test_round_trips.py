@@ -105,10 +105,7 @@ def test_fits_of_drawn_settings(soak: bool, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command(
-    soak: bool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    soak: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `predict` writes is what Python predicts."""
     monkeypatch.chdir(tmp_path)

@@ -202,9 +202,7 @@ def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
     limits, stopped = Limits(100, 4), list[int]()
     for epoch in range(20, 40):
         report: Any = SimpleNamespace(
-            epoch=epoch,
-            history=SimpleNamespace(best_epoch=20),
-            stop=partial(stopped.append, epoch),
+            epoch=epoch, history=SimpleNamespace(best_epoch=20), stop=partial(stopped.append, epoch)
         )
         limits.look(report)
     # 4 and 0.3 of 20 epochs after the best.

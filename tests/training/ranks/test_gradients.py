@@ -108,11 +108,7 @@ def test_classes_and_weights() -> None:
     check_equal_to_one(net, LABELS, WEIGHT, batch=N)
 
 
-LARGE = pytest.param(
-    (7, 200, 300, 2),
-    marks=too_slow,
-    id="large",
-)
+LARGE = pytest.param((7, 200, 300, 2), marks=too_slow, id="large")
 
 
 @pytest.mark.parametrize("sizes", [LARGE, (7, 4, 2)], ids=str)

@@ -64,12 +64,7 @@ def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
         optimizer="sgd",
         settings={"learning_rate": 0.01},
         activations=[activation] * 2,
-        dropout={
-            "key": net._state.key,
-            "hidden": [0.3, cosine],
-            "inputs": 0.1,
-            "noise": noise,
-        },
+        dropout={"key": net._state.key, "hidden": [0.3, cosine], "inputs": 0.1, "noise": noise},
     )
     np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
     for result, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):

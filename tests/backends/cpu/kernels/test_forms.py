@@ -17,9 +17,7 @@ from fastmlp import EMA, MLP, SGD, Adam
 from fastmlp.backends.cpu import session, tuning
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, TRAIN
-from fastmlp.backends.cpu.kernels.shared_layers import (
-    forward_backward_by_panels,
-)
+from fastmlp.backends.cpu.kernels.shared_layers import forward_backward_by_panels
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
@@ -194,10 +192,7 @@ def test_loss_and_gradient_are_the_oracles(
     [
         (*case.values(),)
         for case in all_pairs(
-            dtype=DTYPES,
-            optimizer=["adam", "sgd"],
-            batch_size=[BATCH, 180],
-            n_at_once=[1, 3, 8],
+            dtype=DTYPES, optimizer=["adam", "sgd"], batch_size=[BATCH, 180], n_at_once=[1, 3, 8]
         )
     ],
 )

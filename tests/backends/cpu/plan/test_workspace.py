@@ -301,13 +301,7 @@ def test_fewer_rows_more_rows_and_weights_may_follow(made: list[Session], rng: A
 
 @pytest.mark.parametrize(
     "other",
-    [
-        {"activation": "tanh"},
-        {"l2": 0.1},
-        {"loss": "mae"},
-        {"dtype": "float64"},
-        {"n_threads": 2},
-    ],
+    [{"activation": "tanh"}, {"l2": 0.1}, {"loss": "mae"}, {"dtype": "float64"}, {"n_threads": 2}],
     ids=str,
 )
 def test_what_differs_makes_its_own(other: dict[str, Any], made: list[Session], rng: Any) -> None:

@@ -198,11 +198,7 @@ def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
 
 
 SIZES = (5, 9, 10, 2)
-DRAWN: dict[str, Any] = {
-    "dropout": [0.3, Cosine(0.5)],
-    "input_dropout": 0.2,
-    "input_noise": 0.5,
-}
+DRAWN: dict[str, Any] = {"dropout": [0.3, Cosine(0.5)], "input_dropout": 0.2, "input_noise": 0.5}
 
 
 def made(device: str, seed: int = 0, **settings: Any) -> MLP:
