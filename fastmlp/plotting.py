@@ -1,4 +1,4 @@
-"""Pictures of fits and searches, with matplotlib: the extra `plot`."""
+"""Pictures of fits and searches with matplotlib: the extra `plot`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -26,15 +26,15 @@ class Estimator(Protocol):
 Fit: TypeAlias = History | Report | Estimator
 Fits: TypeAlias = Fit | Iterable[Fit] | Mapping[Any, Fit]
 ACCEPTED = "a History, a Report, a fitted estimator, or a list or dict of them"
-# The ratio of largest to smallest value above which an axis is logarithmic.
+# Ratio of the largest to the smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
-# More fits than matplotlib's cycle has colours get no legend.
+# Colours of matplotlib's cycle. More fits get no legend.
 MOST_NAMED = 10
 TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
-# The place of a second axis on the right, in widths of the axes.
+# Place of a second axis on the right, in widths of the axes.
 BESIDE_SCORES = 1.13
 INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
-# Candidates of more values of a number have a colour bar, or groups, instead of one colour each.
+# Values of a number with more of them have a colour bar, or groups.
 MOST_COLOURS, N_GROUPS = 6, 4
 TITLE_WIDTH = 70
 
@@ -49,29 +49,29 @@ def plot_history(
 ) -> "Axes":
     """Plot the loss of each epoch, and the validation loss if there is one.
 
-    The title names the epoch that early stopping has kept, which has a circle on its curve, or else
-    the best one, by the validation loss or else the training loss. The training loss is the mean
-    during an epoch, while the net learns; the validation loss, at the epoch's end, may be lower.
+    The title names the epoch that early stopping kept, with a circle on the curve. Without one, it
+    names the best epoch, by the validation loss if there is one. The training loss is the mean
+    during an epoch, while the net learns. The validation loss, at the end, may be lower.
 
-    The loss axis is logarithmic if its curves are positive and span more than a factor of 20. A
-    second call with the same `ax` adds curves to compare.
+    The loss axis is logarithmic if the curves are positive and span more than a factor of 20. A
+    second call with the same `ax` adds curves for comparison.
 
     Parameters
     ----------
     history : History, Report, fitted estimator, or list or dict of them
-        The result of `MLP.fit` or `fit_many`, or a callback's report; the keys of a dict are names
-        in the legend. Metrics are drawn on the right, of one fit. An estimator's `loss_curve_` is
-        drawn, and `validation_scores_` on the right. A pipeline stands for its last step, a search
-        for `best_estimator_`. More than ten fits have no legend.
+        The result of `MLP.fit` or `fit_many`, or a callback's report. The keys of a dict are names
+        in the legend. Metrics of a single fit are drawn on the right. An estimator has
+        `loss_curve_`, and `validation_scores_` on the right. A pipeline stands for the last step,
+        a search for `best_estimator_`. More than ten fits have no legend.
     ax : matplotlib Axes, optional
-        Where to draw; by default, on a new figure.
+        The axes, by default on a new figure.
     label : str, default "training"
         The name of one fit in the legend.
     learning_rate : bool, default False
-        Draw each epoch's last learning rate too, thin and grey, with an axis on the right. Of one
-        fit of an `MLP`; others keep no rates.
+        Draw each epoch's last learning rate in grey, with an axis on the right. It needs one fit
+        of an `MLP`; others keep no rates.
     **line
-        Arguments for matplotlib's `Axes.plot`, for all curves: color, linewidth, ...
+        Arguments of matplotlib's `Axes.plot` for all curves: color, linewidth, ...
 
     Returns
     -------
@@ -82,10 +82,9 @@ def plot_history(
     ImportError
         If matplotlib is missing.
     TypeError
-        If `history` is none of these.
+        If `history` has another type.
     ValueError
-        If an estimator has no `loss_curve_`, the list or dict is empty, or there are no rates to
-        draw.
+        If an estimator has no `loss_curve_`, the list or dict is empty, or rates are missing.
 
     Examples
     --------
@@ -126,7 +125,7 @@ def plot_history(
     ax.set_yscale("log" if _spans_decades(values) else "linear")
     ax.set(xlabel="epoch", ylabel="loss")
     ax.locator_params(axis="x", integer=True)
-    # The uppermost axes have the legend: their curves would cross one of those below.
+    # The uppermost axes have the legend. Their curves would cross a legend below.
     shown = [each for part in (ax, *right) for each in part.get_lines()]
     shown = [each for each in shown if not str(each.get_label()).startswith("_")]
     _tidy(ax, right[-1] if right else ax, shown)
@@ -134,7 +133,7 @@ def plot_history(
 
 
 def __dir__() -> list[str]:
-    """Return the public names, without what the module imports."""
+    """Return the public names."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
@@ -147,22 +146,22 @@ def plot_search(
 ) -> "Axes":
     """Plot the mean score of each candidate on the held-out folds, and its standard deviation.
 
-    Candidates are placed at their value of one parameter, on an axis that is logarithmic if the
-    values are positive and span more than a factor of 20; colours show a second parameter. The
-    candidate that the search chose is marked, and its parameters are in the title: under halving,
-    or with a function as `refit`, it need not have the highest score.
+    Candidates are placed at their values of one parameter. The axis is logarithmic if the values
+    are positive and span more than a factor of 20. Colours show a second parameter. The candidate
+    that the search chose is marked, with its parameters in the title. Under halving, or with a
+    function as `refit`, another candidate may have a higher score.
 
     Parameters
     ----------
     search : fitted MLPSearchCV, or any other of scikit-learn's searches
-        Of several metrics, the one that `refit` names is drawn.
+        With several metrics, the metric that `refit` names is drawn.
     ax : matplotlib Axes, optional
-        Where to draw; by default, on a new figure.
+        The axes, by default on a new figure.
     parameter : str, optional
-        The name of a searched parameter; by default, the one whose values explain most of the
-        variance of the scores.
+        The name of a searched parameter. By default, its values explain most of the variance of
+        the scores.
     color : str, optional
-        The name of another one; by default, the one that explains most after it.
+        The name of another parameter. By default, it explains most after the first.
 
     Returns
     -------
@@ -173,8 +172,8 @@ def plot_search(
     ImportError
         If matplotlib is missing.
     ValueError
-        If the search is not fitted, has several metrics and no name of one as `refit`, or did not
-        search a parameter.
+        If the search is not fitted, did not search a parameter, or has several metrics and does
+        not name one as `refit`.
 
     Examples
     --------
@@ -233,7 +232,7 @@ def _spans_decades(values: NDArray[np.float64]) -> bool:
 
 
 def _histories(fits: Any) -> dict[str, History]:
-    """Return the fits by their names; one fit alone has the name ""."""
+    """Return the fits by name. A single fit has the name ""."""
     if isinstance(fits, Mapping):
         named = [(str(key), f"history[{key!r}]", fit) for key, fit in fits.items()]
     elif isinstance(fits, Iterable) and not hasattr(fits, "get_params"):
@@ -246,7 +245,7 @@ def _histories(fits: Any) -> dict[str, History]:
 
 
 def _history(where: str, fit: Any) -> History:
-    """Return a History, also of an estimator: of a search's best one, a pipeline's last step."""
+    """Return a History, also for an estimator, a search or a pipeline."""
     fit = fit.history if isinstance(fit, Report) else fit
     if isinstance(fit, History):
         return fit
@@ -261,16 +260,15 @@ def _history(where: str, fit: Any) -> History:
             f"plot_history: this {type(fit).__name__} has no loss_curve_: fit it first, with "
             "another solver than 'lbfgs', which has no epochs"
         )
-    # scikit-learn's own estimators have no scoring, and no curve of validation losses.
+    # scikit-learn's estimators have neither scoring nor a curve of validation losses.
     scoring = getattr(fit, "scoring", None)
-    # Scores of scoring="loss" are the validation loss, negative.
+    # Scores of scoring="loss" are the negative validation loss.
     scores = None if scoring == "loss" else getattr(fit, "validation_scores_", None)
     metrics = {_metric(fit, scoring): scores} if scores else {}
     return History(loss, getattr(fit, "validation_loss_curve_", None) or [], metrics=metrics)
 
 
 def _metric(estimator: Any, scoring: Any) -> str:
-    """Return the name of the metric of an estimator's `scoring`."""
     if scoring is not None:
         return str(getattr(scoring, "__name__", scoring))
     tags = getattr(estimator, "__sklearn_tags__", None)
@@ -281,7 +279,6 @@ def _metric(estimator: Any, scoring: Any) -> str:
 def _draw_losses(
     ax: "Axes", name: str, fit: History, is_named: bool, line: Mapping[str, Any]
 ) -> Any:
-    """Draw the losses of a fit, and a circle at a kept epoch; return the colour."""
     # A curve of a single epoch needs a marker to be visible.
     style = {"linewidth": 1.8, "marker": "o" if len(fit.loss) == 1 else None, **line}
     names = (name, f"{name}, validation") if name else (TRAINING, VALIDATION)
@@ -304,7 +301,7 @@ def _right(
     text: str,
     place: float = 1.0,
 ) -> "Axes":
-    """Draw curves on axes of their own, whose numbers stand on the right."""
+    """Draw curves on new axes, whose numbers stand on the right."""
     right = ax.twinx()
     for i, (name, values) in enumerate(curves.items()):
         style = "-" if text == name else (":", "-.")[i % 2]
@@ -320,7 +317,6 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
 
 
 def _best_text(fits: Mapping[str, History]) -> str:
-    """Return a sentence on the best epoch of all fits, or on the one that a fit has kept."""
     for field, kind in (("validation_loss", "validation loss"), ("loss", "training loss")):
         finite = [
             (value, epoch, name, len(getattr(fit, field)))
@@ -337,7 +333,6 @@ def _best_text(fits: Mapping[str, History]) -> str:
 
 
 def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
-    """Return parameters, mean scores, their deviations over the folds, and the metric."""
     results, refit = getattr(search, "cv_results_", None), getattr(search, "refit", None)
     if results is None:
         raise ValueError("plot_search: search must be fitted")
@@ -355,7 +350,6 @@ def _candidates(search: Any) -> tuple[list[dict[str, Any]], Any, Any, str]:
 def _chosen(
     params: Sequence[dict[str, Any]], mean: Any, parameter: str | None, color: str | None
 ) -> tuple[str, str | None]:
-    """Return the parameters for the axis and, if there is one of several values, the colours."""
     known = sorted({name for each in params for name in each})
     for chosen in (parameter, color):
         if chosen is not None and chosen not in known:
@@ -371,7 +365,7 @@ def _chosen(
 
 
 def _influence(params: Sequence[dict[str, Any]], mean: Any, name: str) -> float:
-    """Return the adjusted share of variance: a parameter of many values has no advantage."""
+    """Return the adjusted share of variance, so that many values are not an advantage."""
     values = [each.get(name) for each in params]
     groups = np.unique([_text(value) for value in values], return_inverse=True)[1]
     if groups.max() >= N_GROUPS and _are_numbers(values):
@@ -390,14 +384,12 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return a parameter's value as it is shown: numbers with four digits, functions by name."""
     if _are_numbers([value]):
         return f"{float(value):.4g}"
     return str(getattr(value, "__name__", value))
 
 
 def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
-    """Return positions on the axis: numbers at their value, other values at 0, 1, 2, ..."""
     if _are_numbers(values):
         numbers = np.asarray(values, float)
         ax.set_xscale("log" if _spans_decades(numbers) else "linear")
@@ -410,7 +402,6 @@ def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
 def _colour(
     ax: "Axes", params: Sequence[dict[str, Any]], places: Any, mean: Any, name: str
 ) -> None:
-    """Draw the candidates' means again, in the colours of their values of a parameter."""
     from matplotlib import colormaps
 
     has = np.array([i for i, each in enumerate(params) if name in each])

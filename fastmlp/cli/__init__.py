@@ -1,1 +1,1 @@
-"""The command `fastmlp`: demo, info, warmup."""
+"""The command `fastmlp`."""

@@ -1,4 +1,4 @@
-"""The demonstration: handwritten digits, learned by fastmlp and by scikit-learn side by side."""
+"""The demonstration: handwritten digits, learned by fastmlp and scikit-learn side by side."""
 
 import time
 import warnings
@@ -13,7 +13,7 @@ from fastmlp.plotting import FAINT, INK, WRONG, plot_history
 from fastmlp.training.history import History
 from fastmlp.validation.suggestions import needs
 
-# The curves lie on each other, so the second one is dashed.
+# The curves lie on each other, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
 }  # fmt: skip
@@ -24,16 +24,16 @@ N_SHOWN, MOST_WRONG_SHOWN = 10, 4
 def run_demo(
     out_path: str | PathLike[str] = "fastmlp-demo.png", epochs: int = 30, seed: int = 0
 ) -> float:
-    """Train on scikit-learn's digits, print the outcome, and save a picture.
+    """Train on scikit-learn's digits, print the results, and save a picture.
 
     Parameters
     ----------
     out_path : path, default "fastmlp-demo.png"
-        Where to save the picture.
+        The file of the picture.
     epochs : int, default 30
-        For both libraries.
+        Epochs of both libraries.
     seed : int, default 0
-        For the initial weights and the shuffling; the split is always the same.
+        Seed of initial weights and shuffling. The split is always the same.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def run_demo(
 
 
 def _fitted(model: Any, X: Any, y: Any) -> tuple[float, Any]:
-    """Fit, and return the seconds and the model; both libraries only warn of Ctrl-C."""
+    """Return the seconds of a fit, and the model. Both libraries only warn of Ctrl-C."""
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,7 +106,6 @@ def _fitted(model: Any, X: Any, y: Any) -> tuple[float, Any]:
 
 
 def _draw_digits(part: Any, images: Any, labels: Any, predictions: Any) -> None:
-    """Draw held-out digits with their predictions; misread ones first, in red."""
     right = predictions == labels
     misread = np.flatnonzero(~right)[:MOST_WRONG_SHOWN]
     _, first_of_each = np.unique(np.where(right, labels, -1), return_index=True)

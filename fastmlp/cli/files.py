@@ -21,20 +21,13 @@ def data_of(
     encoding: str | None = None,
     nulls: bool = True,
 ) -> Any:
-    """The data that the arguments DATA name: paths, or a table.
+    """Return the data of the arguments DATA: paths, or a table.
 
     Parameters
     ----------
     texts : columns of standard input that are texts, whatever they look like
-    encoding : of CSV; None: UTF-8
-    nulls : texts of standard input such as NA are missing; else they are passed on as they are
-
-    Raises
-    ------
-    OSError, ValueError
-        If there is no such file, or it cannot be read.
-    ImportError
-        If pyarrow is missing.
+    encoding : the encoding of CSV; None: UTF-8
+    nulls : True if texts of standard input such as NA are missing, False if they stay texts
     """
     imported(f"fastmlp {who}")
     if list(arguments) == ["-"]:
@@ -80,7 +73,7 @@ def _of_standard_input(who: str, texts: Collection[str], encoding: str, nulls: b
 
 
 def _of_arrays(path: str, who: str) -> Any:
-    """Return the arrays of a .npz file as a table: columns of X are x0, x1 and so on."""
+    """Return the arrays of a .npz file as a table. Columns of X are x0, x1 and so on."""
     import pyarrow
 
     columns: dict[str, Any] = {}
@@ -96,13 +89,7 @@ def _of_arrays(path: str, who: str) -> Any:
 
 
 def require_new(path: str, *, force: bool, who: str) -> None:
-    """Check that an output can be written, before any work.
-
-    Raises
-    ------
-    OSError
-        If it is there already, without `force`, or its folder is not.
-    """
+    """Check before any work that an output can be written."""
     if os.path.exists(path) and not force:
         raise FileExistsError(f"{who}: {path!r} exists; --force overwrites it")
     folder = Path(path).absolute().parent
@@ -113,7 +100,7 @@ def require_new(path: str, *, force: bool, who: str) -> None:
 
 
 def write_rows(reader: Any, path: str | None) -> None:
-    """Write the batches of a reader of Arrow to a file, whole or not at all.
+    """Write the batches of an Arrow reader to a file, whole or not at all.
 
     Parameters
     ----------

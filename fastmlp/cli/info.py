@@ -1,4 +1,4 @@
-"""The versions, processor, compiler, threads and cache that fastmlp uses, for a bug report."""
+"""Versions, processor, compiler, threads and cache, for a bug report."""
 
 import os
 import platform
@@ -17,12 +17,12 @@ from fastmlp.compiler import COMPILER, INTERPRETED, cache
 from fastmlp.compiler.target import pair_products
 from fastmlp.validation.suggestions import install
 
-# LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
+# LLVM's names of the features that kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
     "amx-tile", "amx-bf16", "neon", "fp-armv8", "bf16", "sve", "sve2",
 )  # fmt: skip
-# The products of mixed precision, by the instructions that compute them.
+# Products of mixed precision, by instruction.
 BFLOAT16 = {
     "tiles": "multiplied in tiles (AMX)",
     "matrices": "multiplied as matrices (bfmmla)",
@@ -37,7 +37,7 @@ CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 
 
 def info() -> dict[str, str]:
-    """Return the versions, processor, compiler, threads and cache in use, by name.
+    """Return versions, processor, compiler, threads and cache by name.
 
     Examples
     --------
@@ -79,14 +79,12 @@ def format_info() -> str:
 
 
 def _cpu() -> str:
-    """Return LLVM's name of the processor that Numba compiles for."""
     host, named = llvmlite.binding.get_host_cpu_name(), numba.config.CPU_NAME
     return host if named in (None, host) else f"{named} (NUMBA_CPU_NAME; the host is {host})"
 
 
 def _vector_features() -> str:
-    """Return the features that Numba compiles for, those that the kernels use."""
-    # Numba's default: none of NUMBA_CPU_NAME=generic, else the host's, whatever the name.
+    # Numba's default is empty for NUMBA_CPU_NAME=generic, else the host's features.
     if (features := numba.config.CPU_FEATURES) is not None:
         switched_on = [name for name in VECTOR_FEATURES if f"+{name}" in features.split(",")]
         return " ".join(switched_on) or "none"
@@ -98,7 +96,6 @@ def _vector_features() -> str:
 
 
 def _compiler() -> str:
-    """The compiler of the kernels, and the reason if it is not the translator."""
     if INTERPRETED:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER == "translator":
@@ -115,13 +112,13 @@ def _threading_layer() -> str:
 
 
 def cache_state() -> str:
-    """Return the cache folder, or why there is none."""
+    """Return the cache folder, or the reason for not having one."""
     folder, reason = cache.find()
     return reason if folder is None else str(folder)
 
 
 def _gpu() -> str:
-    """Return how many GPUs the driver sees, or why none; nothing is imported without a package."""
+    """Return the number of GPUs, or the reason for not having one."""
     if not any(find_spec(name) for name in CUDA_PACKAGES):
         return f"none: no package; {install('numba-cuda')}"
     from fastmlp.backends.cuda import device

@@ -14,9 +14,9 @@ from fastmlp import __version__
 from fastmlp.cli import options
 from fastmlp.cli.options import CommandError, Parser, UsageError, parsed, printable
 
-# The exit code of a wrong use, argparse's.
+# argparse's exit code of a wrong use.
 WRONG_USE = 2
-# The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
+# Exit codes by which shells report SIGINT (2) and SIGPIPE (13).
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
 
@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments; default: `sys.argv[1:]`.
+        The arguments, by default `sys.argv[1:]`.
 
     Returns
     -------
     int
-        0; 1 if an optional package is missing, a file cannot be read or written, or its data are
-        not what they must be; 2 after a wrong option; 130 after Ctrl-C, 143 after SIGTERM; 141 if
-        the reader of a pipe has gone, as after ``fastmlp info | head -1``.
+        0 after success. 1: a package is missing, a file cannot be read or written, or its data are
+        wrong. 2: a wrong option. 130: Ctrl-C. 143: SIGTERM. 141: the reader of a pipe has gone, as
+        after ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _close_output() -> None:
-    """Close standard output on a broken pipe: Python would write the rest at its end, and fail."""
+    """Close standard output on a broken pipe. Python would write the rest at exit, and fail."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -86,7 +86,7 @@ class CommandEnded(BaseException):
 def ending() -> Iterator[None]:
     """Make SIGTERM and SIGHUP an exception, so that no half-written file is left.
 
-    It does nothing outside the main thread, nor to a signal that is ignored or has a handler.
+    Signals that are ignored or have a handler stay, as do all signals outside the main thread.
     """
 
     def end(number: int, _: Any) -> None:
@@ -158,7 +158,7 @@ def _warmup(arguments: argparse.Namespace) -> None:
     print(f"{seconds:.1f} s, kept in {cache.folder()}")
 
 
-# The line of the help, the function that adds the options, and the function that runs.
+# Line of the help, function that adds the options, function that runs.
 COMMANDS = {
     "train": ("train a net on a table", options.add_train, _on_tables("train")),
     "predict": ("predict the rows of a table", options.add_predict, _on_tables("predict")),

@@ -1,4 +1,4 @@
-"""The options of the commands, and their parser, whose errors are one line."""
+"""The options of the commands, and a parser whose errors are one line."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ from fastmlp.data.arrow import ROWS
 from fastmlp.data.outputs import WRITERS
 from fastmlp.validation.suggestions import suggestion
 
-# From an option, or advice, to the words of other programs, without their hyphens.
+# Words of other programs, without hyphens, for an option or as advice.
 SYNONYMS = {
     "--target": "t y label label_column response",
     "--preset": "presets quality",
@@ -39,11 +39,11 @@ SYNONYMS = {
     "--gradient": "jacobian derivatives",
     "give its value without an option": "data input i m model",
 }
-# From a command to the words of other programs.
+# Words of other programs for a command.
 VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
-# Presets and losses of the estimators, which import scikit-learn.
+# Presets and losses of estimators that import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
 PICTURES = (".png", ".pdf", ".svg")
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed arguments; those that are none are an error of the command's parser."""
+    """Return the parsed arguments. Unknown ones are an error of the command's parser."""
     namespace: argparse.Namespace
     namespace, extra = parser.parse_known_args(arguments)
     if extra:
@@ -77,7 +77,6 @@ def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespac
 
 
 def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
-    """The message for arguments that a command does not know."""
     first = next((each for each in extra if each.startswith("-")), None)
     if first is None:
         several = "values of one option are separated by commas, without spaces"
@@ -91,15 +90,15 @@ def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
 
 
 class CommandError(Exception):
-    """A file or its data are not what they must be: exit code 1."""
+    """A file or its data are wrong: exit code 1."""
 
 
 class UsageError(Exception):
-    """A wrong option, or one that is missing: exit code 2."""
+    """An option is wrong or missing: exit code 2."""
 
 
 def printable(text: object) -> str:
-    """Return a text of a file with escaped control characters: a terminal would obey them."""
+    """Return text with escaped control characters, which a terminal would obey."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
 
 
@@ -107,7 +106,7 @@ def add_train(train: Parser) -> None:
     """Add the options of `train`."""
     train.description = (
         "Train an ensemble of nets on a table, and write it to a file that predicts from raw "
-        "columns; of a table that does not fit into memory, on rows that are drawn by the seed. "
+        "columns. Rows of a table that does not fit into memory are drawn by the seed. "
         "Notes go to standard error, the scores of the held-out rows to standard output."
     )
     add, tasks = train.add_argument, ("auto", "classification", "regression")
@@ -118,18 +117,18 @@ def add_train(train: Parser) -> None:
     preset: Any = {"type": partial(_known, table=PRESETS), "default": "balanced"}
     add("--preset", **preset, metavar="NAME", help=size)
     add("--task", choices=tasks, default="auto", help="default: auto, by the target")
-    loss = f"of a regression: {', '.join(LOSSES)}"
+    loss = f"the loss of a regression: {', '.join(LOSSES)}"
     add("--loss", type=partial(_known, table=LOSSES), metavar="NAME", help=loss)
-    valid = "rows to validate on; default: 0.2; 0 for none, but five folds"
+    valid = "rows to validate on; default: 0.2; with 0, five folds"
     add("--valid", type=_valid, default=0.2, metavar="FILE|FRACTION", help=valid)
     add("--weight", metavar="NAME", help="the column of the rows' weights")
     features = "the columns to learn from; default: all"
     add("--features", type=names, default=(), metavar="A,B", help=features)
     add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
-    categorical = "columns of numbers that are names; texts always are"
+    categorical = "columns of numbers that are categories, as texts are"
     add("--categorical", type=names, default=(), metavar="A,B", help=categorical)
     add("--epochs", type=positive, metavar="N", help="at most; default: 200")
-    limit = "from the command's start to the end of training; scores and the file come after it"
+    limit = "limit from the start of the command to the end of training; scores and the file follow"
     add("--time-limit", type=_above_zero, metavar="SECONDS", help=limit)
     add("--seed", type=seed, default=0, metavar="N", help="default: 0")
     add("--threads", type=positive, metavar="N", help="maximum number of threads; default: all")
@@ -144,7 +143,7 @@ def add_predict(predict: Parser) -> None:
     _add_model_and_data(predict)
     add = predict.add_argument
     add("--output", metavar="PATH", help=f"{', '.join(WRITERS)}; default: CSV, to the screen")
-    add("--probabilities", action="store_true", help="of each class too")
+    add("--probabilities", action="store_true", help="add the probability of each class")
     add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
     rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
     add("--batch-rows", type=positive, default=ROWS, metavar="N", help=rows)
@@ -156,7 +155,7 @@ def add_predict(predict: Parser) -> None:
 def add_score(score: Parser) -> None:
     """Add the options of `score`."""
     _add_model_and_data(score)
-    metrics = "accuracy, log_loss, auc; of numbers rmse, mae, r2"
+    metrics = "classes: accuracy, log_loss, auc; numbers: rmse, mae, r2"
     score.add_argument("--metric", type=names, default=(), metavar="A,B", help=metrics)
     score.add_argument("--json", action="store_true", help="print the scores as JSON")
     _add_encoding(score)
@@ -173,8 +172,8 @@ def add_export(export: Parser) -> None:
     """Add the options of `export`."""
     export.argument_default = argparse.SUPPRESS
     export.description = (
-        "Write a model of fastmlp.save as C source without dependencies, which tests itself: "
-        "cc -DMODEL_TEST_MAIN -x c model.h && ./a.out; or as an ONNX graph, for its runtimes"
+        "Write a model of fastmlp.save as an ONNX graph, or as C source without dependencies. "
+        "The C source tests itself: cc -DMODEL_TEST_MAIN -x c model.h && ./a.out"
     )
     add = export.add_argument
     add("model", metavar="MODEL", help="a file of fastmlp.save, or of train")
@@ -211,7 +210,7 @@ def add_warmup(ahead: Parser) -> None:
     """Add the options of `warmup`."""
     add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
     add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
-    one = "of nets of this dtype alone; default: float32 and float64"
+    one = "the dtype of the nets; default: float32 and float64"
     add("--dtype", choices=["float32", "float64"], metavar="DTYPE", help=one)
     shared = "let other users read the cache, which NUMBA_CACHE_DIR names"
     add("--shared", action="store_true", help=shared)
@@ -223,7 +222,7 @@ def _add_model_and_data(parser: Parser) -> None:
 
 
 def _add_encoding(parser: Parser) -> None:
-    text = "of CSV files, such as cp1252 or utf-16; default: utf-8"
+    text = "encoding of CSV files, such as cp1252 or utf-16; default: utf-8"
     parser.add_argument("--encoding", type=_encoding, metavar="NAME", help=text)
 
 
@@ -233,7 +232,6 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def _known(text: str, table: Iterable[str]) -> str:
-    """Check that a word is one of those in a table."""
     if text not in table:
         message = f"got {text!r}{suggestion(text, table)} known: {', '.join(table)}"
         raise argparse.ArgumentTypeError(message)
@@ -248,19 +246,19 @@ def _encoding(text: str) -> str:
 
 
 def at_least(least: int, text: str) -> int:
-    """An integer of an option that must not be less."""
+    """Return the integer of an option that has a lower bound."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """An integer of 1 or more."""
+    """Return an integer of 1 or more."""
     return at_least(1, text)
 
 
 def seed(text: str) -> int:
-    """A seed that scikit-learn takes too."""
+    """Return a seed that scikit-learn takes too."""
     if (number := at_least(0, text)) > MOST_SEED:
         raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
     return number

@@ -32,7 +32,7 @@ from fastmlp.validation.suggestions import listed, needs
 
 Array = NDArray[Any]
 MODEL = ".safetensors"
-# From the words of an error of Python's API to those of the command.
+# Words of the command for words in errors of Python's API.
 IN_COMMANDS = {
     r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
     r"\bsample_weight(_val)?\b": "--weight",
@@ -40,19 +40,19 @@ IN_COMMANDS = {
     r"\by(?= (must|has|holds)\b)": "the target",
     r"\btime_limit\b": "--time-limit",
 }
-# Errors that are told in words of the command.
+# Errors that are reported in words of the command.
 REPORTED = (ValueError, TypeError, NotImplementedError, MemoryError, FileNotFoundError)
-# Folds, if no rows are held out.
+# Folds if no rows are held out.
 N_FOLDS = 5
-# Integers with more values are numbers, unless a task is asked for.
+# Integers with more values are numbers, unless --task says otherwise.
 MOST_CLASSES = 20
-# The seconds of a fit that begins after its end: of an epoch.
+# Time limit of a fit that begins too late: one epoch.
 SHORTEST = 1e-3
-# Levels and classes of a line.
+# Levels and classes that a line shows.
 MOST_SHOWN = 8
 # Keywords of these functions; the options of their names have no defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
-# A metric takes scikit-learn's metrics, places of classes or numbers, and probabilities or numbers.
+# Arguments: sklearn.metrics; places of classes and probabilities, or numbers and predictions.
 METRICS: dict[schema.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
     "classification": {
         "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
@@ -92,7 +92,7 @@ def telling(who: str) -> Iterator[None]:
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
-        # Ctrl-C ends the command, which says so.
+        # Ctrl-C ends the command, which reports it.
         warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {_told(message, who)}")
         try:
@@ -103,7 +103,6 @@ def telling(who: str) -> Iterator[None]:
 
 
 def _told(message: object, who: str) -> str:
-    """Return an error or a warning of Python's API in words of the command."""
     text = str(message)
     for words, ours in IN_COMMANDS.items():
         text = re.sub(words, ours.format(who), text)
@@ -131,7 +130,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.target in arguments.ignore:
         raise UsageError(f"argument --ignore: {arguments.target!r} is the target")
     require_new(output, force=arguments.force, who=who)
-    # All that the command needs at its end too, before it reads.
+    # Packages for the end of the command are checked before it reads.
     imported("fastmlp train")
     safetensors_file.safetensors()
     try:
@@ -144,7 +143,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         table = read(data, columns, who, arguments.seed, columns.target)
         task = _task_of(table[columns.target], columns.target, arguments.task)
         if arguments.loss is not None and task == "classification":
-            raise UsageError("argument --loss: is of a regression")
+            raise UsageError("argument --loss: needs a regression")
         table, valid, rows = _divided(table, columns, task, arguments)
         options = {"loss": arguments.loss} if arguments.loss is not None else {}
         kind: Any = TabularMLPClassifier if task == "classification" else TabularMLPRegressor
@@ -164,7 +163,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             model.fit(table, **fit, **(of_valid if valid is not None else {}))
         model.training_["seed"] = arguments.seed
         fastmlp.save(model, output)
-        # How many nets there are, their score, the columns.
+        # Number of nets, score and columns.
         say(str(model.summary()).splitlines()[-1])
         scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
     say(f"model: {output}")
@@ -172,14 +171,14 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 class _TrainingColumns:
-    """Chooses the columns to read, as `read` calls it, of the options of train."""
+    """Chooses the columns to read, by the options of train."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.target, self._options, self._names = arguments.target, arguments, tuple[str, ...]()
         self.others = [self.target, *([arguments.weight] if arguments.weight else [])]
 
     def __call__(self, schema: Any, who: str) -> ChosenColumns:
-        """Return the columns to read of a schema; those of later files are those of the first."""
+        """Return the columns to read. The columns of the first file are read in all files."""
         options, known = self._options, schema.names
         if not self._names:
             require([*self.others, *options.ignore, *options.categorical], known, who)
@@ -191,18 +190,11 @@ class _TrainingColumns:
         return self.choice()(schema, who)
 
     def choice(self, texts: Any = ()) -> Choice:
-        """The same columns, of another table."""
+        """Return the choice of the same columns in another table."""
         return Choice(self._names, self.others, texts, nulls=True)
 
 
 def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
-    """Return the task: it is asked for, or guessed, with a note, by the target.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the target has but one value, or does not suit the task.
-    """
     import pyarrow.compute as compute
     import pyarrow.types as kinds
 
@@ -221,9 +213,9 @@ def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
     if task == "regression" and not of_numbers:
         raise TypeError(f"train: the target {name!r} holds {type_}; a regression needs numbers")
     if task == "classification" and not isinstance(first, str | bool | int | float):
-        raise TypeError(f"train: the target {name!r} holds {type_}, no classes")
+        raise TypeError(f"train: the target {name!r} holds {type_}, and not classes")
     if task == "classification" and n > max(schema.ID_LEVELS, schema.ID_SHARE * len(column)):
-        hint = "; of numbers: --task regression" * of_numbers
+        hint = "; for numbers: --task regression" * of_numbers
         raise ValueError(
             f"train: the target {name!r} has {n} classes in {len(column)} rows, as an id or free "
             f"text has: name another column to predict{hint}"
@@ -234,8 +226,10 @@ def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
 def _divided(
     table: Any, columns: _TrainingColumns, task: schema.Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
-    """Return the rows to train on, those to validate on, or None for folds, and their places in
-    the table, if both are of it."""
+    """Return the rows to train on, the rows to validate on, and their places in the table.
+
+    The second are None for folds. There are places if both parts are of the table.
+    """
     valid, seed = arguments.valid, arguments.seed
     if not valid:
         say(f"{table.num_rows} rows to train on")
@@ -252,7 +246,7 @@ def _divided(
             np.asarray(table[columns.target]),
             return_index=True, return_inverse=True, return_counts=True,
         )  # fmt: skip
-        # A class whose rows would all be held out keeps its first to train on.
+        # A class whose rows are all held out keeps the first for training.
         out[first[np.bincount(codes[out], minlength=len(labels)) == counts]] = False
         if single := labels[counts == 1].tolist():
             names = listed([*map(repr, single)])
@@ -261,7 +255,7 @@ def _divided(
     if n_out in (0, n):
         raise ValueError(
             f"train: {n} rows leave {n - n_out} to train on and {n_out} to validate on; --valid "
-            "takes a file, or 0 for none"
+            "takes a file, or 0 for five folds"
         )
     say(f"{n - n_out} rows to train on, {n_out} held out")
     return table.filter(~out), table.filter(out), [np.flatnonzero(~out), np.flatnonzero(out)]
@@ -269,7 +263,7 @@ def _divided(
 
 @contextmanager
 def _rows_of_table(*places: Any) -> Iterator[None]:
-    """Make errors of a fit count the rows of the table, not of the part that it was given."""
+    """Make errors of a fit count the rows of the table, not of a part."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -284,15 +278,15 @@ def _at(rows: Any, row: str) -> str:
 
 
 def _seconds_until(ends: float | None) -> float | None:
-    """Return the seconds until `ends`, which are above 0."""
     left = None if ends is None else ends - time.monotonic()
     if left is not None and left <= 0:
-        say("note: --time-limit was over before the training began, which is its shortest now")
+        say(
+            "note: --time-limit was over before the training began; it trains for one epoch at most"
+        )
     return left if left is None else max(left, SHORTEST)
 
 
 def _scores(model: Any, data: Any, who: str, names: Any = ()) -> dict[str, float]:
-    """Return the scores of a model on a table or files."""
     target = model.training_["target"]
     choice = Choice(model._read_names, [target], model._text_names, nulls=True)
     return score(model, named_batches(data, choice, ROWS, who), target, who, names)
@@ -396,18 +390,13 @@ def task_of(model: Any) -> schema.Task:
 def score(
     model: Any, batches: Iterable[PredictBatch], target: str, who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Return the scores of all rows by the metrics' names, by default `DEFAULTS`.
+    """Return the scores of all rows by metric, by default `DEFAULTS`.
 
-    Targets and predictions of all rows stay in memory, the columns of one batch.
+    Targets and predictions of all rows stay in memory, and the columns of one batch.
 
     Parameters
     ----------
-    batches : rows, which keep the target's column
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a metric is not known, or a target is missing or not of the model's kind.
+    batches : rows with the column of the target among the kept ones
     """
     from sklearn import metrics
 
@@ -430,13 +419,7 @@ def score(
 
 
 def _targets(model: Any, column: Any, name: str, where: Place) -> Array:
-    """Return numbers, or the places of classes, of an Arrow column, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If values are missing, are not numbers, or are unknown classes.
-    """
+    """Return an Arrow column as numbers, or as places of classes, shape (n_rows,)."""
     import pyarrow
 
     require_target(column, name, where)
@@ -447,8 +430,8 @@ def _targets(model: Any, column: Any, name: str, where: Place) -> Array:
     if (codes < 0).any():
         unknown = column[int(np.argmax(codes < 0))].as_py()
         raise ValueError(
-            f"{where}: the target {name!r} has the class {unknown!r}, which was not in "
-            f"training; known: {', '.join(map(repr, classes[:20]))}"
+            f"{where}: the target {name!r} has the class {unknown!r}, which training did "
+            f"not have; known: {', '.join(map(repr, classes[:20]))}"
         )
     return codes
 
@@ -473,7 +456,6 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def _test_rows(model: Any, path: str, n: int) -> Any:
-    """The first rows of a file, as `to_c` takes them for a model."""
     texts = getattr(model, "_text_names", ())
     choice = Choice(names_of_model(model), (), texts, nulls=True)
     rows = next(named_batches(data_of([path], "export", texts), choice, n, "export")).rows

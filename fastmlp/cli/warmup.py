@@ -1,4 +1,4 @@
-"""Compiling ahead: fill the disk cache with every kernel and every rule."""
+"""Compiling ahead: every kernel and every rule into the disk cache."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,15 +40,15 @@ def warmup(
 ) -> float:
     """Compile every kernel and every rule, so that later programs load them from the code cache.
 
-    Code that is in the cache already is loaded, in a fraction of a second. Rules of your own are
-    not cached, and are compiled in each process.
+    Code that is in the cache is loaded, in a fraction of a second. User-defined rules are not
+    cached. Each process compiles them.
 
     Parameters
     ----------
     dtypes : sequence of str, default ("float32", "float64")
         The dtypes to compile for.
     compute_dtype : "bfloat16", optional
-        Compile what mixed precision needs too; it needs "float32" among `dtypes`.
+        Compile for mixed precision too. It needs "float32" among `dtypes`.
     report : callable, optional
         Called with a line of text before each part, for example `print`.
 
@@ -60,10 +60,9 @@ def warmup(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type or value, such as a dtype that is neither float32 nor
-        float64; nothing has been compiled then.
+        If an argument has the wrong type or value. Nothing has been compiled then.
     KeyboardInterrupt
-        On Ctrl-C; code that has been compiled stays in the cache.
+        On Ctrl-C. Compiled code stays in the cache.
 
     Examples
     --------
@@ -103,7 +102,6 @@ def warmup(
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
-    """Return nets that together use every rule, by the kind of rule."""
     every = [WIDTH] * (len(ACTIVATIONS) + 2)
     penalties = dict.fromkeys(PENALTIES, 1e-4)
     losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
@@ -123,8 +121,7 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
 
 
 def _exercise_wide(dtype: str) -> None:
-    """Predict with a net that is too wide for predictions by row blocks, and take a step that is
-    too long to hold the GIL."""
+    """Predict with a net too wide for row blocks, and take a step too long to hold the GIL."""
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     sizes, rules = [WIDTH, width, *[WIDTH] * len(ACTIVATIONS), 1], ["relu", *ACTIVATIONS]
     net = _net(dtype, sizes, activation=rules, initializer="zeros")
@@ -136,7 +133,6 @@ def _exercise_wide(dtype: str) -> None:
 
 
 def _embed(dtype: str) -> None:
-    """Compile what compiled code of the user's calls, and derive predictions."""
     net = _net(dtype, optimizer=SGD())
     for batch_size in (1, WIDTH):
         # The deltas of one row have a block.
@@ -169,19 +165,19 @@ def _penalised() -> Iterator[dict[str, Any]]:
 def _exercise(net: MLP) -> None:
     """Call each compiled entry point once, with targets that every loss takes."""
     X, y = np.eye(WIDTH), (np.eye(WIDTH) + 1) / (WIDTH + 1)
-    with warnings.collected():  # and dropped: the net is thrown away
+    with warnings.collected():  # and dropped with the net
         # A batch of all rows would not be shuffled.
         history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
     if history.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     net.predict(np.repeat(X, GIL_ROWS, axis=0))
-    # One row has a path of its own, and a faster one from the second call on.
+    # One row has another path, and a faster one from the second call on.
     for _ in range(2):
         net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(gradient)
     x, table = X.astype(net.dtype), y.astype(net.dtype)
     for _ in range(2):
-        # The second is one call.
+        # The second step is one compiled call.
         net.train_on_batch(x, table)
         net.train_on_gradient(x, np.zeros((WIDTH, net.layer_sizes[-1]), net.dtype))

@@ -1,4 +1,4 @@
-"""The public names for clusters: Dask's collections predicted, and ranks that are threads."""
+"""The public names for clusters: predictions of Dask's collections, and ranks that are threads."""
 
 import sys
 import threading
@@ -30,23 +30,22 @@ def predict(
     """Return the predictions of a Dask DataFrame or a Dask Array, as a collection of the same kind.
 
     Nothing is read or predicted until Dask computes it. Each partition is a task, and the model
-    goes to a worker once, not with each task. A task uses one thread in the workers that Dask
-    starts as processes. Partitions without rows have predictions without rows. Needs the extra
-    `dask`.
+    goes to each worker once. A task uses one thread in workers that Dask starts as processes.
+    Partitions without rows have predictions without rows. It needs the extra `dask`.
 
     Parameters
     ----------
     model : MLP or fitted estimator, or a model of tables
-        In a DataFrame columns are found by the names that it was trained on. If it knows none, X is
-        all columns but those to keep, in their order.
+        Columns of a DataFrame are found by the names of training. A model without names takes all
+        columns but those to keep, in their order.
     collection : dask.dataframe.DataFrame or dask.array.Array of shape (n_rows, n_features)
         An array must have all its columns in one chunk.
     keep : str or sequence of str
         Columns of a DataFrame to pass on, before the predictions.
     output : str, default "prediction"
-        The name of a DataFrame's column of predictions, as of `predict_arrow`.
+        The name of a DataFrame's column of predictions, as in `predict_arrow`.
     probabilities : bool, default False
-        Of a DataFrame, add the columns of the classes' probabilities; of an array, return those of
+        Add the columns of the classes' probabilities to a DataFrame. For an array, return
         `predict_proba` in place of the predictions.
 
     Returns
@@ -54,15 +53,15 @@ def predict(
     dask.dataframe.DataFrame
         With the index and the divisions of `collection`, and the columns of `predict_arrow`.
     dask.array.Array
-        With the chunks of rows of `collection`; of the shape and dtype of the model's predictions.
+        With the chunks of rows of `collection`, and the shape and dtype of the predictions.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or value, as columns in several chunks are, or a DataFrame
-        that lacks a column. Errors in the numbers of a partition are raised when it is computed.
+        If an argument has a wrong type or value, columns are in several chunks, or a DataFrame
+        lacks a column. Errors in the numbers of a partition are raised when it is computed.
     ImportError
-        If pyarrow is not installed, for a DataFrame.
+        If pyarrow is not installed, and the collection is a DataFrame.
 
     See Also
     --------
@@ -95,12 +94,12 @@ def predict(
 
 
 def _is(value: Any, module: str, name: str) -> bool:
-    """Return True if it is of a class of Dask's, which is not imported for that."""
+    """Return True for an object of one of Dask's classes, without an import of Dask."""
     return isinstance(value, getattr(sys.modules.get(module), name, ()))
 
 
 def _sent_once(model: Any) -> Any:
-    """Return the model as a value of the graph of its own: else each task would hold a copy."""
+    """Return the model as one value of the graph. Else each task would hold a copy."""
     from dask import delayed
 
     return delayed(model, traverse=False)
@@ -113,18 +112,18 @@ def _of_frame(model: Any, frame: Any, form: Form) -> Any:
     unnamed = [repr(name) for name in names if not isinstance(name, str)]
     if unnamed:
         raise TypeError(f"{WHO}: the names of columns must be str, got {listed(unnamed)}")
-    # Two rows of made-up numbers: also the check of the columns and of the other arguments.
+    # Predictions of two made-up rows also check the columns and the other arguments.
     meta = _frame_predictions(meta_nonempty(frame._meta), model, form, None).iloc[:0]
     return frame.map_partitions(_frame_predictions, _sent_once(model), form, meta, meta=meta)
 
 
 def _frame_predictions(frame: Any, model: Any, form: Form, none: Any) -> Any:
-    """Return the predictions of a frame of pandas; `none` are those of a frame without rows."""
+    """Return the predictions of a pandas frame. `none` are the predictions without rows."""
     if not len(frame):
         return none.set_axis(frame.index)
     table = reader_of(model, frame, form._replace(rows=len(frame)), WHO).read_all().to_pandas()
     table.index = frame.index
-    # As they are in the frame: Arrow may return other dtypes.
+    # The columns of the frame: Arrow may return other dtypes.
     return table.assign(**{name: frame[name] for name in form.keep})
 
 
@@ -158,40 +157,32 @@ def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
 
 
 def _array_predictions(rows: Array, model: Any, method: str, none: Array) -> Array:
-    """Return the predictions of a chunk; `none` are those of no rows."""
     predictions: Array = getattr(model, method)(rows) if len(rows) else none
     return predictions
 
 
 class _Meeting:
-    """The state that ranks share: a barrier, and the array that each of them sends."""
+    """The state that ranks share: a barrier, and the array that each rank sends."""
 
     def __init__(self, n: int, timeout: float) -> None:
         self.barrier, self.timeout = threading.Barrier(n), timeout
         self.sent: list[Array] = [np.empty(0)] * n
 
     def wait(self) -> None:
-        """Wait for all ranks.
-
-        Raises
-        ------
-        RuntimeError
-            If one has aborted, or has not come within the timeout.
-        """
         try:
             self.barrier.wait(self.timeout)
         except threading.BrokenBarrierError:
             raise RuntimeError(
                 f"another rank has failed, or has not come within {self.timeout:g} seconds: all "
-                "ranks must make the same calls, each in a thread of its own"
+                "ranks must make the same calls, each in another thread"
             ) from None
 
 
 @final
 class ThreadCommunicator:
-    """One rank of several threads of a process, of those that `threads` makes.
+    """One of several ranks that are threads of a process, made by `threads`.
 
-    It has the collectives that `MLP.fit` takes from MPI's communicators, by their names.
+    The methods are the collectives of MPI's communicators that `MLP.fit` takes.
 
     Examples
     --------
@@ -212,21 +203,21 @@ class ThreadCommunicator:
         return len(self._meeting.sent)
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
+        """Send part i of `sendbuf` to rank i, and receive part i of `recvbuf` from rank i."""
         parts = self._exchanged(sendbuf, recvbuf)
         for part, sent in zip(parts, self._meeting.sent, strict=True):
             part[...] = sent.reshape(parts.shape)[self._rank]
         self._meeting.wait()
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
+        """Send `sendbuf` to all ranks, and receive part i of `recvbuf` from rank i."""
         parts = self._exchanged(sendbuf, recvbuf)
         for part, sent in zip(parts, self._meeting.sent, strict=True):
             part[...] = sent.reshape(-1)
         self._meeting.wait()
 
     def _exchanged(self, sendbuf: Array, recvbuf: Array) -> Array:
-        """Show `sendbuf` to the others, and wait for theirs; return the parts of `recvbuf`."""
+        """Send `sendbuf`, wait for all ranks, and return the parts of `recvbuf`."""
         parts = recvbuf.reshape(self.Get_size(), -1)
         self._meeting.sent[self._rank] = sendbuf
         self._meeting.wait()
@@ -242,13 +233,13 @@ class ThreadCommunicator:
 
 @explained
 def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
-    """Return the communicators of so many ranks, each for a thread of this process.
+    """Return the communicators of n ranks, each for one thread of this process.
 
     Parameters
     ----------
     n : int of 1 or more
     timeout : float
-        Seconds that a rank waits for the others in one call, before it raises.
+        Seconds that a rank waits for the others in one call before it raises.
 
     Returns
     -------
@@ -257,7 +248,7 @@ def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or value.
+        If an argument has a wrong type or value.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Groups of tasks on the workers of a Dask client: arrays that they share are sent once."""
+"""Groups of tasks on the workers of a Dask client. Arrays that they share are sent once."""
 
 import io
 import pickle
@@ -25,17 +25,9 @@ from fastmlp.validation.suggestions import listed, needs
 
 
 def client_of(client: Any, who: str) -> Any:
-    """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
+    """Return the client of the argument `client`: the object itself, or for "auto" the current one.
 
-    Raises
-    ------
-    TypeError
-        If it is neither.
-    ImportError
-        If it is "auto", and distributed is not installed.
-    ValueError
-        If it is "auto", and there is no client; or the client is closed, or asynchronous; or this
-        is a task of a worker.
+    It must be running and not asynchronous. A task of a worker cannot have one.
     """
     _check_no_task(who)
     if client == "auto":
@@ -59,7 +51,7 @@ def client_of(client: Any, who: str) -> Any:
 
 
 def _check_no_task(who: str) -> None:
-    """Raise ValueError in a task of a worker's: it would wait for tasks that need its thread."""
+    """Raise ValueError in a task of a worker: it would wait for tasks that need its thread."""
     module = sys.modules.get("distributed.worker")
     if module is not None and hasattr(module.thread_state, "execution_state"):
         raise ValueError(
@@ -69,10 +61,10 @@ def _check_no_task(who: str) -> None:
 
 
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
-    """An object as bytes, and the places in `shared` of the arrays that it holds.
+    """Return an object as bytes, and the places in `shared` of the arrays that it holds.
 
-    Shared arrays are known by their identity, and are not part of the bytes. Functions of the
-    user's program go along as code.
+    Shared arrays are known by identity, and are not part of the bytes. Functions of the user's
+    program go along as code.
     """
     from cloudpickle import Pickler
 
@@ -92,7 +84,7 @@ def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
 
 
 def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
-    """Return the object; `shared` are the arrays at their places."""
+    """Return the object. `shared` are the arrays by place."""
 
     class SharingUnpickler(pickle.Unpickler):
         def persistent_load(self, place: Any) -> Any:
@@ -101,14 +93,14 @@ def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
     return SharingUnpickler(io.BytesIO(packed)).load()
 
 
-# Seconds that a group which is to end waits for a callback that does not return.
+# Seconds that an ending group waits for a callback that does not return.
 PATIENCE = 5.0
 HOST, THREADS = "host", "threads"
 
 
 def facts() -> dict[str, Any]:
-    """Versions and hardware that may change the bits of a fit, and the threads for tasks."""
-    from fastmlp.compiler.target import vector_bytes  # Numba, which fit_many imports when it trains
+    """Return versions and hardware that may change the bits of a fit, and the threads for tasks."""
+    from fastmlp.compiler.target import vector_bytes  # imports Numba, as a fit does
 
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
     return {
@@ -128,21 +120,17 @@ def run_group(
     timeout: float | None,
     *arrays: Any,
 ) -> Any:
-    """The result of the packed function, which runs in a pool of its own.
+    """Return the result of the packed function, which runs in a pool.
+
+    A callback that never returns leaves a thread behind at the timeout. If the client has
+    cancelled the task, `CancelledError` is raised.
 
     Parameters
     ----------
     packed : bytes, of `pack`
-    places : of the packed arrays
-    shares : how many threads a task has, by the names of hosts
+    places : places of the packed arrays
+    shares : the number of threads of a task, by the name of the host
     timeout : seconds after which `TimeoutError` is raised, or None
-
-    Raises
-    ------
-    TimeoutError
-        If it takes longer. A thread of a callback that never returns is left behind.
-    CancelledError
-        If the client does not want the result any more.
     """
     from distributed import get_worker
 
@@ -166,23 +154,23 @@ def run_group(
     return outcome.result
 
 
-# A group is to take a fifth of a second or more (operations at full speed: 5e10 a second, one core
-# of 2.1 GHz with AVX-512): a task without work takes 2.5 ms.
+# Operations of a group: a fifth of a second or more at 5e10 a second (one core of 2.1 GHz with
+# AVX-512). A task without work takes 2.5 ms.
 LEAST_COST = 1e10
-# So many groups for each task that can run at once: the last ones end at about the same time.
+# Groups for each task that can run at once, so that the last ones end at about the same time.
 GROUPS_EACH = 8
-# How often groups that were lost with their workers are sent again.
+# Rounds in which groups are sent that were lost with their workers.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
-# Seconds beside a group's own timeout, after which its worker, too, counts as one that hangs.
+# Seconds after the timeout of a group after which the worker counts as hanging.
 GRACE_SECONDS = 10.0
 OF_HOST = (HOST, THREADS)
 
-# The arrays of a client's last call, by their content: another call with them sends nothing.
+# The arrays of a client's last call, by content. Another call with the same arrays sends nothing.
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
-# The numbers of the items of one task, and the function of one result for each, which is pickled.
+# The numbers of the items of a task, and the pickled function that returns a result for each.
 Group = tuple[list[int], Callable[[], Sequence[Any]]]
 
 
@@ -210,23 +198,18 @@ class Cluster:
 
     Attributes
     ----------
-    n_at_once : int, how many groups run at once
+    n_at_once : int, the number of groups that run at once
     interrupted : bool, True if Ctrl-C ended `run`
-
-    Raises
-    ------
-    RuntimeError
-        If there is no worker, or the workers have another version of fastmlp.
     """
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
         self._client, self._who, self._timeout = client, who, timeout
-        # Seconds without a group that ends, after which a worker hangs.
+        # Seconds without the end of a group after which a worker hangs.
         self._limit = None if timeout is None else timeout + GRACE_SECONDS
         self.interrupted = False
         answers = self._asked(client.run, facts, on_error="return")
         for answer in answers.values():
-            # Without those of workers that die meanwhile.
+            # A worker that dies meanwhile is left out.
             if isinstance(answer, Exception) and not isinstance(answer, OSError):
                 raise answer
         facts_of = {
@@ -248,13 +231,12 @@ class Cluster:
         at_once = Counter[str]()
         for address, host in facts_of.items():
             at_once[host[HOST]] += n_threads.get(address, 1)
-        # A machine's threads, divided among the tasks that run there at once.
+        # Threads of a machine are divided among the tasks that run there at once.
         self._shares = {
             host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
 
     def _warn_of_others(self, all_facts: Sequence[dict[str, Any]]) -> None:
-        """Warn if processors or versions differ, here or among the workers."""
         different = []
         for name in all_facts[0]:
             known = sorted({str(known_facts[name]) for known_facts in all_facts})
@@ -280,25 +262,25 @@ class Cluster:
 
         `done` gets the number and the result of each item, in any order. A group whose worker dies
         runs again on another. The first error cancels all other groups, and has a note with its
-        items; Ctrl-C cancels them too.
+        items. Ctrl-C cancels them too.
 
         Parameters
         ----------
         work : function of a list of items, which is pickled; returns one result for each
         items, costs : sequences of one length
         arrays : objects that several groups hold; one that a single group holds goes with it
-        name : of an item, in notes
+        name : the name of an item, in notes
 
         Raises
         ------
         ConnectionError
             If the scheduler goes away, or the client is closed.
         TimeoutError
-            If a group takes longer than it may.
+            If a group exceeds the timeout.
         RuntimeError
             If workers are lost again and again.
         Exception
-            A group's error.
+            The error of a group.
         """
         groups: list[Group] = [
             (numbers, partial(work, [items[i] for i in numbers]))
@@ -329,7 +311,7 @@ class Cluster:
         done: Callable[[int, Any], Any],
         name: str,
     ) -> list[int]:
-        """Run the groups that are left; return those that were lost with all that they need."""
+        """Run the groups that are left, and return the ones that were lost."""
         lost: list[int] = []
         arriving: SimpleQueue[Any] = SimpleQueue()
         try:
@@ -360,13 +342,13 @@ class Cluster:
                     done(number, result)
         finally:
             if self._client.status == "running":
-                # It must not hide another error; the client may be closed just now.
+                # The client may be closed by now, which must not hide another error.
                 with suppress(Exception):
                     self._client.cancel(list(submitted), force=True)
         return lost
 
     def _asked(self, call: Callable[..., Any], *words: Any, **options: Any) -> Any:
-        """Return the answer to a call; if the scheduler was lost, its error is raised instead."""
+        """Return the answer to a call. If the scheduler was lost, raise that error instead."""
         try:
             return call(*words, **options)
         except Exception:
@@ -381,7 +363,6 @@ class Cluster:
             )
 
     def _next(self, arriving: "SimpleQueue[Any]") -> Any:
-        """Return the next group that has ended."""
         try:
             return arriving.get(timeout=self._limit)
         except Empty:
@@ -392,7 +373,6 @@ class Cluster:
             ) from None
 
     def _result(self, future: Any) -> Any:
-        """Return the results of a group that has ended."""
         from distributed import KilledWorker
 
         try:
@@ -406,7 +386,7 @@ class Cluster:
     def _submitted(
         self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
-        """Submit the groups, the first ones first; return their places by their futures."""
+        """Submit the groups, the first ones first, and return their places by future."""
         import dask
 
         packed = {i: pack(groups[i][1], arrays) for i in left}
@@ -417,7 +397,7 @@ class Cluster:
             several, self._scattered([arrays[place] for place in several]), strict=True
         )
         submitted: dict[Any, int] = {}
-        # Groups of large nets are large, and a warning of Dask's would be about its own arguments.
+        # Groups of large nets are large, on purpose.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             for rank, i in enumerate(left):
                 content, places = packed[i]
@@ -434,7 +414,6 @@ class Cluster:
         return submitted
 
     def _scattered(self, arrays: Sequence[Any]) -> list[Any]:
-        """Return the futures of arrays that all workers have."""
         from dask.base import tokenize
 
         before = _sent.get(self._client, {})
@@ -459,7 +438,7 @@ def _text(numbers: Sequence[int]) -> str:
 
 
 def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
-    """The outcomes of tasks, which run at once on the threads that their group has."""
+    """Return the outcomes of tasks, which run at once on the threads of their group."""
     return Pool(share() or thread_limit()).run(tasks)
 
 
@@ -470,13 +449,7 @@ def run_tasks(
     done: Callable[[int, Outcome], Any],
     name: str,
 ) -> None:
-    """Run tasks on the workers of a cluster; arguments and errors are those of `Cluster.run`.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        On Ctrl-C, after calls of `done` for the tasks that had ended.
-    """
+    """Run tasks on the workers of a cluster. On Ctrl-C, raise KeyboardInterrupt at the end."""
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
     cluster.run(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
     if cluster.interrupted:

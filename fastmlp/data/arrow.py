@@ -1,4 +1,4 @@
-"""Record batches of files and tables, by pyarrow, which is imported on use."""
+"""Record batches of files and tables. pyarrow is imported on use."""
 
 import glob
 import os
@@ -11,24 +11,24 @@ from fastmlp.data import csv_files
 from fastmlp.data.csv_files import CSV_FILES, CSVFile, encoding_of
 from fastmlp.validation.suggestions import needs
 
-# Bytes of a column of Parquet that are read at a time.
+# Bytes of a Parquet column per read.
 BUFFER_BYTES = 1 << 20
-# What to pass instead of others' objects, by the names of their packages.
+# Advice for objects of other libraries, by package.
 INSTEAD = {
     "dask": " of Dask: pass the files that X.to_parquet(folder) writes, or X.compute()",
     "duckdb": ': pass connection.sql("select ...")',
 }
 ARROW_FILES = (".arrow", ".feather", ".ipc")
 FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
-# Returns the columns to read, of a schema; the text is what errors call the table.
+# Columns to read of a schema. The text is the name of the caller in errors.
 Choose = Callable[[Any, str], csv_files.ChosenColumns]
 Batches = Iterator[Any]
-# The most rows of a batch, where nothing else is said.
+# Default number of rows of a batch.
 ROWS = 65536
 
 
 class Place(str):
-    """The name, in errors, of some rows of a file or a table, such as "rows 0 to 99 of a.csv".
+    """The name of some rows in errors, such as "rows 0 to 99 of a.csv".
 
     Attributes
     ----------
@@ -45,22 +45,16 @@ class Place(str):
         return made
 
     def by(self, who: str) -> "Place":
-        """Return the place, after the name of the caller."""
+        """Return the place after the caller's name."""
         return Place(f"{who}: {self}", self.first, self.unit)
 
     def row(self, i: int) -> str:
-        """Return the name, in errors, of row i."""
+        """Return the name of row i in errors."""
         return f"{self.unit} {self.first + i}"
 
 
 def imported(who: str) -> Any:
-    """Import pyarrow.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
-    """
+    """Import pyarrow, or raise an ImportError that names it."""
     try:
         import pyarrow
     except ImportError as error:
@@ -69,7 +63,7 @@ def imported(who: str) -> Any:
 
 
 def is_table(X: object) -> bool:
-    """Return True if it is a table, a frame, a relation or a reader, from which Arrow can read."""
+    """Return True for a table, frame, relation or reader that Arrow can read."""
     return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
 
 
@@ -79,7 +73,7 @@ def is_lazy(X: object) -> bool:
 
 
 def paths_of(X: Any) -> list[str] | None:
-    """Return paths as a list; None if it is neither a path nor a list of paths."""
+    """Return paths as a list, and None for anything else."""
     paths = [X] if isinstance(X, str | os.PathLike) else X
     if not isinstance(paths, list | tuple) or not paths:
         return None
@@ -88,24 +82,18 @@ def paths_of(X: Any) -> list[str] | None:
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:
-    """Return the files of patterns, or in folders, sorted; paths of files as they are.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
+    """Return the files of patterns and folders, sorted. Other paths stay."""
     return [file for path in paths for file in _expanded(path, who)]
 
 
 def _expanded(path: str, who: str) -> list[str]:
     files = [path]
     if os.path.isdir(path):
-        # Names such as _SUCCESS are of those who write folders.
+        # Spark and others write files such as _SUCCESS.
         names = [name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))]
         files = [os.path.join(path, name) for name in names if name.lower().endswith(FILES)]
         if not files:
-            lack = f"has no files of {', '.join(FILES)}; of folders in it pass a pattern, or a "
+            lack = f"has no files of {', '.join(FILES)}; for folders in it pass a pattern or a "
             raise FileNotFoundError(f"{who}: the folder {path!r} {lack}pyarrow.dataset.dataset")
     elif not os.path.exists(path):
         files = sorted(glob.glob(path)) if glob.has_magic(path) else []
@@ -116,20 +104,20 @@ def _expanded(path: str, who: str) -> list[str]:
 
 
 def no_table(X: object, expected: str, who: str) -> TypeError:
-    """The error for an object that is no table, with advice."""
+    """Return the error for an object that is not a table, with advice."""
     if is_lazy(X):
         return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
     return TypeError(f"{who}: {expected} got {type(X).__name__}{instead_of(X)}")
 
 
 def instead_of(X: object) -> str:
-    """The advice for an object of another library; "" for a table and for any other object."""
+    """Return advice for an object of another library, "" for a table."""
     return "" if is_table(X) else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
 
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Return a context whose errors have a note that names the file."""
+    """Return a context whose errors get a note with the path."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -138,10 +126,10 @@ def naming(path: str) -> Iterator[None]:
 
 
 def scanning(dataset: Any, rows: int, columns: Any) -> Any:
-    """Return a reader of a data set's rows that does not read far ahead."""
+    """Return a reader of a data set that reads one batch ahead."""
     import pyarrow.dataset
 
-    # Without limits it reads 16 batches ahead, of 4 files, and holds the bytes of whole files.
+    # The default reads 16 batches of 4 files ahead, and holds the bytes of whole files.
     limits = {"batch_readahead": 1, "fragment_readahead": 1}
     if isinstance(getattr(dataset, "format", None), pyarrow.dataset.ParquetFileFormat):
         parquet: Any = pyarrow.dataset.ParquetFragmentScanOptions
@@ -152,20 +140,13 @@ def scanning(dataset: Any, rows: int, columns: Any) -> Any:
 
 
 def records_of(X: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
-    """Yield record batches of at most so many rows, and their places.
+    """Yield record batches of at most `rows` rows, with their places.
 
     One batch is in memory at a time. A table without rows has one batch, without rows.
 
     Parameters
     ----------
     X : path or list of paths, table, frame, reader, relation or data set
-
-    Raises
-    ------
-    TypeError, ValueError, OSError
-        If it is of an unknown kind, or cannot be read.
-    ImportError
-        If pyarrow is not installed.
     """
     imported(who)
     paths = paths_of(X)
@@ -191,16 +172,16 @@ def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
 
 
 def reader_of_table(X: Any, rows: int, columns: Sequence[str] | None = None) -> Any:
-    """Return a reader of a table's record batches; a data set is read in batches of `rows`."""
+    """Return a reader of record batches. A data set has batches of `rows` rows."""
     import pyarrow
 
     if hasattr(X, "scanner"):
         return scanning(X, rows, columns)
     if type(X).__module__.startswith("pandas"):
-        # With its index, a frame of pandas would have a column more.
+        # The index of a pandas frame would be one more column.
         return pyarrow.Table.from_pandas(X, preserve_index=False).to_reader()
     if isinstance(X, pyarrow.RecordBatchReader):
-        return X  # by its stream an error would lose its type
+        return X  # its stream would lose the type of an error
     return X.to_reader() if hasattr(X, "to_reader") else pyarrow.RecordBatchReader.from_stream(X)
 
 
@@ -231,8 +212,8 @@ def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches
 def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
     import pyarrow.parquet
 
-    # With `pre_buffer` it holds the bytes of all row groups that it has read, to the end. With a
-    # buffer it reads pieces of a row group: one of a million rows took 136 MB, else 230 MB.
+    # `pre_buffer` would hold the bytes of all row groups to the end. A buffer reads pieces of a
+    # row group: a million rows 230 -> 136 MB.
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
         names = choose(file.schema_arrow, who).names
         yield from file.iter_batches(batch_size=rows, columns=names)
@@ -241,10 +222,10 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
 @contextmanager
 def arrow_file(path: str, choose: Callable[[Any], list[str]]) -> Iterator[tuple[Any, list[str]]]:
-    """Return a context with an Arrow file, open to read the columns that are chosen, and these."""
+    """Open an Arrow file to read the chosen columns, and return their names too."""
     import pyarrow
 
-    # Read, not mapped: of a map that is cut a fault ends the process.
+    # A map of a file that is cut would end the process by a fault, so the file is read.
     with pyarrow.OSFile(path) as source:
         schema = pyarrow.ipc.open_file(source).schema
         names = choose(schema)

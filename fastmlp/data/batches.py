@@ -1,4 +1,4 @@
-"""Rows to predict, a batch at a time: of files, tables, sources, and rows in memory."""
+"""Rows to predict, batch by batch, from files, tables, sources and memory."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +22,7 @@ from fastmlp.validation import frames
 from fastmlp.validation.suggestions import listed
 
 T = TypeVar("T")
-# Libraries whose tables in memory have slices of rows.
+# Libraries whose tables in memory can be sliced by rows.
 FRAMES = ("pandas", "polars", "pyarrow")
 
 
@@ -49,7 +49,6 @@ def blocks_of(X: Any, who: str) -> Iterator[Piece]:
 
 
 def _is_block(value: Any) -> bool:
-    """Return True for a block of rows, False for one row."""
     first = value[0] if isinstance(value, tuple) and value else value
     return not isinstance(first, list | tuple) and np.ndim(first) == 2
 
@@ -59,8 +58,8 @@ class PredictBatch(NamedTuple):
 
     Attributes
     ----------
-    rows : array, frame or table of Arrow's
-    where : their name in errors; "" for rows in memory
+    rows : array, frame or Arrow table
+    where : the name of the rows in errors; "" for rows in memory
     kept : record batch of the columns to keep, or None
     """
 
@@ -70,7 +69,7 @@ class PredictBatch(NamedTuple):
 
 
 def names_of_model(model: Any) -> frames.Names:
-    """Return the names of the columns that a model was trained on, or None."""
+    """Return the names of the columns a model was trained on, or None."""
     for attribute in ("feature_names", "_read_names", "feature_names_in_"):
         names = getattr(model, attribute, None)
         if names is not None:
@@ -81,12 +80,12 @@ def names_of_model(model: Any) -> frames.Names:
 def batches_of(
     X: Any, names: frames.Names, rows: int, who: str, texts: Collection[str] = ()
 ) -> Iterator[PredictBatch]:
-    """Yield the rows of X in their order, at most so many at a time.
+    """Yield the rows of X in order, in batches of at most `rows`.
 
     Parameters
     ----------
     X : array, frame, table, source as `fit` takes it, path or list of paths
-    names : names of the columns of X, where they are known
+    names : names of the columns of X, if known
     rows : int of 1 or more
     texts : columns that are texts in CSV, whatever they look like
     """
@@ -108,7 +107,7 @@ def batches_of(
 
 
 def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] | None:
-    """Return the places of the model's columns in those of a source; None: they are the same."""
+    """Return the places of the model's columns among a source's, None for the same order."""
     missing = [repr(name) for name in names if name not in source_names]
     if missing:
         raise ValueError(
@@ -119,14 +118,14 @@ def _order(source_names: tuple[str, ...], names: tuple[str, ...], who: str) -> l
 
 
 class Choice:
-    """Chooses the columns to read of files or of a table: those of X, and those to keep.
+    """Chooses the columns to read of files or of a table: columns of X, and columns to keep.
 
     Parameters
     ----------
-    names : of the columns of X; None: all but those to keep, in their order
+    names : names of the columns of X; None: all but those to keep, in their order
     keep : names of the columns to keep
     texts : columns that are texts in CSV, whatever they look like
-    nulls : bool, texts of CSV such as NA are missing; else they are passed on as they are
+    nulls : True if texts of CSV such as NA are missing, False if they stay texts
     """
 
     def __init__(
@@ -141,18 +140,12 @@ class Choice:
         self._nulls = nulls
 
     def __call__(self, schema: Any, who: str) -> ChosenColumns:
-        """Return the columns to read of a schema.
-
-        Raises
-        ------
-        ValueError
-            If one is missing, or there are several of its name.
-        """
+        """Return the columns to read, which must be there once each."""
         kept = names_in(self.keep, "keep", schema.names, who)
         for name in kept:
             if schema.names.count(name) > 1:
                 raise ValueError(f"{who}: there are several columns of the name {name!r}")
-        # Of all files; without names of features they are those of the first.
+        # Without names, the columns of the first file are read in all files.
         self.features = self.features or [name for name in schema.names if name not in kept]
         frames.selected(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
@@ -161,25 +154,25 @@ class Choice:
 
 
 def named_batches(data: Any, choice: Choice, rows: int, who: str) -> Iterator[PredictBatch]:
-    """Yield the rows of files or of a table, at most so many at a time."""
+    """Yield the rows of files or of a table, in batches of at most `rows`."""
     table = imported(who).Table
     for batch, where in records_of(data, choice, rows, who):
-        # A table: scikit-learn finds no names in a record batch.
+        # scikit-learn finds names in a table, but not in a record batch.
         X = table.from_batches([batch.select(choice.features)])
         yield PredictBatch(X, where, batch.select(choice.keep))
 
 
 def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, who: str) -> T:
-    """The result of a model's method for a batch; errors have a note that names the rows.
+    """Return the result of a model's method for a batch. An error has a note with the place.
 
     Parameters
     ----------
-    named : bool, the model knows names of columns
+    named : True if the model knows names of columns
     """
     try:
         if named or not frames.is_frame(batch.rows):
             return method(batch.rows)
-        # To an estimator that knows no names they would be a warning.
+        # An estimator without names would warn of names.
         return method(frames.numbers(batch.rows, None, who, "X"))
     except (TypeError, ValueError) as error:
         if batch.where:
@@ -198,7 +191,7 @@ def _is_in_memory(X: Any) -> bool:
 
 
 def _slices(X: Any, rows: int) -> Iterator[Any]:
-    """Yield so many rows at a time; what has no length is yielded whole: the model refuses it."""
+    """Yield batches of rows, and an object without a length whole, for the model to refuse."""
     shape = getattr(X, "shape", None)
     n = shape[0] if shape else len(X) if hasattr(X, "__len__") else None
     if n is None:

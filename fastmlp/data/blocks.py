@@ -1,4 +1,4 @@
-"""Blocks: rows of arrays and memory maps that are read a block at a time."""
+"""Blocks: rows of arrays, memory maps, files and tables, read one block at a time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Part = Callable[[int, int], Any]
 
 @final
 class Blocks:
-    """Rows in blocks, each read when a fit needs it: a source for `MLP.fit`.
+    """A source of rows for `MLP.fit`, in blocks that are read when the fit needs them.
 
-    Any object with `block_sizes` and `read` is one as well. Small blocks mix better: each epoch
-    takes the blocks in a new order, as many as fill a buffer, and mixes the buffer's rows
+    Any object with `block_sizes` and `read` is a source as well. Each epoch takes the blocks in a
+    new order, fills a buffer, and mixes the rows of the buffer. Small blocks mix better
     (CorgiPile: Xu et al., 2022, arXiv 2206.05830).
 
     Attributes
@@ -36,9 +36,9 @@ class Blocks:
     block_sizes : tuple of int
         The number of rows of each block.
     seed : int
-        Decides, with the number of the epoch in its fit, the order of the blocks.
+        Decides the order of the blocks, together with the number of the epoch.
     feature_names : tuple of str, or None
-        The names of the columns of X, which a net keeps that is trained on them.
+        The names of the columns of X. A net that is trained on them keeps them.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Blocks:
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
 
     def read(self, i: int) -> Block:
-        """Return X, y and, where rows have weights, the weights of block i."""
+        """Return X, y and, if rows have weights, the weights of block i."""
         return self._read(i)
 
     def __repr__(self) -> str:
@@ -72,9 +72,9 @@ class Blocks:
     def from_arrays(
         cls, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 65536, seed: int = 0
     ) -> Self:
-        """Return blocks of arrays, or of whatever has a length and slices of it are arrays.
+        """Return blocks of arrays, or of other objects with a length whose slices are arrays.
 
-        So has a data set of HDF5 or Zarr; there `rows` are best a multiple of a chunk's.
+        Data sets of HDF5 and Zarr are such objects. `rows` is best a multiple of a chunk's rows.
 
         Parameters
         ----------
@@ -82,13 +82,13 @@ class Blocks:
         y : (n_rows,) or (n_rows, n_outputs) array
         sample_weight : (n_rows,) array, optional
         rows : int of 1 or more, default 65536
-            Of a block; the last may have fewer.
+            Rows of a block. The last block may have fewer.
         seed : int of 0 or more, default 0
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
 
         Examples
         --------
@@ -105,18 +105,18 @@ class Blocks:
     ) -> Self:
         """Return blocks of memory maps, read from their files.
 
-        A map's file is read, not the map: a page that is not in memory would cost a fault for each
-        row, and a file that has been cut ends the process, where here it is an OSError.
+        The file is read, and not the map. A map costs a fault for each row that is not in memory.
+        A file that is cut is an OSError, where a map would end the process.
 
         Parameters
         ----------
         X, y, sample_weight, rows, seed
-            As for `from_arrays`; what is no memory map, or not C-contiguous, is read as an array.
+            As for `from_arrays`. Other arrays, and maps that are not C-contiguous, are sliced.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
 
         Examples
         --------
@@ -142,28 +142,28 @@ class Blocks:
         rows: int | None = None,
         seed: int = 0,
     ) -> Self:
-        """Return the row groups of Parquet files as blocks; needs the extra `arrow`.
+        """Return the row groups of Parquet files as blocks. It needs the extra `arrow`.
 
         Parameters
         ----------
         paths : path or sequence of paths
-            Of files, patterns of them such as "part*.parquet", or folders.
+            Files, patterns such as "part*.parquet", or folders.
         target : str or sequence of str
-            The column of y, or its columns.
+            The column or columns of y.
         features : sequence of str, optional
-            The columns of X, in this order; None: all others.
+            The columns of X, in this order. None: all other columns.
         weight : str, optional
             The column of sample weights.
         rows : int of 1 or more, optional
-            Cut row groups into blocks of so many rows, which mix better. To read one, its row
-            group is decoded up to its end: files of smaller row groups are faster.
+            Cut row groups into blocks of this size, which mix better. Reading a block decodes the
+            row group up to the end of the block, so files with small row groups are faster.
         seed : int of 0 or more, default 0
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not what it must be, or there are no such columns. Columns that are
-            no numbers, or have nulls, are an error when they are read, which names the file.
+            If an argument has a wrong type or value, or a column is missing. A column that is not
+            numeric, or has nulls, is an error with the name of the file when it is read.
         ImportError
             If pyarrow is missing.
         OSError
@@ -203,16 +203,16 @@ class Blocks:
         rows: int = 65536,
         seed: int = 0,
     ) -> Self:
-        """Return blocks of a table in memory; needs the extra `arrow`.
+        """Return blocks of a table in memory. It needs the extra `arrow`.
 
         Parameters
         ----------
         table : pyarrow.Table, pandas.DataFrame, polars.DataFrame, or alike
-            What has ``__arrow_c_stream__``; it is read once, without a copy where it holds Arrow.
+            Any object with ``__arrow_c_stream__``. It is read once, and Arrow is not copied.
         target, features, weight, seed
             As for `from_parquet`.
         rows : int of 1 or more, default 65536
-            Of a block, at most.
+            The most rows of a block.
 
         Raises
         ------
@@ -266,21 +266,20 @@ class Blocks:
 
 
 def _part(array: Any, *, of_files: bool) -> Part:
-    """Return the function that reads rows from the first to the one before the last."""
     mapped = isinstance(array, np.memmap) and array.flags.c_contiguous
     if of_files and mapped and isinstance(array._mmap, mmap.mmap):
         return _FilePart(array)
-    # Frames of pandas have rows by position in `iloc`.
+    # pandas slices rows by position in `iloc`.
     places = getattr(array, "iloc", array)
     return lambda first, last: places[first:last]
 
 
 class _FilePart:
-    """Reads rows of a memory map from its file."""
+    """Reads rows of a memory map from the file."""
 
     def __init__(self, array: np.memmap[Any, Any]) -> None:
         self._path, self._dtype, self._shape = str(array.filename), array.dtype, array.shape[1:]
-        # The attribute `offset` of a slice is that of the whole map.
+        # The attribute `offset` of a slice is the offset of the whole map.
         whole: Any = array._mmap  # type: ignore[attr-defined]
         start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
         self._offset = start + array.ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
@@ -296,9 +295,9 @@ class _FilePart:
 
 
 def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, Any]:
-    """Return blocks in the place of a memory map of more than half the memory that is available.
+    """Return blocks in place of a memory map that needs more than half of the available memory.
 
-    Rows in random order would be a fault of a page each, where the file is not in memory.
+    Rows in random order would cost a page fault each, unless the file is in memory.
     """
     if not isinstance(X, np.memmap) or y is None or X.ndim != 2 or X.nbytes <= memory.SMALL:
         return X, y, sample_weight

@@ -1,4 +1,4 @@
-"""Columns of files and tables by their names, and the sources that are made of them."""
+"""Named columns of files and tables, and sources made of them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 
 def missing_in(column: Any) -> tuple[int, int]:
-    """The number of missing values of an Arrow column, NaN too, and the row of the first."""
+    """Return the number of missing values of an Arrow column, NaN included, and the first row."""
     import pyarrow.compute as compute
 
     missing = compute.is_null(column, nan_is_null=True)
@@ -41,26 +41,20 @@ def missing_in(column: Any) -> tuple[int, int]:
 
 
 def lacking(name: str, n: int, first: str) -> str:
-    """The message of `n` missing targets; `first` is the place of the first."""
+    """Return the message of `n` missing targets. `first` is the place of the first."""
     lack = f"{count(n, 'missing value')}, the first in {first}"
     return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
 
 
 def require_target(column: Any, name: str, where: Place) -> None:
-    """Check that no target in an Arrow column is missing.
-
-    Raises
-    ------
-    ValueError
-        If one is; the message has how many, and the row, or the line, of the first.
-    """
+    """Raise ValueError if a target is missing, with the number and the place of the first."""
     n, first = missing_in(column)
     if n:
         raise ValueError(f"{where}: {lacking(name, n, where.row(first))}")
 
 
 class NamedColumns(NamedTuple):
-    """The columns that rows are made of, by their names.
+    """The names of the columns that rows are made of.
 
     Attributes
     ----------
@@ -85,16 +79,13 @@ class NamedColumns(NamedTuple):
 
     @property
     def wanted(self) -> "ColumnNames":
-        """The same columns, to be found in another table."""
+        """The same columns, to be looked up in another table."""
         return ColumnNames(self.target, self.features, self.weight)
 
     def block(self, batch: Any, where: Place) -> Any:
-        """Return the rows of a record batch; `where` is what errors call it.
+        """Return the rows of a record batch. `where` is their name in errors.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If a column is no column of numbers, or has nulls; labels of y may be texts.
+        Features must be numbers without nulls. Labels in y may be texts.
         """
         for name in self.targets:
             require_target(batch.column(name), name, where)
@@ -112,7 +103,7 @@ class NamedColumns(NamedTuple):
 
 
 class ColumnNames(NamedTuple):
-    """Names of columns as they are given; without `features` all but the others are features."""
+    """Names of columns as the caller gives them. Without `features`, all others are features."""
 
     target: Any
     features: Any = None
@@ -120,13 +111,7 @@ class ColumnNames(NamedTuple):
 
 
 def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns:
-    """Return the columns of a table by their names.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no names, or there are no such columns, or several of a name.
-    """
+    """Return the columns of a table by their names, which must be there once each."""
     (target, features, weight), known = column_names, list(schema.names)
     several = not isinstance(target, str)
     targets = names_in(target, "target", known, who)
@@ -160,7 +145,7 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
 
 
 def _labels(column: Any) -> Array | None:
-    """Return a column of texts as an array of them; None for another."""
+    """Return a text column as an array of objects, and None for another column."""
     import pyarrow.types as kinds
 
     values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
@@ -183,22 +168,22 @@ class ParquetGroups:
         self._metadata: dict[str, Any] = {}
 
     def sizes(self, path: str) -> tuple[Any, list[int]]:
-        """Return the schema of a file, and the rows of each group."""
+        """Return the schema of a file, and the number of rows of each group."""
         with self._open(path) as file:
             self._metadata[path] = metadata = file.metadata
             numbers = range(metadata.num_row_groups)
             return file.schema_arrow, [metadata.row_group(i).num_rows for i in numbers]
 
     def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
-        """Return one piece of a group that is cut into pieces of so many rows."""
+        """Return a piece of a group that is cut into pieces of `rows` rows."""
         with self._open(path, metadata=self._metadata[path], pre_buffer=True) as file:
-            # Threads of pyarrow would compete with those that train.
+            # pyarrow's threads would compete with training.
             batches = file.iter_batches(rows, [group], names, use_threads=False)
             return next(islice(batches, piece, None))
 
 
 class ArrowGroups:
-    """The record batches of Arrow files; methods are those of `ParquetGroups`."""
+    """The record batches of Arrow files, by the methods of `ParquetGroups`."""
 
     noun = "batch"
 
@@ -213,11 +198,12 @@ class ArrowGroups:
 
 
 class FileBlocks:
-    """Groups of rows of files, or pieces of them, as blocks.
+    """Groups of rows of files, or pieces of groups, as blocks.
 
     Attributes
     ----------
     block_sizes : tuple of int
+    feature_names : tuple of str
 
     Parameters
     ----------
@@ -233,14 +219,14 @@ class FileBlocks:
         who: str,
     ) -> None:
         self._groups = groups
-        # Files, groups, rows of their pieces, pieces, and the numbers of their first rows.
+        # File, group, rows of a piece, piece, and the first row in the file.
         self._places: list[tuple[str, int, int, int, int]] = []
         sizes = list[int]()
         for path in paths:
             with naming(path):
                 schema, group_rows = groups.sizes(path)
                 self._columns = columns_of(schema, column_names, f"{who}: {path}")
-            # Without names of features, those of the first file are read in all.
+            # Without names of features, the columns of the first file are read in all files.
             column_names, before = self._columns.wanted, 0
             for group, n in enumerate(group_rows):
                 most = rows or max(n, 1)
@@ -264,6 +250,7 @@ class TableBlocks:
     Attributes
     ----------
     block_sizes : tuple of int
+    feature_names : tuple of str
     """
 
     def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
@@ -276,7 +263,7 @@ class TableBlocks:
 
 
 def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
-    """Return blocks of a table in memory: of pyarrow, pandas, polars, or alike."""
+    """Return blocks of a table in memory."""
     imported(who)
     table = reader_of_table(X, rows).read_all()
     columns, batches, n = columns_of(table.schema, column_names, who), [], 0
@@ -292,7 +279,7 @@ class Passes:
     Parameters
     ----------
     X : what `records_of` takes
-    schema : the columns of X, or None if they are known once the first batch has been read
+    schema : the columns of X, or None if they are known with the first batch
     """
 
     def __init__(self, X: Any, column_names: ColumnNames, who: str, schema: Any) -> None:
@@ -305,7 +292,6 @@ class Passes:
         return None if self._columns is None else self._columns.features
 
     def _choose(self, schema: Any, who: str) -> ChosenColumns:
-        """Choose the columns of one of the files; those of the first are read in all."""
         wanted = self._column_names if self._columns is None else self._columns.wanted
         columns = columns_of(schema, wanted, who)
         self._columns = self._columns or columns
@@ -319,7 +305,7 @@ class Passes:
 
 
 class ReadOnce:
-    """An iterator over the blocks of a reader of Arrow."""
+    """An iterator over the blocks of an Arrow reader."""
 
     instead = "pass reader.read_all(), which is a table in memory, its files,"
 
@@ -334,14 +320,9 @@ class ReadOnce:
 
 
 def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
-    """Return the source of files or tables, by the name of the target's column or columns.
+    """Return the source of files or tables, by the name or names of the target.
 
-    Without `features` all other columns are those of X.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are neither, or of an unknown kind, or have no such columns.
+    Without `features`, all other columns are features.
     """
     column_names = ColumnNames(target, features)
     paths = paths_of(X)
@@ -352,7 +333,7 @@ def source_of(X: Any, target: Any, who: str, features: Sequence[str] | None = No
     in_memory = type(X).__module__.split(".")[0] in ("pandas", "polars")
     if in_memory or isinstance(X, imported(who).Table):
         return table_blocks(X, column_names, ROWS, who)
-    # A relation has no schema.
+    # A relation of DuckDB has no schema.
     schema = getattr(X, "schema", None)
     is_known = isinstance(getattr(schema, "names", None), list)
     begin = Passes(X, column_names, who, schema if is_known else None)

@@ -1,4 +1,4 @@
-"""Files of comma-separated values as record batches of Arrow, and the encodings of texts."""
+"""CSV files as Arrow record batches, and the encodings of texts."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 CSV_FILES = (".csv", ".csv.gz")
-# What pyarrow says of a value, and of a row. By one thread it counts the rows, the header too, but
-# not empty lines.
+# pyarrow's errors of a value and of a row. With one thread it counts rows, the header included,
+# but not empty lines.
 INVALID = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
 )
@@ -23,12 +23,12 @@ VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"
 
 @final
 class CSVFile(str):
-    """The path of a CSV file whose text is not UTF-8, wherever a path is taken.
+    """The path of a CSV file that is not UTF-8. It goes where a path goes.
 
     Parameters
     ----------
     path : path
-        Of a file, or a pattern of them, that ends in .csv or .csv.gz.
+        A file, or a pattern of files, that ends in .csv or .csv.gz.
     encoding : str, default "utf-8"
         One of Python's `standard encodings`_, such as "cp1252", which Excel writes in Western
         Europe, or "utf-16".
@@ -40,7 +40,7 @@ class CSVFile(str):
     Raises
     ------
     TypeError, ValueError
-        If there is no such encoding, or it is not the path of a CSV file.
+        If the encoding is unknown, or the path is not one of a CSV file.
 
     Notes
     -----
@@ -52,7 +52,7 @@ class CSVFile(str):
     >>> from fastmlp import MLP, CSVFile
     >>> path = os.path.join(tempfile.mkdtemp(), "rows.csv")
     >>> with open(path, "w", encoding="cp1252") as file:
-    ...     _ = file.write("höhe,y\\n1.5,0\\n2.5,1\\n")
+    ...     _ = file.write("höhe,y\n1.5,0\n2.5,1\n")
     >>> net = MLP((1, 4, 1), seed=0)
     >>> _ = net.fit(CSVFile(path, encoding="cp1252"), target="y", epochs=1)
     >>> net.feature_names
@@ -77,13 +77,7 @@ class CSVFile(str):
 
 
 def known(encoding: str, who: str) -> str:
-    """Check that there is an encoding of text of this name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is none.
-    """
+    """Check the name of an encoding."""
     if not isinstance(encoding, str):
         raise TypeError(f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}")
     try:
@@ -100,7 +94,7 @@ def encoding_of(path: str) -> str:
 
 
 def not_text(encoding: str, where: str, reason: str = "") -> ValueError:
-    """Return the error of text that is not in an encoding; `where` has the caller and the place."""
+    """Return the error for text in another encoding. `where` has the caller and the place."""
     return ValueError(
         f"{where}: the text is not {encoding}{reason}: give its encoding, such as "
         "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command"
@@ -112,11 +106,11 @@ class ChosenColumns(NamedTuple):
 
     Attributes
     ----------
-    names : of all columns to read
-    numbers : names; where the first megabyte has integers or nothing, fractions may follow
-    texts : names; they are texts, whatever the first megabyte looks like
-    labels : names; among `numbers`, but batches without fractions have integers
-    nulls : bool; empty texts, NA and alike are missing values, as they are among numbers
+    names : all columns to read
+    numbers : names; integers in the first megabyte may be followed by fractions
+    texts : names of columns that are texts, whatever the first megabyte looks like
+    labels : names among `numbers`; batches without fractions have integers
+    nulls : True if empty texts, NA and alike are missing in texts, as in numbers
     """
 
     names: list[str]
@@ -127,19 +121,12 @@ class ChosenColumns(NamedTuple):
 
 
 def schema_of(path: str, who: str) -> Any:
-    """Return the names of a file's columns, and their types by its first megabyte.
-
-    Raises
-    ------
-    ValueError, OSError
-        If it cannot be read, its names are not in its encoding, or its values are not separated by
-        commas.
-    """
+    """Return the columns of a file, with types by the first megabyte."""
     import pyarrow.csv
     import pyarrow.types as kinds
 
     with _located([], path, who), pyarrow.csv.open_csv(path, **_read(path)) as reader:
-        # Bytes that are not UTF-8 become an error with its line when they are read as text.
+        # Bytes that are not UTF-8 become an error with a line when they are read as text.
         columns = [
             (field.name, pyarrow.string() if kinds.is_binary(field.type) else field.type)
             for field in reader.schema
@@ -151,17 +138,13 @@ def schema_of(path: str, who: str) -> Any:
 
 
 def batches_of(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Iterator[Any]:
-    """Yield record batches of chosen columns, and at the end one without rows.
+    """Yield record batches of the chosen columns, and at the end one without rows.
+
+    An error of a later value or row has the line.
 
     Parameters
     ----------
-    schema : what `schema_of` returns
-
-    Raises
-    ------
-    ValueError
-        If a later value does not suit its column, or is not in the encoding, or a row has more or
-        fewer values than there are columns; the message has the line.
+    schema : the result of `schema_of`
     """
     import pyarrow.csv
     import pyarrow.types as kinds
@@ -188,13 +171,12 @@ def batches_of(path: str, schema: Any, chosen: ChosenColumns, who: str) -> Itera
 def _read(path: str) -> dict[str, Any]:
     import pyarrow.csv
 
-    # With threads it is not faster, and does not tell the line of a wrong value.
+    # Threads make it no faster, and lose the line of a wrong value.
     options = pyarrow.csv.ReadOptions(use_threads=False, encoding=encoding_of(path))
     return {"read_options": options}
 
 
 def _with_integers(batch: Any, names: Collection[str]) -> Any:
-    """Return a batch whose columns of these names are integers, where they have no fractions."""
     import pyarrow
 
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -206,7 +188,7 @@ def _with_integers(batch: Any, names: Collection[str]) -> Any:
 
 @contextmanager
 def _located(names: list[str], path: str, who: str) -> Iterator[None]:
-    """Return a context whose errors name the line, and the column of a value, and what to do."""
+    """Return a context whose errors have the line and the column, and say what to do."""
     try:
         yield
     except UnicodeError as error:

@@ -1,4 +1,4 @@
-"""A source's rows for one fit, buffer after buffer, epoch after epoch, read ahead by a thread."""
+"""A source's rows for one fit, buffer by buffer, which a thread reads ahead."""
 
 import queue
 import threading
@@ -31,15 +31,15 @@ from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.suggestions import count
 
-# Means of two buffers are further apart than chance has them.
+# Standard errors between the means of two buffers that chance does not explain.
 MOST_ERRORS = 6.0
 T = TypeVar("T")
-# Seconds that a wait lasts at a time, so that signals are handled, and how long the end may take.
+# Seconds of one wait, so that signals are handled, and of waiting for the end of the thread.
 LOOK_SECONDS, END_SECONDS = 0.1, 1.0
-# Seconds of computing from which the reading of a buffer counts as a thread. A call of the training
-# loop is as long, and has one number of threads to its end.
+# Seconds of computing after which the reading of a buffer counts as a thread: the length of a call
+# of the training loop, which keeps its number of threads.
 LEAST_SECONDS = 0.05
-# The part of the reading's time in which it computes; a source that waits more needs no core.
+# Share of the reading's time in which it computes. A source that waits more needs no core.
 COMPUTING = 0.25
 
 
@@ -57,7 +57,7 @@ def moments(y: NDArray[Any]) -> TargetMoments:
 
 
 def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
-    """Warn if the means of two buffers are more than six standard errors apart; return if so."""
+    """Return True, with a warning, if the means of two buffers are six standard errors apart."""
     error = np.sqrt(first.variance / first.n + later.variance / later.n)
     far = np.abs(first.mean - later.mean) > MOST_ERRORS * error
     if far.any():
@@ -72,10 +72,10 @@ def warn_of_order(first: TargetMoments, later: TargetMoments, who: str) -> bool:
 
 
 class Reader(Generic[T]):
-    """Runs a generator in a thread of its own; its items and its error arrive in the caller's.
+    """Runs a generator in a thread. Items and the error arrive in the caller's thread.
 
-    The generator waits by itself where it is too far ahead. Where the system starts no thread, the
-    caller runs it, an item at a time.
+    The generator waits if it is too far ahead. If the system starts no thread, the caller runs the
+    generator, item by item.
     """
 
     def __init__(self, items: Generator[T, None, None]) -> None:
@@ -93,13 +93,7 @@ class Reader(Generic[T]):
             self._ready.put(error)
 
     def next(self) -> T | None:
-        """Return the next item, None after the last.
-
-        Raises
-        ------
-        BaseException
-            The generator's, with its traceback.
-        """
+        """Return the next item, None after the last. Raise the generator's error."""
         while True:
             task_pool.check()
             if self._thread is None:
@@ -113,21 +107,21 @@ class Reader(Generic[T]):
             return item
 
     def join(self) -> None:
-        """Wait for the thread's end, not longer than `END_SECONDS`: a read may block for ever."""
+        """Wait at most `END_SECONDS` for the end of the thread. A read may block for ever."""
         if self._thread is not None:
             self._thread.join(END_SECONDS)
 
 
 class Load:
-    """The processor time of one buffer's reading: it takes a thread, if it computes for long.
+    """The processor time of reading one buffer, which counts as a thread if it computes for long.
 
-    Training has a thread less meanwhile. A team of as many threads as cores would wait at each
-    barrier for the member whose core the reading has: 502 -> 432 ns a row (20-64-64-1@256, 2
-    threads), 1378 -> 1273 ns (20-128-128-1@64), both from Parquet.
+    Training has one thread less meanwhile. A team of as many threads as cores would wait at each
+    barrier for the core that reads: 502 -> 432 ns a row (20-64-64-1@256, 2 threads),
+    1378 -> 1273 ns (20-128-128-1@64), both from Parquet.
     """
 
     def __init__(self, *, takes_thread: bool = False) -> None:
-        # Not before a fit: it imports the backend.
+        # The import of the backend is left to the fit.
         from fastmlp.backends.cpu.threads import limits
 
         self._thread, self._computes = limits.reserved(1), takes_thread
@@ -136,7 +130,7 @@ class Load:
             self._thread.__enter__()
 
     def next(self) -> Self:
-        """Return the load of the next buffer, which is like the last one that has ended."""
+        """Return the load of the next buffer, which begins like the last one that ended."""
         return type(self)(takes_thread=self._computes)
 
     def begin(self) -> None:
@@ -144,14 +138,14 @@ class Load:
         self._since = time.thread_time(), time.perf_counter()
 
     def end(self) -> None:
-        """End the reading: the thread is free."""
+        """End the reading, and free the thread."""
         cpu, wall = time.thread_time() - self._since[0], time.perf_counter() - self._since[1]
         self._computes = cpu > max(LEAST_SECONDS, COMPUTING * wall)
         self._thread.__exit__()
 
 
 class FilledBuffer(NamedTuple):
-    """A buffer with rows; `ends`: it ends an epoch."""
+    """A buffer with rows. `ends` is True at the end of an epoch."""
 
     buffer: Buffer
     ends: bool
@@ -167,17 +161,17 @@ class Buffers(Protocol):
 
     @property
     def ends(self) -> bool:
-        """True if an epoch ends with it."""
+        """True if the buffer ends an epoch."""
         ...
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows of an epoch, if it is known."""
+        """The number of rows of an epoch, or None if it is not known."""
         ...
 
     @property
     def is_whole(self) -> bool:
-        """True if there is one buffer, of all rows."""
+        """True if one buffer has all rows."""
         ...
 
     def start(self, epoch: int) -> None:
@@ -195,24 +189,24 @@ class Buffers(Protocol):
 
 @final
 class Feed:
-    """Buffers of a source's rows: one is trained on while a thread fills the next.
+    """Buffers of a source's rows: a fit trains on one while a thread fills the next.
 
-    All buffers but an epoch's last have the same number of rows, a multiple of the batch size, and
-    begin where the one before ends, in the middle of a block as well. The first is filled at once.
+    All buffers but the last of an epoch have the same number of rows, a multiple of the batch size.
+    A buffer may begin in the middle of a block. The first is filled at once.
 
     Attributes
     ----------
     rows : Rows, of the current buffer
-    ends : bool, True if an epoch ends with it
+    ends : bool, True if the buffer ends an epoch
     is_whole : bool
-        True if it has all rows of the source: there is no other then.
-    n_rows : int or None, of an epoch, if that is known
+        True if the buffer has all rows of the source.
+    n_rows : int or None, rows of an epoch, if known
 
     Parameters
     ----------
     source : Opened
     convert : from a block to rows
-    row_bytes : int, of a row, about
+    row_bytes : int, bytes of a row, about
     """
 
     def __init__(
@@ -220,7 +214,7 @@ class Feed:
     ) -> None:
         self._source, self._convert = source, convert
         self._reading, self._who = reading, who
-        # Buffers to fill, and what their reading takes.
+        # Buffers to fill, and the loads of their readings.
         self._free: queue.SimpleQueue[tuple[Buffer, Load] | None] = queue.SimpleQueue()
         self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
@@ -230,7 +224,7 @@ class Feed:
         per_epoch = reading.rows_per_epoch
         self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
         self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, row_bytes, who)
-        # Of a stream it is known after the first buffer.
+        # For a stream, the first buffer decides.
         self.is_whole = per_epoch is None and self._buffer_rows == self.n_rows
         self._filling = self._fill(0)
         self._take(next(self._filling))
@@ -243,12 +237,13 @@ class Feed:
 
     @property
     def sizes(self) -> tuple[int | None, int]:
-        """The rows of an epoch, if they are known, and of a buffer."""
+        """The rows of an epoch, or None, and the rows of a buffer."""
         return self.n_rows, self._buffer_rows
 
     def start(self, epoch: int) -> None:
-        """Begin to read ahead, in a thread that `close` ends; from another epoch than the first,
-        the rows of `next` are its first.
+        """Begin to read ahead, in a thread that `close` ends.
+
+        After a start at a later epoch than the first, the first rows come with `next`.
         """
         if epoch and self._reading.rows_per_epoch is not None:
             self._filling = self._after(epoch, self._filling)
@@ -261,12 +256,9 @@ class Feed:
             self._first = moments(self.rows.y)
 
     def next(self) -> None:
-        """Go on to the next buffer; the rows of the one before are overwritten.
+        """Go on to the next buffer. The rows of the one before are overwritten.
 
-        Raises
-        ------
-        BaseException
-            What the source has raised, with its traceback.
+        An error of the source is raised here, with its traceback.
         """
         assert self._reader is not None
         self._ahead = self._load.next()
@@ -277,7 +269,7 @@ class Feed:
         self._epochs_left -= self.ends
         if not self._epochs_left:
             self._ahead.end()
-        # In the first epoch, until they are apart.
+        # In the first epoch, until two buffers differ.
         first = self._first
         if first is not None and (
             warn_of_order(first, moments(self.rows.y), self._who) or self.ends
@@ -285,7 +277,7 @@ class Feed:
             self._first = None
 
     def close(self) -> None:
-        """End the reading, and its thread."""
+        """End the reading and the thread."""
         self._over.set()
         self._free.put(None)
         if self._reader is not None:
@@ -298,7 +290,6 @@ class Feed:
         return FilledBuffer(buffer, ends)
 
     def _fill(self, first: int) -> Generator[FilledBuffer, None, None]:
-        """Yield buffers of rows for all epochs from the first on."""
         if self._reading.rows_per_epoch is not None:
             passes = (rows for number in counting() for rows in self._pass(number))
             yield from self._buffers(passes, self._reading.epochs)
@@ -309,25 +300,19 @@ class Feed:
     def _after(
         self, epochs: int, filling: Generator[FilledBuffer, None, None]
     ) -> Generator[FilledBuffer, None, None]:
-        """Yield the buffers after so many epochs of `steps_per_epoch`; those before are dropped."""
+        """Yield the buffers after some epochs of `steps_per_epoch`, and drop those before."""
         ended = int(self.ends)
         while ended < epochs:
             filled = next(filling, None)
             if filled is None:
                 return
             ended += filled.ends
-            # Nothing trains meanwhile: its load has ended, and takes no thread again.
+            # Nothing trains meanwhile, so the load has ended and takes no thread again.
             self._free.put((filled.buffer, self._load))
         yield from filling
 
     def _pass(self, number: int) -> Iterator[Rows]:
-        """Yield the blocks of one pass over the source.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer rows than in the first pass.
-        """
+        """Yield the blocks of one pass, which must have as many rows as the first pass."""
         who, n, mixed = self._who, 0, self._reading.shuffle and not self.is_whole
         for piece in self._source.blocks(number, mixed=mixed):
             rows = self._convert(piece)
@@ -345,7 +330,7 @@ class Feed:
             )
 
     def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[FilledBuffer, None, None]:
-        """Yield buffers of the blocks; epochs end after `rows_per_epoch`, or with the blocks."""
+        """Yield buffers. Epochs end after `rows_per_epoch`, or with the blocks."""
         per_epoch = self._reading.rows_per_epoch
         buffer: Buffer | None = None
         left = per_epoch
@@ -373,7 +358,7 @@ class Feed:
             yield self._filled(buffer, ends=True)
 
     def _empty_buffer(self, like: Rows) -> Buffer | None:
-        """Return a buffer to fill, one of two; None: the fit has ended."""
+        """Return one of two buffers to fill, and None after the end of the fit."""
         if self._n_buffers < 2:
             self._n_buffers += 1
             n_rows = self._buffer_rows
@@ -392,17 +377,11 @@ class Feed:
 def feed_of(
     X: Any, y: Any, sample_weight: Any, network: Network, reading: Reading, who: str
 ) -> Feed | None:
-    """Return the feed of a source in the place of X; None for arrays.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If arguments do not go together, or the rows are not what they must be.
-    """
+    """Return the feed of a source in the place of X, and None for arrays."""
     steps = reading.steps_per_epoch
     if steps is not None:
         scalars.positive_integer(who, "steps_per_epoch", steps)
-    # An iterator beside y is meant as an array.
+    # An iterator beside y stands for an array.
     if not has_blocks(X) and (y is not None or not is_source(X)):
         _check_arrays(X, y, reading, who)
         return None
@@ -415,13 +394,7 @@ def feed_of(
 
 
 def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str) -> None:
-    """Check that the arguments of a fit over a source go together.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they do not.
-    """
+    """Check that the arguments of a fit on a source go together."""
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
@@ -454,18 +427,13 @@ def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
         )
     for name in ("buffer_rows", "steps_per_epoch"):
         if getattr(reading, name) is not None:
-            raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
+            raise ValueError(f"{who}: {name} needs a source, such as Blocks, and X is not a source")
 
 
 def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
-    """Return the source of files and tables, by their target; all else as it is.
+    """Return the source of files and tables by their target. Other objects stay as they are.
 
-    `features` are the names of the columns of X, None for all that are not the target.
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError
-        If X and `target` do not go together, or the columns are not there.
+    `features` are the names of the columns of X, None for all columns but the target.
     """
     if target is None:
         arrays.unnamed(y, who)

@@ -1,4 +1,4 @@
-"""Predictions of files and tables: columns of them by batch, as a stream of Arrow or a file."""
+"""Predictions of files and tables, as a stream of Arrow or a file."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -32,14 +32,14 @@ ArraysByName = dict[str, Array]
 
 
 class Form(NamedTuple):
-    """The form of predictions: their columns and batches.
+    """The columns and batches of predictions.
 
     Attributes
     ----------
     keep : names of the columns to keep
     output : the name of the column of predictions
     rows : the most rows of a batch
-    probabilities : bool, columns of the classes' probabilities, where there are such
+    probabilities : True to add the probabilities of the classes, if there are classes
     compute_dtype : as for `MLP.predict`
     """
 
@@ -56,7 +56,7 @@ class PredictionColumns:
     Parameters
     ----------
     model : MLP or estimator
-    named : bool, the model knows names of columns
+    named : True if the model knows names of columns
     """
 
     def __init__(self, model: Any, form: Form, *, named: bool, who: str) -> None:
@@ -68,11 +68,11 @@ class PredictionColumns:
         self._dtypes = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
 
     def __call__(self, batch: PredictBatch) -> ArraysByName:
-        """Return the columns by their names."""
+        """Return the columns by name."""
         rows, n = batch.rows, None
         no_rows = batch.kept is not None and not batch.rows.num_rows
         if no_rows and not hasattr(self._model, "schema_"):
-            # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
+            # scikit-learn refuses an empty batch. Predictions of zeros have the same dtypes.
             rows, n = _zeros_like(batch.rows), 0
         batch = batch._replace(rows=rows)
         columns = predicted(self._columns, batch, named=self._named, who=self._who)
@@ -102,7 +102,7 @@ class PredictionColumns:
         if self._several:
             return self._of_labels(probabilities, classes)
         if len(classes) == 1:
-            # scikit-learn has two columns of probabilities there.
+            # scikit-learn has two columns of probabilities for one class.
             return {self._output: model.predict(rows)}
         return self._of_classes(probabilities, classes)
 
@@ -143,32 +143,33 @@ def predict_arrow(
     batch_rows: int = ROWS,
     compute_dtype: ComputeDTypes | None = None,
 ) -> Any:
-    """Return predictions of files or of a table as a stream, which a reader of Arrow pulls from.
+    """Return predictions of files or of a table as a stream of Arrow record batches.
 
-    One batch is in memory at a time. polars, DuckDB, pandas and pyarrow read the stream, once; the
-    next batch is read and predicted when they ask for it, the first one here. Needs the extra
-    `arrow`.
+    One batch is in memory at a time. polars, DuckDB, pandas and pyarrow can read the stream, once.
+    The first batch is predicted here, the next ones when the reader asks for them. It needs the
+    extra `arrow`.
 
-    A regressor's column is `output`; of several outputs they are ``prediction_0`` and so on. A
-    classifier has a column ``probability_<class>`` for each class, and the labels in `output`; so
-    has a net, with the classes 0, 1 and so on, if its loss has the link softmax, or sigmoid and one
-    output. For several labels a row they are ``probability_<label>`` and ``prediction_<label>``.
+    A regressor's column is `output`, and with several outputs ``prediction_0`` and so on. A
+    classifier has a column ``probability_<class>`` for each class, and the labels in `output`. A
+    net has the same columns for the classes 0, 1 and so on, if the link of its loss is softmax, or
+    sigmoid with one output. With several labels a row, the columns are ``probability_<label>`` and
+    ``prediction_<label>``.
 
     Parameters
     ----------
     model : MLP or fitted estimator
-        Columns are found by the names that it was trained on. If it knows none, X is all columns
-        but those to keep, in their order.
+        Columns are found by the names of training. A model without names takes all columns but
+        those to keep, in their order.
     source : path or list of paths, table or frame, or array or source as `predict_batches` takes it
-        Of Parquet, Arrow or CSV files; a frame of pandas or polars, a table, a reader or a data set
-        of pyarrow, a relation of DuckDB, or what else has ``__arrow_c_stream__``.
+        Parquet, Arrow or CSV files; a frame of pandas or polars; a table, a reader or a data set
+        of pyarrow; a relation of DuckDB; or any object with ``__arrow_c_stream__``.
     keep : str or sequence of str
         Columns to pass on, before the predictions.
     output : str, default "prediction"
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        As for `MLP.predict`, of an `MLP`; the `MLP` of an estimator is its ``net_``.
+        As for `MLP.predict`. It needs an `MLP`, such as an estimator's ``net_``.
 
     Returns
     -------
@@ -177,8 +178,8 @@ def predict_arrow(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, a column is missing, or does not hold numbers. What
-        is wrong with a later batch, or what the source raises, is raised when it is read.
+        If an argument has a wrong type or value, or a column is missing or not numeric. An error
+        of a later batch, or of the source, is raised when the batch is read.
     ImportError
         If pyarrow is not installed.
     OSError
@@ -186,7 +187,7 @@ def predict_arrow(
 
     See Also
     --------
-    fastmlp.predict_parquet : writes them to a file.
+    fastmlp.predict_parquet : writes the predictions to a file.
 
     Examples
     --------
@@ -214,31 +215,31 @@ def predict_parquet(
     batch_rows: int = ROWS,
     compute_dtype: ComputeDTypes | None = None,
 ) -> int:
-    """Write predictions of files or of a table to a file; needs the extra `arrow`.
+    """Write predictions of files or of a table to a file. It needs the extra `arrow`.
 
-    One batch is in memory at a time. The file is written whole or not at all: until the end it has
-    a name of its own, and what was there before stays as it was after an error.
+    One batch is in memory at a time. The file is written whole or not at all. Until the end it has
+    another name, and after an error the old file is unchanged.
 
     Parameters
     ----------
     model, source, keep, output, compute_dtype
         As for `predict_arrow`.
     path : path
-        Its ending says what is written: .parquet, .csv, .arrow, .feather or .ipc.
+        The ending decides the format: .parquet, .csv, .arrow, .feather or .ipc.
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch, and of a row group of the file.
 
     Returns
     -------
     int
-        How many rows have been written.
+        The number of rows.
 
     Raises
     ------
     TypeError, ValueError, ImportError
         As from `predict_arrow`, or if the path has another ending.
     OSError
-        If a file cannot be read, or this one not be written.
+        If a file cannot be read or written.
 
     Examples
     --------
@@ -257,13 +258,7 @@ def predict_parquet(
 
 
 def writer_of(path: Any, who: str) -> WriterOf:
-    """Return the writer of record batches to a file, by the path's ending.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a path, or has another ending.
-    """
+    """Return the writer of record batches to a file, by the path's ending."""
     scalars.path(who, "path", path, mode="w")
     writer = WRITERS.get(Path(os.fspath(path)).suffix.lower())
     if writer is None:
@@ -275,7 +270,7 @@ def writer_of(path: Any, who: str) -> WriterOf:
 def _parquet(file: Any, schema: Any) -> Any:
     """Return a writer of record batches to a Parquet file.
 
-    Floats seldom repeat. Without a dictionary of them 336 -> 145 ns a row (20-16-1, 2 columns).
+    Floats seldom repeat. Leaving out their dictionary: 336 -> 145 ns a row (20-16-1, 2 columns).
     """
     from pyarrow.parquet import ParquetWriter
 
@@ -302,7 +297,7 @@ WRITERS: dict[str, WriterOf] = {
 
 
 def write(reader: Any, path: str | os.PathLike[str], opened: WriterOf) -> int:
-    """Write what a reader of Arrow reads to a file, whole or not at all; return its rows."""
+    """Write the batches of an Arrow reader to a file, whole or not at all; return the rows."""
     n = 0
     with whole_files.writing(path) as file, opened(file, reader.schema) as writer:
         for batch in reader:
@@ -320,7 +315,7 @@ def kept_names(keep: Any, who: str) -> list[str]:
 
 
 def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
-    """Return predictions of files or of a table as a stream; `predict_arrow` has the rest."""
+    """Return predictions as a stream, for `predict_arrow` and others."""
     arrow = imported(who)
     keep, rows = list(dict.fromkeys(form.keep)), form.rows
     scalars.positive_integer(who, "batch_rows", rows)
@@ -347,7 +342,6 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
 
 
 def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
-    """Check that a model's predictions can have products in a compute dtype, if one is given."""
     if compute_dtype is None:
         return
     if not hasattr(model, "predict_raw"):
@@ -359,22 +353,21 @@ def _check_precision(model: Any, compute_dtype: Any, who: str) -> None:
 
 
 def _table(outputs: PredictionColumns, batch: PredictBatch, keep: list[str], who: str) -> Any:
-    """Return a record batch of the columns to keep, and of predictions."""
     import pyarrow
 
     columns = {name: pyarrow.array(values) for name, values in outputs(batch).items()}
     twice = [name for name in columns if name in keep]
     if twice:
         raise ValueError(
-            f"{who}: the columns {listed(twice)} are among those to keep, and are of predictions "
-            "too: rename them, or give predict_arrow or predict_parquet output= another name"
+            f"{who}: the columns {listed(twice)} are kept, and predictions have the same names: "
+            "rename them, or give predict_arrow or predict_parquet output= another name"
         )
     kept = {name: batch.kept.column(name) for name in keep}
     return pyarrow.RecordBatch.from_pydict(kept | columns)
 
 
 def _like(first: Any, batch: Any) -> Any:
-    """Return a batch with the types of the first: a file may hold other ones than that before."""
+    """Return a batch with the types of the first. The next file may have other ones."""
     columns = [
         column.cast(kind) for column, kind in zip(batch.columns, first.schema.types, strict=True)
     ]

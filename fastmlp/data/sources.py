@@ -1,6 +1,6 @@
-"""Sources of rows: their blocks, as arrays of a net's dtype, and buffers of them.
+"""Sources of rows: their blocks as arrays of a net's dtype, and buffers of them.
 
-A source is recognised by what it can do. No base class is needed.
+A source is recognised by its methods. No base class is needed.
 """
 
 import os
@@ -18,21 +18,21 @@ from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 Block = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
-# What arrays, frames, tables and tensors have beside __iter__.
+# Attributes of arrays, frames, tables and tensors, which have __iter__ too.
 OF_ARRAYS = (
     *("__array__", "__array_interface__", "__cuda_array_interface__", "__dlpack__"),
     *("__arrow_c_stream__", "__dataframe__", "toarray"),
 )
-# A buffer has so many batches at least.
+# The least batches of a buffer.
 LEAST_BATCHES = 16
-# Where the memory that is available is not known.
+# Bytes of a buffer if the available memory is not known.
 DEFAULT_BYTES = 1 << 30
 
 
 class BlockSource(Protocol):
     """Rows in blocks that can be read in any order, as `Blocks` has them.
 
-    Its `seed`, an integer, decides the order of blocks; without one it is 0.
+    The integer `seed`, 0 by default, decides the order of blocks.
     """
 
     @property
@@ -54,7 +54,7 @@ class ArrowStream(Protocol):
 
 
 Path = str | os.PathLike[str]
-# Streams: a function that begins one, or an object that does so in `iter`.
+# A stream is a function that begins one, or an iterable.
 Stream = Callable[[], Iterable[Any]] | Iterable[Any]
 Source = BlockSource | Stream | Path | Sequence[Path] | ArrowStream
 
@@ -64,8 +64,8 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    name : what errors call it
-    n_rows : how many rows it must have, or None
+    name : the name of the block in errors
+    n_rows : the number of rows that it must have, or None
     content : (X, y) or (X, y, sample_weight)
     """
 
@@ -79,11 +79,11 @@ class Opened(Protocol):
 
     @property
     def n_rows(self) -> int | None:
-        """The number of rows of a pass, or None if that is not known."""
+        """The number of rows of a pass, or None if it is not known."""
         ...
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks of a pass; `mixed`: in an order that depends on its number."""
+        """Yield the blocks of a pass, if `mixed` in an order that depends on its number."""
         ...
 
 
@@ -103,7 +103,7 @@ class RandomAccess:
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks; `mixed`: in an order that the seed and the pass's number decide."""
+        """Yield the blocks, if `mixed` in an order by the seed and the number of the pass."""
         n = len(self._sizes)
         order = np.random.default_rng([self._seed, number]).permutation(n) if mixed else range(n)
         for i in map(int, order):
@@ -135,7 +135,7 @@ class SourceSlice:
 
 
 class StreamBlocks:
-    """The blocks of a function or an object that begins a stream anew, or of one iterator."""
+    """The blocks of an iterator, or of a function or object that begins a stream anew."""
 
     n_rows = None
 
@@ -149,7 +149,7 @@ class StreamBlocks:
 
 
 def is_source(X: object) -> bool:
-    """Return True if the object is a source of rows, and no array, table or collection."""
+    """Return True for a source of rows, and False for an array, table or collection."""
     if has_blocks(X):
         return True
     if isinstance(X, type) or any(hasattr(X, name) for name in OF_ARRAYS):
@@ -159,7 +159,7 @@ def is_source(X: object) -> bool:
 
 
 def has_blocks(X: object) -> bool:
-    """Return True if the object is a `BlockSource`."""
+    """Return True for a `BlockSource`."""
     return hasattr(X, "block_sizes") and hasattr(X, "read")
 
 
@@ -169,13 +169,7 @@ def opened(source: Any, who: str) -> Opened:
 
 
 def targets_of(source: Any, who: str) -> Iterator[Any]:
-    """Yield y of each block that has rows: a pass over a source.
-
-    Raises
-    ------
-    ValueError
-        If the source can be read once.
-    """
+    """Yield y of each block that has rows, in a pass over a source."""
     if hasattr(source, "__next__"):
         instead = getattr(source, "instead", "pass the function that makes it").rstrip(",")
         raise ValueError(
@@ -189,18 +183,12 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
 
 
 def kind_of(source: Any) -> str:
-    """The name, in errors, of a source that can be read once."""
+    """Return the name of a source that can be read once, for errors."""
     return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 
 def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
-    """Return X, y and the weights, or None, of a block.
-
-    Raises
-    ------
-    TypeError
-        If it has not two or three parts.
-    """
+    """Return X, y and the weights, or None, of a block."""
     if not isinstance(content, tuple | list) or len(content) not in (2, 3):
         n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
         raise TypeError(
@@ -211,13 +199,13 @@ def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
 
 @dataclass(frozen=True)
 class Reading:
-    """The settings of a fit that decide how its source is read.
+    """The settings of a fit that decide how the source is read.
 
     Attributes
     ----------
-    buffer_rows : rows to hold in memory and to mix; None: those that an eighth of the memory holds
+    buffer_rows : rows to hold in memory and to mix; None: an eighth of the memory
     shuffle : bool, mix blocks and rows
-    steps_per_epoch : steps after which an epoch ends; None: at the end of the source
+    steps_per_epoch : steps of an epoch; None: an epoch ends with the source
     class_weight : mapping of classes to numbers, or None
     validation_split : must be None
     """
@@ -232,7 +220,7 @@ class Reading:
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """The rows after which an epoch ends; None: at the end of the source."""
+        """The rows of an epoch; None: an epoch ends with the source."""
         steps = self.steps_per_epoch
         return None if steps is None else int(steps) * self.batch_size
 
@@ -241,12 +229,7 @@ class Reading:
 
         Parameters
         ----------
-        n_rows : int, of an epoch, or None if that is not known
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a setting has a wrong type or value.
+        n_rows : int, rows of an epoch, or None if not known
         """
         buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch
@@ -267,13 +250,13 @@ class Reading:
 
 
 class Rows(NamedTuple):
-    """Rows in the memory of the host, C-contiguous, of the net's dtype.
+    """Rows in the memory of the host, C-contiguous, with the dtype of the net.
 
     Attributes
     ----------
     x : shape (n_rows, n_features)
     y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows that count alike
+    weight : shape (n_rows,), or (0,) if all rows have the weight 1
     """
 
     x: Array
@@ -291,7 +274,7 @@ class Rows(NamedTuple):
 
 
 class _NamedArray:
-    """An array as NumPy reads it, with the names of its columns, which errors tell."""
+    """An array for NumPy, with the names of the columns for errors."""
 
     def __init__(self, array: Any, names: Sequence[str]) -> None:
         self._array, self.column_names = array, names
@@ -300,7 +283,7 @@ class _NamedArray:
         return np.asarray(self._array, dtype)
 
 
-# Returns None for a block without rows.
+# None stands for a block without rows.
 Convert = Callable[[Piece], Rows | None]
 
 
@@ -311,7 +294,7 @@ class Conversion:
     ----------
     network : Network
     class_weight : mapping of classes to numbers, optional
-    names : of the columns of X, optional
+    names : names of the columns of X, optional
     """
 
     def __init__(
@@ -327,18 +310,12 @@ class Conversion:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of a row, with as many targets as outputs and a weight."""
+        """The bytes of a row with one target an output, and a weight."""
         sizes = self._network.layout.sizes
         return (sizes[0] + sizes[-1] + 1) * self._network.dtype.itemsize
 
     def __call__(self, piece: Piece) -> Rows | None:
-        """Return the rows of a block; None if it has none.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If they are not what they must be; the message names the block.
-        """
+        """Return the rows of a block, or None for a block without rows."""
         who = f"{self._who}: {piece.name}"
         X, y, sample_weight = parts_of(piece.content, who)
         n_rows = len(X) if hasattr(X, "__len__") else None
@@ -377,8 +354,8 @@ class Buffer:
 
     Parameters
     ----------
-    n_rows : int, for how many rows
-    like : Rows, of the shapes and the dtype that they will have
+    n_rows : int, the most rows
+    like : Rows, with the shapes and the dtype of the rows to come
     """
 
     def __init__(self, n_rows: int, like: Rows) -> None:
@@ -388,7 +365,7 @@ class Buffer:
 
     @property
     def is_full(self) -> bool:
-        """True if no row more goes in."""
+        """True if there is no room for another row."""
         return self._n == self._most
 
     @property
@@ -401,8 +378,10 @@ class Buffer:
         self._n = 0
 
     def add(self, rows: Rows, first: int, last: int) -> int:
-        """Copy rows from `first` to the one before `last`, as many as there is room for; return the
-        next one."""
+        """Copy the rows from `first` to the one before `last` that there is room for.
+
+        The next row is returned.
+        """
         n = min(last - first, self._most - self._n)
         for room, array in zip(self._room, rows, strict=True):
             if array.size:
@@ -412,15 +391,7 @@ class Buffer:
 
 
 def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
-    """Return all rows of a source, in memory at once.
-
-    Raises
-    ------
-    MemoryError
-        If there is not enough memory for them, twice: in blocks, and as one array.
-    ValueError
-        If there are none, or all have the weight 0.
-    """
+    """Return all rows of a source in memory. It takes room for them twice."""
     what, blocks, n_bytes = "to hold all rows of the source", list[Rows](), 0
     for piece in source.blocks(0, mixed=False):
         rows = convert(piece)

@@ -1,4 +1,4 @@
-"""Standardizer: the scaling of columns, learned in one pass over blocks of rows."""
+"""Standardizer: scaling of columns, learned in one pass over blocks of rows."""
 
 from typing import Any, Self, final
 
@@ -14,9 +14,9 @@ Array = NDArray[Any]
 
 
 class Sample:
-    """At most `size` rows of a stream, every row with the same chance.
+    """At most `size` rows of a stream, each with the same chance.
 
-    Each row draws a number, and the rows of the smallest numbers stay: which they are does not
+    Each row draws a number, and the rows with the smallest numbers stay. The choice does not
     depend on how the stream is cut into blocks.
 
     Parameters
@@ -59,7 +59,7 @@ class Sample:
 
 Numbers = NDArray[np.float64]
 SAMPLE = 100_000
-# float64 numbers of a strip of rows, 1 MB.
+# Numbers of a strip of rows: 1 MB of float64.
 STRIP = 1 << 17
 QUARTILES = (0.25, 0.5, 0.75)
 EPSILON = float(np.finfo(np.float64).eps)
@@ -69,29 +69,29 @@ EPSILON = float(np.finfo(np.float64).eps)
 class Standardizer:
     """Scales columns: minus their mean, over their standard deviation.
 
-    It learns from rows in memory, or from blocks of rows in one pass: the moments of two blocks are
-    merged, in float64, by the method of Chan, Golub and LeVeque, "Updating formulae and a pairwise
-    algorithm for computing sample variances" (1979). A column that is constant keeps its scale.
-    `fold` puts it into the weights of a net.
+    It learns from rows in memory, or from blocks of rows in one pass. Moments of two blocks are
+    merged in float64 (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979). A constant column keeps its scale. `fold` puts the scaling
+    into the weights of a net.
 
     Parameters
     ----------
     robust : bool
-        Scale by the median and the distance of the quartiles instead, which outliers do not move:
-        of all rows up to 100,000, of a random sample of so many where there are more.
+        Scale by the median and the distance of the quartiles, which outliers do not move. More
+        than 100,000 rows are sampled at random.
     seed : int of 0 or more
-        The seed of that sample, which depends on the order of the rows, but not on their blocks.
+        The seed of the sample. The sample depends on the order of the rows, but not on blocks.
 
     Attributes
     ----------
     center : (n_features,) array of float64
         The means, or the medians.
     scale : (n_features,) array of float64
-        The standard deviations, or the distances of the quartiles; 1 for a column of one value.
+        The standard deviations, or the distances of the quartiles; 1 for a constant column.
     n_rows : int
         Rows so far.
     feature_names : tuple of str, or None
-        The names of the columns; set by a first block that is a frame, or by `Blocks` of tables.
+        The names of the columns, from a frame as the first block, or from `Blocks` of tables.
 
     See Also
     --------
@@ -132,24 +132,24 @@ class Standardizer:
         self._learned: tuple[Numbers, Numbers] | None = None
 
     def fit(self, X: Any) -> Self:
-        """Learn from rows in memory or from a source of blocks, as if for the first time.
+        """Learn from rows in memory or from a source of blocks, and forget earlier rows.
 
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            A source is `Blocks`, or another object with `block_sizes` and ``read(i)``, a function
-            without arguments that begins a stream of blocks, or an iterable of them. A block is X,
-            or a tuple of which X is the first, as ``(X, y)``; blocks without rows are left out.
+            A source is `Blocks`, another object with `block_sizes` and ``read(i)``, a function
+            without arguments that begins a stream of blocks, or an iterable of blocks. A block is
+            X, or a tuple that begins with X, such as ``(X, y)``. Empty blocks are skipped.
 
         Returns
         -------
         Standardizer
-            Itself.
+            The object itself.
 
         Raises
         ------
         TypeError, ValueError
-            If a block has a wrong type or value, or there are no rows; the message has its number.
+            If a block has a wrong type or value, with its number, or if all blocks are empty.
 
         Examples
         --------
@@ -173,7 +173,7 @@ class Standardizer:
         return self
 
     def partial_fit(self, X: ArrayLike) -> Self:
-        """Learn from further rows, beside those before.
+        """Learn from further rows, in addition to earlier ones.
 
         Parameters
         ----------
@@ -182,12 +182,12 @@ class Standardizer:
         Returns
         -------
         Standardizer
-            Itself.
+            The object itself.
 
         Raises
         ------
         TypeError, ValueError
-            If X is of a wrong type or value, or has not as many columns as before.
+            If X has a wrong type or value, or another number of columns than before.
 
         Examples
         --------
@@ -212,12 +212,12 @@ class Standardizer:
         Returns
         -------
         (n_rows, n_features) array, C-contiguous
-            float32 where X is an array of float32, else float64.
+            float32 if X is an array of float32, else float64.
 
         Raises
         ------
         TypeError, ValueError
-            If X is of a wrong type or value, or nothing has been learned.
+            If X has a wrong type or value, or nothing has been learned.
 
         Examples
         --------
@@ -236,7 +236,7 @@ class Standardizer:
         return scaled
 
     def fit_transform(self, X: ArrayLike) -> Array:
-        """Learn from rows in memory, and return them scaled: `fit`, then `transform`.
+        """Call `fit`, then `transform`, on rows in memory.
 
         Examples
         --------
@@ -249,12 +249,12 @@ class Standardizer:
 
     @property
     def center(self) -> Numbers:
-        """The columns' means, or medians."""
+        """The means of the columns, or their medians."""
         return self._fitted("Standardizer.center")[0]
 
     @property
     def scale(self) -> Numbers:
-        """The columns' standard deviations, or distances of the quartiles."""
+        """The standard deviations of the columns, or distances of their quartiles."""
         return self._fitted("Standardizer.scale")[1]
 
     def _learn(self, X: Any, who: str) -> None:
@@ -277,7 +277,7 @@ class Standardizer:
         n, before = len(rows), self.n_rows
         if not before:
             self._origin = rows.mean(axis=0)
-        # Of a column of mean 1e6 and deviation 1e-2, merged, 3e-8 of the variance would be lost.
+        # Merging a column of mean 1e6 and deviation 1e-2 would lose 3e-8 of the variance.
         rows -= self._origin
         mean = rows.mean(axis=0)
         rows -= mean
@@ -291,7 +291,6 @@ class Standardizer:
         self.n_rows = before + n
 
     def _fitted(self, who: str) -> tuple[Numbers, Numbers]:
-        """Return center and scale."""
         if not self.n_rows:
             raise ValueError(f"{who}: nothing has been learned; call fit")
         if self._learned is None:
@@ -300,7 +299,7 @@ class Standardizer:
 
     def _moments(self) -> tuple[Numbers, Numbers]:
         n, mean, variance = self.n_rows, self._origin + self._mean, self._squares / self.n_rows
-        # The variance that rounding may leave of n equal numbers.
+        # Rounding may leave this variance of n equal numbers.
         constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
         return mean, np.where(constant, 1.0, np.sqrt(variance))
 
@@ -313,7 +312,6 @@ class Standardizer:
 
 
 def _quartiles(sample: Sample) -> tuple[Numbers, Numbers]:
-    """Return the columns' medians, and the distances of their quartiles."""
     columns = [np.quantile(column.astype(np.float64), QUARTILES) for column in sample.rows().T]
     low, middle, high = np.array(columns).T
     distance = high - low
@@ -328,6 +326,5 @@ def _is_empty(block: Any) -> bool:
 
 
 def _strips(rows: Array) -> list[slice]:
-    """Return slices of rows, of about `STRIP` numbers each."""
     step = max(1, STRIP // max(1, rows.shape[1]))
     return [slice(start, start + step) for start in range(0, len(rows), step)]

@@ -1,1 +1,1 @@
-"""Files of nets: safetensors, a net's state as their content, rules as JSON."""
+"""Files of nets: safetensors, the state of a net as content, rules as JSON."""

@@ -1,11 +1,11 @@
 """Rules, settings, parameters of estimators and labels as JSON, and back.
 
-Rules of the library are written as their names, with settings. A rule of the user's own is written
-as ``{"own": name}``, and read back through a mapping from such names to functions. Code is never
+Rules of the library are written as their names, with settings. A user-defined rule is written as
+``{"own": name}``, and read back through a mapping from such names to functions. Code is never
 written to a file, nor run from one.
 
-Plain values of parameters stay as they are. What JSON has no form for, such as tuples and numbers
-that are not finite, becomes an object with one entry: its kind and its content.
+Plain values of parameters stay. A value without a form in JSON, such as a tuple or an infinite
+number, becomes an object with one entry: the kind and the content.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,13 +43,7 @@ OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Cu
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
-    """Encode a rule: its name in the table, or ``{"own": name}``.
-
-    Raises
-    ------
-    ValueError
-        If a rule of the user's own has no name, such as a lambda.
-    """
+    """Encode a rule: the name in the table, or ``{"own": name}``. A lambda has no name."""
     for name, known in table.items():
         if known is rule:
             return name
@@ -63,7 +57,7 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
 
 
 def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> Any:
-    """Decode a rule, or an object of the user's own."""
+    """Decode a rule, or a user-defined object."""
     if isinstance(spelled, str):
         scalars.known("file", kind, spelled, table)
         return table[spelled]
@@ -79,7 +73,7 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 
 def of_loss(loss: Loss) -> Any:
-    """Encode a loss; one of the user's own is passed to `load` again, as a whole `Loss`."""
+    """Encode a loss. The user passes a user-defined one to `load` again, as a whole `Loss`."""
     known = loss_settings.spelled(loss)
     if known is not None:
         return known if isinstance(known, str) else loss_settings.of_settings(known)
@@ -92,14 +86,13 @@ def of_loss(loss: Loss) -> Any:
 
 
 def loss_from(spelled: Any, own: Own) -> Any:
-    """Decode a loss; the constructor of one with settings checks them."""
+    """Decode a loss. The constructor of a loss with settings checks them."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
     return _made(spelled, loss_settings.KINDS, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
-    """An object of one of these classes, from its name and its settings."""
     settings = dict(spelled)
     name = settings.pop("name")
     scalars.known("file", kind, name, kinds)
@@ -107,7 +100,7 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 
 def of_optimizer(optimizer: Optimizer) -> Any:
-    """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
+    """Encode an optimizer and its schedule, with their settings."""
     names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
     if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
         return of_rule(optimizer, {})
@@ -116,7 +109,7 @@ def of_optimizer(optimizer: Optimizer) -> Any:
 
 
 def optimizer_from(spelled: Any, own: Own) -> Any:
-    """Decode an optimizer; its constructor checks the settings."""
+    """Decode an optimizer. The constructor checks the settings."""
     if "own" in spelled:
         return rule_from(spelled, {}, "optimizer", own)
     settings = dict(spelled)
@@ -142,12 +135,12 @@ def of_setting(value: Any) -> Any:
 
 
 def average_from(spelled: Any) -> Any:
-    """Decode an average; its constructor checks the setting."""
+    """Decode an average. The constructor checks the setting."""
     return _made(spelled, AVERAGES, "average")
 
 
 def rate_from(spelled: Any, own: Own, depth: int = MAX_DEPTH) -> Any:
-    """Decode a number, or a schedule; the caller checks a number."""
+    """Decode a number, or a schedule. The caller checks a number."""
     if not isinstance(spelled, dict):
         return spelled
     if "own" in spelled:
@@ -163,13 +156,7 @@ NOT_FINITE = {"inf", "-inf", "nan"}
 
 
 def of_value(value: Any) -> Any:
-    """The JSON form of a parameter.
-
-    Raises
-    ------
-    ValueError
-        If it is neither a value of JSON nor has a name.
-    """
+    """Return the JSON form of a parameter."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):
@@ -183,13 +170,7 @@ def of_value(value: Any) -> Any:
 
 
 def value_from(spelled: Any, own: Own) -> Any:
-    """The parameter of a JSON form.
-
-    Raises
-    ------
-    TypeError, ValueError, LookupError
-        If the form is not valid.
-    """
+    """Return the parameter of a JSON form, which may be invalid."""
     if isinstance(spelled, list):
         return [value_from(entry, own) for entry in spelled]
     if not isinstance(spelled, dict):
@@ -208,11 +189,11 @@ def _of_each(values: Any) -> list[Any]:
 
 def _float_from(name: Any) -> float:
     if name not in NOT_FINITE:
-        raise ValueError(f"{name!r} is none of {sorted(NOT_FINITE)}")
+        raise ValueError(f"{name!r} is not one of {sorted(NOT_FINITE)}")
     return float(name)
 
 
-# In the order in which they are tried.
+# The first match counts.
 _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     float: _of_float,
     Loss: lambda value: {"loss": of_loss(value)},
@@ -241,14 +222,14 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
 
 
 class InFile(NamedTuple):
-    """How a file holds objects of one type: their JSON and arrays, and back."""
+    """The form of objects of one type in a file: functions to JSON and arrays, and back."""
 
     write: Callable[[Any], tuple[Any, dict[str, Array]]]
     read: Callable[[Any, dict[str, Array]], Any]
 
 
 InFiles = Mapping[Any, InFile]
-# The content of another file within a file.
+# Content of another file within a file.
 INNER = {
     Content: InFile(lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of)
 }
@@ -256,7 +237,7 @@ INNER = {
 
 @cache
 def declared(kind: Any) -> dict[str, Any]:
-    """Return the types of a record's fields: of a NamedTuple, a dataclass or a TypedDict.
+    """Return the types of the fields of a NamedTuple, a dataclass or a TypedDict.
 
     Examples
     --------
@@ -273,7 +254,7 @@ def declared(kind: Any) -> dict[str, Any]:
 
 
 def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
-    """Return the types of the parts of a record or a tuple by their names or places, or None."""
+    """Return the types of the parts of a record or a tuple by name or place, or None."""
     options, names = get_args(kind), declared(kind)
     if get_origin(kind) is tuple:
         return dict(enumerate(options[:1] * len(content) if ... in options else options))
@@ -283,7 +264,7 @@ def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
 
 
 def of_fields(kind: Any, value: Any, forms: InFiles) -> tuple[Any, dict[str, Array]]:
-    """Return a value of a declared type as JSON, and as arrays by their path in it."""
+    """Return a value of a declared type as JSON, and as arrays by their paths in it."""
     if get_origin(kind) in (Union, UnionType):
         if value is None:
             return None, {}
@@ -307,13 +288,7 @@ def of_fields(kind: Any, value: Any, forms: InFiles) -> tuple[Any, dict[str, Arr
 def fields_from(
     kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles, where: str = ""
 ) -> Any:
-    """Return the value of `of_fields`, checked to be of the declared type.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If a field is missing or unknown, or of another type.
-    """
+    """Return the value of `of_fields`, checked against the declared type."""
     if get_origin(kind) in (Union, UnionType):
         if spelled is None and not arrays:
             return None
@@ -349,25 +324,19 @@ def fields_from(
     return value
 
 
-# By the kind of a NumPy dtype, the types that the labels have in Python.
+# Python types of labels, by the kind of the NumPy dtype.
 TYPES: dict[str, tuple[type, ...]] = {
     "b": (bool,), "i": (int,), "u": (int,), "f": (float,), "U": (str,),
     "O": (str, bool, int, float),
 }  # fmt: skip
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
-# In an array every text has the length of the longest.
+# All texts of an array have the length of the longest.
 MAX_TEXT_BYTES = 16 << 20
 
 
 def of_classes(classes: Array) -> dict[str, Any]:
-    """The JSON form of labels, shape (n_classes,).
-
-    Raises
-    ------
-    ValueError
-        If their dtype has no form in a file.
-    """
+    """Return the JSON form of labels, shape (n_classes,)."""
     spelled = {
         "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
         "values": classes.tolist(),
@@ -380,7 +349,7 @@ def of_classes(classes: Array) -> dict[str, Any]:
 
 
 def classes_from(spelled: Mapping[str, Any]) -> Array:
-    """The labels of a JSON form, shape (n_classes,)."""
+    """Return the labels of a JSON form, shape (n_classes,)."""
     name, values = spelled["dtype"], spelled["values"]
     if name not in NAMES:
         raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
@@ -397,7 +366,7 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
 
 
 def count(value: Any, name: str) -> int:
-    """A number of steps, rows or epochs, checked."""
+    """Check a number of steps, rows or epochs."""
     if type(value) is not int or not 0 <= value <= scalars.LARGEST:
         raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
     return value

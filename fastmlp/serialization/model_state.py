@@ -1,4 +1,4 @@
-"""A net's state, and a checkpoint of its fit, as the content of a file and back."""
+"""The state of a net, and a checkpoint of a fit, as the content of a file and back."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ from fastmlp.validation.frames import Names
 
 Array = NDArray[Any]
 KIND = "MLP"
-# Each takes 0.1 ms to check: 200,000 of them took 20 s.
+# The check of a penalty takes 0.1 ms: 200,000 took 20 s.
 MOST_PENALTIES = 1000
 DROPOUT = ("dropout", "input_dropout", "input_noise")
 Series = Mapping[str, Sequence[float]]
 BEST = "best_parameters"
-# Fields of a net that a header has where they are in use.
+# Fields of a header that are left out if not in use.
 OPTIONAL = (
     *("layer_rates", "trainable", "compute_dtype", "monotonic_cst", "feature_names"),
     *DROPOUT,
@@ -37,20 +37,20 @@ OPTIONAL = (
 
 
 class SavedNet(NamedTuple):
-    """Everything that a file holds of a net.
+    """The content of a file of a net.
 
     Attributes
     ----------
     parameters : (n_parameters,) array of the net's dtype
     moments : (n_slots, n_parameters) array, optional
-        The optimizer's state; None: it is zeros, or not kept.
+        The state of the optimizer. None: zeros, or not kept.
     generator : dict, optional
-        The generator's state, made by `fastmlp._process.random_state`. None: no training state is
+        The state of the generator, by `fastmlp._process.random_state`. None: no training state is
         kept, neither the number of steps nor the moments.
     key : two integers of 32 bits, optional
-        Of what training draws.
+        The key of the random numbers of training.
     averaged_from : int
-        The step after which the optimizer's average counts.
+        The step after which the average counts.
     feature_names : the names of the columns of X, or None
     """
 
@@ -66,7 +66,7 @@ class SavedNet(NamedTuple):
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
-    """A copy of a net's state now, with the state of training or without."""
+    """Return a copy of a net's state, with or without the training state."""
     with state.lock.parameters:
         parameters = state.parameters.copy()
     names = state.feature_names
@@ -83,7 +83,7 @@ def capture(network: Network, state: NetState, *, training: bool) -> SavedNet:
 
 
 def restore(state: NetState, saved: SavedNet) -> None:
-    """Take over parameters and, where there is one, the state of training."""
+    """Take over parameters and, if there is one, the training state."""
     state.parameters[:] = saved.parameters
     state.n_steps = saved.n_steps
     state.set_slots(saved.moments)
@@ -95,13 +95,7 @@ def restore(state: NetState, saved: SavedNet) -> None:
 
 
 def pack(state: SavedNet) -> Content:
-    """The content of a file.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is not finite, or a rule of the user's own has no name.
-    """
+    """Return the content of a file. Parameters must be finite, and rules must have names."""
     if not np.isfinite(state.parameters).all():
         raise ValueError("MLP.save: a parameter is not finite; no file would load it")
     arrays = layers_of(state.network.layout, state.parameters)
@@ -118,7 +112,7 @@ def pack(state: SavedNet) -> Content:
 
 
 def header_of(state: SavedNet) -> dict[str, Any]:
-    """The spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
+    """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table, names = state.network, activations.RULES, state.feature_names
     *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
     computed = network.compute_dtype
@@ -145,7 +139,6 @@ def header_of(state: SavedNet) -> dict[str, Any]:
 
 
 def _dropout(network: Network) -> dict[str, Any]:
-    """Dropout and noise as JSON, where a net has them."""
     if network.dropout is None:
         return {}
     hidden, *inputs = network.dropout
@@ -154,7 +147,6 @@ def _dropout(network: Network) -> dict[str, Any]:
 
 
 def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]) -> Any:
-    """Dropout and noise, which a header has where they are in use."""
     hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
     spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
     rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]
@@ -162,14 +154,9 @@ def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, An
 
 
 def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
-    """The net in a file's content, every part of it checked.
+    """Return the net of a file's content, every part of it checked.
 
     Memory is allocated only for arrays that the file holds in full.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If the content is not that of a net.
     """
     if content.kind != KIND:
         raise FileError(
@@ -181,9 +168,9 @@ def unpack(content: Content, own: Mapping[str, Any]) -> SavedNet:
 
 
 def sizes_of(content: Content) -> tuple[int, ...]:
-    """The layer sizes in a file's content, of as many layers as it has arrays for.
+    """Return the layer sizes of a file's content, if it has arrays for all layers.
 
-    A layer is a few bytes of a header, and takes hundreds of memory.
+    A layer takes a few bytes of a header, and hundreds of memory.
     """
     sizes, held = content.header["layer_sizes"], len(content.arrays)
     if 2 * (len(sizes) - 1) > held:
@@ -192,7 +179,7 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
-    """The state in a file's content, for a net of this spec."""
+    """Return the state of a file's content, for a net of this spec."""
     header, arrays = content.header, content.arrays
     parameters = parameters_of(network, arrays)
     generator, names = header.get("generator"), header.get("feature_names")
@@ -255,7 +242,7 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 
 
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
-    """Views of the flat parameters, by their names in a file."""
+    """Return views of the flat parameters, by their names in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
     return {f"weights.{i}": view for i, view in enumerate(weights)} | {
         f"biases.{i}": view for i, view in enumerate(biases)
@@ -263,7 +250,7 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
 
 
 def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
-    """Flat parameters from the layers' arrays, whose sizes must match the header."""
+    """Return flat parameters from the arrays of the layers, whose sizes must match the header."""
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
@@ -275,9 +262,9 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """The optimizer's state, shape (n_slots, n_parameters), or None if none is stored.
+    """Return the state of the optimizer, shape (n_slots, n_parameters), or None.
 
-    It may hold infinities: squares of large gradients overflow.
+    Infinities are valid: squares of large gradients overflow.
     """
     if stored is None:
         return None
@@ -287,7 +274,7 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
 
 
 def checked(array: Array, name: str, like: Array) -> Array:
-    """The array, checked: finite, and of the shape and dtype of `like`."""
+    """Return the array, if it is finite and has the shape and dtype of `like`."""
     if not np.isfinite(_shaped(array, name, like)).all():
         raise FileError(f"{name} must be finite {like.dtype} numbers of shape {like.shape}")
     return array
@@ -307,8 +294,8 @@ class SavedFit(NamedTuple):
 
     Attributes
     ----------
-    state : of the net
-    facts : numbers and names by name: settings of the fit, and where it stands
+    state : the state of the net
+    facts : numbers and names by name: settings and progress of the fit
     series : one number an epoch, by name
     best : (n_parameters,) array, the parameters of the best epoch, or None
     """
@@ -325,7 +312,7 @@ class CheckpointFile:
     Parameters
     ----------
     path : path
-    network, state : the net that is trained
+    network, state : the net in training
     """
 
     path: Path
@@ -334,7 +321,7 @@ class CheckpointFile:
         self.path, self._network, self._state = Path(path), network, state
 
     def capture(self) -> SavedNet:
-        """Return a copy of the net and its state of training now."""
+        """Return a copy of the net and the training state."""
         return capture(self._network, self._state, training=True)
 
     def restore(self, state: SavedNet) -> None:
@@ -342,13 +329,7 @@ class CheckpointFile:
         restore(self._state, state)
 
     def write(self, saved: SavedFit) -> None:
-        """Write a checkpoint.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; the file is as it was.
-        """
+        """Write a checkpoint. After an error the old file is unchanged."""
         kind, header, arrays = pack(saved.state)
         series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}
@@ -356,19 +337,19 @@ class CheckpointFile:
         safetensors_file.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> SavedFit | None:
-        """Return the checkpoint, or None where there is no file yet.
+        """Return the checkpoint, or None if there is not yet a file.
 
         Parameters
         ----------
-        fit : settings that a fit must share with the checkpoint's
-        names : of the series
+        fit : settings that the checkpoint must share
+        names : names of the series
 
         Raises
         ------
         FileError
-            If the file is no checkpoint.
+            If the file is not a checkpoint.
         ValueError
-            If it is one of another fit, or of another net.
+            If the checkpoint is of another fit or another net.
         """
         if not self.path.exists():
             return None
@@ -396,7 +377,7 @@ class CheckpointFile:
         return SavedFit(state, content.header["fit"], series, best)
 
     def refusing(self) -> AbstractContextManager[None]:
-        """Return a context in which what the file lacks is a `FileError`."""
+        """Return a context in which missing content is a `FileError`."""
         return safetensors_file.refusing(self.path)
 
 

@@ -1,8 +1,8 @@
 """Files: named arrays and a header of names, in one safetensors file.
 
-A safetensors file holds arrays and a table of strings. Ours has one entry, `ENTRY`: JSON with the
-version of the format, the kind of the object, and the kind's own header. Nothing in a file is ever
-run. A file is written whole or not at all, and reading it takes memory bounded by its own size.
+A safetensors file holds arrays and a table of strings. The table has one entry, `ENTRY`: JSON with
+the version of the format, the kind of the object, and a header of the kind. Nothing in a file is
+ever run. A file is written whole or not at all. Reading takes memory bounded by the file's size.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from fastmlp.validation.suggestions import needs
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
-# Files of fastmlp 0.1 and 0.2 are of version 1. tests/golden has files of this one.
+# Files of fastmlp 0.1 and 0.2 have version 1. tests/golden has files of this version.
 FORMAT_VERSION = 2
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -29,16 +29,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype(np.int32),
     "I64": np.dtype(np.int64),
 }
-# JSON takes twenty times its bytes as Python objects; a net of 1,000 layers has a header of 200 KB.
+# Python objects take twenty times the bytes of JSON. A net of 1,000 layers has 200 KB of header.
 MAX_HEADER_BYTES = 4 << 20
-# Integers of more digits than 64 bits have, such as those of generators. Python's sets and dicts
-# take the square of the time of integers that are equal modulo 2**61 - 1: 20,000 of them 3.4 s.
+# Integers of more than 64 bits, such as a generator's. Sets and dicts take quadratic time for
+# integers that are equal modulo 2**61 - 1: 3.4 s for 20,000.
 LONG_DIGITS, MOST_LONG = 20, 4096
-# Arrays of a file that its description needs not be longer for, such as moments and losses.
+# Arrays that need no words in the header, such as moments and losses.
 FREE_ARRAYS = 64
-# Characters of a message, which quotes the file.
+# Most characters of a message that quotes the file.
 LONGEST = 2000
-# Exceptions that decoding arbitrary content can raise; they become a FileError.
+# Exceptions of arbitrary content, which become a FileError.
 DEFECTS = (
     *(TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError),
     MemoryError,
@@ -72,28 +72,14 @@ class Content(NamedTuple):
 
 
 def write(path: str | os.PathLike[str], content: Content) -> None:
-    """Write a file whole; on failure a file that was there is unchanged.
-
-    Raises
-    ------
-    ImportError
-        If safetensors is not installed.
-    OSError
-        If the file cannot be written.
-    """
+    """Write a file whole. On failure an old file is unchanged."""
     packed = pack(content)
     with whole_files.writing(path) as file:
         file.write(packed)
 
 
 def pack(content: Content) -> bytes:
-    """Return the bytes of a file.
-
-    Raises
-    ------
-    ValueError
-        If the header would be longer than a reader accepts, or has more long integers.
-    """
+    """Return the bytes of a file. A header that no reader would accept is an error."""
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
@@ -108,17 +94,7 @@ def pack(content: Content) -> bytes:
 
 
 def read(path: str | os.PathLike[str]) -> Content:
-    """Read a file and check its format; the caller checks the content of its kind.
-
-    Raises
-    ------
-    ImportError
-        If safetensors is not installed.
-    OSError
-        If there is no file, or it cannot be read.
-    FileError
-        If fastmlp did not write the file, or it is damaged.
-    """
+    """Read a file and check the format. The caller checks the content of the kind."""
     package = safetensors()
     with _open_regular(path) as file, refusing(path):
         kind, header = _entry(_table(file))
@@ -127,7 +103,7 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 
 def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """Return the arrays at the places in a place, by place and name: one pass for all of them.
+    """Return the arrays below a place, by the next place and name, in one pass.
 
     Examples
     --------
@@ -143,16 +119,16 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
 
 
 def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
-    """Return the content that stands within another file, of its arrays alone."""
+    """Return the content of a file within another, with its arrays."""
     entries = dict(header)
     return Content(entries.pop("kind"), entries, arrays)
 
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors in a file's content into a `FileError` that names the file.
+    """Turn errors in the content of a file into a `FileError` with the path.
 
-    Sizes are bounded by the file's: memory runs out where a process has little.
+    Sizes are bounded by the size of the file, so memory runs out only if the process has little.
     """
     try:
         yield
@@ -164,7 +140,7 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading; devices and pipes, of which some never end, are refused."""
+    """Open a file for reading, but not a device or a pipe, some of which never end."""
     with contextlib.suppress(OSError):  # `open` raises it
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -173,7 +149,7 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _table(file: BinaryIO) -> dict[str, Any]:
-    """Return the header of a safetensors file, after checking that its arrays fill the file."""
+    """Return the header of a safetensors file whose arrays fill the file."""
     start, size = file.read(8), os.fstat(file.fileno()).st_size
     length = _header_bytes(start)
     if not 0 < length <= size - 8:
@@ -191,7 +167,6 @@ def _table(file: BinaryIO) -> dict[str, Any]:
 
 
 def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the kind of the object, and its header."""
     entry = table.get("__metadata__", {}).get(ENTRY)
     if entry is None:
         raise FileError("a safetensors file that fastmlp did not write")
@@ -225,7 +200,6 @@ def _array(tensor: Mapping[str, Any]) -> Array:
 
 
 def _integers() -> Callable[[str], int]:
-    """Return the function that reads the integers of one header."""
     n_long = itertools.count(1)
 
     def integer(digits: str) -> int:

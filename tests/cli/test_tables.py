@@ -119,7 +119,7 @@ def test_weights_features_categories_and_losses(
     assert model.loss == "poisson"
     command[command.index("price")] = "buys"
     assert main([*command, "--force"]) == 2
-    assert "argument --loss: is of a regression" in capsys.readouterr().err
+    assert "argument --loss: needs a regression" in capsys.readouterr().err
 
 
 def test_show(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +269,7 @@ def test_missing_columns_of_predictions_are_listed(
     assert f"score: {printed}" in capsys.readouterr().err
     frame.assign(buys="perhaps").to_csv("c.csv", index=False)
     assert main(["score", "model.safetensors", "c.csv"]) == 1
-    assert "has the class 'perhaps', which was not in training" in capsys.readouterr().err
+    assert "has the class 'perhaps', which training did not have" in capsys.readouterr().err
     frame.drop(columns="buys").to_csv("c.csv", index=False)
     assert main(["score", "model.safetensors", "c.csv"]) == 1
     assert "score: there is no column 'buys'" in capsys.readouterr().err

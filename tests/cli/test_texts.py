@@ -225,7 +225,5 @@ def test_columns_to_keep_that_cannot_be(frame: Any, capsys: pytest.CaptureFixtur
     assert main([*predict, "b"]) == 1
     assert "predict: there are several columns of the name 'b'" in capsys.readouterr().err
     assert main([*predict, "prediction"]) == 1
-    message = (
-        "the columns prediction are among those to keep, and are of predictions too: rename them"
-    )
+    message = "the columns prediction are kept, and predictions have the same names: rename them"
     assert message in capsys.readouterr().err

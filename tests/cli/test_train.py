@@ -198,7 +198,7 @@ def test_a_target_of_free_text_is_no_classes(capsys: pytest.CaptureFixture[str])
     message = "the target 'title' has 150 classes in 150 rows, as an id or free text has"
     assert message in capsys.readouterr().err
     assert fit("--task", "classification", target="b", data="a.parquet") == 1
-    assert "name another column to predict; of numbers: --task regression" in (
+    assert "name another column to predict; for numbers: --task regression" in (
         capsys.readouterr().err
     )
     assert fit(target="day", data="a.parquet") == 1

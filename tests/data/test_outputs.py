@@ -196,7 +196,7 @@ def test_a_reader_pulls_batch_by_batch() -> None:
         (TABLE.drop_columns(["a", "b"]), {}, "X lacks 2 of the 3 known columns: 'a', 'b'; other"),
         (TABLE, {"keep": "days"}, r"no column 'days', did you mean 'day'\? known: 'id', 'c'"),
         (TABLE, {"keep": 3}, "keep must be a column's name, or several, got 3"),
-        (TABLE, {"keep": "id", "output": "id"}, "the columns id are among those to keep"),
+        (TABLE, {"keep": "id", "output": "id"}, "the columns id are kept, and predictions"),
         (TABLE.append_column("id", TABLE["id"]), {"keep": ["a", "id"]},
          "there are several columns of the name 'id'"),
         (TABLE, {"batch_rows": 0}, "batch_rows must be"),
