@@ -28,6 +28,22 @@ from fastmlp.validation import scalars
 Array = NDArray[Any]
 Own = Mapping[str, Any]
 KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+FIELDS: dict[str, tuple[str, ...]] = {
+    "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
+    "adam": ("learning_rate_init", *to_core.SETTINGS),
+}
+SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
+# The fitted attributes that are stored; others are the results, the best estimator, or follow.
+ATTRIBUTES = (
+    "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
+    "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
+    "n_possible_iterations_", "min_resources_", "max_resources_",
+)  # fmt: skip
+RESULTS = "results"
+# Values that arrays of texts are made of.
+WIDE = (str, list, tuple)
+# A search of two splits has nine numbers for each candidate, and a net some fifty parameters.
+NAMES_A_NUMBER = 8
 
 
 class Attributes(TypedDict, total=False):
@@ -283,13 +299,6 @@ def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
     return binarizer
 
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
-    "adam": ("learning_rate_init", *to_core.SETTINGS),
-}
-SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
-
-
 def of_optimizer(optimizer: Any) -> dict[str, Any]:
     """Return the JSON form of an optimizer object, without its state."""
     if isinstance(optimizer, to_core.CoreOptimizer):
@@ -338,19 +347,6 @@ def _plain(name: str, value: Any) -> Any:
     if name == "nesterov":
         return bool(value)
     return value if name == "lr_schedule" else float(value)
-
-
-# The fitted attributes that are stored; others are the results, the best estimator, or follow.
-ATTRIBUTES = (
-    "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
-    "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
-    "n_possible_iterations_", "min_resources_", "max_resources_",
-)  # fmt: skip
-RESULTS = "results"
-# Values that arrays of texts are made of.
-WIDE = (str, list, tuple)
-# A search of two splits has nine numbers for each candidate, and a net some fifty parameters.
-NAMES_A_NUMBER = 8
 
 
 class SavedSearch(TypedDict, total=False):

@@ -23,6 +23,13 @@ from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
+# The module of scikit-learn that the filters of users name.
+MODULE = "sklearn.neural_network._multilayer_perceptron"
+Array = NDArray[Any]
+Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
+# Parameters of `WithClient`, which files do not hold.
+PARAMETERS = ("client", "group_timeout")
+
 
 class Sparse(Protocol):
     """A sparse matrix or array of SciPy's."""
@@ -61,10 +68,6 @@ Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Folds = int | Iterable[Any] | Splitter
 
 
-# The module that raises them in scikit-learn.
-MODULE = "sklearn.neural_network._multilayer_perceptron"
-
-
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the user's line, but for filters by module as from scikit-learn's estimators.
 
@@ -72,10 +75,6 @@ def warn(message: str, category: type[Warning]) -> None:
     was written for scikit-learn's, holds for these as well.
     """
     warnings.warn(message, category, MODULE)
-
-
-Array = NDArray[Any]
-Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
 
 
 class BatchPredictions:
@@ -138,9 +137,6 @@ if TYPE_CHECKING:
     from distributed import Client as Client
 else:
     Client = Any  # So that type hints can be read without it.
-
-# The parameters, which files do not hold.
-PARAMETERS = ("client", "group_timeout")
 
 
 class WithClient(BaseEstimator):

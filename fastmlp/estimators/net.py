@@ -35,6 +35,7 @@ from fastmlp.training.metrics import Measures, Metrics, check
 Array = NDArray[Any]
 # The optimizer of a net before its fit sets the solver's, and with L-BFGS.
 NO_OPTIMIZER = Custom(updates.sgd)
+RowIndex = NDArray[np.int64]
 
 
 def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
@@ -265,9 +266,6 @@ class Copies(SklearnMLP):
         """The argument of `__setstate__` with the state of training, for a copy elsewhere."""
         state = {name: value for name, value in vars(self).items() if name not in OWN}
         return state | self._slots()
-
-
-RowIndex = NDArray[np.int64]
 
 
 class RowSubset(NamedTuple):

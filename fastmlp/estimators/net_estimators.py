@@ -40,6 +40,8 @@ OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
     "checkpoint_every", "resume",
 }  # fmt: skip
+Array = NDArray[Any]
+Callbacks = Listener | Iterable[Listener]
 
 
 def parameters_of(function: Callable[..., Any], but: set[str]) -> list[inspect.Parameter]:
@@ -120,10 +122,6 @@ def _one_for_all(values: Sequence[Any]) -> Any:
 
 def _name(rule: Any, table: dict[str, Any]) -> Any:
     return next((name for name, known in table.items() if known is rule), rule)
-
-
-Array = NDArray[Any]
-Callbacks = Listener | Iterable[Listener]
 
 
 class NetEstimator(BatchPredictions, BaseEstimator):

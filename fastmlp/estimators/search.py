@@ -46,6 +46,8 @@ from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 __all__ = ["MLPSearchCV"]
+SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
+HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
 
 
 @final
@@ -300,10 +302,6 @@ def _data_of(sent: Sequence[SubmittedFit]) -> list[Any]:
                 if hasattr(value, "shape") or isinstance(value, list):
                     shared[id(value)] = value
     return list(shared.values())
-
-
-SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
-HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
 
 
 class MLPSearchCV(WithClient, BaseSearchCV):

@@ -39,6 +39,16 @@ from fastmlp.validation.suggestions import Synonyms, suggestion
 
 Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
+Rates = NDArray[np.float64]
+SETTINGS = ("beta_1", "beta_2", "epsilon")
+SOLVERS = {"lbfgs", "lm", *OPTIMIZERS}
+NAMES = ("dropout", "input_dropout", "input_noise")
+SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
+# With less patience the first epoch may be the best by chance.
+PATIENT = 5
+# The share of one class from which on the accuracy is a poor guide.
+COMMON = 0.8
+NO_NUMBER = "could not convert string to float"
 
 
 def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
@@ -211,11 +221,6 @@ def quantile_score(estimator: Any, X: Any, y: Any, weight: Any, levels: Array) -
     return pinball_score(outputs, targets, weight, levels)
 
 
-Rates = NDArray[np.float64]
-SETTINGS = ("beta_1", "beta_2", "epsilon")
-SOLVERS = {"lbfgs", "lm", *OPTIMIZERS}
-
-
 class CoreOptimizer(BaseOptimizer):
     """A scikit-learn optimizer object for a core optimizer that scikit-learn does not have.
 
@@ -363,9 +368,6 @@ def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
         optimizer.learning_rate = float(core.coefficients(step, rate)[0, 0])
 
 
-NAMES = ("dropout", "input_dropout", "input_noise")
-
-
 def names_in_use(estimator: Any) -> list[str]:
     """Return the names of the settings that are not 0."""
     return [name for name in NAMES if _is_used(getattr(estimator, name))]
@@ -460,7 +462,6 @@ def check_regularization(estimator: Any) -> None:
         with_average(estimator.solver, estimator)
 
 
-SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 LOSS_WORDS = {"squared_error": "mean_squared_error l2", **dict.fromkeys(OF_REGRESSORS, "")}
 LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
 # Parameters with names as values: the known names, and words of other libraries.
@@ -471,11 +472,6 @@ WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
     "learning_rate": (SCHEDULE_NAMES, {}),
     "loss": (LOSS_WORDS, LOSS_WORDS),
 }
-# With less patience the first epoch may be the best by chance.
-PATIENT = 5
-# The share of one class from which on the accuracy is a poor guide.
-COMMON = 0.8
-NO_NUMBER = "could not convert string to float"
 
 
 def check_parameters(estimator: Any, check: Callable[[], None]) -> None:

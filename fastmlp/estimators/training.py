@@ -435,7 +435,7 @@ def objective_on(estimator: Any, part: net.RowSubset) -> Any:
 def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
     """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
     evaluate, last = objective_on(estimator, part), [np.nan]
-    state, looks = estimator._live_state(), reports is not None or estimator.verbose
+    state, looks = estimator._live_state(), reports is not None
     reports = reports or Reports(estimator, FitOptions())
     # The arrays of the lists may have one number for a layer.
     net.write_back(state, estimator.coefs_, estimator.intercepts_)

@@ -19,6 +19,10 @@ from fastmlp.validation.calls import explained
 
 # Levels that a comment names, and that are looked up by their texts, which are so long at most.
 SHOWN, LOOKED_UP, LONGEST = 20, 5000, 500
+WHO = "to_c"
+MOST_PARAMETERS = 1_000_000
+DTYPES = {"float32": np.float32, "float64": np.float64}
+PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class CTableText(c_source.CText):
@@ -206,12 +210,6 @@ def _described(name: str, levels: tuple[Any, ...]) -> str:
     shown = ", ".join(f"{code} {level}" for code, level in enumerate(levels[:SHOWN]))
     more = f" and {len(levels) - SHOWN} more" if len(levels) > SHOWN else ""
     return f"{name}, a level: {shown}{more}; -1 where it is missing or unknown"
-
-
-WHO = "to_c"
-MOST_PARAMETERS = 1_000_000
-DTYPES = {"float32": np.float32, "float64": np.float64}
-PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @explained

@@ -34,6 +34,10 @@ C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
 # From a method of Python to the sign in C.
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+Array = NDArray[Any]
+# Errors of predictions without fused multiply-adds, or in another precision: relative to 1 + |y|.
+TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
+PLACE = re.compile(r"\$(\$|\w+)")
 
 
 def literal(number: Any) -> str:
@@ -126,11 +130,6 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
 """
 
 
-Array = NDArray[Any]
-# Errors of predictions without fused multiply-adds, or in another precision: relative to 1 + |y|.
-TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
-
-
 def numbers(array: Array) -> str:
     """The numbers of an array in C, some to a line."""
     texts = [
@@ -213,9 +212,6 @@ def replaced(template: str, filled: dict[str, str]) -> str:
     for place, text in filled.items():
         template = template.replace(place, text)
     return template
-
-
-PLACE = re.compile(r"\$(\$|\w+)")
 
 
 class CText:

@@ -16,6 +16,12 @@ from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import count
 
 Numbers = NDArray[np.float64]
+WHO = "fastmlp.fold"
+MODELS = (
+    "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that ends in one"
+)
+# The share of a column's spread that rounding may take.
+LARGEST_ERROR = 1e-3
 
 
 class Affine(NamedTuple):
@@ -95,14 +101,6 @@ OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "MaxAbsScaler": lambda scaler: (None, scaler.scale_),
     "RobustScaler": _robust,
 }
-
-
-WHO = "fastmlp.fold"
-MODELS = (
-    "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that ends in one"
-)
-# The share of a column's spread that rounding may take.
-LARGEST_ERROR = 1e-3
 
 
 @overload

@@ -11,6 +11,8 @@ from fastmlp.rules.columns import LevelStep, NumberStep
 
 Array = NDArray[Any]
 Kind = Literal["net", "regressor", "classifier"]
+MISSING = -1
+Step = NumberStep | LevelStep
 
 
 class ModelParts(NamedTuple):
@@ -116,12 +118,6 @@ def _error(model: Any, who: str) -> Exception:
         f"{who}: model must be an MLP, or a fitted estimator or search of fastmlp, got "
         f"{type(model).__name__}"
     )
-
-
-MISSING = -1
-
-
-Step = NumberStep | LevelStep
 
 
 class TableNet(NamedTuple):

@@ -45,6 +45,9 @@ OPERATIONS = {
     "ge": "GreaterOrEqual",
     "eq": "Equal",
 }
+WHO = "fastmlp.to_onnx"
+# The oldest version that has every node, and the version of LabelEncoder.
+OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
 
 
 class Input(NamedTuple):
@@ -270,11 +273,6 @@ class Nodes(Trace):
         if name == "ne":
             return Comparison(self.name(np.bool_, f"Not {self.relation('eq', a, b).text}"))
         return Comparison(self.name(np.bool_, self.operation(name, np.bool_, [a, b])))
-
-
-WHO = "fastmlp.to_onnx"
-# The oldest version that has every node, and the version of LabelEncoder.
-OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
 
 
 class Builder:

@@ -21,6 +21,7 @@ from fastmlp.validation.calls import explained, misfit
 
 Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
+Rates = NDArray[np.float64]
 
 
 @explained
@@ -134,9 +135,6 @@ def checked_average(owner: str, average: object) -> Average:
     elif scalars.is_positive(average):
         hint = f"; did you mean EMA({average!r})?"
     raise TypeError(f"{owner}: average must be {expected}, got {average!r}{hint}")
-
-
-Rates = NDArray[np.float64]
 
 
 class Schedule(Protocol):

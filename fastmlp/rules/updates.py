@@ -23,6 +23,10 @@ from typing import Any, NamedTuple
 from fastmlp.rules.elementary import sqrt
 
 GradientRule = Callable[..., float]
+Triple = tuple[float, float, float]
+UpdateRule = Callable[..., Triple]
+# The number of the group of parameters that are not trained.
+FROZEN = -1
 
 
 def unchanged(g: float) -> float:
@@ -48,10 +52,6 @@ def norm_factor(norm: float, limit: float) -> float:
     if norm - norm != 0:
         return norm - norm
     return 1.0 if norm <= limit else limit / norm
-
-
-Triple = tuple[float, float, float]
-UpdateRule = Callable[..., Triple]
 
 
 def sgd(w: float, g: float, m: float, v: float, rate: float) -> Triple:
@@ -165,10 +165,6 @@ def schedule_free_adamw(
 
 # How many of the slots (m, v) a rule uses, in this order; a rule that is not listed uses both.
 N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}
-
-
-# The number of the group of parameters that are not trained.
-FROZEN = -1
 
 
 class Factors(NamedTuple):

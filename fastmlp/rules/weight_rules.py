@@ -28,6 +28,9 @@ InitializerName = Literal[
     "normal",
     "zeros",
 ]
+Pair = tuple[float, float]
+PenaltyRule = Callable[[float], Pair]
+PenaltyName = Literal["l2", "l1"]
 
 
 def glorot_uniform(generator: np.random.Generator, shape: Shape) -> Weights:
@@ -96,11 +99,6 @@ INITIALIZER_SYNONYMS = {
     "lecun_normal": "lecun",
     "normal": "random_normal randn gaussian",
 }
-
-
-Pair = tuple[float, float]
-PenaltyRule = Callable[[float], Pair]
-PenaltyName = Literal["l2", "l1"]
 
 
 def l2(w: float) -> Pair:

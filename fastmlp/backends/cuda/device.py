@@ -26,6 +26,9 @@ from fastmlp.validation.suggestions import needs
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
+# The oldest compute capability that the compiler for CUDA 13 supports; the tests compile for it.
+OLDEST = (7, 5)
+Array = NDArray[Any]
 
 
 class _Simulated:
@@ -161,10 +164,6 @@ def max_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_thread
     if SIMULATED:
         return 1
     return int(compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads))
-
-
-# The oldest compute capability that the compiler for CUDA 13 supports; the tests compile for it.
-OLDEST = (7, 5)
 
 
 def installed() -> bool:
@@ -356,7 +355,6 @@ def card_of(index: int) -> Card:
     return Card(index)
 
 
-Array = NDArray[Any]
 N_BLOCKS, N_THREADS = (2, 8) if SIMULATED else (512, 256)
 
 

@@ -33,6 +33,8 @@ N_PARTIAL_SUMS = 32
 N_PENALTY_SUMS = 1 << 13
 # The mass of a batch that a net does not take: its training has ended, or its part of a launch.
 NO_STEP = -1.0
+Function = Callable[..., Any]
+Array = NDArray[Any]
 
 
 class Plan(Record):
@@ -263,9 +265,6 @@ def _layers(network: Network, need: Need, memory: _Allocator) -> NDArray[Any]:
     return layers
 
 
-Function = Callable[..., Any]
-
-
 def refuse(network: Network, optimizer: optimizer_protocol.Optimizer) -> None:
     """Check that a GPU can train a network by an optimizer.
 
@@ -458,9 +457,6 @@ def n_tiles(network: Network, shape: TileShape) -> int:
     """Return the number of tiles of a net's weights."""
     need = Need(1, 1, tile=(shape.tile_rows, shape.tile_columns))
     return int(make_plan(network, need).plan["n_tiles"][0])
-
-
-Array = NDArray[Any]
 
 
 class Session:

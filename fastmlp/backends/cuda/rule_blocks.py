@@ -44,6 +44,9 @@ from fastmlp.rules.dropout import (
 from fastmlp.rules.losses import in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
 
+Function = Callable[..., Any]
+PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
+
 
 class Samples(NamedTuple):
     """The data: features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
@@ -173,9 +176,6 @@ def end_batch(net: Net, mass: float) -> float:
     progress.epoch_loss += loss * mass
     progress.epoch_mass += mass
     return loss
-
-
-Function = Callable[..., Any]
 
 
 def logistic(x: Any) -> Any:
@@ -468,9 +468,6 @@ def row_link(rules: KernelRules) -> Any:
         link(numbers[None, outputs : outputs + width], predictions[row : row + 1])
 
     return device_function(by_row if by_rows else by_number)
-
-
-PIECE, BITS = np.uint64(16), np.uint64(0xFFFF)
 
 
 class Drawing(NamedTuple):

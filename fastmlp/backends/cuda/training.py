@@ -19,6 +19,10 @@ from fastmlp.network.state import N_SLOTS
 from fastmlp.rules.optimizer_protocol import Optimizer, Rates
 
 Array = NDArray[Any]
+# The steps of one launch, at most; memory has their coefficients, sums their losses.
+MOST_STEPS = 1 << 14
+# The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).
+MOST_ORDER_NUMBERS = 1 << 20
 
 
 class Moments:
@@ -102,12 +106,6 @@ class Moments:
 
     def __reduce__(self) -> Any:
         return Moments, (self.network, self.card.index, self.flat())
-
-
-# The steps of one launch, at most; memory has their coefficients, sums their losses.
-MOST_STEPS = 1 << 14
-# The most numbers of a net's row orders in a window of epochs (`loop.MAX_ORDER_NUMBERS`).
-MOST_ORDER_NUMBERS = 1 << 20
 
 
 class Launches:
