@@ -28,7 +28,7 @@ from fastmlp.estimators.common import (
 )
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.estimators.training import reports_of
-from fastmlp.export.onnx import register, when_imported
+from fastmlp.export.onnx import register
 from fastmlp.network.spec import ComputeDTypes, DropoutLike
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.loss_settings import LossSettings
@@ -619,4 +619,4 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         return X, to_core.checked_targets(self, y, X.dtype)
 
 
-when_imported(lambda: register(MLPClassifier, MLPRegressor))
+register(MLPClassifier, MLPRegressor)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.whole_files import writing
-from fastmlp.export.models import ModelParts, is_a, parts_of
+from fastmlp.export.models import ModelParts, has_several_labels, is_a, parts_of
 from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
@@ -418,54 +418,63 @@ def _write(graph: Graph, model: Any) -> Outline:
     return Outline([columns], [Output(name, graph.kind, (None, parts.n_outputs))])
 
 
-def graph_of(scope: Any, operator: Any, container: Any) -> Graph:
-    """The graph that skl2onnx gives to a converter."""
-    return Graph(scope, container, "float64" if _is_double(operator) else "float32")
+def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
+    """The graph that skl2onnx gives to a converter, and the name of the predictions in it."""
+    from skl2onnx.common.data_types import StringTensorType
+
+    graph = Graph(scope, container, "float64" if _is_double(operator) else "float32")
+    model, columns = operator.raw_operator, operator.inputs
+    if not is_a(model, "TabularMLP", "fastmlp"):
+        return graph, graph.predictions(columns[0].full_name, parts_of(model, WHO))
+    inputs = [
+        Input(
+            one.full_name, one.raw_name, one.type.shape[1], isinstance(one.type, StringTensorType)
+        )
+        for one in columns
+    ]
+    return graph, model._onnx_values(graph, inputs)
 
 
 def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
     """Add a regressor: one output, shape (n_rows, n_outputs)."""
-    graph = graph_of(scope, operator, container)
-    parts = parts_of(operator.raw_operator, "to_onnx")
-    values = graph.predictions(operator.inputs[0].full_name, parts)
-    graph.node("Identity", [values], operator.outputs[0].full_name)
+    graph, values = _values(scope, operator, container)
+    graph.node("Cast", [values], operator.outputs[0].full_name, to=graph.kind)
 
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     """Add a classifier: labels and probabilities, as skl2onnx does for scikit-learn's."""
-    graph, (label, probability) = graph_of(scope, operator, container), operator.outputs
-    parts = parts_of(operator.raw_operator, "to_onnx")
-    values = graph.predictions(operator.inputs[0].full_name, parts)
-    graph.classes(values, parts.classes, label.full_name, probability.full_name)
+    (graph, values), (label, probability) = _values(scope, operator, container), operator.outputs
+    model = operator.raw_operator
+    classes = None if has_several_labels(model) else model.classes_
+    graph.classes(values, classes, label.full_name, probability.full_name)
 
 
 def shape_of_regressor(operator: Any) -> None:
     """Set the type of a regressor's output."""
-    kind = number_type(operator)
-    operator.outputs[0].type = kind([None, operator.raw_operator.n_outputs_])
+    n_outputs = getattr(_fitted(operator), "n_outputs_", 1)
+    operator.outputs[0].type = _number_type(operator)([None, n_outputs])
 
 
 def shapes_of_classifier(operator: Any) -> None:
-    """Set the types of a classifier's labels and probabilities."""
-    from skl2onnx.common.data_types import Int64TensorType
-
-    estimator = operator.raw_operator
-    set_class_types(operator, max(2, estimator.n_outputs_))
-    if estimator._label_binarizer.y_type_ == "multilabel-indicator":
-        operator.outputs[0].type = Int64TensorType([None, estimator.n_outputs_])
-
-
-def set_class_types(operator: Any, n_classes: int) -> None:
     """Set the types of labels, and of as many probabilities as there are classes."""
     from skl2onnx.common.data_types import Int64TensorType, StringTensorType
 
-    words = are_words(operator.raw_operator.classes_)
-    operator.outputs[0].type = (StringTensorType if words else Int64TensorType)([None])
-    operator.outputs[1].type = number_type(operator)([None, n_classes])
+    model = _fitted(operator)
+    n_classes = max(2, len(model.classes_))
+    kind = StringTensorType if are_words(model.classes_) else Int64TensorType
+    operator.outputs[0].type = kind([None, n_classes] if has_several_labels(model) else [None])
+    operator.outputs[1].type = _number_type(operator)([None, n_classes])
 
 
-def number_type(operator: Any) -> Callable[[list[Any]], Any]:
-    """Return the type of predictions: float64 for inputs of float64."""
+def _fitted(operator: Any) -> Any:
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(operator.raw_operator)
+    return operator.raw_operator
+
+
+def _number_type(operator: Any) -> Callable[[list[Any]], Any]:
+    """Return the type of predictions: float64 where an input is float64."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     return DoubleTensorType if _is_double(operator) else FloatTensorType
@@ -477,28 +486,24 @@ def _is_double(operator: Any) -> bool:
     return any(isinstance(variable.type, DoubleTensorType) for variable in operator.inputs)
 
 
-# Options of a classifier's converter.
-OPTIONS = {
-    "zipmap": [True, False, "columns"],
-    "output_class_labels": [False, True],
-    "nocl": [True, False],
-}
-
-
 def register(classifier: type, regressor: type) -> None:
-    """Tell skl2onnx how to convert the estimators."""
-    from skl2onnx import update_registered_converter
+    """Tell skl2onnx how to convert the estimators, now or once it is imported."""
 
-    update_registered_converter(
-        classifier,
-        "FastmlpMLPClassifier",
-        shapes_of_classifier,
-        convert_classifier,
-        options=OPTIONS,
-    )
-    update_registered_converter(
-        regressor, "FastmlpMLPRegressor", shape_of_regressor, convert_regressor
-    )
+    def update() -> None:
+        from skl2onnx import update_registered_converter
+
+        options = {
+            "zipmap": [True, False, "columns"],
+            "output_class_labels": [False, True],
+            "nocl": [True, False],
+        }
+        name = f"Fastmlp{classifier.__name__}"
+        functions = shapes_of_classifier, convert_classifier
+        update_registered_converter(classifier, name, *functions, options=options)
+        name = f"Fastmlp{regressor.__name__}"
+        update_registered_converter(regressor, name, shape_of_regressor, convert_regressor)
+
+    when_imported(update)
 
 
 def when_imported(then: Callable[[], None]) -> None:

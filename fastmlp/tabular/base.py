@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_n_features, check_is_fitted
@@ -22,12 +22,13 @@ from fastmlp.estimators.common import (
     Scoring,
     WithClient,
 )
-from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.estimators.sklearn_bases import BaseEstimator, _fit_context
 from fastmlp.estimators.to_core import n_threads_of
 from fastmlp.export.models import TableParts
-from fastmlp.export.onnx import Graph, Outline
+from fastmlp.export.onnx import Graph, Input, Outline
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
+from fastmlp.network.summary import html_text
 from fastmlp.tabular import export, extras, fit_arguments, fitting, reports, splits
 from fastmlp.tabular.distillation import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
@@ -37,7 +38,7 @@ from fastmlp.tabular.pool import TableRows, in_strips
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.settings import PRESETS, Ensemble, PackSettings, Preset
-from fastmlp.training.history import History
+from fastmlp.training.history import Callback, History
 from fastmlp.training.options import callbacks_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
@@ -46,8 +47,8 @@ from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
-# With fewer rows than this each net trains once for each fold.
-FEW_ROWS = 1000
+# With fewer rows than this each net trains once for each of so many folds.
+FEW_ROWS, FOLDS_OF_FEW = 1000, 5
 # With a time limit: the share of it that is kept for the refit, which trains on more rows than one
 # part of them; of nets of five folds one is trained again.
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
@@ -130,7 +131,73 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    def _fit_table(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
+    # The members of `extra_members` are not to be checked.
+    @_fit_context(prefer_skip_nested_validation=False)
+    @explained
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: ArrayLike | str | None = None,
+        *,
+        target: str | None = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: ArrayLike | str | None = None,
+        groups: ArrayLike | str | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
+    ) -> Self:
+        """Learn the columns, train the nets, and select the ensemble.
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            A list of lists or of dicts, a row each: keys are names of columns, and a key that a
+            row lacks is a missing value. With `target` also a path, or a list of paths, of Parquet,
+            Arrow or CSV, or a query of DuckDB, which are read into memory; of rows that do not fit
+            there a sample is drawn by `random_state`, with a warning.
+        y : (n_rows,) array of labels, or of numbers
+        sample_weight : (n_rows,) array, or the name of a column of X, optional
+            For training and selection. Rows of weight 0 count as not there. Beside files of which
+            a sample is drawn, an array is an error; `groups` too.
+        target : str, optional
+            In the place of y: the name of the column of X that has it.
+        X_val, y_val, sample_weight_val : optional
+            Rows to validate on; without them they are taken from X. With `target` X_val has the
+            column too.
+        groups : (n_rows,) array, or the name of a column of X, optional
+            Rows of one group, such as a customer, are on one side: none is trained on in a fold
+            that validates on others of it, of `cv` or of the sizes of intervals. Columns that are
+            named here are no inputs.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
+            ``report.stop()`` ends the fit: nets that train end with their epoch, others with their
+            first, and the ensemble is made of them. With `client` callbacks are pickled, and end
+            the nets of one group on a worker.
+        progress : bool
+            Show a tqdm bar of all epochs; most nets end before their last.
+
+        Returns
+        -------
+        TabularMLPClassifier or TabularMLPRegressor
+            The model itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or settings are invalid.
+        ConnectionError, TimeoutError, RuntimeError
+            If a cluster cannot finish; the message says what to do.
+        KeyboardInterrupt
+            On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
+            Later a warning tells of it, and the nets that there are form the ensemble.
+        """
+        weights = (sample_weight, X_val, y_val, sample_weight_val)
+        self._fit(X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress))
+        return self
+
+    def _fit(self, X: Any, y: Any, arguments: fit_arguments.FitArguments) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         callbacks = callbacks_of(arguments.callbacks, who)
@@ -138,16 +205,29 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         X, y, arguments = fit_arguments.opened(X, y, arguments, who, seed)
         fit_arguments.check_rows(X, who, training=True)
-        schema, values = self._learn_columns(X, who)
+        table = table_of(X, who)
+        schema = Schema.learn(table, self.categorical_features, who)
+        if schema.dropped:
+            left_out = "; ".join(reasons(schema.dropped))
+            warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
+        values = schema.read(table, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
         self._warn_of_target(schema, values, targets, classes, who)
-        whole, validation, kept = self._weighted(values, schema, targets, classes, arguments, who)
+        weight = arguments.sample_weight
+        of_class = self._class_weights(targets, classes, weight, who)
+        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, who, of_class)
+        if len(whole.y) < 2:
+            raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
+        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
+        self._check_targets(np.where(kept, targets, 1), who, "y")
         groups = splits.groups_of(arguments.groups, kept, who)
         if validation is not None:
+            self._check_targets(validation.y, who, "y_val")
             data = splits.Divided(whole, validation, None)
         else:
             rows = splits.RowsToSplit(whole.y, classes is not None, groups, kept)
-            n_folds, fraction = self._n_folds(len(whole.y)), self.validation_fraction
+            n_folds = FOLDS_OF_FEW if len(whole.y) < FEW_ROWS else None
+            fraction = self.validation_fraction
             data = splits.divided(whole, rows, self.cv, n_folds, fraction, seed, who)
         self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
         caller = Caller(who, start, callbacks, arguments.progress)
@@ -181,43 +261,6 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if same:
             message = f"y is a column of X, {listed([*map(repr, same)])}: leave it out"
             warnings.warn(f"{who}: {message}", UserWarning)
-
-    def _learn_columns(self, X: Any, who: str) -> tuple[Schema, Values]:
-        """Return the columns of a table, and its rows."""
-        table = table_of(X, who)
-        schema = Schema.learn(table, self.categorical_features, who)
-        if schema.dropped:
-            left_out = "; ".join(reasons(schema.dropped))
-            warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
-        return schema, schema.read(table, who)
-
-    def _weighted(
-        self,
-        values: Values,
-        schema: Schema,
-        targets: Array,
-        classes: Array | None,
-        arguments: fit_arguments.FitArguments,
-        who: str,
-    ) -> tuple[TableRows, TableRows | None, NDArray[np.bool_]]:
-        """Return the rows that have weight, those given to validate on, and the mask of the
-        former."""
-        weight = arguments.sample_weight
-        of_class = self._class_weights(targets, classes, weight, who)
-        whole, kept = fit_arguments.weighted(TableRows(values, targets), weight, who, of_class)
-        if len(whole.y) < 2:
-            raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        validation = fit_arguments.to_validate(arguments, schema, classes, self.cv, who, of_class)
-        self._check_targets(np.where(kept, targets, 1), who, "y")
-        if validation is not None:
-            self._check_targets(validation.y, who, "y_val")
-        return whole, validation, kept
-
-    def _n_folds(self, n_rows: int) -> int | None:
-        """Return the number of folds without rows to validate on; None: one part is held out."""
-        if isinstance(self.cv, int | np.integer):
-            return int(self.cv)
-        return PRESETS[self.preset].cv if n_rows < FEW_ROWS else None
 
     def _table_fit(
         self,
@@ -305,7 +348,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     def _say(self, message: str, start: float) -> None:
         if self.verbose:
-            reports.say(f"{time.perf_counter() - start:.1f} s: {message}")
+            print(f"{time.perf_counter() - start:.1f} s: {message}", flush=True)
 
     @property
     def _read_names(self) -> tuple[str, ...] | None:
@@ -348,8 +391,17 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         total = predictions[:, :1] + predictions[:, 1:] if n == 2 else predictions.sum(1)[:, None]
         return predictions / total
 
-    def _spread(self, values: Values) -> Array:
-        """Return the members' weighted standard deviation, of the shape of predictions."""
+    def predict_std(self, X: Any) -> NDArray[np.float64]:
+        """Return the members' weighted standard deviation, (n_rows,) or (n_rows, n_classes).
+
+        It measures how much the members disagree, not the noise of y: see `predict_interval` and
+        `predict_set`.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        """
+        values = self._values(X, "predict_std")
         mean = self._predicted(values)
         variance = np.zeros_like(mean)
         if not len(mean):
@@ -442,6 +494,10 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         if not hasattr(self, "_importances"):
             self._importances = importances(self, kept)
         return self._importances
+
+    def _onnx_values(self, graph: Graph, inputs: Sequence[Input]) -> str:
+        """Add the predictions of columns to a graph of skl2onnx."""
+        return export.predictions(graph, self, inputs)
 
     def _write_onnx(self, graph: Graph) -> Outline:
         """Add the model to a graph of `to_onnx`."""
@@ -553,5 +609,5 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     def _repr_html_(self) -> str:
         if not hasattr(self, "pack_"):
-            return reports.unfitted(self)
+            return html_text("not fitted", strong=repr(self))
         return reports.html(self)

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,17 @@ from fastmlp.tabular import conformal, fit_arguments, reports
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.fitting import columns_in_order
 from fastmlp.tabular.outputs import Scorer, scores_of
-from fastmlp.tabular.pack import Member, Pack
-from fastmlp.tabular.pool import Limits, NetSettings, TableRows, batch_size_of, joined, new_net
+from fastmlp.tabular.pack import NONE, Member, Pack
+from fastmlp.tabular.pool import (
+    Limits,
+    TableRows,
+    batch_size_of,
+    joined,
+    net_settings,
+    new_net,
+)
 from fastmlp.tabular.reports import KeptRows, kept_of
-from fastmlp.tabular.schema import Task, Values
+from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, encodings_for
 from fastmlp.validation import scalars
 
@@ -33,48 +41,23 @@ CHUNK = 4096
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
 
 
-class TableColumns(NamedTuple):
-    """The column of the table, by its place, of each number and of each code of `Values`."""
-
-    of_numbers: Array
-    of_codes: Array
-
-    @property
-    def n(self) -> int:
-        """One more than the last place."""
-        return int(max([-1, *self.of_numbers, *self.of_codes])) + 1
-
-
-class Distilled(NamedTuple):
-    """A net in the place of an ensemble.
-
-    Attributes
-    ----------
-    member : its score is not known yet
-    encoding : of the ensemble, or of its own where the ensemble has trees alone
-    held_out : places of the rows that have ended its training
-    n_drawn : how many rows were drawn
-    """
-
-    member: Member
-    encoding: Encoding
-    held_out: Array
-    n_drawn: int
-
-
 def taught(
     pack: Pack,
     values: Values,
-    columns: TableColumns,
+    columns: tuple[Array, Array],
     predict: Callable[[Values], Array],
     settings: PackSettings,
     hidden: tuple[int, ...],
     seed: int,
     n_threads: int | None,
-) -> Distilled:
+) -> tuple[Member, Encoding, Array, int]:
     """Train a net on predictions of rows, and of drawn rows; a fifth of the rows ends the training.
 
     Its inputs are those of the encoding whose nets have the greatest weight in the ensemble.
+
+    Returns
+    -------
+    The net without its score, its encoding, the places of the fifth, and how many rows were drawn
 
     Raises
     ------
@@ -103,23 +86,21 @@ def taught(
         name, encoding = next(iter(encodings_for(values.numbers.shape[1]).items()))
         if settings.signs:
             encoding.scaling = "rising"
-        kind: Task = "regression" if pack.task == "regression" else "classification"
         targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)
-        encoding.fit(values.part(own), targets, kind, generator)
+        encoding.fit(values.part(own), targets, pack.outputs.kind, generator)
     expanded = (encoding.expanded(rows.part(part)) for part in (slice(n_rows), slice(n_rows, None)))
     X = joined(*expanded)
-    signs = encoding.signs(settings.signs) if settings.signs else None
     net_seed = int(generator.integers(1 << 31))
-    activation: Any = "relu" if signs else "silu"
+    activation: Any = "relu" if settings.signs else "silu"
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
-    # A quantile is the mean of its predictions: the pinball loss would miss it.
-    loss = None if settings.loss.power is None else settings.loss.of_nets
-    batch = batch_size_of(n_rows)
-    of_nets = NetSettings(pack.outputs, settings.compute_dtype, settings.signs, loss)
-    net = new_net(recipe, X.shape[1], of_nets, math.ceil(n_rows / batch), signs)
+    of_nets = net_settings(pack.outputs, settings)
+    if settings.loss.power is None:
+        # A quantile is the mean of its predictions: the pinball loss would miss it.
+        of_nets = of_nets._replace(loss=pack.outputs.loss)
+    net = new_net(recipe, encoding, of_nets, n_rows)
     places = np.arange(len(y))
     y = y[:, 1] if pack.task == "binary" else y
-    call = Call([net], X, y, batch, places[:n_rows], places[n_rows:], None)
+    call = Call([net], X, y, batch_size_of(n_rows), places[:n_rows], places[n_rows:], None)
     limits = Limits(max(ROWS_SEEN // n_rows, FEWEST_EPOCHS), settings.patience)
     (history,) = fit_together(
         None, [call], epochs=limits.epochs, callbacks=limits.look, time_limit=None,
@@ -132,11 +113,11 @@ def taught(
     curve = np.array([history.loss, history.validation_loss]).T
     own_fields = (history.best_epoch + 1, curve, history.seconds)
     member = Member(recipe, 0, net, 1.0, math.nan, *own_fields)
-    return Distilled(member, encoding, held_out, n_drawn)
+    return member, encoding, held_out, n_drawn
 
 
 def drawn(
-    values: Values, columns: TableColumns, n: int, generator: np.random.Generator
+    values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
     """Yield n rows, some at once: of a row, and of the nearest of a few others, each column is that
     of either; the parts of a date go together.
@@ -147,7 +128,8 @@ def drawn(
     ----------
     Bucila, Caruana & Niculescu-Mizil (2006), "Model compression".
     """
-    n_rows = len(values.codes)
+    of_numbers, of_codes = columns
+    n_rows, n_columns = len(values.codes), int(max([-1, *of_numbers, *of_codes])) + 1
     ranks = np.empty(values.numbers.shape, np.float32)
     for j, column in enumerate(values.numbers.T):
         ranks[:, j] = np.searchsorted(np.sort(column), column) / n_rows
@@ -161,11 +143,11 @@ def drawn(
             for other in others
         ]
         near = others[np.argmin(distances, axis=0), np.arange(size)]
-        swapped = generator.random((size, columns.n)) < 0.5
+        swapped = generator.random((size, n_columns)) < 0.5
         first, second = values.part(rows), values.part(near)
         yield Values(
-            np.where(swapped[:, columns.of_numbers], second.numbers, first.numbers),
-            np.where(swapped[:, columns.of_codes], second.codes, first.codes),
+            np.where(swapped[:, of_numbers], second.numbers, first.numbers),
+            np.where(swapped[:, of_codes], second.codes, first.codes),
         )
 
 
@@ -182,7 +164,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
     classes = getattr(model, "classes_", None)
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
-    pack, columns = model.pack_, TableColumns(*model.schema_.places)
+    pack, columns = model.pack_, model.schema_.places
     settings, n_threads = model._settings()._replace(signs=signs), n_threads_of(model.n_jobs)
     member, encoding, held_out, n_drawn = taught(
         pack, values, columns, model._predicted, settings, hidden, seed, n_threads
@@ -192,13 +174,13 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     part = compared.part
     scorer = Scorer(pack.task, part.y, part.weight, model._own_score())
     result = clone(model)
-    result._take(model.schema_, _alone(pack, encoding, member, -1.0), [], classes)
+    alone = replace(pack, encodings=(encoding,), members=(member,), extra_weights=NONE, n_trained=1)
+    result._take(model.schema_, alone, [], classes)
     of_net, of_all = result._predicted(part.values), model._predicted(part.values)
     loss, loss_of_all = -scorer.score_of(of_net), -scorer.score_of(of_all)
-    alone = _alone(pack, encoding, member._replace(score=-loss), -loss)
+    alone.members, alone.validation_score = (member._replace(score=-loss),), -loss
     scores, sizes = _scores(pack, compared, of_net, of_all)
     alone.take_scores(scores / sizes, part.weight)
-    result._take(model.schema_, alone, [], classes)
     result.leaderboard_ = reports.leaderboard(alone)
     rows = values.part(held_out)
     away = result._predicted(rows) - model._predicted(rows)
@@ -250,17 +232,3 @@ def _scores(pack: Pack, rows: KeptRows, of_net: Any, of_all: Any) -> tuple[Any, 
     if rows.scores is None or rows.sizes is None:
         return scores, conformal.sizes_of(pack, part.values)
     return scores + (rows.scores - scores_of(pack.task, part.y, of_all)), rows.sizes
-
-
-def _alone(pack: Pack, encoding: Any, member: Any, score: float) -> Pack:
-    """A pack of one net."""
-    return Pack(
-        pack.outputs,
-        (encoding,),
-        (member,),
-        extra_weights=np.empty(0),
-        validation_score=score,
-        residuals=np.empty(0),
-        n_trained=1,
-        sizes=pack.sizes,
-    )

@@ -6,20 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.backends.cpu.predict.trees import N_BITS, TableTrees
 from fastmlp.export.models import Step, TableNet, TableParts
-from fastmlp.export.onnx import (
-    OPTIONS,
-    Graph,
-    Input,
-    Outline,
-    Output,
-    graph_of,
-    number_type,
-    set_class_types,
-)
+from fastmlp.export.onnx import Graph, Input, Outline, Output
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.tabular.encoding import Encoding
@@ -426,35 +416,6 @@ def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
     return nodes
 
 
-def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
-    """Add a model of numbers: one output, shape (n_rows, 1)."""
-    graph = graph_of(scope, operator, container)
-    values = _predictions(graph, operator.raw_operator, _inputs_of(operator))
-    graph.node("Cast", [values], operator.outputs[0].full_name, to=graph.kind)
-
-
-def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
-    """Add a model of classes: labels, and probabilities of shape (n_rows, n_classes)."""
-    graph, (label, probability) = graph_of(scope, operator, container), operator.outputs
-    model = operator.raw_operator
-    values = _predictions(graph, model, _inputs_of(operator))
-    graph.classes(values, model.classes_, label.full_name, probability.full_name)
-
-
-def _inputs_of(operator: Any) -> list[Input]:
-    from skl2onnx.common.data_types import StringTensorType
-
-    return [
-        Input(
-            each.full_name,
-            each.raw_name,
-            each.type.shape[1],
-            isinstance(each.type, StringTensorType),
-        )
-        for each in operator.inputs
-    ]
-
-
 def write(graph: Graph, model: Any) -> Outline:
     """Add a model of a table: of names, or of texts, an input for each column; else one of all."""
     schema, n = model.schema_, len(model.schema_.columns)
@@ -469,7 +430,7 @@ def write(graph: Graph, model: Any) -> Outline:
     else:
         inputs = [Input("X", "X", n, holds_texts=False)]
     graph.columns = {each.name for each in inputs}
-    values = _predictions(graph, model, inputs)
+    values = predictions(graph, model, inputs)
     if hasattr(model, "classes_"):
         return graph.classifier(values, inputs, model.classes_, len(model.classes_))
     name = graph.output("variable")
@@ -477,7 +438,7 @@ def write(graph: Graph, model: Any) -> Outline:
     return Outline(inputs, [Output(name, graph.kind, (None, 1))])
 
 
-def _predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
+def predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
     """Add nets and boosted trees; return the name of the weighted mean of predictions, float64."""
     pack = model.pack_
     check_members(model, "to_onnx")
@@ -511,31 +472,3 @@ def _net(graph: Graph, values: str, member: Member, outputs: NetOutputs) -> str:
         first = graph.node("Sub", [constant(1.0), values])
         values = graph.node("Concat", [first, values], axis=1)
     return graph.node("Mul", [values, constant(member.weight)])
-
-
-def shape_of_regressor(operator: Any) -> None:
-    """Set the type of the numbers."""
-    check_is_fitted(operator.raw_operator)
-    operator.outputs[0].type = number_type(operator)([None, 1])
-
-
-def shapes_of_classifier(operator: Any) -> None:
-    """Set the types of labels and probabilities."""
-    check_is_fitted(operator.raw_operator)
-    set_class_types(operator, len(operator.raw_operator.classes_))
-
-
-def register(classifier: type, regressor: type) -> None:
-    """Tell skl2onnx how to convert the models of tables."""
-    from skl2onnx import update_registered_converter
-
-    update_registered_converter(
-        classifier,
-        "FastmlpTabularMLPClassifier",
-        shapes_of_classifier,
-        convert_classifier,
-        options=OPTIONS,
-    )
-    update_registered_converter(
-        regressor, "FastmlpTabularMLPRegressor", shape_of_regressor, convert_regressor
-    )

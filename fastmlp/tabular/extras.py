@@ -12,12 +12,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
-from fastmlp.backends.cpu.predict.trees import (
-    N_BITS,
-    WORDS,
-    TreeNodes,
-    add_trees,
-)
+from fastmlp.backends.cpu.predict.trees import N_BITS, WORDS, TreeNodes, add_trees
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.tabular.number_encoders import LearnedArrays, there
 from fastmlp.tabular.pool import Fold, TableRows, in_strips, validated

@@ -1,6 +1,5 @@
 """The training of a model of tables: an ensemble is selected, and trained again on all rows."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,9 +17,15 @@ from fastmlp.tabular import conformal, extras, reports, splits
 from fastmlp.tabular.extras import Extra
 from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
 from fastmlp.tabular.pack import Caller, Member, Pack, train_pack
-from fastmlp.tabular.pool import NetSettings, TableRows, batch_size_of, new_net, shortest
+from fastmlp.tabular.pool import (
+    TableRows,
+    batch_size_of,
+    joined_weights,
+    net_settings,
+    new_net,
+    shortest,
+)
 from fastmlp.tabular.schema import Schema, Values
-from fastmlp.tabular.schema import Task as EncodedTask
 from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
 from fastmlp.training.history import Status
@@ -201,11 +206,7 @@ def joined_rows(first: TableRows, second: TableRows) -> TableRows:
     """The rows of both."""
     parts = (first, second)
     values = Values(*map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
-    weight = None
-    if first.weight is not None or second.weight is not None:
-        ones = (np.ones(len(part.y)) if part.weight is None else part.weight for part in parts)
-        weight = np.concatenate([*ones])
-    return TableRows(values, np.concatenate([first.y, second.y]), weight)
+    return TableRows(values, np.concatenate([first.y, second.y]), joined_weights(*parts))
 
 
 def refitted_pack(
@@ -230,31 +231,26 @@ def refitted_pack(
         On Ctrl-C.
     """
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
-    kind: EncodedTask = "regression" if pack.task == "regression" else "classification"
-    loss = settings.loss.of_nets if kind == "regression" else None
-    of_nets = NetSettings(outputs, settings.compute_dtype, settings.signs, loss)
+    of_nets = net_settings(outputs, settings)
     by_encoding: dict[str, dict[int, list[Member]]] = {}
     for member in pack.members:
         recipes = by_encoding.setdefault(member.recipe.encoding, {})
         recipes.setdefault(member.recipe.number, []).append(member)
-    batch = batch_size_of(len(rows.y))
     encodings, members = [], []
     for place, same_encoding in enumerate(by_encoding.values()):
         _seconds_left(settings, caller)
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
         generator = np.random.default_rng([seed, place, 3])
-        X = shortest(encoding.fit_expanded(rows.values, rows.y, kind, generator))
-        signs = encoding.signs(settings.signs) if settings.signs else None
-        steps = math.ceil(len(rows.y) / batch)
-        nets = [new_net(same[0].recipe, X.shape[1], of_nets, steps, signs) for same in groups]
+        X = shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
+        nets = [new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
         histories = fit_many(
             nets,
             X,
             outputs.targets(rows.y),
             epochs=epochs,
-            batch_size=batch,
+            batch_size=batch_size_of(len(rows.y)),
             sample_weight=rows.weight,
             time_limit=_seconds_left(settings, caller),
             n_threads=n_threads,
@@ -270,17 +266,7 @@ def refitted_pack(
         for net, same, n in zip(nets, groups, epochs, strict=True):
             weight = sum(member.weight for member in same)
             members.append(same[0]._replace(net=net, encoding=place, weight=weight, epoch=n))
-    return Pack(
-        outputs,
-        tuple(encodings),
-        tuple(members),
-        extra_weights=pack.extra_weights,
-        validation_score=pack.validation_score,
-        residuals=pack.residuals,
-        n_trained=pack.n_trained,
-        row_weights=pack.row_weights,
-        sizes=pack.sizes,
-    )
+    return replace(pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members))
 
 
 def _seconds_left(settings: PackSettings, caller: Caller) -> float | None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Literal, NoReturn, Self, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.estimators.common import ClassWeight, Client, Folds, Metrics, RandomState, Scoring
-from fastmlp.estimators.sklearn_bases import ClassifierMixin, RegressorMixin, _fit_context
-from fastmlp.export.onnx import when_imported
+from fastmlp.estimators.sklearn_bases import ClassifierMixin, RegressorMixin
+from fastmlp.export.onnx import register
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular import conformal, export, fit_arguments
+from fastmlp.tabular import conformal, fit_arguments
 from fastmlp.tabular.base import TabularMLP
 from fastmlp.tabular.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.settings import Ensemble, PackSettings, Preset
-from fastmlp.training.history import Callback
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.calls import explained
 
@@ -192,74 +191,6 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     ) -> None:
         self._keep(locals())
 
-    # The members of `extra_members` are not to be checked.
-    @_fit_context(prefer_skip_nested_validation=False)
-    @explained
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: ArrayLike | str | None = None,
-        *,
-        target: str | None = None,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: ArrayLike | str | None = None,
-        groups: ArrayLike | str | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
-        progress: bool = False,
-    ) -> Self:
-        """Learn the columns, train the nets, and select the ensemble.
-
-        Parameters
-        ----------
-        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            A list of lists or of dicts, a row each: keys are names of columns, and a key that a
-            row lacks is a missing value. With `target` also a path, or a list of paths, of Parquet,
-            Arrow or CSV, or a query of DuckDB, which are read into memory; of rows that do not fit
-            there a sample is drawn by `random_state`, with a warning.
-        y : (n_rows,) array of labels
-        sample_weight : (n_rows,) array, or the name of a column of X, optional
-            For training and selection. Rows of weight 0 count as not there. Beside files of which
-            a sample is drawn, an array is an error; `groups` too.
-        target : str, optional
-            In the place of y: the name of the column of X that has the labels.
-        X_val, y_val, sample_weight_val : optional
-            Rows to validate on; without them they are taken from X. With `target` X_val has the
-            column too.
-        groups : (n_rows,) array, or the name of a column of X, optional
-            Rows of one group, such as a customer, are on one side: none is trained on in a fold
-            that validates on others of it, of `cv` or of the sizes of intervals. Columns that are
-            named here are no inputs.
-        callbacks : callable, or a sequence of them
-            Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
-            ``report.stop()`` ends the fit: nets that train end with their epoch, others with their
-            first, and the ensemble is made of them. With `client` callbacks are pickled, and end
-            the nets of one group on a worker.
-        progress : bool
-            Show a tqdm bar of all epochs; most nets end before their last.
-
-        Returns
-        -------
-        TabularMLPClassifier
-            The model itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or settings are invalid.
-        ConnectionError, TimeoutError, RuntimeError
-            If a cluster cannot finish; the message says what to do.
-        KeyboardInterrupt
-            On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
-            Later a warning tells of it, and the nets that there are form the ensemble.
-        """
-        weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit_table(
-            X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress)
-        )
-        return self
-
     def predict(self, X: Any) -> Array:
         """Return the labels of the largest probabilities, shape (n_rows,).
 
@@ -344,15 +275,6 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         sets: NDArray[np.bool_] = p >= least
         sets[np.arange(len(p)), p.argmax(axis=1)] = True
         return sets
-
-    def predict_std(self, X: Any) -> NDArray[np.float64]:
-        """Return the members' standard deviation of the probabilities, (n_rows, n_classes).
-
-        Parameters
-        ----------
-        X : as for `predict`
-        """
-        return self._spread(self._values(X, "predict_std"))
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         classes, places = fit_arguments.classes_in(y, n_rows, who)
@@ -464,54 +386,6 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     ) -> None:
         self._keep(locals())
 
-    # The members of `extra_members` are not to be checked.
-    @_fit_context(prefer_skip_nested_validation=False)
-    @explained
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: ArrayLike | str | None = None,
-        *,
-        target: str | None = None,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: ArrayLike | str | None = None,
-        groups: ArrayLike | str | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
-        progress: bool = False,
-    ) -> Self:
-        """Learn the columns, train the nets, and select the ensemble.
-
-        Parameters
-        ----------
-        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Or, with `target`, files or a query; see `TabularMLPClassifier.fit`.
-        y : (n_rows,) array of numbers
-        sample_weight, target, X_val, y_val, sample_weight_val, groups, callbacks, progress
-            As for `TabularMLPClassifier.fit`.
-
-        Returns
-        -------
-        TabularMLPRegressor
-            The model itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If data or settings are invalid.
-        ConnectionError, TimeoutError, RuntimeError
-            If a cluster cannot finish; the message says what to do.
-        KeyboardInterrupt
-            On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
-            Later a warning tells of it, and the nets that there are form the ensemble.
-        """
-        weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit_table(
-            X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress)
-        )
-        return self
-
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Return numbers, shape (n_rows,).
 
@@ -527,17 +401,6 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             If columns are missing, or do not hold what they held.
         """
         return self._predicted(self._values(X, "predict"))
-
-    def predict_std(self, X: Any) -> NDArray[np.float64]:
-        """Return the members' standard deviation, shape (n_rows,).
-
-        It measures how much the nets disagree, not the noise of y: see `predict_interval`.
-
-        Parameters
-        ----------
-        X : as for `predict`
-        """
-        return self._spread(self._values(X, "predict_std"))
 
     @explained
     def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
@@ -635,9 +498,4 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             raise ValueError(f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}")
 
 
-def register_converters() -> None:
-    """Tell skl2onnx of both models, now or once it is imported."""
-    when_imported(lambda: export.register(TabularMLPClassifier, TabularMLPRegressor))
-
-
-register_converters()
+register(TabularMLPClassifier, TabularMLPRegressor)

@@ -180,6 +180,11 @@ class NetOutputs(NamedTuple):
         return (low, 1.0) if self.low >= 0 and 0 < self.high <= 1 else (low, high)
 
     @property
+    def kind(self) -> Literal["classification", "regression"]:
+        """The task in the words of encodings."""
+        return "regression" if self.task == "regression" else "classification"
+
+    @property
     def loss(self) -> LossLike:
         """The loss that nets are trained on, but for numbers with another."""
         return LOSSES[self.task]

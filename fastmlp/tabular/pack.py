@@ -25,13 +25,13 @@ from fastmlp.tabular.pool import (
     Fold,
     Limits,
     Listeners,
-    NetSettings,
     Split,
     TableRows,
     Trained,
     drawn,
     in_strips,
     inputs_of,
+    net_settings,
     train,
     train_together,
     validated,
@@ -41,9 +41,7 @@ from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
 from fastmlp.training.history import Bar, Callback, bar_over
 
 Array = NDArray[Any]
-# Lower is better.
-Loss = Callable[[Array], float]
-# Of predictions and of the rows' weights, shape (n_rows,), or None.
+# Of predictions and of the rows' weights, shape (n_rows,), or None; lower is better.
 WeightedLoss = Callable[[Array, Array | None], float]
 # In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below that of one selection, in the mean,
 # where no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
@@ -67,10 +65,9 @@ class Selection(NamedTuple):
 
 def greedy(
     predictions: Sequence[Array] | Array,
-    loss: Loss,
-    *,
-    n_rounds: int = 50,
-    max_members: int | None = None,
+    loss: WeightedLoss,
+    weight: Array | None = None,
+    n_rounds: int = N_ROUNDS,
 ) -> Selection:
     """Return an ensemble to which each round has added the candidate that helps most.
 
@@ -81,11 +78,9 @@ def greedy(
     ----------
     predictions : sequence of arrays of one shape, or an array of them
         Each candidate's, of the same validation rows.
-    loss : function of such an array, lower is better
+    loss : function of such an array and of the rows' weights, lower is better
     n_rounds : int
         How often a candidate is added.
-    max_members : int, optional
-        How many different candidates there may be.
 
     Returns
     -------
@@ -100,25 +95,23 @@ def greedy(
     >>> import numpy as np
     >>> y = np.zeros(3)
     >>> candidates = [np.full(3, 1.0), np.full(3, -1.0), np.full(3, 4.0)]
-    >>> greedy(candidates, lambda mean: float(np.mean((mean - y) ** 2))).weights
+    >>> greedy(candidates, lambda mean, weight: float(np.mean((mean - y) ** 2))).weights
     array([0.5, 0.5, 0. ])
     """
     counts = np.zeros(len(predictions), np.int64)
     total = np.zeros_like(predictions[0], dtype=np.float64)
     best = Selection(counts.astype(np.float64), np.inf)
     for n in range(1, n_rounds + 1):
-        full = max_members is not None and np.count_nonzero(counts) >= max_members
-        allowed: Array = np.flatnonzero(counts > 0) if full else np.arange(len(counts))
-        losses = np.array([loss((total + predictions[i]) / n) for i in allowed])
+        losses = np.array([loss((total + candidate) / n, weight) for candidate in predictions])
         if np.isnan(losses).all():
             break
         place = int(np.nanargmin(losses))
         if losses[place] < best.loss:
             chosen = counts.copy()
-            chosen[allowed[place]] += 1
+            chosen[place] += 1
             best = Selection(chosen / n, float(losses[place]))
-        counts[allowed[place]] += 1
-        total += predictions[allowed[place]]
+        counts[place] += 1
+        total += predictions[place]
     return best
 
 
@@ -162,7 +155,7 @@ def bagged(
         if bag and deadline is not None and time.perf_counter() >= deadline:
             break
         drawn = generator.standard_gamma(SHAPE, n_rows) * (1 if weight is None else weight)
-        weights += greedy(predictions, _weighted(loss, drawn), n_rounds=N_ROUNDS).weights
+        weights += greedy(predictions, loss, drawn).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
     if not weights.any():
@@ -188,10 +181,6 @@ def equal(
         return Selection(weights, np.inf)
     weights[order] = 1 / len(order)
     return Selection(weights, loss(np.mean([predictions[i] for i in order], axis=0), weight))
-
-
-def _weighted(loss: WeightedLoss, weight: Array) -> Loss:
-    return lambda mean: loss(mean, weight)
 
 
 # Shares of a time limit: what is kept for the selection, and the least for training.
@@ -392,7 +381,6 @@ def train_pack(
     caller = caller or Caller()
     start = time.perf_counter() if caller.start is None else caller.start
     outputs = outputs_of(task, training.y, training.weight, n_classes, settings.loss)
-    loss = settings.loss.of_nets if task == "regression" else None
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
@@ -410,9 +398,7 @@ def train_pack(
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        of_nets = NetSettings(
-            outputs, settings.compute_dtype, settings.signs, loss, settings.metrics
-        )
+        of_nets = net_settings(outputs, settings)
         splits.append(Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:

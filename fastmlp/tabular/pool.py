@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,9 +20,8 @@ from fastmlp.rules.optimizer_protocol import EMA
 from fastmlp.rules.optimizers import AdamW
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import NetOutputs, Score
-from fastmlp.tabular.schema import Task as EncodedTask
 from fastmlp.tabular.schema import Values
-from fastmlp.tabular.settings import Recipe
+from fastmlp.tabular.settings import PackSettings, Recipe
 from fastmlp.training.history import Bar, Callback, History, Report, Status
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation.expanded import Expanded, trusted
@@ -238,7 +236,7 @@ class Trained(NamedTuple):
     Attributes
     ----------
     predictions : of the validation rows, shape (n_rows,) or (n_rows, n_classes)
-    best_epoch, n_epochs : int, counted from 1
+    best_epoch : int, counted from 1
     cut : bool, True if the deadline has ended the training
     curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
     seconds : float, of the training
@@ -248,21 +246,27 @@ class Trained(NamedTuple):
     net: MLP
     predictions: NDArray[np.float64]
     best_epoch: int
-    n_epochs: int
     cut: bool
     curve: NDArray[np.float64]
     seconds: float
 
 
 class NetSettings(NamedTuple):
-    """The settings that all nets of a pack share: outputs, precision, constraints of columns, the
-    loss, if it is not that of the outputs, and metrics."""
+    """The settings that all nets of a pack share: outputs, loss, precision, constraints of columns
+    and metrics."""
 
     outputs: NetOutputs
-    compute_dtype: ComputeDType | None = None
-    signs: tuple[int, ...] = ()
-    loss: LossLike | None = None
-    metrics: Mapping[str, Score] = MappingProxyType({})
+    loss: LossLike
+    compute_dtype: ComputeDType | None
+    signs: tuple[int, ...]
+    metrics: Mapping[str, Score]
+
+
+def net_settings(outputs: NetOutputs, settings: PackSettings) -> NetSettings:
+    """Return the settings of the nets of a pack."""
+    loss = settings.loss.of_nets if outputs.task == "regression" else outputs.loss
+    own = (settings.compute_dtype, settings.signs, settings.metrics)
+    return NetSettings(outputs, loss, *own)
 
 
 class Measure(NamedTuple):
@@ -337,18 +341,19 @@ def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator
     recipes, encodings, training, validation, nets, generator = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
-    rows = _SplitRows(training, validation, nets)
+    n = len(training.y)
+    y = nets.outputs.targets(np.concatenate([training.y, validation.y]))
+    places, weight = np.arange(len(y)), joined_weights(training, validation)
     for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
+        encoding = encodings[name]
         if name not in inputs:
-            encoding, key = encodings[name], keys[name]
-            kind: EncodedTask = "classification"
-            if nets.outputs.task == "regression":
-                kind = "regression"
-            first = encoding.fit_expanded(training.values, training.y, kind, key)
+            kind = nets.outputs.kind
+            first = encoding.fit_expanded(training.values, training.y, kind, keys[name])
             inputs[name] = joined(first, encoding.expanded(validation.values))
-        signs = encodings[name].signs(nets.signs) if nets.signs else None
-        yield rows.fits(group, inputs[name], signs)
+        members, X = [new_net(recipe, encoding, nets, n) for recipe in group], inputs[name]
+        call = Call(members, X, y, batch_size_of(n), places[:n], places[n:], weight)
+        yield _Fits(group, call, nets)
 
 
 def _groups(
@@ -363,31 +368,6 @@ def _groups(
         chosen = recipes[first : first + n]
         for name in dict.fromkeys(recipe.encoding for recipe in chosen):
             yield [recipe for recipe in chosen if recipe.encoding == name]
-
-
-class _SplitRows:
-    """The rows of a split: first those of training, then those of validation."""
-
-    def __init__(
-        self,
-        training: TableRows,
-        validation: TableRows,
-        nets: NetSettings,
-    ) -> None:
-        self._nets, self._n = nets, len(training.y)
-        self._y = nets.outputs.targets(np.concatenate([training.y, validation.y]))
-        self._weight = None
-        if training.weight is not None or validation.weight is not None:
-            self._weight = np.concatenate([_weights(part) for part in (training, validation)])
-
-    def fits(self, recipes: Sequence[Recipe], X: Inputs, signs: list[int] | None) -> "_Fits":
-        """New nets with the rows that they train on; `signs` are the constraints of the inputs."""
-        places, n = np.arange(len(X)), self._n
-        batch = batch_size_of(n)
-        steps = math.ceil(n / batch)
-        nets = [new_net(recipe, X.shape[1], self._nets, steps, signs) for recipe in recipes]
-        call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
-        return _Fits(recipes, call, self._nets)
 
 
 class _Fits(NamedTuple):
@@ -405,11 +385,10 @@ class _Fits(NamedTuple):
             cut = history.status is Status.OUT_OF_TIME
             if history.best_epoch is not None or cut:
                 predictions = self.settings.outputs.predictions(net.predict(held_out))
-                best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
                 metrics = [history.metrics.get(name, []) for name in self.settings.metrics]
                 values = [*zip(history.loss, history.validation_loss, *metrics, strict=False)]
                 curve = np.array(values, np.float64).reshape(-1, 2 + len(metrics))
-                own = (best, n_epochs, cut, curve, history.seconds)
+                own = ((history.best_epoch or 0) + 1, cut, curve, history.seconds)
                 nets.append(Trained(recipe, net, predictions, *own))
         return nets
 
@@ -435,8 +414,12 @@ def _interrupted(histories: Sequence[Sequence[History]]) -> bool:
     return any(history.status is Status.INTERRUPTED for of_call in histories for history in of_call)
 
 
-def _weights(part: TableRows) -> Array:
-    return np.ones(len(part.y)) if part.weight is None else part.weight
+def joined_weights(*parts: TableRows) -> Array | None:
+    """Return the weights of the rows of all parts; None where no part has weights."""
+    if all(part.weight is None for part in parts):
+        return None
+    each = (np.ones(len(part.y)) if part.weight is None else part.weight for part in parts)
+    return np.concatenate([*each])
 
 
 def batch_size_of(n_rows: int) -> int:
@@ -445,15 +428,9 @@ def batch_size_of(n_rows: int) -> int:
     return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)
 
 
-def new_net(
-    recipe: Recipe,
-    n_inputs: int,
-    settings: NetSettings,
-    steps_per_epoch: int,
-    signs: list[int] | None,
-) -> MLP:
-    """Return a net to be trained."""
-    outputs = settings.outputs
+def new_net(recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int) -> MLP:
+    """Return a net to be trained on so many rows."""
+    outputs, steps_per_epoch = settings.outputs, math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     optimizer = AdamW(
         recipe.learning_rate,
@@ -463,15 +440,15 @@ def new_net(
         average=EMA(momentum),
     )
     net = MLP(
-        (n_inputs, *recipe.hidden, outputs.n_outputs),
+        (encoding.n_inputs, *recipe.hidden, outputs.n_outputs),
         activation=recipe.activation,
-        loss=settings.loss or outputs.loss,
+        loss=settings.loss,
         optimizer=optimizer,
         initializer="he_uniform",
         dropout=recipe.dropout if recipe.hidden else 0.0,
         l1=recipe.l1,
         compute_dtype=settings.compute_dtype,
-        monotonic_cst=signs,
+        monotonic_cst=encoding.signs(settings.signs) if settings.signs else None,
         seed=recipe.seed,
     )
     net.biases[-1][:] = outputs.bias

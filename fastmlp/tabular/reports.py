@@ -318,16 +318,6 @@ def html(model: Any) -> str:
     return pieces.html_text(last, strong=type(model).__name__) + pieces.html_table(_cells(model))
 
 
-def say(message: str) -> None:
-    """Print what is done."""
-    print(message, flush=True)
-
-
-def unfitted(model: Any) -> str:
-    """Return a model that is not fitted as HTML."""
-    return pieces.html_text("not fitted", strong=repr(model))
-
-
 def _cells(model: Any) -> list[tuple[str, ...]]:
     cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
     for row in rows_of(model.leaderboard_):

@@ -398,54 +398,43 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class Facts(NamedTuple):
-    """A column of a table to learn from.
+Decision = Literal["number", "levels"] | Parts | LeftOut
 
-    Attributes
+
+def _decided(
+    kind: Kind,
+    asked: bool,
+    n: int,
+    n_rows: int,
+    lows: Array,
+    highs: Array,
+    levels: Collection[str],
+    type_name: str,
+) -> Decision:
+    """Return the outcome of the rule for a column.
+
+    Parameters
     ----------
     kind : by its type; of texts that are all ISO dates or times, the kind of those
     asked : True if it is to be categories
     n, n_rows : rows with a value, and all
     lows, highs : (n_parts,) arrays, of numbers and of the parts of dates
     levels : texts of the levels, each once
-    type : the name of the type, where it is of others
+    type_name : of the type, where it is of others
     """
-
-    kind: Kind
-    asked: bool
-    n: int
-    n_rows: int
-    lows: NDArray[Any] | None = None
-    highs: NDArray[Any] | None = None
-    levels: Collection[str] = ()
-    type: str = ""
-
-
-def decided(facts: Facts) -> Literal["number", "levels"] | Parts | LeftOut:
-    """The outcome of the rule for a column.
-
-    Examples
-    --------
-    >>> from fastmlp.tabular.schema import Facts, decided
-    >>> decided(Facts("texts", False, 9, 9, levels=["a", "b"]))
-    'levels'
-    >>> decided(Facts("texts", False, 9, 9, levels=["a"]))
-    LeftOut(why='has one value only')
-    """
-    kind, asked, n, n_rows = facts[:4]
     if kind == "others":
-        encoding = " in UTF-8" if "binary" in facts.type else ""
-        cure = ": make dates of it by .dt.to_timestamp()" if facts.type[:6] == "period" else ""
-        return LeftOut(f"holds {facts.type}, neither numbers, dates nor texts{encoding}{cure}")
+        encoding = " in UTF-8" if "binary" in type_name else ""
+        cure = ": make dates of it by .dt.to_timestamp()" if type_name[:6] == "period" else ""
+        return LeftOut(f"holds {type_name}, neither numbers, dates nor texts{encoding}{cure}")
     if asked or kind in ("levels", "texts"):
-        why = _no_levels(facts.levels, n, n_rows, asked=asked)
+        why = _no_levels(levels, n, n_rows, asked=asked)
         return "levels" if why is None else LeftOut(why)
-    if not n or facts.lows is None or facts.highs is None or kind == "nothing":
+    if not n:
         return LeftOut(EMPTY)
-    if facts.lows[-1] == facts.highs[-1] and n == n_rows:
-        far = " in float64: subtract the least one" if abs(facts.lows[-1]) >= 2**53 else ""
+    if lows[-1] == highs[-1] and n == n_rows:
+        far = " in float64: subtract the least one" if abs(lows[-1]) >= 2**53 else ""
         return LeftOut(ONE_VALUE + far)
-    return dates.learned(kind, facts.lows, facts.highs) if dates.is_kind(kind) else "number"
+    return dates.learned(kind, lows, highs) if dates.is_kind(kind) else "number"
 
 
 def _no_levels(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> str | None:
@@ -468,15 +457,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-class LearnedColumn(NamedTuple):
-    """The outcome of the rule for a column, and all its levels, if it has levels."""
-
-    decision: Literal["number", "levels"] | dates.Parts | LeftOut
-    levels: set[Level]
-
-
-def learn(name: str, values: Any, who: str, *, asked: bool = False) -> LearnedColumn:
-    """Learn a column: an array, a series of pandas or a column of Arrow.
+def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Decision, set[Level]]:
+    """Return the outcome of the rule for a column, and all its levels, if it has levels.
 
     Parameters
     ----------
@@ -498,8 +480,8 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> LearnedCo
     if asked or kind in ("texts", "levels"):
         codes, in_column = in_memory.levels_in(values, name, who)
         times = np.bincount(codes[codes >= 0], minlength=len(in_column)).tolist()
-        used = [level if n else None for level, n in zip(in_column, times, strict=True)]
         counts.update({level: n for level, n in zip(in_column, times, strict=True) if n})
+        used = [level if n else None for level, n in zip(in_column, times, strict=True)]
         moments = dates.of_texts(used) if kind == "texts" and any(used) else None
         temporal = temporal if moments is None else dates.kind_of(moments)
         if moments is not None and temporal is not None and not asked:
@@ -524,11 +506,10 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> LearnedCo
     if kind == "numbers" and len(there[0]) and np.isinf([lows, highs]).any():
         raise in_memory.infinite(values, name, who)
     texts_of = [str(level) for level in levels]
-    facts = Facts(temporal or kind, asked, n, len(values), lows, highs, texts_of, type_name)
-    decision = decided(facts)
+    decision = _decided(temporal or kind, asked, n, len(values), lows, highs, texts_of, type_name)
     if isinstance(decision, dates.Parts) and temporal == "dates":
         decision = decision._replace(zone=in_memory.has_zone(values))
-    return LearnedColumn(decision, levels)
+    return decision, levels
 
 
 def _levels(counts: Collection[Any]) -> set[Level]:

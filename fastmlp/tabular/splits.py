@@ -101,7 +101,7 @@ def folds(
     Parameters
     ----------
     cv : int, splitter, iterable of pairs or None, as of the estimators
-    n_folds : int, or None for no folds where `cv` is no splitter
+    n_folds : int, the number of folds where `cv` is None; None: there are none
 
     Raises
     ------
@@ -110,9 +110,14 @@ def folds(
     """
     if cv is not None and not isinstance(cv, int | np.integer):
         pairs = _given(cv, rows, who)
-        if rows.groups is not None:
-            _check_groups(pairs, rows.groups, who)
+        groups = np.arange(len(rows.y)) if rows.groups is None else rows.groups
+        if any(np.isin(groups[first], groups[second]).any() for first, second in pairs):
+            raise ValueError(
+                f"{who}: cv has a fold that trains and validates on rows of one of groups: use "
+                "sklearn.model_selection.GroupKFold, or leave groups out"
+            )
         return pairs
+    n_folds = n_folds if cv is None else int(cv)
     if n_folds is None:
         return None
     if rows.groups is None:
@@ -136,16 +141,6 @@ def folds_apart(groups: Array | None, n_folds: int) -> list[Fold] | None:
     if n_groups < 2:
         return []
     return list(GroupKFold(min(n_folds, n_groups)).split(groups, groups=groups))
-
-
-def _check_groups(pairs: list[Fold], groups: Array, who: str) -> None:
-    """Raise ValueError if a fold trains on a group of the rows that it validates on."""
-    for first, second in pairs:
-        if np.isin(groups[first], groups[second]).any():
-            raise ValueError(
-                f"{who}: cv has a fold that trains and validates on rows of one of groups: use "
-                "sklearn.model_selection.GroupKFold, or leave groups out"
-            )
 
 
 def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:

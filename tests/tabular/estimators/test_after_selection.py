@@ -233,7 +233,7 @@ def test_drawn_rows_are_of_near_rows(rng: np.random.Generator) -> None:
     numbers = np.stack([10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1)
     numbers[:, 1:] += np.arange(500)[:, None] / 1e4
     values = Values(numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32))
-    columns = distillation.TableColumns(np.array([0, 1, 1]), np.array([2, 3]))
+    columns = np.array([0, 1, 1]), np.array([2, 3])
     drawn_rows = [*distillation.drawn(values, columns, 5000, np.random.default_rng(0))]
     assert [len(part.codes) for part in drawn_rows] == [4096, 904]
     rows = Values(*map(np.concatenate, zip(*drawn_rows, strict=True)))

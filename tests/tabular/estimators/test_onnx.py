@@ -21,7 +21,8 @@ from small_models import FEW, WITH_TREES, classifier, drawn, regressor, with_tre
 import fastmlp
 from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import extras, models
+from fastmlp.export.onnx import register
+from fastmlp.tabular import extras
 from fastmlp.tabular.outputs import Objective
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -256,7 +257,7 @@ def test_converters_are_registered_whichever_comes_first(
         monkeypatch.delitem(names, estimator)
     if first == "fastmlp":
         monkeypatch.delitem(sys.modules, "skl2onnx")
-    models.register_converters()
+    register(TabularMLPClassifier, TabularMLPRegressor)
     assert (TabularMLPClassifier in names) == (first == "skl2onnx")
     importlib.import_module("skl2onnx")
     assert names[TabularMLPClassifier] == "FastmlpTabularMLPClassifier"

@@ -61,42 +61,29 @@ def caruana(y: Array, candidates: Array, n_rounds: int) -> list[int]:
 def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
     """The second round adds the other candidate, as the first place that gives the least loss."""
     candidates = [np.full(3, 0.6), np.zeros(3)]
-    selection = greedy(candidates, lambda mean: float(abs(np.round(mean).mean())), n_rounds=2)
+    selection = greedy(
+        candidates, lambda mean, weight: float(abs(np.round(mean).mean())), n_rounds=2
+    )
     assert selection.weights.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_caruanas_selection(seed: int) -> None:
     y, candidates = candidates_of(seed)
-    result = greedy(candidates, lambda mean: loss_of(y, mean), n_rounds=25)
+    result = greedy(candidates, lambda mean, weight: loss_of(y, mean), n_rounds=25)
     chosen = caruana(y, candidates, 25)
     expected = np.bincount(chosen, minlength=len(candidates)) / len(chosen)
     np.testing.assert_allclose(result.weights, expected, rtol=0, atol=1e-15)
     assert result.loss == pytest.approx(loss_of(y, result.weights @ candidates), rel=1e-12)
 
 
-def test_there_are_at_most_so_many_different_members() -> None:
-    y, candidates = candidates_of(3, n=12)
-    for most in (1, 2, 3):
-        result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=most)
-        assert 1 <= np.count_nonzero(result.weights) <= most
-        assert result.weights.sum() == pytest.approx(1)
-
-
-def test_one_member_is_the_best_one() -> None:
-    y, candidates = candidates_of(5)
-    result = greedy(candidates, lambda mean: loss_of(y, mean), max_members=1)
-    losses = [loss_of(y, each) for each in candidates]
-    assert np.flatnonzero(result.weights).tolist() == [int(np.argmin(losses))]
-
-
 def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
-    result = greedy(candidates, lambda mean: loss_of(y, mean))
+    result = greedy(candidates, lambda mean, weight: loss_of(y, mean))
     assert result.weights[0] == 0
     assert np.isfinite(result.loss)
-    none = greedy(candidates[:1], lambda mean: loss_of(y, mean))
+    none = greedy(candidates[:1], lambda mean, weight: loss_of(y, mean))
     assert not none.weights.any()
 
 
@@ -119,7 +106,7 @@ def test_a_candidate_that_is_far_better_is_alone_in_every_bag() -> None:
 
 def test_bags_spread_the_weights_and_few_may_remain() -> None:
     y, candidates = candidates_of(6)
-    one, many = greedy(candidates, lambda mean: loss_of(y, mean)), bags(y, candidates)
+    one, many = greedy(candidates, lambda mean, weight: loss_of(y, mean)), bags(y, candidates)
     assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
     assert many.weights.sum() == pytest.approx(1)
     few = bags(y, candidates, max_members=2)
