@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
 # Classes that nobody makes: methods are shown as of the class of their object.
-BASES = ("TabularMLP", "BatchPredictions")
+BASES = ("Net", "TabularMLP", "BatchPredictions")
 
 
 def explained(target: F) -> F:
@@ -75,7 +75,8 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     method = bool(owner) and not owner.endswith("<locals>")
     who = owner if name in ("__init__", "__new__") else function.__qualname__.split("<locals>.")[-1]
     if owner in BASES and args:
-        who = f"{type(args[0]).__name__}.{name}"
+        owner = type(args[0]).__name__
+        who = owner if name == "__init__" else f"{owner}.{name}"
     who = SHOWN_AS.get(who, who)
     parameters = list(inspect.signature(function).parameters.values())[method:]
     known = {p.name: p for p in parameters}

@@ -1,0 +1,272 @@
+"""Net: what an MLP is made of, as attributes: settings, parameters, the optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import random_state
+from fastmlp.backends import devices
+from fastmlp.backends.protocol import Engine, Predictor
+from fastmlp.network import layer_settings as rates_of_layers
+from fastmlp.network import monotone, resolve, spec
+from fastmlp.network.layer_settings import dropout_of
+from fastmlp.network.resolve import smoothed
+from fastmlp.network.spec import (
+    Activation,
+    ComputeDTypes,
+    DropoutLike,
+    DType,
+    InitializerLike,
+    LayerRates,
+    LossLike,
+    OptimizerLike,
+    OutputActivation,
+    Penalties,
+    Rates,
+    Seed,
+    Views,
+)
+from fastmlp.network.summary import Description
+from fastmlp.rules.dropout import Rate
+from fastmlp.rules.optimizer_protocol import Optimizer, is_averaged
+from fastmlp.validation import frames, scalars
+from fastmlp.validation.calls import explained
+
+if TYPE_CHECKING:
+    from fastmlp.network.spec import Computed
+else:
+    # Of a property with a Literal jedi 0.20 raises, and IPython completes nothing at all.
+    Computed = str | tuple[str, ...] | None
+
+Array = NDArray[Any]
+
+
+class Net:
+    """The base of `MLP`, which says what its arguments and attributes are."""
+
+    _engine: Engine[Any] | None
+    _predictor: Predictor | None
+    _raw_predictor: Predictor | None
+    _steps: Any
+
+    @explained
+    def __init__(
+        self,
+        layer_sizes: Iterable[int],
+        *,
+        activation: Activation | Sequence[Activation] = "relu",
+        output_activation: OutputActivation | None = None,
+        loss: LossLike = "mse",
+        optimizer: OptimizerLike = "adam",
+        l2: float = 0.0,
+        l1: float = 0.0,
+        penalties: Penalties | None = None,
+        initializer: InitializerLike | None = None,
+        label_smoothing: float = 0.0,
+        layer_rates: LayerRates | None = None,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
+        dtype: DType = "float32",
+        compute_dtype: ComputeDTypes | None = None,
+        monotonic_cst: Sequence[int] | None = None,
+        seed: Seed | None = None,
+        n_threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        aim = smoothed(loss, label_smoothing)
+        arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
+        network, self._loss_name, self._output_name = resolve.network(*arguments)
+        factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
+        drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
+        computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
+        network = network._replace(layer_rates=factors, dropout=drawn)
+        signs = monotone.signs_of(monotonic_cst, network)
+        self._network = network._replace(compute_dtype=computed, signs=signs)
+        rule = resolve.optimizer(optimizer)
+        monotone.check_optimizer(rule, signs)
+        self._device = resolve.device(device)
+        devices.require(self._device)
+        self._initializer = initializer
+        self.n_threads = n_threads
+        generator = resolve.generator(seed)
+        self._state = resolve.initial_state(self._network, rule, generator, initializer)
+        if drawn is not None:
+            self._state.key = random_state.key_of(random_state.seeds_of(seed, generator))
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Sizes of the layers, inputs first."""
+        return self._network.layout.sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of parameters and predictions."""
+        return self._network.dtype
+
+    @property
+    def compute_dtype(self) -> Computed:
+        """The dtype that training rounds operands of products to: of wide layers, or one per layer;
+        or None."""
+        return self._network.compute_dtype
+
+    @property
+    def monotonic_cst(self) -> tuple[int, ...] | None:
+        """For each input 1 if predictions rise with it, -1 if they fall, or 0; None: all are 0."""
+        return self._network.signs or None
+
+    @property
+    def device(self) -> str:
+        """Where the net trains and predicts: "cpu", "cuda" or "cuda:<number>"."""
+        return self._device
+
+    @property
+    def n_threads(self) -> int | None:
+        """The most threads that its calls use on the CPU; None: as many as the process may use."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, n_threads: int | None) -> None:
+        if n_threads is not None:
+            n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
+        self._n_threads = n_threads
+        self._engine = self._predictor = self._raw_predictor = self._steps = None
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps done so far."""
+        return self._state.n_steps
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; another rule's, if set, starts from step 0 with a state of its own."""
+        return self._state.optimizer
+
+    @optimizer.setter
+    def optimizer(self, setting: OptimizerLike) -> None:
+        optimizer, state = resolve.optimizer(setting), self._state
+        monotone.check_optimizer(optimizer, self._network.signs)
+        if optimizer.rule is state.optimizer.rule:
+            # Not an owner: steps go on with the state, which stays where it is.
+            with state.lock.parameters:
+                state.lock.require_free("MLP.optimizer")
+                state.optimizer = optimizer
+            return
+        with state.lock.training("MLP.optimizer"):
+            state.restart()
+            state.optimizer = optimizer
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of X, or None; a fit of a frame sets them."""
+        return self._state.feature_names
+
+    @feature_names.setter
+    def feature_names(self, names: Iterable[str] | None) -> None:
+        checked = frames.names_given(names, self.layer_sizes[0], "MLP.feature_names")
+        self._state.feature_names = checked
+
+    @property
+    def trainable(self) -> list[bool]:
+        """True for each layer that is trained, False for one that is frozen; live."""
+        switches = self._network.trainable or (True,) * self._network.layout.n_layers
+        return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
+
+    @trainable.setter
+    def trainable(self, switches: bool | Sequence[bool]) -> None:
+        self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
+
+    @property
+    def layer_rates(self) -> list[float | Rates]:
+        """The factors of the learning rate of each layer."""
+        return rates_of_layers.all_shown(self._network)
+
+    @layer_rates.setter
+    def layer_rates(self, factors: LayerRates | None) -> None:
+        self._change(
+            layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
+        )
+
+    def _change(self, **fields: Any) -> None:
+        """Change settings of the layers."""
+        lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
+        with lock.parameters:
+            lock.require_free(f"MLP.{next(iter(fields))}")
+            lock.n_owners += averaged
+            before, self._network = self._network, self._network._replace(**fields)
+            # Predictions and buffers are the same with other rates.
+            for prepared in (self._engine, self._steps) if self._device == "cpu" else ():
+                changing: Any = prepared
+                if changing is not None:
+                    changing.change(self._network)
+            if self._device != "cpu":
+                self._engine = self._steps = None
+            frozen = rates_of_layers.frozen
+            if averaged and frozen(before) != frozen(self._network):
+                # Frozen layers stay as they are seen, and the others were averaged beside them.
+                self._state.train_shown()
+
+    @property
+    def parameters(self) -> Array:
+        """All weights, then all biases: one flat vector, live."""
+        return self._state.parameters
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weight matrices, shape (n_in, n_out) each, as live views."""
+        return Views(self._state.weights, "MLP.weights")
+
+    @property
+    def biases(self) -> list[Array]:
+        """The bias vectors, shape (n_out,) each, as live views."""
+        return Views(self._state.biases, "MLP.biases")
+
+    @property
+    def _link(self) -> str | None:
+        """The link that the loss owns, or None."""
+        return self._network.loss.link
+
+    def summary(self) -> str:
+        """Return a table of the layers, and the settings, as text.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> print(MLP((2, 4, 1), activation="tanh", seed=0).summary())
+        layer   inputs  outputs  activation  parameters
+        hidden       2        4  tanh                12
+        output       4        1  identity             5
+        17 parameters, float32; loss mse; Adam(learning_rate=0.001); 0 steps done
+        """
+        return self._description().table()
+
+    def __repr__(self) -> str:
+        return self._description().short()
+
+    def _repr_html_(self) -> str:
+        return self._description().html()
+
+    def _description(self) -> Description:
+        names = (self._loss_name, self._output_name)
+        return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
+
+    def _on_device(self) -> Engine[Any]:
+        """The engine of the net's device, made on first use: it imports Numba."""
+        if self._engine is None:
+            lock = self._state.lock
+            self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)
+        return self._engine
+
+    def __copy__(self) -> Self:
+        """A deep copy: two nets that had arrays in common would train both."""
+        return deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = dict.fromkeys(("_engine", "_predictor", "_raw_predictor", "_steps"))
+        return {**vars(self), **kept}
