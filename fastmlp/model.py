@@ -209,7 +209,7 @@ class MLP(Net, metaclass=AdvisingType, advice=OF_NETS):
             Go on from the checkpoint, if there is one, to the bits of a fit that was not
             interrupted.
         communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
-            Ranks that train this net together, on rows that each has; see docs, How-to, Ranks.
+            Ranks that train this net together, each with its rows (how-to: several machines).
         average_every : int of 1 or more, optional
             Steps that ranks take alone before they average. None: ranks sum gradients in each step.
 
