@@ -32,34 +32,6 @@ def test_views_cover_the_vector_once_weights_first_in_order(layout: Layout) -> N
     assert np.array_equal(np.concatenate(parts), flat)
 
 
-@for_every_layout
-@given(layouts)
-def test_what_is_written_to_a_view_is_in_the_vector(layout: Layout) -> None:
-    flat = np.zeros(layout.n_parameters, np.float32)
-    for view in views_of(layout, flat):
-        view += 1
-    assert (flat == 1).all()
-
-
-@for_every_layout
-@given(layouts)
-def test_views_are_c_contiguous_with_a_row_for_each_input(layout: Layout) -> None:
-    flat = np.zeros(layout.n_parameters)
-    pairs = list(zip(layout.sizes[:-1], layout.sizes[1:], strict=True))
-    assert [view.shape for view in weight_views(layout, flat)] == pairs
-    assert [view.shape for view in bias_views(layout, flat)] == [(n_out,) for _, n_out in pairs]
-    assert all(view.flags.c_contiguous for view in views_of(layout, flat))
-
-
-@for_every_layout
-@given(layouts)
-def test_counts_are_those_of_the_views(layout: Layout) -> None:
-    flat = np.zeros(layout.n_parameters)
-    assert sum(view.size for view in weight_views(layout, flat)) == layout.n_weights
-    assert sum(view.size for view in views_of(layout, flat)) == layout.n_parameters
-    assert len(layout.weights) == len(layout.biases) == layout.n_layers
-
-
 def test_a_view_that_is_set_is_written_to() -> None:
     layout, flat = make_layout((2, 4, 1)), np.zeros(17)
     weights = Views(weight_views(layout, flat))
@@ -99,12 +71,6 @@ def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
 def test_offsets_of_a_worked_example() -> None:
     # W1 (2, 4), W2 (4, 1), then biases of 4 and 1.
     assert make_layout((2, 4, 1)) == Layout((2, 4, 1), (0, 8), (12, 16), 12, 17)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_views_keep_the_precision_of_the_vector(dtype: type) -> None:
-    layout = make_layout((3, 2))
-    assert {view.dtype.type for view in views_of(layout, np.zeros(8, dtype))} == {dtype}
 
 
 def test_wide_layers_take_part() -> None:
@@ -150,19 +116,6 @@ def test_the_summary_says_which_layers_take_part() -> None:
     assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
     assert "compute_dtype='bfloat16'" in repr(net)
     assert net.compute_dtype == "bfloat16"
-
-
-def test_nothing_is_shown_without_it() -> None:
-    net = MLP((70, 80, 90, 2))
-    assert net.compute_dtype is None
-    assert "compute_dtype" not in repr(net)
-    assert "products" not in net.summary()
-
-
-def test_rates_are_shown_beside_it() -> None:
-    net = MLP((70, 80, 2), compute_dtype="bfloat16", layer_rates=[0.5, 1])
-    first = net.summary().splitlines()[1].split()
-    assert first[-3:] == ["x", "0.5", "bfloat16"]
 
 
 def cells(html: str) -> list[list[str]]:

@@ -45,20 +45,6 @@ def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
 
 
 @each_rule
-def test_slope_is_the_finite_difference_of_the_value(name: str) -> None:
-    _, slope = evaluate(name, POINTS)
-    above, below = evaluate(name, POINTS + 1e-5)[0], evaluate(name, POINTS - 1e-5)[0]
-    np.testing.assert_allclose(slope, (above - below) / 2e-5, atol=1e-9)
-
-
-@each_rule
-@each_dtype
-def test_value_and_slope_keep_the_precision_of_the_argument(name: str, dtype: Any) -> None:
-    pairs = [OF_ONE[name](z) for z in np.array([-1.5, 0.0, 1.5], dtype)]
-    assert {type(number) for pair in pairs for number in pair} == {dtype}
-
-
-@each_rule
 def test_float32_is_float64_rounded(name: str) -> None:
     points = POINTS.astype(np.float32)
     expected = evaluate(name, points.astype(np.float64))
@@ -80,35 +66,11 @@ def test_no_overflow_far_out(name: str, dtype: Any) -> None:
     assert np.isfinite(pairs).all()
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_a_weight_of_zero_costs_nothing_and_stays(name: str) -> None:
-    assert PENALTIES[name](np.float64(0)) == (0, 0)
-
-
 @each_activation
 def test_far_out_it_is_a_line_or_a_constant(name: str) -> None:
     value, slope = evaluate(name, np.array([-1e4, -2e4, 1e4, 2e4]))
     assert value[1] - value[0] == pytest.approx(-1e4 * slope[0], abs=1e-8)
     assert value[3] - value[2] == pytest.approx(1e4 * slope[2], abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("name", "z", "value"),
-    [
-        ("selu", 1.0, 1.0507009873554805),  # the published scale
-        ("selu", -100.0, -1.7580993408473766),  # minus scale times alpha
-        ("gelu", 1.0, 0.8413447460685429),  # the normal distribution function at 1
-        ("gelu", -1.0, -0.15865525393145707),
-        ("gelu_tanh", 1.0, 0.8411919906082768),
-        ("elu", -1.0, -0.6321205588285577),  # 1/e - 1
-        ("leaky_relu", -1.0, -0.01),
-        ("silu", 1.0, 0.7310585786300049),
-        ("mish", 1.0, 0.8650983882673103),
-        ("softplus", 0.0, 0.6931471805599453),  # log 2
-    ],
-)
-def test_known_value(name: str, z: float, value: float) -> None:
-    assert RULES[name](np.float64(z))[0] == pytest.approx(value, rel=1e-14, abs=0)
 
 
 @pytest.mark.parametrize(("power", "moment"), [(1, 0.0), (2, 1.0)])
@@ -150,13 +112,6 @@ def test_value_is_that_of_the_reference(function: Function) -> None:
     points = points_of(function, np.concatenate([-sizes, [0.0], sizes]))
     values = [function(x) for x in points]
     np.testing.assert_allclose(values, reference(function, np.array(points)), rtol=4e-16)
-
-
-@each_function
-@each_dtype
-def test_precision_of_the_argument_is_kept(function: Function, dtype: Any) -> None:
-    points = points_of(function, np.array([-2.5, -0.5, 0.0, 0.5, 2.5], dtype))
-    assert [type(function(x)) for x in points] == [dtype] * len(points)
 
 
 @each_function
@@ -208,18 +163,6 @@ def draw(name: str, seed: int = 0, shape: tuple[int, int] = SHAPE) -> Any:
     return INITIALIZERS[name](np.random.default_rng(seed), shape)
 
 
-def test_an_initializer_has_the_name_of_its_function() -> None:
-    assert [rule.__name__ for rule in INITIALIZERS.values()] == list(INITIALIZERS)
-
-
-@each_initializer
-def test_weights_are_a_float64_matrix_of_the_shape(name: str) -> None:
-    weights = draw(name)
-    assert weights.shape == SHAPE
-    assert weights.dtype == np.float64
-    assert weights.flags.c_contiguous
-
-
 @each_initializer
 def test_variance_is_that_of_the_paper(name: str) -> None:
     # The variance of 120,000 normal numbers is known to sqrt(2 / 120,000) = 0.4 %.
@@ -246,16 +189,6 @@ def test_normal_weights_have_the_tails_of_the_normal_distribution(name: str) -> 
 
 
 @each_initializer
-def test_the_same_generator_draws_the_same_weights(name: str) -> None:
-    assert np.array_equal(draw(name), draw(name))
-
-
-@pytest.mark.parametrize("name", [name for name in INITIALIZERS if VARIANCES[name] > 0])
-def test_another_generator_draws_other_weights(name: str) -> None:
-    assert not np.array_equal(draw(name), draw(name, seed=1))
-
-
-@each_initializer
 def test_the_weights_of_two_layers_differ_where_any_are_drawn(name: str) -> None:
     generator = np.random.default_rng(0)
     first, second = (np.asarray(INITIALIZERS[name](generator, (3, 2))) for _ in range(2))
@@ -265,7 +198,3 @@ def test_the_weights_of_two_layers_differ_where_any_are_drawn(name: str) -> None
 @pytest.mark.parametrize("activation", activations.RULES)
 def test_the_default_of_an_activation_is_a_known_initializer(activation: str) -> None:
     assert DEFAULTS.get(activation, DEFAULT) in INITIALIZERS
-
-
-def test_defaults_are_of_known_activations() -> None:
-    assert set(DEFAULTS) <= set(activations.RULES)
