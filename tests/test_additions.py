@@ -122,7 +122,6 @@ np.testing.assert_allclose(nets[0].parameters, nets[1].parameters, atol=1e-5)
 
 
 def counts(row: str) -> list[int]:
-    """The numbers of files in a row of the map's table of additions."""
     (found,) = re.findall(
         rf"^\| {row}[^|]*\| ([^|]+) \|", (PACKAGE / "README.md").read_text(), re.M
     )

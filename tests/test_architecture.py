@@ -122,7 +122,6 @@ def houses_of(module: str) -> list[str]:
 
 
 def goes_up(module: str, target: str, house: str) -> bool:
-    """Whether an import inside a house leads to another room that is not below."""
     inside = target.startswith(f"{house}.") and room_of(target, house) != room_of(module, house)
     return inside and floor_of(target, house) >= floor_of(module, house)
 
@@ -138,7 +137,6 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node outside `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if not is_for_type_checkers(node):
             yield node
@@ -146,14 +144,12 @@ def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports_in(module: str) -> set[str]:
-    """Every module of fastmlp's that a module imports, or names a type of."""
     tree = tree_of(module)
     nodes = at_run_time(tree) if module in NAME_TYPES_ABOVE else ast.walk(tree)
     return {name for name in imports_by(nodes) if name in FILES}
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported in it, at the top or in a function."""
     return imports_by(ast.walk(tree))
 
 
@@ -173,7 +169,6 @@ def libraries_of(tree: ast.AST) -> set[str]:
 
 
 def run_on_import(tree: ast.AST) -> ast.Module:
-    """The statements outside functions and outside `if TYPE_CHECKING`."""
     body: list[ast.stmt] = []
     for node in ast.iter_child_nodes(tree):
         function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -325,7 +320,6 @@ def folders_of_the_tree() -> set[str]:
 
 
 def defined_in(path: str) -> set[str]:
-    """Return the names that a file defines or imports at any depth, methods by Class.method."""
     tree = ast.parse((ROOT / path).read_text())
     results = {alias.asname or alias.name for node in ast.walk(tree)
              if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip

@@ -185,7 +185,6 @@ REFERENCES = [
 
 
 def whole(page: Path) -> str:
-    """A page with the files that it includes."""
     fence = r"^```\{include\} (\S+)\n((?::.*\n)*)```$"
 
     def included(match: re.Match[str]) -> str:
@@ -199,7 +198,6 @@ def whole(page: Path) -> str:
 
 
 def n_words(text: str) -> int:
-    """Words of two letters and more, outside of code."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     return sum(bool(re.search("[A-Za-z]{2}", word)) for word in text.split())
 

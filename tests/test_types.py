@@ -123,7 +123,6 @@ def test_types_are_complete() -> None:
 
 
 def names_in(kind: Any) -> set[str]:
-    """Return the names in a Literal, or in the Literals of a union."""
     if get_origin(kind) is Literal:
         return set(get_args(kind))
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
@@ -163,7 +162,6 @@ def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
 
 
 def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
-    """Return the class, the name and the parameters of each method, but of those that take any."""
     results = []
     body = ast.parse(STUB.read_text()).body
     for kind in (each for each in body if isinstance(each, ast.ClassDef)):

@@ -31,7 +31,6 @@ def test_a_net_that_cannot_be_names_its_sizes(sizes: tuple[int, ...]) -> None:
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of 1 MB."""
     monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
 
@@ -164,7 +163,6 @@ def test_small_things_are_kept_by_their_number() -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """How often buffers for predictions of more than 64 rows were made."""
     monkeypatch.setattr(predictor, "GIL_ROWS", 64)
     seen: list[Any] = []
     original = row_blocks.RowBlocks.__init__

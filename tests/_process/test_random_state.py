@@ -11,7 +11,6 @@ from fastmlp._process import random_state
 
 
 def used(kind: str) -> np.random.Generator:
-    """A generator in the middle of its buffers."""
     generator = np.random.Generator(getattr(np.random, kind)(3))
     generator.integers(10, size=3, dtype=np.uint32)
     generator.random(5)

@@ -19,7 +19,6 @@ FIRST, SECOND = signal.SIGINT, signal.SIGTERM
 
 @pytest.fixture
 def heard() -> Iterator[list[int]]:
-    """The signals whose handlers ran."""
     numbers: list[int] = []
     before = {it: signal.getsignal(it) for it in (FIRST, SECOND)}
     for number in before:
@@ -191,7 +190,6 @@ Call = Callable[[], None]
 
 
 def called_from(modules: str, call: Call) -> Call:
-    """Return a call that goes through functions of these modules, the last one innermost."""
     for module in reversed(modules.split()):
         names: dict[str, Any] = {"__name__": module, "inner": call}
         exec("def call():\n    inner()", names)

@@ -35,7 +35,6 @@ def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
 
 
 def counter(width: int = WIDTH) -> MLP:
-    """A net whose prediction for rows of ones is its number of steps, times its parameters."""
     return MLP((width, 1), optimizer=Custom(count_up), initializer="zeros", dtype="float64")
 
 
@@ -175,7 +174,6 @@ def test_a_fit_that_failed_leaves_the_net_free() -> None:
 
 
 def taken_from_elsewhere(lock: NetLock) -> bool:
-    """Whether another thread finds the parameters locked."""
     results: list[bool] = []
 
     def look() -> None:

@@ -22,12 +22,10 @@ FULL = 2**32 - 1  # the largest word
 
 
 def orders_of(words: Any) -> Any:
-    """The orders that the block makes of rows of words."""
     return shuffle.orders_of(np.asarray(words, np.uint32))
 
 
 def by_hand(words: Any) -> list[int]:
-    """One order, by Python's own integers."""
     order: list[int] = []
     for i, word in enumerate(words):
         j = int(word) * (i + 1) >> 32

@@ -27,7 +27,6 @@ each_end = pytest.mark.parametrize("end", [".parquet", ".csv", ".arrow"])
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with rows and a model of them."""
     folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
     table = pd.DataFrame({"id": np.arange(N), "a": rng.normal(size=N), "b": rng.normal(size=N)})
     table["y"] = (table["a"] * table["b"] > 0).astype(int)
@@ -40,7 +39,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(trained: Path, output: Path, *more: str) -> list[str]:
-    """The arguments of a command that overwrites a file."""
     files = [str(trained / "model.safetensors"), str(trained / "rows.parquet")]
     return ["predict", *files, "--keep", "id", "--output", str(output), "--force", *more]
 

@@ -408,7 +408,6 @@ def blocks(kind: str) -> list[str]:
 
 
 def printed(command: str) -> str:
-    """What a command prints to both streams."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         program, *arguments = shlex.split(command)

@@ -32,7 +32,6 @@ FIT = ["--epochs", "1", "--seed", "3"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -107,14 +106,12 @@ def test_train_predict_and_score_are_those_of_python(
 
 
 def trained(table: pd.DataFrame, *more: str) -> Any:
-    """A model of the target `y` of a table."""
     table.to_parquet("train.parquet")
     assert main(["train", "train.parquet", "--target", "y", "--force", *FIT, *more]) == 0
     return fastmlp.load("model.safetensors")
 
 
 def some(rng: np.random.Generator, labels: Any, n: int = 200) -> pd.DataFrame:
-    """A table of a number, a text that looks like a number at times, and labels."""
     codes = rng.choice(["007", "12", "A1"], n)
     return pd.DataFrame({"a": rng.normal(size=n), "code": codes, "y": rng.choice(labels, n)})
 
@@ -189,7 +186,6 @@ N = 1003
 
 
 def batches(y: Any, predictions: Any) -> Iterator[PredictBatch]:
-    """Rows that are their predictions, 100 at a time."""
     for first in range(0, N, 100):
         part, where = slice(first, first + 100), Place("rows", first)
         rows = pa.table({str(j): column for j, column in enumerate(predictions[part].T)})

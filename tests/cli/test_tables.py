@@ -29,7 +29,6 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: t
 
 @pytest.fixture
 def frame(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A table of numbers and texts, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     n = 400
     table = pd.DataFrame(

@@ -23,14 +23,12 @@ TEXT = "a,stadt,größe\n" + "".join(
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rows in several encodings, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     for encoding in ("utf-8", "cp1252", "utf-16"):
         Path(f"{encoding}.csv").write_text(TEXT, encoding=encoding)
 
 
 def run(command: list[str], data: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command on a file, or on standard input with its bytes."""
     content = Path(f"{encoding}.csv").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     path = "-" if data == "-" else f"{encoding}.csv"

@@ -276,7 +276,6 @@ def test_weights_that_are_all_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def two_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    """A table of two targets, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     X, y = drawn()
     frame = X.assign(label=labels(), y=y, w=1.0 + (y > 4), when=pd.Timestamp("2020-01-01"))

@@ -228,7 +228,6 @@ def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def count_arrays() -> None:
-    """Count the arrays that come to this worker, by their shapes."""
     from distributed.protocol.serialize import dask_deserialize
 
     inner = dask_deserialize.dispatch(np.ndarray)
@@ -254,7 +253,6 @@ def counted() -> Counter[tuple[int, ...]]:
 
 @pytest.fixture
 def copies_stay(client: Any) -> Iterator[None]:
-    """Every two seconds Dask's memory manager drops copies that no task waits for."""
     client.amm.stop()
     yield
     client.amm.start()

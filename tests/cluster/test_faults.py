@@ -32,7 +32,6 @@ SOON = 60
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waits, and groups of one net."""
     monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(groups, "LEAST_COST", 1.0)
 
@@ -185,7 +184,6 @@ def search(client: Any, size: int) -> Any:
 
 
 def table(client: Any, size: int) -> Any:
-    """Its nets are those of a call of `fit_many`."""
     few: dict[str, Any] = {"n_members": 4 * size, "max_iter": 8, "random_state": 0, "cv": 2}
     return [
         TabularMLPRegressor(**few, client=client, **timeout(client))
@@ -195,7 +193,6 @@ def table(client: Any, size: int) -> Any:
 
 
 def worker_pids(client: Any) -> list[int]:
-    """Return the processes of both workers, when there are two again."""
     end = time.monotonic() + 300
     while True:
         result = sorted(client.run(os.getpid, on_error="ignore").values())

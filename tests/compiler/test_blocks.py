@@ -49,7 +49,6 @@ def invoke(address: Any, arguments: Any) -> None:
 
 
 def run(block: Block, *arguments: Any) -> None:
-    """Call a block with the addresses of arrays, and with counts."""
     integers = (a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
     invoke(block.address, tuple(integers))
 
@@ -79,7 +78,6 @@ def update_factory(optimizer: Any) -> Any:
 
 
 def block_ir(factory: Callable[..., Any], *rule: Any) -> str:
-    """LLVM's final text of the float32 block, compiled afresh."""
     for each in rule:
         register_jitable(**INLINED)(each)
     return str(Block(factory(np.float32, *rule), None)._code.inspect_llvm())
@@ -202,8 +200,6 @@ def constant(scalar: Any, number: float) -> Any:
 
 
 def scaled(scalar: Any, rule: Any, factor: float) -> Any:
-    """A factory of blocks that write the multiple of a rule's value at 1."""
-
     def write(address: Any) -> None:
         row(address, 1, scalar)[0] = factor * rule(scalar(1))[0]
 
@@ -331,7 +327,6 @@ def test_a_rule_that_does_not_compile_fails_again_with_the_same_words() -> None:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """Python's garbage collector, on again at the end."""
     yield
     gc.enable()
 

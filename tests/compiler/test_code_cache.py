@@ -77,7 +77,6 @@ def double(x: Any) -> Any:
 
 
 def twice(name: str = "test.double") -> Any:
-    """A kernel that knows nothing of earlier ones but what is on the disk."""
     return kernel(name)(double)
 
 
@@ -86,7 +85,6 @@ def hits(compiled: Any) -> int:
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file with its time of change and its content."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
@@ -99,7 +97,6 @@ def is_whole(path: Path) -> bool:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that this process stores its code in."""
     monkeypatch.setattr(cache, "folder", lambda: tmp_path)
     return tmp_path
 
@@ -118,7 +115,6 @@ def home(
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the package, to be edited."""
     source = tmp_path / "source"
     shutil.copytree(cache.PACKAGE, source / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
     return source / "fastmlp"
@@ -243,7 +239,6 @@ def test_an_interrupted_write_leaves_nothing(store: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def no_folder_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `folder` look at the settings again, now and after the test."""
     cache.folder.cache_clear()
     yield
     monkeypatch.undo()

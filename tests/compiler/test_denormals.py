@@ -23,7 +23,6 @@ JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "n_parts", "block", 
 
 
 def denormals_are_kept() -> bool:
-    """True if this thread computes with denormal numbers, as results and as arguments."""
     small = np.finfo(np.float32).smallest_subnormal
     made = np.float32(1e-38) * np.float32(1e-2) != 0 and 1e-300 * float("1e-20") != 0
     read = small * np.float32(2.0**30) * np.float32(2.0**100) != 0
@@ -51,8 +50,6 @@ def multiply(scalar: Any) -> Any:
 
 
 def drive(scalar: Any) -> Any:
-    """Make the driver that shares the squares with its team."""
-
     def drive_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
         shared(job.team, job.block, job.n, job.address)
@@ -86,7 +83,6 @@ def test_a_denormal_argument_is_zero_in_a_driver(dtype: Any) -> None:
 
 
 def double(scalar: Any) -> Any:
-    """Make the block that multiplies numbers by 2^100."""
     factor = scalar(2.0**100)
 
     def double_all(address: Any, first: Any, last: Any, part: Any) -> None:
@@ -114,7 +110,6 @@ def test_every_thread_of_a_team_flushes_and_goes_back(dtype: Any, long: bool) ->
 
 @numba.njit
 def twice(numbers: Any) -> Any:
-    """The product in the caller's mode, flushed, inside another flush, and after."""
     product = numbers.copy()
     product[0] = numbers[0] * numbers[1]
     outer = flush_denormals()

@@ -40,7 +40,6 @@ _blocks: dict[Any, Block] = {}
 
 
 def stated(name: str, dtype: Any) -> float:
-    """The largest error in units in the last place, as the compiled form's docstring has it."""
     if name == "sqrt":  # an instruction
         return 0.5
     words = getattr(compiled, f"_{name}").__doc__
@@ -56,7 +55,6 @@ def block_of_function(name: str, dtype: Any) -> Block:
 
 
 def evaluate(name: str, x: Any) -> Any:
-    """The function at every number of x, as compiled code of the precision of x."""
     y = np.empty_like(x)
     block = block_of_function(name, x.dtype.type)
     invoke(block.address, (x.ctypes.data, y.ctypes.data, x.size, 1))
@@ -103,7 +101,6 @@ def errors(y: Any, true: Any) -> Any:
 
 
 def draws(dtype: Any, rng: np.random.Generator) -> Any:
-    """Random bit patterns, and numbers about every scale."""
     bits = rng.integers(0, 1 << 64, 4 * N_POINTS, dtype=np.uint64).view(np.float64)
     with np.errstate(all="ignore"):
         near = [rng.uniform(-scale, scale, N_POINTS) for scale in SCALES]

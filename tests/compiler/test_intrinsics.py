@@ -43,7 +43,6 @@ from fastmlp.compiler.intrinsics import emitted
 
 
 def shifted(x: Any, by: Any) -> Any:
-    """x + by."""
     return x + by
 
 
@@ -76,8 +75,6 @@ def _repeated(typing_context: Any, x: Any, times: Any) -> Any:
 
 
 def add(scalar: Any) -> Any:
-    """Make the block that adds one number to another."""
-
     def add_number(a: Any, b: Any) -> None:
         row(a, 1, scalar)[0] += row(b, 1, scalar)[0]
 
@@ -130,8 +127,6 @@ def use_fence(numbers: Any, address: Any, block: Any) -> Any:
 
 
 class Pair(Record):
-    """A count and a mass."""
-
     count: int
     mass: float
 
@@ -266,7 +261,6 @@ def swap_in_ones(address: Any, n: Any) -> None:
 
 
 def from_two_threads(function: Any, n: int) -> int:
-    """The word after two threads at the same time."""
     word = np.zeros(1, np.int64)
     function(word.ctypes.data, 0)
     threads = [threading.Thread(target=function, args=(word.ctypes.data, n)) for _ in range(2)]

@@ -109,7 +109,6 @@ with_avx512 = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["translated", "by Numba"])
 def text(request: pytest.FixtureRequest) -> str:
-    """LLVM's final text of a block."""
     loop = elementwise.link_loop(np.float32, elementary.tanh, by_row=False)
     if request.param == "by Numba":
         return str(compiled_by_numba(loop, None).inspect_llvm())
@@ -206,7 +205,6 @@ def test_fma_takes_numbers_of_one_precision_only() -> None:
 
 @numba.njit
 def fill_two(numbers: Any) -> Any:
-    """Write 1 to one piece of the stack and 2 to another, then copy both."""
     one, two = stack(256), stack(256)
     first, second = row(one, 256, np.uint8), row(two, 256, np.uint8)
     # By loops: Numba compiles four slices for 3 s.
@@ -259,15 +257,12 @@ def test_a_piece_of_the_stack_has_a_literal_size() -> None:
 
 
 class Piece(Record):
-    """A record of three fields."""
-
     first: int
     weight: float
     last: int
 
 
 def double(address: Any, n: Any) -> None:
-    """Write to fields by both ways."""
     pieces = records_at(address, n, Piece)
     for i in range(n):
         pieces[i].last = 2 * pieces[i].first

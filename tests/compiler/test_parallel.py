@@ -51,15 +51,12 @@ class Job(Record):
 
 
 class Point(Record):
-    """A record of a table."""
-
     count: int
     mass: float
 
 
 @njit(parallel=True)
 def captures(team: Any, numbers: Any, jobs: Any) -> None:
-    """A loop that reads numbers, views, a tuple, a type and a constant."""
     n, scalar = jobs[0].n, np.float64
     start, pair = n * 0.5, (n - 1, jobs[0].scale)
     for i in prange(n):
@@ -69,7 +66,6 @@ def captures(team: Any, numbers: Any, jobs: Any) -> None:
 
 @njit(parallel=True)
 def with_inner_loops(team: Any, numbers: Any, jobs: Any) -> None:
-    """A loop with names, loops, `continue` and `break` of its own, after a loop like it."""
     n = jobs[0].n
     for i in prange(n):
         numbers[i] = i
@@ -86,7 +82,6 @@ def with_inner_loops(team: Any, numbers: Any, jobs: Any) -> None:
 
 @njit(parallel=True)
 def with_records(team: Any, numbers: Any, jobs: Any) -> None:
-    """A loop over a table of records, and one that is taken anew inside."""
     out, n = jobs[0].out, jobs[0].n // 2
     points = records_at(out, n, Point)
     for i in prange(n):
@@ -97,7 +92,6 @@ def with_records(team: Any, numbers: Any, jobs: Any) -> None:
 
 @njit(parallel=True)
 def captures_a_record(team: Any, numbers: Any, jobs: Any) -> None:
-    """A loop that reads a record of outside, and a view that is made beside it."""
     job = jobs[0]
     own = row(job.out, job.n, np.float64)
     for i in prange(job.n):
@@ -173,7 +167,6 @@ def test_numba_drops_writes_to_a_view_that_the_kernel_makes() -> None:
 
 @njit(parallel=True)
 def meets(team: Any, words: Any) -> None:
-    """Two iterations that wait for each other, and note who runs them."""
     threads = row(words + 8, 2, np.int64)
     for i in prange(2):
         mode, spins = flushed(), 0

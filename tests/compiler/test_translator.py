@@ -55,15 +55,11 @@ def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[
 
 
 class Switches(Record):
-    """Some fields."""
-
     size: int
     extra: int
 
 
 class Others(Record):
-    """Fields of the same names, of another record."""
-
     extra: int
     size: int
 
@@ -167,8 +163,6 @@ def test_a_tuple_of_numbers_has_an_element_at_a_variable_index() -> None:
 
 
 class Strided(NamedTuple):
-    """Numbers in steps of bytes."""
-
     address: Any
     stride: Any
 
@@ -429,7 +423,6 @@ def test_a_function_is_found_below_its_decorators() -> None:
 
 
 def own_blocks() -> dict[str, Callable[[Any], Any]]:
-    """Every factory of the library but loops of one rule, as a function of the scalar type."""
     table: dict[str, Any] = {}
     for name, (factory, options) in PHASES.items():
         table[name] = lambda scalar, make=factory, way=options: make(scalar, **way)
@@ -502,7 +495,6 @@ def rules_with_arguments() -> dict[str, Any]:
 
 
 def numbers_for(kind: str, scalar: Any) -> Any:
-    """Numbers to read, of the unit interval, of classes, to write to, or losses to add to."""
     rng = np.random.default_rng(0)
     if kind == "r":
         odd = [0, -0.0, np.nan, np.inf, -np.inf, 1e-40, 3e38, -3e38]

@@ -279,7 +279,6 @@ def queried_net(**settings: Any) -> MLP:
 
 
 def is_free(connection: Any) -> bool:
-    """Return True if the connection takes a query, and no thread reads."""
     counted = connection.sql("SELECT count(*) FROM table_of_rows").fetchall()
     readers = [one for one in threading.enumerate() if one.name == "fastmlp reader"]
     return counted == [(N_QUERIED,)] and not readers

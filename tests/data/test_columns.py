@@ -179,7 +179,6 @@ X, Y = np.column_stack([TABLE[name] for name in "abc"]), np.asarray(TABLE["y"])
 
 
 def files(folder: Path, table: Any) -> dict[str, Any]:
-    """Return what a fit takes with a target, in several forms."""
     pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=50)
     pyarrow.feather.write_feather(table, folder / "rows.arrow", compression="uncompressed")
     pyarrow.csv.write_csv(table, folder / "rows.csv")
@@ -257,7 +256,6 @@ LATE = N_LONG + 2  # the line, after that of the header
 
 
 def written(path: Path, last: str, header: str = "id,a,b,y") -> Path:
-    """Write rows of integers, and a last row."""
     rows = "".join(f"{i},{i % 7},{i % 5},{i % 2}\n" for i in range(N_LONG))
     path.write_text(f"{header}\n{rows}{last}\n")
     return path

@@ -149,13 +149,10 @@ def test_arrays_come_in_blocks() -> None:
 
 
 class Uneven(NamedTuple):
-    """Blocks of a vector, of these sizes."""
-
     values: Any
     block_sizes: list[int]
 
     def read(self, i: int) -> Any:
-        """Block i."""
         return (np.split(self.values, np.cumsum(self.block_sizes))[i],)
 
 

@@ -301,14 +301,12 @@ def blocks(kind: str) -> list[str]:
 
 
 def commands(start: str) -> list[tuple[str, str]]:
-    """Commands of the page, and what they print."""
     pairs = [block.removeprefix("$ ").partition("\n")[::2] for block in blocks("console")]
     return [(command, printed) for command, printed in pairs if command.startswith(start)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the page's code writes."""
     folder = tmp_path_factory.mktemp("page")
     with contextlib.chdir(folder):
         names: dict[str, Any] = {}
@@ -352,7 +350,6 @@ def test_the_browsers_module_predicts_as_the_net(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """The page of the example, and what its net says of the point that the page shows first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["browser.py", "--quick"])
         patch.setattr("shutil.which", lambda name: None)

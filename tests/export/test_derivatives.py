@@ -24,7 +24,6 @@ rng = np.random.default_rng(0)
 
 
 def drawn(seed: int) -> tuple[MLP, dict[str, Any]]:
-    """A net of float64, and its settings for `naive`."""
     g = np.random.default_rng(seed)
     loss = str(LOSSES[seed % len(LOSSES)])
     n_outputs = {"three quantiles": 3, "gaussian_nll": 4}.get(loss, int(g.integers(2, 5)))

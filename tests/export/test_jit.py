@@ -337,7 +337,6 @@ IN_PYTHON = jit.train_on_batch, jit.train_on_gradient
 
 
 def learn(steps: Any, handle: Any, X: Any, y: Any, slopes: Any) -> float:
-    """Take a step on each batch, by turns on targets and by slopes."""
     on_targets, by_slopes = steps
     for i in range(len(X)):
         loss = on_targets(handle, X[i], y[i])

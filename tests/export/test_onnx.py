@@ -25,7 +25,6 @@ rng = np.random.default_rng(0)
 
 
 def run(graph: Any, rows: Any) -> list[Any]:
-    """The outputs of a graph for a matrix, or for a dict of columns."""
     onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -55,7 +54,6 @@ def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
 
 
 def net_of(*own: Any, dtype: Any = "float32") -> MLP:
-    """A net of activations of one's own, whose slopes are not looked at."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return MLP((3, *[7] * len(own), 2), activation=[*own], dtype=dtype, seed=1)

@@ -57,8 +57,6 @@ NAMES = [*"abcdef"]
 
 
 class Stored:
-    """Blocks in storage."""
-
     block_sizes = (1000, 0, 1, 1999)
 
     def read(self, i: int) -> tuple[Any, Any]:

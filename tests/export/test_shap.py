@@ -144,7 +144,6 @@ def test_drawn_tables_are_attributed_to_their_columns(seed: int) -> None:
 
 
 def shapley_values(predict: Any, X: Any, background: Any) -> Any:
-    """The definition of Shapley (1953), over all sets of columns."""
     n, names = X.shape[1], [*X]
     of_sets = {}
     for chosen in product((0, 1), repeat=n):

@@ -46,7 +46,6 @@ def binary() -> Any:
 
 @cache
 def counts() -> Any:
-    """Counts, by the exponential of nets' outputs."""
     X, y = drawn()[0], np.exp(drawn()[1] / 2).round()
     return TabularMLPRegressor(**FEW, loss="poisson").fit(X, y, X_val=X[::3], y_val=y[::3]), X
 
@@ -273,7 +272,6 @@ SEEDS = range(3 if INTERPRETED else 20)
 
 @njit
 def rise(handle: Any, row: Any, n: int) -> int:
-    """How often a prediction falls as the first number of a row rises."""
     falls, last = 0, -np.inf
     for i in range(n):
         row[0] = 0.01 * i

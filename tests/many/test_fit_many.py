@@ -39,7 +39,6 @@ HELD_OUT = np.arange(0, N, 3)
 
 
 def mixed() -> list[MLP]:
-    """Nets that differ in everything."""
     return [
         MLP((3, 8, 1), activation="tanh", seed=0, optimizer=Adam(0.01)),
         MLP((3, 17, 5, 1), activation=["gelu", "relu"], seed=1, optimizer=SGD(0.1, momentum=0.9)),
@@ -62,7 +61,6 @@ def bits(nets: list[MLP]) -> list[bytes]:
 
 
 def state_of(net: MLP) -> Any:
-    """Everything that a further fit depends on."""
     state = core_of(net).state
     slots, generator = state.slots(), state.generator
     assert generator is not None
@@ -453,7 +451,6 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
 
 
 def alike() -> list[MLP]:
-    """Nets that take the same buffers."""
     optimizers: list[Any] = [Adam(0.01), SGD(1e30), "rmsprop", SGD(0.1), Adam(Cosine(0.02))]
     return [MLP((3, 9, 2), seed=i, optimizer=o, l2=0.1 * i) for i, o in enumerate(optimizers, 1)]
 

@@ -81,8 +81,6 @@ def made(n: int = 3) -> list[MLP]:
 
 
 class Counting:
-    """Counts the blocks that are read."""
-
     def __init__(self) -> None:
         self.block_sizes, self.n_read = SOURCE.block_sizes, 0
 

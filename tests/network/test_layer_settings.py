@@ -22,7 +22,6 @@ X, Y = RNG.normal(size=(50, 4)), RNG.normal(size=(50, 2))
 
 
 def net_of(**arguments: Any) -> MLP:
-    """A net with factors of all kinds, and its first layer frozen."""
     settings = {"layer_rates": RATES, "optimizer": AdamW(0.01, decay_biases=False), "seed": 0}
     net = MLP(SIZES, **{**settings, **arguments})
     net.trainable = [False, True, True]
@@ -152,7 +151,6 @@ def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
 
 
 def fitted(net: MLP, **options: Any) -> Any:
-    """The bits of parameters, state and losses after a fit."""
     history = net.fit(X, Y, **{"epochs": 4, "batch_size": 8, **options})
     assert history.status is Status.COMPLETED
     return net.parameters.tobytes(), slots_of(net).tobytes(), history.loss

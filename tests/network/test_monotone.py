@@ -41,7 +41,6 @@ def outputs_of(loss: Any) -> int:
 
 
 def is_ordered(net: MLP, X: Any, signs: Any, n_points: int = 400) -> bool:
-    """Whether no step along a constrained input goes the wrong way, by many rows and by one."""
     grid = np.sort(np.random.default_rng(1).uniform(-4, 4, n_points)).astype(net.dtype)
     for j, sign in enumerate(signs):
         rows = np.repeat(X[:5], n_points, axis=0)

@@ -17,7 +17,6 @@ from fastmlp.rules.elementary import exp, log
 
 
 def made(kind: str, rule: Any) -> list[str]:
-    """The warnings of a net with a rule."""
     settings = {"penalties": {rule: 0.1}} if kind == "penalty" else {kind: rule}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -74,7 +73,6 @@ def logarithm(prediction: Any, target: Any) -> Any:
 
 
 def strict(prediction: Any, target: Any) -> Any:
-    """An error for negative predictions."""
     return math.log(prediction) * target, target / prediction
 
 

@@ -32,7 +32,6 @@ class Packed:
         return self.numbers[:, ::-1].copy()
 
     def begin(self, parameters: Any, lag: float) -> bool:
-        """Train `parameters`, unless they are the last slot."""
         edited = self.flat()[-1].tobytes() != parameters.tobytes()
         if edited:
             self.numbers[2:] = parameters[::-1]

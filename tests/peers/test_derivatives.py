@@ -54,7 +54,6 @@ LINKS: dict[str, Any] = {
 
 
 def peer_of(net: MLP, activation: str, link: Any) -> Any:
-    """The function of one row, and its derivatives of rows."""
     parameters = [
         (torch.from_numpy(np.array(w)), torch.from_numpy(np.array(b)))
         for w, b in zip(net.weights, net.biases, strict=True)
@@ -107,8 +106,6 @@ THREE = np.array([*product(RAW[[0, 1, 4, 5]], repeat=3)])
 
 
 class Peer(NamedTuple):
-    """A net's settings, rows of raw outputs, targets to try, and PyTorch's loss of all outputs."""
-
     settings: dict[str, Any]
     raw: Any
     targets: tuple[float, ...]

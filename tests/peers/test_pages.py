@@ -56,7 +56,6 @@ def in_float64(block: str) -> str:
 
 
 def copy_weights(net: Any, peer: Any) -> None:
-    """Let a net of PyTorch's begin where ours does."""
     torch = import_module("torch")
     with torch.no_grad():
         for i, layer in enumerate(list(peer)[::2]):
@@ -65,7 +64,6 @@ def copy_weights(net: Any, peer: Any) -> None:
 
 
 def parameters_of(peer: Any) -> Any:
-    """In our order."""
     layers = list(peer)[::2]
     parts = [layer.weight.T for layer in layers] + [layer.bias for layer in layers]
     return np.concatenate([part.detach().numpy().ravel() for part in parts])

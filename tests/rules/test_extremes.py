@@ -41,7 +41,6 @@ def invoke(address: Any, arguments: Any) -> None:
 
 
 def run(factory: Any, rule: Any, options: Any, arrays: Any, *counts: int) -> None:
-    """Call a rule's compiled loop."""
     block = block_of(factory, str(arrays[0].dtype), rule, **options)
     invoke(block.address, (*(array.ctypes.data for array in arrays), *counts))
 
@@ -72,7 +71,6 @@ def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
 
 
 def compiled(loss: Loss, outputs: Any, targets: Any) -> Any:
-    """`plain`, by the kernels' loop."""
     slopes, values = np.empty_like(outputs), np.empty(len(outputs))
     arrays, counts = (outputs, targets, slopes, values), (*outputs.shape, targets.shape[1])
     run(elementwise.loss_loop, loss.rule, options_of(loss), arrays, *counts)
@@ -84,7 +82,6 @@ def decimals(numbers: Any) -> list[Any]:
 
 
 def half_unit(dtype: str) -> Decimal:
-    """The relative error of a rounding."""
     return Decimal(float(np.finfo(dtype).eps)) / 2
 
 
@@ -117,7 +114,6 @@ class Expected:
 
 
 def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
-    """The value and the slopes of one row."""
     dtype, rule = str(outputs.dtype), FAR[name].rule.__name__
     constants = decimals(in_dtype(FAR[name].constants, outputs.dtype.type))
     unit, raw, y = half_unit(dtype), decimals(outputs), decimals(targets)
@@ -131,7 +127,6 @@ def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
 
 
 def expected_values(name: str, raw: Any) -> list[Expected]:
-    """The link's values of one row."""
     dtype, link = str(raw.dtype), precise.LINKS[name]
     near = [link(row) for row in moved(decimals(raw), half_unit(dtype))]
     values = enumerate(link(decimals(raw)))

@@ -40,7 +40,6 @@ def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
 
 
 def draw_targets(name: str, rng: np.random.Generator, n_outputs: int) -> Any:
-    """Targets of one row that make sense for the loss, none at a kink of `outputs`."""
     n = n_outputs // CASES[name].per_target
     draws = {
         "real": rng.normal(scale=3, size=n),
@@ -58,7 +57,6 @@ def draw_rows(name: str) -> list[tuple[Any, Any]]:
 
 
 def as_targets(name: str, one_hot: Any) -> Any:
-    """A one-hot row as a target of this loss."""
     n = outputs_for(name, len(one_hot)) // CASES[name].per_target
     return np.maximum(one_hot[:n], 0.5) if CASES[name].targets == "positive" else one_hot[:n]
 
@@ -165,7 +163,6 @@ each_link = pytest.mark.parametrize("name", LINKS)
 
 
 def apply(name: str, row: Any) -> Any:
-    """The values of one row of raw outputs."""
     link, values = LINKS[name], np.empty_like(row)
     if link.by_row:
         link.rule(row[None], values[None])

@@ -236,7 +236,6 @@ def test_each_group_has_a_part_of_the_row(clipvalue: float | None) -> None:
 
 
 def averaged(gains: Any, path: Any) -> Any:
-    """The average after each step of a path."""
     average, seen = np.full_like(path[0], 7.0), []
     for gain, w in zip(gains, path, strict=True):
         average = average + (w - average) * gain

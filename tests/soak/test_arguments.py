@@ -86,7 +86,6 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
 
 
 def refused(error: Exception, *, unchanged: bool = True) -> str:
-    """An error has words, and leaves a net as it was."""
     assert str(error)
     assert unchanged
     return "refused"

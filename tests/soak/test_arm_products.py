@@ -87,7 +87,6 @@ def odd_sum(a: Any, b: Any) -> Any:
 
 
 def expected(start: Any, a: Any, b: Any, epilogue: int, operand: Any) -> Any:
-    """The product in bfmmla's order. A product of two numbers is exact in float32."""
     total = start
     a, b = to_bfloat16(a), to_bfloat16(b)
     for k in range(0, len(b), 2):
@@ -102,7 +101,6 @@ def expected(start: Any, a: Any, b: Any, epilogue: int, operand: Any) -> Any:
 
 
 def linked(form: str, python: Callable[..., str], folder: Path) -> Path:
-    """Compile the product for the processor, and return the program that runs it."""
     program, texts = folder / "product", {"product.s": python(SCRIPT, form, **ENVIRONMENT)}
     texts["main.c"] = PROGRAM.replace("BASE", hex(BASE))
     for name, text in texts.items():

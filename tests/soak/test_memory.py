@@ -89,7 +89,6 @@ print(n, peak_of_process() - before)
 
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """Return the file, of row groups of `GROUP` rows, 20 columns and the target."""
     if not sys.platform.startswith("linux"):
         pytest.skip("there is no /proc")
     arrow = pytest.importorskip("pyarrow", reason="it writes the file")

@@ -38,8 +38,6 @@ VALID = (X[:40], Y[:40])
 
 
 class Recipe(NamedTuple):
-    """Arguments of a net, of its optimizer and of its fit."""
-
     net: dict[str, Any]
     kind: type
     optimizer: dict[str, Any]
@@ -70,7 +68,6 @@ def given_only(draw: Any, **strategies: st.SearchStrategy[Any]) -> dict[str, Any
 
 
 def monitoring(kind: type, **settings: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What looks at losses, or at metrics that are better if higher, or lower."""
     monitors = [("validation_loss", None), ("loss", None), ("accuracy", "max"), ("worst", "min")]
     return st.sampled_from(monitors).flatmap(
         lambda monitor: st.builds(

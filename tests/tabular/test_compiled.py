@@ -34,14 +34,12 @@ def numbers(n: int = N) -> Any:
 
 
 def layouts(X: Any) -> list[Any]:
-    """The same rows by columns, by rows, and as every other row and column of a larger array."""
     wide = np.zeros((2 * len(X), 2 * X.shape[1]))
     wide[::2, ::2] = X
     return [np.asfortranarray(X), np.ascontiguousarray(X), wide[::2, ::2]]
 
 
 def short(encoder: Any, X: Any) -> Any:
-    """What an encoder writes in short, between columns that stay as they are."""
     out = np.full((len(X), len(encoder.spans) + 2), 7, np.float32)
     encoder.write_short(X, out[:, 1:-1])
     assert (out[:, [0, -1]] == 7).all()
@@ -67,7 +65,6 @@ def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
 
 
 def clipped(X: Any, center: Any, factor: Any) -> Any:
-    """The formula in NumPy's operations, one after the other."""
     with np.errstate(over="ignore", invalid="ignore"):
         z = np.clip((X - center) * factor, -LARGEST, LARGEST).astype(np.float32)
     z[np.isnan(z)] = 0

@@ -122,7 +122,6 @@ def test_robust_scaling_is_that_of_realmlp() -> None:
 
 
 def pieces_by_the_formula(x: Any, edges: Any) -> Any:
-    """The components, one by one, as rtdl_num_embeddings.PiecewiseLinearEncoding within edges."""
     pieces = [np.clip((x - low) / (high - low), 0, 1) for low, high in pairwise(edges)]
     return np.stack(pieces, axis=-1)
 

@@ -37,7 +37,6 @@ def fit(net: MLP, epochs: int = 6, **options: Any) -> Any:
 
 
 def bits(net: MLP) -> bytes:
-    """Everything that a further fit depends on."""
     state = core_of(net).state
     slots = state.slots()
     assert slots is not None

@@ -62,7 +62,6 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows and calls of one unit each."""
     monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
 
 
@@ -119,7 +118,6 @@ def with_callbacks(options: dict[str, Any], *more: Any) -> dict[str, Any]:
 
 
 def edit(report: Any) -> None:
-    """A callback that writes to the parameters."""
     if report.epoch == 2:
         report.net.parameters[0] = 0.5
 
@@ -382,7 +380,6 @@ def test_a_divergence_leaves_the_checkpoint_from_before_it(path: Path) -> None:
 
 @pytest.fixture
 def terminating() -> Iterator[None]:
-    """SIGTERM ends the program in the usual way of programs that handle it."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     yield
     signal.signal(signal.SIGTERM, before)

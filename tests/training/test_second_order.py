@@ -38,7 +38,6 @@ each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["lm", "lb
 
 
 def net_of(optimizer: Any = None, seed: int = 0, **settings: Any) -> MLP:
-    """A small net of float64 with tanh."""
     chosen = {"activation": "tanh", "dtype": "float64", **settings}
     return MLP((2, 6, 1), optimizer=optimizer or LevenbergMarquardt(), seed=seed, **chosen)
 

@@ -137,7 +137,6 @@ WAYS = ["short", "alone", "long", "team"]
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds of the steps that are not taken by one call."""
     kinds, step = list[str](), steps.Steps._step
 
     def counted(self: Any, kind: Any, data: Any, who: str) -> float:
@@ -149,7 +148,6 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take single steps in one of `WAYS`."""
     if way != "short":
         monkeypatch.setattr(quick_step, "GIL_LANE_PRODUCTS", 0)
         monkeypatch.setattr(quick_step, "ALONE_FLOPS", 1e12 if way == "alone" else -1)
@@ -184,7 +182,6 @@ def test_weights_written_between_steps_of_the_loop_count() -> None:
 
 
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
-    """The nets after something that a user does between two steps, the same to both."""
     kind, seed = rng.integers(22), int(rng.integers(1 << 30))
     for i, net in enumerate(nets):
         again = np.random.default_rng(seed)
@@ -478,7 +475,6 @@ def test_a_frame_gives_the_names_of_its_columns() -> None:
 
 
 def raw_gradient(net: MLP, X: Any, y: Any) -> Any:
-    """The gradient of the mean squared error by the outputs, in the bits of the kernels."""
     error = net.predict_raw(X) - y
     share = net.dtype.type(1 / y.shape[1])
     return (error + error) * share * net.dtype.type(1 / len(X))

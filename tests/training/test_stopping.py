@@ -90,7 +90,6 @@ def keras_rates(
 
 
 def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> History:
-    """Return the history of a fit whose validation losses are given."""
     watch, history = EpochWatch(*settings), History()
     rates = watch.scaled(lambda steps: np.full(len(steps), rate))
     for epoch, loss in enumerate(losses):
@@ -369,8 +368,6 @@ def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
 
 
 class Clock:
-    """A clock that a callback advances by a second an epoch."""
-
     def __init__(self) -> None:
         self.now = 0.0
 

@@ -306,7 +306,6 @@ SOURCES_OF_KILLED: dict[str, Any] = {
 
 
 def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
-    """Return the parameters that a fit, of five epochs of several buffers, ends with."""
     net, (make, options) = regression(), SOURCES_OF_KILLED[form]
     if path is not None:
         options = {**options, "checkpoint": path, "checkpoint_every": 1, "resume": True}

@@ -36,8 +36,6 @@ ARROW = pa.table(COLUMNS)
 
 
 class Stream:
-    """A table of another library."""
-
     def __init__(self, table: Any) -> None:
         self._table = table
 
@@ -111,7 +109,6 @@ def test_what_lies_in_memory_as_the_net_needs_it_is_not_copied() -> None:
 
 
 def other(column: Any) -> dict[str, Any]:
-    """Return three rows of a column beside one of numbers."""
     return {"a": [1.0, 2.0, 3.0], "b": column}
 
 
@@ -242,7 +239,6 @@ MIXED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def net() -> MLP:
-    """Return a net that was trained on a frame."""
     made = MLP((5, 4, 1), seed=0)
     made.fit(FRAME, FRAME["x"], epochs=1)
     return made

@@ -75,7 +75,6 @@ NAMES = {
 
 
 def blocks() -> dict[str, str]:
-    """The calls and their messages."""
     texts = GOLDEN.read_text(encoding="utf-8").strip().split("\n\n")
     return {call: message for call, _, message in (text.partition("\n") for text in texts)}
 

@@ -107,7 +107,6 @@ for n_steps in (10, 10, 1000):
 
 
 def digest(net: MLP, n_threads: int, rows: tuple[Any, ...], batch_size: int) -> str:
-    """A digest of a fit, and of predictions, loss and gradient after it."""
     core: Any = core_of(net)
     engine, state = core
     engine.n_threads = n_threads

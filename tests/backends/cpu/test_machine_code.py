@@ -107,7 +107,6 @@ OWN = re.compile(r"^([A-Za-z_][\w.]*):", re.MULTILINE)
 
 
 def rule_blocks() -> dict[str, partial[Any]]:
-    """The loops of every rule of the library, by name."""
     table: dict[str, partial[Any]] = {}
     for name, rule in activations.RULES.items():
         table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
@@ -153,7 +152,6 @@ def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "
 
 
 def calculating(loops: list[str], dtype: Any) -> list[str]:
-    """Those that calculate with packed numbers."""
     letter = "s" if dtype == np.float32 else "d"
     words = re.compile(rf"v(?:add|sub|mul|max|min|fn?m(?:add|sub)\d+)p{letter}\b")
     return [loop for loop in loops if words.search(loop)]

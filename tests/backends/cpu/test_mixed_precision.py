@@ -318,7 +318,6 @@ def test_numbers_that_are_not_finite_are_errors() -> None:
 
 
 def of_both(x: Any) -> Iterator[Any]:
-    """Predictions of rows that are no plain array, in float32 and in bfloat16."""
     engine, net = Engine(predicting()._network, 1), predicting()
     for given in (None, "bfloat16"):
         out = np.empty((x.shape[0], PREDICTED[-1]), np.float32)

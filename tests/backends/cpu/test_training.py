@@ -99,19 +99,6 @@ def test_float32_follows_float64(optimizer: Any, rng: np.random.Generator) -> No
     np.testing.assert_allclose(run.losses, expected.losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
-def test_training_of_several_layers_is_that_of_the_oracle(
-    loss: str, rng: np.random.Generator
-) -> None:
-    net = Net((5, 17, 3, 4), "softplus", loss, penalties={"l2": 0.1})
-    parameters, data = net.draw(rng, 65)
-    order, rates = orders(rng, 2, 65), np.full(4, 0.03)
-    run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 33, rates=rates)
-    losses, after = oracle_run(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 33, rates)
-    assert distance(run.parameters, after) <= 1e-10
-    np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
-
-
 def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
     net, order = Net(), orders(rng, 1, N_ROWS)
     parameters, data = net.draw(rng, N_ROWS)

@@ -47,37 +47,29 @@ def float64_instructions(ptx: str) -> set[str]:
     return {match[1] for match in result if match}
 
 
-@pytest.fixture
-def draw(pytestconfig: pytest.Config) -> str | None:
-    """The text of --draw."""
-    return pytestconfig.getoption("--draw")
-
-
-def drawn(draw: str | None, name: str, among: tuple[Any, ...]) -> tuple[Any, ...]:
-    """With --draw one of several, otherwise all: each takes seconds."""
-    return (random.Random(f"{draw} {name}").choice(among),) if draw else among
+def taken(soak: bool, name: str, among: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One of several, by the name, or with --soak all: each takes seconds."""
+    return among if soak else (random.Random(name).choice(among),)
 
 
 @each_dtype
-def test_kernels_link_within_bounds(dtype: str, draw: str | None) -> None:
+def test_kernels_link_within_bounds(dtype: str, soak: bool) -> None:
     """The PTX is that of the oldest architecture; it links for the later ones too."""
     for name, kernel, signature in cubins.kernels(dtype):
-        if dtype in drawn(draw, name, cubins.DTYPES):
+        if dtype in taken(soak, name, cubins.DTYPES):
             ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
             check_ptx(ptx, dtype, name)
-            for capability in drawn(draw, f"{name} sm", cubins.ARCHITECTURES):
+            for capability in taken(soak, f"{name} sm", cubins.ARCHITECTURES):
                 check_cubin(ptx, capability, name)
 
 
 def check_ptx(ptx: str, dtype: str, name: str) -> None:
-    """Check that local arrays are in registers, and that float32 stays float32."""
     assert "ld.local" not in ptx, name
     if dtype == "float32":
         assert float64_instructions(ptx) <= SUMS, (name, float64_instructions(ptx) - SUMS)
 
 
 def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
-    """Check that the PTX links, within the bounds."""
     code, details = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
     assert details.registers <= MOST_REGISTERS, name
@@ -97,7 +89,6 @@ def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
 
 
 def device_rules() -> dict[str, tuple[Any, int, int]]:
-    """Return each rule of scalars, its number of arguments, and its number of results."""
     results: dict[str, tuple[Any, int, int]] = {}
     for table, n_in in ((ACTIVATIONS, 1), (PENALTIES, 1)):
         results |= {name: (rule, n_in, 2) for name, rule in table.items()}
@@ -123,8 +114,6 @@ def test_rules_stay_in_float32() -> None:
 
 
 def _closed(function: Any, take: Any, n_out: int) -> Any:
-    """Return a kernel of one array that calls a rule on its first numbers."""
-
     def one(x: Any) -> None:
         x[0] = function(*take(x, 0))
 
@@ -136,7 +125,7 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
 
 @each_dtype
-def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
+def test_losses_and_their_links_compile(dtype: str, soak: bool) -> None:
     """Rules of scalars and rules of rows, called as kernels call them."""
     from nets import Net
     from numba import types
@@ -148,7 +137,7 @@ def test_losses_and_their_links_compile(dtype: str, draw: str | None) -> None:
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, loss in (CASES | SKLEARN_LOSSES).items():
-        if dtype not in drawn(draw, name, cubins.DTYPES):
+        if dtype not in taken(soak, name, cubins.DTYPES):
             continue
         link = LINKS[loss.link or "identity"]
         of_net = rules_of(Net(dtype=dtype).network._replace(loss=loss, link=link))

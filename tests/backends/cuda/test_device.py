@@ -21,14 +21,10 @@ ROOT = Path(__file__).parents[3]
 
 
 class Device(NamedTuple):
-    """A device of the CUDA module."""
-
     compute_capability: tuple[int, int] = (9, 0)
 
 
 class Module:
-    """A CUDA module that finds these devices, or raises."""
-
     def __init__(self, devices: Any) -> None:
         self._devices = devices
 
@@ -131,8 +127,6 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Array:
-    """Another library's array."""
-
     def __init__(self, **more: Any) -> None:
         interface = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
         self.__cuda_array_interface__ = interface | more

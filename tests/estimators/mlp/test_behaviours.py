@@ -33,7 +33,6 @@ def target_of(name: str) -> Any:
 
 
 def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
-    """Arrays of one dtype and of numbers that differ by rounding."""
     if isinstance(theirs, dict):
         assert mine.keys() == theirs.keys()
         for key in theirs:
@@ -60,7 +59,6 @@ def same(name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **se
 
 
 def fitted(model: Any, rows: Any = X, **options: Any) -> Any:
-    """What a fit leaves, and its predictions."""
     y = LABELS if hasattr(model, "predict_proba") else REAL
     model.fit(rows, y, **options)
     return {**numbers_of(model), "predictions": model.predict(rows)}

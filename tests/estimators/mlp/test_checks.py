@@ -24,8 +24,6 @@ pytestmark = [pytest.mark.filterwarnings("default"), needs_compiler]
 
 
 class Narrow:
-    """Takes all rows in float32."""
-
     def _validate_input(self, *arguments: Any, **options: Any) -> Any:
         X, y = super()._validate_input(*arguments, **options)  # type: ignore[misc]
         return X.astype(np.float32), y
@@ -106,7 +104,6 @@ OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 
 
 def load_suite() -> ModuleType:
-    """Import the tests under another name, with our classes in the place of scikit-learn's."""
     spec: Any = importlib.util.find_spec("sklearn.neural_network.tests.test_mlp")
     spec = importlib.util.spec_from_file_location("suite_of_sklearn", spec.origin)
     suite = importlib.util.module_from_spec(spec)
@@ -130,5 +127,4 @@ def test_the_suite_is_whole_and_tests_ours() -> None:
 
 @pytest.fixture
 def global_random_seed() -> int:
-    """The seed that scikit-learn's own configuration gives by default."""
     return 42

@@ -38,7 +38,6 @@ NAN = float("nan")
 
 
 def outcomes(name: str, call: Callable[[Any], Any], **settings: Any) -> tuple[Any, Any]:
-    """What the call gives with scikit-learn's estimator and with ours."""
     theirs, ours = both(name, **{**SMALL, **settings})
     return outcome(lambda: call(theirs)), outcome(lambda: call(ours))
 
@@ -399,8 +398,6 @@ def train(model: Any, way: str, y: Any, rows: Any = X) -> Any:
 
 
 def nudged(name: str) -> Any:
-    """scikit-learn's class, with every initial weight one ulp larger."""
-
     class Nudged(getattr(neural_network, name)):  # type: ignore[misc]
         def _init_coef(self, *arguments: Any) -> Any:
             return tuple(np.nextafter(w, 9) for w in super()._init_coef(*arguments))
@@ -409,7 +406,6 @@ def nudged(name: str) -> Any:
 
 
 def sensitivity(task: Task, settings: dict[str, Any], way: str, expected: Any) -> float:
-    """How far scikit-learn's numbers move with its initial weights' last bit."""
     other = train(nudged(task.name)(**settings), way, task.y)
     return distance(expected, numbers_of(other))
 

@@ -191,7 +191,6 @@ SOLVERS: list[Any] = ["lm", LevenbergMarquardt(1e-2), LBFGS()]
 
 
 def model_of(targets: str, solver: Any = "lm", **settings: Any) -> Any:
-    """An estimator for these targets."""
     kind = MLPRegressor if targets in ("one", "two") else MLPClassifier
     chosen = {"max_iter": 5, "tol": 0.0, "random_state": 0, "activation": "tanh", **settings}
     return kind(hidden_layer_sizes=(6,), solver=solver, **chosen)

@@ -211,7 +211,6 @@ SOLVERS: list[tuple[str, Any]] = [
 
 
 def net_from(start: Any, optimizer: Any) -> MLP:
-    """A net in `MLP`'s words, with the weights that an estimator's fit begins with."""
     net = MLP((6, 9, 1), loss="binary_cross_entropy", optimizer=optimizer, l2=0.01, dtype="float64")
     net.parameters[:] = start.net_.parameters
     return net

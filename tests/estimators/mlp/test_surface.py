@@ -41,7 +41,6 @@ each = pytest.mark.parametrize("name", NAMES)
 
 
 def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
-    """Names, kinds and defaults, in order."""
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 

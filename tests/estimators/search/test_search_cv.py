@@ -53,7 +53,6 @@ DRAWN = {"alpha": loguniform(1e-4, 1), "hidden_layer_sizes": [(3,), (8,)]}
 
 
 def assert_same(ours: Any, theirs: Any, *, exact: bool = True) -> None:
-    """All of cv_results_ but the times, and what was chosen."""
     assert list(ours.cv_results_) == list(theirs.cv_results_)
     for name, expected in theirs.cv_results_.items():
         if name.endswith("_time"):

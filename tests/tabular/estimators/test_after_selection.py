@@ -32,7 +32,6 @@ LABELS = labels()
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw few rows to distil from."""
     monkeypatch.setattr(distillation, "LEAST", 600)
 
 

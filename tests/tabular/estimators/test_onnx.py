@@ -34,7 +34,6 @@ SUM = np.nansum(NUMBERS * [1, 0.1, 500, 1], axis=1)
 
 
 def run(model: Any, X: Any, **keywords: Any) -> list[Any]:
-    """Return the outputs of a model's graph, for an array or a frame."""
     options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
     graph = to_onnx(
         model, None if keywords else X[:1], options=options, **keywords

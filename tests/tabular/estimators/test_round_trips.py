@@ -28,13 +28,11 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grow few trees, and draw few rows to distil from."""
     monkeypatch.setattr(extras, "ROUNDS", 5)
     monkeypatch.setattr(distillation, "LEAST", 600)
 
 
 def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
-    """Assert that all predictions, and what is said of the fit, are the same."""
     rows = frame[frame.columns[::-1]].assign(more=1)
     for name in ("predict", "predict_proba", "predict_std"):
         if hasattr(one, name):

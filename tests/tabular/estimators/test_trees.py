@@ -35,7 +35,6 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
-    """scikit-learn's model of a drawn table, its trees as arrays, and rows with unknown levels."""
     g = np.random.default_rng(seed)
     n, n_numbers, n_levels = (int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4)))
     n_numbers += not n_numbers + n_levels

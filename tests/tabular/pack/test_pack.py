@@ -23,7 +23,6 @@ ENCODINGS = {"pieces": Encoding(n_bins=8)}
 
 
 def table(n: int, seed: int = 0) -> tuple[Values, Array]:
-    """Rows of three numbers and two categories, and a number that depends on them."""
     generator = np.random.default_rng(seed)
     numbers = generator.normal(size=(n, 3))
     codes = generator.integers(-1, 3, (n, 2)).astype(np.int32)

@@ -35,7 +35,6 @@ Array = NDArray[np.float64]
 
 
 def candidates_of(seed: int, n: int = 7, n_rows: int = 60) -> tuple[Array, Array]:
-    """Targets, and candidates that differ from them by noise of their own strength."""
     generator = np.random.default_rng(seed)
     y = generator.normal(size=n_rows)
     noise = generator.normal(size=(n, n_rows)) * generator.uniform(0.5, 1.5, (n, 1))
@@ -47,7 +46,6 @@ def loss_of(y: Array, mean: Array) -> float:
 
 
 def caruana(y: Array, candidates: Array, n_rounds: int) -> list[int]:
-    """The chosen places of the best round, in their order."""
     chosen: list[int] = []
     history: list[tuple[float, list[int]]] = []
     for _ in range(n_rounds):

@@ -49,7 +49,6 @@ def drawn(seed: int, unit: str = "us", n: int = 80) -> pandas.DataFrame:
 
 
 def forms(frame: pandas.DataFrame) -> dict[str, Any]:
-    """The same table as every library has it."""
     table, text = pyarrow.Table.from_pandas(frame), frame.to_csv(index=False)
     nulls = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
     return {

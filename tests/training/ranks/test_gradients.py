@@ -42,7 +42,6 @@ def fitted(
 
 
 def check_equal_to_one(net: Any, y: Any = Y, weight: Any = None, batch: int = BATCH) -> None:
-    """Check that ranks are equal by bits, and as one process on the same batches."""
     (first, history), *others = fitted(net, y, weight=weight, shuffle=False, batch_size=batch)
     for other, item in others:
         assert other.parameters.tobytes() == first.parameters.tobytes()

@@ -44,7 +44,6 @@ def compiled() -> None:
 def job(
     fits: str, folder: Path, n_ranks: int = 4, module: tuple[str, ...] = ("-m", "mpi4py")
 ) -> dict[str, Any]:
-    """The command of the script on ranks that yield their core while they wait."""
     as_root = ["--oversubscribe", "--allow-run-as-root"]
     ranks = [str(MPIEXEC), *as_root, "-n", str(n_ranks), sys.executable, *module]
     folders = SCRIPT.parents[3], SCRIPT.parents[2]
@@ -57,7 +56,6 @@ def job(
 
 
 def run(*values: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a job to its end."""
     return subprocess.run(**job(*values), capture_output=True, timeout=SECONDS)
 
 
@@ -69,7 +67,6 @@ def parameters_of(fit: str, folder: Path) -> bytes:
 
 
 def wait_until(happens: Callable[[], bool], seconds: float) -> bool:
-    """Return True as soon as it happens, and False if it does not."""
     end = time.monotonic() + seconds
     while not happens():
         if time.monotonic() > end:
@@ -126,7 +123,6 @@ def raised(ended: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def alone() -> MLP:
-    """The net trained in one process, on the same batches."""
     order = in_batches(SHARES, 300)
     X, y = (np.concatenate(parts)[order] for parts in zip(*map(rows_of, range(4)), strict=True))
     net = made()

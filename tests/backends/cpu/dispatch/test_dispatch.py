@@ -13,7 +13,7 @@ from nets import Net
 from fastmlp import MLP
 from fastmlp._process import task_pool
 from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of, tuner_for
+from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.tuning import (
@@ -27,7 +27,6 @@ from fastmlp.backends.cpu.tuning import (
 
 
 def choices(tuner: Autotuner, n_calls: int, alone: float, together: float) -> list[bool]:
-    """The choices of the autotuner for these seconds of one thread and of a team."""
     chosen = []
     for _ in range(n_calls):
         team = tuner.wants_team()
@@ -66,23 +65,11 @@ def test_the_slower_one_is_tried_less_and_less_often_while_nothing_changes() -> 
     assert gaps[-1] >= 4 * gaps[0]
 
 
-def test_a_call_without_work_teaches_nothing() -> None:
-    tuner = Autotuner()
-    tuner.record(False, 0, 1.0)
-    assert choices(tuner, 3, alone=2.0, together=1.0) == [True, True, False]
-
-
 def test_one_call_that_was_disturbed_changes_nothing() -> None:
     tuner = Autotuner()
     choices(tuner, 200, alone=2.0, together=1.0)
     choices(tuner, 1, alone=2.0, together=9.0)
     assert choices(tuner, 10, alone=2.0, together=1.0) == [True] * 10
-
-
-def test_a_first_call_that_was_disturbed_is_soon_made_good() -> None:
-    tuner = Autotuner()
-    choices(tuner, 2, alone=2.0, together=9.0)
-    assert choices(tuner, 20, alone=2.0, together=1.0)[8:].count(True) >= 10
 
 
 def test_calls_of_unlike_lengths_are_compared_by_their_work() -> None:
@@ -91,11 +78,6 @@ def test_calls_of_unlike_lengths_are_compared_by_their_work() -> None:
     tuner.record(True, 1_000, 1.0)
     tuner.record(False, 10, 0.02)
     assert tuner.wants_team()
-
-
-def test_jobs_of_a_kind_share_what_was_learnt() -> None:
-    assert tuner_for(("a job", 1)) is tuner_for(("a job", 1))
-    assert tuner_for(("a job", 1)) is not tuner_for(("a job", 2))
 
 
 def test_a_call_that_woke_its_helpers_counts_only_if_the_next_one_does_too() -> None:
@@ -194,14 +176,6 @@ def test_a_process_of_little_work_compiles_no_team(
     assert calls == [False] * 4 + [True] * 2
 
 
-def test_no_work_is_not_shared() -> None:
-    assert not dispatch.pays(Work(0, 0), 2)
-
-
-def test_one_thread_is_no_team(costs: dict[int, Costs | None]) -> None:
-    assert not dispatch.pays(Work(1e12, 1), 1)
-
-
 @only_compiled
 def test_while_another_thread_measures_a_call_is_serial(costs: dict[int, Costs | None]) -> None:
     costs[2] = None
@@ -218,8 +192,6 @@ def test_a_measurement_is_one_of_seconds() -> None:
 
 
 class Drills:
-    """A clock, and measurements that it dates."""
-
     def __init__(self) -> None:
         self.now, self.costs, self.dates = 100.0, QUICK, list[float]()
 

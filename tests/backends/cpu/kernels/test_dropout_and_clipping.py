@@ -163,7 +163,6 @@ RATE = 0.05
 def by_hand(
     net: Net, parameters: Any, data: Data, batches: list[Any], name: str, limit: float
 ) -> Any:
-    """Steps of SGD with gradients of the engine, clipped by the formulas, and norms."""
     parameters, layout = parameters.astype(np.float64), net.network.layout
     engine = Engine(net.network, 1)
     starts = [*layout.weights, *layout.biases]

@@ -51,7 +51,6 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 
 def sparse_rows(dtype: str) -> Any:
-    """A matrix with an empty row, an empty column and a full row."""
     rng, width = np.random.default_rng(0), 40
     dense = rng.normal(size=(N_ROWS, width)) * (rng.uniform(size=(N_ROWS, width)) < 0.1)
     dense[3], dense[:, 7], dense[5] = 0, 0, rng.normal(size=width)
@@ -59,7 +58,6 @@ def sparse_rows(dtype: str) -> Any:
 
 
 def results_on(rows: Any, net: str, dtype: str, batch_size: int, n_threads: int = 1) -> list[Any]:
-    """Predictions, losses and a gradient, and the parameters after two epochs."""
     hidden, activation = NETS[net]
     rules: dict[str, Any] = {"activation": activation, "dtype": dtype}
     model = MLP((rows.shape[1], *hidden, 3), l2=0.1, seed=2, **rules)
@@ -134,7 +132,6 @@ def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
 
 
 def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded:
-    """Rows with numbers at the ends of pieces, and beyond those of their columns."""
     (plain, pieces, levels), rng = KINDS[kind], np.random.default_rng(0)
     columns = [rng.normal(size=n_rows) for _ in range(plain)]
     for n in pieces:
@@ -147,7 +144,6 @@ def rows_of(kind: str, dtype: str = "float64", n_rows: int = N_ROWS) -> Expanded
 
 
 def inputs_of(rows: Expanded) -> Any:
-    """The inputs that the rows stand for, number by number."""
     inputs = []
     for values in rows.values.tolist():
         row, rest = values[: rows.plain], values[rows.plain :]

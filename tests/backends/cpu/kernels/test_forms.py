@@ -303,7 +303,6 @@ USES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def forms(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each session of training is plain, when its fit ends."""
     ended: list[bool] = []
     rest = session.Session.rest
 

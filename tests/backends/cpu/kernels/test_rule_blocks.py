@@ -27,7 +27,6 @@ each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def network_of(*names: str, dtype: str = "float64", **fields: Any) -> Network:
-    """A network with these activations, the last that of the output layer."""
     net = Net((3, *[5] * len(names)), dtype=dtype).network
     chosen = tuple(ACTIVATIONS[name] for name in names)
     return net._replace(activations=chosen, **fields)
@@ -60,7 +59,6 @@ def test_blocks_without_slopes_write_values_alone(name: str, dtype: str, rng: An
 
 
 def relu(z: Any) -> Any:
-    """A rule of the user's, with the name of one of the library's but not its slope."""
     return (z if z > 0 else type(z)(0)), type(z)(1)
 
 

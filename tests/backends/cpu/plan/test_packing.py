@@ -172,7 +172,6 @@ for_small_layouts = settings(derandomize=True, deadline=None, max_examples=5 if 
 def trainer_of(
     net: Net, optimizer: Any, rng: Any, rules: Any = None
 ) -> tuple[Trainer, Any, Moments]:
-    """A trainer that has taken no step, its parameters and its moments."""
     parameters, data = net.draw(rng, N_ROWS)
     network = net.network if rules is None else net.network._replace(activations=rules)
     moments = Moments(network, rng.uniform(size=(2, parameters.size)).astype(net.dtype))
@@ -220,7 +219,6 @@ def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
 
 
 def places_of_numbers(trainer: Trainer, net: Net) -> tuple[Any, Any]:
-    """Where the packed parameters, and the copies, hold numbers and no padding."""
     ones = np.ones(make_layout(net.sizes).n_parameters, net.dtype)
     workspace = workspace_of(trainer)
     lanes, rows = workspace.lanes, workspace.chunk_rows
@@ -291,19 +289,6 @@ def test_panels_are_those_of_the_parameters_after_every_optimizer(
 
 
 @each_dtype
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_padding_is_zero_after_steps_with_every_activation(
-    dtype: str, activation: str, rng: Any
-) -> None:
-    net = Net((5, 19, 3, 2), activation, output_activation=activation, dtype=dtype)
-    adam = OPTIMIZERS["adam"]()
-    trainer, parameters, _ = trainer_of(net, adam, rng)
-    take_steps(trainer, adam)
-    trainer.store()
-    assert_in_step(trainer, net, parameters)
-
-
-@each_dtype
 def test_copies_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
     net = Net((3, 19, 5, 2), "identity", dtype=dtype)
     trainer, parameters, _ = trainer_of(net, SGD(), rng)
@@ -371,7 +356,6 @@ def root(z: Any) -> Any:
 
 
 def unit_steps(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    """A rule that is 0 / 0 where there is no gradient."""
     return w - rate * g / abs(g), m, v
 
 

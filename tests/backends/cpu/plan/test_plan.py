@@ -316,7 +316,6 @@ LANES, BYTES, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 
 @pytest.fixture(scope="module")
 def look() -> Block:
-    """The block that copies the streams that tile t prefetches, or zeros if there are none."""
     n_words = STREAMS_BYTES // 8
 
     def copy_wanted(address: int, t: int, apply: int, split: int, target: int) -> None:
@@ -333,8 +332,6 @@ def look() -> Block:
 
 
 class Scene:
-    """A plan in the midst of an epoch, and where its rows and their order are."""
-
     def __init__(self, *, n_threads: int = 1, split_layer: int = 0) -> None:
         layout = make_layout((N_IN, 40, 3))
         self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
@@ -348,7 +345,6 @@ class Scene:
         self.at(0)
 
     def at(self, first: int) -> None:
-        """Have the rows from that number in the order on at work."""
         self.batch.index = address(self.order, first)
         self.batch.order_stop = address(self.order) + self.order.nbytes
 
@@ -362,7 +358,6 @@ class Scene:
         return results
 
     def places(self, rows: Any, first_feature: int = 0) -> list[int]:
-        """Where these rows of X begin, from a feature on."""
         return [address(self.x, int(r) * N_IN + first_feature) for r in rows]
 
 

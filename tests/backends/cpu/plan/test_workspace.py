@@ -220,7 +220,6 @@ def kept() -> Iterator[Any]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
-    """The sessions of trainings that were made."""
     seen: list[Session] = []
     original = trainer.Trainer._new_session
 
@@ -249,7 +248,6 @@ def fitted(net: MLP, x: Any, y: Any, batch_size: int = BATCH) -> tuple[Any, list
 
 
 def spoil(session: Session) -> None:
-    """Leave in the buffers what a training leaves that went wrong."""
     for name, buffer in session.workspace._asdict().items():
         if isinstance(buffer, np.ndarray) and name not in CONSTANT:
             buffer.fill(np.nan)

@@ -18,14 +18,13 @@ from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.predict import predictor
-from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, plain_out, way_for
+from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, way_for
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
 from fastmlp.compiler.target import lanes_of
-from fastmlp.model import core_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
@@ -51,7 +50,6 @@ def some_rows(dtype: str) -> list[int]:
 
 
 def assert_same_bits(network: Network, rng: Any) -> None:
-    """Rows by panels, by blocks, and one to a few at a time have the same bits."""
     dtype, sizes = network.dtype, network.layout.sizes
     parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
     runner = Engine(network, 1)
@@ -110,16 +108,7 @@ def test_every_way_has_the_same_bits(rules: Any, dtype: str, rng: Any) -> None:
     assert_same_bits(network_of(sizes, activation, output, link, dtype), rng)
 
 
-@pytest.mark.parametrize("seed", range(1 if INTERPRETED else 12))
-def test_every_way_has_the_same_bits_at_drawn_sizes(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    sizes = tuple(int(n) for n in rng.integers(1, 4 if INTERPRETED else 300, rng.integers(2, 5)))
-    activation, dtype = str(rng.choice(list(ACTIVATIONS))), str(rng.choice(["float32", "float64"]))
-    assert_same_bits(network_of(sizes, activation, "identity", "identity", dtype), rng)
-
-
 def has_quick_way(net: MLP) -> bool:
-    """True if buffers for small batches have been made."""
     predictor: Any = net._predictor
     return predictor is not None and predictor._small is not None
 
@@ -134,7 +123,6 @@ def net_and_rows(dtype: Any = "float32") -> tuple[MLP, Any]:
 
 
 def slowly(net: MLP, x: Any, out: Any = None) -> Any:
-    """The predictions of a net that has no quick way."""
     other = copy.deepcopy(net)
     assert other._predictor is None
     return other.predict(x, out)
@@ -173,14 +161,6 @@ def test_without_out_every_call_returns_an_array_of_its_own() -> None:
     one, other = net.predict(x), net.predict(-x)
     assert not np.shares_memory(one, other)
     assert np.array_equal(one, slowly(net, x))
-
-
-def test_predictions_in_the_place_of_the_rows(rng: Any) -> None:
-    net = MLP((4, 9, 4), dtype="float64", seed=0)
-    x = rng.normal(size=(3, 4))
-    expected = net.predict(x)
-    assert net.predict(x, x) is x
-    assert np.array_equal(x, expected)
 
 
 def read_only(array: Any) -> Any:
@@ -248,7 +228,6 @@ OUTS: dict[str, Any] = {
 
 
 def outcome(predict: Any, x: Any, out: Any) -> Any:
-    """The result of a call and its `out`, or the text of its error."""
     try:
         with np.errstate(all="ignore"):
             result = predict(x, out)
@@ -449,7 +428,6 @@ def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None
 
 
 def large(dtype: Any = "float32", **options: Any) -> tuple[MLP, Any]:
-    """A net, and more rows than few."""
     net = MLP((3, 40, 2), dtype=dtype, seed=0, **options)
     x = np.random.default_rng(1).normal(size=(1100, 3)).astype(dtype)
     return net, x
@@ -503,15 +481,6 @@ def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:
             net.predict(x, out)
     with pytest.raises(ValueError, match="2 features"):
         net.predict(np.ascontiguousarray(x[:, :2]))
-
-
-def test_predictions_in_the_place_of_the_rows_of_blocks() -> None:
-    net, rng = MLP((2, 40, 2), seed=0), np.random.default_rng(2)
-    x = rng.normal(size=(1500, 2)).astype(np.float32)
-    expected = net.predict(x)
-    assert plain_out(x, x, core_of(net).engine.network) is None
-    assert net.predict(x, x) is x
-    assert np.array_equal(x, expected)
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf])

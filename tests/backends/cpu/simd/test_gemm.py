@@ -222,20 +222,6 @@ def test_dot_products_come_in_columns(dtype: Any, n_out: int, n: int, rng: Any) 
 
 
 @each_dtype
-def test_a_dot_product_has_the_same_bits_in_whatever_company(dtype: Any, rng: Any) -> None:
-    lanes, n_in = lanes_of(dtype), 37
-    x, w = rng.normal(size=(19, n_in)).astype(dtype), rng.normal(size=(1, n_in)).astype(dtype)
-    weights, biases = to_panels(w, lanes), np.zeros(1, dtype)
-    results = []
-    for rows in (x, x[7:], x[18:]):
-        inputs, target = in_squares(rows, lanes), np.zeros(len(rows) + lanes, dtype)
-        where = (address(inputs), inputs[0].nbytes, address(weights), address(biases))
-        compiled("dots", dtype)(*where, address(target), n_in, 1, len(rows))
-        results.append(target[len(rows) - 1])
-    assert results[0] == results[1] == results[2]
-
-
-@each_dtype
 @pytest.mark.parametrize("epilogue", [STORE, TIMES, WHERE_POSITIVE])
 def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int, rng: Any) -> None:
     lanes = lanes_of(dtype)
@@ -389,14 +375,3 @@ def test_a_tile_is_a_chain_of_multiply_adds(units: int, vectors: int, dtype: Any
                 expected = np.where(expected < 0, 0, expected)
             assert np.array_equal(out[:units], expected)
             assert (out[units] == UNTOUCHED).all()
-
-
-@each_dtype
-def test_the_positive_part_keeps_nan(dtype: Any) -> None:
-    x, w = np.ones((1, lanes_of(dtype)), dtype), np.ones(1, dtype)
-    x[0, :3] = np.nan, -np.inf, np.inf
-    out, bias = np.empty_like(x), np.zeros(1, dtype)
-    places = (address(out), address(bias), address(w))
-    product_of(dtype, 1, 1)(*places, 1, address(x), 1, 1)
-    assert np.isnan(out[0, 0])
-    assert out[0, 1:4].tolist() == [0, np.inf, 1]

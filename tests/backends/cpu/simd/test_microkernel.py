@@ -67,8 +67,6 @@ def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = Fa
 
 
 class Matrices(NamedTuple):
-    """Matrices of a product of `height` rows, and the memory that it writes to."""
-
     start: Any
     a: Any
     b: Any
@@ -191,22 +189,6 @@ def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
         assert np.array_equal(multiply(compiled, rest, by_column, start=half), whole)
 
 
-@pytest.mark.few(24)
-@each_dtype
-@each_shape
-@each_epilogue
-def test_a_row_has_the_same_bits_alone_and_among_others(
-    dtype: Any, shape: Any, by_column: bool, epilogue: int, rng: Any
-) -> None:
-    compiled = swept(dtype, shape, by_column)
-    these = draw(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
-    together = multiply(compiled, these, by_column, epilogue).copy()
-    for r in {0, 1, 5, HEIGHTS[-1] - 1}:
-        one = these._replace(a=these.a[[r]], start=these.start[[r]])
-        these.c[...] = UNTOUCHED
-        assert np.array_equal(multiply(compiled, one, by_column, epilogue)[0], together[r])
-
-
 @each_dtype
 @each_shape
 def test_relu_keeps_nan_and_makes_no_number_of_it(dtype: Any, shape: Any, rng: Any) -> None:
@@ -263,7 +245,6 @@ SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 
 
 def gradients(dtypes: list[str]) -> list[tuple[Any, float]]:
-    """Gradients of a few nets, and how far each is from that of the oracle."""
     results = []
     for dtype in dtypes:
         for sizes in SIZES:

@@ -53,7 +53,6 @@ MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
 def multiply(
     start: Any, a: Any, b: Any, by_column: bool, epilogue: int = STORE, c: Any = None
 ) -> Any:
-    """The product of A and B rounded to bfloat16, as kernels have it computed."""
     (height, depth), width = a.shape, b.shape[1]
     most = round_up(height, ROW_BLOCK)
     left = across(a.T, LANES) if by_column else along(a, LANES, most)
@@ -170,8 +169,6 @@ AMX, ARM = f"{AVX512},+amx-tile,+amx-bf16", "+neon,+bf16"
 
 
 class Machine(NamedTuple):
-    """A processor as LLVM knows it, its vectors, and the largest tile of a product."""
-
     triple: str
     cpu: str
     features: str
@@ -192,7 +189,6 @@ DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
 
 
 def disguise(kind: PairProducts, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Have products made as for a machine of this kind."""
     machine = MACHINES[kind]
     monkeypatch.setattr(numba.config, "CPU_NAME", machine.cpu)
     monkeypatch.setattr(numba.config, "CPU_FEATURES", machine.features)
@@ -391,7 +387,6 @@ class Loop(NamedTuple):
 
 
 def loops_of(kind: PairProducts, by_column: bool, word: str) -> list[Loop]:
-    """The innermost loops that have such an instruction."""
     texts = (loop for loop in innermost(_assembly(kind, by_column)) if word in loop)
     return [
         Loop(text, Counter(line.split()[0] for line in text.splitlines()[1:])) for text in texts

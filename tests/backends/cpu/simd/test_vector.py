@@ -28,14 +28,11 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 class Pair(NamedTuple):
-    """Two counts."""
-
     a: Word
     b: Word
 
 
 def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
-    """Store what operators and functions make of two vectors and a number."""
     x, y = v.load(source), v.load(source + v.bytes)
     number = v.broadcast(source + n.a * v.size)
     results = [
@@ -49,7 +46,6 @@ def arithmetic(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 
 
 def words(v: Vectors, source: Word, target: Word, n: Pair) -> None:
-    """Store the vectors that words count to."""
     a, b = n
     chosen = [
         a + b, b - a, 9 - a, a * 3, b // 2, b % 2, v.choose(a < b, a, 7), v.choose(a > b, a, 7),
@@ -60,7 +56,6 @@ def words(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 
 
 def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
-    """Store what loops, parts and branches do."""
     half, total = v.of_lanes(v.lanes // 2), v.variable(v.zero)
     for i in v.range(n.a, n.b):
         total.value = total.value + v.load(source + i * v.bytes)
@@ -85,7 +80,6 @@ def flow(v: Vectors, source: Word, target: Word, n: Pair) -> None:
 def results(
     loop: Callable[..., None], dtype: Any, numbers: Any, counts: tuple[int, int]
 ) -> tuple[Any, Any]:
-    """The numbers that a loop writes, computed by NumPy and compiled."""
     lanes, outcomes = lanes_of(dtype), []
     compiled = vector_function(loop, dtype, lanes)
 
@@ -124,24 +118,6 @@ def test_comparisons_with_nan_are_false_and_the_positive_part_keeps_it(dtype: An
     computed, compiled = results(arithmetic, dtype, numbers, (1, 2))
     np.testing.assert_array_equal(computed, compiled)
     assert np.isnan(compiled[5 * lanes_of(dtype)])
-
-
-@each_dtype
-def test_vectors_are_not_changed_in_place(dtype: Any) -> None:
-    v = NumPyVectors(dtype, 4)
-    numbers = np.arange(4, dtype=dtype)
-    vector: Any = v.load(address(numbers))
-    numbers += 1
-    assert vector.tolist() == [0, 1, 2, 3]
-    zero: Any = v.zero
-    with pytest.raises(ValueError, match="read-only"):
-        zero += 1
-
-
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is emitted")
-def test_a_loop_is_made_a_function_once() -> None:
-    assert vector_function(flow, np.float32, 4) is vector_function(flow, np.float32, 4)
-    assert vector_function(flow, np.float32, 4) is not vector_function(flow, np.float64, 4)
 
 
 UNTOUCHED = 77.0
@@ -364,8 +340,6 @@ def test_no_byte_after_a_row_is_read_or_written(python: Callable[..., str]) -> N
 
 
 def prefetching() -> Block:
-    """The block that takes all turns of prefetching what a record names."""
-
     prefetch = vector_function(prefetch_streams, np.float32, 1)
 
     def take_turns(streams: Any, n: Any) -> None:

@@ -158,7 +158,6 @@ def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str])
 
 
 def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:
-    """A team of the drill's job, whose leader is the caller."""
     team = make_team(limit, pieces)
     drill.job["team"] = team.ctypes.data
     team[JOINED // 8] = 1
@@ -320,7 +319,6 @@ FOR_EVER = 1 << 60
 
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
-    """A pool whose workers wait in their boxes until they are told to leave them."""
     pool = WorkerPool(FOR_EVER)
     yield pool
     pool._mailboxes.queue[0] = 1

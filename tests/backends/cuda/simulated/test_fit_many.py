@@ -43,7 +43,6 @@ def nets() -> list[MLP]:
 
 
 def state_of(member: MLP) -> Any:
-    """Return all that a further fit depends on."""
     state = core_of(member).state
     slots, generator = state.slots(), state.generator
     assert generator is not None
@@ -59,7 +58,6 @@ def alone(member: MLP, rows: Any, weight: Any = None, **options: Any) -> Any:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of nets in the launches of each group."""
     sizes: list[int] = []
     made = GPU.launches
 
