@@ -33,7 +33,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"cluster", "export"},
         {"many", "estimators", "plotting"},
         {"tabular"},
-        {"saving"},
+        {"saving", "warmup"},
         {"cli"},
         {"__main__"},
     ],

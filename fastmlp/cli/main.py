@@ -141,8 +141,8 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _warmup(arguments: argparse.Namespace) -> None:
     from fastmlp.cli.info import cache_state
-    from fastmlp.cli.warmup import warmup
     from fastmlp.compiler import cache
+    from fastmlp.warmup import warmup
 
     if cache.folder() is None:
         raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")

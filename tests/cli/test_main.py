@@ -27,7 +27,6 @@ from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.demo import run_demo
 from fastmlp.cli.info import format_info, info
 from fastmlp.cli.main import ending, main
-from fastmlp.cli.warmup import warmup
 from fastmlp.compiler import COMPILER, cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
@@ -36,6 +35,7 @@ from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.weight_rules import PENALTIES
+from fastmlp.warmup import warmup
 
 PNG = b"\x89PNG\r\n\x1a\n"
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -169,7 +169,7 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_warmup_says_where_the_code_lies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report, **_: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.warmup.warmup", lambda report, **_: report("part") or 1.25)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
     assert main(["warmup"]) == 0
     assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
@@ -185,7 +185,7 @@ def test_warmup_of_a_shared_cache(
         return 1.25
 
     monkeypatch.setattr(cache, "share", lambda: done.append("share"))
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", compile_all)
+    monkeypatch.setattr("fastmlp.warmup.warmup", compile_all)
     monkeypatch.setattr(cache, "folder", lambda: Path("/somewhere"))
     assert main(["warmup", "--shared"]) == 0
     assert done == ["share", "warmup"]
@@ -201,7 +201,7 @@ def test_warmup_of_mixed_precision_and_of_one_dtype(
         reports.append(settings)
         return 1.0
 
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", keep)
+    monkeypatch.setattr("fastmlp.warmup.warmup", keep)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
     for options in ([], ["--compute-dtype", "bfloat16", "--dtype", "float32"]):
         assert main(["warmup", *options]) == 0
@@ -221,7 +221,7 @@ def test_warmup_of_mixed_precision_and_of_one_dtype(
 def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report, **_: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.warmup.warmup", lambda report, **_: report("part") or 1.25)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: None)
     monkeypatch.setenv("FASTMLP_CACHE", "0")
     assert main(["warmup"]) == 1
@@ -241,7 +241,7 @@ def test_warmup_that_could_not_keep_all_code_fails(
         cache._write_whole(tmp_path / "no" / "folder" / "file.code", b"code")
         return 1.25
 
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", store)
+    monkeypatch.setattr("fastmlp.warmup.warmup", store)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: tmp_path)
     assert main(["warmup"]) == 1
     out, err = capsys.readouterr()
@@ -279,7 +279,7 @@ def test_ctrl_c_in_a_fit_ends_the_warmup(
         return np.ones(len(steps))
 
     nets = [MLP((2, 2), optimizer=SGD(rates))]
-    monkeypatch.setattr("fastmlp.cli.warmup._parts", lambda dtype: [("nets", nets)] * 2)
+    monkeypatch.setattr("fastmlp.warmup._parts", lambda dtype: [("nets", nets)] * 2)
     assert main(["warmup"]) == 130
     assert capsys.readouterr() == ("float32: nets\n", "fastmlp: interrupted\n")
 
@@ -434,7 +434,7 @@ def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
 
 N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
 WARM = """
-from fastmlp.cli.warmup import warmup
+from fastmlp.warmup import warmup
 warmup(dtypes=["float32"], report=print, compute_dtype=%r)
 import sys
 assert "sklearn" not in sys.modules
@@ -489,7 +489,7 @@ for n in (1, 5):
         jit.train_on_batch(handle, X[:n], y[:n]), jit.train_on_gradient(handle, X[:n], y[:n])
         jit.vjp(handle, X[:n], y[:n], np.empty(net.parameters.size), X[:n].copy())
 jit.function("float32"), c_function("quad"), c_function("generic_filter")
-from fastmlp.cli.warmup import warmup
+from fastmlp.warmup import warmup
 assert warmup(dtypes=["float32"]) > 0
 """
 # Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.

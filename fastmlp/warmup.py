@@ -66,7 +66,7 @@ def warmup(
 
     Examples
     --------
-    >>> from fastmlp.cli.warmup import warmup
+    >>> from fastmlp.warmup import warmup
     >>> seconds = warmup(dtypes=["float32"])  # doctest: +SKIP
     """
     # The letters of a single str name dtypes too.
