@@ -125,7 +125,7 @@ def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
 def seeded(estimator: Any) -> np.random.RandomState:
     """The generator of a fit: one that an earlier fit has made with a seed is seeded again.
 
-    That takes 2 us, and a new one 55. Copies and pickles leave it out.
+    Seeding takes 2 us, and a new generator 55. Copies and pickles leave it out.
     """
     seed, own = estimator.random_state, estimator.__dict__.get("_seeded")
     if type(seed) is not int:

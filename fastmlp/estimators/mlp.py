@@ -45,8 +45,8 @@ Array = NDArray[Any]
 class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
-    It has the parameters, attributes, methods and messages of
-    `sklearn.neural_network.MLPClassifier`, and its numbers: with the same `random_state` the
+    Parameters, attributes, methods and messages are as in
+    `sklearn.neural_network.MLPClassifier`, and so are the numbers: with the same `random_state` the
     weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
 
     Parameters
@@ -341,8 +341,8 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
 class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
-    It has the parameters, attributes, methods and messages of
-    `sklearn.neural_network.MLPRegressor`, and its numbers: with the same `random_state` the
+    Parameters, attributes, methods and messages are as in
+    `sklearn.neural_network.MLPRegressor`, and so are the numbers: with the same `random_state` the
     weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
 
     Parameters

@@ -428,8 +428,8 @@ def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
 def key_of_fit(estimator: Any) -> Key:
     """The key of the masks and noise of a fit, by the random state and the rows seen so far.
 
-    Without them each call of `partial_fit` with "sgd", whose steps are not counted, would draw the
-    same masks.
+    Without the rows each call of `partial_fit` with "sgd", whose steps are not counted, would draw
+    the same masks.
     """
     seed = int(estimator._random_state.randint(np.iinfo(np.int32).max))
     return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
@@ -491,7 +491,7 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
 def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
     """Check that no entries of data are masked; add a hint to an error about text in X.
 
-    Where columns have no names scikit-learn's words stay as they are, and a note is added.
+    If columns have no names, scikit-learn's words stay as they are, and a note is added.
 
     Raises
     ------
@@ -515,8 +515,8 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 def warn_of_kept_epoch(estimator: Any, common: float) -> None:
     """Warn if early stopping has ended a fit, and has kept an epoch that learnt little.
 
-    That is the first epoch, or one whose accuracy is the share of the common class. `common` is
-    this share in the rows held out, 0 without classes. The warning is a RuntimeWarning, as
+    Such an epoch is the first, or has an accuracy equal to the share of the common class. `common`
+    is this share in the rows held out, 0 without classes. The warning is a RuntimeWarning, as
     scikit-learn's tests take any UserWarning of such a fit as an error.
     """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change

@@ -185,7 +185,7 @@ class Epochs:
         """The rates of scikit-learn's optimizer objects, shape (n_epochs,)."""
         optimizer = self._estimator._optimizer
         if isinstance(optimizer, AdamOptimizer):
-            # Its `learning_rate` is the one of its last step, corrections included.
+            # The object's `learning_rate` is of its last step, corrections included.
             return np.full(n_epochs, float(optimizer.learning_rate_init))
         optimizer, rates = copy(optimizer), np.empty(n_epochs)
         for i in range(n_epochs):

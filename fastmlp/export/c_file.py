@@ -225,7 +225,7 @@ def to_c(
 ) -> str:
     """One C file that predicts as a model does, without a library, and tests itself.
 
-    The file is C99 and C++17. Its code stands in one of the files that include it, where
+    The file is C99 and C++17. The code stands in one of the files that include it, where
     ``PREFIX_IMPLEMENTATION`` is defined before; the others get declarations alone. Weights are
     constants, work is on the stack: it allocates nothing, and any number of threads may call at
     once. With fused multiply-adds, as with ``-march=native``, its numbers equal the model's to the
@@ -316,7 +316,7 @@ def to_c(
         exact = kind == scalar
         test = c_source.tests_of(rows, model._of_codes(rows), scalar, np.float64, exact=exact)
         if parts.trees is not None and len(parts.trees.classes) > 1:
-            # Their probabilities are of double.
+            # Probabilities of trees are of double.
             test = test[0], test[1].replace("$FUSED32", "$FUSED32 && $FUSED64")
     elif tests:
         # Numbers of the lower precision are the same in both.

@@ -90,7 +90,7 @@ def _robust(scaler: Any) -> tuple[Any, Any]:
 
 
 def _min_max(scaler: Any) -> tuple[Any, Any]:
-    # Its x * scale_ + min_ as (x - center) / scale.
+    # x * scale_ + min_ is (x - center) / scale.
     return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
 
 
@@ -115,7 +115,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
     multiplied by its column's factor, and its biases gain the shifts times the weights. From
     columns as they are the net predicts what the old one predicts from scaled ones, to rounding. It
     is a net like any other: it is saved, exported and copied alike, and no scaler has to go along.
-    Its optimizer begins at step 0.
+    The optimizer begins at step 0.
 
     Parameters
     ----------

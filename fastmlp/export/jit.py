@@ -197,7 +197,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     Returns
     -------
     record array of shape (1,), of the Numba type `HANDLE`
-        The same for every model, so that a function is compiled once. It keeps the model's
+        The same for every model, so that a function is compiled once. The handle keeps the model's
         parameters alive.
 
     Raises
@@ -231,8 +231,8 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
     """A C function that predicts a row: ``void f(void *handle, const T *x, T *out)``.
 
-    It serves all models: its first argument is ``handle.ctypes.data``. Any thread may call it. Keep
-    the handle as long as it may be called.
+    The function serves all models: its first argument is ``handle.ctypes.data``. Any thread may
+    call it. Keep the handle as long as it may be called.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 A step's numbers are one row of floats, after the optimizer's coefficients: the key and the number
 of the step in pieces of 16 bits, which float32 holds exactly, then rates. Nothing that is drawn is
 stored: it is a function of key, step, layer, row of the batch and unit, by Philox4x32-10, a
-generator without a state. Its words of 32 bits are held in 64, of which the upper halves are not
+generator without a state. Words of 32 bits are held in 64, of which the upper halves are not
 used. The text of generator and normals serves NumPy and both backends, which compile it.
 
 References
@@ -80,8 +80,8 @@ def normals_of(
 ) -> Any:
     """Make the function that turns two words into two independent numbers of N(0, 1).
 
-    They are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1) are the upper 24 bits
-    of a word each, u plus half a bit. `scalar` is their dtype.
+    The numbers are sqrt(-2 log u) times cosine and sine of 2 pi v. u and v in [0, 1) are the upper
+    24 bits of a word each, u plus half a bit. `scalar` is their dtype.
 
     Examples
     --------

@@ -7,8 +7,8 @@ numerically stable formula.
 
 A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
 
-A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape
-(n_rows, n_targets), and values, shape (n_rows,). It writes slopes and values. Loops over rows are
+A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), targets, shape (n_rows,
+n_targets), and values, shape (n_rows,). The rule writes slopes and values. Loops over rows are
 innermost: they vectorise.
 
 To add one: write the function, and give it a row in `LOSSES` and its name in `NumberLossName` or
@@ -20,7 +20,7 @@ H = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_
 semidefinite; where a second derivative could be 0, as huber's far from the target, the
 parabola that touches the loss there gives it.
 
-The losses of scikit-learn differ in scale, and clip probabilities in the value. Their rules take
+The losses of scikit-learn differ in scale, and clip probabilities in the value. The rules take
 whole rows, because value and slope have different scales: the squared error is a mean over outputs,
 its slope is the slope of half the sum.
 

@@ -29,9 +29,9 @@ Rates = NDArray[np.float64]
 class EMA:
     """An exponential moving average: the `average` of an optimizer.
 
-    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step k. That is
-    Keras' and PyTorch's moving average with the weights of its steps brought to a sum of 1, as Adam
-    does with its moments: the first steps count as much as the later ones. It covers about
+    ``average <- average + (1 - momentum) / (1 - momentum^k) (w - average)`` after step k. Keras'
+    and PyTorch's moving average has weights of another sum; here the sum is 1, as in Adam's
+    moments: the first steps count as much as the later ones. The average covers about
     ``1 / (1 - momentum)`` steps, which should be a small part of the fit.
 
     Parameters
@@ -148,7 +148,7 @@ class Optimizer(Protocol):
     """The protocol of optimizers.
 
     `coefficients` takes the number of the first step (from 1), and the learning rates from there
-    on, shape (n_steps,). It returns an array of shape (n_steps, n_coefficients).
+    on, shape (n_steps,). The result has shape (n_steps, n_coefficients).
     """
 
     @property

@@ -1,8 +1,8 @@
 """Optimizers: settings, an update rule, and the rule's coefficients of each step.
 
-An optimizer is a frozen dataclass of its settings. Its `rule` is a function of
-`fastmlp.rules.updates`. Its `coefficients` computes, in float64, the numbers that depend on the
-step alone, so that the rule is a handful of multiplications.
+An optimizer is a frozen dataclass of its settings. The `rule` is a function of
+`fastmlp.rules.updates`. The method `coefficients` computes, in float64, the numbers that depend on
+the step alone, so that the rule is a handful of multiplications.
 
 To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS` and
 its name in `OptimizerName`.
@@ -422,7 +422,7 @@ class Custom(OptimizerSettings):
     ----------
     rule : callable
         ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
-        and two slots of state that start at 0. It is compiled on first use, and may call the
+        and two slots of state that start at 0. The rule is compiled on first use, and may call the
         functions of `fastmlp.rules.elementary` and NumPy's.
     learning_rate : float or schedule, default 0.001
     constants : tuple of float, default ()
@@ -498,8 +498,8 @@ class LevenbergMarquardt(SecondOrder):
     were divided by their deviation, rounded to a power of 16. A net that explains less than half of
     the objective begins with its last layer times that number, unless the layer is frozen.
 
-    It takes the losses "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy",
-    "poisson", "gamma" and "tweedie", with l2, on the CPU. It needs 8 bytes times the square of the
+    The losses are "mse", "huber", "log_cosh", "binary_cross_entropy", "cross_entropy", "poisson",
+    "gamma" and "tweedie", with l2, on the CPU. The matrix takes 8 bytes times the square of the
     number of trained parameters.
 
     Parameters
@@ -550,7 +550,7 @@ class LevenbergMarquardt(SecondOrder):
 class LBFGS(SecondOrder):
     """SciPy's L-BFGS-B on all rows: an epoch of `MLP.fit` is one of its iterations.
 
-    It works in float64, also for nets of float32, and starts anew in each fit. Parameters that a
+    All numbers are float64, also for nets of float32. Each fit starts anew. Parameters that a
     callback writes are overwritten by the next iteration's. Needs the extra `sklearn`, of SciPy.
 
     Parameters

@@ -1,7 +1,7 @@
 """Learning-rate schedules, which any optimizer takes in place of a learning rate.
 
 A schedule takes an array of step numbers, counted from 0 over the life of the net, and the step at
-which the current fit ends. It returns the rates of those steps. Any such function
+which the current fit ends. The result is the rates of those steps. Any such function
 is a schedule. A setting that is not a number raises a TypeError, one out of range a ValueError.
 
 >>> from fastmlp import Adam, Cosine, Warmup

@@ -55,8 +55,8 @@ cuda: Any = _Simulated() if SIMULATED else MODULE
 
 
 def device_function(function: Function) -> Any:
-    """Make a function that kernels call. It is inlined, so that its local arrays stay in registers
-    and the compiler knows which arrays are in shared memory."""
+    """Make a function that kernels call. The function is inlined, so that its local arrays stay in
+    registers and the compiler knows which arrays are in shared memory."""
     if SIMULATED:
         return function
     return MODULE.jit(device=True, forceinline=True)(function)
@@ -366,7 +366,7 @@ def is_device_array(array: Any) -> bool:
 def adopted(array: Any, name: str) -> Any:
     """Return a view of another library's array on the current GPU, without a copy.
 
-    It waits for work on the array that its library has started.
+    The call waits for work on the array that its library has started.
 
     Raises
     ------
@@ -426,7 +426,7 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
 def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
     """Return y, checked as by `arrays.targets`.
 
-    A y on the GPU is checked on the host. It stays on the GPU if it needs no conversion.
+    A y on the GPU is checked on the host. The array stays on the GPU if its dtype and shape fit.
     """
     on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
     host = y if on_device is None else to_host(on_device)

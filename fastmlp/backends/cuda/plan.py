@@ -77,7 +77,7 @@ class Plan(Record):
 class Layer(Record):
     """A layer; one more than the net's has the outputs.
 
-    Its inputs end with a column of ones, so biases are one row more of the weights.
+    The inputs end with a column of ones, so biases are one row more of the weights.
     """
 
     n_in: int
@@ -129,8 +129,8 @@ class Nets(NamedTuple):
     def _numba_type_(self) -> Any:
         """The type by which a launch finds the compiled kernel.
 
-        It is kept, as it takes 0.15 ms of CPU time: `Session` makes all arrays alike but for the
-        dtype.
+        The type is kept, as it takes 0.15 ms of CPU time: `Session` makes all arrays alike but for
+        the dtype.
         """
         dtype = self.memory.dtype
         if dtype not in _TYPES:

@@ -3,7 +3,7 @@
 Arguments are grouped in tuples, which stay in registers. No field is called `index` or `count`:
 Numba would take it for the tuple's method.
 
-The functions of `fastmlp.rules.elementary` are libdevice's, in the argument's precision. Their
+The functions of `fastmlp.rules.elementary` are libdevice's, in the argument's precision. The
 errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
 """
 
@@ -205,8 +205,8 @@ FORMS: dict[Function, Function] = {
 def _register() -> None:
     """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
 
-    The module of Numba has no `overload`. It is imported without an installed compiler, where
-    `card.require` raises.
+    The module of Numba has no `overload`. The module is imported without an installed compiler,
+    where `device.require` raises.
     """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
@@ -390,8 +390,9 @@ def _one_more(rest: Any) -> Any:
 def row_loss(rules: KernelRules) -> Any:
     """Make ``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
-    It writes the row's loss to ``losses[place]``, and the loss's derivative by the raw outputs,
-    times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into `numbers`.
+    The function writes the row's loss to ``losses[place]``, and the loss's derivative by the raw
+    outputs, times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into
+    `numbers`.
     """
     rule, loss, scalar = compiled(rules.loss.rule), rules.loss, rules.scalar
     settings = in_dtype(loss.constants, scalar)

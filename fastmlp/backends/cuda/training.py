@@ -65,7 +65,7 @@ class Moments:
     def load(self, session: Session, parameters: Array | None, net: int = 0) -> None:
         """Copy the state to a net's memory, and the parameters that are trained.
 
-        They are `parameters` of the host, without an average; None: they are there already.
+        Without an average, the host's `parameters` are trained; None: they are there already.
         """
         n = self.network.layout.n_parameters
         if self.n_slots > N_SLOTS and parameters is not None:
