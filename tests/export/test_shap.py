@@ -185,7 +185,7 @@ def test_members_that_are_no_nets_are_refused() -> None:
     model = TabularMLPRegressor(n_members=1, max_iter=1, extra_members=extra, random_state=0)
     model.fit(frame, y)
     model.pack_.extra_weights = np.array([0.5])
-    with pytest.raises(NotImplementedError, match="no derivatives: 'mean'"):
+    with pytest.raises(NotImplementedError, match="cannot be derived: 'mean'"):
         shap_values(model, frame, frame)
 
 
