@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.training.history import History, Report
+from fastmlp import History, Report
 from fastmlp.validation.suggestions import needs
 
 if TYPE_CHECKING:

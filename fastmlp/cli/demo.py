@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.compiler.cache import folder
+from fastmlp import History
+from fastmlp.cli.info import cache_state
 from fastmlp.plotting import FAINT, INK, WRONG, plot_history
-from fastmlp.training.history import History
 from fastmlp.validation.suggestions import needs
 
 # The curves lie on each other, so the second is dashed.
@@ -67,7 +67,7 @@ def run_demo(
     held_out, kept = np.split(np.random.default_rng(0).permutation(len(X)), [len(X) // 5])
     print(f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} images,")
     print(f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one epoch")
-    print(f"compiles, or loads, kernels in {folder() or 'memory alone'}.\n")
+    print(f"compiles, or loads, kernels. The cache: {cache_state()}.\n")
     print(f"{'':<14}{'held-out accuracy':>18}{'last loss':>12}{'fit':>10}{'first fit':>12}")
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]

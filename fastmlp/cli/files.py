@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp import CSVFile
 from fastmlp.data import outputs
 from fastmlp.data.arrow import FILES, expanded, imported, naming
-from fastmlp.data.csv_files import CSV_FILES, CSVFile, not_text
+from fastmlp.data.csv_files import CSV_FILES, not_text
 
 
 def data_of(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastmlp.data import csv_files
+from fastmlp import CSVFile
 from fastmlp.data.arrow import ROWS
 from fastmlp.data.outputs import WRITERS
 from fastmlp.validation.suggestions import suggestion
@@ -240,9 +240,9 @@ def _known(text: str, table: Iterable[str]) -> str:
 
 def _encoding(text: str) -> str:
     try:
-        return csv_files.known(text, "encoding")
+        return CSVFile("x.csv", text).encoding
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("encoding: ")) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("CSVFile: ")) from None
 
 
 def at_least(least: int, text: str) -> int:

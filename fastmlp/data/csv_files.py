@@ -69,14 +69,14 @@ class CSVFile(str):
         if not text.lower().endswith(CSV_FILES):
             raise ValueError(f"{who}: the path must end in {' or '.join(CSV_FILES)}, got {text!r}")
         made = super().__new__(cls, text)
-        made.encoding = known(encoding, who)
+        made.encoding = _known(encoding, who)
         return made
 
     def __repr__(self) -> str:
         return f"CSVFile({str(self)!r}, encoding={self.encoding!r})"
 
 
-def known(encoding: str, who: str) -> str:
+def _known(encoding: str, who: str) -> str:
     """Check the name of an encoding."""
     if not isinstance(encoding, str):
         raise TypeError(f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}")
