@@ -56,6 +56,7 @@ if _typing.TYPE_CHECKING:
     from fastmlp.export.onnx import to_onnx as to_onnx
     from fastmlp.export.shap import shap_values as shap_values
     from fastmlp.many.fit_many import fit_many as fit_many
+    from fastmlp.net_group import NetGroup as NetGroup
     from fastmlp.network.check_rule import check_rule as check_rule
     from fastmlp.saving import load as load
     from fastmlp.saving import save as save
@@ -75,6 +76,7 @@ _ROOMS = {
     **_OF_SKLEARN,
     "Standardizer": "data.standardizer",
     "check_rule": "network.check_rule",
+    "NetGroup": "net_group",
     "fit_many": "many.fit_many",
     "fold": "export.fold",
     "jit": "export.jit",

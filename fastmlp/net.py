@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import random_state
+from fastmlp._process import locks, random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import layer_settings as rates_of_layers
@@ -137,6 +137,7 @@ class Net:
             n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
         self._n_threads = n_threads
         self._engine = self._predictor = self._raw_predictor = self._steps = None
+        locks.change[0] = object()
 
     @property
     def n_steps(self) -> int:
@@ -157,6 +158,7 @@ class Net:
             with state.lock.parameters:
                 state.lock.require_free("MLP.optimizer")
                 state.optimizer = optimizer
+                locks.change[0] = object()
             return
         with state.lock.training("MLP.optimizer"):
             state.restart()

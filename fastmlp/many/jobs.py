@@ -58,16 +58,16 @@ class NetJob(NamedTuple):
         return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
 
 
-def nets_of(sequence: Any) -> list[MLP]:
+def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
     """Check that the nets are a sequence of different `MLP`; return them as a list."""
     if isinstance(sequence, MLP) or not isinstance(sequence, Iterable):
-        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {sequence!r}")
+        raise TypeError(f"{caller}: nets must be a sequence of MLP, got {sequence!r}")
     nets, places = list(sequence), dict[int, int]()
     for i, net in enumerate(nets):
         if not isinstance(net, MLP):
-            raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
+            raise TypeError(f"{caller}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
         if places.setdefault(id(net), i) != i:
-            raise ValueError(f"{WHO}: nets[{i}] is the net that nets[{places[id(net)]}] is")
+            raise ValueError(f"{caller}: nets[{i}] is the net that nets[{places[id(net)]}] is")
     return nets
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import locks
 from fastmlp._process.memory import BufferPool, keep
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Objective, Trainer
@@ -113,6 +114,7 @@ class Steps:
         rates = {"layer_rates": network.layer_rates, "trainable": network.trainable}
         gradient.change(gradient.network._replace(**rates))
         self._checked, self._steps, self._tabled = None, range(0), None
+        locks.change[0] = object()
         for key in list(self._trainers):
             kept = self._kept(key)
             trains = kept is not None and any(map(any, network.factors))
@@ -125,12 +127,21 @@ class Steps:
         loss = self._quickly("batch", X, y, sample_weight)
         if loss is not None:
             return loss
-        who, engine = WHO["batch"], self._engines["batch"]
-        self.require_steps(who)
-        X, names = frames.named(X, self._state.feature_names, who, warns=True)
-        loss = self._step("batch", engine.data(X, y, sample_weight, who), who)
+        who = WHO["batch"]
+        data, names = self.checked("batch", X, y, sample_weight, who)
+        loss = self._step("batch", data, who)
         self._state.feature_names = names
         return loss
+
+    def checked(
+        self, kind: Kind, X: Any, y: Any, weight: Any, who: str
+    ) -> tuple[Data, frames.Names]:
+        """Rows of a step, with targets or the gradient by the raw outputs; the columns' names."""
+        self.require_steps(who)
+        if kind == "gradient":
+            return self._given(kind, X, y, who), self._state.feature_names
+        X, names = frames.named(X, self._state.feature_names, who, warns=True)
+        return self._engines[kind].data(X, y, weight, who), names
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
         """Take a step with the gradient by the raw outputs."""
@@ -138,8 +149,8 @@ class Steps:
         if matrix and self._quickly("gradient", X, output_gradient) is not None:
             return
         who = WHO["gradient"]
-        self.require_steps(who)
-        self._step("gradient", self._given("gradient", X, output_gradient, who), who)
+        data, _ = self.checked("gradient", X, output_gradient, None, who)
+        self._step("gradient", data, who)
 
     def vjp(self, X: Any, output_gradient: Any, inputs: object, parameters: object) -> Any:
         """The gradient by the parameters and by the inputs, or one of them."""
@@ -250,9 +261,8 @@ class Steps:
         """Take the next step by one call, if a trainer is ready; return the loss, or None."""
         if type(X) is not np.ndarray or X.ndim != 2:
             return None
-        reference = self._ready[kind].get(X.shape)
-        kept = (None if reference is None else reference()) or self._find(kind, X.shape)
-        if kept is None or kept.quick is None:
+        kept = self.ready(kind, X.shape)
+        if kept is None:
             return None
         size = kept.quick.sizes.get(len(X)) or kept.quick.size_of(len(X))
         if size is None:
@@ -268,6 +278,7 @@ class Steps:
                     return None
                 owners.owner = self
                 owners.n_owners += 1
+                locks.change[0] = object()
                 try:
                     loss = self._take(kept, X, y, weight)
                 finally:
@@ -275,6 +286,12 @@ class Steps:
         if loss is not None and (self._state.n_steps == step or kept.quick.is_lost):
             self._warn(loss, WHO[kind], taken=self._state.n_steps > step)
         return loss
+
+    def ready(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
+        """The trainer that takes steps on rows of this shape by one call, if there is one."""
+        reference = self._ready[kind].get(shape)
+        kept = (None if reference is None else reference()) or self._find(kind, shape)
+        return None if kept is None or kept.quick is None else kept
 
     def _find(self, kind: Kind, shape: tuple[int, int]) -> Kept | None:
         """A trainer that is ready for rows of this shape, the first time that they come."""
@@ -293,24 +310,8 @@ class Steps:
         """Take the next step by one call, unless its loss is not finite; return the loss, or None
         where it cannot be taken so."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
-        optimizer = state.optimizer
-        # The length of a new schedule is not checked yet.
-        is_new = optimizer is not kept.optimizer
-        if is_new and (callable(optimizer.learning_rate) or not kept.follows(optimizer)):
+        if not self.set_up(kept, 1):
             return None
-        if self._owners.n_owners != self._n_owners + 1 or quick.slots is not self._slots:
-            # An average's beginning may have changed.
-            if is_averaged(optimizer):
-                return None
-            quick.adopt(self._engines["batch"].slots(state))
-            self._slots = quick.slots
-        self._n_owners = self._owners.n_owners
-        if (
-            kept.table is not self._table
-            or step not in self._steps
-            or optimizer is not self._tabled
-        ):
-            self._fill(kept, step)
         try:
             loss: float | None = quick(step, X, y, weight)
         except KeyboardInterrupt:
@@ -320,6 +321,32 @@ class Steps:
         if loss is not None and (loss - loss == 0 or quick.has_taken(step)):
             state.n_steps = step + 1
         return loss
+
+    def set_up(self, kept: Kept, n_owners: int) -> bool:
+        """Let a trainer's one call take the next step; return False where it cannot. The caller
+        has become so many owners since the last step."""
+        state, quick, step = self._state, kept.quick, self._state.n_steps
+        optimizer = state.optimizer
+        # The length of a new schedule is not checked yet.
+        is_new = optimizer is not kept.optimizer
+        if is_new and (callable(optimizer.learning_rate) or not kept.follows(optimizer)):
+            return False
+        if self._owners.n_owners != self._n_owners + n_owners or quick.slots is not self._slots:
+            # An average's beginning may have changed.
+            if is_averaged(optimizer):
+                return False
+            quick.adopt(self._engines["batch"].slots(state))
+            self._slots = quick.slots
+        self._n_owners = self._owners.n_owners
+        tabled = step in self._steps and optimizer is self._tabled
+        if not tabled or kept.table is not self._table:
+            self._fill(kept, step)
+        return True
+
+    @property
+    def n_tabled(self) -> int:
+        """How many steps from the next one on have their coefficients in the table."""
+        return self._steps.stop - self._state.n_steps
 
     def _fill(self, kept: Kept, step: int) -> None:
         """Give a trainer the coefficients of the next steps: of one alone for an optimizer that is

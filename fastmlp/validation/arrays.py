@@ -1,5 +1,6 @@
 """Checks of features, targets, weights, row indices and output arrays; weights of classes."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -171,10 +172,10 @@ def matrix(
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
 
-def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
+def out_array(out: object, shape: tuple[int, ...], kind: np.dtype[Any], who: str) -> Array:
     """Return `out` after checking it, or a new array if it is None."""
     if out is None:
-        memory.require(shape[0] * shape[1] * kind.itemsize, who, f"predictions of shape {shape}")
+        memory.require(math.prod(shape) * kind.itemsize, who, f"predictions of shape {shape}")
         return np.empty(shape, kind)
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
     if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]

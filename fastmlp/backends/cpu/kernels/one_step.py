@@ -120,7 +120,7 @@ class PlainStep(Record):
     loss: float
 
 
-def _ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
+def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Make the functions that see if numbers are in a range, and if they are finite."""
     largest, lanes = float(np.finfo(scalar).max), lanes_of(scalar)
     sum_rows, vector = moves(scalar, lanes).sum_rows, lanes * np.dtype(scalar).itemsize
@@ -149,11 +149,11 @@ def _ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
     return are_within, are_finite
 
 
-def _row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
+def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Make the function that checks some rows and their targets, and the one that checks weights
     and labels, and writes labels as numbers."""
     largest, size = float(np.finfo(scalar).max), np.dtype(scalar).itemsize
-    are_within, are_finite = _ranges(scalar)
+    are_within, are_finite = ranges(scalar)
 
     @njit
     def are_sound(step: PlainStep, first: int, last: int, sums: int) -> bool:
@@ -227,8 +227,8 @@ def quick_step(scalar: Scalar) -> Kernel:
     passes over rows and parameters. Where the block `publishes`, nobody may read the parameters
     meanwhile: the caller holds the GIL, or is alone. The block itself needs no GIL.
     """
-    (are_sound, take_weights), are_alike = _row_checks(scalar), _comparison(scalar)
-    are_finite = _ranges(scalar)[1]
+    (are_sound, take_weights), are_alike = row_checks(scalar), _comparison(scalar)
+    are_finite = ranges(scalar)[1]
     lanes, unpack_some = lanes_of(scalar), unpacking(scalar)
     copy = moves(scalar, lanes).copy
     vector = lanes * np.dtype(scalar).itemsize

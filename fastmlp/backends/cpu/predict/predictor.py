@@ -206,6 +206,14 @@ class Predictor:
         """True if a small batch has been predicted before, so that `quick` has its buffers."""
         return self._small is not None
 
+    def flat_net(self) -> SmallBatch | None:
+        """New buffers for any number of rows of one thread, at the live parameters; None in
+        bfloat16."""
+        network = self._network
+        if network.compute_dtype:
+            return None
+        return SmallBatch(network, self._parameters, 0, in_lanes=True)
+
     def write(self, x: Rows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
 

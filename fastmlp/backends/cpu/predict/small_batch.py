@@ -108,6 +108,7 @@ class SmallBatch:
     parameters: Array
     dtype: np.dtype[Any]
     most: int
+    address: int  # of its `FlatNet`
 
     def __init__(self, network: Network, parameters: Array, most: int, *, in_lanes: bool) -> None:
         dtype = network.dtype
@@ -120,7 +121,7 @@ class SmallBatch:
         net.small_batch = self._driver.address
         if in_lanes:
             net.rows_in_lanes = block_of(rows_in_lanes, dtype).address
-        self._address = address(self._flat.net)
+        self.address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
         """Copy and pickle as None: addresses are valid in this object and process only."""
@@ -142,7 +143,7 @@ class SmallBatch:
         else:
             return None
         # C-contiguous, aligned and writeable: for other arrays Numba would compile it once more.
-        if x.flags.carray and result.flags.carray and predict_small(self._address, x, result):
+        if x.flags.carray and result.flags.carray and predict_small(self.address, x, result):
             return result
         return None
 
@@ -153,7 +154,7 @@ class SmallBatch:
         """
         net = self._flat.net[0]
         net.x, net.out, net.n_rows = address(x), address(out), len(x)
-        self._driver(self._address)
+        self._driver(self.address)
 
 
 @njit

@@ -179,7 +179,15 @@ def gather(n_threads: int, enter: int, team: int, driver: int, job: int) -> None
 
 
 @cache
-def _block(factory: Callable[..., Any]) -> Block:
+def _stopped_team() -> Team:
+    """Return a team whose call has ended: who enters it leaves at once."""
+    team = make_team(1)
+    team[0], team[JOINED // 8] = STOPPED, 1
+    return team
+
+
+@cache
+def block(factory: Callable[..., Any]) -> Block:
     """Return a block of the team, without the lock of `block_of`: a call asks for several."""
     return block_of(factory, np.int64)
 
@@ -188,7 +196,7 @@ def compile_all() -> None:
     """Compile the blocks of a team, without launching one."""
     entry()
     for factory in (share, lead, launch, serve):
-        _block(factory)
+        block(factory)
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
 
@@ -220,20 +228,20 @@ def run(
     with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1
-            _block(lead).entry(0, 1, driver.address, address)
+            block(lead).entry(0, 1, driver.address, address)
             return True
         if COMPILER == "numba":
             _run_by_numba(driver, job, address, n)
             return True
         by_region = region and limits.parallel_is_safe()
-        team = make_team(n, pieces) if by_region else _pool().team(n, pieces)
+        team = make_team(n, pieces) if by_region else pool().team(n, pieces)
         place = addressof(c_char.from_buffer(team.data))
         job["team"], job["n_parts"] = place, n * pieces
         if by_region:
             with limits.threads(n):
                 gather(n, entry().address, place, driver.address, address)
             return True
-        return _pool().run(driver, address, team, n, patient=patient)
+        return pool().run(driver, address, team, n, patient=patient)
 
 
 def _run_by_numba(driver: Block, job: Any, address: int, n: int) -> None:
@@ -241,7 +249,7 @@ def _run_by_numba(driver: Block, job: Any, address: int, n: int) -> None:
     safe = limits.parallel_is_safe()
     job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
     with limits.threads(n) if safe else nullcontext():
-        _block(lead).entry(0, 1, driver.address, address)
+        block(lead).entry(0, 1, driver.address, address)
 
 
 class WorkerPool:
@@ -275,20 +283,19 @@ class WorkerPool:
         worker that wakes too late finds the team stopped. A queued call holds a reference to the
         team's record; `_teams` holds those of posted calls.
         """
-        self._grow(n - 1)
+        boxes = self.boxes(n - 1)
         team[JOINED // 8] = 1  # the leader's ticket: a worker must never run the driver
         address = addressof(c_char.from_buffer(team.data))
         self._teams[address] = Entered(team, runs=True)
         try:
-            boxes = (self._mailboxes.first, min(self._n_mailboxes, MOST), n - 1)
-            _block(launch)(*boxes, address, driver.address, job)
+            block(launch)(*boxes, n - 1, address, driver.address, job)
             asleep = n - 1 - int(team[POSTED // 8])
             if asleep == 0:
                 return True
             for _ in range(asleep):
                 self._calls.put((team, driver.address, job))
             self._count_calls()
-            _block(lead).entry(address, n if patient else n - asleep, driver.address, job)
+            block(lead).entry(address, n if patient else n - asleep, driver.address, job)
             return False
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
@@ -297,6 +304,22 @@ class WorkerPool:
             else:
                 self._teams[address] = Entered(team, runs=False)
             self._let_go()
+
+    def keep(self, team: Team) -> None:
+        """Keep a team's record until the workers have left it that were posted to it."""
+        if len(team):
+            self._teams[addressof(c_char.from_buffer(team.data))] = Entered(team, runs=False)
+
+    def boxes(self, n: int) -> tuple[int, int]:
+        """Return the address and the number of the mailboxes of n workers or more."""
+        self._grow(n)
+        return self._mailboxes.first, min(self._n_mailboxes, MOST)
+
+    def wake(self, n: int) -> None:
+        """Wake up to n sleeping workers, which then spin at their mailboxes."""
+        if n > self._calls.qsize():
+            self._calls.put((_stopped_team(), 0, 0))
+            self._count_calls()
 
     def _count_calls(self) -> None:
         """Write down how many calls are queued, after each change of the queue.
@@ -352,18 +375,18 @@ class WorkerPool:
                 self._size += 1
 
     def _work(self, number: int) -> None:
-        block, place = _block(serve), self._mailboxes.place(number)
+        serving, place = block(serve), self._mailboxes.place(number)
         while True:
             team, driver, job = self._calls.get()
             self._count_calls()
-            block(place, team.ctypes.data, driver, job)
+            serving(place, team.ctypes.data, driver, job)
             del team
 
 
 _POOLS: list[WorkerPool] = []
 
 
-def _pool() -> WorkerPool:
+def pool() -> WorkerPool:
     """Return the process's pool. The first call makes it, which compiles."""
     if not _POOLS:
         _POOLS.append(WorkerPool())

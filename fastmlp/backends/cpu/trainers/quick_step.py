@@ -26,7 +26,7 @@ from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
 from fastmlp.compiler import Block, block_of
-from fastmlp.network.spec import Network, paired_layers
+from fastmlp.network.spec import Layout, Network, paired_layers
 
 Array = NDArray[Any]
 # The multiply-adds that an update of a parameter, and its copy to the flat vector, count as.
@@ -46,13 +46,18 @@ def is_quick(network: Network, session: Session) -> bool:
     return plain and not of_one_hot
 
 
-def _converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
+def converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
     """A C-contiguous copy of real numbers; None of others, which the loop refuses."""
     if array.dtype.kind not in "fiu":
         return None
     # A number too large becomes infinite, which the step declines.
     with np.errstate(over="ignore"):
         return np.array(array, dtype, order="C")
+
+
+def products_of(layout: Layout, n_rows: int) -> int:
+    """The multiply-adds that a step counts as."""
+    return 3 * layout.n_weights * n_rows + UPDATE_PRODUCTS * layout.n_parameters
 
 
 class Size(NamedTuple):
@@ -86,12 +91,14 @@ class QuickStep:
     is_lost : bool, True once the parameters are not finite after a step
     sizes : the steps on numbers of rows, by these numbers
     address : int, of its `PlainStep`
+    n_rows : int, of its next step
     record, job, kind : as of every `JobHolder`
     """
 
     slots: object
     is_lost = False
     address: int
+    n_rows = 0
     record: Array
     job: Any
     kind: tuple[Any, ...]
@@ -106,7 +113,6 @@ class QuickStep:
         self._parameters = parameters
         self.sizes: dict[int, Size | None] = {}
         self._size: Size | None = None
-        self._n_rows = 0
         # As the trainer's `store` leaves it: a copy of the parameters.
         self._seen = session.workspace.backup[: len(parameters)]
         self._labels, self._losses = np.empty(room, dtype), np.zeros(1)
@@ -164,7 +170,7 @@ class QuickStep:
         if n_rows in self.sizes:
             return self.sizes[n_rows]
         engine, layout, size = self._engine, self._engine.network.layout, None
-        products = 3 * layout.n_weights * n_rows + UPDATE_PRODUCTS * layout.n_parameters
+        products = products_of(layout, n_rows)
         if products <= MOST_PRODUCTS:
             partition = engine.partition(n_rows)
             work = self._trainer.work_of(partition).times(-(-n_rows // partition.rows))
@@ -172,13 +178,20 @@ class QuickStep:
             size = Size(partition, work, products <= GIL_LANE_PRODUCTS, is_alone)
         return keep(self.sizes, n_rows, size)
 
+    def take_rows(self, n_rows: int) -> Size | None:
+        """Take steps on n rows from now on; return their size, or None as `size_of`."""
+        size = self.size_of(n_rows)
+        if size is not None and n_rows != self.n_rows:
+            self._take_size(n_rows, size)
+        return size
+
     def _take_size(self, n_rows: int, size: Size) -> None:
         """Take steps on n rows from now on."""
         rows, job = size.partition.rows, self._session.job
         self._trainer.divide(size.partition, n_rows)
         job["n_rows"], job["chunk_rows"], job["last"] = n_rows, rows, -(-n_rows // rows)
         self.job["n_rows"], self.job["publishes"] = n_rows, size.is_short
-        self._n_rows, self._size, self.kind = n_rows, size, self._session.kind
+        self.n_rows, self._size, self.kind = n_rows, size, self._session.kind
 
     def point_to(self, table: Array, first_step: int) -> None:
         """Take the coefficients of steps from `first_step` on of a table in the net's dtype; a
@@ -191,18 +204,16 @@ class QuickStep:
         """Take the step of this number, if its loss is finite; return the loss, or None if the rows
         need a check or a copy."""
         dtype, n_rows = self._dtype, len(x)
-        if n_rows != self._n_rows:
-            if (size := self.size_of(n_rows)) is None:
-                return None
-            self._take_size(n_rows, size)
+        if n_rows != self.n_rows and self.take_rows(n_rows) is None:
+            return None
         assert self._size is not None
         if type(y) is not ndarray:
             return None
         if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.carray:
-            x = _converted(x, dtype)
+            x = converted(x, dtype)
         label_bytes = 0 if y.dtype is self._plain else self._label_bytes.get(y.dtype)
         if label_bytes is None and dtype in self._label_bytes:
-            y, label_bytes = _converted(y, dtype), 0
+            y, label_bytes = converted(y, dtype), 0
         if x is None or y is None or label_bytes is None:
             return None
         if not y.flags.carray:
@@ -243,7 +254,7 @@ class QuickStep:
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
     ) -> float:
         """Do what `take_quick_step` does without the GIL, on a team where that is faster."""
-        n, size, n_in = self._n_rows, self._size, self.job["n_in"]
+        n, size, n_in = self.n_rows, self._size, self.job["n_in"]
         self.job["status"], self.job["loss"] = DECLINED, np.nan
         fits = x.shape == (n, n_in) and len(y) == n and y.size == n * self._n_targets
         if fits and size is not None:

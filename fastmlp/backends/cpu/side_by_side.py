@@ -1,0 +1,279 @@
+"""Nets side by side: a step of each, or predictions by each, in calls shared among threads by nets.
+
+A call takes some 100 us, and holds the GIL. Its team serves call after call: a launch takes
+20 -> 4 us. A worker that sleeps is woken for the calls after this one, for it cannot wake while the
+GIL is held.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastmlp._process import task_pool
+from fastmlp.backends.cpu.dispatch import tuner_for
+from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, PlainStep, ranges, row_checks
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
+from fastmlp.backends.cpu.plan.records import fields_of
+from fastmlp.backends.cpu.predict.row_blocks import FlatNet
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.threads.team import (
+    CONSTANT,
+    GENERATION,
+    JOINED,
+    LEFT,
+    LINE,
+    PARTS,
+    POSTED,
+    STOPPED,
+    lead_team,
+    make_team,
+)
+from fastmlp.compiler import (
+    COMPILER,
+    Block,
+    Record,
+    block_of,
+    call,
+    load_acquire,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    row,
+    stack,
+    store_release,
+)
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.compiler.target import lanes_of
+
+# Multiply-adds of a call on a team: below it takes 10 us.
+LEAST_PRODUCTS = 300_000
+
+
+class Seat(Record):
+    """A net in a call."""
+
+    record: int  # address of its `PlainStep`, or `FlatNet`
+    block: int  # address of its block of `check_rows`, or of `predict_rows`
+    x: int  # addresses of its rows,
+    y: int  # targets or labels, or the place of its predictions,
+    weight: int  # and weights, or 0
+    label_bytes: int
+    number: int  # of its next step
+    status: int  # of its last step
+    is_lost: int
+    loss: float
+
+
+SEAT_BYTES = Seat.dtype.itemsize
+
+
+class Seats(Record):
+    """The job of `step_nets` and `predict_nets`."""
+
+    team: int
+    n_parts: int
+    seats: int  # address of the nets' `Seat` records
+    first: int  # the nets of this call
+    last: int
+    n_checked: int  # the first ones whose rows are checked before any net steps
+    n_done: int  # nets that have done it, and have finite numbers; -1: rows are not sound
+
+
+@njit
+def _point(seat: Seat) -> PlainStep:
+    step = record_at(seat.record, PlainStep)
+    step.x, step.y, step.weight = seat.x, seat.y, seat.weight
+    step.label_bytes, step.step, step.status = seat.label_bytes, seat.number, DECLINED
+    step.team, step.n_parts = 0, 1
+    return step
+
+
+def check_rows(scalar: Scalar) -> Kernel:
+    """Make the block that sets the status of a `PlainStep` to `TAKEN` where a step would take its
+    rows."""
+    are_sound, take_weights = row_checks(scalar)
+    vector = lanes_of(scalar) * np.dtype(scalar).itemsize
+
+    def check(address: int) -> None:
+        step = record_at(address, PlainStep)
+        if are_sound(step, 0, step.n_rows, stack(vector)) and take_weights(step):
+            step.status = TAKEN
+
+    return check
+
+
+def step_nets(scalar: Scalar) -> Kernel:
+    """Make the driver of a step of each net, where the rows of all are sound.
+
+    Its one argument is the address of a `Seats` record. The caller has checked shapes; it holds the
+    GIL, or the parameters' locks and nobody reads them without.
+    """
+
+    @njit(parallel=True)
+    def step_each(team: int, seats: Sequence[Seat], first: int, n: int) -> None:
+        for index in prange(n):
+            seat = seats[first + int(np.int64(index))]
+            step = _point(seat)
+            publishes, step.publishes = step.publishes, 1
+            call(step.block, (seat.record,))
+            step.publishes = publishes
+            seat.status, seat.loss, seat.is_lost = step.status, step.loss, step.is_lost
+            if step.status == TAKEN:
+                seat.number += 1
+
+    def take_steps(address: int) -> None:
+        job = record_at(address, Seats)
+        seats = records_at(job.seats, job.last, Seat)
+        n_sound = 0
+        for i in range(job.n_checked):
+            seat = seats[i]
+            step = _point(seat)
+            call(seat.block, (seat.record,))
+            seat.status = step.status
+            n_sound += 1 if step.status == TAKEN else 0
+        job.n_done = -1
+        if n_sound == job.n_checked:
+            step_each(job.team, seats, job.first, job.last - job.first)
+            job.n_done = 0
+            for i in range(job.first, job.last):
+                seat = seats[i]
+                job.n_done += 1 if seat.status == TAKEN and seat.is_lost == 0 else 0
+
+    return take_steps
+
+
+def predict_rows(scalar: Scalar) -> Kernel:
+    """Make the block that predicts a `Seat`'s rows; its status is `TAKEN` if all numbers read and
+    written are finite."""
+    are_finite, vector = ranges(scalar)[1], lanes_of(scalar) * np.dtype(scalar).itemsize
+
+    def predict(address: int) -> None:
+        seat, sums = record_at(address, Seat), stack(vector)
+        net = record_at(seat.record, FlatNet)
+        net.x, net.out, net.n_rows = seat.x, seat.y, seat.number
+        seat.status = DECLINED
+        if are_finite(seat.x, net.n_rows * net.n_in, sums):
+            call(net.small_batch, (seat.record,))
+            if are_finite(seat.y, net.n_rows * net.n_out, sums):
+                seat.status = TAKEN
+
+    return predict
+
+
+def predict_nets(scalar: Scalar) -> Kernel:
+    """Make the driver of predictions by each net; its one argument is the address of a `Seats`
+    record."""
+
+    @njit(parallel=True)
+    def predict_each(team: int, seats: Sequence[Seat], first: int, place: int, n: int) -> None:
+        for index in prange(n):
+            i = first + int(np.int64(index))
+            call(seats[i].block, (place + i * SEAT_BYTES,))
+
+    def predict_all(address: int) -> None:
+        job = record_at(address, Seats)
+        seats = records_at(job.seats, job.last, Seat)
+        predict_each(job.team, seats, job.first, job.seats, job.last - job.first)
+        job.n_done = 0
+        for i in range(job.first, job.last):
+            job.n_done += 1 if seats[i].status == TAKEN else 0
+
+    return predict_all
+
+
+def call_crew(scalar: Any) -> Callable[..., None]:
+    """Make the block that renews a team that all have left, and runs a driver as its leader, with
+    the workers that spin at their mailboxes."""
+
+    def lead_crew(
+        launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int
+    ) -> None:
+        head, parts = row(team, CONSTANT // 8, np.int64), row(team + PARTS, n * LINE // 8, np.int64)
+        head[:] = 0
+        parts[:] = 0
+        store_release(team + JOINED, 1)
+        call(launch, (boxes, n_boxes, n - 1, team, driver, job))
+        n_posted = load_acquire(team + POSTED)
+        if n_posted < n - 1:
+            lead_team(team, n_posted + 1, driver, job)
+        store_release(team + GENERATION, STOPPED)
+
+    return lead_crew
+
+
+def _held(block: Block, n_words: int) -> Callable[..., None]:
+    """Return a block as a function of integers that holds the GIL."""
+    if INTERPRETED:
+        return block
+    return ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * n_words)(block.address)
+
+
+@cache
+def _lead() -> Callable[..., None]:
+    return _held(block_of(call_crew, np.int64), 7)
+
+
+class Crew:
+    """Calls of a driver, one after the other.
+
+    Parameters
+    ----------
+    factory : of the driver
+    record : (1,) record array, its job, with the fields `team` and `n_parts`
+    """
+
+    def __init__(self, factory: Callable[..., Any], record: Any) -> None:
+        self._driver, self._record, self.job = (
+            block_of(factory, np.int64),
+            record,
+            fields_of(record),
+        )
+        self._kind, self._alone = factory.__name__, _held(self._driver, 1)
+        self._place = ctypes.addressof(self.job)
+        self._team, self._n = np.empty(0, np.int64), 0
+
+    def run(self, products: int, limit: int | None) -> None:
+        """Run the driver, of so many multiply-adds, on up to `limit` threads."""
+        most = 1
+        if limit != 1 and products >= LEAST_PRODUCTS:
+            most = limit or limits.thread_limit()
+            most = limits.free_threads(min(most, task_pool.share() or most))
+        if most == 1:
+            # A thread that holds the GIL needs no reservation.
+            self.job["team"], self.job["n_parts"] = 0, 1
+            self._alone(self._place)
+            return
+        tuner = tuner_for((self._kind, products.bit_length(), most))
+        n, start = most if tuner.wants_team() else 1, time.perf_counter()
+        awake = self._run(n)
+        tuner.record(n > 1, products, time.perf_counter() - start, awake=awake)
+
+    def _run(self, most: int) -> bool:
+        """Run the driver; return False if a worker slept."""
+        if most > 1 and (INTERPRETED or COMPILER != "translator"):
+            return worker_pool.run(self._driver, self.job, most)
+        with limits.reserved(most) as n:
+            if n > 1:
+                return self._run_together(n)
+            self.job["team"], self.job["n_parts"] = 0, 1
+            self._alone(self._place)
+        return True
+
+    def _run_together(self, n: int) -> bool:
+        pool, team = worker_pool.pool(), self._team
+        if n != self._n or team[POSTED // 8] != team[LEFT // 8]:
+            # A worker may still be inside the last one, which the pool keeps.
+            pool.keep(team)
+            team = self._team = make_team(n)
+            self._n, self._at = n, team.ctypes.data
+        self.job["team"], self.job["n_parts"] = self._at, n
+        launch = worker_pool.block(worker_pool.launch).address
+        _lead()(launch, *pool.boxes(n - 1), n, self._at, self._driver.address, self._place)
+        n_asleep = n - 1 - int(team[POSTED // 8])
+        pool.wake(n_asleep)
+        return n_asleep == 0

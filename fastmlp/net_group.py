@@ -1,0 +1,477 @@
+"""NetGroup: nets side by side in a loop of the user's own, all of them stepped by one call."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import compress, repeat
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp._process import locks
+from fastmlp.backends.cpu import side_by_side
+from fastmlp.backends.cpu.kernels.one_step import DECLINED, NOT_FINITE
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.side_by_side import Crew, Seat, Seats
+from fastmlp.backends.cpu.trainers.quick_step import converted, products_of
+from fastmlp.compiler import block_of
+from fastmlp.many.jobs import nets_of
+from fastmlp.model import MLP, Array
+from fastmlp.network.state import NetState
+from fastmlp.training.steps import Kept, Kind, Steps
+from fastmlp.validation import arrays, scalars
+from fastmlp.validation.calls import explained
+
+WHO = "NetGroup"
+LABELS = (np.dtype(np.int64), np.dtype(np.int32))
+# The most multiply-adds of a call, which holds the GIL: 0.5 ms of one thread.
+MOST_PRODUCTS = 1 << 24
+
+
+class Bench:
+    """The seats of nets in compiled calls of one kind.
+
+    Attributes
+    ----------
+    form : shapes and dtypes of the last call's arrays
+    each : if an argument has an axis of nets, by the seats' field
+    change : of `locks.change`, after which the seats were taken
+    n_tabled : steps whose coefficients are known since
+    """
+
+    def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
+        self.seats, n = np.zeros(len(states), Seat.dtype), len(states)
+        self._crew, self._states = Crew(factory, np.zeros(1, Seats.dtype)), states
+        self._numbers, self.starts = np.arange(n), dict[str, int | None]()
+        self._crew.job["seats"] = address(self.seats)
+        self.columns = {name: self.seats[name] for name in Seat.dtype.names or ()}
+        self.form: Any = None
+        self.each, self.n_rows, self.n_tabled = dict[str, bool](), 0, 0
+        self.change: object = None
+        self.members: list[tuple[Steps, Kept] | None] = [None] * n
+        self.products, self.buffers = [0] * n, list[Any]()
+
+    def seat(self, i: int, record: int, factory: Any, dtype: Any, products: int) -> None:
+        """Give net i its record, the block of its dtype, and the multiply-adds of its part."""
+        self.columns["record"][i] = record
+        self.columns["block"][i] = block_of(factory, dtype).address
+        self.products[i] = products
+
+    def place(self, name: str, array: Array) -> None:
+        """Write the address of an array for all nets, or those of its parts for each."""
+        start: Any = address(array)
+        shared = None if self.each[name] else start
+        if shared is None or shared != self.starts.get(name):
+            parts = array.strides[0] * self._numbers if self.each[name] else 0
+            self.columns[name][:], self.starts[name] = start + parts, shared
+
+    def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
+        """Run the calls of all nets; return how many are done, or -1 where rows are not sound."""
+        job, n_nets, n_done = self._crew.job, len(self.seats), 0
+        products = sum(self.products) * n_rows
+        most = n_nets if products <= MOST_PRODUCTS else max(1, MOST_PRODUCTS * n_nets // products)
+        for first in range(0, n_nets, most):
+            if first:
+                time.sleep(0)  # Others may want the GIL.
+            job["first"], job["last"] = first, min(first + most, n_nets)
+            job["n_checked"] = 0 if first else n_checked
+            self._crew.run(products * most // n_nets, n_threads)
+            if job["n_done"] < 0:
+                return -1
+            n_done += job["n_done"]
+        return n_done
+
+    def settle(self) -> None:
+        """Count the steps that were taken; a second time changes nothing."""
+        for state, number in zip(self._states, self.columns["number"].tolist(), strict=True):
+            state.n_steps = number
+
+
+def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
+    """Acquire all locks or, while another thread holds one, none. The flags are written in one
+    step, so that an interrupt leaves none unknown."""
+    while True:
+        flags.extend(map(type(all_locks[0]).acquire, all_locks, repeat(False)))
+        if all(flags):
+            return
+        held = all_locks[flags.index(False)]
+        _release(all_locks, flags)
+        with held:
+            pass
+
+
+def _release(all_locks: list[Any], flags: list[bool]) -> None:
+    """Release the locks that are acquired, in one step; a second time changes nothing."""
+    with suppress(RuntimeError):  # They are released, but for the flags.
+        deque(map(type(all_locks[0]).release, compress(all_locks, flags)), 0)
+    flags.clear()
+
+
+def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
+    """An array of real numbers as C-contiguous one of this dtype; others as they are."""
+    if type(value) is not ndarray or (value.dtype == dtype and value.flags.carray):
+        return value
+    made = converted(value, dtype)
+    return value if made is None else made
+
+
+class NetGroup:
+    """Nets side by side in a loop of your own: one call takes a step of each.
+
+    Each net ends with the bits of its own `MLP.train_on_batch`, for any number of threads. Nets
+    stay as they are: each may be saved, predicted with, fitted or stepped alone between two calls,
+    and be in several groups.
+
+    Parameters
+    ----------
+    nets : sequence of MLP
+        Of any hidden layers, rules, optimizers, dtypes and seeds, with the same numbers of inputs
+        and outputs; each net once.
+    n_threads : int, optional
+        How many nets to step at once; None: as many as the process may use threads.
+
+    Attributes
+    ----------
+    nets : tuple of MLP
+
+    Raises
+    ------
+    TypeError, ValueError
+        If nets are no such sequence, or n_threads is no positive int.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, Adam, NetGroup
+    >>> rng = np.random.default_rng(0)
+    >>> group = NetGroup([MLP((2, 16, 1), optimizer=Adam(0.01), seed=i) for i in range(5)])
+    >>> for step in range(300):
+    ...     X = rng.uniform(-1, 1, (32, 2)).astype(np.float32)
+    ...     losses = group.train_on_batch(X, X[:, :1] * X[:, 1:])
+    >>> losses.shape, bool(losses.max() < 0.02)
+    ((5,), True)
+    >>> group.predict(X).std(axis=0).shape
+    (32, 1)
+    """
+
+    @explained
+    def __init__(self, nets: Iterable[MLP], *, n_threads: int | None = None) -> None:
+        self.nets = tuple(nets_of(nets, WHO))
+        if not self.nets:
+            raise ValueError(f"{WHO}: nets has no net")
+        if n_threads is not None:
+            scalars.positive_integer(WHO, "n_threads", n_threads)
+        networks = [net._network for net in self.nets]
+        ends = [it.layout.sizes[:: it.layout.n_layers] for it in networks]
+        for i, pair in enumerate(ends):
+            if pair != ends[0]:
+                raise ValueError(
+                    f"{WHO}: nets must have as many inputs and outputs as nets[0], {ends[0]}, but "
+                    f"nets[{i}] has {pair}"
+                )
+        self._n_threads, (self._n_in, self._n_out) = n_threads, ends[0]
+        forms = {(it.dtype, it.loss.targets == "classes", it.loss.per_target) for it in networks}
+        self._alike, form = len(forms) == 1, (networks[0].dtype, *max(forms)[1:])
+        self._dtype, self._has_labels, per_target = form
+        self._width = 1 if self._has_labels else self._n_out // per_target
+        self._states, self._lock = [net._state for net in self.nets], threading.RLock()
+        self._benches: dict[str, Bench] = {}
+        self._process: object = None
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle as nets: addresses are valid in this object and process only."""
+        return partial(NetGroup, n_threads=self._n_threads), (self.nets,)
+
+    def __len__(self) -> int:
+        return len(self.nets)
+
+    @explained
+    def train_on_batch(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        rows: ArrayLike | Sequence[ArrayLike] | None = None,
+    ) -> NDArray[np.float64]:
+        """Take one optimizer step of each net, with the bits of `MLP.train_on_batch`.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
+            C-contiguous arrays of the nets' dtype are taken as they are, as for an `MLP`. Nets of
+            several dtypes or kinds of targets take their steps by calls of their own.
+        y : (n_rows,) or (n_rows, n_outputs) array for all nets, or with a leading axis of nets
+        sample_weight : (n_rows,) or (n_nets, n_rows) array, optional
+        rows : (n_nets, n) array of int, or a sequence of indices or masks, one per net, optional
+            The rows of X, y and weights that each net takes, as of a bootstrap sample. Where their
+            numbers differ, nets take their steps by calls of their own.
+
+        Returns
+        -------
+        (n_nets,) array of float64
+            The nets' objectives before the step. A net whose loss is not finite is as it was, and
+            the first time a RuntimeWarning names it; the others take their steps.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `MLP.train_on_batch`, with the net's number. No net has taken a step where X, y or
+            weights are not valid.
+        """
+        return self._stepped("batch", X, y, sample_weight, rows)
+
+    @explained
+    def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
+        """Take one optimizer step of each net, with the bits of `MLP.train_on_gradient`.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
+        output_gradient : (n_nets, n_rows, n_outputs) array, or (n_rows, n_outputs) for all nets
+            The gradient of an objective by the raw outputs of each net.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `train_on_batch`.
+        """
+        self._stepped("gradient", X, output_gradient, None, None)
+
+    @explained
+    def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
+        """Return the predictions of each net, with the bits of `MLP.predict`.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array for all nets, or (n_nets, n_rows, n_features)
+        out : (n_nets, n_rows, n_outputs) array of the nets' dtype, optional
+
+        Returns
+        -------
+        (n_nets, n_rows, n_outputs) array
+            `out`, or a new array. Mean and deviation of the nets are ``.mean(axis=0)`` and
+            ``.std(axis=0)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X or `out` has a wrong type, shape or value.
+        """
+        return self._predicted(X, out, "predict")
+
+    @explained
+    def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
+        """Return the raw outputs of each net: those before output activations or links.
+
+        Parameters, results and errors are those of `predict`.
+        """
+        return self._predicted(X, out, "predict_raw")
+
+    def _stepped(self, kind: Kind, X: Any, y: Any, weight: Any, rows: Any) -> Array:
+        who, n_nets = f"{WHO}.train_on_{kind}", len(self.nets)
+        given, each = (X, y, weight), None
+        if rows is not None:
+            given, each = self._rows(given, rows, who)
+        labels = self._has_labels and kind == "batch" and type(y) is ndarray and y.dtype in LABELS
+        x, y = _plain(given[0], self._dtype), _plain(given[1], y.dtype if labels else self._dtype)
+        plain = [(it.shape, it.dtype) if type(it) is ndarray else it for it in (x, y, given[2])]
+        losses, left = np.empty(n_nets), range(n_nets)
+        with self._lock:
+            bench = self._benches.get(kind)
+            if bench is None:
+                bench = self._benches[kind] = Bench(side_by_side.step_nets, self._states)
+            ready = plain == bench.form
+            if not ready:
+                each = each or self._each(kind, given, who)
+                ready = self._fits(kind, bench, (x, y, given[2]), each)
+                bench.form = plain if ready else None
+            if ready and (n_done := self._at_once(kind, bench, x, y, given[2])) >= 0:
+                losses[:] = bench.columns["loss"]
+                left = [] if n_done == n_nets else self._looked_at(bench, losses, who)
+        if len(left):
+            each = each or self._each(kind, given, who)
+            self._one_by_one(kind, given, each, losses, left, who)
+        return losses
+
+    def _each(self, kind: Kind, given: Any, who: str) -> list[bool]:
+        """Return if X, y and the weights have a leading axis of nets."""
+        n_nets, X = len(self.nets), given[0]
+        n = X.shape[-2] if type(X) is ndarray and X.ndim > 1 else -1
+        # Two axes of y are of nets and rows only where they are not of rows and targets.
+        of_y = getattr(given[1], "shape", ()) == (n_nets, n) != (n, self._width)
+        n_axes = (2, 2 - (of_y and kind == "batch"), 1)
+        each = [type(it) is ndarray and it.ndim > n for it, n in zip(given, n_axes, strict=True)]
+        for name, it, by_net in zip(("X", "y", "sample_weight"), given, each, strict=True):
+            if by_net and len(it) != n_nets:
+                raise ValueError(
+                    f"{who}: {name} of shape {it.shape} has a leading axis, which must be "
+                    f"{n_nets}, one for each net"
+                )
+        return each
+
+    def _rows(self, given: Any, rows: Any, who: str) -> tuple[Any, list[bool]]:
+        """The arguments at each net's rows."""
+        given = [None if it is None else np.asarray(it) for it in given]
+        each = self._each("batch", given, who)
+        n, n_nets = (given[0].shape[each[0] :] or (0,))[0], len(self.nets)
+        for name, it, by_net in zip(("X", "y", "sample_weight"), given, each, strict=True):
+            if it is not None and it.shape[by_net:][:1] != (n,):
+                raise ValueError(f"{who}: {name} must have {n} rows, as X, got shape {it.shape}")
+        if not isinstance(rows, (Sequence, ndarray)) or len(rows) != n_nets:
+            raise ValueError(f"{who}: rows must be indices or masks for each of {n_nets} nets")
+        index = [arrays.row_index(it, n, f"{who}: nets[{i}]", "rows") for i, it in enumerate(rows)]
+        parts: list[Any] = [
+            it if it is None else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
+            for it, by_net in zip(given, each, strict=True)
+        ]
+        if len({len(k) for k in index}) == 1:
+            parts = [it if it is None else np.stack(it) for it in parts]
+        return parts, [it is not None for it in parts]
+
+    def _fits(self, kind: Kind, bench: Bench, given: Any, each: list[bool]) -> bool:
+        """Return True if these arrays can be those of one call."""
+        if not self._alike or any(type(it) is not ndarray for it in given if it is not None):
+            return False
+        shapes: Any = (
+            it if it is None else it.shape[e:] for it, e in zip(given, each, strict=True)
+        )
+        x, y, weight = shapes
+        n, labels = x[:1], self._has_labels and kind == "batch"
+        targets = (*n, self._width if kind == "batch" else self._n_out)
+        fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0
+        fits = fits and (y == targets or (y == n and targets[1:] == (1,) and kind == "batch"))
+        for it, dtype in ((given[0], self._dtype), (given[2], self._dtype), (given[1], None)):
+            known = (dtype,) if dtype else LABELS if labels else (self._dtype,)
+            fits = fits and (it is None or (it.dtype in known and it.flags.carray))
+        if not fits or weight not in (None, n):
+            return False
+        bench.each = dict(zip(("x", "y", "weight"), each, strict=True))
+        bench.columns["label_bytes"][:] = given[1].dtype.itemsize if labels else 0
+        if weight is None:
+            bench.columns["weight"][:], bench.starts["weight"] = 0, 0
+        if bench.n_rows != x[0]:
+            bench.n_rows, bench.change = x[0], None
+        return True
+
+    def _at_once(self, kind: Kind, bench: Bench, x: Array, y: Array, weight: Any) -> int:
+        """Take the steps by one call; return how many nets have taken theirs, or -1."""
+        bench.place("x", x)
+        bench.place("y", y)
+        if weight is not None:
+            bench.place("weight", weight)
+        if self._process is not locks._process[0]:
+            self._process = locks._process[0]
+            self._locks = [state.lock.parameters for state in self._states]
+        flags: list[bool] = []
+        try:
+            _acquire(self._locks, flags)
+            goes_on = bench.change is locks.change[0] and bench.n_tabled > 0
+            if not (goes_on or self._take_seats(kind, bench)):
+                return -1
+            bench.change, bench.n_tabled = None, bench.n_tabled - 1
+            n_checked = len(self.nets) if True in bench.each.values() else 1
+            try:
+                n_done = bench.run(n_checked, self._n_threads)
+            finally:
+                try:
+                    bench.settle()
+                except KeyboardInterrupt:
+                    bench.settle()
+                    raise
+            bench.change = locks.change[0] = object()
+            return n_done
+        finally:
+            try:
+                _release(self._locks, flags)
+            except KeyboardInterrupt:
+                _release(self._locks, flags)
+                raise
+
+    def _take_seats(self, kind: Kind, bench: Bench) -> bool:
+        """See that all nets can take their next step by the call; the locks are held."""
+        numbers, n_tabled = [], []
+        for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
+            steps, n = net._single_steps(), bench.n_rows
+            known, kept = bench.members[i] or (None, None)
+            if known is not steps or kept is None or kept.quick is None or kept.quick.n_rows != n:
+                products, kept = products_of(state.layout, n), None
+                if net._device == "cpu" and products <= MOST_PRODUCTS:
+                    kept = steps.ready(kind, (n, self._n_in))
+                if kept is None or kept.quick.take_rows(n) is None:
+                    return False
+                check = side_by_side.check_rows
+                bench.seat(i, kept.quick.address, check, self._dtype, products)
+                bench.members[i] = steps, kept
+            if state.lock.owner is not None or not steps.set_up(kept, 0):
+                return False
+            numbers.append(state.n_steps)
+            n_tabled.append(steps.n_tabled)
+        bench.columns["number"][:], bench.n_tabled = numbers, min(n_tabled)
+        return True
+
+    def _looked_at(self, bench: Bench, losses: Array, who: str) -> Any:
+        """Warn of nets whose numbers are not finite; return the nets that were declined."""
+        status, lost = bench.columns["status"], bench.columns["is_lost"] != 0
+        for i in np.flatnonzero(lost | (status == NOT_FINITE)):
+            steps = self.nets[i]._single_steps()
+            steps._warn(losses[i], f"{who}: nets[{i}]", taken=bool(lost[i]))
+        return np.flatnonzero(status == DECLINED)
+
+    def _one_by_one(
+        self, kind: Kind, given: Any, each: list[bool], losses: Array, places: Any, who: str
+    ) -> None:
+        """Take the steps of nets that no call takes yet, or ever; all rows are checked before."""
+        checked = []
+        for i in places:
+            steps, name = self.nets[i]._single_steps(), f"{who}: nets[{i}]"
+            own = (it[i] if by_net else it for it, by_net in zip(given, each, strict=True))
+            checked.append((i, steps, steps.checked(kind, *own, name), name))
+        for i, steps, (data, names), name in checked:
+            losses[i] = steps._step(kind, data, name)
+            self._states[i].feature_names = names
+
+    def _predicted(self, X: Any, out: Any, name: str) -> Array:
+        who = f"{WHO}.{name}"
+        each = self._each("gradient", (X, None, None), who)[0]
+        x = _plain(X, self._dtype)
+        n = x.shape[-2] if type(x) is ndarray and x.ndim == 2 + each else 0
+        whole, products = (len(self.nets), n, self._n_out), 0
+        for net in self.nets:
+            products += n * net._state.layout.n_weights if net._device == "cpu" else MOST_PRODUCTS
+        if 0 < products <= MOST_PRODUCTS and x.shape[-1] == self._n_in and self._alike:
+            result = arrays.out_array(out, whole, self._dtype, who)
+            if not np.may_share_memory(x, result) and self._predict(name, x, result, each):
+                return result
+        parts = []
+        for i, net in enumerate(self.nets):
+            try:
+                parts.append(getattr(net, name)(X[i] if each else X))
+            except Exception as error:
+                error.add_note(f"in nets[{i}] of the {WHO}")
+                raise
+        whole = (len(parts), *parts[0].shape)
+        return np.stack(parts, out=arrays.out_array(out, whole, np.result_type(*parts), who))
+
+    def _predict(self, name: str, x: Array, out: Array, each: bool) -> bool:
+        """Write the predictions by one call; return False where a number is not finite."""
+        with self._lock:
+            bench = self._benches.get(name)
+            if bench is None:
+                bench = self._benches[name] = Bench(side_by_side.predict_nets, self._states)
+                for i, net in enumerate(self.nets):
+                    predictor: Any = net._new_predictor(raw=name == "predict_raw")
+                    small, n_weights = predictor.flat_net(), net._state.layout.n_weights
+                    bench.seat(i, small.address, side_by_side.predict_rows, self._dtype, n_weights)
+                    bench.buffers.append(small)
+            bench.each = {"x": each, "y": True}
+            bench.place("x", x)
+            bench.place("y", out)
+            bench.columns["number"][:] = out.shape[1]
+            return bench.run(0, self._n_threads, out.shape[1]) == len(out)

@@ -1,0 +1,336 @@
+"""Nets side by side: to the bit those that are stepped alone, whatever happens between."""
+
+import copy
+import itertools
+import os
+import pickle
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import EMA, MLP, SGD, Adam, Cosine, NetGroup, ScheduleFreeAdamW, net_group
+from fastmlp.backends.cpu import side_by_side
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.optimizer_protocol import is_averaged
+from fastmlp.training import steps
+
+OPTIMIZERS: list[Any] = [
+    Adam(0.01), SGD(0.01, momentum=0.9), Adam(Cosine(0.05, n_steps=7)), Adam(0.01, clipnorm=0.05),
+    Adam(0.01, average=EMA(0.8)), ScheduleFreeAdamW(0.01),
+    Adam(lambda steps, _: 0.01 / (1 + steps)),
+]  # fmt: skip
+SIZES = [1, 2, 5, 8, 33]
+
+
+def drawn_nets(rng: np.random.Generator) -> list[MLP]:
+    nets, same = [], rng.random() < 0.6
+    for seed in range(rng.integers(1, 6)):
+        hidden = [(), (7, 4), (40, 33), (20,)][rng.integers(4)]
+        settings: dict[str, Any] = {"l2": 0.1} if rng.random() < 0.3 else {}
+        if hidden and rng.random() < 0.3:
+            settings["dropout"] = 0.3
+        if hidden and rng.random() < 0.3:
+            settings["layer_rates"] = [0.0] + [1.0] * len(hidden)
+        n_known = 2 if same else len(OPTIMIZERS)
+        settings["dtype"] = "float32" if same else ["float32", "float64"][rng.integers(2)]
+        settings["optimizer"] = OPTIMIZERS[rng.integers(n_known)]
+        settings["activation"] = ["relu", "tanh"][rng.integers(2)]
+        nets.append(MLP((3, *hidden, 2), seed=seed, **settings))
+    return nets
+
+
+def drawn_rows(rng: np.random.Generator, n_nets: int) -> tuple[dict[str, Any], list[Any]]:
+    """Arguments, and those of each net alone."""
+    n, leading = rng.choice(SIZES), [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)]
+    dtype = ["float32", "float32", "float64", "int64"][rng.integers(4)]
+    X, y = (rng.normal(size=(*axes, n, k)) for axes, k in zip(leading, (3, 2), strict=False))
+    given: dict[str, Any] = {"X": X.astype(dtype), "y": y.astype("float32")}
+    given["sample_weight"] = None
+    if rng.random() < 0.3:
+        given["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype("float32")
+    each: list[list[Any]] = [[], [], []]
+    for parts, axes, it in zip(each, leading, given.values(), strict=True):
+        parts += [it] * n_nets if it is None or not axes else list(it)
+    alone = [list(parts) for parts in zip(*each, strict=True)]
+    if rng.random() < 0.3:
+        sizes = [4] * n_nets if rng.random() < 0.5 else rng.integers(1, 6, n_nets)
+        rows: list[Any] = [rng.integers(n, size=size) for size in sizes]
+        if rng.random() < 0.3:
+            rows = [np.bincount(index, minlength=n) > 0 for index in rows]
+        alone = [
+            [it if it is None else it[k] for it in part]
+            for part, k in zip(alone, rows, strict=True)
+        ]
+        given["rows"] = np.stack(rows) if len({len(k) for k in rows}) == 1 else rows
+    return given, alone
+
+
+def state_of(net: MLP) -> tuple[Any, ...]:
+    slots = net._state.slots()
+    kept = None if slots is None or not slots.any() else slots.tobytes()
+    return net.parameters.tobytes(), kept, net.n_steps
+
+
+def plain_group(n_nets: int = 3, **settings: Any) -> tuple[NetGroup, Any, Any]:
+    nets = [MLP((2, 5, 1), seed=seed, **settings) for seed in range(n_nets)]
+    X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    return NetGroup(nets), X, y
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:NetGroup.*the loss is", "ignore:MLP.*the loss is")
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 10))
+def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    if seed % 2:  # calls of one net or two, on a team
+        monkeypatch.setattr(net_group, "MOST_PRODUCTS", 40_000)
+        monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
+    nets = drawn_nets(rng)
+    twins, groups = [copy.copy(net) for net in nets], [NetGroup(nets), NetGroup(nets[::-1])]
+    for step in range(12):
+        i = int(rng.integers(len(nets)))
+        change = rng.random()
+        for net in (nets[i], twins[i]):
+            if change < 0.1:
+                net.parameters[:] *= 0.9
+            elif change < 0.2:
+                net.train_on_batch(np.ones((2, 3), net.dtype), np.ones((2, 2), net.dtype))
+            elif change < 0.3 and not is_averaged(net.optimizer):
+                net.optimizer = Adam(0.02)
+            elif change < 0.4 and len(net.layer_sizes) > 2:
+                net.trainable = [step % 2 == 0] + [True] * (len(net.layer_sizes) - 2)
+        given, alone = drawn_rows(rng, len(nets))
+        group = groups[0] if rng.random() < 0.8 or "rows" in given else groups[1]
+        if rng.random() < 0.2 and "rows" not in given:
+            gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(np.float32)
+            groups[0].train_on_gradient(given["X"], gradient)
+            for twin, parts, slopes in zip(twins, alone, gradient, strict=True):
+                twin.train_on_gradient(parts[0], slopes)
+        elif group is groups[0]:
+            losses = group.train_on_batch(**given)
+            expected = [twin.train_on_batch(*it) for twin, it in zip(twins, alone, strict=True)]
+            np.testing.assert_array_equal(losses, expected)
+        else:
+            X, y = (np.stack([part[k] for part in alone[::-1]]) for k in range(2))
+            losses = group.train_on_batch(X, y)
+            for twin, xs, ys in zip(twins[::-1], X, y, strict=True):
+                twin.train_on_batch(xs, ys)
+        assert [state_of(net) for net in nets] == [state_of(twin) for twin in twins]
+        for name in ("predict", "predict_raw"):
+            found = getattr(groups[0], name)(given["X"])
+            for k, twin in enumerate(twins):
+                own = given["X"][k] if given["X"].ndim == 3 else given["X"]
+                np.testing.assert_array_equal(found[k], getattr(twin, name)(own))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "float32"])
+def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    nets = [MLP((3, 6, 3), loss="cross_entropy", seed=seed) for seed in range(3)]
+    twins, group = [copy.copy(net) for net in nets], NetGroup(nets)
+    for axes in [(), (3,), (), (3,)] * 2:
+        X, labels = rng.normal(size=(5, 3)).astype(np.float32), rng.integers(3, size=(*axes, 5))
+        y: Any = labels.astype(dtype) if dtype != "float32" else np.eye(3, dtype="f4")[labels]
+        losses = group.train_on_batch(X, y)
+        for i, twin in enumerate(twins):
+            assert losses[i] == twin.train_on_batch(X, y[i] if axes else y)
+
+
+def test_predictions_are_written_to_out() -> None:
+    group, X, _ = plain_group()
+    out = np.empty((3, 4, 1), np.float32)
+    assert group.predict(X, out=out) is out
+    for n in (1, 4, 4000):
+        rows = np.ones((n, 2), np.float32)
+        np.testing.assert_array_equal(group.predict(rows), [it.predict(rows) for it in group.nets])
+    with pytest.raises(ValueError, match=r"NetGroup.predict: out must be a writeable C-contiguous"):
+        group.predict(X, out=out[:2])
+    with pytest.raises(ValueError, match="X must be finite"):
+        group.predict(np.full((4, 2), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_invalid_rows_leave_all_nets_as_they_are(n_before: int) -> None:
+    group, X, y = plain_group()
+    for _ in range(n_before):
+        group.train_on_batch(X, y)
+    before = [state_of(net) for net in group.nets]
+    rows = np.stack([X, X, X])
+    rows[2, 3, 1] = np.nan
+    wrong: list[tuple[Any, str]] = [
+        ((rows, y), r"NetGroup.train_on_batch: nets\[2\]: X .*nan|nets\[2\].*finite"),
+        ((rows[:2], y), "X of shape .2, 4, 2. has a leading axis, which must be 3"),
+        ((X, np.ones((2, 4, 1))), "y of shape .* must be 3, one for each net"),
+        ((X[:, :1], y), r"nets\[0\]"),
+        ((X, y, None, [[0], [1]]), "rows must be indices or masks for each of 3 nets"),
+        ((X, y, None, [[0], [1], [4]]), r"nets\[2\]: rows must be from 0 to 3, got 4"),
+        ((X, y[:3], None, [[0]] * 3), "y must have 4 rows, as X"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            group.train_on_batch(*arguments)
+        assert [state_of(net) for net in group.nets] == before
+
+
+@pytest.mark.parametrize(
+    ("nets", "message"),
+    [
+        ([], "has no net"),
+        ([MLP((2, 1)), MLP((3, 1))], r"as many inputs and outputs as nets\[0\], \(2, 1\)"),
+        ([MLP((2, 1)), None], r"nets\[1\] is None"),
+        ([MLP((2, 1))] * 2, r"nets\[1\] is the net that nets\[0\] is"),
+        (MLP((2, 1)), "must be a sequence of MLP"),
+    ],
+    ids=["none", "sizes", "another", "twice", "one"],
+)
+def test_nets_that_do_not_go_together_are_refused(nets: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"NetGroup: .*{message}"):
+        NetGroup(nets)
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_a_net_that_diverges_is_named_and_the_others_go_on(n_before: int) -> None:
+    group, X, y = plain_group(optimizer=SGD(0.1))
+    twins = [copy.copy(net) for net in group.nets]
+    for _ in range(n_before):
+        group.train_on_batch(X, y)
+    group.nets[1].parameters[:] = 1e30
+    with pytest.warns(RuntimeWarning, match=r"NetGroup.train_on_batch: nets\[1\]: the loss is inf"):
+        losses = group.train_on_batch(X, y)
+    assert np.isfinite(losses).tolist() == [True, False, True]
+    assert [net.n_steps - n_before for net in group.nets] == [1, 0, 1]
+    assert (group.nets[1].parameters == np.float32(1e30)).all()
+    for _ in range(n_before + 1):
+        twins[2].train_on_batch(X, y)
+    assert state_of(group.nets[2]) == state_of(twins[2])
+
+
+def test_a_net_that_another_fit_trains_is_refused() -> None:
+    group, X, y = plain_group()
+    group.train_on_batch(X, y)
+    raised: list[str] = []
+
+    def callback(report: Any) -> None:
+        with pytest.raises(RuntimeError, match=r"nets\[2\]: a fit of this net is running") as error:
+            group.train_on_batch(X, y)
+        raised.append(str(error.value))
+
+    group.nets[2].fit(X, y, epochs=1, callbacks=callback)
+    assert len(raised) == 1
+    group.train_on_batch(X, y)
+
+
+def test_a_step_after_the_first_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, step = list[str](), steps.Steps._step
+
+    def counted(self: Any, kind: Any, data: Any, who: str) -> float:
+        kinds.append(who)
+        return step(self, kind, data, who)
+
+    monkeypatch.setattr(steps.Steps, "_step", counted)
+    group, X, y = plain_group()
+    for i in range(4):
+        group.train_on_batch(X, y)
+        group.nets[0].train_on_batch(X, y)
+        group.nets[1].optimizer = Adam(0.002 * (i + 1))
+        group.nets[2].parameters[:] *= 0.9
+    assert len(kinds) == 3
+
+
+def test_groups_in_threads_take_all_their_steps() -> None:
+    first, X, y = plain_group()
+    groups = [first, NetGroup(first.nets[1:]), NetGroup(first.nets[:2])]
+    n = 5 if INTERPRETED else 200
+
+    def train(group: NetGroup) -> None:
+        for _ in range(n):
+            group.train_on_batch(X, y)
+
+    for group in groups:
+        group.train_on_batch(X, y)
+    threads = [threading.Thread(target=train, args=(group,)) for group in groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [net.n_steps for net in first.nets] == [2 * (n + 1), 3 * (n + 1), 2 * (n + 1)]
+
+
+class InterruptAt:
+    """A profiler that raises Ctrl-C at the nth event."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interrupt_anywhere_leaves_each_net_with_a_step_or_without() -> None:
+    twins, X, y = plain_group(2)
+    states = [[state_of(net) for net in twins.nets]]
+    for _ in range(5):
+        twins.train_on_batch(X, y)
+        states.append([state_of(net) for net in twins.nets])
+    for n in itertools.count(1):
+        group, interrupt = plain_group(2)[0], InterruptAt(n)
+        group.train_on_batch(X, y)
+        group.train_on_batch(X, y)
+        with suppress(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            try:
+                group.train_on_batch(X, y)
+            finally:
+                sys.setprofile(None)
+        for i, net in enumerate(group.nets):
+            assert state_of(net) == states[net.n_steps][i]
+            done: list[bool] = []
+            lock = net._state.lock.parameters
+            other = threading.Thread(target=lambda: done.append(lock.acquire(timeout=5)))  # noqa: B023
+            other.start()
+            other.join()
+            assert done == [True]
+            net._state.lock._renew()
+        group = NetGroup(group.nets)
+        group.train_on_batch(X, y)
+        assert [state_of(net) for net in group.nets] == [
+            states[net.n_steps][i] for i, net in enumerate(group.nets)
+        ]
+        if interrupt.left > 0:
+            break
+    assert n > 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "LEAST_PRODUCTS", 0)
+    group, X, y = plain_group()
+    for _ in range(4):
+        group.train_on_batch(X, y)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, group.train_on_batch(X, y).tobytes())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    there = np.frombuffer(os.read(reader, 24))
+    np.testing.assert_array_equal(group.train_on_batch(X, y), there)
+
+
+def test_copies_and_pickles_have_nets_of_their_own() -> None:
+    group, X, y = plain_group()
+    group.train_on_batch(X, y)
+    others = [copy.deepcopy(group), pickle.loads(pickle.dumps(group))]
+    losses = group.train_on_batch(X, y)
+    for other in others:
+        np.testing.assert_array_equal(other.train_on_batch(X, y), losses)
+    assert len(group) == 3
