@@ -8,8 +8,6 @@ from typing import Any
 
 import naive
 import numpy as np
-import pandas
-import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,16 +69,6 @@ def test_one_step_by_hand() -> None:
     np.testing.assert_allclose(net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15)
 
 
-def test_weights_that_are_set_count() -> None:
-    x, _ = wave()
-    net = MLP((3, 4, 1), seed=0)
-    net.predict(x)
-    net.weights[0] = np.zeros((3, 4))
-    net.biases[0] = np.zeros(4)
-    net.biases[1] = 7  # type: ignore[call-overload]
-    assert (net.predict(x) == 7).all()
-
-
 def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
     x, y = wave()
     net, buffers = MLP((3, 4, 1), seed=0), list[Any]()
@@ -91,13 +79,6 @@ def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
     for each in (net, other):
         each.fit(x, y, epochs=2)
     assert other.parameters.tobytes() == net.parameters.tobytes()
-
-
-def test_parameters_hold_all_weights_then_all_biases() -> None:
-    net = MLP((2, 3, 1), seed=0)
-    parts = [*(w.ravel() for w in net.weights), *net.biases]
-    np.testing.assert_array_equal(net.parameters, np.concatenate(parts))
-    assert [w.shape for w in net.weights] == [(2, 3), (3, 1)]
 
 
 def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
@@ -137,17 +118,6 @@ def test_any_shape_and_dtype_trains(
         activations=["tanh"] * (len(widths) - 2),
     )
     np.testing.assert_allclose(prediction, expected, rtol=2e-4, atol=2e-5)
-
-
-@pytest.mark.parametrize("frames", [pandas, polars], ids=["pandas", "polars"])
-def test_a_data_frame_of_numbers_is_an_array(frames: Any) -> None:
-    x, _ = wave()
-    frame = frames.DataFrame({"a": x[:, 0], "b": np.arange(60), "c": x[:, 2].astype(np.float32)})
-    nets = [MLP((3, 4, 1), seed=0) for _ in range(2)]
-    rows = np.column_stack([x[:, 0], np.arange(60), x[:, 2].astype(np.float32)])
-    nets[0].fit(frame, frame["a"], epochs=2, sample_weight=frame["b"])
-    nets[1].fit(rows, x[:, 0], epochs=2, sample_weight=np.arange(60))
-    assert nets[0].predict(frame).tobytes() == nets[1].predict(rows).tobytes()
 
 
 @pytest.mark.parametrize("n_rows", [1, 20, 2000])
@@ -194,16 +164,6 @@ def test_one_activation_per_layer() -> None:
     net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
     expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
     np.testing.assert_allclose(net.predict(x), expected, rtol=1e-12)
-
-
-def test_labels_and_one_hot_rows_are_the_same_target() -> None:
-    x, _ = wave(30)
-    labels = np.arange(30) % 3
-    net = MLP((3, 4, 3), loss="cross_entropy", dtype="float64", seed=0)
-    loss, gradient = net.loss_and_gradient(x, labels)
-    loss_rows, gradient_rows = net.loss_and_gradient(x, np.eye(3)[labels])
-    assert loss == pytest.approx(loss_rows, rel=1e-13)
-    np.testing.assert_allclose(gradient, gradient_rows, rtol=1e-10, atol=1e-15)
 
 
 def log_cosh(w: Any) -> Any:
@@ -330,16 +290,6 @@ def test_columns_of_any_size_are_predicted_right(scale: float, dtype: str) -> No
     x[:, 1] *= scale
     tolerance = 1e-4 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(net.predict(x), expected(net, x), rtol=tolerance, atol=tolerance)
-
-
-@each_dtype
-def test_constant_columns_train(dtype: str) -> None:
-    x = X.copy()
-    x[:, 1], x[:, 2] = 0, 1
-    net = make(dtype=dtype)
-    history = net.fit(x, Y, epochs=20)
-    assert history.status is Status.COMPLETED
-    assert history.loss[-1] < history.loss[0]
 
 
 @each_dtype

@@ -57,12 +57,6 @@ def test_backpropagation_is_the_complex_step_with_weights_and_penalties(
     assert_slopes_agree(rng, loss=loss, l2=0.7, l1=0.3, sample_weight=rng.uniform(0, 3, size=7))
 
 
-def test_a_label_is_its_one_hot_row(rng: np.random.Generator) -> None:
-    raw, labels = rng.normal(size=(4, 3)), np.array([2, 0, 1, 1])
-    by_label = naive.row_losses("cross_entropy", raw, labels)
-    assert (by_label == naive.row_losses("cross_entropy", raw, np.eye(3)[labels])).all()
-
-
 def test_a_weight_of_two_is_a_row_given_twice(rng: np.random.Generator) -> None:
     weights, biases = make_net(rng, (2, 3, 1))
     x, y = rng.normal(size=(3, 2)), rng.normal(size=(3, 1))
@@ -92,25 +86,6 @@ def test_gradient_worked_by_hand() -> None:
     # Slope by the hidden: -3 * (1, -2) = (-3, 6). Times x = (1, 2), plus half the weights.
     assert by_weights[0].tolist() == [[-2.5, 5.5], [-5.75, 12.5]]
     assert by_biases[0].tolist() == [-3.0, 6.0]
-
-
-def test_one_step_of_descent_worked_by_hand() -> None:
-    losses, weights, biases = naive.train(
-        HAND_WEIGHTS,
-        HAND_BIASES,
-        HAND_X,
-        HAND_Y,
-        [[[0]]],
-        optimizer="sgd",
-        settings={"learning_rate": 0.5},
-        activations=["relu"],
-    )
-    # The slopes of the test above without their penalty, halved and taken off.
-    assert losses == [2.25]
-    assert weights[0].tolist() == [[2.5, -4.0], [3.5, -5.0]]
-    assert weights[1].tolist() == [[4.0], [0.25]]
-    assert biases[0].tolist() == [1.5, -2.5]
-    assert biases[1].tolist() == [2.0]
 
 
 def test_the_published_step_of_mazur() -> None:
@@ -148,35 +123,3 @@ def test_epoch_loss_weights_batches_by_their_mass() -> None:
         activations=[],
     )
     assert losses == [(2 * 1 + 1 * 16) / 3]
-
-
-def test_a_rate_may_be_given_for_each_step() -> None:
-    # The slope of (b - 1)^2 is -2 at b = 0: a step of 0.5 lands on the target.
-    run: Any = {
-        "optimizer": "sgd",
-        "activations": [],
-        "settings": {"learning_rate": [0.0, 0.5, 0.0]},
-    }
-    zero, one = np.zeros((1, 1)), np.ones(1)
-    losses, _, biases = naive.train([zero], [np.zeros(1)], zero, one, [[[0]]] * 3, **run)
-    assert losses == [1.0, 1.0, 0.0]
-    assert biases[0].tolist() == [1.0]
-
-
-@pytest.mark.parametrize(("name", "moved"), [("adam", 0.1), ("rmsprop", 0.1 / np.sqrt(0.1))])
-def test_first_step_of_a_scaled_method_is_the_sign_of_the_slope(name: str, moved: float) -> None:
-    # Adam's corrections undo both means; rmsprop's mean of squares is a tenth of g^2.
-    settings = {"learning_rate": 0.1, "epsilon": 0.0, "beta_1": 0.9, "beta_2": 0.999}
-    settings |= {"rho": 0.9, "momentum": 0.0}
-    after, _ = naive.step(name, settings, 1, np.zeros(2), np.array([5.0, -0.01]), {})
-    np.testing.assert_allclose(after, [-moved, moved], rtol=1e-12)
-
-
-def test_nesterov_takes_its_gradient_where_the_momentum_will_land() -> None:
-    # f(w) = w^2 / 2 from theta = 1, v = 0: v = -0.1, theta = 0.9, and 0.9 + 0.5 * (-0.1) = 0.85.
-    settings = {"learning_rate": 0.1, "momentum": 0.5}
-    w, state = naive.step("nesterov", settings, 1, np.ones(1), np.ones(1), {})
-    assert w == pytest.approx(0.85, rel=1e-15, abs=0)
-    # v = 0.5 * (-0.1) - 0.1 * 0.85 = -0.135, theta = 0.765, and 0.765 - 0.0675 = 0.6975.
-    w, state = naive.step("nesterov", settings, 2, w, w, state)
-    assert w == pytest.approx(0.6975, rel=1e-15, abs=0)

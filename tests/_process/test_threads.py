@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after
 
 from fastmlp import MLP, Custom, Status
 from fastmlp._process import task_pool
-from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.locks import NetLock
 from fastmlp._process.task_pool import Pool, Stopped, Task
 from fastmlp._process.warnings import warn
 from fastmlp.compiler.jit import INTERPRETED
@@ -119,21 +118,6 @@ each_copy = pytest.mark.parametrize(
 
 
 @each_copy
-def test_a_copy_shares_nothing_and_goes_on_as_the_net_does(make_copy: Any) -> None:
-    x, y = np.random.default_rng(0).normal(size=(2, 40, 3))
-    net = MLP((3, 5, 3), seed=0)
-    net.fit(x, y, epochs=2)
-    other = make_copy(net)
-    other.weights[0] = 0.0
-    assert net.weights[0].any()
-    other = make_copy(net)
-    for each in (net, other):
-        each.fit(x, y, epochs=2)
-    assert np.array_equal(net.parameters, other.parameters)
-    assert other.n_steps == net.n_steps > 0
-
-
-@each_copy
 def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(make_copy: Any) -> None:
     net, x = counter(COPIED), np.ones((1, COPIED))
     copies: list[MLP] = []
@@ -163,14 +147,6 @@ def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(make_c
     assert all(len(set(each.parameters.tolist())) == 1 for each in copies)
     beside[0].fit(x, np.zeros(1), epochs=1)
     assert beside[0].n_steps == 1
-
-
-def test_a_fit_that_failed_leaves_the_net_free() -> None:
-    net, x = counter(3), np.ones((5, 3))
-    with pytest.raises(Cut):
-        net.fit(x, np.zeros(5), callbacks=cut_after(0))
-    net.fit(x, np.zeros(5), epochs=1)
-    net.apply_gradient(np.zeros(4))
 
 
 def taken_from_elsewhere(lock: NetLock) -> bool:
@@ -235,13 +211,6 @@ def test_a_copy_is_open(make_copy: Any) -> None:
             assert other is not lock
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_publish_copies(dtype: str) -> None:
-    values, target = np.arange(5, dtype=dtype), np.zeros(5, dtype)
-    publish(values[1:3], target[2:4])
-    assert target.tolist() == [0, 0, 1, 2, 0]
-
-
 def square(i: int) -> int:
     return i * i
 
@@ -250,11 +219,6 @@ def test_outcomes_come_in_the_order_given() -> None:
     tasks = [Task(i % 3, partial(square, i)) for i in range(10)]
     outcomes = Pool(3).run(tasks)
     assert [outcome.result for outcome in outcomes if outcome] == [i * i for i in range(10)]
-
-
-def test_no_tasks_and_more_threads_than_tasks() -> None:
-    assert Pool(2).run([]) == []
-    assert Pool(50).run([Task(1, threading.active_count)])[0] is not None
 
 
 def test_warnings_are_collected_by_task_and_thread() -> None:
@@ -392,13 +356,6 @@ def test_a_task_may_add_another() -> None:
     crew.run([Task(1, lambda: count(3))])
     assert done == [3, 2, 1, 0]
     assert len(crew.outcomes) == 4
-
-
-def test_outside_of_a_pool_nothing_is_shared_nor_ended() -> None:
-    task_pool.check()
-    assert task_pool.share() is None
-    with task_pool.turn(), task_pool.turn():
-        pass
 
 
 def test_turns_are_taken_one_by_one() -> None:

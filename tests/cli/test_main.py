@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.demo import run_demo
 from fastmlp.cli.info import format_info, info
 from fastmlp.cli.main import ending, main
-from fastmlp.compiler import COMPILER, cache
+from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -150,13 +150,6 @@ def test_wrong_argument_is_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["predict model rows", "score model rows"])
-def test_threads_are_1_or_more(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*words.split(), "--threads", "0"])
-    assert "--threads: must be an integer of 1 or more, got '0'" in capsys.readouterr().err
-
-
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -164,15 +157,6 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr() == (printed, "")
     assert all(command in printed for command in ("demo", "info", "warmup"))
-
-
-def test_warmup_says_where_the_code_lies(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("fastmlp.warmup.warmup", lambda report, **_: report("part") or 1.25)
-    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
-    assert main(["warmup"]) == 0
-    assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
 
 
 def test_warmup_of_a_shared_cache(
@@ -292,23 +276,9 @@ def test_versions() -> None:
     assert report["numpy"] == np.__version__
 
 
-def test_every_entry_is_a_text() -> None:
-    assert all(type(text) is str and text for text in info().values())
-
-
-def test_threads_are_those_of_a_fit() -> None:
-    assert info()["threads"].split()[0] == str(limits.thread_limit())
-
-
 def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "threading_layer", lambda: "workqueue")
     assert info()["threading layer"].startswith("workqueue (not used: workers")
-
-
-def test_installed_packages_of_extras_are_listed() -> None:
-    assert {"pyarrow", "scipy"} <= {
-        text.split()[0] for text in info()["optional packages"].split(", ")
-    }
 
 
 @pytest.mark.parametrize("kind", get_args(PairProducts))
@@ -352,11 +322,6 @@ def test_the_compiler_at_work(
     assert info()["compiler"].startswith(expected)
 
 
-def test_the_compiler_is_that_of_this_process() -> None:
-    if not INTERPRETED:
-        assert info()["compiler"].startswith(COMPILER)
-
-
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)
@@ -391,13 +356,6 @@ def test_the_processor_is_the_one_that_numba_compiles_for(monkeypatch: pytest.Mo
     assert info()["vector features"] == "none"
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avx2,-avx512f,+fma,+rdseed")
     assert info()["vector features"] == "avx2 fma"
-
-
-def test_text_is_aligned() -> None:
-    report = info()
-    width = max(map(len, report))
-    for line, (name, text) in zip(format_info().splitlines(), report.items(), strict=True):
-        assert line == name.ljust(width) + "  " + text
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command-line.md"

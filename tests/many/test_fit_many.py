@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -207,13 +206,6 @@ def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> 
     assert state_of(together) == state_of(own)
 
 
-def test_a_window_of_many_epochs_takes_rows_too() -> None:
-    own, together = MLP((3, 4, 1), seed=0), MLP((3, 4, 1), seed=0)
-    fit_many([together], X, Y, epochs=30, rows=ROWS)
-    own.fit(X[ROWS], Y[ROWS], epochs=30)
-    assert state_of(together) == state_of(own)
-
-
 def test_class_labels_and_one_hot_losses_share_the_rows() -> None:
     nets = [MLP((3, 8, 3), loss="cross_entropy", seed=i) for i in range(2)]
     own = copy.deepcopy(nets)
@@ -221,15 +213,6 @@ def test_class_labels_and_one_hot_losses_share_the_rows() -> None:
     for net in own:
         net.fit(X, LABELS, epochs=2)
     assert bits(nets) == bits(own)
-
-
-def test_a_further_fit_goes_on() -> None:
-    own, together = mixed(), mixed()
-    for _ in range(2):
-        fit_many(together, X, Y, epochs=2)
-        for net in own:
-            net.fit(X, Y, epochs=2)
-    assert [state_of(net) for net in together] == [state_of(net) for net in own]
 
 
 def test_no_nets_is_no_work() -> None:
@@ -294,29 +277,6 @@ def test_a_copy_that_a_callback_makes_goes_on_as_its_net_does() -> None:
     together = [copies[i] for i in range(len(nets))]
     fit_many(together, X, Y, epochs=2, n_threads=2)
     assert bits(together) == bits(nets)
-
-
-def patience(report: Report) -> None:
-    losses = report.history.validation_loss
-    if len(losses) - losses.index(min(losses)) > 2:
-        report.stop()
-
-
-def test_one_callback_stops_all_nets_early() -> None:
-    rates = [1e-3, 0.3, 1.0, 3.0]
-    own, together = ([MLP((3, 8, 1), seed=0, optimizer=SGD(r)) for r in rates] for _ in range(2))
-    split: dict[str, Any] = {"rows": np.arange(20), "validation_rows": np.arange(20, N)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        histories = fit_many(together, X, Y, epochs=12, callbacks=patience, **split)
-        for net, history in zip(own, histories, strict=True):
-            held_out = (X[20:], Y[20:])
-            expected = net.fit(
-                X[:20], Y[:20], epochs=12, callbacks=patience, validation_data=held_out
-            )
-            assert (history.loss, history.status) == (expected.loss, expected.status)
-    assert bits(together) == bits(own)
-    assert len({len(history.loss) for history in histories}) > 1
 
 
 def test_an_error_in_a_callback_ends_the_call_and_names_the_net() -> None:

@@ -11,11 +11,7 @@ from fastmlp import (
     MLP,
     SGD,
     Adam,
-    BinaryFocal,
     Cosine,
-    Focal,
-    Quantile,
-    Tweedie,
     jacobian,
     shap_values,
 )
@@ -121,43 +117,12 @@ def softplus(z: Any) -> Any:
     return -F.logsigmoid(-z)
 
 
-def focal(gamma: float) -> Callable[[Any, Any], Any]:
-    def formula(z: Any, y: Any) -> Any:
-        log_p = F.log_softmax(z, dim=1)
-        tensor = log_p.gather(1, y.long())
-        others = (log_p.exp().sum() - tensor.exp()).clamp(min=0)
-        return -(others**gamma) * tensor
-
-    return formula
-
-
-def binary_focal(gamma: float) -> Callable[[Any, Any], Any]:
-    def formula(z: Any, y: Any) -> Any:
-        signed = z * (2 * y - 1)
-        return -(torch.sigmoid(-signed) ** gamma) * F.logsigmoid(signed)
-
-    return formula
-
-
-def tweedie(power: float) -> Callable[[Any, Any], Any]:
-    def formula(z: Any, y: Any) -> Any:
-        one, two = 1 - power, 2 - power
-        return -y * torch.exp(one * z) / one + torch.exp(two * z) / two + y**two / (one * two)
-
-    return formula
-
-
 def smoothed(y: Any) -> Any:
     return 0.9 * y + 0.05
 
 
 def deviance(z: Any, y: Any) -> Any:
     return F.poisson_nll_loss(z, y, log_input=True) + torch.xlogy(y, y) - y
-
-
-def pinball(z: Any, y: Any) -> Any:
-    e, q = y - z, torch.tensor([[0.1, 0.5, 0.9]], dtype=torch.float64)
-    return torch.maximum(q * e, (q - 1) * e).mean()
 
 
 CLASSES, SOFT, REAL, POSITIVE = (0, 1, 2), (0.0, 0.3, 1.0), (0.3, -7.0), (0.3, 7.0)
@@ -167,16 +132,7 @@ PEERS: dict[str, Peer] = {
     "mse": number("mse", REAL, F.mse_loss),
     "mae": number("mae", REAL, F.l1_loss),
     "huber": number("huber", REAL, F.huber_loss),
-    "log_cosh": number(
-        "log_cosh", REAL, lambda z, y: abs(z - y) + softplus(-2 * abs(z - y)) - np.log(2)
-    ),
     "poisson": number("poisson", (0.0, 1.0, 7.0), deviance),
-    "gamma": number("gamma", POSITIVE, lambda z, y: z + y * torch.exp(-z) - torch.log(y) - 1),
-    "tweedie": number(Tweedie(1.3), (0.0, *POSITIVE), tweedie(1.3)),
-    "quantile": number(
-        Quantile(0.9), REAL, lambda z, y: torch.maximum(0.9 * (y - z), -0.1 * (y - z))
-    ),
-    "three quantiles": Peer({"loss": Quantile([0.1, 0.5, 0.9])}, THREE, REAL, pinball),
     "gaussian_nll": Peer(
         {"loss": "gaussian_nll"},
         TWO,
@@ -199,8 +155,6 @@ PEERS: dict[str, Peer] = {
         CLASSES,
         lambda z, y: F.cross_entropy(z, y[:, 0].long(), label_smoothing=0.1),
     ),
-    "focal": Peer({"loss": Focal(2.0)}, THREE, CLASSES, focal(2.0)),
-    "binary_focal": number(BinaryFocal(2.0), (0.0, 1.0), binary_focal(2.0)),
 }
 
 

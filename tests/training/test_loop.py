@@ -104,12 +104,6 @@ def test_a_callback_is_told_everything_and_may_stop() -> None:
     assert history.status is Status.STOPPED
 
 
-def test_a_callback_may_change_the_net() -> None:
-    net = make_net(optimizer=SGD(1e-12))
-    net.fit(X, Y, epochs=1, callbacks=lambda report: report.net.parameters.fill(0))
-    assert (net.parameters == 0).all()
-
-
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("kind", [LookupError, StopIteration, GeneratorExit, RuntimeError])
 def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(kind: Any, many: bool) -> None:

@@ -170,17 +170,6 @@ def test_parameters_that_are_all_written_are_seen() -> None:
         assert net.train_on_batch(X, y[:, :1]) == expected
 
 
-def test_weights_written_between_steps_of_the_loop_count() -> None:
-    """One-hot targets take no step by one call."""
-    rng = np.random.default_rng(0)
-    net, X = MLP((3, 12, 2), loss="cross_entropy", seed=0), rng.normal(size=(20, 3))
-    y = np.eye(2)[rng.integers(2, size=20)]
-    for _ in range(3):
-        net.weights[0][0, 0] += 0.5
-        expected, _ = net.loss_and_gradient(X, y)
-        assert net.train_on_batch(X, y) == expected
-
-
 def changed(nets: list[MLP], rng: np.random.Generator) -> list[MLP]:
     kind, seed = rng.integers(22), int(rng.integers(1 << 30))
     for i, net in enumerate(nets):
@@ -538,47 +527,12 @@ def test_vjp_is_that_of_the_complex_step(sizes: Any, activation: Any, n_rows: in
     assert net.n_steps == 0
 
 
-@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 12))
-def test_kept_objectives_are_new_ones_to_the_bit(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    net = drawn_net(rng)
-    sizes = rng.choice(SIZES, 2)
-    for _ in range(N_STEPS):
-        X, y, weight = drawn_rows(net, rng, sizes)
-        new = copy.deepcopy(net)
-        loss, gradient = net.loss_and_gradient(X, y, sample_weight=weight)
-        expected, of_new = new.loss_and_gradient(X, y, sample_weight=weight)
-        assert (loss, gradient.tobytes()) == (expected, of_new.tobytes())
-        given = rng.normal(size=(len(X), net.layer_sizes[-1]))
-        for ours, theirs in zip(net.vjp(X, given), new.vjp(X, given), strict=True):
-            assert ours.tobytes() == theirs.tobytes()
-        [net] = changed([net], rng)
-
-
 def naive_raw(weights: Any, biases: Any, x: Any, activations: list[str]) -> Any:
     values = x
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
         z = values @ w + b
         values = naive.VALUES[activations[i]](z) if i < len(activations) else z
     return values
-
-
-def test_a_net_in_front_is_trained_by_the_gradient_of_its_outputs() -> None:
-    rng = np.random.default_rng(0)
-    front = MLP((3, 8, 4), dtype="float64", optimizer=SGD(0.05), seed=0)
-    back = MLP((4, 8, 1), dtype="float64", optimizer=SGD(0.05), seed=1)
-    X = rng.uniform(-1, 1, (32, 3))
-    y = X[:, :1] * X[:, 1:2]
-    losses = []
-    for _ in range(200):
-        middle = front.predict_raw(X)
-        error = back.predict(middle) - y
-        given = 2 * error / len(X)
-        losses.append(float((error**2).mean()))
-        _, by_inputs = back.vjp(middle, given)
-        back.train_on_gradient(middle, given)
-        front.train_on_gradient(X, by_inputs)
-    assert losses[-1] < losses[0] / 4
 
 
 @pytest.mark.parametrize("n", [1, 4, 200])

@@ -15,9 +15,7 @@ from scipy.sparse import csr_array, csr_matrix
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from small_models import reloaded
 
 import fastmlp
@@ -29,7 +27,6 @@ from fastmlp import (
     FileError,
     MLPClassifier,
     MLPRegressor,
-    Quantile,
 )
 from fastmlp.rules.activations import gelu
 from fastmlp.serialization import safetensors_file
@@ -183,30 +180,11 @@ def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> Non
     assert copy.get_params() == model.get_params()
 
 
-@pytest.mark.parametrize(
-    "loss", [Quantile([0.1, 0.5, 0.9]), Quantile(0.7), Quantile(0.5), "huber"], ids=repr
-)
-def test_losses_of_a_regressor(loss: Any, path: Path) -> None:
-    model = fitted("regression", loss=loss)
-    other = reloaded(model, path)
-    assert other.loss == loss
-    assert_same(model, other)
-    assert other.score(X, TASKS["regression"].y) == model.score(X, TASKS["regression"].y)
-
-
 def test_a_random_state_comes_back_where_it_was(path: Path) -> None:
     model = fitted(random_state=np.random.RandomState(7))
     model.random_state.normal()
     other = reloaded(model, path)
     assert (other.random_state.normal(size=5) == model.random_state.normal(size=5)).all()
-
-
-def test_numbers_that_are_booleans_go_on_as_numbers(path: Path) -> None:
-    model = fitted(learning_rate_init=True, nesterovs_momentum=np.True_, solver="sgd")
-    other = reloaded(model, path, training=True)
-    for each in (model, other):
-        each.partial_fit(X, TASKS["multiclass"].y)
-    assert predictions(model) == predictions(other)
 
 
 @pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
@@ -219,14 +197,6 @@ def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) 
     assert not np.isfinite(slots).all()
     other = reloaded(model, path, training=True)
     assert predictions(model, rows) == predictions(other, rows)
-
-
-def test_a_scorer_comes_back_by_name(path: Path) -> None:
-    scorer = make_scorer(accuracy_score)
-    model = fitted(scoring=scorer, early_stopping=True)
-    assert reloaded(model, path, rules={"_Scorer": scorer}).scoring is scorer
-    with pytest.raises(FileError, match=r"custom rule.*rules="):
-        fastmlp.load(path)
 
 
 def test_settings_that_have_no_name_are_refused(path: Path) -> None:
@@ -262,23 +232,6 @@ def test_float32_and_weights_of_ones_own(path: Path) -> None:
     other = reloaded(model, path)
     assert (other.coefs_[0] == 1).all()
     assert predictions(other, np.float32(X)) == predictions(model, np.float32(X))
-
-
-def test_a_loaded_estimator_goes_where_estimators_go(path: Path) -> None:
-    other = reloaded(fitted("binary"), path, n_threads=1)
-    assert other.n_jobs == 1
-    assert other.score(X, TASKS["binary"].y) > 0
-    pipeline = make_pipeline(StandardScaler(), other).fit(X, TASKS["binary"].y)
-    assert pipeline.predict(X).dtype.kind == "U"
-
-
-def test_nets_go_through_the_same_door(path: Path) -> None:
-    net = MLP((6, 4, 1), seed=0)
-    net.fit(X, X[:, 0], epochs=2)
-    other = reloaded(net, path, training=True, n_threads=1)
-    assert other.n_steps == net.n_steps
-    assert other.n_threads == 1
-    assert other.predict(X).tobytes() == net.predict(X).tobytes()
 
 
 def test_other_things_are_refused(path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting import Cut, cut_after, needs_compiler, unconverged
+from fitting import needs_compiler, unconverged
 from pairs import LABELS, X, both, same
 from sklearn import config_context
 from sklearn.base import clone
@@ -80,21 +80,6 @@ def test_reports_have_scores_and_falling_rates() -> None:
     model = clone(SMALL).fit(X, LABELS, **rows, callbacks=reports.append)
     assert reports[-1].validation_loss == model.validation_loss_curve_[-1]
     assert not reports[-1].metrics
-
-
-def test_what_a_callback_writes_is_trained_on() -> None:
-    def reset(report: Report) -> None:
-        report.net.parameters[:] = 0.0
-
-    model = clone(SMALL).fit(X, LABELS, callbacks=reset)
-    assert not any(part.any() for part in model.coefs_ + model.intercepts_)
-
-
-def test_an_error_in_a_callback_leaves_what_was_learnt() -> None:
-    model = clone(SMALL)
-    with pytest.raises(Cut):
-        model.fit(X, LABELS, callbacks=cut_after(3))
-    assert same(model, clone(SMALL).set_params(max_iter=4).fit(X, LABELS))
 
 
 METRICS: dict[str, Any] = {"hits": lambda y, p: np.mean((p > 0.5) == y), "accuracy": "accuracy"}

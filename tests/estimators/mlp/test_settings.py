@@ -82,11 +82,6 @@ def test_the_class_of_an_optimizer_is_refused() -> None:
         clone(SMALL).set_params(solver=AdamW).fit(X, LABELS)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2, -1])
-def test_any_number_of_threads_gives_the_same_bits(n_jobs: int) -> None:
-    assert same(clone(SMALL).set_params(n_jobs=n_jobs).fit(X, LABELS), clone(SMALL).fit(X, LABELS))
-
-
 def test_class_weights_are_sample_weights() -> None:
     model = clone(SMALL).set_params(class_weight={"yes": 3.0, "no": 0.5})
     by_class = np.where(LABELS == "yes", 3.0, 0.5)
@@ -158,10 +153,6 @@ def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
     assert frame.columns[0] == "mlpregressor0"
 
 
-def test_no_validation_leaves_no_curve() -> None:
-    assert clone(SMALL).fit(X, LABELS).validation_loss_curve_ is None
-
-
 POSITIVE, PRODUCT = (X[:, 0] > 0).astype(int), X[:, 0] * X[:, 1]
 SHORT: dict[str, Any] = {"hidden_layer_sizes": (9,), "max_iter": 4, "random_state": 0}
 DROPPED: dict[str, Any] = {"dropout": [0.5], "input_dropout": 0.2, "input_noise": 0.1}
@@ -192,13 +183,6 @@ def test_each_call_of_partial_fit_drops_others(solver: str, tmp_path: Path) -> N
     fastmlp.save(model, tmp_path / "model.safetensors", include_training_state=True)
     again = fastmlp.load(tmp_path / "model.safetensors")
     assert again.partial_fit(X, PRODUCT).loss_ == model.partial_fit(X, PRODUCT).loss_
-
-
-@needs_compiler
-def test_zeros_are_no_dropout() -> None:
-    plain = MLPClassifier(**SHORT, solver="lbfgs")
-    zeros = clone(plain).set_params(dropout=[0.0], input_noise=0)
-    assert same(plain.fit(X, POSITIVE), zeros.fit(X, POSITIVE))
 
 
 # --- averages ---
@@ -300,14 +284,6 @@ def test_an_estimator_trains_float32_in_mixed_precision(kind: Any, y: Any) -> No
     with pytest.raises(ValueError, match=f"^{kind.__name__}: compute_dtype must have one dtype"):
         unfitted.fit(WIDE, y)
     assert not hasattr(unfitted, "coefs_")
-
-
-@pytest.mark.usefixtures("narrow_layers_too")
-def test_partial_fits_train_in_mixed_precision() -> None:
-    models = [MLPClassifier(**{**MIXED, "compute_dtype": c}) for c in ("bfloat16", None)]
-    for model in models:
-        model.partial_fit(SINGLE, WIDE_LABELS, classes=[0, 1])
-    assert not same(*models)
 
 
 def test_parameters_of_an_earlier_fit_in_float64_are_an_error() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fitting import needs_compiler, unconverged
 from pairs import LABELS, TASKS, X, both
-from sklearn.exceptions import NotFittedError
 
 import fastmlp
 from fastmlp import MLP, SGD, MLPClassifier, MLPRegressor, Quantile, Tweedie
@@ -113,12 +112,6 @@ def test_a_fit_that_begins_anew_has_another_net() -> None:
     assert model.net_ is kept
 
 
-def test_settings_that_change_are_in_it() -> None:
-    model = fitted()
-    model.set_params(activation="tanh")
-    assert np.array_equal(model.net_.predict(X)[:, 0], outputs(model))
-
-
 def test_arrays_that_a_user_has_put_in_are_shared_from_then_on() -> None:
     model = fitted()
     model.coefs_[0] = np.ones((6, 5))
@@ -156,12 +149,6 @@ def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
         model.net_.save(tmp_path / "net.safetensors", include_training_state=True)
         again = MLP.load(tmp_path / "net.safetensors")
         assert np.array_equal(again.predict(X)[:, 0], model.predict(X))
-
-
-def test_there_is_none_before_a_fit() -> None:
-    with pytest.raises(NotFittedError):
-        _ = MLPClassifier().net_
-    assert not hasattr(MLPClassifier(), "net_")
 
 
 def test_it_has_the_precision_threads_and_optimizer_of_the_estimator() -> None:

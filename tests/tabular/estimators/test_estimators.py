@@ -174,14 +174,6 @@ def test_a_time_limit_leaves_one_net_at_least() -> None:
     assert len(model.members_) >= 1
 
 
-def test_batches() -> None:
-    model = regressor()
-    for given in (X, pyarrow.Table.from_pandas(X)):
-        results = list(model.predict_batches(given, batch_rows=50))
-        assert [len(each) for each in results] == [50, 50, 20]
-        np.testing.assert_allclose(np.concatenate(results), model.predict(X), rtol=1e-6)
-
-
 def test_a_score_that_fails_says_why() -> None:
     with pytest.raises(ValueError, match=r"Classifier.fit: scoring='f1' of 3 classes failed: T"):
         TabularMLPClassifier(**FEW | {"scoring": "f1", "max_iter": 1}).fit(X, LABELS)

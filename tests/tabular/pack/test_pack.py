@@ -64,18 +64,6 @@ def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
     assert rmse(second.y, predictions) < 0.7 * second.y.std()
 
 
-@pytest.mark.parametrize(("task", "n_classes"), [("binary", 2), ("multiclass", 3)])
-def test_probabilities(task: str, n_classes: int) -> None:
-    first, second = parts(300, n_classes)
-    pack = trained(first, second, task=task, n_classes=n_classes)
-    p = pack.predict(second.values)
-    assert p.shape == (100, n_classes)
-    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
-    assert (p.argmax(axis=1) == second.y).mean() > 1.2 / n_classes
-    log_loss = -np.log(p[np.arange(100), second.y]).mean()
-    assert -pack.validation_score == pytest.approx(log_loss, rel=1e-5)
-
-
 def test_bits_do_not_depend_on_threads() -> None:
     first, second = parts(200)
     one, two = (trained(first, second, n_threads=n) for n in (1, 2))
@@ -130,13 +118,6 @@ def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
     assert pack.weights.sum() == pytest.approx(1)
 
 
-def test_rows_that_no_fold_validates_on() -> None:
-    values, y = table(300)
-    pack = trained(TableRows(values, y), None, folds=[(np.arange(200), np.arange(299, 199, -1))])
-    _, second = parts(300)
-    np.testing.assert_allclose(pack.validated, pack.predict(second.values), atol=1e-5)
-
-
 def test_a_rare_class_has_a_probability_everywhere() -> None:
     first, second = parts(240, 2)
     y = first.y.copy()
@@ -159,17 +140,6 @@ def test_weights_of_rows_count_in_training_and_in_selection() -> None:
     far.y[:50] += 1000
     far.weight[:50] = 0  # type: ignore[index]
     assert -trained(first, far).validation_score < 2
-
-
-def test_a_score_of_ones_own_is_maximised() -> None:
-    first, second = parts(300)
-
-    def score(y: Array, predictions: Array, weight: Array | None) -> float:
-        return -float(np.abs(y - predictions).mean())
-
-    pack = trained(first, second, settings=FEW._replace(score=score))
-    result = -np.abs(second.y - pack.predict(second.values)).mean()
-    assert pack.validation_score == pytest.approx(result, rel=1e-6)
 
 
 def test_further_models_are_candidates() -> None:
@@ -246,12 +216,6 @@ def test_thousands_of_columns_have_none() -> None:
     assert encoding.embedding == "none"
 
 
-def test_presets_train_more_and_more() -> None:
-    each = [PRESETS[name] for name in ("fast", "balanced", "best")]
-    assert each == sorted(each, key=lambda settings: settings.n_members)
-    assert all(settings.max_members <= settings.n_members for settings in each)
-
-
 def test_the_smallest_preset_has_every_encoding_and_the_l1_penalty() -> None:
     names = tuple(encodings_for(5))
     recipes = draw(PRESETS["fast"].n_members, 0, names)
@@ -284,19 +248,6 @@ def test_all_draws_are_within_their_kind() -> None:
         assert kind.decays[0] <= recipe.weight_decay <= kind.decays[1]
         assert kind.dropouts[0] <= recipe.dropout <= kind.dropouts[1]
         assert kind.penalties[0] <= recipe.l1 <= kind.penalties[1]
-
-
-@pytest.mark.slow
-def test_rates_are_even_in_their_logarithm() -> None:
-    kind = KINDS[0]
-    drawn = [recipe.learning_rate for recipe in draw(300 * len(KINDS), 1, NAMES)[:: len(KINDS)]]
-    places = np.log(np.array(drawn) / kind.rates[0]) / np.log(kind.rates[1] / kind.rates[0])
-    assert abs(places.mean() - 0.5) < 0.07
-    assert 0 <= places.min() < 0.05 < 0.95 < places.max() <= 1
-
-
-def test_seeds_differ() -> None:
-    assert len({recipe.seed for recipe in draw(500, 0, NAMES)}) == 500
 
 
 def test_a_linear_net_and_one_of_one_layer_are_among_the_first() -> None:
