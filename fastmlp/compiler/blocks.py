@@ -29,9 +29,9 @@ from fastmlp._process import signals
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.intrinsics import emitted
 from fastmlp.compiler.jit import COMPILER, INLINED, INTERPRETED, Compiler, numbas_lock
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
+from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.source import grouped, hints_of, n_words, parameters_of
-from fastmlp.compiler.translator import translate
 
 # The kind of the event that Numba's recorders receive for each translated block.
 EVENT = "fastmlp:translate"

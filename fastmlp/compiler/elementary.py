@@ -21,9 +21,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
 from fastmlp.compiler.coefficients import FLOAT32, FLOAT64, Coefficients, magic
-from fastmlp.compiler.expressions import FORMS
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.memory import fma
+from fastmlp.compiler.native.expressions import FORMS
 from fastmlp.rules import elementary
 
 Form = Callable[..., Any]

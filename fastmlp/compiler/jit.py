@@ -17,7 +17,7 @@ from numba.core.typed_passes import NativeLowering
 
 from fastmlp._process import signals
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.translator import FULL_WIDTH
+from fastmlp.compiler.native.translator import FULL_WIDTH
 
 
 class FullWidth(Lower):

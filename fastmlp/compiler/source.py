@@ -8,7 +8,7 @@ from itertools import islice
 from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
 
 Definition = ast.FunctionDef
 F = TypeVar("F", bound=Callable[..., None])

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
 from fastmlp.compiler.source import definition_of, names_of
 from fastmlp.network.summary import name_of
 

@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.simd.microkernel import (
 )
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import Block, fma
-from fastmlp.compiler.translator import translate
+from fastmlp.compiler.native.translator import translate
 
 Array = NDArray[Any]
 # Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.

@@ -21,9 +21,9 @@ from fastmlp.compiler import block_of, blocks, cache, call, row
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
+from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.target import lanes_of
-from fastmlp.compiler.translator import translate
 from fastmlp.rules import activations, links, weight_rules
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS

@@ -24,7 +24,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
 from fastmlp.compiler.intrinsics import flushed, restored
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
 
 pytestmark = only_compiled
 N = 37

@@ -30,7 +30,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.native.operands import Unsupported
 from fastmlp.compiler.source import definition_of
 from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES

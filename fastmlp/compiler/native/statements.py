@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba import prange
 
 from fastmlp.compiler import intrinsics
-from fastmlp.compiler.expressions import Expressions
 from fastmlp.compiler.memory import entry_alloca
-from fastmlp.compiler.operands import (
+from fastmlp.compiler.native.expressions import Expressions
+from fastmlp.compiler.native.operands import (
     INT64,
     WORD,
     MatrixOperand,

@@ -13,7 +13,7 @@ from numba import types
 from fastmlp.compiler import intrinsics
 from fastmlp.compiler.intrinsics import EMITTED
 from fastmlp.compiler.memory import coefficients_at, record_at, records_at, row, rows
-from fastmlp.compiler.operands import (
+from fastmlp.compiler.native.operands import (
     BOOL,
     INT64,
     KINDS,

@@ -19,7 +19,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastmlp.compiler.operands import (
+from fastmlp.compiler.native.operands import (
     INT64,
     WORD,
     Number,
@@ -28,8 +28,8 @@ from fastmlp.compiler.operands import (
     loaded,
     registers_of,
 )
+from fastmlp.compiler.native.statements import Body
 from fastmlp.compiler.source import Fields, grouped, hints_of, n_words
-from fastmlp.compiler.statements import Body
 
 # With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
 # changes nothing. llvmlite does not list the attribute, but prints it.

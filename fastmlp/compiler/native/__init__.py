@@ -1,0 +1,1 @@
+"""The translator, and the objects that LLVM makes of its modules."""
