@@ -263,7 +263,7 @@ class MLP(Net, metaclass=AdvisingType, advice=OF_NETS):
             try:
                 engine, rows = ranks.rows(self._on_device, raw, reading, self.feature_names)
             except KeyboardInterrupt as error:
-                # The first call of a process imports Numba there: 0.3 s.
+                # The first call of a process imports the backend there: 0.1 s.
                 ranks.interrupted(error)
                 return interrupted(History())
             options = ranks.options(options, state)

@@ -259,7 +259,7 @@ class Net:
         return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
     def _on_device(self) -> Engine[Any]:
-        """The engine of the net's device, made on first use: it imports Numba."""
+        """The engine of the net's device, made on first use: it imports the backend."""
         if self._engine is None:
             lock = self._state.lock
             self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)

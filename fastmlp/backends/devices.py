@@ -63,7 +63,7 @@ def n_threads_of(n_threads: int | None) -> int:
 
 @cache
 def _module(backend: str) -> Any:
-    """Import a backend on first use, and Numba with it, Ctrl-C deferred: an import that ends half
-    way may leave modules that a later import cannot complete."""
+    """Import a backend on first use, Ctrl-C deferred: an import that ends half way may leave
+    modules that a later import cannot complete."""
     with signals.deferred():
         return import_module(f"fastmlp.backends.{backend}.engine")

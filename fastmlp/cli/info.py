@@ -1,19 +1,15 @@
 """Versions, processor, compiler, threads and cache, for a bug report."""
 
-import os
 import platform
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 
-import llvmlite
-import llvmlite.binding
-import numba
 import numpy as np
 
 from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.compiler import COMPILER, INTERPRETED, cache
+from fastmlp.compiler import COMPILER, INTERPRETED, cache, target
 from fastmlp.compiler.target import pair_products
 from fastmlp.validation.suggestions import install
 
@@ -31,7 +27,7 @@ BFLOAT16 = {
 }
 OPTIONAL_PACKAGES = (
     "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "pyarrow", "onnx", "distributed",
-    "mpi4py", "tbb", "numba-cuda",
+    "mpi4py", "numba-cuda",
 )  # fmt: skip
 CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 
@@ -48,8 +44,8 @@ def info() -> dict[str, str]:
     return {
         "fastmlp": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
+        "numba": metadata.version("numba"),
+        "llvmlite": metadata.version("llvmlite"),
         "numpy": np.__version__,
         "platform": platform.platform(),
         "CPU": _cpu(),
@@ -57,7 +53,7 @@ def info() -> dict[str, str]:
         "bfloat16": BFLOAT16[pair_products()],
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
-        "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",
+        "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {limits.numbas_threads()})",
         "cache": cache_state(),
         "GPU": _gpu(),
         "optional packages": _optional_packages(),
@@ -79,20 +75,14 @@ def format_info() -> str:
 
 
 def _cpu() -> str:
-    host, named = llvmlite.binding.get_host_cpu_name(), numba.config.CPU_NAME
-    return host if named in (None, host) else f"{named} (NUMBA_CPU_NAME; the host is {host})"
+    name, there = target.target().name, target.host().name
+    return name if name == there else f"{name} (NUMBA_CPU_NAME; the host is {there})"
 
 
 def _vector_features() -> str:
-    # Numba's default is empty for NUMBA_CPU_NAME=generic, else the host's features.
-    if (features := numba.config.CPU_FEATURES) is not None:
-        switched_on = [name for name in VECTOR_FEATURES if f"+{name}" in features.split(",")]
-        return " ".join(switched_on) or "none"
-    try:
-        features = llvmlite.binding.get_host_cpu_features()
-    except RuntimeError:
+    if not (features := target.target().features.split(",")) or not target.host().features:
         return "unknown to LLVM"
-    return " ".join(name for name in VECTOR_FEATURES if features.get(name)) or "none"
+    return " ".join(name for name in VECTOR_FEATURES if f"+{name}" in features) or "none"
 
 
 def _compiler() -> str:
@@ -100,12 +90,12 @@ def _compiler() -> str:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER == "translator":
         return "translator"
-    if os.environ.get("FASTMLP_COMPILER") == "numba":
-        return "numba (FASTMLP_COMPILER=numba)"
-    return f"numba (the translator was not tried with version {numba.__version__})"
+    return "numba (FASTMLP_COMPILER=numba)"
 
 
 def _threading_layer() -> str:
+    if COMPILER == "translator":
+        return "none: workers are Python threads"
     layer = limits.threading_layer()
     safe = limits.parallel_is_safe()
     return layer if safe else f"{layer} (not used: workers are Python threads)"

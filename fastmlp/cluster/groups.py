@@ -100,7 +100,7 @@ HOST, THREADS = "host", "threads"
 
 def facts() -> dict[str, Any]:
     """Return versions and hardware that may change the bits of a fit, and the threads for tasks."""
-    from fastmlp.compiler.target import vector_bytes  # imports Numba, as a fit does
+    from fastmlp.compiler.target import vector_bytes
 
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
     return {

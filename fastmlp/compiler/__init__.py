@@ -1,37 +1,35 @@
-"""The compiler: jit options, translator, `prange`, records, code cache, compiled blocks.
+"""The compiler: marks of kernels, `prange`, records, compiled blocks, code cache.
 
-Importing it loads all of Numba.
+Importing it loads neither Numba nor LLVM. `native` holds the translator, which is imported where
+code is not stored; `by_numba` holds all of Numba.
 """
 
-import fastmlp.compiler.deferred_numba
-import fastmlp.compiler.elementary  # noqa: F401  (tells Numba of the compiled forms)
-from fastmlp.compiler.blocks import Block, block_of, call, is_ours
+from fastmlp.compiler.blocks import Block, block_of, entry_of, is_ours
 from fastmlp.compiler.intrinsics import (
+    Record,
+    call,
+    coefficients_at,
     exchange_if,
     fence,
     fetch_add,
     flush_denormals,
     flushed,
+    fma,
     load_acquire,
     next_word,
     pause,
     prange,
-    restore_denormals,
-    restored,
-    store_release,
-    thread_number,
-)
-from fastmlp.compiler.jit import COMPILER, INTERPRETED, kernel, njit
-from fastmlp.compiler.memory import (
-    Record,
-    coefficients_at,
-    fma,
     record_at,
     records_at,
+    restore_denormals,
+    restored,
     row,
     rows,
     stack,
+    store_release,
+    thread_number,
 )
+from fastmlp.compiler.jit import COMPILER, INTERPRETED, njit
 from fastmlp.compiler.source import hinted
 
 __all__ = [
@@ -42,6 +40,7 @@ __all__ = [
     "block_of",
     "call",
     "coefficients_at",
+    "entry_of",
     "exchange_if",
     "fence",
     "fetch_add",
@@ -50,7 +49,6 @@ __all__ = [
     "fma",
     "hinted",
     "is_ours",
-    "kernel",
     "load_acquire",
     "next_word",
     "njit",

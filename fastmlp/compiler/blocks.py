@@ -3,38 +3,24 @@
 import ctypes
 import gc
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from operator import attrgetter
 from threading import RLock
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
-import llvmlite.binding as llvm
-import numba
 import numpy as np
-from llvmlite import ir
-from llvmlite.binding import ffi
-from numba import types
-from numba.core import cgutils, event
-from numba.core.ccallback import CFunc
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
-from numba.extending import register_jitable
 from numpy.typing import DTypeLike
 
 from fastmlp._process import signals
+from fastmlp.compiler import intrinsics
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.intrinsics import emitted
-from fastmlp.compiler.jit import COMPILER, INLINED, INTERPRETED, Compiler, numbas_lock
-from fastmlp.compiler.native.operands import Unsupported
-from fastmlp.compiler.native.translator import translate
-from fastmlp.compiler.source import grouped, hints_of, n_words, parameters_of
-
-# The kind of the event that Numba's recorders receive for each translated block.
-EVENT = "fastmlp:translate"
+from fastmlp.compiler.images import executable
+from fastmlp.compiler.jit import COMPILER, INTERPRETED
+from fastmlp.compiler.source import Unsupported, grouped, is_entry, n_words, parameters_of
+from fastmlp.compiler.target import target
 
 
 class NativeCode:
@@ -59,20 +45,52 @@ class NativeCode:
     """
 
     def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:
-        with global_compiler_lock, _without_collections():
-            self._library, symbol = _loaded(cache) or _compiled(function, cache, light=light)
-            self.address: int = self._library.get_pointer_to_function(symbol)
-        words = [ctypes.c_int64] * n_words(function)
-        self.entry: Callable[..., None] = ctypes.CFUNCTYPE(None, *words)(self.address)
+        self._function, self._light = function, light
+        stored = cache.load() if cache else None
+        where, content = stored or _compiled(function, cache, light=light)
+        if "entry" in where:
+            self.address = executable(content, where["slots"]) + where["entry"]
+        else:
+            from fastmlp.compiler.native.objects import loaded_by_llvm
+
+            self.address = loaded_by_llvm(content)
+        self.entry: Callable[..., Any]
+        if is_entry(function):
+            self.entry = _builtin(self.address, function.__name__)
+        else:
+            words = [ctypes.c_int64] * n_words(function)
+            self.entry = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:
-        """Return the optimized LLVM code, if it was compiled in this process."""
-        text: str = self._library.get_llvm_str()
-        return text
+        """Return the optimized LLVM code, made again."""
+        from fastmlp.compiler.native.objects import optimized
+
+        return str(optimized(self._function, light=self._light))
 
 
-def _codegen() -> Any:
-    return cpu_target.target_context.codegen()
+class _Method(ctypes.Structure):
+    """Python's description of a built-in function."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+# As long as the process: Python keeps their addresses.
+_methods: list[_Method] = []
+_METH_FASTCALL = 0x80
+
+
+def _builtin(address: int, name: str) -> Callable[..., Any]:
+    """Return a built-in function of Python's: a call takes 0.02 us, by ctypes 1 us."""
+    _methods.append(_Method(name.encode(), address, _METH_FASTCALL, None))
+    kind = ctypes.PYFUNCTYPE(ctypes.py_object, *[ctypes.c_void_p] * 3)
+    make = kind(("PyCFunction_NewEx", ctypes.pythonapi))
+    function: Callable[..., Any] = make(ctypes.addressof(_methods[-1]), None, None)
+    return function
 
 
 @contextmanager
@@ -80,7 +98,7 @@ def _without_collections() -> Iterator[None]:
     """Switch Python's garbage collector off, and on again if it was on: hundreds of thousands of
     nodes and instructions are alive, which it would look through again and again.
 
-    The compiler's lock is held, so threads come here one after the other.
+    The lock of blocks is held, so threads come here one after the other.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -91,102 +109,55 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _loaded(cache: CodeCache | None) -> tuple[Any, str] | None:
-    stored = cache.load(_codegen()) if cache else None
-    if stored is None:
-        return None
-    symbol, state = stored
-    return _codegen().unserialize_library(state), symbol
+def _compiled(
+    function: FunctionType, cache: CodeCache | None, *, light: bool
+) -> tuple[dict[str, Any], bytes]:
+    with _without_collections():
+        from fastmlp.compiler.native.objects import compiled
 
-
-def _compiled(function: FunctionType, cache: CodeCache | None, *, light: bool) -> tuple[Any, str]:
-    # Two processes may compile the same function, and a third load both: symbols must differ.
-    symbol = f"{function.__name__}.{secrets.token_hex(8)}"
-    with event.trigger_event(EVENT, data={"name": symbol}):
         try:
-            optimize = _optimize_control if hints_of(function).control else _optimize
-            library = _library(translate(function, symbol), symbol, partial(optimize, light=light))
+            where, content = compiled(function, light=light)
         except Unsupported:
             raise
-        except Exception as error:  # an unknown name, or a Numba with other private parts
+        except Exception as error:  # an unknown name, or another llvmlite
             raise Unsupported(str(error)) from error
     if cache:
-        cache.save(_codegen(), (symbol, library.serialize_using_object_code()))
-    return library, symbol
-
-
-def _library(module: Any, symbol: str, optimize: Callable[[Any, Any], None]) -> Any:
-    """Return the library of a module, optimized once: Numba would optimize three times, for the
-    sake of its reference counts."""
-
-    def lay_out(library: Any, module: Any) -> None:
-        module.data_layout = library.codegen._data_layout
-
-    def optimize_whole(library: Any) -> None:
-        optimize(library._final_module, library.codegen)
-
-    library = _codegen().create_library(symbol)
-    library.enable_object_caching()
-    library._optimize_functions = MethodType(lay_out, library)
-    library._optimize_final_module = MethodType(optimize_whole, library)
-    module.triple = llvm.get_process_triple()
-    library.add_ir_module(module)
-    library.finalize()
-    return library
-
-
-def _optimize(module: Any, codegen: Any, *, light: bool) -> None:
-    """Run LLVM's passes. Of those that make code longer, kernels keep the vectorisers alone: 1.6 ->
-    1.0 s of compilation."""
-    options = llvm.create_pipeline_tuning_options()
-    options.speed_level = min(int(numba.config.OPT), 2) if light else int(numba.config.OPT)
-    options.loop_vectorization = bool(numba.config.LOOP_VECTORIZE)
-    options.slp_vectorization = bool(numba.config.SLP_VECTORIZE)
-    options.loop_unrolling = not light
-    builder = llvm.create_pass_builder(codegen._tm, options)
-    builder.getModulePassManager().run(module, builder)
-
-
-# The passes of blocks of control, by the names of llvmlite's methods.
-CONTROL_PASSES = (
-    "always_inliner", "sroa", "simplify_cfg", "instruction_combine", "new_gvn", "jump_threading",
-    "loop_rotate", "instruction_combine", "simplify_cfg", "global_dead_code_eliminate",
-)  # fmt: skip
-
-
-def _optimize_control(module: Any, codegen: Any, *, light: bool) -> None:
-    """Run the few passes that a block of control needs; 0.62 -> 0.35 of the time of all."""
-    passes = llvm.create_new_module_pass_manager()
-    for name in CONTROL_PASSES:
-        getattr(passes, f"add_{name}_pass")()
-    passes.run(module, llvm.create_pass_builder(codegen._tm, llvm.create_pipeline_tuning_options()))
+        cache.save(where, content)
+    return where, content
 
 
 Loop = Any
 Factory = Callable[..., Loop]
 
-# The address 0 means that there is no block.
-_interpreted: list[Loop] = [None]
 _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
 # Seconds that a fork waits for compilations in other threads: a kernel takes 3 s at most.
 PATIENCE = 10.0
-_OWNERS: list[Any] = [global_compiler_lock, getattr(ffi.lib, "_lock", None)]
+# The lock of blocks, and owners of further locks once they are imported, in the order of
+# acquisition: every call of LLVM takes the last.
+_OWNERS = (
+    ("numba.core.compiler_lock", attrgetter("global_compiler_lock")),
+    ("llvmlite.binding.ffi", attrgetter("lib._lock")),
+)
 _taken: list[Any] = []
 
 
-def _locks() -> list[Any]:
-    """Return the compiler locks in the order of acquisition; every call of LLVM takes the last."""
-    others = [getattr(owner, "_lock", None) for owner in _OWNERS]
-    return [_lock, *(lock for lock in others if lock is not None)]
+def _owners() -> list[Any]:
+    imported = [(sys.modules[module], get) for module, get in _OWNERS if module in sys.modules]
+    owners = []
+    for module, get in imported:
+        with suppress(AttributeError):  # of another version, or half imported
+            owners.append(get(module))
+    return [owner for owner in owners if hasattr(owner, "_lock")]
 
 
 def _take_locks() -> None:
     """Acquire all compiler locks before a fork, so that no other thread holds one in the child."""
     with signals.deferred():
-        _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
+        locks = [_lock, *(owner._lock for owner in _owners())]
+        _taken[:] = [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
 
 
 def _give_locks() -> None:
@@ -200,8 +171,8 @@ def _give_locks_in_child() -> None:
     global _lock
     _give_locks()
     _lock = _lock if _lock in _taken else RLock()
-    for owner in _OWNERS:
-        if hasattr(owner, "_lock") and owner._lock not in _taken:
+    for owner in _owners():
+        if owner._lock not in _taken:
             owner._lock = RLock()
 
 
@@ -241,9 +212,9 @@ class Block:
         self.entry: Callable[..., None]
         self.address: int
         if INTERPRETED:
-            self.address = len(_interpreted)
+            self.address = len(intrinsics.interpreted)
             flat = _of_words(loop)
-            _interpreted.append(flat)
+            intrinsics.interpreted.append(flat)
             # As compiled code, which never warns of an overflow.
             self.entry = np.errstate(all="ignore")(flat)
             return
@@ -252,7 +223,12 @@ class Block:
                 self._code = NativeCode(loop, cache, light=light)
                 self.address, self.entry = self._code.address, self._code.entry
                 return
-        self._code = code = compiled_by_numba(loop, cache)
+        from fastmlp.compiler import by_numba
+
+        if is_entry(loop):
+            self.address, self.entry = 0, by_numba.dispatcher(loop)
+            return
+        self._code = code = by_numba.compiled(loop, cache)
         self.address = code.address
         self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
 
@@ -261,29 +237,18 @@ class Block:
         self.entry(*arguments)
 
 
+def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
+    """Return the function that `factory` makes, for calls from Python, which hold the GIL.
+
+    Its arguments are annotated: integers, and matrices, whose `shape`, `size` and `ctypes.data` it
+    reads; it returns a float or a bool. Callers check that these are arrays of two dimensions.
+    """
+    return block_of(factory, dtype).entry
+
+
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples of them."""
     return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
-
-
-def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
-    """Compile a block by Numba: the translator declines it, or must not compile it."""
-    # The words of a NamedTuple are passed one by one: a homogeneous tuple would be an LLVM array.
-    arguments = (
-        types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
-        for kind in parameters_of(loop)
-    )
-    kind = (tuple(arguments), types.void)
-    if COMPILER == "numba":
-        # Code from the disk cache names functions of the threads' runtime.
-        from numba.np.ufunc.parallel import _launch_threads
-
-        _launch_threads()
-    code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
-    if cache is not None:
-        code._cache = cache
-    code.compile()
-    return code
 
 
 def block_of(
@@ -312,8 +277,8 @@ def block_of(
     block = _blocks.get(key)
     if block is not None:
         return block
-    # The locks are acquired before signals are deferred: Ctrl-C works while other threads compile.
-    with _lock, numbas_lock(), signals.deferred():
+    # The lock is acquired before signals are deferred: Ctrl-C works while other threads compile.
+    with _lock, signals.deferred():
         if key not in _blocks:
             _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
         return _blocks[key]
@@ -322,7 +287,7 @@ def block_of(
 def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
     settings = sorted(options.items())
     if rule is None:
-        key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
+        key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}:{target()}"
         cache = CodeCache(key) if is_ours(factory) else None
         return Block(factory(dtype.type, **options), cache, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
@@ -330,16 +295,16 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
         f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
         "compiled functions, NumPy's and those of fastmlp.rules.elementary"
     )
-    compiled = isinstance(rule, numba.core.dispatcher.Dispatcher)
-    if not (compiled or isinstance(rule, FunctionType)):
+    if not isinstance(getattr(rule, "py_func", rule), FunctionType):
         raise TypeError(f"{words}: it is a {type(rule).__name__}")
-    if not compiled:
-        register_jitable(**INLINED)(rule)
     cache = None
     if is_ours(rule) and is_ours(factory):
-        cache = CodeCache(
-            f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
-        )
+        made = f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}"
+        cache = CodeCache(f"{made}:{settings}:{target()}")
+    elif not INTERPRETED:
+        from fastmlp.compiler import by_numba
+
+        by_numba.inline(rule)
     try:
         loop = factory(dtype.type, rule, **options)
         return Block(loop, cache, ours=cache is not None)
@@ -355,33 +320,3 @@ def is_ours(function: Any) -> bool:
     module = sys.modules.get(function.__module__ or "")
     ours = (function.__module__ or "").split(".")[0] == "fastmlp"
     return ours and getattr(module, function.__name__, None) is function
-
-
-def call(address: Any, arguments: Any) -> None:
-    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
-    _interpreted[address](*flattened(arguments))
-
-
-def flattened(arguments: tuple[Any, ...]) -> list[Any]:
-    """Return a tuple's integers, and those of tuples in it, one after the other."""
-    parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
-    return [word for part in parts for word in part]
-
-
-@emitted(call)
-def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
-    signature = types.void(address, arguments)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        parts = list(_unpacked(builder, values[1]))
-        function = ir.FunctionType(ir.VoidType(), [part.type for part in parts])
-        builder.call(builder.inttoptr(values[0], function.as_pointer()), parts)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _unpacked(builder: Any, packed: Any) -> Iterator[Any]:
-    for value in cgutils.unpack_tuple(builder, packed):
-        nested = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
-        yield from _unpacked(builder, value) if nested else (value,)

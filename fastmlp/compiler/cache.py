@@ -1,4 +1,4 @@
-"""The code cache on disk: one file per kernel and signature, in a folder per version.
+"""The code cache on disk: one file per kernel, in a folder per version.
 
 Numba's own cache keeps the machine code of a callee whose file changed, raises if a folder cannot
 be written or a file is damaged, and lets two processes that start together overwrite each other's
@@ -6,28 +6,24 @@ entries of one index. Here the folder's name is a hash of the package's sources.
 own checksum and is written whole or not at all. On any failure code is compiled in memory. A folder
 that was filled and is read-only, as in a container's image, is read.
 
-The files are pickles: a user who can write to the folder can run code in your process. So a folder
+A file is a checksum, a line of JSON, and machine code. Neither Numba nor LLVM is needed to read it.
+A user who can write to the folder can run code in your process. So a folder
 is used only if it belongs to this user, to root or to the owner of this package, and no other can
 write to it. The same holds for the folder above, `fastmlp`, whose owner can replace those within.
 """
 
 import hashlib
+import json
 import os
-import pickle
 import sys
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
-from numba.core.compiler import CompileResult
-from numba.core.runtime import rtsys
-from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
-
 from fastmlp._process.warnings import warn
+from fastmlp.compiler.jit import setting
 
 PACKAGE = Path(__file__).parent.parent
 DIGEST_BYTES = 32
@@ -54,12 +50,24 @@ def fingerprint(package: Path = PACKAGE) -> str:
     for path in sources(package):
         name = path.relative_to(package).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    config = numba.config
+    for name in ("numba", "llvmlite"):
+        spec = find_spec(name)
+        for place in (spec and spec.submodule_search_locations) or ():
+            digest.update(Path(place, "_version.py").read_bytes())
+    names = ("BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT")
+    options = [setting(name, default) for name, default in zip(names, (0, 3, 0), strict=True)]
     compiler = os.environ.get("FASTMLP_COMPILER", "")
-    options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT, compiler)
-    versions = (numba.__version__, llvmlite.__version__, sys.version)
-    digest.update(repr((options, versions)).encode())
+    digest.update(repr((options, compiler, sys.version)).encode())
     return digest.hexdigest()[:20]
+
+
+def _root() -> str:
+    """Return the user's folder of caches."""
+    if sys.platform == "win32":
+        return os.environ.get("LOCALAPPDATA", "")
+    if sys.platform == "darwin":
+        return os.path.expanduser("~/Library/Caches")
+    return os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 
 
 @cache
@@ -84,8 +92,9 @@ def find() -> tuple[Path | None, str]:
         return None, "off (FASTMLP_CACHE=0)"
     if not sources():
         return None, "none: fastmlp's files lie in no folder, as in a zip or a frozen program"
-    root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
-    if not numba.config.CACHE_DIR and not os.path.isabs(root):
+    chosen = setting("CACHE_DIR", "")
+    root = chosen or _root()
+    if not chosen and not os.path.isabs(root):
         return None, NOWHERE  # without a home, "~" would be a folder in the current directory
     path = Path(root) / "fastmlp" / fingerprint()
     try:
@@ -97,7 +106,7 @@ def find() -> tuple[Path | None, str]:
             if not _is_filled(path):
                 return None, NOWHERE
         except PermissionError:
-            if not numba.config.CACHE_DIR and not os.path.exists(path):
+            if not chosen and not os.path.exists(path):
                 return None, NOWHERE
             cure = "its owner can run fastmlp warmup --shared"
             return None, f"not used: {path} cannot be read; {cure}, {ANOTHER}"
@@ -148,7 +157,7 @@ def share() -> None:
         If ``NUMBA_CACHE_DIR`` is not set, or others cannot enter it.
     """
     path = folder()
-    if path is None or not numba.config.CACHE_DIR:
+    if path is None or not setting("CACHE_DIR", ""):
         raise OSError("--shared needs NUMBA_CACHE_DIR, the folder that others read")
     path = path.resolve()
     for above in (path.parent.parent, path.parent):
@@ -162,63 +171,34 @@ def share() -> None:
 
 
 class CodeCache:
-    """A cache for one kernel, by its name, with the interface that Numba expects."""
+    """The file of one kernel, by its name: what it is, for which dtype, options and processor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @property
-    def cache_path(self) -> str | None:
-        return str(folder()) if folder() else None
+    def load(self) -> tuple[dict[str, Any], bytes] | None:
+        """Return what `save` stored; None if it is absent, damaged or unreadable."""
+        path = self._path()
+        try:
+            stored = path.read_bytes() if path else b""
+        except OSError:
+            return None
+        payload = stored[DIGEST_BYTES:]
+        if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+            return None
+        words, _, content = payload.partition(b"\n")
+        return json.loads(words), content
 
-    def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
-        """Return the stored code for `signature`; None if it is absent, damaged or unreadable."""
-        # Numba refreshes the whole context here, which imports SciPy without need: 0.3 s.
-        rtsys.initialize(target_context)
-        stored = _read_whole(self._path(signature, target_context.codegen()))
-        return None if stored is None else CompileResult._rebuild(target_context, *stored)
-
-    def save_overload(self, signature: Any, result: CompileResult) -> None:
-        """Store the code; on failure change nothing."""
-        path = self._path(signature, result.codegen)
-        if path is None or result.lifted or result.library.has_dynamic_globals:
-            return
-        # Numba links a CFunc after it has noted what to start at loading: here, its threads.
-        result.library._ensure_finalized()
-        result = result._replace(reload_init=[*result.library._reload_init])
-        _write_whole(path, dumps(result._reduce()))
-
-    def load(self, codegen: Any) -> Any:
-        """Return the objects that `save` stored, or None."""
-        return _read_whole(self._path("", codegen))
-
-    def save(self, codegen: Any, state: Any) -> None:
-        """Store plain objects; on failure change nothing."""
-        path = self._path("", codegen)
+    def save(self, words: dict[str, Any], content: bytes) -> None:
+        """Store words of JSON and machine code; on failure change nothing."""
+        path = self._path()
         if path is not None:
-            _write_whole(path, pickle.dumps(state))
+            _write_whole(path, json.dumps(words).encode() + b"\n" + content)
 
-    def enable(self) -> None:
-        """Do nothing: a kernel without a cache has no CodeCache."""
-
-    disable = flush = enable
-
-    def _path(self, signature: Any, codegen: Any) -> Path | None:
-        key = repr((self.name, str(signature), codegen.magic_tuple()))
+    def _path(self) -> Path | None:
         where = folder()
-        return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{SUFFIX}" if where else None
-
-
-def _read_whole(path: Path | None) -> Any:
-    """Return a file's objects, or None if it is absent, damaged or unreadable."""
-    try:
-        stored = path.read_bytes() if path else b""
-    except OSError:
-        return None
-    payload = stored[DIGEST_BYTES:]
-    if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
-        return None
-    return pickle.loads(payload)
+        key = hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        return where / f"{key}{SUFFIX}" if where else None
 
 
 def _write_whole(path: Path, payload: bytes) -> None:

@@ -12,137 +12,62 @@ in units in the last place (ulp) of the result.
 
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload, register_jitable
 
-from fastmlp.compiler.coefficients import FLOAT32, FLOAT64, Coefficients, magic
-from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.memory import fma
-from fastmlp.compiler.native.expressions import FORMS
+from fastmlp.compiler.coefficients import FLOAT32, FLOAT64, Coefficients
+from fastmlp.compiler.intrinsics import fma
+from fastmlp.compiler.jit import inlined
 from fastmlp.rules import elementary
 
 Form = Callable[..., Any]
 COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT64}
-TABLES: dict[Any, tuple[Any, Coefficients]] = {
-    types.float32: (np.float32, FLOAT32),
-    types.float64: (np.float64, FLOAT64),
-}
 
-# Exact operations that vectorise and never branch. Each is emitted by name as one or a few
-# instructions, so that a loop's vector body and its scalar remainder give the same bits.
+# Exact operations that the compiled forms use, without a body in Python: see `native.emitters`.
 
 
-def _mantissa(kind: ir.Type) -> int:
-    """Return the number of mantissa bits."""
-    return 23 if isinstance(kind, ir.FloatType) else 52
-
-
-def _integer(builder: Any, number: Any) -> Any:
-    width = 32 if isinstance(number.type, ir.FloatType) else 64
-    return builder.bitcast(number, ir.IntType(width))
-
-
-def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
-    """Return the bits of a constant, as an integer of the width of `kind`."""
-    if isinstance(kind, ir.FloatType):
-        return ir.Constant(ir.IntType(32), int(np.float32(number).view(np.int32)))
-    return ir.Constant(ir.IntType(64), int(np.float64(number).view(np.int64)))
-
-
-@intrinsic
-def where(typing_context: Any, condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Any, a: Any, b: Any) -> Any:
     """Return a if the condition holds, else b; both are computed."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(*arguments)
-
-    return a(types.boolean, a, a), generate
+    raise NotImplementedError
 
 
-@intrinsic
-def copysign(typing_context: Any, a: Any, b: Any) -> Any:
+def copysign(a: Any, b: Any) -> Any:
     """Return a with the sign of b."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = arguments[0].type
-        form = ir.FunctionType(kind, [kind] * 2)
-        function = builder.module.declare_intrinsic("llvm.copysign", [kind], form)
-        return builder.call(function, arguments)
-
-    return a(a, a), generate
+    raise NotImplementedError
 
 
-@intrinsic
-def polynomial(typing_context: Any, x: Any, coefficients: Any) -> Any:
+def polynomial(x: Any, coefficients: Any) -> Any:
     """Return sum_j c_j x^j by Horner's rule, every step fused."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, kind = arguments[0], arguments[0].type
-        form = ir.FunctionType(kind, [kind] * 3)
-        fma = builder.module.declare_intrinsic("llvm.fma", [kind], form)
-        *others, value = cgutils.unpack_tuple(builder, arguments[1])
-        for coefficient in reversed(others):
-            value = builder.call(fma, (value, x, coefficient))
-        return value
-
-    return x(x, coefficients), generate
+    raise NotImplementedError
 
 
-@intrinsic
-def scaled(typing_context: Any, x: Any, t: Any) -> Any:
+def scaled(x: Any, t: Any) -> Any:
     """Return x 2^n, for t = n + magic; x and the result must be normal numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, t = (_integer(builder, number) for number in arguments)
-        power = builder.shl(t, ir.Constant(t.type, _mantissa(arguments[0].type)))
-        return builder.bitcast(builder.add(x, power), arguments[0].type)
-
-    return x(x, x), generate
+    raise NotImplementedError
 
 
-@intrinsic
-def octave(typing_context: Any, x: Any) -> Any:
+def octave(x: Any) -> Any:
     """Return k + magic + bias, for the k that brings 2^-k x into [sqrt(1/2), sqrt(2)).
 
     x must be a normal number above 0. The bias is that of the exponent: 127 or 1023.
     """
+    raise NotImplementedError
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (number,) = arguments
-        kind = number.type
-        # Down by sqrt(1/2) and up by 1, which is the bias.
-        shift = builder.sub(_bits_of(1, kind), _bits_of(np.sqrt(0.5), kind))
-        above = builder.add(_integer(builder, number), shift)
-        exponent = builder.lshr(above, ir.Constant(above.type, _mantissa(kind)))
-        rounder = magic(np.float32 if isinstance(kind, ir.FloatType) else np.float64)
-        return builder.bitcast(builder.add(exponent, _bits_of(rounder, kind)), kind)
 
-    return x(x), generate
+# The compiled forms by their functions: ``form(scalar_type)``.
+FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:
     """Register `form(scalar, coefficients)` as the maker of the compiled form of `function`."""
 
     def register(form: Form) -> Form:
-        @overload(function, strict=False, jit_options=INLINED)
-        def choose(x: Any) -> Any:
-            # Integers use the function's own body.
-            return form(*TABLES[x]) if x in TABLES else function
-
         FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))
         return form
 
     return register
-
-
-register_jitable(**INLINED)(elementary.sqrt)
-register_jitable(**INLINED)(elementary.exponentials)
-register_jitable(**INLINED)(elementary.probabilities)
 
 
 @cache
@@ -155,7 +80,7 @@ def _reduction(scalar: Any, c: Coefficients) -> Form:
         n = t - magic
         return t, n, fma(n, ln2_low, fma(n, ln2, x))
 
-    return register_jitable(**INLINED)(reduction)
+    return inlined(reduction)
 
 
 @cache
@@ -169,7 +94,7 @@ def _exp_below(scalar: Any, c: Coefficients) -> Form:
         value = fma(r * r, polynomial(r, q), r) + one
         return value * scaled(up, t) * down
 
-    return register_jitable(**INLINED)(exp_below)
+    return inlined(exp_below)
 
 
 @cache
@@ -182,7 +107,7 @@ def _log_near(scalar: Any, c: Coefficients) -> Form:
         small = fma(f * square, polynomial(f, p), k * ln2_low)
         return fma(k, ln2, f + fma(-half, square, small))
 
-    return register_jitable(**INLINED)(log_near)
+    return inlined(log_near)
 
 
 @_compiled(elementary.exp)

@@ -1,4 +1,9 @@
-"""Functions with two bodies, Python and LLVM IR: atomics, denormals, random words, `prange` loops.
+"""Functions with two bodies, Python and LLVM IR: records and views at an address, atomics, others.
+
+The Python body is here, so kernels run uncompiled too; `native.emitters` has the other. A record is
+a class with annotated fields, which define a dtype: a field annotated `int` is an int64, a count or
+an address; a field annotated `float` is a float64. Python makes a table with
+``np.zeros(n, Net.dtype)``; a kernel reads it at its address.
 
 Two compilers take the same text of a `prange` loop. The translator turns the loop's body into a
 function of (names that it reads, first, last, thread) for the team at the address `team`, the
@@ -6,44 +11,150 @@ kernel's first argument. Numba runs the loop on its own threads.
 """
 
 import ctypes
-import platform
-from collections.abc import Callable
-from typing import Any
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-import numba
-from llvmlite import ir
-from numba import prange, types
-from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
-
-from fastmlp.compiler.target import is_arm
-
-Typing = Callable[..., Any]
-# Each emitted function's typing function, and True if it takes constants as literal types.
-EMITTED: dict[Any, tuple[Typing, bool]] = {}
+import numpy as np
 
 
-def emitted(function: Callable[..., Any], *, prefer_literal: bool = False) -> Callable[..., Typing]:
-    """Register the compiled form of a Python function, as `numba.extending.intrinsic` does.
+class Emitted(NamedTuple):
+    """The compiled form of a function.
 
-    An `overload` that returns an intrinsic compiles one function more for each use: 2.3 s of a cold
-    start of 5 s.
+    Attributes
+    ----------
+    generate : callable of an LLVM builder and values, or NamedTuples of values; returns a value
+    result : dtype of the result, the number of the argument whose dtype it has, or None
+    constant : True if the arguments are integers that are known when compiling
+    alike : True if all arguments must be floats of one dtype
     """
 
-    def register(define: Typing) -> Typing:
-        name = function.__name__
-        template = make_intrinsic_template(function, define, name, prefer_literal=prefer_literal)
-        infer(template)
-        infer_global(function, types.Function(template))
-        EMITTED[function] = define, prefer_literal
-        return define
+    generate: Callable[..., Any]
+    result: Any
+    constant: bool
+    alike: bool
+
+
+EMITTED: dict[Any, Emitted] = {}
+
+
+def emitted(
+    function: Callable[..., Any], result: Any = None, *, constant: bool = False, alike: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the compiled form of a function, for both compilers; see `Emitted`."""
+
+    def register(generate: Callable[..., Any]) -> Callable[..., Any]:
+        EMITTED[function] = Emitted(generate, result, constant, alike)
+        return generate
 
     return register
 
 
-WORD32: Any = ir.IntType(32)
-WORD64: Any = ir.IntType(64)
-X86_FLUSH = 0x8040  # flush to zero, denormals are zero
-ARM_FLUSH = 1 << 24
+class prange:
+    """A range whose iterations a team of threads may share, in a kernel with an argument `team`."""
+
+    def __new__(cls, *limits: Any) -> Any:
+        return range(*limits)
+
+
+def call(address: Any, arguments: Any) -> None:
+    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
+    interpreted[address](*flattened(arguments))
+
+
+# Blocks by their addresses, uncompiled. The address 0 means that there is no block.
+interpreted: list[Any] = [None]
+
+
+def flattened(arguments: tuple[Any, ...]) -> list[Any]:
+    """Return a tuple's integers, and those of tuples in it, one after the other."""
+    parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
+    return [word for part in parts for word in part]
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c, rounded once (uncompiled: twice)."""
+    return a * b + c
+
+
+def row(address: Any, n: Any, dtype: Any) -> Any:
+    """Return the n numbers at `address` as a view, an array that does not own its memory.
+
+    Loops over such views, indexed from 0 by a range, vectorise; the same loops over one flat array
+    with an offset added to the index do not, which cost 3x on a 16-64-64-2 net.
+    """
+    kind = np.dtype(dtype)
+    memory = (ctypes.c_char * (int(n) * kind.itemsize)).from_address(int(address))
+    return np.frombuffer(memory, kind, int(n))
+
+
+def rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    """Return the numbers at `address` as a view of shape (n_rows, width)."""
+    return row(address, n_rows * width, dtype).reshape(int(n_rows), int(width))
+
+
+def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
+    """Return the n numbers at `address` as a tuple; n must be a constant."""
+    return tuple(row(address, n, dtype))
+
+
+_stacks = threading.local()
+
+
+def stack(n_bytes: Any) -> Any:
+    """Return the address of `n_bytes` on the stack of the calling block; n_bytes is a constant.
+
+    Call it in the block itself: memory of a function that the block calls may be freed on return.
+    """
+    # A block may call it twice: each place of a call has memory of its own.
+    caller: Any = sys._getframe(1)
+    taken: dict[Any, Any] = _stacks.__dict__
+    place = caller.f_code, caller.f_lasti, n_bytes
+    if place not in taken:
+        taken[place] = np.zeros(n_bytes, np.uint8)
+    return int(taken[place].ctypes.data)
+
+
+NUMBERS: dict[Any, Any] = {int: np.int64, float: np.float64, "int": np.int64, "float": np.float64}
+
+
+class RecordType(type):
+    """The metaclass of records, which makes their dtype.
+
+    Attributes
+    ----------
+    dtype : np.dtype of a record with these fields
+    size : int, the bytes of a record
+    """
+
+    dtype: np.dtype[Any]
+    size: int
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        fields = [(field, NUMBERS[kind]) for field, kind in inspect.get_annotations(cls).items()]
+        cls.dtype = np.dtype((np.record, fields))
+        cls.size = cls.dtype.itemsize
+
+
+class Record(metaclass=RecordType):
+    """The base class of records. It is never instantiated: kernels read NumPy's records."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def record_at(address: Any, kind: type[R]) -> R:
+    """Return the record at `address`, live."""
+    return records_at(address, 1, kind)[0]
+
+
+def records_at(address: Any, n: Any, kind: type[R]) -> Sequence[R]:
+    """Return the n records at `address`, live."""
+    records: Sequence[R] = row(address, n, kind.dtype)
+    return records
 
 
 def flush_denormals() -> int:
@@ -53,71 +164,6 @@ def flush_denormals() -> int:
 
 def restore_denormals(mode: Any) -> None:
     """Restore the mode that `flush_denormals` returned."""
-
-
-def _x86(builder: Any, mode: Any) -> Any:
-    """Write `mode` to the control register, or set its flags if None; return the old value."""
-    place = builder.alloca(WORD32)
-    text = ir.PointerType(ir.IntType(8))
-    kind = ir.FunctionType(ir.VoidType(), [text])
-    pointer = builder.bitcast(place, text)
-    if mode is None:
-        builder.call(_function(builder, "llvm.x86.sse.stmxcsr", kind), [pointer])
-        old = builder.load(place)
-        builder.store(builder.or_(old, ir.Constant(WORD32, X86_FLUSH)), place)
-    else:
-        old = builder.trunc(mode, WORD32)
-        builder.store(old, place)
-    builder.call(_function(builder, "llvm.x86.sse.ldmxcsr", kind), [pointer])
-    return builder.zext(old, WORD64)
-
-
-def _arm(builder: Any, mode: Any) -> Any:
-    # Not inline assembly: Numba starts no assembler for LLVM, which then ends the process.
-    read, write = ir.FunctionType(WORD64, []), ir.FunctionType(ir.VoidType(), [WORD64])
-    old = mode
-    if mode is None:
-        old = builder.call(_function(builder, "llvm.aarch64.get.fpcr", read), [])
-        mode = builder.or_(old, ir.Constant(WORD64, ARM_FLUSH))
-    builder.call(_function(builder, "llvm.aarch64.set.fpcr", write), [mode])
-    return old
-
-
-def _function(builder: Any, name: str, kind: Any) -> Any:
-    module = builder.module
-    return module.globals.get(name) or ir.Function(module, kind, name)
-
-
-def _switch(builder: Any, mode: Any) -> Any:
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return _x86(builder, mode)
-    if is_arm():
-        return _arm(builder, mode)
-    return ir.Constant(WORD64, 0)
-
-
-@emitted(flush_denormals)
-def _flush(typing_context: Any) -> Any:
-    return types.intp(), lambda context, builder, signature, arguments: _switch(builder, None)
-
-
-@emitted(restore_denormals)
-def _restore(typing_context: Any, mode: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _switch(builder, arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
-# The instruction that tells a core it is spinning, by machine; on other machines there is none.
-PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "x86_64": ("llvm.x86.sse2.pause", ()),
-    "AMD64": ("llvm.x86.sse2.pause", ()),
-    "aarch64": ("llvm.aarch64.hint", (1,)),
-    "arm64": ("llvm.aarch64.hint", (1,)),
-}
-WORD: Any = ir.IntType(64)
 
 
 def load_acquire(address: Any) -> Any:
@@ -156,77 +202,6 @@ def pause() -> None:
     """Pause for some tens of cycles (140 on recent Intel cores)."""
 
 
-def _pointer(builder: Any, address: Any) -> Any:
-    return builder.inttoptr(address, WORD.as_pointer())
-
-
-def emit_fetch(builder: Any, address: Any) -> None:
-    """Prefetch the line at the address into the second-level cache."""
-    place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
-    prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-    # Arguments: read (not write), locality 2 (second level), data (not instructions).
-    words = [ir.Constant(number, word) for word in (0, 2, 1)]
-    builder.call(prefetch, [builder.inttoptr(address, place), *words])
-
-
-@emitted(load_acquire)
-def _load(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(_pointer(builder, arguments[0]), "acquire", 8)
-
-    return types.int64(types.int64), generate
-
-
-@emitted(store_release)
-def _store(typing_context: Any, address: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store_atomic(arguments[1], _pointer(builder, arguments[0]), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-@emitted(fetch_add)
-def _add(typing_context: Any, address: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", _pointer(builder, arguments[0]), arguments[1], "acq_rel")
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@emitted(exchange_if)
-def _exchange_if(typing_context: Any, address: Any, expected: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(builder, arguments[0])
-        pair = builder.cmpxchg(pointer, *arguments[1:], "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
-
-    return types.boolean(types.int64, types.int64, types.int64), generate
-
-
-@emitted(fence)
-def _fence(typing_context: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-@emitted(pause)
-def _pause(typing_context: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name, hints = PAUSES.get(platform.machine(), ("", ()))
-        if name:
-            numbers = [ir.Constant(ir.IntType(32), hint) for hint in hints]
-            kind = ir.FunctionType(ir.VoidType(), [number.type for number in numbers])
-            builder.call(builder.module.declare_intrinsic(name, (), kind), numbers)
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 # Fields of a `bitgen_t`: the state, and the function that draws 32 bits.
 STATE, DRAW = 0, 2
 
@@ -237,23 +212,6 @@ def next_word(generator: Any) -> Any:
     draw = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p)(fields[DRAW])
     return draw(fields[STATE])
 
-
-@emitted(next_word)
-def _next_word(typing_context: Any, generator: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        fields = builder.inttoptr(arguments[0], WORD.as_pointer())
-        state, draw = (
-            builder.load(builder.gep(fields, [ir.Constant(WORD, i)], source_etype=WORD))
-            for i in (STATE, DRAW)
-        )
-        kind = ir.FunctionType(ir.IntType(32), [WORD])
-        bits = builder.call(builder.inttoptr(draw, kind.as_pointer()), [state])
-        return builder.zext(bits, WORD)
-
-    return types.int64(types.int64), generate
-
-
-__all__ = ["flushed", "prange", "restored", "thread_number"]
 
 ShareLoop = Callable[[Any, Any, Any, Any], None]
 _runtime: list[ShareLoop] = []
@@ -266,8 +224,8 @@ def runtime(share_loop: ShareLoop) -> ShareLoop:
 
 
 def share_loop() -> Any:
-    """Return the registered function, uncompiled."""
-    return getattr(_runtime[0], "py_func", _runtime[0])
+    """Return the registered function."""
+    return _runtime[0]
 
 
 def thread_number() -> Any:
@@ -288,21 +246,3 @@ def flushed() -> Any:
 
 def restored(mode: Any) -> None:
     """Restore the mode that `flushed` returned."""
-
-
-@numba.extending.overload(thread_number)
-def _thread_number() -> Any:
-    return lambda: numba.get_thread_id()
-
-
-@numba.extending.overload(flushed)
-def _flushed() -> Any:
-    return lambda: flush_denormals()
-
-
-@numba.extending.overload(restored)
-def _restored(mode: Any) -> Any:
-    def restore(mode: Any) -> Any:
-        restore_denormals(mode)
-
-    return restore

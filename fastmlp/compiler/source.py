@@ -8,7 +8,17 @@ from itertools import islice
 from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from fastmlp.compiler.native.operands import Unsupported
+
+class Unsupported(Exception):
+    """Code outside the translator's subset; Numba compiles it."""
+
+    def at(self, filename: str, line: int) -> "Unsupported":
+        """Return the exception with a place in the source, unless it has one."""
+        return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
+
+    def __str__(self) -> str:
+        return ", at ".join(map(str, self.args))
+
 
 Definition = ast.FunctionDef
 F = TypeVar("F", bound=Callable[..., None])
@@ -60,8 +70,8 @@ def definition_of(function: FunctionType) -> Definition:
     Unsupported
         If its source is not available, as in a frozen program.
     """
-    code = function.__code__
-    definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))
+    code, names = function.__code__, function.__globals__
+    definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename, names)))
     node = definitions.get((code.co_name, code.co_firstlineno))
     if node is None:
         raise Unsupported(f"no source of {code.co_name}")
@@ -99,6 +109,17 @@ def parameters_of(function: FunctionType) -> list[Any]:
 def n_words(function: FunctionType) -> int:
     """Return how many integers a function takes, those of NamedTuples one by one."""
     return sum(1 if kind is None else len(kind._fields) for kind in parameters_of(function))
+
+
+def is_entry(function: FunctionType) -> bool:
+    """Return True if Python calls a function with objects: it returns a float or a bool."""
+    return function.__annotations__.get("return") in (float, bool)
+
+
+def integers_of(function: FunctionType) -> list[bool]:
+    """Return for each argument of an entry True for an integer, False for an array."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return [function.__annotations__[name] is int for name in names]
 
 
 def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:

@@ -1,19 +1,24 @@
-"""The host's registers, as Numba compiles for it, and what multiplies pairs of bfloat16 in them."""
+"""The host's registers and features, and what multiplies pairs of bfloat16 in them.
+
+LLVM says what the host is. Its answer is stored, by what the processor says of itself (`cpuid`), so
+that a process whose code is stored does not import LLVM.
+"""
 
 import ctypes
 import platform
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import llvmlite.binding as llvm
-import numba
 import numpy as np
-from numba.core.codegen import get_host_cpu_features
 
 from fastmlp._process import signals
+from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.images import LOADS, executable
+from fastmlp.compiler.jit import setting
 
 # Bytes of a cache line.
 LINE_BYTES = 64
@@ -29,14 +34,21 @@ _WITH_BFMMLA = re.compile(
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
 
+class Host(NamedTuple):
+    """LLVM's name of a processor, and its features, as in "+avx2,-avx512f"."""
+
+    name: str
+    features: str
+
+
 def is_arm() -> bool:
     """Return True if the host is a 64-bit Arm processor."""
     return platform.machine().lower() in ("arm64", "aarch64")
 
 
 def vector_bytes() -> int:
-    """Return the bytes of the host's vector registers, as Numba compiles for it."""
-    names = _features()
+    """Return the bytes of the vector registers that code is compiled for."""
+    names = target().features.split(",")
     return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
 
 
@@ -51,7 +63,7 @@ def second_level_bytes() -> int:
 
 def multiplies_pairs() -> bool:
     """Return True if the host multiplies pairs of bfloat16, by AVX512-BF16."""
-    return "+avx512bf16" in _features()
+    return "+avx512bf16" in target().features.split(",")
 
 
 def pair_products() -> PairProducts:
@@ -59,27 +71,14 @@ def pair_products() -> PairProducts:
 
     Tiles are used where the system permits it; the process asks for it here, once.
     """
-    features = set(_features())
+    features = set(target().features.split(","))
     if vector_bytes() == 64 and {"+avx512bf16", "+amx-tile", "+amx-bf16"} <= features:
         return "tiles" if permits_tiles() else "lanes"
     if "+avx512bf16" in features:
         return "lanes"
-    if "+bf16" in features or _WITH_BFMMLA.fullmatch(_cpu_name()):
+    if "+bf16" in features or _WITH_BFMMLA.fullmatch(target().name):
         return "matrices"
     return "widened"
-
-
-def _cpu_name() -> str:
-    """Return LLVM's name of the processor that Numba compiles for."""
-    return str(_host_name() if numba.config.CPU_NAME is None else numba.config.CPU_NAME)
-
-
-@cache
-def _host_name() -> str:
-    """Return LLVM's name of the host, queried once, as its features are."""
-    with signals.deferred():
-        name: str = llvm.get_host_cpu_name()
-    return name
 
 
 @cache
@@ -96,24 +95,82 @@ def permits_tiles() -> bool:
     return int(call(*words)) == 0
 
 
-def _features() -> list[str]:
-    config = numba.config
-    if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
-        return []
-    return (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+def target() -> Host:
+    """Return the processor that code is compiled for: the host, less what Numba's settings say."""
+    return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX"))
+
+
+# Of these Numba uses no AVX, unless it is told to.
+_WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
 
 
 @cache
-def _host_features() -> str:
-    """Return the host's features, queried once: a forked child may find LLVM's lock taken.
+def _target(name: str | None, features: str | None, enables_avx: Any) -> Host:
+    if features is None and name == "generic":
+        features = ""
+    if features is not None:
+        return Host(name or host().name, features)
+    name, names = name or host().name, host().features.split(",")
+    if not int(name not in _WITHOUT_AVX if enables_avx is None else enables_avx):
+        names = [each.replace("+", "-") if each[1:4] == "avx" else each for each in names]
+    return Host(name, ",".join(names))
 
-    They are Numba's, without those that ``NUMBA_ENABLE_AVX=0`` turns off, and empty if LLVM does
-    not know the host: an instruction that the host lacks ends the process.
+
+@cache
+def host() -> Host:
+    """Return what LLVM knows of the host, asked once: a forked child may find LLVM's lock taken.
+
+    The features are empty if LLVM does not know the host: an instruction that the host lacks ends
+    the process.
     """
+    leaves = _leaves()
+    stored = CodeCache(f"host {leaves.hex()}") if leaves else None
+    if stored and (known := stored.load()) is not None:
+        return Host(**known[0])
     # Ctrl-C while Python code takes LLVM's lock would leave it taken.
     with signals.deferred():
-        features: str = get_host_cpu_features()
-    return features
+        import llvmlite.binding as llvm
+
+        try:
+            features: str = llvm.get_host_cpu_features().flatten()
+        except RuntimeError:
+            features = ""
+        found = Host(llvm.get_host_cpu_name(), features)
+    if stored:
+        stored.save(found._asdict(), b"")
+    return found
+
+
+# cpuid: rdi the place of four results, esi the leaf, edx the subleaf.
+_CPUID = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
+# xgetbv of register 0, where the system switched it on.
+_XGETBV = bytes.fromhex("31c9 0f01d0 c3")
+# Leaves, subleaves and the results that do not depend on the core: eax, ebx, ecx and edx.
+_LEAVES = (
+    (0, 0, 15), (1, 0, 13), (7, 0, 15), (7, 1, 15), (13, 1, 1), (0x14, 0, 2), (0x19, 0, 2),
+    (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
+)  # fmt: skip
+_OSXSAVE = 1 << 27
+
+
+def _leaves() -> bytes:
+    """Return what LLVM derives a host from, on x86-64; elsewhere nothing."""
+    if not LOADS:
+        return b""
+    words = ctypes.c_uint32 * 4
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+    try:
+        cpuid: Callable[..., Any] = kind(executable(_CPUID))
+        xgetbv: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_uint32)(executable(_XGETBV))
+    except OSError:
+        return b""
+    found, out = [], words()
+    for leaf, subleaf, which in _LEAVES:
+        cpuid(out, leaf, subleaf)
+        found += [word for i, word in enumerate(out) if which >> i & 1]
+    if found[5] & _OSXSAVE:
+        found.append(xgetbv())
+    return b"".join(word.to_bytes(4, "little") for word in found)
 
 
 def lanes_of(scalar: type[np.floating[Any]]) -> int:

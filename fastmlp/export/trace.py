@@ -17,8 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from fastmlp.compiler.native.operands import Unsupported
-from fastmlp.compiler.source import definition_of, names_of
+from fastmlp.compiler.source import Unsupported, definition_of, names_of
 from fastmlp.network.summary import name_of
 
 Scalar = type[np.floating[Any]]

@@ -195,7 +195,7 @@ def fit_many(
         else:
             jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
-        # The first call of a process imports Numba there: 0.3 s.
+        # The first call of a process imports the backend there: 0.1 s.
         return interrupted([None] * len(checked))
     if not jobs:
         return []

@@ -23,7 +23,10 @@ from fastmlp.backends.cpu.simd.microkernel import (
 )
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import Block, fma
+from fastmlp.compiler.blocks import NativeCode
+from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
+from fastmlp.compiler.target import target
 
 Array = NDArray[Any]
 # Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.
@@ -109,7 +112,10 @@ def block(loop: Callable[..., None]) -> Block:
 
 def assembly(compiled: Block) -> str:
     """The machine code of a block, as text."""
-    return str(compiled._code._library.get_asm_str())
+    if not isinstance(compiled._code, NativeCode):
+        return str(compiled._code._library.get_asm_str())
+    module = objects.optimized(compiled._code._function, light=compiled._code._light)
+    return str(objects.machine(*target()).emit_assembly(module)).replace("@PLT", "")
 
 
 def upper_bits(matrix: Array) -> NDArray[np.uint16]:

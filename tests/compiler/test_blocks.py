@@ -19,10 +19,11 @@ from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import block_of, blocks, cache, call, row
 from fastmlp.compiler.blocks import Block, NativeCode
+from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.native.operands import Unsupported
+from fastmlp.compiler.native import objects
 from fastmlp.compiler.native.translator import translate
+from fastmlp.compiler.source import Unsupported
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import activations, links, weight_rules
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -339,7 +340,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, then: Callable[..., Any]) -> list[bool
         states.append(gc.isenabled())
         return then(function, symbol)
 
-    monkeypatch.setattr(blocks, "translate", translate)
+    monkeypatch.setattr(objects, "translate", translate)
     return states
 
 

@@ -11,10 +11,10 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
-from numba import types
 from numpy.random import MT19937, PCG64, SFC64, Philox
 
 import fastmlp.compiler
+import fastmlp.compiler.by_numba
 from fastmlp.backends.shuffle import generator_address
 from fastmlp.compiler import (
     INTERPRETED,
@@ -46,32 +46,9 @@ def shifted(x: Any, by: Any) -> Any:
     return x + by
 
 
-@emitted(shifted)
-def _shifted(typing_context: Any, x: Any, by: Any) -> Any:
-    if not isinstance(x, types.Integer) or by != x:
-        return None
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(*arguments)
-
-    return x(x, x), generate
-
-
-def repeated(x: Any, times: Any) -> Any:
-    """x, so many times."""
-    return (x,) * times
-
-
-@emitted(repeated, prefer_literal=True)
-def _repeated(typing_context: Any, x: Any, times: Any) -> Any:
-    if not isinstance(times, types.IntegerLiteral):
-        return None
-    count = times.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_tuple(builder, signature.return_type, [arguments[0]] * count)
-
-    return types.UniTuple(x, count)(x, times), generate
+@emitted(shifted, 0, alike=True)
+def _shifted(builder: Any, x: Any, by: Any) -> Any:
+    return builder.fadd(x, by)
 
 
 def add(scalar: Any) -> Any:
@@ -210,10 +187,12 @@ def test_a_block_is_called_by_its_address() -> None:
 
 def test_every_emitted_function_is_tested_here() -> None:
     folder = Path(fastmlp.compiler.__file__).parent
-    sources = "".join(path.read_text() for path in folder.glob("*.py"))
-    names = set(re.findall(r"^@emitted\((?:elementary\.)?(\w+)", sources, re.MULTILINE))
-    # What draws another word each time has a file of its own: `test_words`.
-    assert names == {*USES, "next_word"}
+    sources = "".join(path.read_text() for path in folder.rglob("*.py"))
+    names = set(re.findall(r"^@?(?:emitted|_ours)\((?:intrinsics\.)?(\w+)", sources, re.MULTILINE))
+    # What draws another word each time has a file of its own: `test_words`; elementary functions
+    # have `test_elementary`.
+    exact = {"where", "copysign", "polynomial", "scaled", "octave"}
+    assert names == {*USES, *exact, "next_word"}
 
 
 @numba.njit
@@ -221,19 +200,13 @@ def use_shifted(x: Any, by: Any) -> Any:
     return shifted(x, by)
 
 
-@numba.njit
-def use_repeated(x: Any) -> Any:
-    return repeated(x, 3)
-
-
 def test_compiled_code_takes_the_other_body() -> None:
-    assert use_shifted(2, 3) == 5
-    assert use_repeated(1.5) == (1.5, 1.5, 1.5)
+    assert use_shifted(2.5, 3.0) == 5.5
 
 
 @only_compiled
 def test_the_other_body_is_code_in_the_place_of_the_call() -> None:
-    use_shifted(2, 3)
+    use_shifted(2.5, 3.0)
     text = next(iter(use_shifted.inspect_llvm().values()))
     assert not re.search(r"call [^\n]*shifted[^\n]*_shifted", text.replace("use_shifted", ""))
 
@@ -241,9 +214,9 @@ def test_the_other_body_is_code_in_the_place_of_the_call() -> None:
 @only_compiled
 def test_types_that_have_no_other_body_are_refused() -> None:
     with pytest.raises(numba.TypingError):
-        use_shifted(2.0, 3.0)
+        use_shifted(2, 3)
     with pytest.raises(numba.TypingError):
-        use_shifted(np.int32(2), np.int64(3))
+        use_shifted(np.float32(2), np.float64(3))
 
 
 @numba.njit(nogil=True)

@@ -16,15 +16,16 @@ from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import (
     INTERPRETED,
     Record,
+    by_numba,
     fma,
-    kernel,
     njit,
     record_at,
     records_at,
     row,
     stack,
 )
-from fastmlp.compiler.blocks import Block, NativeCode, compiled_by_numba
+from fastmlp.compiler.blocks import Block, NativeCode
+from fastmlp.compiler.by_numba import compiled as compiled_by_numba
 from fastmlp.compiler.jit import chosen_compiler
 from fastmlp.rules import elementary
 
@@ -47,21 +48,12 @@ def sum_of(numbers: Any) -> Any:
 
 
 @only_compiled
-@pytest.mark.parametrize("compile_later", [njit, kernel("test.options")])
-def test_kernels_release_the_interpreter_and_use_no_fast_math(compile_later: Any) -> None:
-    options = compile_later(divide).targetoptions
+def test_kernels_release_the_interpreter_and_use_no_fast_math() -> None:
+    options = by_numba.dispatcher_of(njit(divide)).targetoptions
     assert options["nogil"]
     assert options["nopython"]
     assert options["error_model"] == "numpy"
     assert not options.get("fastmath")
-
-
-@only_compiled
-def test_decorating_compiles_nothing() -> None:
-    compiled: Any = njit(divide)
-    assert not compiled.signatures
-    compiled = kernel("test.later")(divide)
-    assert not compiled.signatures
 
 
 @only_compiled
@@ -77,28 +69,9 @@ def test_sums_run_in_the_order_that_is_written() -> None:
     assert called(sum_of)(numbers) == 1e16
 
 
-@pytest.mark.parametrize(
-    ("asked", "version", "expected"),
-    [
-        ("", "0.65.0", "translator"),
-        ("", "0.68.1", "translator"),
-        ("translator", "0.68.1", "translator"),
-        ("numba", "0.68.1", "numba"),
-        ("", "0.64.9", "numba"),
-        ("", "0.69.0", "numba"),
-        ("translator", "1.0.0", "numba"),
-        ("", "0.68.0rc1", "translator"),
-    ],
-)
-def test_an_untried_numba_compiles_the_kernels_itself(
-    asked: str, version: str, expected: str
-) -> None:
-    assert chosen_compiler(asked, version) == expected
-
-
 def test_another_compiler_is_refused() -> None:
     with pytest.raises(ValueError, match="FASTMLP_COMPILER must be 'translator' or 'numba'"):
-        chosen_compiler("gcc", "0.68.1")
+        chosen_compiler("gcc")
 
 
 with_avx512 = pytest.mark.skipif(

@@ -22,9 +22,10 @@ from fastmlp.compiler import (
     row,
     thread_number,
 )
-from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
+from fastmlp.compiler.blocks import NativeCode
+from fastmlp.compiler.by_numba import compiled as compiled_by_numba
 from fastmlp.compiler.intrinsics import flushed, restored
-from fastmlp.compiler.native.operands import Unsupported
+from fastmlp.compiler.source import Unsupported
 
 pytestmark = only_compiled
 N = 37
@@ -326,4 +327,4 @@ def test_a_name_with_a_value_on_every_way_is_understood() -> None:
 
 
 def test_the_source_of_a_kernel_is_the_text_that_both_compile() -> None:
-    assert "prange" in inspect.getsource(captures.source)  # type: ignore[attr-defined]
+    assert "prange" in inspect.getsource(captures)

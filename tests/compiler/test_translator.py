@@ -29,9 +29,8 @@ from fastmlp.compiler import (
     rows,
 )
 from fastmlp.compiler.blocks import Block, NativeCode
-from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.native.operands import Unsupported
-from fastmlp.compiler.source import definition_of
+from fastmlp.compiler.by_numba import INLINED
+from fastmlp.compiler.source import Unsupported, definition_of
 from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.losses import SKLEARN_LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -419,7 +418,7 @@ def decorated(x: Any) -> Any:
 
 
 def test_a_function_is_found_below_its_decorators() -> None:
-    assert definition_of(decorated.py_func).name == "decorated"  # type: ignore[attr-defined]
+    assert definition_of(decorated).name == "decorated"  # type: ignore[arg-type]
 
 
 def own_blocks() -> dict[str, Callable[[Any], Any]]:

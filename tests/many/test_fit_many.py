@@ -499,7 +499,7 @@ def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> No
     assert n_threads_of(None) == limits.thread_limit()
 
 
-LAYER = """
+FORKED = """
 import sys, warnings, numpy as np
 from fastmlp import MLP, fit_many
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
@@ -521,11 +521,8 @@ assert trained() == expected
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
-def test_every_threading_layer_and_a_fork(layer: str, python: Callable[..., str]) -> None:
-    if not limits._present(layer):
-        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
-    python(LAYER, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+def test_threads_and_a_fork(python: Callable[..., str]) -> None:
+    python(FORKED, NUMBA_NUM_THREADS="2")
 
 
 # --- interruption ---

@@ -1,4 +1,4 @@
-"""Threads and processes of every kind, on every threading layer.
+"""Threads and processes of every kind.
 
 What is known to abort, kill or hang a program that uses Numba's threads: two Python threads in a
 parallel kernel, a fork after one, a fork of that fork, pools of processes and of threads.
@@ -7,14 +7,10 @@ parallel kernel, a fork after one, a fork of that fork, pools of processes and o
 import importlib.util
 import os
 from collections.abc import Callable
-from itertools import product
 
 import numba
 import pytest
 
-from fastmlp.backends.cpu.threads import limits
-
-LAYERS = ["omp", "workqueue", "tbb"]
 pytestmark = [
     pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="uncompiled, no team gathers"),
     pytest.mark.filterwarnings("ignore"),
@@ -235,33 +231,18 @@ GROUPS = {
         "joblib loky",
     ),
 }
-# Its processes are as new on any layer, or it is a compilation that they wait for.
-ON_ONE_LAYER = "new processes"
-
-
-def environment(layer: str) -> dict[str, str]:
-    if not limits._present(layer):
-        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
-    return {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
 
 
 # Not slow is the one without which no other test finds locks that a forked child inherits.
 @pytest.mark.parametrize(
-    ("group", "layer"),
-    [
-        pytest.param(*case, marks=[pytest.mark.slow] if case != ("forks", "omp") else [])
-        for case in product(GROUPS, LAYERS)
-    ],
+    "group",
+    [pytest.param(group, marks=[] if group == "forks" else [pytest.mark.slow]) for group in GROUPS],
 )
-def test_every_scenario_on_every_layer(
-    group: str, layer: str, python: Callable[..., str], soak: bool
-) -> None:
-    if group == ON_ONE_LAYER and layer != LAYERS[0] and not soak:
-        pytest.skip("on one layer: --soak")
+def test_every_scenario(group: str, python: Callable[..., str], soak: bool) -> None:
     without = [] if hasattr(os, "fork") else ["fork"]
     without += [] if hasattr(os, "sched_setaffinity") else ["one core"]
     without += [] if importlib.util.find_spec("joblib") else ["joblib"]
     names = [name for name in GROUPS[group] if not any(word in name for word in without)]
     texts = [f"\n    begin({name!r})\n{SCENARIOS[name].rstrip()}" for name in names]
     many = 50 if soak else 4
-    python(BEGIN + "".join(texts), many, timeout=120 * len(names), **environment(layer))
+    python(BEGIN + "".join(texts), many, timeout=120 * len(names), NUMBA_NUM_THREADS="2")

@@ -43,6 +43,7 @@ from fastmlp._process import memory
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.dispatch import Autotuner, Runner
 from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers import quick_step
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS, Trainer
 from fastmlp.compiler.jit import INTERPRETED
@@ -699,8 +700,8 @@ def test_an_interrupt_after_a_long_step_leaves_the_net_with_it(
     X, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     for net in nets:
         net.train_on_batch(X, y)
-    owner: Any = quick_step if way == "alone" else Runner
-    name = "take_step_alone" if way == "alone" else "run"
+    owner: Any = limits.reserved if way == "alone" else Runner
+    name = "__exit__" if way == "alone" else "run"
     run = getattr(owner, name)
 
     def interrupted(*arguments: Any, **options: Any) -> None:

@@ -36,7 +36,6 @@ from fastmlp.backends.cpu.tuning import (
     PATIENT_SECONDS,
     PIECE_FLOPS,
     RATE,
-    REGION_SECONDS,
     REPEATS,
     RETRY,
     ROUNDS,
@@ -351,14 +350,12 @@ class Threads(NamedTuple):
     ----------
     n : int, the threads to ask for, the calling one included; 1: no team
     pieces : int, into how many pieces each thread's part is cut
-    region : bool, True to gather the team by a parallel region of Numba's, if that is safe
     patient : bool, True to wait for sleeping workers
     tuner : Autotuner, which takes the call's time
     """
 
     n: int
     pieces: int
-    region: bool
     patient: bool
     tuner: Autotuner
 
@@ -384,8 +381,8 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     tuner = tuner_for((*kind, most))
     n = most if pays(work, most) and tuner.wants_team() else 1
     seconds = work.flops / RATE
-    region, patient = seconds >= REGION_SECONDS, not 0 < seconds < PATIENT_SECONDS
-    return Threads(n, pieces_of(work, n), region, patient, tuner)
+    patient = not 0 < seconds < PATIENT_SECONDS
+    return Threads(n, pieces_of(work, n), patient, tuner)
 
 
 def pieces_of(work: Work, n_threads: int) -> int:
@@ -492,8 +489,6 @@ class Runner:
             return job
         threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
         start = time.perf_counter()
-        awake = worker_pool.run(
-            block, session.job, threads.n, threads.region, threads.pieces, threads.patient
-        )
+        awake = worker_pool.run(block, session.job, threads.n, threads.pieces, threads.patient)
         threads.record(work, time.perf_counter() - start, awake=awake)
         return job

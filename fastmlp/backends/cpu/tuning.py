@@ -175,9 +175,6 @@ SLOWER = 1.25
 # --- Threads -------------------------------------------------------------------------------------
 # python -m benchmarks.compare --parts predict train --threads 2
 
-# Estimated seconds of a call from which it opens a parallel region of Numba's: a region ends only
-# when all its threads have come. 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
-REGION_SECONDS = 0.005
 # Estimated seconds of a call below which it does not wait for sleeping workers.
 PATIENT_SECONDS = 0.0005
 # Operations of a piece of a thread's part between two joins, and the most pieces: threads that are

@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
-from fastmlp.compiler import intrinsics
-from fastmlp.compiler.intrinsics import EMITTED
-from fastmlp.compiler.memory import coefficients_at, record_at, records_at, row, rows
+from fastmlp.compiler.elementary import FORMS
+from fastmlp.compiler.intrinsics import (
+    EMITTED,
+    Emitted,
+    call,
+    coefficients_at,
+    flushed,
+    record_at,
+    records_at,
+    restored,
+    row,
+    rows,
+    thread_number,
+)
 from fastmlp.compiler.native.operands import (
+    ARRAY,
     BOOL,
     INT64,
     KINDS,
@@ -21,7 +32,6 @@ from fastmlp.compiler.native.operands import (
     MatrixOperand,
     Number,
     RecordOperand,
-    Unsupported,
     View,
     calculated,
     chosen,
@@ -39,16 +49,7 @@ from fastmlp.compiler.native.operands import (
     truth,
     tuple_like,
 )
-
-NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
-DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
-
-
-class TargetContext:
-    """Stands in for Numba's target context when emitted functions generate code."""
-
-    def get_dummy_value(self) -> None:
-        """Return None: the result of a function without a result."""
+from fastmlp.compiler.source import Unsupported
 
 
 def of_float(builder: Any, name: str, operand: Any) -> Number:
@@ -71,42 +72,28 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
     return converted(builder, operand, dtype)
 
 
-def emitted_code(builder: Any, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
+def emitted_code(builder: Any, form: Emitted, arguments: tuple[Any, ...]) -> Any:
     """Put an emitted function's code where the builder stands, and return its result."""
-    kinds = [_kind_for_numba(operand, literal=literal) for operand in arguments]
-    made = define(None, *kinds)
-    if made is None:
+    if form.constant:
+        if not all(type(argument) is int for argument in arguments):
+            raise Unsupported("an argument that must be known when compiling")
+        operands, values = arguments, arguments
+    else:
+        operands = movable(arguments)
+        values = _values_of(operands)
+    if form.alike and {getattr(operand, "dtype", BOOL).kind for operand in operands} != {"f"}:
         raise Unsupported("arguments of an emitted function")
-    signature, generate = made
-    values = [_value_for_numba(builder, operand) for operand in arguments]
-    result = generate(TargetContext(), builder, signature, values)
-    returned = signature.return_type
-    if returned == types.void:
+    value = form.generate(builder, *values)
+    if form.result is None:
         return None
-    return Number(result, DTYPES[types.unliteral(returned)])
+    dtype = operands[form.result].dtype if type(form.result) is int else form.result
+    return Number(value, dtype)
 
 
-def _kind_for_numba(operand: Any, *, literal: bool) -> Any:
-    if is_tuple(operand):
-        kinds = [_kind_for_numba(item, literal=False) for item in operand]
-        return types.BaseTuple.from_types(kinds, type(operand))
-    if literal and type(operand) is int:
-        return types.literal(operand)
-    return NUMBA[number_of(operand).dtype]
-
-
-def _value_for_numba(builder: Any, operand: Any) -> Any:
-    if not is_tuple(operand):
-        return number_of(operand).value
-    values = [_value_for_numba(builder, item) for item in operand]
-    packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
-    for i, value in enumerate(values):
-        packed = builder.insert_value(packed, value, i)
-    return packed
-
-
-# Compiled forms that translated code calls in place of a function: ``form(scalar_type)``.
-FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
+def _values_of(operands: tuple[Any, ...]) -> Any:
+    """Return the registers of numbers, and of numbers in tuples."""
+    values = (_values_of(one) if is_tuple(one) else number_of(one).value for one in operands)
+    return tuple_like(operands, values)
 
 
 class Expressions:
@@ -259,6 +246,8 @@ class Expressions:
 
     def _Attribute(self, node: ast.Attribute) -> Any:
         owner = self.value(node.value)
+        if isinstance(owner, RecordOperand) and owner.dtype is ARRAY:
+            return self.of_array(owner, node.attr)
         if isinstance(owner, RecordOperand):
             if node.attr in self.zeros.get(owner.dtype, ()):
                 return 0
@@ -283,6 +272,19 @@ class Expressions:
             raise Unsupported(f"{name} of a table")
         shape = Number(table.n, INT64), Number(table.width, INT64)
         return shape[::-1] if table.transposed else shape
+
+    def of_array(self, array: RecordOperand, name: str) -> Any:
+        """Return the shape, the size or the address of a matrix of Python's."""
+        if name == "ctypes":
+            return array
+        if name not in ("data", "shape", "size"):
+            raise Unsupported(f"{name} of an array")
+        word = self.builder.load(self.field(array, "data" if name == "data" else "shape"))
+        if name == "data":
+            return Number(word, INT64)
+        shape = View(word, ir.Constant(WORD, 2), INT64)
+        n, width = (Number(self.builder.load(self.element(shape, i)), INT64) for i in range(2))
+        return (n, width) if name == "shape" else calculated(self.builder, "Mult", n, width)
 
     def field(self, record: RecordOperand, name: str) -> Any:
         """Return a pointer to a record's field."""
@@ -354,9 +356,9 @@ class Expressions:
         if function is record_at:
             place = converted(self.builder, arguments[0], INT64).value
             return RecordOperand(place, arguments[1].dtype)
-        if function is intrinsics.thread_number:
+        if function is thread_number:
             return self.thread
-        if function in (intrinsics.flushed, intrinsics.restored):
+        if function in (flushed, restored):
             return 0
         if function is rows:
             address, n, width, dtype = arguments
@@ -364,6 +366,8 @@ class Expressions:
             return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
         if function is coefficients_at:
             return self.coefficients(*arguments)
+        if function is call:
+            return self.call_block(*arguments)
         if function in (min, max):
             name = "Lt" if function is min else "Gt"
             return chosen(self.builder, name, list(arguments))
@@ -380,13 +384,18 @@ class Expressions:
         if function in (int, float) or isinstance(function, type):
             return as_number(self.builder, function, *arguments)
         if function in EMITTED:
-            return emitted_code(self.builder, *EMITTED[function], arguments)
-        if hasattr(function, "_defn"):
-            return emitted_code(self.builder, function._defn, False, arguments)
-        called = getattr(function, "source", getattr(function, "py_func", function))
+            return emitted_code(self.builder, EMITTED[function], arguments)
+        called = getattr(function, "py_func", function)
         if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))
         return self.call_function(called, arguments)
+
+    def call_block(self, address: Any, arguments: Any) -> None:
+        """Call the block at an address."""
+        registers = registers_of(movable(arguments))
+        kind = ir.FunctionType(ir.VoidType(), [register.type for register in registers])
+        place = converted(self.builder, address, INT64).value
+        self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""

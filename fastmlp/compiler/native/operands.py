@@ -11,18 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from fastmlp.compiler.memory import entry_alloca
-
-
-class Unsupported(Exception):
-    """Code outside the translator's subset; Numba compiles it."""
-
-    def at(self, filename: str, line: int) -> "Unsupported":
-        """Return the exception with a place in the source, unless it has one."""
-        return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
-
-    def __str__(self) -> str:
-        return ", at ".join(map(str, self.args))
+from fastmlp.compiler.native.emitters import entry_alloca
+from fastmlp.compiler.source import Unsupported
 
 
 class Number(NamedTuple):
@@ -59,6 +49,14 @@ class RecordOperand(NamedTuple):
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD: Any = ir.IntType(64)
+# The head of NumPy's arrays, behind that of every object, which is longer without the GIL.
+ARRAY = np.dtype(
+    {
+        "names": ["data", "shape"],
+        "formats": [np.int64, np.int64],
+        "offsets": [object.__basicsize__, object.__basicsize__ + 16],
+    }
+)
 KINDS: dict[np.dtype[Any], Any] = {
     INT64: WORD,
     np.dtype(np.uint64): WORD,

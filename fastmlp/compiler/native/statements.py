@@ -7,10 +7,9 @@ from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
 from llvmlite import ir
-from numba import prange
 
-from fastmlp.compiler import intrinsics
-from fastmlp.compiler.memory import entry_alloca
+from fastmlp.compiler.intrinsics import prange, share_loop
+from fastmlp.compiler.native.emitters import entry_alloca
 from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
     INT64,
@@ -18,7 +17,6 @@ from fastmlp.compiler.native.operands import (
     MatrixOperand,
     Number,
     RecordOperand,
-    Unsupported,
     View,
     calculated,
     common,
@@ -32,7 +30,7 @@ from fastmlp.compiler.native.operands import (
     stored,
     truth,
 )
-from fastmlp.compiler.source import check_shared, definition_of, names_of
+from fastmlp.compiler.source import Unsupported, check_shared, definition_of, names_of
 
 
 class Functions(Protocol):
@@ -324,7 +322,7 @@ class Body(Expressions):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
                 environment = Number(stored(self.builder, operands), INT64)
-                self.call_function(intrinsics.share_loop(), (team, block, n, environment))
+                self.call_function(share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
 

@@ -19,17 +19,23 @@ from typing import Any
 
 from llvmlite import ir
 
+from fastmlp.compiler.native.emitters import declared
 from fastmlp.compiler.native.operands import (
+    ARRAY,
+    BOOL,
+    FLOAT64,
     INT64,
     WORD,
     Number,
+    RecordOperand,
+    converted,
     in_registers,
     kind_of,
     loaded,
     registers_of,
 )
 from fastmlp.compiler.native.statements import Body
-from fastmlp.compiler.source import Fields, grouped, hints_of, n_words
+from fastmlp.compiler.source import Fields, grouped, hints_of, integers_of, is_entry, n_words
 
 # With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
 # changes nothing. llvmlite does not list the attribute, but prints it.
@@ -48,6 +54,9 @@ def translate(function: FunctionType, symbol: str) -> Any:
     """
     hints = hints_of(function)
     unit = Unit(hints.zeros)
+    if is_entry(function):
+        unit.define_entry(function, symbol)
+        return unit.module
     words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
     unit.define(function, grouped(function, words), symbol)
     if hints.control:
@@ -82,6 +91,30 @@ class Unit:
         made = self._defined[key]
         self._n_calls[made] = self._n_calls.get(made, 0) + 1
         return made
+
+    def define_entry(self, function: FunctionType, symbol: str) -> None:
+        """Define a function that Python calls with an array of objects and their number, by the
+        convention METH_FASTCALL: of integers and arrays, with a result."""
+        kind = ir.FunctionType(WORD, [WORD, WORD, WORD])
+        made = ir.Function(self.module, kind, symbol)
+        builder = ir.IRBuilder(made.append_basic_block("entry"))
+        objects = builder.inttoptr(made.args[1], WORD.as_pointer())
+        arguments: list[Any] = []
+        for i, is_integer in enumerate(integers_of(function)):
+            place = builder.gep(objects, [ir.Constant(WORD, i)], source_etype=WORD)
+            value = builder.load(place)
+            if is_integer:
+                to_word = declared(builder, "PyLong_AsSsize_t", ir.FunctionType(WORD, [WORD]))
+                arguments.append(Number(builder.call(to_word, [value]), INT64))
+            else:
+                arguments.append(RecordOperand(value, ARRAY))
+        result = Body(self, builder, function, tuple(arguments)).run()
+        if result.dtype == BOOL:
+            name, result = "PyBool_FromLong", converted(builder, result, INT64)
+        else:
+            name, result = "PyFloat_FromDouble", converted(builder, result, FLOAT64)
+        to_object = declared(builder, name, ir.FunctionType(WORD, [result.value.type]))
+        builder.ret(builder.call(to_object, [result.value]))
 
     def inline_once_called(self) -> None:
         """Let LLVM inline each function that is called in one place."""

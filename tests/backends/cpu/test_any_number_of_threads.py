@@ -62,9 +62,8 @@ rates = ((0, 0), (0.5, 0.1), (1, 0))
 frozen = Net(sizes, "relu", dtype="float32", penalties={"l2": 0.1}, layer_rates=rates)
 nets.append((frozen, AdamW(0.03, decay_biases=False)))
 order = orders(rng, 2, 200)
-launches, pieces = ((0, 1 << 60) if limits.parallel_is_safe() else (0,)), (1, 1 << 60)
-each = itertools.product(nets, launches, pieces, (False, True), (0, 1, 2), (1, 2, 3, 4))
-for (net, rule), dispatch.REGION_SECONDS, dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
+each = itertools.product(nets, (1, 1 << 60), (False, True), (0, 1, 2), (1, 2, 3, 4))
+for (net, rule), dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
     parameters, data = net.draw(np.random.default_rng(1), 200, weighted=True)
     partition.panels_pay = lambda *sizes: by_panels
     partition.split_layer_of = lambda step: layer

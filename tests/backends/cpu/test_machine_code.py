@@ -36,7 +36,7 @@ from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block, NativeCode
-from fastmlp.compiler.jit import INLINED
+from fastmlp.compiler.by_numba import INLINED
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, links, weight_rules
 from fastmlp.rules.optimizers import OPTIMIZERS

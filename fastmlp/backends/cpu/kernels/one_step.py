@@ -4,7 +4,7 @@ They have the bits of a fit's epoch of one batch. A step is taken only where its
 which is known before phase two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from fastmlp.compiler import (
     call,
     flush_denormals,
     flushed,
-    kernel,
     njit,
     prange,
     record_at,
@@ -296,18 +295,19 @@ def quick_step(scalar: Scalar) -> Kernel:
     return take_step
 
 
-def _take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
-    """Take a step on rows, of weights at an address, or 0; return the loss, or NaN where the
-    parameters are not finite after it. The record's status says if it was taken."""
-    quick, n = record_at(address, PlainStep), x.shape[0]
-    quick.status, quick.loss = DECLINED, np.nan
-    if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
-        return float(quick.loss)
-    quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
-    quick.label_bytes, quick.step = label_bytes, step
-    call(quick.block, (address,))
-    return np.nan if quick.is_lost else float(quick.loss)
+def take_quick_step(scalar: Scalar) -> Callable[..., float]:
+    """Make the function by which Python takes a step, of any dtype."""
 
+    def take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
+        """Take a step on rows, of weights at an address, or 0; return the loss, or NaN where the
+        parameters are not finite after it. The record's status says if it was taken."""
+        quick, n = record_at(address, PlainStep), x.shape[0]
+        quick.status, quick.loss = DECLINED, np.nan
+        if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:
+            return float(quick.loss)
+        quick.x, quick.y, quick.weight = x.ctypes.data, y.ctypes.data, weight
+        quick.label_bytes, quick.step = label_bytes, step
+        call(quick.block, (address,))
+        return np.nan if quick.is_lost else float(quick.loss)
 
-take_quick_step = kernel("cpu.quick_step", nogil=False)(_take)
-take_step_alone = kernel("cpu.step_alone")(_take)
+    return take

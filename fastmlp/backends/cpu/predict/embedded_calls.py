@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numba import carray, types
-from numba.core.ccallback import CFunc
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import HANDLE, LINE, Handle
-from fastmlp.compiler import INTERPRETED, call, row, stack
+from fastmlp.compiler import INTERPRETED, by_numba, call, row, stack
 from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.target import target
 
 Array = NDArray[Any]
 # Bytes of buffers on the stack of the user's function; larger ones are allocated.
@@ -418,7 +418,4 @@ def c_function(kind: str) -> Any:
     else:
         function, signature = _row(np.dtype(kind)), types.void(place, place, place)
     kinds = signature.args, signature.return_type
-    code: Any = CFunc(function, kinds, {}, {"error_model": "numpy"})
-    code._cache = CodeCache(f"cpu.jit_{kind}")
-    code.compile()
-    return code
+    return by_numba.c_function(function, kinds, CodeCache(f"cpu.jit_{kind}:{target()}"))

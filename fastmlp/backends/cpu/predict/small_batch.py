@@ -20,9 +20,9 @@ from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,
     call,
+    entry_of,
     flush_denormals,
     hinted,
-    kernel,
     njit,
     record_at,
     records_at,
@@ -117,6 +117,7 @@ class SmallBatch:
         self._flat = make_flat(network, parameters, blocks=in_lanes)
         net = self._flat.net[0]
         self._driver = block_of(small_batch, dtype)
+        self._predict: Callable[..., bool] = entry_of(predict_small, dtype)
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
         if in_lanes:
@@ -142,8 +143,8 @@ class SmallBatch:
             result = out
         else:
             return None
-        # C-contiguous, aligned and writeable: for other arrays Numba would compile it once more.
-        if x.flags.carray and result.flags.carray and predict_small(self.address, x, result):
+        # C-contiguous, aligned and writeable: it reads their addresses alone.
+        if x.flags.carray and result.flags.carray and self._predict(self.address, x, result):
             return result
         return None
 
@@ -157,27 +158,31 @@ class SmallBatch:
         self._driver(self.address)
 
 
-@njit
-def _all_finite(address: int, n: int, like: Array) -> bool:
-    """Return True if n numbers are finite. Bits vectorise, a sum would be one chain."""
-    numbers, zero, faults = row(address, n, like.dtype), like.dtype.type(0), 0
-    for i in range(n):
-        faults |= numbers[i] * zero != zero
-    return faults == 0
+def predict_small(scalar: Scalar) -> Callable[[int, Array, Array], bool]:
+    """Make the function by which Python predicts a small batch."""
+    size, zero = np.dtype(scalar).itemsize, scalar(0)
 
+    @njit
+    def all_finite(address: int, n: int) -> bool:
+        """Return True if n numbers are finite. Bits vectorise, a sum would be one chain."""
+        numbers, faults = row(address, n, scalar), 0
+        for i in range(n):
+            faults |= 0 if numbers[i] * zero == zero else 1
+        return faults == 0
 
-@kernel("cpu.predict_small", nogil=False)
-def predict_small(address: int, x: Array, out: Array) -> bool:
-    """Write the predictions to out; return False for wrong shapes, for memory that x and out share,
-    and for numbers that are not finite."""
-    net = record_at(address, FlatNet)
-    n = x.shape[0]
-    net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
-    if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out):
-        return False
-    if net.x < net.out + out.size * out.itemsize and net.out < net.x + x.size * x.itemsize:
-        return False
-    if not _all_finite(net.x, x.size, x):
-        return False
-    call(net.small_batch, (address,))
-    return _all_finite(net.out, out.size, out)
+    def predict(address: int, x: Array, out: Array) -> bool:
+        """Write the predictions to out; return False for wrong shapes, for memory that x and out
+        share, and for numbers that are not finite."""
+        net = record_at(address, FlatNet)
+        n = x.shape[0]
+        net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
+        if n == 0 or x.shape[1] != net.n_in or out.shape[0] != n or out.shape[1] != net.n_out:
+            return False
+        if net.x < net.out + out.size * size and net.out < net.x + x.size * size:
+            return False
+        if not all_finite(net.x, x.size):
+            return False
+        call(net.small_batch, (address,))
+        return all_finite(net.out, out.size)
+
+    return predict

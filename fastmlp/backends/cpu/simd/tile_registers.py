@@ -13,10 +13,6 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils
-
-from fastmlp.compiler.memory import entry_alloca
 
 # Most rows of a tile, and pairs of a sum that one instruction takes.
 TILE_ROWS, DEEP = 16, 16
@@ -46,57 +42,6 @@ class TileRegisters(ABC):
     @abstractmethod
     def multiply(self, sums: int, left: int, right: int) -> None:
         """Add the product of two registers to a third."""
-
-
-class LLVMTileRegisters(TileRegisters):
-    """Emits AMX's instructions; the compiler assumes nothing of memory across each of them."""
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-
-    def _call(self, name: str, *operands: Any) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.{name}")
-        self.builder.call(function, operands)
-
-    def _register(self, number: int) -> Any:
-        return ir.Constant(ir.IntType(8), number)
-
-    def _place(self, address: Any) -> Any:
-        return self.builder.inttoptr(address.value, ir.IntType(8).as_pointer())
-
-    def configure(self, rows: Any) -> None:
-        builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
-        place = entry_alloca(builder, words)
-        for i, word in enumerate(_configuration(rows)):
-            value = ir.Constant(words.element, word) if isinstance(word, int) else word.value
-            builder.store(value, cgutils.gep_inbounds(builder, place, 0, i))
-        self._call("ldtilecfg", builder.bitcast(place, ir.IntType(8).as_pointer()))
-
-    def release(self) -> None:
-        self._call("tilerelease")
-
-    def load(self, register: int, address: Any, stride: Any) -> None:
-        self._move("tileloadd64", register, address, stride)
-
-    def store(self, register: int, address: Any, stride: Any) -> None:
-        self._move("tilestored64", register, address, stride)
-
-    def _move(self, name: str, register: int, address: Any, stride: Any) -> None:
-        step = ir.Constant(ir.IntType(64), stride) if isinstance(stride, int) else stride.value
-        self._call(name, self._register(register), self._place(address), step)
-
-    def multiply(self, sums: int, left: int, right: int) -> None:
-        self._call("tdpbf16ps", *map(self._register, (sums, left, right)))
-
-
-def _configuration(rows: Any) -> list[Any]:
-    """Return the 64 bytes that describe the registers, as words: the table of shapes, then bytes of
-    a row of each register, 16 bits each, and rows of each, 8 bits each."""
-    widths = sum(ROW_BYTES << 16 * i for i in range(4))
-    ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
-    fixed = sum(DEEP << 8 * i for i in RIGHT)
-    return [1, 0, widths, widths, 0, 0, rows * ones + fixed, 0]
 
 
 class _State(threading.local):

@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from llvmlite import ir
-from numba.core import cgutils
 
-from fastmlp.backends.cpu.simd.tile_registers import LLVMTileRegisters
+from fastmlp.backends.cpu.simd.tile_registers import (
+    DEEP,
+    LEFT,
+    RIGHT,
+    ROW_BYTES,
+    SUMS,
+    TileRegisters,
+)
 from fastmlp.backends.cpu.simd.vector import Scalar, VectorAccess, Vectors
-from fastmlp.compiler.intrinsics import emit_fetch
-from fastmlp.compiler.memory import entry_alloca
+from fastmlp.compiler.native.emitters import declared, emit_fetch, entry_alloca
 from fastmlp.compiler.target import is_arm, multiplies_pairs
 
 WORD: Any = ir.IntType(64)
@@ -118,6 +123,58 @@ class LLVMVariable:
         self.builder.store(value.value, self.place)
 
 
+class LLVMTileRegisters(TileRegisters):
+    """Emits AMX's instructions; the compiler assumes nothing of memory across each of them."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def _call(self, name: str, *operands: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+        function = declared(self.builder, f"llvm.x86.{name}", kind)
+        self.builder.call(function, operands)
+
+    def _register(self, number: int) -> Any:
+        return ir.Constant(ir.IntType(8), number)
+
+    def _place(self, address: Any) -> Any:
+        return self.builder.inttoptr(address.value, ir.IntType(8).as_pointer())
+
+    def configure(self, rows: Any) -> None:
+        builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
+        place = entry_alloca(builder, words)
+        for i, word in enumerate(_configuration(rows)):
+            value = ir.Constant(words.element, word) if isinstance(word, int) else word.value
+            at = [ir.Constant(LANE, 0), ir.Constant(LANE, i)]
+            builder.store(value, builder.gep(place, at, inbounds=True))
+        self._call("ldtilecfg", builder.bitcast(place, ir.IntType(8).as_pointer()))
+
+    def release(self) -> None:
+        self._call("tilerelease")
+
+    def load(self, register: int, address: Any, stride: Any) -> None:
+        self._move("tileloadd64", register, address, stride)
+
+    def store(self, register: int, address: Any, stride: Any) -> None:
+        self._move("tilestored64", register, address, stride)
+
+    def _move(self, name: str, register: int, address: Any, stride: Any) -> None:
+        step = ir.Constant(ir.IntType(64), stride) if isinstance(stride, int) else stride.value
+        self._call(name, self._register(register), self._place(address), step)
+
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        self._call("tdpbf16ps", *map(self._register, (sums, left, right)))
+
+
+def _configuration(rows: Any) -> list[Any]:
+    """Return the 64 bytes that describe the registers, as words: the table of shapes, then bytes of
+    a row of each register, 16 bits each, and rows of each, 8 bits each."""
+    widths = sum(ROW_BYTES << 16 * i for i in range(4))
+    ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
+    fixed = sum(DEEP << 8 * i for i in RIGHT)
+    return [1, 0, widths, widths, 0, 0, rows * ones + fixed, 0]
+
+
 class LLVMVectors(Vectors):
     """Emits operations at the builder's position. Vectors are plain LLVM types: on a host with
     narrower registers LLVM splits them."""
@@ -134,11 +191,11 @@ class LLVMVectors(Vectors):
     def tile_registers(self) -> LLVMTileRegisters:
         return LLVMTileRegisters(self.builder)
 
-    def argument(self, value: Any, fields: Any = None) -> Any:
+    def argument(self, value: Any) -> Any:
         """Return an argument of a function being built as a word, or as a NamedTuple of words."""
-        if fields is None:
-            return _Word(self.builder, value)
-        return fields(*map(self.argument, cgutils.unpack_tuple(self.builder, value)))
+        if isinstance(value, tuple):
+            return type(value)(*map(self.argument, value))
+        return _Word(self.builder, value)
 
     def _pointer(self, address: Any, kind: Any) -> Any:
         return self.builder.inttoptr(address.value, kind.as_pointer())
@@ -171,7 +228,7 @@ class LLVMVectors(Vectors):
     def _masked(self, verb: str, result: Any, operands: list[Any]) -> Any:
         kind = ir.FunctionType(result, [operand.type for operand in operands])
         name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.size}.p0"
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        function = declared(self.builder, name, kind)
         return self.builder.call(function, operands)
 
     def store_lane(self, value: Any, address: Any) -> None:
@@ -206,7 +263,7 @@ class LLVMVectors(Vectors):
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind] * 3)
         name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        function = declared(self.builder, name, kind)
         return self._vector(self.builder.call(function, [a.value, b.value, c.value]))
 
     def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
@@ -222,7 +279,7 @@ class LLVMVectors(Vectors):
         """Return the result of the instruction of this name for c and vectors of pairs."""
         pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        function = declared(self.builder, name, kind)
         factors = [self.builder.bitcast(vector.value, pairs) for vector in (a, b)]
         return self._vector(self.builder.call(function, [c.value, *factors]))
 
@@ -240,7 +297,7 @@ class LLVMVectors(Vectors):
             pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
             kind = ir.FunctionType(pairs, [self.kind] * 2)
             name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
-            function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+            function = declared(self.builder, name, kind)
             return self._in_floats(self.builder.call(function, [b.value, a.value]))
         both = [self._upper_bits(vector) for vector in (a, b)]
         places = ir.Constant(ir.VectorType(LANE, 2 * self.lanes), list(range(2 * self.lanes)))

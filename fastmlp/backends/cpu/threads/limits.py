@@ -1,22 +1,21 @@
 """Thread limits: how many threads a call may use, and where a parallel region of Numba's is safe.
 
-A region is not safe on Numba's workqueue layer, which aborts the process if two Python threads
-enter and takes 80 us a launch, nor in a process forked after a region, where GNU OpenMP kills the
-child and hangs the grandchild. Teams then gather from Python threads.
+Regions are opened by kernels that Numba compiles alone. A region is not safe on Numba's workqueue
+layer, which aborts the process if two Python threads enter, nor in a process forked after a region,
+where GNU OpenMP kills the child and hangs the grandchild.
 """
 
-import ctypes
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import numba
+from fastmlp.compiler.jit import setting
 
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -32,6 +31,8 @@ _lock = threading.RLock()
 
 def threading_layer() -> str:
     """Return the threading layer that Numba uses or would use: tbb, omp or workqueue."""
+    import numba
+
     try:
         return numba.threading_layer()
     except ValueError:
@@ -48,7 +49,7 @@ def thread_limit() -> int:
 
     In a task of Dask's they are the task's share of them.
     """
-    most = min(numba.config.NUMBA_NUM_THREADS, _cgroup_cpus())
+    most = min(numbas_threads(), _cgroup_cpus())
     # Not imported: it is there if this may be a worker of Dask's. 0.2 us, 0.04 without.
     worker = sys.modules.get("distributed.worker")
     return max(1, most if worker is None else _in_dask_task(worker, most))
@@ -115,8 +116,10 @@ class reserved:
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Set Numba's number of threads inside, and restore the calling thread's number after."""
+    import numba
+
     before = numba.get_num_threads()
-    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(n, numbas_threads()))
     try:
         yield
     finally:
@@ -131,11 +134,16 @@ def _present(layer: str) -> bool:
     return True
 
 
-def find_tbb() -> None:
-    """Load TBB from pip's folder, which no loader searches, before Numba is asked for threads."""
-    for name in ("libtbb.so.12", "libtbb.12.dylib"):
-        with suppress(OSError):
-            ctypes.CDLL(str(Path(sys.prefix, "lib", name)), mode=ctypes.RTLD_GLOBAL)
+def numbas_threads() -> int:
+    """Return NUMBA_NUM_THREADS, or the number of cores that this process may use."""
+    number: int = setting("NUMBA_NUM_THREADS", _cpus())
+    return number
+
+
+@cache
+def _cpus() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @cache
@@ -172,4 +180,3 @@ def _remember_fork() -> None:
 
 
 after_fork(_remember_fork)
-find_tbb()

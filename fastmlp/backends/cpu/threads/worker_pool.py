@@ -1,10 +1,9 @@
-"""The pool of workers: a team gathers from its Python threads, or in a region of Numba's.
+"""The pool of workers: a team gathers from its Python threads.
 
-A region is launched in 17 us while OpenMP's threads still spin, but ends only when all of them have
-entered, and 20 ms after the last region they sleep: 0.1 -> 4 to 7 ms (a call beside a busy process,
-2 threads). So regions are for long calls. The pool's workers enter after 40 to 400 us, while the
-leader works without waiting for them: the same call took 0.05 ms longer than on one thread. For
-calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us.
+Workers enter after 40 to 400 us, while the leader works without waiting for them. For calls in a
+row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us. A parallel region of
+Numba's would be launched in 17 us while OpenMP's threads still spin, but end only when all of them
+have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
 """
 
 import threading
@@ -16,7 +15,6 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange, types
 from numpy.typing import NDArray
 
 from fastmlp._process.memory import FreeList
@@ -46,7 +44,6 @@ from fastmlp.compiler import (
     call,
     exchange_if,
     fetch_add,
-    kernel,
     load_acquire,
     pause,
     record_at,
@@ -171,13 +168,6 @@ class Entered(NamedTuple):
     runs: bool
 
 
-@kernel("cpu.gather", parallel=True)
-def gather(n_threads: int, enter: int, team: int, driver: int, job: int) -> None:
-    """Enter a team on as many threads as Numba's pool gives, up to n_threads."""
-    for _ in prange(n_threads):
-        call(enter, (team, driver, job))
-
-
 @cache
 def _stopped_team() -> Team:
     """Return a team whose call has ended: who enters it leaves at once."""
@@ -197,15 +187,12 @@ def compile_all() -> None:
     entry()
     for factory in (share, lead, launch, serve):
         block(factory)
-    compiled: Any = gather
-    compiled.compile((types.int64,) * 5)
 
 
 def run(
     driver: Block,
     job: Any,
     n_threads: int,
-    region: bool = False,
     pieces: int = 1,
     patient: bool = True,
 ) -> bool:
@@ -219,7 +206,6 @@ def run(
     job : record array, shape (1,), or its fields
         `team` is set to the address of the team's record, 0 for one thread, and `n_parts` to the
         number of parts that suit a loop over rows.
-    region : True to gather the team by a parallel region of Numba's, where that is safe
     pieces : into how many pieces each thread's part of a loop is cut
     patient : True if the leader waits briefly for sleeping workers
     """
@@ -233,14 +219,8 @@ def run(
         if COMPILER == "numba":
             _run_by_numba(driver, job, address, n)
             return True
-        by_region = region and limits.parallel_is_safe()
-        team = make_team(n, pieces) if by_region else pool().team(n, pieces)
-        place = addressof(c_char.from_buffer(team.data))
-        job["team"], job["n_parts"] = place, n * pieces
-        if by_region:
-            with limits.threads(n):
-                gather(n, entry().address, place, driver.address, address)
-            return True
+        team = pool().team(n, pieces)
+        job["team"], job["n_parts"] = addressof(c_char.from_buffer(team.data)), n * pieces
         return pool().run(driver, address, team, n, patient=patient)
 
 

@@ -13,19 +13,14 @@ from fastmlp._process.locks import publish
 from fastmlp._process.memory import keep
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
-from fastmlp.backends.cpu.kernels.one_step import (
-    DECLINED,
-    TAKEN,
-    take_quick_step,
-    take_step_alone,
-)
+from fastmlp.backends.cpu.kernels.one_step import DECLINED, TAKEN, take_quick_step
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import address, fields_of
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import ALONE_FLOPS, GIL_LANE_PRODUCTS
-from fastmlp.compiler import Block, block_of
+from fastmlp.compiler import Block, block_of, entry_of
 from fastmlp.network.spec import Layout, Network, paired_layers
 
 Array = NDArray[Any]
@@ -120,6 +115,7 @@ class QuickStep:
         self.record, self.kind = np.zeros(1, one_step.PlainStep.dtype), session.kind
         self.job, self.address = fields_of(self.record), address(self.record)
         self._blocks = block_of(one_step.quick_step, dtype), driver
+        self._take_short: Callable[..., float] = entry_of(take_quick_step, dtype)
         has_labels = network.loss.targets == "classes"
         self._label_bytes = {np.dtype(kind): np.dtype(kind).itemsize for kind in ("i8", "i4")}
         if not has_labels:
@@ -229,26 +225,14 @@ class QuickStep:
             if weight.shape != (n_rows,) or not weight.flags.carray:
                 return None
             place = address(weight)
-        take: Callable[..., float] = take_quick_step
-        if not self._size.is_short:
-            take = self._take_alone if self._size.is_alone else self._take_long_step
-        loss = take(self.address, step, label_bytes, x, y, place)
+        take = self._take_short if self._size.is_short else self._take_long_step
+        loss: float = take(self.address, step, label_bytes, x, y, place)
         if loss - loss == 0:
             return loss
         if self.job["is_lost"]:
             self.is_lost = True
             return float(self.job["loss"])
         return loss if self.job["status"] != DECLINED else None
-
-    def _take_alone(
-        self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
-    ) -> float:
-        """Do what `take_quick_step` does without the GIL, on this thread."""
-        task_pool.check()
-        with limits.reserved(1):
-            loss: float = take_step_alone(self.address, step, label_bytes, x, y, weight)
-        self.has_taken(step)
-        return loss
 
     def _take_long_step(
         self, _: int, step: int, label_bytes: int, x: Array, y: Array, weight: int
@@ -260,7 +244,14 @@ class QuickStep:
         if fits and size is not None:
             rows = {"x": address(x), "y": address(y), "weight": weight}
             options: Any = {**rows, "label_bytes": label_bytes, "step": step}
-            self._engine.run(one_step.quick_step, self, size.work, **options)
+            if size.is_alone:
+                for name, value in options.items():
+                    self.job[name] = value
+                task_pool.check()
+                with limits.reserved(1):
+                    self._blocks[0].entry(self.address)
+            else:
+                self._engine.run(one_step.quick_step, self, size.work, **options)
             self.has_taken(step)
         return np.nan if self.job["is_lost"] else float(self.job["loss"])
 

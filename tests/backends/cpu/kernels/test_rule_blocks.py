@@ -178,7 +178,7 @@ from test_rule_blocks import network_of
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.compiler import COMPILER
 from fastmlp.rules.optimizers import (Adam, Custom)
-from fastmlp.rules.weight_rules import RULES
+from fastmlp.rules.weight_rules import PENALTIES as RULES
 
 def own(w, g, m, v, rate):
     return w - rate * g, m, v

@@ -22,7 +22,6 @@ from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, w
 from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
@@ -389,12 +388,10 @@ def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("long", [False, True], ids=["pool", "region"])
 def test_bits_do_not_depend_on_the_threads(
-    long: bool, dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
+    dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(dispatch, "REGION_SECONDS", 0 if long else 1 << 60)
     network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     x = rng.normal(size=(40 if INTERPRETED else 1234, 16)).astype(dtype)
@@ -402,7 +399,7 @@ def test_bits_do_not_depend_on_the_threads(
     for n_threads in (1, 2, 2, 3):
         runner = Engine(network, n_threads)
         # The pool has more threads than there are cores, if it is asked for them.
-        runner.n_threads = min(n_threads, limits.thread_limit()) if long else n_threads
+        runner.n_threads = n_threads
         out, blocks = np.empty((len(x), 2), dtype), RowBlocks(runner, network)
         for _ in range(1 if INTERPRETED else 20):
             out.fill(UNTOUCHED)

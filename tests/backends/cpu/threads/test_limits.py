@@ -10,36 +10,6 @@ from nets import Net
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.compiler import COMPILER
-
-# Another library's kernel starts the threads; this one is first used in the child.
-FORK_AFTER_OTHERS = """
-import os, signal, warnings
-import numba
-import numpy as np
-from nets import Net, orders, train
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import worker_pool, limits
-from fastmlp.rules.optimizers import (SGD)
-
-@numba.njit(parallel=True)
-def of_another_library(numbers):
-    for i in numba.prange(numbers.size):
-        numbers[i] += 1
-
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-dispatch.pays, dispatch.REGION_SECONDS = lambda work, n_threads: True, 0
-rng = np.random.default_rng(0)
-net = Net((5, 17, 3))
-parameters, data = net.draw(rng, 100)
-of_another_library(np.zeros(1000))
-process = os.fork()
-if process == 0:
-    signal.alarm(60)
-    train(net, parameters, data, SGD(0.03), orders(rng, 2, 100), 50, n_threads=2)
-    os._exit(limits.parallel_is_safe())
-print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
 
 FORK_BESIDE_A_LAUNCH = """
 import os, signal, threading
@@ -85,89 +55,6 @@ except ValueError:
     numba.set_num_threads(1)
     print(safe, foreseen, limits.threading_layer(), numba.threading_layer())
 """
-
-
-# Each way to launch a call, in turn; after each, which layer's threads there are, how many parallel
-# kernels were launched, and how many workers of ours there are.
-MODES = """
-import os, threading, warnings
-import numba
-from work import MLP, X, Y, always_in_parallel
-from fastmlp.backends.cpu import dispatch
-from fastmlp.backends.cpu.threads import worker_pool, limits
-
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-bits, regions, gather = set(), [], worker_pool.gather
-
-def counted(*arguments):
-    regions.append(0)
-    gather(*arguments)
-
-def fit(n_threads=None):
-    net = MLP((5, 17, 3), loss="cross_entropy", seed=0, n_threads=n_threads)
-    net.fit(X, Y, epochs=2, batch_size=50)
-    bits.add(net.parameters.tobytes())
-
-def tell(mode):
-    try:
-        layer = numba.threading_layer()
-    except ValueError:
-        layer = "none"
-    ours = sum(thread.name == "fastmlp team worker" for thread in threading.enumerate())
-    print(mode, layer, len(regions) > 0, ours > 0, flush=True)
-    regions.clear()
-
-worker_pool.gather = counted
-fit()
-tell("little")
-always_in_parallel()
-fit(1)
-tell("one")
-fit(2)
-tell("long")
-dispatch.REGION_SECONDS = 1 << 60
-fit(2)
-tell("short")
-dispatch.REGION_SECONDS = 0
-child = os.fork()
-if child == 0:
-    fit(2)
-    tell("forked")
-    os._exit(len(bits) - 1)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-fit(2)
-tell("after")
-assert len(bits) == 1
-"""
-NONE = "none False False"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(COMPILER == "numba", reason="Numba's threads stand in for a team")
-@only_compiled
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
-def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
-    layer: str, python: Callable[..., str]
-) -> None:
-    if not limits._present(layer):
-        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
-    printed = python(MODES, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
-    modes = dict(line.split(maxsplit=1) for line in printed.splitlines())
-    # A little work, and one thread, start no thread of anybody's.
-    assert (modes["little"], modes["one"]) == (NONE, NONE)
-    if layer == "workqueue":
-        # Its own threads are never started.
-        expected = dict.fromkeys(("long", "short", "forked", "after"), "none False True")
-    else:
-        expected = {
-            "long": f"{layer} True False",
-            "short": f"{layer} False True",
-            # The workers of the parent are not there.
-            "forked": f"{layer} False True",
-            "after": f"{layer} True True",
-        }
-    assert {mode: modes[mode] for mode in expected} == expected
 
 
 @pytest.mark.slow
@@ -278,14 +165,3 @@ def test_the_layer_is_foreseen_and_none_is_started(wanted: str, python: Callable
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
     assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]
-
-
-@pytest.mark.slow
-@only_compiled
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.skipif(limits.threading_layer() != "omp", reason="only OpenMP minds a fork")
-def test_training_goes_on_in_a_child_of_a_process_where_others_launched(
-    python: Callable[..., str],
-) -> None:
-    printed = python(FORK_AFTER_OTHERS, NUMBA_NUM_THREADS="2")
-    assert printed.strip() == "0"

@@ -36,13 +36,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def environment(layer: str, **more: str) -> dict[str, str]:
-    """A function that starts a process on this layer; skips if it is not installed."""
-    if not limits._present(layer):
-        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
-    return {"NUMBA_THREADING_LAYER": layer, **more}
-
-
 # In a process of its own, where a deadlock is a TimeoutExpired: threads and workers that must join.
 ITEMS = """
 import sys
@@ -50,17 +43,14 @@ from conditions import Drill
 from fastmlp.backends.cpu.threads import worker_pool
 
 def do_items(n_threads, n_joined):
-    # In loops that are foreseen as brief, and as long.
-    for seconds in (0, 1):
-        joined = 0
-        for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
-            drill = Drill(n, 100_000 // pieces, n_joined)
-            worker_pool.run(drill.driver, drill.job, n_threads, float(seconds), pieces)
-            assert drill.exact, (n, drill.memory)
-            joined += drill.calls > drill.n_loops
-        print(n_threads, joined)
+    joined = 0
+    for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
+        drill = Drill(n, 100_000 // pieces, n_joined)
+        worker_pool.run(drill.driver, drill.job, n_threads, pieces)
+        assert drill.exact, (n, drill.memory)
+        joined += drill.calls > drill.n_loops
+    print(n_threads, joined)
 """
-ALONE = f"{ITEMS}\ndo_items(3, 0)"
 # The last part changes the limit of threads for good.
 ALL = f"""
 {ITEMS}
@@ -79,7 +69,7 @@ for n_threads in (1, 2, 3, 4):
 # Calls that end before a helper comes.
 for n_loops in (0, 1, 2, 3) * 100:
     drill = Drill(8, n_loops)
-    worker_pool.run(drill.driver, drill.job, 3, n_loops % 2)
+    worker_pool.run(drill.driver, drill.job, 3)
     assert drill.exact
 
 # An interrupt is delivered when the call is done.
@@ -87,32 +77,16 @@ drill, after = Drill(64, 2_000_000), Drill(8, 1000)
 if sys.platform != "win32":  # where raise_signal does not interrupt a sleep
     threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
     try:
-        worker_pool.run(drill.driver, drill.job, 2, 1.0)
+        worker_pool.run(drill.driver, drill.job, 2)
         time.sleep(5)
         raise AssertionError("no interrupt")
     except KeyboardInterrupt:
         assert drill.exact
-worker_pool.run(after.driver, after.job, 2, 1.0)
+worker_pool.run(after.driver, after.job, 2)
 assert after.exact
-
-@numba.njit(parallel=True)
-def of_another_library(enter, teams, driver, jobs):
-    for i in numba.prange(teams.size):
-        worker_pool.gather(2, enter, teams[i], driver, jobs[i])
-
-if limits.parallel_is_safe():
-    drills, teams = [Drill(8, 1000) for _ in range(4)], [make_team(2) for _ in range(4)]
-    for drill, team in zip(drills, teams):
-        drill.job["team"] = team.ctypes.data
-    addresses = [np.array([each.ctypes.data for each in many])
-                 for many in (teams, [drill.job for drill in drills])]
-    entry, driver = worker_pool.entry().address, drills[0].driver.address
-    of_another_library(entry, addresses[0], driver, addresses[1])
-    assert all(drill.exact for drill in drills)
 
 # Several Python threads at once.
 dispatch.pays = lambda work, n_threads: True
-dispatch.REGION_SECONDS = 0
 limits.thread_limit = lambda: 64  # else the second call finds no thread free
 net = Net((5, 17, 3))
 rng = np.random.default_rng(0)
@@ -123,7 +97,7 @@ wrong = []
 
 def work():
     drill = Drill(7, 20_000)
-    worker_pool.run(drill.driver, drill.job, 2, 1.0)
+    worker_pool.run(drill.driver, drill.job, 2)
     trained = train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
     if not drill.exact or not np.array_equal(trained, expected):
         wrong.append(drill)
@@ -137,24 +111,14 @@ assert not wrong
 
 @pytest.mark.slow
 @only_compiled
-@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
-def test_every_item_is_done_once_on_each_layer(layer: str, python: Callable[..., str]) -> None:
-    """By 1 to 4 threads, beside an interrupt, in another library's region, by threads at once."""
-    lines = python(ALL, **environment(layer, NUMBA_NUM_THREADS="4")).splitlines()
+def test_every_item_is_done_once(python: Callable[..., str]) -> None:
+    """By 1 to 4 threads, beside an interrupt, by threads at once."""
+    lines = python(ALL, NUMBA_NUM_THREADS="4").splitlines()
     joined = [tuple(map(int, line.split())) for line in lines]
-    assert [n_threads for n_threads, _ in joined] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [n_threads for n_threads, _ in joined] == [1, 2, 3, 4]
     for n_threads, n_loops in joined:
         if n_threads == 1 or limits.thread_limit() > 1:
             assert (n_loops > 0) == (n_threads > 1)  # else no worker was tested
-
-
-@pytest.mark.slow
-@only_compiled
-@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
-def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
-    variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
-    *_, joined = map(int, python(ALONE, **variables).split())
-    assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
 
 
 def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:
@@ -259,19 +223,6 @@ def test_the_lines_of_a_team_are_its_own() -> None:
         assert team.ctypes.data % LINE == 0
         assert team.nbytes == PARTS + min(limit, 255) * LINE
         assert not team[: JOINED // 8 + 1].any()
-
-
-@only_compiled
-def test_a_region_is_opened_for_long_calls_on_layers_that_stand_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    regions: list[int] = []
-    monkeypatch.setattr(worker_pool, "gather", lambda n, *_: regions.append(n))
-    for safe, long in [(True, False), (True, True), (False, True)]:
-        monkeypatch.setattr(limits, "parallel_is_safe", lambda safe=safe: safe)
-        drill = Drill(8, 10)
-        worker_pool.run(drill.driver, drill.job, min(2, limits.thread_limit()), long)
-    assert regions == ([2] if limits.thread_limit() > 1 else [])
 
 
 def test_a_job_alone_has_no_team() -> None:

@@ -1,0 +1,387 @@
+"""Numba as the compiler: of rules of the user's own, of what the translator declines, and of all
+blocks with FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere.
+
+Importing it loads all of Numba, which nothing else in this room does.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from fastmlp._process import signals
+
+# A half-imported Numba cannot be imported again in the same process: of 40 imports that Ctrl-C
+# interrupted, 37 ended in an AttributeError at the next import.
+with signals.deferred():
+    import numba
+
+import numpy as np
+from llvmlite import ir
+from numba import from_dtype, types
+from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.runtime import rtsys
+from numba.core.typed_passes import NativeLowering
+from numba.core.typing.templates import make_intrinsic_template
+from numba.extending import overload, register_jitable, typeof_impl
+from numba.np.arrayobj import make_array, populate_array
+
+import fastmlp.compiler.native.emitters  # noqa: F401  (registers functions that both compilers emit)
+from fastmlp.compiler import elementary, intrinsics
+from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.intrinsics import EMITTED, RecordType, flush_denormals, restore_denormals
+from fastmlp.compiler.jit import COMPILER, mark_of
+from fastmlp.compiler.native.translator import FULL_WIDTH
+from fastmlp.compiler.source import parameters_of
+from fastmlp.rules import elementary as rules
+
+
+class FullWidth(Lower):
+    """Numba's lowering, with `FULL_WIDTH` set on the function."""
+
+    def pre_lower(self) -> None:
+        set.add(self.function.attributes, FULL_WIDTH)
+        super().pre_lower()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class FullWidthLowering(NativeLowering):
+    """The pass that lowers a block, or a function that is inlined in one."""
+
+    _name = "fastmlp_full_width_lowering"
+
+    @property
+    def lowering_class(self) -> Any:
+        return FullWidth
+
+
+class Compiler(CompilerBase):
+    """Numba's compiler with this lowering pass."""
+
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [
+            (FullWidthLowering if step is NativeLowering else step, words)
+            for step, words in manager.passes
+        ]
+        manager.finalize()
+        return [manager]
+
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+# Functions that a block calls are inlined: LLVM does not inline a long function that is called
+# twice, and a loop with a call in it does not vectorise. mish, float64: 23 -> 4 ns a number.
+INLINED: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
+
+
+def inline(rule: Any) -> None:
+    """Let Numba inline a rule of the user's, unless the user has compiled it."""
+    if isinstance(rule, FunctionType):
+        register_jitable(**INLINED)(rule)
+
+
+class Stored:
+    """A `CodeCache` with the interface that Numba expects: of C functions, for one signature."""
+
+    def __init__(self, cache: CodeCache) -> None:
+        # Not the file that the translator would look for.
+        self._cache = CodeCache(f"{cache.name} by Numba")
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return what a C function reads of stored code; None if there is none."""
+        # Numba refreshes the whole context here, which imports SciPy without need: 0.3 s.
+        rtsys.initialize(context)
+        stored = self._cache.load()
+        if stored is None:
+            return None
+        words, content = stored
+        parts = content[: words["size"]], content[words["size"] :]
+        library = context.codegen().unserialize_library((words["library"], "object", parts))
+        return SimpleNamespace(
+            library=library, fndesc=SimpleNamespace(llvm_cfunc_wrapper_name=words["symbol"])
+        )
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Store the code; on failure change nothing."""
+        if result.lifted or result.library.has_dynamic_globals:
+            return
+        name, _, (code, bitcode) = result.library.serialize_using_object_code()
+        symbol = result.fndesc.llvm_cfunc_wrapper_name
+        words = {"symbol": symbol, "library": name, "size": len(code)}
+        self._cache.save(words, code + bitcode)
+
+
+def c_function(
+    function: Any, kinds: tuple[Any, Any], cache: CodeCache | None, **options: Any
+) -> Any:
+    """Compile a C function of these types of arguments and result, or load its code."""
+    code: Any = CFunc(function, kinds, {}, {"error_model": "numpy"}, **options)
+    if cache is not None:
+        code._cache = Stored(cache)
+    # Numba's lock itself, whose `__enter__` is one step: in its own wrapper, Ctrl-C could come
+    # between acquiring it and entering the block, and leave it locked.
+    with getattr(global_compiler_lock, "_lock", global_compiler_lock), signals.deferred():
+        code.compile()
+    return code
+
+
+def compiled(loop: Any, cache: CodeCache | None) -> Any:
+    """Compile a block: the translator declines it, or must not compile it."""
+    # The words of a NamedTuple are passed one by one: a homogeneous tuple would be an LLVM array.
+    arguments = (
+        types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
+        for kind in parameters_of(loop)
+    )
+    if COMPILER == "numba":
+        # Code from the disk cache names functions of the threads' runtime.
+        from numba.np.ufunc.parallel import _launch_threads
+
+        _launch_threads()
+    return c_function(loop, (tuple(arguments), types.void), cache, pipeline_class=Compiler)
+
+
+def dispatcher(function: Any) -> Any:
+    """Return a function that Python calls with objects; it is compiled on its first call."""
+    return numba.njit(error_model="numpy")(function)
+
+
+_TYPE = "fastmlp_type"
+
+
+@typeof_impl.register(FunctionType)
+def _typeof_function(function: Any, context: Any) -> Any:
+    """Return the type of a function of ours, made once; None for others."""
+    if _TYPE not in function.__dict__:
+        if function in EMITTED:
+            made: Any = _template(function, *_of_emitted(function))
+        elif mark_of(function) or _is_rule(function):
+            # The type holds no reference.
+            function.__dict__["fastmlp_dispatcher"] = made = dispatcher_of(function)
+            made = types.Dispatcher(made)
+        else:
+            return None
+        function.__dict__[_TYPE] = made
+    return function.__dict__[_TYPE]
+
+
+def _is_rule(function: Any) -> bool:
+    """Return True for a rule of the library, of which no compiler has a form of its own."""
+    module = function.__module__ or ""
+    return module.startswith("fastmlp.rules.") and module != rules.__name__
+
+
+def dispatcher_of(function: Any) -> Any:
+    """Return Numba's function for one of ours, by its mark; a rule is inlined."""
+    mark = mark_of(function)
+    if mark == "parallel":
+        return _parallel(function)
+    return numba.njit(**(OPTIONS if mark == "function" else INLINED))(function)
+
+
+def _parallel(function: Any) -> Any:
+    """Compile a kernel twice, and run the parallel form on Numba's own threads: a parallel region
+    of one thread still costs a launch."""
+    # A call without a team uses the buffers of the first thread, also where a thread of a team
+    # makes it.
+    serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
+    shared = numba.njit(**OPTIONS, parallel=True)(_with(function))
+
+    def kernel(team: Any, *arguments: Any) -> None:
+        if team != 0:
+            shared(team, *arguments)
+        else:
+            serial(team, *arguments)
+
+    return numba.njit(**OPTIONS)(kernel)
+
+
+def _with(function: Any, **names: Any) -> Any:
+    """Return the function with other names of its module, and with Numba's `prange`."""
+    names = {**function.__globals__, "prange": numba.prange, **names}
+    parts = function.__code__, names, function.__name__, function.__defaults__
+    return FunctionType(*parts, function.__closure__)
+
+
+@numba.njit
+def _first_thread() -> int:
+    return 0
+
+
+def _template(function: Any, define: Any, literal: bool) -> Any:
+    return types.Function(
+        make_intrinsic_template(function, define, function.__name__, prefer_literal=literal)
+    )
+
+
+def _of_emitted(function: Any) -> Any:
+    """Return Numba's definition of a function that both compilers emit."""
+    form = EMITTED[function]
+
+    def define(typing_context: Any, *kinds: Any) -> Any:
+        if form.constant and not all(isinstance(kind, types.IntegerLiteral) for kind in kinds):
+            return None
+        if form.alike and not all(
+            kind == kinds[0] and isinstance(kind, types.Float) for kind in kinds
+        ):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            if form.constant:
+                values = [kind.literal_value for kind in kinds]
+            else:
+                values = [
+                    _values_of(builder, *pair) for pair in zip(values, signature.args, strict=True)
+                ]
+            made = form.generate(builder, *values)
+            return context.get_dummy_value() if form.result is None else made
+
+        wide = kinds if form.constant else map(_wide, kinds)
+        if type(form.result) is int:
+            return kinds[form.result](*wide), generate
+        result = types.void if form.result is None else from_dtype(form.result)
+        return result(*wide), generate
+
+    of_python = inspect.signature(function)
+    first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    # Numba reads the arguments' names, the first of which is its own.
+    define.__signature__ = of_python.replace(  # type: ignore[attr-defined]
+        parameters=[first, *of_python.parameters.values()]
+    )
+    return define, form.constant
+
+
+def _wide(kind: Any) -> Any:
+    return types.int64 if isinstance(kind, types.Integer) else kind
+
+
+def _values_of(builder: Any, value: Any, kind: Any) -> Any:
+    """Return a value; of a tuple, those in it."""
+    if not isinstance(kind, types.BaseTuple):
+        return value
+    make: Callable[..., Any] = getattr(kind, "instance_class", None) or (lambda *parts: parts)
+    return make(*cgutils.unpack_tuple(builder, value))
+
+
+def _ours(function: Any, *, literal: bool = False) -> Callable[[Any], Any]:
+    """Register Numba's definition of a function that the translator knows by itself."""
+
+    def register(define: Any) -> Any:
+        function.__dict__[_TYPE] = _template(function, define, literal)
+        return define
+
+    return register
+
+
+@_ours(intrinsics.call)
+def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        parts = list(_unpacked(builder, values[1]))
+        function = ir.FunctionType(ir.VoidType(), [part.type for part in parts])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), parts)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), generate
+
+
+def _unpacked(builder: Any, packed: Any) -> Iterator[Any]:
+    for value in cgutils.unpack_tuple(builder, packed):
+        nested = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
+        yield from _unpacked(builder, value) if nested else (value,)
+
+
+@_ours(intrinsics.row)
+def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    return types.Array(dtype.dtype, 1, "C")(types.intp, types.intp, dtype), _view
+
+
+@_ours(intrinsics.records_at)
+def _records_at(typing_context: Any, address: Any, n: Any, kind: Any) -> Any:
+    return types.Array(kind.dtype, 1, "C")(types.intp, types.intp, kind), _view
+
+
+@_ours(intrinsics.rows)
+def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    words = types.intp, types.intp, types.intp
+    return types.Array(dtype.dtype, 2, "C")(*words, dtype), _view
+
+
+def _view(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Build a view of the type of the result: of an address, a shape, and a dtype."""
+    kind, (address, *shape, _) = signature.return_type, values
+    array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
+    size = cgutils.intp_t(context.get_abi_sizeof(number))
+    strides = [size]
+    for n in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], n))
+    data = builder.inttoptr(address, number.as_pointer())
+    populate_array(array, data, shape, strides, size, None)
+    return array._getvalue()
+
+
+@_ours(intrinsics.coefficients_at, literal=True)
+def _coefficients_at(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    kind, count = dtype.dtype, n.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], context.get_value_type(kind).as_pointer())
+        numbers = [builder.load(cgutils.gep(builder, pointer, i)) for i in range(count)]
+        return context.make_tuple(builder, signature.return_type, numbers)
+
+    return types.UniTuple(kind, count)(types.intp, n, dtype), generate
+
+
+@typeof_impl.register(RecordType)
+def _typeof_record(kind: RecordType, context: Any) -> Any:
+    return types.DType(from_dtype(kind.dtype))
+
+
+@_ours(intrinsics.record_at)
+def _record_at(typing_context: Any, address: Any, kind: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer: ir.Type = context.get_value_type(signature.return_type)
+        return builder.inttoptr(values[0], pointer)
+
+    return kind.dtype(types.intp, kind), generate
+
+
+@overload(intrinsics.thread_number)
+def _thread_number() -> Any:
+    return lambda: numba.get_thread_id()
+
+
+@overload(intrinsics.flushed)
+def _flushed() -> Any:
+    return lambda: flush_denormals()
+
+
+@overload(intrinsics.restored)
+def _restored(mode: Any) -> Any:
+    def restore(mode: Any) -> Any:
+        restore_denormals(mode)
+
+    return restore
+
+
+SCALARS = {types.float32: np.float32, types.float64: np.float64}
+
+
+def _choose(function: Any, form: Any) -> None:
+    """Let Numba take the compiled form of an elementary function."""
+
+    @overload(function, strict=False, jit_options=INLINED)
+    def choose(x: Any) -> Any:
+        # Integers use the function's own body.
+        return form(SCALARS[x]) if x in SCALARS else function
+
+
+for _function, _form in elementary.FORMS.items():
+    _choose(_function, _form)
+for _function in (rules.sqrt, rules.exponentials, rules.probabilities):
+    register_jitable(**INLINED)(_function)
