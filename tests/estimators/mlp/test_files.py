@@ -294,7 +294,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "an unknown activation": (lie("activation", ["slu"], "parameters"), "unknown activation"),
     "too many activations": (lie("activation", ["relu"] * 3, "parameters"), "names 3 layers"),
     "no threads": (lie("n_jobs", 0, "parameters"), "n_jobs"),
-    "a number that is none": (lie("tol", {"float": "1"}, "parameters"), "is none of"),
+    "a number that is none": (lie("tol", {"float": "1"}, "parameters"), "is not one of"),
     "more parameters": (lie("layer_sizes", [1 << 40, 5, 3]), "claims"),
     "other sizes": (lie("layer_sizes", [5, 6, 3]), "weights.0 must be"),
     "another dtype": (lie("dtype", "float32"), "must be float32"),
