@@ -66,8 +66,10 @@ class Cauchy(LossSettings):
         )
     ],
     "__init__.py": [
-        ("from fastmlp.rules.optimizers", "from fastmlp.rules.loss_settings import Cauchy\n"),
-        ('    "Constant",', '    "Cauchy",\n'),
+        (
+            "from fastmlp.rules.optimizers",
+            "from fastmlp.rules.loss_settings import Cauchy as Cauchy\n",
+        )
     ],
 }
 START = """

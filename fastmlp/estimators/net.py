@@ -338,6 +338,9 @@ class HeldOutRows:
         If all weights are 0.
     """
 
+    weight: Any
+    labels: Any
+
     def __init__(
         self,
         estimator: Any,

@@ -230,6 +230,9 @@ class CoreOptimizer(BaseOptimizer):
     t : int, steps so far
     """
 
+    core: Optimizer
+    t: int
+
     def __init__(self, core: Optimizer) -> None:
         rate = core.learning_rate
         super().__init__(np.nan if callable(rate) else rate)

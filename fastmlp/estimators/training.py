@@ -110,6 +110,12 @@ class Epochs:
         Callbacks, bar and lines of each epoch.
     """
 
+    data: Data
+    batch_size: int
+    last_step: int
+    n_rows: int
+    history: History
+
     # An epoch's loss weighs batches by rows, and a fit that diverges goes on, as in scikit-learn.
     trainer_options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 

@@ -176,7 +176,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decay_biases: bool = field(default=True, kw_only=True)
-    rule = staticmethod(updates.adamw)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adamw)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return Adam's coefficients and keep = 1 - rate weight_decay."""
@@ -221,7 +221,7 @@ class Nadam(Adam):
     """
 
     momentum_decay: float = 0.004
-    rule = staticmethod(updates.nadam)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.nadam)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
@@ -282,7 +282,7 @@ class RMSprop(OptimizerSettings):
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
-    rule = staticmethod(updates.rmsprop)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.rmsprop)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
@@ -320,7 +320,7 @@ class Adagrad(OptimizerSettings):
 
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
-    rule = staticmethod(updates.adagrad)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adagrad)
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, epsilon)."""
@@ -374,7 +374,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    rule = staticmethod(updates.schedule_free_adamw)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.schedule_free_adamw)
 
     def _check(self) -> None:
         who, rate = type(self).__name__, self.learning_rate

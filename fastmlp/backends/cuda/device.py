@@ -268,6 +268,8 @@ class Card:
     n_multiprocessors : int
     """
 
+    n_multiprocessors: int
+
     def __init__(self, index: int) -> None:
         note_use()
         self.index = index

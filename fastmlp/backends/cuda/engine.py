@@ -41,6 +41,9 @@ class ForwardPass:
     session : Session
     """
 
+    mass: float
+    session: plan.Session
+
     def __init__(
         self, card: device.Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:
@@ -253,6 +256,11 @@ class Engine:
     ImportError, RuntimeError
         If the package, the driver or the device is missing.
     """
+
+    network: Network
+    lock: NetLock
+    card: device.Card
+    queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
         device.require(index)

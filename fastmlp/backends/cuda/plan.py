@@ -469,6 +469,10 @@ class Session:
     sizes : Sizes
     """
 
+    plans: NDArray[Any]
+    nets: Nets
+    sizes: Sizes
+
     def __init__(self, card: Card, networks: Sequence[Network], need: Need, *, who: str) -> None:
         self.card, n_nets, dtype = card, len(networks), networks[0].dtype
         plan, layers, self.sizes = make_plan(networks[0], need)

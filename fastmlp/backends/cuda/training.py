@@ -38,6 +38,11 @@ class Moments:
     state : array on the GPU, shape (n_slots * n_parameters,), one slot after the other
     """
 
+    network: Network
+    card: device.Card
+    n_slots: int
+    state: Any
+
     def __init__(
         self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
     ) -> None:
@@ -247,6 +252,10 @@ class Trainer:
     units_per_epoch : int
     unit_flops : int
     """
+
+    net: int
+    units_per_epoch: int
+    unit_flops: int
 
     def __init__(
         self,
