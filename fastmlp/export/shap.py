@@ -239,10 +239,8 @@ def _pack_of(model: Any) -> Any:
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model)
-    weights = model.pack_.extra_weights
-    if np.any(weights):
-        used = [name for (name, _), w in zip(model.extra_members_, weights, strict=True) if w]
-        names = ", ".join(map(repr, used))
+    if model._beside:
+        names = ", ".join(repr(name) for name, *_ in model._beside)
         raise NotImplementedError(
             f"{WHO}: the ensemble has members that are not nets, and cannot be derived: "
             f"{names}; fit without extra_members, with trees=False, or hand predict to "

@@ -76,8 +76,7 @@ def pack(model: Any, *, training: bool) -> Content:
         If the ensemble has members of `extra_members`, or a setting has no name.
     """
     check_is_fitted(model)
-    pairs = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
-    others = [(*pair, weight) for pair, weight in pairs if weight]
+    others = model._beside
     used = [name for name, member, _ in others if not isinstance(member, BoostedTrees)]
     if used:
         raise ValueError(

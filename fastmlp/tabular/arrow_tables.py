@@ -1,7 +1,6 @@
 """Columns of Arrow as numbers, moments and texts; files as one table, or a sample of rows."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -94,29 +93,6 @@ def dictionary(column: Any) -> tuple[Array, list[Any]]:
         column = column.chunk(0)
     codes = column.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
     return codes, column.dictionary.to_pylist()
-
-
-def texts(column: Any, *, as_dates: bool = False) -> Any:
-    """Return an Arrow column of anything as texts; whole numbers have no point.
-
-    Dates are ISO texts, and so are texts of dates, if `as_dates`.
-    """
-    import pyarrow
-    import pyarrow.types as kinds
-
-    column = decoded(column)
-    kind_of_column = kind_of(column.type)
-    if kind_of_column in dates.PARTS or (as_dates and kind_of_column == "texts"):
-        codes, values = dictionary(column)
-        each = [
-            dates.as_level(one) if kind_of_column == "texts" else dates.text_of(one)
-            for one in values
-        ]
-        return pyarrow.array([*each, None], "string").take(pyarrow.array(codes % (len(each) + 1)))
-    if kinds.is_floating(column.type):
-        with suppress(pyarrow.ArrowInvalid):
-            column = column.cast("int64")
-    return column.cast("string")
 
 
 def decoded(column: Any) -> Any:

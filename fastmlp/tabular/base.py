@@ -287,7 +287,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
             n_fits = len(data.folds or ()) + 1 + (self.refit and data.folds is None)
             grown = extras.candidate(n_classes, values, seed, self.time_limit, n_fits)
             members.append((extras.NAME, grown))
-        beside = extras.named(members, name, signs, values)
+        beside = extras.named(members, name, signs, values.codes.shape[1])
         score = self._own_score()
         if self.scoring is not None:
             score = score_of(self.scoring, task, classes, caller.who)
@@ -375,15 +375,12 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     def _predicted(self, values: Values) -> Array:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
-        members = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
         n = self._n_classes
         if not len(values.codes):
             return np.empty((0, n) if n else 0)
-        none = np.empty(0)
-        more = [
-            extras.answers(model, values, n) if weight else none for (_, model), weight in members
-        ]
-        predictions = self.pack_.predict(values, more)
+        predictions = self.pack_.predict(values)
+        for _, model, weight in self._beside:
+            predictions += weight * extras.answers(model, values, n)
         if not n:
             return predictions
         # In float64 the sum of float32 probabilities is up to 1e-7 beside 1. Of two columns NumPy's
@@ -412,18 +409,22 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
 
     def _each(self, values: Values) -> Any:
         """Yield the weight and the predictions of each member."""
-        pack = self.pack_
         strips = in_strips(
             len(values.codes),
-            lambda rows: [*pack.each(values.part(rows))],
+            lambda rows: [*self.pack_.each(values.part(rows))],
             values.numbers.shape[1] + values.codes.shape[1],
         )
         for pairs in zip(*strips, strict=True):
             weight = pairs[0][0].weight
             yield weight, np.concatenate([predictions for _, predictions in pairs])
-        for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
-            if weight:
-                yield weight, extras.answers(model, values, self._n_classes)
+        for _, model, weight in self._beside:
+            yield weight, extras.answers(model, values, self._n_classes)
+
+    @property
+    def _beside(self) -> list[tuple[str, Any, float]]:
+        """The estimators beside the nets that have a weight: name, estimator and weight."""
+        pairs = zip(self.extra_members_, self.pack_.extra_weights.tolist(), strict=True)
+        return [(name, model, weight) for (name, model), weight in pairs if weight]
 
     @property
     def _n_rows(self) -> int:

@@ -128,11 +128,6 @@ def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
     return Parts((*varying, last), origin)
 
 
-def days_of(origin: str) -> int:
-    """Return the days from 1970 to an ISO date."""
-    return int(np.datetime64(origin, "D").astype(np.int64))
-
-
 def _part(name: str, day: Array, past: Array, origin: str | None) -> Array:
     """Return a part of dates, of their days and the microseconds past midnight."""
     if name == "year":
@@ -146,7 +141,9 @@ def _part(name: str, day: Array, past: Array, origin: str | None) -> Array:
         return past // HOUR
     number = day.astype(np.int64)
     # 1970 began on a Thursday.
-    return (number + 3) % 7 if name == "weekday" else number - days_of(origin or EPOCH) + past / DAY
+    if name == "weekday":
+        return (number + 3) % 7
+    return number - np.datetime64(origin or EPOCH, "D").astype(np.int64) + past / DAY
 
 
 def _seconds(spans: Array) -> Array:
@@ -272,12 +269,8 @@ def as_level(text: str) -> str:
     moments = of_texts([text])
     if moments is None or np.isnat(moments[0]):
         return text
-    return text_of(moments[0]) if moments.dtype.kind == "M" else text_of(_clock(moments[0]))
-
-
-def _clock(span: Any) -> time:
-    clock: time = (datetime(1970, 1, 1) + span.item()).time()
-    return clock
+    is_date = moments.dtype.kind == "M"
+    return text_of(moments[0] if is_date else (datetime(1970, 1, 1) + moments[0].item()).time())
 
 
 def are_levels(levels: Sequence[Any]) -> bool:

@@ -105,9 +105,7 @@ class Encoding:
         TypeError, ValueError
             If a setting is not what it must be.
         """
-        for name, part, X, targets in self._begun(values, y, task, rng):
-            part.encoder.learn(X, targets)
-            self._parts[name] = part
+        self._learned(values, y, task, rng)
         return self
 
     def fit_transform(

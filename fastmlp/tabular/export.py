@@ -75,11 +75,10 @@ STEPS: dict[type[Encoder], Callable[[Any, Array], Step]] = {
 
 def check_members(model: Any, who: str) -> None:
     """Raise NotImplementedError if the ensemble has a model that is no net, nor boosted trees."""
-    others = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
     used = [
         f"{name!r} with weight {weight:.2g}"
-        for (name, member), weight in others
-        if weight and not isinstance(member, BoostedTrees)
+        for name, member, weight in model._beside
+        if not isinstance(member, BoostedTrees)
     ]
     if used:
         raise NotImplementedError(
@@ -130,11 +129,9 @@ def parts_of_table(model: Any, who: str) -> TableParts:
 
 def _trees(model: Any) -> TableTrees | None:
     """The boosted trees of the ensemble, on the numbers of a row."""
-    pairs = zip(model.extra_members_, model.pack_.extra_weights, strict=True)
-    used = [(trees, float(weight)) for (_, trees), weight in pairs if weight]
-    if not used:
+    if not model._beside:
         return None
-    ((trees, weight),), schema = used, model.schema_
+    ((_, trees, weight),), schema = model._beside, model.schema_
     nodes, classes = trees.nodes, trees.classes_
     if len(classes) == 1:  # a leaf alone: the probability is 1
         nodes = nodes._replace(roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers)))
@@ -448,11 +445,10 @@ def predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
         if members:
             rows = inputs_of(graph, encoding, columns)
             outputs += [_net(graph, rows, member, pack.outputs) for member in members]
-    for (_, trees), weight in zip(model.extra_members_, pack.extra_weights, strict=True):
-        if weight:
-            n_classes, share = len(getattr(model, "classes_", ())), np.array(weight)
-            name = _of_trees(graph, trees, columns.numbers, columns.places, n_classes)
-            outputs.append(graph.node("Mul", [name, graph.constant(share, graph.kinds.DOUBLE)]))
+    for _, trees, weight in model._beside:
+        name = _of_trees(graph, trees, columns.numbers, columns.places, model._n_classes)
+        share = graph.constant(np.array(weight), graph.kinds.DOUBLE)
+        outputs.append(graph.node("Mul", [name, share]))
     return graph.node("Sum", outputs)
 
 

@@ -275,7 +275,7 @@ def matrix(values: Values) -> Array:
 
 
 def named(
-    members: Sequence[Any] | None, who: str, signs: Sequence[int] = (), values: Values | None = None
+    members: Sequence[Any], who: str, signs: Sequence[int] = (), n_categories: int = 0
 ) -> list[tuple[str, Any]]:
     """Estimators with names: their own, or those of their classes.
 
@@ -289,7 +289,7 @@ def named(
         If two have one name, or one does not take the constraints.
     """
     pairs = []
-    for member in members or ():
+    for member in members:
         name, estimator = member if isinstance(member, tuple) else (type(member).__name__, member)
         if (
             not hasattr(estimator, "fit")
@@ -298,13 +298,13 @@ def named(
         ):
             expected = "estimators, or pairs of a name and an estimator"
             raise TypeError(f"{who}: extra_members must be {expected}, got {member!r}")
-        if signs and values is not None:
+        if signs:
             if "monotonic_cst" not in estimator.get_params():
                 raise ValueError(
                     f"{who}: monotonic_cst is for all members, and {name} does not take it; "
                     "scikit-learn's HistGradientBoosting does"
                 )
-            constraints = [*signs, *[0] * values.codes.shape[1]]
+            constraints = [*signs, *[0] * n_categories]
             estimator = clone(estimator).set_params(monotonic_cst=constraints)
         pairs.append((name, estimator))
     names = [name for name, _ in pairs]

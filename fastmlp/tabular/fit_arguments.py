@@ -14,11 +14,10 @@ from fastmlp.data.batches import Choice
 from fastmlp.data.columns import lacking
 from fastmlp.tabular import dates
 from fastmlp.tabular.arrow_tables import read
-from fastmlp.tabular.in_memory import is_rows, require, text_names
+from fastmlp.tabular.in_memory import is_missing, is_rows, require, text_names
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation import arrays, hints, scalars
-from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
@@ -61,7 +60,9 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         )
     targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
-    _no_nan(missing(targets), who, name)
+    if (gaps := missing(targets)).any():
+        message = f"{count(int(gaps.sum()), 'missing value')}, the first in row {gaps.argmax()}"
+        raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
     _finite(targets, who, name)
     return targets
 
@@ -103,13 +104,15 @@ def missing(values: Array) -> NDArray[np.bool_]:
         return values != values
     if values.dtype.kind != "O":
         return np.zeros(len(values), np.bool_)
-    return np.array([_is_missing(value) for value in values], np.bool_)
+    return np.array([is_missing(value) for value in values], np.bool_)
 
 
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
     """Return targets as numbers; raises as `vector` does."""
     targets = vector(y, n_rows, who, name)
-    if targets.dtype.kind in "mM" or (targets.dtype.kind == "O" and _are_dates(targets)):
+    moments = (*dates.DATES, dates.TIMES, *dates.DURATIONS)
+    of_objects = targets.dtype.kind == "O" and any(isinstance(one, moments) for one in targets)
+    if of_objects or targets.dtype.kind in "mM":
         kind = f"got {targets.dtype}{hints.of_kind(y, targets, name)}"
         raise TypeError(f"{who}: {name} must hold real numbers, {kind}")
     try:
@@ -123,10 +126,6 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
         unit = f"divide them by {most:.0e}, and multiply predictions"
         raise ValueError(f"{who}: {name} has numbers up to {most:.2g}, too far for squares: {unit}")
     return as_numbers
-
-
-def _are_dates(values: Array) -> bool:
-    return any(isinstance(value, (*dates.DATES, dates.TIMES, *dates.DURATIONS)) for value in values)
 
 
 def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
@@ -290,14 +289,6 @@ def to_validate(
     return weighted(TableRows(values, y), weight, who, of_class, name)[0]
 
 
-def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
-    if missing.any():
-        message = (
-            f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
-        )
-        raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
-
-
 def _finite(targets: Array, who: str, name: str) -> None:
     """Raise ValueError, in scikit-learn's words and with the first row, if a target is infinite."""
     infinite = np.isinf(targets) if targets.dtype.kind == "f" else np.zeros(1, np.bool_)
@@ -305,11 +296,6 @@ def _finite(targets: Array, who: str, name: str) -> None:
         n = count(int(infinite.sum()), "infinite value")
         message = f"{n}, the first in row {infinite.argmax()}; leave such rows out"
         raise ValueError(f"{who}: Input {name} contains infinity: {message}")
-
-
-def _is_missing(value: Any) -> bool:
-    named = value is None or type(value).__name__ in MISSING_TYPES
-    return named or (isinstance(value, float) and value != value)
 
 
 def check_rows(X: Any, who: str, *, training: bool = False) -> None:
@@ -367,22 +353,15 @@ def opened(
     reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays)
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
-    if target is not None:
-        _require_targets(y, target, who)
+    if target is not None and (values := array(y)).ndim == 1 and (gaps := missing(values)).any():
+        first = f"row {int(gaps.argmax())}"
+        raise ValueError(f"{who}: {lacking(target, int(gaps.sum()), first)}")
     return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
 
 
 def _arrays(values: dict[str, Any]) -> list[str]:
     """Return the words of the arguments that are arrays; texts are names of columns."""
     return [word for word, each in values.items() if each is not None and not isinstance(each, str)]
-
-
-def _require_targets(y: Any, target: str, who: str) -> None:
-    """Check that no value of the target's column is missing, in the words of all readers."""
-    values = array(y)
-    if values.ndim == 1 and (gaps := missing(values)).any():
-        first = f"row {int(gaps.argmax())}"
-        raise ValueError(f"{who}: {lacking(target, int(gaps.sum()), first)}")
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
@@ -427,12 +406,8 @@ def _taken(
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:
         if _are_files(X):
-            path = "X is a path: name the target's column by target="
-            if "y" not in named:
-                path = (
-                    "the path has a column of the target: name it by target=, and leave y_val out"
-                )
-            raise ValueError(f"{who}: {path}")
+            more = "" if "y" in named else ", and leave y_val out"
+            raise ValueError(f"{who}: X is a path: name the target's column by target={more}")
         return X, {}
     chosen = list(names.values())
     if is_rows(X):
@@ -443,19 +418,15 @@ def _taken(
         require(chosen, list(map(str, X.columns)), who)
         return X.drop(columns=chosen), {word: X[name] for word, name in names.items()}
     choose = Choice(None, chosen, texts, nulls=True)
-    table = _table(X, partial(reading, choose=choose, target=names.get("y", names.get("y_val"))))
+    arrow = imported(who)
+    if isinstance(X, arrow.Table):
+        table = X
+    elif type(X).__module__.startswith("polars") and not is_lazy(X):
+        table = arrow.table(X)
+    elif paths_of(X) is None and not is_table(X) and not is_lazy(X):
+        raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
+    else:
+        table = reading(X, choose=choose, target=names.get("y", names.get("y_val")))
     require(chosen, table.column_names, who)
     columns = {word: table.column(name) for word, name in names.items()}
     return table.drop_columns(chosen), columns
-
-
-def _table(X: Any, reading: partial[Any]) -> Any:
-    """Return a table of Arrow of what is no frame of pandas."""
-    who = reading.keywords["who"]
-    if isinstance(X, imported(who).Table):
-        return X
-    if type(X).__module__.startswith("polars") and not is_lazy(X):
-        return imported(who).table(X)
-    if paths_of(X) is None and not is_table(X) and not is_lazy(X):
-        raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
-    return reading(X)

@@ -269,7 +269,7 @@ def _kind_of_objects(values: Any) -> Kind:
     return next(kinds, "others")
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in MISSING_TYPES:
         return True
     # NaN and NaT are not themselves.
@@ -296,7 +296,7 @@ def numbers(values: Any, name: str, who: str) -> Array:
     if not isinstance(dtype, np.dtype) and kind == "numbers":
         array: Array = values.to_numpy(dtype=np.float64, na_value=np.nan)
         return array
-    each = [np.nan if _is_missing(value) else value for value in values]
+    each = [np.nan if is_missing(value) else value for value in values]
     try:
         return np.array(each, np.float64)
     except ValueError as error:
@@ -316,7 +316,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     dtype, kind_of_column = values.dtype, kind_of(values)
     if kind_of_column == "texts":
         levels = levels_in(values, name, who)
-        each = ["" if _is_missing(value) else value for value in levels.values]
+        each = ["" if is_missing(value) else value for value in levels.values]
         return dates.read(levels.codes, each, kind, name, who)
     if kind_of_column == "nothing" or (
         kind_of_column == "numbers" and np.isnan(numbers(values, name, who)).all()
@@ -327,7 +327,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
     if hasattr(dtype, "pyarrow_dtype"):
         return dates.of_arrow(values.array.__arrow_array__())
     if str(dtype) == "object":
-        return dates.of_objects([None if _is_missing(value) else value for value in values])
+        return dates.of_objects([None if is_missing(value) else value for value in values])
     # Timezone-aware pandas columns are converted to UTC.
     unit = getattr(dtype, "unit", None)
     return np.asarray(values, None if unit is None else f"M8[{unit}]")
@@ -340,7 +340,7 @@ def has_zone(values: Any) -> bool | None:
     if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":
         return hasattr(kind, "tz")
     each = (value.as_py() if hasattr(value, "as_py") else value for value in values)
-    first = next((value for value in each if not _is_missing(value) and value != ""), None)
+    first = next((value for value in each if not is_missing(value) and value != ""), None)
     if isinstance(first, str):
         return dates.zone_of(first) is not None
     return None if first is None else getattr(first, "tzinfo", None) is not None
@@ -420,7 +420,7 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
 
 def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
     """Return the values with the code -1 for those that are None, NaN or alike."""
-    missing = [place for place, value in enumerate(values) if _is_missing(value)]
+    missing = [place for place, value in enumerate(values) if is_missing(value)]
     return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
 
 

@@ -1,6 +1,6 @@
 """Encoders of columns of numbers, scaled, in pieces, and marks of missing ones; their base."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -223,12 +223,6 @@ def _whole(codes: Array, who: str) -> Array:
         name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
         raise ValueError(f"{who}: X must hold {expected}: {name}")
     return numbers.astype(np.int64)
-
-
-def strips(n_rows: int, width: int) -> Iterator[slice]:
-    """Yield slices of rows, of about `STRIP` numbers each."""
-    step = max(1, STRIP // max(1, width))
-    return (slice(start, start + step) for start in range(0, n_rows, step))
 
 
 def there(column: Array) -> Array:
@@ -461,7 +455,8 @@ class PiecewiseLinear(NumberEncoder):
         """Write the pieces of checked rows to `out`."""
         lows, factors = self.table
         filled = self._filled(X)
-        for part in strips(len(X), len(lows)):
+        step = max(1, STRIP // max(1, len(lows)))
+        for part in (slice(start, start + step) for start in range(0, len(X), step)):
             # For 10,000 x 20 x 16: 6 ms, and 17 by broadcasting, column by column.
             shares = np.repeat(filled[part], self.n_pieces_, axis=1)
             with np.errstate(over="ignore"):

@@ -38,7 +38,7 @@ from fastmlp.tabular.pool import (
 )
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
-from fastmlp.training.history import Bar, Callback, bar_over
+from fastmlp.training.history import Callback, bar_over
 
 Array = NDArray[Any]
 # Of predictions and of the rows' weights, shape (n_rows,), or None; lower is better.
@@ -279,25 +279,14 @@ class Pack:
         """The weights of the members, shape (n_members,)."""
         return np.array([member.weight for member in self.members])
 
-    def predict(self, values: Values, extra: Sequence[Array] = ()) -> NDArray[np.float64]:
-        """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes).
-
-        Parameters
-        ----------
-        values : Values
-        extra : sequence of arrays
-            Predictions of the further models, in the order of `extra_weights`.
-        """
+    def predict(self, values: Values) -> NDArray[np.float64]:
+        """Return the nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
         strips = in_strips(
             len(values.numbers),
             lambda rows: self._nets(values.part(rows)),
             values.numbers.shape[1] + values.codes.shape[1],
         )
-        total = np.concatenate(strips)
-        for weight, predictions in zip(self.extra_weights, extra, strict=True):
-            if weight:
-                total += weight * predictions
-        return total
+        return np.concatenate(strips)
 
     def take_scores(self, scores: Array, weight: Array | None) -> None:
         """Keep the scores of validation rows, and their weights if any, in ascending order."""
@@ -388,11 +377,18 @@ def train_pack(
         encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
         # Of the other activations of recipes, silu falls below zero.
         recipes = [recipe._replace(activation="relu") for recipe in recipes]
-    held_out = validation
-    if held_out is None:
+    if validation is not None:
+        held_out, parts, of_rows = (
+            validation,
+            [(training, validation)],
+            [np.arange(len(validation.y))],
+        )
+    else:
         folds = drawn(training.y, settings.cv, seed) if folds is None else folds
-        held_out = _validated(training, folds)
-    parts, of_rows = _splits(training, held_out, None if validation is not None else folds)
+        rows = validated(folds)
+        held_out = training if len(rows) == len(training.y) else training.take(rows)
+        parts = [(training.take(first), training.take(second)) for first, second in folds]
+        of_rows = [np.searchsorted(rows, second) for _, second in folds]
     splits = []
     for k, (first, second) in enumerate(parts):
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
@@ -402,8 +398,19 @@ def train_pack(
         splits.append(Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
-        limits = _limits(settings, start, len(splits), caller.callbacks, bar)
-        pools = _pools(splits, limits._replace(n_threads=n_threads), cluster)
+        listeners = Listeners(caller.callbacks) if caller.callbacks else None
+        limits = Limits(
+            settings.epochs,
+            settings.patience,
+            settings.early_stopping,
+            _deadline(settings, start, 1 - FOR_SELECTION),
+            n_threads,
+            alone=len(splits) == 1,
+            least=FOR_TRAINING * (settings.time_limit or 0.0) / len(splits),
+            listeners=listeners,
+            bar=bar,
+        )
+        pools = _pools(splits, limits, cluster)
     fits = [split.encodings for split in splits]
     candidates = _candidates(pools, of_rows, len(held_out.y))
     if settings.time_limit is not None:
@@ -420,25 +427,6 @@ def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float
     if settings.time_limit is None:
         return None
     return start + share * settings.time_share * settings.time_limit
-
-
-def _limits(
-    settings: PackSettings,
-    start: float,
-    n_splits: int,
-    callbacks: Sequence[Callback],
-    bar: Bar | None,
-) -> Limits:
-    return Limits(
-        settings.epochs,
-        settings.patience,
-        settings.early_stopping,
-        _deadline(settings, start, 1 - FOR_SELECTION),
-        alone=n_splits == 1,
-        least=FOR_TRAINING * (settings.time_limit or 0.0) / n_splits,
-        listeners=Listeners(callbacks) if callbacks else None,
-        bar=bar,
-    )
 
 
 def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: str) -> None:
@@ -465,23 +453,6 @@ class Candidate(NamedTuple):
 
     nets: tuple[Trained, ...]
     predictions: NDArray[np.float64]
-
-
-def _validated(training: TableRows, folds: Sequence[Fold]) -> TableRows:
-    """Return the rows that folds validate on: as a rule all."""
-    rows = validated(folds)
-    return training if len(rows) == len(training.y) else training.take(rows)
-
-
-def _splits(
-    training: TableRows, held_out: TableRows, folds: Sequence[Fold] | None
-) -> tuple[list[tuple[TableRows, TableRows]], list[Array]]:
-    """Return rows to train on and to validate on, and the places of the latter in `held_out`."""
-    if folds is None:
-        return [(training, held_out)], [np.arange(len(held_out.y))]
-    rows = validated(folds)
-    parts = [(training.take(first), training.take(second)) for first, second in folds]
-    return parts, [np.searchsorted(rows, second) for _, second in folds]
 
 
 def _candidates(

@@ -123,15 +123,12 @@ def scored(scoring: Scoring, classes: Array | None, who: str, word: str = "scori
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         more = {"sample_weight": weight} if weighs and weight is not None else {}
         labels = y if classes is None else classes[y]
-        try:
-            return float(scorer(predictor, predictions, labels, **more))
-        except (AttributeError, ValueError) as error:
-            if not isinstance(scoring, str):
-                raise
-            of = "numbers" if classes is None else f"{len(classes)} classes"
-            raise ValueError(f"{who}: {word}={scoring!r} of {of} failed: {error}") from error
+        return float(scorer(predictor, predictions, labels, **more))
 
-    return score
+    if not isinstance(scoring, str):
+        return score
+    of = "numbers" if classes is None else f"{len(classes)} classes"
+    return _owned(score, f"{who}: {word}={scoring!r} of {of}")
 
 
 def _mean(errors: Callable[[Array, Array], Array], sign: int) -> Score:

@@ -170,17 +170,16 @@ def draw(n: int, seed: int, encodings: Sequence[str]) -> list[Recipe]:
     >>> draw(2, 0, ["steps"]) == draw(9, 0, ["steps"])[:2]
     True
     """
-    return [_drawn(i, seed, encodings[i % len(encodings)]) for i in range(n)]
-
-
-def _drawn(number: int, seed: int, encoding: str) -> Recipe:
-    generator = np.random.default_rng([seed, number])
-    turn, place = divmod(number, len(KINDS))
-    kind = KINDS[place]
-    hidden = tuple(n << turn % 2 for n in kind.hidden)
-    rate, decay = (
-        float(np.exp(generator.uniform(*np.log(span)))) for span in (kind.rates, kind.decays)
-    )
-    dropout, l1 = (float(generator.uniform(*span)) for span in (kind.dropouts, kind.penalties))
-    seed = int(generator.integers(1 << 31))
-    return Recipe(number, encoding, hidden, kind.activation, rate, decay, dropout, l1, seed)
+    recipes = []
+    for number in range(n):
+        generator = np.random.default_rng([seed, number])
+        turn, place = divmod(number, len(KINDS))
+        kind, encoding = KINDS[place], encodings[number % len(encodings)]
+        hidden = tuple(n_units << turn % 2 for n_units in kind.hidden)
+        rate, decay = (
+            float(np.exp(generator.uniform(*np.log(span)))) for span in (kind.rates, kind.decays)
+        )
+        dropout, l1 = (float(generator.uniform(*span)) for span in (kind.dropouts, kind.penalties))
+        own = (rate, decay, dropout, l1, int(generator.integers(1 << 31)))
+        recipes.append(Recipe(number, encoding, hidden, kind.activation, *own))
+    return recipes
