@@ -35,13 +35,15 @@ class NetLock:
     ----------
     owner : who owns the optimizer's state, or None
     n_owners : int, how many have been inside `training`
+    n_published : int, how often training has written the parameters
     """
 
     owner: object
     n_owners: int
+    n_published: int
 
     def __init__(self) -> None:
-        self.n_owners = 0
+        self.n_owners = self.n_published = 0
         self._renew()
 
     def _renew(self) -> None:
@@ -64,6 +66,17 @@ class NetLock:
         if self._process is not _process[0]:
             self._renew()
         return self._lock
+
+    def publish(self, values: NDArray[Any], target: NDArray[Any]) -> None:
+        """Write all parameters; see the function `publish`."""
+        with self.parameters:
+            self.n_published += 1
+            publish(values, target)
+
+    def seen(self) -> tuple[int, int]:
+        """Return what is another after training has written the parameters."""
+        with self.parameters:
+            return self.n_published, self.n_owners
 
     def training(self, who: str) -> "Training":
         """Return a context that owns the optimizer's state."""

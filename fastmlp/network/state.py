@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.locks import NetLock
 from fastmlp.network import monotone
 from fastmlp.network.spec import Layout, Network, bias_views, weight_views
 from fastmlp.rules.dropout import Key
@@ -112,8 +112,8 @@ class NetState:
 
     def assign(self, parameters: Array) -> None:
         """Copy these parameters, all at once for threads that predict."""
-        with self.lock.parameters:
-            publish(np.ascontiguousarray(parameters, self.parameters.dtype), self.parameters)
+        values = np.ascontiguousarray(parameters, self.parameters.dtype)
+        self.lock.publish(values, self.parameters)
 
     def bound(self, network: Network) -> None:
         """Set weights whose signs are not those of the network's constraints to 0."""

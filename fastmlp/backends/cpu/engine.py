@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch import Runner
@@ -210,8 +210,7 @@ class Engine(Runner):
                 step(members, group_constants, len(where))
                 for numbers, changed in zip(state, members, strict=True):
                     numbers[where] = changed
-        with self.lock.parameters:
-            publish(panels.flat(slots.shown(w)), parameters)
+        self.lock.publish(panels.flat(slots.shown(w)), parameters)
 
     def trainer(
         self,

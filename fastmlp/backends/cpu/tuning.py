@@ -206,6 +206,23 @@ ONE_BY_ONE = 4
 # vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us (784-128-10),
 # 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 -> 134 (784-512-512-10).
 GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
+# Tiles of rows that share one reading of the weights, rows by vectors of outputs: for more rows and
+# for two. 98 -> 70 us (2 x 784 x 512, 4 x 3 -> 2 x 4).
+ROW_TILES = ((4, 3), (2, 4))
+# Bytes of weights that tiles of rows read at once, and the fewest inputs. 16 -> 32 KB:
+# 70 -> 79 GFLOP/s (64 x 784 x 512).
+ROW_TILE_BYTES, ROW_TILE_INPUTS = 1 << 15, 8
+# Rows of weights, and of outputs, a multiple of so many bytes apart are spread.
+SPREAD_BYTES = 2048
+# Rows that pass through all layers at once in tiles.
+TILED_AT_ONCE = 64
+# Fewest weights of a net whose rows go in tiles, with AVX2; and the most rows: of nets up to
+# `BLOCK_BYTES`, and of larger ones. In lanes -> in tiles, 8 rows: 37 -> 23 us (128-256-256-10), 332
+# -> 190 (784-512-512-10); panels -> tiles, 32 rows: 720 -> 680.
+TILED_WEIGHTS, TILED_ROWS = 50_000 if vector_bytes() == 32 else sys.maxsize, (16, 48)
+# Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7
+# MB takes 100 to 200 us.
+LIVE_FLOPS = 1_000_000_000
 # Most bytes of parameters that row blocks read again and again; wider nets go by packed panels.
 # Panels -> blocks: 3.3 -> 2.7 ms (784-256-256-10, 1.1 MB, 1,000 rows, 2 threads); equal
 # (784-512-512-10, 2.7 MB).

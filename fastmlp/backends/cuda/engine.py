@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device, plan
 from fastmlp.backends.cuda.grid import launch_chunk, launch_update
 from fastmlp.backends.cuda.rule_blocks import Samples
@@ -354,8 +354,7 @@ class Engine:
             launch_update(rules, session)
             device.synchronize()
             values = slots.store(session)
-        with self.lock.parameters:
-            publish(values, parameters)
+        self.lock.publish(values, parameters)
 
     def trainer(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
-from fastmlp._process.locks import NetLock, publish
+from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device
 from fastmlp.backends.cuda.grid import launch_steps
 from fastmlp.backends.cuda.plan import Session, bytes_of, grid_shape, rules_of, training_need
@@ -323,8 +323,7 @@ class Trainer:
         """Copy the parameters to the host, and the optimizer's state to `moments`."""
         with self._card.current():
             values = self._moments.store(self._session, self.net)
-        with self._lock.parameters:
-            publish(values, self._parameters)
+        self._lock.publish(values, self._parameters)
 
     def end(self) -> None:
         """End the training; the GPU's memory is freed with this object."""

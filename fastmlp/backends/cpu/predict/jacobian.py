@@ -6,7 +6,7 @@ way. One output takes 1.5 times as long as its prediction (16-64-64-1, 20,000 ro
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,7 @@ class JacobianBlocks(RowBlocks):
     """Derives a network's outputs, before a link, by the inputs, from a copy of its parameters."""
 
     FACTORY = staticmethod(jacobian_in_lanes)
-    SLOPES = True
+    OPTIONS: ClassVar = {"slopes": True}
 
     def __init__(self, runner: Runner, network: Network) -> None:
         super().__init__(runner, network._replace(link=LINKS["identity"]))

@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks, TiledRows
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import (
@@ -23,6 +23,8 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
     PREDICT_FLOPS,
     ROW_BLOCK,
+    TILED_ROWS,
+    TILED_WEIGHTS,
 )
 from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network, paired_layers
@@ -82,6 +84,7 @@ class Prediction:
 
 Rows = Array | SparseRows | Expanded
 SMALL = ("one by one", "in lanes")
+BLOCKS = {"row tiles": TiledRows, "row blocks": RowBlocks}
 
 
 class Way(NamedTuple):
@@ -92,7 +95,7 @@ class Way(NamedTuple):
     quick : the most rows of a call by this method that holds the GIL; 0: it never does
     """
 
-    method: Literal["one by one", "in lanes", "row blocks", "packed panels"]
+    method: Literal["one by one", "in lanes", "row tiles", "row blocks", "packed panels"]
     quick: int
 
 
@@ -102,14 +105,15 @@ def way_for(n_rows: int, network: Network) -> Way:
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
+    is_large = layout.n_parameters * network.dtype.itemsize > BLOCK_BYTES
+    if layout.n_weights >= TILED_WEIGHTS and 1 < n_rows <= TILED_ROWS[is_large]:
+        return Way("row tiles", in_lanes)
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
         return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
     if n_rows <= in_lanes:
         return Way("in lanes", in_lanes)
-    if layout.n_parameters * network.dtype.itemsize <= BLOCK_BYTES:
-        return Way("row blocks", 0)
-    return Way("packed panels", 0)
+    return Way("packed panels" if is_large else "row blocks", 0)
 
 
 class Predictor:
@@ -122,7 +126,8 @@ class Predictor:
                                                  rows hold the GIL
     in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
                    to `GIL_LANE_PRODUCTS`
-    row blocks     more, of nets up to 2 MB      copied flat                         a team
+    row tiles      some, of wide nets            live; few hold the GIL              a team
+    row blocks     more, of nets up to 2 MB      live; of long calls copied flat     a team
     packed panels  more, of wider nets; any, in  packed                              a team
                    bfloat16
     sparse rows    sparse                        packed, but for the first layer's   a team
@@ -227,10 +232,10 @@ class Predictor:
             self._by_panels(x, out)
             return None
         way = way_for(len(x), self._network)
-        if way.method in SMALL:
+        if way.method in SMALL or len(x) <= way.quick:
             return self._by_small_batch(x, out, way)
-        if way.method == "row blocks":
-            self._by_blocks(x, out)
+        if way.method in BLOCKS:
+            self._by_blocks(x, out, way)
         else:
             self._by_panels(x, out)
         return None
@@ -252,31 +257,33 @@ class Predictor:
 
     def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
         """Predict in spare or new buffers: those of quick calls may be another thread's."""
-        in_lanes = way.method == "in lanes"
-        small = self._spare.take(in_lanes) or SmallBatch(
-            self._network, self._parameters, way.quick, in_lanes=in_lanes
+        small = self._spare.take(way) or SmallBatch(
+            self._network, self._parameters, way.quick, way.method
         )
         with self._runner.lock.parameters:
             small.write(x, out)
         if len(x) <= way.quick and (self._small is None or self._small.most < len(x)):
             self._small = small
         else:
-            self._spare.give(in_lanes, small)
+            self._spare.give(way, small)
         return small
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
-        """Predict by row blocks if x and out are plain; None if they, or a number, are not."""
+        """Predict by blocks if x and out are plain; None if they, or a number, are not."""
         network = self._network
-        if type(x) is not np.ndarray or way_for(len(x), network).method != "row blocks":
+        if type(x) is not np.ndarray:
             return None
-        result = plain_out(x, out, network, who)
-        if result is not None and self._by_blocks(x, result):
+        way = way_for(len(x), network)
+        by_blocks = way.method in BLOCKS and len(x) > way.quick
+        result = plain_out(x, out, network, who) if by_blocks else None
+        if result is not None and self._by_blocks(x, result, way):
             return result
         return None
 
-    def _by_blocks(self, x: Array, out: Array) -> bool:
-        key = (self._network, self._runner.n_threads)
-        blocks = self._idle.take(key) or RowBlocks(self._runner, self._network)
+    def _by_blocks(self, x: Array, out: Array, way: Way) -> bool:
+        kind = BLOCKS[way.method]
+        key = (self._network, self._runner.n_threads, kind)
+        blocks = self._idle.take(key) or kind(self._runner, self._network)
         finite: bool = blocks(self._parameters, x, out)
         self._idle.give(key, blocks)
         return finite

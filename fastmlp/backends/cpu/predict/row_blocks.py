@@ -17,8 +17,18 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import RELU, Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, tile
-from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE, PREDICT_FLOPS
+from fastmlp.backends.cpu.simd.flat_weights import batch_in_lanes, row_tiles, tile
+from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
+from fastmlp.backends.cpu.tuning import (
+    ALIGNMENT,
+    LARGEST_TILE,
+    LIVE_FLOPS,
+    PREDICT_FLOPS,
+    ROW_TILE_BYTES,
+    ROW_TILE_INPUTS,
+    SPREAD_BYTES,
+    TILED_AT_ONCE,
+)
 from fastmlp.compiler import (
     Record,
     block_of,
@@ -33,7 +43,7 @@ from fastmlp.compiler import (
     row,
     thread_number,
 )
-from fastmlp.compiler.target import lanes_of
+from fastmlp.compiler.target import LINE_BYTES, lanes_of
 from fastmlp.network.spec import Network
 
 # The vectors of rows in a block: as many as the largest tile of sums is wide.
@@ -78,7 +88,8 @@ class FlatNet(Record):
     n_derived: int  # how many outputs are derived
     derived: int  # address of their places, int64
     zeros: int  # address of zeros, as many as a tile has units
-    rows_in_lanes: int  # address of the block of `row_blocks.rows_in_lanes`; 0: none
+    rows_in_lanes: int  # address of a block of rows, in lanes or in tiles; 0: none
+    one_by_one: int  # the most rows of a small batch that go one by one
     row_by_row: int  # address of the block of `small_batch.row_by_row`
     small_batch: int  # address of the block of `small_batch.small_batch`
 
@@ -109,9 +120,11 @@ def make_flat(
     *,
     n_threads: int = 1,
     blocks: bool = True,
+    tiled: bool = False,
     slopes: bool = False,
 ) -> Flat:
-    """Lay out a net and its rules for rows one by one and, with `blocks`, for blocks of rows.
+    """Lay out a net and its rules for rows one by one and, with `blocks`, for blocks of rows, in
+    lanes or `tiled`.
 
     Parameters
     ----------
@@ -121,8 +134,9 @@ def make_flat(
     layout, dtype = network.layout, network.dtype
     lanes, size = lanes_of(dtype.type), dtype.itemsize
     layers = np.array(_layers(network), FlatLayer.dtype)
-    height = VECTORS * lanes if blocks else 1
-    block_bytes = round_up(max(layout.sizes), lanes) * height * size
+    height = TILED_AT_ONCE if tiled else VECTORS * lanes if blocks else 1
+    apart = 2 * LINE_BYTES if tiled else 0
+    block_bytes = (round_up(max(layout.sizes), lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
     buffer_bytes = round_up((BLOCKS - 1) * block_bytes + slope_bytes, ALIGNMENT)
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
@@ -167,6 +181,7 @@ def _layers(network: Network) -> list[tuple[int, ...]]:
 
 Array = NDArray[Any]
 Scalar = type[np.floating[Any]]
+Span = tuple[int, int]
 Multiply = Callable[[FlatNet, FlatLayer, int, int], None]
 Predict = Callable[..., None]
 
@@ -260,6 +275,95 @@ def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
     return hinted(control=True)(on_all_rows(scalar, _vectors_of_rows(scalar)))
 
 
+def _tiles_of_rows(scalar: Scalar) -> Predict:
+    """Make the function that predicts vectors first to last of rows, in tiles of rows and outputs,
+    in one thread's buffers."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    four, two = row_tiles(scalar)
+    apart = 2 * LINE_BYTES // size
+    copy, add_differences = moves(scalar, lanes).copy, moves(scalar, lanes).add_differences
+
+    @njit
+    def multiply(
+        net: FlatNet, layer: FlatLayer, inputs: Span, outputs: Span, n: int, spare: int
+    ) -> None:
+        """Write the sums of n rows, or their positive parts, some inputs at a time."""
+        (source, stride), (target, pitch), n_out = inputs, outputs, layer.n_out
+        start, start_pitch, row_bytes, k = net.parameters + layer.biases, 0, n_out * size, 0
+        step = max(ROW_TILE_BYTES // row_bytes, ROW_TILE_INPUTS)
+        # Rows a page apart share the same few sets of the cache, and loads wait for stores.
+        spreads = n > 4 and row_bytes % SPREAD_BYTES == 0
+        while k < layer.n_in:
+            weights, between = net.parameters + layer.weights + k * row_bytes, row_bytes
+            n_in = min(step, layer.n_in - k)
+            if spreads:
+                between = row_bytes + apart * size
+                for i in range(n_in):
+                    copy(weights + i * row_bytes, spare + i * between, n_out)
+                weights = spare
+            positive = layer.relu if k + n_in == layer.n_in else 0
+            of = (MatrixRows(target, pitch), MatrixRows(start, start_pitch))
+            right = (MatrixRows(weights, between), n_out, MatrixRows(source + k * size, stride))
+            if n > 2:
+                four(*of, *right, n_in, positive, n)
+            else:
+                two(*of, *right, n_in, positive, n)
+            start, start_pitch, k = target, pitch, k + n_in
+
+    @njit
+    def write_linked(net: FlatNet, raw: Span, n: int, out: int, spare: Span) -> None:
+        """Write n rows' predictions by way of columns, as the link reads them."""
+        (place, stride), (before, after), n_out = raw, spare, net.n_out
+        columns, results = row(before, n * n_out, scalar), row(after, n * n_out, scalar)
+        for r in range(n):
+            numbers = row(place + r * stride, n_out, scalar)
+            for j in range(n_out):
+                columns[j * n + r] = numbers[j]
+        call(net.link, (before, after, n, n_out))
+        for r in range(n):
+            numbers = row(out + r * n_out * size, n_out, scalar)
+            for j in range(n_out):
+                numbers[j] = results[j * n + r]
+
+    def predict_tiles(net: FlatNet, first: int, last: int, thread: int) -> None:
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        buffer = net.buffers + thread * net.buffer_bytes
+        checks = net.checks + thread * net.check_bytes
+        begin, end = first * lanes, min(last * lanes, net.n_rows)
+        n_blocks = (end - begin + TILED_AT_ONCE - 1) // TILED_AT_ONCE
+        for block in range(n_blocks):
+            at = begin + block * (end - begin) // n_blocks
+            n = begin + (block + 1) * (end - begin) // n_blocks - at
+            source, stride = net.x + at * net.n_in * size, net.n_in * size
+            out, target = net.out + at * net.n_out * size, buffer
+            other, derivatives = buffer + net.block_bytes, buffer + 2 * net.block_bytes
+            add_differences(source, n * net.n_in, checks)
+            for i in range(net.n_layers):
+                layer = layers[i]
+                wide = (layer.n_out + lanes - 1) // lanes * lanes
+                if wide * size % SPREAD_BYTES == 0:
+                    wide += apart
+                multiply(net, layer, (source, stride), (target, wide * size), n, derivatives)
+                if layer.activation:
+                    call(layer.activation, (target, other, derivatives, n * wide))
+                    target, other = other, target
+                source, stride = target, wide * size
+                target, other = other, target
+            if net.link:
+                write_linked(net, (source, stride), n, out, (target, derivatives))
+            else:
+                for r in range(n):
+                    copy(source + r * stride, out + r * net.n_out * size, net.n_out)
+            add_differences(out, n * net.n_out, checks + lanes * size)
+
+    return njit(predict_tiles)
+
+
+def rows_in_tiles(scalar: Scalar) -> Callable[[int, int, int], None]:
+    """Make the block that predicts a `FlatNet` record's rows in tiles of rows and outputs."""
+    return hinted(control=True)(on_all_rows(scalar, _tiles_of_rows(scalar)))
+
+
 def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int], None]:
     """Make the block that applies a function of some vectors of rows to all of them."""
     lanes = lanes_of(scalar)
@@ -304,7 +408,7 @@ def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
 
 
 class RowBlocks:
-    """Predicts the rows of a network by blocks, from a copy of its parameters.
+    """Predicts the rows of a network by blocks.
 
     Attributes
     ----------
@@ -312,9 +416,9 @@ class RowBlocks:
     job, record : the driver's job, by its fields' names and as a record array
     """
 
-    # The block of the rows, and whether it needs the slopes of all layers.
+    # The block of the rows, and options of `make_flat`.
     FACTORY: ClassVar[Any] = staticmethod(rows_in_lanes)
-    SLOPES: ClassVar = False
+    OPTIONS: ClassVar[dict[str, bool]] = {}
     kind: tuple[Any, ...]
     record: Array
     job: Any
@@ -325,7 +429,7 @@ class RowBlocks:
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
         self.kind = self._kind = (network.layout.sizes, network.dtype)
         self._parameters = aligned(network.layout.n_parameters, network.dtype)
-        options: Any = {"n_threads": runner.n_threads, "slopes": self.SLOPES}
+        options: Any = {"n_threads": runner.n_threads, **self.OPTIONS}
         self._flat = make_flat(network, self._parameters, **options)
         self._net = fields_of(self._flat.net)
         self._net["rows_in_lanes"] = block_of(self.FACTORY, network.dtype).address
@@ -337,12 +441,24 @@ class RowBlocks:
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
         """Write the predictions for x at these parameters to out, shape (n_rows, n_outputs).
 
+        Short calls read the parameters where they are. Where training has written them meanwhile,
+        and in long calls, a copy is read, which is one state of them.
+
         Returns True if all numbers of x and of out are finite.
         """
-        runner, net, n_rows = self._runner, self._net, len(out)
-        with runner.lock.parameters:
+        lock, live = self._runner.lock, self._row_flops * len(out) <= LIVE_FLOPS
+        if live:
+            before = lock.seen()
+            finite = self._write(parameters, x, out)
+            if lock.seen() == before:
+                return finite
+        with lock.parameters:
             publish(parameters, self._parameters)
-        self.job["loss"] = 0.0
+        return self._write(self._parameters, x, out)
+
+    def _write(self, parameters: Array, x: Array, out: Array) -> bool:
+        net, n_rows = self._net, len(out)
+        net["parameters"], self.job["loss"] = address(parameters), 0.0
         self.kind = (*self._kind, n_rows.bit_length())
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)
@@ -359,3 +475,10 @@ class RowBlocks:
         else:
             # No thread reads the writes of another.
             self._runner.run(predict_blocks, self, Work(flops, 0))
+
+
+class TiledRows(RowBlocks):
+    """Predicts the rows of a network in tiles of rows and outputs."""
+
+    FACTORY = staticmethod(rows_in_tiles)
+    OPTIONS: ClassVar = {"tiled": True}

@@ -13,7 +13,13 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, make_flat, rows_in_lanes
+from fastmlp.backends.cpu.predict.row_blocks import (
+    FlatLayer,
+    FlatNet,
+    make_flat,
+    rows_in_lanes,
+    rows_in_tiles,
+)
 from fastmlp.backends.cpu.simd.flat_weights import one_row
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
@@ -83,7 +89,7 @@ def small_batch(scalar: Scalar) -> Callable[[int], None]:
     def predict_all(address: int) -> None:
         mode = flush_denormals()
         net = record_at(address, FlatNet)
-        if net.rows_in_lanes == 0 or net.n_rows <= ONE_BY_ONE:
+        if net.rows_in_lanes == 0 or net.n_rows <= net.one_by_one:
             call(net.row_by_row, (address,))
         else:
             call(net.rows_in_lanes, (0, address, 1))
@@ -100,9 +106,9 @@ class SmallBatch:
     network : Network
     parameters : (n_parameters,) array, live: each call reads its numbers of that moment
     most : int, the most rows of a call
-    in_lanes : bool
-        More than `ONE_BY_ONE` rows go by vectors of rows, whose block takes 0.3 s to compile;
-        without it all go one by one.
+    method : str, of a `Way`
+        More than `ONE_BY_ONE` rows go by vectors of rows, or more than one by tiles, whose blocks
+        take 0.3 s to compile; "one by one": all rows.
     """
 
     parameters: Array
@@ -110,18 +116,21 @@ class SmallBatch:
     most: int
     address: int  # of its `FlatNet`
 
-    def __init__(self, network: Network, parameters: Array, most: int, *, in_lanes: bool) -> None:
+    def __init__(self, network: Network, parameters: Array, most: int, method: str) -> None:
         dtype = network.dtype
         self.parameters, self.dtype, self.most = parameters, dtype, most
         self._n_out = network.layout.sizes[-1]
-        self._flat = make_flat(network, parameters, blocks=in_lanes)
+        tiled, blocks = method == "row tiles", method != "one by one"
+        self._flat = make_flat(network, parameters, blocks=blocks, tiled=tiled)
         net = self._flat.net[0]
         self._driver = block_of(small_batch, dtype)
         self._predict: Callable[..., bool] = entry_of(predict_small, dtype)
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
-        if in_lanes:
-            net.rows_in_lanes = block_of(rows_in_lanes, dtype).address
+        if blocks:
+            factory = rows_in_tiles if tiled else rows_in_lanes
+            net.rows_in_lanes = block_of(factory, dtype).address
+            net.one_by_one = 1 if tiled else ONE_BY_ONE
         self.address = address(self._flat.net)
 
     def __reduce__(self) -> Any:

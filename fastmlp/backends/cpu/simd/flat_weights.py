@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from fastmlp.backends.cpu.simd.pack import MatrixRows
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, VectorAccess, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import ROW_TILES
 from fastmlp.compiler.target import lanes_of
 
 # Chains side by side: as many as hide the latency of a multiply-add.
@@ -92,6 +94,74 @@ def multiply(
         for r in range(1, 2 * MOST_VECTORS):
             cases[r] = partial(tile, r // 2, r % 2 == 1, first)
         v.switch(rest * 2 + v.choose(last > 0, 1, 0), cases)
+
+
+class TileProducts(NamedTuple):
+    """Functions of addresses, the loop below for more rows and for two."""
+
+    four: VectorFunction
+    two: VectorFunction
+
+
+def row_tiles(scalar: Scalar) -> TileProducts:
+    """Return the products of some rows with a layer's weights."""
+    return TileProducts(*(_rows_by_tiles(scalar, *shape) for shape in ROW_TILES))
+
+
+def _rows_by_tiles(scalar: Scalar, rows: int, vectors: int) -> VectorFunction:
+    """Return the product of tiles of so many rows and vectors of outputs.
+
+    All n rows share one reading of the weights of `n_in` inputs, few enough to stay in the
+    first-level cache; a call for the next inputs goes on from the sums, which are the outputs. A
+    last tile repeats the last row, so the outputs have room for whole tiles, and each row for whole
+    vectors.
+    """
+
+    def multiply(
+        v: Vectors, outputs: MatrixRows, start: MatrixRows, weights: MatrixRows, n_out: Word,
+        inputs: MatrixRows, n_in: Word, positive: Word, n: Word,
+    ) -> None:  # fmt: skip
+        whole, last = n_out // v.lanes, n_out % v.lanes
+        groups, mask = whole // vectors, v.first(last)
+
+        def sweep(count: int, masked: bool, first: Word) -> None:
+            """Add the products to vectors of outputs of all rows."""
+            at = first * v.bytes
+            columns: list[Callable[..., Vector]] = [v.load] * count
+            if masked:
+                columns.append(lambda place: v.load_masked(place, mask))
+            loads = [*enumerate(columns)]
+            sums = [[v.variable(v.zero) for _ in loads] for _ in range(rows)]
+            for t in v.range((n + (rows - 1)) // rows):
+                row = []
+                for m, totals in enumerate(sums):
+                    r = t * rows + m
+                    row.append(inputs.address + v.choose(r < n, r, n - 1) * inputs.stride)
+                    for i, load in loads:
+                        place = start.address + r * start.stride + at
+                        totals[i].value = load(place + i * v.bytes)
+                for k in v.range(n_in):
+                    place = weights.address + k * weights.stride + at
+                    w = [load(place + i * v.bytes) for i, load in loads]
+                    for m, totals in enumerate(sums):
+                        x = v.broadcast(row[m] + k * v.size)
+                        for i, total in enumerate(totals):
+                            total.value = v.fma(x, w[i], total.value)
+                for m, totals in enumerate(sums):
+                    place = outputs.address + (t * rows + m) * outputs.stride + at
+                    for i, total in enumerate(totals):
+                        part = v.positive_part(total.value)
+                        value = v.select(v.equal(positive, 0), total.value, part)
+                        v.store(value, place + i * v.bytes)
+
+        for group in v.range(groups):
+            sweep(vectors, False, group * vectors)
+        cases: dict[int, Callable[[], None]] = {0: lambda: None}
+        for r in range(1, 2 * vectors):
+            cases[r] = partial(sweep, r // 2, r % 2 == 1, groups * vectors)
+        v.switch(whole % vectors * 2 + v.choose(last > 0, 1, 0), cases)
+
+    return vector_function(multiply, scalar, lanes_of(scalar))
 
 
 class BatchInLanes(NamedTuple):

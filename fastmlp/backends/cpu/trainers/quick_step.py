@@ -9,7 +9,6 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
-from fastmlp._process.locks import publish
 from fastmlp._process.memory import keep
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import one_step
@@ -259,6 +258,5 @@ class QuickStep:
         """Return True if the last call took this step; see that the net shows it."""
         taken = bool(self.job["status"] == TAKEN and self.job["step"] == step)
         if taken and not self.job["publishes"]:
-            with self._engine.lock.parameters:
-                publish(self._seen, self._parameters)
+            self._engine.lock.publish(self._seen, self._parameters)
         return taken

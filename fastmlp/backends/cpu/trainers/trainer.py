@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.locks import publish
 from fastmlp._process.memory import BufferPool
 from fastmlp.backends.cpu.dispatch import Runner, Work
 from fastmlp.backends.cpu.kernels import epoch, one_step, rule_blocks
@@ -287,8 +286,7 @@ class Trainer:
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
-        with self._engine.lock.parameters:
-            publish(parameters, self._parameters)
+        self._engine.lock.publish(parameters, self._parameters)
         self._is_current = True
 
     def begin(self) -> None:

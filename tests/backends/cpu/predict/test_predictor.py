@@ -3,23 +3,25 @@
 import copy
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from fitting import in_threads
 from memory_use import peak_of
 from nets import network_of
 from panelled import INTERPRETED
 
-from fastmlp import MLP
+from fastmlp import MLP, SGD, fit_many, jit
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.predict import predictor
 from fastmlp.backends.cpu.predict.predictor import Prediction, Predictor, Way, way_for
-from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
+from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks, TiledRows
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.predict.trees import TreeNodes, add_trees
 from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
@@ -52,15 +54,18 @@ def assert_same_bits(network: Network, rng: Any) -> None:
     dtype, sizes = network.dtype, network.layout.sizes
     parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
     runner = Engine(network, 1)
-    blocks, panels = RowBlocks(runner, network), Prediction(runner, network)
+    blocks, tiles = RowBlocks(runner, network), TiledRows(runner, network)
+    panels = Prediction(runner, network)
     for n_rows in some_rows(dtype.name):
         x = rng.normal(size=(n_rows, sizes[0])).astype(dtype)
         out, expected = np.full((2, n_rows + 1, sizes[-1]), UNTOUCHED, dtype)
         panels(parameters, x, expected[:-1])
         assert np.isfinite(expected).all()
-        assert blocks(parameters, x, out[:-1])
-        assert np.array_equal(out, expected)
-        assert (out[n_rows] == UNTOUCHED).all()
+        for way in (blocks, tiles):
+            out.fill(UNTOUCHED)
+            assert way(parameters, x, out[:-1])
+            assert np.array_equal(out, expected)
+            assert (out[n_rows] == UNTOUCHED).all()
         if n_rows == N_ROWS:
             assert Engine(network, 1).predict(parameters, x, out[:-1]) is None
             assert np.array_equal(out, expected)
@@ -68,8 +73,8 @@ def assert_same_bits(network: Network, rng: Any) -> None:
 
 
 def assert_few_have_the_bits(network: Network, parameters: Any, x: Any, expected: Any) -> None:
-    most = way_for(ONE_BY_ONE + 1, network).quick
-    quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
+    way = way_for(ONE_BY_ONE + 1, network)
+    quick = SmallBatch(network, parameters, way.quick, way.method)
     for n in sorted({1, 2, 3, 5, quick.most}):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
@@ -152,6 +157,68 @@ def test_parameters_are_live(dtype: str) -> None:
     net.fit(x, np.zeros((3, 2)), epochs=2)
     assert np.array_equal(net.predict(x), slowly(net, x))
     net.apply_gradient(np.ones(net.parameters.size))
+    assert np.array_equal(net.predict(x), slowly(net, x))
+
+
+# One row, in lanes, in tiles with and without the GIL, in blocks, by panels.
+EACH_WAY = {
+    "one by one": ((4, 6, 2), 1), "in lanes": ((4, 6, 2), 9), "few tiles": ((90, 500, 20), 3),
+    "tiles": ((900, 600, 9), 7), "blocks": ((4, 6, 2), 1500), "panels": ((900, 600, 9), 60),
+}  # fmt: skip
+
+
+@only_compiled
+@pytest.mark.parametrize(("sizes", "n_rows"), EACH_WAY.values(), ids=EACH_WAY)
+def test_each_write_of_parameters_shows_in_the_next_predictions(
+    sizes: tuple[int, ...], n_rows: int, monkeypatch: pytest.MonkeyPatch, rng: Any
+) -> None:
+    monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
+    net = MLP(sizes, seed=0, optimizer=SGD(1e-3))
+    x = rng.normal(size=(n_rows, sizes[0])).astype(np.float32)
+    y = rng.normal(size=(n_rows, sizes[-1])).astype(np.float32)
+    early, (weights, *_), (*_, biases) = net.parameters, net.weights, net.biases
+    other = MLP(sizes, seed=1)
+
+    def learn() -> None:
+        with jit.learner(net, batch_size=n_rows) as handle:
+            jit.train_on_batch(handle, x, y)
+
+    writes: list[Callable[[], Any]] = [
+        lambda: early.__imul__(0.5), lambda: weights[1].__iadd__(0.002), lambda: biases.fill(3),
+        lambda: net.parameters.__iadd__(1e-4), lambda: net.weights[-1].__isub__(0.001),
+        lambda: net.fit(x, y, epochs=1), lambda: net.train_on_batch(x, y),
+        lambda: fit_many([net, other], x, y, epochs=1), learn,
+        lambda: net.apply_gradient(np.ones(net.parameters.size)),
+    ]  # fmt: skip
+    before = net.predict(x)
+    for write in writes:
+        write()
+        after = net.predict(x)
+        assert not np.array_equal(after, before)
+        for same in (slowly(net, x), unpickled(net).predict(x), copy.copy(net).predict(x)):
+            assert np.array_equal(after, same)
+        assert np.array_equal(after, net.predict(x))
+        before = after
+
+
+@only_compiled
+def test_parameters_that_training_writes_meanwhile_are_predicted_whole(
+    monkeypatch: pytest.MonkeyPatch, rng: Any
+) -> None:
+    monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
+    net, x = MLP((900, 600, 9), seed=0), rng.normal(size=(7, 900)).astype(np.float32)
+    write, target = TiledRows._write, net._state
+    values = rng.normal(size=target.parameters.size).astype(np.float32)
+
+    def meanwhile(self: Any, parameters: Any, x: Any, out: Any) -> bool:
+        result = write(self, parameters, x, out)
+        if parameters is target.parameters:
+            target.assign(values)
+        return result
+
+    monkeypatch.setattr(TiledRows, "_write", meanwhile)
+    assert np.array_equal(net.predict(x), slowly(net, x))
+    monkeypatch.setattr(TiledRows, "_write", write)
     assert np.array_equal(net.predict(x), slowly(net, x))
 
 
@@ -331,14 +398,16 @@ WAYS: list[tuple[tuple[int, ...], int, Way]] = [
     ((16, 64, 64, 2), 1, Way("one by one", 4)),
     ((16, 64, 64, 2), 5, Way("in lanes", 304)),
     ((16, 64, 64, 2), 305, Way("row blocks", 0)),
-    ((784, 128, 10), 4, Way("one by one", 4)),
-    ((784, 128, 10), 15, Way("in lanes", 15)),
-    ((784, 128, 10), 16, Way("row blocks", 0)),
-    ((784, 256, 128, 10), 6, Way("in lanes", 6)),
+    ((784, 128, 10), 1, Way("one by one", 4)),
+    ((784, 128, 10), 2, Way("row tiles", 15)),
+    ((784, 128, 10), 16, Way("row tiles", 15)),
+    ((784, 128, 10), 17, Way("row blocks", 0)),
+    ((784, 256, 128, 10), 6, Way("row tiles", 6)),
     ((784, 512, 512, 10), 1, Way("one by one", 1)),
-    ((784, 512, 512, 10), 4, Way("one by one", 1)),
-    ((784, 512, 512, 10), 5, Way("packed panels", 0)),
-    ((128, 1024, 1024, 10), 4, Way("one by one", 1)),
+    ((784, 512, 512, 10), 4, Way("row tiles", 2)),
+    ((784, 512, 512, 10), 48, Way("row tiles", 2)),
+    ((784, 512, 512, 10), 49, Way("packed panels", 0)),
+    ((128, 1024, 1024, 10), 4, Way("row tiles", 1)),
 ]
 
 
@@ -347,6 +416,7 @@ def test_products_decide_the_way(
     sizes: tuple[int, ...], n_rows: int, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor, "GIL_ROWS", GIL_ROWS)
+    monkeypatch.setattr(predictor, "TILED_WEIGHTS", 50_000)
     assert way_for(n_rows, network_of(sizes, "relu", "identity", "identity", "float32")) == way
 
 
@@ -354,7 +424,7 @@ def test_the_rows_taken_are_bounded() -> None:
     network = network_of((10, 10, 10), "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
     for most in (1, 3, MOST):
-        quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
+        quick = SmallBatch(network, parameters, most, "in lanes")
         for n in range(1, MOST + 2):
             taken = quick(np.ones((n, 10), np.float32), None)
             assert (taken is not None) == (n <= most)
@@ -372,7 +442,7 @@ def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.Monkey
     net, x = MLP((600, 900, 2), seed=0), np.ones((4, 600), np.float32)
     expected = net.predict(x[:1])
     made.clear()
-    for n in (2, 3, 4) * 5:
+    for n in (1, 2) * 5:
         assert np.array_equal(net.predict(x[:n]), np.repeat(expected, n, axis=0))
     assert len(made) == 1
 
