@@ -97,7 +97,7 @@ def require_new(path: str, *, force: bool, who: str) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{who}: there is no folder {str(Path(path).parent)!r}")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{who}: the folder {str(folder)!r} may not be written to")
+        raise PermissionError(f"{who}: the folder {str(folder)!r} cannot be written to")
 
 
 def write_rows(reader: Any, path: str | None) -> None:

@@ -56,7 +56,7 @@ def _check_no_task(who: str) -> None:
     if module is not None and hasattr(module.thread_state, "execution_state"):
         raise ValueError(
             f"{who}: client= is for the program that has the client, and this is a task on a "
-            "worker: leave client out, and the task trains on its own threads"
+            "worker: leave client out, and the task trains on the threads of the worker"
         )
 
 
@@ -244,7 +244,7 @@ class Cluster:
                 different.append(f"{name} {' and '.join(known)}")
         if different:
             warn(
-                f"{self._who}: results may differ in their last bits from those of one machine, as "
+                f"{self._who}: results may differ in the last bits from results of one machine: "
                 f"workers, or workers and this process, have {', '.join(different)}",
                 UserWarning,
             )
@@ -379,8 +379,8 @@ class Cluster:
             return future.result(timeout=self._limit)
         except KilledWorker as error:
             raise RuntimeError(
-                f"{self._who}: the workers that ran this group died one after the other, such as "
-                "for want of memory: give them more of it, or each fewer threads of Dask's"
+                f"{self._who}: the workers that ran this group died one after the other, perhaps "
+                "for lack of memory: give them more memory, or fewer threads of Dask"
             ) from error
 
     def _submitted(

@@ -165,7 +165,7 @@ def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
     cluster = Cluster(client, "fit_many")
     client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
     try:
-        with pytest.raises(RuntimeError, match="died one after the other, such as for want of me"):
+        with pytest.raises(RuntimeError, match="died one after the other, perhaps for lack of me"):
             cluster.run(die, [0], [1.0], [], lambda *_: None, "nets")
     finally:
         client.cluster.scheduler.allowed_failures = before
