@@ -29,8 +29,6 @@ from fastmlp.training.request import FitRequest
 from fastmlp.training.rows import by_buffers
 from fastmlp.validation.expanded import Expanded
 
-FitFunction = Callable[[], History]
-
 
 class GpuQueue:
     """The nets on one GPU. Nets of one kind train in the same launches, with the bits of their own
@@ -159,13 +157,25 @@ def trained(
     """Train all nets, which are locked, on as many threads; `feed` is that of a source."""
     n = n_threads_of(n_threads)
     options = replace(options, callbacks=_one_at_a_time(options.callbacks))
-    if feed is None or feed.is_whole:
-        return _trained(Pool(n), jobs, options, bar, None)
-    shared = SharedFeed(feed, len(jobs), n)
+    shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
+    pool = Pool(n if shared is None else len(jobs))
+    # On the CPU in the pool, on each GPU in a thread of its own.
+    on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
+    request = partial(_request, options=options, bar=bar)
+    queues = queues_of(jobs, request, bar)
+    tasks = [
+        Task(jobs[i].cost, _fit(jobs[i], request, bar, shared), f"nets {jobs[i].number}")
+        for i in on_cpu
+    ]
     try:
-        return _trained(Pool(len(jobs)), jobs, options, bar, shared)
+        ended = pool.run([*tasks, *(queue.task for queue in queues)])
     finally:
-        shared.close()
+        if shared is not None:
+            shared.close()
+    outcomes = dict(zip(on_cpu, ended, strict=False))
+    for queue in queues:
+        outcomes |= queue.outcomes
+    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
 def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
@@ -177,28 +187,6 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
             callback(report)
 
     return tuple(partial(alone, callback) for callback in callbacks)
-
-
-def _trained(
-    pool: Pool,
-    jobs: list[NetJob],
-    options: FitOptions,
-    bar: Bar | None,
-    shared: SharedFeed | None,
-) -> CallOutcomes:
-    """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
-    on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    request = partial(_request, options=options, bar=bar)
-    queues = queues_of(jobs, request, bar)
-    tasks = [
-        Task(jobs[i].cost, _fit(jobs[i], request, bar, shared), f"nets {jobs[i].number}")
-        for i in on_cpu
-    ]
-    ended = pool.run([*tasks, *(queue.task for queue in queues)])
-    outcomes = dict(zip(on_cpu, ended, strict=False))
-    for queue in queues:
-        outcomes |= queue.outcomes
-    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
 def _request(job: NetJob, options: FitOptions, bar: Bar | None) -> FitRequest:
@@ -213,7 +201,7 @@ def _fit(
     request_of: Callable[[NetJob], FitRequest],
     bar: Bar | None,
     shared: SharedFeed | None,
-) -> FitFunction:
+) -> Callable[[], History]:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:

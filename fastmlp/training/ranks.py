@@ -95,7 +95,7 @@ class Alone:
         return {}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Fields of a checkpoint's `FitSettings`."""
+        """Settings of a checkpoint's fit."""
         return {}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
@@ -405,7 +405,7 @@ class Together(Exchange):
         return {"ranks": self, "average_every": average_every}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Fields of a checkpoint's `FitSettings`."""
+        """Settings of a checkpoint's fit."""
         return {"ranks": self.size, "average_every": average_every}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:

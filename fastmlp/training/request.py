@@ -38,27 +38,12 @@ from fastmlp.validation import scalars
 SERIES = ("loss", "validation_loss", "learning_rate")
 # The series of a metric, before its name.
 METRIC = "metrics."
-
-
-class FitSettings(NamedTuple):
-    """The settings that, with the net, determine the bits of a fit; JSON values."""
-
-    epochs: int
-    batch_size: int
-    shuffle: bool
-    n_rows: int
-    data: str
-    early_stopping: Mapping[str, Any] | None = None
-    reduce_lr_on_plateau: Mapping[str, Any] | None = None
-    metrics: Sequence[str] | None = None
-    validation_data: str | None = None
-    ranks: int | None = None
-    average_every: int | None = None
-
-    @property
-    def series(self) -> tuple[str, ...]:
-        """The names of the series in a file."""
-        return (*SERIES, *(f"{METRIC}{name}" for name in self.metrics or ()))
+# Settings that determine the bits of a fit, beside those of each fit, in the order of messages.
+FURTHER = (
+    *("data", "early_stopping", "reduce_lr_on_plateau", "metrics"),
+    *("validation_data", "ranks", "average_every"),
+)
+Settings = Mapping[str, Any]
 
 
 class Progress(NamedTuple):
@@ -84,11 +69,12 @@ class Checkpoint:
     file : CheckpointFile
     every : int or timedelta
         Write after so many epochs, or at the first end of an epoch after so much time.
-    fit : FitSettings
+    fit : the settings that, with the net, determine the bits of the fit; JSON values
     """
 
-    def __init__(self, file: CheckpointFile, every: int | timedelta, fit: FitSettings) -> None:
+    def __init__(self, file: CheckpointFile, every: int | timedelta, fit: Settings) -> None:
         self._file, self._every, self._fit = file, every, fit
+        self._metrics: Sequence[str] = fit["metrics"] or ()
         self._pending: SavedFit | None = None
         self._last_epoch, self._last_time = 0, time.monotonic()
 
@@ -104,11 +90,11 @@ class Checkpoint:
             If it is one of another fit, or of another net.
         """
         file = self._file
-        saved = file.read(self._fit._asdict(), self._fit.series)
+        saved = file.read(self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)])
         if saved is None:
             return None
         with file.refusing():
-            progress = _progress(saved, self._fit)
+            progress = _progress(saved, self._metrics)
         history = progress.history
         if history.loss and bool(history.validation_loss) != validated:
             there_is, here_is = ("no ", "") if validated else ("", "no ")
@@ -132,13 +118,13 @@ class Checkpoint:
         `best` are the parameters of the best epoch; they are not copied.
         """
         facts = {
-            **self._fit._asdict(),
+            **self._fit,
             "first_step": first_step,
             "status": history.status.name,
             "seconds": history.seconds,
         }
         series = {name: list(getattr(history, name)) for name in SERIES}
-        for name in self._fit.metrics or ():
+        for name in self._metrics:
             series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
         self._pending = SavedFit(self._file.capture(), facts, series, best)
         if isinstance(self._every, int):
@@ -161,7 +147,7 @@ class Checkpoint:
         self._pending = None
 
 
-def _progress(saved: SavedFit, fit: FitSettings) -> Progress:
+def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
     """Return the progress of a checkpoint's fit.
 
     Raises
@@ -170,7 +156,7 @@ def _progress(saved: SavedFit, fit: FitSettings) -> Progress:
         If the content is not that of a fit.
     """
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
-    metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in fit.metrics or ()}
+    metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in names}
     uneven = any(len(values) != n_validated for values in metrics.values())
     if n_rates != n_epochs or n_validated not in (0, n_epochs) or uneven:
         raise ValueError("losses and learning rates must be one for each epoch")
@@ -262,17 +248,21 @@ class FitRequest:
         if options.checkpoint is None:
             return
         file = CheckpointFile(options.checkpoint, network, state)
-        settings = {
+        fit = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "n_rows": self.n_rows,
+            **dict.fromkeys(FURTHER),
             **ranks.joined(self._digests()),
             **options.monitors(),
             **ranks.checkpoint_settings(options.average_every),
         }
-        fit = FitSettings(self.epochs, self.batch_size, self.shuffle, self.n_rows, **settings)
         so_far = ranks.resumed(partial(self._open, file, fit, state), state)
         if so_far is not None:
             self._go_on(so_far)
 
-    def _open(self, file: CheckpointFile, fit: FitSettings, state: NetState) -> Progress | None:
+    def _open(self, file: CheckpointFile, fit: Settings, state: NetState) -> Progress | None:
         """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
         options = self._options
         # Here, as the other ranks need not see the folder.
