@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp import BinaryFocal, Focal, Quantile, Tweedie
+from fastmlp.backends.cpu.kernels.rule_blocks import loss_options
 from fastmlp.rules.loss_settings import Smoothed
 from fastmlp.rules.losses import LOSSES, Loss, in_dtype
 
@@ -48,8 +49,12 @@ def constants_of(name: str, dtype: Any) -> Any:
 
 def options_of(loss: Loss) -> dict[str, Any]:
     """What `loss_loop` takes beside the rule."""
-    options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-    return options | ({"constants": loss.constants} if loss.constants else {})
+    return loss_options(loss, np.dtype(np.float64))[0]
+
+
+def settings_of(loss: Loss, dtype: Any) -> int:
+    """The address of a loss's constants."""
+    return loss_options(loss, np.dtype(dtype))[1]
 
 
 def cube(z: Any) -> Any:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 from conditions import only_compiled
-from loss_cases import CASES, constants_of, options_of, outputs_for
+from loss_cases import CASES, constants_of, options_of, outputs_for, settings_of
 from numba.extending import register_jitable
 
 from fastmlp.backends.cpu.kernels import elementwise
@@ -104,7 +104,17 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
     drawn = np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype)
     targets, constants = np.asfortranarray(drawn[:, :n_targets]), constants_of(name, dtype)
     slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
-    run(loss_block(name, dtype), outputs, targets, slopes, values, 20, n, n_targets)
+    run(
+        loss_block(name, dtype),
+        outputs,
+        targets,
+        slopes,
+        values,
+        settings_of(loss, dtype),
+        20,
+        n,
+        n_targets,
+    )
     rows = np.empty(20)
     if loss.by_row:
         loss.rule(outputs, targets, expected, rows, *constants)

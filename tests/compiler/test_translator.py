@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conditions import only_compiled
-from loss_cases import CASES, options_of
+from loss_cases import CASES, options_of, settings_of
 from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
@@ -400,7 +400,7 @@ def test_a_rule_of_yours_may_count_from_the_end() -> None:
     outputs = np.array([[1.0, 2.0], [3.0, 4.0]])  # in columns
     slopes, values = np.zeros((2, 2)), np.zeros(2)
     block = block_of(elementwise.loss_loop, np.float64, last, by_row=True, mean=False)
-    block(*(one.ctypes.data for one in (outputs, outputs, slopes, values)), 2, 2, 2)
+    block(*(one.ctypes.data for one in (outputs, outputs, slopes, values)), 0, 2, 2, 2)
     assert values.tolist() == [3.0, 4.0]
     assert slopes.tolist() == [[0.0, 0.0], [1.0, 1.0]]
 
@@ -471,7 +471,8 @@ def rules_with_arguments() -> dict[str, Any]:
     for name, loss in (CASES | OF_SKLEARN).items():
         options, kind = tuple(options_of(loss).values()), loss.targets == "classes"
         n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
-        shape = (200, n, 1 if kind else n // loss.per_target)
+        numbers = [settings_of(loss, each) for each in (np.float32, np.float64)]
+        shape = (numbers, 200, n, 1 if kind else n // loss.per_target)
         table[f"loss {name}"] = (
             loss.rule,
             elementwise.loss_loop,
@@ -519,7 +520,8 @@ def test_rules_have_the_bits_that_numba_gives_them(i: int, name: str) -> None:
         block = Block(factory(scalar, rule, *options), None, ours=ours)
         assert isinstance(block._code, NativeCode) == ours
         arrays = [numbers_for(kind, scalar) for kind in kinds]
-        block(*(array.ctypes.data for array in arrays), *shape)
+        words = (each[scalar == np.float64] if isinstance(each, list) else each for each in shape)
+        block(*(array.ctypes.data for array in arrays), *words)
         results.append(arrays)
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import precise
 import pytest
-from loss_cases import CASES, constants_of, options_of, outputs_for
+from loss_cases import CASES, constants_of, options_of, outputs_for, settings_of
 from scipy.optimize import minimize
 from sklearn import _loss
 from sklearn.linear_model import GammaRegressor, TweedieRegressor
@@ -73,7 +73,8 @@ def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
 def compiled(loss: Loss, outputs: Any, targets: Any) -> Any:
     slopes, values = np.empty_like(outputs), np.empty(len(outputs))
     arrays, counts = (outputs, targets, slopes, values), (*outputs.shape, targets.shape[1])
-    run(elementwise.loss_loop, loss.rule, options_of(loss), arrays, *counts)
+    settings = settings_of(loss, outputs.dtype)
+    run(elementwise.loss_loop, loss.rule, options_of(loss), arrays, settings, *counts)
     return np.column_stack([values, slopes])
 
 

@@ -3,7 +3,7 @@
 A factory takes the scalar type and a rule, and returns a loop that takes addresses and counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.monotone import ZERO
-from fastmlp.rules.losses import Constants, in_dtype
 from fastmlp.rules.updates import GRADIENT_RULES, unchanged
 from fastmlp.rules.weight_rules import PENALTIES
 
@@ -52,18 +51,41 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
+def settings_reader(scalar: Scalar, counts: Sequence[int]) -> Callable[[Any], Any]:
+    """Make the function that reads a loss's constants, of which `counts` tells the form: 0 for a
+    number, n for a tuple of n numbers, which a rule has instead of numbers."""
+    n, in_tuple = max(len(counts), sum(counts)), any(counts)
+
+    @njit
+    def read(address: Any) -> Any:
+        return coefficients_at(address, n, scalar)
+
+    @njit
+    def read_tuple(address: Any) -> Any:
+        return (coefficients_at(address, n, scalar),)
+
+    @njit
+    def read_none(address: Any) -> Any:
+        return ()
+
+    return read_tuple if in_tuple else read if n else read_none
+
+
 def loss_loop(
-    scalar: Scalar, rule: Rule, by_row: bool, mean: bool, constants: Constants = ()
+    scalar: Scalar, rule: Rule, by_row: bool, mean: bool, counts: Sequence[int] = ()
 ) -> Loop:
     """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
 
     Outputs and targets are columns, so that loops run along rows and vectorise for few outputs too.
+    The loss's constants, of the form `counts`, are read at the address `settings`.
     """
-    size, settings = np.dtype(scalar).itemsize, in_dtype(constants, scalar)
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, counts)
 
     def by_number(
-        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
-    ) -> None:
+        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants = read(settings)
         loss = row(loss, n_rows, np.float64)
         share = 1.0 / width if mean else 1.0
         loss[:] = 0.0
@@ -72,7 +94,7 @@ def loss_loop(
             p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
             slopes = row(slope + skip, n_rows, scalar)
             for r in range(n_rows):
-                value, slope_of_value = rule(p[r], y[r], *settings)
+                value, slope_of_value = rule(p[r], y[r], *constants)
                 loss[r] += value
                 slopes[r] = slope_of_value * scalar(share)
         if share != 1.0:
@@ -80,14 +102,16 @@ def loss_loop(
                 loss[r] *= share
 
     def by_rows(
-        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
-    ) -> None:
+        output: Any, target: Any, slope: Any, loss: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants = read(settings)
         rule(
             rows(output, width, n_rows, scalar).T,
             rows(target, n_targets, n_rows, scalar).T,
             rows(slope, width, n_rows, scalar).T,
             row(loss, n_rows, np.float64),
-            *settings,
+            *constants,
         )
 
     return by_rows if by_row else by_number

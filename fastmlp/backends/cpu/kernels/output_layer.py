@@ -184,8 +184,8 @@ def output_layer(scalar: Scalar) -> Kernel:
         if mode != FORWARD:
             targets = gather_targets(net, rows, skip)
             row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
-            loss = record_at(net.blocks, BlockAddresses).loss
-            call(loss, (values, targets, slopes, row_losses, *shape))
+            blocks = record_at(net.blocks, BlockAddresses)
+            call(blocks.loss, (values, targets, slopes, row_losses, blocks.loss_settings, *shape))
             sum_losses(net, rows, at, skip)
         if _of(net).out:
             write_predictions(net, outer, rows, at, values, slopes)

@@ -30,7 +30,7 @@ from fastmlp.backends.cpu.kernels.shared_layers import (
     split_k_backward,
 )
 from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
-from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED
+from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED, address
 from fastmlp.backends.cpu.simd.gemm import packed_product, product
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import pair_products
@@ -38,6 +38,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS, Link
+from fastmlp.rules.losses import Constants, Loss
 from fastmlp.rules.optimizer_protocol import Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.updates import N_MOMENTS
 from fastmlp.rules.weight_rules import PENALTIES
@@ -87,16 +88,27 @@ def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def loss(network: Network) -> int:
-    """Return the address of the loss's block."""
-    loss_of_net = network.loss
-    options: dict[str, Any] = {
-        "by_row": loss_of_net.by_row,
-        "mean": loss_of_net.over_outputs == "mean",
-    }
-    if loss_of_net.constants:
-        options["constants"] = loss_of_net.constants
-    return block_of(elementwise.loss_loop, network.dtype, loss_of_net.rule, **options).address
+def loss(network: Network) -> tuple[int, int]:
+    """Return the addresses of the loss's block, and of its constants."""
+    options, settings = loss_options(network.loss, network.dtype)
+    block = block_of(elementwise.loss_loop, network.dtype, network.loss.rule, **options)
+    return block.address, settings
+
+
+def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
+    """Return what `loss_loop` takes beside the rule, and the address of the loss's constants: one
+    block serves all of them."""
+    options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+    if not loss.constants:
+        return options, 0
+    counts = tuple(len(c) if isinstance(c, tuple) else 0 for c in loss.constants)
+    return options | {"counts": counts}, address(_constants(loss.constants, dtype))
+
+
+@cache
+def _constants(constants: Constants, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a loss's constants, kept as long as the process, as blocks are."""
+    return np.hstack(constants).astype(dtype)
 
 
 def penalties(network: Network) -> list[int]:

@@ -173,15 +173,16 @@ def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDAr
 class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
-    `forms` has each layer's form: LINEAR, BLOCK, RELU or RELU_DROPPED; `n_moments` is how many
-    numbers of state a parameter the optimizer's rule uses; `coefficients` are the bytes to those of
-    each layer's weights and biases in a step's row, or FROZEN, and `lowest` is the first layer that
-    is trained; `dropped` has the number, from 1, of each layer that is dropped, and 0 for others.
+    `loss` has its block and its constants; `forms` has each layer's form: LINEAR, BLOCK, RELU or
+    RELU_DROPPED; `n_moments` is how many numbers of state a parameter the optimizer's rule uses;
+    `coefficients` are the bytes to those of each layer's weights and biases in a step's row, or
+    FROZEN, and `lowest` is the first layer that is trained; `dropped` has the number, from 1, of
+    each layer that is dropped, and 0 for others.
     """
 
     activations: Sequence[int]
     forms: Sequence[int]
-    loss: int = 0
+    loss: tuple[int, int] = (0, 0)
     link: int = 0
     optimizer: int = 0
     penalised: int = 0
@@ -274,7 +275,8 @@ def make_plan(
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
-    for name in ("loss", "link", "optimizer", "penalised", "drop", "disturb"):
+    tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
+    for name in ("link", "optimizer", "penalised", "drop", "disturb"):
         tables["blocks"][name] = getattr(blocks, name)
     # All fields at once: setting them one by one took 0.1 ms of each predict.
     net = aligned(1, Net.dtype)

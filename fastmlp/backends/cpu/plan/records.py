@@ -207,7 +207,8 @@ class BlockAddresses(Record):
     sparse_gradient: int  # (net, tile, gradient, gradient_panel, more)
     squares: int  # (total, g, n_rows, width, goes_on): clipping by norm
     scaled: int  # (factor, g, n)
-    loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
+    loss: int  # (outputs, targets, slopes, losses, constants, n_rows, n_out, n_targets)
+    loss_settings: int  # the loss's constants, or 0
     link: int  # (raw, values, n_rows, n_out)
     optimizer: int  # (w, g, m, v, average, signs, coefficients, n)
     penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.elementwise import settings_reader
 from fastmlp.backends.cpu.kernels.parts import part_of
 from fastmlp.backends.cpu.predict.row_blocks import (
     VECTORS,
@@ -35,7 +36,6 @@ from fastmlp.compiler import (
     thread_number,
 )
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.losses import Constants, in_dtype
 
 
 class JacobianRows(Record):
@@ -49,7 +49,8 @@ class JacobianRows(Record):
     y: int  # address of the targets, shape (n_rows, n_targets)
     n_targets: int
     scale: int  # address of the roots of the rows' weights over their sum, shape (n_rows,)
-    curvature: int  # address of the block of `curvature_loop`
+    curvature: int  # address of the block of `curvature_loop`,
+    settings: int  # and of the loss's constants, or 0
     places: int  # address of the first columns of the layers' weights, and then of their biases;
     # -1: frozen
     first: int  # the rows of the block: first,
@@ -69,14 +70,16 @@ class JacobianRows(Record):
 
 
 def curvature_loop(
-    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, constants: Constants = ()
+    scalar: Scalar, rule: Callable[..., Any], by_row: bool, mean: bool, counts: Sequence[int] = ()
 ) -> Callable[..., None]:
     """Make the loop that writes the roots of the curvatures of n_rows rows, in columns."""
-    size, settings = np.dtype(scalar).itemsize, in_dtype(constants, scalar)
+    size, read = np.dtype(scalar).itemsize, settings_reader(scalar, counts)
 
     def by_number(
-        output: Any, target: Any, value: Any, root: Any, n_rows: Any, width: Any, n_targets: Any
-    ) -> None:
+        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
+        constants = read(settings)
         share = scalar(1.0 / width if mean else 1.0)
         roots = row(root, width * width * n_rows, scalar)
         for i in range(width * width * n_rows):
@@ -86,11 +89,12 @@ def curvature_loop(
             p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
             roots = row(root + j * width * n_rows * size + skip, n_rows, scalar)
             for r in range(n_rows):
-                roots[r] = np.sqrt(rule(p[r], y[r], *settings) * share)
+                roots[r] = np.sqrt(rule(p[r], y[r], *constants) * share)
 
     def by_rows(
-        output: Any, target: Any, value: Any, root: Any, n_rows: Any, width: Any, n_targets: Any
-    ) -> None:
+        output: Any, target: Any, value: Any, root: Any, settings: Any, n_rows: Any, width: Any,
+        n_targets: Any,
+    ) -> None:  # fmt: skip
         rule(
             rows(output, width, n_rows, scalar).T,
             rows(target, n_targets, n_rows, scalar).T,
@@ -221,7 +225,8 @@ def jacobian_rows(scalar: Scalar) -> Callable[..., None]:
         outputs = predict(of, net, buffer)
         value, roots = buffer + of.deltas, buffer + of.roots
         targets = buffer + of.targets
-        call(of.curvature, (outputs, targets, value, roots, n_lanes, net.n_out, of.n_targets))
+        shape = n_lanes, net.n_out, of.n_targets
+        call(of.curvature, (outputs, targets, value, roots, of.settings, *shape))
         for q in range(net.n_out):
             deltas, other = buffer + of.deltas, buffer + of.deltas + of.width * unit
             first_deltas(of, net, start, roots + q * net.n_out * unit, deltas)

@@ -77,9 +77,7 @@ class GaussNewton:
         height = min(max(most, LEAST_ROWS), MOST_ROWS)
         row_block = max(round_up(height // n_out, VECTORS * lanes), VECTORS * lanes)
         loss = network.loss
-        options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-        if loss.constants and not loss.by_row:
-            options["constants"] = loss.constants
+        options, settings = rule_blocks.loss_options(loss, np.dtype(np.float64))
         assert loss.curvature is not None
         block = block_of(curvature_loop, np.float64, loss.curvature, **options)
         units = {
@@ -97,7 +95,8 @@ class GaussNewton:
         record = aligned(1, JacobianRows.dtype)
         fields = {
             "net": address(self._flat.net), "y": address(data.y), "n_targets": n_targets,
-            "scale": address(scale), "curvature": block.address, "places": address(places),
+            "scale": address(scale), "curvature": block.address, "settings": settings,
+            "places": address(places),
             "buffers": address(buffers), "buffer_bytes": n_bytes, **begins, "width": width,
             "panels": address(panels), "panel": panel, "n_panels": n_panels,
         }  # fmt: skip
