@@ -20,6 +20,7 @@ import pytest
 from _pytest.doctest import DoctestModule
 
 import fastmlp
+import fastmlp.compiler.by_numba  # tells Numba of our functions: tests call them in code of its own
 
 TESTS = Path(__file__).parent
 # Containers that set it would have every process compile NumPy, pandas and each module of tests.

@@ -11,7 +11,6 @@ import pytest
 from conditions import only_compiled, shared
 from panelled import assembly_for
 
-import fastmlp.compiler.by_numba  # noqa: F401  (tells Numba of our functions)
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu import dispatch
 from fastmlp.backends.cpu.threads import limits, worker_pool

@@ -10,7 +10,6 @@ import pytest
 from conditions import only_compiled
 from scipy import special
 
-import fastmlp.compiler.by_numba  # noqa: F401  (tells Numba of our functions)
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
 from fastmlp.compiler import elementary as compiled
