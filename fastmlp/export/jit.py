@@ -1,8 +1,8 @@
 """Models inside a user's compiled code: ``from fastmlp import jit``."""
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.one_step import PlainStep
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner
+from fastmlp.backends.cpu.predict.embedded import HANDLE, Owner, handles_of
 from fastmlp.backends.cpu.predict.embedded_calls import (
     SIGNATURES,
     Taker,
@@ -34,12 +34,15 @@ from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.steps import Kind, Steps
 from fastmlp.validation import scalars
 
+WHO = "jit.compiled"
 # Steps after which coefficients of a constant rate must no longer change; and a step far away.
 MOST_STEPS, FAR = 1 << 18, 1 << 40
 
 
 @contextmanager
-def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterator[Any]:
+def learner(
+    net: MLP | Sequence[MLP], *, batch_size: int, n_steps: int | None = None
+) -> Iterator[Any]:
     """A context with a handle by which compiled code trains a net, and predicts.
 
     `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
@@ -50,7 +53,9 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
 
     Parameters
     ----------
-    net : MLP, on the CPU
+    net : MLP, on the CPU, or a sequence of them
+        With a sequence, handles of shape (n_nets, 1): ``handles[i]`` is that of ``net[i]``, in
+        compiled code and in its `prange` too.
     batch_size : int, rows of every step
     n_steps : int, optional
         Steps whose coefficients are computed ahead; later steps take the last coefficients. Without
@@ -76,7 +81,24 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
     >>> losses[2] < losses[0]
     True
     """
-    who = "jit.learner"
+    several, tables = isinstance(net, Sequence), dict[Any, Any]()
+    with ExitStack() as stack:
+        owners = []
+        for i, it in enumerate(net if isinstance(net, Sequence) else [net]):
+            who = f"jit.learner: nets[{i}]" if several else "jit.learner"
+            owners.append(stack.enter_context(_trained(it, batch_size, n_steps, tables, who)))
+        handles = handles_of(owners)
+        try:
+            yield handles if several else handles[0]
+        finally:
+            handles["learner"] = 0
+
+
+@contextmanager
+def _trained(
+    net: MLP, batch_size: int, n_steps: int | None, tables: dict[Any, Any], who: str
+) -> Iterator[Owner]:
+    """A context that trains a net; nets whose steps take the same numbers share their table."""
     if not isinstance(net, MLP):
         raise TypeError(f"{who}: net must be an MLP, got {type(net).__name__}")
     scalars.positive_integer(who, "batch_size", batch_size)
@@ -93,7 +115,11 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
         )
     with state.lock.training(who):
         layout, dtype = state.layout, network.dtype
-        table = _coefficients(steps, dtype, state.n_steps, n_steps, who)
+        key: Any = (state.optimizer, network.factors, state.n_steps, dtype)
+        key = id(net) if network.dropout else key
+        if key not in tables:
+            tables[key] = _coefficients(steps, dtype, state.n_steps, n_steps, who)
+        table = tables[key]
         has_labels = network.loss.targets == "classes"
         x = np.zeros((batch_size, layout.sizes[0]), dtype)
         slopes = np.zeros((batch_size, layout.sizes[-1]), dtype)
@@ -124,11 +150,9 @@ def learner(net: MLP, *, batch_size: int, n_steps: int | None = None) -> Iterato
             owner = Owner(network, state.parameters, layout.sizes[-1])
             owner.fields["learner"] = address(record)
             owner.kept += [record, x, y, slopes, quick, table, vjp]
-            handle = owner.handle()
             try:
-                yield handle
+                yield owner
             finally:
-                handle["learner"] = 0
                 state.n_steps += int(record[0]["n_taken"])
         finally:
             for trainer in trainers:
@@ -144,11 +168,11 @@ def _coefficients(
         return np.ascontiguousarray(steps.coefficients(first, n_steps), dtype)
     last, n = steps.coefficients(first + FAR).astype(dtype), 64
     while n <= MOST_STEPS:
-        table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
-        if np.array_equal(table[-1:], last):
+        if np.array_equal(steps.coefficients(first + n - 1).astype(dtype), last):
+            table = np.ascontiguousarray(steps.coefficients(first, n), dtype)
             changing = np.flatnonzero((table != last).any(axis=1))
             return table[: changing[-1] + 2 if len(changing) else 1].copy()
-        n *= 4
+        n += n // 2
     raise ValueError(
         f"{who}: the numbers that a step takes, as its rate or dropout's, do not end: give n_steps"
     )
@@ -184,7 +208,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 
     Parameters
     ----------
-    model : MLP, or a fitted estimator, search or model of tables of fastmlp
+    model : MLP, or a fitted estimator, search or model of tables of fastmlp, or a list of them
         A row of a model of tables has numbers, NaN where one is missing, and codes of levels, as
         `TabularMLPClassifier.codes` makes them.
     raw : bool
@@ -196,7 +220,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 
     Returns
     -------
-    record array of shape (1,), of the Numba type `HANDLE`
+    record array of shape (1,), of the Numba type `HANDLE`; of a list, shape (n_models, 1)
         The same for every model, so that a function is compiled once. The handle keeps the model's
         parameters alive.
 
@@ -216,16 +240,23 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     >>> float(out.sum().round(6))
     1.0
     """
-    who = "jit.compiled"
+    if isinstance(model, (list, tuple)):
+        return handles_of(
+            [_owner(it, raw, freeze, f"{WHO}: models[{i}]") for i, it in enumerate(model)]
+        )
+    return _owner(model, raw, freeze, WHO).handle()
+
+
+def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
     if is_a(model, "TabularMLP", "fastmlp"):
-        return table_handle(model, raw=raw, freeze=freeze, who=who)
+        return _table_owner(model, raw=raw, freeze=freeze, who=who)
     parts = parts_of(model, who)
     core = core_of(parts.net)
     network, parameters = core.engine.network, core.state.parameters
     parameters = parameters.copy() if freeze else parameters
     if raw:
-        return Owner(network.without_output(), parameters, network.layout.sizes[-1]).handle()
-    return Owner(network, parameters, parts.n_outputs).handle()
+        return Owner(network.without_output(), parameters, network.layout.sizes[-1])
+    return Owner(network, parameters, parts.n_outputs)
 
 
 def function(dtype: Literal["float32", "float64"] = "float64") -> Any:
@@ -296,7 +327,7 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
     return LowLevelCallable(c_function(kind).ctypes, data, signature=SIGNATURES[kind])
 
 
-def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
+def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     """The handle of a fitted model of tables; the options are as in `jit.compiled`.
 
     Raises
@@ -321,4 +352,4 @@ def table_handle(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
         task = "binary"
     scale = TableScale(parts.scale, parts.center, parts.low, parts.high)
     n_in, n_out = parts.n_features, parts.n_outputs
-    return TableOwner(parts.steps, members, n_in, n_out, task, scale, parts.trees).handle()
+    return TableOwner(parts.steps, members, n_in, n_out, task, scale, parts.trees)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from compiled_models import predict, predict_shared, value
 from fitting import unconverged
-from numba import njit
+from numba import njit, prange
 from numba.core.errors import TypingError
 from scipy.integrate import IntegrationWarning, quad
 from scipy.ndimage import generic_filter
@@ -244,7 +244,7 @@ def test_threads_share_a_handle() -> None:
 
 SIMULATION = """
 import numpy as np
-from numba import njit
+from numba import njit, prange
 from fastmlp import MLP, jit
 
 @njit(cache=True)
@@ -508,6 +508,40 @@ def test_types_of_a_vjp_are_checked_when_compiling() -> None:
     for arrays in ((gradient.astype(int), None), (gradient, gradient), (X, None)):
         with pytest.raises(TypingError, match=r"jit.vjp: "):
             vjp(HANDLE, X, X, *arrays)
+
+
+@njit(parallel=True)
+def learn_each(handles: Any, X: Any, y: Any, out: Any) -> None:
+    for i in prange(len(handles)):
+        jit.train_on_batch(handles[i], X, y)
+        jit.predict(handles[i], X[0], out[i])
+
+
+@pytest.mark.slow
+def test_nets_of_a_list_are_trained_side_by_side() -> None:
+    optimizers: list[Any] = [Adam(0.01), Adam(0.01), SGD(0.1), Adam(Cosine(0.1, n_steps=3))]
+    nets = [MLP((3, 4 + i, 2), seed=i, optimizer=rule) for i, rule in enumerate(optimizers)]
+    nets[0].train_on_batch(np.ones((6, 3)), np.ones((6, 2)))
+    others, out = [copy.copy(net) for net in nets], np.empty((4, 2))
+    X, y = np.random.default_rng(0).normal(size=(2, 6, 3))
+    with jit.learner(nets, batch_size=6) as handles:
+        for _ in range(4):
+            learn_each(handles, X, y[:, :2], out)
+    with pytest.raises(ValueError, match="the handle does not train"):
+        jit.train_on_batch(handles[1], X, y[:, :2])
+    live = jit.compiled(nets)
+    for i, (net, other) in enumerate(zip(nets, others, strict=True)):
+        for _ in range(4):
+            other.train_on_batch(X, y[:, :2])
+        assert np.array_equal(net.parameters, other.parameters)
+        assert net.n_steps == other.n_steps
+        assert np.array_equal(out[i], net.predict(X[:1])[0])
+        predict(live[i], X[0], out[i])
+        assert np.array_equal(out[i], net.predict(X[:1])[0])
+    message = r"jit.learner: nets\[1\]: net must be an MLP, got NoneType"
+    with pytest.raises(TypeError, match=message):
+        open_learner([nets[0], None])
+    nets[0].train_on_batch(X, y[:, :2])
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """A model inside compiled code of the user's: a record that names its blocks by their addresses."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -164,17 +164,18 @@ class Owner:
 
     def handle(self) -> Any:
         """A handle, shape (1,), which keeps this object alive."""
-        handle = _empty(self)
-        for name, value in {"me": address(handle), **self.fields}.items():
+        return handles_of([self])[0]
+
+
+def handles_of(owners: Sequence[Any]) -> Any:
+    """Handles, shape (n, 1), whose memory keeps their owners alive."""
+    buffer: Any = (ctypes.c_char * (Handle.size * len(owners)))()
+    buffer.owners = owners
+    handles = np.frombuffer(buffer, Handle.dtype).reshape(-1, 1)
+    for handle, owner in zip(handles, owners, strict=True):
+        for name, value in {"me": address(handle), **owner.fields}.items():
             handle[name] = value
-        return handle
+    return handles
 
 
-def _empty(owner: Any) -> Any:
-    """An array of one `Handle`, whose memory keeps its owner alive."""
-    buffer: Any = (ctypes.c_char * Handle.size)()
-    buffer.owner = owner
-    return np.frombuffer(buffer, Handle.dtype)
-
-
-HANDLE: Any = numba.typeof(_empty(None))
+HANDLE: Any = numba.typeof(np.zeros(1, Handle.dtype))
