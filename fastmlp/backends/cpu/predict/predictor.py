@@ -217,7 +217,7 @@ class Predictor:
         network = self._network
         if network.compute_dtype:
             return None
-        return SmallBatch(network, self._parameters, 0, in_lanes=True)
+        return SmallBatch(network, self._parameters, 0, "in lanes")
 
     def write(self, x: Rows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
