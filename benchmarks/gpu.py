@@ -35,7 +35,7 @@ PARITY_STEPS = 100
 # of about 0 has either sign, and Adam takes a step of 0.001 for it.
 TOLERANCES = {"float32": (1e-3, 1e-2), "float64": (1e-8, 1e-6)}
 # racecheck looks at shared memory; races in the card's memory are looked for in the simulator, by
-# tests/backends/cuda/simulated/test_races.py.
+# tests/backends/cuda/simulated/test_training.py.
 TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 PARTS = ("parity", "races", "sanitizer")
 SECONDS = 1.0

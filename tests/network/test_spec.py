@@ -1,8 +1,9 @@
-"""The spec of a net: its vector of parameters, its text, and the keyword of mixed precision."""
+"""Layouts, views, summaries, and settings by layer: rates, frozen layers, dropout and its key."""
 
 import copy
 import pickle
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,8 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp import MLP, SGD, Loss
-from fastmlp.network.spec import Layout, Views, bias_views, make_layout, paired_layers, weight_views
+from fastmlp import MLP, SGD, Adam, AdamW, FileError, Loss, fit_many
+from fastmlp.network.spec import (
+    Layout,
+    Views,
+    bias_views,
+    make_layout,
+    paired_layers,
+    spread,
+    weight_views,
+)
+from fastmlp.network.state import NetState
+from fastmlp.rules.dropout import Dropout
+from fastmlp.serialization import safetensors_file
+from fastmlp.training.history import Report, Status
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
     lambda sizes: make_layout(tuple(sizes))
@@ -159,3 +172,253 @@ def test_a_summary_is_shown_in_lines_without_print() -> None:
     assert repr(summary) == str(summary)
     assert len(repr(summary).splitlines()) == 4
     assert repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
+
+
+SIZES = (4, 8, 6, 2)
+RATES: Any = [0.5, {"weights": 1.0, "biases": 0.1}, 1.0]
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(50, 4)), RNG.normal(size=(50, 2))
+
+
+def net_of(**arguments: Any) -> MLP:
+    settings = {"layer_rates": RATES, "optimizer": AdamW(0.01, decay_biases=False), "seed": 0}
+    net = MLP(SIZES, **{**settings, **arguments})
+    net.trainable = [False, True, True]
+    return net
+
+
+def slots_of(net: MLP) -> Any:
+    slots = net._state.slots()
+    assert slots is not None
+    return slots
+
+
+def test_layer_rates_are_those_that_were_given() -> None:
+    assert MLP(SIZES).layer_rates == [1, 1, 1]
+    assert (
+        MLP(SIZES, layer_rates={"biases": 0.1}).layer_rates == [{"weights": 1, "biases": 0.1}] * 3
+    )
+    net = MLP(SIZES, layer_rates=RATES)
+    assert net.layer_rates == RATES
+    again = MLP(SIZES, layer_rates=net.layer_rates)
+    assert again.layer_rates == RATES
+    net.layer_rates = np.array([0.1, 1, 2])  # type: ignore[assignment]
+    assert net.layer_rates == [0.1, 1, 2]
+    net.layer_rates = None
+    assert net.layer_rates == [1, 1, 1]
+
+
+def test_trainable_is_a_list_whose_items_may_be_set() -> None:
+    net = MLP(SIZES)
+    assert net.trainable == [True, True, True]
+    net.trainable = [False, True, True]
+    net.trainable[1] = np.False_  # type: ignore[call-overload]
+    assert net.trainable == [False, False, True]
+    net.trainable[:-1] = [True, False]
+    assert net.trainable == [True, False, True]
+    net.trainable = np.array([True, True, False])  # type: ignore[assignment]
+    assert net.trainable == [True, True, False]
+    net.trainable = True
+    assert net.trainable == [True, True, True]
+    assert type(pickle.loads(pickle.dumps(net.trainable))) is list
+
+
+def test_wrong_layer_rates_are_refused_where_they_are_set() -> None:
+    """In the words of the constructor, which are in validation/messages.txt."""
+    net = MLP(SIZES, layer_rates=RATES)
+    with pytest.raises(ValueError, match=r"layer_rates\[1\] must be a finite number of 0 or more"):
+        net.layer_rates = [1, -1, 1]
+    assert net.layer_rates == RATES
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (1, TypeError, "True or False, or one of them for each layer, got 1"),
+        ([0, 1, 1], TypeError, r"trainable\[0\] must be True or False, got 0"),
+        ([True], ValueError, "one entry for each of 3 layers, hidden and output, got 1"),
+        ("all", TypeError, "True or False, or one of them for each layer, got 'all'"),
+    ],
+    ids=str,
+)
+def test_wrong_trainable(given: Any, error: type[Exception], words: str) -> None:
+    net = MLP(SIZES)
+    with pytest.raises(error, match=words):
+        net.trainable = given
+    with pytest.raises(TypeError, match=r"trainable\[0\] must be True or False, got 'no'"):
+        net.trainable[0] = "no"  # type: ignore[call-overload]
+    assert net.trainable == [True] * 3
+
+
+def test_there_must_be_something_to_train() -> None:
+    frozen, other = MLP(SIZES, layer_rates={"weights": 0, "biases": 0}), MLP(SIZES)
+    other.trainable = False
+    for net in (frozen, other):
+        with pytest.raises(ValueError, match=r"MLP\.fit: all layers are frozen"):
+            net.fit(X, Y)
+        with pytest.raises(ValueError, match=r"MLP\.apply_gradient: all layers are frozen"):
+            net.apply_gradient(np.zeros(len(net.parameters)))
+    with pytest.raises(ValueError, match=r"fit_many: nets\[1\]: all layers are frozen"):
+        fit_many([MLP(SIZES), frozen], X, Y)
+    assert np.isfinite(frozen.loss_and_gradient(X, Y)[0])
+
+
+def test_a_fit_that_runs_does_not_change_its_groups() -> None:
+    def freeze(report: Report) -> None:
+        report.net.trainable = False
+
+    with pytest.raises(RuntimeError, match=r"MLP\.trainable"):
+        MLP(SIZES).fit(X, Y, epochs=1, callbacks=[freeze])
+
+
+def test_the_summary_shows_them() -> None:
+    net = MLP(SIZES, seed=0, layer_rates=[0.5, {"biases": 0.1}, {"weights": 0}])
+    assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
+    net.trainable[0] = False
+    rates = [line.split("  ")[-1] for line in net.summary().splitlines()[:-1]]
+    assert rates == ["learning rate", "frozen", "x 1, biases x 0.1", "frozen, biases x 1"]
+    assert net.summary().splitlines()[-1].startswith("108 parameters, 52 of them frozen, float32;")
+    assert "frozen" in net._repr_html_()
+    assert "learning rate" not in MLP(SIZES).summary()
+
+
+def test_frozen_layers_and_their_state_keep_their_bits() -> None:
+    net = MLP(SIZES, optimizer=AdamW(0.01, weight_decay=0.1), l2=0.1, seed=0)
+    net.fit(X, Y, epochs=3, batch_size=8)
+    parameters, slots = net.parameters.copy(), slots_of(net)
+    net.trainable = [False, True, False]
+    net.fit(X, Y, epochs=3, batch_size=8)
+    layout = net._network.layout
+    changes = spread(layout, [False, True, False], [False, True, False])
+    assert np.array_equal(net.parameters != parameters, changes)
+    assert np.array_equal(slots_of(net) != slots, [changes, changes])
+    net.trainable = True
+    net.fit(X, Y, epochs=1, batch_size=8)
+    assert (net.parameters != parameters).all()
+
+
+def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
+    """Steps are counted for all groups: the corrections of Adam's means are those of the net."""
+    net = MLP(SIZES, optimizer=Adam(0.01), seed=0)
+    net.trainable[0] = False
+    net.fit(X, Y, epochs=2, batch_size=8)
+    net.trainable = True
+    before = net.weights[0].copy()
+    net.fit(X, Y, epochs=1, batch_size=50)
+    assert net.n_steps == 15
+    assert 0 < abs(net.weights[0] - before).max() < 0.1
+
+
+def fitted(net: MLP, **options: Any) -> Any:
+    history = net.fit(X, Y, **{"epochs": 4, "batch_size": 8, **options})
+    assert history.status is Status.COMPLETED
+    return net.parameters.tobytes(), slots_of(net).tobytes(), history.loss
+
+
+def test_a_copy_has_its_own() -> None:
+    net = net_of()
+    again = copy.copy(net)
+    assert (again.layer_rates, again.trainable) == (RATES, [False, True, True])
+    again.trainable[0] = True
+    assert net.trainable[0] is False
+
+
+def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.safetensors"
+    keywords = {"layer_rates": [1.0, -1.0, 1.0]}
+    monkeypatch.setattr("fastmlp.network.layer_settings.in_use", lambda network: keywords)
+    MLP(SIZES).save(path)
+    with pytest.raises(FileError, match=r"layer_rates\[1\]"):
+        MLP.load(path)
+
+
+def test_the_gradient_is_the_whole_gradient() -> None:
+    net, frozen = MLP(SIZES, seed=0, l2=0.1), MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
+    frozen.trainable = [False, False, True]
+    value, gradient = net.loss_and_gradient(X, Y)
+    again, slopes = frozen.loss_and_gradient(X, Y)
+    assert value == again
+    assert np.array_equal(gradient, slopes)
+
+
+SIZES_DROPPED = (3, 5, 4, 1)
+
+
+def test_nets_that_draw_nothing_have_no_key() -> None:
+    assert MLP((3, 1), input_dropout=0.2, dropout=0.0)._network.dropout is not None
+    for nothing in ({}, {"dropout": 0}, {"dropout": [0.0, 0]}, {"input_noise": np.float32(0)}):
+        net = MLP(SIZES_DROPPED, seed=0, **nothing)
+        assert net._network.dropout is None
+        assert net._state.key is None
+
+
+def test_the_key_is_the_seeds_own() -> None:
+    def key(seed: Any) -> Any:
+        return MLP(SIZES_DROPPED, dropout=0.1, seed=seed)._state.key
+
+    assert key(1) == key(1) != key(2)
+    sequence = np.random.SeedSequence(1)
+    assert key(sequence) == key(sequence) == key(1)
+    assert sequence.n_children_spawned == 0
+    # Nets of one generator have keys of their own, and a generator of the user's may have no seed.
+    generator = np.random.default_rng(1)
+    assert key(generator) == key(1) != key(generator)
+    legacy = np.random.Generator(np.random.RandomState(1)._bit_generator)
+    assert key(legacy) is not None
+    assert key(None) != key(None)
+
+
+def test_weights_and_orders_are_as_without() -> None:
+    plain, other = MLP(SIZES_DROPPED, seed=1), MLP(SIZES_DROPPED, seed=1, dropout=0.1)
+    assert plain.parameters.tobytes() == other.parameters.tobytes()
+    generators = [net._state.generator for net in (plain, other)]
+    first, second = (one.bit_generator.state for one in generators if one is not None)
+    assert first == second
+
+
+def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
+    layout = make_layout((1, 1))
+    state = NetState(layout, np.zeros(2), Adam())
+    assert state.kept_key() == state.kept_key() == pickle.loads(pickle.dumps(state)).key
+    content = state.__getstate__()
+    del content["key"]  # as in a pickle of an older version
+    older = NetState.__new__(NetState)
+    older.__setstate__(content)
+    assert older.key is None
+
+
+def falling(steps: Any, total: int) -> Any:
+    return 0.5 * (1 - steps / total)
+
+
+def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
+    MLP(SIZES_DROPPED, dropout=falling, seed=1).save(tmp_path / "net")
+    loaded = MLP.load(tmp_path / "net", rules={"falling": falling})
+    assert loaded._network.dropout == Dropout((falling, falling))
+    with pytest.raises(FileError, match="the schedule 'falling' is a custom rule"):
+        MLP.load(tmp_path / "net")
+    with pytest.raises(ValueError, match="the rule '<lambda>' has no name"):
+        MLP(SIZES_DROPPED, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dropout", 2.0), ("dropout", [0.1]), ("input_noise", -1), ("input_dropout", {"name": "x"})],
+)
+def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
+    MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
+    content = safetensors_file.read(tmp_path / "net")
+    changes: list[dict[str, Any]] = [{name: value}, {"key": [1, 2**32]}, {"key": 5}]
+    for change in changes:
+        wrong = content._replace(header={**content.header, **change})
+        safetensors_file.write(tmp_path / "wrong", wrong)
+        with pytest.raises(FileError):
+            MLP.load(tmp_path / "wrong")
+
+
+def test_the_summary_shows_what_is_in_use() -> None:
+    net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
+    assert "dropout=0.2, input_noise=0.5, dtype" in repr(net)
+    assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
+    assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
+    assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()

@@ -194,6 +194,7 @@ if hasattr(os, "fork"):
 
 
 @pytest.mark.slow
+@pytest.mark.few(1)
 @pytest.mark.skipif(
     COMPILER != "numba" or bool(numba.config.BOUNDSCHECK),
     reason="it compiles for a minute: the gate runs it with FASTMLP_COMPILER=numba",
