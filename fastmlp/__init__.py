@@ -6,8 +6,8 @@ from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from types import ModuleType as _ModuleType
 
+from fastmlp.data.arrow import CSVFile as CSVFile
 from fastmlp.data.blocks import Blocks as Blocks
-from fastmlp.data.csv_files import CSVFile as CSVFile
 from fastmlp.model import MLP as MLP
 from fastmlp.rules.loss_settings import BinaryFocal as BinaryFocal
 from fastmlp.rules.loss_settings import Focal as Focal

@@ -10,8 +10,7 @@ import numpy as np
 
 from fastmlp import CSVFile
 from fastmlp.data import outputs
-from fastmlp.data.arrow import FILES, expanded, imported, naming
-from fastmlp.data.csv_files import CSV_FILES, not_text
+from fastmlp.data.arrow import CSV_FILES, FILES, expanded, imported, naming, not_text
 
 
 def data_of(

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
-from fastmlp.data.arrow import ROWS, Place, imported
+from fastmlp.data.arrow import ROWS, ChosenColumns, Place, imported
 from fastmlp.data.batches import Choice, PredictBatch, named_batches, names_of_model, predicted
 from fastmlp.data.columns import require_target
-from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.outputs import WRITERS, Form, reader_of
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import schema

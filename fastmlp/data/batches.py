@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastmlp.data.arrow import (
+    ChosenColumns,
     Place,
     imported,
     instead_of,
@@ -16,7 +17,6 @@ from fastmlp.data.arrow import (
     records_of,
 )
 from fastmlp.data.columns import names_in
-from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.sources import Piece, is_source, opened
 from fastmlp.validation import frames
 from fastmlp.validation.suggestions import listed

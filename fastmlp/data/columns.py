@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
-from fastmlp.data import csv_files
 from fastmlp.data.arrow import (
     ARROW_FILES,
     FILES,
     ROWS,
+    ChosenColumns,
     Place,
     arrow_file,
+    csv_schema,
     expanded,
     imported,
     is_lazy,
@@ -24,7 +25,6 @@ from fastmlp.data.arrow import (
     reader_of_table,
     records_of,
 )
-from fastmlp.data.csv_files import ChosenColumns
 from fastmlp.data.sources import Block
 from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import count, suggestion
@@ -354,4 +354,4 @@ def _of_paths(paths: list[str], column_names: ColumnNames, who: str) -> Any:
     if end in ARROW_FILES:
         return FileBlocks(ArrowGroups(), paths, column_names, ROWS, who)
     with naming(paths[0]):
-        return Passes(paths, column_names, who, csv_files.schema_of(paths[0], who))
+        return Passes(paths, column_names, who, csv_schema(paths[0], who))
