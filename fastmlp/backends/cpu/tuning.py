@@ -217,7 +217,8 @@ SPREAD_BYTES = 2048
 # Rows that pass through all layers at once in tiles.
 TILED_AT_ONCE = 64
 # Fewest weights of a net whose rows go in tiles, with AVX2; and the most rows: of nets up to
-# `BLOCK_BYTES`, and of larger ones. In lanes -> in tiles, 8 rows: 37 -> 23 us (128-256-256-10), 332
+# `BLOCK_BYTES`, and for each thread of larger ones. 64 rows on 2 threads, panels -> tiles: 2.1 ->
+# 0.8 ms (784-512-512-10). In lanes -> in tiles, 8 rows: 37 -> 23 us (128-256-256-10), 332
 # -> 190 (784-512-512-10); panels -> tiles, 32 rows: 720 -> 680.
 TILED_WEIGHTS, TILED_ROWS = 50_000 if vector_bytes() == 32 else sys.maxsize, (16, 48)
 # Most operations of a prediction, 5 to 10 ms, that reads parameters where they are: a copy of 2.7

@@ -99,14 +99,17 @@ class Way(NamedTuple):
     quick: int
 
 
-def way_for(n_rows: int, network: Network) -> Way:
-    """Decide by which method n_rows rows of an array are predicted."""
+def way_for(n_rows: int, network: Network, n_threads: int = 1) -> Way:
+    """Decide by which method n_rows rows of an array are predicted, on up to n_threads threads."""
     layout = network.layout
     if network.compute_dtype:
         return Way("packed panels", 0)
     in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
     is_large = layout.n_parameters * network.dtype.itemsize > BLOCK_BYTES
-    if layout.n_weights >= TILED_WEIGHTS and 1 < n_rows <= TILED_ROWS[is_large]:
+    if (
+        layout.n_weights >= TILED_WEIGHTS
+        and 1 < n_rows <= (n_threads if is_large else 1) * TILED_ROWS[is_large]
+    ):
         return Way("row tiles", in_lanes)
     if n_rows <= ONE_BY_ONE:
         within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
@@ -231,7 +234,7 @@ class Predictor:
         if not isinstance(x, np.ndarray):
             self._by_panels(x, out)
             return None
-        way = way_for(len(x), self._network)
+        way = way_for(len(x), self._network, self._runner.n_threads)
         if way.method in SMALL or len(x) <= way.quick:
             return self._by_small_batch(x, out, way)
         if way.method in BLOCKS:
@@ -273,7 +276,7 @@ class Predictor:
         network = self._network
         if type(x) is not np.ndarray:
             return None
-        way = way_for(len(x), network)
+        way = way_for(len(x), network, self._runner.n_threads)
         by_blocks = way.method in BLOCKS and len(x) > way.quick
         result = plain_out(x, out, network, who) if by_blocks else None
         if result is not None and self._by_blocks(x, result, way):
