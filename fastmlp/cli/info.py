@@ -89,7 +89,8 @@ def _compiler() -> str:
     if INTERPRETED:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER == "translator":
-        return "translator"
+        brought = target.target() == target.LEVEL and cache.shipped()
+        return f"translator; the wheel has code for {target.LEVEL.name}" if brought else COMPILER
     return "numba (FASTMLP_COMPILER=numba)"
 
 

@@ -17,6 +17,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,16 +46,23 @@ def sources(package: Path = PACKAGE) -> list[Path]:
     return sorted(path for path in files if path.parent.name != "__pycache__")
 
 
-def fingerprint(package: Path = PACKAGE) -> str:
-    """Hash every source below `package`, the versions and the options of the compiler."""
+def hash_of_sources(package: Path = PACKAGE) -> bytes:
+    """Hash every source below `package`."""
     digest = hashlib.sha256()
     for path in sources(package):
         name = path.relative_to(package).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.digest()
+
+
+def fingerprint(package: Path = PACKAGE) -> str:
+    """Hash every source below `package`, the versions and the options of the compiler."""
+    digest = hashlib.sha256(hash_of_sources(package))
     for name in ("numba", "llvmlite"):
         spec = find_spec(name)
         for place in (spec and spec.submodule_search_locations) or ():
-            digest.update(Path(place, "_version.py").read_bytes())
+            with suppress(OSError):
+                digest.update(Path(place, "_version.py").read_bytes())
     names = ("BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT")
     options = [setting(name, default) for name, default in zip(names, (0, 3, 0), strict=True)]
     compiler = os.environ.get("FASTMLP_COMPILER", "")
@@ -170,24 +179,55 @@ def share() -> None:
         raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
+# Code that a wheel brings, for processors of one level: words as of a file of the cache, which have
+# the files' words by their keys, and the files' content.
+SHIPPED = PACKAGE / "compiler" / "shipped.images"
+
+
+@cache
+def shipped() -> tuple[dict[str, Any], bytes] | None:
+    """Return the code that the wheel brings; None if there is none, of these sources and this
+    Python's objects."""
+    stored = read(SHIPPED)
+    if stored is None or stored[0]["for"] != of_this_package():
+        return None
+    return stored
+
+
+def of_this_package() -> list[Any]:
+    """Return what code in a wheel depends on, beside the processor."""
+    return [hash_of_sources().hex(), object.__basicsize__]
+
+
+def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
+    """Return a file's words and content, or None if it is absent, damaged or unreadable."""
+    try:
+        stored = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    payload = stored[DIGEST_BYTES:]
+    if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+        return None
+    words, _, content = payload.partition(b"\n")
+    return json.loads(words), content
+
+
 class CodeCache:
     """The file of one kernel, by its name: what it is, for which dtype, options and processor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._key = hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def load(self) -> tuple[dict[str, Any], bytes] | None:
-        """Return what `save` stored; None if it is absent, damaged or unreadable."""
-        path = self._path()
-        try:
-            stored = path.read_bytes() if path else b""
-        except OSError:
-            return None
-        payload = stored[DIGEST_BYTES:]
-        if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
-            return None
-        words, _, content = payload.partition(b"\n")
-        return json.loads(words), content
+        """Return what `save` stored, or the wheel has; None if neither has it."""
+        brought = shipped()
+        if brought is not None and self._key in brought[0]["files"]:
+            words, start, end = brought[0]["files"][self._key]
+            return words, brought[1][start:end]
+        if brought is not None and os.environ.get("FASTMLP_PREBUILT") == "require":
+            raise LookupError(f"the wheel does not have the code of {self.name}")
+        return read(self._path())
 
     def save(self, words: dict[str, Any], content: bytes) -> None:
         """Store words of JSON and machine code; on failure change nothing."""
@@ -197,8 +237,21 @@ class CodeCache:
 
     def _path(self) -> Path | None:
         where = folder()
-        key = hashlib.sha256(self.name.encode()).hexdigest()[:32]
-        return where / f"{key}{SUFFIX}" if where else None
+        return where / f"{self._key}{SUFFIX}" if where else None
+
+
+def pack(files: Iterable[Path], out: Path) -> int:
+    """Write images of the cache's files to the file that a wheel brings; return how many."""
+    words: dict[str, Any] = {}
+    content = b""
+    for path in sorted(files):
+        stored = read(path)
+        if stored is not None and "entry" in stored[0]:
+            words[path.stem] = stored[0], len(content), len(content) + len(stored[1])
+            content += stored[1] + bytes(-len(stored[1]) % 64)
+    head = json.dumps({"for": of_this_package(), "files": words}, sort_keys=True)
+    _write_whole(out, head.encode() + b"\n" + content)
+    return len(words)
 
 
 def _write_whole(path: Path, payload: bytes) -> None:

@@ -7,6 +7,7 @@ that a process whose code is stored does not import LLVM.
 import ctypes
 import platform
 import re
+import struct
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastmlp._process import signals
-from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.cache import CodeCache, shipped
 from fastmlp.compiler.images import LOADS, executable
 from fastmlp.compiler.jit import setting
 
@@ -104,8 +105,18 @@ def target() -> Host:
 _WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
 
 
+# The level that code in a wheel is for: AVX2, and no AVX-512.
+LEVEL = Host(
+    "x86-64-v3",
+    "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx,+movbe,"
+    "+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave",
+)
+
+
 @cache
 def _target(name: str | None, features: str | None, enables_avx: Any) -> Host:
+    if name is features is enables_avx is None and shipped() and is_of_level(_leaves()):
+        return LEVEL
     if features is None and name == "generic":
         features = ""
     if features is not None:
@@ -151,6 +162,19 @@ _LEAVES = (
     (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
 )  # fmt: skip
 _OSXSAVE = 1 << 27
+# By its place in the results, the bits of a word that `LEVEL` needs, and those of AVX-512.
+_NEEDED = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
+_AVX512 = {8: 1 << 16, 22: 0xE6}
+
+
+def is_of_level(leaves: bytes) -> bool:
+    """Return True if what a processor says of itself is what `LEVEL` needs, without AVX-512."""
+    words = struct.unpack(f"<{len(leaves) // 4}I", leaves)
+
+    def has(bits: dict[int, int]) -> bool:
+        return len(words) > max(bits) and all(words[i] & n == n for i, n in bits.items())
+
+    return has(_NEEDED) and not has(_AVX512)
 
 
 def _leaves() -> bytes:

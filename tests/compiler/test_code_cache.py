@@ -20,6 +20,7 @@ from conditions import only_compiled
 from fastmlp.compiler import cache, row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.native.objects import TRANSLATED
+from fastmlp.compiler.target import LEVEL, _leaves, is_of_level
 
 pytestmark = only_compiled
 
@@ -617,3 +618,22 @@ def test_elsewhere_llvm_loads_its_objects_with_the_same_bits(
     home = {"NUMBA_CACHE_DIR": str(tmp_path)}
     by_llvm = [python(BY_LLVM, "object", **home) for _ in range(2)]  # compiled, then stored
     assert [*by_llvm, python(BY_LLVM, "image")] == [by_llvm[0]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_of_level(_leaves()), reason="the code is for x86-64 with AVX2 alone")
+def test_code_that_a_wheel_brings_is_taken_where_the_sources_are_its(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
+    level = {"NUMBA_CPU_NAME": LEVEL.name, "NUMBA_CPU_FEATURES": LEVEL.features}
+    wheel = {"PYTHONPATH": str(package.parent)}
+    python(EVALUATE, **wheel, **level, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    files = f"Path({str(tmp_path)!r}).rglob('*.code')"
+    imports = "from pathlib import Path; from fastmlp.compiler.cache import pack, SHIPPED"
+    count = python(f"{imports}\nprint(pack({files}, SHIPPED))", **wheel)
+    assert count.strip() == "2"
+    wheel |= {"FASTMLP_CACHE": "0", "FASTMLP_PREBUILT": "require"}
+    printed = python(f"{EVALUATE}{IMPORTED}", **wheel).splitlines()
+    assert [line.split() for line in printed] == [[*RIGHT.split(), "False"], []]
+    (package / "new.py").write_text("")
+    assert python(EVALUATE, **wheel).split() == [*RIGHT.split(), "True"]
