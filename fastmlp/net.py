@@ -41,7 +41,7 @@ from fastmlp.validation.calls import explained
 if TYPE_CHECKING:
     from fastmlp.network.spec import Computed
 else:
-    # Of a property with a Literal jedi 0.20 raises, and IPython completes nothing at all.
+    # jedi 0.20 raises at a property with a Literal, and IPython completes nothing at all.
     Computed = str | tuple[str, ...] | None
 
 Array = NDArray[Any]
@@ -146,7 +146,7 @@ class Net:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer; another rule's, if set, starts from step 0 with a state of its own."""
+        """The optimizer; one with another rule starts from step 0 with a new state."""
         return self._state.optimizer
 
     @optimizer.setter

@@ -49,7 +49,7 @@ class NetJob(NamedTuple):
 
     @property
     def core(self) -> Core:
-        """The net's engine and state; a copy in another process makes an engine of its own."""
+        """The net's engine and state; a copy in another process makes a new engine."""
         return core_of(self.net)
 
     @property
@@ -139,7 +139,7 @@ class Shared:
 
     @property
     def n_rows(self) -> int:
-        """The rows of X; 0 where it is no array."""
+        """The rows of X; 0 where X is not an array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
     def data(self, core: Core, weight: Any, who: str) -> tuple[Data, frames.Names]:
@@ -299,7 +299,7 @@ def _names_of(cores: Sequence[Core]) -> Names:
 
 
 class SharedFeed:
-    """A feed for many fits, each in a thread of its own, that share some cores.
+    """A feed for many fits that share some cores, each in a separate thread.
 
     Parameters
     ----------

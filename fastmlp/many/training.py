@@ -154,12 +154,12 @@ def trained(
     n_threads: int | None,
     feed: Feed | None = None,
 ) -> CallOutcomes:
-    """Train all nets, which are locked, on as many threads; `feed` is that of a source."""
+    """Train all nets, which are locked, on as many threads; `feed` reads a source."""
     n = n_threads_of(n_threads)
     options = replace(options, callbacks=_one_at_a_time(options.callbacks))
     shared = None if feed is None or feed.is_whole else SharedFeed(feed, len(jobs), n)
     pool = Pool(n if shared is None else len(jobs))
-    # On the CPU in the pool, on each GPU in a thread of its own.
+    # On the CPU in the pool, on each GPU in a separate thread.
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
     request = partial(_request, options=options, bar=bar)
     queues = queues_of(jobs, request, bar)
@@ -202,7 +202,7 @@ def _fit(
     bar: Bar | None,
     shared: SharedFeed | None,
 ) -> Callable[[], History]:
-    """Return a function that trains a net as its own fit does."""
+    """Return a function that trains a net as `MLP.fit` does."""
 
     def fit() -> History:
         check()
@@ -244,7 +244,7 @@ def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
     return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
 
 
-# What training does not change, or changes nowhere but here.
+# Parts that training does not change, or changes only here.
 STAYS = ("layout", "optimizer")
 
 

@@ -65,7 +65,7 @@ def check_rule(
     Raises
     ------
     TypeError
-        If `rule` is no such function; an optimizer's has no slope.
+        If `rule` is not such a function; an optimizer's has no slope.
     ValueError
         If nothing is finite at any point, or rows lack points or targets.
 
@@ -130,7 +130,7 @@ def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, A
 def _numbers(
     function: Any, points: ArrayLike | None, targets: ArrayLike | None, n_constants: int
 ) -> tuple[Array, Array]:
-    """Each point with each target, of which an activation and a penalty have none."""
+    """Each point with each target; an activation and a penalty have no targets."""
     n_arguments = len(inspect.signature(function).parameters) - n_constants
     if n_arguments not in (1, 2):
         raise TypeError(

@@ -50,7 +50,7 @@ class Switches(list[bool]):
 
 
 def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
-    """Check factors of the learning rate; return those of each layer, or () if all are 1."""
+    """Check factors of the learning rate; return a pair for each layer, or () if all are 1."""
     if setting is None:
         return ()
     if isinstance(setting, Mapping):
@@ -150,7 +150,7 @@ TRIAL = np.arange(101)
 def dropout_of(
     dropout: object, input_dropout: object, input_noise: object, n_hidden: int
 ) -> Dropout | None:
-    """Return the checked rates of a net with so many hidden layers; None if all are 0."""
+    """Return the checked rates of a net with `n_hidden` hidden layers; None if all are 0."""
     rates = Dropout(
         _rates(dropout, n_hidden),
         _rate("input_dropout", input_dropout),

@@ -23,9 +23,9 @@ from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
 
 Codes = NDArray[np.int8]
-# What may become of a weight: anything, a number not below 0, one not above 0, 0 alone.
+# A weight may become anything, a number not below 0, a number not above 0, or 0 alone.
 FREE, RISING, FALLING, ZERO = 0, 1, -1, 2
-# Their values do not fall as z rises; those of tanh, sigmoid, elu, selu and softplus may by one
+# Their values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by one
 # unit in the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
 # So many of a layer's units see no constrained input, if there are inputs without constraint.
@@ -36,12 +36,12 @@ START = 1.25
 
 
 def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...]:
-    """Check the constraints of a net's inputs: empty if none is constrained.
+    """Check the constraints of a net's inputs; return an empty tuple without a constraint.
 
     Raises
     ------
     TypeError, ValueError
-        If they are no sequence of -1, 0 and 1, one an input, or a rule of the net falls.
+        If they are not a sequence of -1, 0 and 1, one an input, or a rule of the net falls.
     """
     if setting is None:
         return ()
@@ -104,7 +104,7 @@ def check_optimizer(optimizer: Optimizer, signs: Sequence[int], who: str = OWNER
     Raises
     ------
     ValueError
-        If the net would show parameters that are no mean of those of the steps.
+        If the net would show parameters that are not a mean of the steps' parameters.
     """
     if signs and lag_of(optimizer):
         raise ValueError(
@@ -143,7 +143,7 @@ def codes_of(network: Network) -> Codes:
 
 
 def bounded(parameters: NDArray[Any], codes: Codes) -> NDArray[Any]:
-    """Parameters of which those of a wrong sign are 0, in a new array."""
+    """The parameters with 0 in the place of each wrong sign, in a new array."""
     wrong = (codes * parameters < 0) | (codes == ZERO)
     return np.where(wrong, parameters.dtype.type(0), parameters)
 

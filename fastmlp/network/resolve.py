@@ -176,7 +176,7 @@ def optimizer(setting: object) -> Optimizer:
 def penalty_terms(
     l2: object, l1: object, more: object
 ) -> tuple[tuple[weight_rules.PenaltyRule, float], ...]:
-    """Return pairs of a penalty's rule and its strength, without those of strength 0."""
+    """Return pairs of a penalty's rule and a strength above 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
             f"{OWNER}: penalties must be a mapping of names or functions to strengths, got {more!r}"
@@ -206,7 +206,7 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 
 
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return one initializer per layer: that of `MLP`, or the default of the activation."""
+    """Return one initializer per layer: the setting, or the activation's default."""
     if setting is None:
         names = [weight_rules.DEFAULTS.get(rule.__name__, weight_rules.DEFAULT) for rule in rules]
         return [weight_rules.INITIALIZERS[name] for name in names]
@@ -363,7 +363,7 @@ NAMES: Mapping[str, Iterable[str]] = {
 }
 
 
-# Where slopes are compared with differences; targets are valid for each kind of them.
+# Points at which slopes are compared with differences; targets are valid for each kind.
 POINTS, TARGETS = (-1.7, -0.6, 0.35, 0.8, 1.4), (0.2, 0.7)
 # Rules that compute in float32 have errors of 1e-4.
 LARGEST_ERROR = 1e-2

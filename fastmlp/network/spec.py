@@ -171,7 +171,7 @@ def compute_dtype(
 def _of_layers(
     setting: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
 ) -> tuple[LayerDType, ...] | None:
-    """Check the dtypes of layers; return None if none is bfloat16."""
+    """Check the dtypes of layers; return None without a bfloat16."""
     name, n_layers = "compute_dtype", len(sizes) - 1
     if len(setting) != n_layers:
         raise ValueError(
@@ -227,7 +227,7 @@ Penalties = Mapping[PenaltyName | OfOneNumber, float]
 DropoutLike = Rate | Sequence[Rate]
 InitializerLike = InitializerName | Initializer
 DTypeName = Literal["float32", "float64"]
-# Of NumPy 1.26, np.float64 is no float to type checkers.
+# Type checkers do not know NumPy 1.26's np.float64 as a float.
 DType = DTypeName | type[float | np.float32 | np.float64] | np.dtype[np.floating[Any]]
 Seed = int | np.integer[Any] | np.random.SeedSequence | np.random.Generator
 
@@ -248,7 +248,7 @@ class Network(NamedTuple):
     Attributes
     ----------
     activations : one rule per layer, the output layer's last
-    link : from raw outputs to predictions; the identity if the loss owns none
+    link : from raw outputs to predictions; the identity without a link of the loss
     penalties : pairs of a rule and its strength
     layer_rates : factors of the learning rate, one of each layer; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained

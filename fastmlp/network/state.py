@@ -34,7 +34,7 @@ class PackedSlots(Protocol):
         ...
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Prepare to train with an average; `lag` is that of the optimizer.
+        """Prepare to train with an average; `lag` is the optimizer's.
 
         Where these flat parameters are not what the net has shown last, bit for bit, they are
         trained and averaged from now on, and the result is True.
@@ -59,9 +59,9 @@ class NetState:
     parameters : (n_parameters,) array, C-contiguous; not copied
     optimizer : Optimizer
     generator : numpy.random.Generator, optional
-        Of the initial weights and the orders of the rows. None: the orders come from elsewhere.
+        Source of initial weights and of orders of rows. None: the orders come from elsewhere.
     key : two integers of 32 bits, optional
-        Of the random numbers of training, such as dropout's masks.
+        Key of the random numbers of training, such as dropout's masks.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class NetState:
         self.lock.publish(values, self.parameters)
 
     def bound(self, network: Network) -> None:
-        """Set weights whose signs are not those of the network's constraints to 0."""
+        """Set weights to 0 whose signs break the network's constraints."""
         if network.signs:
             self.assign(monotone.bounded(self.parameters, monotone.codes_of(network)))
 

@@ -57,7 +57,7 @@ def communicator_of(argument: Any, who: str) -> Communicator | None:
     ImportError
         If it is "world", and mpi4py, or an MPI, is not installed.
     TypeError
-        If it is none.
+        If it is not a communicator.
     """
     if argument is None:
         return None
@@ -137,7 +137,7 @@ class Exchange:
         self._communicator.Allgather(total, numbers)
 
     def allgather(self, values: Array) -> Array:
-        """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
+        """Return the values of all ranks, shape (size, n), from this rank's, shape (n,)."""
         gathered = np.empty((self.size, len(values)), values.dtype)
         if values.size:
             self._communicator.Allgather(np.ascontiguousarray(values), gathered)
@@ -172,7 +172,7 @@ class Exchange:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise an error on all ranks where one rank raises one; inside there is no other exchange.
+        """Raise an error on all ranks where one rank raises one; no exchange may stand inside.
 
         Raises
         ------

@@ -140,7 +140,7 @@ class Report:
     validation_loss : float or None
         None without validation data.
     learning_rate : float
-        Of the epoch's last step.
+        The rate of the epoch's last step.
     net : MLP
         The net as it is now; its parameters may be read and written.
     history : History
@@ -278,7 +278,7 @@ def _line(curves: list[NDArray[Any]]) -> str:
 
 
 def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
-    """Return a tqdm bar over so many epochs, or other units.
+    """Return a tqdm bar over `total` epochs, or other units.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def shown(history: History) -> dict[str, str]:
 
 
 class Bar:
-    """One bar over the epochs of many nets; each fit uses it as its own."""
+    """One bar over the epochs of many nets; each fit uses it as if it were alone."""
 
     def __init__(self, bar: Any, n_nets: int) -> None:
         self._bar, self._n_nets, self._n_done = bar, n_nets, 0
@@ -319,7 +319,7 @@ class Bar:
             self._bar.update(n_epochs)
 
     def net_ends(self, n_epochs: int) -> None:
-        """Count a net that has ended, so many epochs before its last."""
+        """Count a net that has ended `n_epochs` before its last."""
         with self._lock:
             self._n_done += 1
             self._show_nets()

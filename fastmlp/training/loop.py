@@ -28,7 +28,7 @@ from fastmlp.training.history import History, Status
 CALL_SECONDS = 0.05
 # A guess for the first call, so low that the call is not longer on a slow core either.
 FIRST_FLOPS_PER_SECOND = 1e9
-# A measured speed counts up to so many times the guess: batches of weight 0 take no time.
+# A measured speed counts up to this multiple of the guess: batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # Estimates in operations at full speed: the start of a fit, a step beside its arithmetic, an
@@ -129,7 +129,7 @@ def fit(
         # Python turns a StopIteration within a generator into a RuntimeError.
         if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
             raise error.__cause__ from None
-        # An error of a span, or Ctrl-C between spans, ends the fit; its own error is raised again.
+        # An error of a span, or Ctrl-C between spans, ends the fit, and is raised again.
         with suppress(StopIteration):
             spans.throw(error)
 
@@ -211,7 +211,7 @@ class Pace:
 
 @lru_cache(maxsize=256)
 def _learnt(unit_flops: int) -> dict[str, float]:
-    """Return the seconds that a unit of so many operations took last, under "unit"."""
+    """Return the seconds that a unit of `unit_flops` operations took last, under "unit"."""
     return {}
 
 
@@ -283,7 +283,7 @@ class ByBuffers:
 
     Parameters
     ----------
-    request : Request, whose rows are those of the first buffer
+    request : Request, with the rows of the first buffer
     feed : Buffers
     data_of : from the rows of a buffer to the device's data
     size_of : from data to the number of rows in the buffers of all ranks, and their mass
@@ -301,7 +301,7 @@ class ByBuffers:
         size_of: Callable[[Data], tuple[int, float]] = _size_of,
     ) -> None:
         self._request, self._feed, self._data_of, self._size_of = request, feed, data_of, size_of
-        # Of a stream whose length is not known, an epoch counts the rows.
+        # An epoch counts the rows of a stream whose length is not known.
         request.n_rows = feed.n_rows or request.n_rows
         self._at_first_buffer = True
         self._before: NDArray[Any] | None = None

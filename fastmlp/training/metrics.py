@@ -67,7 +67,7 @@ def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
     Raises
     ------
     TypeError, ValueError
-        If they are none, or a name is not known.
+        If they are not metrics, or a name is not known.
     """
     return {name: _metric(metric, name, who) for name, metric in named(argument, who)}
 

@@ -27,7 +27,7 @@ MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss traini
 
 @dataclass(frozen=True)
 class FitOptions(Reading):
-    """The arguments of a fit, but for its rows; those of `Reading` are checked with a source.
+    """The arguments of a fit, but for its rows; `Reading` is checked with a source.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class FitOptions(Reading):
         return self.early_stopping is not None or self.plateau is not None
 
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
-        """Check that a net and its validation rows, or none, suit the metrics and monitors.
+        """Check that a net and its validation rows, if any, suit the metrics and monitors.
 
         Raises
         ------

@@ -115,7 +115,7 @@ class Alone:
         return NOTHING
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
-        """Digests of all ranks' rows, from those of this one."""
+        """Digests of all ranks' rows, from this rank's digests."""
         return digests
 
     def resumed(self, resume: Callable[[], T], state: NetState) -> T:
@@ -144,7 +144,7 @@ def is_empty(X: Any) -> bool:
 def rows_of_rank(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows as of `split_rows_of`; a rank may have no rows, or none to validate on.
+    """The rows, as `split_rows_of` returns them; a rank may lack rows of either kind.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def rows_of_rank(
 
 
 def _stand_in(network: Network) -> tuple[Any, Any]:
-    """Return a row that is valid for the net, for a rank that has none."""
+    """Return a row that is valid for the net, for a rank without rows."""
     sizes, loss = network.layout.sizes, network.loss
     if loss.targets == "classes":
         return np.zeros((1, sizes[0])), np.zeros(1, np.int64)
@@ -192,7 +192,7 @@ def class_counts(raw: RawRows, options: FitOptions, names: frames.Names) -> Coun
 
 @final
 class RanksFeed:
-    """The buffers of this rank, one after the other, in step with those of the other ranks.
+    """The buffers of this rank, one after the other, in step with the other ranks.
 
     An epoch ends where it has ended on all ranks; one that is done has no rows until then.
 
@@ -267,7 +267,7 @@ def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Togeth
     Raises
     ------
     TypeError, ImportError
-        If it is no communicator, or "world" without mpi4py or an MPI.
+        If it is not a communicator, or "world" without mpi4py or an MPI.
     """
     checked = communicator_of(communicator, who)
     return ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
@@ -392,7 +392,7 @@ class Together(Exchange):
         Raises
         ------
         ValueError
-            If there are none.
+            If no rank has rows.
         """
         total = int(self.allgather(np.array([n], np.int64)).sum())
         with self.agreeing():
@@ -432,7 +432,7 @@ class Together(Exchange):
         return nullcontext() if self.is_first else collected()
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
-        """Digests of all ranks' rows, from those of this one."""
+        """Digests of all ranks' rows, from this rank's digests."""
         return {
             name: digest(*map(_bytes, self.allgather_objects(own))) for name, own in digests.items()
         }
@@ -447,7 +447,7 @@ class Together(Exchange):
                 if result is not None:
                     with state.lock.calling_back():
                         content = state.__getstate__()
-                    # Every rank has its own.
+                    # Every rank has both already.
                     del content["optimizer"], content["layout"]
         result, content = self.broadcast((result, content))
         if result is not None and not self.is_first:
@@ -485,7 +485,7 @@ class OnAllRanks:
     ----------
     ranks : Exchange
     engine : Engine
-    held_out : Data, this rank's rows, which may be none
+    held_out : Data, this rank's rows, of any number
     metrics : Metrics, which may be empty
     """
 
@@ -504,7 +504,7 @@ class OnAllRanks:
             self._measures = Measures(metrics, network, whole) if ranks.is_first else None
 
     def _weights(self, held_out: Data) -> Array:
-        """Return the weights of all ranks' rows, (0,) if none has any."""
+        """Return the weights of all ranks' rows, shape (0,) without weights on any rank."""
         own = _in_use(held_out.weight, held_out)
         if not any(self._ranks.allgather_objects(bool(own.size))):
             return own

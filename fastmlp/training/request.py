@@ -38,7 +38,7 @@ from fastmlp.validation import scalars
 SERIES = ("loss", "validation_loss", "learning_rate")
 # The series of a metric, before its name.
 METRIC = "metrics."
-# Settings that determine the bits of a fit, beside those of each fit, in the order of messages.
+# Settings that determine the bits of a fit, in the order of messages; some fits lack some.
 FURTHER = (
     *("data", "early_stopping", "reduce_lr_on_plateau", "metrics"),
     *("validation_data", "ranks", "average_every"),
@@ -68,7 +68,7 @@ class Checkpoint:
     ----------
     file : CheckpointFile
     every : int or timedelta
-        Write after so many epochs, or at the first end of an epoch after so much time.
+        Write after this number of epochs, or at the first end of an epoch after this time.
     fit : the settings that, with the net, determine the bits of the fit; JSON values
     """
 
@@ -85,7 +85,7 @@ class Checkpoint:
         Raises
         ------
         FileError
-            If the file is no checkpoint.
+            If the file is not a checkpoint.
         ValueError
             If it is one of another fit, or of another net.
         """
@@ -153,7 +153,7 @@ def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
     Raises
     ------
     ValueError, LookupError, TypeError
-        If the content is not that of a fit.
+        If the content does not belong to a fit.
     """
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
     metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in names}
@@ -190,7 +190,7 @@ class FitRequest:
     Attributes
     ----------
     history : History
-    n_rows : int, of an epoch: those of `data`, or of all buffers, or of all ranks
+    n_rows : int, rows of an epoch: of `data`, of all buffers, or of all ranks
     steps_per_epoch : int, where batches do not follow from the rows, or None
     """
 
@@ -364,7 +364,7 @@ class FitRequest:
     def _end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         history, n_done = self.history, len(losses)
         if diverged is None:
-            # Of ranks with buffers, and of streams, the steps are known after an epoch.
+            # Steps of ranks with buffers, and of streams, are known after an epoch.
             self.steps_per_epoch = (self._state.n_steps - self._window_step) // n_done
         record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
         looks = self._looks and diverged is None

@@ -156,7 +156,7 @@ def first_held_out(n: int, fraction: Any, who: str) -> int:
     Raises
     ------
     TypeError, ValueError
-        If it is no number in (0, 1), or one of the parts would have no rows.
+        If it is not a number in (0, 1), or a part would have no rows.
     """
     valid = scalars.is_positive(fraction) and fraction < 1
     share = scalars.real(who, "validation_split", fraction, "a number in (0, 1)", valid)
@@ -175,7 +175,7 @@ def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
     Raises
     ------
     TypeError, ValueError
-        If it is no number in (0, 1), or one of the parts would have no rows, or no weight.
+        If it is not a number in (0, 1), or a part would have no rows, or no weight.
     """
     n = data.n_rows
     first = first_held_out(n, fraction, who)

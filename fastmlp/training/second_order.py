@@ -42,12 +42,12 @@ DEFAULT_BATCH, ALL_ROWS = 32, 1 << 40
 CALL_SECONDS = 0.05
 # The least mu, and the least number of D as a share of the largest.
 LEAST_DAMPING, LEAST_SCALE = 1e-20, 1e-12
-# A system of equations may take one part in so many of the free memory.
+# A system of equations may take one part in MEMORY_SHARE of the free memory.
 MEMORY_SHARE = 4
 
 
 def batch_size_for(optimizer: Optimizer, batch_size: Any, who: str) -> Any:
-    """The batch size of a fit: as asked for, or that of the optimizer where it is None.
+    """The batch size of a fit: as asked for, or the optimizer's where it is None.
 
     Raises
     ------
@@ -146,7 +146,7 @@ class Damping:
         return self.numbers.copy()
 
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Return False: there is no average."""
+        """Return False: nothing is averaged."""
         return False
 
 
@@ -256,7 +256,7 @@ class Marquardt:
         self._is_linear = True
 
     def _iterate(self, is_late: IsLate) -> bool:
-        """Take the next step that lowers the objective; return False if there is none."""
+        """Take the next step that lowers the objective; return False without such a step."""
         gradient = self._gradient[self._trained]
         if not gradient.any():
             return False
@@ -320,7 +320,7 @@ class QuasiNewton:
         return float(abs(self._gradient).max(initial=0.0))
 
     def load(self) -> None:
-        """Do nothing: SciPy goes on from its own parameters, which `store` writes."""
+        """Do nothing: SciPy goes on from the parameters that `store` writes."""
 
     def store(self) -> None:
         """Write the parameters to the net."""

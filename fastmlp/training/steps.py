@@ -103,7 +103,7 @@ class Steps:
             KEPT.drop(reference())
 
     def __reduce__(self) -> Any:
-        """Copy and pickle as None: a copy of a net makes its own."""
+        """Copy and pickle as None: a copy of a net makes new ones."""
         return type(None), ()
 
     def change(self, network: Network) -> None:
@@ -204,7 +204,7 @@ class Steps:
         return self._engines[kind].objective(data, summed=kind == "vjp", room=room)
 
     def _serving(self, kept: dict[Key, Any], key: Key) -> Key:
-        """The key of what was kept that serves these rows; else their own."""
+        """The key of what was kept that serves these rows; else the rows' key."""
         engine = self._engines[key.kind]
         for it in list(kept):
             if it[:3] == key[:3] and (
@@ -379,7 +379,7 @@ class Steps:
         state, losses = self._state, np.full(1, np.nan)
         with self._owners.training(who):
             if self._codes is not None:
-                # As a fit does: a user may have written weights of a wrong sign.
+                # A user may have written weights of a wrong sign.
                 state.assign(monotone.bounded(state.parameters, self._codes))
             kept, step = self._kept_trainer(kind, data), state.n_steps
             trainer = kept.trainer

@@ -33,7 +33,7 @@ class EarlyStopping:
     monitor : str, default "validation_loss"
         The series of the `History` to look at: "validation_loss", "loss", or the name of a metric.
     patience : int of 0 or more, or None, default 10
-        Stop after so many epochs in a row that are no better than the best one; 0 stops where 1
+        Stop after this number of epochs in a row without a better one; 0 stops where 1
         does. None: never stop, and keep the best epoch alone.
     min_delta : float of 0 or more, default 0
         An epoch is better than the best one by more than this.
@@ -94,7 +94,7 @@ class ReduceLROnPlateau:
     factor : float in (0, 1), default 0.1
         The rate is multiplied by it.
     patience : int of 0 or more, default 10
-        Lower the rate after so many epochs in a row that are no better; 0 lowers it where 1 does.
+        Lower the rate after this number of epochs without a better one; 0 lowers it where 1 does.
     min_delta : float of 0 or more, default 1e-4
         An epoch is better than the best one by more than this.
     cooldown : int of 0 or more, default 0
@@ -104,7 +104,7 @@ class ReduceLROnPlateau:
     monitor : str, default "validation_loss"
         The series of the `History` to look at: "validation_loss", "loss", or the name of a metric.
     mode : "min" or "max", optional
-        As of `EarlyStopping`.
+        As for `EarlyStopping`.
 
     Raises
     ------

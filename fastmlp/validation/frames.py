@@ -1,6 +1,6 @@
 """Frames of pandas, polars and Arrow as arrays of real numbers.
 
-They are recognised by their attributes: none of these libraries is imported.
+They are recognised by their attributes, and these libraries are not imported.
 """
 
 from collections import Counter
@@ -26,13 +26,13 @@ MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
 
 class ColumnNumbers(NamedTuple):
-    """A column as an array of real numbers, or why it is none.
+    """A column as an array of real numbers, or why it is not one.
 
     Attributes
     ----------
     numbers : (n_rows,) array, or None
     n_missing : int, how many values are missing
-    example : a value that is no number, where the column holds one
+    example : a value that is not a number, where the column holds one
     """
 
     numbers: Array | None
@@ -234,7 +234,7 @@ def _columns(frame: Any) -> list[Any]:
         return list(frame.get_columns())
     if hasattr(frame, "iloc"):
         return [frame.iloc[:, j] for j in range(frame.shape[1])]
-    # Of decimals NumPy makes objects.
+    # NumPy makes objects of decimals.
     return [
         column.cast("float64") if str(column.type).startswith("decimal") else column
         for column in frame.columns
@@ -288,7 +288,7 @@ def _nulls(series: Any) -> int | None:
 
 
 def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
-    """The numbers of one column, or why it has none."""
+    """The numbers of one column, or why it lacks them."""
     kind = array.dtype.kind
     if array.ndim != 1 or kind not in "fiubOmM":
         return ColumnNumbers(None, 0, array.reshape(-1)[0].item() if array.size else array.dtype)

