@@ -14,14 +14,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Str
 from sklearn.utils.validation import _check_n_features, check_is_fitted
 
 from fastmlp._process import warnings
-from fastmlp.estimators.common import (
-    BatchPredictions,
-    Folds,
-    Metrics,
-    RandomState,
-    Scoring,
-    WithClient,
-)
+from fastmlp.estimators import common
 from fastmlp.estimators.sklearn_bases import BaseEstimator, _fit_context
 from fastmlp.estimators.to_core import n_threads_of
 from fastmlp.export.models import TableParts
@@ -60,7 +53,7 @@ ADVISED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
+class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
     """A pack of small nets on the columns of a table."""
 
     n_members: int | None
@@ -68,19 +61,19 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
     ensemble: Ensemble
     max_iter: int | None
     time_limit: float | None
-    scoring: Scoring | None
-    metrics: Metrics | None
+    scoring: common.Scoring | None
+    metrics: common.Metrics | None
     early_stopping: EarlyStopping | None
     categorical_features: Any
     validation_fraction: float
-    cv: Folds | None
+    cv: common.Folds | None
     refit: bool
     preset: Preset
     trees: bool | None
     extra_members: Sequence[Any] | None
     compute_dtype: ComputeDType | None
     monotonic_cst: Any
-    random_state: RandomState | None
+    random_state: common.RandomState | None
     n_jobs: int | None
     verbose: bool | int
     n_features_in_: int
@@ -112,7 +105,7 @@ class TabularMLP(BatchPredictions, WithClient, BaseEstimator):
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
-        **WithClient.client_constraints,
+        **common.WithClient.client_constraints,
     }
 
     def _validate_params(self) -> None:

@@ -13,19 +13,11 @@ from sklearn.utils import check_random_state
 
 from fastmlp.estimators.to_core import n_threads_of
 from fastmlp.many.fit_many import Call, fit_together
-from fastmlp.tabular import conformal, fit_arguments, reports
+from fastmlp.tabular import conformal, fit_arguments, pool, reports
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.fitting import columns_in_order
 from fastmlp.tabular.outputs import Scorer, scores_of
 from fastmlp.tabular.pack import NONE, Member, Pack
-from fastmlp.tabular.pool import (
-    Limits,
-    TableRows,
-    batch_size_of,
-    joined,
-    net_settings,
-    new_net,
-)
 from fastmlp.tabular.reports import KeptRows, kept_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, encodings_for
@@ -89,19 +81,19 @@ def taught(
         targets = y[: len(own)] if y.ndim == 1 else y[: len(own)].argmax(axis=1)
         encoding.fit(values.part(own), targets, pack.outputs.kind, generator)
     expanded = (encoding.expanded(rows.part(part)) for part in (slice(n_rows), slice(n_rows, None)))
-    X = joined(*expanded)
+    X = pool.joined(*expanded)
     net_seed = int(generator.integers(1 << 31))
     activation: Any = "relu" if settings.signs else "silu"
     recipe = Recipe(0, name, hidden, activation, 3e-3, 0.0, 0.0, 0.0, net_seed)
-    of_nets = net_settings(pack.outputs, settings)
+    of_nets = pool.net_settings(pack.outputs, settings)
     if settings.loss.power is None:
         # A quantile is the mean of its predictions: the pinball loss would miss it.
         of_nets = of_nets._replace(loss=pack.outputs.loss)
-    net = new_net(recipe, encoding, of_nets, n_rows)
+    net = pool.new_net(recipe, encoding, of_nets, n_rows)
     places = np.arange(len(y))
     y = y[:, 1] if pack.task == "binary" else y
-    call = Call([net], X, y, batch_size_of(n_rows), places[:n_rows], places[n_rows:], None)
-    limits = Limits(max(ROWS_SEEN // n_rows, FEWEST_EPOCHS), settings.patience)
+    call = Call([net], X, y, pool.batch_size_of(n_rows), places[:n_rows], places[n_rows:], None)
+    limits = pool.Limits(max(ROWS_SEEN // n_rows, FEWEST_EPOCHS), settings.patience)
     (history,) = fit_together(
         None, [call], epochs=limits.epochs, callbacks=limits.look, time_limit=None,
         n_threads=n_threads,
@@ -210,10 +202,10 @@ def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
     """The rows of the targets y or, without them, those that the model keeps."""
     n, classes = len(values.codes), getattr(model, "classes_", None)
     if y is not None and classes is None:
-        return KeptRows(TableRows(values, fit_arguments.numbers(y, n, who)))
+        return KeptRows(pool.TableRows(values, fit_arguments.numbers(y, n, who)))
     if y is not None and classes is not None:
         places = fit_arguments.places_of(y, classes, n, who, "y")
-        return KeptRows(TableRows(values, places))
+        return KeptRows(pool.TableRows(values, places))
     kept: KeptRows | None = getattr(model, "_kept", None)
     if kept is None:
         lacks = "a model from a file holds no rows to compare losses on"

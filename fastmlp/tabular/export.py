@@ -12,17 +12,11 @@ from fastmlp.export.models import Step, TableNet, TableParts
 from fastmlp.export.onnx import Graph, Input, Outline, Output
 from fastmlp.rules import columns as rules
 from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.tabular import number_encoders
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.extras import BoostedTrees
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
-from fastmlp.tabular.number_encoders import (
-    Encoder,
-    MissingMarks,
-    PiecewiseLinear,
-    RisingSmoothClip,
-    RobustSmoothClip,
-)
 from fastmlp.tabular.outputs import NetOutputs
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.schema import Schema, Values
@@ -37,16 +31,16 @@ def steps_of(encoding: Encoding) -> tuple[Step, ...]:
     return tuple(STEPS[type(one)](one, columns) for one, columns in parts if one.n_outputs)
 
 
-def _scaled(encoder: RobustSmoothClip, columns: Array) -> Step:
-    rule = rules.rising if isinstance(encoder, RisingSmoothClip) else rules.clipped
+def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
+    rule = rules.rising if isinstance(encoder, number_encoders.RisingSmoothClip) else rules.clipped
     return NumberStep(rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1))
 
 
-def _marked(encoder: MissingMarks, columns: Array) -> Step:
+def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
     return NumberStep(rules.missing, columns[encoder.columns_], np.empty((encoder.n_outputs, 0)))
 
 
-def _pieces(encoder: PiecewiseLinear, columns: Array) -> Step:
+def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
     n = encoder.n_pieces_
     constants = [np.repeat(encoder.medians_, n), *encoder.table]
     return NumberStep(rules.share_below, np.repeat(columns, n), np.stack(constants, axis=1))
@@ -63,12 +57,12 @@ def _statistics(encoder: TargetStatistics, columns: Array) -> Step:
     return LevelStep(columns, starts, firsts, table, encoder.n_outputs)
 
 
-STEPS: dict[type[Encoder], Callable[[Any, Array], Step]] = {
-    MissingMarks: _marked,
+STEPS: dict[type[number_encoders.Encoder], Callable[[Any, Array], Step]] = {
+    number_encoders.MissingMarks: _marked,
     OneHotLevels: _one_hot,
-    PiecewiseLinear: _pieces,
-    RisingSmoothClip: _scaled,
-    RobustSmoothClip: _scaled,
+    number_encoders.PiecewiseLinear: _pieces,
+    number_encoders.RisingSmoothClip: _scaled,
+    number_encoders.RobustSmoothClip: _scaled,
     TargetStatistics: _statistics,
 }
 

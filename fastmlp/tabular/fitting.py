@@ -13,18 +13,10 @@ from fastmlp.backends.devices import n_threads_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import fit_many
 from fastmlp.network import monotone
-from fastmlp.tabular import conformal, extras, reports, splits
+from fastmlp.tabular import conformal, extras, pool, reports, splits
 from fastmlp.tabular.extras import Extra
 from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
 from fastmlp.tabular.pack import Caller, Member, Pack, train_pack
-from fastmlp.tabular.pool import (
-    TableRows,
-    batch_size_of,
-    joined_weights,
-    net_settings,
-    new_net,
-    shortest,
-)
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
@@ -55,7 +47,7 @@ class TableFit(NamedTuple):
     caller: Caller
 
     @property
-    def validation(self) -> TableRows | None:
+    def validation(self) -> pool.TableRows | None:
         """The rows held out; None: there are folds."""
         return self.data.held_out if self.data.folds is None else None
 
@@ -202,16 +194,16 @@ class NotRefitted(Exception):
     """A refit that has not come to its end: why, and after a colon what to do."""
 
 
-def joined_rows(first: TableRows, second: TableRows) -> TableRows:
+def joined_rows(first: pool.TableRows, second: pool.TableRows) -> pool.TableRows:
     """The rows of both."""
     parts = (first, second)
     values = Values(*map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
-    return TableRows(values, np.concatenate([first.y, second.y]), joined_weights(*parts))
+    return pool.TableRows(values, np.concatenate([first.y, second.y]), pool.joined_weights(*parts))
 
 
 def refitted_pack(
     pack: Pack,
-    rows: TableRows,
+    rows: pool.TableRows,
     n_classes: int,
     settings: PackSettings,
     seed: int,
@@ -231,7 +223,7 @@ def refitted_pack(
         On Ctrl-C.
     """
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
-    of_nets = net_settings(outputs, settings)
+    of_nets = pool.net_settings(outputs, settings)
     by_encoding: dict[str, dict[int, list[Member]]] = {}
     for member in pack.members:
         recipes = by_encoding.setdefault(member.recipe.encoding, {})
@@ -242,15 +234,15 @@ def refitted_pack(
         groups = [*same_encoding.values()]
         encoding = replace(pack.encodings[groups[0][0].encoding])
         generator = np.random.default_rng([seed, place, 3])
-        X = shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
-        nets = [new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
+        X = pool.shortest(encoding.fit_expanded(rows.values, rows.y, outputs.kind, generator))
+        nets = [pool.new_net(same[0].recipe, encoding, of_nets, len(rows.y)) for same in groups]
         epochs = [round(float(np.mean([member.epoch for member in same]))) for same in groups]
         histories = fit_many(
             nets,
             X,
             outputs.targets(rows.y),
             epochs=epochs,
-            batch_size=batch_size_of(len(rows.y)),
+            batch_size=pool.batch_size_of(len(rows.y)),
             sample_weight=rows.weight,
             time_limit=_seconds_left(settings, caller),
             n_threads=n_threads,

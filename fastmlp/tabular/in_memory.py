@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 from fastmlp.data.arrow import imported, is_lazy
 from fastmlp.tabular import arrow_tables, dates
 from fastmlp.tabular.arrow_tables import Kind
-from fastmlp.validation import arrays, hints
-from fastmlp.validation.frames import (
-    MISSING_TYPES,
-    is_series,
-    names_of,
-    repeated,
-    require_different,
-)
+from fastmlp.validation import arrays, frames, hints
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
@@ -96,7 +89,7 @@ def table_of(X: Any, who: str) -> MemoryTable:
     if is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 has no such stream of a series.
-    if hasattr(X, "__arrow_c_stream__") or is_series(X):
+    if hasattr(X, "__arrow_c_stream__") or frames.is_series(X):
         if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
             got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
             raise TypeError(f"{who}: X must be {ACCEPTED}, {got}")
@@ -124,13 +117,13 @@ def _of_rows(rows: list[Mapping[Any, Any]], who: str) -> MemoryTable:
 def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
     """Return names of columns as texts, such as the tuples of a MultiIndex; raises ValueError."""
     texts = tuple(map(str, names))
-    if twice := repeated(texts):
+    if twice := frames.repeated(texts):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
     return texts
 
 
 def _of_pandas(frame: Any, who: str) -> MemoryTable:
-    (n_rows, n_columns), own = frame.shape, names_of(frame)
+    (n_rows, n_columns), own = frame.shape, frames.names_of(frame)
     names = own or _texts_of(frame.columns, who)
     numbered = own is None and [*frame.columns] == [*range(n_columns)]
     # A frame of few values: of 20 columns 48 us, and 13 to 40 for each by itself.
@@ -157,9 +150,9 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
 
 
 def _of_arrow(table: Any, who: str) -> MemoryTable:
-    names, column = names_of(table), table.column
+    names, column = frames.names_of(table), table.column
     if names is None:
-        require_different(table, who)
+        frames.require_different(table, who)
     return MemoryTable(names, table.num_columns, table.num_rows, column, column, _no_block)
 
 
@@ -244,7 +237,7 @@ def _types_in(values: Any) -> set[type]:
     """Return the types of objects, but for missing ones."""
     # Of a series of pandas: to iterate over it takes twice as long.
     values = np.asarray(values, object)
-    types = {each for each in set(map(type, values)) if each.__name__ not in MISSING_TYPES}
+    types = {each for each in set(map(type, values)) if each.__name__ not in frames.MISSING_TYPES}
     # A missing value among texts is NaN, a float.
     for some in [each for each in types if issubclass(each, float | np.floating)]:
         if all(value != value for value in values if type(value) is some):
@@ -270,7 +263,7 @@ def _kind_of_objects(values: Any) -> Kind:
 
 
 def is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in MISSING_TYPES:
+    if value is None or type(value).__name__ in frames.MISSING_TYPES:
         return True
     # NaN and NaT are not themselves.
     itself = isinstance(value, float | Decimal | np.floating | np.datetime64 | np.timedelta64)

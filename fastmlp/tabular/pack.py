@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp._process.warnings import warn
 from fastmlp.cluster.groups import Cluster
 from fastmlp.model import MLP
+from fastmlp.tabular import pool
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import (
     NetOutputs,
@@ -20,21 +21,6 @@ from fastmlp.tabular.outputs import (
     conformal_quantile,
     outputs_of,
     scores_of,
-)
-from fastmlp.tabular.pool import (
-    Fold,
-    Limits,
-    Listeners,
-    Split,
-    TableRows,
-    Trained,
-    drawn,
-    in_strips,
-    inputs_of,
-    net_settings,
-    train,
-    train_together,
-    validated,
 )
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
@@ -281,7 +267,7 @@ class Pack:
 
     def predict(self, values: Values) -> NDArray[np.float64]:
         """Return the nets' part of numbers, (n_rows,), or of probabilities, (n_rows, n_classes)."""
-        strips = in_strips(
+        strips = pool.in_strips(
             len(values.numbers),
             lambda rows: self._nets(values.part(rows)),
             values.numbers.shape[1] + values.codes.shape[1],
@@ -314,7 +300,7 @@ class Pack:
         for place, encoding in enumerate(self.encodings):
             members = [member for member in self.members if member.encoding == place]
             if members:
-                inputs = inputs_of(encoding, values)
+                inputs = pool.inputs_of(encoding, values)
                 for member in members:
                     yield member, self.outputs.predictions(member.net.predict(inputs))
 
@@ -329,8 +315,8 @@ class Pack:
 
 
 def train_pack(
-    training: TableRows,
-    validation: TableRows | None,
+    training: pool.TableRows,
+    validation: pool.TableRows | None,
     *,
     task: Task,
     n_classes: int,
@@ -340,7 +326,7 @@ def train_pack(
     n_threads: int | None = None,
     extra: Iterable[Array] = (),
     cluster: Cluster | None = None,
-    folds: Sequence[Fold] | None = None,
+    folds: Sequence[pool.Fold] | None = None,
     caller: Caller | None = None,
 ) -> Pack:
     """Train nets, and return the ensemble of those that do best together on validation rows.
@@ -384,8 +370,8 @@ def train_pack(
             [np.arange(len(validation.y))],
         )
     else:
-        folds = drawn(training.y, settings.cv, seed) if folds is None else folds
-        rows = validated(folds)
+        folds = pool.drawn(training.y, settings.cv, seed) if folds is None else folds
+        rows = pool.validated(folds)
         held_out = training if len(rows) == len(training.y) else training.take(rows)
         parts = [(training.take(first), training.take(second)) for first, second in folds]
         of_rows = [np.searchsorted(rows, second) for _, second in folds]
@@ -394,12 +380,12 @@ def train_pack(
         copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        of_nets = net_settings(outputs, settings)
-        splits.append(Split(own, copies, first, second, of_nets, generator))
+        of_nets = pool.net_settings(outputs, settings)
+        splits.append(pool.Split(own, copies, first, second, of_nets, generator))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
-        listeners = Listeners(caller.callbacks) if caller.callbacks else None
-        limits = Limits(
+        listeners = pool.Listeners(caller.callbacks) if caller.callbacks else None
+        limits = pool.Limits(
             settings.epochs,
             settings.patience,
             settings.early_stopping,
@@ -440,27 +426,29 @@ def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: 
         warn(f"{who}: {message}", UserWarning)
 
 
-def _pools(splits: Sequence[Split], limits: Limits, cluster: Cluster | None) -> list[list[Trained]]:
+def _pools(
+    splits: Sequence[pool.Split], limits: pool.Limits, cluster: Cluster | None
+) -> list[list[pool.Trained]]:
     """Return the nets of each split, which share the time that there is."""
     if cluster is not None and limits.deadline is None:
-        return train_together(splits, limits, cluster)
+        return pool.train_together(splits, limits, cluster)
     n = len(splits)
-    return [train(split, limits.shared(n - k), cluster) for k, split in enumerate(splits)]
+    return [pool.train(split, limits.shared(n - k), cluster) for k, split in enumerate(splits)]
 
 
 class Candidate(NamedTuple):
     """The nets of one recipe, one for each fold, and their predictions of all validation rows."""
 
-    nets: tuple[Trained, ...]
+    nets: tuple[pool.Trained, ...]
     predictions: NDArray[np.float64]
 
 
 def _candidates(
-    pools: Sequence[Sequence[Trained]], of_rows: Sequence[Array], n: int
+    pools: Sequence[Sequence[pool.Trained]], of_rows: Sequence[Array], n: int
 ) -> list[Candidate]:
     """Return the recipes of which there is a net for each fold."""
     candidates = []
-    by_number = [{net.recipe.number: net for net in pool} for pool in pools]
+    by_number = [{net.recipe.number: net for net in nets} for nets in pools]
     for number in sorted(set.intersection(*(set(of_pool) for of_pool in by_number))):
         nets = tuple(of_pool[number] for of_pool in by_number)
         predictions = np.empty((n, *nets[0].predictions.shape[1:]))
