@@ -13,7 +13,13 @@ from fastmlp.backends.cpu.predict.embedded import completed_gradient, completed_
 from fastmlp.backends.cpu.predict.embedded_calls import SIGNATURES, c_function
 from fastmlp.backends.cpu.predict.embedded_tables import table_row
 from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_LANE_PRODUCTS, GIL_ROWS, ONE_BY_ONE
+from fastmlp.backends.cpu.tuning import (
+    BLOCK_BYTES,
+    GIL_LANE_PRODUCTS,
+    GIL_ROWS,
+    ONE_BY_ONE,
+    TILED_ROWS,
+)
 from fastmlp.backends.shuffle import shuffle_again
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.export import jit
@@ -125,7 +131,8 @@ def _exercise_wide(dtype: str) -> None:
     width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     sizes, rules = [WIDTH, width, *[WIDTH] * len(ACTIVATIONS), 1], ["relu", *ACTIVATIONS]
     net = _net(dtype, sizes, activation=rules, initializer="zeros")
-    net.predict(np.ones((ONE_BY_ONE + 1, WIDTH)))
+    for n_rows in (ONE_BY_ONE + 1, max(TILED_ROWS) + 1):
+        net.predict(np.ones((n_rows, WIDTH)))
     n_rows, n = ONE_BY_ONE + 1, 256
     net = _net(dtype, (n, 1 + GIL_LANE_PRODUCTS // (n * n_rows), 1), initializer="zeros")
     for _ in range(2):
