@@ -196,7 +196,6 @@ class Net:
         )
 
     def _change(self, **fields: Any) -> None:
-        """Change settings of the layers."""
         lock, averaged = self._state.lock, is_averaged(self._state.optimizer)
         with lock.parameters:
             lock.require_free(f"MLP.{next(iter(fields))}")
@@ -231,7 +230,6 @@ class Net:
 
     @property
     def _link(self) -> str | None:
-        """The link that the loss owns, or None."""
         return self._network.loss.link
 
     def summary(self) -> str:

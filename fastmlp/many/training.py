@@ -190,7 +190,6 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 
 
 def _request(job: NetJob, options: FitOptions, bar: Bar | None) -> FitRequest:
-    """Return the request of a net's own fit."""
     progress: Any = False if bar is None else bar
     own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
     return FitRequest(job.data, own, held_out=job.held_out, net=job.net)
@@ -202,7 +201,6 @@ def _fit(
     bar: Bar | None,
     shared: SharedFeed | None,
 ) -> Callable[[], History]:
-    """Return a function that trains a net as `MLP.fit` does."""
 
     def fit() -> History:
         check()
@@ -273,7 +271,6 @@ def train_jobs(
 def _with_rows(
     jobs: list[NetJob], files: Files | None, options: FitOptions
 ) -> tuple[list[NetJob], Feed | None]:
-    """The jobs, of files with their rows, and the feed of the files."""
     if files is None:
         return jobs, None
     sizes = [job.epochs for job in jobs], [job.batch_size for job in jobs]
@@ -342,7 +339,6 @@ def trained_on(
 
 
 def _arrays(jobs: Sequence[NetJob]) -> list[Any]:
-    """Return the arrays of the nets' rows, each once."""
     arrays: dict[int, Any] = {}
     for job in jobs:
         for data in (job.data, job.held_out):

@@ -104,7 +104,6 @@ def check_rule(
 
 
 def _array(name: str, numbers: ArrayLike) -> Array:
-    """Numbers as an array of float64."""
     try:
         return np.asarray(numbers, np.float64)
     except (TypeError, ValueError) as error:
@@ -112,7 +111,6 @@ def _array(name: str, numbers: ArrayLike) -> Array:
 
 
 def _rows(points: ArrayLike | None, targets: ArrayLike | None) -> tuple[Array, Array]:
-    """Points and targets of a loss by rows."""
     if points is None or targets is None:
         raise ValueError(
             f"{WHO}: a loss by rows needs points, shape (n_rows, n_outputs), and targets, one row "

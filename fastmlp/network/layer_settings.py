@@ -160,7 +160,6 @@ def dropout_of(
 
 
 def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
-    """Return one rate per hidden layer, from one number or schedule, or from a sequence of them."""
     if isinstance(setting, str | bytes | Set | Mapping) or not isinstance(setting, Iterable):
         rate = _rate("dropout", setting)
         if is_used(rate) and not n_hidden:
@@ -179,7 +178,6 @@ def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
 
 
 def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
-    """Check a number in the range of rates, or of standard deviations, or a schedule."""
     if isinstance(setting, type):
         raise TypeError(
             f"{OWNER}: {name} must be a schedule, not its class: {setting.__name__}(...)"

@@ -99,7 +99,6 @@ class Description(NamedTuple):
         return f"loss {self.loss}{penalty}; {optimizer}; {self.n_steps:,} steps done"
 
     def _matrix(self) -> str:
-        """The memory of the matrix of a second-order optimizer."""
         if not isinstance(self.optimizer, LevenbergMarquardt):
             return ""
         n = int(trained_parameters(self.network).sum())
@@ -119,7 +118,6 @@ def name_of(rule: Any) -> str:
 
 
 def _rate(factors: Factors) -> str:
-    """Return the factors of a layer's learning rate as text."""
     weights, biases = (f"x {factor:g}" if factor else "frozen" for factor in factors)
     return weights if weights == biases else f"{weights}, biases {biases}"
 

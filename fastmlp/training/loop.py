@@ -270,7 +270,6 @@ class Calls:
         return unit // trainer.units_per_epoch
 
     def _count(self, first_step: int) -> None:
-        """Count the steps of a window that began at this one."""
         self._state.n_steps = first_step + self._trainer.step_of(self._trainer.reached)
 
 

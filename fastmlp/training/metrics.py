@@ -122,7 +122,6 @@ def _metric(metric: Any, name: str, who: str) -> Metric:
 
 
 def _known(name: str, who: str) -> Metric:
-    """Return the metric of a loss's name, or of a scorer's."""
     # Losses that own a link take raw outputs.
     of_predictions = [key for key, loss in LOSSES.items() if loss.link is None and not loss.by_row]
     if name in of_predictions:
@@ -291,7 +290,6 @@ def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
 def _scored(
     scorer: Function, loss: Loss, targets: Array, predictions: Array, weight: Mapping[str, Array]
 ) -> Callable[[], Any]:
-    """Return a call of a scorer of scikit-learn's, with an estimator of these predictions."""
     n_outputs = predictions.shape[1]
     classes = np.arange(max(n_outputs, 2)) if loss.targets in ("classes", "unit") else None
     if loss.targets == "unit" and n_outputs > 1:

@@ -197,7 +197,6 @@ def _of_events(callback: object) -> str:
 
 
 def _checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
-    """Check the path and the interval of checkpoints; return the interval."""
     scalars.boolean(who, "resume", resume)
     if path is None and resume:
         raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")

@@ -511,7 +511,6 @@ class OnAllRanks:
         return self._joined(own if own.size else np.ones(held_out.n_rows, held_out.weight.dtype))
 
     def _joined(self, own: Array) -> Array:
-        """Return the rows of all ranks, in their order."""
         sizes = self._ranks.allgather(np.array([len(own)], np.int64))[:, 0].tolist()
         padded = np.zeros((max(sizes), *own.shape[1:]), own.dtype)
         padded[: len(own)] = own
@@ -536,5 +535,4 @@ class OnAllRanks:
 
 
 def _in_use(array: Array, data: Data) -> Array:
-    """Return the rows in use of an array of `data`."""
     return array if data.rows is None or not array.size else array[data.rows]

@@ -228,7 +228,6 @@ class FitRequest:
         self._start = time.perf_counter()
 
     def _digests(self) -> dict[str, str]:
-        """The hashes of the rows, by which a checkpoint's fit is recognised."""
         digests = {"data": _digest(self.data)}
         if self._options.look_at_epochs and self._held_out is not None:
             digests["validation_data"] = _digest(self._held_out)
@@ -277,7 +276,6 @@ class FitRequest:
         return so_far
 
     def _go_on(self, so_far: Progress) -> None:
-        """Continue from this progress."""
         self.history, self._first_step = so_far.history, so_far.first_step
         self._watch.repeat(self.history, so_far.best)
         self._start = time.perf_counter() - self.history.seconds
@@ -412,7 +410,6 @@ class FitRequest:
         self.history.seconds = time.perf_counter() - self._start
 
     def _report(self) -> None:
-        """Look at the epoch for early stopping and plateaus, and call the callbacks."""
         history, state = self.history, self._state
         stops = self._watch.take(history, state.parameters)
         report = last_report(history, self._net)
@@ -429,7 +426,6 @@ class FitRequest:
             history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
 
     def _validate(self, held_out: Data) -> None:
-        """Record the loss and the metrics of the validation rows, by one pass over them."""
         if self._validation is None:
             metrics = self._options.metrics
             self._validation = self._ranks.new_validation(self._engine, held_out, metrics)
@@ -453,7 +449,6 @@ class FitRequest:
             self._write_checkpoint()
 
     def _capture(self) -> bool:
-        """Capture the net and the fit's progress; return True if it is time to write them."""
         if self._checkpoint is None or self._first_step is None:
             return False
         self.history.seconds = time.perf_counter() - self._start

@@ -102,7 +102,6 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
 
 
 def _validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
-    """Return (X, y, sample_weight or None) from validation data of two or three parts."""
     if not isinstance(argument, tuple | list) or len(argument) not in (2, 3):
         hint = f"; use validation_split={argument!r}" if isinstance(argument, float) else ""
         raise TypeError(

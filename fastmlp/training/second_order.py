@@ -245,7 +245,6 @@ class Marquardt:
         return not is_late()
 
     def _linearize(self) -> None:
-        """Compute the matrix, and D, from the largest diagonal so far."""
         self._system.linearize(self._parameters)
         diagonal = np.minimum(self._system.diagonal, np.finfo(self._dtype).max)
         diagonal = diagonal.astype(self._dtype).astype(np.float64)
@@ -357,7 +356,6 @@ KINDS: dict[type, type[Iterations]] = {LevenbergMarquardt: Marquardt, LBFGS: Qua
 
 
 def _rows_of(data: Data, who: str) -> Data:
-    """The rows of some data as arrays of float64."""
     if not isinstance(data.x, np.ndarray):
         raise ValueError(f"{who} needs dense rows, and X is sparse or expanded: X.toarray()")
     rows = slice(None) if data.rows is None else data.rows

@@ -422,7 +422,6 @@ class Steps:
             keep(self._ready[kind], shape, weakref.ref(kept))
 
     def _look(self) -> None:
-        """Look at what coefficients depend on."""
         network, optimizer = self._engines["batch"].network, self._state.optimizer
         dropout, self._groups = network.dropout, groups_of(optimizer, network.factors).groups
         alone = type(optimizer) in TAKING_ONE_RATE and has_coefficients_alone(optimizer)
@@ -487,7 +486,6 @@ class Steps:
         return None if reference is None else reference()
 
     def _let_go(self, key: Key) -> None:
-        """Leave a trainer's buffers to others."""
         kept = self._kept(key)
         self._trainers.pop(key, None)
         _end(kept)

@@ -282,7 +282,6 @@ def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None =
 
 
 def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
-    """Return the array, or a copy of it, C-contiguous and of dtype `kind`."""
     if array.dtype == kind and array.flags.c_contiguous:
         return array
     memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
@@ -408,7 +407,6 @@ def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
 
 
 def _labels(y: Any, who: str) -> NDArray[np.int64]:
-    """Return the class of each row, from labels or one-hot rows."""
     if hasattr(y, "__cuda_array_interface__"):
         raise TypeError(f"{who}: class_weight needs y in the memory of the host, not of the GPU")
     numbers = frames.numbers_of(y, None, who, "y")

@@ -261,7 +261,6 @@ def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Ar
 
 
 def _checked(series: list[Any], labels: list[str], table: Any, who: str, name: str) -> list[Array]:
-    """Return columns as arrays of numbers."""
     columns = [_column(np.asarray(source), _nulls(source)) for source in series]
     for source, column, label in zip(series, columns, labels, strict=True):
         if column.example is not None:
@@ -282,13 +281,11 @@ def _checked(series: list[Any], labels: list[str], table: Any, who: str, name: s
 
 
 def _nulls(series: Any) -> int | None:
-    """The number of missing values of a column of Arrow; None for another."""
     known = getattr(series, "null_count", None)
     return known if isinstance(known, int) else None
 
 
 def _column(array: Array, nulls: int | None = None) -> ColumnNumbers:
-    """The numbers of one column, or why it lacks them."""
     kind = array.dtype.kind
     if array.ndim != 1 or kind not in "fiubOmM":
         return ColumnNumbers(None, 0, array.reshape(-1)[0].item() if array.size else array.dtype)

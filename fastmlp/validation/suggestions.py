@@ -83,7 +83,6 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
-    """Return the known words that are meant, or one sentence, or nothing."""
     answers: dict[str, list[str]] = {}
     for answer, words in synonyms.items():
         for synonym in words.split():
