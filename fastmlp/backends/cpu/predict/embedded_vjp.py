@@ -84,7 +84,8 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
         call(blocks.pack, (job.net, vjp.parameters, net.parameters))
         call(blocks.transposes, (job.net,))
         job.mass, job.team, job.n_parts = 1.0, 0, 1
-        for first in range(0, vjp.n_rows, vjp.chunk_rows):
+        first = 0
+        while first < vjp.n_rows:
             n_rows = min(vjp.chunk_rows, vjp.n_rows - first)
             batch.x, batch.n_rows = vjp.x + first * net.n_in * size, n_rows
             batch.y = vjp.slopes + first * net.n_targets * size
@@ -92,6 +93,7 @@ def plain_vjp(scalar: Scalar) -> Callable[[int, int], None]:
             call(vjp.driver, (vjp.job,))
             if by_inputs and vjp.deltas:
                 copy_deltas(net, first, n_rows, vjp.deltas)
+            first += n_rows
         call(blocks.unpack, (job.net, vjp.gradient, vjp.packed))
         if by_inputs:
             back = record_at(vjp.back, FlatNet)
