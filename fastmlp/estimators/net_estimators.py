@@ -107,12 +107,6 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
     return {name: of_spec[name] if name in of_spec else getattr(net, name) for name in OF_NETS}
 
 
-def link_of(loss: Any) -> str | None:
-    """Return the link that a loss owns, given as `MLP` takes it."""
-    known: Any = losses.LOSSES.get(loss) if isinstance(loss, str) else loss
-    return getattr(getattr(known, "loss", known), "link", None)
-
-
 def _one_for_all(values: Sequence[Any]) -> Any:
     """Return the value of all layers, if it is the same: it fits nets of any depth."""
     first, *others = values
@@ -393,7 +387,9 @@ def estimator_of(
         )
     if kind is None:
         chosen = settings.get("loss", network.loss)
-        classes = link_of(chosen) in ("softmax", "sigmoid")
+        known: Any = losses.LOSSES.get(chosen) if isinstance(chosen, str) else chosen
+        link = getattr(getattr(known, "loss", known), "link", None)
+        classes = link in ("softmax", "sigmoid")
         kind = "classifier" if classes else "regressor"
     kinds: dict[Any, type[NetEstimator]] = {"classifier": NetClassifier, "regressor": NetRegressor}
     if kind not in kinds:

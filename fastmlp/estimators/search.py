@@ -73,17 +73,12 @@ class FitBar:
         if self._bar is not None:
             self._bar.close()
 
-    def expect(self) -> None:
-        """Count one more fit to be done."""
+    def count(self, *, more: int = 0, done: int = 0) -> None:
+        """Count fits that are to be done, or that are done."""
         if self._bar is not None:
             with self._lock:
-                self._bar.total += 1
-
-    def update(self) -> None:
-        """Count one more fit that is done."""
-        if self._bar is not None:
-            with self._lock:
-                self._bar.update(1)
+                self._bar.total += more
+                self._bar.update(done)
 
 
 class SubmittedCall:
@@ -106,7 +101,7 @@ class SubmittedCall:
         self._notify()
 
     def _notify(self) -> None:
-        self._bar.update()
+        self._bar.count(done=1)
         self._callback(self)
 
     def result(self) -> Any:
@@ -150,7 +145,7 @@ class PoolBackend(ParallelBackendBase):
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected, or after the running ones."""
-        self._bar.expect()
+        self._bar.count(more=1)
         job = SubmittedCall(task_of(func), callback, self._bar)
         task = Task(cost_of(func), job)
         if self._pool is None:
@@ -261,7 +256,7 @@ class ClusterBackend(PoolBackend):
         """Collect a call; it runs when all are collected."""
         if not are_fits(func):
             return super().submit(func, callback)
-        self._bar.expect()
+        self._bar.count(more=1)
         call = SubmittedFit(func, callback, self._bar)
         self._sent.append(call)
         return call

@@ -54,8 +54,9 @@ def affine_of(scaler: Any, name: str, who: str) -> Affine:
         return _scaled(scaler.center, scaler.scale)
     kind = type(scaler).__name__
     if kind not in OF_SKLEARN or not type(scaler).__module__.startswith("sklearn."):
+        what = repr(scaler) if isinstance(scaler, str | int | float) else f"a {kind}"
         raise TypeError(
-            f"{who}: {name} is {_described(scaler)}, which cannot be folded; what can be: "
+            f"{who}: {name} is {what}, which cannot be folded; what can be: "
             f"Standardizer, {', '.join(OF_SKLEARN)}, 'passthrough'"
         )
     if not hasattr(scaler, "n_features_in_"):
@@ -74,32 +75,13 @@ def _scaled(center: Any, scale: Any) -> Affine:
     return Affine(1 / scale, -center / scale)
 
 
-def _described(value: Any) -> str:
-    return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-
-
-def _standard(scaler: Any) -> tuple[Any, Any]:
-    return scaler.mean_ if scaler.with_mean else None, scaler.scale_ if scaler.with_std else None
-
-
-def _robust(scaler: Any) -> tuple[Any, Any]:
-    return (
-        scaler.center_ if scaler.with_centering else None,
-        scaler.scale_ if scaler.with_scaling else None,
-    )
-
-
-def _min_max(scaler: Any) -> tuple[Any, Any]:
-    # x * scale_ + min_ is (x - center) / scale.
-    return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
-
-
 # From a scaler to the numbers that it subtracts, and then divides by; None: it does not.
+# MinMaxScaler's x * scale_ + min_ is (x - center) / scale.
 OF_SKLEARN: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-    "StandardScaler": _standard,
-    "MinMaxScaler": _min_max,
-    "MaxAbsScaler": lambda scaler: (None, scaler.scale_),
-    "RobustScaler": _robust,
+    "StandardScaler": lambda it: (it.mean_ if it.with_mean else None, it.scale_),
+    "MinMaxScaler": lambda it: (-it.min_ / it.scale_, 1 / it.scale_),
+    "MaxAbsScaler": lambda it: (None, it.scale_),
+    "RobustScaler": lambda it: (it.center_, it.scale_),
 }
 
 

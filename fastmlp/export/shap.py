@@ -125,7 +125,9 @@ def shap_values(
     values = _integrals(derivatives, x, rows, n_steps)
     base = derivatives.values(rows).mean(axis=0)
     gap = derivatives.values(x) - base - values.sum(axis=2)
-    _share(values, gap, _distances(x, rows, derivatives.sums))
+    distances = np.array([np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x])
+    distances = distances if derivatives.sums is None else distances @ derivatives.sums
+    _share(values, gap, distances)
     arrays.warn_if_not_finite(values, WHO)
     if derivatives.n_outputs == 1:
         return Attribution(values[:, 0], float(base[0]), gap[:, 0])
@@ -168,12 +170,6 @@ def _integrals(derivatives: ModelDerivatives, x: Array, rows: Array, n_steps: in
             of_pairs = means.reshape(*lines.shape[:2], *result.shape[1:])
             result[i : i + height] += of_pairs.sum(axis=1, dtype=np.float64)
     return result / len(rows)
-
-
-def _distances(x: Array, rows: Array, sums: Array | None) -> Array:
-    """The mean distance of each row's columns from the background, shape (n_rows, n_columns)."""
-    distances = np.array([np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x])
-    return distances if sums is None else distances @ sums
 
 
 def _share(values: Array, gap: Array, distances: Array) -> None:

@@ -198,7 +198,8 @@ class OptimizerSettings:
     def _check(self) -> None:
         """Check the settings, and store them as Python's numbers: 1 - float32(0.9) is not 0.1."""
         who = type(self).__name__
-        check_learning_rate(self)
+        rate = checked_rate(who, "learning_rate", vars(self)["learning_rate"])
+        object.__setattr__(self, "learning_rate", rate)
         clips = [
             name
             for name in (*updates.GRADIENT_RULES, *updates.NORMS)
@@ -383,27 +384,26 @@ def root_of(x: Any) -> Any:
     return math.sqrt(x) if isinstance(x, float) else np.sqrt(x)
 
 
-def check_learning_rate(optimizer: Any) -> None:
-    """Check that an optimizer's learning rate is a number above 0, or a schedule."""
-    name, rate = type(optimizer).__name__, optimizer.learning_rate
+def checked_rate(owner: str, name: str, rate: Any) -> Any:
+    """Check a rate: a number above 0, or a schedule.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the rate is something else.
+    """
     if isinstance(rate, type):
-        call = f"{rate.__name__}(...)"
-        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {call}")
-    check_schedule(name, "learning_rate", rate)
-    if not callable(rate):
-        expected = "a finite number above 0 or a schedule"
-        expected += ", such as Cosine(0.001)" if isinstance(rate, str) else ""
-        number = scalars.real(name, "learning_rate", rate, expected, scalars.is_positive(rate))
-        object.__setattr__(optimizer, "learning_rate", number)
-
-
-def check_schedule(owner: str, name: str, schedule: Any) -> None:
-    """Check that a schedule takes step numbers and the step at which the fit ends."""
-    if callable(schedule) and (wrong := misfit(schedule, 2)):
-        raise TypeError(
-            f"{owner}: {name} must be a number, or a function of two arguments, the step numbers "
-            f"and the step at which the fit ends, got {schedule!r}{wrong}"
-        )
+        raise TypeError(f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)")
+    if callable(rate):
+        if wrong := misfit(rate, 2):
+            raise TypeError(
+                f"{owner}: {name} must be a number, or a function of two arguments, the step "
+                f"numbers and the step at which the fit ends, got {rate!r}{wrong}"
+            )
+        return rate
+    expected = "a finite number above 0 or a schedule"
+    expected += ", such as Cosine(0.001)" if isinstance(rate, str) else ""
+    return scalars.real(owner, name, rate, expected, scalars.is_positive(rate))
 
 
 def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.optimizer_protocol import Schedule, check_schedule
+from fastmlp.rules.optimizer_protocol import Schedule, checked_rate
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -223,15 +223,8 @@ class Warmup:
     def __post_init__(self) -> None:
         n_steps = scalars.positive_integer("Warmup", "n_steps", self.n_steps)
         object.__setattr__(self, "n_steps", n_steps)
-        if isinstance(self.schedule, type):
-            call = f"{self.schedule.__name__}(...)"
-            raise TypeError(f"Warmup: schedule must be a schedule, not its class: {call}")
-        check_schedule("Warmup", "schedule", self.schedule)
-        if not callable(self.schedule):
-            expected = "a finite number above 0 or a schedule"
-            valid = scalars.is_positive(self.schedule)
-            rate = scalars.real("Warmup", "schedule", self.schedule, expected, valid)
-            object.__setattr__(self, "schedule", rate)
+        schedule = checked_rate("Warmup", "schedule", self.schedule)
+        object.__setattr__(self, "schedule", schedule)
 
     def __call__(self, steps: Steps, total: int) -> Rates:
         later = rates_of(self.schedule, np.maximum(steps - self.n_steps, 0), total - self.n_steps)

@@ -71,12 +71,10 @@ def _unsigned(i: Any) -> Any:
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
-def _is_finite(x: Any) -> Any:
+@device_function
+def is_finite(x: Any) -> Any:
     # For an infinity or a NaN, the difference is NaN.
     return x - x == 0
-
-
-is_finite = device_function(_is_finite)
 
 
 def _on_host(argument: Any) -> Any:
