@@ -15,7 +15,7 @@ from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import PredictBatch, batches_of
 from fastmlp.data.sources import Source
-from fastmlp.net import Net
+from fastmlp.net import NetBase
 from fastmlp.network import layer_settings as rates_of_layers
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import Computed, ComputeDTypes
@@ -44,7 +44,7 @@ Array = NDArray[Any]
 
 
 @final
-class MLP(Net, metaclass=AdvisingType, advice=OF_NETS):
+class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     """A multi-layer perceptron: trains, predicts, and shows its parameters.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Net: what an MLP is made of, as attributes: settings, parameters, the optimizer's state."""
+"""NetBase: what an MLP is made of, as attributes: settings, parameters, the optimizer's state."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ else:
 Array = NDArray[Any]
 
 
-class Net:
+class NetBase:
     """The base of `MLP`, which says what its arguments and attributes are."""
 
     _engine: Engine[Any] | None

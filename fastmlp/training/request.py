@@ -76,7 +76,7 @@ class Checkpoint:
         self._file, self._every, self._fit = file, every, fit
         self._metrics: Sequence[str] = fit["metrics"] or ()
         self._pending: SavedFit | None = None
-        self._last_epoch, self._last_time = 0, time.monotonic()
+        self._last_epoch, self._last_time = 0, time.perf_counter()
 
     def resume(self, *, validated: bool) -> Progress | None:
         """Set the net back to the checkpoint and return the fit's progress; None if there is no
@@ -129,7 +129,7 @@ class Checkpoint:
         self._pending = SavedFit(self._file.capture(), facts, series, best)
         if isinstance(self._every, int):
             return len(history.loss) - self._last_epoch >= self._every
-        return time.monotonic() - self._last_time >= self._every.total_seconds()
+        return time.perf_counter() - self._last_time >= self._every.total_seconds()
 
     def write(self) -> None:
         """Write the last captured progress, unless it is written already.
@@ -142,7 +142,7 @@ class Checkpoint:
         pending = self._pending
         if pending is None:
             return
-        self._last_epoch, self._last_time = len(pending.series["loss"]), time.monotonic()
+        self._last_epoch, self._last_time = len(pending.series["loss"]), time.perf_counter()
         self._file.write(pending)
         self._pending = None
 

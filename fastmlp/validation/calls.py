@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
 # Classes that nobody makes: methods are shown as of the class of their object.
-BASES = ("Net", "TabularMLP", "BatchPredictions")
+BASES = ("NetBase", "TabularMLP", "BatchPredictions")
 
 
 def explained(target: F) -> F:
