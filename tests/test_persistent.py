@@ -1,6 +1,5 @@
 """save and load: every net that can be made comes back, and every defect is a FileError."""
 
-import copy
 import json
 import struct
 from pathlib import Path
@@ -12,7 +11,6 @@ from fitting import in_threads
 from loss_cases import SETTINGS, cube, descent, fourth
 
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup
-from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -331,12 +329,6 @@ def test_numbers_that_are_not_finite_are_refused(number: float, path: Path) -> N
     safetensors_file.write(path, content)
     with pytest.raises(FileError, match=r"biases.0 must be finite float32"):
         MLP.load(path)
-
-
-def test_a_copy_of_a_net_has_a_guard_of_its_own() -> None:
-    net = make()
-    others = [copy.deepcopy(net) for _ in range(2)]
-    assert len({id(core_of(each).state.lock) for each in (net, *others)}) == 3
 
 
 # Golden files: written once by the format in their name, and anew for another format.

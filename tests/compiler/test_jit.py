@@ -223,11 +223,6 @@ def take_often(n_times: Any) -> Any:
     return total
 
 
-@numba.njit
-def take(n_bytes: Any) -> Any:
-    return stack(n_bytes)
-
-
 @pytest.mark.slow
 def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
     numbers = np.zeros(512, np.uint8)
@@ -244,12 +239,6 @@ def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
 
 def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
     assert take_often(10_000) == 10_000
-
-
-@only_compiled
-def test_a_piece_of_the_stack_has_a_literal_size() -> None:
-    with pytest.raises(numba.TypingError):
-        take(64)
 
 
 class Piece(Record):

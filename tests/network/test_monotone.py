@@ -193,16 +193,6 @@ def test_zeros_are_no_constraint() -> None:
     np.testing.assert_array_equal(zeros.parameters, free.parameters)
 
 
-def test_wrong_weights_of_a_user_count_until_the_next_fit() -> None:
-    X = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
-    net = MLP((2, 5, 1), monotonic_cst=[1, 0], seed=0)
-    net.weights[0][:] = -1
-    net.weights[1][:] = 1
-    assert not is_ordered(net, X, [1, 0])
-    net.fit(X, X[:, 0], epochs=1)
-    assert is_ordered(net, X, [1, 0])
-
-
 def test_files_copies_packs_and_threads_keep_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 3)).astype("float32")
@@ -225,10 +215,3 @@ def test_files_copies_packs_and_threads_keep_it(tmp_path: Path) -> None:
     assert "monotonic_cst=(1, 0, -1)" in repr(first)
     bridged = net().as_estimator(random_state=0, epochs=2).fit(X, y)
     assert is_ordered(bridged.net_, X, [1, 0, -1])
-
-
-def test_targets_that_fall_end_flat() -> None:
-    X = np.linspace(-1, 1, 200)[:, None]
-    net = MLP((1, 16, 1), monotonic_cst=[1], dtype="float64", optimizer=Adam(0.01), seed=0)
-    net.fit(X, -X[:, 0], epochs=200, batch_size=50)
-    assert np.abs(net.predict(X)).max() < 0.02

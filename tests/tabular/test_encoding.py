@@ -186,11 +186,6 @@ def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
     assert fitted(settings, whole).transform(whole.part(slice(0))).shape[0] == 0
 
 
-def test_nothing_is_transformed_before_a_fit() -> None:
-    with pytest.raises(ValueError, match="Encoding: nothing has been learned; call fit"):
-        Encoding().transform(rows())
-
-
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an edge less": lambda arrays: arrays.update({"pieces.edges_": arrays["pieces.edges_"][1:]}),
     "pieces below 0": lambda arrays: arrays["pieces.n_pieces_"].__setitem__(0, -1),

@@ -410,26 +410,6 @@ def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
     assert_same(fit(net, checkpoint=path, resume=True), net, expected, whole)
 
 
-def test_steps_are_counted_where_an_interrupt_comes_after_a_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nets = [make() for _ in range(2)]
-    measure = loop.Pace.measure
-
-    def interrupt(self: loop.Pace, units: int, seconds: float) -> None:
-        measure(self, units, seconds)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.Pace, "measure", interrupt)
-    with pytest.warns(UserWarning, match="interrupted"):
-        fit(nets[0], shuffle=False)
-    monkeypatch.undo()
-    assert nets[0].n_steps > 0
-    assert nets[0].n_steps % 6 == 0
-    fit(nets[1], shuffle=False, epochs=nets[0].n_steps // 6)
-    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
 @pytest.mark.usefixtures("short_calls")
 def test_the_orders_after_a_divergence_do_not_depend_on_the_pace(
     monkeypatch: pytest.MonkeyPatch,

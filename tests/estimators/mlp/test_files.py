@@ -108,18 +108,6 @@ def test_a_warm_start_goes_on_with_the_same_bits(early: bool, rate: str, path: P
     assert_same(model, other)
 
 
-def test_without_the_state_of_training_there_is_none(path: Path) -> None:
-    model = fitted()
-    fastmlp.save(model, path)
-    small = path.stat().st_size
-    other = fastmlp.load(path)
-    assert not hasattr(other, "_optimizer")
-    other.partial_fit(X, TASKS["multiclass"].y)
-    assert len(other.loss_curve_) == len(model.loss_curve_) + 1
-    fastmlp.save(model, path, include_training_state=True)
-    assert path.stat().st_size > small + 2 * model._state.parameters.nbytes
-
-
 LABELS = {
     "int": np.arange(53) % 3,
     "int8": (np.arange(53) % 3 - 1).astype(np.int8),

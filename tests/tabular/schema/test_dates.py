@@ -242,12 +242,6 @@ def test_what_is_no_date_in_predictions(values: Any, got: str) -> None:
             schema.read(pyarrow.table({"when": pyarrow.array(values)}), "me")
 
 
-def test_durations_are_no_texts() -> None:
-    schema = Schema.learn(pandas.DataFrame({"span": np.array([5, 6], "m8[s]")}))
-    with pytest.raises(TypeError, match="'span' must hold durations, as timedelta64, got '10:30'"):
-        schema.read(pandas.DataFrame({"span": ["10:30", "10:31"]}))
-
-
 def test_dates_that_are_asked_to_be_categories() -> None:
     frame = drawn(5, n=90)
     # Of a few days, and of hours in them.
