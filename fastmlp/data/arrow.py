@@ -67,7 +67,7 @@ class CSVFile(str):
     >>> from fastmlp import MLP, CSVFile
     >>> path = os.path.join(tempfile.mkdtemp(), "rows.csv")
     >>> with open(path, "w", encoding="cp1252") as file:
-    ...     _ = file.write("höhe,y\n1.5,0\n2.5,1\n")
+    ...     _ = file.write("höhe,y\\n1.5,0\\n2.5,1\\n")
     >>> net = MLP((1, 4, 1), seed=0)
     >>> _ = net.fit(CSVFile(path, encoding="cp1252"), target="y", epochs=1)
     >>> net.feature_names
