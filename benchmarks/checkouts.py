@@ -25,7 +25,7 @@ from benchmarks.scores import Record, counted, failed, geometric, grouped, reaso
 
 TURNS, PASSES = 9, 3
 # Fields of records that say what was done.
-FACTS = ("workload", "task", "n_rows", "sweep", "what", "data_set", "way")
+FACTS = ("workload", "task", "net", "n_rows", "sweep", "what", "data_set", "way")
 TITLES = ("", "", ">before", ">after", "", ">ratio", "least to most", ">of least")
 
 
