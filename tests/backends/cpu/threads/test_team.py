@@ -484,7 +484,7 @@ def test_a_team_has_no_more_helpers_than_there_are_mailboxes(
             wanted.append(n)
             return True
 
-    monkeypatch.setattr(worker_pool, "_pool", Noted)
+    monkeypatch.setattr(worker_pool, "pool", Noted)
     drill = Drill(8, 3)
     worker_pool.run(drill.driver, drill.job, 2 * MOST)
     assert wanted == [MOST]
