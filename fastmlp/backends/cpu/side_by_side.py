@@ -235,7 +235,7 @@ class Crew:
         )
         self._kind, self._alone = factory.__name__, _held(self._driver, 1)
         self._place = ctypes.addressof(self.job)
-        self._team, self._n = np.empty(0, np.int64), 0
+        self._team, self._n, self._n_slept = np.empty(0, np.int64), 0, 0
 
     def run(self, products: int, limit: int | None) -> None:
         """Run the driver, of so many multiply-adds, on up to `limit` threads."""
@@ -250,8 +250,12 @@ class Crew:
             return
         tuner = tuner_for((self._kind, products.bit_length(), most))
         n, start = most if tuner.wants_team() else 1, time.perf_counter()
+        # Workers that sleep through 64 calls are left alone for a while.
+        n = n if self._n_slept % 1024 < 64 else 1
         awake = self._run(n)
-        tuner.record(n > 1, products, time.perf_counter() - start, awake=awake)
+        self._n_slept = 0 if awake and n > 1 else self._n_slept + (self._n_slept > 0 or not awake)
+        if awake:
+            tuner.record(n > 1, products, time.perf_counter() - start)
 
     def _run(self, most: int) -> bool:
         """Run the driver; return False if a worker slept."""
