@@ -15,7 +15,6 @@ from fastmlp import EMA, MLP
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler import COMPILER
 from fastmlp.compiler.jit import INTERPRETED
@@ -178,13 +177,11 @@ def test_non_temporal_stores_have_the_same_bits(
 
 @pytest.mark.slow
 @only_compiled
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[..., str]) -> None:
-    """In regions and by threads of ours; in pieces and in parts; with each layer split, or none; by
-    rows and by panels; of a net whose first layer is frozen, too."""
-    lines = python(SAME_BITS_ON, NUMBA_NUM_THREADS="4", NUMBA_THREADING_LAYER=layer).split()
-    safe = layer == "default" and limits.parallel_is_safe()
-    assert len(lines) == 2 * (1 + safe) * 2 * 2 * 3 * 4
+def test_any_number_of_threads_gives_the_same_bits(python: Callable[..., str]) -> None:
+    """In pieces and in parts; with each layer split, or none; by rows and by panels; of a net whose
+    first layer is frozen, too."""
+    lines = python(SAME_BITS_ON, NUMBA_NUM_THREADS="4").split()
+    assert len(lines) == 2 * 2 * 2 * 3 * 4
     half = len(lines) // 2
     for of_net in (lines[:half], lines[half:]):
         assert len(set(of_net)) == 3
