@@ -115,4 +115,5 @@ if not _typing.TYPE_CHECKING:
     def __dir__() -> list[str]:
         """Name what can be had: `inspect.getmembers` gets all of it, and ends at an error."""
         dunders = {name for name in globals() if name.startswith("__")}
-        return sorted({*__all__, *_MODULES, *dunders})
+        missing = set() if _find_spec("sklearn") else _OF_SKLEARN.keys()
+        return sorted({*__all__, *_ROOMS, *dunders} - missing)
