@@ -67,13 +67,6 @@ def pack(model: Any, *, training: bool) -> Content:
     """Return the content of a file: the columns, the pack and the parameters.
 
     Rows that were kept for importances are not in it, nor states of training, which there are not.
-
-    Raises
-    ------
-    sklearn.exceptions.NotFittedError
-        If the model is not fitted. It is a ValueError.
-    ValueError
-        If the ensemble has members of `extra_members`, or a setting has no name.
     """
     check_is_fitted(model)
     others = model._beside
@@ -102,13 +95,7 @@ def pack(model: Any, *, training: bool) -> Content:
 
 
 def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> Any:
-    """Return the model in a file's content, after checking every part of it.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If the content is not that of such a model.
-    """
+    """Return the model in a file's content, after checking every part of it."""
     saved: SavedTable = codec.fields_from(SavedTable, content.header, content.arrays, FORMS)
     model = KINDS[content.kind](**parameters_from(saved.parameters, own, n_threads))
     model._validate_params()

@@ -39,13 +39,7 @@ def is_number(kind: Any) -> bool:
 
 
 def numbers(column: Any, name: str, where: str) -> Array:
-    """Return an Arrow column as float64, shape (n_rows,), NaN where values are missing.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it holds no numbers, or infinite ones.
-    """
+    """Return an Arrow column as float64, shape (n_rows,), NaN where values are missing."""
     import pyarrow.types as kinds
 
     kind = column.type
@@ -61,13 +55,7 @@ def numbers(column: Any, name: str, where: str) -> Array:
 
 
 def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
-    """Return an Arrow column of dates, times or durations, or of their texts, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError
-        If it holds others.
-    """
+    """Return an Arrow column of dates, times or durations, or of their texts, shape (n_rows,)."""
     column = decoded(column)
     kind_of_column = kind_of(column.type)
     if kind_of_column == kind:
@@ -138,14 +126,6 @@ def read(
     target : the column in which no value may be missing
     verb : what becomes of the rows, in the warning
     arrays : words for arrays that have a value of each row, so that no row may be left out
-
-    Raises
-    ------
-    MemoryError
-        If not even one row fits.
-    TypeError, ValueError, ImportError, OSError
-        If there are no rows or no such columns, they cannot be read, or rows beside arrays do not
-        fit.
     """
     import pyarrow
 

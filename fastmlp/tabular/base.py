@@ -40,7 +40,7 @@ from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
-# With fewer rows than this each net trains once for each of so many folds.
+# Below this number of rows each net trains once for each fold, and there are this many folds.
 FEW_ROWS, FOLDS_OF_FEW = 1000, 5
 # With a time limit: the share of it that is kept for the refit, which trains on more rows than one
 # part of them; of nets of five folds one is trained again.
@@ -160,9 +160,9 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
             Rows to validate on; without them they are taken from X. With `target` X_val has the
             column too.
         groups : (n_rows,) array, or the name of a column of X, optional
-            Rows of one group, such as a customer, are on one side: none is trained on in a fold
-            that validates on others of it, of `cv` or of the sizes of intervals. Columns that are
-            named here are no inputs.
+            Rows of one group, such as a customer, stay on one side: no fold trains on some of them
+            and validates on others. Folds are those of `cv` and of the sizes of intervals. Columns
+            named here are not inputs.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
             ``report.stop()`` ends the fit: nets that train end with their epoch, others with their
@@ -319,7 +319,7 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
         """Raise ValueError if the loss does not take the targets."""
 
     def _own_score(self) -> Score | None:
-        """The score that is maximised without `scoring`; None: that of the task."""
+        """Return the score to maximise without `scoring`; None: the score of the task."""
         return None
 
     def _class_weights(
@@ -345,7 +345,7 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
 
     @property
     def _read_names(self) -> tuple[str, ...] | None:
-        """The names of the columns that predictions read of a file; None if there are no names."""
+        """The names of the columns to read from a file for predictions; None without names."""
         schema = getattr(self, "schema_", None)
         return schema.read_names if schema is not None and schema.named else None
 
@@ -376,8 +376,8 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
             predictions += weight * extras.answers(model, values, n)
         if not n:
             return predictions
-        # In float64 the sum of float32 probabilities is up to 1e-7 beside 1. Of two columns NumPy's
-        # own sum takes five times as long, 1.9 ms for 100,000 rows.
+        # In float64 the sum of float32 probabilities is up to 1e-7 beside 1. NumPy's sum of two
+        # columns takes five times as long, 1.9 ms for 100,000 rows.
         total = predictions[:, :1] + predictions[:, 1:] if n == 2 else predictions.sum(1)[:, None]
         return predictions / total
 
@@ -551,24 +551,24 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
 
         It is smaller and faster, and exports to less code: `to_c`, `jit.compiled`, `to_onnx` and
         files take it as any model. The net learns the predictions of X and of drawn rows, four
-        for each, 20,000 at least and 200,000 at most: rows of X, in which each column is that of
-        the row or of a near one. A fifth of X ends the training. A model keeps no rows of its
-        training but some to validate on, so that X is to be given: that of `fit`, or more rows,
-        whose targets need not be known.
+        for each, 20,000 at least and 200,000 at most: rows of X, in which each column comes
+        from the row or from a near one. A fifth of X ends the training. A model keeps only some
+        rows to validate on, so you give X: the rows of `fit`, or more rows, whose targets need
+        not be known.
 
         Parameters
         ----------
         X : as for `predict`; 2 rows or more
         y : (n_rows,) array, optional
             Targets of X, to compare losses on the fifth of the rows that is held out. None: on the
-            rows that the model keeps, those to validate on; then intervals and sets of classes are
-            of errors of nets that had not seen a row, as those of the ensemble.
+            rows that the model keeps, those to validate on; then intervals and sets of classes use
+            errors of nets that had not seen the row, as for the ensemble.
         hidden_layer_sizes : int or sequence of int, default (64, 64)
 
         Returns
         -------
         TabularMLPClassifier or TabularMLPRegressor
-            ``training_["distilled"]`` has its loss, that of this model (`ensemble_loss`) on the
+            ``training_["distilled"]`` has its loss, the loss of this model (`ensemble_loss`) on the
             same rows, the root mean square of what the predictions differ by on the rows that were
             held out, and the number of drawn rows. The summary tells the losses. Without y both
             losses flatter a little, as the rows have chosen the ensemble.
@@ -576,8 +576,8 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If columns are missing, a size is no integer of 1 or more, or there is no y for a model
-            from a file, which has no rows.
+            If columns are missing, a size is not an integer of 1 or more, or y is missing for a
+            model from a file, which has no rows.
 
         References
         ----------

@@ -74,11 +74,11 @@ def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array
 
     Parameters
     ----------
-    X : (n_rows, n_features) array of codes, -1 for none
+    X : (n_rows, n_features) array of codes, -1 for no level
     out : (n_rows, n_features * width) array of float32
     starts, sizes : (n_features,) arrays
-        Where the places of each feature begin in the table, and how many there are: that of no
-        level, which is also that of an unknown one, then those of the codes from 0.
+        Where the places of each feature begin in the table, and their number. The first place is
+        for a missing or unknown level; the codes from 0 follow.
     table : (n_places, width) array of float32
     """
     codes = X if X.dtype == np.int32 else np.clip(X, -1, len(table)).astype(np.int32)
@@ -100,13 +100,7 @@ def _run(
     others: Sequence[Array] = (),
     *more: int,
 ) -> None:
-    """Run a block on rows, columns to write, arrays with a number for each feature, and others.
-
-    Raises
-    ------
-    ValueError
-        If it would read or write beyond their ends.
-    """
+    """Run a block on rows, columns to write, arrays with a number for each feature, and others."""
     n_rows, n_features = X.shape
     if any(array.shape != (n_features,) for array in of_features):
         raise ValueError(f"{n_features} features must have as many numbers each")

@@ -1,8 +1,8 @@
 """Scores of validation rows as a promise about new rows: intervals, quantiles, sets of classes.
 
 If new rows are drawn as validation rows were, the rank of a new row's score among theirs is any
-with the same probability: the conformal step. Errors of numbers are divided by a size of each row's
-own, which a small pack learns on folds of the validation rows.
+with the same probability: the conformal step. Errors of numbers are divided by a size for
+each row, which a small pack learns on folds of the validation rows.
 """
 
 import math
@@ -20,11 +20,11 @@ from fastmlp.tabular.settings import PackSettings
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
-# Of fewer rows no sizes are learned: all are 1, and intervals have one width.
+# With fewer rows all sizes are 1, and intervals have one width.
 FEWEST_ROWS = 100
 # The part of the mean absolute error below which errors are alike: their logarithms say little.
 FLOOR = 0.1
-# What interval scores of 9 tables are below those of one width, and the share of the nets' time:
+# Gain of the interval scores of 9 tables over one width, and share of the nets' time:
 # one net for each of 2 folds 13.7 % and 2.5 %, of 3 folds 14.7 % and 4.3 %, of 5 folds 13.9 % and
 # 7 %. In 12 tables two nets of 2 folds gained 0.2 points more than one, in three times the time;
 # half of the rows to learn and half to calibrate on gained 2 points less; the members' standard
@@ -79,15 +79,10 @@ def bands(pack: Pack, values: Values, predictions: Array, scores: Array) -> NDAr
 
 
 def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
-    """The two scores between which that of a new row is with the probability `coverage`.
+    """Return the two scores that a new row's score lies between with the probability `coverage`.
 
     As many rows are below the first as above the second. Where there are too few rows for that,
     the first is minus the second. `n_rows` is how many rows folds would validate on, for errors.
-
-    Raises
-    ------
-    ValueError
-        If coverage is not in (0, 1), or there are too few rows for it.
     """
     _check(coverage, f"{who}: coverage")
     level = (1 + coverage) / 2
@@ -99,13 +94,7 @@ def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
 
 
 def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
-    """The scores below which that of a new row is with the probabilities `levels`; see `ends`.
-
-    Raises
-    ------
-    ValueError
-        If a level is not in (0, 1) or there are too few rows for it.
-    """
+    """Return the scores that a new row's is below with the probabilities `levels`; see `ends`."""
     if np.ndim(levels) != 1 or not len(levels):
         raise ValueError(f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}")
     scores = []
@@ -117,13 +106,7 @@ def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
 
 
 def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> float:
-    """The least probability of a class in a set that has the true one with `coverage`; see `ends`.
-
-    Raises
-    ------
-    ValueError
-        If coverage is not in (0, 1), or there are too few rows for it.
-    """
+    """Return the least probability of a class in a set with this coverage; see `ends`."""
     _check(coverage, f"{who}: coverage")
     return 1 - _known(pack, pack.upper_score, coverage, f"{who}: coverage", n_rows)
 

@@ -92,7 +92,7 @@ class Parts(NamedTuple):
         Raises
         ------
         TypeError, ValueError, LookupError
-            If they are none.
+            If the values are not parts.
         """
         names, origin, zone = tuple(content["parts"]), content["origin"], content["zone"]
         known = PARTS[OF_PART[names[-1]]]
@@ -121,7 +121,7 @@ def all_of(kind: Kind) -> Parts:
 
 
 def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
-    """Return the parts that vary; `lows` and `highs` are those of all parts, days since 1970."""
+    """Return the parts that vary, from the lows and highs of all parts, days since 1970."""
     *some, last = PARTS[kind]
     varying = [name for name, low, high in zip(some, lows, highs, strict=False) if low < high]
     origin = str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
@@ -181,13 +181,7 @@ def zone_of(text: str) -> str | None:
 
 
 def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:
-    """Return the dates or times of rows, of texts and their places: -1 where one is missing.
-
-    Raises
-    ------
-    TypeError
-        If a text is none; the message has the column's name.
-    """
+    """Return the dates or times of rows, of texts and their places: -1 where one is missing."""
     none, of_values = missing(1, kind), of_texts(texts)
     if of_values is None or of_values.dtype != none.dtype or kind == "durations":
         each = ((text, of_texts([text])) for text in texts if text)

@@ -24,12 +24,12 @@ from fastmlp.tabular.settings import PackSettings, Recipe, encodings_for
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
-# Drawn rows: so many for each row, and in all at least and at most.
+# Drawn rows: their number for each row, the least and the most in all.
 FOR_EACH, LEAST, MOST = 4, 20_000, 200_000
-# A drawn row takes columns of the nearest of so many other rows.
+# A drawn row takes columns of the nearest of this many other rows.
 N_OTHERS = 16
 CHUNK = 4096
-# Epochs: as many as take about so many rows, and at least.
+# Epochs see about this many rows; the least number of epochs.
 ROWS_SEEN, FEWEST_EPOCHS = 1_000_000, 5
 
 
@@ -45,18 +45,11 @@ def taught(
 ) -> tuple[Member, Encoding, Array, int]:
     """Train a net on predictions of rows, and of drawn rows; a fifth of the rows ends the training.
 
-    Its inputs are those of the encoding whose nets have the greatest weight in the ensemble.
+    Its encoding is the one whose nets have the greatest weight in the ensemble.
 
     Returns
     -------
     The net without its score, its encoding, the places of the fifth, and how many rows were drawn
-
-    Raises
-    ------
-    ValueError
-        If the net diverges.
-    KeyboardInterrupt
-        On Ctrl-C.
     """
     generator = np.random.default_rng([seed, 4])
     n = len(values.codes)
@@ -111,8 +104,8 @@ def taught(
 def drawn(
     values: Values, columns: tuple[Array, Array], n: int, generator: np.random.Generator
 ) -> Iterator[Values]:
-    """Yield n rows, some at once: of a row, and of the nearest of a few others, each column is that
-    of either; the parts of a date go together.
+    """Yield n rows, some at once. Each column comes from a row or from the nearest of a few others;
+    the parts of a date go together.
 
     Near are rows whose ranks of numbers differ little, and whose levels are the same.
 
@@ -216,8 +209,8 @@ def _rows_to_compare(model: Any, values: Values, y: Any, who: str) -> KeptRows:
 def _scores(pack: Pack, rows: KeptRows, of_net: Any, of_all: Any) -> tuple[Any, Any]:
     """Conformal scores of a net's predictions, and the sizes that they are divided by, (n_rows,).
 
-    Of folds the ensemble has seen the rows that it keeps, and the net has learned what it predicts:
-    their scores are those of nets that had not seen them, moved by what the net differs by.
+    With folds, the ensemble was trained on the rows it keeps. Each row is scored by members that
+    did not see it, shifted by the difference between net and ensemble.
     """
     part = rows.part
     scores = scores_of(pack.task, part.y, of_net)

@@ -44,13 +44,13 @@ class Encoding:
     Parameters
     ----------
     scaling : "robust" or "rising"
-        Of numbers: `RobustSmoothClip` or `RisingSmoothClip`.
+        Numbers are scaled by `RobustSmoothClip` or `RisingSmoothClip`.
     embedding : "none" or "piecewise"
         Beside the scaled numbers: `PiecewiseLinear` of the numbers as they are.
     n_bins : of `PiecewiseLinear`; at most 128 pieces
     max_levels, min_rows : of `OneHotLevels`
     target_levels : int or None
-        Categories of more levels have `TargetStatistics` too; None: none has.
+        Categories of more levels have `TargetStatistics` too; None: no category has.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Encoding:
             Targets: numbers, or places of classes.
         task : "classification" or "regression"
         rng : Generator or int
-            Of the folds of target statistics.
+            Draws the folds of target statistics.
 
         Raises
         ------
@@ -195,7 +195,7 @@ class Encoding:
         return self._parts
 
     def signs(self, of_numbers: Sequence[int]) -> list[int]:
-        """The constraints of the net's inputs, of those of the columns of numbers: 1, -1 or 0."""
+        """Return the constraints of the net's inputs, from those for columns of numbers."""
         signs: list[int] = []
         for name, (encoder, columns) in self._inputs().items():
             constraints = [of_numbers[j] for j in columns] if name in NUMERIC else []
@@ -308,7 +308,7 @@ class Encoding:
         Raises
         ------
         TypeError, ValueError, LookupError
-            If they are not those of an encoding.
+            If the content does not fit an encoding.
         """
         encoding = cls(**settings)
         for name in PARTS:

@@ -68,7 +68,7 @@ STEPS: dict[type[number_encoders.Encoder], Callable[[Any, Array], Step]] = {
 
 
 def check_members(model: Any, who: str) -> None:
-    """Raise NotImplementedError if the ensemble has a model that is no net, nor boosted trees."""
+    """Raise NotImplementedError for a member that is neither a net nor boosted trees."""
     used = [
         f"{name!r} with weight {weight:.2g}"
         for name, member, weight in model._beside
@@ -82,13 +82,7 @@ def check_members(model: Any, who: str) -> None:
 
 
 def parts_of_table(model: Any, who: str) -> TableParts:
-    """A fitted model of tables as what becomes of a row.
-
-    Raises
-    ------
-    NotImplementedError
-        If the ensemble has a model that is no net, nor boosted trees.
-    """
+    """A fitted model of tables as what becomes of a row."""
     check_members(model, who)
     pack, schema = model.pack_, model.schema_
     places = row_of(schema)
@@ -250,7 +244,7 @@ def _depth(trees: BoostedTrees) -> int:
     """The most steps from a root to a leaf."""
     nodes, depth = trees.roots, 0
     while len(nodes := nodes[trees.features[nodes] >= 0]):
-        # One of the two ways is that of missing values, too: a chain's nodes would double.
+        # Missing values take one of the two ways, too: a chain's nodes would double.
         nodes, depth = np.unique(trees.children[nodes]), depth + 1
     return depth
 
@@ -260,7 +254,7 @@ class ColumnNodes(NamedTuple):
 
     Attributes
     ----------
-    numbers : name of float64 of shape (n_rows, n_numeric); "" if there are none
+    numbers : name of float64 of shape (n_rows, n_numeric); "" without numbers
     places : names of int64 of shape (n_rows,), of each category
         0 for what is missing or unknown, else 1 + the code.
     n_levels : of each category
@@ -272,13 +266,7 @@ class ColumnNodes(NamedTuple):
 
 
 def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Input]) -> ColumnNodes:
-    """Add the reading of a table: one input of all columns, or an input for each.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If inputs are missing, or are texts where numbers were, or numbers where texts were.
-    """
+    """Add the reading of a table: one input of all columns, or an input for each."""
     if schema.dates:
         names = listed([*map(repr, schema.dates)])
         reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
@@ -313,7 +301,7 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Input]) -> ColumnN
 
 
 def _by_column(schema: Schema, inputs: Sequence[Input]) -> dict[str, Input]:
-    """Return the input of each column: by name or, where a table had none, by place."""
+    """Return the input of each column: by name, or by place for a table without names."""
     by_name = {each.column: each for each in inputs}
     names = [*schema.numeric_names, *schema.categorical_names]
     by_place = not schema.named or len(inputs) == 1
@@ -395,7 +383,7 @@ def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
         inputs = step.inputs[start:end]
         if (inputs < 0).all():
             continue
-        # A level that is not known has the place of none.
+        # An unknown level has the place of a missing one.
         places = np.arange(columns.n_levels[column] + 1)
         places[places >= end - start] = 0
         table = np.zeros((len(inputs), step.n_inputs), np.float32)

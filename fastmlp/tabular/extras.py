@@ -35,13 +35,13 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
     Thresholds lie between training values, so that rounded rows go the same ways.
 
-    Probabilities are those of nets' links, float64, which have the same bits on every machine.
+    Probabilities come from the nets' links in float64, with the same bits on every machine.
 
     Parameters
     ----------
     classes : bool, True for probabilities
     n_categories : int
-        The last so many columns hold places of levels.
+        This many columns, the last ones, hold places of levels.
     monotonic_cst : (n_features,) sequence of -1, 0 and 1, optional
     seconds : float, optional
         The seconds of a fit, after which no more rounds are begun; results depend on the machine.
@@ -190,7 +190,7 @@ def _move_thresholds(arrays: dict[str, Array], X: Array) -> None:
 def candidate(
     n_classes: int, values: Values, seed: int, time_limit: float | None, n_fits: int
 ) -> BoostedTrees:
-    """The trees of a table that are not grown yet, of which there will be so many fits."""
+    """Return trees for a table that are not grown yet; `n_fits` share the time limit."""
     return BoostedTrees(
         classes=n_classes > 0,
         n_categories=values.codes.shape[1],
@@ -220,7 +220,7 @@ def arrays_of(model: Any) -> dict[str, Array]:
         children = np.stack([nodes[way] for way in ("left", "right", "right")], axis=1)
         to_left = nodes["missing_go_to_left"] > 0
         children[to_left, 2] = children[to_left, 0]
-        # Of such a node missing values alone go right.
+        # Only missing values go right at such a node.
         all_left = np.isinf(nodes["num_threshold"])
         children[all_left, 1] = children[all_left, 0]
         thresholds = np.where(all_left, 0.0, nodes["num_threshold"])
@@ -277,16 +277,9 @@ def matrix(values: Values) -> Array:
 def named(
     members: Sequence[Any], who: str, signs: Sequence[int] = (), n_categories: int = 0
 ) -> list[tuple[str, Any]]:
-    """Estimators with names: their own, or those of their classes.
+    """Return estimators with names: given ones, or the names of their classes.
 
     With constraints of the columns of numbers they are clones that have them.
-
-    Raises
-    ------
-    TypeError
-        If one is no estimator.
-    ValueError
-        If two have one name, or one does not take the constraints.
     """
     pairs = []
     for member in members:
@@ -340,7 +333,7 @@ def fitted(
 
 
 def begun(fit: Callable[[], list[Extra]], *, in_turn: bool) -> Callable[[], list[Extra]]:
-    """Fit now, or begin to on a thread of its own; return a function that waits for the result."""
+    """Fit now, or begin on another thread; return a function that waits for the result."""
     if in_turn:
         result = fit()
         return lambda: result

@@ -39,13 +39,7 @@ class FitArguments(NamedTuple):
 
 
 def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
-    """Return targets as an array, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no vector of so many, or some are missing or not finite.
-    """
+    """Return targets as an array, shape (n_rows,)."""
     if y is None:
         door = "pass y, or the name of its column in X by target="
         raise ValueError(f"{who}: requires y to be passed, but the target y is None: {door}")
@@ -129,13 +123,7 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
 
 
 def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
-    """Return the labels, sorted, and the place of each row's, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `vector` does, or if the targets are no labels, or of one class only.
-    """
+    """Return the labels, sorted, and the place of each row's, shape (n_rows,)."""
     labels = vector(y, n_rows, who)
     try:
         classes, places = np.unique(labels, return_inverse=True)
@@ -154,13 +142,7 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
 def places_of(
     y: Any, classes: Array, n_rows: int, who: str, name: str = "y_val"
 ) -> NDArray[np.int64]:
-    """Return the place of each row's label among known ones, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `vector` does, or if a label is unknown.
-    """
+    """Return the place of each row's label among known ones, shape (n_rows,)."""
     labels = vector(y, n_rows, who, name)
     unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
@@ -172,13 +154,7 @@ def places_of(
 
 
 def weights(sample_weight: Any, n_rows: int, who: str, name: str = "sample_weight") -> Array | None:
-    """Return weights of rows, or None; the mean of those that are not 0 is 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not numbers of 0 or more, one for each row, or all are 0.
-    """
+    """Return weights of rows, or None; the mean of those that are not 0 is 1."""
     if sample_weight is None:
         return None
     weight = _checked_weights(sample_weight, n_rows, who, name)
@@ -208,11 +184,6 @@ def class_weights(
     class_weight : "balanced", or mapping of labels to numbers
     places : (n_rows,) array, each row's place among the classes
     sample_weight : (n_rows,) array, or None; rows of weight 0 are not counted
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a key is no label, or a number is below 0.
     """
     labels = classes.tolist()
     if not isinstance(class_weight, str):
@@ -239,7 +210,7 @@ def weighted(
 ) -> tuple[TableRows, NDArray[np.bool_]]:
     """Return the rows whose weight is not 0, with weights as of `weights`, and their mask.
 
-    `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
+    `of_class`, shape (n_classes,), has factors for the weights of each class's rows.
     """
     if of_class is not None:
         of_rows = _checked_weights(sample_weight, len(part.y), who, name)
@@ -259,14 +230,7 @@ def to_validate(
     who: str,
     of_class: Array | None = None,
 ) -> TableRows | None:
-    """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `vector` and `weights` do, if there are no rows, only one of `X_val` and `y_val` is
-        given, or there are folds to validate on.
-    """
+    """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`."""
     if arguments.X_val is None and arguments.y_val is None:
         return None
     if arguments.X_val is None or arguments.y_val is None:
@@ -299,13 +263,7 @@ def _finite(targets: Array, who: str, name: str) -> None:
 
 
 def check_rows(X: Any, who: str, *, training: bool = False) -> None:
-    """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
-
-    Raises
-    ------
-    ValueError
-        If X is a vector, complex or without columns or, in training, has one row.
-    """
+    """Raise for arrays that are not tables of real numbers, in scikit-learn's words."""
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "c":
             raise ValueError(f"{who}: Complex data not supported")
@@ -328,11 +286,6 @@ def opened(
 
     With `arguments.target` X is a table that has it, or files; so is X_val without y_val. Rows of
     files that do not fit into memory are drawn by the seed.
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError, OSError
-        If arguments do not go together, a column is missing, or a file cannot be read.
     """
     target = arguments.target
     if isinstance(y, str):

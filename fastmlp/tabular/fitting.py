@@ -155,14 +155,7 @@ def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
 def columns_in_order(
     setting: Any, schema: Schema, classes: NDArray[Any] | None, who: str
 ) -> tuple[int, ...]:
-    """The constraints of the columns of numbers, in their order; empty if there are none.
-
-    Raises
-    ------
-    ValueError
-        If they are not -1, 0 and 1, name other columns, or columns that are no numbers, or there
-        are more than two classes.
-    """
+    """Return the constraints of the columns of numbers, in their order; empty without any."""
     if setting is None:
         return ()
     names = schema.columns
@@ -212,15 +205,8 @@ def refitted_pack(
 ) -> Pack:
     """The ensemble whose nets are trained on all rows, for the epochs that were best before.
 
-    One net takes the place of those of a recipe in several folds; its epochs are their mean. Scores
-    and residuals are those of the selection.
-
-    Raises
-    ------
-    NotRefitted
-        If the time limit is over, or a net has diverged.
-    KeyboardInterrupt
-        On Ctrl-C.
+    One net replaces a recipe's nets of several folds; its epochs are their mean. Scores and
+    residuals stay as the selection left them.
     """
     outputs = outputs_of(pack.task, rows.y, rows.weight, n_classes, settings.loss)
     of_nets = pool.net_settings(outputs, settings)
@@ -262,7 +248,7 @@ def refitted_pack(
 
 
 def _seconds_left(settings: PackSettings, caller: Caller) -> float | None:
-    """The seconds until the time limit, or None; raises NotRefitted if there are none."""
+    """Return the seconds until the time limit, or None; raise NotRefitted if no time is left."""
     if settings.time_limit is None:
         return None
     if (left := settings.time_limit - caller.seconds) <= 0:

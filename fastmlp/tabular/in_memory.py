@@ -30,11 +30,11 @@ class MemoryTable(NamedTuple):
 
     Attributes
     ----------
-    names : of the columns, as texts that differ; None: there are none
+    names : of the columns, as texts that differ; None: the table has no names
     numbered : True where the names are those that pandas gives, 0, 1 and so on
     column : from a place to an array, a series of pandas or a column of Arrow
     levels : as `column`, for values whatever their type
-    block : from places to float64 of shape (n_rows, n_places); None if some are no numbers
+    block : from places to float64 of shape (n_rows, n_places); None if some are not numbers
     """
 
     names: tuple[str, ...] | None
@@ -47,13 +47,7 @@ class MemoryTable(NamedTuple):
 
 
 def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
-    """Check that there are columns of these names.
-
-    Raises
-    ------
-    ValueError
-        If there are not; the message has all that are missing.
-    """
+    """Check that there are columns of these names."""
     missing = [name for name in names if name not in known]
     if missing:
         others = [name for name in known if name not in names]
@@ -71,15 +65,7 @@ class LevelCodes(NamedTuple):
 
 
 def table_of(X: Any, who: str) -> MemoryTable:
-    """Return X as a table in memory; a `MemoryTable` as it is.
-
-    Raises
-    ------
-    ImportError
-        If it needs pyarrow, and that is not installed.
-    TypeError, ValueError
-        If it is no table.
-    """
+    """Return X as a table in memory; a `MemoryTable` as it is."""
     if isinstance(X, MemoryTable):
         return X
     if hasattr(X, "iloc") and hasattr(X, "columns"):
@@ -141,7 +127,7 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
             return None
         if few is not None:
             return few()[:, places].astype(np.float64)
-        # By the frame's own blocks: 2 ms for a row of 2,000 columns, and 90 column by column.
+        # By the blocks of the frame: 2 ms for a row of 2,000 columns, and 90 column by column.
         part = frame if _are_all(places, n_columns) else frame.iloc[:, places]
         values: Array = part.to_numpy(np.float64)
         return values
@@ -228,14 +214,14 @@ _KINDS: dict[str, Kind] = {
 
 
 def type_of(values: Any) -> str:
-    """The type of a column as text: that of the column, or those of its objects."""
+    """Return the type of a column as text: the column's type, or the types of its objects."""
     kind = str(getattr(values, "type", None) or values.dtype)
     return kind if kind != "object" else " and ".join(sorted(t.__name__ for t in _types_in(values)))
 
 
 def _types_in(values: Any) -> set[type]:
     """Return the types of objects, but for missing ones."""
-    # Of a series of pandas: to iterate over it takes twice as long.
+    # To iterate over a series of pandas takes twice as long.
     values = np.asarray(values, object)
     types = {each for each in set(map(type, values)) if each.__name__ not in frames.MISSING_TYPES}
     # A missing value among texts is NaN, a float.
@@ -271,13 +257,7 @@ def is_missing(value: Any) -> bool:
 
 
 def numbers(values: Any, name: str, who: str) -> Array:
-    """Return a column as float64, shape (n_rows,), NaN where values are missing.
-
-    Raises
-    ------
-    TypeError
-        If it holds no numbers.
-    """
+    """Return a column as float64, shape (n_rows,), NaN where values are missing."""
     if _is_of_arrow(values):
         return arrow_tables.numbers(values, name, who)
     dtype = values.dtype
@@ -297,13 +277,7 @@ def numbers(values: Any, name: str, who: str) -> Array:
 
 
 def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
-    """Return a column of dates, times or durations, or of their texts, shape (n_rows,).
-
-    Raises
-    ------
-    TypeError
-        If it holds others.
-    """
+    """Return a column of dates, times or durations, or of their texts, shape (n_rows,)."""
     if _is_of_arrow(values):
         return arrow_tables.moments(values, kind, name, who)
     dtype, kind_of_column = values.dtype, kind_of(values)
@@ -327,7 +301,7 @@ def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
 
 
 def has_zone(values: Any) -> bool | None:
-    """Return True if dates have a zone, by their type or the first one; None: there is no date."""
+    """Return True if dates have a zone, by their type or the first one; None without a date."""
     dtype = getattr(values, "type", None) or values.dtype
     kind = getattr(dtype, "pyarrow_dtype", dtype)
     if getattr(kind, "tz", None) is not None or getattr(kind, "kind", "") == "M":
@@ -350,13 +324,7 @@ def infinite(values: Any, name: str, who: str) -> ValueError:
 
 
 def levels_in(values: Any, name: str, who: str) -> LevelCodes:
-    """Return the values of a column, each once, and their places.
-
-    Raises
-    ------
-    TypeError
-        If values have no hash, such as lists.
-    """
+    """Return the values of a column, each once, and their places."""
     try:
         return _levels_in(values)
     except TypeError as error:
@@ -383,7 +351,7 @@ def _levels_in(values: Any) -> LevelCodes:
         codes, uniques = values.factorize()
         return LevelCodes(codes, uniques.tolist())
     else:
-        # Of numbers of nanoseconds NumPy makes int.
+        # NumPy makes integers of nanoseconds.
         spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
         values = values.astype(f"{values.dtype.kind}8[us]") if spans else values
         each = values.to_pylist() if of_arrow else values.tolist()
@@ -405,7 +373,7 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
         return None
     if str(values.type) not in ("string", "large_string") or not isinstance(levels[0], str):
         return None
-    # Texts of Python that UTF-8 has no form of: they are none of Arrow's.
+    # Python has texts that UTF-8 cannot hold: Arrow has no such level.
     with suppress(UnicodeEncodeError):
         return arrow_tables.places(values, tuple(levels))
     return None
@@ -445,7 +413,7 @@ def text_names(X: Any, who: str) -> list[str]:
 
 
 def _value_kind(column: Any) -> Kind:
-    """Return the kind of a column's values; of a type of categories, that of the categories."""
+    """Return the kind of a column's values; for categories the kind of the categories."""
     if hasattr(column, "null_count"):
         return arrow_tables.kind_of(getattr(column.type, "value_type", column.type))
     return kind_of(getattr(column.dtype, "categories", column))

@@ -28,10 +28,10 @@ class OneHotLevels(CodeEncoder):
     Attributes
     ----------
     starts_ : (n_features + 1,) array of int64
-        Where the places of each column begin in the following tables: that of -1, then of each
-        code.
+        Where the places of each column begin in the following tables: the place of -1, then a
+        place for each code.
     columns_ : (n_places,) array of int64
-        Which column is not 0; -1 for none.
+        Which column is not 0; -1 for no column.
     values_ : (n_places,) array of float32
         Its value, 1 or -1.
 
@@ -84,7 +84,7 @@ class OneHotLevels(CodeEncoder):
         out[rows, columns[rows, features]] = self.values_[places[rows, features]]
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write, for each feature that has columns, which of them is 1; -1 for none.
+        """Write, for each feature that has columns, which of them is 1; -1 for no column.
 
         It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
         """
@@ -113,7 +113,7 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def _own_columns(self) -> Array:
-        """The column that is not 0, among those of its feature, for each place; -1 for none."""
+        """The column of its feature that is not 0, for each place; -1 for no column."""
         firsts = np.concatenate([[0], self._ends[:-1]])
         own = self.columns_ - np.repeat(firsts, np.diff(self.starts_))
         return np.where(self.columns_ < 0, -1, own)
@@ -135,9 +135,9 @@ class OneHotLevels(CodeEncoder):
 
 
 def _kept_levels(counts: Array, most: int, fewest: int) -> tuple[Array, Array]:
-    """Return a column's places, of -1 and each code: which column, -1 for none, and its value."""
+    """Return the column (-1: no column) and its value for the places of -1 and each code."""
     levels = counts[1:]
-    # Of equally frequent ones the first.
+    # The first of equally frequent levels.
     order = np.argsort(-levels, kind="stable")[:most]
     kept = np.sort(order[levels[order] >= fewest])
     columns, values = np.full(len(counts), -1, np.int64), np.ones(len(counts), np.float32)
@@ -156,13 +156,14 @@ Task = Literal["auto", "classification", "regression"]
 class TargetStatistics(CodeEncoder):
     """Encode codes of levels by the smoothed mean of their rows' targets, and the log of the count.
 
-    Of a level in k rows, whose targets sum to s, the mean is ``(s + weight m) / (k + weight)``,
-    with the mean m of all rows; of classes it is the share of each, and for two classes that of
-    the second. Beside it is ``log(1 + k)``. Each is standardized over the training rows. An
-    unknown level is taken as missing, and that, where none was missing in training, has m and 0.
+    For a level in k rows, whose targets sum to s, the mean is ``(s + weight m) / (k + weight)``,
+    with the mean m of all rows. For classes it is the share of each class; two classes have the
+    share of the second alone. Beside it is ``log(1 + k)``. Each is standardized over the training
+    rows. An unknown level is taken as missing. Without missing values in training, missing has m
+    and 0.
 
     `fit_transform` gives each training row the means of the other folds' rows, as scikit-learn's
-    TargetEncoder does: with those of its own target a net would learn to trust them too much.
+    TargetEncoder does: a net would trust means too much that have seen the row's target.
     `transform` uses the means of all rows.
 
     Parameters
@@ -174,13 +175,13 @@ class TargetStatistics(CodeEncoder):
     task : "auto", "classification" or "regression"
         "auto": a regression where y is of floats.
     random_state : int, RandomState or None
-        Of the folds.
+        Draws the folds.
 
     Attributes
     ----------
     classes_ : (n_classes,) array, or None for a regression
     starts_ : (n_features + 1,) array of int64
-        Where the rows of each column begin in `table_`: that of -1, then of each code.
+        Where the rows of each column begin in `table_`: a row for -1, then one for each code.
     table_ : (n_places, n_statistics) array of float32
 
     Examples
@@ -243,10 +244,10 @@ class TargetStatistics(CodeEncoder):
         places = places_of(X, self.starts_)
         for fold in range(int(folds.max(initial=-1)) + 1):
             own = folds == fold
-            # Of one row there is no other fold.
+            # One row alone has no other fold.
             rest = own if own.all() else ~own
             statistics[own] = self._table(places[rest], targets[rest], n_places)[places[own]]
-        # Counts of all rows, as in `transform`: they tell nothing of a row's own target.
+        # Counts of all rows, as in `transform`: they do not depend on a row's target.
         statistics[:, :, -1] = np.log1p(np.bincount(places.ravel(), minlength=n_places))[places]
         return ((statistics.reshape(len(X), -1) - center) / scale).astype(np.float32)
 

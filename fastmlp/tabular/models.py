@@ -39,15 +39,15 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     preset : {"fast", "balanced", "best"}, default "balanced"
         The number of nets to train, of nets in the ensemble, and of epochs.
     n_members : int, optional
-        Number of nets to train, per fold. None: that of the preset, 6, 10 or 30.
+        Number of nets to train, per fold. None: by the preset, 6, 10 or 30.
     max_members : int, optional
-        Maximum number of nets in the ensemble. None: that of the preset, 4, 6 or 10.
+        Maximum number of nets in the ensemble. None: by the preset, 4, 6 or 10.
     ensemble : {"greedy", "mean", "best"}, default "greedy"
         How nets are chosen on the rows that are held out: by a greedy selection, with weights; the
         `max_members` that do best each by itself, with equal weights; or the best one alone.
     max_iter : int, optional
         Maximum number of epochs of a net, which stops earlier if its validation loss does not fall.
-        None: that of the preset, 100, 200 or 400.
+        None: by the preset, 100, 200 or 400.
     time_limit : float, optional
         The seconds of a fit, from its call on: reading, learning columns, encoding and selection
         count. When nine tenths are over, no net is begun, and those that train end, within an
@@ -73,15 +73,16 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         The share of the rows that is held out, of each class alike; of `groups`, their share.
     cv : int, splitter of scikit-learn's, or iterable of (train, test), optional
         Number of folds, instead of a held-out set: each net is trained once without each fold.
-        None: 5 for fewer than 1,000 rows. No row may be in two folds; those in none, as the first
-        of a TimeSeriesSplit, are only trained on. A file of the model has a number only.
+        None: 5 for fewer than 1,000 rows. No row may be in two folds. Rows outside of all folds,
+        as the first ones of a TimeSeriesSplit, are only trained on. A file of the model has a
+        number only.
     refit : bool, default False
         After the selection, train the nets of the ensemble once more, on all rows, those to
         validate on too, each for as many epochs as its best one's number; one net then takes the
-        place of those of all folds, and predictions of folds take a fraction of the time. Scores,
-        intervals and curves are those of the selection. With `time_limit` a half of it is kept for
-        this, of folds three tenths; if that does not suffice, the ensemble stays that of the
-        selection, and a warning says so. Nets are trained here, not on a cluster.
+        place of the nets of all folds, and predictions of folds take a fraction of the time.
+        Scores, intervals and curves come from the selection. With `time_limit` a half of it is
+        kept for this, with folds three tenths. If that does not suffice, the selected ensemble
+        stays, and a warning says so. Nets are trained here, not on a cluster.
     trees : bool, optional
         Let scikit-learn's HistGradientBoosting, 200 rounds at a rate of 0.05, be a candidate of the
         selection. Categories of up to 255 levels are taken as such, others as numbers. They grow
@@ -105,9 +106,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Print what is done.
     client : distributed.Client or "auto", optional
         Train the nets, of all folds at once, in groups on the workers of a Dask cluster, on all of
-        their threads; "auto": of the current client. The model is that of a fit without it;
+        their threads; "auto": of the current client. The model is the same as without it;
         `extra_members` are fitted here. Needs the extra `dask`. Clones and copies have the same
-        client, pickles and files none.
+        client, pickles and files lack it.
     group_timeout : float, optional
         With `client`, the most seconds that a group of nets may take on a worker.
 

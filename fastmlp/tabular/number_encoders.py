@@ -169,9 +169,9 @@ class NumberEncoder(Encoder):
 
 
 class CodeEncoder(Encoder):
-    """An encoder of columns of codes: places among levels, and -1 for none.
+    """An encoder of columns of codes: places among levels, and -1 for a missing value.
 
-    Codes may be floats that are whole, as of scikit-learn's OrdinalEncoder, and NaN for none.
+    Codes may be whole floats, as of scikit-learn's OrdinalEncoder, with NaN for a missing value.
 
     Its first array is `starts_`, where each column begins in the others, which are tables.
     """
@@ -204,13 +204,7 @@ class CodeEncoder(Encoder):
 
 
 def _whole(codes: Array, who: str) -> Array:
-    """Codes of another dtype as integers, shape (n_rows, n_features); -1 for NaN.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no whole numbers.
-    """
+    """Codes of another dtype as integers, shape (n_rows, n_features); -1 for NaN."""
     expected = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
     try:
         numbers = codes.astype(np.float64)
@@ -237,7 +231,7 @@ def places_of(codes: Array, starts: Array) -> Array:
     ----------
     codes : (n_rows, n_features) array of integers
     starts : (n_features + 1,) array
-        Where each column's places begin: that of a missing or unknown level, and then of each.
+        Where each column's places begin: first a missing or unknown level, then each level.
     """
     known = codes < starts[1:] - starts[:-1] - 1
     return np.where(known, codes + 1, 0) + starts[:-1]
@@ -252,7 +246,7 @@ class RobustSmoothClip(NumberEncoder):
     With ``z = (x - median) / (q75 - q25)`` the result is ``z / sqrt(1 + (z / 3)^2)``, which is
     about z where that is small, and between -3 and 3. Where the quartiles are equal, z is
     ``2 (x - median) / (max - min)``, and 0 in a column of one value. NaN becomes 0, the median.
-    The method is that of RealMLP, in Holzmüller, Grinsztajn and Steinwart, "Better by default"
+    RealMLP has this method: Holzmüller, Grinsztajn and Steinwart, "Better by default"
     (2024).
 
     Attributes
@@ -391,8 +385,8 @@ class Pieces(NamedTuple):
 class PiecewiseLinear(NumberEncoder):
     """Encode each number by the pieces of its column: 1 for a piece below it, 0 for one above.
 
-    Of the piece from edge a to edge b it is ``clip((x - a) / (b - a), 0, 1)``. NaN is encoded as
-    the column's median. The method is that of Gorishniy, Rubachev and Babenko, "On embeddings for
+    The piece from edge a to edge b has ``clip((x - a) / (b - a), 0, 1)``. NaN is encoded as
+    the column's median. The method is by Gorishniy, Rubachev and Babenko, "On embeddings for
     numerical features in tabular deep learning" (2022); below the first edge and above the last
     one theirs goes on linearly.
 
@@ -400,16 +394,16 @@ class PiecewiseLinear(NumberEncoder):
     ----------
     n_bins : int
         The most pieces of a column.
-        A number that more rows share than a piece would hold gets an edge of its own, for at most
+        A number that more rows share than a piece would hold gets its edge, for at most
         half of the pieces; quantiles share the others. A column of few numbers has all of them as
         edges, and a column of two, or one, has no pieces.
 
     Attributes
     ----------
     edges_ : (n_edges,) array of float64
-        Of all columns, one after the other.
+        The edges of all columns, one column after the other.
     n_pieces_ : (n_features,) array of int64
-        A column with pieces has one edge more; one without has none.
+        A column with pieces has one edge more; a column without pieces has no edge.
     medians_ : (n_features,) array of float64
 
     Examples

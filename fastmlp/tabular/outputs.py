@@ -173,8 +173,8 @@ class NetOutputs(NamedTuple):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The range of numbers: from 0 if no target in training is below it, to 0 if none is above
-        it, and within 0 and 1 if all are; else infinite."""
+        """The range of numbers: from 0 if no target in training is below 0, to 0 if no target is
+        above 0, and from 0 to 1 if all are there; else infinite."""
         low = 0.0 if self.low >= 0 else -math.inf
         high = 0.0 if self.high <= 0 else math.inf
         return (low, 1.0) if self.low >= 0 and 0 < self.high <= 1 else (low, high)
@@ -233,16 +233,16 @@ def outputs_of(
 
 
 def conformal_quantile(scores: Array, level: float, weights: Array | None = None) -> float:
-    """Return the least score that is at least that of a new row with a probability.
+    """Return the least score that a new row's does not exceed with a probability.
 
-    Of n scores in ascending order it is the one at place ``ceil((n + 1) level)``. If the rows of
+    It is the score at place ``ceil((n + 1) level)`` of n scores in ascending order. If the rows of
     the scores and new rows come in any order equally often, and the model has not seen either, the
     score of a new row is at most this with at least the probability, on average over all rows.
 
     Parameters
     ----------
     scores : (n_rows,) array, ascending
-        Of rows that the model was not trained on.
+        Scores of rows that the model was not trained on.
     level : float in (0, 1)
     weights : (n_rows,) array, optional
         How much the rows count, 1 in the mean, as a new row does. None or empty: all alike.
@@ -271,7 +271,7 @@ def conformal_quantile(scores: Array, level: float, weights: Array | None = None
 
 def scores_of(task: Task, y: Array, predictions: Array) -> NDArray[np.float64]:
     """How far rows are from their targets, shape (n_rows,): errors of numbers, with their signs;
-    of classes one minus the probability of the row's own.
+    for classes one minus the probability of the row's class.
 
     References
     ----------

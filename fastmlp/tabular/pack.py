@@ -27,11 +27,11 @@ from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
 from fastmlp.training.history import Callback, bar_over
 
 Array = NDArray[Any]
-# Of predictions and of the rows' weights, shape (n_rows,), or None; lower is better.
+# A loss takes predictions and the rows' weights, shape (n_rows,), or None; lower is better.
 WeightedLoss = Callable[[Array, Array | None], float]
-# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below that of one selection, in the mean,
+# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below one selection, in the mean,
 # where no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
-# uneven as those of a fifth of the rows.
+# uneven as a draw of a fifth of the rows.
 N_BAGS, N_ROUNDS, SHAPE = 20, 8, 0.2
 
 
@@ -41,7 +41,7 @@ class Selection(NamedTuple):
     Attributes
     ----------
     weights : (n_candidates,) array
-        Of the mean of their predictions; 0 for those that are left out. Their sum is 1.
+        Shares of the predictions in the mean; 0 for candidates left out. The sum is 1.
     loss : float, of that mean
     """
 
@@ -58,7 +58,7 @@ def greedy(
     """Return an ensemble to which each round has added the candidate that helps most.
 
     A candidate may be added again, which raises its weight, and every round adds one, better or
-    not; the ensemble is that of the best round, the first of equals.
+    not. The best round, the first of equal ones, gives the ensemble.
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ def bagged(
     loss : function of such an array and of the rows' weights, lower is better
     n_rows : int, how many validation rows there are
     weight : (n_rows,) array, optional
-        Of the rows, beside the bags' own.
+        Weights of the rows, which the bags' weights multiply.
     max_members : int, optional
-        Only the candidates with the greatest weights remain, so many.
+        Only this many candidates remain, with the greatest weights.
     deadline : float, optional
         Of `time.perf_counter`: after it no selection is begun, but the first.
 
@@ -183,7 +183,7 @@ class Member(NamedTuple):
     encoding : int, the place of its encoding
     weight : float, of its predictions in the mean
     score : float
-        Of the validation rows, higher is better: of all folds' nets together.
+        On the validation rows, higher is better: of all folds' nets together.
     epoch : int, the best, counted from 1
     curve : (n_epochs, 2 + n_metrics) array, the loss, the validation loss and metrics of each epoch
     seconds : float, of its training
@@ -234,8 +234,8 @@ class Pack:
     validation_score : float
         Higher is better. The rows have chosen epochs and members: it flatters a little.
     residuals : (n_rows,) array
-        Of the validation rows, ascending: errors of numbers, over `sizes` where there are some;
-        of classes one minus the probability of the row's own.
+        Scores of the validation rows, ascending: errors of numbers, over `sizes` if any; for
+        classes one minus the probability of the row's class.
     row_weights : (n_rows,) array, of the rows of `residuals`, 1 in the mean; empty: all alike
     sizes : Pack, optional
         The logarithm of the size of each row's error; None: all are 1.
@@ -341,7 +341,7 @@ def train_pack(
         None: folds of the rows of training.
     seed : int, of all that is drawn
     encodings : mapping of str to Encoding, optional
-        Nets have them in turn. They are copied, and the copies learn from the rows. None: those of
+        Nets have them in turn. They are copied, and the copies learn from the rows. None: by
         `encodings_for`.
     n_threads : int, optional
         As of `fit_many`.
@@ -361,7 +361,7 @@ def train_pack(
     recipes = draw(settings.n_members, seed, tuple(encodings))
     if settings.signs:
         encodings = {name: replace(each, scaling="rising") for name, each in encodings.items()}
-        # Of the other activations of recipes, silu falls below zero.
+        # silu, the other activation of recipes, falls below zero.
         recipes = [recipe._replace(activation="relu") for recipe in recipes]
     if validation is not None:
         held_out, parts, of_rows = (
@@ -409,14 +409,14 @@ def train_pack(
 
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
-    """The end of a share of the time, of `time.perf_counter`; None: there is no limit."""
+    """Return the end of a share of the time, of `time.perf_counter`; None without a limit."""
     if settings.time_limit is None:
         return None
     return start + share * settings.time_share * settings.time_limit
 
 
 def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: str) -> None:
-    """Warn if there was time for some nets only, or for none to its end."""
+    """Warn if the time sufficed for some nets only, or for no net to its end."""
     trained = [net for candidate in candidates for net in candidate.nets]
     n_cut = sum(net.cut for net in trained)
     if len(trained) < n or n_cut == n:
@@ -500,18 +500,12 @@ def _selected(
     generator: np.random.Generator,
     deadline: float | None,
 ) -> Selection:
-    """The weights of the candidates, by the settings.
-
-    Raises
-    ------
-    ValueError
-        If there is no candidate, or none has a score.
-    """
+    """The weights of the candidates, by the settings."""
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(of_candidate) for of_candidate in predictions]
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
-    # Of one candidate there is no choice: a million rows took a second.
+    # One candidate leaves nothing to choose: a million rows took a second.
     if settings.ensemble == "greedy" and len(seen) > 1:
         options: dict[str, Any] = {"max_members": most, "deadline": deadline}
         selection = bagged(seen, loss, len(seen[0]), generator, weight=weight, **options)

@@ -102,7 +102,7 @@ def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
 
 
 Inputs = NDArray[Any] | Expanded
-# Of fewer rows a pack predicts arrays in less time: 1 row in 0.14 ms for 0.73, 400 in 1.9 for 2.1.
+# For fewer rows arrays are faster: 1 row takes 0.14 ms for 0.73, 400 rows 1.9 for 2.1.
 # Nets of layers of 64 train on rows in short in 0.3 to 1.0 of the time; a linear one takes 1.5
 # times as long, a tenth of theirs: not worth both.
 FEWEST_ROWS = 500
@@ -128,8 +128,8 @@ def shortest(rows: Expanded) -> Inputs:
 
 # Batches: a part of the rows, to the nearest power of two between these.
 STEPS_PER_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 40, 32, 256
-# The average of the parameters covers so many epochs, and at least so many steps. An average over a
-# quarter of an epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but the ten that
+# The average of the parameters covers this many epochs, and at least this many steps. A quarter
+# of an epoch took 0.86 of the time; 41 tables had the same loss (-0.1 %), but the ten that
 # were kept aside 2.5 % more (geometric means of ratios).
 AVERAGED_EPOCHS, AVERAGED_STEPS = 1.0, 20
 
@@ -180,7 +180,7 @@ class Limits(NamedTuple):
     deadline : float, of `time.perf_counter`; None: no limit
     n_threads : int, optional
     alone : bool
-        False: the nets are of one fold, and of no use without those of the others.
+        False: the nets belong to one fold, and are useless without the other folds' nets.
     least : float
         Seconds of each call, even if the deadline is earlier.
     listeners : Listeners, optional
@@ -217,14 +217,14 @@ class Limits(NamedTuple):
         return late or self._stopped
 
     def shared(self, n_parts: int) -> "Limits":
-        """Return the limits of the next of so many parts, which share the time that is left."""
+        """Return the limits of the next of n parts, which share the time that is left."""
         if self.left is None:
             return self
         return self._replace(deadline=time.perf_counter() + self.left / n_parts)
 
     @property
     def left(self) -> float | None:
-        """Seconds until the deadline, or `least`; None: there is no deadline."""
+        """Seconds until the deadline, or `least`; None without a deadline."""
         if self.deadline is None:
             return None
         return max(self.deadline - time.perf_counter(), self.least)
@@ -305,11 +305,6 @@ def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[
 
     Without a deadline all nets are trained; with one those that are begun in time, in their order,
     and at least one; it also ends an epoch. Nets that diverge in their first epoch are left out.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        On Ctrl-C, if there are no nets that can be used; else those that there are, are returned.
     """
     trained: list[Trained] = []
     prepared = _prepared(split, limits, cluster)
@@ -359,8 +354,8 @@ def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator
 def _groups(
     recipes: Sequence[Recipe], limits: Limits, cluster: Cluster | None
 ) -> Iterator[list[Recipe]]:
-    """Yield the recipes of each call: those of one encoding, of all or, with a deadline, of one net
-    for each thread."""
+    """Yield the recipes of each call, of one encoding. With a deadline a call has one net for each
+    thread."""
     n = len(recipes)
     if limits.deadline is not None:
         n = limits.n_threads or 2 if cluster is None else cluster.n_at_once
@@ -423,13 +418,13 @@ def joined_weights(*parts: TableRows) -> Array | None:
 
 
 def batch_size_of(n_rows: int) -> int:
-    """The batch size of so many rows to train on."""
+    """Return the batch size for a number of rows to train on."""
     power = round(math.log2(max(n_rows / STEPS_PER_EPOCH, 1)))
     return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)
 
 
 def new_net(recipe: Recipe, encoding: Encoding, settings: NetSettings, n_rows: int) -> MLP:
-    """Return a net to be trained on so many rows."""
+    """Return a net to be trained on a number of rows."""
     outputs, steps_per_epoch = settings.outputs, math.ceil(n_rows / batch_size_of(n_rows))
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     optimizer = AdamW(

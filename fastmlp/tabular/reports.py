@@ -27,7 +27,7 @@ Array = NDArray[Any]
 # The score of a pack without another.
 OWN = {"regression": "neg_root_mean_squared_error"}
 OWN_OF_CLASSES = "neg_log_loss"
-# Words of other libraries for scorers, and those of nets' metrics.
+# Words of other libraries for scorers, and the words for nets' metrics.
 WORDS = {
     **metrics.OF_SCORERS,
     "neg_mean_absolute_error": "mae mean_absolute_error l1",
@@ -38,13 +38,7 @@ WORDS = {
 def metrics_of(
     asked: Any, early_stopping: EarlyStopping | None, classes: Array | None, who: str
 ) -> tuple[dict[str, Score], EarlyStopping | None]:
-    """Return the scores of metrics by their names, and early stopping with a mode.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a metric or the monitor is not known, or which of its values are better.
-    """
+    """Return the scores of metrics by their names, and early stopping with a mode."""
     scores, modes = dict[str, Score](), {"validation_loss": "min", "loss": "min"}
     for name, metric in metrics.named(asked, who):
         if isinstance(metric, str):
@@ -67,7 +61,7 @@ def metrics_of(
 def _of_function(function: Callable[..., Any]) -> Score:
     """Return the score of a function of targets and predictions, perhaps of weights too.
 
-    Of two classes the predictions are the probabilities of the second one, a vector.
+    For two classes the predictions are the probabilities of the second one, a vector.
     """
     weighs = "sample_weight" in metrics.parameters_of(function)
 
@@ -91,17 +85,12 @@ def _owned(score: Score, owner: str) -> Score:
 
 
 def score_of(scoring: Scoring | None, task: Task, classes: Array | None, who: str) -> Score | None:
-    """Return a score of (y, predictions, weight), higher is better; None: the pack's own.
+    """Return a score of (y, predictions, weight), higher is better; None: the pack's default.
 
     Parameters
     ----------
     scoring : name, or function of (estimator, X, y), of scikit-learn's
     classes : (n_classes,) array of labels; None for numbers
-
-    Raises
-    ------
-    ValueError
-        If there is no score of that name; by the score, if it does not suit the task.
     """
     if scoring is None or scoring == OWN.get(task, OWN_OF_CLASSES):
         return None
@@ -166,7 +155,7 @@ class KeptRows(NamedTuple):
 
     Attributes
     ----------
-    scores, sizes : (n_rows,) arrays, as of `TableEnsemble`; None where there are none
+    scores, sizes : (n_rows,) arrays, as of `TableEnsemble`, or None
     """
 
     part: TableRows

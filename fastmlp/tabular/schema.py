@@ -72,7 +72,7 @@ class Schema:
     numeric_names, categorical_names : tuple of str
         The columns of numbers, and of categories.
     read_names : tuple of str
-        The columns that are read: those of numbers, of dates, and of categories.
+        The columns that are read: first numbers, then dates, then categories.
 
     Examples
     --------
@@ -146,8 +146,8 @@ class Schema:
 
         Texts, True and False, and types of categories become categories; dates and times, also as
         ISO texts, become their parts; durations seconds; other columns hold numbers. Left out are
-        columns of one value or of none, of objects, and texts or categories like ids or free text:
-        more than 20, in more than half of the rows another.
+        empty columns, columns of one value or of objects, and texts or categories like ids or free
+        text: more than 20, in more than half of the rows another.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class Schema:
             None, NaN, ``pd.NA`` and nulls are missing values.
         categorical_features : "auto", "from_dtype", or names, places or a mask of columns
             Columns of any type that become categories, whatever they hold, beside those that do by
-            their type; the first two mean none.
+            their type; the first two mean no such column.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class Schema:
             If pyarrow is needed, and not installed.
         TypeError, ValueError
             If a category that is asked for holds objects, two columns have one name, a number is
-            infinite, there are no rows, or no column is left.
+            infinite, rows are missing, or each column is left out.
         """
         table = in_memory.table_of(X, who)
         _check(table, who)
@@ -270,7 +270,7 @@ class Schema:
             values = [dates.as_level(str(each)) for each in values]
         if numeric and any(isinstance(one, str) for one in _of_texts(values, in_column.values)):
             raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
-        # The last place is that of -1.
+        # The last place is for -1.
         of_values = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
         codes: NDArray[np.int32] = of_values[in_column.codes]
         return codes
@@ -294,7 +294,7 @@ class Schema:
         Raises
         ------
         TypeError, ValueError, LookupError
-            If it is not that of a schema.
+            If the content does not fit a schema.
         """
         columns, levels, dropped = content["columns"], content["levels"], content["dropped"]
         parts = {name: Parts.from_json(each) for name, each in content["dates"].items()}
@@ -337,7 +337,7 @@ def reasons(dropped: Mapping[str, str]) -> list[str]:
 
 
 def _compare_zones(column: Any, parts: Parts, name: str, who: str) -> None:
-    """Warn if dates had a zone in training and have none, or the reverse."""
+    """Warn if dates had a zone in training and lack it now, or the reverse."""
     if parts.zone is not None and in_memory.has_zone(column) not in (None, parts.zone):
         was, now = ("a zone", "none") if parts.zone else ("no zone", "one")
         message = f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
@@ -463,11 +463,6 @@ def learn(name: str, values: Any, who: str, *, asked: bool = False) -> tuple[Dec
     Parameters
     ----------
     asked : True if it is to be categories, however many levels it has
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is asked for and holds objects, or a number is infinite.
     """
     kind = in_memory.kind_of(values)
     type_name = in_memory.type_of(values) if kind == "others" else ""

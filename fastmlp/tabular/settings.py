@@ -14,11 +14,11 @@ from fastmlp.training.stopping import EarlyStopping
 Preset = Literal["fast", "balanced", "best"]
 # A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
 Ensemble = Literal["greedy", "mean", "best"]
-# Pieces of a column, and finer ones of every other net where there are at most so many columns. In
+# Pieces of a column, and finer ones of every other net with at most this many columns. In
 # 12 tables finer pieces were better on one half and worse on the other, by 1 to 7 %: the selection
 # chooses. They suit nets with an L1 penalty.
 BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
-# Fewer where those of all columns would be more than this; fewer than two tell a net little.
+# Fewer where all columns together would have more pieces; fewer than two tell a net little.
 MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
@@ -35,7 +35,7 @@ class PackSettings(NamedTuple):
     compute_dtype : "bfloat16" for nets that train in mixed precision, or None
     trees : bool
         Boosted trees are a candidate beside the nets.
-    signs : the constraints of the columns of numbers, 1, -1 or 0 each; empty: there are none
+    signs : the constraints of the columns of numbers, 1, -1 or 0 each; empty without any
     epochs : int, the most of each net
     patience : int
         How many epochs a net goes on without getting better, beside 0.3 of those until its best.
@@ -51,7 +51,7 @@ class PackSettings(NamedTuple):
     time_share : float
         The share of the time limit for nets and selection; the rest is for a refit.
     cv : int
-        Without validation rows or folds: train each net so many times, each time without another
+        Without validation rows or folds: train each net this many times, each time without another
         fold of the rows, and validate on that. The ensemble has all of them.
     """
 
@@ -80,8 +80,8 @@ PRESETS: dict[Preset, PackSettings] = {
 
 
 def encodings_for(n_numeric: int) -> dict[str, Encoding]:
-    """The encodings of a pack's nets by their names in leaderboards, for a table with so many
-    columns of numbers."""
+    """Return the encodings of a pack's nets by their names in leaderboards, for a table with this
+    many columns of numbers."""
     n_bins = min(BINS, MOST_PIECES // max(n_numeric, 1))
     if n_bins < FEWEST_BINS:
         return {"scaled": Encoding(embedding="none")}
@@ -158,7 +158,7 @@ KINDS = (
 
 
 def draw(n: int, seed: int, encodings: Sequence[str]) -> list[Recipe]:
-    """Return the settings of n nets; those of a net do not depend on n.
+    """Return the settings of n nets. The settings of a net do not depend on n.
 
     Parameters
     ----------

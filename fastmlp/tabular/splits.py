@@ -71,13 +71,7 @@ def divided(
 
 
 def groups_of(groups: Any, kept: NDArray[np.bool_], who: str) -> Array | None:
-    """Return the groups of the rows of a mask as integers, shape (n_kept,), or None.
-
-    Raises
-    ------
-    ValueError
-        If there is not one for each row of the mask, one is missing, or all that are kept are one.
-    """
+    """Return the groups of the rows of a mask as integers, shape (n_kept,), or None."""
     if groups is None:
         return None
     labels = one_column(np.asarray(groups), who, "groups")
@@ -101,12 +95,7 @@ def folds(
     Parameters
     ----------
     cv : int, splitter, iterable of pairs or None, as of the estimators
-    n_folds : int, the number of folds where `cv` is None; None: there are none
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there are too few groups, or pairs are not what they must be.
+    n_folds : int, the number of folds where `cv` is None; None: no folds
     """
     if cv is not None and not isinstance(cv, int | np.integer):
         pairs = _given(cv, rows, who)
@@ -134,7 +123,7 @@ def folds(
 
 
 def folds_apart(groups: Array | None, n_folds: int) -> list[Fold] | None:
-    """So many folds at most of rows, each group in one fold; none of one group, None of None."""
+    """Return at most n folds with each group in one; [] for one group, None without groups."""
     if groups is None:
         return None
     n_groups = len(np.unique(groups))
@@ -174,7 +163,7 @@ def _kept(places: Array, part: Any, who: str) -> Array:
 
 
 def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """The mask of the rows held out, shape (n_rows,): those of a fraction of the groups."""
+    """Return the mask of the rows held out, shape (n_rows,): a fraction of the groups."""
     split = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
     mask = np.zeros(len(groups), np.bool_)
     mask[next(split.split(groups, groups=groups))[1]] = True
@@ -187,7 +176,7 @@ def held_out(
     """The mask of the rows held out, shape (n_rows,): at least one, and not all.
 
     In the order of their targets, equal ones at random, the rows are cut into groups of about one
-    size, and of each group one row is drawn. Of a class none is held out that has one row only.
+    size, and each group gives one row. A class with a single row keeps it in training.
 
     Examples
     --------
