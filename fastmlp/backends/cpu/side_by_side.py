@@ -1,8 +1,7 @@
 """Nets side by side: a step of each, or predictions by each, in calls shared among threads by nets.
 
-A call takes some 100 us, and holds the GIL. Its team serves call after call: a launch takes
-20 -> 4 us. A worker that sleeps is woken for the calls after this one, for it cannot wake while the
-GIL is held.
+A call takes some 100 us, and holds the GIL. Its team serves call after call. A worker that sleeps
+is woken for the calls after this one, for it cannot wake while the GIL is held.
 """
 
 import ctypes
