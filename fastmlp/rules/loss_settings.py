@@ -244,7 +244,8 @@ def spelled(loss: losses.Loss) -> Any:
 
     Examples
     --------
-    >>> spelled(LOSSES["tweedie"]), spelled(LOSSES["tweedie"]._replace(constants=(1.7,)))
+    >>> loss = losses.LOSSES["tweedie"]
+    >>> spelled(loss), spelled(loss._replace(constants=(1.7,)))
     ('tweedie', Tweedie(power=1.7))
     """
     for name, known in losses.LOSSES.items():

