@@ -161,6 +161,8 @@ class NetGroup:
     (32, 1)
     """
 
+    nets: tuple[MLP, ...]
+
     @explained
     def __init__(self, nets: Iterable[MLP], *, n_threads: int | None = None) -> None:
         self.nets = tuple(nets_of(nets, WHO))

@@ -9,7 +9,7 @@ its name in `OptimizerName`.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,11 @@ class Adam(OptimizerSettings):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = field(default=False, kw_only=True)
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.adam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
@@ -176,7 +180,11 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decay_biases: bool = field(default=True, kw_only=True)
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adamw)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.adamw
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return Adam's coefficients and keep = 1 - rate weight_decay."""
@@ -221,7 +229,11 @@ class Nadam(Adam):
     """
 
     momentum_decay: float = 0.004
-    rule: ClassVar[UpdateRule] = staticmethod(updates.nadam)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.nadam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
@@ -282,7 +294,11 @@ class RMSprop(OptimizerSettings):
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
-    rule: ClassVar[UpdateRule] = staticmethod(updates.rmsprop)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.rmsprop
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
@@ -320,7 +336,11 @@ class Adagrad(OptimizerSettings):
 
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adagrad)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.adagrad
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, epsilon)."""
@@ -374,7 +394,11 @@ class ScheduleFreeAdamW(OptimizerSettings):
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    rule: ClassVar[UpdateRule] = staticmethod(updates.schedule_free_adamw)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule."""
+        return updates.schedule_free_adamw
 
     def _check(self) -> None:
         who, rate = type(self).__name__, self.learning_rate
