@@ -8,12 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
 
-from benchmarks.peers.torch_nets import forward
 from fastmlp import MLP, NetGroup
 
 CASES = [(7, (6, 64, 64, 8), 32), (100, (4, 16, 16, 1), 16)]
@@ -22,6 +18,9 @@ Step = Callable[[], Any]
 
 
 def jax_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
+    import jax
+    import jax.numpy as jnp
+
     def loss(layers: Any, x: Any, y: Any) -> Any:
         for w, b in layers[:-1]:
             x = jax.nn.relu(x @ w + b)
@@ -53,6 +52,10 @@ def jax_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
 
 
 def torch_step(n_nets: int, sizes: Any, x: Any, y: Any) -> Step:
+    import torch
+
+    from benchmarks.peers.torch_nets import forward
+
     nets = [MLP(sizes, seed=i) for i in range(n_nets)]
     parts = [[n.weights[k].T for n in nets] for k in range(len(sizes) - 1)]
     biases = [[n.biases[k] for n in nets] for k in range(len(sizes) - 1)]
