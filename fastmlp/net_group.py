@@ -19,7 +19,7 @@ from fastmlp._process import locks
 from fastmlp.backends.cpu import side_by_side
 from fastmlp.backends.cpu.kernels.one_step import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.side_by_side import Crew, Seat, Seats
+from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry, GroupJob
 from fastmlp.backends.cpu.trainers.quick_step import converted, products_of
 from fastmlp.compiler import block_of
 from fastmlp.many.jobs import nets_of
@@ -35,30 +35,30 @@ LABELS = (np.dtype(np.int64), np.dtype(np.int32))
 MOST_PRODUCTS = 1 << 24
 
 
-class Bench:
-    """The seats of nets in compiled calls of one kind.
+class GroupCalls:
+    """The entries of nets in compiled calls of one kind.
 
     Attributes
     ----------
     form : shapes and dtypes of the last call's arrays
-    each : if an argument has an axis of nets, by the seats' field
-    change : of `locks.change`, after which the seats were taken
+    each : if an argument has an axis of nets, by the entries' field
+    change : of `locks.change`, after which the entries were taken
     n_tabled : steps whose coefficients are known since
     """
 
     def __init__(self, factory: Any, states: Sequence[NetState]) -> None:
-        self.seats, n = np.zeros(len(states), Seat.dtype), len(states)
-        self._crew, self._states = Crew(factory, np.zeros(1, Seats.dtype)), states
+        self.entries, n = np.zeros(len(states), Entry.dtype), len(states)
+        self._driver_calls, self._states = DriverCalls(factory, np.zeros(1, GroupJob.dtype)), states
         self._numbers, self.starts = np.arange(n), dict[str, int | None]()
-        self._crew.job["seats"] = address(self.seats)
-        self.columns = {name: self.seats[name] for name in Seat.dtype.names or ()}
+        self._driver_calls.job["entries"] = address(self.entries)
+        self.columns = {name: self.entries[name] for name in Entry.dtype.names or ()}
         self.form: Any = None
         self.each, self.n_rows, self.n_tabled = dict[str, bool](), 0, 0
         self.change: object = None
         self.members: list[tuple[Steps, Kept] | None] = [None] * n
         self.products, self.buffers = [0] * n, list[Any]()
 
-    def seat(self, i: int, record: int, factory: Any, dtype: Any, products: int) -> None:
+    def set_entry(self, i: int, record: int, factory: Any, dtype: Any, products: int) -> None:
         """Give net i its record, the block of its dtype, and the multiply-adds of its part."""
         self.columns["record"][i] = record
         self.columns["block"][i] = block_of(factory, dtype).address
@@ -74,7 +74,7 @@ class Bench:
 
     def run(self, n_checked: int, n_threads: int | None, n_rows: int = 1) -> int:
         """Run the calls of all nets; return how many are done, or -1 where rows are not sound."""
-        job, n_nets, n_done = self._crew.job, len(self.seats), 0
+        job, n_nets, n_done = self._driver_calls.job, len(self.entries), 0
         products = sum(self.products) * n_rows
         most = n_nets if products <= MOST_PRODUCTS else max(1, MOST_PRODUCTS * n_nets // products)
         for first in range(0, n_nets, most):
@@ -82,7 +82,7 @@ class Bench:
                 time.sleep(0)  # Others may want the GIL.
             job["first"], job["last"] = first, min(first + most, n_nets)
             job["n_checked"] = 0 if first else n_checked
-            self._crew.run(products * most // n_nets, n_threads)
+            self._driver_calls.run(products * most // n_nets, n_threads)
             if job["n_done"] < 0:
                 return -1
             n_done += job["n_done"]
@@ -109,7 +109,9 @@ def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
 
 def _release(all_locks: list[Any], flags: list[bool]) -> None:
     """Release the locks that are acquired, in one step; a second time changes nothing."""
-    with suppress(RuntimeError):  # They are released, but for the flags.
+    with suppress(
+        RuntimeError
+    ):  # An interrupt may have come after the release: flags alone are left.
         deque(map(type(all_locks[0]).release, compress(all_locks, flags)), 0)
     flags.clear()
 
@@ -184,7 +186,7 @@ class NetGroup:
         self._dtype, self._has_labels, per_target = form
         self._width = 1 if self._has_labels else self._n_out // per_target
         self._states, self._lock = [net._state for net in self.nets], threading.RLock()
-        self._benches: dict[str, Bench] = {}
+        self._calls: dict[str, GroupCalls] = {}
         self._process: object = None
 
     def __reduce__(self) -> Any:
@@ -278,39 +280,44 @@ class NetGroup:
 
     def _stepped(self, kind: Kind, X: Any, y: Any, weight: Any, rows: Any) -> Array:
         who, n_nets = f"{WHO}.train_on_{kind}", len(self.nets)
-        given, each = (X, y, weight), None
+        arguments, each = (X, y, weight), None
         if rows is not None:
-            given, each = self._rows(given, rows, who)
+            arguments, each = self._rows(arguments, rows, who)
         labels = self._has_labels and kind == "batch" and type(y) is ndarray and y.dtype in LABELS
-        x, y = _plain(given[0], self._dtype), _plain(given[1], y.dtype if labels else self._dtype)
-        plain = [(it.shape, it.dtype) if type(it) is ndarray else it for it in (x, y, given[2])]
+        x, y = (
+            _plain(arguments[0], self._dtype),
+            _plain(arguments[1], y.dtype if labels else self._dtype),
+        )
+        plain = [(it.shape, it.dtype) if type(it) is ndarray else it for it in (x, y, arguments[2])]
         losses, left = np.empty(n_nets), range(n_nets)
         with self._lock:
-            bench = self._benches.get(kind)
-            if bench is None:
-                bench = self._benches[kind] = Bench(side_by_side.step_nets, self._states)
-            ready = plain == bench.form
+            calls = self._calls.get(kind)
+            if calls is None:
+                calls = self._calls[kind] = GroupCalls(side_by_side.step_nets, self._states)
+            ready = plain == calls.form
             if not ready:
-                each = each or self._each(kind, given, who)
-                ready = self._fits(kind, bench, (x, y, given[2]), each)
-                bench.form = plain if ready else None
-            if ready and (n_done := self._at_once(kind, bench, x, y, given[2])) >= 0:
-                losses[:] = bench.columns["loss"]
-                left = [] if n_done == n_nets else self._looked_at(bench, losses, who)
+                each = each or self._each(kind, arguments, who)
+                ready = self._fits(kind, calls, (x, y, arguments[2]), each)
+                calls.form = plain if ready else None
+            if ready and (n_done := self._at_once(kind, calls, x, y, arguments[2])) >= 0:
+                losses[:] = calls.columns["loss"]
+                left = [] if n_done == n_nets else self._looked_at(calls, losses, who)
         if len(left):
-            each = each or self._each(kind, given, who)
-            self._one_by_one(kind, given, each, losses, left, who)
+            each = each or self._each(kind, arguments, who)
+            self._one_by_one(kind, arguments, each, losses, left, who)
         return losses
 
-    def _each(self, kind: Kind, given: Any, who: str) -> list[bool]:
+    def _each(self, kind: Kind, arguments: Any, who: str) -> list[bool]:
         """Return if X, y and the weights have a leading axis of nets."""
-        n_nets, X = len(self.nets), given[0]
+        n_nets, X = len(self.nets), arguments[0]
         n = X.shape[-2] if type(X) is ndarray and X.ndim > 1 else -1
         # Two axes of y are of nets and rows only where they are not of rows and targets.
-        of_y = getattr(given[1], "shape", ()) == (n_nets, n) != (n, self._width)
+        of_y = getattr(arguments[1], "shape", ()) == (n_nets, n) != (n, self._width)
         n_axes = (2, 2 - (of_y and kind == "batch"), 1)
-        each = [type(it) is ndarray and it.ndim > n for it, n in zip(given, n_axes, strict=True)]
-        for name, it, by_net in zip(("X", "y", "sample_weight"), given, each, strict=True):
+        each = [
+            type(it) is ndarray and it.ndim > n for it, n in zip(arguments, n_axes, strict=True)
+        ]
+        for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
             if by_net and len(it) != n_nets:
                 raise ValueError(
                     f"{who}: {name} of shape {it.shape} has a leading axis, which must be "
@@ -318,12 +325,12 @@ class NetGroup:
                 )
         return each
 
-    def _rows(self, given: Any, rows: Any, who: str) -> tuple[Any, list[bool]]:
+    def _rows(self, arguments: Any, rows: Any, who: str) -> tuple[Any, list[bool]]:
         """The arguments at each net's rows."""
-        given = [None if it is None else np.asarray(it) for it in given]
-        each = self._each("batch", given, who)
-        n, n_nets = (given[0].shape[each[0] :] or (0,))[0], len(self.nets)
-        for name, it, by_net in zip(("X", "y", "sample_weight"), given, each, strict=True):
+        arguments = [None if it is None else np.asarray(it) for it in arguments]
+        each = self._each("batch", arguments, who)
+        n, n_nets = (arguments[0].shape[each[0] :] or (0,))[0], len(self.nets)
+        for name, it, by_net in zip(("X", "y", "sample_weight"), arguments, each, strict=True):
             if it is not None and it.shape[by_net:][:1] != (n,):
                 raise ValueError(f"{who}: {name} must have {n} rows, as X, got shape {it.shape}")
         if not isinstance(rows, (Sequence, ndarray)) or len(rows) != n_nets:
@@ -331,63 +338,67 @@ class NetGroup:
         index = [arrays.row_index(it, n, f"{who}: nets[{i}]", "rows") for i, it in enumerate(rows)]
         parts: list[Any] = [
             it if it is None else [(it[i] if by_net else it)[k] for i, k in enumerate(index)]
-            for it, by_net in zip(given, each, strict=True)
+            for it, by_net in zip(arguments, each, strict=True)
         ]
         if len({len(k) for k in index}) == 1:
             parts = [it if it is None else np.stack(it) for it in parts]
         return parts, [it is not None for it in parts]
 
-    def _fits(self, kind: Kind, bench: Bench, given: Any, each: list[bool]) -> bool:
+    def _fits(self, kind: Kind, calls: GroupCalls, arguments: Any, each: list[bool]) -> bool:
         """Return True if these arrays can be those of one call."""
-        if not self._alike or any(type(it) is not ndarray for it in given if it is not None):
+        if not self._alike or any(type(it) is not ndarray for it in arguments if it is not None):
             return False
         shapes: Any = (
-            it if it is None else it.shape[e:] for it, e in zip(given, each, strict=True)
+            it if it is None else it.shape[e:] for it, e in zip(arguments, each, strict=True)
         )
         x, y, weight = shapes
         n, labels = x[:1], self._has_labels and kind == "batch"
         targets = (*n, self._width if kind == "batch" else self._n_out)
         fits = len(x) == 2 and x[1] == self._n_in and x[0] > 0
         fits = fits and (y == targets or (y == n and targets[1:] == (1,) and kind == "batch"))
-        for it, dtype in ((given[0], self._dtype), (given[2], self._dtype), (given[1], None)):
+        for it, dtype in (
+            (arguments[0], self._dtype),
+            (arguments[2], self._dtype),
+            (arguments[1], None),
+        ):
             known = (dtype,) if dtype else LABELS if labels else (self._dtype,)
             fits = fits and (it is None or (it.dtype in known and it.flags.carray))
         if not fits or weight not in (None, n):
             return False
-        bench.each = dict(zip(("x", "y", "weight"), each, strict=True))
-        bench.columns["label_bytes"][:] = given[1].dtype.itemsize if labels else 0
+        calls.each = dict(zip(("x", "y", "weight"), each, strict=True))
+        calls.columns["label_bytes"][:] = arguments[1].dtype.itemsize if labels else 0
         if weight is None:
-            bench.columns["weight"][:], bench.starts["weight"] = 0, 0
-        if bench.n_rows != x[0]:
-            bench.n_rows, bench.change = x[0], None
+            calls.columns["weight"][:], calls.starts["weight"] = 0, 0
+        if calls.n_rows != x[0]:
+            calls.n_rows, calls.change = x[0], None
         return True
 
-    def _at_once(self, kind: Kind, bench: Bench, x: Array, y: Array, weight: Any) -> int:
+    def _at_once(self, kind: Kind, calls: GroupCalls, x: Array, y: Array, weight: Any) -> int:
         """Take the steps by one call; return how many nets have taken theirs, or -1."""
-        bench.place("x", x)
-        bench.place("y", y)
+        calls.place("x", x)
+        calls.place("y", y)
         if weight is not None:
-            bench.place("weight", weight)
+            calls.place("weight", weight)
         if self._process is not locks._process[0]:
             self._process = locks._process[0]
             self._locks = [state.lock.parameters for state in self._states]
         flags: list[bool] = []
         try:
             _acquire(self._locks, flags)
-            goes_on = bench.change is locks.change[0] and bench.n_tabled > 0
-            if not (goes_on or self._take_seats(kind, bench)):
+            goes_on = calls.change is locks.change[0] and calls.n_tabled > 0
+            if not (goes_on or self._fill_entries(kind, calls)):
                 return -1
-            bench.change, bench.n_tabled = None, bench.n_tabled - 1
-            n_checked = len(self.nets) if True in bench.each.values() else 1
+            calls.change, calls.n_tabled = None, calls.n_tabled - 1
+            n_checked = len(self.nets) if True in calls.each.values() else 1
             try:
-                n_done = bench.run(n_checked, self._n_threads)
+                n_done = calls.run(n_checked, self._n_threads)
             finally:
                 try:
-                    bench.settle()
+                    calls.settle()
                 except KeyboardInterrupt:
-                    bench.settle()
+                    calls.settle()
                     raise
-            bench.change = locks.change[0] = object()
+            calls.change = locks.change[0] = object()
             return n_done
         finally:
             try:
@@ -396,12 +407,12 @@ class NetGroup:
                 _release(self._locks, flags)
                 raise
 
-    def _take_seats(self, kind: Kind, bench: Bench) -> bool:
+    def _fill_entries(self, kind: Kind, calls: GroupCalls) -> bool:
         """See that all nets can take their next step by the call; the locks are held."""
         numbers, n_tabled = [], []
         for i, (net, state) in enumerate(zip(self.nets, self._states, strict=True)):
-            steps, n = net._single_steps(), bench.n_rows
-            known, kept = bench.members[i] or (None, None)
+            steps, n = net._single_steps(), calls.n_rows
+            known, kept = calls.members[i] or (None, None)
             if known is not steps or kept is None or kept.quick is None or kept.quick.n_rows != n:
                 products, kept = products_of(state.layout, n), None
                 if net._device == "cpu" and products <= MOST_PRODUCTS:
@@ -409,31 +420,31 @@ class NetGroup:
                 if kept is None or kept.quick.take_rows(n) is None:
                     return False
                 check = side_by_side.check_rows
-                bench.seat(i, kept.quick.address, check, self._dtype, products)
-                bench.members[i] = steps, kept
+                calls.set_entry(i, kept.quick.address, check, self._dtype, products)
+                calls.members[i] = steps, kept
             if state.lock.owner is not None or not steps.set_up(kept, 0):
                 return False
             numbers.append(state.n_steps)
             n_tabled.append(steps.n_tabled)
-        bench.columns["number"][:], bench.n_tabled = numbers, min(n_tabled)
+        calls.columns["number"][:], calls.n_tabled = numbers, min(n_tabled)
         return True
 
-    def _looked_at(self, bench: Bench, losses: Array, who: str) -> Any:
+    def _looked_at(self, calls: GroupCalls, losses: Array, who: str) -> Any:
         """Warn of nets whose numbers are not finite; return the nets that were declined."""
-        status, lost = bench.columns["status"], bench.columns["is_lost"] != 0
+        status, lost = calls.columns["status"], calls.columns["is_lost"] != 0
         for i in np.flatnonzero(lost | (status == NOT_FINITE)):
             steps = self.nets[i]._single_steps()
             steps._warn(losses[i], f"{who}: nets[{i}]", taken=bool(lost[i]))
         return np.flatnonzero(status == DECLINED)
 
     def _one_by_one(
-        self, kind: Kind, given: Any, each: list[bool], losses: Array, places: Any, who: str
+        self, kind: Kind, arguments: Any, each: list[bool], losses: Array, places: Any, who: str
     ) -> None:
         """Take the steps of nets that no call takes yet, or ever; all rows are checked before."""
         checked = []
         for i in places:
             steps, name = self.nets[i]._single_steps(), f"{who}: nets[{i}]"
-            own = (it[i] if by_net else it for it, by_net in zip(given, each, strict=True))
+            own = (it[i] if by_net else it for it, by_net in zip(arguments, each, strict=True))
             checked.append((i, steps, steps.checked(kind, *own, name), name))
         for i, steps, (data, names), name in checked:
             losses[i] = steps._step(kind, data, name)
@@ -464,16 +475,18 @@ class NetGroup:
     def _predict(self, name: str, x: Array, out: Array, each: bool) -> bool:
         """Write the predictions by one call; return False where a number is not finite."""
         with self._lock:
-            bench = self._benches.get(name)
-            if bench is None:
-                bench = self._benches[name] = Bench(side_by_side.predict_nets, self._states)
+            calls = self._calls.get(name)
+            if calls is None:
+                calls = self._calls[name] = GroupCalls(side_by_side.predict_nets, self._states)
                 for i, net in enumerate(self.nets):
                     predictor: Any = net._new_predictor(raw=name == "predict_raw")
                     small, n_weights = predictor.flat_net(), net._state.layout.n_weights
-                    bench.seat(i, small.address, side_by_side.predict_rows, self._dtype, n_weights)
-                    bench.buffers.append(small)
-            bench.each = {"x": each, "y": True}
-            bench.place("x", x)
-            bench.place("y", out)
-            bench.columns["number"][:] = out.shape[1]
-            return bench.run(0, self._n_threads, out.shape[1]) == len(out)
+                    calls.set_entry(
+                        i, small.address, side_by_side.predict_rows, self._dtype, n_weights
+                    )
+                    calls.buffers.append(small)
+            calls.each = {"x": each, "y": True}
+            calls.place("x", x)
+            calls.place("y", out)
+            calls.columns["number"][:] = out.shape[1]
+            return calls.run(0, self._n_threads, out.shape[1]) == len(out)

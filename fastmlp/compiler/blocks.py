@@ -79,7 +79,7 @@ class _Method(ctypes.Structure):
     )
 
 
-# As long as the process: Python keeps their addresses.
+# Kept as long as the process, as Python has their addresses.
 _methods: list[_Method] = []
 _METH_FASTCALL = 0x80
 

@@ -101,7 +101,7 @@ def target() -> Host:
     return _target(setting("CPU_NAME"), setting("CPU_FEATURES"), setting("ENABLE_AVX"))
 
 
-# Of these Numba uses no AVX, unless it is told to.
+# Processors on which Numba uses AVX only if it is told to.
 _WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
 
 
@@ -146,10 +146,10 @@ def host() -> Host:
             features: str = llvm.get_host_cpu_features().flatten()
         except RuntimeError:
             features = ""
-        found = Host(llvm.get_host_cpu_name(), features)
+        host = Host(llvm.get_host_cpu_name(), features)
     if stored:
-        stored.save(found._asdict(), b"")
-    return found
+        stored.save(host._asdict(), b"")
+    return host
 
 
 # cpuid: rdi the place of four results, esi the leaf, edx the subleaf.
@@ -188,13 +188,13 @@ def _leaves() -> bytes:
         xgetbv: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_uint32)(executable(_XGETBV))
     except OSError:
         return b""
-    found, out = [], words()
+    results, out = [], words()
     for leaf, subleaf, which in _LEAVES:
         cpuid(out, leaf, subleaf)
-        found += [word for i, word in enumerate(out) if which >> i & 1]
-    if found[5] & _OSXSAVE:
-        found.append(xgetbv())
-    return b"".join(word.to_bytes(4, "little") for word in found)
+        results += [word for i, word in enumerate(out) if which >> i & 1]
+    if results[5] & _OSXSAVE:
+        results.append(xgetbv())
+    return b"".join(word.to_bytes(4, "little") for word in results)
 
 
 def lanes_of(scalar: type[np.floating[Any]]) -> int:

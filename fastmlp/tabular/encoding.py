@@ -341,5 +341,5 @@ def _columns(table: Array, places: Array) -> Array:
 
 NUMERIC = ("scaled", "missing", "pieces")
 PARTS = ("scaled", "missing", "statistics", "pairs", "pieces", "levels")
-# Those of which a number stands for several inputs: after all others.
+# Encoders that turn a number into several inputs: after all others.
 SHORT = ("pieces", "levels")

@@ -86,7 +86,7 @@ def array(y: Any) -> Array:
     values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
     targets = np.asarray(values)
     if targets.dtype.kind in "US" and not isinstance(values, np.ndarray):
-        # Of a list of texts and NaN it makes the text "nan".
+        # NumPy turns NaN among texts of a list into the text "nan".
         objects = np.array(values, object)
         return objects if missing(objects.ravel()).any() else targets
     return targets

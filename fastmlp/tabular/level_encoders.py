@@ -108,7 +108,7 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def _ends(self) -> Array:
-        """Where the columns of each feature end."""
+        """The end of each feature's columns."""
         return np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1])) + 1
 
     @property

@@ -295,8 +295,8 @@ class RobustSmoothClip(NumberEncoder):
 class RisingSmoothClip(RobustSmoothClip):
     """`RobustSmoothClip`, for nets that are monotone: it keeps the order of all numbers.
 
-    That falls by one in the last place between some neighbours, as its quotient is rounded. Here
-    the same function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the sign of z.
+    The published quotient is rounded, and falls by one in the last place between some neighbours.
+    Here the same function is computed as ``1 / sqrt(1 / z^2 + 1 / 9)`` with the sign of z.
 
     Examples
     --------

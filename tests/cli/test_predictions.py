@@ -1,4 +1,4 @@
-"""What train, predict and score give, beside the same in Python, and scores batch by batch."""
+"""Results of train, predict and score beside the same in Python, and scores batch by batch."""
 
 import io
 import json

@@ -281,7 +281,7 @@ def test_other_versions_and_processors_are_told(
 
 @pytest.mark.slow
 def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the page on clusters has it; `os.getpid` stands for the warm-up."""
+    """The page on clusters warms up so; `os.getpid` stands for the warm-up."""
     assert {*client.run(asyncio.to_thread, os.getpid).values()} == {*client.run(os.getpid).values()}
 
 

@@ -48,12 +48,12 @@ def drawn_rows(rng: np.random.Generator, n_nets: int) -> tuple[dict[str, Any], l
     n, leading = rng.choice(SIZES), [(n_nets,) if rng.random() < 0.3 else () for _ in range(3)]
     dtype = ["float32", "float32", "float64", "int64"][rng.integers(4)]
     X, y = (rng.normal(size=(*axes, n, k)) for axes, k in zip(leading, (3, 2), strict=False))
-    given: dict[str, Any] = {"X": X.astype(dtype), "y": y.astype("float32")}
-    given["sample_weight"] = None
+    arguments: dict[str, Any] = {"X": X.astype(dtype), "y": y.astype("float32")}
+    arguments["sample_weight"] = None
     if rng.random() < 0.3:
-        given["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype("float32")
+        arguments["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype("float32")
     each: list[list[Any]] = [[], [], []]
-    for parts, axes, it in zip(each, leading, given.values(), strict=True):
+    for parts, axes, it in zip(each, leading, arguments.values(), strict=True):
         parts += [it] * n_nets if it is None or not axes else list(it)
     alone = [list(parts) for parts in zip(*each, strict=True)]
     if rng.random() < 0.3:
@@ -65,8 +65,8 @@ def drawn_rows(rng: np.random.Generator, n_nets: int) -> tuple[dict[str, Any], l
             [it if it is None else it[k] for it in part]
             for part, k in zip(alone, rows, strict=True)
         ]
-        given["rows"] = np.stack(rows) if len({len(k) for k in rows}) == 1 else rows
-    return given, alone
+        arguments["rows"] = np.stack(rows) if len({len(k) for k in rows}) == 1 else rows
+    return arguments, alone
 
 
 def state_of(net: MLP) -> tuple[Any, ...]:
@@ -103,15 +103,15 @@ def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.M
                 net.optimizer = Adam(0.02)
             elif change < 0.4 and len(net.layer_sizes) > 2:
                 net.trainable = [step % 2 == 0] + [True] * (len(net.layer_sizes) - 2)
-        given, alone = drawn_rows(rng, len(nets))
-        group = groups[0] if rng.random() < 0.8 or "rows" in given else groups[1]
-        if rng.random() < 0.2 and "rows" not in given:
+        arguments, alone = drawn_rows(rng, len(nets))
+        group = groups[0] if rng.random() < 0.8 or "rows" in arguments else groups[1]
+        if rng.random() < 0.2 and "rows" not in arguments:
             gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(np.float32)
-            groups[0].train_on_gradient(given["X"], gradient)
+            groups[0].train_on_gradient(arguments["X"], gradient)
             for twin, parts, slopes in zip(twins, alone, gradient, strict=True):
                 twin.train_on_gradient(parts[0], slopes)
         elif group is groups[0]:
-            losses = group.train_on_batch(**given)
+            losses = group.train_on_batch(**arguments)
             expected = [twin.train_on_batch(*it) for twin, it in zip(twins, alone, strict=True)]
             np.testing.assert_array_equal(losses, expected)
         else:
@@ -121,9 +121,9 @@ def test_a_group_has_the_bits_of_its_nets_alone(seed: int, monkeypatch: pytest.M
                 twin.train_on_batch(xs, ys)
         assert [state_of(net) for net in nets] == [state_of(twin) for twin in twins]
         for name in ("predict", "predict_raw"):
-            found = getattr(groups[0], name)(given["X"])
+            found = getattr(groups[0], name)(arguments["X"])
             for k, twin in enumerate(twins):
-                own = given["X"][k] if given["X"].ndim == 3 else given["X"]
+                own = arguments["X"][k] if arguments["X"].ndim == 3 else arguments["X"]
                 np.testing.assert_array_equal(found[k], getattr(twin, name)(own))
 
 

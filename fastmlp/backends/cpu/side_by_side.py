@@ -53,7 +53,7 @@ from fastmlp.compiler.target import lanes_of
 LEAST_PRODUCTS = 300_000
 
 
-class Seat(Record):
+class Entry(Record):
     """A net in a call."""
 
     record: int  # address of its `PlainStep`, or `FlatNet`
@@ -68,15 +68,15 @@ class Seat(Record):
     loss: float
 
 
-SEAT_BYTES = Seat.dtype.itemsize
+ENTRY_BYTES = Entry.dtype.itemsize
 
 
-class Seats(Record):
+class GroupJob(Record):
     """The job of `step_nets` and `predict_nets`."""
 
     team: int
     n_parts: int
-    seats: int  # address of the nets' `Seat` records
+    entries: int  # address of the nets' `Entry` records
     first: int  # the nets of this call
     last: int
     n_checked: int  # the first ones whose rows are checked before any net steps
@@ -84,10 +84,10 @@ class Seats(Record):
 
 
 @njit
-def _point(seat: Seat) -> PlainStep:
-    step = record_at(seat.record, PlainStep)
-    step.x, step.y, step.weight = seat.x, seat.y, seat.weight
-    step.label_bytes, step.step, step.status = seat.label_bytes, seat.number, DECLINED
+def _point(entry: Entry) -> PlainStep:
+    step = record_at(entry.record, PlainStep)
+    step.x, step.y, step.weight = entry.x, entry.y, entry.weight
+    step.label_bytes, step.step, step.status = entry.label_bytes, entry.number, DECLINED
     step.team, step.n_parts = 0, 1
     return step
 
@@ -109,87 +109,87 @@ def check_rows(scalar: Scalar) -> Kernel:
 def step_nets(scalar: Scalar) -> Kernel:
     """Make the driver of a step of each net, where the rows of all are sound.
 
-    Its one argument is the address of a `Seats` record. The caller has checked shapes; it holds the
-    GIL, or the parameters' locks and nobody reads them without.
+    The one argument is the address of a `GroupJob` record. The caller has checked shapes. It holds
+    the GIL, or the parameters' locks, without which nobody reads them.
     """
 
     @njit(parallel=True)
-    def step_each(team: int, seats: Sequence[Seat], first: int, n: int) -> None:
+    def step_each(team: int, entries: Sequence[Entry], first: int, n: int) -> None:
         for index in prange(n):
-            seat = seats[first + int(np.int64(index))]
-            step = _point(seat)
+            entry = entries[first + int(np.int64(index))]
+            step = _point(entry)
             publishes, step.publishes = step.publishes, 1
-            call(step.block, (seat.record,))
+            call(step.block, (entry.record,))
             step.publishes = publishes
-            seat.status, seat.loss, seat.is_lost = step.status, step.loss, step.is_lost
+            entry.status, entry.loss, entry.is_lost = step.status, step.loss, step.is_lost
             if step.status == TAKEN:
-                seat.number += 1
+                entry.number += 1
 
     def take_steps(address: int) -> None:
-        job = record_at(address, Seats)
-        seats = records_at(job.seats, job.last, Seat)
+        job = record_at(address, GroupJob)
+        entries = records_at(job.entries, job.last, Entry)
         n_sound = 0
         for i in range(job.n_checked):
-            seat = seats[i]
-            step = _point(seat)
-            call(seat.block, (seat.record,))
-            seat.status = step.status
+            entry = entries[i]
+            step = _point(entry)
+            call(entry.block, (entry.record,))
+            entry.status = step.status
             n_sound += 1 if step.status == TAKEN else 0
         job.n_done = -1
         if n_sound == job.n_checked:
-            step_each(job.team, seats, job.first, job.last - job.first)
+            step_each(job.team, entries, job.first, job.last - job.first)
             job.n_done = 0
             for i in range(job.first, job.last):
-                seat = seats[i]
-                job.n_done += 1 if seat.status == TAKEN and seat.is_lost == 0 else 0
+                entry = entries[i]
+                job.n_done += 1 if entry.status == TAKEN and entry.is_lost == 0 else 0
 
     return take_steps
 
 
 def predict_rows(scalar: Scalar) -> Kernel:
-    """Make the block that predicts a `Seat`'s rows; its status is `TAKEN` if all numbers read and
+    """Make the block that predicts a `Entry`'s rows; its status is `TAKEN` if all numbers read and
     written are finite."""
     are_finite, vector = ranges(scalar)[1], lanes_of(scalar) * np.dtype(scalar).itemsize
 
     def predict(address: int) -> None:
-        seat, sums = record_at(address, Seat), stack(vector)
-        net = record_at(seat.record, FlatNet)
-        net.x, net.out, net.n_rows = seat.x, seat.y, seat.number
-        seat.status = DECLINED
-        if are_finite(seat.x, net.n_rows * net.n_in, sums):
-            call(net.small_batch, (seat.record,))
-            if are_finite(seat.y, net.n_rows * net.n_out, sums):
-                seat.status = TAKEN
+        entry, sums = record_at(address, Entry), stack(vector)
+        net = record_at(entry.record, FlatNet)
+        net.x, net.out, net.n_rows = entry.x, entry.y, entry.number
+        entry.status = DECLINED
+        if are_finite(entry.x, net.n_rows * net.n_in, sums):
+            call(net.small_batch, (entry.record,))
+            if are_finite(entry.y, net.n_rows * net.n_out, sums):
+                entry.status = TAKEN
 
     return predict
 
 
 def predict_nets(scalar: Scalar) -> Kernel:
-    """Make the driver of predictions by each net; its one argument is the address of a `Seats`
+    """Make the driver of predictions by each net; its one argument is the address of a `GroupJob`
     record."""
 
     @njit(parallel=True)
-    def predict_each(team: int, seats: Sequence[Seat], first: int, place: int, n: int) -> None:
+    def predict_each(team: int, entries: Sequence[Entry], first: int, place: int, n: int) -> None:
         for index in prange(n):
             i = first + int(np.int64(index))
-            call(seats[i].block, (place + i * SEAT_BYTES,))
+            call(entries[i].block, (place + i * ENTRY_BYTES,))
 
     def predict_all(address: int) -> None:
-        job = record_at(address, Seats)
-        seats = records_at(job.seats, job.last, Seat)
-        predict_each(job.team, seats, job.first, job.seats, job.last - job.first)
+        job = record_at(address, GroupJob)
+        entries = records_at(job.entries, job.last, Entry)
+        predict_each(job.team, entries, job.first, job.entries, job.last - job.first)
         job.n_done = 0
         for i in range(job.first, job.last):
-            job.n_done += 1 if seats[i].status == TAKEN else 0
+            job.n_done += 1 if entries[i].status == TAKEN else 0
 
     return predict_all
 
 
-def call_crew(scalar: Any) -> Callable[..., None]:
+def renewed_team_call(scalar: Any) -> Callable[..., None]:
     """Make the block that renews a team that all have left, and runs a driver as its leader, with
     the workers that spin at their mailboxes."""
 
-    def lead_crew(
+    def lead_renewed_team(
         launch: int, boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int
     ) -> None:
         head, parts = row(team, CONSTANT // 8, np.int64), row(team + PARTS, n * LINE // 8, np.int64)
@@ -202,7 +202,7 @@ def call_crew(scalar: Any) -> Callable[..., None]:
             lead_team(team, n_posted + 1, driver, job)
         store_release(team + GENERATION, STOPPED)
 
-    return lead_crew
+    return lead_renewed_team
 
 
 def _held(block: Block, n_words: int) -> Callable[..., None]:
@@ -214,10 +214,10 @@ def _held(block: Block, n_words: int) -> Callable[..., None]:
 
 @cache
 def _lead() -> Callable[..., None]:
-    return _held(block_of(call_crew, np.int64), 7)
+    return _held(block_of(renewed_team_call, np.int64), 7)
 
 
-class Crew:
+class DriverCalls:
     """Calls of a driver, one after the other.
 
     Parameters

@@ -28,7 +28,7 @@ def machine(name: str, features: str) -> Any:
     llvm.initialize_native_asmprinter()
     level = min(int(setting("OPT", 3)), 3)
     kind = llvm.Target.from_triple(llvm.get_process_triple())
-    # Of an object that LLVM loads: as Numba asks for it.
+    # Objects that LLVM loads have the options that Numba asks for.
     static = "static" if kind.name.startswith("x86") else "default"
     options: Any = {"reloc": static, "codemodel": "jitdefault", "jit": True}
     if images.LOADS:

@@ -1,4 +1,4 @@
-"""What scikit-learn's estimators do with odd input and in odd states: ours do the same."""
+"""Odd input and odd states: ours do the same as scikit-learn's estimators."""
 
 import copy
 import io
@@ -501,7 +501,7 @@ def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: Any) ->
     assert np.array_equal(one, other)
 
 
-# What is put in the place of a model's weights and biases.
+# Values in the place of a model's weights and biases.
 MISFITS: dict[str, Callable[[Any, Any], Any]] = {
     "columns too many": lambda w, b: w.__setitem__(0, np.hstack([w[0]] * 2)),
     "rows too many": lambda w, b: w.__setitem__(1, np.vstack([w[1]] * 2)),

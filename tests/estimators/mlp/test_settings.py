@@ -1,4 +1,4 @@
-"""What scikit-learn's estimators do not have: settings of the core, validation rows, transform."""
+"""Arguments that scikit-learn lacks: settings of the core, validation rows, transform."""
 
 import pickle
 from pathlib import Path

@@ -441,8 +441,8 @@ class RowBlocks:
     def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
         """Write the predictions for x at these parameters to out, shape (n_rows, n_outputs).
 
-        Short calls read the parameters where they are. Where training has written them meanwhile,
-        and in long calls, a copy is read, which is one state of them.
+        Short calls read the live parameters. Long calls, and those during which training has
+        written, read a copy of one state.
 
         Returns True if all numbers of x and of out are finite.
         """
