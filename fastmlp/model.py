@@ -460,7 +460,6 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         return self._single_steps().vjp(X, output_gradient, inputs, parameters)
 
     def _single_steps(self) -> Steps:
-        """The net's single steps, made on first use."""
         steps = self._steps
         if steps is None:
             engine_of = partial(
@@ -760,7 +759,6 @@ class Core(NamedTuple):
 
 
 def core_of(net: MLP) -> Core:
-    """A net's engine and state."""
     return Core(net._on_device(), net._state)
 
 
@@ -774,13 +772,7 @@ def net_on(state: NetState, **settings: Any) -> MLP:
 
 
 def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
-    """The net that a file holds; `own` are the user's rules by their names.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If the file's content is not a net's.
-    """
+    """The net that a file holds; `own` are the user's rules by their names."""
     saved = model_state.unpack(content, own)
     network = saved.network
     *hidden, output = network.activations

@@ -112,8 +112,7 @@ class NetBase:
 
     @property
     def compute_dtype(self) -> Computed:
-        """The dtype that training rounds operands of products to: of wide layers, or one per layer;
-        or None."""
+        """The dtype to which training rounds operands of products, or one per layer, or None."""
         return self._network.compute_dtype
 
     @property

@@ -68,22 +68,19 @@ class NetLock:
         return self._lock
 
     def publish(self, values: NDArray[Any], target: NDArray[Any]) -> None:
-        """Write all parameters; see the function `publish`."""
         with self.parameters:
             self.n_published += 1
             publish(values, target)
 
     def seen(self) -> tuple[int, int]:
-        """Return what is another after training has written the parameters."""
+        """A token that changes when training has written the parameters."""
         with self.parameters:
             return self.n_published, self.n_owners
 
     def training(self, who: str) -> "Training":
-        """Return a context that owns the optimizer's state."""
         return Training(self, who)
 
     def require_free(self, who: str) -> None:
-        """Raise a RuntimeError if somebody owns the optimizer's state."""
         if self.owner is not None:
             raise RuntimeError(
                 f"{who}: a fit of this net is running, which owns its optimizer's state; wait for "
@@ -106,13 +103,7 @@ class NetLock:
 
 
 class Training:
-    """A context that owns the optimizer's state of a net. A generator would take 1 us more.
-
-    Raises
-    ------
-    RuntimeError
-        If another thread, or the fit that runs this callback, is training the net.
-    """
+    """A context that owns the optimizer's state of a net. A generator would take 1 us more."""
 
     # Ctrl-C may come before they are set.
     _lock: NetLock | None = None

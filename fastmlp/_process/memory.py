@@ -17,13 +17,7 @@ T = TypeVar("T")
 
 
 def require(n_bytes: int, who: str, what: str) -> None:
-    """Check that the process can allocate so many bytes.
-
-    Raises
-    ------
-    MemoryError
-        If it cannot; the message names the caller, the sizes and the purpose.
-    """
+    """Raise a MemoryError, with caller, sizes and purpose, if the bytes cannot be allocated."""
     if n_bytes <= SMALL:
         return
     most = available()
@@ -34,7 +28,7 @@ def require(n_bytes: int, who: str, what: str) -> None:
 
 
 def available() -> int | None:
-    """Return how many bytes the process can still allocate, or None if that is unknown."""
+    """Bytes that the process can still allocate, or None if that is unknown."""
     limits = [n for n in (_machine(), _control_group(), _address_space()) if n is not None]
     return max(0, min(limits)) if limits else None
 
@@ -49,7 +43,7 @@ def _machine() -> int | None:
 
 
 def _control_group() -> int | None:
-    """Return the bytes that the control group may still use; cached file pages count as free."""
+    """Bytes that the control group may still use; cached file pages count as free."""
     with contextlib.suppress(OSError, KeyError, ValueError):
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
@@ -69,13 +63,11 @@ def _address_space() -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Return the numbers of a file with a name and a number on each line."""
     rows = (line.split() for line in path.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
 def readable(n_bytes: int) -> str:
-    """Return a number of bytes in three digits and a unit."""
     number, unit = float(n_bytes), 0
     while number >= 1000 and unit < len(UNITS) - 1:
         number, unit = number / 1000, unit + 1
@@ -110,7 +102,6 @@ class BufferPool:
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
     def take(self, key: Hashable) -> Any:
-        """Return a buffer that was kept with this key, or None."""
         for name, (stored_key, thing, _) in list(self._things.items()):
             # Popping is one step: no two threads take the same buffer.
             if stored_key == key and self._things.pop(name, None) is not None:
@@ -118,7 +109,7 @@ class BufferPool:
         return None
 
     def give(self, key: Hashable, thing: Any, n_bytes: int = 0) -> None:
-        """Keep a buffer of `n_bytes` for later calls, unless it is larger than the pool."""
+        """Keep a buffer for later calls, unless it is larger than the pool."""
         if n_bytes > self._most:
             return
         self._things[id(thing)] = key, thing, n_bytes
@@ -132,11 +123,9 @@ class BufferPool:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of all buffers in the pool."""
         return sum(n_bytes for _, _, n_bytes in list(self._things.values()))
 
     def clear(self) -> None:
-        """Drop every buffer."""
         self._things.clear()
 
 

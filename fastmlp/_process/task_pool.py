@@ -100,7 +100,6 @@ class Pool:
 
     @property
     def outcomes(self) -> list[Outcome | None]:
-        """The outcomes of the tasks so far; None for a task that has none."""
         return self._outcomes
 
     def run(self, tasks: Sequence[Task], name: str = "task") -> list[Outcome | None]:
@@ -165,7 +164,6 @@ class Pool:
         self._stopping.set()
 
     def add(self, task: Task) -> None:
-        """Append one more task; called by a running task."""
         with self._lock:
             self._tasks.append(task)
             self._outcomes.append(None)
@@ -219,7 +217,6 @@ class Pool:
 
 
 def started(thread: threading.Thread) -> bool:
-    """Start a thread; return False if the system allows no more."""
     try:
         thread.start()
     except RuntimeError:
@@ -228,13 +225,7 @@ def started(thread: threading.Thread) -> bool:
 
 
 def check() -> None:
-    """Check that this thread's pool, if it has one, is not stopping.
-
-    Raises
-    ------
-    Stopped
-        If it is.
-    """
+    """Check that this thread's pool, if it has one, is not stopping."""
     pool = _here.pool
     if pool is not None and pool.stopping:
         raise Stopped

@@ -41,7 +41,6 @@ def _frame_of_user() -> FrameType:
 
 
 def _out_of(packages: Collection[str], frame: FrameType) -> FrameType:
-    """Return the first frame outside of these packages, or the last one."""
     while _package(frame) in packages and frame.f_back is not None:
         frame = frame.f_back
     return frame
@@ -78,7 +77,7 @@ def _is_error(message: str, category: type[Warning], module: str | None) -> bool
 
 
 def _matches(pattern: Any, text: str | None) -> bool:
-    """Return True if a filter's pattern matches; those of Python's own filters are strings."""
+    """Return True if a filter's pattern matches; Python's filters are strings."""
     if pattern is None or text is None or isinstance(pattern, str):
         return pattern in (None, text)
     return pattern.match(text) is not None

@@ -20,11 +20,6 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     After an exception it is removed, and the target is as before. The mode is that of the file that
     is replaced, or else by the umask.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.exists() and not target.is_file():

@@ -37,11 +37,6 @@ class NativeCode:
     ----------
     address : int
     entry : callable from Python; it releases the GIL
-
-    Raises
-    ------
-    Unsupported
-        If the translator declines the function: Numba compiles it, or reports an error.
     """
 
     def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:
@@ -267,11 +262,6 @@ def block_of(
     rule : callable, optional
         A rule of the library or of the user. The code cache stores the library's rules and
         factories only: no key would notice every change of the functions that a user's rule calls.
-
-    Raises
-    ------
-    TypeError
-        If the rule does not compile.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     block = _blocks.get(key)

@@ -124,13 +124,7 @@ def find() -> tuple[Path | None, str]:
 
 
 def _is_filled(path: Path) -> bool:
-    """Return True if a folder has code.
-
-    Raises
-    ------
-    PermissionError
-        If this user may not read it.
-    """
+    """Return True if a folder has code."""
     try:
         files = [path / name for name in os.listdir(path) if name.endswith(SUFFIX)]
     except PermissionError:
@@ -159,11 +153,6 @@ def _distrust(path: Path) -> str | None:
 def share() -> None:
     """Let every user read the cache, whatever the umask: folders get mode 0755, files 0644, and so
     do files that are stored later.
-
-    Raises
-    ------
-    OSError
-        If ``NUMBA_CACHE_DIR`` is not set, or others cannot enter it.
     """
     path = folder()
     if path is None or not setting("CACHE_DIR", ""):

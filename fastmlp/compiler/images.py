@@ -26,11 +26,6 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
     Parameters
     ----------
     slots : of each function that the image calls, where its address goes
-
-    Raises
-    ------
-    OSError
-        If the system refuses, or does not know a function.
     """
     memory = mmap.mmap(-1, len(code), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.write(code)
@@ -46,13 +41,7 @@ def executable(code: bytes, slots: Mapping[str, int] | None = None) -> int:
 
 
 def address_of(name: str) -> int:
-    """Return the address of a function of C's or Python's.
-
-    Raises
-    ------
-    OSError
-        If the process does not have it.
-    """
+    """Return the address of a function of C's or Python's."""
     for library in (ctypes.pythonapi, ctypes.CDLL(None)):
         function: Any = getattr(library, name, None)
         if function is not None:

@@ -27,13 +27,7 @@ def setting(name: str, default: Any = None) -> Any:
 
 
 def chosen_compiler(asked: str) -> Literal["translator", "numba"]:
-    """Return the compiler of the kernels, for a value of FASTMLP_COMPILER.
-
-    Raises
-    ------
-    ValueError
-        If the value is neither "translator" nor "numba", nor empty.
-    """
+    """Return the compiler of the kernels, for a value of FASTMLP_COMPILER."""
     if asked not in ("", "translator", "numba"):
         raise ValueError(f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}")
     return "numba" if asked == "numba" else "translator"

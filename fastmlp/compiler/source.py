@@ -63,13 +63,7 @@ def hints_of(function: Callable[..., None]) -> Hints:
 
 
 def definition_of(function: FunctionType) -> Definition:
-    """Return the syntax tree of a function.
-
-    Raises
-    ------
-    Unsupported
-        If its source is not available, as in a frozen program.
-    """
+    """Return the syntax tree of a function."""
     code, names = function.__code__, function.__globals__
     definitions = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename, names)))
     node = definitions.get((code.co_name, code.co_firstlineno))

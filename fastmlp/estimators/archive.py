@@ -78,15 +78,7 @@ class SavedEstimator(TypedDict, total=False):
 
 
 def pack(estimator: Any, *, training: bool) -> Content:
-    """Return the content of a file, with the state of training or without.
-
-    Raises
-    ------
-    sklearn.exceptions.NotFittedError
-        A ValueError, where the estimator is not fitted.
-    ValueError
-        If a parameter is not finite, or a setting has no name.
-    """
+    """Return the content of a file, with the state of training or without."""
     if isinstance(estimator, MLPSearchCV):
         return _pack_search(estimator, training=training)
     check_is_fitted(estimator)
@@ -111,13 +103,7 @@ def pack(estimator: Any, *, training: bool) -> Content:
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
-    """Return the estimator that a file holds, every part of it checked.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If a part of it is not valid.
-    """
+    """Return the estimator that a file holds, every part of it checked."""
     if content.kind not in KINDS:
         return _unpack_search(content, own, n_threads)
     sizes = model_state.sizes_of(content)
@@ -138,13 +124,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
 
 
 def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """Return the JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
-
-    Raises
-    ------
-    ValueError
-        If one has no name.
-    """
+    """Return the JSON forms of an estimator's `__init__` arguments, without those in `but`."""
     parameters = estimator.get_params(deep=False).items()
     return {name: _spelled(value) for name, value in parameters if name not in but}
 
@@ -273,13 +253,7 @@ def _take_training(
 
 
 def of_labels(classifier: Any) -> dict[str, Any]:
-    """Return the JSON form of a fitted classifier's labels.
-
-    Raises
-    ------
-    ValueError
-        If their dtype has no form in a file.
-    """
+    """Return the JSON form of a fitted classifier's labels."""
     binarizer = classifier._label_binarizer
     return codec.of_classes(classifier.classes_) | {
         "several": binarizer.y_type_.startswith("multilabel"),
@@ -310,13 +284,7 @@ def of_optimizer(optimizer: Any) -> dict[str, Any]:
 
 
 def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """Return the optimizer object of a JSON form.
-
-    Raises
-    ------
-    FileError, TypeError, ValueError, LookupError
-        If the form is not valid.
-    """
+    """Return the optimizer object of a JSON form."""
     kind, t = spelled["kind"], codec.count(spelled["t"], "t")
     scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
     if kind == "core":

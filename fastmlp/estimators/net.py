@@ -39,13 +39,7 @@ RowIndex = NDArray[np.int64]
 
 
 def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
-    """Return a net with a copy of these weights and biases.
-
-    Raises
-    ------
-    ValueError
-        If the shapes of the arrays do not fit together as layers.
-    """
+    """Return a net with a copy of these weights and biases."""
     layout = make_layout(sizes_of(coefs))
     biases = biases_of(intercepts, layout.sizes[1:])
     return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
@@ -331,11 +325,6 @@ class HeldOutRows:
     ----------
     X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
     metrics : Measures, of the predictions at the last call of `loss`
-
-    Raises
-    ------
-    ValueError
-        If all weights are 0.
     """
 
     weight: Any

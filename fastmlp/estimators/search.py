@@ -55,11 +55,6 @@ class FitBar:
     """Counts the fits of a search, from several threads; shows them in a tqdm bar if `shown`.
 
     Under halving the number of fits is known round by round: the bar grows.
-
-    Raises
-    ------
-    ImportError
-        If a bar is asked for without tqdm.
     """
 
     def __init__(self, who: str, *, shown: bool) -> None:

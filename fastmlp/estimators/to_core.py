@@ -153,13 +153,6 @@ def loss_of_classifier(estimator: Any) -> Loss:
 def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) -> Array:
     """Return a regressor's targets as a dense array, after a check that its loss takes them, and
     the net's dtype, if X has it.
-
-    Raises
-    ------
-    TypeError
-        If they are not numbers: NumPy would make numbers of texts and of dates too.
-    ValueError
-        If the loss does not take them.
     """
     dense: Array = y.toarray() if issparse(y) else y
     if dense.dtype.kind not in "biuf":
@@ -189,13 +182,7 @@ def squeezed(outputs: Array) -> Array:
 
 
 def values_of(estimator: Any, outputs: Array, link: str | None, *, with_std: bool) -> Any:
-    """Return a regressor's predictions from a net's outputs; with standard deviations, if asked.
-
-    Raises
-    ------
-    ValueError
-        If the loss has no standard deviations.
-    """
+    """Return a regressor's predictions from a net's outputs; with standard deviations, if asked."""
     if link == "mean_std":
         mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
         return (mean, deviation) if with_std else mean
@@ -315,13 +302,7 @@ def averaged(estimator: Any) -> Optimizer:
 
 
 def with_average(core: Optimizer, estimator: Any) -> Optimizer:
-    """Return an optimizer with the average of an estimator.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not one of fastmlp's, or averages already.
-    """
+    """Return an optimizer with the average of an estimator."""
     if estimator.average is None:
         return core
     who = type(estimator).__name__
@@ -384,13 +365,7 @@ def _is_used(value: Any) -> bool:
 
 
 def dropout_of_estimator(estimator: Any) -> Dropout | None:
-    """The dropout and noise of an estimator's training, or None.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a setting is of a wrong type or value.
-    """
+    """The dropout and noise of an estimator's training, or None."""
     if not names_in_use(estimator):
         return None
     dropout = estimator.dropout
@@ -400,13 +375,7 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 
 def in_training(estimator: Any, network: Network) -> Network:
-    """An estimator's network with the dropout, noise, precision and constraints of training.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is to round, and parameters of an earlier fit are float64, or constraints are wrong.
-    """
+    """An estimator's network with the dropout, noise, precision and constraints of training."""
     who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
     computed = spec.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
     signs = signs_of_estimator(estimator, network)
@@ -415,13 +384,7 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 
 def signs_of_estimator(estimator: Any, network: Network) -> tuple[int, ...]:
-    """The constraints of an estimator's inputs, which may be named; empty without constraints.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are wrong, or name columns that X has not.
-    """
+    """The constraints of an estimator's inputs, which may be named; empty without constraints."""
     setting, who = estimator.monotonic_cst, type(estimator).__name__
     if isinstance(setting, Mapping):
         setting = monotone.by_column(setting, getattr(estimator, "feature_names_in_", None), who)
@@ -449,13 +412,7 @@ def needs_batches(estimator: Any, setting: str) -> ValueError:
 
 
 def check_regularization(estimator: Any) -> None:
-    """Check the settings of an estimator, and that one that uses them works by batches.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are of a wrong type or value, or the solver takes all rows.
-    """
+    """Check the settings of an estimator, and that one that uses them works by batches."""
     others = [name for name in ("average", "compute_dtype") if getattr(estimator, name) is not None]
     used = [*names_in_use(estimator), *others]
     if used and not is_stochastic(estimator.solver):
@@ -495,11 +452,6 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
     """Check that no entries of data are masked; add a hint to an error about text in X.
 
     If columns have no names, scikit-learn's words stay as they are, and a note is added.
-
-    Raises
-    ------
-    ValueError
-        If an entry is masked.
     """
     for name, array in {"X": X, **others}.items():
         arrays.unmasked(array, type(estimator).__name__, name)

@@ -395,13 +395,7 @@ def print_loss(estimator: Any) -> None:
 def reports_of(
     estimator: Any, callbacks: Any, progress: Any, validation: tuple[Any, Any, Any]
 ) -> Reports | None:
-    """Check what is to look at a fit; return the reports of its epochs, or None without any.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a setting has a wrong type or value, or lacks rows to validate on.
-    """
+    """Check what is to look at a fit; return the reports of its epochs, or None without any."""
     early, metrics = estimator.early_stopping, estimator.metrics
     watch = early if isinstance(early, EarlyStopping) else None
     asked = callbacks != () or metrics is not None or watch is not None
@@ -475,11 +469,6 @@ def minimize_loss(estimator: Any, part: net.RowSubset, reports: Reports | None) 
 def fit_by_core(estimator: Any, part: net.RowSubset, reports: Reports | None) -> None:
     """Train an estimator on all rows for `max_iter` iterations, or until no number of the gradient
     is above `tol`.
-
-    Raises
-    ------
-    TypeError, ValueError, MemoryError
-        If the solver cannot train this estimator, or these rows.
     """
     state, who = estimator._live_state(), type(estimator).__name__
     engine, own = core_of(net.net_around(estimator, state))

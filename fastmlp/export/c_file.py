@@ -184,7 +184,6 @@ static void {name}(const double *row, const int *column{constants},
         return lines + [f"y[{place}] += {weight} * {term};" for place, term in pairs]
 
     def declared(self) -> list[str]:
-        """The declarations that not every model has: places of columns, and codes of levels."""
         names: list[str] = []
         for name in self.parts.feature_names:
             word = "$X_" + re.sub(r"\W", "_", name, flags=re.ASCII).upper()

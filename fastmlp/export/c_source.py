@@ -67,13 +67,11 @@ class Code(Trace):
         }
 
     def text(self, number: Any, kind: Any) -> str:
-        """A number in C, in this precision."""
         if not isinstance(number, Symbol):
             return literal(kind(number))
         return number.name if number.kind is kind else f"({C_TYPES[kind]}){number.name}"
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        """An expression in C."""
         if name in SIGNS:
             return f" {SIGNS[name]} ".join(operands)
         if name == "neg":
@@ -83,7 +81,6 @@ class Code(Trace):
         return f"${name}{8 * np.dtype(kind).itemsize}({', '.join(operands)})"
 
     def relation(self, name: str, a: str, b: str) -> Comparison:
-        """A relation in C."""
         return Comparison(f"({a} {RELATIONS[name]} {b})")
 
     def lines(self, *results: str) -> list[str]:
@@ -106,11 +103,6 @@ def loop_of(rule: Any, scalar: Any, name: str, *, slopes: bool = False) -> str:
     ----------
     rule : an activation, which returns a value and a slope, or a link, which returns a value
     name : of the C function; `$` stands for the prefix of the file
-
-    Raises
-    ------
-    NotImplementedError
-        If the rule is more than arithmetic.
     """
     code, real = Code(), C_TYPES[scalar]
     results = code.results(rule, "to_c", code.symbol(scalar, "x"))
@@ -141,13 +133,7 @@ def numbers(array: Array) -> str:
 
 
 def rows_for(n: int, n_features: int, data: Any, dtype: Any, who: str) -> Array:
-    """The first n rows of an array or a table; without data, as many rows of normal numbers.
-
-    Raises
-    ------
-    ValueError
-        If the data have another shape, or are not finite.
-    """
+    """The first n rows of an array or a table; without data, as many rows of normal numbers."""
     if data is None:
         return np.random.default_rng(0).standard_normal((n, n_features)).astype(dtype)
     whole = (
@@ -181,11 +167,6 @@ def tests_of(
     `scalar` is the type of the nets' numbers, `number` the type of rows and predictions. `exact`:
     with fused multiply-adds the numbers are the model's, to the bit. Rows are left out whose
     predictions are not finite.
-
-    Raises
-    ------
-    ValueError
-        If no row is left.
     """
     finite = np.isfinite(predictions).all(axis=1)
     if not finite.any():
@@ -208,7 +189,6 @@ def tests_of(
 
 
 def replaced(template: str, filled: dict[str, str]) -> str:
-    """A template with its places filled."""
     for place, text in filled.items():
         template = template.replace(place, text)
     return template
@@ -453,7 +433,6 @@ def texts_of(names: Iterable[object]) -> str:
 
 
 def function_of(head: str, lines: list[str]) -> str:
-    """A function in C."""
     body = "\n".join(f"    {line}" for line in lines)
     return f"\n{head}\n{{\n{body}\n}}\n"
 

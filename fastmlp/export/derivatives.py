@@ -100,7 +100,7 @@ def _through(link: str, raw: Array, derivatives: Array, places: NDArray[np.intp]
 
 
 class Term(NamedTuple):
-    """A net of a weighted mean; `inputs`: of the model's inputs those that the net takes."""
+    """A net of a weighted mean; `inputs`: the model's inputs that the net takes."""
 
     net: NetDerivatives
     weight: float = 1.0
@@ -112,7 +112,6 @@ Complete = Callable[[str, Array, Any], tuple[Array, Any]]
 
 
 def as_they_are(link: str, values: Array, derivatives: Any) -> tuple[Array, Any]:
-    """The values of the link, float64, and the derivatives."""
     return linked(link, values), derivatives
 
 
@@ -196,7 +195,6 @@ class ModelDerivatives:
         return derivatives
 
     def values(self, x: Array) -> Array:
-        """The outputs, shape (n_rows, n_outputs), float64."""
         return self._mean(x, lambda net, rows, inputs: (None, net.values(rows)))[0]
 
     def _derived(
@@ -250,13 +248,7 @@ def _parts(model: Any, raw: bool, who: str) -> ModelParts:
 
 
 def rows_of(model: Any, X: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Array:
-    """The rows of X, checked as `predict` checks them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X is sparse, or has a wrong type, shape or value.
-    """
+    """The rows of X, checked as `predict` checks them."""
     model = getattr(model, "best_estimator_", model)
     if isinstance(model, MLP):
         X = core_of(model).state.select(X, who)

@@ -41,15 +41,7 @@ def identity(n_features: int) -> Affine:
 
 
 def affine_of(scaler: Any, name: str, who: str) -> Affine:
-    """The product and sum of a fitted scaler; `name` stands in messages.
-
-    Raises
-    ------
-    TypeError
-        If it is not a scaler that is a product and a sum.
-    ValueError
-        If it is not fitted, or clips.
-    """
+    """The product and sum of a fitted scaler; `name` stands in messages."""
     if isinstance(scaler, Standardizer):
         return _scaled(scaler.center, scaler.scale)
     kind = type(scaler).__name__

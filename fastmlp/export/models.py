@@ -68,13 +68,6 @@ def parts_of(model: Any, who: str) -> ModelParts:
     ----------
     model : MLP, or a fitted estimator or search of fastmlp
     who : the function that is called, for messages
-
-    Raises
-    ------
-    TypeError
-        If it is another object; messages of a pipeline and of a model of tables say what takes it.
-    ValueError
-        If it is not fitted.
     """
     if is_of_fastmlp(model) and hasattr(model, "best_estimator_"):
         return parts_of(model.best_estimator_, who)

@@ -156,13 +156,7 @@ class Graph:
         return self.traced(rule, kind, values)
 
     def traced(self, rule: Any, kind: int, *inputs: str, to: int | None = None) -> str:
-        """Add the nodes of a rule, of numbers of this kind; return the name of its first result.
-
-        Raises
-        ------
-        NotImplementedError
-            If the rule is more than arithmetic.
-        """
+        """Add the nodes of a rule, of numbers of this kind; return the name of its first result."""
         code, to = Nodes(), kind if to is None else to
         scalars = {self.kinds.FLOAT: np.float32, self.kinds.DOUBLE: np.float64}
         names: dict[str, str] = {f"x{i}": name for i, name in enumerate(inputs)}

@@ -45,7 +45,6 @@ class Symbol:
     __array_ufunc__ = None  # NumPy's scalars leave operations with symbols to this class
 
     def __new__(cls, number: Any) -> Any:
-        """Convert a number."""
         if isinstance(number, Symbol):
             return number.code.put(cls.kind, number.code.text(number, cls.kind))
         return cls.kind(number)
@@ -107,21 +106,17 @@ class Trace(ABC):
         """The relation of this name."""
 
     def symbol(self, kind: Any, name: str) -> Any:
-        """A symbol of this name."""
         symbol: Any = object.__new__(SYMBOLS[kind])
         symbol.code, symbol.name = self, name
         return symbol
 
     def name(self, kind: Any, expression: str) -> str:
-        """The name of an expression's value."""
         return self.statements.setdefault((kind, expression), f"t{len(self.statements)}")
 
     def put(self, kind: Any, expression: str) -> Any:
-        """The symbol of an expression's value."""
         return self.symbol(kind, self.name(kind, expression))
 
     def apply(self, name: str, *numbers: Any) -> Any:
-        """The symbol of an operation's value."""
         kind = common(*numbers)
         return self.put(kind, self.operation(name, kind, [self.text(n, kind) for n in numbers]))
 
@@ -135,13 +130,7 @@ class Trace(ABC):
         return needed[::-1]
 
     def run(self, rule: FunctionType) -> Callable[..., Any]:
-        """A function of symbols that does what the rule does.
-
-        Raises
-        ------
-        Unsupported
-            If its source is not available.
-        """
+        """A function of symbols that does what the rule does."""
         names = {**names_of(rule), "_call": self.call, "_where": self.where}
         exec(_on_symbols(rule), names)
         function: Callable[..., Any] = names[rule.__name__]
@@ -161,13 +150,7 @@ class Trace(ABC):
         return function(*arguments, **others)
 
     def results(self, rule: Any, who: str, *arguments: Any) -> tuple[Any, ...]:
-        """Return the symbols that the rule of an activation or a link returns.
-
-        Raises
-        ------
-        NotImplementedError
-            If the rule is more than arithmetic and the functions of `rules.elementary`.
-        """
+        """Return the symbols that the rule of an activation or a link returns."""
         try:
             results = self.call(rule, *arguments)
         except NotImplementedError:

@@ -253,13 +253,6 @@ def fit_together(
 
     Calls one after the other would each wait for its last net. The time limit also ends an epoch:
     a net that has no other is as it is then, and its history has no epoch.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not valid.
-    ConnectionError, TimeoutError, RuntimeError
-        As `Cluster.run`.
     """
     options = FitOptions.checked(
         WHO,

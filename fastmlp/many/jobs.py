@@ -209,13 +209,7 @@ LOOK_SECONDS = 0.1
 
 
 def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any]) -> bool:
-    """Return True if X is to be a source; `parts` are arguments that go with arrays.
-
-    Raises
-    ------
-    TypeError
-        If the arguments do not go together.
-    """
+    """Return True if X is to be a source; `parts` are arguments that go with arrays."""
     unnamed(y, WHO)
     if y is not None and not has_blocks(X):
         if validation_data is not None:
@@ -247,11 +241,6 @@ def jobs_over(
     rows : the source, and y, which must be None
     options : FitOptions, but for epochs and batch size
     sizes : epochs and batch size, each one number or one for each net
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError
-        If an argument is of a wrong type or value.
     """
     epochs = each_integer(sizes[0], "epochs", len(nets))
     size = DEFAULT_BATCH if sizes[1] is None else sizes[1]

@@ -280,13 +280,7 @@ def _with_rows(
 
 
 def files_of(path: Any, validation_data: Any) -> Files:
-    """Return the files of a call.
-
-    Raises
-    ------
-    TypeError
-        If the source is something else, which workers cannot read.
-    """
+    """Return the files of a call."""
     if paths_of(path) is None:
         raise TypeError(
             f"{WHO}: with client= a source must be a path, or a list of paths, of files that all "

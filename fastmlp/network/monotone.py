@@ -36,13 +36,7 @@ START = 1.25
 
 
 def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...]:
-    """Check the constraints of a net's inputs; return an empty tuple without a constraint.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not a sequence of -1, 0 and 1, one an input, or a rule of the net falls.
-    """
+    """Check the constraints of a net's inputs; return an empty tuple without a constraint."""
     if setting is None:
         return ()
     name, n_inputs = "monotonic_cst", network.layout.sizes[0]
@@ -64,13 +58,7 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
 
 
 def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
-    """The constraints of all columns, of a mapping from the names of some.
-
-    Raises
-    ------
-    ValueError
-        If the columns have no names, or not these.
-    """
+    """The constraints of all columns, of a mapping from the names of some."""
     if names is None:
         raise ValueError(
             f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X have no names: "
@@ -99,13 +87,7 @@ def _check_rules(network: Network, who: str) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, signs: Sequence[int], who: str = OWNER) -> None:
-    """Check that a net with constraints can be trained by an optimizer.
-
-    Raises
-    ------
-    ValueError
-        If the net would show parameters that are not a mean of the steps' parameters.
-    """
+    """Check that a net with constraints can be trained by an optimizer."""
     if signs and lag_of(optimizer):
         raise ValueError(
             f"{who}: {type(optimizer).__name__} shows parameters beyond those of its steps, which "

@@ -1,7 +1,4 @@
-"""Activation functions: each takes a pre-activation z and returns its value and its slope.
-
-To add one: write the function and put its name in `ActivationName`.
-"""
+"""Activation functions: each takes a pre-activation z and returns its value and its slope."""
 
 from collections.abc import Callable
 from typing import Literal, get_args

@@ -70,7 +70,6 @@ class NumberStep(NamedTuple):
 
     @property
     def n_inputs(self) -> int:
-        """The inputs that it makes."""
         return len(self.columns)
 
 

@@ -151,7 +151,6 @@ class Dropout(NamedTuple):
 
     @property
     def n_numbers(self) -> int:
-        """The numbers of a step."""
         return HIDDEN + 2 * len(self.hidden)
 
     def in_use(self) -> dict[str, Any]:
@@ -185,13 +184,7 @@ def scales(threshold: Array) -> Array:
 
 
 def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int) -> Array:
-    """Return the numbers of steps, shape (n_steps, n_numbers); the fit ends at step `total`.
-
-    Raises
-    ------
-    ValueError
-        If a schedule returns a rate out of range.
-    """
+    """Return the numbers of steps, shape (n_steps, n_numbers); the fit ends at step `total`."""
     table = np.empty((len(steps), dropout.n_numbers))
     words = [word >> bits & 0xFFFF for word in key for bits in WORD_BITS[:2]]
     table[:, : len(words)] = words

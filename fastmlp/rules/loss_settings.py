@@ -80,7 +80,6 @@ class Quantile(LossSettings):
 
     @property
     def loss(self) -> losses.Loss:
-        """The loss that a net computes."""
         if isinstance(self.levels, float):
             return losses.Loss(losses.quantile, constants=(self.levels,))
         n = len(self.levels)
@@ -128,7 +127,6 @@ class Tweedie(LossSettings):
 
     @property
     def loss(self) -> losses.Loss:
-        """The loss that a net computes."""
         limits = {1.0: "poisson", 2.0: "gamma"}
         return losses.LOSSES[limits[self.power]] if self.power in limits else super().loss
 
@@ -212,7 +210,6 @@ class Smoothed(LossSettings):
 
     @property
     def loss(self) -> losses.Loss:
-        """The loss that a net computes."""
         rule, of_rule = SMOOTHED[self.kind]
         constants = (self.label_smoothing,)
         return losses.LOSSES[self.kind]._replace(rule=rule, constants=constants, curvature=of_rule)

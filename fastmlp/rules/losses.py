@@ -11,9 +11,6 @@ A loss of whole rows (`by_row`) takes outputs and slopes, shape (n_rows, n), tar
 n_targets), and values, shape (n_rows,). The rule writes slopes and values. Loops over rows are
 innermost: they vectorise.
 
-To add one: write the function, and give it a row in `LOSSES` and its name in `NumberLossName` or
-`ClassLossName`; if a user gives its settings, also a class of `LossSettings`.
-
 Curvatures are the second derivatives H of a row's loss by its outputs, for Gauss-Newton. A loss of
 single outputs has a function of an output and its target. A loss of whole rows writes a root R of
 H = R^T R instead, shape (n_rows, n, n) by columns: ``root[:, q * n + j]`` is R_qj. H is positive

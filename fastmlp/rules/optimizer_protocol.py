@@ -104,7 +104,6 @@ class SWA:
         object.__setattr__(self, "start", scalars.fraction("SWA", "start", self.start))
 
     def gains(self, counts: Counts) -> Gains:
-        """Return the gains of the k-th averaged steps, for k of 1 or more."""
         gains: Gains = 1.0 / counts
         return gains
 
@@ -114,13 +113,7 @@ AVERAGES: dict[str, type[EMA] | type[SWA]] = {"EMA": EMA, "SWA": SWA}
 
 
 def checked_average(owner: str, average: object) -> Average:
-    """Check the `average` of an optimizer.
-
-    Raises
-    ------
-    TypeError
-        If it is not an average.
-    """
+    """Check the `average` of an optimizer."""
     if isinstance(average, EMA | SWA):
         return average
     expected = "EMA(momentum), SWA(start) or None"
@@ -252,7 +245,6 @@ def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
 
 
 def average_of(optimizer: Optimizer) -> Average | None:
-    """Return the average that an optimizer asks for."""
     average: Average | None = getattr(optimizer, "average", None)
     return average
 
@@ -321,7 +313,6 @@ def coefficients_of(
 
 
 def n_coefficients_of(optimizer: Optimizer) -> int:
-    """Return how many numbers a step takes for one group of parameters."""
     return int(coefficients_of(optimizer, 1, np.ones(1)).shape[1])
 
 
@@ -385,13 +376,7 @@ def root_of(x: Any) -> Any:
 
 
 def checked_rate(owner: str, name: str, rate: Any) -> Any:
-    """Check a rate: a number above 0, or a schedule.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the rate is something else.
-    """
+    """Check a rate: a number above 0, or a schedule."""
     if isinstance(rate, type):
         raise TypeError(f"{owner}: {name} must be a schedule, not its class: {rate.__name__}(...)")
     if callable(rate):
@@ -407,7 +392,6 @@ def checked_rate(owner: str, name: str, rate: Any) -> Any:
 
 
 def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
-    """Check a sequence of finite numbers."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{owner}: {name} must be a tuple of numbers, got {value!r}")
     expected = "finite"

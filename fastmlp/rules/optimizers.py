@@ -3,9 +3,6 @@
 An optimizer is a frozen dataclass of its settings. The `rule` is a function of
 `fastmlp.rules.updates`. The method `coefficients` computes, in float64, the numbers that depend on
 the step alone, so that the rule is a handful of multiplications.
-
-To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS` and
-its name in `OptimizerName`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -72,13 +69,11 @@ class SGD(OptimizerSettings):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule for these settings."""
         if self.nesterov:
             return updates.sgd_nesterov
         return updates.sgd_momentum if self.momentum else updates.sgd
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return (rate,), or (rate, momentum)."""
         return columns(rates, rates, *([self.momentum] if self.momentum else []))
 
 
@@ -125,7 +120,6 @@ class Adam(OptimizerSettings):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.adam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
@@ -187,7 +181,6 @@ class AdamW(Adam):
         return updates.adamw
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return Adam's coefficients and keep = 1 - rate weight_decay."""
         adam: Any = super().coefficients(first_step, rates)
         keep = 1 - rates * self.weight_decay
         row: Any = (*adam, keep) if isinstance(adam, tuple) else np.column_stack([adam, keep])
@@ -232,11 +225,9 @@ class Nadam(Adam):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.nadam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
         t = first_step + np.arange(len(rates) + 1)
         mu = self._momentum(t)
         product = self._product(first_step) * np.cumprod(mu)
@@ -297,11 +288,9 @@ class RMSprop(OptimizerSettings):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.rmsprop
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
         return columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
 
 
@@ -339,11 +328,9 @@ class Adagrad(OptimizerSettings):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.adagrad
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return (rate, epsilon)."""
         return columns(rates, rates, self.epsilon)
 
 
@@ -397,7 +384,6 @@ class ScheduleFreeAdamW(OptimizerSettings):
 
     @property
     def rule(self) -> UpdateRule:
-        """The update rule."""
         return updates.schedule_free_adamw
 
     def _check(self) -> None:
@@ -475,7 +461,6 @@ class Custom(OptimizerSettings):
         super()._check()
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return the rate and the constants."""
         return columns(rates, rates, *self.constants)
 
 
@@ -497,11 +482,9 @@ class SecondOrder:
         return made
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return no numbers, shape (n_steps, 0)."""
         return np.empty((len(rates), 0))
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names."""
         fields: Any = self
         return asdict(fields)
 
@@ -635,13 +618,7 @@ def jacobian_bytes(n: int, n_outputs: int, n_threads: int) -> int:
 
 
 def require_first_order(optimizer: object, who: str) -> None:
-    """Check that an optimizer takes steps on single batches.
-
-    Raises
-    ------
-    ValueError
-        If its steps are iterations of `MLP.fit`.
-    """
+    """Check that an optimizer takes steps on single batches."""
     if isinstance(optimizer, SecondOrder):
         name = type(optimizer).__name__
         raise ValueError(

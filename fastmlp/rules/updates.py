@@ -1,11 +1,9 @@
 """Gradient rules and update rules: how one step changes the gradient, then one parameter; groups.
 
 A gradient rule takes g, the derivative of the objective with its penalties, and the setting that
-asks for the rule, and returns the new g. NaN must stay NaN, so that a divergence is seen. To
-add one: write the function, put it in `GRADIENT_RULES` under the name of its setting, and give
-`fastmlp.rules.optimizer_protocol.OptimizerSettings` that field. Clipping by norm needs the whole
-gradient before the first number changes: `NORMS` names its settings, `norm_factor` is its formula,
-and backends take the norms.
+asks for the rule, and returns the new g. NaN must stay NaN, so that a divergence is seen. Clipping
+by norm needs the whole gradient before the first number changes: `NORMS` names its settings,
+`norm_factor` is its formula, and backends take the norms.
 
 An update rule is the inner formula of an optimizer. The rule takes a parameter w, its gradient g,
 two slots of state (m, v) that start at 0, and the step's coefficients; it returns new (w, m, v).

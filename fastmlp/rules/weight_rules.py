@@ -1,12 +1,11 @@
 """Initial weights, and penalties on weights.
 
-An initializer takes a generator and a shape (n_in, n_out), and returns a layer's weights. To add
-one: write the function and put its name in `InitializerName`. A user may pass any such function.
+An initializer takes a generator and a shape (n_in, n_out), and returns a layer's weights. A user
+may pass any such function.
 
-A penalty takes a weight and returns its value and its slope. The objective adds
-``strength / m * sum(value(w))`` over all weights, not biases; m is the number of rows of the batch.
-Penalties are added: l1 and l2 together are the elastic net. To add one: write the function and put
-its name in `PenaltyName`.
+A penalty takes a weight and returns its value and its slope. The objective adds ``strength / m *
+sum(value(w))`` over all weights, not biases; m is the number of rows of the batch. Penalties are
+added: l1 and l2 together are the elastic net.
 """
 
 from collections.abc import Callable

@@ -343,13 +343,6 @@ class CheckpointFile:
         ----------
         fit : settings that the checkpoint must share
         names : names of the series
-
-        Raises
-        ------
-        FileError
-            If the file is not a checkpoint.
-        ValueError
-            If the checkpoint is of another fit or another net.
         """
         if not self.path.exists():
             return None

@@ -50,15 +50,7 @@ NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
 
 
 def communicator_of(argument: Any, who: str) -> Communicator | None:
-    """Return the communicator that is meant by the argument: "world" is MPI's of all processes.
-
-    Raises
-    ------
-    ImportError
-        If it is "world", and mpi4py, or an MPI, is not installed.
-    TypeError
-        If it is not a communicator.
-    """
+    """Return the communicator that is meant by the argument: "world" is MPI's of all processes."""
     if argument is None:
         return None
     if isinstance(argument, str) and argument == "world":
@@ -172,13 +164,7 @@ class Exchange:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise an error on all ranks where one rank raises one; no exchange may stand inside.
-
-        Raises
-        ------
-        RuntimeError
-            If another rank has raised an error.
-        """
+        """Raise an error on all ranks where one rank raises one; no exchange may stand inside."""
         own: Exception | None = None
         try:
             yield
@@ -193,13 +179,7 @@ class Exchange:
                 raise RuntimeError(f"{self._who}: rank {rank} has raised {text}")
 
     def agree(self, settings: dict[str, str]) -> None:
-        """Check that all ranks have the same settings.
-
-        Raises
-        ------
-        ValueError
-            If they do not, on all of them.
-        """
+        """Check that all ranks have the same settings."""
         all_settings = self.allgather_objects(settings)
         for name in settings:
             values = [of_rank.get(name, "") for of_rank in all_settings]

@@ -278,13 +278,7 @@ def _line(curves: list[NDArray[Any]]) -> str:
 
 
 def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
-    """Return a tqdm bar over `total` epochs, or other units.
-
-    Raises
-    ------
-    ImportError
-        If tqdm is missing.
-    """
+    """Return a tqdm bar over `total` epochs, or other units."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

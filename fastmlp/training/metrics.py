@@ -62,24 +62,12 @@ Validation = Callable[[Array], tuple[float, dict[str, float]]]
 
 
 def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
-    """Return the metrics by their names.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not metrics, or a name is not known.
-    """
+    """Return the metrics by their names."""
     return {name: _metric(metric, name, who) for name, metric in named(argument, who)}
 
 
 def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
-    """Yield each metric of an argument, as it is given, with its name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there are none, or a name is missing, taken or there twice.
-    """
+    """Yield each metric of an argument, as it is given, with its name."""
     if argument is None:
         return
     if isinstance(argument, str) or callable(argument):
@@ -152,13 +140,7 @@ def parameters_of(function: Function) -> list[str]:
 
 
 def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
-    """Check that the metrics suit a net and its validation rows, before anything is compiled.
-
-    Raises
-    ------
-    ValueError
-        If a loss, or a scorer of scikit-learn's, does not.
-    """
+    """Check that the metrics suit a net and its validation rows, before anything is compiled."""
     n_outputs = network.layout.sizes[-1]
     for name, metric in metrics.items():
         owner = f"{who}: metrics[{name!r}]"
@@ -215,15 +197,7 @@ class Measures:
         self._of = {name: self._bound(metric, network) for name, metric in metrics.items()}
 
     def __call__(self) -> dict[str, float]:
-        """Return each metric of the predictions.
-
-        Raises
-        ------
-        TypeError
-            If a metric does not return a number.
-        Exception
-            Any error of a user's function, with a note that names the metric.
-        """
+        """Return each metric of the predictions."""
         return {name: self._value(name, measure) for name, measure in self._of.items()}
 
     def _value(self, name: str, measure: Callable[[], Any]) -> float:

@@ -73,13 +73,7 @@ class FitOptions(Reading):
         validation_rows: Any = None,
         **fields: Any,
     ) -> Self:
-        """The arguments of a fit, checked; `fields` are those that have the names of fields.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an argument has a wrong type or value, or does not go with the others.
-        """
+        """The arguments of a fit, checked; `fields` are those that have the names of fields."""
         # Defaults are attributes of the class: its `__init__` takes 6 us.
         options = cls.__new__(cls)
         own = vars(options)
@@ -113,13 +107,7 @@ class FitOptions(Reading):
         return self.early_stopping is not None or self.plateau is not None
 
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
-        """Check that a net and its validation rows, if any, suit the metrics and monitors.
-
-        Raises
-        ------
-        ValueError
-            If they do not.
-        """
+        """Check that a net and its validation rows, if any, suit the metrics and monitors."""
         if held_out is not None:
             of_metrics.check(self.metrics, network, held_out, who)
             return

@@ -58,13 +58,7 @@ class Alone:
         options: FitOptions,
         names: frames.Names,
     ) -> tuple[Engine[Any], FitRows]:
-        """The engine, and this rank's rows of a fit, checked.
-
-        Raises
-        ------
-        TypeError, ValueError, ImportError
-            If the rows are not valid for the net or the options.
-        """
+        """The engine, and this rank's rows of a fit, checked."""
         engine = engine_of()
         rows = split_rows_of(engine, raw, options, names)
         options.check_rows(engine.network, rows.held_out, options.who)
@@ -77,13 +71,7 @@ class Alone:
     def buffered(
         self, request: Request, feed: Feed | None, engine: Engine[Any], state: NetState
     ) -> ByBuffers | None:
-        """The way of a fit over all buffers of a feed; None if all rows are in memory.
-
-        Raises
-        ------
-        ValueError
-            If a schedule needs the number of steps, and it is not known.
-        """
+        """The way of a fit over all buffers of a feed; None if all rows are in memory."""
         return by_buffers(request, feed, engine, state)
 
     def n_rows(self, n: int) -> int:
@@ -144,13 +132,7 @@ def is_empty(X: Any) -> bool:
 def rows_of_rank(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows, as `split_rows_of` returns them; a rank may lack rows of either kind.
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError
-        If the rows are not valid for the net or the options.
-    """
+    """The rows, as `split_rows_of` returns them; a rank may lack rows of either kind."""
     held_out = raw.validation_data
     has_rows = not is_empty(raw.X)
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
@@ -262,13 +244,7 @@ class RanksFeed:
 
 
 def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
-    """The ranks of a fit, by `communicator` as `MLP.fit` takes it.
-
-    Raises
-    ------
-    TypeError, ImportError
-        If it is not a communicator, or "world" without mpi4py or an MPI.
-    """
+    """The ranks of a fit, by `communicator` as `MLP.fit` takes it."""
     checked = communicator_of(communicator, who)
     return ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
 
@@ -282,13 +258,7 @@ class Together(Exchange):
     """
 
     def agree_on(self, options: FitOptions, network: Network, state: NetState) -> None:
-        """Check that all ranks begin the same fit with the same state.
-
-        Raises
-        ------
-        ValueError
-            If they do not, on all of them.
-        """
+        """Check that all ranks begin the same fit with the same state."""
         slots = state.slots()
         settings = {
             "epochs": options.epochs,
@@ -317,13 +287,7 @@ class Together(Exchange):
         options: FitOptions,
         names: frames.Names,
     ) -> tuple[Engine[Any], FitRows]:
-        """The engine, and this rank's rows of a fit, checked.
-
-        Raises
-        ------
-        TypeError, ValueError, ImportError
-            If the rows are not valid for the net or the options; RuntimeError on other ranks.
-        """
+        """The engine, and this rank's rows of a fit, checked."""
         whole, rest = divmod(options.batch_size, self.size)
         options = replace(options, batch_size=max(1, whole + (self.rank < rest)))
         if options.class_weight == arrays.BALANCED:
@@ -364,13 +328,7 @@ class Together(Exchange):
     def buffered(
         self, request: Any, feed: Feed | None, engine: Engine[Any], state: NetState
     ) -> ByBuffers | None:
-        """The way of a fit over all buffers of a feed; None if all rows are in memory.
-
-        Raises
-        ------
-        ValueError
-            If a schedule needs the number of steps, and it is not known.
-        """
+        """The way of a fit over all buffers of a feed; None if all rows are in memory."""
         if all(self.allgather_objects(feed is None or feed.is_whole)):
             return None
         buffers = RanksFeed(self, engine, feed, request.data)
@@ -387,13 +345,7 @@ class Together(Exchange):
         return int(n_rows), float(mass)
 
     def n_rows(self, n: int) -> int:
-        """The number of rows of all ranks, of which this one has n.
-
-        Raises
-        ------
-        ValueError
-            If no rank has rows.
-        """
+        """The number of rows of all ranks, of which this one has n."""
         total = int(self.allgather(np.array([n], np.int64)).sum())
         with self.agreeing():
             if not total:

@@ -81,13 +81,6 @@ class Checkpoint:
     def resume(self, *, validated: bool) -> Progress | None:
         """Set the net back to the checkpoint and return the fit's progress; None if there is no
         file yet. `validated`: the fit has validation data.
-
-        Raises
-        ------
-        FileError
-            If the file is not a checkpoint.
-        ValueError
-            If it is one of another fit, or of another net.
         """
         file = self._file
         saved = file.read(self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)])
@@ -132,13 +125,7 @@ class Checkpoint:
         return time.perf_counter() - self._last_time >= self._every.total_seconds()
 
     def write(self) -> None:
-        """Write the last captured progress, unless it is written already.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; the file is as it was.
-        """
+        """Write the last captured progress, unless it is written already."""
         pending = self._pending
         if pending is None:
             return
@@ -148,13 +135,7 @@ class Checkpoint:
 
 
 def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
-    """Return the progress of a checkpoint's fit.
-
-    Raises
-    ------
-    ValueError, LookupError, TypeError
-        If the content does not belong to a fit.
-    """
+    """Return the progress of a checkpoint's fit."""
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
     metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in names}
     uneven = any(len(values) != n_validated for values in metrics.values())
@@ -234,15 +215,7 @@ class FitRequest:
         return digests
 
     def keep(self, network: Network, state: NetState) -> None:
-        """Write checkpoints of the fit, or go on from one, if the options say so.
-
-        Raises
-        ------
-        FileError, ValueError
-            If the file is damaged, no checkpoint, or one of another fit.
-        OSError
-            If the first checkpoint cannot be written.
-        """
+        """Write checkpoints of the fit, or go on from one, if the options say so."""
         options, ranks = self._options, self._ranks
         if options.checkpoint is None:
             return
@@ -343,13 +316,7 @@ class FitRequest:
         return self._rates_in_time if self._options.within_epochs else self._rates
 
     def _rates_in_time(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the learning rates of a call's steps, if there is time for it.
-
-        Raises
-        ------
-        OutOfTime
-            If the time is up; not before the fit's first call.
-        """
+        """Return the learning rates of a call's steps, if there is time for it."""
         if steps[0] != self._first_step and self._time_is_up():
             raise OutOfTime
         return self._rates(steps)

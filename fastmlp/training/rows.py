@@ -54,11 +54,6 @@ def rows_of(engine: Engine[Any], raw: RawRows, options: FitOptions, names: frame
     Parameters
     ----------
     names : by which the net knows columns of frames, or None
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError
-        If the rows are not valid for the net or the options.
     """
     network, who, held_out = engine.network, options.who, None
     if raw.are_arrays(options):
@@ -126,13 +121,7 @@ def _names_of(source: Any, names: frames.Names, network: Network, who: str) -> f
 def split_rows_of(
     engine: Engine[Any], raw: RawRows, options: FitOptions, names: frames.Names
 ) -> FitRows:
-    """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on.
-
-    Raises
-    ------
-    TypeError, ValueError, ImportError
-        If the rows are not valid for the net or the options.
-    """
+    """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on."""
     who, fraction, class_weight = options.who, options.validation_split, options.class_weight
     network, weighted = engine.network, raw
     if class_weight is not None and raw.y is not None:
@@ -150,13 +139,7 @@ def split_rows_of(
 
 
 def first_held_out(n: int, fraction: Any, who: str) -> int:
-    """Return the place of the first of n rows to validate on, the last ones, a fraction of all.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a number in (0, 1), or a part would have no rows.
-    """
+    """Return the place of the first of n rows to validate on, the last ones, a fraction of all."""
     valid = scalars.is_positive(fraction) and fraction < 1
     share = scalars.real(who, "validation_split", fraction, "a number in (0, 1)", valid)
     first = int(n * (1 - share))
@@ -169,13 +152,7 @@ def first_held_out(n: int, fraction: Any, who: str) -> int:
 
 
 def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
-    """Return the first rows, to train on, and the last ones, a fraction of all, to validate on.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a number in (0, 1), or a part would have no rows, or no weight.
-    """
+    """Return the first rows, to train on, and the last ones, a fraction of all, to validate on."""
     n = data.n_rows
     first = first_held_out(n, fraction, who)
     rows = np.arange(n) if data.rows is None else data.rows
@@ -188,13 +165,7 @@ def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
 def by_buffers(
     request: Request, feed: Buffers | None, engine: Engine[Any], state: NetState
 ) -> ByBuffers | None:
-    """The way of a fit over all buffers of a feed; None if its rows are in memory.
-
-    Raises
-    ------
-    ValueError
-        If a schedule needs the number of steps, and it is not known.
-    """
+    """The way of a fit over all buffers of a feed; None if its rows are in memory."""
     if feed is None or feed.is_whole:
         return None
     if feed.n_rows is None:
@@ -203,13 +174,7 @@ def by_buffers(
 
 
 def check_length(engine: Engine[Any], state: NetState) -> None:
-    """Check that a fit needs no number of steps.
-
-    Raises
-    ------
-    ValueError
-        If it does.
-    """
+    """Check that a fit needs no number of steps."""
     setting = setting_of_length(engine.network, state.optimizer)
     if isinstance(setting, SWA):
         raise ValueError(

@@ -47,13 +47,7 @@ MEMORY_SHARE = 4
 
 
 def batch_size_for(optimizer: Optimizer, batch_size: Any, who: str) -> Any:
-    """The batch size of a fit: as asked for, or the optimizer's where it is None.
-
-    Raises
-    ------
-    ValueError
-        If there is one for an optimizer that takes all rows.
-    """
+    """The batch size of a fit: as asked for, or the optimizer's where it is None."""
     if not isinstance(optimizer, SecondOrder):
         return DEFAULT_BATCH if batch_size is None else batch_size
     if batch_size is not None:
@@ -74,14 +68,6 @@ def check(
 ) -> FitOptions:
     """Return the options by which a fit reads its rows; check that a net can be trained so by its
     optimizer, if that is of second order.
-
-    Raises
-    ------
-    ValueError
-        If it cannot.
-    MemoryError
-        If the matrix, its factor and rows of the Jacobian would take too much memory; nothing has
-        been allocated then.
     """
     if not isinstance(optimizer, SecondOrder):
         return options
@@ -366,13 +352,7 @@ def _rows_of(data: Data, who: str) -> Data:
 
 
 def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
-    """The iterations of a net's optimizer on rows of any form, in float64.
-
-    Raises
-    ------
-    ValueError
-        If the rows are sparse.
-    """
+    """The iterations of a net's optimizer on rows of any form, in float64."""
     rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
     double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)

@@ -227,13 +227,7 @@ class Steps:
         return room
 
     def require_steps(self, who: str) -> None:
-        """Check that single steps can be taken with these settings.
-
-        Raises
-        ------
-        ValueError
-            If all layers are frozen, or a setting depends on a fit's number of steps.
-        """
+        """Check that single steps can be taken with these settings."""
         network, optimizer = self._engines["batch"].network, self._state.optimizer
         if optimizer is self._checked:
             return

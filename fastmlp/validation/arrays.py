@@ -22,15 +22,7 @@ BALANCED = "balanced"
 
 
 def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
-    """Return X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one.
-
-    Raises
-    ------
-    TypeError
-        If X is not an array of real numbers.
-    ValueError
-        If its shape is wrong, it has no rows, or a number in it is not finite.
-    """
+    """Return X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one."""
     array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
         hint = hints.of_shape(x, array, n_features)
@@ -47,15 +39,7 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
 
 
 def table(x: object, n_features: int | None, who: str) -> Array:
-    """Return X as a C-contiguous (n_rows, n_features) array of float32, if it is that, or float64.
-
-    Raises
-    ------
-    TypeError
-        If X is not an array of real numbers.
-    ValueError
-        If its shape is wrong, or a number in it is not finite.
-    """
+    """Return X as a C-contiguous (n_rows, n_features) array of float32 if it is one, or float64."""
     array = _numbers(x, who, "X")
     if array.ndim != 2:
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}")
@@ -80,13 +64,6 @@ def targets(
 
     `accepted` is the word for the targets that the loss accepts, `Loss.targets`. With outputs
     `per_target` y has n_outputs / per_target columns.
-
-    Raises
-    ------
-    TypeError
-        If y is not an array of real numbers.
-    ValueError
-        If the loss does not accept its shape, length or values.
     """
     array = _numbers(y, who, "y")
     if array.ndim not in (1, 2):
@@ -210,38 +187,20 @@ def _brief(argument: object) -> str:
 
 
 def unnamed(y: object, who: str) -> None:
-    """Check that y is not the name of a column.
-
-    Raises
-    ------
-    TypeError
-        If it is.
-    """
+    """Check that y is not the name of a column."""
     if isinstance(y, str):
         instead = f"for a column of X give target={y!r} in its place"
         raise TypeError(f"{who}: y must be an array, got {y!r}; {instead}")
 
 
 def unmasked(argument: object, who: str, name: str) -> None:
-    """Check that no entry of a masked array is masked.
-
-    Raises
-    ------
-    ValueError
-        If one is.
-    """
+    """Check that no entry of a masked array is masked."""
     if isinstance(argument, np.ma.MaskedArray) and np.ma.is_masked(argument):
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
 
 
 def without_nul(labels: Any, who: str, name: str) -> None:
-    """Check that no text among labels ends in a NUL character, which NumPy's texts drop.
-
-    Raises
-    ------
-    ValueError
-        If one does.
-    """
+    """Check that no text among labels ends in a NUL character, which NumPy's texts drop."""
     if type(labels) is np.ndarray and labels.dtype.kind != "O":
         return
     for label in np.asarray(labels, object).ravel():
@@ -359,12 +318,6 @@ def class_weights(
     """Return the weights of rows, shape (n_rows,): of the row's class, times `sample_weight`.
 
     `accepted` is the word for the targets that the loss accepts, `Loss.targets`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the weights are no mapping from classes to numbers of 0 or more nor "balanced", or y has
-        no classes.
     """
     if not isinstance(class_weight, Mapping) and class_weight != BALANCED:
         kind = ValueError if isinstance(class_weight, str) else TypeError
@@ -392,13 +345,7 @@ def balanced(counts: Mapping[int, int]) -> dict[int, float]:
 
 
 def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
-    """Return the number of rows of each class, of y in parts.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If y has no classes.
-    """
+    """Return the number of rows of each class, of y in parts."""
     counts = Counter[int]()
     for y in targets:
         present, n = np.unique(_labels(y, who), return_counts=True)

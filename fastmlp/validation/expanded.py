@@ -53,11 +53,6 @@ class Expanded:
     values, plain, pieces, levels
         As given; values in float32 or float64.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not that, or a level is not one of its column's.
-
     Notes
     -----
     The inputs of pieces are the piecewise linear encoding of Gorishniy, Rubachev and Babenko, "On
@@ -186,13 +181,7 @@ def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:
 
 
 def rows(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array | Expanded:
-    """Return X as `features` does, or expanded rows in the dtype `kind`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X is not of that kind.
-    """
+    """Return X as `features` does, or expanded rows in the dtype `kind`."""
     if not isinstance(x, Expanded):
         return features(x, n_features, kind, who)
     if x.shape[1] != n_features:

@@ -55,13 +55,7 @@ def is_series(table: object) -> bool:
 
 
 def read(table: Any, who: str) -> tuple[Any, Form]:
-    """The table and its form; one of another library as Arrow's, if it has an Arrow stream.
-
-    Raises
-    ------
-    ImportError
-        If that needs pyarrow, and it is not installed.
-    """
+    """The table and its form; one of another library as Arrow's, if it has an Arrow stream."""
     if type(table) is np.ndarray:
         return table, "other"
     if is_frame(table):
@@ -93,13 +87,7 @@ def repeated(names: Iterable[Any]) -> str:
 
 
 def require_different(frame: Any, who: str) -> None:
-    """Check that the columns of a frame have different names.
-
-    Raises
-    ------
-    ValueError
-        If two have the same name.
-    """
+    """Check that the columns of a frame have different names."""
     if twice := repeated(_names(frame)):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
 
@@ -109,11 +97,6 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
 
     Without names a frame's own are returned; if several columns have one name, they are None, and
     it warns, if that is asked for. An array, or another table without names, is returned as it is.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or several have its name.
     """
     if names is not None:
         return selected(table, names, who), names
@@ -128,13 +111,7 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
 
 
 def selected(table: Any, names: Names, who: str) -> Any:
-    """The columns of these names, in this order; a table without names, or for None, as it is.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or several have its name.
-    """
+    """The columns of these names, in this order; a table without names, or for None, as it is."""
     table, form = read(table, who)
     there = [] if names is None or form != "frame" else _names(table)
     if names is None or there == [*names] or not any(isinstance(name, str) for name in there):
@@ -157,13 +134,7 @@ def selected(table: Any, names: Names, who: str) -> Any:
 
 
 def names_given(argument: object, n_features: int, who: str) -> Names:
-    """Check names of features that a user sets: strings that differ, one a feature, or None.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not that.
-    """
+    """Check names of features that a user sets: strings that differ, one a feature, or None."""
     if argument is None:
         return None
     names = (
@@ -195,13 +166,6 @@ def numbers(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Arra
     Parameters
     ----------
     kind : dtype of the array; None: the one that holds the numbers of all columns
-
-    Raises
-    ------
-    TypeError
-        If a column does not hold real numbers.
-    ValueError
-        If values are missing.
     """
     if (whole := _of_numpy(frame, kind, who, name)) is not None:
         return whole

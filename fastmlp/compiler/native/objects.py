@@ -40,11 +40,6 @@ def optimized(function: FunctionType, *, light: bool) -> Any:
     """Return a function's module in LLVM, optimized.
 
     With `light`, loops are not unrolled: rules gain by unrolling, kernels do not.
-
-    Raises
-    ------
-    Unsupported
-        If the translator declines the function.
     """
     made, on = translate(function, SYMBOL), machine(*target())
     made.triple, made.data_layout = llvm.get_process_triple(), str(on.target_data)
@@ -136,13 +131,7 @@ _JUMP = b"\xff\x25"  # to the address in a slot at a distance, which follows
 
 
 def linked(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return an image of an object for x86-64, and where its function and its slots are.
-
-    Raises
-    ------
-    ValueError
-        If the object refers to more than itself and functions.
-    """
+    """Return an image of an object for x86-64, and where its function and its slots are."""
     (start,), (n,) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<H", content, 60)
     headers = (struct.unpack_from("<IIQQQQIIQQ", content, start + 64 * i) for i in range(n))
     sections = [_Section(*header) for header in headers]

@@ -46,11 +46,6 @@ def translate(function: FunctionType, symbol: str) -> Any:
     """Return a module that exports a function without a result as `symbol`.
 
     Its arguments are integers, or NamedTuples of integers, which are passed one by one.
-
-    Raises
-    ------
-    Unsupported
-        If the function, or a function that it calls, is not in the subset.
     """
     hints = hints_of(function)
     unit = Unit(hints.zeros)
