@@ -1,8 +1,7 @@
-"""Dispatch: the number of threads of a call, by the cost model or by timing one and a team.
+"""Dispatch: the number of threads of a call, by a cost model and by timing.
 
-The cost model: does a team finish a call sooner than one thread? A calibration measures, with known
-work, the costs of launching and joining a team and its speedup at the moment: two cores may be two
-threads of one core, and another process may keep one busy.
+A calibration measures a team's launch, join and speedup at the moment: two cores may be two threads
+of one core, and another process may keep one busy.
 """
 
 import threading
@@ -101,13 +100,12 @@ class Work(NamedTuple):
     fetched: float | None = None
 
     def times(self, n: int) -> "Work":
-        """Return n times this work."""
         fetched = None if self.fetched is None else n * self.fetched
         return Work(n * self.flops, n * self.n_joins, fetched)
 
 
 def pays(work: Work, n_threads: int) -> bool:
-    """Return True if a team of so many threads finishes the work clearly sooner than one thread."""
+    """Return True if a team of this size finishes the work clearly sooner than one thread."""
     if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_joins:
         return False
     seconds = work.flops / RATE
@@ -118,8 +116,8 @@ def pays(work: Work, n_threads: int) -> bool:
     joined = work.n_joins * max(costs.join, LEAST_JOIN)
     if work.fetched is None:
         return saved > costs.launch + JOINS_SAVED * joined
-    # The traffic is estimated for cores far from each other; a join tells how far they are. Half of
-    # it, for the autotuner times the rest: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
+    # The traffic is estimated for distant cores; a join tells the distance. Half of it, for the
+    # autotuner times the rest: 8.8 -> 6.7 us (64-32-10@64, 1 -> 2 near cores).
     fetched = work.fetched / 2 * min(costs.join / FAR_JOIN, 1.0)
     return saved > costs.launch + joined + fetched
 
@@ -136,14 +134,13 @@ def measure(n_threads: int) -> Costs:
 
 
 def calibration_driver() -> Block:
-    """Return the driver of a calibration, compiled."""
     return block_of(calibrate, np.float64)
 
 
 @njit
 def _multiply_add(numbers: int) -> None:
-    """Do multiply-adds on some numbers for 0.3 us. Numba drops the writes of a `prange` loop to a
-    view that its own body makes: here the view is a called function's."""
+    """Do multiply-adds for 0.3 us. The view is made here: Numba drops a `prange` loop's writes to a
+    view that its own body makes."""
     values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
     for _ in range(REPEATS):
         for i in range(NUMBERS):
@@ -152,7 +149,6 @@ def _multiply_add(numbers: int) -> None:
 
 @njit(parallel=True)
 def exercise(team: int, numbers: int, n_items: int) -> None:
-    """Do arithmetic for 0.3 us an item, on memory far from the other items'."""
     for index in prange(n_items):
         mode = flushed()
         # As int64: Numba's index is unsigned.
@@ -161,7 +157,7 @@ def exercise(team: int, numbers: int, n_items: int) -> None:
 
 
 def calibrate(scalar: Any) -> Callable[[int], None]:
-    """Make the driver that waits for the whole team, 1 ms at most, and then shares items."""
+    """Make the driver that waits at most 1 ms for the whole team, and then shares items."""
 
     def calibrate_team(address: int) -> None:
         job = record_at(address, Calibration)
@@ -186,7 +182,6 @@ def _wait_for_team(team: int) -> None:
 
 
 def _wake(n_threads: int, end: float) -> None:
-    """Call the workers until all are awake, or until `time.perf_counter` reaches `end`."""
     driver = calibration_driver()
     job = np.zeros(1, Calibration.dtype)
     while not worker_pool.run(driver, job, n_threads) and time.perf_counter() < end:
@@ -221,13 +216,13 @@ _work = {"seconds": 0.0}
 
 
 def _seen(seconds: float) -> float:
-    """Return the seconds of shareable work in the process so far, these included."""
+    """Add these seconds of shareable work to those of the process, and return the sum."""
     _work["seconds"] += seconds
     return _work["seconds"]
 
 
 class _Finding(NamedTuple):
-    """Costs, the time of their calibration, and for how many seconds they are valid."""
+    """Costs, the time of their calibration, and the seconds of their validity."""
 
     costs: Costs
     when: float
@@ -256,7 +251,8 @@ def _recent(n_threads: int) -> Costs | None:
 
 
 def _validity(costs: Costs, last: _Finding | None) -> float:
-    """Return for how many seconds a calibration is valid: a poor speedup twice as long as before.
+    """Return the seconds of a calibration's validity; a poor speedup is valid twice as long as
+    before.
 
     After a pause the time starts anew: another library's threads may have spun for 0.2 s, and fits
     of 0.3 s in turns with it never had a team.
@@ -280,7 +276,7 @@ limits.after_fork(_renew_lock)
 
 @lru_cache(maxsize=256)
 def tuner_for(kind: Hashable) -> "Autotuner":
-    """Return the autotuner of jobs of one kind: one fit's timings serve the next fit."""
+    """Return the autotuner of a kind of job: one fit's timings serve the next fit."""
     return Autotuner()
 
 
@@ -296,8 +292,8 @@ class Autotuner:
     def wants_team(self) -> bool:
         """Return True if the next call should run on a team.
 
-        One thread and a team are tried first; then the faster of the two runs, and the other is
-        retried now and then.
+        One thread and a team are tried first. The faster of the two runs, and the other is retried
+        now and then.
         """
         for team in (True, False):
             if self._calls[team] <= SETTLING[team]:
@@ -306,10 +302,10 @@ class Autotuner:
         return best if self._since < self._retry else not best
 
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
-        """Take the time of a call that did `work`, in any unit; a call without work is ignored.
+        """Take the time of a call that did `work`, in any unit.
 
-        A call that had to wake workers is ignored too, unless the call before it had to: the first
-        of several calls of a team takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
+        Calls without work are ignored, and a call that had to wake workers, unless the call before
+        it had to: a team's first call takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:
             return
@@ -334,12 +330,12 @@ class Autotuner:
             self._since += 1
 
     def _best(self) -> bool:
-        """Return True if a team has been faster so far; without timings it counts as slower."""
+        """Return True if a team has been faster; without timings it counts as slower."""
         slow = float("inf")
         return self._seconds.get(True, slow) < self._seconds.get(False, slow)
 
 
-# A driver for each dtype. Asking `block_of`, under its lock, takes 0.9 us a call.
+# Asking `block_of`, under its lock, takes 0.9 us a call.
 _driver = lru_cache(maxsize=64)(block_of)
 
 
@@ -349,9 +345,9 @@ class Threads(NamedTuple):
     Attributes
     ----------
     n : int, the threads to ask for, the calling one included; 1: no team
-    pieces : int, into how many pieces each thread's part is cut
+    pieces : int, the pieces of each thread's part
     patient : bool, True to wait for sleeping workers
-    tuner : Autotuner, which takes the call's time
+    tuner : Autotuner
     """
 
     n: int
@@ -360,20 +356,20 @@ class Threads(NamedTuple):
     tuner: Autotuner
 
     def record(self, work: Work, seconds: float, *, awake: bool) -> None:
-        """Give the autotuner the call's time; `awake`: no worker had to be woken."""
+        """Record the call's time; `awake`: no worker had to be woken."""
         self.tuner.record(self.n > 1, work.flops, seconds, awake=awake)
 
 
 def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     """Return the threads to run a call on.
 
-    A team runs it if the cost model finds that a team pays and the autotuner finds it faster. The
-    pool of `fit_many` bounds the number, and so do the threads that other calls of the process use
-    at that moment: the autotuner must not take one thread's time for a team's.
+    A team runs a call if the cost model finds that it pays and the autotuner finds it faster. The
+    number is bounded by the pool of `fit_many`, and by other calls of the process at that moment:
+    the autotuner must not take one thread's time for a team's.
 
     Parameters
     ----------
-    work : Work, of the call
+    work : Work
     kind : tuple, hashable; calls of one kind share an autotuner
     limit : int, the most threads
     """
@@ -386,7 +382,6 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
 
 
 def pieces_of(work: Work, n_threads: int) -> int:
-    """Return the number of pieces of a thread's part of the work between two joins."""
     flops = work.flops / max(work.n_joins, 1) / n_threads
     return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
 
@@ -398,8 +393,8 @@ class JobHolder(Protocol):
     ----------
     record : record array, shape (1,), with the fields `team` and `n_parts`
     job : the record's fields by their names
-    kind : tuple, hashable: calls of one kind share an autotuner; it has the sizes of the layers,
-        the dtypes, and about how many rows there are
+    kind : tuple, hashable: sizes of layers, dtypes, order of the number of rows; calls of one
+        kind share an autotuner
     """
 
     record: Any
@@ -435,11 +430,10 @@ class Runner:
         self._partitions: dict[int, tuple[Partition, Hashable]] = {}
 
     def partition(self, n_rows: int) -> Partition:
-        """Return the partition of a step on n dense rows."""
         return self._divided(n_rows)[0]
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a step on n dense rows has its bits in buffers for `room` rows."""
+        """Return True if a step on n dense rows has the same bits in buffers for `room` rows."""
         return n_rows <= room and self._divided(n_rows)[1] == self._divided(room)[1]
 
     def _divided(self, n_rows: int) -> tuple[Partition, Hashable]:
@@ -451,7 +445,7 @@ class Runner:
         return kept
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
-        """Copy the parameters, as one state of them, to a session."""
+        """Copy the parameters to a session, as one state."""
         with self.lock.parameters:
             session.load(parameters)
 
@@ -476,8 +470,7 @@ class Runner:
         plain: bool = False,
         **fields: Any,
     ) -> Any:
-        """Set fields of the session's job, run the driver on it, and return the job; `plain`: the
-        driver's plain form."""
+        """Set fields of the session's job, run the driver on it, and return the job."""
         task_pool.check()
         job = session.job
         for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""The CPU backend's engine: prediction, gradient and training of one network."""
+"""The CPU backend's engine: predictions, gradients and training of one network."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 
 class Engine(Runner):
-    """Prediction, gradient and training of one network on the CPU.
+    """Predictions, gradients and training of one network on the CPU.
 
     Parameters
     ----------
@@ -55,11 +55,10 @@ class Engine(Runner):
         self._idle, self._jacobians = buffers or FreeList(), FreeList()
 
     def change(self, network: Network) -> None:
-        """Be the engine of the same network with other factors of learning rates."""
+        """Become the engine of the same network with other factors of learning rates."""
         self.network, self.rules, self.last = network, None, None
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        """Return rows, validated."""
         network = self.network
         sizes, dtype, loss = network.layout.sizes, network.dtype, network.loss
         x = expanded.rows(X, sizes[0], dtype, who)
@@ -67,7 +66,6 @@ class Engine(Runner):
         return Data(x, table, self.weights(sample_weight, len(x), who))
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
-        """Return weights of rows, validated."""
         return arrays.weights(sample_weight, n_rows, self.network.dtype, who)
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
@@ -77,7 +75,7 @@ class Engine(Runner):
         return Data(self.features(X), *arrays)
 
     def features(self, X: Any) -> Array | SparseRows | Expanded:
-        """Return validated features in the kernels' form; sparse and expanded ones stay so."""
+        """Return validated features as kernels read them; sparse and expanded ones stay so."""
         dtype = self.network.dtype
         if isinstance(X, Expanded):
             return X.astype(dtype)
@@ -95,10 +93,10 @@ class Engine(Runner):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """Return the predictions at live parameters, as a function of the rows.
+        """Return predictions at live parameters, as a function of the rows.
 
-        With `raw`, predictions are the outputs before the output activation or link. `select` is
-        applied to an X that is no plain array. Products are in `compute_dtype`.
+        With `raw`, predictions are the outputs before the output activation or link. `select`
+        converts an X that is not a plain array. Products are in `compute_dtype`.
         """
         network = self.network.without_output() if raw else self.network
         network = network._replace(compute_dtype=compute_dtype)
@@ -107,7 +105,7 @@ class Engine(Runner):
     def predict(
         self, parameters: Array, x: Array | SparseRows | Expanded, out: Array, *, raw: bool = False
     ) -> SmallBatch | None:
-        """Write the predictions for validated rows to out; see `Predictor.write`."""
+        """Write the predictions for validated rows to out."""
         return self.predictor(parameters, raw=raw).write(x, out)
 
     def jacobian(
@@ -120,14 +118,13 @@ class Engine(Runner):
         *,
         linear: bool = False,
     ) -> bool:
-        """Write the derivatives of some outputs by the inputs to out; return True if all numbers
-        are finite.
+        """Write derivatives of some outputs by the inputs to out; return True if all are finite.
 
         Parameters
         ----------
         x : (n_rows, n_features) C-contiguous array of the network's dtype
-        derived : places of outputs
-        out : (n_rows, n_derived, n_features) C-contiguous array of that dtype
+        derived : indices of outputs
+        out : (n_rows, n_derived, n_features) C-contiguous array of the network's dtype
         raw : (n_rows, n_outputs) C-contiguous array, receives the outputs before a link, or None
         linear : True for the outputs before the output activation too
         """
@@ -139,7 +136,7 @@ class Engine(Runner):
         return finite
 
     def loss(self, parameters: Array, data: Data) -> float:
-        """Return the mean loss over the rows of `data`, weighted, without penalties."""
+        """Return the weighted mean loss over the rows of `data`, without penalties."""
         return self.evaluation(data)(parameters)
 
     def evaluation(self, data: Data) -> Evaluation:
@@ -147,7 +144,6 @@ class Engine(Runner):
         return Evaluation(self, data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
-        """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
@@ -161,7 +157,7 @@ class Engine(Runner):
         return made
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
-        """Return the optimizer's state of a net, packed for training on dense or other rows."""
+        """Return a net's optimizer state, packed for training on dense or other rows."""
         sparse = data is not None and not isinstance(data.x, np.ndarray)
 
         def pack(flat: Array | None) -> Moments:
@@ -172,8 +168,7 @@ class Engine(Runner):
     def moments(
         self, flat: Array | None = None, *, sparse: bool = False, n_slots: int = N_SLOTS
     ) -> Moments:
-        """Return a flat state of an optimizer, packed for training on dense or sparse rows; None:
-        zeros."""
+        """Return a flat optimizer state, packed for dense or sparse rows; None: zeros."""
         return Moments(self.network, flat, sparse=sparse, n_slots=n_slots)
 
     def update(
@@ -184,14 +179,14 @@ class Engine(Runner):
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
+        """Apply one optimizer step with a flat gradient and coefficients of shape (1, n)."""
         network, panels = self.network, slots.panels
         limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
         if limit is not None:
             gradient = _clipped(gradient, network.layout, groups, limit)
         trained, average = slots.trained, slots.average
         w = panels.packed(parameters) if trained is None else trained
-        # Its address also stands for vectors that the rule does not use.
+        # The address also stands for vectors that the rule does not use.
         unused = panels.packed(gradient)
         state = [w, unused, slots.m, slots.v]
         follows = average is not None and average_of(optimizer) is not None
@@ -251,7 +246,7 @@ def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: No
 
 def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
     """Return an optimizer's block as a function of packed vectors: parameters, gradient, m, v,
-    where it averages the average, and the signs of the parameters."""
+    average and the signs of the parameters."""
 
     def step(state: list[Array], constants: Array, n: int) -> None:
         block(*map(address, (*state, constants)), n)

@@ -1,7 +1,4 @@
-"""Loss and gradient of rows as functions of the parameters.
-
-Each object makes its plan and its buffers once, for any number of calls.
-"""
+"""Loss and gradient of rows as functions of the parameters; plan and buffers are made once."""
 
 from typing import Any
 
@@ -39,7 +36,6 @@ class Evaluation:
         self._work = runner.work(self._session.rows, forward=2)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
-        """Return the loss at these parameters; write the predictions to `out`, if given."""
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
         for rows in session.chunks():
@@ -62,10 +58,9 @@ class Objective:
     Parameters
     ----------
     summed : bool
-        True: the objective has the sum of the rows' losses in place of their mean, and may be
-        differentiated by the inputs.
+        True: the rows' losses are summed, and the objective may be differentiated by the inputs.
     room : int, optional
-        The most rows that `take` takes, for each number of which it has the bits of its own.
+        The most rows of `take`; each number of rows has the bits of a new objective.
     """
 
     def __init__(
@@ -89,7 +84,7 @@ class Objective:
         self.take(data)
 
     def take(self, data: Data) -> None:
-        """Be that of these rows from now on, dense ones, and as many as those before, or `room`."""
+        """Take other dense rows, as many as before, or at most `room`."""
         session, n_rows = self.session, data.n_rows
         session.take(data)
         self._mass = 1.0 if self._summed else data.mass
@@ -101,15 +96,13 @@ class Objective:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of its buffers."""
         return self.session.n_bytes
 
     def __call__(
         self, parameters: Array, inputs: Array | None = None, *, by_parameters: bool = True
     ) -> tuple[float, Array]:
-        """Return the objective and its gradient, flat, at these parameters; write the gradient by
-        the inputs to `inputs`, if there is such an array. Without `by_parameters` the other has no
-        meaning."""
+        """Return the objective and its flat gradient at these parameters; write the gradient by the
+        inputs to `inputs`. Without `by_parameters` the flat gradient has no meaning."""
         session, total = self.session, 0.0
         session.job["deltas_alone"] = not by_parameters
         self._runner.load(session, parameters)

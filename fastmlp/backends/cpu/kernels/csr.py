@@ -1,4 +1,4 @@
-"""The first layer on sparse rows: its products, and its gradient, from the nonzero values alone.
+"""The first layer on sparse rows: products and gradient from the nonzero values alone.
 
 Rows are compressed by row (CSR). The gradient of a row of W needs one column of the chunk:
 `sparse_columns` compresses it by column (CSC), by counting, before phase two.
@@ -70,7 +70,6 @@ class ColumnBuffers:
 
 @njit
 def _row_of(net: Net, r: int) -> tuple[int, int]:
-    """Return the index of the first value of row r of the chunk, and the one after its last."""
     batch = record_at(net.batch, Batch)
     place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
     bounds = row(batch.x + place * 8, 2, np.int64)
@@ -78,13 +77,12 @@ def _row_of(net: Net, r: int) -> tuple[int, int]:
 
 
 def activating(scalar: Scalar) -> Any:
-    """Make the function that applies the first layer's activation to its products."""
     lanes = lanes_of(scalar)
     copy, rectify = moves(scalar, lanes).copy, moves(scalar, lanes).rectify
 
     @njit
     def activate(layer: Layer, panel: int, slopes: int, n: int, z: int) -> None:
-        """Apply it to n rows of a panel, of a block of rows; z has room for them.
+        """Apply the activation to n rows of a panel; z has room for a block of rows.
 
         A loop that reads and writes one place does not vectorise: in place silu took 4.7 ns a
         number, and from a copy 0.8.
@@ -101,8 +99,8 @@ def activating(scalar: Scalar) -> Any:
 def sparse_forward(scalar: Scalar) -> Any:
     """Make the block that computes the first layer of rows first to last, at buffer row `at` on.
 
-    Predictions read the flat W: to pack a W of 50,000 rows took 0.5 s. They multiply several panels
-    at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
+    Predictions read the flat W: packing a W of 50,000 rows took 0.5 s. Several panels are
+    multiplied at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
     """
     lanes = lanes_of(scalar)
     add_rows, add_wide_rows = moves(scalar, lanes).add_rows, moves(scalar, lanes).add_wide_rows
@@ -146,11 +144,11 @@ def sparse_forward(scalar: Scalar) -> Any:
 
 
 def sparse_columns(scalar: Scalar) -> Any:
-    """Make the block that sorts the chunk's numbers by column, and by row within a column."""
+    """Make the block that sorts the chunk's numbers by column, then by row."""
 
     def sort(address: int) -> None:
         net, like = record_at(address, Net), row(address, 0, scalar)
-        # While the numbers are placed, starts[c + 1] is where the next one of column c goes.
+        # During placement, starts[c + 1] is the place of the next number of column c.
         starts = row(net.column_starts, net.n_in + 2, np.int64)
         starts[:] = 0
         n_numbers = 0
@@ -178,9 +176,10 @@ def sparse_columns(scalar: Scalar) -> Any:
 
 
 def sparse_gradient(scalar: Scalar) -> Any:
-    """Make the block that writes the gradient of tile t, of the first layer, to `g`.
+    """Make the block that writes the gradient of a tile of the first layer to `g`.
 
-    With `more` it goes on from the chunk before; `g_panel` is the bytes of a panel of `g`.
+    With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
+    `g`.
     """
     lanes = lanes_of(scalar)
     add_rows = moves(scalar, lanes).add_rows

@@ -1,8 +1,8 @@
-"""Dropout of a layer's outputs, and noise and dropout of inputs, on some panels of a block of rows.
+"""Dropout of a layer's outputs, and noise and dropout of inputs, on panels of a block of rows.
 
 Random words are drawn for all rows of a panel in one loop, which LLVM vectorises: 0.13 ns a
-decision, and 0.09 to apply it. A mask is in the outputs and slopes that it makes 0, so the backward
-pass needs none.
+decision, and 0.09 to apply it. Dropped outputs and slopes are 0, so the backward pass needs no
+mask.
 """
 
 from typing import Any
@@ -33,16 +33,15 @@ PIECE = np.uint64(16)
 
 
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one returns the numbers that a block of rows draws with, the other draws.
+    """Make two functions: one returns a block's keys of drawing, the other draws.
 
-    Drawn with are: the position of the first row in its batch, the purpose with the high bits of
-    the step, the low bits of the step, and the key.
+    Keys are: the position of the first row in its batch, the purpose with the high bits of the
+    step, the low bits of the step, and the seed's key.
     """
     philox = philox_of(njit)
 
     @njit
     def word(numbers: Any, j: int) -> Any:
-        """Return a word from its two pieces."""
         return np.uint64(numbers[j]) | (np.uint64(numbers[j + 1]) << PIECE)
 
     @njit
@@ -64,7 +63,7 @@ def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Make two functions: one draws 16 bits for each of `width` units of n rows; the other returns
-    the bits of a panel's number i, of which `skip` units of the row are before the panel."""
+    the bits of a panel, `skip` units into the row."""
     lanes, (_, draw) = lanes_of(scalar), _drawing(scalar)
     width = max(lanes, UNITS)
     n_words = width // 2
@@ -93,8 +92,8 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make functions that drop and scale n values of a panel: with their slopes, with the slopes
-    that relu has there, which are written, and without slopes."""
+    """Make functions that drop and scale n values of a panel: with their slopes, with relu's
+    slopes, which are written, and without slopes."""
     _, place_of = _decisions(scalar)
     zero = scalar(0)
 
@@ -174,7 +173,6 @@ def input_noise(scalar: Scalar) -> Kernel:
 
     @njit
     def add_noise(source: Any, values: Any, unit: int, shape: Any, place: int, std: Any) -> None:
-        """Add noise to a panel of n rows, as far as it has features."""
         n, n_features = shape
         noise, first = row(place, n * n_normals, scalar), unit // NORMALS
         for g in range(n_normals // NORMALS):

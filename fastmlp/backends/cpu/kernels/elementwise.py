@@ -37,7 +37,7 @@ def activation_loop(scalar: Scalar, rule: Rule, slopes: bool = True) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Make the loop that writes values or probabilities of rows of raw outputs, in columns."""
+    """Make the loop that writes links' values of rows of raw outputs, in columns."""
 
     def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -52,8 +52,8 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
 
 
 def settings_reader(scalar: Scalar, counts: Sequence[int]) -> Callable[[Any], Any]:
-    """Make the function that reads a loss's constants, of which `counts` tells the form: 0 for a
-    number, n for a tuple of n numbers, which a rule has instead of numbers."""
+    """Make the function that reads a loss's constants; `counts` has 0 for a number, n for a tuple
+    of n."""
     n, in_tuple = max(len(counts), sum(counts)), any(counts)
 
     @njit
@@ -76,8 +76,8 @@ def loss_loop(
 ) -> Loop:
     """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
 
-    Outputs and targets are columns, so that loops run along rows and vectorise for few outputs too.
-    The loss's constants, of the form `counts`, are read at the address `settings`.
+    Outputs and targets are columns: loops run along rows and vectorise for few outputs too.
+    Constants of the form `counts` are read at the address `settings`.
     """
     size, read = np.dtype(scalar).itemsize, settings_reader(scalar, counts)
 
@@ -119,7 +119,6 @@ def loss_loop(
 
 @njit
 def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
-    """Add n values times a factor to a total of float64."""
     all_values = 0.0
     for j in range(n):
         all_values += values[j]
@@ -129,9 +128,8 @@ def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     """Make the loop that adds scale * slope to the gradient, and the sum of values to `total`.
 
-    It takes rows of a panel; `values` has room for their values, and columns from `width` on are
-    not added to the sum. The sum in one chain -> by columns: 80 -> 14 of 1,000 us
-    (784-100-100-10@200).
+    `values` has room for the values of a panel's rows; columns from `width` on are not summed. The
+    sum in one chain -> by columns: 80 -> 14 of 1,000 us (784-100-100-10@200).
     """
     lanes = lanes_of(scalar)
     sum_rows = moves(scalar, lanes).sum_rows
@@ -154,7 +152,7 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 class Stepped(NamedTuple):
-    """Addresses of parameters, their gradient and state, and of the optimizer's coefficients."""
+    """Addresses of parameters, gradient, state and the optimizer's coefficients."""
 
     w: int
     g: int
@@ -178,7 +176,7 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Make two functions: the gradient rule of this name ("": none), and the one that reads its
+    """Make two functions: one is the gradient rule of this name ("": none), the other reads its
     settings, which follow the coefficients of the update rule."""
     n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
 
@@ -241,7 +239,7 @@ def penalised_update_loop(
 ) -> Loop:
     """Make the loop of a penalty and the step of a rule with two numbers of state, in one pass.
 
-    The step's division and root occupy one unit of the core; the penalty's arithmetic uses others.
+    Division and root of the step occupy one unit of the core; the penalty's arithmetic uses others.
     4.06 -> 3.94 us (13-32-32-1@32 with l2).
     """
     lanes, find = lanes_of(scalar), PENALTIES[penalty]
@@ -284,7 +282,7 @@ def update_loop(
 ) -> Loop:
     """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
 
-    To read and write m and v without need doubled the time of SGD.
+    Reading and writing m and v without need doubled the time of SGD.
     """
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     bound = _bounds(scalar, signed)

@@ -1,8 +1,7 @@
 """The drivers: blocks that run a whole job on one thread or a team.
 
-Training is counted in units. A unit is one chunk of rows of one batch, as a rule the whole batch:
-a step, with the update where the chunk completes the batch. Whole epochs of units run in one call,
-which Python keeps to about 50 ms.
+Training is counted in units: one chunk of rows of one batch, as a rule the whole batch. The update
+follows a batch's last chunk. Whole epochs run in one call, which Python keeps to about 50 ms.
 """
 
 import numpy as np
@@ -17,7 +16,6 @@ from fastmlp.compiler.target import lanes_of
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
-    """Return the number of units of an epoch; the last batch may be shorter."""
     full, tail = n_rows // batch_size, n_rows % batch_size
     chunks = (batch_size + chunk_rows - 1) // chunk_rows
     return full * chunks + (tail + chunk_rows - 1) // chunk_rows
@@ -27,7 +25,6 @@ _units_per_epoch = njit(units_per_epoch)
 
 
 def _finiteness(scalar: Scalar) -> Kernel:
-    """Make the function that checks if all parameters are finite."""
     lanes = lanes_of(scalar)
     vector, vector_moves = lanes * np.dtype(scalar).itemsize, moves(scalar, lanes)
     clear, add_differences = vector_moves.clear, vector_moves.add_differences
@@ -38,19 +35,18 @@ def _finiteness(scalar: Scalar) -> Kernel:
 
     @njit
     def finite_parameters(net: Net) -> bool:
-        """Return True if all parameters are finite. Padding is not checked: a user's rule may make
-        NaN of zeros, and no kernel uses it."""
+        """Return True if all parameters are finite, without padding: a user's rule may make NaN of
+        zeros there, and kernels do not use it."""
         layers, place = layers_of(net), stack(vector)
         clear(place, lanes)
         for i in range(net.n_layers):
             layer = layers[i]
-            # The biases are the panel's last row; of a transposed layer they follow its panels.
-            # Gaps are zeros.
+            # The biases are a panel's last row; in a transposed layer they follow its panels. Gaps
+            # are zeros.
             n_rows = layer.packed_rows + layer.gap // vector + (0 if layer.is_transposed else 1)
             across = layer.n_in if layer.is_transposed else layer.n_out
             for p in range(layer.packed_panels):
                 panel, width = layer.packed + p * layer.packed_panel, across - p * lanes
-                # Rows of a panel that is full follow each other.
                 n_parts, n = (1, n_rows * lanes) if width >= lanes else (n_rows, width)
                 for k in range(n_parts):
                     look_at(panel + k * vector, n, place)
@@ -65,7 +61,6 @@ def _finiteness(scalar: Scalar) -> Kernel:
 
 
 def masses(scalar: Scalar) -> Kernel:
-    """Make the function that sums the weights of a batch's rows."""
     size = np.dtype(scalar).itemsize
 
     @njit
@@ -135,11 +130,11 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def train(scalar: Scalar, plain: bool = False) -> Kernel:
-    """Make the driver of training; with `plain` of nets without `FEATURES`.
+    """Make the driver of training; with `plain` for nets without `FEATURES`.
 
-    It does units first to last of a window of epochs, or up to a divergence. `order` has the rows
-    of each epoch in their order, `coefficients` the optimizer's for each step of this call;
-    `losses` receives the mean objective of each epoch that ends.
+    Units first to last of a window of epochs are done, or up to a divergence. `order` has the rows
+    of each epoch, `coefficients` the optimizer's for each step of the call; `losses` receives the
+    mean objective of each completed epoch.
     """
     size, step = np.dtype(scalar).itemsize, steps(scalar)
     start_batch, may_go_on, restore = _batches(scalar)
@@ -152,7 +147,7 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         batch.coefficients = job.coefficients
         job.diverged = 0.0
-        # From here on positions are counted up: divisions took a tenth of a tiny net's step.
+        # Positions are counted up from here: divisions took a tenth of a tiny net's step.
         epoch, within = job.first // per_epoch, job.first % per_epoch
         start = within // chunks * job.batch_size
         low = start + within % chunks * job.chunk_rows
@@ -164,7 +159,7 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
             high = min(low + job.chunk_rows, stop)
             batch.index = order + low * 8
             batch.n_rows = high - low
-            # Written only when it changes, as is `scale` of `set_mass`.
+            # Written only on change, as is `scale` of `set_mass`.
             if batch.position != low - start:
                 batch.position = low - start
             if low == start:
@@ -197,7 +192,6 @@ def train(scalar: Scalar, plain: bool = False) -> Kernel:
 
 @njit
 def _forward(job: Job, net: Net, mode: int) -> None:
-    """Run phase one by rows, as far as `mode` asks."""
     block = record_at(net.blocks, BlockAddresses).forward_backward
     call(block, (job.team, job.net, job.n_parts, mode, 0))
 

@@ -1,10 +1,10 @@
 """The first layer on expanded rows, in which a number stands for several inputs.
 
 A number x of a column of T pieces stands for the T inputs min(max(x - t, 0), 1): ones up to its
-piece, a fraction, zeros. So its product with the weights of the column is one of their running sums
-plus a fraction of the piece's weight. The gradient of a weight is the sum of the deltas of all rows
-above its piece, and of those within it, times their fractions. A level stands for a single one
-among zeros: its product is a row of the weights, or nothing where there is no level.
+piece, a fraction, zeros. Its product with the column's weights is one of their running sums plus a
+fraction of the piece's weight. The gradient of a weight is the sum of the deltas of all rows above
+its piece, and of the rows within it, times their fractions. A level stands for a single one among
+zeros: its product is a row of the weights, or nothing without a level.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class ExpansionBuffers:
 
 
 def _groups(pieces: Sequence[int]) -> list[int]:
-    """Return where groups of columns begin whose running sums stay in the first-level cache."""
+    """Return the starts of groups of columns whose running sums stay in the first-level cache."""
     groups, rows = [0], 0
     for c, n in enumerate(pieces):
         if rows + n > SUMS_ROWS:
@@ -79,7 +79,6 @@ def _groups(pieces: Sequence[int]) -> list[int]:
 
 
 def _locating(scalar: Scalar) -> Any:
-    """Make the function that finds the piece or level of each number of some rows."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, pack_row = lanes * size, moves(scalar, lanes).pack_row
 
@@ -88,7 +87,7 @@ def _locating(scalar: Scalar) -> Any:
         numbers: Array, firsts: Array, lasts: Array, wholes: Array, offsets: Array,
         fractions: Array, n: int,
     ) -> None:  # fmt: skip
-        """Find the pieces of n numbers: each is cut to those that its column has, and NaN to 0."""
+        """Find the pieces of n numbers, cut to the column's range; NaN is 0."""
         zero, one = scalar(0), scalar(1)
         for c in range(n):
             x = numbers[c] if numbers[c] > zero else zero
@@ -117,7 +116,6 @@ def _locating(scalar: Scalar) -> Any:
 
 
 def _placing(scalar: Scalar) -> Any:
-    """Make the function that returns where the numbers of some columns lie."""
     size = np.dtype(scalar).itemsize
 
     @njit
@@ -131,7 +129,7 @@ def _placing(scalar: Scalar) -> Any:
 
 
 def _adding(scalar: Scalar) -> tuple[Any, Any]:
-    """Make two functions: one begins the panels with biases and plain inputs, the other adds the
+    """Make two functions: one begins panels with biases and plain inputs, the other adds the
     columns' pieces and levels to a panel."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, loops = lanes * size, expanded(scalar, lanes)
@@ -176,7 +174,7 @@ def _adding(scalar: Scalar) -> tuple[Any, Any]:
 def expanded_forward(scalar: Scalar) -> Any:
     """Make the block that computes the first layer of rows first to last, at buffer row `at` on.
 
-    The running sums are made anew for each block of rows: with 128 rows a tenth of the time.
+    Each block of rows computes the running sums anew: with 128 rows a tenth of the time.
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, locate_rows, (begin, add_columns) = lanes * size, _locating(scalar), _adding(scalar)
@@ -203,7 +201,6 @@ def _plain_gradient(scalar: Scalar) -> Any:
 
     @njit
     def plain_gradient(net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int) -> None:
-        """Write X^T D of a tile's rows up to `last`."""
         n_rows, panel = record_at(net.batch, Batch).n_rows, net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size
         factors = (layer.deltas + tile.panel * panel, panel, columns, panel, n_rows)
@@ -216,7 +213,7 @@ def _plain_gradient(scalar: Scalar) -> Any:
 
 
 def expanded_columns(scalar: Scalar) -> Any:
-    """Make the block that sorts the chunk's numbers by the inputs that they lie in, by counting."""
+    """Make the block that sorts the chunk's numbers by their inputs, by counting."""
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
 
     def sort(address: int) -> None:
@@ -229,7 +226,7 @@ def expanded_columns(scalar: Scalar) -> Any:
         fractions = row(expansion.fractions, n_numbers, scalar)
         rows = row(net.column_rows, n_numbers, np.int32)
         sorted_fractions = row(net.column_values, n_numbers, scalar)
-        # While the numbers are placed, starts[k + 1] is where the next one of input k goes.
+        # During placement, starts[k + 1] is the place of the next number of input k.
         starts[:] = 0
         for e in range(n_numbers):
             starts[np.int64(offsets[e]) // vector + 2] += 1
@@ -246,7 +243,6 @@ def expanded_columns(scalar: Scalar) -> Any:
 
 
 def _column_gradients(scalar: Scalar) -> Any:
-    """Make the function that writes the gradient of a tile's columns, in a panel or in two."""
     vector = lanes_of(scalar) * np.dtype(scalar).itemsize
     loops = expanded(scalar, lanes_of(scalar))
     sum_pieces, sum_levels = loops.sum_pieces, loops.sum_levels
@@ -275,10 +271,10 @@ def _column_gradients(scalar: Scalar) -> Any:
 
 
 def expanded_gradient(scalar: Scalar) -> Any:
-    """Make the block that writes the gradient of tile t, of the first layer, to `g`.
+    """Make the block that writes the gradient of a tile of the first layer to `g`.
 
-    With `more` it goes on from the chunk before; `g_panel` is the bytes of a panel of `g`. Two
-    panels at once read the place of each number once.
+    With `more` the gradient goes on from the chunk before; `g_panel` is the bytes of a panel of
+    `g`. Two panels at once read the place of each number once.
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, add = lanes * size, moves(scalar, lanes).add

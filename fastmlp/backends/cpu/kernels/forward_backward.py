@@ -84,7 +84,6 @@ def slope_epilogue(below: Layer) -> Span:
 
 @njit
 def packed_of(net: Net, thread: int) -> int:
-    """Return the address of a thread's packed rows."""
     return net.row_copy + thread * net.row_copy_bytes
 
 
@@ -93,7 +92,6 @@ _packs = njit(packs)
 
 @njit
 def product_of(blocks: BlockAddresses, pairs: int, depth: int, shape: Any) -> int:
-    """Return the address of the block for a product by rows."""
     if pairs:
         return blocks.pair_product
     n_columns, n_rows, _ = shape
@@ -102,20 +100,18 @@ def product_of(blocks: BlockAddresses, pairs: int, depth: int, shape: Any) -> in
 
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
-    """Return the functions of a layer for a dtype."""
     return LayerKernels(
         gathering(scalar), _forward(scalar), _add_partial_sums(scalar), _backward(scalar)
     )
 
 
 def gathering(scalar: Scalar) -> Kernel:
-    """Make the function that copies some features of rows to panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     pack_row = moves(scalar, lanes).pack_row
 
     @njit
     def gather(net: Net, inputs: int, rows: Span, at: int, features: Span) -> None:
-        """Copy features low to high; low is where a panel begins."""
+        """Copy features low to high of rows to panels; low is the first of a panel."""
         batch, (start, n), (low, high) = record_at(net.batch, Batch), rows, features
         index = row(batch.index + start * 8, n, np.int64)
         panels = inputs + low // lanes * net.panel
@@ -143,7 +139,6 @@ def _forward(scalar: Scalar) -> Kernel:
 
     @njit
     def operands_of(layer: Layer, p: int, n_panels: int, n: int, packed: int) -> Any:
-        """Return the arguments of a product of some panels: start, weights, and shape."""
         start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
         weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
         return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, packed)
@@ -152,9 +147,9 @@ def _forward(scalar: Scalar) -> Kernel:
     def forward_layer(
         net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, scratch: Span
     ) -> None:
-        """Write f(bias + A W), and where f has a block also its slopes, for some panels.
+        """Write f(bias + A W) for some panels, and the slopes of an f that has a block.
 
-        If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
+        If `middle` > 0, inputs from `middle` on are summed separately and added (split-K).
         """
         blocks, (at, n), (p, most) = record_at(net.blocks, BlockAddresses), rows, panels
         down, waits, pairs = at * vector, layer.form == BLOCK, layer.pairs
@@ -194,8 +189,7 @@ def _forward(scalar: Scalar) -> Kernel:
 
 @njit
 def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
-    """Drop outputs of some panels, if training drops the layer's, and round them, if the next layer
-    takes pairs."""
+    """Drop outputs of some panels in training, and round them if the next layer takes pairs."""
     if layer.dropped:
         which = (net.address, layer.dropped - 1, *panels, *rows)
         call(record_at(net.blocks, BlockAddresses).drop, which)
@@ -204,7 +198,6 @@ def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
 
 @njit
 def inputs_of(net: Net, i: int) -> int:
-    """Return the address of the inputs of layer i's products, or of their pairs."""
     layers = layers_of(net)
     if layers[i].pairs:
         return layers[i].inputs_along
@@ -217,8 +210,7 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
 
     @njit
     def add_partial_sums(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
-        """Add the two sums of a split layer, which are in its outputs and deltas, and apply its
-        activation."""
+        """Add a split layer's two sums, from its outputs and deltas; apply the activation."""
         (at, n), (first, most) = rows, panels
         count = n * lanes
         for p in range(first, min(first + most, layer.n_panels)):
@@ -267,7 +259,7 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def multiply_transposed(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
-        """Do what `multiply` does for an output layer of few outputs: its deltas lie transposed."""
+        """Do the same for an output layer of few outputs, whose deltas lie transposed."""
         (at, n), (panel, most) = rows, panels
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
@@ -275,7 +267,7 @@ def _backward(scalar: Scalar) -> Kernel:
         product, start = record_at(net.blocks, BlockAddresses).gradient_product, (net.zeros, 0, 0)
         r, stop = at, at + n
         while r < stop:
-            # Up to the end of a panel of deltas, then whole panels.
+            # First to the end of a panel of deltas, then whole panels.
             lane = r % lanes
             count = min(stop - r, lanes - lane) if lane > 0 else stop - r
             down = r * vector + panel * net.panel
@@ -306,14 +298,14 @@ def _backward(scalar: Scalar) -> Kernel:
 
 
 def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
-    """Make the block of phase one by rows; with `plain` of nets without `FEATURES`."""
+    """Make the block of phase one by rows; with `plain` for nets without `FEATURES`."""
     gather, forward_layer, add_partial_sums, backward_layer = layer_kernels(scalar)
     finish = output_layer(scalar)
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
     def begin(net: Net, rows: Span, at: int, split: int) -> int:
-        """Gather the rows, unless split-K has; return the first layer that is to be computed."""
+        """Gather the rows, unless split-K did; return the first layer to compute."""
         sparse, (start, n) = record_at(net.blocks, BlockAddresses).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
@@ -329,14 +321,14 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
     ) -> None:
         """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
 
-        Where a team has computed layer `split` (from 1; 0: none) by split-K, its two sums are
+        The two sums of layer `split` (from 1; 0: none), which a team computed by split-K, are
         added.
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
             packed = packed_of(net, thread_number())
             layers, (low, stop) = layers_of(net), rows_of_part(net, part, n_parts)
-            # A transposed output layer is computed by `finish`.
+            # `finish` computes a transposed output layer.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
             for start in range(low, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
@@ -367,7 +359,7 @@ def forward_backward(scalar: Scalar, plain: bool = False) -> Kernel:
 def row_backward(scalar: Scalar) -> Kernel:
     """Make the block that computes one row's deltas of layer i - 1, for some panels.
 
-    It is a block of its own: few nets need it, and it takes a fifth of phase one's compile time.
+    Few nets need it, and it takes a fifth of phase one's compile time.
     """
     lanes = lanes_of(scalar)
     backward_dots = skinny(scalar, lanes).backward_dots

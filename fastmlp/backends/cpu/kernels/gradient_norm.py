@@ -1,10 +1,10 @@
 """Clipping by norm: sums of squares of the gradient, norms, and the factors that clip it.
 
-The step takes phase two twice. The first time each tile stores its gradient, penalties included,
-and the sums of its squares, in float64; the second time it takes the stored gradient, times the
-factor of its variable, and updates. The sums are added in the order of the parameters, which the
-threads and the rows of a chunk do not change, so neither changes the bits. What is frozen has no
-gradient. Padding is not summed: a user's rule may make NaN of zeros.
+The step runs phase two twice. First each tile stores its gradient, penalties included, and the sums
+of its squares, in float64; then it takes the stored gradient, times the factor of its variable, and
+updates. Sums are added in the order of the parameters, so neither threads nor chunks change the
+bits. Frozen parameters have no gradient. Padding is not summed: a user's rule may make NaN of
+zeros.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ _factor = njit(norm_factor)
 
 def squares(scalar: Scalar) -> Kernel:
     """Make the block that adds the squares of rows of a panel, `width` columns of them, to `total`;
-    `goes_on` is 0 where the sum begins."""
+    `goes_on` is 0 at the beginning of a sum."""
     lanes = lanes_of(scalar)
     vector, room = lanes * np.dtype(scalar).itemsize, lanes * 8
 
@@ -48,8 +48,6 @@ def squares(scalar: Scalar) -> Kernel:
 
 
 def scaled(scalar: Scalar) -> Kernel:
-    """Make the block that multiplies n numbers by a factor of float64."""
-
     def scale(factor: int, g: int, n: int) -> None:
         values, by = row(g, n, scalar), scalar(row(factor, 1, np.float64)[0])
         for i in range(n):
@@ -59,8 +57,8 @@ def scaled(scalar: Scalar) -> Kernel:
 
 
 def clipping(scalar: Scalar) -> Kernel:
-    """Make the function that adds rows of a panel to the sums of their tile, or, where the step is
-    taken, clips them."""
+    """Make the function that adds rows of a panel to the sums of their tile, or clips them for the
+    step."""
     lanes = lanes_of(scalar)
 
     @njit

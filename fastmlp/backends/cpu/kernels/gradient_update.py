@@ -56,7 +56,7 @@ class Control(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Addresses on the stack of the thread that computes a tile."""
+    """Addresses on the stack of a tile's thread."""
 
     gradient: int
     values: int  # of the penalties
@@ -65,7 +65,6 @@ class Scratch(NamedTuple):
 
 @njit
 def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
-    """Return True for a tile of an output layer that is transposed."""
     return layer.is_transposed != 0 and tile.layer == net.n_layers - 1
 
 
@@ -115,14 +114,13 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
 
 
 def _gradients(scalar: Scalar) -> Kernel:
-    """Make the function that writes the gradient of a tile's weights to the stack."""
     lanes = lanes_of(scalar)
     vector, rows_gradient = lanes * np.dtype(scalar).itemsize, _rows_gradient(scalar)
     outer, copy = moves(scalar, lanes).outer, moves(scalar, lanes).copy
 
     @njit
     def stored_gradient(net: Net, piece: Piece, g: int) -> None:
-        """Copy the tile's part of the gradient that has been summed before."""
+        """Copy the tile's part of a stored gradient."""
         tile, layer, w = piece
         n = (tile.last - tile.first) * lanes
         for p in range(tile.n_panels):
@@ -168,13 +166,12 @@ def _gradients(scalar: Scalar) -> Kernel:
 
 def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     """Make two functions: one adds all penalties to a tile's gradient; the other adds the only
-    penalty to a panel's and takes the step."""
+    penalty to a panel's gradient and takes the step."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
 
     @njit
     def penalise(net: Net, piece: Piece, scratch: Scratch) -> None:
-        """Add each penalty's slopes to the gradient, and its values to the tile's sum."""
         (tile, layer, w), g = piece, scratch.gradient
         penalties = row(net.penalties, net.n_penalties, np.int64)
         total = net.tile_penalties + tile.slot * 8
@@ -188,7 +185,6 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def step_penalised(net: Net, piece: Piece, p: int, w: int, g: int, values: int) -> None:
-        """Add the penalty to panel p of the gradient and take the optimizer's step, in one."""
         tile, layer, _ = piece
         batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
         total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
@@ -207,7 +203,6 @@ def _finishing(scalar: Scalar) -> Kernel:
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
-        """Take the optimizer's step with n numbers of the gradient, or store the gradient."""
         skip = w - net.parameters
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, BlockAddresses)
@@ -221,7 +216,6 @@ def _finishing(scalar: Scalar) -> Kernel:
 
 
 def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kernel, Kernel]:
-    """Make two functions: one steps a panel of a tile, the other biases by themselves."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, finish = lanes * size, _finishing(scalar)
     vector_moves, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
@@ -230,7 +224,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
 
     @njit
     def step_panel(net: Net, piece: Piece, p: int, control: Control, scratch: Scratch) -> None:
-        """Step the panel, and with it its biases if they are of its group: their gradient is summed
+        """Step the panel, and its biases if they are of the same group: their gradient is summed
         here."""
         (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
@@ -241,7 +235,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
         if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
-            # The biases are one row more.
+            # The biases are one more row.
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
             start = biases - net.parameters + net.gradient if control.more else net.zeros
             sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, control.n_rows)
@@ -254,7 +248,6 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
 
     @njit
     def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
-        """Step the biases of a panel; all of a transposed layer."""
         (tile, layer, _), n_rows = piece, control.n_rows
         biases, deltas, width = layer.biases, layer.deltas, layer.n_out
         if not layer.is_transposed:
@@ -277,7 +270,6 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
 
 
 def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
-    """Make the function that takes one tile through phase two."""
     write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_biases = _steps(scalar, step_penalised, by_norm)
@@ -293,7 +285,7 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
         if control.ends and not (
             trains and apply and record_at(net.blocks, BlockAddresses).penalised
         ):
-            # Also of frozen weights: their values count in the loss.
+            # Frozen weights too: their values count in the loss.
             penalise(net, piece, scratch)
         for p in range(tile.n_panels if trains else 0):
             step_panel(net, piece, p, control, scratch)
@@ -315,9 +307,11 @@ def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
 
 
 def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel:
-    """Make the block of phase two; with `by_norm` the one that sums the squares of the gradient
-    where it is stored, and clips it where the step is taken; with `plain` of nets without
-    `FEATURES`."""
+    """Make the block of phase two; with `plain` for nets without `FEATURES`.
+
+    With `by_norm`, squares of a gradient are summed as it is stored, and it is clipped for the
+    step.
+    """
     update_tile = _tile_update(scalar, by_norm)
     panel_bytes = PANEL_ROWS * lanes_of(scalar) * np.dtype(scalar).itemsize
     gradient_bytes = LARGEST_TILE[1] * panel_bytes
@@ -329,8 +323,8 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
     ) -> None:  # fmt: skip
         """Phase two: each tile's gradient over the rows, its penalties and its optimizer step.
 
-        With `more` the gradient goes on from the chunks before; where the chunk `ends` its batch
-        penalties are added; with `apply` the step is taken, else the gradient is stored.
+        With `more` the gradient goes on from the chunks before. Penalties are added in the chunk
+        that `ends` its batch. With `apply` the step is taken, else the gradient is stored.
         """
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]

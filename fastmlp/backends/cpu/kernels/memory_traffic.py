@@ -27,7 +27,7 @@ def prefetches_rows_of(x: Any, batch_rows: int) -> bool:
 def prefetch_for(
     net: Net, t: int, piece: Piece, apply: int, split: int, streams: int, vector: int, size: int
 ) -> int:
-    """List what tile t is to prefetch in `streams`; return its address, or 0 for nothing."""
+    """List the addresses that tile t prefetches; return the list's address, or 0."""
     if net.prefetches_state and apply:
         return prefetch_weights(net, piece, streams, vector)
     if net.prefetches_rows:
@@ -37,8 +37,8 @@ def prefetch_for(
 
 @njit
 def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
-    """List the tile's parameters and their state, for the update; return the address of the
-    streams. 15.0 -> 14.0 ms (784-2048-2048-10@32)."""
+    """List the tile's parameters and state, for the update; return the address of the streams. 15.0
+    -> 14.0 ms (784-2048-2048-10@32)."""
     tile, layer, w = piece
     record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
@@ -82,7 +82,7 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 
 @njit
 def non_temporal_of(net: Net, split: int) -> int:
-    """Return which transposes use non-temporal stores: without split-K a team stores its few
+    """Return the transposes that use non-temporal stores: without split-K a team stores its few
     through the cache."""
     return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
 
@@ -95,7 +95,6 @@ def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
 
 
 def transposing(scalar: Scalar) -> Kernel:
-    """Make the function that transposes a tile's panel into the copy of the weights."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square, vector_moves = lanes * vector, moves(scalar, lanes)

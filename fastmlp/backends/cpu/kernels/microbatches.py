@@ -1,9 +1,9 @@
 """Microbatches: pieces of a chunk that one thread takes through both phases, in its own buffers.
 
-With a small net and many rows, a team that shares each phase moves most outputs and deltas from
-core to core; by microbatches only gradients travel: 603 -> 415 us (4-32-16-4@10000, 2 threads; 1
-thread: 715 us). Each gradient is summed from zero, and then all in their order, so the bits do not
-depend on the threads that computed them.
+A team that shares each phase of a small net on many rows moves most outputs and deltas from core to
+core; by microbatches only gradients travel: 603 -> 415 us (4-32-16-4@10000, 2 threads; 1 thread:
+715 us). Each gradient is summed from zero, and all are added in order, so threads do not change the
+bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from fastmlp.compiler import (
     thread_number,
 )
 
-# The buffers of which each thread has its own; all others are shared.
+# The buffers of each thread; all others are shared.
 OWN = (
     "inputs", "outputs", "deltas", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "row_copy",
@@ -120,7 +120,7 @@ class Replicas:
         self.n_bytes = n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
 
     def point_to_draws(self, n_bytes: int) -> None:
-        """Set the bytes from a step's coefficients to the numbers of dropout."""
+        """Set the byte offset of dropout's numbers in a step's coefficients."""
         for plan in self._plans:
             plan.net["draws"] = n_bytes
 

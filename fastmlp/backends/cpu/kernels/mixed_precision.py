@@ -1,9 +1,8 @@
-"""Mixed precision: operands of products in bfloat16 are rounded once, where they are written.
+"""Mixed precision: operands of products in bfloat16, rounded once, as they are written.
 
 Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
-weights when the optimizer has stepped their tile, or once a call of predictions. Everything but
-these operands stays float32. Products, rounding and weights are blocks that only mixed precision
-compiles.
+weights after the step of their tile, or once a call of predictions. All else stays float32. These
+are blocks that only mixed precision compiles.
 """
 
 import numpy as np
@@ -19,7 +18,6 @@ from fastmlp.compiler.target import lanes_of
 
 @njit
 def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
-    """Round some panels of a layer's outputs, if the next layer's products take pairs."""
     if layer.outputs_along:
         forms = (layer.outputs_along, layer.outputs_across)
         outputs = (layer.outputs, net.panel, *forms, layer.n_out)
@@ -28,7 +26,6 @@ def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
 
 @njit
 def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
-    """Round some panels of a layer's deltas, if its own products take pairs."""
     if layer.pairs:
         forms = (layer.deltas_along, layer.deltas_across)
         deltas = (layer.deltas, net.panel, *forms, layer.n_out)

@@ -1,7 +1,7 @@
-"""The drivers of a single step, for which the user's own loop asks: one batch, in chunks.
+"""The drivers of a single step, for a user's own loop: one batch, in chunks.
 
-They have the bits of a fit's epoch of one batch. A step is taken only where its loss is finite,
-which is known before phase two.
+A step has the bits of a fit's epoch of one batch. It is taken only if its loss is finite, which is
+known before phase two.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,9 +44,9 @@ def _is_finite(job: Job, loss: float) -> bool:
 def batch_step(scalar: Scalar) -> Kernel:
     """Make the driver of chunks first to last of a batch; the last takes the step.
 
-    Its one argument is the address of a `Job`, whose fields from `net` to `losses` are set, but for
-    `reached`; `reached`, `diverged` and the loss at `losses` are the answer. Where the job has a
-    `mass`, deltas are of the sum of the losses, and penalties of this mass.
+    The argument is the address of a `Job`, whose fields from `net` to `losses` are set, except
+    `reached`; `reached`, `diverged` and the loss at `losses` are the answer. A job with a `mass`
+    has deltas of the summed losses, and penalties of this mass.
     """
     mass_of, step = masses(scalar), steps(scalar, _is_finite)
 
@@ -85,7 +85,7 @@ DECLINED, NOT_FINITE, TAKEN = range(3)
 
 
 class PlainStep(Record):
-    """A step on plain rows, in buffers that are ready, without a call of Python's in between."""
+    """A step on plain rows in prepared buffers, in one call without Python."""
 
     job: int  # address of its `Job`
     team: int  # address of the team's record; 0: the calling thread alone
@@ -120,7 +120,6 @@ class PlainStep(Record):
 
 
 def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make the functions that see if numbers are in a range, and if they are finite."""
     largest, lanes = float(np.finfo(scalar).max), lanes_of(scalar)
     sum_rows, vector = moves(scalar, lanes).sum_rows, lanes * np.dtype(scalar).itemsize
 
@@ -134,8 +133,8 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def are_finite(address: int, n: int, sums: int) -> bool:
-        """Return True if n numbers are finite, and sums of them, in which a number that is not
-        finite stays. 22 -> 13 us (100,000 numbers)."""
+        """Return True if n numbers are finite, and sums of them, in which a nonfinite number stays.
+        22 -> 13 us (100,000 numbers)."""
         n_vectors = n // lanes
         zeros = row(sums, lanes, scalar)
         zeros[:] = 0
@@ -149,8 +148,8 @@ def ranges(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make the function that checks some rows and their targets, and the one that checks weights
-    and labels, and writes labels as numbers."""
+    """Make two functions: one checks rows and their targets; the other checks weights and labels,
+    and writes labels as numbers."""
     largest, size = float(np.finfo(scalar).max), np.dtype(scalar).itemsize
     are_within, are_finite = ranges(scalar)
 
@@ -166,7 +165,6 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def take_labels(step: PlainStep) -> bool:
-        """Write labels as numbers; return True if all are in the range."""
         n, n_others, numbers = step.n_rows, 0, row(step.label_rows, step.n_rows, scalar)
         for r in range(n):
             if step.label_bytes == 8:
@@ -179,8 +177,8 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def take_weights(step: PlainStep) -> bool:
-        """Return True if weights are 0 or more, and not all 0, or there are none; and labels in
-        their range."""
+        """Return True if weights are absent, or nonnegative and not all 0, and labels are in their
+        range."""
         total, n = 0.0, step.n_rows
         if step.weight != 0:
             weights = row(step.weight, n, scalar)
@@ -194,13 +192,11 @@ def row_checks(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _comparison(scalar: Scalar) -> Kernel:
-    """Make the function that compares a part of the parameters with their copy."""
     size = np.dtype(scalar).itemsize
 
     @njit
     def are_alike(step: PlainStep, part: int, n_parts: int) -> bool:
-        """Return True if the bits are the same: of words, and in the last part perhaps of half a
-        word."""
+        """Return True if the bits are the same, compared as words, the last perhaps half a word."""
         n_words, faults = step.n_parameters * size // 8, 0
         first, last = part_of(part, n_parts, n_words)
         words = row(step.parameters + first * 8, last - first, np.int64)
@@ -218,13 +214,13 @@ def _comparison(scalar: Scalar) -> Kernel:
 
 
 def quick_step(scalar: Scalar) -> Kernel:
-    """Make the block of a `PlainStep`: checks of the rows, parameters that have changed in between,
-    the step, and the parameters in their order.
+    """Make the block of a `PlainStep`: checks of the rows, parameters changed in between, the step,
+    and the parameters in their order.
 
-    Its one argument is the record's address. The caller has checked shapes, and has set the fields
-    from `x` to `step`; `status` and `loss` are the answer. With a `team` its threads share all
-    passes over rows and parameters. Where the block `publishes`, nobody may read the parameters
-    meanwhile: the caller holds the GIL, or is alone. The block itself needs no GIL.
+    The argument is the record's address. The caller has checked shapes and set the fields from `x`
+    to `step`; `status` and `loss` are the answer. With a `team`, threads share all passes over rows
+    and parameters. A block that `publishes` needs a caller that holds the GIL, or is alone: nobody
+    may read the parameters meanwhile. The block itself needs no GIL.
     """
     (are_sound, take_weights), are_alike = row_checks(scalar), _comparison(scalar)
     are_finite = ranges(scalar)[1]
@@ -235,7 +231,7 @@ def quick_step(scalar: Scalar) -> Kernel:
 
     @njit(parallel=True)
     def look(team: int, steps: Sequence[PlainStep], n_parts: int) -> None:
-        """Check the rows, and compare the parameters with those that the last step left."""
+        """Check the rows, and compare the parameters with the last step's."""
         for part in prange(n_parts):
             flush, step, sums = flushed(), steps[0], stack(vector)
             first, last = part_of(part, n_parts, step.n_rows)
@@ -267,7 +263,7 @@ def quick_step(scalar: Scalar) -> Kernel:
         job.team, job.n_parts = team, n_parts
         step.n_unsound = step.n_changed = step.is_lost = 0
         look(team, steps, n_parts)
-        # Where the user has written to an average, it begins anew; weights with signs are bound.
+        # After a user's write the average begins anew, and weights with signs are bounded.
         written = step.n_changed if step.trained != 0 or net.signs != 0 else 0
         again = step.n_unsound + written
         if again == 0 and take_weights(step):
@@ -299,8 +295,8 @@ def take_quick_step(scalar: Scalar) -> Callable[..., float]:
     """Make the function by which Python takes a step, of any dtype."""
 
     def take(address: int, step: int, label_bytes: int, x: Array, y: Array, weight: int) -> float:
-        """Take a step on rows, of weights at an address, or 0; return the loss, or NaN where the
-        parameters are not finite after it. The record's status says if it was taken."""
+        """Take a step on rows, of weights at an address, or 0; return the loss, or NaN if the
+        parameters are not finite after it. The record's status tells if it was taken."""
         quick, n = record_at(address, PlainStep), x.shape[0]
         quick.status, quick.loss = DECLINED, np.nan
         if x.shape[1] != quick.n_in or y.shape[0] != n or y.size != n * quick.n_targets:

@@ -1,7 +1,6 @@
-"""The output layer of rows: its values, losses, predictions and deltas, in columns.
+"""The output layer of rows: values, losses, predictions and deltas, in columns.
 
-A column has one output of a block of rows; the columns follow each other, and losses run along
-rows.
+A column has one output of a block of rows; losses run along rows.
 """
 
 import numpy as np
@@ -29,7 +28,6 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def gather_targets(net: Net, rows: Span, skip: int) -> int:
-        """Copy the rows' targets to columns in the thread's buffer, and return its address."""
         batch, n_targets, place, (first, n) = _of(net), net.n_targets, net.targets + skip, rows
         targets, index = (
             row(place, n * n_targets, scalar),
@@ -43,7 +41,6 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def sum_losses(net: Net, rows: Span, at: int, skip: int) -> None:
-        """Write the weighted loss of each strip of rows."""
         batch, (first, n) = _of(net), rows
         loss = row(net.row_losses + skip, n, np.float64)
         n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
@@ -89,7 +86,6 @@ def _of(net: Net) -> Batch:
 
 
 def _values(scalar: Scalar) -> Kernel:
-    """Make the function that writes n rows' pre-activations of the output layer to columns."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     dots, unpack_columns = skinny(scalar, lanes).dots, moves(scalar, lanes).unpack_columns
@@ -109,7 +105,6 @@ def _values(scalar: Scalar) -> Kernel:
 
 
 def _predictions(scalar: Scalar) -> Kernel:
-    """Make the function that writes n rows' predictions to the batch's `out`."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
@@ -123,11 +118,11 @@ def _predictions(scalar: Scalar) -> Kernel:
         start, n = rows
         link = record_at(net.blocks, BlockAddresses).link
         if net.n_out == 1:
-            # A column is all that there is of the rows.
+            # A single column has the order of the rows.
             call(link, (values, _of(net).out + start * size, n, 1))
             return
         call(link, (values, place, n, net.n_out))
-        # From columns to rows by way of panels: one by one a number took 4 ns.
+        # From columns to rows through panels: one by one a number took 4 ns.
         panels = outer.outputs + at * vector
         pack_columns(place, panels, net.panel, net.n_out, n)
         for r in range(n):
@@ -138,7 +133,6 @@ def _predictions(scalar: Scalar) -> Kernel:
 
 
 def _deltas(scalar: Scalar) -> Kernel:
-    """Make the function that copies n rows' deltas from columns to panels, or transposed panels."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector, unit = lanes * size, delta_unit(lanes)
@@ -161,7 +155,7 @@ def _deltas(scalar: Scalar) -> Kernel:
 def output_layer(scalar: Scalar) -> Kernel:
     """Make the function that finishes the output layer of n rows, as far as `mode` asks.
 
-    Each thread has columns of its own. Predictions are written to the batch's `out`, if it is set.
+    Each thread has its columns. Predictions are written to the batch's `out`, if set.
     """
     lanes = lanes_of(scalar)
     write_values, write_predictions = _values(scalar), _predictions(scalar)
@@ -170,7 +164,7 @@ def output_layer(scalar: Scalar) -> Kernel:
 
     @njit
     def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:
-        """Finish rows (start, n) of the chunk, which are rows `at` and following of the buffers."""
+        """Finish rows (start, n) of the chunk, which are buffer rows `at` and following."""
         outer = layers_of(net)[net.n_layers - 1]
         skip, n = thread * net.output_bytes, rows[1]
         values, slopes = net.raw + skip, net.loss_slope + skip

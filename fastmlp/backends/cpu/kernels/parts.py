@@ -21,30 +21,26 @@ Piece = tuple[Tile, Layer, int]
 
 @njit
 def n_strips_of(n_rows: int) -> int:
-    """Return the number of strips of so many rows."""
     return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
 
 
 @njit
 def part_of(part: Any, n_parts: int, n: int) -> Span:
-    """Return the first of n items that a part has, and the one after its last."""
     # Two divisions take 5 of the 205 ns of 2-4-1@4.
     if n_parts == 1:
         return 0, n
-    # The index of a loop of Numba's is unsigned, and minus one a float.
+    # Numba's loop index is unsigned, and minus one a float.
     part = np.int64(part)
     return part * n // n_parts, (part + 1) * n // n_parts
 
 
 @njit
 def layers_of(net: Net) -> Sequence[Layer]:
-    """Return the net's layers."""
     return records_at(net.layers, net.n_layers, Layer)
 
 
 @njit
 def rows_of_part(net: Net, part: int, n_parts: int) -> Span:
-    """Return the first row of a part of the chunk's strips, and the row after its last."""
     n_rows = record_at(net.batch, Batch).n_rows
     first, last = part_of(part, n_parts, n_strips_of(n_rows))
     return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)

@@ -1,8 +1,8 @@
 """The drivers of one rank of several: its share of each batch.
 
-The ranks' gradients are summed between two calls. A call takes the step before with the sum, and
-then computes the gradient of this rank's rows of the next batch: a step is one call. Where
-parameters are averaged instead, a call does some steps by the rank's own rows.
+The ranks' gradients are summed between two calls. A call takes the step before with the sum, then
+computes the gradient of this rank's rows of the next batch: a step is one call. If parameters are
+averaged instead, a call does some steps by the rank's rows alone.
 """
 
 import numpy as np
@@ -20,7 +20,6 @@ from fastmlp.compiler import njit, record_at, row
 
 
 def _sharing(scalar: Scalar) -> Kernel:
-    """Make the function that does this rank's rows of step s, and returns their weighted loss."""
     size, step = np.dtype(scalar).itemsize, steps(scalar)
 
     @njit
@@ -45,8 +44,7 @@ def _sharing(scalar: Scalar) -> Kernel:
 
 def exchange(scalar: Scalar) -> Kernel:
     """Make the driver that takes step `first` with the summed gradient, and writes its penalties to
-    `losses`; and then stores the gradient of step `last`, whose weighted loss is `loss`. -1: none.
-    """
+    `losses`; then stores the gradient of step `last`, whose weighted loss is `loss`. -1: none."""
     size, share = np.dtype(scalar).itemsize, _sharing(scalar)
 
     def exchange_gradients(address: int) -> None:

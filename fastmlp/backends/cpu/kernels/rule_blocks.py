@@ -50,10 +50,10 @@ def activations(
     """Return the addresses of the activations' blocks, and the form of each layer.
 
     With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
-    computed with its loss. Of a layer that is `dropped`, slopes are written, which the backward
-    pass reads. Without `slopes` blocks write values alone: predictions need no more.
+    computed with its loss. Slopes of a `dropped` layer are written, for the backward pass. Without
+    `slopes` blocks write values alone, for predictions.
     """
-    # An option that is not there does not change the key of the cache.
+    # An absent option does not change the key of the cache.
     options = {} if slopes else {"slopes": False}
     addresses, forms = [], []
     last = len(network.activations) - 1
@@ -77,7 +77,6 @@ def link(network: Network, *, needed: bool = True) -> int:
 
 
 def link_block(link: Link, dtype: Any) -> Block:
-    """Return the block of a link."""
     return block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
 
 
@@ -89,15 +88,14 @@ def linked(link: str, raw: NDArray[Any]) -> NDArray[Any]:
 
 
 def loss(network: Network) -> tuple[int, int]:
-    """Return the addresses of the loss's block, and of its constants."""
     options, settings = loss_options(network.loss, network.dtype)
     block = block_of(elementwise.loss_loop, network.dtype, network.loss.rule, **options)
     return block.address, settings
 
 
 def loss_options(loss: Loss, dtype: np.dtype[Any]) -> tuple[dict[str, Any], int]:
-    """Return what `loss_loop` takes beside the rule, and the address of the loss's constants: one
-    block serves all of them."""
+    """Return the options of `loss_loop` beside the rule, and the address of the loss's constants:
+    one block serves all of them."""
     options: dict[str, Any] = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
     if not loss.constants:
         return options, 0
@@ -112,7 +110,6 @@ def _constants(constants: Constants, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def penalties(network: Network) -> list[int]:
-    """Return the addresses of the penalties' blocks."""
     chosen = [rule for rule, _ in network.penalties]
     return [block_of(elementwise.penalty_loop, network.dtype, rule).address for rule in chosen]
 
@@ -125,8 +122,8 @@ def optimizer(network: Network, optimizer: Optimizer) -> Block:
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
-    """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
-    0 unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
+    """Return the address of the block of a penalty's slope and the optimizer's step; 0 unless there
+    is one penalty, of `PENALTIES`, and an update with two numbers of state."""
     rules = [rule for rule, _ in network.penalties]
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
@@ -136,7 +133,6 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
 
 
 def drawing(network: Network) -> dict[str, Any]:
-    """Return the fields of `Addresses` for dropout and noise in training."""
     rates = network.dropout
     if rates is None:
         return {}
@@ -151,12 +147,12 @@ def _options(network: Network, optimizer: Optimizer) -> dict[str, Any]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
     options = {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}
     used = {"averaged": average_of(optimizer) is not None, "signed": bool(network.signs)}
-    # A name that is not there does not change the key of the cache.
+    # An absent name does not change the key of the cache.
     return options | {name: True for name, is_used in used.items() if is_used}
 
 
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")
-# Those with a plain form, of nets without `FEATURES`.
+# Phases with a plain form, for nets without `FEATURES`.
 WITH_PLAIN_FORM = ("forward_backward", "update")
 PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "product": (product, {"by_column": False}),
@@ -202,7 +198,6 @@ OTHERS = (
 
 
 def compile_others(dtype: np.dtype[Any]) -> None:
-    """Compile the blocks that only some sessions need."""
     for factory in OTHERS:
         block_of(factory, dtype)
     for name in WITH_PLAIN_FORM:
@@ -211,7 +206,6 @@ def compile_others(dtype: np.dtype[Any]) -> None:
 
 
 def compile_paired(dtype: np.dtype[Any]) -> None:
-    """Compile the blocks that mixed precision needs beside the others."""
     for name in PAIRED:
         phase(name, dtype)
 
@@ -224,8 +218,8 @@ def names_of(*, train: bool, paired: bool) -> list[str]:
 
 @cache
 def phase(name: str, dtype: np.dtype[Any], *, by_norm: bool = False, plain: bool = False) -> Block:
-    """Return the block of a phase, by its name; `by_norm`: of the update that clips by norm;
-    `plain`: of nets without `FEATURES`."""
+    """Return a phase's block by its name; `by_norm`: the update that clips by norm; `plain`: for
+    nets without `FEATURES`."""
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}

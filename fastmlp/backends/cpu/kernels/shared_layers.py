@@ -6,8 +6,7 @@ every thread reads all weights, half of them just written by another core: 0.4 o
 
 Split-K is for one layer, the first or the second. Each half of its inputs, its weight rows and
 their gradient stay on one thread; only partial sums cross cores. By rows half of W would cross, by
-panels half of X. One thread computes the same two sums, for the same bits: it adds the second as it
-stores it.
+panels half of X. One thread computes the same two sums, for the same bits.
 """
 
 from collections.abc import Sequence
@@ -54,7 +53,6 @@ _groups_of_panels = njit(groups_of_panels)
 
 @njit
 def panels_of_part(part: int, n_parts: int, n_panels: int) -> Span:
-    """Return the first panel of a part's groups, and how many panels they have at most."""
     first, last = part_of(part, n_parts, _groups_of_panels(n_panels))
     return first * LARGEST_TILE[1], (last - first) * LARGEST_TILE[1]
 
@@ -133,7 +131,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     ) -> None:
         """Phase one: the team joins after each layer.
 
-        With layer `split` (from 1; 0: none) computed by split-K, the layers below it are done.
+        Layers up to `split` (from 1; 0: none), which is computed by split-K, are done already.
         """
         net = nets[0]
         outer = layers_of(net)[net.n_layers - 1]

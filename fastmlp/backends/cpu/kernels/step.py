@@ -1,7 +1,7 @@
 """A step of training on a chunk of rows: phase one, then phase two with the update.
 
-The job has the address of the team, and the number of parts of phase one. All blocks are called by
-address, so that a program compiles only the forms that its nets need.
+The job has the team's address and the number of parts of phase one. Blocks are called by address,
+so that a program compiles only the forms that its nets need.
 """
 
 from typing import Any
@@ -29,7 +29,6 @@ def sum_of(address: int, n: int) -> float:
 
 @njit
 def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
-    """Do phase two with the gradient that is stored."""
     shared = job.team != 0 and net.microbatch_rows == 0
     team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
     split = net.split_layer if shared else 0
@@ -41,8 +40,8 @@ def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
 
 @njit
 def take_stored_step(job: Job, net: Net, ends: int) -> None:
-    """Take the optimizer's step with the gradient that is stored, clipped by its norm if the
-    optimizer asks for that; where the gradient `ends` its batch, penalties are added first."""
+    """Take the optimizer's step with the stored gradient, clipped by norm if the optimizer asks; a
+    gradient that `ends` its batch gets penalties first."""
     if net.factors:
         if ends:
             update_again(job, net, ends, 0)
@@ -63,7 +62,7 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
-    """Do phase two; of microbatches one thread takes the step, which is little work."""
+    """Do phase two; one thread takes the step of microbatches, which is little work."""
     blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
     if net.microbatch_rows > 0:
         if ends:
@@ -79,14 +78,13 @@ def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
 def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     """Make the function that does both phases of a chunk and returns the weighted loss.
 
-    Phase two is left out where ``may_step(job, loss)`` is False.
+    Phase two is left out if ``may_step(job, loss)`` is False.
     """
     size = np.dtype(scalar).itemsize
     add, clear = moves(scalar, lanes_of(scalar)).add, moves(scalar, lanes_of(scalar)).clear
 
     @njit
     def add_partials(net: Net, n: int, more: int) -> None:
-        """Sum n microbatches' gradients in their order, after those of the chunks before."""
         if not more:
             clear(net.gradient, net.n_packed)
         for i in range(n):
@@ -94,8 +92,8 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
     @njit
     def phase_one(job: Job, net: Net, more: int) -> float:
-        """Do phase one in the form of the net's partition, of microbatches also the gradient;
-        return the weighted loss."""
+        """Do phase one in the form of the net's partition; return the weighted loss. Microbatches
+        compute the gradient too."""
         blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         if net.microbatch_rows > 0:
             call(blocks.microbatches, (job.team, job.net))
@@ -116,8 +114,7 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         """Do both phases; return the weighted loss. If the chunk `ends` its batch, penalties are
-        added; with `apply` the optimizer's step is taken, after clipping by norm where it is
-        asked for."""
+        added; with `apply` the optimizer's step is taken, after clipping by norm."""
         loss = phase_one(job, net, more)
         if may_step(job, loss):
             phase_two(job, net, more, ends, 0 if net.factors else apply)
@@ -147,7 +144,7 @@ def objective(scalar: Scalar) -> Any:
 def set_mass(net: Net, mass: float) -> None:
     """Set the batch's factor of deltas, 1 / mass, and of penalties, strength / mass."""
     batch, scale = record_at(net.batch, Batch), 1.0 / mass
-    # Written only when it changes: else workers fetch its line once more.
+    # Written only on change: else workers fetch its line once more.
     if batch.scale != scale:
         batch.scale = scale
     scale_penalties(net, mass)
@@ -155,7 +152,6 @@ def set_mass(net: Net, mass: float) -> None:
 
 @njit
 def scale_penalties(net: Net, mass: float) -> None:
-    """Set the factors of penalties to those of a batch of this mass: strength / mass."""
     strengths = row(net.strengths, net.n_penalties, np.float64)
     scales = row(net.scales, net.n_penalties, np.float64)
     for p in range(net.n_penalties):

@@ -28,7 +28,6 @@ Array = NDArray[Any]
 
 
 def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = CLOSE) -> int:
-    """Return the numbers of a packed vector, padding included."""
     lanes = lanes_of(network.dtype.type)
     layers = packed_layers(network.layout, lanes, 1, train=True, sparse=sparse, spacing=spacing)
     return round_up(numbers_packed(layers, lanes), PAGE_ROWS)
@@ -56,7 +55,6 @@ class PanelPacking:
         self.size = round_up(len(self._workspace.parameters), PAGE_ROWS)
 
     def packed(self, flat: Array) -> Array:
-        """Return a new packed vector, padded with zeros."""
         result = aligned(self.size, self._dtype)
         net = address(self._plan.net)
         block_of(pack, self._dtype)(net, address(flat), address(result))
@@ -73,17 +71,16 @@ class PanelPacking:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    It is never held flat: to copy 8 million parameters' state at the end of a fit, into memory new
-    to the process, took 0.2 s.
+    The state is never flat: copying that of 8 million parameters at the end of a fit, into new
+    memory, took 0.2 s.
 
     Attributes
     ----------
     network : Network
     n_slots : int
-        2: m and v. 4: also the parameters that are trained, and those that the net shows, which are
-        the optimizer's average.
+        2: m and v. 4: also the trained parameters, and the shown ones, the optimizer's average.
     lag : float, of a rule that averages by itself
-    sparse : bool, True if they belong to a training on sparse rows
+    sparse : bool, True for training on sparse rows
     spacing : Spacing, of the panels
     """
 
@@ -104,7 +101,7 @@ class Moments:
         self.network, self.sparse, self.spacing = network, sparse, CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
         self.lag = 0.0
-        # By their spacing: steps on few and on many rows may take turns.
+        # Steps on few and on many rows, of other spacings, may take turns.
         self._packings: dict[Spacing, PanelPacking] = {}
         self._signs: Array | None = None
         self._packed = None if flat is None else self._pack(flat)
@@ -121,15 +118,13 @@ class Moments:
 
     @property
     def trained(self) -> Array | None:
-        """The parameters that are trained, packed; None: they are those that the net shows."""
+        """The trained parameters, packed; None: the shown ones."""
         return self._arrays()[2] if self.n_slots > N_SLOTS else None
 
     @property
     def average(self) -> Array | None:
-        """The packed vector from which the parameters that the net shows are computed.
-
-        It is the average, or m of a rule that averages by itself; None: there is no average.
-        """
+        """The packed vector from which the shown parameters are computed: the average, or m of a
+        rule that averages by itself; None: no average."""
         if self.n_slots == N_SLOTS:
             return None
         return self._arrays()[0 if self.lag else 3]
@@ -159,7 +154,7 @@ class Moments:
         return True
 
     def shown(self, trained: Array) -> Array:
-        """Keep the parameters trained so far, packed; return those that the net shows."""
+        """Keep the parameters trained so far, packed; return the shown ones."""
         if self.n_slots == N_SLOTS:
             return trained
         m, _, kept, shown = self._arrays()
@@ -171,7 +166,6 @@ class Moments:
         return shown
 
     def arrange(self, spacing: Spacing) -> None:
-        """Arrange the panels with this spacing."""
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
@@ -184,7 +178,7 @@ class Moments:
         return np.stack([panels.flat(packed) for packed in self._arrays()])
 
     def _arrays(self) -> tuple[Array, ...]:
-        """Return all packed vectors; zeros are allocated now, with the spacing that is now set."""
+        """Return all packed vectors, allocated on first use with the current spacing."""
         if self._packed is None:
             n = packed_numbers(self.network, sparse=self.sparse, spacing=self.spacing)
             dtype = self.network.dtype
@@ -204,5 +198,5 @@ class Moments:
         return self._packings[self.spacing]
 
     def __reduce__(self) -> Any:
-        """Panels are as wide as this machine's registers; a copy may live on another."""
+        """Panels are as wide as this machine's registers; a copy may move to another machine."""
         return Moments, (self.network, self.flat())

@@ -15,15 +15,14 @@ from fastmlp.network.spec import Layout
 
 
 class Spacing(NamedTuple):
-    """Room between what different threads write.
+    """Room between writes of different threads.
 
     Attributes
     ----------
     rows : int
         Empty rows after each panel.
     split_layer : int
-        The layer, counted from 1, with as many empty rows in front of the second half of its
-        inputs; 0: none.
+        The layer, from 1, with as many empty rows before the second half of its inputs; 0: none.
     """
 
     rows: int = 0
@@ -39,16 +38,16 @@ class Packed(NamedTuple):
 
     Attributes
     ----------
-    is_transposed : bool, True if they are the panels of W transposed
-    rows, panels : int, of the matrix that is held
+    is_transposed : bool, True for panels of W transposed
+    rows, panels : int, of the held matrix
     panel : int, rows from one panel to the next
-    biases : int, the row where the biases begin
+    biases : int, the first row of the biases
     middle, gap : int, rows of a panel from `middle` on lie `gap` further down
     size : int, rows in all
     copy_panel, copy_size : int, rows of a panel of the transposed copy, in whole squares, and rows
-        of the copy; 0 if there is none
+        of the copy; 0 without one
     pairs_panel, pairs_size : int, rows of a panel of the weights in pairs across their rows, and in
-        all; 0 if its products take no pairs. The transposed copy is in pairs, too, then.
+        all; 0 without pairs. The transposed copy is then in pairs, too.
     """
 
     is_transposed: bool
@@ -65,31 +64,27 @@ class Packed(NamedTuple):
     pairs_size: int = 0
 
     def place(self, panel: int, row: int) -> int:
-        """Return where a row of a panel lies."""
         return panel * self.panel + row + (self.gap if row >= self.middle else 0)
 
 
 def round_up(n: int, unit: int) -> int:
-    """Return the smallest multiple of `unit` that is at least n."""
     return -(-n // unit) * unit
 
 
 def few_outputs(lanes: int) -> int:
-    """Return the most outputs of a layer that is held transposed."""
     return min(lanes, max(FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS * lanes // 8))
 
 
 def holds_transposed(n_in: int, n_out: int, lanes: int) -> bool:
-    """Return True if training holds a layer's weights transposed."""
     return n_out <= few_outputs(lanes) and n_in > n_out
 
 
 def has_copy(i: int, n_layers: int, rows: int, *, is_transposed: bool) -> bool:
-    """Return True if training on chunks of so many rows holds the weights of layer i in both forms.
+    """Return True if training on chunks of `rows` rows holds the weights of layer i in both forms.
 
-    A first layer has no deltas below it, a transposed last layer is multiplied forward as it is
-    held, and the deltas of a single row go back through W as it is held: copies take a quarter of a
-    step (32-64-32-1@1).
+    A first layer has no deltas below it, a transposed last layer is multiplied forward as it is,
+    and the deltas of a single row go back through W as it is: copies take a quarter of a step
+    (32-64-32-1@1).
     """
     return i < n_layers - 1 if is_transposed else i > 0 and rows > 1
 
@@ -109,11 +104,11 @@ def packed_layers(
     spacing: Spacing = CLOSE,
     paired: Sequence[bool] = (),
 ) -> tuple[Packed, ...]:
-    """Return where each layer's parameters lie, for chunks of so many rows.
+    """Return the place of each layer's parameters, for chunks of `rows` rows.
 
-    The products of layers that are `paired` take pairs of bfloat16. If the rows' features are
-    `sparse`, the first layer is not transposed; predictions then read its weights from the flat
-    parameters, and only its biases are packed, as of layers in pairs.
+    Products of `paired` layers take pairs of bfloat16. A first layer on `sparse` rows is not
+    transposed; predictions read its weights from the flat parameters, and only its biases are
+    packed, as for layers in pairs.
     """
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
@@ -165,14 +160,12 @@ def _packed(
 
 
 def numbers_packed(layers: tuple[Packed, ...], lanes: int) -> int:
-    """Return the numbers of all packed parameters, with room after them: the transposition of the
-    last square reads past its end."""
+    """Return the numbers of packed parameters, with room for the last square's transposition."""
     return sum(layer.size for layer in layers) * lanes + lanes * lanes
 
 
 @njit
 def row_offset(layer: Layer, r: int, vector: int) -> int:
-    """Return the bytes from a panel of packed weights to its row r."""
     return r * vector + (layer.gap if r >= layer.middle else 0)
 
 
@@ -191,7 +184,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
             biases = flat + layer.bias_offset * size
-            # Of sparse rows, and of pairs, predictions hold no packed weights.
+            # Predictions hold no packed weights of sparse rows and of pairs.
             n_in = layer.n_in if layer.packed_rows > 0 else 0
             for k in range(n_in):
                 source = flat + (layer.offset + k * width) * size
@@ -211,8 +204,8 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 
 
 def unpacking(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that copies some rows of a layer's weights into a flat vector, after the
-    last row also the biases."""
+    """Make the function that copies rows of a layer's weights, and after the last its biases, into
+    a flat vector."""
     lanes = lanes_of(scalar)
     unpack_rows, transpose = moves(scalar, lanes).unpack_rows, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
@@ -220,7 +213,7 @@ def unpacking(scalar: type[np.floating[Any]]) -> Any:
 
     @njit
     def unpack_some(layer: Layer, flat: int, there: int, rows: Any, block: int) -> None:
-        """Copy rows first to last, `there` bytes from the net's own packed parameters; `first` is a
+        """Copy rows first to last, `there` bytes from the net's packed parameters; `first` is a
         multiple of `lanes`, and `block` has room for a square."""
         (first, last), width, packed = rows, layer.n_out, layer.packed + there
         target, n_bytes = flat + (layer.offset + first * width) * size, width * size

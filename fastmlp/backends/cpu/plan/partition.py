@@ -42,8 +42,7 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
 
     `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
     memory does not grow with the data, and Ctrl-C is served in time. If the gradient is small
-    beside the chunk, training takes as many rows as keep outputs and deltas in the second-level
-    cache (`CACHE_NUMBERS`).
+    beside the chunk, outputs and deltas stay in the second-level cache (`CACHE_NUMBERS`).
     """
     return _even_chunk(n_rows, _most_rows(layout, train=train, sparse=sparse))
 
@@ -63,7 +62,7 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
     """Return the rows of a microbatch, which one thread takes through both phases; 0: none.
 
     For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
-    cache, its gradient is small beside them, and a multiple of four microbatches shares out evenly.
+    cache, its gradient is small beside them, and multiples of four share out evenly.
     """
     if 6 * layout.n_weights * n_rows < MICROBATCH_FLOPS:
         return 0
@@ -74,7 +73,6 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
 
 
 def microbatches_of(layout: Layout, n_rows: int) -> int:
-    """Return the largest number of microbatches of n rows."""
     return round_up(-(-n_rows // _rows_in_cache(layout)), MICROBATCHES)
 
 
@@ -83,8 +81,8 @@ def _rows_in_cache(layout: Layout) -> int:
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
-    """Return the rows of a chunk of microbatches, of `small` rows and n_packed gradients each: what
-    one core trains on in 0.25 s, with `CHUNK_NUMBERS` numbers of gradients."""
+    """Return the rows of a chunk of microbatches of `small` rows and n_packed gradients each: one
+    core's training in 0.25 s, and `CHUNK_NUMBERS` numbers of gradients."""
     by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * small
     return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
 
@@ -96,7 +94,7 @@ def _even_chunk(n_rows: int, most: int) -> int:
     """
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
     rows = -(-n_rows // n_chunks)
-    # Whole strips, where there is room for them.
+    # Whole strips, if there is room.
     return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
 
 
@@ -145,8 +143,8 @@ class StepCost(NamedTuple):
 def split_layer_of(step: Step) -> int:
     """Return the layer, from 1, to compute by split-K; 0: none.
 
-    Split-K changes the order of sums, so the choice depends on the net and its rows alone: the best
-    layer for two threads is split for any number of threads.
+    Split-K changes the order of sums, so the net and its rows alone decide: the best layer for two
+    threads is split for any number of threads.
     """
     if step.rows < STRIP_ROWS or step.flops < SHARED_FLOPS:
         return 0
@@ -168,7 +166,7 @@ def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
 def cost_of(
     step: Step, n_threads: int, split_layer: int = 0, *, by_panels: bool = False
 ) -> StepCost:
-    """Estimate phase one, with what phase two fetches and joins."""
+    """Estimate phase one, and the fetches and joins of phase two."""
     busy, fetched, joins = 0.0, 0.0, 2
     for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
         if i + 1 == split_layer:
@@ -200,8 +198,7 @@ def _soonest(step: Step, n_threads: int, split_layer: int) -> float:
     )
 
 
-# The busiest thread's part of one product, the numbers that all threads fetch from other cores, and
-# the joins.
+# The busiest thread's part of one product, the numbers fetched from other cores, and the joins.
 _LayerCost = tuple[float, float, int]
 
 
@@ -247,7 +244,6 @@ def _larger_half(step: Step, width: int) -> float:
 
 
 def _largest_part(n: int, n_threads: int) -> float:
-    """Return the busiest thread's part of n pieces."""
     return -(-n // n_threads) / n
 
 
@@ -293,23 +289,21 @@ class Partition(NamedTuple):
 
     @property
     def buffer_rows(self) -> int:
-        """The rows for which there are buffers."""
         return self.microbatch_rows or self.rows
 
     @property
     def single_row(self) -> bool:
-        """True if a chunk is one row."""
         return self.rows == 1
 
 
-# One chunk on one thread; its rows are those of the workspace.
+# One chunk on one thread; its rows are the workspace's.
 WHOLE = Partition(0)
 
 
 def partition_of(
     spec: Network, n_rows: int, n_threads: int, *, train: bool, sparse: bool
 ) -> Partition:
-    """Return how to divide a step on up to n_rows rows for up to n_threads threads."""
+    """Return the partition of a step on up to n_rows rows for up to n_threads threads."""
     layout = spec.layout
     if sparse or not train:
         return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
@@ -334,7 +328,7 @@ def partition_of(
 
 def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, ...]:
     """Return the key of steps that may share buffers: equal keys have the same order of sums as a
-    plan made for n_rows rows."""
+    plan for n_rows rows."""
     in_chunks = n_rows if partition.microbatch_rows and partition.rows < n_rows else 0
     tile_rows = 0
     if network.penalties:
@@ -346,26 +340,26 @@ def form_of(network: Network, n_rows: int, partition: Partition) -> tuple[int, .
 
 
 def rows_of_tiles(chunk_rows: int, size: int) -> int:
-    """Return the rows of weights whose inputs, for n rows of a chunk, stay in the
-    second-level cache while all deltas pass; `size` is that of a number in bytes."""
+    """Return the rows of weights whose inputs, for n rows of a chunk, stay in the second-level
+    cache while all deltas pass; `size` is a number's bytes."""
     return max(1, CACHE_BYTES // (chunk_rows * size * TILE_ROWS)) * TILE_ROWS
 
 
 def room_of(layout: Layout, partition: Partition, most: int) -> Partition:
-    """Return a partition of `most` rows with the rows of buffers that serve every number of rows up
-    to that, of the same form."""
+    """Return a partition of `most` rows whose buffers serve every smaller number of rows of the
+    same form."""
     if partition.microbatch_rows:
         cached = round_up(_rows_in_cache(layout), STRIP_ROWS)
         small = min(round_up(-(-most // MICROBATCHES), STRIP_ROWS), cached)
         return partition._replace(microbatch_rows=max(small, partition.microbatch_rows))
-    # A last chunk that would be short is part of the others: see `_even_chunk`.
+    # A short last chunk is part of the others: see `_even_chunk`.
     chunk = _most_rows(layout, train=True)
     return partition._replace(rows=max(partition.rows, min(most, chunk + chunk // 4 + 1)))
 
 
 def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
-    """Return which layers' products take bfloat16: none of small nets in microbatches, nor of
-    single rows in training, whose layers are no products of matrices."""
+    """Return the layers whose products take bfloat16: none of small nets in microbatches, nor of
+    single rows in training, which have no products of matrices."""
     if partition.microbatch_rows or partition.single_row:
         return ()
     return paired_layers(network.layout, network.compute_dtype, sparse=sparse)
