@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp import History
-from fastmlp.cli.info import cache_state
+from fastmlp.info import cache_state
 from fastmlp.plotting import FAINT, INK, WRONG, plot_history
 from fastmlp.validation.suggestions import needs
 

@@ -134,14 +134,14 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from fastmlp.cli.info import format_info, info
+    from fastmlp.info import format_info, info
 
     print(json.dumps(info()) if arguments.json else format_info())
 
 
 def _warmup(arguments: argparse.Namespace) -> None:
-    from fastmlp.cli.info import cache_state
     from fastmlp.compiler import cache
+    from fastmlp.info import cache_state
     from fastmlp.warmup import warmup
 
     if cache.folder() is None:

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval
 
 from fastmlp._process import warnings
-from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.data.batches import batches_of, names_of_model, predicted
 from fastmlp.data.sources import Source
 from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.many.groups import Cluster, client_of
 from fastmlp.network.spec import Activation, LossObject
 from fastmlp.rules.losses import NumberLossName
 from fastmlp.rules.optimizer_protocol import Optimizer

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.data.sources import Source
+from fastmlp.many.groups import Cluster, client_of
 from fastmlp.many.jobs import (
     WHO,
     NetJob,

@@ -12,9 +12,9 @@ from fastmlp._process.task_pool import Outcome, Pool, Stopped, Task, check
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import n_threads_of
 from fastmlp.backends.protocol import GroupEngine, Launches, Span
-from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
+from fastmlp.many.groups import Cluster
 from fastmlp.many.jobs import WHO, NetJob, SharedFeed, jobs_over, who
 from fastmlp.training import loop
 from fastmlp.training.history import (

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fastmlp._process import warnings
 from fastmlp.backends.devices import n_threads_of
-from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import fit_many
+from fastmlp.many.groups import Cluster
 from fastmlp.network import monotone
 from fastmlp.tabular import conformal, extras, pool, reports, splits
 from fastmlp.tabular.extras import Extra

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
-from fastmlp.cluster.groups import Cluster
+from fastmlp.many.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.tabular import pool
 from fastmlp.tabular.encoding import Encoding

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import n_threads_of
-from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import Call, fit_together
+from fastmlp.many.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDType, LossLike
 from fastmlp.rules.optimizer_protocol import EMA

@@ -24,11 +24,11 @@ from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.kernels.rule_blocks import PAIRED
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.demo import run_demo
-from fastmlp.cli.info import format_info, info
 from fastmlp.cli.main import ending, main
 from fastmlp.compiler import cache, target
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import PairProducts
+from fastmlp.info import format_info, info
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
@@ -276,14 +276,14 @@ def test_versions() -> None:
 
 
 def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmlp.cli.info.COMPILER", "numba")
+    monkeypatch.setattr("fastmlp.info.COMPILER", "numba")
     monkeypatch.setattr(limits, "threading_layer", lambda: "workqueue")
     assert info()["threading layer"].startswith("workqueue (not used: workers")
 
 
 @pytest.mark.parametrize("kind", get_args(PairProducts))
 def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmlp.cli.info.pair_products", lambda: kind)
+    monkeypatch.setattr("fastmlp.info.pair_products", lambda: kind)
     words = {"tiles": "AMX", "matrices": "bfmmla", "lanes": "AVX512-BF16", "widened": "float32"}
     assert words[kind] in info()["bfloat16"]
 
@@ -291,9 +291,9 @@ def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastmlp.backends.cuda import device
 
-    monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr("fastmlp.info.CUDA_PACKAGES", ("no_such_package",))
     assert info()["GPU"] == 'none: no package; pip install "numba-cuda[cu13]"'
-    monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("numba",))
+    monkeypatch.setattr("fastmlp.info.CUDA_PACKAGES", ("numba",))
     monkeypatch.setattr(device, "count", lambda who: 2)
     assert info()["GPU"] == "2 seen by the driver"
 
@@ -315,8 +315,8 @@ def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_compiler_at_work(
     monkeypatch: pytest.MonkeyPatch, interpreted: bool, compiler: str, expected: str
 ) -> None:
-    monkeypatch.setattr("fastmlp.cli.info.INTERPRETED", interpreted)
-    monkeypatch.setattr("fastmlp.cli.info.COMPILER", compiler)
+    monkeypatch.setattr("fastmlp.info.INTERPRETED", interpreted)
+    monkeypatch.setattr("fastmlp.info.COMPILER", compiler)
     assert info()["compiler"].startswith(expected)
 
 

@@ -44,7 +44,7 @@ from fastmlp import (
     predict_arrow,
 )
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.cluster import groups
+from fastmlp.many import groups
 from fastmlp.network.state import NetState
 
 pytestmark = unconverged

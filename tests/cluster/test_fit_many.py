@@ -31,8 +31,8 @@ from fastmlp import (
     TabularMLPRegressor,
     fit_many,
 )
-from fastmlp.cluster import groups
-from fastmlp.cluster.groups import Cluster, dealt
+from fastmlp.many import groups
+from fastmlp.many.groups import Cluster, dealt
 from fastmlp.network.state import NetState
 
 # Workers cannot import it.

@@ -420,7 +420,7 @@ def test_a_filled_folder_that_may_not_be_written_is_read(
 
 AS_NOBODY = f"""
 import os, sys, warnings
-import fastmlp.backends.cpu.kernels.elementwise, fastmlp.rules.activations, fastmlp.cli.info
+import fastmlp.backends.cpu.kernels.elementwise, fastmlp.rules.activations, fastmlp.info
 from fastmlp.compiler import cache
 cache.fingerprint = lambda it=cache.fingerprint(): it  # of sources that nobody may read
 sources = cache.sources()
@@ -433,7 +433,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     exec({EVALUATE!r})
     again = cache.folder()
-print(fastmlp.cli.info.cache_state())
+print(fastmlp.info.cache_state())
 print(*(one.category.__name__ for one in caught), *(one.message for one in caught))
 """
 only_root = pytest.mark.skipif(
@@ -526,7 +526,7 @@ def test_a_package_in_a_zip_has_no_folder(
     # Its hash would be the same whatever is in it: the code of one version would serve the next.
     home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     home["PYTHONPATH"] = shutil.make_archive(str(tmp_path / "fastmlp"), "zip", package.parent)
-    where = "from fastmlp.cli.info import info; print(info()['cache'])"
+    where = "from fastmlp.info import info; print(info()['cache'])"
     numbers, state = python(f"{EVALUATE}\n{where}", **home).splitlines()
     assert numbers.split() == [*RIGHT.split(), "True"]
     assert not (tmp_path / "cache").exists()

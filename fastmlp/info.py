@@ -37,7 +37,7 @@ def info() -> dict[str, str]:
 
     Examples
     --------
-    >>> from fastmlp.cli.info import info
+    >>> from fastmlp.info import info
     >>> list(info())[:5]
     ['fastmlp', 'Python', 'numba', 'llvmlite', 'numpy']
     """
@@ -65,7 +65,7 @@ def format_info() -> str:
 
     Examples
     --------
-    >>> from fastmlp.cli.info import format_info
+    >>> from fastmlp.info import format_info
     >>> format_info().startswith("fastmlp")
     True
     """
