@@ -1,7 +1,5 @@
-"""Numba as the compiler: of rules of the user's own, of what the translator declines, and of all
+"""Numba as the compiler: of users' rules, of functions that the translator declines, and of all
 blocks with FASTMLP_COMPILER=numba; and our functions inside code that Numba compiles elsewhere.
-
-Importing it loads all of Numba, which nothing else in this room does.
 """
 
 import inspect
@@ -123,7 +121,7 @@ def c_function(
     code: Any = CFunc(function, kinds, {}, {"error_model": "numpy"}, **options)
     if cache is not None:
         code._cache = Stored(cache)
-    # Numba's lock itself, whose `__enter__` is one step: in its own wrapper, Ctrl-C could come
+    # Numba's lock itself, whose `__enter__` is one step: in Numba's wrapper, Ctrl-C could come
     # between acquiring it and entering the block, and leave it locked.
     with getattr(global_compiler_lock, "_lock", global_compiler_lock), signals.deferred():
         code.compile()
@@ -170,7 +168,7 @@ def _typeof_function(function: Any, context: Any) -> Any:
 
 
 def _is_rule(function: Any) -> bool:
-    """Return True for a rule of the library, of which no compiler has a form of its own."""
+    """Return True for a rule of the library that compilers do not replace."""
     module = function.__module__ or ""
     return module.startswith("fastmlp.rules.") and module != rules.__name__
 
@@ -248,7 +246,7 @@ def _of_emitted(function: Any) -> Any:
 
     of_python = inspect.signature(function)
     first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    # Numba reads the arguments' names, the first of which is its own.
+    # Numba reads the arguments' names; the first is its context.
     define.__signature__ = of_python.replace(  # type: ignore[attr-defined]
         parameters=[first, *of_python.parameters.values()]
     )
@@ -373,8 +371,6 @@ SCALARS = {types.float32: np.float32, types.float64: np.float64}
 
 
 def _choose(function: Any, form: Any) -> None:
-    """Let Numba take the compiled form of an elementary function."""
-
     @overload(function, strict=False, jit_options=INLINED)
     def choose(x: Any) -> Any:
         # Integers use the function's own body.

@@ -1,10 +1,10 @@
 """The code cache on disk: one file per kernel, in a folder per version.
 
-Numba's own cache keeps the machine code of a callee whose file changed, raises if a folder cannot
-be written or a file is damaged, and lets two processes that start together overwrite each other's
-entries of one index. Here the folder's name is a hash of the package's sources. A file holds its
-own checksum and is written whole or not at all. On any failure code is compiled in memory. A folder
-that was filled and is read-only, as in a container's image, is read.
+Numba's cache keeps the machine code of a callee whose file changed, raises if a folder cannot be
+written or a file is damaged, and lets two processes that start together overwrite each other's
+index. Here the folder's name is a hash of the package's sources. A file holds its own checksum and
+is written whole or not at all. On any failure code is compiled in memory. A folder that was filled
+and is read-only, as in a container's image, is read.
 
 A file is a checksum, a line of JSON, and machine code. Neither Numba nor LLVM is needed to read it.
 A user who can write to the folder can run code in your process. So a folder
@@ -37,8 +37,8 @@ failures: list[str] = []
 
 
 def sources(package: Path = PACKAGE) -> list[Path]:
-    """Return every source below `package`, or bytecode that has no source; none for a package in a
-    zip or a frozen program.
+    """Return every source below `package`, or bytecode without a source; an empty list for a
+    package in a zip or a frozen program.
 
     All of them, in 6 ms: a list of the modules that reach compiled code was wrong twice.
     """
@@ -47,7 +47,6 @@ def sources(package: Path = PACKAGE) -> list[Path]:
 
 
 def hash_of_sources(package: Path = PACKAGE) -> bytes:
-    """Hash every source below `package`."""
     digest = hashlib.sha256()
     for path in sources(package):
         name = path.relative_to(package).as_posix()
@@ -71,7 +70,6 @@ def fingerprint(package: Path = PACKAGE) -> str:
 
 
 def _root() -> str:
-    """Return the user's folder of caches."""
     if sys.platform == "win32":
         return os.environ.get("LOCALAPPDATA", "")
     if sys.platform == "darwin":

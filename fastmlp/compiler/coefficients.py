@@ -16,7 +16,7 @@ def magic(dtype: Any) -> Any:
     """Return the number whose last bit is worth 1: adding it rounds a small number to an integer.
 
     The last bits of the sum are that integer, which `scaled` uses as an exponent. The factor 1.5,
-    not 1, keeps the sum's exponent unchanged for negative integers.
+    not 1, keeps the sum's exponent for negative integers.
     """
     kind = np.dtype(dtype).type
     return kind(1.5 * 2.0 ** np.finfo(kind).nmant)

@@ -34,7 +34,6 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def copysign(a: Any, b: Any) -> Any:
-    """Return a with the sign of b."""
     raise NotImplementedError
 
 
@@ -51,7 +50,7 @@ def scaled(x: Any, t: Any) -> Any:
 def octave(x: Any) -> Any:
     """Return k + magic + bias, for the k that brings 2^-k x into [sqrt(1/2), sqrt(2)).
 
-    x must be a normal number above 0. The bias is that of the exponent: 127 or 1023.
+    x must be a normal number above 0. The exponent's bias is 127 or 1023.
     """
     raise NotImplementedError
 

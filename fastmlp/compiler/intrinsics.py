@@ -108,7 +108,7 @@ def stack(n_bytes: Any) -> Any:
 
     Call it in the block itself: memory of a function that the block calls may be freed on return.
     """
-    # A block may call it twice: each place of a call has memory of its own.
+    # A block may call it twice: each call's place has separate memory.
     caller: Any = sys._getframe(1)
     taken: dict[Any, Any] = _stacks.__dict__
     place = caller.f_code, caller.f_lasti, n_bytes
@@ -224,14 +224,13 @@ def runtime(share_loop: ShareLoop) -> ShareLoop:
 
 
 def share_loop() -> Any:
-    """Return the registered function."""
     return _runtime[0]
 
 
 def thread_number() -> Any:
     """Return the number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
 
-    The threads of a loop have different numbers: each may have buffers of its own.
+    Threads of a loop have different numbers: each may have separate buffers.
     """
     return 0
 

@@ -27,7 +27,6 @@ def setting(name: str, default: Any = None) -> Any:
 
 
 def chosen_compiler(asked: str) -> Literal["translator", "numba"]:
-    """Return the compiler of the kernels, for a value of FASTMLP_COMPILER."""
     if asked not in ("", "translator", "numba"):
         raise ValueError(f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}")
     return "numba" if asked == "numba" else "translator"
@@ -69,6 +68,5 @@ def _marked(mark: Mark, function: Any) -> Any:
 
 
 def mark_of(function: Any) -> Mark | None:
-    """Return a function's mark."""
     mark: Mark | None = getattr(function, _MARK, None)
     return mark

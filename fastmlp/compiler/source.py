@@ -57,7 +57,6 @@ def hinted(*, control: bool = False, zeros: Fields = NO_FIELDS) -> Callable[[F],
 
 
 def hints_of(function: Callable[..., None]) -> Hints:
-    """Return a function's hints."""
     hints: Hints = getattr(function, _HINTS, Hints())
     return hints
 

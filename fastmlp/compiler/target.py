@@ -31,7 +31,8 @@ _WITH_BFMMLA = re.compile(
     "neoverse-(512tvb|[nv][23].*|v1)|cortex-(a[57][12][05]|x[2-4]|x925)|c1-.*|ampere1.*|"
     "apple-(m[2-9]|a1[5-9])|cobalt-100|fujitsu-monaka|gb10|grace|olympus|oryon-1"
 )
-# Linux' arch_prctl on x86-64, its request of state that is off by default, and that of AMX's tiles.
+# Linux' arch_prctl on x86-64, its request of state that is off by default, and the number of AMX's
+# tile state.
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
 
@@ -43,7 +44,6 @@ class Host(NamedTuple):
 
 
 def is_arm() -> bool:
-    """Return True if the host is a 64-bit Arm processor."""
     return platform.machine().lower() in ("arm64", "aarch64")
 
 

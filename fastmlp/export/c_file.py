@@ -199,7 +199,6 @@ static void {name}(const double *row, const int *column{constants},
         return [*more, *super().declared()]
 
     def inputs(self) -> tuple[str, ...]:
-        """The names of the numbers of a row, with their levels."""
         return tuple(map(_described, self.parts.feature_names, self.parts.levels))
 
 

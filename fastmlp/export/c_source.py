@@ -84,7 +84,6 @@ class Code(Trace):
         return Comparison(f"({a} {RELATIONS[name]} {b})")
 
     def lines(self, *results: str) -> list[str]:
-        """The statements that texts of results need."""
         return [
             f"const {C_TYPES[kind]} {name} = {text};" for kind, text, name in self.needed(*results)
         ]
@@ -401,7 +400,6 @@ class CText:
         return more
 
     def inputs(self) -> tuple[str, ...]:
-        """The names of the numbers of a row, if there are names."""
         return self.parts.feature_names
 
     def _comment(self, kind: str, file: str) -> str:
@@ -427,7 +425,6 @@ class CText:
 
 
 def texts_of(names: Iterable[object]) -> str:
-    """The elements of an array of strings in C, some to a line."""
     shown = "".join(f"\n    {_quoted(str(name))}," for name in names)
     return shown.replace("$", "$$") + "\n"
 

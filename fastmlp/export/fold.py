@@ -31,7 +31,6 @@ class Affine(NamedTuple):
     shift: Numbers
 
     def then(self, other: "Affine") -> "Affine":
-        """Return this change followed by another."""
         return Affine(self.factor * other.factor, self.shift * other.factor + other.shift)
 
 

@@ -157,24 +157,20 @@ class TableParts(NamedTuple):
 
     @property
     def n_features(self) -> int:
-        """The numbers of a row."""
         return len(self.feature_names)
 
     @property
     def nets(self) -> list[MLP]:
-        """The nets."""
         return [member.net for member in self.members]
 
     @property
     def n_constants(self) -> int:
-        """The numbers of all steps, and of trees."""
         sizes = [step.constants.size for steps in self.encodings for step in steps]
         nodes = self.trees.nodes if self.trees else ()
         return sum(sizes) + sum(array.size for array in nodes)
 
     @property
     def steps(self) -> list[list[Step]]:
-        """The steps of each encoding, whose columns are places in a row."""
         return [[self._placed(step) for step in steps] for steps in self.encodings]
 
     def _placed(self, step: Step) -> Step:

@@ -103,12 +103,10 @@ class Graph:
         self.kind: int = self.kinds.DOUBLE if self._is_double else self.kinds.FLOAT
 
     def named(self, stem: str) -> str:
-        """A name that no other variable has, nor a column."""
         name: str = self._scope.get_unique_variable_name(stem)
         return self.named(stem) if name in self.columns else name
 
     def output(self, name: str) -> str:
-        """The name of an output of the graph."""
         return self.output(f"predicted_{name}") if name in self.columns else name
 
     def node(self, kind: str, inputs: list[str], output: str | None = None, **options: Any) -> str:
@@ -126,7 +124,6 @@ class Graph:
         return name
 
     def chosen(self, values: str, columns: Array | list[int]) -> str:
-        """Add the choice of columns."""
         indices = self.constant(np.asarray(columns, np.int64), self.kinds.INT64)
         return self.node("Gather", [values, indices], axis=1)
 
@@ -230,7 +227,6 @@ class Graph:
 
 
 def are_words(classes: Array) -> bool:
-    """True for labels that are texts in a graph."""
     return classes.dtype.kind in "USO"
 
 
@@ -248,7 +244,6 @@ class Nodes(Trace):
         }
 
     def text(self, number: Any, kind: Any) -> str:
-        """A name, or a number with its precision."""
         if not isinstance(number, Symbol):
             return f"{kind(number)!s}:{np.dtype(kind).name}"
         return number.name if number.kind is kind else self.name(kind, f"Cast {number.name}")
@@ -263,7 +258,6 @@ class Nodes(Trace):
         return " ".join([OPERATIONS.get(name, name.capitalize()), *operands])
 
     def relation(self, name: str, a: str, b: str) -> Comparison:
-        """The name of a node of booleans."""
         if name == "ne":
             return Comparison(self.name(np.bool_, f"Not {self.relation('eq', a, b).text}"))
         return Comparison(self.name(np.bool_, self.operation(name, np.bool_, [a, b])))
@@ -278,7 +272,6 @@ class Builder:
         self.constants: list[Any] = []
 
     def get_unique_variable_name(self, stem: str) -> str:
-        """A name that no other variable has."""
         self._n_names += 1
         return f"{stem}_{self._n_names}"
 
@@ -294,14 +287,12 @@ class Builder:
         op_version: int | None = None,
         **options: Any,
     ) -> None:
-        """Add a node, of the graph's version."""
         from onnx import helper
 
         outputs = [outputs] if isinstance(outputs, str) else outputs
         self.nodes.append(helper.make_node(kind, inputs, outputs, domain=op_domain, **options))
 
     def add_initializer(self, name: str, kind: int, shape: list[int], values: list[Any]) -> None:
-        """Add a constant."""
         from onnx import helper
 
         self.constants.append(helper.make_tensor(name, kind, shape, values))
@@ -444,7 +435,6 @@ def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
 
 
 def shape_of_regressor(operator: Any) -> None:
-    """Set the type of a regressor's output."""
     n_outputs = getattr(_fitted(operator), "n_outputs_", 1)
     operator.outputs[0].type = _number_type(operator)([None, n_outputs])
 

@@ -130,7 +130,6 @@ class Trace(ABC):
         return needed[::-1]
 
     def run(self, rule: FunctionType) -> Callable[..., Any]:
-        """A function of symbols that does what the rule does."""
         names = {**names_of(rule), "_call": self.call, "_where": self.where}
         exec(_on_symbols(rule), names)
         function: Callable[..., Any] = names[rule.__name__]

@@ -232,7 +232,6 @@ class Call(NamedTuple):
     sample_weight: Any
 
     def jobs(self, epochs: int) -> list[NetJob]:
-        """Return the checked arguments, by net."""
         parts = self.rows, (self.validation_rows, None), self.sample_weight
         return jobs_of(self.nets, self.X, self.y, epochs, self.batch_size, *parts)
 

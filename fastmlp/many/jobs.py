@@ -114,8 +114,8 @@ def jobs_of(
 
 
 def check_generators(jobs: list[NetJob]) -> None:
-    """Raise if two nets draw their orders of rows from one generator: which net draws first, and so
-    the bits, would depend on the threads."""
+    """Raise if two nets draw their orders of rows from one generator: the bits would depend on
+    which thread draws first."""
     places = dict[int, int]()
     for i, job in enumerate(jobs):
         if job.batch_size < job.data.n_rows:
@@ -175,7 +175,6 @@ class Shared:
 
 
 def who(i: int) -> str:
-    """Return the name of a net in messages."""
     return f"{WHO}: nets[{i}]"
 
 
@@ -274,7 +273,7 @@ def jobs_over(
 
 
 def _names_of(cores: Sequence[Core]) -> Names:
-    """Return the names of columns that nets know, which must be the same in all that know some."""
+    """Names of columns that nets know, which must be the same in all nets that know some."""
     first: Names = None
     for i, core in enumerate(cores):
         names = core.state.feature_names
@@ -304,11 +303,9 @@ class SharedFeed:
         self._active, self._starts = n_fits, True
 
     def part(self) -> "FeedPart":
-        """Return the feed of one fit."""
         return FeedPart(self, self._feed)
 
     def close(self) -> None:
-        """End the reading."""
         self._feed.close()
 
     def enter(self) -> None:
@@ -320,7 +317,6 @@ class SharedFeed:
         self._take_core()
 
     def leave(self) -> None:
-        """End a fit that has a core."""
         self._cores.release()
         with self._changed:
             self._active -= 1
@@ -358,16 +354,13 @@ class FeedPart:
 
     @property
     def rows(self) -> Rows:
-        """The rows of the current buffer."""
         return self._feed.rows
 
     @property
     def ends(self) -> bool:
-        """True if an epoch ends with it."""
         return self._feed.ends
 
     def start(self, epoch: int) -> None:
-        """Begin the fit."""
         self._shared.enter()
         self._has_core = True
 
@@ -378,7 +371,6 @@ class FeedPart:
         self._has_core = True
 
     def close(self) -> None:
-        """End the fit."""
         if self._has_core:
             self._shared.leave()
         self._has_core = False

@@ -242,7 +242,7 @@ def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
     return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
 
 
-# Parts that training does not change, or changes only here.
+# Parts that training does not change in a worker.
 STAYS = ("layout", "optimizer")
 
 
@@ -280,7 +280,6 @@ def _with_rows(
 
 
 def files_of(path: Any, validation_data: Any) -> Files:
-    """Return the files of a call."""
     if paths_of(path) is None:
         raise TypeError(
             f"{WHO}: with client= a source must be a path, or a list of paths, of files that all "

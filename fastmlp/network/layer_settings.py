@@ -74,7 +74,6 @@ def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[boo
 
 
 def require_trained(network: Network, who: str) -> None:
-    """Check that something is trained."""
     if not any(map(any, network.factors)):
         raise ValueError(
             f"{who}: all layers are frozen, there is nothing to train; set net.trainable = True, "
@@ -102,13 +101,11 @@ def in_use(network: Network) -> dict[str, Any]:
 
 
 def all_shown(network: Network) -> list[Any]:
-    """Return the factors of all layers as a user writes them."""
     rates = network.layer_rates or (Factors(),) * network.layout.n_layers
     return [shown(factors) for factors in rates]
 
 
 def shown(factors: Factors) -> Any:
-    """Return the factors of a layer as a user writes them."""
     weights, biases = factors
     return weights if weights == biases else {"weights": weights, "biases": biases}
 

@@ -28,7 +28,7 @@ FREE, RISING, FALLING, ZERO = 0, 1, -1, 2
 # Their values do not fall as z rises; tanh, sigmoid, elu, selu and softplus may fall by one
 # unit in the last place.
 RISE = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "selu", "softplus")
-# So many of a layer's units see no constrained input, if there are inputs without constraint.
+# One unit in 2 or in 4 of a layer sees no constrained input, if some inputs are free.
 FREE_OF_FIRST, FREE_OF_OTHERS = 2, 4
 # First weights into a unit, n of one sign, are times this over the root of n, if that is below 1:
 # sums of n numbers of one sign grow as n, not as its root.
@@ -58,7 +58,7 @@ def signs_of(setting: Any, network: Network, who: str = OWNER) -> tuple[int, ...
 
 
 def by_column(setting: Mapping[Any, Any], names: Any, who: str) -> list[Any]:
-    """The constraints of all columns, of a mapping from the names of some."""
+    """Signs of all columns, from a mapping of some columns' names to signs."""
     if names is None:
         raise ValueError(
             f"{who}: monotonic_cst={dict(setting)!r} names columns, and those of X have no names: "

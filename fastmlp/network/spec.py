@@ -40,7 +40,6 @@ class Layout(NamedTuple):
 
     @property
     def n_layers(self) -> int:
-        """Number of layers with weights."""
         return len(self.sizes) - 1
 
 

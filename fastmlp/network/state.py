@@ -22,7 +22,6 @@ N_SLOTS, N_AVERAGED_SLOTS = 2, 4
 
 
 def n_slots_of(optimizer: Optimizer) -> int:
-    """Return how many numbers an optimizer keeps for each parameter."""
     return N_AVERAGED_SLOTS if is_averaged(optimizer) else N_SLOTS
 
 

@@ -63,7 +63,6 @@ class Description(NamedTuple):
         )
 
     def html(self) -> str:
-        """Return the layers and the settings as HTML."""
         head = html_text(f"{self._size()}, on {self.device}", strong="MLP")
         layers = html_table(self._rows(), LEFT_COLUMNS)
         return f"<div>{head}{layers}{html_text(self._settings())}</div>"
@@ -113,7 +112,6 @@ class Description(NamedTuple):
 
 
 def name_of(rule: Any) -> str:
-    """Return the name of a rule, or the name itself."""
     return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
 
 

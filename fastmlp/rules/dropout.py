@@ -164,7 +164,6 @@ class Dropout(NamedTuple):
 
     @property
     def draws_at_inputs(self) -> bool:
-        """True if inputs are dropped, or have noise."""
         return is_used(self.inputs) or is_used(self.noise)
 
 

@@ -117,7 +117,6 @@ OUTPUT_GRADIENT = Loss(of_output_gradient, over_outputs="sum")
 
 
 def in_dtype(constants: Constants, scalar: Callable[[Any], Any]) -> Constants:
-    """Return a loss's constants as scalars of a dtype."""
     return tuple(tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants)
 
 

@@ -221,7 +221,6 @@ class OptimizerSettings:
 
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
-    """Return the name of the gradient rule that an optimizer asks for, or ""."""
     for name in updates.GRADIENT_RULES:
         if getattr(optimizer, name, None) is not None:
             return name

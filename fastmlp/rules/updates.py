@@ -179,7 +179,6 @@ class ParameterGroup(NamedTuple):
     decays: bool = True
 
     def settings_of(self, optimizer: Any) -> Any:
-        """Return the optimizer with the settings of this group."""
         return optimizer if self.decays else replace(optimizer, weight_decay=0.0)
 
 
@@ -202,7 +201,6 @@ class ParameterGroups(NamedTuple):
 
     @property
     def alike(self) -> bool:
-        """True if all parameters are of one group."""
         return {*self.weights, *self.biases} == {0}
 
     @property

@@ -4,8 +4,8 @@ Rules of the library are written as their names, with settings. A user-defined r
 ``{"own": name}``, and read back through a mapping from such names to functions. Code is never
 written to a file, nor run from one.
 
-Plain values of parameters stay. A value without a form in JSON, such as a tuple or an infinite
-number, becomes an object with one entry: the kind and the content.
+A value without a form in JSON, such as a tuple or an infinite number, becomes an object with one
+entry: the kind and the content.
 """
 
 from collections.abc import Callable, Mapping
@@ -100,7 +100,6 @@ def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:
 
 
 def of_optimizer(optimizer: Optimizer) -> Any:
-    """Encode an optimizer and its schedule, with their settings."""
     names = {kind: name for name, kind in OPTIMIZER_KINDS.items()}
     if not isinstance(optimizer, OptimizerSettings | SecondOrder) or type(optimizer) not in names:
         return of_rule(optimizer, {})
@@ -124,7 +123,6 @@ def optimizer_from(spelled: Any, own: Own) -> Any:
 
 
 def of_setting(value: Any) -> Any:
-    """Encode a number, numbers, a schedule, or an average."""
     if isinstance(value, tuple):
         return [float(number) for number in value]
     kind = type(value)
@@ -156,7 +154,6 @@ NOT_FINITE = {"inf", "-inf", "nan"}
 
 
 def of_value(value: Any) -> Any:
-    """Return the JSON form of a parameter."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):
@@ -170,7 +167,6 @@ def of_value(value: Any) -> Any:
 
 
 def value_from(spelled: Any, own: Own) -> Any:
-    """Return the parameter of a JSON form, which may be invalid."""
     if isinstance(spelled, list):
         return [value_from(entry, own) for entry in spelled]
     if not isinstance(spelled, dict):
@@ -336,7 +332,6 @@ MAX_TEXT_BYTES = 16 << 20
 
 
 def of_classes(classes: Array) -> dict[str, Any]:
-    """Return the JSON form of labels, shape (n_classes,)."""
     spelled = {
         "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
         "values": classes.tolist(),
@@ -349,7 +344,6 @@ def of_classes(classes: Array) -> dict[str, Any]:
 
 
 def classes_from(spelled: Mapping[str, Any]) -> Array:
-    """Return the labels of a JSON form, shape (n_classes,)."""
     name, values = spelled["dtype"], spelled["values"]
     if name not in NAMES:
         raise FileError(f"labels of dtype {name!r}; known: {', '.join(sorted(NAMES))}")
@@ -366,7 +360,6 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
 
 
 def count(value: Any, name: str) -> int:
-    """Check a number of steps, rows or epochs."""
     if type(value) is not int or not 0 <= value <= scalars.LARGEST:
         raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
     return value

@@ -45,8 +45,8 @@ class SavedNet(NamedTuple):
     moments : (n_slots, n_parameters) array, optional
         The state of the optimizer. None: zeros, or not kept.
     generator : dict, optional
-        The state of the generator, by `fastmlp._process.random_state`. None: no training state is
-        kept, neither the number of steps nor the moments.
+        The state of the generator, by `fastmlp._process.random_state`. None: neither the number of
+        steps nor the moments are kept.
     key : two integers of 32 bits, optional
         The key of the random numbers of training.
     averaged_from : int
@@ -321,15 +321,13 @@ class CheckpointFile:
         self.path, self._network, self._state = Path(path), network, state
 
     def capture(self) -> SavedNet:
-        """Return a copy of the net and the training state."""
         return capture(self._network, self._state, training=True)
 
     def restore(self, state: SavedNet) -> None:
-        """Set the net back to a captured state."""
         restore(self._state, state)
 
     def write(self, saved: SavedFit) -> None:
-        """Write a checkpoint. After an error the old file is unchanged."""
+        """Write a checkpoint."""
         kind, header, arrays = pack(saved.state)
         series = {name: np.array(numbers, np.float64) for name, numbers in saved.series.items()}
         best = {} if saved.best is None else {BEST: saved.best}

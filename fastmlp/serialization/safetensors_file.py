@@ -119,7 +119,6 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
 
 
 def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
-    """Return the content of a file within another, with its arrays."""
     entries = dict(header)
     return Content(entries.pop("kind"), entries, arrays)
 
@@ -149,7 +148,6 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _table(file: BinaryIO) -> dict[str, Any]:
-    """Return the header of a safetensors file whose arrays fill the file."""
     start, size = file.read(8), os.fstat(file.fileno()).st_size
     length = _header_bytes(start)
     if not 0 < length <= size - 8:

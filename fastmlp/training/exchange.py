@@ -136,7 +136,6 @@ class Exchange:
         return gathered
 
     def flags(self, *flags: bool) -> Array:
-        """Return the flags of all ranks, shape (size, n)."""
         return self.allgather(np.array(flags, np.uint8)) != 0
 
     def allgather_objects(self, content: T) -> list[T]:

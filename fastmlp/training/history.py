@@ -178,7 +178,6 @@ Callback = Callable[[Report], Any]
 
 
 def last_report(history: History, net: Any) -> Report:
-    """The report of the last epoch in a history."""
     losses = history.validation_loss
     return Report(
         epoch=len(history.loss) - 1,
@@ -308,7 +307,6 @@ class Bar:
         self._bar.close()
 
     def update(self, n_epochs: int) -> None:
-        """Count completed epochs."""
         with self._lock:
             self._bar.update(n_epochs)
 
@@ -327,5 +325,4 @@ class Bar:
 
 
 def bar_over(n_epochs: int, n_nets: int, who: str, *, shown: bool) -> AbstractContextManager[Any]:
-    """Return a bar over the epochs of all nets, or nothing, to be used in a with statement."""
     return Bar(new_bar(n_epochs, 0, who), n_nets) if shown else nullcontext()

@@ -58,14 +58,10 @@ class Request(Protocol):
     def batch_size(self) -> int: ...
 
     @property
-    def history(self) -> History:
-        """The record of the fit."""
-        ...
+    def history(self) -> History: ...
 
     @property
-    def trainer_options(self) -> Mapping[str, Any]:
-        """Options of `Engine.trainer`."""
-        ...
+    def trainer_options(self) -> Mapping[str, Any]: ...
 
     def begin(
         self, engine: Engine[Any], trainer: Trainer, state: NetState
@@ -84,9 +80,7 @@ class Request(Protocol):
         """Return the rows' order in each epoch of the next window, as `Trainer.run` takes it."""
         ...
 
-    def rates(self, n_epochs: int) -> Rates:
-        """Return the learning rates of the next window, as a function of step numbers."""
-        ...
+    def rates(self, n_epochs: int) -> Rates: ...
 
     @property
     def last_step(self) -> int:
@@ -230,7 +224,6 @@ class Calls:
         self._pace = Pace(trainer.unit_flops)
 
     def window(self, request: Request) -> int:
-        """Return the number of epochs of the next window; 0 ends the fit."""
         return request.window(max(1, self._pace.units // self._trainer.units_per_epoch))
 
     def completed_since(self, first_step: int) -> int:

@@ -62,7 +62,6 @@ Validation = Callable[[Array], tuple[float, dict[str, float]]]
 
 
 def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
-    """Return the metrics by their names."""
     return {name: _metric(metric, name, who) for name, metric in named(argument, who)}
 
 
@@ -132,7 +131,7 @@ def _known(name: str, who: str) -> Metric:
 
 
 def parameters_of(function: Function) -> list[str]:
-    """Return the names of a function's parameters; none where Python does not know them."""
+    """Names of a function's parameters; empty where Python does not know them."""
     try:
         return list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -166,7 +165,7 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
 
 
 def _ideal(loss: Loss, targets: Array, n_outputs: int) -> Array:
-    """Return the predictions that the targets ask for, shape (n_rows, n_outputs)."""
+    """Predictions that equal the targets, shape (n_rows, n_outputs)."""
     if loss.targets == "classes":
         return np.eye(n_outputs)[targets] if targets.ndim == 1 else targets
     # Scorers of labels take whole numbers for labels; predictions of numbers are rarely whole.
@@ -180,10 +179,6 @@ class Measures:
     ----------
     network : Network
     data : Data, the rows
-
-    Attributes
-    ----------
-    predictions : shape (n_rows, n_outputs), where the predictions are written before a call
     """
 
     def __init__(self, metrics: Metrics, network: Network, data: Data) -> None:
@@ -197,7 +192,6 @@ class Measures:
         self._of = {name: self._bound(metric, network) for name, metric in metrics.items()}
 
     def __call__(self) -> dict[str, float]:
-        """Return each metric of the predictions."""
         return {name: self._value(name, measure) for name, measure in self._of.items()}
 
     def _value(self, name: str, measure: Callable[[], Any]) -> float:
@@ -226,8 +220,8 @@ class Measures:
         return lambda: function(self._targets, self._seen, **options)
 
     def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:
-        """Return the weighted mean of a loss, by the kernels: that of a net whose weights are the
-        identity, with the predictions as its inputs."""
+        """Weighted mean of a loss, by the kernels: the net's weights are the identity, its inputs
+        the predictions."""
         n = network.layout.sizes[-1]
         layout, identity = make_layout((n, n)), (activations.identity,)
         link = links.Link(links.identity)
@@ -332,7 +326,6 @@ class OnePass:
         self._measures = Measures(metrics, engine.network, held_out) if metrics else None
 
     def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
-        """Return the loss and the metrics at these parameters."""
         measures = self._measures
         if measures is None:
             return self._evaluation(parameters), {}
@@ -357,10 +350,10 @@ def hits(codes: Array, probabilities: Array) -> Array:
 
 
 def of_classes(codes: Array, probabilities: Array) -> Array:
-    """The probability of each row's own class, shape (n_rows,)."""
+    """The probability of each row's true class, shape (n_rows,)."""
     return probabilities[np.arange(len(codes)), codes]
 
 
 def log_losses(own: Array, least: float) -> Array:
-    """Minus the logarithm of the probabilities of the rows' own classes, of at least `least`."""
+    """Minus the logarithm of the true classes' probabilities, of at least `least`."""
     return -np.log(np.clip(own, least, 1))

@@ -103,7 +103,6 @@ class FitOptions(Reading):
 
     @property
     def look_at_epochs(self) -> bool:
-        """True if early stopping or a plateau looks at each epoch's end."""
         return self.early_stopping is not None or self.plateau is not None
 
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:

@@ -29,7 +29,7 @@ from fastmlp.validation import arrays, frames
 
 Array = NDArray[Any]
 T = TypeVar("T")
-# Random words of rank 0's generator for each order; each rank's own follow from them.
+# Random words of rank 0's generator for each order; the words of each rank follow from them.
 N_WORDS = 4
 # A function's address in its repr differs from process to process.
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -79,11 +79,9 @@ class Alone:
         return n
 
     def trainer_options(self, average_every: int | None) -> Mapping[str, Any]:
-        """Options of `Engine.trainer`."""
         return {}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Settings of a checkpoint's fit."""
         return {}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
@@ -91,7 +89,6 @@ class Alone:
         return shuffling_words(generator, n_orders, n)
 
     def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> Validation:
-        """The validation of all ranks' rows."""
         return OnePass(engine, held_out, metrics)
 
     def of_first(self, flag: bool) -> bool:
@@ -221,13 +218,11 @@ class RanksFeed:
         self.ends = bool(self._ranks.flags(self._is_done).all())
 
     def start(self, epoch: int) -> None:
-        """Begin to read ahead, at this epoch."""
         if self._feed is not None:
             self._feed.start(epoch)
         self.ends = self.ends or epoch > 0
 
     def next(self) -> None:
-        """Go on to the next buffer."""
         if self._is_done and not self.ends:
             self.rows = self._whole._replace(rows=NONE)
         elif self._feed is None:
@@ -238,7 +233,6 @@ class RanksFeed:
         self._agree()
 
     def close(self) -> None:
-        """End the reading."""
         if self._feed is not None:
             self._feed.close()
 
@@ -287,7 +281,6 @@ class Together(Exchange):
         options: FitOptions,
         names: frames.Names,
     ) -> tuple[Engine[Any], FitRows]:
-        """The engine, and this rank's rows of a fit, checked."""
         whole, rest = divmod(options.batch_size, self.size)
         options = replace(options, batch_size=max(1, whole + (self.rank < rest)))
         if options.class_weight == arrays.BALANCED:
@@ -304,7 +297,6 @@ class Together(Exchange):
         return engine, rows._replace(names=next(filter(None, all_names), None))
 
     def options(self, options: FitOptions, state: NetState) -> FitOptions:
-        """The options of this rank: rank 0 alone has a clock, a bar and callbacks."""
         return replace(
             options,
             callbacks=(partial(self._call_back, state, options.callbacks),),
@@ -328,7 +320,6 @@ class Together(Exchange):
     def buffered(
         self, request: Any, feed: Feed | None, engine: Engine[Any], state: NetState
     ) -> ByBuffers | None:
-        """The way of a fit over all buffers of a feed; None if all rows are in memory."""
         if all(self.allgather_objects(feed is None or feed.is_whole)):
             return None
         buffers = RanksFeed(self, engine, feed, request.data)
@@ -345,7 +336,6 @@ class Together(Exchange):
         return int(n_rows), float(mass)
 
     def n_rows(self, n: int) -> int:
-        """The number of rows of all ranks, of which this one has n."""
         total = int(self.allgather(np.array([n], np.int64)).sum())
         with self.agreeing():
             if not total:
@@ -353,18 +343,14 @@ class Together(Exchange):
         return total
 
     def trainer_options(self, average_every: int | None) -> Mapping[str, Any]:
-        """Options of `Engine.trainer`."""
         return {"ranks": self, "average_every": average_every}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Settings of a checkpoint's fit."""
         return {"ranks": self.size, "average_every": average_every}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
-        """The random words of orders of this rank's n rows, shape (n_orders, n).
-
-        They follow from the number of the rank and from words that rank 0 draws, as many for any
-        number of rows: so the checkpoint of rank 0 is enough for all.
+        """Words follow from the rank's number and from words that rank 0 draws, equally many for
+        any number of rows: rank 0's checkpoint is enough for all.
         """
         words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
         seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
@@ -372,25 +358,20 @@ class Together(Exchange):
         return np.concatenate(own)
 
     def new_validation(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> "OnAllRanks":
-        """The validation of all ranks' rows."""
         return OnAllRanks(self, engine, held_out, metrics)
 
     def of_first(self, flag: bool) -> bool:
-        """The flag of rank 0."""
         return bool(self.flags(flag)[0, 0])
 
     def warning(self) -> AbstractContextManager[Any]:
-        """A context in which rank 0 alone warns."""
         return nullcontext() if self.is_first else collected()
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
-        """Digests of all ranks' rows, from this rank's digests."""
         return {
             name: digest(*map(_bytes, self.allgather_objects(own))) for name, own in digests.items()
         }
 
     def resumed(self, resume: Callable[[], T], state: NetState) -> T:
-        """The result of a function that rank 0 calls; all take the state that it leaves there."""
         result: Any = None
         content: dict[str, Any] = {}
         with self.agreeing():
@@ -407,7 +388,6 @@ class Together(Exchange):
         return result
 
     def interrupted(self, error: BaseException) -> None:
-        """Raise Ctrl-C again: it ends all ranks."""
         raise error
 
 
@@ -470,7 +450,6 @@ class OnAllRanks:
         return np.concatenate([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     def __call__(self, parameters: Array) -> tuple[float, dict[str, float]]:
-        """Return the loss and the metrics at these parameters."""
         loss = 0.0
         if self._evaluation is not None:
             loss = self._evaluation(parameters, self._predictions)

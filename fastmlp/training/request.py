@@ -135,7 +135,6 @@ class Checkpoint:
 
 
 def _progress(saved: SavedFit, names: Sequence[str]) -> Progress:
-    """Return the progress of a checkpoint's fit."""
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
     metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in names}
     uneven = any(len(values) != n_validated for values in metrics.values())
@@ -163,7 +162,7 @@ class FitRequest:
     data : Data, to train on
     options : FitOptions
     held_out : Data, optional
-        To validate on after each epoch.
+
     net : MLP
         The `net` of reports to callbacks.
     ranks : Alone or Together
@@ -294,7 +293,6 @@ class FitRequest:
         return min(max(1, most), left)
 
     def is_late(self) -> bool:
-        """Return True if an epoch is done, and the time is up."""
         return bool(self.history.loss) and self._time_is_up()
 
     def _time_is_up(self) -> bool:
@@ -311,18 +309,15 @@ class FitRequest:
         return self.data.orders(self._ranks.draw(generator, n_epochs, self.data.n_rows))
 
     def rates(self, n_epochs: int) -> Rates:
-        """Return the optimizer's learning rates, as a function of step numbers."""
         self._window_step = self._state.n_steps
         return self._rates_in_time if self._options.within_epochs else self._rates
 
     def _rates_in_time(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the learning rates of a call's steps, if there is time for it."""
         if steps[0] != self._first_step and self._time_is_up():
             raise OutOfTime
         return self._rates(steps)
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        """Record the epochs, validate, move the bar, call the callbacks, write a checkpoint."""
         with self._ranks.warning():
             self._end_window(losses, diverged)
 
@@ -408,7 +403,6 @@ class FitRequest:
             self.history.metrics.setdefault(name, []).append(value)
 
     def _take_checkpoint(self) -> None:
-        """Capture the end of this epoch, and write it if it is time to."""
         if self._checkpoint is None:
             return
         self._trainer.store()

@@ -189,7 +189,6 @@ def check_length(engine: Engine[Any], state: NetState) -> None:
 
 
 def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, ...]:
-    """The rates and schedules of steps."""
     drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
     return optimizer.learning_rate, *drops
 

@@ -66,8 +66,8 @@ def check(
     ranks: object,
     who: str,
 ) -> FitOptions:
-    """Return the options by which a fit reads its rows; check that a net can be trained so by its
-    optimizer, if that is of second order.
+    """Check that a second-order optimizer can train the net; return the options by which a fit
+    reads its rows.
     """
     if not isinstance(optimizer, SecondOrder):
         return options
@@ -128,7 +128,6 @@ class Damping:
         self.numbers = np.zeros((2, n_parameters), dtype) if flat is None else flat
 
     def flat(self) -> Array:
-        """Return a copy, shape (2, n_parameters)."""
         return self.numbers.copy()
 
     def begin(self, parameters: Array, lag: float) -> bool:
@@ -301,14 +300,12 @@ class QuasiNewton:
 
     @property
     def slope(self) -> float:
-        """The largest number of the last gradient."""
         return float(abs(self._gradient).max(initial=0.0))
 
     def load(self) -> None:
         """Do nothing: SciPy goes on from the parameters that `store` writes."""
 
     def store(self) -> None:
-        """Write the parameters to the net."""
         self._state.assign(self._accepted)
 
     def _at(self, parameters: Array) -> tuple[float, Array]:
@@ -318,8 +315,7 @@ class QuasiNewton:
         return loss, self._gradient
 
     def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
-        """Iterate as long as `goes_on`, called with the loss after each iteration, returns True;
-        return True if there is no further iteration."""
+        """Iterate, as `Marquardt.run` does."""
 
         def iterated(intermediate_result: Any) -> None:
             self._accepted[self._trained] = intermediate_result.x
@@ -352,7 +348,7 @@ def _rows_of(data: Data, who: str) -> Data:
 
 
 def solver_of(engine: Any, state: NetState, data: Data, who: str) -> Iterations:
-    """The iterations of a net's optimizer on rows of any form, in float64."""
+    """Iterations of a net's optimizer on rows of any form, in float64."""
     rows = _rows_of(data, f"{who}: {type(state.optimizer).__name__}")
     network = engine.network._replace(dtype=np.dtype(np.float64), compute_dtype=None, dropout=None)
     double = devices.engine_on("cpu", network, engine.n_threads, engine.lock)

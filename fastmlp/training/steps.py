@@ -1,4 +1,4 @@
-"""One step at a time, from the user's own loop: the trainers that are kept between the calls."""
+"""Single steps from the user's loop: the trainers that are kept between the calls."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from fastmlp.validation import arrays, frames, scalars
 
 Array = NDArray[Any]
 Kind = Literal["batch", "gradient", "vjp", "objective"]
-# The trainers of all nets of the process; bytes, and how many.
+# The trainers of all nets of the process: most bytes, most trainers.
 KEPT = BufferPool(1 << 26, 4096)
 WHO: dict[Kind, str] = {"batch": "MLP.train_on_batch", "gradient": "MLP.train_on_gradient"}
 # Objectives keep their last rows, if they are few.
 MOST_KEPT_ROWS = 4096
 # The steps whose coefficients are computed at once.
 TABLE_STEPS = 256
-# The trainers that a net finds again: of a few forms of a step, each for every number of rows.
+# Trainers that a net finds again, one for each form of a step and number of rows.
 MOST_KEPT = 32
 NO_END: Any = NoEnd()
 
@@ -84,11 +84,11 @@ class Steps:
         self._ready: dict[Kind, dict[Any, weakref.ref[Kept]]] = {"batch": {}, "gradient": {}}
         self._slots: object = None
         self._n_owners = 0
-        # The coefficients, and the steps that have them.
+        # Coefficients of the steps in `_steps`.
         self._table, self._steps = np.empty(0), range(0)
         self._tabled: Optimizer | None = None
-        # Of the optimizer at the last step of the loop: if its own coefficients are all, and if no
-        # function of the user's own says a rate, which is asked for the step at hand alone.
+        # True if the last step's optimizer needs only its coefficients; True if no user function
+        # gives a rate, which is asked for the current step only.
         self._is_plain = self._is_known = False
         self._groups: tuple[ParameterGroup, ...] = ()
         self._row = np.empty((1, 0), network.dtype)
@@ -144,7 +144,6 @@ class Steps:
         return self._engines[kind].data(X, y, weight, who), names
 
     def on_gradient(self, X: Any, output_gradient: Any) -> None:
-        """Take a step with the gradient by the raw outputs."""
         matrix = type(output_gradient) is np.ndarray and output_gradient.ndim == 2
         if matrix and self._quickly("gradient", X, output_gradient) is not None:
             return
@@ -181,8 +180,8 @@ class Steps:
     def _differentiate(
         self, kind: Kind, data: Data, parameters: Array, by_inputs: Any = None, **options: bool
     ) -> tuple[float, Array]:
-        """The objective and its gradient, by one that was kept, which a single thread gets, or by
-        a new one."""
+        """The objective and its gradient, by a kept objective, which a single thread gets, or by a
+        new one."""
         key, kept = _key(kind, data), self._objectives
         known = self._serving(kept, key)
         reference = kept.pop(known, None)
@@ -317,8 +316,8 @@ class Steps:
         return loss
 
     def set_up(self, kept: Kept, n_owners: int) -> bool:
-        """Let a trainer's one call take the next step; return False where it cannot. The caller
-        has become so many owners since the last step."""
+        """Let a trainer's one call take the next step; return False where it cannot. `n_owners`:
+        the lock's owners since the last step, the caller included."""
         state, quick, step = self._state, kept.quick, self._state.n_steps
         optimizer = state.optimizer
         # The length of a new schedule is not checked yet.
@@ -339,12 +338,11 @@ class Steps:
 
     @property
     def n_tabled(self) -> int:
-        """How many steps from the next one on have their coefficients in the table."""
         return self._steps.stop - self._state.n_steps
 
     def _fill(self, kept: Kept, step: int) -> None:
-        """Give a trainer the coefficients of the next steps: of one alone for an optimizer that is
-        new, or where a function of the user's own says the rate."""
+        """Give a trainer the coefficients of the next steps: of one step for a new optimizer, or
+        where a user's function gives the rate."""
         optimizer: Any = self._state.optimizer
         if step not in self._steps or optimizer is not self._tabled:
             ahead = optimizer is self._tabled and self._is_known
@@ -361,7 +359,7 @@ class Steps:
                     self._row = np.empty((1, len(row)), self._row.dtype)
                 table, self._steps = self._row, range(0)
                 table[0] = row
-            # Last: an interrupt before leaves steps and table of one another.
+            # Last: an interrupt before would leave a table that does not belong to `_steps`.
             self._table, self._steps = table, range(step, step + len(table))
             self._tabled = optimizer
         if kept.table is not self._table:
@@ -432,7 +430,6 @@ class Steps:
         warn(f"{who}: the loss is {loss:.3g}, {what}; {advice}", RuntimeWarning)
 
     def coefficients(self, step: int, n_steps: int = 1, who: str = "MLP") -> Rates:
-        """The numbers that steps take."""
         state, network = self._state, self._engines["batch"].network
         steps, end = step + np.arange(n_steps), NO_END
         groups = groups_of(state.optimizer, network.factors).groups

@@ -173,7 +173,6 @@ class EpochWatch:
         return stop
 
     def repeat(self, history: History, best: NDArray[Any] | None) -> None:
-        """Look at all epochs of a fit that goes on."""
         for epoch in range(len(history.loss)):
             self._take(history, epoch)
         self.best = best

@@ -91,7 +91,6 @@ def emitted_code(builder: Any, form: Emitted, arguments: tuple[Any, ...]) -> Any
 
 
 def _values_of(operands: tuple[Any, ...]) -> Any:
-    """Return the registers of numbers, and of numbers in tuples."""
     values = (_values_of(one) if is_tuple(one) else number_of(one).value for one in operands)
     return tuple_like(operands, values)
 
@@ -117,15 +116,12 @@ class Expressions:
         self.thread: Any = 0
 
     def load(self, name: str) -> Any:
-        """Return the operand of a local name."""
         raise NotImplementedError
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
-        """Call a translated function, or inline it."""
         raise NotImplementedError
 
     def value(self, node: ast.expr) -> Any:
-        """Return an expression's operand."""
         evaluate = getattr(self, f"_{type(node).__name__}", None)
         if evaluate is None:
             raise Unsupported(ast.dump(node))
@@ -287,7 +283,6 @@ class Expressions:
         return (n, width) if name == "shape" else calculated(self.builder, "Mult", n, width)
 
     def field(self, record: RecordOperand, name: str) -> Any:
-        """Return a pointer to a record's field."""
         dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
         place = self.builder.add(record.address, ir.Constant(WORD, offset))
         return self.builder.inttoptr(place, KINDS[dtype].as_pointer())
@@ -319,7 +314,6 @@ class Expressions:
         return number
 
     def element(self, view: View, index: Any) -> Any:
-        """Return the address of a record, or a pointer to a number."""
         builder, i = self.builder, self.index(index)
         if view.dtype.fields:
             return builder.add(view.address, builder.mul(i, ir.Constant(WORD, view.dtype.itemsize)))
@@ -333,12 +327,10 @@ class Expressions:
         return converted(self.builder, number, INT64).value
 
     def pointer(self, address: Any, i: Any, kind: Any) -> Any:
-        """Return a pointer to the i-th number at an address."""
         base = self.builder.inttoptr(address, kind.as_pointer())
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
     def cell(self, table: MatrixOperand, places: Any) -> Any:
-        """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
         r, j = (self.index(place) for place in (places[::-1] if table.transposed else places))
@@ -391,19 +383,16 @@ class Expressions:
         return self.call_function(called, arguments)
 
     def call_block(self, address: Any, arguments: Any) -> None:
-        """Call the block at an address."""
         registers = registers_of(movable(arguments))
         kind = ir.FunctionType(ir.VoidType(), [register.type for register in registers])
         place = converted(self.builder, address, INT64).value
         self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
-        """Return the view that `row` returns."""
         begin, count = (converted(self.builder, word, INT64).value for word in (address, n))
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:
-        """Return the tuple that `coefficients_at` returns."""
         if not isinstance(n, int):
             raise Unsupported("coefficients of unknown number")
         view = self.view(address, n, dtype)

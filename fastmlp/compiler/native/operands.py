@@ -84,26 +84,22 @@ OF_INTEGERS = {
 
 
 def is_tuple(operand: Any) -> bool:
-    """Return True if an operand is a tuple or a NamedTuple of operands."""
     return isinstance(operand, tuple) and not isinstance(
         operand, Number | View | MatrixOperand | RecordOperand
     )
 
 
 def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
-    """Return a tuple of these parts, of the operand's class."""
     return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
 
 
 def is_constant(*operands: Any) -> bool:
-    """Return True if all operands are known when translating."""
     return not any(
         isinstance(one, Number | View | MatrixOperand | RecordOperand | tuple) for one in operands
     )
 
 
 def number_of(operand: Any) -> Number:
-    """Return an operand as a number in a register."""
     if isinstance(operand, Number):
         return operand
     if isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating)):
@@ -222,7 +218,6 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
 
 
 def negated(builder: Any, operand: Any) -> Any:
-    """Return the negative of a number."""
     if is_constant(operand):
         return -operand
     number = number_of(operand)
@@ -285,7 +280,6 @@ def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
 
 
 def movable(operand: Any) -> Any:
-    """Return an operand with its numbers, constants included, in registers."""
     if is_tuple(operand):
         return tuple_like(operand, map(movable, operand))
     numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))
@@ -293,7 +287,6 @@ def movable(operand: Any) -> Any:
 
 
 def _environment(operands: tuple[Any, ...]) -> Any:
-    """Return the type of the struct that holds the registers of several operands."""
     return ir.LiteralStructType([register.type for register in registers_of(operands)])
 
 
@@ -306,7 +299,6 @@ def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
 
 
 def loaded(builder: Any, address: Any, operands: tuple[Any, ...]) -> list[Any]:
-    """Return the registers that `stored` has written for such operands."""
     kind = _environment(operands)
     place = builder.inttoptr(address, kind.as_pointer())
     n = len(kind.elements)

@@ -38,9 +38,9 @@ class Functions(Protocol):
 
     zeros: dict[Any, frozenset[str]]
 
-    def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
-        """Return a function for arguments of such kinds, which returns nothing."""
-        ...
+    def define(
+        self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
+    ) -> Any: ...
 
     def define_loop(
         self, function: FunctionType, node: ast.For, captured: dict[str, Any]
@@ -135,7 +135,6 @@ class Body(Expressions):
             self.builder.store(register, place)
 
     def bind(self, name: str, operand: Any) -> None:
-        """Assign an operand to a name."""
         operand, slot = movable(operand), self.names.get(name)
         self._known.add(name)
         if slot is not None and kind_of(slot.operand) != kind_of(operand):
