@@ -108,7 +108,7 @@ if not _typing.TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
-            from fastmlp.validation.suggestions import needs
+            from fastmlp.validation.messages import needs
 
             raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
 

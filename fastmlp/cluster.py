@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastmlp.data.outputs import Form, kept_names, reader_of
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 __all__ = ["ThreadCommunicator", "predict", "threads"]
 Array = NDArray[Any]

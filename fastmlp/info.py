@@ -11,7 +11,7 @@ from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache, target
 from fastmlp.compiler.target import pair_products
-from fastmlp.validation.suggestions import install
+from fastmlp.validation.messages import install
 
 # LLVM's names of the features that kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (

@@ -38,7 +38,7 @@ from fastmlp.training.steps import Steps
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, explained
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import History, Report
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

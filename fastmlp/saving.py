@@ -12,7 +12,7 @@ from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 if TYPE_CHECKING:
     from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fastmlp.cluster
-from fastmlp.validation.suggestions import content
+from fastmlp.validation.messages import content
 
 Table = dict[str, Any]
 Row = list[str]

@@ -11,7 +11,7 @@ import numpy as np
 from fastmlp import History
 from fastmlp.info import cache_state
 from fastmlp.plotting import FAINT, INK, WRONG, plot_history
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 # The curves lie on each other, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from fastmlp import CSVFile
 from fastmlp.data.arrow import ROWS
 from fastmlp.data.outputs import WRITERS
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.messages import suggestion
 
 # Words of other programs, without hyphens, for an option or as advice.
 SYNONYMS = {

@@ -27,7 +27,7 @@ from fastmlp.tabular import schema
 from fastmlp.tabular.arrow_tables import decoded, is_number, numbers, places, read
 from fastmlp.tabular.in_memory import require, text_names
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import listed, needs
+from fastmlp.validation.messages import listed, needs
 
 Array = NDArray[Any]
 MODEL = ".safetensors"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self, final
 
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 CSV_FILES = (".csv", ".csv.gz")
 # pyarrow's errors of a value and of a row. With one thread it counts rows, the header included,

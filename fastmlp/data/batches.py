@@ -19,7 +19,7 @@ from fastmlp.data.arrow import (
 from fastmlp.data.columns import names_in
 from fastmlp.data.sources import Piece, is_source, opened
 from fastmlp.validation import frames
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 T = TypeVar("T")
 # Libraries whose tables in memory can be sliced by rows.

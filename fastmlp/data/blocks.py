@@ -17,7 +17,7 @@ from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBl
 from fastmlp.data.sources import Block
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 Part = Callable[[int, int], Any]

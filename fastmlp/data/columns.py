@@ -26,8 +26,8 @@ from fastmlp.data.arrow import (
     records_of,
 )
 from fastmlp.data.sources import Block
-from fastmlp.validation import frames, hints
-from fastmlp.validation.suggestions import count, suggestion
+from fastmlp.validation import frames, messages
+from fastmlp.validation.messages import count, suggestion
 
 Array = NDArray[Any]
 
@@ -92,7 +92,7 @@ class NamedColumns(NamedTuple):
         try:
             X = frames.numbers(batch.select(list(self.features)), None, where, "X")
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}{hints.A_TABLE}") from None
+            raise type(error)(f"{error}{messages.A_TABLE}") from None
         y = _labels(batch.column(self.target)) if isinstance(self.target, str) else None
         if y is None:
             y = frames.numbers(batch.select(self.targets), None, where, "y")
@@ -125,7 +125,7 @@ def columns_of(schema: Any, column_names: ColumnNames, who: str) -> NamedColumns
         raise ValueError(f"{who}: the column {within!r} is the target, and among the features")
     wanted_names = {*chosen, *targets, *weights}
     if twice := frames.repeated(name for name in known if name in wanted_names):
-        raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
+        raise ValueError(f"{who}: there are several columns of the name {twice}; {messages.RENAME}")
     return NamedColumns(tuple(chosen), tuple(targets) if several else target, weight)
 
 
@@ -133,7 +133,7 @@ def names_in(value: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
         short = names is None or isinstance(names, str | int | float | list | tuple)
-        shown = repr(value) if short else hints.a_kind(value)
+        shown = repr(value) if short else messages.a_kind(value)
         raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:

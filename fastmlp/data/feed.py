@@ -29,7 +29,7 @@ from fastmlp.data.sources import (
 )
 from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 # Standard errors between the means of two buffers that chance does not explain.
 MOST_ERRORS = 6.0

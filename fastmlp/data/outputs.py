@@ -25,7 +25,7 @@ from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 Array = NDArray[Any]
 ArraysByName = dict[str, Array]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import memory
 from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 Block = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]

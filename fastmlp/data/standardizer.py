@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp.data.batches import blocks_of
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 

@@ -32,7 +32,7 @@ from fastmlp.training.history import History
 from fastmlp.training.options import Listener
 from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import suggestion_for
+from fastmlp.validation.messages import suggestion_for
 
 # Arguments of `MLP.fit` that are not settings of an estimator: data, arguments of one fit alone,
 # and validation rows, which searches and pipelines would not transform.

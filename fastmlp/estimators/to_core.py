@@ -34,8 +34,8 @@ from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.rules.weight_rules import l2
 from fastmlp.training.loop import cost_of
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import arrays, hints
-from fastmlp.validation.suggestions import Synonyms, suggestion
+from fastmlp.validation import arrays, messages
+from fastmlp.validation.messages import Synonyms, suggestion
 
 Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
@@ -459,7 +459,7 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
         yield
     except ValueError as error:
         if str(error).startswith(NO_NUMBER):
-            hint = hints.of_kind(X, np.asarray(X), "X")
+            hint = messages.of_kind(X, np.asarray(X), "X")
             if hasattr(X, "columns"):
                 error.args = (f"{error}{hint}",)
             else:

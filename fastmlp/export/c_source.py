@@ -28,7 +28,7 @@ from fastmlp.rules import links
 from fastmlp.rules.activations import identity
 from fastmlp.rules.elementary import exp
 from fastmlp.validation import frames
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
 # From a method of Python to the sign in C.

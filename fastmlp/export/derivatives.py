@@ -19,7 +19,7 @@ from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LEAST_LOG_VARIANCE, LINKS
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 # Numbers of a block of derivatives that several nets are added to: 8 MB of float64.

@@ -13,7 +13,7 @@ from fastmlp.export.models import is_a, is_of_fastmlp
 from fastmlp.model import MLP, core_of
 from fastmlp.network.summary import name_of
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Numbers = NDArray[np.float64]
 WHO = "fastmlp.fold"

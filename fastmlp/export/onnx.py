@@ -25,7 +25,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules import activations, elementary, links
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 Array = NDArray[Any]
 DTypeName = Literal["float32", "float64"]

@@ -21,7 +21,7 @@ from fastmlp import __version__
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
-from fastmlp.validation.suggestions import listed, needs
+from fastmlp.validation.messages import listed, needs
 
 
 def client_of(client: Any, who: str) -> Any:

@@ -23,7 +23,7 @@ from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.arrays import unnamed
 from fastmlp.validation.frames import Names
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 WHO = "fit_many"
 

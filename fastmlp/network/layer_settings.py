@@ -11,7 +11,7 @@ from fastmlp.rules import dropout as rules
 from fastmlp.rules.dropout import Dropout, Rate, is_used
 from fastmlp.rules.updates import Factors
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 FORM = (
     "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or one such "

@@ -20,7 +20,7 @@ from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizer_protocol import Optimizer, lag_of
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Codes = NDArray[np.int8]
 # A weight may become anything, a number not below 0, a number not above 0, or 0 alone.

@@ -26,7 +26,7 @@ from fastmlp.rules import (
 )
 from fastmlp.rules.optimizer_protocol import Optimizer, finite_numbers
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count, same_word, suggestion
+from fastmlp.validation.messages import count, same_word, suggestion
 
 Array = NDArray[Any]
 # From a name to the words of other libraries.

@@ -18,7 +18,7 @@ from fastmlp.rules.optimizers import OptimizerName
 from fastmlp.rules.updates import Factors
 from fastmlp.rules.weight_rules import Initializer, InitializerName, PenaltyName, PenaltyRule
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.messages import suggestion
 
 # Who raises the errors of arguments.
 OWNER = "MLP"

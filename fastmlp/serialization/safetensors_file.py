@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import whole_files
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"

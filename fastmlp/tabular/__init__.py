@@ -56,6 +56,6 @@ if not TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
-            from fastmlp.validation.suggestions import needs
+            from fastmlp.validation.messages import needs
 
             raise ImportError(needs(f"fastmlp.tabular.{name}", "scikit-learn")) from error

@@ -10,7 +10,7 @@ from fastmlp._process import memory, warnings
 from fastmlp.data.arrow import ROWS, Choose, Place, records_of
 from fastmlp.data.columns import require_target
 from fastmlp.tabular import dates
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 Array = NDArray[Any]
 Kind = Literal["numbers", "levels", "texts", "others", "nothing"] | dates.Kind

@@ -36,7 +36,7 @@ from fastmlp.training.options import callbacks_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import listed, suggestion
+from fastmlp.validation.messages import listed, suggestion
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max

@@ -20,7 +20,7 @@ from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.outputs import NetOutputs
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.schema import Schema, Values
-from fastmlp.validation.suggestions import count, listed
+from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
 

@@ -17,8 +17,8 @@ from fastmlp.tabular.arrow_tables import read
 from fastmlp.tabular.in_memory import is_missing, is_rows, require, text_names
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Schema
-from fastmlp.validation import arrays, hints, scalars
-from fastmlp.validation.suggestions import count, listed
+from fastmlp.validation import arrays, messages, scalars
+from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
 # Targets of up to this size, and down to its inverse: sums of squares are float64.
@@ -107,7 +107,7 @@ def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float6
     moments = (*dates.DATES, dates.TIMES, *dates.DURATIONS)
     of_objects = targets.dtype.kind == "O" and any(isinstance(one, moments) for one in targets)
     if of_objects or targets.dtype.kind in "mM":
-        kind = f"got {targets.dtype}{hints.of_kind(y, targets, name)}"
+        kind = f"got {targets.dtype}{messages.of_kind(y, targets, name)}"
         raise TypeError(f"{who}: {name} must hold real numbers, {kind}")
     try:
         as_numbers = targets.astype(np.float64)

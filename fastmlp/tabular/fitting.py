@@ -21,7 +21,7 @@ from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
 from fastmlp.training.history import Status
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 

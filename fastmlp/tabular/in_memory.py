@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fastmlp.data.arrow import imported, is_lazy
 from fastmlp.tabular import arrow_tables, dates
 from fastmlp.tabular.arrow_tables import Kind
-from fastmlp.validation import arrays, frames, hints
-from fastmlp.validation.suggestions import listed, suggestion
+from fastmlp.validation import arrays, frames, messages
+from fastmlp.validation.messages import listed, suggestion
 
 Array = NDArray[Any]
 Level = str | bool | int | float
@@ -104,7 +104,7 @@ def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
     """Return names of columns as texts, such as the tuples of a MultiIndex; raises ValueError."""
     texts = tuple(map(str, names))
     if twice := frames.repeated(texts):
-        raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
+        raise ValueError(f"{who}: X has several columns of the name {twice}; {messages.RENAME}")
     return texts
 
 

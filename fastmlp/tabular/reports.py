@@ -21,7 +21,7 @@ from fastmlp.training.history import History
 from fastmlp.training.metrics import estimator_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count, suggestion
+from fastmlp.validation.messages import count, suggestion
 
 Array = NDArray[Any]
 # The score of a pack without another.

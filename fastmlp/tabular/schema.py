@@ -13,7 +13,7 @@ from fastmlp.tabular import dates, in_memory
 from fastmlp.tabular.arrow_tables import Kind
 from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Level, MemoryTable, require
-from fastmlp.validation.suggestions import count, listed
+from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
 # "from_dtype" is scikit-learn's word for it.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 Array = NDArray[Any]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmlp._process.warnings import warn
 from fastmlp.network import summary
 from fastmlp.validation.calls import OF_HISTORIES, AdvisingType
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,8 +13,8 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
-from fastmlp.validation import hints
-from fastmlp.validation.suggestions import needs, suggestion
+from fastmlp.validation import messages
+from fastmlp.validation.messages import needs, suggestion
 
 Array = NDArray[Any]
 Function = Callable[..., Any]
@@ -203,7 +203,7 @@ class Measures:
         if np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
             shape = np.shape(value)
             shown = (
-                f"an array of shape {shape}{hints.of_broadcast(shape)}" if shape else repr(value)
+                f"an array of shape {shape}{messages.of_broadcast(shape)}" if shape else repr(value)
             )
             raise TypeError(f"MLP.fit: metrics[{name!r}] must return a number, got {shown}")
         return float(value)

@@ -18,7 +18,7 @@ from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions
 from fastmlp.validation import arrays, frames, scalars
-from fastmlp.validation.suggestions import listed
+from fastmlp.validation.messages import listed
 
 # A rate that depends on the number of steps has two values for these.
 LENGTHS = (20_000, 30_000)

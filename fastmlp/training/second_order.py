@@ -33,7 +33,7 @@ from fastmlp.rules.optimizers import (
 from fastmlp.rules.weight_rules import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
-from fastmlp.validation.suggestions import count, needs
+from fastmlp.validation.messages import count, needs
 
 Array = NDArray[Any]
 IsLate = Callable[[], bool]

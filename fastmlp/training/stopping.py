@@ -15,7 +15,7 @@ from fastmlp.training.history import History
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.validation.messages import suggestion
 
 Mode = Literal["min", "max"]
 MODES = ("min", "max")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
-from fastmlp.validation import frames, hints, scalars
-from fastmlp.validation.suggestions import count
+from fastmlp.validation import frames, messages, scalars
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
@@ -25,7 +25,7 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     """Return X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one."""
     array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
-        hint = hints.of_shape(x, array, n_features)
+        hint = messages.of_shape(x, array, n_features)
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
     if array.shape[1] != n_features:
         hint = "; is X transposed? use X.T" if len(array) == n_features else ""
@@ -85,7 +85,7 @@ def targets(
     elif per_target == 1 and table.shape[1] != n_outputs:
         raise ValueError(
             f"{who}: y has {count(table.shape[1], 'column')}, but the net has "
-            f"{count(n_outputs, 'output')}{hints.of_columns(array, table.shape[1], n_outputs)}"
+            f"{count(n_outputs, 'output')}{messages.of_columns(array, table.shape[1], n_outputs)}"
         )
     numbers = _finite(_cast(table, kind, who, "y"), y, who, "y")
     _target_values(numbers, accepted, n_outputs, who)
@@ -132,7 +132,9 @@ def vector(argument: object, n: int, kind: np.dtype[Any], name: str, who: str) -
     """A vector of finite numbers, shape (n,), of dtype `kind`."""
     array = _numbers(argument, who, name)
     if array.shape != (n,):
-        hint = f"; use {name}[:, 0]" if array.shape == (n, 1) else hints.of_broadcast(array.shape)
+        hint = (
+            f"; use {name}[:, 0]" if array.shape == (n, 1) else messages.of_broadcast(array.shape)
+        )
         raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}{hint}")
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
@@ -144,7 +146,7 @@ def matrix(
     array = _numbers(argument, who, name)
     if array.shape != shape:
         column = array.shape == shape[:1] and shape[1] == 1
-        hint = f"; use {name}[:, None]" if column else hints.of_broadcast(array.shape, shape[1])
+        hint = f"; use {name}[:, None]" if column else messages.of_broadcast(array.shape, shape[1])
         raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}{hint}")
     return _finite(_cast(array, kind, who, name), argument, who, name)
 
@@ -235,7 +237,7 @@ def _numbers(argument: object, who: str, name: str, kind: np.dtype[Any] | None =
                 f"{who}: {name} must be an array of real numbers, got "
                 f"{type(argument).__name__}{rows}"
             )
-        hint = hints.of_kind(argument, array, name)
+        hint = messages.of_kind(argument, array, name)
         raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
@@ -265,13 +267,13 @@ def _finite(array: Array, argument: object, who: str, name: str) -> Array:
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
-            place = f", column {hints.column_name(argument, column)}" if array.ndim == 2 else ""
+            place = f", column {messages.column_name(argument, column)}" if array.ndim == 2 else ""
             if frames.is_frame(argument):
                 frames.check(argument, who, name)
             value = frames.value(argument, row, column)
             raise ValueError(
                 f"{who}: {name} must be finite as {array.dtype}, got {value} in row {row}{place}"
-                f"{hints.of_value(value, array.dtype, name)}"
+                f"{messages.of_value(value, array.dtype, name)}"
             )
     return array
 
@@ -280,21 +282,21 @@ def _class_labels(argument: object, array: Array, n_outputs: int, who: str) -> N
     if array.dtype.kind == "f":
         raise TypeError(
             f"{who}: class labels must be integers from 0 to {n_outputs - 1}, "
-            f"got dtype {array.dtype}{hints.of_real_labels(argument, array)}"
+            f"got dtype {array.dtype}{messages.of_real_labels(argument, array)}"
         )
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_outputs:
         raise ValueError(
             f"{who}: class labels must be from 0 to {n_outputs - 1}, for a net of "
             f"{count(n_outputs, 'output')}, got {low if low < 0 else high}"
-            f"{hints.of_labels(array, n_outputs)}"
+            f"{messages.of_labels(array, n_outputs)}"
         )
 
 
 def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> None:
     if accepted == "unit" and ((table < 0) | (table > 1)).any():
         worst = float(table.min() if table.min() < 0 else table.max())
-        hint = hints.of_unit_targets(table)
+        hint = messages.of_unit_targets(table)
         raise ValueError(f"{who}: y must be in [0, 1] for this loss, got {worst}{hint}")
     if accepted == "count" and (table < 0).any():
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
-from fastmlp.validation.suggestions import count, suggestion_for
+from fastmlp.validation.messages import count, suggestion_for
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Functions whose names stand alone elsewhere.

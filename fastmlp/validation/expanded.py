@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import memory
 from fastmlp.validation import scalars
 from fastmlp.validation.arrays import features, table
-from fastmlp.validation.suggestions import count
+from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 WHO = "Expanded"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory, warnings
-from fastmlp.validation import hints
-from fastmlp.validation.suggestions import count, listed, needs, suggestion
+from fastmlp.validation import messages
+from fastmlp.validation.messages import count, listed, needs, suggestion
 
 Array = NDArray[Any]
 Names = tuple[str, ...] | None
@@ -89,7 +89,7 @@ def repeated(names: Iterable[Any]) -> str:
 def require_different(frame: Any, who: str) -> None:
     """Check that the columns of a frame have different names."""
     if twice := repeated(_names(frame)):
-        raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
+        raise ValueError(f"{who}: X has several columns of the name {twice}; {messages.RENAME}")
 
 
 def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[Any, Names]:
@@ -106,7 +106,7 @@ def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[A
     names = names_of(table)
     if names is None and warns and (twice := repeated(_names(table))):
         warning = f"X has several columns of the name {twice}; its columns are known by place"
-        warnings.warn(f"{who}: {warning}: {hints.RENAME}", UserWarning)
+        warnings.warn(f"{who}: {warning}: {messages.RENAME}", UserWarning)
     return table, names
 
 
@@ -229,7 +229,7 @@ def _checked(series: list[Any], labels: list[str], table: Any, who: str, name: s
     for source, column, label in zip(series, columns, labels, strict=True):
         if column.example is not None:
             kind = getattr(source, "dtype", getattr(source, "type", None))
-            hint = hints.of_example(column.example, table, name, label)
+            hint = messages.of_example(column.example, table, name, label)
             raise TypeError(f"{who}: {name} must hold real numbers, got dtype {kind}{hint}")
     lacking = {
         label: column.n_missing
@@ -240,7 +240,7 @@ def _checked(series: list[Any], labels: list[str], table: Any, who: str, name: s
         places = [f"{label} ({n})" if len(lacking) > 1 else label for label, n in lacking.items()]
         where = f" in column{'s' * (len(places) > 1)} {listed(places)}" if is_frame(table) else ""
         missing = count(sum(lacking.values()), "missing value")
-        raise ValueError(f"{who}: {name} has {missing}{where}; {hints.MISSING}")
+        raise ValueError(f"{who}: {name} has {missing}{where}; {messages.MISSING}")
     return [column.numbers for column in columns if column.numbers is not None]
 
 
@@ -272,7 +272,7 @@ def _of_objects(array: Array) -> ColumnNumbers:
     other = {kind for kind in types - lacking if not issubclass(kind, (Real, Decimal, np.bool_))}
     if other:
         others = [entry for entry in array if type(entry) in other]
-        return ColumnNumbers(None, 0, next(hints.no_numbers(others), others[0]))
+        return ColumnNumbers(None, 0, next(messages.no_numbers(others), others[0]))
     if lacking:
         return ColumnNumbers(None, sum(type(entry) in lacking or entry != entry for entry in array))
     if types <= {bool, np.bool_}:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Literal
 
-from fastmlp.validation.suggestions import NONE, Synonyms, suggestion
+from fastmlp.validation.messages import NONE, Synonyms, suggestion
 
 # The sum and the difference of two such integers fit into 64 bits.
 LARGEST = 2**62

@@ -24,7 +24,7 @@ from sklearn.preprocessing import OneHotEncoder
 from fastmlp import MLP, Adam, Cosine, History, Loss, MLPClassifier, MLPSearchCV
 from fastmlp.network import resolve
 from fastmlp.rules import activations, losses, optimizers, weight_rules
-from fastmlp.validation import hints, suggestions
+from fastmlp.validation import messages
 from fastmlp.validation.calls import OF_HISTORIES, OF_NETS, explained
 
 # Wrong types on purpose.
@@ -83,9 +83,9 @@ def test_the_advice_for_text_works() -> None:
 
 
 def test_columns_have_their_names() -> None:
-    assert [hints.column_name(FRAME, j) for j in range(2)] == ["'a'", "'b'"]
-    assert hints.column_name(pa.table(TABLE), 1) == "'b'"
-    assert hints.column_name(X, 1) == "1"
+    assert [messages.column_name(FRAME, j) for j in range(2)] == ["'a'", "'b'"]
+    assert messages.column_name(pa.table(TABLE), 1) == "'b'"
+    assert messages.column_name(X, 1) == "1"
 
 
 NET = MLP((3, 4, 1), seed=0)
@@ -139,15 +139,15 @@ def test_nothing_installs_fastmlp_by_its_name() -> None:
 def test_no_message_has_a_command_of_its_own() -> None:
     own = re.compile(r"[\"'].*needs [\w-]+: pip install")
     files = [path for path in FILES if path.is_relative_to(ROOT / "fastmlp")]
-    assert [path.name for path in files if own.search(path.read_text())] == ["suggestions.py"]
+    assert [path.name for path in files if own.search(path.read_text())] == ["messages.py"]
 
 
-@pytest.mark.parametrize("package", sorted(NEEDED | suggestions.ARGUMENTS.keys()))
+@pytest.mark.parametrize("package", sorted(NEEDED | messages.ARGUMENTS.keys()))
 def test_the_package_is_one_of_an_extra(package: str) -> None:
     assert package in KNOWN
-    message = suggestions.needs("MLP.fit", package)
+    message = messages.needs("MLP.fit", package)
     assert message.startswith(f"MLP.fit needs {package}: pip install ")
-    for argument in re.findall(r"[\w-]+(?=\[|\s|$)", suggestions.install(package)[12:]):
+    for argument in re.findall(r"[\w-]+(?=\[|\s|$)", messages.install(package)[12:]):
         assert argument in KNOWN
 
 
@@ -194,8 +194,8 @@ def test_what_is_made_can_be_copied_and_pickled(thing: Any) -> None:
 
 
 def test_advice_is_of_words_in_the_groups() -> None:
-    words = {word for group in suggestions.groups() for word in group}
-    tables = map(suggestions.advice, suggestions.content()["advice"])
+    words = {word for group in messages.groups() for word in group}
+    tables = map(messages.advice, messages.content()["advice"])
     others = {"checkpoint", "resume", "communicator"}
     assert {word for table in tables for word in table} - words <= others
 
@@ -211,7 +211,7 @@ def test_an_argument_of_fit_is_told_where_it_belongs(make: Any) -> None:
 
 def test_a_word_stands_once_for_a_keyword() -> None:
     """In the cells of its row, or in the list; but words of two keywords stand in both."""
-    content = suggestions.content()
+    content = messages.content()
     listed = [(key, word) for key, text in content["also"].items() for word in text.split()]
     assert len(listed) == len({*listed})
     in_cells = {
@@ -226,7 +226,7 @@ def test_a_word_stands_once_for_a_keyword() -> None:
 
 def test_words_are_read_by_a_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", None)
-    spec = importlib.util.spec_from_file_location("again", suggestions.__file__)
+    spec = importlib.util.spec_from_file_location("again", messages.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

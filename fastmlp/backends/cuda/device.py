@@ -21,7 +21,7 @@ from fastmlp._process.memory import readable
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
 from fastmlp.validation import arrays
-from fastmlp.validation.suggestions import needs
+from fastmlp.validation.messages import needs
 
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)

