@@ -8,6 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def kept_by(call: Callable[[], object]) -> int:
+    """Return the bytes of Python and NumPy that the call leaves."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
 def peak_of(call: Callable[[], object]) -> int:
     """Return the most bytes that it has of Python and NumPy, beside what was there before."""
     gc.collect()

@@ -19,6 +19,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+from memory_use import kept_by
 from small_models import reloaded
 
 from fastmlp import (
@@ -803,6 +804,20 @@ def test_the_buffers_of_a_net_go_with_it() -> None:
     del net
     gc.collect()
     assert steps.KEPT.n_bytes == 0
+
+
+@pytest.mark.slow
+def test_the_bytes_of_a_second_threads_buffers_are_counted() -> None:
+    X, y = np.ones((4096, 4), np.float32), np.ones((4096, 4), np.float32)
+    counted, taken = [], []
+    for n_threads in (1, 2):
+        MLP((4, 32, 16, 4), n_threads=n_threads).train_on_batch(X, y)
+        gc.collect()
+        steps.KEPT.clear()
+        net = MLP((4, 32, 16, 4), n_threads=n_threads)
+        taken.append(kept_by(lambda net=net: net.train_on_batch(X, y)))
+        counted.append(steps.KEPT.n_bytes)
+    assert counted[1] - counted[0] == pytest.approx(taken[1] - taken[0], rel=0.1, abs=3e4)
 
 
 @pytest.mark.slow
