@@ -24,11 +24,15 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     `skip` is the offset in bytes of the thread's columns in the buffers of the output layer.
     """
-    size = np.dtype(scalar).itemsize
+    size, lanes = np.dtype(scalar).itemsize, lanes_of(scalar)
+    gather_columns = moves(scalar, lanes).gather_columns
 
     @njit
     def gather_targets(net: Net, rows: Span, skip: int) -> int:
         batch, n_targets, place, (first, n) = _of(net), net.n_targets, net.targets + skip, rows
+        if n_targets >= lanes:
+            gather_columns(batch.y, batch.index + first * 8, place, n_targets, n)
+            return place
         targets, index = (
             row(place, n * n_targets, scalar),
             row(batch.index + first * 8, n, np.int64),

@@ -45,6 +45,7 @@ class Moves(NamedTuple):
     sum_rows: VectorFunction
     outer: VectorFunction
     unpack_columns: VectorFunction
+    gather_columns: VectorFunction
     pack_columns: VectorFunction
     add_rows: VectorFunction
     add_wide_rows: VectorFunction
@@ -54,8 +55,8 @@ def moves(scalar: Scalar, lanes: int) -> Moves:
     """Return the moves of panels of so many lanes."""
     loops = (
         pack_row, unpack_row, unpack_rows, copy, add, rectify, clear, pack_tiles, add_differences,
-        transpose, transpose_non_temporal, sum_rows, outer, unpack_columns, pack_columns, add_rows,
-        add_wide_rows,
+        transpose, transpose_non_temporal, sum_rows, outer, unpack_columns, gather_columns,
+        pack_columns, add_rows, add_wide_rows,
     )  # fmt: skip
     return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
 
@@ -182,6 +183,23 @@ def unpack_columns(
             for c, column in enumerate(v.transposed(rows)):
                 j = p * v.lanes + c
                 v.when(j < width, partial(v.store, column, down + j * n * v.size))
+
+
+def gather_columns(
+    v: Vectors, source: Word, index: Word, target: Word, width: Word, n: Word
+) -> None:
+    """Copy the rows of `width` numbers at n places, int64, to columns, as `unpack_columns` does."""
+    n_squares = v.n_vectors(n)
+    for i in v.range(n_squares):
+        last = n_squares - 1 - i
+        places = [last * v.lanes + r for r in range(v.lanes)]
+        rows = [v.word(index + v.choose(place < n, place, n - 1) * 8) for place in places]
+        for p, part in v.parts(width):
+            down, skip = p * v.bytes, target + last * v.bytes
+            square = [part.load(source + row * (width * v.size) + down) for row in rows]
+            for c, column in enumerate(v.transposed(square)):
+                j = p * v.lanes + c
+                v.when(j < width, partial(v.store, column, skip + j * n * v.size))
 
 
 def pack_columns(

@@ -137,7 +137,7 @@ def move(name: str, dtype: Any) -> Block:
     def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    with_five = ("unpack_rows", "outer", "unpack_columns", "pack_columns")
+    with_five = ("unpack_rows", "outer", "unpack_columns", "gather_columns", "pack_columns")
     with_three = ("transpose", "transpose_non_temporal", "copy", "add", "add_differences")
 
     def of_two(a: Any, b: Any) -> None:
@@ -282,6 +282,13 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         move("unpack_columns", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
         assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
         assert columns[-1] == UNTOUCHED
+        index, gathered = rng.permutation(n), np.full_like(columns, UNTOUCHED)
+        shuffled = matrix[np.argsort(index)]
+        move("gather_columns", dtype)(
+            address(shuffled), address(index), address(gathered), width, n
+        )
+        assert np.array_equal(gathered[: n * width], columns[: n * width])
+        assert gathered[-1] == UNTOUCHED
         back = np.full((len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype)
         move("pack_columns", dtype)(address(columns), address(back), back[0].nbytes, width, n)
         assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
