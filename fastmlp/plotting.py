@@ -133,7 +133,6 @@ def plot_history(
 
 
 def __dir__() -> list[str]:
-    """Return the public names."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 

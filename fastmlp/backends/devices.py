@@ -17,13 +17,7 @@ def index_of(device: str) -> int:
 
 
 def require(device: str, who: str = "MLP") -> None:
-    """Check that there is such a device; nothing of CUDA is imported for the CPU.
-
-    Raises
-    ------
-    ImportError, RuntimeError
-        If a package, the driver or the device is missing.
-    """
+    """Check that there is such a device; nothing of CUDA is imported for the CPU."""
     if device != "cpu":
         import_module("fastmlp.backends.cuda.device").require(index_of(device), who)
 
@@ -52,7 +46,6 @@ def engine_on(
 
 
 def thread_limit() -> int:
-    """Return the most threads that the process may use."""
     return int(import_module("fastmlp.backends.cpu.threads.limits").thread_limit())
 
 

@@ -98,13 +98,11 @@ class Objective(Protocol):
         ...
 
     def take(self, data: Data) -> None:
-        """Be that of these rows from now on, of a number that it serves."""
+        """Switch to these rows, at most as many as it serves."""
         ...
 
     @property
-    def n_bytes(self) -> int:
-        """The bytes of its buffers."""
-        ...
+    def n_bytes(self) -> int: ...
 
 
 class GaussNewton(Protocol):
@@ -128,8 +126,8 @@ class GaussNewton(Protocol):
         ...
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
-        """Return d with (G + damping) d = -gradient, shape (n_trained,), or None if there is none;
-        `damping`, shape (n_trained,), is added to the diagonal."""
+        """Return d with (G + damping) d = -gradient, shape (n_trained,), or None without a
+        solution; `damping`, shape (n_trained,), is added to the diagonal."""
         ...
 
 
@@ -178,7 +176,7 @@ class RankExchange(Protocol):
         ...
 
     def allgather(self, values: Array) -> Array:
-        """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
+        """Return the values of all ranks, shape (size, n), from this rank's, shape (n,)."""
         ...
 
 
@@ -234,9 +232,7 @@ class Trainer(Protocol):
     unit_flops: int
 
     @property
-    def n_bytes(self) -> int:
-        """The bytes of its buffers."""
-        ...
+    def n_bytes(self) -> int: ...
 
     @property
     def diverged(self) -> bool:
@@ -249,7 +245,7 @@ class Trainer(Protocol):
         ...
 
     def take(self, data: Any) -> None:
-        """Train on these rows, of the kind, width and at most the number of those before."""
+        """Train on these rows: of the same kind and width, and at most as many as before."""
         ...
 
     def regroup(self, optimizer: Optimizer) -> bool:
@@ -258,7 +254,8 @@ class Trainer(Protocol):
         ...
 
     def resume(self, moments: Any, data: Any) -> None:
-        """Go on, on these rows, a number that it serves, from the parameters and slots of now."""
+        """Continue on these rows, a number that it serves, from the current parameters and
+        slots."""
         ...
 
     def pause(self) -> QuickStep | None:
@@ -350,7 +347,7 @@ class Engine(Protocol[P]):
         ...
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
-        """Return validated weights of rows, on the host; none for None."""
+        """Return validated weights of rows, on the host; an empty array for None."""
         ...
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
@@ -370,7 +367,7 @@ class Engine(Protocol[P]):
         compute_dtype: Computed = None,
     ) -> Predictor:
         """Return the predictor for these live parameters; `raw`: before activation or link.
-        `select` is applied to an X that is no plain array; products are in `compute_dtype`."""
+        `select` is applied to an X that is not a plain array; products are in `compute_dtype`."""
         ...
 
     def evaluation(self, data: Data) -> Evaluation:
@@ -378,8 +375,8 @@ class Engine(Protocol[P]):
         ...
 
     def serves(self, n_rows: int, room: int) -> bool:
-        """Return True if a trainer of single steps, or an objective, with room for so many dense
-        rows serves n_rows of them, to the bit."""
+        """Return True if a trainer of single steps, or an objective, with `room` for dense rows
+        serves n_rows of them, to the bit."""
         ...
 
     def objective(self, data: Data, *, summed: bool = False, room: int | None = None) -> Objective:
@@ -413,9 +410,9 @@ class Engine(Protocol[P]):
     ) -> Trainer:
         """Return a trainer on `data`: its buffers are allocated, its blocks are compiled.
 
-        `options` are those of the device's `Trainer`: `stepping` and `summed` for single steps;
-        the estimators set `guarded` and `by_rows`, which the CPU has, and fits on several ranks
-        `ranks` and `average_every`.
+        `options` of the device's `Trainer`: `stepping` and `summed` for single steps; the
+        estimators set `guarded` and `by_rows`, which the CPU has, and fits on several ranks `ranks`
+        and `average_every`.
         """
         ...
 
@@ -442,7 +439,7 @@ class GroupEngine(Engine[P], Protocol):
         ...
 
     def launches(self, members: Sequence[tuple[Any, NetState, Data]], batch_size: int) -> Launches:
-        """Return the launches of as many of these nets as fit into memory, the first ones.
+        """Return the launches of the first nets, as many as fit into memory.
 
         Parameters
         ----------

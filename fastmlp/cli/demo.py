@@ -40,13 +40,6 @@ def run_demo(
     float
         fastmlp's accuracy on the held-out digits.
 
-    Raises
-    ------
-    ImportError
-        If scikit-learn or matplotlib is missing.
-    KeyboardInterrupt
-        On Ctrl-C.
-
     Examples
     --------
     >>> from fastmlp.cli.demo import run_demo

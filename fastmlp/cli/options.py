@@ -103,7 +103,6 @@ def printable(text: object) -> str:
 
 
 def add_train(train: Parser) -> None:
-    """Add the options of `train`."""
     train.description = (
         "Train an ensemble of nets on a table, and write it to a file that predicts from raw "
         "columns. Rows of a table that does not fit into memory are drawn by the seed. "
@@ -138,7 +137,6 @@ def add_train(train: Parser) -> None:
 
 
 def add_predict(predict: Parser) -> None:
-    """Add the options of `predict`."""
     predict.description = "Predict the rows of a table: columns are found by name."
     _add_model_and_data(predict)
     add = predict.add_argument
@@ -153,7 +151,6 @@ def add_predict(predict: Parser) -> None:
 
 
 def add_score(score: Parser) -> None:
-    """Add the options of `score`."""
     _add_model_and_data(score)
     metrics = "classes: accuracy, log_loss, auc; numbers: rmse, mae, r2"
     score.add_argument("--metric", type=names, default=(), metavar="A,B", help=metrics)
@@ -163,13 +160,11 @@ def add_score(score: Parser) -> None:
 
 
 def add_show(show: Parser) -> None:
-    """Add the options of `show`."""
     show.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def add_export(export: Parser) -> None:
-    """Add the options of `export`."""
     export.argument_default = argparse.SUPPRESS
     export.description = (
         "Write a model of fastmlp.save as an ONNX graph, or as C source without dependencies. "
@@ -193,7 +188,6 @@ def add_export(export: Parser) -> None:
 
 
 def add_demo(demo: Parser) -> None:
-    """Add the options of `demo`."""
     add, picture = demo.add_argument, Path("fastmlp-demo.png")
     add("--epochs", type=positive, default=30, metavar="N", help="default: 30")
     text = f"where to save the picture; default: {picture}"
@@ -202,12 +196,10 @@ def add_demo(demo: Parser) -> None:
 
 
 def add_info(info: Parser) -> None:
-    """Add the options of `info`."""
     info.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def add_warmup(ahead: Parser) -> None:
-    """Add the options of `warmup`."""
     add, mixed = ahead.add_argument, "bfloat16: mixed precision too"
     add("--compute-dtype", choices=["bfloat16"], metavar="DTYPE", help=mixed)
     one = "the dtype of the nets; default: float32 and float64"
@@ -227,7 +219,6 @@ def _add_encoding(parser: Parser) -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return names that are separated by commas."""
     return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
@@ -246,7 +237,6 @@ def _encoding(text: str) -> str:
 
 
 def at_least(least: int, text: str) -> int:
-    """Return the integer of an option that has a lower bound."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
     return int(text)

@@ -109,7 +109,6 @@ def _told(message: object, who: str) -> str:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
@@ -382,7 +381,6 @@ def _listed(values: Any) -> str:
 
 
 def task_of(model: Any) -> schema.Task:
-    """Return the task of a model of tables."""
     return "classification" if hasattr(model, "classes_") else "regression"
 
 

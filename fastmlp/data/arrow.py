@@ -92,7 +92,6 @@ class CSVFile(str):
 
 
 def _known(encoding: str, who: str) -> str:
-    """Check the name of an encoding."""
     if not isinstance(encoding, str):
         raise TypeError(f"{who}: encoding must be a name, such as 'cp1252', got {encoding!r}")
     try:
@@ -104,12 +103,10 @@ def _known(encoding: str, who: str) -> str:
 
 
 def encoding_of(path: str) -> str:
-    """Return the encoding of a CSV file."""
     return getattr(path, "encoding", "utf-8")
 
 
 def not_text(encoding: str, where: str, reason: str = "") -> ValueError:
-    """Return the error for text in another encoding. `where` has the caller and the place."""
     return ValueError(
         f"{where}: the text is not {encoding}{reason}: give its encoding, such as "
         "fastmlp.CSVFile(path, encoding='cp1252'), or --encoding cp1252 of the command"
@@ -157,16 +154,14 @@ class Place(str):
         return made
 
     def by(self, who: str) -> "Place":
-        """Return the place after the caller's name."""
         return Place(f"{who}: {self}", self.first, self.unit)
 
     def row(self, i: int) -> str:
-        """Return the name of row i in errors."""
         return f"{self.unit} {self.first + i}"
 
 
 def imported(who: str) -> Any:
-    """Import pyarrow, or raise an ImportError that names it."""
+    """Import pyarrow, or raise an ImportError with the caller's name."""
     try:
         import pyarrow
     except ImportError as error:
@@ -175,12 +170,10 @@ def imported(who: str) -> Any:
 
 
 def is_table(X: object) -> bool:
-    """Return True for a table, frame, relation or reader that Arrow can read."""
     return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
 
 
 def is_lazy(X: object) -> bool:
-    """Return True for a LazyFrame of polars."""
     return hasattr(X, "collect") and hasattr(X, "collect_schema")
 
 
@@ -194,7 +187,6 @@ def paths_of(X: Any) -> list[str] | None:
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:
-    """Return the files of patterns and folders, sorted. Other paths stay."""
     return [file for path in paths for file in _expanded(path, who)]
 
 
@@ -223,7 +215,6 @@ def no_table(X: object, expected: str, who: str) -> TypeError:
 
 
 def instead_of(X: object) -> str:
-    """Return advice for an object of another library, "" for a table."""
     return "" if is_table(X) else INSTEAD.get(type(X).__module__.split(".")[0].lstrip("_"), "")
 
 

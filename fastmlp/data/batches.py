@@ -181,7 +181,6 @@ def predicted(method: Callable[[Any], T], batch: PredictBatch, *, named: bool, w
 
 
 def has_names(X: Any) -> bool:
-    """Return True for files, tables and frames, whose columns have names."""
     return not is_source(X) and (paths_of(X) is not None or is_table(X))
 
 

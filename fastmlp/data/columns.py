@@ -74,7 +74,6 @@ class NamedColumns(NamedTuple):
 
     @property
     def targets(self) -> list[str]:
-        """The names of the columns of y."""
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     @property
@@ -168,14 +167,12 @@ class ParquetGroups:
         self._metadata: dict[str, Any] = {}
 
     def sizes(self, path: str) -> tuple[Any, list[int]]:
-        """Return the schema of a file, and the number of rows of each group."""
         with self._open(path) as file:
             self._metadata[path] = metadata = file.metadata
             numbers = range(metadata.num_row_groups)
             return file.schema_arrow, [metadata.row_group(i).num_rows for i in numbers]
 
     def read(self, path: str, group: int, names: list[str], rows: int, piece: int) -> Any:
-        """Return a piece of a group that is cut into pieces of `rows` rows."""
         with self._open(path, metadata=self._metadata[path], pre_buffer=True) as file:
             # pyarrow's threads would compete with training.
             batches = file.iter_batches(rows, [group], names, use_threads=False)
@@ -199,11 +196,6 @@ class ArrowGroups:
 
 class FileBlocks:
     """Groups of rows of files, or pieces of groups, as blocks.
-
-    Attributes
-    ----------
-    block_sizes : tuple of int
-    feature_names : tuple of str
 
     Parameters
     ----------
@@ -237,7 +229,6 @@ class FileBlocks:
         self.block_sizes, self.feature_names = tuple(sizes), self._columns.features
 
     def read(self, i: int) -> Block:
-        """Return the rows of block i."""
         path, group, rows, piece, first = self._places[i]
         with naming(path):
             batch = self._groups.read(path, group, self._columns.names, rows, piece)
@@ -245,25 +236,17 @@ class FileBlocks:
 
 
 class TableBlocks:
-    """Slices of a table in memory as blocks.
-
-    Attributes
-    ----------
-    block_sizes : tuple of int
-    feature_names : tuple of str
-    """
+    """Slices of a table in memory as blocks."""
 
     def __init__(self, batches: list[tuple[Any, Place]], columns: NamedColumns) -> None:
         self._batches, self._columns, self.feature_names = batches, columns, columns.features
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
     def read(self, i: int) -> Block:
-        """Return the rows of block i."""
         return self._columns.block(*self._batches[i])
 
 
 def table_blocks(X: Any, column_names: ColumnNames, rows: int, who: str) -> TableBlocks:
-    """Return blocks of a table in memory."""
     imported(who)
     table = reader_of_table(X, rows).read_all()
     columns, batches, n = columns_of(table.schema, column_names, who), [], 0
@@ -288,7 +271,6 @@ class Passes:
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns of X."""
         return None if self._columns is None else self._columns.features
 
     def _choose(self, schema: Any, who: str) -> ChosenColumns:

@@ -52,7 +52,6 @@ class TargetMoments(NamedTuple):
 
 
 def moments(y: NDArray[Any]) -> TargetMoments:
-    """Return the moments of targets, shape (n_rows, n_targets)."""
     return TargetMoments(len(y), y.mean(0, dtype=np.float64), y.var(0, dtype=np.float64))
 
 
@@ -121,7 +120,7 @@ class Load:
     """
 
     def __init__(self, *, takes_thread: bool = False) -> None:
-        # The import of the backend is left to the fit.
+        # The fit imports the backend.
         from fastmlp.backends.cpu.threads import limits
 
         self._thread, self._computes = limits.reserved(1), takes_thread
@@ -134,7 +133,6 @@ class Load:
         return type(self)(takes_thread=self._computes)
 
     def begin(self) -> None:
-        """Begin to read, in this thread."""
         self._since = time.thread_time(), time.perf_counter()
 
     def end(self) -> None:
@@ -155,14 +153,10 @@ class Buffers(Protocol):
     """Buffers of rows, one after the other: a `Feed`, or a part of one that many fits share."""
 
     @property
-    def rows(self) -> Rows:
-        """The rows of the current buffer."""
-        ...
+    def rows(self) -> Rows: ...
 
     @property
-    def ends(self) -> bool:
-        """True if the buffer ends an epoch."""
-        ...
+    def ends(self) -> bool: ...
 
     @property
     def n_rows(self) -> int | None:
@@ -170,21 +164,13 @@ class Buffers(Protocol):
         ...
 
     @property
-    def is_whole(self) -> bool:
-        """True if one buffer has all rows."""
-        ...
+    def is_whole(self) -> bool: ...
 
-    def start(self, epoch: int) -> None:
-        """Begin to read ahead, at this epoch."""
-        ...
+    def start(self, epoch: int) -> None: ...
 
-    def next(self) -> None:
-        """Go on to the next buffer."""
-        ...
+    def next(self) -> None: ...
 
-    def close(self) -> None:
-        """End the reading."""
-        ...
+    def close(self) -> None: ...
 
 
 @final
@@ -193,14 +179,6 @@ class Feed:
 
     All buffers but the last of an epoch have the same number of rows, a multiple of the batch size.
     A buffer may begin in the middle of a block. The first is filled at once.
-
-    Attributes
-    ----------
-    rows : Rows, of the current buffer
-    ends : bool, True if the buffer ends an epoch
-    is_whole : bool
-        True if the buffer has all rows of the source.
-    n_rows : int or None, rows of an epoch, if known
 
     Parameters
     ----------
@@ -277,7 +255,6 @@ class Feed:
             self._first = None
 
     def close(self) -> None:
-        """End the reading and the thread."""
         self._over.set()
         self._free.put(None)
         if self._reader is not None:

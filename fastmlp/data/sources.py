@@ -48,9 +48,7 @@ class BlockSource(Protocol):
 class ArrowStream(Protocol):
     """A table, a frame or a relation that Arrow reads as a stream of record batches."""
 
-    def __arrow_c_stream__(self, requested_schema: object = None, /) -> object:
-        """Return the stream."""
-        ...
+    def __arrow_c_stream__(self, requested_schema: object = None, /) -> object: ...
 
 
 Path = str | os.PathLike[str]
@@ -88,12 +86,7 @@ class Opened(Protocol):
 
 
 class RandomAccess:
-    """The blocks of a `BlockSource`.
-
-    Attributes
-    ----------
-    n_rows : int, of all blocks
-    """
+    """The blocks of a `BlockSource`."""
 
     def __init__(self, source: BlockSource, who: str) -> None:
         self._source = source
@@ -103,7 +96,6 @@ class RandomAccess:
         self.n_rows: int | None = sum(self._sizes)
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks, if `mixed` in an order by the seed and the number of the pass."""
         n = len(self._sizes)
         order = np.random.default_rng([self._seed, number]).permutation(n) if mixed else range(n)
         for i in map(int, order):
@@ -127,7 +119,6 @@ class SourceSlice:
         self.block_sizes = tuple(rows.stop - rows.start for _, rows in self._places)
 
     def read(self, i: int) -> Any:
-        """Return the rows of block i."""
         (place, rows), content = self._places[i], self._source.read(self._places[i][0])
         if self.block_sizes[i] == self._sizes[place]:
             return content
@@ -143,7 +134,6 @@ class StreamBlocks:
         self._begin = source if callable(source) else lambda: source
 
     def blocks(self, number: int, *, mixed: bool) -> Iterator[Piece]:
-        """Yield the blocks in the order of the stream."""
         for i, content in enumerate(self._begin()):
             yield Piece(f"block {i}", None, content)
 
@@ -159,12 +149,10 @@ def is_source(X: object) -> bool:
 
 
 def has_blocks(X: object) -> bool:
-    """Return True for a `BlockSource`."""
     return hasattr(X, "block_sizes") and hasattr(X, "read")
 
 
 def opened(source: Any, who: str) -> Opened:
-    """Return a source's rows, pass by pass."""
     return RandomAccess(source, who) if has_blocks(source) else StreamBlocks(source)
 
 
@@ -265,11 +253,9 @@ class Rows(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of all rows."""
         return sum(int(array.nbytes) for array in self)
 
     def row_bytes(self) -> int:
-        """Return the bytes of one row."""
         return sum(int(array[:1].nbytes) for array in self)
 
 
@@ -365,7 +351,6 @@ class Buffer:
 
     @property
     def is_full(self) -> bool:
-        """True if there is no room for another row."""
         return self._n == self._most
 
     @property
@@ -374,7 +359,6 @@ class Buffer:
         return Rows(*(array[: self._n] for array in self._room))
 
     def clear(self) -> None:
-        """Drop the rows."""
         self._n = 0
 
     def add(self, rows: Rows, first: int, last: int) -> int:

@@ -78,7 +78,6 @@ class SavedEstimator(TypedDict, total=False):
 
 
 def pack(estimator: Any, *, training: bool) -> Content:
-    """Return the content of a file, with the state of training or without."""
     if isinstance(estimator, MLPSearchCV):
         return _pack_search(estimator, training=training)
     check_is_fitted(estimator)
@@ -148,7 +147,6 @@ def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
-    """Return the names of the features for a header, if there are names."""
     names = getattr(estimator, "feature_names_in_", None)
     return {} if names is None else {"feature_names": tuple(names.tolist())}
 
@@ -253,7 +251,6 @@ def _take_training(
 
 
 def of_labels(classifier: Any) -> dict[str, Any]:
-    """Return the JSON form of a fitted classifier's labels."""
     binarizer = classifier._label_binarizer
     return codec.of_classes(classifier.classes_) | {
         "several": binarizer.y_type_.startswith("multilabel"),
@@ -274,7 +271,6 @@ def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
 
 
 def of_optimizer(optimizer: Any) -> dict[str, Any]:
-    """Return the JSON form of an optimizer object, without its state."""
     if isinstance(optimizer, to_core.CoreOptimizer):
         return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
     kind = "sgd" if isinstance(optimizer, SGDOptimizer) else "adam"
@@ -284,7 +280,6 @@ def of_optimizer(optimizer: Any) -> dict[str, Any]:
 
 
 def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """Return the optimizer object of a JSON form."""
     kind, t = spelled["kind"], codec.count(spelled["t"], "t")
     scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
     if kind == "core":

@@ -108,8 +108,8 @@ def binarizer_of(classes: Array) -> LabelBinarizer:
 def binarized(y: Array, classes: Array, *, all_present: bool) -> Array | None:
     """Boolean targets of plain labels, shape (n_samples, n_classes), or one column of two classes.
 
-    None where scikit-learn raises or may warn: if a label is not among `classes`, which are sorted,
-    if one of these must be in y and is not, or if there are about as many as rows.
+    None where scikit-learn raises or may warn: if a label is not among the sorted `classes`, if a
+    class that must be in y is missing, or if there are about as many classes as rows.
     """
     n_samples, n_classes = len(y), len(classes)
     if y.dtype.kind != classes.dtype.kind or (n_samples > FEW_ROWS and 2 * n_classes > n_samples):
@@ -166,7 +166,7 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
 
 
 class QuickPredictor(NamedTuple):
-    """The predictor of the last small batch, with the net and settings that it is valid for."""
+    """The predictor of the last small batch, with the net and settings for which it is valid."""
 
     state: NetState
     predictor: Predictor
@@ -379,7 +379,7 @@ class CompiledMLP(
         signs = to_core.signs_of_estimator(self, network)
         if signs:
             monotone.set_first_weights(network._replace(signs=signs), state.parameters)
-        # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
+        # L-BFGS leaves the optimizer of an earlier fit unchanged, as in scikit-learn.
         net.take_slots(self._state, before)
 
     def _adopt(self) -> None:

@@ -353,42 +353,14 @@ class MLPRegressor(base.CompiledMLP, sklearn_bases.MLPRegressor):
         where `predict` is exp of the net's output. With several levels of `Quantile` y has one
         column, and `predict` returns a sorted column for each level. "gaussian_nll" trains a mean
         and a standard deviation.
-    hidden_layer_sizes : array-like of int, default (100,)
-    activation : str, callable, or a list of them, one per hidden layer, default "relu"
-        scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
-        as "gelu", or a function ``activation(z) -> (value, slope)``.
-    solver : str or Optimizer, default "adam"
-        scikit-learn's "lbfgs", "sgd" and "adam", another name of fastmlp's, such as "adamw", or an
-        optimizer, such as ``AdamW(weight_decay=0.1)``. A name takes `learning_rate_init`, `beta_1`,
-        `beta_2` and `epsilon` as far as its optimizer has them. "lm" is `LevenbergMarquardt`: all
-        rows at each of `max_iter` iterations, to many digits with ``tol=0``. Like "lbfgs" it takes
-        `tol` as the bound of the gradient.
-    alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
-    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, \
-    beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn.
-    early_stopping : bool or EarlyStopping, default False
-        True: scikit-learn's rule, by `scoring`, `tol` and `n_iter_no_change`. An `EarlyStopping`
-        works as in `MLP.fit`, by the validation loss, "loss" or one of the `metrics`.
-    n_jobs : int, optional
-        The most threads that train and predict; results do not depend on it. None: the threads that
-        the process may use, but one in a worker of joblib.
     scoring : str or callable, optional
         The criterion of early stopping: a scorer, its name, or "loss". None: R2.
-    pickle_state : bool, default False
-        If True, a pickle has the state of training, and `partial_fit` continues as without
-        pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
-    dropout, input_dropout, input_noise : float or schedule, default 0.0
-        As in `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
-    average : EMA or SWA, optional
-        The average of the parameters that the estimator has, as for an optimizer of `MLP`. Not for
-        "lbfgs", nor for an optimizer that averages.
-    compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        Training in mixed precision, as in `MLP`: parameters are float32 then, whatever X is. Not
-        for "lbfgs".
-    monotonic_cst : array-like of -1, 0 and 1, of shape (n_features,), or dict of str, optional
-        Predictions, or the second class's probability, do not fall (1) or do not rise (-1) with the
-        feature, as in `MLP`; a dict constrains the columns that it names.
+    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \
+    power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
+    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
+    n_iter_no_change, max_fun, n_jobs, metrics, pickle_state, dropout, input_dropout, input_noise, \
+    average, compute_dtype, monotonic_cst
+        As in `MLPClassifier`.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """The net of an estimator: its state, the `MLP` that shares it, its copies and pickles; its rows.
 
-`coefs_` and `intercepts_` hold views of its parameters. The two lists are public: if a user has put
-other arrays into them, their numbers are gathered for each call, and written back after training.
+`coefs_` and `intercepts_` hold views of its parameters. Both lists are public: numbers of arrays
+that a user has put into them are gathered for each call, and written back after training.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,6 @@ def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) 
 
 
 def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
-    """Return all weights, then all biases, in one new vector."""
     return np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)])
 
 
@@ -115,7 +114,7 @@ def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]
 
 
 def can_hold(array: Any, view: Array) -> bool:
-    """Return True if the array holds all numbers of the view that are written to it."""
+    """Return True if the array can hold the view's numbers."""
     return (
         isinstance(array, np.ndarray)
         and (array.dtype, array.size) == (view.dtype, view.size)
@@ -176,8 +175,8 @@ def net_around(estimator: Any, state: NetState) -> MLP:
 
 
 def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
-    """An estimator's loss in the words of `MLP`, for a net of `n_outputs`, and the factor of
-    the estimator's penalty: means over outputs in `MLP` are sums there."""
+    """An estimator's loss in the words of `MLP`, for a net of `n_outputs`, and the factor of the
+    estimator's penalty: `MLP` takes means over outputs, the estimators sums."""
     match estimator.out_activation_:
         case "softmax":
             return "cross_entropy", 1.0
@@ -185,7 +184,7 @@ def loss_for_net(estimator: Any, n_outputs: int) -> tuple[Any, float]:
             return "binary_cross_entropy", 1 / n_outputs
     match estimator.loss:
         case "squared_error":
-            # There the gradient is of half the sum over outputs.
+            # The estimator's gradient is of half the sum over outputs.
             return "mse", 2 / n_outputs
         case "poisson":
             return "poisson", 1 / n_outputs
@@ -279,11 +278,9 @@ class RowSubset(NamedTuple):
     rows: RowIndex | None = None
 
     def of(self, array: Any) -> Any:
-        """Return these rows of an array with a row for each row of X."""
         return array if array is None or self.rows is None else array[self.rows]
 
     def data(self, engine: Engine[Any]) -> Data:
-        """Return the subset in the core's form."""
         return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
 
     def shares(self, other: "RowSubset") -> bool:

@@ -34,8 +34,8 @@ from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import suggestion_for
 
-# Arguments of `MLP.fit` that are not settings of an estimator: data, arguments of one fit alone,
-# and validation rows, which searches and pipelines would not transform.
+# Arguments of `MLP.fit` that are not settings of an estimator: data, arguments of one fit, and
+# validation rows, which searches and pipelines would not transform.
 OF_ONE_FIT = {
     "self", "X", "y", "sample_weight", "validation_data", "callbacks", "progress", "checkpoint",
     "checkpoint_every", "resume",
@@ -67,13 +67,6 @@ KNOWN = [*OF_NETS, *OF_FITS, _SEED]
 
 
 def check_names(settings: dict[str, Any], who: str) -> None:
-    """Check that there are such settings.
-
-    Raises
-    ------
-    TypeError
-        If a name is not known.
-    """
     for name in settings.keys() - set(KNOWN):
         meant = suggestion_for(name, KNOWN, "MLP")
         raise TypeError(
@@ -371,13 +364,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
 def estimator_of(
     net: MLP, network: Network, initializer: Any, kind: Any, settings: dict[str, Any]
 ) -> NetEstimator:
-    """Return an estimator with a net's settings, and with those that are given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the kind or a setting is not known, or a layer of the net is frozen.
-    """
+    """Return an estimator with a net's settings, and with those that are given."""
     who = "MLP.as_estimator"
     check_names(settings, who)
     if not all(net.trainable):

@@ -69,7 +69,6 @@ class FitBar:
             self._bar.close()
 
     def count(self, *, more: int = 0, done: int = 0) -> None:
-        """Count fits that are to be done, or that are done."""
         if self._bar is not None:
             with self._lock:
                 self._bar.total += more
@@ -85,7 +84,8 @@ class SubmittedCall:
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """Run the call and notify joblib, which waits for ever for a call without notification."""
+        """Run the call and notify joblib, which waits for ever for a call that does not notify
+        it."""
         try:
             check()
             # A warning that is an error fails this fit, not the search at its end.
@@ -100,7 +100,6 @@ class SubmittedCall:
         self._callback(self)
 
     def result(self) -> Any:
-        """Return the call's result, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -113,7 +112,6 @@ class PoolBackend(ParallelBackendBase):
     ----------
     n_threads : int
     bar : FitBar
-        Counts the calls.
     """
 
     supports_retrieve_callback = True
@@ -134,7 +132,6 @@ class PoolBackend(ParallelBackendBase):
         return max(2, self._n_threads)
 
     def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
-        """Return the number of threads."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
@@ -149,11 +146,9 @@ class PoolBackend(ParallelBackendBase):
             self._pool.add(task)
         return job
 
-    # The method's name until joblib 1.5.
     apply_async = submit
 
     def retrieve_result_callback(self, out: SubmittedCall) -> Any:
-        """Return the result of a call."""
         return out.result()
 
     @contextmanager
@@ -168,7 +163,6 @@ class PoolBackend(ParallelBackendBase):
             self.terminate()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop the running calls, and drop the others."""
         self._tasks = []
         self.terminate()
 
@@ -208,7 +202,7 @@ def are_fits(calls: Any) -> bool:
 
 
 def task_of(calls: Any) -> Callable[[], Any]:
-    """A function that runs calls; of fits without joblib's nested backend, in which a fit has one
+    """A function that runs calls; fits run without joblib's nested backend, in which a fit has one
     thread: the pool shares the threads out."""
     return partial(_each, calls.items) if are_fits(calls) else calls
 
@@ -225,7 +219,6 @@ class SubmittedFit(SubmittedCall):
         self.run, self.items, self.cost = task_of(func), func.items, cost_of(func)
 
     def ends(self, outcome: Outcome) -> None:
-        """Take the outcome, and notify joblib."""
         for message, category in outcome.warnings:
             warn(message, category)
         self._result = outcome.result
@@ -239,7 +232,6 @@ class ClusterBackend(PoolBackend):
     ----------
     cluster : Cluster
     bar : FitBar
-        Counts the calls.
     """
 
     def __init__(self, cluster: Cluster, bar: FitBar, nesting_level: int = 0) -> None:
@@ -248,7 +240,6 @@ class ClusterBackend(PoolBackend):
         self._sent: list[SubmittedFit] = []
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
-        """Collect a call; it runs when all are collected."""
         if not are_fits(func):
             return super().submit(func, callback)
         self._bar.count(more=1)
@@ -269,7 +260,6 @@ class ClusterBackend(PoolBackend):
             yield
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop the running calls, and drop the others."""
         self._sent = []
         super().abort_everything(ensure_ready)
 

@@ -52,7 +52,6 @@ NO_NUMBER = "could not convert string to float"
 
 
 def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
-    """Return an estimator's network, with its loss and its penalty."""
     hidden = resolve.hidden_activations(estimator.activation, len(sizes) - 2)
     out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
     penalties = ((l2, float(estimator.alpha)),) if estimator.alpha > 0 else ()
@@ -69,7 +68,6 @@ def features_of(network: Network) -> Network:
 
 
 def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
-    """Return validated rows, binarized targets and weights in the core's form."""
     table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
     data: Data = engine.trusted(X, table, sample_weight)
     return data
@@ -137,12 +135,13 @@ def loss_of_regressor(estimator: Any) -> Loss:
 
 
 def levels_of(loss: Loss) -> Array | None:
-    """The levels of a loss of quantiles, shape (n,); None of another loss."""
+    """The levels of a loss of quantiles, shape (n,); None for another loss."""
     return np.array(loss.constants) if loss.rule in (losses.quantile, losses.quantiles) else None
 
 
 def loss_of_classifier(estimator: Any) -> Loss:
-    """Return the loss of a classifier, by its output activation; sums over labels, as there."""
+    """Return the loss of a classifier, by its output activation; over labels it is a sum, as in
+    scikit-learn."""
     is_softmax = estimator.out_activation_ == "softmax"
     if estimator.label_smoothing > 0:
         name = "cross_entropy" if is_softmax else "binary_cross_entropy"
@@ -195,14 +194,12 @@ def values_of(estimator: Any, outputs: Array, link: str | None, *, with_std: boo
 
 
 def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) -> float:
-    """Return the negative mean pinball loss, over levels or outputs, and rows."""
     error = targets - outputs
     values = np.maximum(levels * error, (levels - 1) * error)
     return -float(np.average(values.mean(axis=1, dtype=np.float64), weights=weight))
 
 
 def quantile_score(estimator: Any, X: Any, y: Any, weight: Any, levels: Array) -> float:
-    """Return the negative mean pinball loss of an estimator's predictions."""
     targets = np.asarray(y, np.float64).reshape(len(y), -1)
     outputs = estimator.predict(X).reshape(len(targets), -1)
     return pinball_score(outputs, targets, weight, levels)
@@ -227,12 +224,10 @@ class CoreOptimizer(BaseOptimizer):
 
 
 def is_stochastic(solver: Any) -> bool:
-    """Return True if a solver works by batches and epochs."""
     return not (is_second_order(solver) or (isinstance(solver, str) and solver == "lbfgs"))
 
 
 def is_second_order(solver: Any) -> bool:
-    """Return True if a solver is one of the core's that take all rows."""
     return isinstance(solver, SecondOrder) or (isinstance(solver, str) and solver == "lm")
 
 
@@ -244,14 +239,12 @@ def stops_by_score(estimator: Any) -> bool:
 
 
 def holds_out(estimator: Any) -> bool:
-    """Return True if early stopping looks at rows that are held out."""
     return bool(estimator.early_stopping) and (
         getattr(estimator.early_stopping, "monitor", None) != "loss"
     )
 
 
 def new_optimizer(estimator: Any) -> Any:
-    """Return a new optimizer object for the estimator's solver."""
     rate = estimator.learning_rate_init
     # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
     if isinstance(estimator.solver, type):
@@ -273,7 +266,6 @@ def new_optimizer(estimator: Any) -> Any:
 
 
 def core_of(optimizer: Any) -> Optimizer:
-    """Return the core's optimizer of an optimizer object."""
     if isinstance(optimizer, CoreOptimizer):
         return optimizer.core
     if isinstance(optimizer, AdamOptimizer):
@@ -297,12 +289,10 @@ def _sgd(momentum: float, nesterov: bool) -> Custom:
 
 
 def averaged(estimator: Any) -> Optimizer:
-    """Return the core's optimizer that trains an estimator, with its average."""
     return with_average(core_of(estimator._optimizer), estimator)
 
 
 def with_average(core: Optimizer, estimator: Any) -> Optimizer:
-    """Return an optimizer with the average of an estimator."""
     if estimator.average is None:
         return core
     who = type(estimator).__name__
@@ -353,7 +343,6 @@ def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
 
 
 def names_in_use(estimator: Any) -> list[str]:
-    """Return the names of the settings that are not 0."""
     return [name for name in NAMES if _is_used(getattr(estimator, name))]
 
 
@@ -435,7 +424,6 @@ WORDS: dict[str, tuple[Iterable[str], Synonyms]] = {
 
 
 def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
-    """Run scikit-learn's check of an estimator's parameters."""
     try:
         check()
     except InvalidParameterError as error:

@@ -46,7 +46,6 @@ def fit_epochs(
     *,
     incremental: bool,
 ) -> None:
-    """Train an estimator by batches."""
     anew = not incremental or not hasattr(estimator, "_optimizer")
     if anew:
         estimator._optimizer = to_core.new_optimizer(estimator)
@@ -200,7 +199,6 @@ class Epochs:
         return rates
 
     def end_window(self, losses: Array, diverged: float | None) -> None:
-        """Record epochs with these losses, and apply the stopping rule to each."""
         if self._looks:
             self._trainer.store()
             self._note_steps()
@@ -387,7 +385,6 @@ class Reports:
 
 
 def print_loss(estimator: Any) -> None:
-    """Print scikit-learn's line of an epoch, or iteration, if `verbose` asks for it."""
     if estimator.verbose:
         print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
 

@@ -328,15 +328,7 @@ def scipy_callable(handle: Any, kind: Taker = "quad") -> Any:
 
 
 def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
-    """The handle of a fitted model of tables; the options are as in `jit.compiled`.
-
-    Raises
-    ------
-    ValueError
-        If it is not fitted, or `raw`.
-    NotImplementedError
-        If a member is neither a net nor boosted trees.
-    """
+    """The handle of a fitted model of tables; the options are as in `jit.compiled`."""
     parts: TableParts = model._table_parts(who)
     if raw:
         raise ValueError(f"{who}: raw=True is for nets, and a model of tables is a mean of some")

@@ -44,7 +44,6 @@ class ModelParts(NamedTuple):
 
     @property
     def nets(self) -> list[MLP]:
-        """The net alone, as `TableParts` has several."""
         return [self.net]
 
 

@@ -270,17 +270,6 @@ class Cluster:
         items, costs : sequences of one length
         arrays : objects that several groups hold; one that a single group holds goes with it
         name : the name of an item, in notes
-
-        Raises
-        ------
-        ConnectionError
-            If the scheduler goes away, or the client is closed.
-        TimeoutError
-            If a group exceeds the timeout.
-        RuntimeError
-            If workers are lost again and again.
-        Exception
-            The error of a group.
         """
         groups: list[Group] = [
             (numbers, partial(work, [items[i] for i in numbers]))

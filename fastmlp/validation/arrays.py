@@ -196,7 +196,6 @@ def unnamed(y: object, who: str) -> None:
 
 
 def unmasked(argument: object, who: str, name: str) -> None:
-    """Check that no entry of a masked array is masked."""
     if isinstance(argument, np.ma.MaskedArray) and np.ma.is_masked(argument):
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
 

@@ -87,7 +87,6 @@ def repeated(names: Iterable[Any]) -> str:
 
 
 def require_different(frame: Any, who: str) -> None:
-    """Check that the columns of a frame have different names."""
     if twice := repeated(_names(frame)):
         raise ValueError(f"{who}: X has several columns of the name {twice}; {messages.RENAME}")
 
@@ -182,7 +181,6 @@ def check(frame: Any, who: str, name: str) -> list[Array]:
 
 
 def value(table: Any, row: int, column: int) -> Any:
-    """Return a number of a frame, or of an array or a list of one or two dimensions."""
     if is_frame(table):
         return np.asarray(_columns(table)[column])[row]
     array = np.asarray(table)

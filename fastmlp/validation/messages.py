@@ -121,13 +121,11 @@ def needs(who: str, package: str) -> str:
 
 
 def install(package: str) -> str:
-    """Return the command that installs a package."""
     return f"pip install {ARGUMENTS.get(package, package)}"
 
 
 @cache
 def content() -> Any:
-    """The content of the file of words."""
     import tomllib
 
     return tomllib.loads(WORDS.read_text(encoding="utf-8"))
@@ -249,8 +247,7 @@ def of_kind(argument: object, array: Array, name: str) -> str:
 
 
 def column_name(table: object, j: int) -> str:
-    """A column's name in a data frame, as it is written in Python, or its number."""
-    # Of Arrow tables `columns` are the columns themselves.
+    # An Arrow table has the columns themselves in `columns`.
     columns: Any = getattr(table, "column_names", None) or getattr(table, "columns", ())
     names = list(columns)
     return repr(names[j]) if len(names) > j else str(j)
@@ -279,13 +276,11 @@ def of_example(value: Any, argument: object, name: str, column: str) -> str:
 
 
 def a_kind(value: object) -> str:
-    """The name of a value's class, with its article."""
     name = type(value).__name__
     return f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
 
 
 def _days(spans: str, argument: object) -> str:
-    """Advice on how time spans become numbers, in a data frame's column or in Arrow's."""
     if hasattr(argument, "column_names") or not hasattr(argument, "shape"):
         return "make numbers of them"
     return f"{spans}.dt.total_seconds() / 86400 are days"
@@ -328,7 +323,6 @@ def of_broadcast(shape: tuple[int, ...], n_columns: int = 1) -> str:
 
 
 def of_real_labels(y: object, array: Array) -> str:
-    """A hint about class labels that are floating-point numbers."""
     if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         return "; for targets that are no classes use loss='mse'"
     return "; use y.astype(int)" if hasattr(y, "astype") else "; use np.asarray(y, int)"

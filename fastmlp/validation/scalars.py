@@ -118,12 +118,10 @@ def known(
 
 
 def is_positive(value: object) -> bool:
-    """Return True if `value` is a finite number above zero."""
     return _compare(value, 0.0, math.inf, closed=False)
 
 
 def is_finite(value: object) -> bool:
-    """Return True if `value` is a finite number."""
     return _compare(value, -math.inf, math.inf, closed=False)
 
 
