@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cold_start, machine
+from benchmarks import first_seconds, machine
 from benchmarks.output import ROOT, Table
 from benchmarks.race import Contestant, Part, Race, in_turns
-from benchmarks.scores import Record, counted, failed, geometric, grouped, reason
+from benchmarks.scores import Record, counted, digits, failed, geometric, grouped, reason
 
 TURNS, PASSES = 9, 3
 # Fields of records that say what was done.
@@ -126,12 +126,12 @@ def add(known: Record, record: Record) -> None:
 def _cold(places: list[tuple[Path, Path]], race: Race) -> Iterator[Record]:
     """New processes, once each checkout's bytecode and compiled code are there."""
     race.say("cold starts")
-    fit = cold_start.fit_of("fastmlp")
+    fit = first_seconds.ROWS + first_seconds.OURS
     for folder, cache in places:
-        cold_start.launch(fit, cache, folder)
+        first_seconds.launch(fit, cache, folder)
     starts = {"import": "import fastmlp", "first fit, full cache": fit}
     for what, command in (starts | {"first fit, empty cache": fit}).items():
-        taken: list[list[cold_start.Start]] = [[] for _ in places]
+        taken: list[list[first_seconds.Start]] = [[] for _ in places]
         entries = [
             (folder, cache if what in starts else None, command, times)
             for (folder, cache), times in zip(places, taken, strict=True)
@@ -139,14 +139,14 @@ def _cold(places: list[tuple[Path, Path]], race: Race) -> Iterator[Record]:
         in_turns(entries, race.repeats, _launch)
         for clock, name in (("wall time", "seconds"), ("CPU time", "cpu_seconds")):
             times = [[getattr(start, name) for start in launched] for launched in taken]
-            what_timed = f"cold {what}, {clock}, {counted(cold_start.N_THREADS)}"
+            what_timed = f"cold {what}, {clock}, all threads"
             yield pair("cold", what_timed, times, [])
 
 
 def _launch(folder: Path, cache: Path | None, command: str, times: list[Any]) -> None:
     """Add a new process of a checkout, with its cache or with an empty one."""
     with tempfile.TemporaryDirectory() as new:
-        times.append(cold_start.launch(command, cache or Path(new), folder))
+        times.append(first_seconds.launch(command, cache or Path(new), folder))
 
 
 def ratios(record: Record) -> Any:
@@ -169,8 +169,8 @@ def cells(record: Record) -> tuple[str, ...]:
     return (
         "*" if changes.min() > 1 or changes.max() < 1 else "",
         record["what"],
-        _digits(np.median(before)),
-        _digits(np.median(after)),
+        digits(np.median(before)),
+        digits(np.median(after)),
         unit,
         f"{np.median(changes):.3f}",
         f"{changes.min():.3f} to {changes.max():.3f}",
@@ -191,7 +191,3 @@ def lines(results: Record) -> Iterator[str]:
         medians = [np.median(ratios(r)) for r in compared if len(ratios(r))]
         if medians:
             yield f"  {part:<10} {geometric(medians):.3f} of {len(medians)}"
-
-
-def _digits(number: float) -> str:
-    return f"{number:,.0f}" if number >= 1_000 else f"{number:.4g}"

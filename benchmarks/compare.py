@@ -13,8 +13,9 @@ from typing import Any
 
 from benchmarks import (
     checkouts,
-    cold_start,
     estimators,
+    first_seconds,
+    kinds,
     machine,
     machines,
     many,
@@ -31,20 +32,21 @@ from benchmarks import (
 )
 from benchmarks.output import between_markers, say
 from benchmarks.peers import PEERS, missing
-from benchmarks.picture import draw
-from benchmarks.race import Contestant, Part, Race, asked_for
+from benchmarks.race import Contestant, Part, Race, asked_for, untimed
 from benchmarks.scores import Record, counted, failed, peak_of, reason
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
 # In the order in which they are measured, and shown.
 PARTS: tuple[Part, ...] = (
-    *(training.PART, recipe.PART, predictions.PART, estimators.PART, many.PART),
-    *(stream.PART, machines.PART, mixed.PART, steps.PART, cold_start.PART),
+    *(training.PART, recipe.PART, predictions.PART, predictions.DRAWN_PART, estimators.PART),
+    *(many.PART, stream.PART, machines.PART, mixed.PART, steps.PART, first_seconds.PART),
     second.PART,
 )
 NAMES = [part.name for part in PARTS]
-# Of one thread, or of processes of their own.
-ALONE = (machines.PART, cold_start.PART, second.PART)
+# That tell records apart.
+FACTS = ("contestant", "threads", *checkouts.FACTS, "stream", "target", "peer", "seed", "dtype")
+# Of one thread, of processes of their own, or with a table for each number.
+ALONE = (machines.PART, first_seconds.PART, second.PART, predictions.DRAWN_PART)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -52,7 +54,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = output.parser_of("benchmarks.compare", __doc__, page)
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
-    add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
+    add(
+        "--peers", nargs="+", choices=[p for p in PEERS if PEERS[p].module][1:], help="default: all"
+    )
     add("--parts", nargs="+", choices=NAMES, help="default: all")
     checkout = "time the fastmlp of one checkout, then of another, by default this one; no peers"
     add("--checkouts", nargs="+", type=Path, metavar="FOLDER", help=checkout)
@@ -67,8 +71,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help=f"{own} --pages the figures go beside ours")
     add("--smoke", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
-    add("--variants", type=Path, metavar="JSON", help="in mixed, those that an earlier run chose")
-    add("--picture", type=Path, help="draw the ratios to a file")
+    add(
+        "--variants", type=Path, metavar="JSON", help="of training: those that an earlier run chose"
+    )
     return parser
 
 
@@ -96,10 +101,6 @@ def checked(words: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} must be above 0")
     if options.variants and not options.variants.is_file():
         parser.error(f"there is no file {options.variants}")
-    if options.picture and not options.picture.parent.is_dir():
-        parser.error(f"there is no folder {options.picture.parent}")
-    if options.picture and not options.from_json and "train" not in options.parts:
-        parser.error("--picture shows training: --parts leaves it out")
     return options
 
 
@@ -109,7 +110,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
     for folder in options.checkouts:
         if not (folder / "fastmlp" / "__init__.py").is_file():
             parser.error(f"there is no fastmlp in {folder}")
-    for name in ("peers", "picture", "pages", "mkl_shim", "quick"):
+    for name in ("peers", "pages", "mkl_shim", "quick"):
         if getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} does not go with --checkouts")
 
@@ -172,7 +173,28 @@ def measure(options: argparse.Namespace) -> Record:
             contestant.close()
     results["idle_cpu"] = sum(contestant.idle_cpu for contestant in everyone)
     results["seconds"] = time.perf_counter() - begin
-    return results
+    return joined(output.earlier(options), results)
+
+
+def joined(old: Record, new: Record) -> Record:
+    """A run's results, and those of an earlier one of the same code and processor."""
+    if any(old.get("machine", {}).get(fact) != new["machine"][fact] for fact in ("fastmlp", "cpu")):
+        return new
+    parts = {part.key: _joined(old[part.key], new[part.key]) for part in PARTS}
+    sums = {key: old[key] + new[key] for key in ("peaks", "idle_cpu", "seconds")}
+    return {**new, **parts, **sums, "peers": {**old["peers"], **new["peers"]}}
+
+
+def _joined(old: Any, new: Any) -> Any:
+    """Records of both, of those with the same facts the new one."""
+    if isinstance(new, dict):
+        return {key: _joined(old.get(key, []), new.get(key, [])) for key in {**old, **new}}
+    facts = [_facts(record) for record in new]
+    return [record for record in old if not new or _facts(record) not in facts] + new
+
+
+def _facts(record: Any) -> Any:
+    return [record.get(name) for name in FACTS] if isinstance(record, dict) else record
 
 
 def start(names: list[str], options: argparse.Namespace) -> Race:
@@ -192,7 +214,9 @@ def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, resul
     results["peaks"] = peak.measure(one_pass)
     print("\n".join(machine_lines(results)), flush=True)
     if options.variants:
-        results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+        ran = json.loads(options.variants.read_text())
+        results["training"] = untimed(ran["training"])
+        results["mixed"] = {"training": untimed(ran["mixed"].get("training", []))}
     whole = one_pass if options.smoke else one_pass._replace(repeats=options.repeats)
     for part in chosen:
         race, passes = (one_pass, options.passes) if part.repeated else (whole, 1)
@@ -202,6 +226,9 @@ def _race(options: argparse.Namespace, chosen: list[Part], one_pass: Race, resul
             results[part.key] = part.measure(race, results[part.key])
         print("\n".join(part.lines(results)), flush=True)
     results["peaks"] += peak.measure(one_pass.only(["fastmlp"]))
+    for key in ("training", "mixed"):
+        if key not in [part.key for part in chosen]:
+            results[key] = empty()[key]
 
 
 def empty() -> Record:
@@ -225,7 +252,7 @@ def all_lines(results: Record) -> Iterator[str]:
     yield from machine_lines(results)
     for part in PARTS:
         yield from part.lines(results)
-    shown = PARTS[1:]
+    shown = PARTS
     for threads in dict.fromkeys(r["threads"] for r in results["peaks"]):
         tables = [line for part in shown for line in part.table(results, threads)]
         # Tables of one number of threads alone are shown once.
@@ -236,7 +263,6 @@ def all_lines(results: Record) -> Iterator[str]:
         what = next((record[key] for key in keys if key in record), "a new process")
         name = record.get("contestant", record.get("peer", "fastmlp"))
         yield f"  {what}: {PEERS[name].title if name in PEERS else name}: {reason(record)}"
-    yield from training.mean_lines(results)
     idle = results["idle_cpu"]
     yield f"\nCPU that waiting contestants used: {idle:.2f} s of {results['seconds']:.0f} s"
 
@@ -248,41 +274,42 @@ def _records(results: Any) -> list[Record]:
     return [record for record in records if isinstance(record, dict)]
 
 
-def pages(results: Record, picture: Path | None) -> dict[Path, str]:
-    """The text of each page whose first part has results."""
-    results = {**empty(), **results}
-    by_page: dict[Path, list[Part]] = {}
-    for part in PARTS:
-        if part.page:
-            by_page.setdefault(part.page, []).append(part)
-    texts: dict[Path, str] = {}
-    for page, parts in by_page.items():
-        records = _records(results[parts[0].key])
-        if not records:
-            continue
-        threads = max((r.get("threads", 1) for r in records), default=1)
-        lines = [line for part in parts for line in part.table(results, threads)]
-        shown = _picture(picture, page) if parts[0] is PARTS[0] else []
-        texts[page] = "\n".join([_intro(results, threads), *shown, *lines])
-        if parts[0] is PARTS[0]:
-            shown = [f"{line.lstrip()}\n" for line in _picture(picture, training.README)]
-            texts[training.README] = "\n".join([*shown, training.summary(results, threads)])
+def pages(results: Record) -> dict[Path, str]:
+    """The text of each page whose first part has results, but for that of all kinds."""
+    results, texts = {**empty(), **results}, dict[Path, str]()
+    for page, parts in by_page().items():
+        if page != training.PAGE and (n := _threads(results, parts[:1])):
+            lines = [line for part in parts for line in part.table(results, n)]
+            texts[page] = "\n".join([_intro(results, n), *lines])
     return texts
 
 
-def rewrite(results: Record, picture: Path | None) -> None:
-    for page, text in pages(results, picture).items():
+def by_page() -> dict[Path, list[Part]]:
+    shown: dict[Path, list[Part]] = {}
+    for part in PARTS:
+        if part.page:
+            shown.setdefault(part.page, []).append(part)
+    return shown
+
+
+def _threads(results: Record, parts: list[Part]) -> int:
+    """The most threads of parts' records; 0 without records."""
+    records = [r for part in parts for r in _records(results[part.key])]
+    return max((r.get("threads", 1) for r in records), default=0)
+
+
+def rewrite(results: Record) -> None:
+    """Write all pages of which there are results."""
+    results = {**empty(), **results}
+    for page, text in pages(results).items():
         between_markers(page, text)
+    parts = by_page()[training.PAGE]
+    if threads := _threads(results, parts):
+        kinds.keep(results, parts, _intro(results, threads))
+    kinds.rewrite()
     for part in PARTS:
         if part.draw and _records(results.get(part.key, [])):
             part.draw(results)
-
-
-def _picture(picture: Path | None, page: Path) -> list[str]:
-    if not picture:
-        return []
-    shown = os.path.relpath(picture, page.parent)
-    return [f"\n![Time of the peers over fastmlp's, by workload]({shown})"]
 
 
 def _intro(results: Record, threads: int) -> str:
@@ -313,13 +340,11 @@ def main(words: list[str] | None = None) -> None:
     if not options.from_json:
         output.keep(results, options)
     if results.get("interrupted"):
-        raise SystemExit("interrupted: no picture and no tables are written of part of a run")
-    if options.picture:
-        draw(results, options.picture)
+        raise SystemExit("interrupted: no tables are written of part of a run")
     if options.pages and results.get("visit"):
         yours.write(results, options.json)
     elif options.pages:
-        rewrite(results, options.picture)
+        rewrite(results)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import PEERS, Unsupported, load, missing
+from benchmarks.predictions import PREDICTED
 from benchmarks.race import Race, Worker
 from benchmarks.scores import Record
 from benchmarks.workloads import Workload
@@ -110,7 +111,7 @@ def results() -> Record:
     """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
     fast, slow = "8-32-32-1@32", "784-128-10@128"
     absent = {**record("sklearn", slow, []), "unsupported": "has no such rule"}
-    prediction = {"threads": 2, "n_rows": 1, "seconds": [1e-6, 2e-6, 3e-6]}
+    prediction = {"threads": 2, "n_rows": 1, "net": PREDICTED, "seconds": [1e-6, 2e-6, 3e-6]}
     return {
         "machine": dict(MACHINE),
         "peers": dict.fromkeys(PEERS, "about it"),
@@ -132,8 +133,8 @@ def results() -> Record:
             {**prediction, "contestant": "jax", "way": "jit"},
         ],
         "cold_starts": [
-            {"contestant": "fastmlp", "empty": 5.0, "full": [0.6, 0.7], "peak_mb": 200.0},
-            {"contestant": "jax", "error": "ended with 1"},
+            {"contestant": "fastmlp", "empty": [[5.0, 6.0, 200.0]], "again": [[0.6, 0.7, 100.0]]},
+            {"contestant": "jax", "error": "ended with 1", "empty": [], "again": []},
         ],
         "idle_cpu": 0.0,
         "seconds": 1.0,

@@ -16,7 +16,15 @@ import numpy as np
 from benchmarks.output import Table
 from benchmarks.peers import PEERS
 from benchmarks.race import Part, Race, repeated, timed
-from benchmarks.scores import Record, over, quartiles
+from benchmarks.scores import (
+    Comparison,
+    Record,
+    best_turns,
+    fastest,
+    grouped,
+    over,
+    quartiles,
+)
 
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
 # Further settings for all: the synthetic rows are many, and every epoch is like the next.
@@ -126,11 +134,8 @@ def lines(results: Record) -> Iterator[str]:
     """Every task, then medians of fits and predictions, for the terminal."""
     tasks: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for r in results["estimators"]:
-        # Results of earlier versions have both contestants in a record.
-        request = {"data_set": r["request"]["name"], **r["request"]} if "request" in r else r
-        key = request["data_set"], request["dtype"], r["what"], r["threads"]
-        times = r["times"] if "times" in r else {r["contestant"]: r["seconds"]}
-        tasks.setdefault(key, {}).update(times)
+        key = r["data_set"], r["dtype"], r["what"], r["threads"]
+        tasks.setdefault(key, {})[r["contestant"]] = r["seconds"]
     tasks = {key: times for key, times in tasks.items() if len(times) == 2 and all(times.values())}
     if not tasks:
         return
@@ -149,4 +154,10 @@ def lines(results: Record) -> Iterator[str]:
         )
 
 
-PART = Part("estimators", "estimators", measure, lines=lines)
+def compared(results: Record, threads: int) -> Iterator[Comparison]:
+    records = [r for r in results["estimators"] if r["threads"] == threads]
+    for what, those in grouped(records, "what").items():
+        yield from fastest("`MLPClassifier` on digits", what, best_turns(those))
+
+
+PART = Part("estimators", "estimators", measure, lines=lines, compared=compared)

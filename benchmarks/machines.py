@@ -66,8 +66,6 @@ MACHINES = (
     Workload((784, 512, 512, 10), 1024, 16_384, loss=CE),
 )
 BY_NAME = {workload.name: workload for workload in MACHINES}
-# Steps a second over PyTorch's, both over TCP.
-AIMS = dict(zip(BY_NAME, (2.0, 2.0, 1.2), strict=True))
 
 
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
@@ -265,8 +263,8 @@ def table(results: Record, threads: int = 1) -> Iterator[str]:
             ways.add(f"{theirs.way} ({workload})")
             shared = contestants[SHARED].cell if SHARED in contestants else "-"
             cells = workload, f"{theirs.steps_a_second:,.0f}", contestants[OURS].cell
-            rows.append((*cells, f"{AIMS[workload]:g}x", shared))
-    titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP", ">aim")
+            rows.append((*cells, shared))
+    titles = ("net@batch", ">PyTorch's DDP", ">fastmlp, the same over TCP")
     yield from Table((*titles, ">fastmlp, over shared memory"), rows).markdown()
     if ways:
         yield f"\nPyTorch, the fastest of its ways: {'; '.join(sorted(ways))}."

@@ -14,7 +14,16 @@ import numpy as np
 from benchmarks import grid
 from benchmarks.output import DOCS, Table
 from benchmarks.race import Part, Race, add, key_of, timed
-from benchmarks.scores import Record, counted, peak_of, quartiles
+from benchmarks.scores import (
+    Comparison,
+    Record,
+    best_turns,
+    counted,
+    fastest,
+    grouped,
+    peak_of,
+    quartiles,
+)
 from benchmarks.workloads import Array, Rule, Workload, sized
 
 
@@ -221,4 +230,11 @@ def table(results: Record, threads: int) -> Iterator[str]:
     yield from grid.lines([r for r in grids if r["threads"] == threads])
 
 
-PART = Part("many", "many", measure, table, DOCS / "benchmarks.md", kind=dict)
+def compared(results: Record, threads: int) -> Iterator[Comparison]:
+    records = [r for r in results["many"].get("sweeps", []) if r["threads"] == threads]
+    for sweep, those in grouped(records, "sweep").items():
+        yield from fastest("Many nets in one call", sweep, best_turns(those))
+
+
+PAGE = DOCS / "benchmarks.md"
+PART = Part("many", "many", measure, table, PAGE, kind=dict, compared=compared)

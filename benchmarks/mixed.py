@@ -18,26 +18,7 @@ from benchmarks.workloads import BY_NAME, MIXED, Workload, sized
 PAGE = DOCS / "mixed-precision.md"
 COLUMNS = ("jax", "compile", "torch")
 PRECISIONS = ("bfloat16", "float32")
-TITLES = ("net@batch", ">float32", ">bfloat16", ">of peak", ">gain", ">aim", "fastest peer", ">aim")
-
-
-class Aim(NamedTuple):
-    """Aims of a net: the fastest peer's time of either precision over fastmlp's, and that of
-    fastmlp's own float32."""
-
-    peer: float
-    own: float
-
-
-AIMS = {
-    "128-1024-1024-10@512": Aim(1.2, 1.6),
-    "784-512-512-10@128": Aim(1.2, 1.4),
-    "1024-2048-2048-1000@512": Aim(1.05, 1.7),
-    "32-256-256-10@256": Aim(float("nan"), 1.15),
-    "23-256-256-1@256": Aim(float("nan"), 1.15),
-}
-# Of the bfloat16 peak, of the net with the most operations.
-PEAK_AIM = 0.74
+TITLES = ("net@batch", ">float32", ">bfloat16", ">of peak", ">gain", "fastest peer")
 
 
 def plain(workload: Workload) -> Workload:
@@ -57,12 +38,6 @@ def measure(race: Race, earlier: Record) -> Record:
         entries = [(c, plain(workload)) for c in race.only(names).contestants]
         records += race.train([*entries, *((c, workload) for c in race.twins)], known)
     return {"training": records, "kernels": earlier.get("kernels") or _kernels(records, race.say)}
-
-
-def chosen(results: Record) -> Record:
-    """An earlier run's records without its times: to go on with its variants."""
-    records = results["mixed"]["training"]
-    return {"training": [{**record, "step_seconds": []} for record in records]}
 
 
 def _names(workload: Workload) -> tuple[str, str]:
@@ -131,8 +106,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
     if not shown:
         return
     peaks = " and ".join(f"{peak_of(results, p, threads):.0f} in {p}" for p in PRECISIONS)
-    most = max(group.workload.flops for group in shown)
-    rows = [_cells(results, group, widest=group.workload.flops == most) for group in shown]
+    rows = [_cells(results, group) for group in shown]
     yield from Table(TITLES, rows).under(
         f"Multiply-adds in registers reach {peaks}, GFLOP/s. Milliseconds a step, the share "
         "of the peak in bfloat16, and float32's time over that in bfloat16 are fastmlp's. Then "
@@ -162,16 +136,13 @@ def table(results: Record, threads: int) -> Iterator[str]:
         yield from (f"    {line}" for line in kernels)
 
 
-def _cells(results: Record, group: MixedNet, *, widest: bool) -> list[str]:
-    aim, best = AIMS[group.name], group.fastest_peer()
+def _cells(results: Record, group: MixedNet) -> list[str]:
+    best = group.fastest_peer()
     half, whole = (1e3 * float(np.median(group.seconds("fastmlp", p))) for p in PRECISIONS)
-    rate = group.workload.flops / half / 1e6
-    share = f"{rate / peak_of(results, 'bfloat16', group.threads):.0%}"
-    cells = [group.name, f"{whole:.3g}", f"{half:.3g}"]
-    cells += [f"{share}, aim {PEAK_AIM:.0%}" if widest else share]
-    cells += [group.cell("fastmlp", "float32"), f"{aim.own:g}x"]
-    cells += [f"{group.cell(*best)}, {PEERS[best[0]].title}, {best[1]}" if best else "-"]
-    return [*cells, "-" if np.isnan(aim.peer) else f"{aim.peer:g}x"]
+    share = group.workload.flops / half / 1e6 / peak_of(results, "bfloat16", group.threads)
+    cells = [group.name, f"{whole:.3g}", f"{half:.3g}", f"{share:.0%}"]
+    cells += [group.cell("fastmlp", "float32")]
+    return [*cells, f"{group.cell(*best)}, {PEERS[best[0]].title}, {best[1]}" if best else "-"]
 
 
 def _losses(group: MixedNet, name: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import versions
 from benchmarks.output import ROOT
 from benchmarks.peers import PEERS, Unsupported, load
-from benchmarks.scores import Record, counted, failed
+from benchmarks.scores import Comparison, Record, counted, failed
 from benchmarks.workloads import Workload, sized
 
 PR_SET_PDEATHSIG = 1
@@ -362,7 +362,11 @@ class Race(NamedTuple):
         All workloads have the same number of steps. With the records of an earlier pass, the turns
         go on with the same variants.
         """
-        records = earlier or [key_of(c, workload=w.name, step_seconds=[]) for c, w in entries]
+        known = {(r["contestant"], r["threads"], r["workload"]): r for r in earlier or ()}
+        records = [
+            known.get((c.name, c.n_threads, w.name)) or key_of(c, workload=w.name, step_seconds=[])
+            for c, w in entries
+        ]
         first = sized(entries[0][1], self.quick)
         turn_seconds = self.workload_seconds / (self.repeats * len(entries))
 
@@ -419,6 +423,7 @@ class Part(NamedTuple):
     kind : of its results: a list of records, or a dict of such lists
     repeated : True if a second pass is made, minutes later
     draw : writes the pictures of its page from all results; None: it has none
+    compared : from all results and a number of threads to comparisons with the fastest peer
     """
 
     name: str
@@ -430,6 +435,7 @@ class Part(NamedTuple):
     kind: type = list
     repeated: bool = False
     draw: Callable[[Record], None] | None = None
+    compared: Callable[[Record, int], Iterable[Comparison]] = lambda results, threads: ()
 
 
 def asked_for(name: str, parts: Sequence[str] | None) -> bool:
@@ -519,6 +525,11 @@ def repeated(call: Callable[..., Any], *arguments: Any) -> Callable[[int], None]
 def key_of(contestant: Any, **more: Any) -> Record:
     """The beginning of a contestant's record."""
     return {"contestant": contestant.name, "threads": contestant.n_threads, **more}
+
+
+def untimed(records: Iterable[Record]) -> list[Record]:
+    """Records of training without their times: to go on with their variants."""
+    return [{**record, "step_seconds": []} for record in records]
 
 
 def add(times: list[float], reply: Record, units: int = 1) -> None:

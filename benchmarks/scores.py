@@ -1,10 +1,12 @@
 """From records to numbers for people: quartiles, ratios of turns of the same round, peaks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.peers import PEERS
 
 Record = dict[str, Any]
 
@@ -36,6 +38,40 @@ def quartiles(values: Any) -> Quartiles:
 def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
     """Quartiles of their time over ours, of turns of the same round; NaN without such turns."""
     return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
+
+
+class Comparison(NamedTuple):
+    """A case of a group, fastmlp's seconds, the fastest peer, and its time over fastmlp's."""
+
+    group: str
+    case: str
+    seconds: float
+    peer: str
+    ratio: float
+
+    @property
+    def cell(self) -> str:
+        """The ratio, in bold where the peer is ahead."""
+        return bold_if(f"{self.ratio:.2f}x", self.ratio < 1)
+
+
+def fastest(group: str, case: str, turns: Mapping[str, Sequence[float]]) -> Iterator[Comparison]:
+    """The comparison of seconds by turn of fastmlp and of peers, if there are both."""
+    ours = turns.get("fastmlp", ())
+    ratios = {name: over(theirs, ours).median for name, theirs in turns.items()}
+    ratios.pop("fastmlp", None)
+    if ours and ratios:
+        name = min(ratios, key=ratios.__getitem__)
+        yield Comparison(group, case, quartiles(ours).median, PEERS[name].title, ratios[name])
+
+
+def best_turns(records: Iterable[Record]) -> dict[str, list[float]]:
+    """The seconds by turn of each contestant's fastest way."""
+    timed = [r for r in records if r["seconds"]]
+    return {
+        name: min((r["seconds"] for r in ways), key=lambda seconds: quartiles(seconds).median)
+        for name, ways in grouped(timed, "contestant").items()
+    }
 
 
 def geometric(values: Iterable[Any], axis: int | None = None) -> Any:

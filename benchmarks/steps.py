@@ -31,43 +31,22 @@ STREAM = "stream"
 TASKS = (*BY_NAME, "iris", "table row", STREAM)
 
 
-class Aim(NamedTuple):
-    """What is to hold of a net's step: at most so many times the step inside a fit, at most so many
-    microseconds, and at least so many times faster than peers."""
-
-    inside: float | None = None
-    us: float | None = None
-    peers: dict[str, float] = {}  # noqa: RUF012
-
-
-TINY = Aim(us=3.0, peers={"jax": 12, "torch": 40})
-AIMS = {
-    "8-64-64-2@64": Aim(1.3, None, {"jax": 4, "torch": 12}),
-    "2-4-1@4": TINY,
-    "4-64-64-1@1": TINY,
-    "16-64-64-2@128": Aim(),
-    "784-128-10@128": Aim(1.05),
-}
-
-
 class ShortCall(NamedTuple):
-    """A call beside a peer's: how it is found in the records, and how many times the peer's time is
-    to be over it."""
+    """A call beside a peer's: how it is found in the records."""
 
     title: str
     task: str
     way: str
     peer: str | None
-    aim: str
 
 
 CALLS = (
-    ShortCall("`train_on_batch`, 1 to 64 rows in turn", "8-64-64-2@64", SIZES, None, "one step"),
-    ShortCall("`train_on_batch`, another rate each", "8-64-64-2@64", RATES, None, "+ 3 us"),
-    ShortCall("`fit` of one batch, 8-64-64-2@64", "8-64-64-2@64", FIT, None, "200 us"),
-    ShortCall("`partial_fit` of one batch", "8-64-64-2@64", PARTIAL_FIT, "sklearn", "2x"),
-    ShortCall("`MLPClassifier.fit`, iris, `max_iter=1`", "iris", FIT, "sklearn", "1.5x"),
-    ShortCall("`TabularMLPRegressor.predict`, one row", "table row", "predict", "lightgbm", "1x"),
+    ShortCall("`train_on_batch`, 1 to 64 rows in turn", "8-64-64-2@64", SIZES, None),
+    ShortCall("`train_on_batch`, another rate each", "8-64-64-2@64", RATES, None),
+    ShortCall("`fit` of one batch, 8-64-64-2@64", "8-64-64-2@64", FIT, None),
+    ShortCall("`partial_fit` of one batch", "8-64-64-2@64", PARTIAL_FIT, "sklearn"),
+    ShortCall("`MLPClassifier.fit`, iris, `max_iter=1`", "iris", FIT, "sklearn"),
+    ShortCall("`TabularMLPRegressor.predict`, one row", "table row", "predict", "lightgbm"),
 )
 
 
@@ -121,14 +100,10 @@ class StepsOfTask(NamedTuple):
         ratios = [(over(r["seconds"], ours["seconds"]), r) for r in theirs] if ours else []
         return min(ratios, key=lambda pair: pair[0].median, default=None)
 
-    def cell(self, peer: str, way: str, aim: float | None = None) -> str:
-        """A peer's least ratio, and what it is to be."""
+    def cell(self, peer: str, way: str) -> str:
+        """A peer's least ratio."""
         fastest = self.fastest(peer, way)
-        return _aimed(fastest[0].cell, aim, "at least") if fastest else "-"
-
-
-def _aimed(cell: str, aim: float | None, word: str, unit: str = "x") -> str:
-    return cell if aim is None else f"{cell}, {word} {aim:g}{unit}"
+        return fastest[0].cell if fastest else "-"
 
 
 def tasks_of(results: Record, threads: int) -> dict[str, StepsOfTask]:
@@ -149,17 +124,14 @@ def table(results: Record, threads: int) -> Iterator[str]:
 def _nets(tasks: list[StepsOfTask]) -> Iterator[str]:
     rows = []
     for task in tasks:
-        aim, inside = AIMS[task.name], task.ours(INSIDE)
-        step = task.ours(OURS)
+        step, inside = task.ours(OURS), task.ours(INSIDE)
         ratio = over(step["seconds"], inside["seconds"]).cell if step and inside else "-"
-        cells = [_aimed(task.us(OURS), aim.us, "at most", " us"), task.us(INSIDE)]
-        cells += [_aimed(ratio, aim.inside, "at most")]
-        rows.append([task.name, *cells, *(task.cell(n, OURS, aim.peers.get(n)) for n in COLUMNS)])
+        cells = [task.name, task.us(OURS), task.us(INSIDE), ratio]
+        rows.append([*cells, *(task.cell(name, OURS) for name in COLUMNS)])
     heads = ["net@batch", f">`{OURS}`", ">inside `fit`", ">ratio"]
     yield from Table([*heads, *titles(COLUMNS)], rows).under(
         f"Microseconds of a call of `{OURS}`, and of a step inside a long `fit`; the ratio of "
-        f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns, "
-        "and what is to hold."
+        f"the two; and each peer's time over that of `{OURS}`: medians (and quartiles) of turns."
     )
     for name in COLUMNS:
         fastest = [pair[1] for task in tasks if (pair := task.fastest(name, OURS))]
@@ -172,9 +144,9 @@ def _calls(tasks: dict[str, StepsOfTask]) -> Iterator[str]:
     for call in (call for call in CALLS if call.task in tasks):
         task = tasks[call.task]
         peer = (PEERS[call.peer].title, task.cell(call.peer, call.way)) if call.peer else ("-", "-")
-        rows.append((call.title, task.us(call.way), *peer, call.aim))
+        rows.append((call.title, task.us(call.way), *peer))
     text = "Other short calls, microseconds, and a peer's time over fastmlp's:"
-    yield from Table(("call", ">fastmlp, us", "beside", ">ratio", ">aim"), rows).under(text)
+    yield from Table(("call", ">fastmlp, us", "beside", ">ratio"), rows).under(text)
 
 
 def _stream(task: StepsOfTask) -> Iterator[str]:

@@ -29,8 +29,6 @@ MODULES = {
 TITLES = {"jax": "Keras"}
 COLUMNS = ("torch", "compile", "jax")
 VERBS = ("reading", "memory", "streamed")
-# The most that a fit takes over the slower of reading and training, and the peers' least.
-MOST, LEAST = 1.2, 3.0
 GROUP_ROWS = 100_000
 # Turns of a contestant on a net, at most: PyTorch takes 10 s and more for one.
 TURNS = 3
@@ -173,7 +171,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
         rows.append([*cells, f"{group.records['fastmlp']['grown'] / 1e6:,.0f}"])
     yield from Table(titles, rows).under(
         "fastmlp beside its limits, nanoseconds a row. `over` is its time over the slower "
-        f"of reading alone and training from memory; it is to be {MOST:g} at most. `kept` is the "
+        "of reading alone and training from memory. `kept` is the "
         "share of the speed from memory, and `possible` what would be left of it if the reading "
         "took its time on one core and nothing else."
     )
@@ -181,7 +179,7 @@ def table(results: Record, threads: int) -> Iterator[str]:
     titles = ["net@batch", ">fastmlp, rows a second", "fastest peer", *peers]
     yield from Table(titles, [_cells(g) for g in shown if len(g.records) > 1]).under(
         "The peers over the same file: their time over fastmlp's, medians (and quartiles) of "
-        f"turns, which is to be {LEAST:g} at least; below 1 the peer is ahead."
+        "turns; below 1 the peer is ahead."
     )
     for name in COLUMNS:
         if records := [group.records[name] for group in shown if name in group.records]:

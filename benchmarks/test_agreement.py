@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cold_start
-from benchmarks.conftest import QUICK, run_of
+from benchmarks import first_seconds
+from benchmarks.conftest import QUICK, page_of, run_of
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, WORKLOADS, Rule, Workload, flat, sized
 
@@ -104,7 +104,10 @@ def test_all_ways_predict_the_same(name: str, n_rows: int) -> None:
         np.testing.assert_allclose(predict(run.rows(x)), expected(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_first_fit_in_a_new_process_fills_a_cache(tmp_path: Path) -> None:
-    command = cold_start.fit_of("fastmlp")
-    empty, full = (cold_start.launch(command, tmp_path) for _ in range(2))
-    assert empty.seconds > full.seconds > 0
+def test_first_seconds_of_little(page: Path) -> None:
+    """The second process in a home finds what the first has compiled."""
+    text = page_of(first_seconds.main, ["--turns", "1", "--libraries", "fastmlp", "wheel"], page)
+    assert "fastmlp, from its wheel: no --wheel." in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| fastmlp |")]
+    empty, _, again, *_, peak = [float(cell) for cell in row.split("|")[2:-1]]
+    assert empty > again > 0 < peak

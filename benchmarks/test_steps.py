@@ -53,7 +53,9 @@ def test_learners_of_a_stream_learn(contestant: str) -> None:
 def test_contestants_of_this_part_alone() -> None:
     names = {name for task in one_step.CALLS for name in one_step.makers(task)} | {*STEPS}
     assert names <= {*PEERS}
-    assert {name for name, peer in PEERS.items() if peer.alone} == {"keras", "river", "lightgbm"}
+    assert {name for name, peer in PEERS.items() if peer.alone} == {
+        *("keras", "river", "lightgbm", "chimeraboost", "wheel")
+    }
 
 
 def test_turns_of_little() -> None:
@@ -119,15 +121,13 @@ def test_steps_are_shown_with_their_aims(results: dict[str, Any]) -> None:
     assert f"{NAME}: Keras over TensorFlow: it ended" in "\n".join(
         compare.all_lines(with_steps(results))
     )
-    text = compare.pages(results, None)[steps.PAGE]
-    ratio = "**1.20x** (1.20 to 1.20), at most 1.3x"
-    jax = "**5.00x** (5.00 to 5.00), at least 4x"
+    text = compare.pages(results)[steps.PAGE]
+    ratio, jax = "**1.20x** (1.20 to 1.20)", "**5.00x** (5.00 to 5.00)"
     assert f"| {NAME} | 12 | 10 | {ratio} | {jax} | - | - | - | - |" in text
     assert "JAX, the fastest of its ways: jit, optax." in text
-    assert "| `fit` of one batch, 8-64-64-2@64 | 100 | - | - | 200 us |" in text
-    beside = "| 300 | LightGBM | **3.00x** (3.00 to 3.00) | 1x |"
+    assert "| `fit` of one batch, 8-64-64-2@64 | 100 | - | - |" in text
+    beside = "| 300 | LightGBM | **3.00x** (3.00 to 3.00) |"
     assert f"| `TabularMLPRegressor.predict`, one row {beside}" in text
     assert "| river | LinearRegression | 10 | 100,000 | 0.500 |" in text
     assert not list(steps.table(compare.empty(), 2))
-    assert set(steps.AIMS) == set(steps.BY_NAME)
     assert {call.task for call in steps.CALLS} <= set(steps.TASKS)

@@ -44,7 +44,7 @@ def test_what_follows_from_turns() -> None:
 def test_streams_are_told(results: dict[str, Any]) -> None:
     text = "\n".join(compare.all_lines(with_streams(results)))
     assert f"{SMALL.name}: JAX: not installed: keras" in text
-    text = compare.pages(with_streams(results), None)[stream.PAGE]
+    text = compare.pages(with_streams(results))[stream.PAGE]
     flops = f"{SMALL.workload.flops / 1e6:.3g}"
     assert f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
     assert f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |" in text

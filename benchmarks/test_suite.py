@@ -15,19 +15,19 @@ from benchmarks import (
     compare,
     estimators,
     grid,
+    kinds,
     many,
     peak,
-    picture,
     race,
     scores,
     second,
     training,
-    yours,
 )
 from benchmarks.conftest import Ours, record, short_race
 from benchmarks.output import BEGIN, END, ROOT
 from benchmarks.race import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
+from docs.tools import times
 
 
 def test_names_are_unique_and_batches_fill_the_rows() -> None:
@@ -85,56 +85,86 @@ def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any])
     assert "ONNX Runtime: not installed: onnx" in text
 
 
-def test_pages_are_rewritten_between_their_markers(
-    results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    readme, tables = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
-    monkeypatch.setattr(training, "README", readme)
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """README and the page of the figures of all kinds, in another folder."""
+    readme, tables = tmp_path / "README.md", tmp_path / "benchmarks.md"
+    slow = f"{BEGIN}\n{END}\n".replace("benchmarks", "slow")
+    for path, text in ((readme, "before\n"), (tables, slow)):
+        path.write_text(f"{text}{BEGIN}\nold\n{END}\nafter\n")
     parts = [p._replace(page=tables if p.page == training.PAGE else None) for p in compare.PARTS]
     monkeypatch.setattr(compare, "PARTS", tuple(parts))
-    tables.parent.mkdir()
-    for path in (readme, tables):
-        path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    compare.rewrite({**results, "training": []}, None)
-    assert "old" in readme.read_text()
+    monkeypatch.setattr(training, "PAGE", tables)
+    monkeypatch.setattr(kinds, "README", readme)
+    monkeypatch.setattr(kinds, "FOLDER", tmp_path)
+    monkeypatch.setattr(times, "PICTURE", tmp_path / "times.svg")
+    return readme, tables
+
+
+def test_pages_are_rewritten_between_their_markers(
+    results: dict[str, Any], places: tuple[Path, Path]
+) -> None:
+    readme, tables = places
     for _ in range(2):
-        compare.rewrite(results, tmp_path / "all.png")
-    assert [*compare.pages(results, None)] == [tables, readme]
-    for path in (readme, tables):
+        compare.rewrite(results)
+    for path in places:
         text = path.read_text()
-        assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
         assert "old" not in text
-    assert "](all.png)" in readme.read_text()
-    assert "takes 1.00 times as long as fastmlp per training step. Measured" in readme.read_text()
-    assert "\nfastmlp 0.1.0, 2026-01-01, 2 cores of A CPU." in readme.read_text()
-    assert "(JAX 1.00, PyTorch 40.00)" in readme.read_text()
-    assert "](../all.png)" in text
+    assert readme.read_text().startswith("before\n")
+    assert "AVX2 the fastest other library takes 1.00 times as long per" in readme.read_text()
+    assert "over 2 nets (JAX 1.00, PyTorch 40.00)" in readme.read_text()
+    assert "\nMeasured with fastmlp 0.1.0, 2026-01-01, 2 cores of A CPU." in readme.read_text()
     assert "**0.25x** (0.25 to 0.25), JAX" in text
-    assert text.count("geometric mean") == 1
+    assert text.count("geometric mean") == text.count("Measured on") == 1
     assert "--mkl-shim" not in text
-    compare.rewrite({**results, "mkl_shim": True}, None)
+    compare.rewrite({**results, "mkl_shim": True})
     sentence = "(`--mkl-shim`): its sgemm ran at nan GFLOP/s, NumPy's at 190, of 200."
     assert sentence in tables.read_text()
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="once each"):
-        compare.rewrite(results, None)
+        compare.rewrite(results)
 
 
-def test_readme_has_the_means_of_the_table() -> None:
-    table = training.PAGE.read_text()
-    (row,) = re.findall(r"^\| geometric mean .*$", table, flags=re.MULTILINE)
-    (sentence,) = re.findall(rf"{BEGIN}(.*){END}", training.README.read_text(), flags=re.DOTALL)
-    ratios = re.findall(r"(\d+\.\d\d)x", row)
-    assert [*ratios[1:], ratios[0]] == re.findall(r"\b\d+\.\d\d\b", sentence)
-    quick = json.loads(yours.OURS.read_text())
-    assert yours.summary(quick) in training.README.read_text()
+def test_a_run_replaces_its_parts_of_its_own_kind(
+    results: dict[str, Any], places: tuple[Path, Path]
+) -> None:
+    readme, tables = places
+    compare.rewrite(results)
+    wide = {**results, "machine": {**results["machine"], "cpu": "B CPU, AVX-512"}}
+    compare.rewrite({**wide, "training": []})
+    text = tables.read_text()
+    assert text.index("## With AVX2") < text.index("## With AVX-512") < text.index("B CPU")
+    assert "- **Training steps, 2 threads, AVX2**: 1 of 2: 0.25 (JAX, 784-128-10@128)." in text
+    assert "- **Predictions by 16-64-64-2, 2 threads, AVX-512**: 0 of 1." in text
+    assert "AVX-512" not in readme.read_text()
+    compare.rewrite({**results, "predictions": [], "training": results["training"][:3]})
+    assert "over 1 nets (JAX 4.00" in readme.read_text()
+    assert "- **Predictions by 16-64-64-2, 2 threads, AVX2**: 0 of 1." in tables.read_text()
+    assert times.PICTURE.read_text().count("<rect") == 5
 
 
-def test_picture(results: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    picture.draw(results, tmp_path / "all.png")
-    assert (tmp_path / "all.png").stat().st_size > 10_000
+def test_pages_have_the_figures_that_are_kept() -> None:
+    figures, texts = kinds.kept(), (training.PAGE.read_text(), kinds.README.read_text())
+    assert [*figures] == [*kinds.KINDS]
+    for lines, text in zip((kinds.page, kinds.sentences), texts, strict=True):
+        inside = text.split(BEGIN)[1].split(END)[0].split("\n")
+        shown = "\n".join(lines(figures)).split("\n")
+        assert inside[1:-1] == [line.rstrip() for line in shown]
+    assert "\n".join(kinds.slow(figures)) in texts[0]
+
+
+def test_a_run_adds_to_one_of_the_same_code(results: dict[str, Any]) -> None:
+    old = {**compare.empty(), **results}
+    again = [{**r, "step_seconds": [1.0]} for r in results["training"][:1]]
+    new = {**old, "training": again, "predictions": []}
+    both = compare.joined(old, new)
+    assert [*both["training"][-1]["step_seconds"]] == [1.0]
+    assert len(both["training"]) == len(old["training"])
+    assert both["predictions"] == old["predictions"]
+    other = {**new, "machine": {**old["machine"], "fastmlp": "0.2.0"}}
+    assert compare.joined(old, other) is other
+    assert compare.joined({}, new) is new
 
 
 def test_peak_is_a_plausible_number() -> None:
@@ -176,7 +206,6 @@ def test_contestants_sleep_until_they_are_asked() -> None:
         ("--threads 100000", "from 1 to"),
         ("--repeats 0", "--repeats must be above 0"),
         ("--minutes -1", "--minutes must be above 0"),
-        ("--parts many --picture all.png", "--parts leaves it out"),
         ("--checkouts . . .", "one folder or two"),
         ("--checkouts nowhere", "no fastmlp in nowhere"),
         ("--checkouts . --peers jax", "--peers does not go with"),
@@ -215,14 +244,14 @@ def test_a_second_pass_goes_on_with_the_first_ones_variant() -> None:
             return {"unsupported": "predicts only"}
 
     race, workload = short_race(Ours(), Failing()), BY_NAME["8-32-32-1@32"]
+    race.contestants[1].name = "another"
     entries = [(contestant, workload) for contestant in race.contestants]
     records = race.train(entries)
     first = {**records[0]}
     again = race.train(entries, records)
-    assert again is records
-    assert [len(r["step_seconds"]) for r in records] == [4, 0]
-    assert {**records[0], "step_seconds": []} == {**first, "step_seconds": []}
-    assert records[1].keys() & {"error", "unsupported"}
+    assert [len(r["step_seconds"]) for r in again] == [4, 0]
+    assert {**again[0], "step_seconds": []} == {**first, "step_seconds": []}
+    assert again[1].keys() & {"error", "unsupported"}
 
 
 def test_contestants_choose_their_kernels_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +307,7 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
     }
     assert "32 nets: PyTorch: no memory" in "\n".join(compare.all_lines(results))
     text = "\n".join(many.table(results, 2))
-    assert text in compare.pages(results, None)[training.PAGE]
+    assert "Many nets" in dict(kinds.digest(results, [many.PART], ""))["many"]["groups"][0][0]
     assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
     assert "own fit on one: 1.25; 2 threads over one: 1.90x" in text
     assert "15.00x; 5 scores differ." in text
@@ -293,7 +322,7 @@ def test_second_order_fits_are_told(results: dict[str, Any]) -> None:
         fits.append({**key, "peer": peer, **reply["result"]})
     results["second"] = {"fits": fits, "kernels": [{"error": "no SciPy"}]}
     assert "like MGH17, 1-4-1: PyTorch: it ended" in "\n".join(compare.all_lines(results))
-    text = compare.pages(results, None)[second.PAGE]
+    text = compare.pages(results)[second.PAGE]
     assert f"| like MGH17, 1-4-1 | {fits[1]['test']:.1e} | nan | {fits[2]['test']:.1e} |" in text
     assert "LAPACK" not in text
 

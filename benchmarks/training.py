@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.output import DOCS, ROOT, Table
+from benchmarks.output import DOCS, Table
 from benchmarks.peers import PEERS, Unsupported, titles
 from benchmarks.race import Part, Race, timed
 from benchmarks.scores import (
+    Comparison,
     Quartiles,
     Record,
     counted,
@@ -26,7 +26,7 @@ from benchmarks.scores import (
 )
 from benchmarks.workloads import BY_NAME, Workload, sized
 
-PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
+PAGE = DOCS / "benchmarks.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 BEST = "fastest peer"
 # Of each variant, where there are several.
@@ -209,6 +209,13 @@ def measure(race: Race, earlier: list[Record], form: str = "plain") -> list[Reco
     return records
 
 
+def compared(results: Record, threads: int) -> Iterator[Comparison]:
+    for heat in heats(results):
+        if heat.threads == threads and heat.ours and (peer := heat.fastest_peer):
+            seconds, ratio = 1e-6 * heat.ours.us.median, peer.ratio.median
+            yield Comparison("Training steps", heat.workload.name, seconds, peer.title, ratio)
+
+
 def heat_lines(heat: Heat) -> Iterator[str]:
     """A workload for the terminal: every contestant, the fastest peer marked."""
     load = heat.workload
@@ -226,33 +233,8 @@ def heat_lines(heat: Heat) -> Iterator[str]:
 
 
 def lines(results: Record) -> Iterator[str]:
-    """All workloads for the terminal, and the gain of more threads."""
-    all_heats = heats(results)
-    for heat in all_heats:
+    for heat in heats(results):
         yield from heat_lines(heat)
-    by_key = {(h.workload.name, h.threads): h for h in all_heats}
-    counts = sorted({threads for _, threads in by_key})
-    if len(counts) < 2:
-        return
-    few, most = counts[0], counts[-1]
-    yield f"\nspeed-up from {few} to {most} threads"
-    contestants = [n for n in PEERS if PEERS[n].trains]
-    rows = []
-    for name in dict.fromkeys(name for name, _ in by_key):
-        pairs = [(by_key[name, few].of(n), by_key[name, most].of(n)) for n in contestants]
-        cells = [f"{a.us.median / b.us.median:.2f}" if a and b else "-" for a, b in pairs]
-        rows.append((name, *cells))
-    yield from Table(("workload", *titles(contestants)), rows).text()
-
-
-def mean_lines(results: Record) -> Iterator[str]:
-    """Geometric means of all workloads for the terminal, lost ones included."""
-    all_heats = heats(results)
-    for threads in dict.fromkeys(heat.threads for heat in all_heats):
-        yield f"\ngeometric mean of time over fastmlp's, {counted(threads)}"
-        for name, (mean, wins, n) in geometric_means(all_heats, threads).items():
-            title = PEERS[name].title if name in PEERS else name
-            yield f"  {title:<14} {mean:>6.2f}x   fastmlp ahead on {wins} of {n}"
 
 
 def table(results: Record, threads: int) -> Iterator[str]:
@@ -274,16 +256,4 @@ def table(results: Record, threads: int) -> Iterator[str]:
     yield from Table([*heads, *titles(COLUMNS)], rows).markdown()
 
 
-def summary(results: Record, threads: int) -> str:
-    """The README's sentence: the geometric means, and of which fastmlp and processor they are."""
-    means = geometric_means(heats(results), threads)
-    peers = ", ".join(f"{PEERS[n].title} {means[n][0]:.2f}" for n in COLUMNS if n in means)
-    best, _, count = means.get(BEST, (float("nan"), 0, 0))
-    return (
-        f"On average over {count} nets ({peers}),\n"
-        f"the fastest other library takes {best:.2f} times as long as fastmlp per training step. "
-        f"Measured with\n{machine.short(results)}."
-    )
-
-
-PART = Part("train", "training", measure, table, PAGE, lines, repeated=True)
+PART = Part("train", "training", measure, table, PAGE, lines, repeated=True, compared=compared)

@@ -198,6 +198,7 @@ WORKLOADS = [
     Workload((28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, Rule("sgd", 0.01, momentum=0.9)),
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE),
+    Workload((1000, 8, 1000), 256, 10_240),
     # Rows for most of a second: a fit of 8 million parameters takes 0.1 s to begin and to end.
     Workload(WIDE, 512, 4_096, loss=CE),
     Workload(WIDE, 32, 2_048, loss=CE, rule=Rule("adamw", weight_decay=0.01)),

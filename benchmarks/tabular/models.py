@@ -145,6 +145,13 @@ def fitted_catboost(
     return model, x
 
 
+def chimeraboost(table: SplitTable, threads: int, seed: int) -> Array:
+    kind = getattr(import_module("chimeraboost"), f"ChimeraBoost{kind_of(table.task)}")
+    model = kind(random_state=seed, thread_count=threads, cat_features=categories(table))
+    model.fit(*_training(table, table.x), eval_set=_validation(table, table.x))
+    return _predict(model, table)
+
+
 def realmlp(table: SplitTable, threads: int, seed: int) -> Array:
     """Predictions of RealMLP-TD: 256 epochs, and for a log loss no label smoothing.
 
@@ -201,6 +208,7 @@ PEERS: dict[str, Model] = {
     "LightGBM": lightgbm,
     "XGBoost": xgboost,
     "CatBoost": catboost,
+    "chimeraboost": chimeraboost,
     "RealMLP-TD": realmlp,
     **{f"AutoGluon {preset}": partial(autogluon, preset=preset) for preset in AUTOGLUON},
 }

@@ -171,7 +171,7 @@ def test_ranks_differences_and_scale() -> None:
     assert np.isnan(scaled[1]).all()
     assert scores.geometric(grid.seconds, axis=0) == pytest.approx([1.5, 1.5, 1.5])
     text = "\n".join(compare.lines(results))
-    assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 |" in text
+    assert "| **fastmlp** | 2.25 | 0 | 0.50 | +41.4 % | +50.0 % | 0 of 2 | 1.5 | 2.5 | - |" in text
     assert "- **LightGBM**, 1 of 2: one 100.0" in text
     assert "- **linear**, 1 of 2: two 100.0" in text
 

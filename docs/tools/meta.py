@@ -37,7 +37,7 @@ def of_page(app: Any, page: str, template: str, context: dict[str, Any], doctree
     title, base = app.env.titles[page].astext(), app.config.html_baseurl
     text = description(doctree) or str(app.config.project)
     address = f"{base}{app.builder.get_target_uri(page)}"
-    context["metatags"] += tags(title, text, address, f"{base}_images/results.png")
+    context["metatags"] += tags(title, text, address, f"{base}_images/second-order.png")
 
 
 def setup(app: Any) -> None:

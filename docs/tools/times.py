@@ -1,60 +1,69 @@
 """The picture of the first page: how much longer a training step takes the peers.
 
-`python -m docs.tools.times` draws it from README's numbers. It has no ground: a dark page turns its
-lightness round (fastmlp.css).
+`python -m benchmarks.compare --pages` draws it from the figures of each kind of processor. A dark
+page turns its lightness round (fastmlp.css).
 """
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
-PICTURE = ROOT / "docs" / "_static" / "times.svg"
-SENTENCE = re.compile(r"over (\d+) nets \(([^)]*)\), .* Measured with (.*?)\. <!-- benchmarks:end")
-WIDTH, LEFT, BAR, STEP, TOP = 640, 120, 20, 30, 64
-INK, OURS, THEIRS = "#16202b", "#2f7d4f", "#8a9bb0"
+PICTURE = Path(__file__).parents[2] / "docs" / "_static" / "times.svg"
+TITLES = {
+    "fastest peer": "the fastest",
+    "jax": "JAX",
+    "compile": "torch.compile",
+    "torch": "PyTorch",
+    "numpy": "NumPy",
+    "sklearn": "scikit-learn",
+}
+WIDTH, LEFT, BAR, TOP = 660, 120, 16, 44
+INK, GROUND, COLOURS = "#16202b", "#ffffff", ("#2f7d4f", "#8a9bb0")
+TITLE = "Time of a training step over fastmlp's, geometric means"
 
 
-def numbers(text: str) -> tuple[int, dict[str, float], str]:
-    """The number of nets, the peers' times over fastmlp's, and the run, by README's text."""
-    match = SENTENCE.search(" ".join(text.split()))
-    if match is None:
-        raise ValueError(f"README has no sentence like {SENTENCE.pattern!r}")
-    rows = (row.rsplit(" ", 1) for row in match[2].split(", "))
-    return int(match[1]), {name: float(ratio) for name, ratio in rows}, match[3]
-
-
-def drawn(text: str) -> str:
-    """The picture, as SVG."""
-    n_nets, peers, run = numbers(text)
-    title = f"Time of a training step over fastmlp's, geometric mean of {n_nets} nets"
-    rows = sorted({"fastmlp": 1.0, **peers}.items(), key=lambda row: row[1])
-    scale = (WIDTH - LEFT - 70) / rows[-1][1]
-    height = TOP + STEP * len(rows) + 6
+def drawn(figures: Mapping[str, Any]) -> str:
+    """The picture, as SVG, of the parts of each kind of processor."""
+    kinds = {kind: parts["train"] for kind, parts in figures.items() if "train" in parts}
+    rows = [name for name in TITLES if any(name in part["means"] for part in kinds.values())]
+    longest = max(mean for part in kinds.values() for mean in part["means"].values())
+    scale, step = (WIDTH - LEFT - 70) / longest, BAR * len(kinds) + 12
+    top = TOP + 24 * len(kinds)
+    height = top + step * len(rows) + 12
     shapes = [
-        f'<text x="0" y="28" font-weight="bold">{title}</text>',
-        f'<text x="0" y="48">{run}</text>',
+        f'<rect width="{WIDTH}" height="{height}" rx="6" fill="{GROUND}"/>',
+        f'<text x="12" y="28" font-weight="bold">{TITLE}</text>',
     ]
-    for i, (name, ratio) in enumerate(rows):
-        y, width = TOP + STEP * i, ratio * scale
-        colour = OURS if name == "fastmlp" else THEIRS
+    for i, (kind, part) in enumerate(kinds.items()):
+        y, words = TOP + 22 * i, f"{kind}, {part['nets']} nets: {part['run']}"
         shapes += [
-            f'<text x="{LEFT - 10}" y="{y + 15}" text-anchor="end">{name}</text>',
-            f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>',
-            f'<text x="{LEFT + width + 8:.1f}" y="{y + 15}">{ratio:.1f}</text>',
+            f'<rect x="12" y="{y}" width="12" height="12" fill="{COLOURS[i]}"/>',
+            f'<text x="32" y="{y + 11}" font-size="12">{words.removesuffix(f", {kind}")}</text>',
         ]
+    for j, name in enumerate(rows):
+        y = top + step * j
+        middle = y + BAR * len(kinds) / 2 + 5
+        words = f'<text x="{LEFT - 10}" y="{middle:g}" text-anchor="end">{TITLES[name]}</text>'
+        shapes.append(words)
+        for i, part in enumerate(kinds.values()):
+            if (mean := part["means"].get(name)) is not None:
+                place = f'y="{y + BAR * i}" width="{mean * scale:.1f}" height="{BAR - 2}"'
+                x, baseline = LEFT + mean * scale + 6, y + BAR * i + 12
+                shapes += [
+                    f'<rect x="{LEFT}" {place} fill="{COLOURS[i]}"/>',
+                    f'<text x="{x:.1f}" y="{baseline}" font-size="12">{mean:.1f}</text>',
+                ]
+    x = LEFT + scale
+    line = f'<line x1="{x:.1f}" y1="{top - 4}" x2="{x:.1f}" y2="{height - 8}" stroke="{INK}"/>'
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-            f'width="{WIDTH}" role="img" aria-label="{title}" '
+            f'width="{WIDTH}" role="img" aria-label="{TITLE}" '
             f'font-family="system-ui, sans-serif" font-size="14" fill="{INK}">',
-            f"<title>{title}</title>",
+            f"<title>{TITLE}</title>",
             *shapes,
+            line,
             "</svg>",
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    PICTURE.write_text(drawn(text), encoding="utf-8")
