@@ -39,6 +39,7 @@ from fastmlp.training.history import Report as Report
 from fastmlp.training.history import Status as Status
 from fastmlp.training.stopping import EarlyStopping as EarlyStopping
 from fastmlp.training.stopping import ReduceLROnPlateau as ReduceLROnPlateau
+from fastmlp.validation.expanded import Expanded as Expanded
 
 if _typing.TYPE_CHECKING:
     # For type checkers what is loaded on first use.

@@ -21,8 +21,8 @@ from fastmlp.network import resolve, spec
 from fastmlp.network.spec import Computed, ComputeDTypes
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import require_first_order
-from fastmlp.serialization import model_state, safetensors_file
-from fastmlp.serialization.safetensors_file import Content
+from fastmlp.serialization import codec, model_state, safetensors_file
+from fastmlp.serialization.safetensors_file import Content, content_of
 from fastmlp.training import loop
 from fastmlp.training.exchange import CommunicatorLike, check_ranks
 from fastmlp.training.history import History, interrupted
@@ -789,3 +789,14 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
     net._network, net._initializer = network, None
     model_state.restore(net._state, saved)
     return net
+
+
+def _in_file(net: MLP) -> tuple[Any, dict[str, NDArray[Any]]]:
+    engine, state = core_of(net)
+    saved = model_state.pack(model_state.capture(engine.network, state, training=False))
+    return codec.FORMS[Content].write(saved)
+
+
+codec.FORMS[MLP] = codec.InFile(
+    _in_file, lambda header, arrays: unpacked(content_of(header, arrays), {}, None)
+)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import History, Report
-from fastmlp.validation.messages import needs
+from fastmlp.extend import messages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +212,7 @@ def _new_axes() -> "Axes":
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(needs("plotting", "matplotlib")) from error
+        raise ImportError(messages.needs("plotting", "matplotlib")) from error
     ax: Axes = pyplot.subplots(layout="constrained")[1]
     return ax
 

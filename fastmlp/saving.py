@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
+from fastmlp.serialization.safetensors_file import Content
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import needs
@@ -22,14 +23,33 @@ if TYPE_CHECKING:
     OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
 
-# What can be saved beside a net, and the package with its `archive` module.
-ESTIMATORS = {
-    "MLPClassifier": "estimators",
-    "MLPRegressor": "estimators",
-    "MLPSearchCV": "estimators",
-    "TabularMLPClassifier": "tabular",
-    "TabularMLPRegressor": "tabular",
+# What can be saved beside a net, by the class's name: `pack` and `unpack`, or their module's name.
+ARCHIVES: dict[str, Any] = {
+    **dict.fromkeys(("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"),
+    **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"),
 }
+_registered: set[type] = set()
+
+
+def register(*kinds: type, archive: Any) -> None:
+    """Let `save` and `load` take objects of classes.
+
+    Parameters
+    ----------
+    kinds : classes, whose names in files are their own
+    archive : module or class, or the name of a module that is imported on first use
+        It has ``pack(model, training=)``, which returns a header of JSON and arrays by name, and
+        ``unpack(content, own, n_threads)``, which returns the model of ``content.kind``,
+        ``content.header`` and ``content.arrays``. `own` are the user's rules by name.
+    """
+    for kind in kinds:
+        ARCHIVES[kind.__name__] = archive
+        _registered.add(kind)
+    if of_tables := [kind for kind in kinds if hasattr(kind, "_onnx_values")]:
+        # A file of a net needs no graphs.
+        from fastmlp.export import onnx
+
+        onnx.register(*of_tables)
 
 
 @explained
@@ -78,9 +98,9 @@ def save(
     >>> bool((fastmlp.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
     True
     """
-    room = _room_of(model)
-    if room is None and not isinstance(model, MLP):
-        known = ", ".join(("MLP", *ESTIMATORS))
+    kind = type(model).__name__
+    if not isinstance(model, MLP) and not _is_known(type(model)):
+        known = ", ".join(("MLP", *ARCHIVES))
         hint = "; save its net_" if hasattr(model, "net_") else ""
         raise TypeError(
             f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}{hint}"
@@ -88,9 +108,10 @@ def save(
     scalars.path("fastmlp.save", "path", path, mode="w")
     scalars.boolean("fastmlp.save", "include_training_state", include_training_state)
     if isinstance(model, MLP):
-        return model.save(path, include_training_state=include_training_state)
-    packer = import_module(f"fastmlp.{room}.archive")
-    safetensors_file.write(path, packer.pack(model, training=include_training_state))
+        model.save(path, include_training_state=include_training_state)
+        return
+    packed = _archive(kind).pack(model, training=include_training_state)
+    safetensors_file.write(path, Content(kind, *packed))
 
 
 @explained
@@ -147,9 +168,9 @@ def load(
         with safetensors_file.refusing(path):
             return unpacked(content, own, n_threads)
     with safetensors_file.refusing(path):
-        scalars.known("file", "kind", content.kind, (model_state.KIND, *ESTIMATORS))
+        scalars.known("file", "kind", content.kind, (model_state.KIND, *ARCHIVES))
     try:
-        unpacker = import_module(f"fastmlp.{ESTIMATORS[content.kind]}.archive")
+        unpacker = _archive(content.kind)
     except ModuleNotFoundError as error:
         holder = f"{os.fspath(path)} holds an estimator, which"
         raise ImportError(needs(holder, "scikit-learn")) from error
@@ -157,8 +178,12 @@ def load(
         return unpacker.unpack(content, own, n_threads)
 
 
-def _room_of(model: Any) -> str | None:
-    """Return the package of an estimator's archive, or None; nothing is imported for the check."""
-    kind = type(model)
-    room = ESTIMATORS.get(kind.__name__)
-    return room if room and kind.__module__.startswith(f"fastmlp.{room}.") else None
+def _archive(kind: str) -> Any:
+    archive = ARCHIVES[kind]
+    return import_module(archive) if isinstance(archive, str) else archive
+
+
+def _is_known(kind: type) -> bool:
+    """Return True for a class that has an archive; nothing is imported for the check."""
+    archive = str(ARCHIVES.get(kind.__name__, "")).removesuffix("archive")
+    return kind in _registered or (bool(archive) and kind.__module__.startswith(archive))

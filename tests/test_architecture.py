@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import fastmlp
+from fastmlp import plotting, tabular
 from fastmlp.backends import cpu
 from fastmlp.compiler.jit import INTERPRETED
 
@@ -33,11 +35,12 @@ HOUSES: dict[str, list[set[str]]] = {
         {"training"},
         {"net"},
         {"model"},
-        {"__init__"},  # only re-exports what lies below; the doors may come in by it
+        {"__init__", "typing"},  # only re-export what lies below; the doors may come in by them
         {"export", "many"},
-        {"estimators", "net_group"},
+        {"estimators", "net_group", "saving"},
+        {"extend"},
         {"cluster", "plotting", "tabular"},
-        {"saving", "warmup", "info"},
+        {"warmup", "info"},
         {"cli"},
         {"__main__"},
     ],
@@ -79,7 +82,7 @@ HOUSES: dict[str, list[set[str]]] = {
 }
 # They name types of what stands above them, for type checkers alone: what is loaded on first use,
 # and the net that a callback is given.
-NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.training.history"}
+NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.saving", "fastmlp.training.history"}
 OPTIONAL = {
     "dask",
     "distributed",
@@ -246,7 +249,8 @@ def test_what_is_compiled_lies_in_few_rooms() -> None:
         }
         for module, statements in nodes.items()
     }
-    assert {module for module in high if "njit" in names[module]} == {"fastmlp.tabular.compiled"}
+    compiled = {module for module in high if "njit" in names[module]}
+    assert compiled == {"fastmlp.extend", "fastmlp.tabular.compiled"}
 
 
 def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
@@ -299,6 +303,62 @@ def test_private_parts_of_a_net_are_read_in_model_alone() -> None:
     modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
     assert modules
     assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]
+
+
+DOORS_TO_THE_CORE = {"", "extend", "info", "jit", "plotting", "tabular", "typing", "warmup"}
+
+
+@pytest.mark.parametrize("room", ["tabular", "plotting"])
+def test_what_stands_on_the_core_takes_public_names_and_those_of_extend(room: str) -> None:
+    taken = {
+        (node.module.removeprefix("fastmlp").lstrip("."), name.name)
+        for module in in_rooms(room)
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "fastmlp"
+        for name in node.names
+        if node.module is not None and not f"{node.module}.".startswith(f"fastmlp.{room}.")
+    }
+    assert not {pair for pair in taken if pair[0] not in DOORS_TO_THE_CORE or pair[1][0] == "_"}
+    public = {"": {*dir(fastmlp)}, "plotting": {*plotting.__all__}, "tabular": {*tabular.__all__}}
+    assert not {(door, name) for door, name in taken if name not in public.get(door, {name})}
+
+
+def test_the_names_for_those_who_build_on_the_core_are_few_and_on_their_page() -> None:
+    imports = (n for n in ast.walk(tree_of("fastmlp.extend")) if isinstance(n, ast.ImportFrom))
+    names = {name.asname for node in imports for name in node.names if name.asname}
+    page = (ROOT.parent / "docs/how-to/build-on-the-core.md").read_text()
+    assert len(names) <= 25
+    assert {*re.findall(r"`(\w+)`", page.split("## The 25 names")[1])} >= names
+
+
+TESTS = Path(__file__).parent / "tabular"
+COPY = """
+import sys
+
+sys.modules["fastmlp.tabular"] = None  # what it takes of itself fails
+import copied
+import fastmlp
+
+for name in ("TabularMLPClassifier", "TabularMLPRegressor"):
+    setattr(fastmlp, name, getattr(copied, name))
+"""
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_models_of_tables_stands_on_the_core_as_well(tmp_path: Path) -> None:
+    """Under another package's name it passes tests of its own, of files and of exports too."""
+    files = ["estimators/test_round_trips.py", "estimators/test_trees.py", "test_compiled.py"]
+    files.append("../small_models.py")
+    shutil.copytree(ROOT / "tabular", tmp_path / "copied")
+    for path in files:
+        shutil.copy(TESTS / path, tmp_path)
+    for copy in tmp_path.rglob("*.py"):
+        copy.write_text(copy.read_text().replace("fastmlp.tabular", "copied"))
+    (tmp_path / "conftest.py").write_text(COPY)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not nightly", "."]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+    assert ended.returncode == 0, ended.stdout[-3000:]
 
 
 MAP = (ROOT / "README.md").read_text()

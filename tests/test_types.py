@@ -20,8 +20,9 @@ import pytest
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, cluster, jit, plotting, tabular
+from fastmlp import typing as of_arguments
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.estimators import common, sklearn_bases
+from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.to_core import SOLVERS
 from fastmlp.network import resolve, spec
 from fastmlp.rules import activations, links, losses, optimizers, weight_rules
@@ -138,7 +139,7 @@ def names_in(kind: Any) -> set[str]:
         (losses.LossName, losses.LOSSES),
         (optimizers.OptimizerName, optimizers.OPTIMIZERS),
         (weight_rules.PenaltyName, weight_rules.PENALTIES),
-        (common.SolverName, SOLVERS),
+        (of_arguments.SolverName, SOLVERS),
     ],
     ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],
 )
@@ -147,7 +148,8 @@ def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "parameter"), [(common.RegressionLoss, "loss"), (common.LearningRate, "learning_rate")]
+    ("kind", "parameter"),
+    [(of_arguments.RegressionLoss, "loss"), (of_arguments.LearningRate, "learning_rate")],
 )
 def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: str) -> None:
     assert names_in(kind) == MLPRegressor._parameter_constraints[parameter][0].options

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from fastmlp._process import signals
-from fastmlp._process.warnings import collected
+from fastmlp._process.warnings import collected, warn
 
 # Seconds that the caller waits at a time, so that it can handle signals.
 LOOK_SECONDS = 0.1
@@ -214,6 +214,18 @@ class Pool:
             with self._lock:
                 self._failed = self._failed or (i, error)
             self._stopping.set()
+
+
+def run_all(functions: Sequence[Callable[[], Any]], n_threads: int) -> list[Any]:
+    """Return the results of functions that run on threads side by side, and pass on warnings."""
+    pool = Pool(n_threads)
+    ended: list[Any] = pool.run([Task(1, function) for function in functions], "")
+    if pool.interrupted:
+        raise KeyboardInterrupt
+    for outcome in ended:
+        for message, category in outcome.warnings:
+            warn(message, category)
+    return [outcome.result for outcome in ended]
 
 
 def started(thread: threading.Thread) -> bool:

@@ -2,17 +2,17 @@
 
 import time
 import warnings
-from importlib import import_module
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from fastmlp import History
-from fastmlp.info import cache_state
-from fastmlp.plotting import FAINT, INK, WRONG, plot_history
-from fastmlp.validation.messages import needs
+from fastmlp.extend import messages
+from fastmlp.info import info
+from fastmlp.plotting import plot_history
 
+INK, FAINT, WRONG = "#333333", "#d9d9d9", "#c62828"
 # The curves lie on each other, so the second is dashed.
 LINES: dict[str, dict[str, Any]] = {
     "fastmlp": {"color": "#0b5fa5"}, "scikit-learn": {"color": "#e07b00", "linestyle": "--"}
@@ -46,10 +46,7 @@ def run_demo(
     >>> accuracy = run_demo("digits.png", epochs=10)  # doctest: +SKIP
     """
     for package, module in (("scikit-learn", "sklearn"), ("matplotlib",) * 2):
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise ImportError(needs("the demo", package)) from error
+        messages.imported(module, "the demo", package)
     from matplotlib.figure import Figure
     from sklearn import datasets, neural_network
 
@@ -60,7 +57,7 @@ def run_demo(
     held_out, kept = np.split(np.random.default_rng(0).permutation(len(X)), [len(X) // 5])
     print(f"fastmlp demo: a net 64-100-10 learns to read handwritten digits, {len(kept)} images,")
     print(f"with Adam in batches of 64, {epochs} epochs, seed {seed}. A first fit of one epoch")
-    print(f"compiles, or loads, kernels. The cache: {cache_state()}.\n")
+    print(f"compiles, or loads, kernels. The cache: {info()['cache']}.\n")
     print(f"{'':<14}{'held-out accuracy':>18}{'last loss':>12}{'fit':>10}{'first fit':>12}")
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]

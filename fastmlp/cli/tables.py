@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
-from fastmlp.data.arrow import ROWS, ChosenColumns, Place, imported
+from fastmlp.data.arrow import ROWS, Place, imported
 from fastmlp.data.batches import Choice, PredictBatch, named_batches, names_of_model, predicted
 from fastmlp.data.columns import require_target
 from fastmlp.data.outputs import WRITERS, Form, reader_of
+from fastmlp.extend import read_table
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import schema
-from fastmlp.tabular.arrow_tables import decoded, is_number, numbers, places, read
-from fastmlp.tabular.in_memory import require, text_names
+from fastmlp.tabular.arrow_tables import decoded, is_number, numbers, places
 from fastmlp.validation import scalars
 from fastmlp.validation.messages import listed, needs
 
@@ -125,8 +125,10 @@ def run_train(arguments: argparse.Namespace) -> None:
         arguments.target = "y"
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    if arguments.target in arguments.ignore:
-        raise UsageError(f"argument --ignore: {arguments.target!r} is the target")
+    target = arguments.target
+    for word in ("ignore", "features"):
+        if target in getattr(arguments, word):
+            raise UsageError(f"argument --{word}: {target!r} is the target")
     require_new(output, force=arguments.force, who=who)
     # Packages for the end of the command are checked before it reads.
     imported("fastmlp train")
@@ -137,12 +139,13 @@ def run_train(arguments: argparse.Namespace) -> None:
         raise ImportError(needs("fastmlp train", "scikit-learn")) from error
     with telling(who):
         data = data_of(arguments.data, who, encoding=arguments.encoding)
-        columns = _TrainingColumns(arguments)
-        table = read(data, columns, who, arguments.seed, columns.target)
-        task = _task_of(table[columns.target], columns.target, arguments.task)
+        others = [target, *([arguments.weight] if arguments.weight else [])]
+        chosen = {"columns": arguments.features, "others": others, "ignore": arguments.ignore}
+        table = read_table(data, who, arguments.seed, target=target, **chosen)
+        task = _task_of(table[target], target, arguments.task)
         if arguments.loss is not None and task == "classification":
             raise UsageError("argument --loss: needs a regression")
-        table, valid, rows = _divided(table, columns, task, arguments)
+        table, valid, rows = _divided(table, others, task, arguments)
         options = {"loss": arguments.loss} if arguments.loss is not None else {}
         kind: Any = TabularMLPClassifier if task == "classification" else TabularMLPRegressor
         model = kind(
@@ -156,7 +159,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             **options,
         )
         of_valid = {"X_val": valid, "sample_weight_val": arguments.weight}
-        fit = {"target": columns.target, "sample_weight": arguments.weight}
+        fit = {"target": target, "sample_weight": arguments.weight}
         with _rows_of_table(*rows):
             model.fit(table, **fit, **(of_valid if valid is not None else {}))
         model.training_["seed"] = arguments.seed
@@ -166,30 +169,6 @@ def run_train(arguments: argparse.Namespace) -> None:
         scores = {} if valid is None else _scores(model, valid, f"{who}: --valid")
     say(f"model: {output}")
     _print_scores(scores, as_json=arguments.json)
-
-
-class _TrainingColumns:
-    """Chooses the columns to read, by the options of train."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.target, self._options, self._names = arguments.target, arguments, tuple[str, ...]()
-        self.others = [self.target, *([arguments.weight] if arguments.weight else [])]
-
-    def __call__(self, schema: Any, who: str) -> ChosenColumns:
-        """Return the columns to read. The columns of the first file are read in all files."""
-        options, known = self._options, schema.names
-        if not self._names:
-            require([*self.others, *options.ignore, *options.categorical], known, who)
-            out = {*self.others, *options.ignore}
-            self._names = options.features or tuple(name for name in known if name not in out)
-            within = next((name for name in self.others if name in self._names), None)
-            if within is not None:
-                raise ValueError(f"{who}: {within!r} is among the features: leave it out")
-        return self.choice()(schema, who)
-
-    def choice(self, texts: Any = ()) -> Choice:
-        """Return the choice of the same columns in another table."""
-        return Choice(self._names, self.others, texts, nulls=True)
 
 
 def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
@@ -222,7 +201,7 @@ def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
 
 
 def _divided(
-    table: Any, columns: _TrainingColumns, task: schema.Task, arguments: argparse.Namespace
+    table: Any, others: list[str], task: schema.Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
     """Return the rows to train on, the rows to validate on, and their places in the table.
 
@@ -234,14 +213,16 @@ def _divided(
         return table, None, []
     if isinstance(valid, str):
         data = data_of([valid], "train", encoding=arguments.encoding)
-        choose, who = columns.choice(text_names(table, "train")), "train: --valid"
-        rows = read(data, choose, who, seed, columns.target, "validated on")
+        columns = [name for name in table.column_names if name not in others]
+        chosen: Any = {"columns": columns, "others": others, "texts": _text_names(table)}
+        verb = {"target": others[0], "verb": "validated on"}
+        rows = read_table(data, "train: --valid", seed, **chosen, **verb)
         say(f"{table.num_rows} rows to train on, {rows.num_rows} to validate on")
         return table, rows, []
     out = np.random.default_rng([seed, 0]).random(table.num_rows) < valid
     if task == "classification":
         labels, first, codes, counts = np.unique(
-            np.asarray(table[columns.target]),
+            np.asarray(table[others[0]]),
             return_index=True, return_inverse=True, return_counts=True,
         )  # fmt: skip
         # A class whose rows are all held out keeps the first for training.
@@ -257,6 +238,13 @@ def _divided(
         )
     say(f"{n - n_out} rows to train on, {n_out} held out")
     return table.filter(~out), table.filter(out), [np.flatnonzero(~out), np.flatnonzero(out)]
+
+
+def _text_names(table: Any) -> list[str]:
+    """Return the columns of a table that CSV holds as texts, whatever they look like."""
+    kinds = {field.name: getattr(field.type, "value_type", field.type) for field in table.schema}
+    words = ("string", "date", "time")
+    return [name for name, kind in kinds.items() if any(word in str(kind) for word in words)]
 
 
 @contextmanager

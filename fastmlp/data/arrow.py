@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
-from fastmlp.validation import scalars
+from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import explained
-from fastmlp.validation.messages import needs
+from fastmlp.validation.frames import is_lazy, is_table
 
 CSV_FILES = (".csv", ".csv.gz")
 # pyarrow's errors of a value and of a row. With one thread it counts rows, the header included,
@@ -161,20 +161,8 @@ class Place(str):
 
 
 def imported(who: str) -> Any:
-    """Import pyarrow, or raise an ImportError with the caller's name."""
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ImportError(needs(who, "pyarrow")) from error
-    return pyarrow
-
-
-def is_table(X: object) -> bool:
-    return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
-
-
-def is_lazy(X: object) -> bool:
-    return hasattr(X, "collect") and hasattr(X, "collect_schema")
+    """Import pyarrow, or raise an ImportError that names it."""
+    return messages.imported("pyarrow", who)
 
 
 def paths_of(X: Any) -> list[str] | None:
@@ -184,6 +172,14 @@ def paths_of(X: Any) -> list[str] | None:
         return None
     are_paths = all(isinstance(one, str | os.PathLike) for one in paths)
     return [os.fspath(one) for one in paths] if are_paths else None
+
+
+def are_files(X: Any) -> bool:
+    """Return True for a path, or a list of paths of files or folders that are read here."""
+    paths = paths_of(X)
+    if paths is None or not isinstance(X, list | tuple):
+        return paths is not None
+    return all(path.lower().endswith(FILES) or os.path.isdir(path) for path in paths)
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:

@@ -15,7 +15,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.data import arrow
 from fastmlp.data.columns import ColumnNames, FileBlocks, ParquetGroups, TableBlocks, table_blocks
 from fastmlp.data.sources import Block
-from fastmlp.validation import scalars
+from fastmlp.validation import frames, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import count
 
@@ -228,7 +228,7 @@ class Blocks:
         Blocks(3 rows in 2 blocks, seed=0)
         """
         who = "Blocks.from_arrow"
-        if not arrow.is_table(table):
+        if not frames.is_table(table):
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
         blocks = table_blocks(table, ColumnNames(target, features, weight), rows, who)

@@ -17,8 +17,6 @@ from fastmlp.data.arrow import (
     csv_schema,
     expanded,
     imported,
-    is_lazy,
-    is_table,
     naming,
     no_table,
     paths_of,
@@ -27,7 +25,8 @@ from fastmlp.data.arrow import (
 )
 from fastmlp.data.sources import Block
 from fastmlp.validation import frames, messages
-from fastmlp.validation.messages import count, suggestion
+from fastmlp.validation.frames import is_lazy, is_table
+from fastmlp.validation.messages import suggestion
 
 Array = NDArray[Any]
 
@@ -40,17 +39,11 @@ def missing_in(column: Any) -> tuple[int, int]:
     return int(compute.sum(missing).as_py() or 0), int(compute.index(missing, True).as_py())
 
 
-def lacking(name: str, n: int, first: str) -> str:
-    """Return the message of `n` missing targets. `first` is the place of the first."""
-    lack = f"{count(n, 'missing value')}, the first in {first}"
-    return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
-
-
 def require_target(column: Any, name: str, where: Place) -> None:
     """Raise ValueError if a target is missing, with the number and the place of the first."""
     n, first = missing_in(column)
     if n:
-        raise ValueError(f"{where}: {lacking(name, n, where.row(first))}")
+        raise ValueError(f"{where}: {messages.lacking(name, n, where.row(first))}")
 
 
 class NamedColumns(NamedTuple):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory, task_pool
 from fastmlp._process.warnings import warn
-from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.arrow import paths_of
 from fastmlp.data.columns import source_of
 from fastmlp.data.sources import (
     Buffer,
@@ -29,6 +29,7 @@ from fastmlp.data.sources import (
 )
 from fastmlp.network.spec import Network
 from fastmlp.validation import arrays, scalars
+from fastmlp.validation.frames import is_table
 from fastmlp.validation.messages import count
 
 # Standard errors between the means of two buffers that chance does not explain.

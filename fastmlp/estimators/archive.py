@@ -1,7 +1,6 @@
 """A fitted estimator, or a search, as the content of a file, and back."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators import to_core
-from fastmlp.estimators.common import PARAMETERS
+from fastmlp.estimators.common import PARAMETERS, n_threads_of
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.search import MLPSearchCV
 from fastmlp.estimators.training import reset_records
@@ -22,7 +21,6 @@ from fastmlp.network.spec import Network, bias_views, weight_views
 from fastmlp.network.state import NetState
 from fastmlp.serialization import codec, model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
@@ -77,7 +75,7 @@ class SavedEstimator(TypedDict, total=False):
     books: dict[str, Any] | None
 
 
-def pack(estimator: Any, *, training: bool) -> Content:
+def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     if isinstance(estimator, MLPSearchCV):
         return _pack_search(estimator, training=training)
     check_is_fitted(estimator)
@@ -89,16 +87,16 @@ def pack(estimator: Any, *, training: bool) -> Content:
     saved = {
         "layer_sizes": network.layout.sizes,
         "dtype": network.dtype.name,
-        "parameters": parameters_of(estimator),
+        "parameters": codec.parameters_of(estimator),
         **_form_of(estimator),
         "attributes": {name: there[name] for name in codec.declared(Attributes) if name in there},
     }
     of_training: dict[str, Any] = {}
     if training:
         saved["books"], of_training = _training_of(estimator, network)
-    header, arrays = codec.of_fields(SavedEstimator, saved, {})
+    header, arrays = codec.of_fields(SavedEstimator, saved)
     arrays |= model_state.layers_of(network.layout, state.parameters) | of_training
-    return Content(type(estimator).__name__, header, arrays)
+    return header, arrays
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
@@ -106,8 +104,8 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     if content.kind not in KINDS:
         return _unpack_search(content, own, n_threads)
     sizes = model_state.sizes_of(content)
-    saved = codec.fields_from(SavedEstimator, content.header, content.arrays, {})
-    parameters = parameters_from(saved["parameters"], own, n_threads)
+    saved = codec.fields_from(SavedEstimator, content.header, content.arrays)
+    parameters = codec.parameters_from(saved["parameters"], own, n_threads)
     estimator = KINDS[content.kind](**parameters)
     _take_form(estimator, sizes, saved)
     network = _network(estimator, sizes, resolve.dtype(saved["dtype"]))
@@ -122,30 +120,6 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     return estimator
 
 
-def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """Return the JSON forms of an estimator's `__init__` arguments, without those in `but`."""
-    parameters = estimator.get_params(deep=False).items()
-    return {name: _spelled(value) for name, value in parameters if name not in but}
-
-
-def _spelled(value: Any) -> Any:
-    if isinstance(value, EarlyStopping):
-        return {"early_stopping": asdict(value)}
-    return codec.of_value(value)
-
-
-def _read(spelled: Any, own: Own) -> Any:
-    if isinstance(spelled, dict) and "early_stopping" in spelled:
-        return EarlyStopping(**spelled["early_stopping"])
-    return codec.value_from(spelled, own)
-
-
-def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
-    """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
-    parameters = {name: _read(value, own) for name, value in spelled.items()}
-    return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
-
-
 def feature_names_of(estimator: Any) -> dict[str, Any]:
     names = getattr(estimator, "feature_names_in_", None)
     return {} if names is None else {"feature_names": tuple(names.tolist())}
@@ -153,7 +127,7 @@ def feature_names_of(estimator: Any) -> dict[str, Any]:
 
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
     estimator._validate_params()
-    to_core.n_threads_of(estimator.n_jobs)
+    n_threads_of(estimator.n_jobs)
     return to_core.network_of(estimator, sizes, dtype)
 
 
@@ -324,7 +298,7 @@ class SavedSearch(TypedDict, total=False):
     best: Content
 
 
-def _pack_search(search: Any, *, training: bool) -> Content:
+def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     check_is_fitted(search, "cv_results_")
     if type(search.estimator) not in KINDS.values():
         raise ValueError(
@@ -336,22 +310,23 @@ def _pack_search(search: Any, *, training: bool) -> Content:
     there = vars(search)
     saved: dict[str, Any] = {
         "searched": type(estimator).__name__,
-        "estimator": parameters_of(estimator),
-        "parameters": parameters_of(search, but=("estimator", *PARAMETERS)),
+        "estimator": codec.parameters_of(estimator),
+        "parameters": codec.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
         "attributes": {name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there},
         **feature_names_of(search),
     }
     if "best_estimator_" in there:
-        saved["best"] = pack(search.best_estimator_, training=training)
-    header, arrays = codec.of_fields(SavedSearch, saved, codec.INNER)
-    return Content(type(search).__name__, header, arrays | of_results)
+        best = pack(search.best_estimator_, training=training)
+        saved["best"] = Content(saved["searched"], *best)
+    header, arrays = codec.of_fields(SavedSearch, saved)
+    return header, arrays | of_results
 
 
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
-    saved = codec.fields_from(SavedSearch, content.header, content.arrays, codec.INNER)
-    estimator = KINDS[saved["searched"]](**parameters_from(saved["estimator"], own, None))
-    parameters = parameters_from(saved["parameters"], own, n_threads)
+    saved = codec.fields_from(SavedSearch, content.header, content.arrays)
+    estimator = KINDS[saved["searched"]](**codec.parameters_from(saved["estimator"], own, None))
+    parameters = codec.parameters_from(saved["parameters"], own, n_threads)
     search = MLPSearchCV(estimator, **parameters)
     search._validate_params()
     search.cv_results_ = results = _results_from(saved["results"], content.arrays)

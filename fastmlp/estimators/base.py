@@ -24,7 +24,7 @@ from fastmlp._process.locks import NetLock
 from fastmlp._process.memory import FreeList
 from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators import net, to_core, training
-from fastmlp.estimators.common import BatchPredictions, Metrics, Table
+from fastmlp.estimators.common import BatchPredictions
 from fastmlp.estimators.sklearn_bases import (
     ClassNamePrefixFeaturesOutMixin,
     SklearnMLP,
@@ -37,6 +37,7 @@ from fastmlp.network.state import NetState
 from fastmlp.rules.optimizer_protocol import EMA, SWA, Optimizer
 from fastmlp.training.history import History
 from fastmlp.training.stopping import EarlyStopping
+from fastmlp.typing import Metrics, Table
 
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))

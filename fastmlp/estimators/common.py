@@ -1,25 +1,21 @@
-"""Shared by all estimators: types of arguments, warnings, predictions in batches, a client."""
+"""Shared by all estimators: warnings, predictions in batches, a client, threads."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import joblib
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 
 from fastmlp._process import warnings
 from fastmlp.data.batches import batches_of, names_of_model, predicted
-from fastmlp.data.sources import Source
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.many.groups import Cluster, client_of
-from fastmlp.network.spec import Activation, LossObject
-from fastmlp.rules.losses import NumberLossName
-from fastmlp.rules.optimizer_protocol import Optimizer
-from fastmlp.rules.optimizers import OptimizerName
+from fastmlp.typing import Source, Table
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -31,43 +27,6 @@ Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
 PARAMETERS = ("client", "group_timeout")
 
 
-class Sparse(Protocol):
-    """A sparse matrix or array of SciPy's."""
-
-    def tocsr(self) -> Any: ...
-
-
-class Configurable(Protocol):
-    """An estimator as searches take it."""
-
-    def get_params(self, deep: bool = ...) -> Any: ...
-
-    def set_params(self, **parameters: Any) -> Any: ...
-
-
-class Splitter(Protocol):
-    """A splitter of rows into folds, such as `KFold`."""
-
-    @property
-    def split(self) -> Callable[..., Any]: ...
-
-
-Table = ArrayLike | Sparse
-Activations = Activation | Sequence[Activation]
-HiddenLayerSizes = int | Sequence[int] | NDArray[np.integer[Any]]
-RegressionLoss = Literal["squared_error"] | NumberLossName | LossObject
-SolverName = Literal["lbfgs", "lm"] | OptimizerName
-Solver = SolverName | Optimizer
-BatchSize = int | Literal["auto"]
-LearningRate = Literal["constant", "invscaling", "adaptive"]
-RandomState = int | np.random.RandomState
-ClassWeight = Mapping[Any, float] | Literal["balanced"]
-Scoring = str | Callable[..., float]
-Metrics = Scoring | Sequence[str] | Mapping[str, Scoring]
-Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-Folds = int | Iterable[Any] | Splitter
-
-
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the user's line, but for filters by module as from scikit-learn's estimators.
 
@@ -75,6 +34,17 @@ def warn(message: str, category: type[Warning]) -> None:
     was written for scikit-learn's, holds for these as well.
     """
     warnings.warn(message, category, MODULE)
+
+
+def n_threads_of(n_jobs: int | None) -> int | None:
+    """Return the most threads to use, or None for all.
+
+    n_jobs None means all threads, but one inside a worker of joblib, which divides the cores.
+    """
+    if n_jobs is None:
+        backend, _ = joblib.parallel.get_active_backend()
+        return 1 if backend.nesting_level else None
+    return int(joblib.effective_n_jobs(n_jobs))
 
 
 class BatchPredictions:
@@ -133,12 +103,6 @@ class BatchPredictions:
         return (predicted(call, batch, named=named, who=who) for batch in batches)
 
 
-if TYPE_CHECKING:
-    from distributed import Client as Client
-else:
-    Client = Any  # So that type hints can be read without it.
-
-
 class WithClient(BaseEstimator):
     """Adds the parameters `client` and `group_timeout`.
 
@@ -186,3 +150,17 @@ class WithClient(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         return state if self.client in (None, "auto") else {**state, "client": None}
+
+
+class BaseModel(BatchPredictions, WithClient):
+    """A base for models of your own: `predict_batches`, `client` and `group_timeout`.
+
+    Its `_parameter_constraints` have `client_constraints`, and its `__init__` the parameters of
+    these names and `n_jobs`.
+    """
+
+    n_jobs: int | None
+
+    def _n_threads(self) -> int | None:
+        """Return the most threads to use by `n_jobs`, or None for all."""
+        return n_threads_of(self.n_jobs)

@@ -13,7 +13,17 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators import base, sklearn_bases, to_core
-from fastmlp.estimators.common import (
+from fastmlp.estimators.sklearn_bases import _fit_context, available_if
+from fastmlp.estimators.training import reports_of
+from fastmlp.export.onnx import register
+from fastmlp.network.spec import ComputeDTypes, DropoutLike
+from fastmlp.rules.dropout import Rate
+from fastmlp.rules.loss_settings import LossSettings
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizer_protocol import Average
+from fastmlp.training.options import Listener
+from fastmlp.training.stopping import EarlyStopping
+from fastmlp.typing import (
     Activations,
     BatchSize,
     ClassWeight,
@@ -26,16 +36,6 @@ from fastmlp.estimators.common import (
     Solver,
     Table,
 )
-from fastmlp.estimators.sklearn_bases import _fit_context, available_if
-from fastmlp.estimators.training import reports_of
-from fastmlp.export.onnx import register
-from fastmlp.network.spec import ComputeDTypes, DropoutLike
-from fastmlp.rules.dropout import Rate
-from fastmlp.rules.loss_settings import LossSettings
-from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizer_protocol import Average
-from fastmlp.training.options import Listener
-from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 

@@ -23,8 +23,9 @@ from sklearn.utils.validation import (
 from fastmlp._process import random_state
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators import to_core
+from fastmlp.estimators.common import n_threads_of
 from fastmlp.estimators.sklearn_bases import SklearnMLP
-from fastmlp.estimators.to_core import checking, data_of, n_threads_of
+from fastmlp.estimators.to_core import checking, data_of
 from fastmlp.model import MLP, net_on
 from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState

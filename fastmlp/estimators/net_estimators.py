@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from fastmlp._process import task_pool
-from fastmlp.estimators.common import BatchPredictions, Table
+from fastmlp.estimators.common import BatchPredictions
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
     ClassifierMixin,
@@ -30,6 +30,7 @@ from fastmlp.rules.loss_settings import Smoothed, spelled
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import History
 from fastmlp.training.options import Listener
+from fastmlp.typing import Table
 from fastmlp.validation import arrays
 from fastmlp.validation.calls import explained
 from fastmlp.validation.messages import suggestion_for

@@ -27,21 +27,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
 from fastmlp._process.warnings import raised
 from fastmlp.backends.devices import thread_limit
-from fastmlp.estimators.common import (
-    Client,
-    Configurable,
-    Folds,
-    Grid,
-    Metrics,
-    RandomState,
-    Table,
-    WithClient,
-    warn,
-)
+from fastmlp.estimators.common import WithClient, n_threads_of, warn
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
-from fastmlp.estimators.to_core import fit_cost, n_threads_of
+from fastmlp.estimators.to_core import fit_cost
 from fastmlp.many.groups import Cluster, run_tasks
 from fastmlp.training.history import new_bar
+from fastmlp.typing import Client, Configurable, Folds, Grid, Metrics, RandomState, Table
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 

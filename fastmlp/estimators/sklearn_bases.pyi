@@ -5,7 +5,10 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.estimators.common import (
+from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.dropout import Rate
+from fastmlp.rules.optimizer_protocol import Average
+from fastmlp.typing import (
     Activations,
     BatchSize,
     Configurable,
@@ -19,9 +22,6 @@ from fastmlp.estimators.common import (
     Solver,
     Table,
 )
-from fastmlp.network.spec import DropoutLike
-from fastmlp.rules.dropout import Rate
-from fastmlp.rules.optimizer_protocol import Average
 
 Array = NDArray[Any]
 Request = bool | str | None

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, cast
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
@@ -19,7 +18,7 @@ from fastmlp._process.memory import FreeList
 from fastmlp._process.random_state import key_of
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.estimators.common import warn
+from fastmlp.estimators.common import n_threads_of, warn
 from fastmlp.network import monotone, resolve, spec
 from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
@@ -100,17 +99,6 @@ def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
         return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
     except (AttributeError, TypeError, ValueError, ArithmeticError):
         return 1.0
-
-
-def n_threads_of(n_jobs: int | None) -> int | None:
-    """Return the most threads to use, or None for all.
-
-    n_jobs None means all threads, but one inside a worker of joblib, which divides the cores.
-    """
-    if n_jobs is None:
-        backend, _ = joblib.parallel.get_active_backend()
-        return 1 if backend.nesting_level else None
-    return int(joblib.effective_n_jobs(n_jobs))
 
 
 # The core's losses of numbers; the first name is scikit-learn's.

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp._process import whole_files
-from fastmlp.backends.cpu.predict.trees import TableTrees
+from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.export import c_source, c_template
-from fastmlp.export.models import TableParts, is_a, parts_of
+from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.network.summary import name_of
 from fastmlp.rules.columns import LevelStep, NumberStep
 from fastmlp.rules.elementary import exp, logistic
@@ -80,14 +80,13 @@ class CTableText(c_source.CText):
             c_source.function_of(f"static void $inputs{i}(const $number *x, $real *z)", lines)
         )
 
-    def _add_trees(self, trees: TableTrees) -> None:
+    def _add_trees(self, trees: TreeNodes) -> None:
         n, kinds = trees.n_outputs, {"sets": "uint32_t", "numbers": "double"}
         # An array must not be empty.
-        sets = np.append(trees.nodes.sets, 0).astype(np.int32).view(np.uint32)
-        nodes = trees.nodes._replace(sets=sets)
-        for name, array in {**nodes._asdict(), "n_levels": trees.n_levels}.items():
+        sets = np.append(trees.sets, 0).astype(np.int32).view(np.uint32)
+        for name, array in {**trees.arrays, "sets": sets, "n_levels": trees.n_levels}.items():
             self._array(f"tree_{name}", kinds.get(name, "int"), array)
-        filled = {"@OUTPUTS": str(n), "@TREES": str(len(nodes.roots))}
+        filled = {"@OUTPUTS": str(n), "@TREES": str(len(trees.roots))}
         self.nets.append(c_source.replaced(c_template.TREES, filled))
         self.stack += n * 8
         self.beside = ", and boosted trees"
@@ -135,11 +134,11 @@ static void {name}(const double *row, const int *column{constants},
         lines = ["for (int j = 0; j < $OUTPUTS; ++j) y[j] = 0;"]
         if parts.members:
             lines.insert(0, f"$real z[{max(self.widths)}], p[{n}];")
-        for i, member in enumerate(parts.members):
-            if member.encoding != encoding:
-                encoding = member.encoding
+        for i, (_, place, share) in enumerate(parts.members):
+            if place != encoding:
+                encoding = place
                 lines.append(f"$inputs{encoding}(x, z);")
-            weight = c_source.literal(np.float64(member.weight))
+            weight = c_source.literal(np.float64(share))
             lines += [f"$net{i}(z, p);", f"$add(p, {weight}, y);"]
         if parts.classes is None:
             scale, center, low, high = (
@@ -174,7 +173,7 @@ static void {name}(const double *row, const int *column{constants},
             )
         )
 
-    def _weighted_trees(self, trees: TableTrees) -> list[str]:
+    def _weighted_trees(self, trees: TreeNodes) -> list[str]:
         weight, n = c_source.literal(np.float64(trees.weight)), trees.n_outputs
         lines, terms = [f"double t[{n}];", "$trees(x, t);"], [f"t[{j}]" for j in range(n)]
         if len(trees.classes) > 1:
@@ -275,7 +274,7 @@ def to_c(
     >>> "void net_predict(const float x[NET_INPUTS], float y[NET_OUTPUTS]);" in text
     True
     """
-    of_table = is_a(model, "TabularMLP", "fastmlp")
+    of_table = is_of_tables(model)
     parts: Any = model._table_parts(WHO) if of_table else parts_of(model, WHO)
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")

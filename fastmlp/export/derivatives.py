@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp._process import memory
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.rule_blocks import linked
-from fastmlp.export.models import ModelParts, is_a, parts_of
+from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
@@ -238,7 +238,7 @@ def model_derivatives(parts: ModelParts, raw: bool) -> ModelDerivatives:
 
 def _parts(model: Any, raw: bool, who: str) -> ModelParts:
     scalars.boolean(who, "raw", raw)
-    if is_a(model, "TabularMLP", "fastmlp"):
+    if is_of_tables(model):
         raise TypeError(
             f"{who}: a {type(model).__name__} encodes the columns of a table, and derivatives with "
             "respect to encoded columns are of little use: fastmlp.shap_values attributes "

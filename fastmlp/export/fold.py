@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.data.standardizer import Standardizer
-from fastmlp.export.models import is_a, is_of_fastmlp
+from fastmlp.export.models import is_a, is_of_fastmlp, is_of_tables
 from fastmlp.model import MLP, core_of
 from fastmlp.network.summary import name_of
 from fastmlp.validation.calls import explained
@@ -140,7 +140,7 @@ def fold(model: Any, scaler: Any = None) -> Any:
     if whole:
         *before, (_, model) = model.steps
         steps = [leaf for name, step in before for leaf in _steps_of(step, name)] + steps
-    if is_a(model, "TabularMLP", "fastmlp"):
+    if is_of_tables(model):
         raise TypeError(
             f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
             "a curve, which weights cannot hold: predict takes columns as they are, also where "

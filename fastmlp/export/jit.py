@@ -28,7 +28,7 @@ from fastmlp.backends.cpu.predict.embedded_tables import TableMember, TableOwner
 from fastmlp.backends.cpu.predict.embedded_vjp import vjp, vjp_record
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler import record_at
-from fastmlp.export.models import TableParts, is_a, parts_of
+from fastmlp.export.models import TableParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.rules.optimizer_protocol import is_averaged
 from fastmlp.training.steps import Kind, Steps
@@ -248,7 +248,7 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
 
 
 def _owner(model: Any, raw: bool, freeze: bool, who: str) -> Any:
-    if is_a(model, "TabularMLP", "fastmlp"):
+    if is_of_tables(model):
         return _table_owner(model, raw=raw, freeze=freeze, who=who)
     parts = parts_of(model, who)
     core = core_of(parts.net)
@@ -333,12 +333,12 @@ def _table_owner(model: Any, *, raw: bool, freeze: bool, who: str) -> Any:
     if raw:
         raise ValueError(f"{who}: raw=True is for nets, and a model of tables is a mean of some")
     members = []
-    for member in parts.members:
-        core = core_of(member.net)
+    for net, encoding, weight in parts.members:
+        core = core_of(net)
         parameters = core.state.parameters
         parameters = parameters.copy() if freeze else parameters
         network = core.engine.network
-        members.append(TableMember(network, parameters, member.encoding, member.weight))
+        members.append(TableMember(network, parameters, encoding, weight))
     task = "regression" if parts.classes is None else "multiclass"
     if parts.classes is not None and all(net.layer_sizes[-1] == 1 for net in parts.nets):
         task = "binary"

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.predict.trees import TableTrees
+from fastmlp.backends.cpu.predict.trees import TreeNodes
 from fastmlp.model import MLP
 from fastmlp.rules.columns import LevelStep, NumberStep
 
@@ -60,6 +60,11 @@ def is_a(value: Any, kind: str, package: str) -> bool:
     )
 
 
+def is_of_tables(model: Any) -> bool:
+    """True for a model that tells what becomes of a table's row, as `TableParts`."""
+    return hasattr(type(model), "_table_parts")
+
+
 def parts_of(model: Any, who: str) -> ModelParts:
     """The parts of a fitted model, or of a search's best estimator.
 
@@ -99,7 +104,7 @@ def _error(model: Any, who: str) -> Exception:
             f"{who}: model is a {type(model).__name__}: fastmlp.fold(model) makes one estimator of "
             "it, which takes the columns as they are"
         )
-    if is_a(model, "TabularMLP", "fastmlp"):
+    if is_of_tables(model):
         return TypeError(
             f"{who}: a {type(model).__name__} is a model of tables, where encoders turn columns "
             "into inputs of nets: to_c, to_onnx, jit.compiled and shap_values take it"
@@ -110,14 +115,6 @@ def _error(model: Any, who: str) -> Exception:
         f"{who}: model must be an MLP, or a fitted estimator or search of fastmlp, got "
         f"{type(model).__name__}"
     )
-
-
-class TableNet(NamedTuple):
-    """A net of a model of tables: the place of its steps, and its weight in the mean."""
-
-    net: MLP
-    encoding: int
-    weight: float
 
 
 class TableParts(NamedTuple):
@@ -132,12 +129,13 @@ class TableParts(NamedTuple):
     levels : of each number of a row; empty if the number is not a code
     numbers, codes : places in a row of what steps call numbers and codes
     encodings : the steps of each encoding, whose inputs follow each other
-    members : in the order in which their predictions are summed up
+    members : nets, each with the place of its steps and its weight in the mean
+        Their predictions are summed up in this order.
     n_outputs : numbers that are predicted for a row
     classes : labels; None for a regression
     scale, center, low, high : of a regression: nets predict ``(y - center) / scale``, and y is
         between low and high
-    trees : TableTrees, or None; they are added last
+    trees : TreeNodes, or None, whose features are places in a row; they are added last
     """
 
     feature_names: tuple[str, ...]
@@ -145,14 +143,14 @@ class TableParts(NamedTuple):
     numbers: Array
     codes: Array
     encodings: tuple[tuple[Step, ...], ...]
-    members: tuple[TableNet, ...]
+    members: tuple[tuple[MLP, int, float], ...]
     n_outputs: int
     classes: Array | None
     scale: float
     center: float
     low: float
     high: float
-    trees: TableTrees | None
+    trees: TreeNodes | None
 
     @property
     def n_features(self) -> int:
@@ -160,12 +158,12 @@ class TableParts(NamedTuple):
 
     @property
     def nets(self) -> list[MLP]:
-        return [member.net for member in self.members]
+        return [net for net, *_ in self.members]
 
     @property
     def n_constants(self) -> int:
         sizes = [step.constants.size for steps in self.encodings for step in steps]
-        nodes = self.trees.nodes if self.trees else ()
+        nodes = self.trees.arrays.values() if self.trees else ()
         return sum(sizes) + sum(array.size for array in nodes)
 
     @property
@@ -191,7 +189,7 @@ class TableParts(NamedTuple):
             )
         elif self.trees is not None:
             for j in self.numbers:
-                limits = self.trees.nodes.numbers[self.trees.nodes.features == j]
+                limits = self.trees.numbers[self.trees.features == j]
                 rows[:, j] = generator.choice([*limits, np.nan], n)
         for j in self.codes:
             rows[:, j] = generator.integers(MISSING, len(self.levels[j]), n)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.whole_files import writing
-from fastmlp.export.models import ModelParts, has_several_labels, is_a, parts_of
+from fastmlp.export.models import ModelParts, has_several_labels, is_of_tables, parts_of
 from fastmlp.export.trace import Comparison, Symbol, Trace
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import Network
@@ -50,23 +50,6 @@ WHO = "fastmlp.to_onnx"
 OLDEST, OF_LABELS, IR_VERSION = 13, 2, 8
 
 
-class Input(NamedTuple):
-    """An input of a graph.
-
-    Attributes
-    ----------
-    name : in the graph
-    column : of the table; of a matrix, any name
-    n_columns : None if it is not known
-    holds_texts : True for texts, False for numbers
-    """
-
-    name: str
-    column: str
-    n_columns: int | None
-    holds_texts: bool
-
-
 class Output(NamedTuple):
     """An output of a graph, with the kind of its numbers or texts."""
 
@@ -78,7 +61,7 @@ class Output(NamedTuple):
 class Outline(NamedTuple):
     """The inputs and outputs of a graph."""
 
-    inputs: list[Input]
+    inputs: "list[Graph.Input]"
     outputs: list[Output]
 
 
@@ -91,6 +74,22 @@ class Graph:
     container : takes nodes and constants: `add_node`, `add_initializer`, as skl2onnx's
     dtype : of what the layers compute
     """
+
+    class Input(NamedTuple):
+        """An input of a graph.
+
+        Attributes
+        ----------
+        name : in the graph
+        column : of the table; of a matrix, any name
+        n_columns : None if it is not known
+        holds_texts : True for texts, False for numbers
+        """
+
+        name: str
+        column: str
+        n_columns: int | None
+        holds_texts: bool
 
     def __init__(self, scope: Any, container: Any, dtype: DTypeName) -> None:
         from onnx import TensorProto
@@ -213,8 +212,14 @@ class Graph:
             classes = classes.astype(np.int64)
         self.node("Gather", [self.constant(classes, kind), place], label, axis=0)
 
+    def regressor(self, values: str, inputs: list["Graph.Input"], n_outputs: int) -> Outline:
+        """Add an output of numbers; return the outline of the whole graph."""
+        name = self.output("variable")
+        self.node("Cast", [values], name, to=self.kind)
+        return Outline(inputs, [Output(name, self.kind, (None, n_outputs))])
+
     def classifier(
-        self, values: str, inputs: list[Input], classes: Array | None, n_outputs: int
+        self, values: str, inputs: list["Graph.Input"], classes: Array | None, n_outputs: int
     ) -> Outline:
         """Add labels and probabilities; return the outline of the whole graph."""
         label, to = self.output("label"), self.output("probabilities")
@@ -381,10 +386,7 @@ def to_onnx(
         raise ValueError(f"{WHO}: opset must be {OLDEST} to {onnx_opset_version()}, got {opset}")
     builder = Builder()
     graph = Graph(builder, builder, dtype)
-    if is_a(model, "TabularMLP", "fastmlp"):
-        outline = model._write_onnx(graph)
-    else:
-        outline = _write(graph, model)
+    outline = model._write_onnx(graph) if is_of_tables(model) else _write(graph, model)
     result = builder.model(graph, outline, opset)
     if path is not None:
         with writing(path) as file:
@@ -394,7 +396,7 @@ def to_onnx(
 
 def _write(graph: Graph, model: Any) -> Outline:
     parts = parts_of(model, WHO)
-    columns = Input("X", "X", parts.n_features, holds_texts=False)
+    columns = Graph.Input("X", "X", parts.n_features, holds_texts=False)
     values = graph.predictions("X", parts)
     if parts.kind == "classifier":
         return graph.classifier(values, [columns], parts.classes, parts.n_outputs)
@@ -409,10 +411,10 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
 
     graph = Graph(scope, container, "float64" if _is_double(operator) else "float32")
     model, columns = operator.raw_operator, operator.inputs
-    if not is_a(model, "TabularMLP", "fastmlp"):
+    if not is_of_tables(model):
         return graph, graph.predictions(columns[0].full_name, parts_of(model, WHO))
     inputs = [
-        Input(
+        Graph.Input(
             one.full_name, one.raw_name, one.type.shape[1], isinstance(one.type, StringTensorType)
         )
         for one in columns
@@ -470,22 +472,23 @@ def _is_double(operator: Any) -> bool:
     return any(isinstance(variable.type, DoubleTensorType) for variable in operator.inputs)
 
 
-def register(classifier: type, regressor: type) -> None:
-    """Tell skl2onnx how to convert the estimators, now or once it is imported."""
+def register(*kinds: type) -> None:
+    """Tell skl2onnx how to convert estimators, now or once it is imported."""
 
     def update() -> None:
         from skl2onnx import update_registered_converter
 
+        of_numbers = (shape_of_regressor, convert_regressor)
         options = {
             "zipmap": [True, False, "columns"],
             "output_class_labels": [False, True],
             "nocl": [True, False],
         }
-        name = f"Fastmlp{classifier.__name__}"
-        functions = shapes_of_classifier, convert_classifier
-        update_registered_converter(classifier, name, *functions, options=options)
-        name = f"Fastmlp{regressor.__name__}"
-        update_registered_converter(regressor, name, shape_of_regressor, convert_regressor)
+        for kind in kinds:
+            of_classes = any(base.__name__ == "ClassifierMixin" for base in kind.__mro__)
+            functions = (shapes_of_classifier, convert_classifier) if of_classes else of_numbers
+            own = {"options": options} if of_classes else {}
+            update_registered_converter(kind, f"Fastmlp{kind.__name__}", *functions, **own)
 
     when_imported(update)
 

@@ -16,7 +16,7 @@ from fastmlp.export.derivatives import (
     model_derivatives,
     rows_of,
 )
-from fastmlp.export.models import is_a, parts_of
+from fastmlp.export.models import is_of_tables, parts_of
 from fastmlp.validation import arrays, scalars
 from fastmlp.validation.calls import explained
 
@@ -111,7 +111,7 @@ def shap_values(
     scalars.positive_integer(WHO, "n_steps", n_steps)
     if raw is not None:
         scalars.boolean(WHO, "raw", raw)
-    if is_a(model, "TabularMLP", "fastmlp"):
+    if is_of_tables(model):
         table = _Table(model, raw)
         derivatives, x, rows = table.derivatives, table.encoded(X), table.encoded(background)
     else:

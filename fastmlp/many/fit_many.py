@@ -238,7 +238,7 @@ class Call(NamedTuple):
 
 def fit_together(
     cluster: Cluster | None,
-    calls: Sequence[Call],
+    calls: Sequence[Sequence[Any]],
     *,
     epochs: int,
     callbacks: Listener,
@@ -249,6 +249,8 @@ def fit_together(
     early_stopping: EarlyStopping | None = None,
 ) -> list[list[History]]:
     """Return the histories of each call; the nets have the parameters of their best epochs.
+
+    A call has the fields of `Call`.
 
     Calls one after the other would each wait for its last net. The time limit also ends an epoch:
     a net that has no other is as it is then, and its history has no epoch.
@@ -263,9 +265,10 @@ def fit_together(
         within_epochs=True,
         validation_rows=True,
     )
-    ends = list(accumulate(len(call.nets) for call in calls))
+    made = [Call(*call) for call in calls]
+    ends = list(accumulate(len(call.nets) for call in made))
     try:
-        jobs = [job for call in calls for job in call.jobs(epochs)]
+        jobs = [job for call in made for job in call.jobs(epochs)]
     except KeyboardInterrupt:
         histories = interrupted([None] * ends[-1])
     else:
@@ -275,4 +278,4 @@ def fit_together(
                 histories = concluded(trained(jobs, options, bar, n_threads))
             else:
                 histories = concluded(trained_on(cluster, jobs, options, bar, None))
-    return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]
+    return [histories[end - len(call.nets) : end] for call, end in zip(made, ends, strict=True)]

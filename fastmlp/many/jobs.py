@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Order
-from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.data.sources import Rows, has_blocks, is_source
 from fastmlp.model import MLP, Core, core_of
@@ -22,7 +22,7 @@ from fastmlp.training.rows import RawRows, rows_of, split
 from fastmlp.training.second_order import DEFAULT_BATCH, batch_size_for
 from fastmlp.validation import arrays, frames, scalars
 from fastmlp.validation.arrays import unnamed
-from fastmlp.validation.frames import Names
+from fastmlp.validation.frames import Names, is_table
 from fastmlp.validation.messages import listed
 
 WHO = "fit_many"

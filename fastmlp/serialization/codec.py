@@ -8,8 +8,8 @@ A value without a form in JSON, such as a tuple or an infinite number, becomes a
 entry: the kind and the content.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import (
@@ -217,6 +217,30 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
 }
 
 
+def add_settings(name: str, kind: type[Any]) -> None:
+    """Let parameters be objects of a dataclass of settings."""
+    _SPELLERS[kind] = lambda value: {name: asdict(value)}
+    _READERS[name] = lambda content, own: kind(**content)
+
+
+def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """Return the JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
+
+    Raises
+    ------
+    ValueError
+        If one has no name.
+    """
+    parameters = estimator.get_params(deep=False).items()
+    return {name: of_value(value) for name, value in parameters if name not in but}
+
+
+def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
+    """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
+    parameters = {name: value_from(value, own) for name, value in spelled.items()}
+    return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
+
+
 class InFile(NamedTuple):
     """The form of objects of one type in a file: functions to JSON and arrays, and back."""
 
@@ -225,8 +249,8 @@ class InFile(NamedTuple):
 
 
 InFiles = Mapping[Any, InFile]
-# Content of another file within a file.
-INNER = {
+# Content of another file within a file; `model.py` adds nets.
+FORMS: dict[Any, InFile] = {
     Content: InFile(lambda inner: ({"kind": inner.kind, **inner.header}, inner.arrays), content_of)
 }
 
@@ -259,14 +283,14 @@ def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
     return names or None
 
 
-def of_fields(kind: Any, value: Any, forms: InFiles) -> tuple[Any, dict[str, Array]]:
+def of_fields(kind: Any, value: Any, forms: InFiles = FORMS) -> tuple[Any, dict[str, Array]]:
     """Return a value of a declared type as JSON, and as arrays by their paths in it."""
     if get_origin(kind) in (Union, UnionType):
         if value is None:
             return None, {}
         kind = get_args(kind)[0]
-    if kind in forms:
-        return forms[kind].write(value)
+    if form := forms.get(kind) or FORMS.get(kind):
+        return form.write(value)
     if get_origin(kind) is np.ndarray:
         return None, {"": np.asarray(value)}
     parts = _parts(kind, value)
@@ -282,15 +306,15 @@ def of_fields(kind: Any, value: Any, forms: InFiles) -> tuple[Any, dict[str, Arr
 
 
 def fields_from(
-    kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles, where: str = ""
+    kind: Any, spelled: Any, arrays: dict[str, Array], forms: InFiles = FORMS, where: str = ""
 ) -> Any:
     """Return the value of `of_fields`, checked against the declared type."""
     if get_origin(kind) in (Union, UnionType):
         if spelled is None and not arrays:
             return None
         kind = get_args(kind)[0]
-    if kind in forms:
-        return forms[kind].read(spelled, arrays)
+    if form := forms.get(kind) or FORMS.get(kind):
+        return form.read(spelled, arrays)
     origin = get_origin(kind)
     if origin is np.ndarray:
         if "" not in arrays:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp.tabular.dates import Parts
 from fastmlp.tabular.schema import Schema, Values
-from fastmlp.validation.expanded import Expanded
 
 if TYPE_CHECKING:
     from fastmlp.tabular.encoding import Encoding
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Encoding",
-    "Expanded",
     "MissingMarks",
     "OneHotLevels",
     "Parts",
@@ -56,6 +54,6 @@ if not TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
-            from fastmlp.validation.messages import needs
+            from fastmlp.extend import messages
 
-            raise ImportError(needs(f"fastmlp.tabular.{name}", "scikit-learn")) from error
+            raise ImportError(messages.needs(f"fastmlp.tabular.{name}", "scikit-learn")) from error

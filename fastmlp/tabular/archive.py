@@ -8,12 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.archive import parameters_from, parameters_of
-from fastmlp.estimators.common import PARAMETERS
-from fastmlp.model import MLP, core_of, unpacked
-from fastmlp.serialization import codec, model_state
-from fastmlp.serialization.codec import INNER, InFile
-from fastmlp.serialization.safetensors_file import Content, FileError, content_of
+from fastmlp import FileError
+from fastmlp.extend import codec
 from fastmlp.tabular import reports
 from fastmlp.tabular.encoding import NUMERIC, Encoding
 from fastmlp.tabular.extras import BoostedTrees
@@ -26,7 +22,7 @@ KINDS: dict[str, type[Any]] = {
     "TabularMLPRegressor": TabularMLPRegressor,
 }
 # Parameters that a file cannot hold: estimators, and a client.
-LEFT_OUT = ("extra_members", *PARAMETERS)
+LEFT_OUT = ("extra_members", "client", "group_timeout")
 
 
 class SavedTable(NamedTuple):
@@ -47,24 +43,17 @@ class SavedTable(NamedTuple):
     trees: tuple[tuple[str, BoostedTrees], ...]
 
 
-def _of_net(net: MLP) -> tuple[Any, dict[str, Array]]:
-    engine, state = core_of(net)
-    saved = model_state.pack(model_state.capture(engine.network, state, training=False))
-    return INNER[Content].write(saved)
-
-
 FORMS = {
-    MLP: InFile(_of_net, lambda header, arrays: unpacked(content_of(header, arrays), {}, None)),
-    Encoding: InFile(lambda one: (one.to_json(), one.arrays), Encoding.from_state),
-    Schema: InFile(
+    Encoding: codec.InFile(lambda one: (one.to_json(), one.arrays), Encoding.from_state),
+    Schema: codec.InFile(
         lambda schema: (schema.to_json(), {}), lambda spelled, _: Schema.from_json(spelled)
     ),
-    BoostedTrees: InFile(lambda trees: ({}, trees.arrays), lambda _, arrays: arrays),
+    BoostedTrees: codec.InFile(lambda trees: ({}, trees.arrays), lambda _, arrays: arrays),
 }
 
 
-def pack(model: Any, *, training: bool) -> Content:
-    """Return the content of a file: the columns, the pack and the parameters.
+def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
+    """Return the header and the arrays of a file: the columns, the pack and the parameters.
 
     Rows that were kept for importances are not in it, nor states of training, which there are not.
     """
@@ -80,7 +69,7 @@ def pack(model: Any, *, training: bool) -> Content:
     left_out = LEFT_OUT if isinstance(model.cv, Integral | None) else (*LEFT_OUT, "cv")
     is_classifier = isinstance(model, TabularMLPClassifier)
     saved = SavedTable(
-        parameters_of(model, but=left_out),
+        codec.parameters_of(model, but=left_out),
         model.schema_,
         tuple(
             tuple(row[name] for name in reports.COLUMNS)
@@ -91,13 +80,13 @@ def pack(model: Any, *, training: bool) -> Content:
         codec.of_classes(model.classes_) if is_classifier else None,
         tuple((name, member) for name, member, _ in others),
     )
-    return Content(type(model).__name__, *codec.of_fields(SavedTable, saved, FORMS))
+    return codec.of_fields(SavedTable, saved, FORMS)
 
 
-def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> Any:
+def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     """Return the model in a file's content, after checking every part of it."""
     saved: SavedTable = codec.fields_from(SavedTable, content.header, content.arrays, FORMS)
-    model = KINDS[content.kind](**parameters_from(saved.parameters, own, n_threads))
+    model = KINDS[content.kind](**codec.parameters_from(saved.parameters, own, n_threads))
     model._validate_params()
     schema, pack_, classes = saved.schema, saved.pack, None
     if isinstance(model, TabularMLPClassifier):

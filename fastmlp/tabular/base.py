@@ -9,19 +9,22 @@ from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_n_features, check_is_fitted
 
-from fastmlp._process import warnings
-from fastmlp.estimators import common
-from fastmlp.estimators.sklearn_bases import BaseEstimator, _fit_context
-from fastmlp.estimators.to_core import n_threads_of
-from fastmlp.export.models import TableParts
-from fastmlp.export.onnx import Graph, Input, Outline
-from fastmlp.network import spec
-from fastmlp.network.spec import ComputeDType
-from fastmlp.network.summary import html_text
+from fastmlp import EarlyStopping, History
+from fastmlp.extend import (
+    BaseModel,
+    Graph,
+    TableParts,
+    callbacks_of,
+    explained,
+    messages,
+    scalars,
+    warn,
+)
 from fastmlp.tabular import export, extras, fit_arguments, fitting, reports, splits
 from fastmlp.tabular.distillation import distilled
 from fastmlp.tabular.in_memory import is_rows, table_of
@@ -31,12 +34,7 @@ from fastmlp.tabular.pool import TableRows, in_strips
 from fastmlp.tabular.reports import KeptRows, importances, kept_of, metrics_of, score_of
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.tabular.settings import PRESETS, Ensemble, PackSettings, Preset
-from fastmlp.training.history import Callback, History
-from fastmlp.training.options import callbacks_of
-from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
-from fastmlp.validation.messages import listed, suggestion
+from fastmlp.typing import Callback, ComputeDType, Folds, Metrics, RandomState, Scoring
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
@@ -46,14 +44,18 @@ FEW_ROWS, FOLDS_OF_FEW = 1000, 5
 # part of them; of nets of five folds one is trained again.
 FOR_REFIT, FOR_REFIT_OF_FOLDS = 0.55, 0.3
 # Parameters whose errors suggest a value: the known ones, and words of other libraries.
+COMPUTE_DTYPES = {
+    "bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half",
+    "None means that": "float32 float64 None",
+}
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS, {"fast": "quick small", "balanced": "default medium", "best": "high"}),
-    "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
+    "compute_dtype": (get_args(ComputeDType), COMPUTE_DTYPES),
     "loss": (get_args(Objective), WORDS_OF_LOSSES),
 }
 
 
-class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
+class TabularMLP(BaseModel):
     """A pack of small nets on the columns of a table."""
 
     n_members: int | None
@@ -61,19 +63,19 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
     ensemble: Ensemble
     max_iter: int | None
     time_limit: float | None
-    scoring: common.Scoring | None
-    metrics: common.Metrics | None
+    scoring: Scoring | None
+    metrics: Metrics | None
     early_stopping: EarlyStopping | None
     categorical_features: Any
     validation_fraction: float
-    cv: common.Folds | None
+    cv: Folds | None
     refit: bool
     preset: Preset
     trees: bool | None
     extra_members: Sequence[Any] | None
     compute_dtype: ComputeDType | None
     monotonic_cst: Any
-    random_state: common.RandomState | None
+    random_state: RandomState | None
     n_jobs: int | None
     verbose: bool | int
     n_features_in_: int
@@ -100,12 +102,12 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
         "preset": [StrOptions({*PRESETS})],
         "trees": ["boolean", None],
         "extra_members": [list, tuple, None],
-        "compute_dtype": [StrOptions({*spec.KNOWN}), None],
+        "compute_dtype": [StrOptions({*get_args(ComputeDType)}), None],
         "monotonic_cst": ["array-like", dict, None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
-        **common.WithClient.client_constraints,
+        **BaseModel.client_constraints,
     }
 
     def _validate_params(self) -> None:
@@ -114,7 +116,7 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
         except InvalidParameterError as error:
             for name, known in ADVISED.items():
                 if str(error).startswith(f"The {name!r}"):
-                    words = suggestion(getattr(self, name), *known).strip(",:; ")
+                    words = messages.suggestion(getattr(self, name), *known).strip(",:; ")
                     error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
             raise
 
@@ -202,7 +204,7 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
         schema = Schema.learn(table, self.categorical_features, who)
         if schema.dropped:
             left_out = "; ".join(reasons(schema.dropped))
-            warnings.warn(f"{who}: columns left out: {left_out}", UserWarning)
+            warn(f"{who}: columns left out: {left_out}", UserWarning)
         values = schema.read(table, who)
         targets, classes = self._learn_targets(y, len(values.codes), who)
         self._warn_of_target(schema, values, targets, classes, who)
@@ -252,8 +254,8 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
             if np.array_equal(codes, targets) and [*map(str, schema.levels[name])] == labels:
                 same.append(name)
         if same:
-            message = f"y is a column of X, {listed([*map(repr, same)])}: leave it out"
-            warnings.warn(f"{who}: {message}", UserWarning)
+            message = f"y is a column of X, {messages.listed([*map(repr, same)])}: leave it out"
+            warn(f"{who}: {message}", UserWarning)
 
     def _table_fit(
         self,
@@ -293,7 +295,7 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
             settings=settings,
             beside=beside,
             seed=seed,
-            n_threads=n_threads_of(self.n_jobs),
+            n_threads=self._n_threads(),
             cluster=cluster,
             caller=caller,
         )
@@ -489,11 +491,11 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
             self._importances = importances(self, kept)
         return self._importances
 
-    def _onnx_values(self, graph: Graph, inputs: Sequence[Input]) -> str:
+    def _onnx_values(self, graph: Graph, inputs: Sequence[Graph.Input]) -> str:
         """Add the predictions of columns to a graph of skl2onnx."""
         return export.predictions(graph, self, inputs)
 
-    def _write_onnx(self, graph: Graph) -> Outline:
+    def _write_onnx(self, graph: Graph) -> Any:
         """Add the model to a graph of `to_onnx`."""
         check_is_fitted(self)
         return export.write(graph, self)
@@ -603,5 +605,5 @@ class TabularMLP(common.BatchPredictions, common.WithClient, BaseEstimator):
 
     def _repr_html_(self) -> str:
         if not hasattr(self, "pack_"):
-            return html_text("not fitted", strong=repr(self))
+            return reports.html_text("not fitted", strong=repr(self))
         return reports.html(self)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.compiler import block_of, njit, row, stack
-from fastmlp.rules import columns
+from fastmlp.extend import block_of, columns, njit, row, stack
 
 Array = NDArray[Any]
 _clipped, _rising = njit(columns.clipped), njit(columns.rising)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.extend import scalars
 from fastmlp.tabular.outputs import scores_of
 from fastmlp.tabular.pack import NONE, Pack, train_pack
 from fastmlp.tabular.pool import Fold, TableRows
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings
-from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 # With fewer rows all sizes are 1, and intervals have one width.

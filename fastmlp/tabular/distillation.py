@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from fastmlp.estimators.to_core import n_threads_of
-from fastmlp.many.fit_many import Call, fit_together
+from fastmlp.extend import fit_together, scalars
 from fastmlp.tabular import conformal, fit_arguments, pool, reports
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.fitting import columns_in_order
@@ -21,7 +20,6 @@ from fastmlp.tabular.pack import NONE, Member, Pack
 from fastmlp.tabular.reports import KeptRows, kept_of
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, encodings_for
-from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 # Drawn rows: their number for each row, the least and the most in all.
@@ -85,7 +83,9 @@ def taught(
     net = pool.new_net(recipe, encoding, of_nets, n_rows)
     places = np.arange(len(y))
     y = y[:, 1] if pack.task == "binary" else y
-    call = Call([net], X, y, pool.batch_size_of(n_rows), places[:n_rows], places[n_rows:], None)
+    call = pool.TableCall(
+        [net], X, y, pool.batch_size_of(n_rows), places[:n_rows], places[n_rows:], None
+    )
     limits = pool.Limits(max(ROWS_SEEN // n_rows, FEWEST_EPOCHS), settings.patience)
     (history,) = fit_together(
         None, [call], epochs=limits.epochs, callbacks=limits.look, time_limit=None,
@@ -150,7 +150,7 @@ def distilled(model: Any, X: Any, y: Any, hidden_layer_sizes: Any) -> Any:
     classes = getattr(model, "classes_", None)
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
     pack, columns = model.pack_, model.schema_.places
-    settings, n_threads = model._settings()._replace(signs=signs), n_threads_of(model.n_jobs)
+    settings, n_threads = model._settings()._replace(signs=signs), model._n_threads()
     member, encoding, held_out, n_drawn = taught(
         pack, values, columns, model._predicted, settings, hidden, seed, n_threads
     )

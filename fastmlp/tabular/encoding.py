@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
+from fastmlp import Expanded
+from fastmlp.extend import scalars
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.number_encoders import (
     Array,
@@ -16,13 +18,13 @@ from fastmlp.tabular.number_encoders import (
     RobustSmoothClip,
 )
 from fastmlp.tabular.schema import Task, Values
-from fastmlp.validation import scalars
-from fastmlp.validation.expanded import MOST_PIECES, Expanded, trusted
 
 Scaling = Literal["robust", "rising"]
 Embedding = Literal["none", "piecewise"]
 # Seeds are below it.
 SEEDS = 2**31
+# Most pieces of a column of `Expanded`.
+MOST_BINS = 128
 
 
 class EncodingPart(NamedTuple):
@@ -85,8 +87,8 @@ class Encoding:
     def __post_init__(self) -> None:
         scalars.known("Encoding", "scaling", self.scaling, get_args(Scaling))
         scalars.known("Encoding", "embedding", self.embedding, get_args(Embedding))
-        if scalars.positive_integer("Encoding", "n_bins", self.n_bins) > MOST_PIECES:
-            raise ValueError(f"Encoding: n_bins must be at most {MOST_PIECES}, got {self.n_bins}")
+        if scalars.positive_integer("Encoding", "n_bins", self.n_bins) > MOST_BINS:
+            raise ValueError(f"Encoding: n_bins must be at most {MOST_BINS}, got {self.n_bins}")
 
     def fit(self, values: Values, y: Any, task: Task, rng: np.random.Generator | int) -> Self:
         """Learn from training rows.
@@ -165,7 +167,7 @@ class Encoding:
         parts = self._inputs()
         numbers = sum(part.encoder.n_outputs for name, part in parts.items() if name not in SHORT)
         pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
-        return trusted(inputs, (numbers, pieces, levels))
+        return Expanded.trusted(inputs, (numbers, pieces, levels))
 
     def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
         """Return the inputs, in short or not, with target statistics that are known already."""

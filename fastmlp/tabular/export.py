@@ -7,22 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.predict.trees import N_BITS, TableTrees
-from fastmlp.export.models import Step, TableNet, TableParts
-from fastmlp.export.onnx import Graph, Input, Outline, Output
-from fastmlp.rules import columns as rules
-from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.extend import Graph, TableParts, TreeNodes, messages
+from fastmlp.extend import columns as rules
 from fastmlp.tabular import number_encoders
 from fastmlp.tabular.encoding import Encoding
-from fastmlp.tabular.extras import BoostedTrees
+from fastmlp.tabular.extras import N_BITS, BoostedTrees
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.level_encoders import OneHotLevels, TargetStatistics
 from fastmlp.tabular.outputs import NetOutputs
 from fastmlp.tabular.pack import Member
 from fastmlp.tabular.schema import Schema, Values
-from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
+Step = rules.NumberStep | rules.LevelStep
 
 
 def steps_of(encoding: Encoding) -> tuple[Step, ...]:
@@ -33,28 +30,30 @@ def steps_of(encoding: Encoding) -> tuple[Step, ...]:
 
 def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
     rule = rules.rising if isinstance(encoder, number_encoders.RisingSmoothClip) else rules.clipped
-    return NumberStep(rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1))
+    return rules.NumberStep(rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1))
 
 
 def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
-    return NumberStep(rules.missing, columns[encoder.columns_], np.empty((encoder.n_outputs, 0)))
+    return rules.NumberStep(
+        rules.missing, columns[encoder.columns_], np.empty((encoder.n_outputs, 0))
+    )
 
 
 def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
     n = encoder.n_pieces_
     constants = [np.repeat(encoder.medians_, n), *encoder.table]
-    return NumberStep(rules.share_below, np.repeat(columns, n), np.stack(constants, axis=1))
+    return rules.NumberStep(rules.share_below, np.repeat(columns, n), np.stack(constants, axis=1))
 
 
 def _one_hot(encoder: OneHotLevels, columns: Array) -> Step:
     values = encoder.values_[:, None]
-    return LevelStep(columns, encoder.starts_, encoder.columns_, values, encoder.n_outputs)
+    return rules.LevelStep(columns, encoder.starts_, encoder.columns_, values, encoder.n_outputs)
 
 
 def _statistics(encoder: TargetStatistics, columns: Array) -> Step:
     starts, table = encoder.starts_, encoder.table_
     firsts = np.repeat(np.arange(len(columns)) * table.shape[1], np.diff(starts))
-    return LevelStep(columns, starts, firsts, table, encoder.n_outputs)
+    return rules.LevelStep(columns, starts, firsts, table, encoder.n_outputs)
 
 
 STEPS: dict[type[number_encoders.Encoder], Callable[[Any, Array], Step]] = {
@@ -100,7 +99,7 @@ def parts_of_table(model: Any, who: str) -> TableParts:
         codes,
         tuple(map(steps_of, pack.encodings)),
         tuple(
-            TableNet(member.net, place, member.weight)
+            (member.net, place, member.weight)
             for place in range(len(pack.encodings))
             for member in pack.members
             if member.encoding == place
@@ -115,21 +114,21 @@ def parts_of_table(model: Any, who: str) -> TableParts:
     )
 
 
-def _trees(model: Any) -> TableTrees | None:
+def _trees(model: Any) -> TreeNodes | None:
     """The boosted trees of the ensemble, on the numbers of a row."""
     if not model._beside:
         return None
     ((_, trees, weight),), schema = model._beside, model.schema_
-    nodes, classes = trees.nodes, trees.classes_
-    if len(classes) == 1:  # a leaf alone: the probability is 1
+    nodes = trees.nodes
+    if len(trees.classes_) == 1:  # a leaf alone: the probability is 1
         nodes = nodes._replace(roots=nodes.roots[:1], numbers=np.ones(len(nodes.numbers)))
     numbers, codes = _places_in_row(schema)
     places = np.concatenate([numbers, codes])
     features = np.where(nodes.features < 0, -1, places[nodes.features])
     n_levels = np.zeros(len(places), np.int64)
     n_levels[codes] = [len(schema.levels[name]) for name in schema.categorical_names]
-    classes = classes if len(classes) else np.zeros(1, np.int64)
-    return TableTrees(nodes._replace(features=features), classes, n_levels, weight)
+    own = {"features": features, "n_levels": n_levels, "weight": weight}
+    return nodes._replace(**own)
 
 
 def row_of(schema: Schema) -> NDArray[np.intp]:
@@ -265,10 +264,10 @@ class ColumnNodes(NamedTuple):
     n_levels: list[int]
 
 
-def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Input]) -> ColumnNodes:
+def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Graph.Input]) -> ColumnNodes:
     """Add the reading of a table: one input of all columns, or an input for each."""
     if schema.dates:
-        names = listed([*map(repr, schema.dates)])
+        names = messages.listed([*map(repr, schema.dates)])
         reason = f"the columns {names} hold dates or times, whose parts have no ONNX nodes here"
         raise NotImplementedError(f"to_onnx: {reason}: train on numbers of your own in their place")
     n = len(schema.columns)
@@ -300,7 +299,7 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Input]) -> ColumnN
     return ColumnNodes(numbers, places, [*map(len, levels.values())])
 
 
-def _by_column(schema: Schema, inputs: Sequence[Input]) -> dict[str, Input]:
+def _by_column(schema: Schema, inputs: Sequence[Graph.Input]) -> dict[str, Graph.Input]:
     """Return the input of each column: by name, or by place for a table without names."""
     by_name = {each.column: each for each in inputs}
     names = [*schema.numeric_names, *schema.categorical_names]
@@ -309,21 +308,22 @@ def _by_column(schema: Schema, inputs: Sequence[Input]) -> dict[str, Input]:
         by_name = dict(zip(schema.columns, inputs, strict=True))
     lacking = [name for name in names if name not in by_name]
     if lacking or any(by_name[name].n_columns not in (1, None) for name in names):
-        n = count(len(schema.columns), "column")
+        n = messages.count(len(schema.columns), "column")
         expected = f"one input of {n}, or one of shape [None, 1] for each"
-        without = f"; without {listed(list(map(repr, lacking)))}" if lacking else ""
+        without = f"; without {messages.listed(list(map(repr, lacking)))}" if lacking else ""
+        got = messages.listed([_shown(one) for one in inputs])
         raise ValueError(
-            f"to_onnx: the model needs {expected}, got {listed([_shown(one) for one in inputs])}"
-            f"{without}: pass X[:1], of a frame as in training"
+            f"to_onnx: the model needs {expected}, got {got}{without}: "
+            "pass X[:1], of a frame as in training"
         )
     return by_name
 
 
-def _shown(column: Input) -> str:
+def _shown(column: Graph.Input) -> str:
     return f"{column.column!r} of shape {[None, column.n_columns]}"
 
 
-def _check_type(column: Input, name: str, levels: Sequence[Level] | None) -> None:
+def _check_type(column: Graph.Input, name: str, levels: Sequence[Level] | None) -> None:
     was = "texts" if levels and isinstance(levels[0], str) else "numbers"
     kind = "texts" if column.holds_texts else "numbers"
     if kind != was:
@@ -368,7 +368,7 @@ def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes) -> str:
 
 def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
     """Add a step; return the names of the inputs that it makes."""
-    if isinstance(step, LevelStep):
+    if isinstance(step, rules.LevelStep):
         return _levels(graph, step, columns)
     numbers = graph.chosen(columns.numbers, step.columns)
     wide, constants = graph.kinds.DOUBLE, step.constants.T[:, None]
@@ -376,7 +376,7 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
     return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
 
 
-def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
+def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[str]:
     """Add the encoding of categories: a table for each, from which rows are taken."""
     nodes = []
     for column, (start, end) in zip(step.columns, pairwise(step.starts), strict=True):
@@ -395,7 +395,7 @@ def _levels(graph: Graph, step: LevelStep, columns: ColumnNodes) -> list[str]:
     return nodes
 
 
-def write(graph: Graph, model: Any) -> Outline:
+def write(graph: Graph, model: Any) -> Any:
     """Add a model of a table: of names, or of texts, an input for each column; else one of all."""
     schema, n = model.schema_, len(model.schema_.columns)
     names = [*schema.numeric_names, *schema.categorical_names]
@@ -405,19 +405,17 @@ def write(graph: Graph, model: Any) -> Outline:
     if schema.named or texts:
         # Where a table had no names, all columns are needed.
         used = names if schema.named else schema.columns
-        inputs = [Input(str(name), name, 1, holds_texts=name in texts) for name in used]
+        inputs = [Graph.Input(str(name), name, 1, holds_texts=name in texts) for name in used]
     else:
-        inputs = [Input("X", "X", n, holds_texts=False)]
+        inputs = [Graph.Input("X", "X", n, holds_texts=False)]
     graph.columns = {each.name for each in inputs}
     values = predictions(graph, model, inputs)
     if hasattr(model, "classes_"):
         return graph.classifier(values, inputs, model.classes_, len(model.classes_))
-    name = graph.output("variable")
-    graph.node("Cast", [values], name, to=graph.kind)
-    return Outline(inputs, [Output(name, graph.kind, (None, 1))])
+    return graph.regressor(values, inputs, 1)
 
 
-def predictions(graph: Graph, model: Any, inputs: Sequence[Input]) -> str:
+def predictions(graph: Graph, model: Any, inputs: Sequence[Graph.Input]) -> str:
     """Add nets and boosted trees; return the name of the weighted mean of predictions, float64."""
     pack = model.pack_
     check_members(model, "to_onnx")

@@ -8,17 +8,17 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import has_fit_parameter
 
-from fastmlp.backends.cpu.kernels.rule_blocks import linked
-from fastmlp.backends.cpu.predict.trees import N_BITS, WORDS, TreeNodes, add_trees
-from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.extend import TreeNodes
 from fastmlp.tabular.number_encoders import LearnedArrays, there
 from fastmlp.tabular.pool import Fold, TableRows, in_strips, validated
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
+# Levels of a set, a bit each, and the numbers of int32 that hold them.
+N_BITS, WORDS = 256, 8
 NAME = "boosted trees"
 ROUNDS, RATE = 200, 0.05
 # With a time limit: rounds that are grown in any case, and the share of the time for all fits.
@@ -125,30 +125,27 @@ class BoostedTrees(LearnedArrays, BaseEstimator):
 
     def predict_proba(self, X: Array) -> Array:
         """The probabilities of `classes_`, shape (n_rows, n_classes)."""
-        raw = self.predict_raw(X)
-        if len(self.classes_) == 1:  # as the rows of a fold may have
-            return np.ones_like(raw)
-        several = raw.shape[1] > 1
-        shares = linked("softmax" if several else "sigmoid", raw)
-        return shares if several else np.concatenate([1 - shares, shares], axis=1)
+        return self.nodes.probabilities(self.predict_raw(X))
 
     def predict_raw(self, X: Array) -> Array:
         """The sums of the trees, shape (n_rows, n_outputs): numbers, log odds or logits."""
         if X.shape[1:] != (self.n_features_in_,):
             raise ValueError(f"X must have {self.n_features_in_} columns, got {X.shape}")
         out = np.zeros((len(X), self.n_outputs), order="F")
-        in_strips(len(X), lambda rows: add_trees(X[rows], out[rows], self.nodes), X.shape[1])
+        in_strips(len(X), lambda rows: self.nodes.sums(X[rows], out[rows]), X.shape[1])
         return out
 
     @property
     def n_outputs(self) -> int:
         """The columns of sums: one of each class, if there are more than two."""
-        return len(self.classes_) if len(self.classes_) > 2 else 1
+        return self.nodes.n_outputs
 
     @property
     def nodes(self) -> TreeNodes:
         """The nodes of all trees."""
-        return TreeNodes(*(getattr(self, name) for name in TreeNodes._fields))
+        classes = self.classes_ if len(self.classes_) else np.zeros(1, np.int64)
+        own = (getattr(self, name) for name in TreeNodes._fields[:6])
+        return TreeNodes(*own)._replace(classes=classes)
 
     def _check_arrays(self) -> None:
         inner = self.features >= 0

@@ -9,16 +9,11 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
-from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
-from fastmlp.data.batches import Choice
-from fastmlp.data.columns import lacking
+from fastmlp.extend import are_files, arrays, frames, messages, read_table, scalars
 from fastmlp.tabular import dates
-from fastmlp.tabular.arrow_tables import read
 from fastmlp.tabular.in_memory import is_missing, is_rows, require, text_names
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Schema
-from fastmlp.validation import arrays, messages, scalars
-from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
 # Targets of up to this size, and down to its inverse: sums of squares are float64.
@@ -55,7 +50,9 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     targets = one_column(values, who, name)
     check_length(targets, n_rows, who, name)
     if (gaps := missing(targets)).any():
-        message = f"{count(int(gaps.sum()), 'missing value')}, the first in row {gaps.argmax()}"
+        message = (
+            f"{messages.count(int(gaps.sum()), 'missing value')}, the first in row {gaps.argmax()}"
+        )
         raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
     _finite(targets, who, name)
     return targets
@@ -146,10 +143,10 @@ def places_of(
     labels = vector(y, n_rows, who, name)
     unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
-        known = listed(list(map(repr, classes.tolist())))
+        known = messages.listed(list(map(repr, classes.tolist())))
         of_fit = "y" if name == "y_val" else "the fit"
-        message = f"{name} has labels that {of_fit} has not: {listed(unknown)}; {of_fit}: {known}"
-        raise ValueError(f"{who}: {message}")
+        lacks = f"{name} has labels that {of_fit} has not: {messages.listed(unknown)}"
+        raise ValueError(f"{who}: {lacks}; {of_fit}: {known}")
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
@@ -188,8 +185,8 @@ def class_weights(
     labels = classes.tolist()
     if not isinstance(class_weight, str):
         if unknown := [repr(key) for key in class_weight if key not in labels]:
-            known = listed(list(map(repr, labels)))
-            message = f"class_weight has keys that are no labels of y: {listed(unknown)}"
+            known = messages.listed(list(map(repr, labels)))
+            message = f"class_weight has keys that are no labels of y: {messages.listed(unknown)}"
             raise ValueError(f"{who}: {message}; y: {known}")
         for key, value in class_weight.items():
             scalars.non_negative(who, f"class_weight[{key!r}]", value)
@@ -257,7 +254,7 @@ def _finite(targets: Array, who: str, name: str) -> None:
     """Raise ValueError, in scikit-learn's words and with the first row, if a target is infinite."""
     infinite = np.isinf(targets) if targets.dtype.kind == "f" else np.zeros(1, np.bool_)
     if infinite.any():
-        n = count(int(infinite.sum()), "infinite value")
+        n = messages.count(int(infinite.sum()), "infinite value")
         message = f"{n}, the first in row {infinite.argmax()}; leave such rows out"
         raise ValueError(f"{who}: Input {name} contains infinity: {message}")
 
@@ -296,19 +293,21 @@ def opened(
         if y is not None:
             raise ValueError(f"{who}: give y or target={target!r}, not both")
     named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
-    reading = partial(read, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
+    reading = partial(read_table, who=who, seed=seed, arrays=_arrays({**named, "y": y}))
     X, columns = _taken(X, named, reading)
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
         validated["y_val"] = target
-    texts = () if paths_of(arguments.X_val) is None else text_names(X, who)
+    texts = text_names(X, who) if are_files(arguments.X_val) else ()
     arrays = _arrays({**validated, "y_val": arguments.y_val})
-    reading = partial(read, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays)
+    reading = partial(
+        read_table, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays
+    )
     X_val, columns_val = _taken(arguments.X_val, validated, reading, texts)
     y = columns.pop("y", y)
     if target is not None and (values := array(y)).ndim == 1 and (gaps := missing(values)).any():
         first = f"row {int(gaps.argmax())}"
-        raise ValueError(f"{who}: {lacking(target, int(gaps.sum()), first)}")
+        raise ValueError(f"{who}: {messages.lacking(target, int(gaps.sum()), first)}")
     return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
 
 
@@ -329,19 +328,12 @@ def in_training_order(X: Any, columns: Sequence[str]) -> Any:
 
 def check_no_path(X: Any, who: str) -> None:
     """Raise TypeError if X is a path of a file, or several."""
-    if _are_files(X):
+    if are_files(X):
         name = who.partition(".")[0]
         raise TypeError(
             f"{who}: X is a path: {name}.predict_batches reads files, and fastmlp.predict_parquet "
             "writes predictions beside columns of them"
         )
-
-
-def _are_files(X: Any) -> bool:
-    paths = paths_of(X)
-    if paths is None or not isinstance(X, list | tuple):
-        return paths is not None
-    return all(path.lower().endswith(FILES) for path in paths)
 
 
 def _taken(
@@ -352,13 +344,13 @@ def _taken(
     Parameters
     ----------
     named : dict; values that are texts are names of columns, others are ignored
-    reading : `read` with its caller's name and seed
+    reading : `read_table` with its caller's name and seed
     texts : columns that are texts in CSV, whatever they look like
     """
     who = reading.keywords["who"]
     names = {word: name for word, name in named.items() if isinstance(name, str)}
     if X is None or not names:
-        if _are_files(X):
+        if are_files(X):
             more = "" if "y" in named else ", and leave y_val out"
             raise ValueError(f"{who}: X is a path: name the target's column by target={more}")
         return X, {}
@@ -370,16 +362,16 @@ def _taken(
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         require(chosen, list(map(str, X.columns)), who)
         return X.drop(columns=chosen), {word: X[name] for word, name in names.items()}
-    choose = Choice(None, chosen, texts, nulls=True)
-    arrow = imported(who)
+    arrow = messages.imported("pyarrow", who)
     if isinstance(X, arrow.Table):
         table = X
-    elif type(X).__module__.startswith("polars") and not is_lazy(X):
+    elif type(X).__module__.startswith("polars") and not frames.is_lazy(X):
         table = arrow.table(X)
-    elif paths_of(X) is None and not is_table(X) and not is_lazy(X):
+    elif not (are_files(X) or frames.is_table(X) or frames.is_lazy(X)):
         raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
     else:
-        table = reading(X, choose=choose, target=names.get("y", names.get("y_val")))
+        target = names.get("y", names.get("y_val"))
+        table = reading(X, others=chosen, texts=texts, target=target)
     require(chosen, table.column_names, who)
     columns = {word: table.column(name) for word, name in names.items()}
     return table.drop_columns(chosen), columns

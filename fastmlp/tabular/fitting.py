@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import warnings
-from fastmlp.backends.devices import n_threads_of
-from fastmlp.many.fit_many import fit_many
-from fastmlp.many.groups import Cluster
-from fastmlp.network import monotone
+from fastmlp import Status, fit_many
+from fastmlp.extend import messages, n_threads_of, scalars, warn
 from fastmlp.tabular import conformal, extras, pool, reports, splits
 from fastmlp.tabular.extras import Extra
 from fastmlp.tabular.outputs import Scorer, Task, outputs_of, scores_of
@@ -20,8 +17,6 @@ from fastmlp.tabular.pack import Caller, Member, Pack, train_pack
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
-from fastmlp.training.history import Status
-from fastmlp.validation.messages import count
 
 Array = NDArray[Any]
 
@@ -43,7 +38,7 @@ class TableFit(NamedTuple):
     beside: list[tuple[str, Any]]
     seed: int
     n_threads: int | None
-    cluster: Cluster | None
+    cluster: Any
     caller: Caller
 
     @property
@@ -129,7 +124,7 @@ def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
     except (NotRefitted, KeyboardInterrupt) as error:
         reason, _, advice = (str(error) or "was interrupted").partition(": ")
         message = f"refit=True {reason}: the ensemble is that of the selection"
-        warnings.warn(f"{fit.caller.who}: {message}{advice and f'; {advice}'}", UserWarning)
+        warn(f"{fit.caller.who}: {message}{advice and f'; {advice}'}", UserWarning)
         return ensemble
     return ensemble._replace(pack=pack, members=members, n_rows=len(whole.y))
 
@@ -160,12 +155,14 @@ def columns_in_order(
         return ()
     names = schema.columns
     if isinstance(setting, Mapping):
-        setting = monotone.by_column(setting, names, who)
+        for name in setting:
+            scalars.known(who, "column in monotonic_cst", name, names)
+        setting = [setting.get(name, 0) for name in names]
     signs = np.asarray(setting)
     if signs.shape != (len(names),) or not np.isin(signs, (-1, 0, 1)).all():
         raise ValueError(
             f"{who}: monotonic_cst must be -1 (falls), 0 (free) or 1 (rises) for each of the "
-            f"{count(len(names), 'column')}, got {setting!r}"
+            f"{messages.count(len(names), 'column')}, got {setting!r}"
         )
     if not signs.any():
         return ()

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.arrow import imported, is_lazy
+from fastmlp.extend import arrays, frames, messages
 from fastmlp.tabular import arrow_tables, dates
 from fastmlp.tabular.arrow_tables import Kind
-from fastmlp.validation import arrays, frames, messages
-from fastmlp.validation.messages import listed, suggestion
 
 Array = NDArray[Any]
 Level = str | bool | int | float
@@ -51,10 +49,10 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
     missing = [name for name in names if name not in known]
     if missing:
         others = [name for name in known if name not in names]
-        suggested = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
+        suggested = [f"{name!r}{messages.suggestion(name, others).rstrip(';')}" for name in missing]
         one, several = "there is no column", f"{len(missing)} columns are missing:"
-        lacks = f"{one if len(missing) == 1 else several} {listed(suggested)}"
-        raise ValueError(f"{who}: {lacks}; known: {listed([*map(repr, known)], 20)}")
+        lacks = f"{one if len(missing) == 1 else several} {messages.listed(suggested)}"
+        raise ValueError(f"{who}: {lacks}; known: {messages.listed([*map(repr, known)], 20)}")
 
 
 class LevelCodes(NamedTuple):
@@ -72,14 +70,14 @@ def table_of(X: Any, who: str) -> MemoryTable:
         return _of_pandas(X, who)
     if is_rows(X):
         return _of_rows(X, who)
-    if is_lazy(X):
+    if frames.is_lazy(X):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 has no such stream of a series.
     if hasattr(X, "__arrow_c_stream__") or frames.is_series(X):
         if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
             got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
             raise TypeError(f"{who}: X must be {ACCEPTED}, {got}")
-        return _of_arrow(imported(who).table(X), who)
+        return _of_arrow(messages.imported("pyarrow", who).table(X), who)
     return _of_array(_array(X, who))
 
 

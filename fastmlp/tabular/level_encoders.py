@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from sklearn.utils import check_random_state
 
+from fastmlp.extend import explained, scalars
 from fastmlp.tabular.number_encoders import Array, CodeEncoder, places_of
-from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
 
 
 class OneHotLevels(CodeEncoder):

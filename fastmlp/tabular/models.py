@@ -8,20 +8,18 @@ from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fastmlp.estimators.common import ClassWeight, Client, Folds, Metrics, RandomState, Scoring
-from fastmlp.estimators.sklearn_bases import ClassifierMixin, RegressorMixin
-from fastmlp.export.onnx import register
-from fastmlp.network.spec import ComputeDType
+from fastmlp import EarlyStopping
+from fastmlp.extend import explained, register
 from fastmlp.tabular import conformal, fit_arguments
 from fastmlp.tabular.base import TabularMLP
 from fastmlp.tabular.outputs import NumberLoss, Objective, Score
 from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import Schema
 from fastmlp.tabular.settings import Ensemble, PackSettings, Preset
-from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation.calls import explained
+from fastmlp.typing import ClassWeight, Client, ComputeDType, Folds, Metrics, RandomState, Scoring
 
 Array = NDArray[Any]
 
@@ -499,4 +497,4 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             raise ValueError(f"{who}: {name} must be {limit} for loss={self.loss!r}, {got}")
 
 
-register(TabularMLPClassifier, TabularMLPRegressor)
+register(TabularMLPClassifier, TabularMLPRegressor, archive=f"{__package__}.archive")

@@ -5,11 +5,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from fastmlp.estimators.sklearn_bases import BaseEstimator, TransformerMixin
-from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
+from fastmlp.extend import explained, scalars
 
 Array = NDArray[Any]
 # Numbers of a strip of rows, whose intermediate results stay in the cache.

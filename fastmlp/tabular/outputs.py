@@ -7,9 +7,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network.spec import LossLike
-from fastmlp.rules.loss_settings import Quantile, Tweedie
-from fastmlp.training import metrics
+from fastmlp import Quantile, Tweedie
+from fastmlp.typing import LossLike
 
 Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]
@@ -17,6 +16,33 @@ Task = Literal["binary", "multiclass", "regression"]
 Score = Callable[[Array, Array, Array | None], float]
 # The least probability that a log-loss sees, and the least mean of a deviance in its targets' mean.
 LEAST = 1e-7
+
+
+def squared_errors(y: Array, predictions: Array) -> Array:
+    """The squared error of each row, shape (n_rows,)."""
+    errors: Array = (y - predictions) ** 2
+    return errors
+
+
+def absolute_errors(y: Array, predictions: Array) -> Array:
+    """The absolute error of each row, shape (n_rows,)."""
+    return np.abs(y - predictions)
+
+
+def hits(codes: Array, probabilities: Array) -> Array:
+    """True where the most probable class is the row's, shape (n_rows,)."""
+    right: Array = probabilities.argmax(axis=1) == codes
+    return right
+
+
+def of_classes(codes: Array, probabilities: Array) -> Array:
+    """The probability of each row's true class, shape (n_rows,)."""
+    return probabilities[np.arange(len(codes)), codes]
+
+
+def log_losses(own: Array, least: float) -> Array:
+    """Minus the logarithm of the true classes' probabilities, of at least `least`."""
+    return -np.log(np.clip(own, least, 1))
 
 
 class Scorer:
@@ -47,15 +73,15 @@ class Scorer:
         """
         if self._score is not None or self._task == "regression":
             return predictions
-        return metrics.of_classes(self.y, predictions)
+        return of_classes(self.y, predictions)
 
     def loss(self, seen: Array, weight: Array | None) -> float:
         """The loss of the predictions that `seen` returned, with rows of these weights."""
         if self._score is not None:
             return -float(self._score(self.y, seen, weight))
         if self._task == "regression":
-            return math.sqrt(_mean(metrics.squared_errors(self.y, seen), weight))
-        return _mean(metrics.log_losses(seen, LEAST), weight)
+            return math.sqrt(_mean(squared_errors(self.y, seen), weight))
+        return _mean(log_losses(seen, LEAST), weight)
 
     def score_of(self, predictions: Array) -> float:
         """Return the score of predictions, higher is better: the user's, minus log-loss, minus
@@ -125,9 +151,9 @@ class NumberLoss(NamedTuple):
         if self.power is not None:
             return _deviances(y, predictions, self.power)
         if self.level is None:
-            return metrics.squared_errors(y, predictions)
+            return squared_errors(y, predictions)
         if self.name == "absolute_error":
-            return metrics.absolute_errors(y, predictions)
+            return absolute_errors(y, predictions)
         errors = y - predictions
         losses: Array = np.maximum(self.level * errors, (self.level - 1) * errors)
         return losses
@@ -280,4 +306,4 @@ def scores_of(task: Task, y: Array, predictions: Array) -> NDArray[np.float64]:
     """
     if task == "regression":
         return np.asarray(y - predictions, np.float64)
-    return 1 - metrics.of_classes(y, predictions) / predictions.sum(axis=1)
+    return 1 - of_classes(y, predictions) / predictions.sum(axis=1)

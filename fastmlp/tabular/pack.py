@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.warnings import warn
-from fastmlp.many.groups import Cluster
-from fastmlp.model import MLP
+from fastmlp import MLP
+from fastmlp.extend import bar_over, warn
 from fastmlp.tabular import pool
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import (
@@ -24,7 +23,7 @@ from fastmlp.tabular.outputs import (
 )
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe, draw, encodings_for
-from fastmlp.training.history import Callback, bar_over
+from fastmlp.typing import Callback
 
 Array = NDArray[Any]
 # A loss takes predictions and the rows' weights, shape (n_rows,), or None; lower is better.
@@ -325,7 +324,7 @@ def train_pack(
     encodings: Mapping[str, Encoding] | None = None,
     n_threads: int | None = None,
     extra: Iterable[Array] = (),
-    cluster: Cluster | None = None,
+    cluster: Any = None,
     folds: Sequence[pool.Fold] | None = None,
     caller: Caller | None = None,
 ) -> Pack:
@@ -427,7 +426,7 @@ def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: 
 
 
 def _pools(
-    splits: Sequence[pool.Split], limits: pool.Limits, cluster: Cluster | None
+    splits: Sequence[pool.Split], limits: pool.Limits, cluster: Any
 ) -> list[list[pool.Trained]]:
     """Return the nets of each split, which share the time that there is."""
     if cluster is not None and limits.deadline is None:

@@ -9,22 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.task_pool import Pool, Task
-from fastmlp._process.warnings import warn
-from fastmlp.backends.devices import n_threads_of
-from fastmlp.many.fit_many import Call, fit_together
-from fastmlp.many.groups import Cluster
-from fastmlp.model import MLP
-from fastmlp.network.spec import ComputeDType, LossLike
-from fastmlp.rules.optimizer_protocol import EMA
-from fastmlp.rules.optimizers import AdamW
+from fastmlp import EMA, MLP, AdamW, EarlyStopping, Expanded, History, Report, Status
+from fastmlp.extend import fit_together, n_threads_of, run_all
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import NetOutputs, Score
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import PackSettings, Recipe
-from fastmlp.training.history import Bar, Callback, History, Report, Status
-from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation.expanded import Expanded, trusted
+from fastmlp.typing import Callback, ComputeDType, LossLike
 
 Array = NDArray[Any]
 # The places of the rows to train on, and of those to validate on.
@@ -83,14 +74,8 @@ def in_strips(n_rows: int, do: Callable[[slice], Result], n_columns: int = 1) ->
         return [do(slice(n_rows))]
     most = min(CHUNK, max(ALONE, NUMBERS // max(n_columns, 1)))
     n_threads = n_threads_of(None)
-    strips, pool = _strips(n_rows, most, n_threads), Pool(n_threads)
-    ended: list[Any] = pool.run([Task(1, partial(do, strip)) for strip in strips], "")
-    if pool.interrupted:
-        raise KeyboardInterrupt
-    for outcome in ended:
-        for message, category in outcome.warnings:
-            warn(message, category)
-    return [outcome.result for outcome in ended]
+    strips = _strips(n_rows, most, n_threads)
+    return run_all([partial(do, strip) for strip in strips], n_threads)
 
 
 def _strips(n_rows: int, most: int, n_threads: int) -> Iterator[slice]:
@@ -118,7 +103,7 @@ def inputs_of(encoding: Encoding, values: Values) -> Inputs:
 def joined(first: Expanded, second: Expanded) -> Inputs:
     """Return the inputs of the rows of both."""
     values = np.concatenate([first.values, second.values])
-    return shortest(trusted(values, first.kind))
+    return shortest(Expanded.trusted(values, first.kind))
 
 
 def shortest(rows: Expanded) -> Inputs:
@@ -149,6 +134,18 @@ class TableRows(NamedTuple):
         """Return some of the rows."""
         weight = None if self.weight is None else self.weight[rows]
         return TableRows(self.values.part(rows), self.y[rows], weight)
+
+
+class TableCall(NamedTuple):
+    """The arguments of `fit_many` for nets that are trained together."""
+
+    nets: list[MLP]
+    X: Any
+    y: Any
+    batch_size: int
+    rows: Array
+    validation_rows: Array
+    sample_weight: Array | None
 
 
 class Listeners:
@@ -184,7 +181,7 @@ class Limits(NamedTuple):
     least : float
         Seconds of each call, even if the deadline is earlier.
     listeners : Listeners, optional
-    bar : Bar, optional
+    bar : of `bar_over`, optional
     """
 
     epochs: int
@@ -195,7 +192,7 @@ class Limits(NamedTuple):
     alone: bool = True
     least: float = 1e-3
     listeners: Listeners | None = None
-    bar: Bar | None = None
+    bar: Any = None
 
     def look(self, report: Report) -> None:
         """Call the callbacks; stop a net that gets no better, and all if a callback asks for it."""
@@ -300,7 +297,7 @@ class Split(NamedTuple):
     generator: np.random.Generator
 
 
-def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[Trained]:
+def train(split: Split, limits: Limits, cluster: Any = None) -> list[Trained]:
     """Fit encodings to the rows of training, and train a net by each recipe.
 
     Without a deadline all nets are trained; with one those that are begun in time, in their order,
@@ -318,9 +315,7 @@ def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[
     return trained
 
 
-def train_together(
-    splits: Sequence[Split], limits: Limits, cluster: Cluster
-) -> list[list[Trained]]:
+def train_together(splits: Sequence[Split], limits: Limits, cluster: Any) -> list[list[Trained]]:
     """Train the nets of all splits in one call of a cluster, without a deadline; see `train`."""
     pools = [list(_prepared(split, limits, cluster)) for split in splits]
     histories = _fit([fits for pool in pools for fits in pool], limits, cluster)
@@ -331,7 +326,7 @@ def train_together(
     return trained
 
 
-def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator["_Fits"]:
+def _prepared(split: Split, limits: Limits, cluster: Any) -> Iterator["_Fits"]:
     """Yield the nets of each call, with their rows; a table is encoded when it is needed."""
     recipes, encodings, training, validation, nets, generator = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
@@ -347,13 +342,11 @@ def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator
             first = encoding.fit_expanded(training.values, training.y, kind, keys[name])
             inputs[name] = joined(first, encoding.expanded(validation.values))
         members, X = [new_net(recipe, encoding, nets, n) for recipe in group], inputs[name]
-        call = Call(members, X, y, batch_size_of(n), places[:n], places[n:], weight)
+        call = TableCall(members, X, y, batch_size_of(n), places[:n], places[n:], weight)
         yield _Fits(group, call, nets)
 
 
-def _groups(
-    recipes: Sequence[Recipe], limits: Limits, cluster: Cluster | None
-) -> Iterator[list[Recipe]]:
+def _groups(recipes: Sequence[Recipe], limits: Limits, cluster: Any) -> Iterator[list[Recipe]]:
     """Yield the recipes of each call, of one encoding. With a deadline a call has one net for each
     thread."""
     n = len(recipes)
@@ -369,7 +362,7 @@ class _Fits(NamedTuple):
     """The nets of a call of `fit_many`."""
 
     recipes: Sequence[Recipe]
-    call: Call
+    call: TableCall
     settings: NetSettings
 
     def trained(self, histories: Sequence[History]) -> list[Trained]:
@@ -388,7 +381,7 @@ class _Fits(NamedTuple):
         return nets
 
 
-def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list[list[History]]:
+def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Any) -> list[list[History]]:
     """Train the nets of calls: of one here, or of several together on a cluster."""
     outputs, scores = fits[0].settings.outputs, fits[0].settings.metrics
     # A bar is not pickled, as the callback of a cluster is.

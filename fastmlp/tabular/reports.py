@@ -2,26 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer, get_scorer_names
 
-from fastmlp.estimators.common import Scoring
-from fastmlp.estimators.sklearn_bases import BaseEstimator
-from fastmlp.network import summary as pieces
-from fastmlp.network.summary import SummaryTable
+from fastmlp import EarlyStopping, History
+from fastmlp.extend import messages, metrics, scalars
+from fastmlp.tabular import outputs
 from fastmlp.tabular.outputs import Score, Scorer, Task
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.pool import TableRows
 from fastmlp.tabular.schema import Values, reasons
-from fastmlp.training import metrics
-from fastmlp.training.history import History
-from fastmlp.training.metrics import estimator_of
-from fastmlp.training.stopping import EarlyStopping
-from fastmlp.validation import scalars
-from fastmlp.validation.messages import count, suggestion
+from fastmlp.typing import Scoring
 
 Array = NDArray[Any]
 # The score of a pack without another.
@@ -103,11 +98,12 @@ def scored(scoring: Scoring, classes: Array | None, who: str, word: str = "scori
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            message = f"{who}: {word}: {scoring!r} is no score{suggestion(scoring, known, WORDS)}"
+            meant = messages.suggestion(scoring, known, WORDS)
+            message = f"{who}: {word}: {scoring!r} is no score{meant}"
             raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")
-    predictor = estimator_of(classes)
+    predictor = metrics.estimator_of(classes)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         more = {"sample_weight": weight} if weighs and weight is not None else {}
@@ -129,7 +125,7 @@ def _mean(errors: Callable[[Array, Array], Array], sign: int) -> Score:
 def _r2(y: Array, predictions: Array, weight: Array | None) -> float:
     center = np.average(y, weights=weight)
     errors, spread = (
-        np.average(metrics.squared_errors(y, values), weights=weight)
+        np.average(outputs.squared_errors(y, values), weights=weight)
         for values in (predictions, center)
     )
     return float(1 - errors / (spread or 1.0))
@@ -138,11 +134,11 @@ def _r2(y: Array, predictions: Array, weight: Array | None) -> float:
 # By whether there are numbers. A selection scores some thousand means: scikit-learn's functions
 # take 0.6 ms for each, these 0.02 ms.
 QUICK: dict[bool, dict[str, Score]] = {
-    False: {"accuracy": _mean(metrics.hits, 1)},
+    False: {"accuracy": _mean(outputs.hits, 1)},
     True: {
         "r2": _r2,
-        "neg_mean_squared_error": _mean(metrics.squared_errors, -1),
-        "neg_mean_absolute_error": _mean(metrics.absolute_errors, -1),
+        "neg_mean_squared_error": _mean(outputs.squared_errors, -1),
+        "neg_mean_absolute_error": _mean(outputs.absolute_errors, -1),
     },
 }
 # Rows that a model keeps, and numbers in them.
@@ -203,7 +199,7 @@ def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
     return np.array([by_name.get(name, 0.0) for name in schema.columns])
 
 
-class _ModelOfPlaces(BaseEstimator):
+class _ModelOfPlaces:
     """A model as an estimator of places of rows, one for each column."""
 
     def __init__(self, model: Any, values: Values) -> None:
@@ -282,7 +278,14 @@ def rows_of(board: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(model: Any) -> SummaryTable:
+class EnsembleText(str):
+    """Text of several lines, which a notebook and a prompt show without ``print``."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def summary(model: Any) -> EnsembleText:
     """Return the ensemble and what it was selected from, as text."""
     cells = _cells(model)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -294,14 +297,20 @@ def summary(model: Any) -> SummaryTable:
         for row in cells
     ]
     left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
-    return SummaryTable("\n".join([*lines, *left_out, _last(model)]))
+    return EnsembleText("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
     left_out = [f"left out: {reason}" for reason in reasons(model.schema_.dropped)]
-    last = "; ".join([_last(model), *left_out])
-    return pieces.html_text(last, strong=type(model).__name__) + pieces.html_table(_cells(model))
+    shown = html_text("; ".join([_last(model), *left_out]), strong=type(model).__name__)
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in _cells(model))
+    return f"{shown}<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def html_text(shown: str, *, strong: str) -> str:
+    """Return a line of text, after the word `strong` in bold type."""
+    return f"<div><strong>{escape(strong)}</strong> {escape(shown)}</div>"
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:
@@ -318,8 +327,8 @@ def _last(model: Any) -> str:
     numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
     more = f", {len(out)} left out" if (out := schema.dropped) else ""
     of_levels = "1 category" if categories == 1 else f"{categories} categories"
-    columns = f"{count(numbers, 'number')}, {of_levels}{schema.moments}{more}"
-    nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
+    columns = f"{messages.count(numbers, 'number')}, {of_levels}{schema.moments}{more}"
+    nets = f"{messages.count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
     if (distilled := model.training_.get("distilled")) is not None:
         nets += f", distilled: loss {distilled['loss']:.4g}, ensemble's"

@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import warnings
+from fastmlp.extend import messages, warn
 from fastmlp.tabular import dates, in_memory
 from fastmlp.tabular.arrow_tables import Kind
 from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Level, MemoryTable, require
-from fastmlp.validation.messages import count, listed
 
 Array = NDArray[Any]
 # "from_dtype" is scikit-learn's word for it.
@@ -180,7 +179,7 @@ class Schema:
             elif decision == "levels":
                 levels[name] = sorted(of_column)
         if len(dropped) == len(columns):
-            left_out = listed(reasons(dropped))
+            left_out = messages.listed(reasons(dropped))
             raise ValueError(f"{who}: no column is left to learn from: {left_out}")
         return cls(columns, levels, dropped, named=names is not None, dates=parts)
 
@@ -229,12 +228,12 @@ class Schema:
                 try:
                     require(self.read_names, table.names, who)
                 except ValueError as error:
-                    own = listed([*map(repr, self.read_names)], 20)
+                    own = messages.listed([*map(repr, self.read_names)], 20)
                     raise ValueError(f"{error}; columns of the model: {own}") from None
             return at
         if table.n_columns != len(self.columns):
-            n = count(len(self.columns), "column")
-            own = f": {listed([*map(repr, self.columns)], 20)}" if self.named else ""
+            n = messages.count(len(self.columns), "column")
+            own = f": {messages.listed([*map(repr, self.columns)], 20)}" if self.named else ""
             raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}{own}")
         numbered = [*map(str, range(len(self.columns)))]
         if not self.named and at.keys() == {*numbered}:
@@ -324,7 +323,7 @@ class Schema:
     def moments(self) -> str:
         """The numbers of columns of dates, times and durations, for reports."""
         kinds = Counter(parts.kind.removesuffix("s") for parts in self.dates.values())
-        return "".join(f", {count(n, kind)}" for kind, n in kinds.items())
+        return "".join(f", {messages.count(n, kind)}" for kind, n in kinds.items())
 
 
 def _are_numbers(levels: Sequence[Level]) -> bool:
@@ -341,7 +340,7 @@ def _compare_zones(column: Any, parts: Parts, name: str, who: str) -> None:
     if parts.zone is not None and in_memory.has_zone(column) not in (None, parts.zone):
         was, now = ("a zone", "none") if parts.zone else ("no zone", "one")
         message = f"the dates of {name!r} had {was} in training, and have {now}: UTC is taken"
-        warnings.warn(f"{who}: {message}", UserWarning)
+        warn(f"{who}: {message}", UserWarning)
 
 
 def _check(table: MemoryTable, who: str) -> None:
@@ -368,12 +367,12 @@ def _asked(categorical: Any, columns: tuple[str, ...], who: str) -> set[str]:
         raise TypeError(f"{who}: categorical_features must be {expected}, got {categorical!r}")
     if each.dtype.kind == "b":
         if len(each) != len(columns):
-            got = f"{len(each)} for {count(len(columns), 'column')}"
+            got = f"{len(each)} for {messages.count(len(columns), 'column')}"
             raise ValueError(f"{who}: the mask categorical_features has a length of {got}")
         return {name for name, asked in zip(columns, each, strict=True) if asked}
     if each.dtype.kind in "iu":
         if ((each < -len(columns)) | (each >= len(columns))).any():
-            got = f"{count(len(columns), 'column')}, got {categorical!r}"
+            got = f"{messages.count(len(columns), 'column')}, got {categorical!r}"
             raise ValueError(f"{who}: categorical_features must be places of {got}")
         return {columns[place] for place in each}
     require(each.tolist(), columns, f"{who}: categorical_features")
@@ -443,7 +442,7 @@ def _no_levels(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> 
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
         numbers = "; all are numbers: make floats of them" if all(map(_is_number, levels)) else ""
-        return f"has {len(levels)} texts in {count(n, 'row')}, free text or ids{numbers}"
+        return f"has {len(levels)} texts in {messages.count(n, 'row')}, free text or ids{numbers}"
     if not levels:
         return EMPTY
     return ONE_VALUE if len(levels) == 1 and n == n_rows else None

@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastmlp.network.spec import Activation, ComputeDType
+from fastmlp import EarlyStopping
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.outputs import SQUARED, NumberLoss, Score
-from fastmlp.training.stopping import EarlyStopping
+from fastmlp.typing import Activation, ComputeDType
 
 Preset = Literal["fast", "balanced", "best"]
 # A bagged greedy selection, equal weights of those that do best by themselves, the best alone.

@@ -1,4 +1,4 @@
-"""Metrics of validation rows, and the loss: by one pass over them; and errors row by row."""
+"""Metrics of validation rows, and the loss: by one pass over them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -330,30 +330,3 @@ class OnePass:
         if measures is None:
             return self._evaluation(parameters), {}
         return self._evaluation(parameters, measures.predictions), measures()
-
-
-def squared_errors(y: Array, predictions: Array) -> Array:
-    """The squared error of each row, shape (n_rows,)."""
-    errors: Array = (y - predictions) ** 2
-    return errors
-
-
-def absolute_errors(y: Array, predictions: Array) -> Array:
-    """The absolute error of each row, shape (n_rows,)."""
-    return np.abs(y - predictions)
-
-
-def hits(codes: Array, probabilities: Array) -> Array:
-    """True where the most probable class is the row's, shape (n_rows,)."""
-    right: Array = probabilities.argmax(axis=1) == codes
-    return right
-
-
-def of_classes(codes: Array, probabilities: Array) -> Array:
-    """The probability of each row's true class, shape (n_rows,)."""
-    return probabilities[np.arange(len(codes)), codes]
-
-
-def log_losses(own: Array, least: float) -> Array:
-    """Minus the logarithm of the true classes' probabilities, of at least `least`."""
-    return -np.log(np.clip(own, least, 1))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.arrow import paths_of
 from fastmlp.data.blocks import in_blocks
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.data.sources import Conversion, SourceSlice, all_rows, has_blocks, is_source, opened
@@ -18,6 +18,7 @@ from fastmlp.rules.schedules import is_known, rates_of
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.options import FitOptions
 from fastmlp.validation import arrays, frames, scalars
+from fastmlp.validation.frames import is_table
 from fastmlp.validation.messages import listed
 
 # A rate that depends on the number of steps has two values for these.

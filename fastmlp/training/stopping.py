@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.serialization import codec
 from fastmlp.training.history import History
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
@@ -79,6 +80,9 @@ class EarlyStopping:
         scalars.boolean(who, "restore_best_weights", self.restore_best_weights)
         _check_epochs(self, "start_from_epoch", *([] if self.patience is None else ["patience"]))
         _check_shared(self, "patience")
+
+
+codec.add_settings("early_stopping", EarlyStopping)
 
 
 @explained

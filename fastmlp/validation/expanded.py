@@ -62,7 +62,7 @@ class Expanded:
 
     Examples
     --------
-    >>> from fastmlp.tabular import Expanded
+    >>> from fastmlp import Expanded
     >>> rows = Expanded([[7.0, 1.25, 2], [8.0, 3.0, 0]], plain=1, pieces=[3], levels=[3])
     >>> rows.toarray()
     array([[7.  , 1.  , 0.25, 0.  , 0.  , 0.  , 1.  ],
@@ -93,6 +93,13 @@ class Expanded:
                 f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
             )
         self._check_levels()
+
+    @staticmethod
+    def trusted(values: Array, kind: Kind) -> Expanded:
+        """Return rows of a kind, of float32 or float64, that an encoder has written: unchecked."""
+        rows: Expanded = object.__new__(Expanded)
+        rows.values, (rows.plain, rows.pieces, rows.levels) = values, kind
+        return rows
 
     def _check_levels(self) -> None:
         first = self.plain + len(self.pieces)
@@ -131,11 +138,12 @@ class Expanded:
 
     def astype(self, dtype: np.dtype[Any]) -> Expanded:
         """Return the rows in a dtype; the same object, if it is theirs."""
-        return self if self.dtype == dtype else trusted(self.values.astype(dtype), self.kind)
+        same = self.dtype == dtype
+        return self if same else Expanded.trusted(self.values.astype(dtype), self.kind)
 
     def __getitem__(self, rows: Any) -> Expanded:
         """Return some of the rows: by a slice, a mask or indices."""
-        return trusted(np.ascontiguousarray(self.values[rows]), self.kind)
+        return Expanded.trusted(np.ascontiguousarray(self.values[rows]), self.kind)
 
     def toarray(self) -> Array:
         """Return the inputs that the rows stand for, an array of the shape `shape`."""
@@ -162,13 +170,6 @@ class Expanded:
     def __repr__(self) -> str:
         columns = f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
         return f"Expanded({len(self)} rows: {columns}; {self.shape[1]} inputs)"
-
-
-def trusted(values: Array, kind: Kind) -> Expanded:
-    """Return rows of a kind, of float32 or float64, that an encoder has written: unchecked."""
-    rows: Expanded = object.__new__(Expanded)
-    rows.values, (rows.plain, rows.pieces, rows.levels) = values, kind
-    return rows
 
 
 def _counts(argument: Any, name: str, most: int | None) -> tuple[int, ...]:

@@ -40,6 +40,16 @@ class ColumnNumbers(NamedTuple):
     example: Any = None
 
 
+def is_table(X: object) -> bool:
+    """Return True for a table, frame, relation or reader that Arrow can read."""
+    return any(hasattr(X, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
+
+
+def is_lazy(X: object) -> bool:
+    """Return True for a LazyFrame of polars."""
+    return hasattr(X, "collect") and hasattr(X, "collect_schema")
+
+
 def is_frame(table: object) -> bool:
     """Return True for a table of columns: of pandas, polars or Arrow."""
     if type(table) is np.ndarray:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -122,6 +123,23 @@ def needs(who: str, package: str) -> str:
 
 def install(package: str) -> str:
     return f"pip install {ARGUMENTS.get(package, package)}"
+
+
+def lacking(name: str, n: int, first: str) -> str:
+    """Return the message of `n` missing targets. `first` is the place of the first."""
+    lack = f"{count(n, 'missing value')}, the first in {first}"
+    return f"the target {name!r} has {lack}; fill them in, or leave their rows out"
+
+
+def imported(module: str, who: str, package: str = "") -> Any:
+    """Import a module, or raise an ImportError that says how to install it.
+
+    `package` is its package's name, if the names differ.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(needs(who, package or module)) from error
 
 
 @cache

@@ -194,7 +194,11 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
         (["train", "a.csv", "--target", "t", "--task", "regression"], 1, "needs numbers"),
         (["train", "a.csv", "--target", "y", "--features", "one"], 1, "no column is left"),
         (["train", "twice.csv", "--target", "y"], 1, "X has 2 columns of the name 'a' (in tw"),
-        (["train", "a.csv", "--target", "y", "--features", "y"], 1, "'y' is among the features"),
+        (
+            ["train", "a.csv", "--target", "y", "--features", "y"],
+            2,
+            "--features: 'y' is the target",
+        ),
         (["train", "a.csv", "--target", "y", "--valid", "0.01"], 1, "--valid takes a file, or 0"),
         (["train", "cut.parquet", "--target", "y"], 1, "(in cut.parquet)"),
         (["train", "a.csv", "--target", "y", "--timeout", "1"], 2, "did you mean '--time-limit'?"),
@@ -350,7 +354,7 @@ def test_rows_that_do_not_fit_into_memory(
     seed: int, frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sample is drawn by the seed: rows of the file, about as many of each part of it."""
-    monkeypatch.setattr("fastmlp.tabular.arrow_tables.ROWS", 64)
+    monkeypatch.setattr("fastmlp.data.batches.ROWS", 64)
     ending = [".csv", ".parquet", ".arrow", ".csv.gz"][seed]
     path, table = f"a{ending}", frame[["age", "income", "buys"]].assign(row=np.arange(400))
     write: Any = {".arrow": table.to_feather, ".parquet": table.to_parquet}

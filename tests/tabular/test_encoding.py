@@ -12,10 +12,9 @@ import pyarrow
 import pytest
 from memory_use import peak_of
 
-from fastmlp import tabular
+from fastmlp import Expanded, tabular
 from fastmlp.tabular import (
     Encoding,
-    Expanded,
     MissingMarks,
     OneHotLevels,
     PiecewiseLinear,

@@ -23,13 +23,21 @@ from sklearn.preprocessing import StandardScaler
 from small_models import untrained
 
 import fastmlp
-from fastmlp import MLP, Blocks, TabularMLPRegressor, cluster, jit, predict_arrow, predict_parquet
+from fastmlp import (
+    MLP,
+    Blocks,
+    Expanded,
+    TabularMLPRegressor,
+    cluster,
+    jit,
+    predict_arrow,
+    predict_parquet,
+)
 from fastmlp.plotting import plot_history
 from fastmlp.rules.activations import RULES
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.weight_rules import INITIALIZERS
-from fastmlp.tabular import Expanded
 
 GOLDEN = Path(__file__).with_name("messages.txt")
 X, Y, VALUES = np.ones((6, 3)), np.ones(6), np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_sample_weight
 
-from fastmlp import MLP
-from fastmlp.tabular import Expanded
+from fastmlp import MLP, Expanded
 from fastmlp.validation import scalars
 from fastmlp.validation.expanded import rows as rows_of
 

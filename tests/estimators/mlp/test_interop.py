@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Standardizer, fold
-from fastmlp.estimators.to_core import n_threads_of
+from fastmlp.estimators.common import n_threads_of
 
 pytestmark = [unconverged, needs_compiler]
 SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)

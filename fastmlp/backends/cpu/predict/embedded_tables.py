@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.embedded import BUFFERS, LINE, Owner
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
 from fastmlp.backends.cpu.predict.small_batch import predict_row_of
-from fastmlp.backends.cpu.predict.trees import TableTrees, Trees, record_of, value_of
+from fastmlp.backends.cpu.predict.trees import TreeNodes, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     Record,
@@ -241,7 +241,7 @@ class TableOwner(Owner):
         n_out: int,
         task: str,
         scale: TableScale,
-        trees: TableTrees | None,
+        trees: TreeNodes | None,
     ) -> None:
         flats = [
             make_flat(member.network._replace(compute_dtype=None), member.parameters, blocks=False)
@@ -286,9 +286,9 @@ class TableOwner(Owner):
         self.kept.append(array)
         return array
 
-    def _trees(self, trees: TableTrees) -> int:
+    def _trees(self, trees: TreeNodes) -> int:
         """The address of the record of trees."""
-        record, arrays = record_of(trees.nodes)
+        record, arrays = record_of(trees)
         name = "softmax" if trees.n_outputs > 1 else "sigmoid"
         link = link_block(LINKS[name], np.dtype(F64)) if len(trees.classes) > 1 else None
         self.kept += [record, arrays, link]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.kernels.rule_blocks import linked
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.compiler import Record, block_of, njit, record_at, row
 
@@ -29,6 +30,10 @@ class TreeNodes(NamedTuple):
         The nodes of rows that go left, that go right, and whose value is missing.
     places : (n_nodes,) array of int32, -1 for a node of numbers: the set of the levels that go left
     sets : (n_sets * 8,) array of int32, a bit for each of 256 levels
+    classes : places of the classes that they know; of numbers one place, 0
+    n_levels : (n_features,) array of the levels of each number of a row, 0 if it is not a code;
+        another value is missing
+    weight : float, in the mean of a model's members
     """
 
     roots: Array
@@ -37,33 +42,35 @@ class TreeNodes(NamedTuple):
     children: Array
     places: Array
     sets: Array
-
-
-class TableTrees(NamedTuple):
-    """The boosted trees of a model of tables.
-
-    Attributes
-    ----------
-    nodes : TreeNodes, whose features are places in a row
-    classes : places of the classes that they know; of numbers one place, 0
-    n_levels : (n_features,) array of the levels of each number of a row, 0 if it is no code; what
-        is none of them is missing
-    weight : float
-    """
-
-    nodes: TreeNodes
-    classes: Array
-    n_levels: Array
-    weight: float
+    classes: Array = np.zeros(1, np.int64)
+    n_levels: Array = np.zeros(0, np.int64)
+    weight: float = 1.0
 
     @property
     def n_outputs(self) -> int:
-        """The columns of sums."""
+        """The columns of sums: one of each class, if there are more than two."""
         return len(self.classes) if len(self.classes) > 2 else 1
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The arrays that the nodes are made of, by name."""
+        return dict(zip(self._fields, self[:6], strict=False))
+
+    def sums(self, X: Array, out: Array) -> None:
+        """Add the values of all trees to `out`; see `add_trees`."""
+        add_trees(X, out, self)
+
+    def probabilities(self, raw: Array) -> Array:
+        """Return the probabilities of `classes` of sums, by the links of nets in float64."""
+        if len(self.classes) == 1:  # as the rows of a fold may have
+            return np.ones_like(raw)
+        several = raw.shape[1] > 1
+        shares = linked("softmax" if several else "sigmoid", raw)
+        return shares if several else np.concatenate([1 - shares, shares], axis=1)
 
 
 class Trees(Record):
-    """The sizes and addresses of `TreeNodes`, and of rows of `TableTrees` more."""
+    """The sizes and addresses of `TreeNodes`."""
 
     n_trees: int
     n_nodes: int
@@ -86,7 +93,7 @@ def record_of(nodes: TreeNodes) -> tuple[Array, list[Array]]:
     """A record of nodes, shape (1,), and the arrays that must live as long."""
     kept = [
         np.ascontiguousarray(array, np.float64 if name == "numbers" else I32)
-        for name, array in nodes._asdict().items()
+        for name, array in nodes.arrays.items()
     ]
     sizes = (len(nodes.roots), len(nodes.features), len(nodes.sets))
     return np.array([(*sizes, *map(address, kept), *[0] * 6)], Trees.dtype), kept

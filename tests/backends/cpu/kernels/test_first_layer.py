@@ -11,7 +11,7 @@ from fitting import Cut, cut_after
 from nets import Net, split
 from pairwise import all_pairs
 
-from fastmlp import MLP, Adam, fit_many
+from fastmlp import MLP, Adam, Expanded, fit_many
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
@@ -19,7 +19,6 @@ from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
-from fastmlp.tabular import Expanded
 from fastmlp.training import loop
 from fastmlp.training.options import FitOptions
 from fastmlp.training.request import FitRequest
