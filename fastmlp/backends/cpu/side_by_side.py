@@ -28,7 +28,6 @@ from fastmlp.backends.cpu.threads.team import (
     PARTS,
     POSTED,
     STOPPED,
-    lead_team,
     make_team,
 )
 from fastmlp.compiler import (
@@ -37,7 +36,6 @@ from fastmlp.compiler import (
     Record,
     block_of,
     call,
-    load_acquire,
     njit,
     prange,
     record_at,
@@ -196,10 +194,7 @@ def renewed_team_call(scalar: Any) -> Callable[..., None]:
         head[:] = 0
         parts[:] = 0
         store_release(team + JOINED, 1)
-        call(launch, (boxes, n_boxes, n - 1, team, driver, job))
-        n_posted = load_acquire(team + POSTED)
-        if n_posted < n - 1:
-            lead_team(team, n_posted + 1, driver, job)
+        call(launch, (boxes, n_boxes, n, team, driver, job, 0))
         store_release(team + GENERATION, STOPPED)
 
     return lead_renewed_team
@@ -234,7 +229,7 @@ class DriverCalls:
         )
         self._kind, self._alone = factory.__name__, _held(self._driver, 1)
         self._place = ctypes.addressof(self.job)
-        self._team, self._n, self._n_slept = np.empty(0, np.int64), 0, 0
+        self._team, self._n = np.empty(0, np.int64), 0
 
     def run(self, products: int, limit: int | None) -> None:
         """Run the driver, of so many multiply-adds, on up to `limit` threads."""
@@ -249,12 +244,8 @@ class DriverCalls:
             return
         tuner = tuner_for((self._kind, products.bit_length(), most))
         n, start = most if tuner.wants_team() else 1, time.perf_counter()
-        # Workers that sleep through 64 calls are left alone for a while.
-        n = n if self._n_slept % 1024 < 64 else 1
         awake = self._run(n)
-        self._n_slept = 0 if awake and n > 1 else self._n_slept + (self._n_slept > 0 or not awake)
-        if awake:
-            tuner.record(n > 1, products, time.perf_counter() - start)
+        tuner.record(n > 1, products, time.perf_counter() - start, awake=awake)
 
     def _run(self, most: int) -> bool:
         """Run the driver; return False if a worker slept."""
@@ -277,6 +268,4 @@ class DriverCalls:
         self.job["team"], self.job["n_parts"] = self._at, n
         launch = worker_pool.block(worker_pool.launch).address
         _lead()(launch, *pool.boxes(n - 1), n, self._at, self._driver.address, self._place)
-        n_asleep = n - 1 - int(team[POSTED // 8])
-        pool.wake(n_asleep)
-        return n_asleep == 0
+        return worker_pool.all_were_awake(team, n)

@@ -47,10 +47,10 @@ from fastmlp.compiler.intrinsics import runtime
 # cores.
 LINE = 128
 # The record of a team, in bytes from its start: the leader's command on line 0; on line 1 how many
-# threads have joined, how many workers were called from mailboxes (-1: not called yet), and how
-# many of those have left; constants on line 2; then a line for each part.
+# threads have joined, how many workers were called (-1: not called yet), how many of those have
+# left, and how many slept; constants on line 2; then a line for each part.
 GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
-POSTED, LEFT = JOINED + 8, JOINED + 16
+POSTED, LEFT, WOKEN = JOINED + 8, JOINED + 16, JOINED + 24
 # The line of a part: its claim, the generation that is done; and the pieces taken, the pieces done.
 DONE, TAKEN, FINISHED = 8, 16, 24
 # The most threads: their number has one byte of the generation's word.

@@ -1,17 +1,18 @@
 """The pool of workers: a team gathers from its Python threads.
 
-Workers enter after 40 to 400 us, while the leader works without waiting for them. For calls in a
-row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us. A parallel region of
-Numba's would be launched in 17 us while OpenMP's threads still spin, but end only when all of them
-have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+For calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us. Those
+that sleep enter after 40 to 400 us, while the leader works without waiting for them. Both wait in
+compiled code, without the GIL: woken in Python, they waited 5 ms for a caller that holds it.
+A parallel region of Numba's would be launched in 17 us while OpenMP's threads still spin, but end
+only when all of them have entered: 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
 """
 
+import ctypes
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from ctypes import addressof, c_char
 from functools import cache
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from fastmlp.backends.cpu.threads.team import (
     MOST,
     POSTED,
     STOPPED,
+    WOKEN,
     entry,
     lead,
     lead_team,
@@ -45,30 +47,30 @@ from fastmlp.compiler import (
     exchange_if,
     fetch_add,
     load_acquire,
+    njit,
     pause,
     record_at,
     store_release,
 )
 from fastmlp.compiler.jit import INTERPRETED
 
-# A mailbox's state: no worker spins at it; a worker spins; a caller writes; a call has been posted.
-EMPTY, WAITING, TAKEN, WRITTEN = range(4)
+# A mailbox's state: its worker has not come, spins, or sleeps; a caller writes; a call is posted.
+EMPTY, WAITING, ASLEEP, TAKEN, WRITTEN = range(5)
 
 
 class Mailbox(Record):
     """A call for one worker, and the worker's constants."""
 
-    state: int  # EMPTY, WAITING, TAKEN or WRITTEN
+    state: int  # EMPTY, WAITING, ASLEEP, TAKEN or WRITTEN
     team: int  # address of the team's record
     driver: int  # address of the driver
     job: int  # address of the job's record
     enter: int  # address of the block by which threads enter a team
     yield_core: int  # address of the system's function that yields the core; 0: none
-    queue: int  # address of the number of calls queued for sleeping workers
     spins: int  # how many times a worker spins before it sleeps
-
-
-_FIELDS = Mailbox.dtype.names or ()
+    lock: int  # the interpreter's lock at which it sleeps,
+    acquire: int  # and addresses of the functions that acquire it, which needs no GIL,
+    release: int  # and release it
 
 
 class Mailboxes:
@@ -81,42 +83,50 @@ class Mailboxes:
     Attributes
     ----------
     first : int, address of the first mailbox
-    queue : int64, shape (1,), the number of calls queued for sleeping workers
+    fields : int64 arrays by the names of their fields
     """
 
-    queue: NDArray[np.int64]
     first: int
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         words = LINE // 8
-        self._memory = memory = np.zeros((MOST + 2) * words, np.int64)
-        lines = memory[-memory.ctypes.data % LINE // 8 :][: (MOST + 1) * words]
-        self.queue, boxes = lines[:1], lines[words:]
+        memory = np.zeros((MOST + 1) * words, np.int64)
+        boxes = memory[-memory.ctypes.data % LINE // 8 :][: MOST * words]
         self.first = int(boxes.ctypes.data)
+        self.fields = {name: boxes[i::words] for i, name in enumerate(Mailbox.dtype.names or ())}
         fixed = {
             "enter": entry().address,
             "yield_core": yield_core(),
-            "queue": self.queue.ctypes.data,
             "spins": spins,
+            "acquire": _of_python("PyThread_acquire_lock"),
+            "release": _of_python("PyThread_release_lock"),
         }
         for name, value in fixed.items():
-            boxes[_FIELDS.index(name) :: words] = value
+            self.fields[name][:] = value
 
-    def place(self, number: int) -> int:
-        """Return the address of a worker's mailbox."""
-        return self.first + number % MOST * LINE
+    def add(self, number: int) -> int:
+        """Prepare a worker's mailbox; return its address."""
+        lock = self.fields["lock"]
+        if not lock[number]:
+            made = ctypes.PYFUNCTYPE(ctypes.c_void_p)(_of_python("PyThread_allocate_lock"))()
+            if made is None:
+                raise MemoryError("no memory for the lock of a worker")
+            ctypes.pythonapi.PyThread_acquire_lock(ctypes.c_void_p(made), 1)
+            lock[number] = made
+        return self.first + number * LINE
 
 
-def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Make the worker's loop: run the current call, then spin on the mailbox until a call is
-    posted, the spins are used up, or a call is queued for sleeping workers.
+def _of_python(name: str) -> int:
+    """Return the address of a function of the interpreter's."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
-    Between two calls it does not return to Python, where it would wait for the GIL.
-    """
 
-    def serve_calls(place: int, team: int, driver: int, job: int) -> None:
+def serve(scalar: Any) -> Callable[[int], None]:
+    """Make the worker's loop: run the calls that are posted to the mailbox; between two of them
+    spin, and sleep when the spins are used up. It never returns."""
+
+    def serve_calls(place: int) -> None:
         box, spins = record_at(place, Mailbox), 0
-        call(box.enter, (team, driver, job))
         store_release(place, WAITING)
         while True:
             if load_acquire(place) == WRITTEN:
@@ -125,9 +135,10 @@ def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
                 fetch_add(posted + LEFT, 1)
                 store_release(place, WAITING)
                 spins = 0
-            elif spins >= box.spins or load_acquire(box.queue) > 0:
-                if exchange_if(place, WAITING, EMPTY):
-                    return
+            elif spins >= box.spins:
+                if exchange_if(place, WAITING, ASLEEP):
+                    call(box.acquire, (box.lock, 1))
+                    spins = 0
             else:
                 spins += 1
                 if box.yield_core != 0 and spins % MAILBOX_YIELDS == 0:
@@ -137,23 +148,40 @@ def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
     return serve_calls
 
 
-def launch(scalar: Any) -> Callable[..., None]:
-    """Make the block that posts a call to the mailboxes of up to n spinning workers, and writes
-    their number to the team's record; with all n of them it runs the driver as the leader."""
+@njit
+def _post(place: int, state: int, team: int, driver: int, job: int) -> bool:
+    """Post a call to a mailbox in this state; return False if it is in another."""
+    if load_acquire(place) != state or not exchange_if(place, state, TAKEN):
+        return False
+    box = record_at(place, Mailbox)
+    box.team, box.driver, box.job = team, driver, job
+    store_release(place, WRITTEN)
+    if state == ASLEEP:
+        call(box.release, (box.lock,))
+    return True
 
-    def post_and_lead(boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int) -> None:
-        n_posted = 0
+
+def launch(scalar: Any) -> Callable[..., None]:
+    """Make the block that posts a call to the mailboxes of up to n - 1 workers, first to those that
+    spin, and runs the driver as the leader; it writes how many it posted, and woke, to the team's
+    record.
+
+    The leader waits briefly for workers that spin, and if it is patient for those that slept.
+    """
+
+    def post_and_lead(
+        boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int, patient: int
+    ) -> None:
+        n_spinning = n_woken = 0
         for b in range(n_boxes):
-            place = boxes + b * LINE
-            if n_posted < n and load_acquire(place) == WAITING:
-                if exchange_if(place, WAITING, TAKEN):
-                    box = record_at(place, Mailbox)
-                    box.team, box.driver, box.job = team, driver, job
-                    n_posted += 1
-                    store_release(place, WRITTEN)
-        store_release(team + POSTED, n_posted)
-        if n_posted == n:
-            lead_team(team, n + 1, driver, job)
+            if n_spinning < n - 1 and _post(boxes + b * LINE, WAITING, team, driver, job):
+                n_spinning += 1
+        for b in range(n_boxes):
+            if n_spinning + n_woken < n - 1 and _post(boxes + b * LINE, ASLEEP, team, driver, job):
+                n_woken += 1
+        store_release(team + WOKEN, n_woken)
+        store_release(team + POSTED, n_spinning + n_woken)
+        lead_team(team, 1 + n_spinning + patient * n_woken, driver, job)
 
     return post_and_lead
 
@@ -166,14 +194,6 @@ class Entered(NamedTuple):
 
     team: Team
     runs: bool
-
-
-@cache
-def _stopped_team() -> Team:
-    """Return a team whose call has ended: who enters it leaves at once."""
-    team = make_team(1)
-    team[0], team[JOINED // 8] = STOPPED, 1
-    return team
 
 
 @cache
@@ -196,7 +216,7 @@ def run(
     pieces: int = 1,
     patient: bool = True,
 ) -> bool:
-    """Run a driver on a job, on up to `n_threads` threads; return False if a worker was woken.
+    """Run a driver on a job, on up to `n_threads` threads; return False if a worker was not awake.
 
     Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
     its words of memory are not atomic.
@@ -241,7 +261,6 @@ class WorkerPool:
     """
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
-        self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
         self._size = self._n_mailboxes = 0
         self._mailboxes = Mailboxes(spins)
         # Reentrant: a signal's handler may ask for a team while this thread holds it.
@@ -259,24 +278,16 @@ class WorkerPool:
     def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
         """Run the driver as leader; up to n - 1 workers join while it runs.
 
-        `patient`: wait briefly for sleeping workers. Returns False if a worker had to be woken. A
-        worker that wakes too late finds the team stopped. A queued call holds a reference to the
-        team's record; `_teams` holds those of posted calls.
+        `patient`: wait briefly for sleeping workers. Returns False unless all n - 1 were awake. A
+        worker that wakes too late finds the team stopped; `_teams` holds the team until then.
         """
         boxes = self.boxes(n - 1)
         team[JOINED // 8] = 1  # the leader's ticket: a worker must never run the driver
         address = addressof(c_char.from_buffer(team.data))
         self._teams[address] = Entered(team, runs=True)
         try:
-            block(launch)(*boxes, n - 1, address, driver.address, job)
-            asleep = n - 1 - int(team[POSTED // 8])
-            if asleep == 0:
-                return True
-            for _ in range(asleep):
-                self._calls.put((team, driver.address, job))
-            self._count_calls()
-            block(lead).entry(address, n if patient else n - asleep, driver.address, job)
-            return False
+            block(launch).entry(*boxes, n, address, driver.address, job, int(patient))
+            return all_were_awake(team, n)
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
             if team[POSTED // 8] < 0:
@@ -293,26 +304,10 @@ class WorkerPool:
     def boxes(self, n: int) -> tuple[int, int]:
         """Return the address and the number of the mailboxes of n workers or more."""
         self._grow(n)
-        return self._mailboxes.first, min(self._n_mailboxes, MOST)
-
-    def wake(self, n: int) -> None:
-        """Wake up to n sleeping workers, which then spin at their mailboxes."""
-        if n > self._calls.qsize():
-            self._calls.put((_stopped_team(), 0, 0))
-            self._count_calls()
-
-    def _count_calls(self) -> None:
-        """Write down how many calls are queued, after each change of the queue.
-
-        Under a lock: a number read before a worker took its call, but written after, would keep all
-        workers from spinning at their mailboxes until the next queued call.
-        """
-        with self._lock:
-            self._mailboxes.queue[0] = self._calls.qsize()
+        return self._mailboxes.first, self._n_mailboxes
 
     def _let_go(self) -> None:
-        """Drop the teams that all workers have left to which they were posted; a team of which no
-        worker was asleep serves another call.
+        """Give the teams that all workers have left to which they were posted to other calls.
 
         Under a lock, and an entry that a signal's handler has replaced is put back: a team that is
         kept while it runs would be given to a second call.
@@ -328,8 +323,7 @@ class WorkerPool:
                         self._teams[address] = last
                     continue
                 n_threads, pieces = int(team[CONSTANT // 8]), int(team[CONSTANT // 8 + 3])
-                if team[POSTED // 8] == n_threads - 1:
-                    self._spare.give((n_threads, pieces), team)
+                self._spare.give((n_threads, pieces), team)
 
     def _grow(self, size: int) -> None:
         """Start workers up to this number, if the system has threads for them.
@@ -341,7 +335,7 @@ class WorkerPool:
         if self._size >= size:
             return
         with self._lock:
-            while self._size < size:
+            while self._size < size and self._n_mailboxes < MOST:
                 number = self._n_mailboxes
                 self._n_mailboxes += 1
                 thread = threading.Thread(
@@ -355,12 +349,12 @@ class WorkerPool:
                 self._size += 1
 
     def _work(self, number: int) -> None:
-        serving, place = block(serve), self._mailboxes.place(number)
-        while True:
-            team, driver, job = self._calls.get()
-            self._count_calls()
-            serving(place, team.ctypes.data, driver, job)
-            del team
+        block(serve).entry(self._mailboxes.add(number))
+
+
+def all_were_awake(team: Team, n: int) -> bool:
+    """Return True if a call of n threads was posted to n - 1 workers that were spinning."""
+    return int(team[POSTED // 8] - team[WOKEN // 8]) == n - 1
 
 
 _POOLS: list[WorkerPool] = []

@@ -1,10 +1,10 @@
 """A team does every part once, whoever joins; workers spin at mailboxes or are woken."""
 
+import ctypes
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
 from typing import Any
 
 import numba
@@ -25,10 +25,11 @@ from fastmlp.backends.cpu.threads.team import (
     PARTS,
     POSTED,
     STOPPED,
+    WOKEN,
     enter,
     make_team,
 )
-from fastmlp.backends.cpu.threads.worker_pool import EMPTY, WAITING, WorkerPool
+from fastmlp.backends.cpu.threads.worker_pool import ASLEEP, WAITING, WorkerPool, launch
 from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause, row
 
 pytestmark = pytest.mark.skipif(
@@ -272,7 +273,7 @@ FOR_EVER = 1 << 60
 def pool() -> Iterator[WorkerPool]:
     pool = WorkerPool(FOR_EVER)
     yield pool
-    pool._mailboxes.queue[0] = 1
+    pool._mailboxes.fields["spins"][:] = 0
 
 
 def lead(pool: WorkerPool, n: int = 2, **options: bool) -> tuple[Any, bool]:
@@ -285,9 +286,7 @@ def lead(pool: WorkerPool, n: int = 2, **options: bool) -> tuple[Any, bool]:
 
 
 def states(pool: WorkerPool, n: int) -> list[int]:
-    words, boxes = LINE // 8, pool._mailboxes
-    lines = boxes._memory[(boxes.first - boxes._memory.ctypes.data) // 8 :]
-    return [int(state) for state in lines[: n * words : words]]
+    return pool._mailboxes.fields["state"][:n].tolist()
 
 
 def soon(condition: Callable[[], bool]) -> bool:
@@ -300,62 +299,46 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 @only_compiled
 def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPool) -> None:
-    team, awake = lead(pool)
-    assert (awake, team[POSTED // 8]) == (False, 0)
-    for _ in range(3):
-        assert soon(lambda: states(pool, 1) == [WAITING])
+    lead(pool)
+    spins = pool._mailboxes.fields["spins"]
+    for state in (WAITING, ASLEEP, WAITING):
+        spins[:] = FOR_EVER if state == WAITING else 0
+        assert soon(lambda state=state: states(pool, 1) == [state])  # type: ignore[misc]
+        spins[:] = FOR_EVER
         team, awake = lead(pool)
-        assert (awake, team[POSTED // 8]) == (True, 1)
+        assert (awake, team[POSTED // 8]) == (state == WAITING, 1)
+
+
+@only_compiled
+def test_a_sleeping_worker_comes_to_a_caller_that_holds_the_gil(pool: WorkerPool) -> None:
+    pool._mailboxes.fields["spins"][:] = 0
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [ASLEEP])
+    drill, team = Drill(8, 1000, n_joined=2), make_team(2)
+    team[JOINED // 8], drill.job["team"] = 1, team.ctypes.data
+    arguments = 2, team.ctypes.data, drill.driver.address, drill.job.ctypes.data, 0
+    held = ctypes.PYFUNCTYPE(None, *[ctypes.c_int64] * 7)(worker_pool.block(launch).address)
+    held(*pool.boxes(1), *arguments)
+    team[GENERATION // 8] = STOPPED
+    assert drill.exact
+    assert team[JOINED // 8] == 2
+    assert soon(lambda: bool(team[LEFT // 8] == 1))
 
 
 @only_compiled
 def test_spinning_and_sleeping_workers_make_one_team(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
-    team, awake = lead(pool, 3)
-    assert (awake, team[POSTED // 8]) == (False, 1)
-
-    def both_wait() -> bool:
-        # A worker that leaves its mailbox for a queued call may take it before one wakes.
-        if states(pool, 2) != [WAITING] * 2:
-            lead(pool, 3)
-        return states(pool, 2) == [WAITING] * 2
-
-    assert soon(both_wait)
+    pool._mailboxes.fields["spins"][1] = 0
+    lead(pool, 3)
+    assert soon(lambda: states(pool, 2) == [WAITING, ASLEEP])
     team, awake = lead(pool, 3, patient=False)
-    assert (awake, team[POSTED // 8]) == (True, 2)
-
-
-class LateCalls(SimpleQueue[Any]):
-    """Calls that a worker takes when the leader has counted them, and has not said so yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counted, self.taken = threading.Event(), threading.Event()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        assert self.counted.wait(60)
-        call = super().get(block, timeout)
-        self.taken.set()
-        return call
-
-    def qsize(self) -> int:
-        size = super().qsize()
-        if threading.current_thread() is threading.main_thread():
-            self.counted.set()
-            assert self.taken.wait(60)
-            time.sleep(0.05)  # in which a worker that may would count, too
-        return size
-
-
-@only_compiled
-def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailbox(
-    pool: WorkerPool,
-) -> None:
-    pool._calls = LateCalls()
-    lead(pool)
-    assert soon(lambda: pool._mailboxes.queue[0] == 0)
-    assert soon(lambda: states(pool, 1) == [WAITING])
+    assert (awake, team[POSTED // 8], team[WOKEN // 8]) == (False, 2, 1)
+    pool._mailboxes.fields["spins"][1] = FOR_EVER
+    lead(pool, 3)
+    assert soon(lambda: states(pool, 2) == [WAITING] * 2)
+    team, awake = lead(pool, 3, patient=False)
+    assert (awake, team[POSTED // 8], team[WOKEN // 8]) == (True, 2, 0)
 
 
 @only_compiled
@@ -399,21 +382,11 @@ def test_a_team_serves_one_call_after_the_other(pool: WorkerPool) -> None:
 
 
 @only_compiled
-def test_a_queued_call_ends_the_wait(pool: WorkerPool) -> None:
-    lead(pool)
-    assert soon(lambda: states(pool, 1) == [WAITING])
-    pool._mailboxes.queue[0] = 1
-    assert soon(lambda: states(pool, 1) == [EMPTY])
-    team, awake = lead(pool)
-    assert (awake, team[POSTED // 8]) == (False, 0)
-
-
-@only_compiled
 def test_no_worker_spins_for_long() -> None:
     pool = WorkerPool(spins=0)
     for _ in range(20):
         lead(pool)
-    assert soon(lambda: pool._calls.empty() and states(pool, 1) == [EMPTY])
+    assert soon(lambda: states(pool, 1) == [ASLEEP])
 
 
 @pytest.mark.parametrize("patient", [False, True])
@@ -429,8 +402,6 @@ def test_a_worker_that_never_wakes_is_not_waited_for(
     for _ in range(3):
         team, awake = lead(pool, patient=patient)
         assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
-        # Of no further call: the worker may enter it yet.
-        assert pool.team(2, 1).ctypes.data != team.ctypes.data
     assert not pool._teams
 
 
