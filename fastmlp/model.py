@@ -52,7 +52,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     layer_sizes : sequence of int
         Inputs, hidden layers, outputs: ``(2, 4, 1)``.
     activation : str or callable, or a sequence of them, one per hidden layer
-        A name, or a function of your own: ``activation(z) -> (value, slope)`` on scalars.
+        A name, or your function ``activation(z) -> (value, slope)`` on scalars.
     output_activation : str or callable, optional
         None: identity, or the link that the loss owns, such as "softmax" for "cross_entropy".
     loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal
@@ -339,7 +339,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def train_on_batch(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Take one optimizer step on these rows, from a training loop of your own.
+        """Take one optimizer step on these rows, in your training loop.
 
         The net ends in the bits of ``fit(X, y, epochs=1, batch_size=len(X), shuffle=False)``.
         Buffers serve every number of rows up to the largest so far, and each call sees what has
@@ -379,7 +379,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
 
     @explained
     def train_on_gradient(self, X: ArrayLike, output_gradient: ArrayLike) -> None:
-        """Take one optimizer step on an objective of your own, from its gradient by the outputs.
+        """Take one optimizer step on your objective, from its gradient by the outputs.
 
         The net's loss plays no part, penalties do; nothing is divided by the number of rows.
 
@@ -512,7 +512,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
-        Parameters, results and errors are those of `predict`.
+        Parameters, results and errors as for `predict`.
         """
         who, predictor = "MLP.predict_raw", self._raw_predictor
         if predictor is None or compute_dtype is not None:
@@ -624,8 +624,8 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
     def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
         """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
 
-        The file is written whole or not at all. It holds names and numbers, no code: `load` is
-        given your own rules again.
+        The file is written whole or not at all. It holds names and numbers, no code: give `load`
+        your rules again.
 
         Parameters
         ----------
@@ -637,8 +637,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, a rule of your own has no name, or a parameter is not
-            finite.
+            If an argument has a wrong type, your rule has no name, or a parameter is not finite.
         ImportError, OSError
             If safetensors is not installed, or the file cannot be written; it is as it was then.
         RuntimeError
@@ -681,7 +680,7 @@ class MLP(NetBase, metaclass=AdvisingType, advice=OF_NETS):
         ----------
         path : path
         rules : mapping of str to callable, Loss or Optimizer, optional
-            Your own rules that the net was made with, by their names.
+            Your rules that the net was made with, by their names.
         n_threads, device
             As for `MLP`; a file does not keep them.
 

@@ -1,4 +1,4 @@
-"""NetGroup: nets side by side in a loop of the user's own, all of them stepped by one call."""
+"""NetGroup: nets side by side in the user's loop, all of them stepped by one call."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class GroupCalls:
 
 def _acquire(all_locks: list[Any], flags: list[bool]) -> None:
     """Acquire all locks or, while another thread holds one, none. The flags are written in one
-    step, so that an interrupt leaves none unknown."""
+    step, so that an interrupt leaves all known."""
     while True:
         flags.extend(map(type(all_locks[0]).acquire, all_locks, repeat(False)))
         if all(flags):
@@ -274,7 +274,7 @@ class NetGroup:
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Return the raw outputs of each net: those before output activations or links.
 
-        Parameters, results and errors are those of `predict`.
+        Parameters, results and errors as for `predict`.
         """
         return self._predicted(X, out, "predict_raw")
 

@@ -59,12 +59,12 @@ def save(
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
     Needs the extra `safetensors`. The file is written whole or not at all. It holds names and
-    numbers, no code: rules of your own are stored by name, and you pass them to `load` again.
+    numbers, no code: your rules are stored by name, and you pass them to `load` again.
 
     For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
-    the setting of `set_output`; not attributes of your own, nor metadata requests. For a search it
-    holds the settings, `cv_results_` and the best estimator, for a model of tables its columns and
-    the nets of its ensemble.
+    the setting of `set_output`; not your attributes, nor metadata requests. For a search it holds
+    the settings, `cv_results_` and the best estimator, for a model of tables its columns and the
+    nets of its ensemble.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def save(
     OSError
         If the file cannot be written; a file that was there is unchanged.
     ValueError
-        If a rule of your own has no name, as a lambda, another setting cannot be written, a
-        parameter is not finite, or an estimator is not fitted.
+        If your rule has no name, as a lambda, another setting cannot be written, a parameter is not
+        finite, or an estimator is not fitted.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def load(
     ----------
     path : path
     rules : mapping of str to callable, Loss or Optimizer, optional
-        Your own rules that the model was made with, by their names; objects by their class's name.
+        Your rules that the model was made with, by their names; objects by their class's name.
     n_threads : int, optional
         As for `MLP`; an estimator's `n_jobs`.
 
@@ -146,7 +146,7 @@ def load(
     TypeError, ValueError
         If an argument has the wrong type or value.
     OSError
-        If there is no file, or it cannot be read.
+        If the file is missing, or cannot be read.
     ImportError
         If safetensors is not installed, or scikit-learn for an estimator.
 

@@ -26,7 +26,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class NetLock:
-    """The locks of one net; a copy has locks of its own, and in a forked child they are open.
+    """The locks of one net; a copy has new locks, and in a forked child they are open.
 
     Code that has released the GIL holds `parameters` while it reads or writes all parameters.
     One thread at a time is inside `training`: it owns the optimizer's state.
@@ -58,10 +58,9 @@ class NetLock:
     def parameters(self) -> threading.RLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
-        It is an RLock, not a context manager of our own: its `__enter__` is one step, so Ctrl-C
-        cannot come between acquiring it and entering the block, and leave it locked. It is
-        reentrant: a signal's handler that predicts may interrupt its holder, which copies in one
-        step.
+        It is an RLock, not a Python context manager: its `__enter__` is one step, so Ctrl-C cannot
+        come between acquiring it and entering the block, and leave it locked. It is reentrant: a
+        signal's handler that predicts may interrupt its holder, which copies in one step.
         """
         if self._process is not _process[0]:
             self._renew()
@@ -136,6 +135,6 @@ class Training:
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
     """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL too: it sees all of the new values or none.
+    A prediction of few rows holds the GIL too: it sees either all new values or all old ones.
     """
     target.data.cast("B")[:] = values.data.cast("B")

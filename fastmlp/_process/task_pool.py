@@ -31,7 +31,7 @@ class Task(NamedTuple):
     run : callable without arguments
     name : str, named in the note that is added to its error
     apart : bool
-        True for a task that uses no core, such as one on a GPU: it gets a thread of its own.
+        True for a task that uses no core, such as one on a GPU: it gets a separate thread.
     """
 
     cost: float
@@ -95,7 +95,7 @@ class Pool:
 
     @property
     def stopping(self) -> bool:
-        """True if tasks are to end: those of this pool, or of the pool whose task it is part of."""
+        """True if this pool is to end, or the pool whose task it is part of."""
         return self._stopping.is_set() or (self._outer is not None and self._outer.stopping)
 
     @property
@@ -107,9 +107,9 @@ class Pool:
 
         Ctrl-C, or any other exception in the caller, ends running tasks at their next call of
         compiled code. So does an error in a task. It is raised when all tasks have ended, with a
-        note that has the task's own name, or `name` and its index; without a name there is no note.
-        Tasks of a pool that runs inside a task of another pool, such as the fit of many nets in a
-        search, end with that task.
+        note that has the task's name, or `name` and its index, if there is one. Tasks of a pool
+        that runs inside a task of another pool, such as the fit of many nets in a search, end with
+        that task.
         """
         try:
             self.begin(tasks)

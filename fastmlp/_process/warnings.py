@@ -18,7 +18,7 @@ def warn(message: str, category: type[Warning], module: str | None = None) -> No
     """Warn at the user's line; in a thread that collects warnings, collect it.
 
     The user's line is the first outside of fastmlp, and of scikit-learn and joblib where those call
-    fastmlp, as in a pipeline. A thread or process of joblib has none: the line that called fastmlp.
+    fastmlp, as in a pipeline. In a thread or process of joblib it is the line that called fastmlp.
 
     Parameters
     ----------

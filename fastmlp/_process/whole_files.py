@@ -18,8 +18,8 @@ TOKEN_BYTES = 8
 def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a temporary file to write to; at the end sync it, and rename it over the target.
 
-    After an exception it is removed, and the target is as before. The mode is that of the file that
-    is replaced, or else by the umask.
+    After an exception it is removed, and the target is as before. The mode is the replaced file's,
+    or follows the umask.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.exists() and not target.is_file():
@@ -47,7 +47,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
-    """Make an OSError name the path that the caller passed, not the temporary file or none."""
+    """Make an OSError name the path that the caller passed."""
     try:
         yield
     except OSError as error:

@@ -141,7 +141,7 @@ class Predictor(Protocol):
 
     def quick(self, x: object, out: object = None) -> Array | None:
         """Return predictions of a few rows in the buffers of an earlier call for a few rows; None
-        if there was none, or if x needs a check or a copy."""
+        without such a call, or if x needs a check or a copy."""
         ...
 
     def write(self, x: Any, out: Array) -> object:
@@ -205,7 +205,7 @@ class QuickStep(Protocol):
         ...
 
     def size_of(self, n_rows: int) -> StepSize | None:
-        """Return the size of a step on n rows; None if there is no short step on them."""
+        """Return the size of a step on n rows, or None without a short step on them."""
         ...
 
     @property

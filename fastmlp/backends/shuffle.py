@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fastmlp.compiler import block_of, next_word, row
 
-# A prototype of our own: argument types set on the function of ctypes.pythonapi would hold for the
-# whole process.
+# A new prototype: argument types set on the function of ctypes.pythonapi would hold for the whole
+# process.
 _POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _pointer_of = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 
@@ -22,7 +22,7 @@ _pointer_of = _POINTER(("PyCapsule_GetPointer", ctypes.pythonapi))
 def shuffle(scalar: Any) -> Any:
     """Make the block that turns n_orders x n words of 32 random bits into orders of n rows.
 
-    The shuffle is that of Fisher & Yates, inside out (Durstenfeld, 1964). Row i takes the position
+    The shuffle is Fisher & Yates', inside out (Durstenfeld, 1964). Row i takes the position
     ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: the probabilities of two orders
     of n rows differ by a factor of up to 1 + n / 2^32).
     """

@@ -191,8 +191,8 @@ class Block:
         True for kernels and drivers, whose loops are not unrolled: they take longer to compile than
         unrolling gains.
     ours : bool
-        True if the translator may compile it. It does not check indices, and a rule of the user's
-        own may use negative ones.
+        True if the translator may compile it. It does not check indices, and a user's rule may use
+        negative ones.
 
     Attributes
     ----------

@@ -91,7 +91,7 @@ class Stored:
         self._cache = CodeCache(f"{cache.name} by Numba")
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """Return what a C function reads of stored code; None if there is none."""
+        """Return what a C function reads of stored code, or None."""
         # Numba refreshes the whole context here, which imports SciPy without need: 0.3 s.
         rtsys.initialize(context)
         stored = self._cache.load()
@@ -182,8 +182,8 @@ def dispatcher_of(function: Any) -> Any:
 
 
 def _parallel(function: Any) -> Any:
-    """Compile a kernel twice, and run the parallel form on Numba's own threads: a parallel region
-    of one thread still costs a launch."""
+    """Compile a kernel twice, and run the parallel form on Numba's threads: a parallel region of
+    one thread still costs a launch."""
     # A call without a team uses the buffers of the first thread, also where a thread of a team
     # makes it.
     serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
@@ -373,7 +373,7 @@ SCALARS = {types.float32: np.float32, types.float64: np.float64}
 def _choose(function: Any, form: Any) -> None:
     @overload(function, strict=False, jit_options=INLINED)
     def choose(x: Any) -> Any:
-        # Integers use the function's own body.
+        # Integers use the function's Python body.
         return form(SCALARS[x]) if x in SCALARS else function
 
 

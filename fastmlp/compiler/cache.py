@@ -2,9 +2,9 @@
 
 Numba's cache keeps the machine code of a callee whose file changed, raises if a folder cannot be
 written or a file is damaged, and lets two processes that start together overwrite each other's
-index. Here the folder's name is a hash of the package's sources. A file holds its own checksum and
-is written whole or not at all. On any failure code is compiled in memory. A folder that was filled
-and is read-only, as in a container's image, is read.
+index. Here the folder's name is a hash of the package's sources. A file holds a checksum and is
+written whole or not at all. On any failure code is compiled in memory. A folder that was filled and
+is read-only, as in a container's image, is read.
 
 A file is a checksum, a line of JSON, and machine code. Neither Numba nor LLVM is needed to read it.
 A user who can write to the folder can run code in your process. So a folder
@@ -79,7 +79,7 @@ def _root() -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return this version's cache folder, or None if there is none.
+    """Return this version's cache folder, or None.
 
     Warns, once, of a folder that is there and not used.
     """
@@ -92,8 +92,8 @@ def folder() -> Path | None:
 def find() -> tuple[Path | None, str]:
     """Return this version's cache folder, creating it if necessary, or None and the reason.
 
-    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources there
-    is no cache: the hash could not distinguish versions.
+    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources the
+    cache is off: the hash could not distinguish versions.
     """
     if os.environ.get("FASTMLP_CACHE") == "0":
         return None, "off (FASTMLP_CACHE=0)"

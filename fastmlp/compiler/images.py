@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LOADS = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
-# Memory of code; none of it is ever freed, as addresses of blocks are kept in many places.
+# Memory of code, which is never freed, as addresses of blocks are kept in many places.
 _kept: list[mmap.mmap] = []
 
 

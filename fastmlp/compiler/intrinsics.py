@@ -7,7 +7,7 @@ an address; a field annotated `float` is a float64. Python makes a table with
 
 Two compilers take the same text of a `prange` loop. The translator turns the loop's body into a
 function of (names that it reads, first, last, thread) for the team at the address `team`, the
-kernel's first argument. Numba runs the loop on its own threads.
+kernel's first argument. Numba runs the loop on Numba's threads.
 """
 
 import ctypes
@@ -64,12 +64,12 @@ def call(address: Any, arguments: Any) -> None:
     interpreted[address](*flattened(arguments))
 
 
-# Blocks by their addresses, uncompiled. The address 0 means that there is no block.
+# Blocks by their addresses, uncompiled. The address 0 stands for a missing block.
 interpreted: list[Any] = [None]
 
 
 def flattened(arguments: tuple[Any, ...]) -> list[Any]:
-    """Return a tuple's integers, and those of tuples in it, one after the other."""
+    """Return the integers of a tuple and of tuples in it, one after the other."""
     parts = (flattened(item) if isinstance(item, tuple) else [item] for item in arguments)
     return [word for part in parts for word in part]
 
@@ -80,7 +80,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def row(address: Any, n: Any, dtype: Any) -> Any:
-    """Return the n numbers at `address` as a view, an array that does not own its memory.
+    """Return the n numbers at `address` as a view, an array over that memory.
 
     Loops over such views, indexed from 0 by a range, vectorise; the same loops over one flat array
     with an offset added to the index do not, which cost 3x on a 16-64-64-2 net.

@@ -22,7 +22,7 @@ class Unsupported(Exception):
 
 Definition = ast.FunctionDef
 F = TypeVar("F", bound=Callable[..., None])
-# Of records, by their classes, the names of some fields.
+# Names of some fields of records, by the records' classes.
 Fields = Mapping[Any, Sequence[str]]
 
 
@@ -100,7 +100,7 @@ def parameters_of(function: FunctionType) -> list[Any]:
 
 
 def n_words(function: FunctionType) -> int:
-    """Return how many integers a function takes, those of NamedTuples one by one."""
+    """Return how many integers a function takes, counting each field of NamedTuples."""
     return sum(1 if kind is None else len(kind._fields) for kind in parameters_of(function))
 
 
@@ -137,7 +137,7 @@ def check_shared(node: ast.For, outside: set[str]) -> None:
 
 
 def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements and the statements in their branches, without those of inner loops."""
+    """Yield statements and the statements in their branches, without statements of inner loops."""
     for statement in statements:
         yield statement
         if isinstance(statement, ast.If):

@@ -162,7 +162,7 @@ _LEAVES = (
     (0x24, 0, 2), (0x80000001, 0, 12), (0x80000008, 0, 2),
 )  # fmt: skip
 _OSXSAVE = 1 << 27
-# By its place in the results, the bits of a word that `LEVEL` needs, and those of AVX-512.
+# By its place in the results, the bits of a word that `LEVEL` needs, and the bits of AVX-512.
 _NEEDED = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
 _AVX512 = {8: 1 << 16, 22: 0xE6}
 

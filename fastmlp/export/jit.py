@@ -54,7 +54,7 @@ def learner(
     Parameters
     ----------
     net : MLP, on the CPU, or a sequence of them
-        With a sequence, handles of shape (n_nets, 1): ``handles[i]`` is that of ``net[i]``, in
+        With a sequence, handles of shape (n_nets, 1): ``handles[i]`` belongs to ``net[i]``, in
         compiled code and in its `prange` too.
     batch_size : int, rows of every step
     n_steps : int, optional

@@ -74,7 +74,7 @@ def fit_many(
 ) -> list[History]:
     """Train many nets on X and y at once, one on each core.
 
-    Each net ends with the bits of its own `fit`, for any number of threads, order of the nets and
+    Each net ends with the bits of `fit` by itself, for any number of threads, order of the nets and
     other nets in the call. The costliest begin first; if fewer nets than threads remain, the
     remaining nets share the threads. X is in memory once for all nets. Beside its parameters and
     its optimizer's state, two numbers a parameter, a net takes memory only while it trains.
@@ -114,8 +114,8 @@ def fit_many(
         Hold out this fraction of each net's `rows`, the last ones, or of the rows of a source of
         blocks, and validate on them.
     metrics, early_stopping, keep_best, time_limit
-        As for `MLP.fit`, for each net by itself: the time begins with the net's own fit. Metrics
-        are computed on several threads at once.
+        As for `MLP.fit`, for each net by itself: the time begins with the net's fit. Metrics are
+        computed on several threads at once.
     callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
         Each callable is called with a `Report` after every epoch of every net; `Report.net` is the
         net, and ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
@@ -123,8 +123,8 @@ def fit_many(
         Show a tqdm bar of all epochs.
     n_threads : int, optional
         How many nets to train at once; None: as many as the process may use threads. A net whose
-        own `n_threads` is less than its share uses no more than that. Nets on GPUs do not count:
-        each GPU has one thread more, which waits for it.
+        `n_threads` is less than its share uses no more than that. Nets on GPUs do not count: each
+        GPU has one thread more, which waits for it.
     client : distributed.Client or "auto", optional
         Train the nets in groups on the workers of a Dask cluster; "auto": of the current client.
         Nets end as without, on processors of one kind. X and y are sent to the workers once, also
@@ -145,9 +145,9 @@ def fit_many(
         If an argument is not valid, or two nets would shuffle by one generator; all nets are
         unchanged then, and nothing has been compiled. The message names the net.
     RuntimeError
-        If a net is being fitted already, or the workers have another version of fastmlp or are
-        none; all nets are unchanged then. If workers are lost again and again; nets that are done
-        keep what they learnt.
+        If a net is being fitted already, there are no workers, or they have another version of
+        fastmlp; all nets are unchanged then. If workers are lost again and again; nets that are
+        done keep what they learnt.
     TimeoutError
         If a group takes longer than `group_timeout`; nets that are done keep what they learnt.
     ConnectionError

@@ -31,7 +31,7 @@ from fastmlp.validation.expanded import Expanded
 
 
 class GpuQueue:
-    """The nets on one GPU. Nets of one kind train in the same launches, with the bits of their own
+    """The nets on one GPU. Nets of one kind train in the same launches, with the bits of single
     fits, which use the same kernels.
 
     Parameters

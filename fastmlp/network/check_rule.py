@@ -49,11 +49,11 @@ def check_rule(
         A function ``rule(z) -> (value, slope)`` or ``loss(prediction, target) -> (value, slope)``,
         or a `Loss` of numbers or, with `by_row`, of rows.
     points : array_like, optional
-        Places to compare at: numbers z, or predictions, each with each target; of a loss by rows
-        an array (n_rows, n_outputs). Default: 17 numbers from -2.93 to 2.91, of rows none. Points
-        without a finite value and slope are left out.
+        Places to compare at: numbers z, or predictions, each with each target; of a loss by rows an
+        array (n_rows, n_outputs). Default: 17 numbers from -2.93 to 2.91; a loss by rows needs
+        them. Points without a finite value and slope are left out.
     targets : array_like, optional
-        Targets of a loss, in its range. Default: 0.23 and 0.71; of a loss by rows none: its
+        Targets of a loss, in its range. Default: 0.23 and 0.71; a loss by rows needs them: its
         targets have shape (n_rows,) or (n_rows, n_columns).
 
     Returns

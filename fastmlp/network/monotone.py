@@ -1,7 +1,7 @@
 """Nets whose predictions rise or fall with some inputs: the signs of their weights.
 
-Each hidden unit has a direction: it rises with the constrained inputs, falls with them, or has none
-of them. A weight has the sign that its two ends' directions ask for. So it is exact in floating
+Each hidden unit has a direction: it rises with the constrained inputs, falls with them, or does not
+see them. A weight has the sign that its two ends' directions ask for. So it is exact in floating
 point: rounding reverses no order, and neither do sums of products with weights of one sign. Units
 of both directions make nets of relu universal (Sartor et al., ICML 2025); weights that are all not
 negative would make them convex in every input.

@@ -100,7 +100,7 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
 
 
 def activation(rule: object) -> activations.ActivationRule:
-    """Return the rule of this name, or check a rule of the user's own."""
+    """Return the rule of this name, or check a user's rule."""
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
         scalars.known(OWNER, "activation", name, activations.RULES, activations.SYNONYMS)
@@ -152,7 +152,7 @@ def optimizer(setting: object) -> Optimizer:
     if isinstance(setting, str):
         scalars.known(OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
         return optimizers.OPTIMIZERS[setting]()
-    # The library's own first: the check of the protocol takes a seventh of making a net.
+    # The library's optimizers first: the check of the protocol takes a seventh of making a net.
     known = optimizers.OPTIMIZERS.values()
     if type(setting) in known or isinstance(setting, optimizers.SecondOrder):
         return cast(Optimizer, setting)
@@ -280,7 +280,7 @@ def device(setting: object) -> str:
 
 
 def own_rules(setting: object, who: str) -> Mapping[str, Any]:
-    """Check a mapping from names to the user's own rules."""
+    """Check a mapping from names to the user's rules."""
     if setting is None:
         return {}
     if not isinstance(setting, Mapping):
@@ -289,7 +289,7 @@ def own_rules(setting: object, who: str) -> Mapping[str, Any]:
 
 
 def loss(setting: object) -> losses.Loss:
-    """Return the loss of this name, or check a loss of the user's own."""
+    """Return the loss of this name, or check a user's loss."""
     if isinstance(setting, str):
         scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[setting]

@@ -202,8 +202,8 @@ def paired_layers(
 ) -> tuple[bool, ...]:
     """Return for each layer True if its products take bfloat16: the chosen ones, or wide ones.
 
-    It is never a first layer on sparse or expanded rows, which is no product of matrices. With
-    None, nothing is rounded, and the tuple is empty.
+    A first layer on sparse or expanded rows, which is not a product of matrices, is never chosen.
+    With None, nothing is rounded, and the tuple is empty.
     """
     if chosen is None:
         return ()

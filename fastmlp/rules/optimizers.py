@@ -426,7 +426,7 @@ class ScheduleFreeAdamW(OptimizerSettings):
 @explained
 @dataclass(frozen=True, repr=False)
 class Custom(OptimizerSettings):
-    """An optimizer from your own update rule.
+    """An optimizer from your update rule.
 
     Parameters
     ----------

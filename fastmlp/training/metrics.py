@@ -109,7 +109,7 @@ def _metric(metric: Any, name: str, who: str) -> Metric:
 
 
 def _known(name: str, who: str) -> Metric:
-    # Losses that own a link take raw outputs.
+    # Losses with a link take raw outputs.
     of_predictions = [key for key, loss in LOSSES.items() if loss.link is None and not loss.by_row]
     if name in of_predictions:
         return Metric(loss=LOSSES[name], mode="min")

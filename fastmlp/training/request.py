@@ -79,8 +79,8 @@ class Checkpoint:
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
     def resume(self, *, validated: bool) -> Progress | None:
-        """Set the net back to the checkpoint and return the fit's progress; None if there is no
-        file yet. `validated`: the fit has validation data.
+        """Set the net back to the checkpoint and return the fit's progress; None before the first
+        file. `validated`: the fit has validation data.
         """
         file = self._file
         saved = file.read(self._fit, [*SERIES, *(f"{METRIC}{name}" for name in self._metrics)])
@@ -275,8 +275,8 @@ class FitRequest:
         return self.steps_per_epoch or -(-self.n_rows // self.batch_size)
 
     def window(self, most: int) -> int:
-        """Return the number of epochs to plan at once: one if something looks at each epoch, and
-        none past the next checkpoint."""
+        """Return the number of epochs to plan at once: one if something looks at each epoch, and at
+        most up to the next checkpoint."""
         history = self.history
         left = self.epochs - len(history.loss)
         if history.status is not Status.COMPLETED or not left:

@@ -196,7 +196,7 @@ def rates_in_use(dropout: Dropout | None, optimizer: Optimizer) -> tuple[Rate, .
 
 def setting_of_length(network: Network, optimizer: Optimizer, *, known: bool = False) -> object:
     """The first schedule, or the average, that depends on a fit's last step; or None. With `known`
-    no function of the user's own is asked."""
+    users' functions are not asked."""
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
     for rate in rates_in_use(network.dropout, optimizer):
         if callable(rate) and not (known and not is_known(rate)):

@@ -181,7 +181,7 @@ class Marquardt:
         self.load()
 
     def _scale(self, network: Network, y: Array, is_new: bool) -> None:
-        """Make steps those of a net on targets of a deviation near 1, whose last layer is smaller.
+        """Make steps as on targets of a deviation near 1, for which the last layer is smaller.
 
         A new net begins at such steps' start: its last layer is multiplied by the targets' size,
         unless the net explains half of the objective already.
@@ -223,7 +223,7 @@ class Marquardt:
 
     def run(self, goes_on: Callable[[float], bool], is_late: IsLate = lambda: False) -> bool:
         """Iterate as long as `goes_on`, called with the loss after each step, returns True; return
-        True if there is no further step. A step is given up when it `is_late`."""
+        True after the last possible step. A step is given up when it `is_late`."""
         while self._iterate(is_late):
             if not goes_on(self.loss):
                 return False

@@ -213,8 +213,8 @@ class Steps:
         return key
 
     def _room(self, kept: dict[Key, Any], key: Key, drop: Callable[[Any], Any]) -> int:
-        """The rows of new buffers: twice those of kept ones that are too small, which are dropped,
-        where one size serves both."""
+        """The rows of new buffers: twice the rows of kept buffers that are too small, which are
+        dropped, where one size serves both."""
         engine, room = self._engines[key.kind], key.room
         for it in list(kept) if key.is_dense else []:
             if it[:3] == key[:3] and engine.serves(it.room, key.room):

@@ -40,10 +40,10 @@ class EarlyStopping:
         An epoch is better than the best one by more than this.
     mode : "min" or "max", optional
         Whether lower or higher is better. None: lower of losses, higher of scikit-learn's scorers;
-        a metric of your own needs it.
+        your metric needs it.
     restore_best_weights : bool, default True
         End with the parameters of the best epoch, the first of equals, however the fit ends: also
-        after the last epoch, Ctrl-C, a divergence or an error. The optimizer's state is that of the
+        after the last epoch, Ctrl-C, a divergence or an error. The optimizer keeps the state of the
         last epoch.
     start_from_epoch : int of 0 or more, default 0
         Leave the epochs before this one out of account, counted from 0.

@@ -35,7 +35,7 @@ class Expanded:
     Parameters
     ----------
     values : (n_rows, plain + len(pieces) + len(levels)) array of real numbers
-        The plain numbers, then those of pieces, then levels. Not copied if it is C-contiguous and
+        The plain numbers, then numbers of pieces, then levels. Not copied if it is C-contiguous and
         of float32 or float64.
     plain : int
         How many of the first columns stand for one input each: themselves.

@@ -104,8 +104,9 @@ def require_different(frame: Any, who: str) -> None:
 def named(table: Any, names: Names, who: str, *, warns: bool = False) -> tuple[Any, Names]:
     """Return X with the columns of these names, in this order, and the names.
 
-    Without names a frame's own are returned; if several columns have one name, they are None, and
-    it warns, if that is asked for. An array, or another table without names, is returned as it is.
+    Without names the frame's names are returned; if several columns have one name, they are None,
+    and it warns, if that is asked for. An array, or another table without names, is returned as it
+    is.
     """
     if names is not None:
         return selected(table, names, who), names

@@ -98,7 +98,7 @@ def _switch(builder: Any, mode: Any = None) -> Any:
 emitted(flush_denormals, INT64)(_switch)
 emitted(restore_denormals)(_switch)
 
-# The instruction that tells a core it is spinning, by machine; on other machines there is none.
+# The instruction that tells a core it is spinning, by machine; other machines lack one.
 PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
     "AMD64": ("llvm.x86.sse2.pause", ()),

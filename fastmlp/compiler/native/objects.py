@@ -15,7 +15,7 @@ from fastmlp.compiler.source import hints_of
 from fastmlp.compiler.target import target
 
 SYMBOL = "block"
-# Functions that entries call, for LLVM's own loader: C's it finds by itself.
+# Functions of Python that entries call, for LLVM's loader, which finds C's by itself.
 _OF_PYTHON = ("PyLong_AsSsize_t", "PyFloat_FromDouble", "PyBool_FromLong")
 # The names of functions that were translated in this process, in order.
 TRANSLATED: list[str] = []
@@ -85,7 +85,7 @@ def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
     passes.run(module, llvm.create_pass_builder(on, llvm.create_pipeline_tuning_options()))
 
 
-# LLVM's engines, which own the code that they load.
+# LLVM's engines, which keep the code that they load.
 _engines: list[Any] = []
 
 

@@ -49,7 +49,7 @@ class RecordOperand(NamedTuple):
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 WORD: Any = ir.IntType(64)
-# The head of NumPy's arrays, behind that of every object, which is longer without the GIL.
+# The head of NumPy's arrays, behind the head of every object, which is longer without the GIL.
 ARRAY = np.dtype(
     {
         "names": ["data", "shape"],
@@ -251,7 +251,7 @@ def kind_of(operand: Any) -> Any:
 
 
 def registers_of(operand: Any) -> list[Any]:
-    """Return the registers that hold an operand; none for a constant."""
+    """Return the registers that hold an operand; empty for a constant."""
     if isinstance(operand, Number):
         return [operand.value]
     if isinstance(operand, View):
