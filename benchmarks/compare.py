@@ -125,7 +125,7 @@ def _check_quick(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 def chosen_workloads(names: list[str] | None) -> list[Any]:
     """The workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if asked_for(w.name, names)]
-    others = [*stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
+    others = [*predictions.DRAWN, *stream.BY_NAME, *machines.BY_NAME, *steps.TASKS, *second.TARGETS]
     if not chosen and not any(asked_for(name, names) for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
