@@ -243,12 +243,10 @@ def at_least(least: int, text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """Return an integer of 1 or more."""
     return at_least(1, text)
 
 
 def seed(text: str) -> int:
-    """Return a seed that scikit-learn takes too."""
     if (number := at_least(0, text)) > MOST_SEED:
         raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
     return number

@@ -63,7 +63,6 @@ def second_level_bytes() -> int:
 
 
 def multiplies_pairs() -> bool:
-    """Return True if the host multiplies pairs of bfloat16, by AVX512-BF16."""
     return "+avx512bf16" in target().features.split(",")
 
 

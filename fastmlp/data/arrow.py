@@ -161,7 +161,6 @@ class Place(str):
 
 
 def imported(who: str) -> Any:
-    """Import pyarrow, or raise an ImportError that names it."""
     return messages.imported("pyarrow", who)
 
 
@@ -204,7 +203,6 @@ def _expanded(path: str, who: str) -> list[str]:
 
 
 def no_table(X: object, expected: str, who: str) -> TypeError:
-    """Return the error for an object that is not a table, with advice."""
     if is_lazy(X):
         return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
     return TypeError(f"{who}: {expected} got {type(X).__name__}{instead_of(X)}")

@@ -71,7 +71,6 @@ class NamedColumns(NamedTuple):
 
     @property
     def wanted(self) -> "ColumnNames":
-        """The same columns, to be looked up in another table."""
         return ColumnNames(self.target, self.features, self.weight)
 
     def block(self, batch: Any, where: Place) -> Any:

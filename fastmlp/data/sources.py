@@ -171,7 +171,6 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
 
 
 def kind_of(source: Any) -> str:
-    """Return the name of a source that can be read once, for errors."""
     return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 
@@ -296,7 +295,6 @@ class Conversion:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of a row with one target an output, and a weight."""
         sizes = self._network.layout.sizes
         return (sizes[0] + sizes[-1] + 1) * self._network.dtype.itemsize
 

@@ -336,7 +336,6 @@ class CompiledMLP(
         return self
 
     def _outputs_for(self, y: Array) -> int:
-        """Return the outputs of a net for these targets, shape (n_samples, n_targets)."""
         return int(y.shape[1])
 
     def _check_solver(self) -> bool:

@@ -124,7 +124,6 @@ class WithClient(BaseEstimator):
             setattr(self, name, arguments[name])
 
     def _cluster(self, who: str) -> Cluster | None:
-        """Return the workers of the client, checked, or None without a client."""
         if self.client is None:
             return None
         return Cluster(client_of(self.client, who), who, self.group_timeout)

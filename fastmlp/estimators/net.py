@@ -40,7 +40,6 @@ RowIndex = NDArray[np.int64]
 
 
 def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
-    """Return a net with a copy of these weights and biases."""
     layout = make_layout(sizes_of(coefs))
     biases = biases_of(intercepts, layout.sizes[1:])
     return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
@@ -285,7 +284,6 @@ class RowSubset(NamedTuple):
         return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
 
     def shares(self, other: "RowSubset") -> bool:
-        """Return True if both are subsets of the same data."""
         return all(a is b for a, b in zip(self[:3], other[:3], strict=True))
 
     def split(self, estimator: Any) -> tuple[Self, Self]:
@@ -352,7 +350,6 @@ class HeldOutRows:
         self._outputs = self.metrics.predictions
 
     def loss(self) -> float:
-        """Return the mean loss, without penalty, at the current parameters."""
         return self._evaluation(self._flat, self._outputs)
 
     def score(self) -> float:

@@ -46,7 +46,6 @@ Callbacks = Listener | Iterable[Listener]
 
 
 def parameters_of(function: Callable[..., Any], but: set[str]) -> list[inspect.Parameter]:
-    """Return the parameters of a method, without those in `but`."""
     parameters = inspect.signature(function).parameters.values()
     return [parameter for parameter in parameters if parameter.name not in but]
 

@@ -75,7 +75,6 @@ def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) 
 def engine_of(
     estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
 ) -> Engine[Any]:
-    """Return the CPU's engine for a network, with as many threads as the estimator may use."""
     return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
 
 
@@ -164,7 +163,6 @@ def checked_targets(regressor: Any, y: Any, dtype: np.dtype[Any] | None = None) 
 
 
 def squeezed(outputs: Array) -> Array:
-    """One column as a vector, shape (n_rows,); several as they are, shape (n_rows, n)."""
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
@@ -317,7 +315,6 @@ def _for_net(estimator: Any) -> Optimizer:
 
 
 def steps_of(optimizer: Any) -> int:
-    """Return how many steps an optimizer object has counted; 0 for a new SGD of scikit-learn's."""
     return getattr(optimizer, "t", 0)
 
 

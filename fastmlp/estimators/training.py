@@ -205,7 +205,6 @@ class Epochs:
         self._over = any(self._end_epoch(i, loss) for i, loss in enumerate(losses))
 
     def cut_short(self, losses: Array) -> None:
-        """Record the epochs that were complete at Ctrl-C."""
         self.end_window(losses, None)
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
@@ -361,7 +360,6 @@ class Reports:
         return stops or stopped
 
     def end(self, state: NetState) -> None:
-        """Restore the best epoch, if it is to be, and stop the clock."""
         if self.watch.best is not None:
             state.assign(self.watch.best)
         self.history.seconds = time.perf_counter() - self._start
@@ -423,7 +421,6 @@ class StopIterations(Exception):
 
 
 def objective_on(estimator: Any, part: net.RowSubset) -> Any:
-    """The function from parameters, shape (n_parameters,), to the objective and its gradient."""
     sizes = estimator._live_state().layout.sizes
     engine = engine_of(estimator, network_of(estimator, sizes, np.dtype(np.float64)))
     return engine.objective(part.data(engine))

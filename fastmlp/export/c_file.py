@@ -222,15 +222,14 @@ def to_c(
 ) -> str:
     """One C file that predicts as a model does, without a library, and tests itself.
 
-    The file is C99 and C++17. The code stands in one of the files that include it, where
-    ``PREFIX_IMPLEMENTATION`` is defined before; the others get declarations alone. Weights are
-    constants, work is on the stack: it allocates nothing, and any number of threads may call at
-    once. With fused multiply-adds, as with ``-march=native``, its numbers equal the model's to the
-    bit, else to rounding.
+    The file is C99 and C++17. One including file defines ``PREFIX_IMPLEMENTATION`` before; the
+    others get declarations only. Weights are constants, work is on the stack: nothing is allocated,
+    and any number of threads may call at once. With fused multiply-adds, as with ``-march=native``,
+    numbers equal the model's to the bit, else to rounding.
 
-    A row of a model of tables is of double: numbers as they are, NAN where one is missing, and
-    codes of levels, -1 for a missing or unknown one, as `TabularMLPClassifier.codes` has them. The
-    file names columns and levels, and ``prefix_code`` looks up the code of a level by its text.
+    A row of a model of tables is of double: numbers, NAN where one is missing, and codes of levels,
+    -1 for a missing or unknown one, as from `TabularMLPClassifier.codes`. The file names columns
+    and levels, and ``prefix_code`` looks up a level's code by its text.
 
     Parameters
     ----------

@@ -35,7 +35,6 @@ class Affine(NamedTuple):
 
 
 def identity(n_features: int) -> Affine:
-    """Return the change that leaves columns as they are."""
     return Affine(np.ones(n_features), np.zeros(n_features))
 
 
@@ -85,17 +84,16 @@ def fold(model: Any, scaler: Any = None) -> Any:
     """Return a net that takes unscaled columns, from a net that was trained on scaled ones.
 
     The scaling ``x * factor + shift`` goes into the first layer: each row of its weights is
-    multiplied by its column's factor, and its biases gain the shifts times the weights. From
-    columns as they are the net predicts what the old one predicts from scaled ones, to rounding. It
-    is a net like any other: it is saved, exported and copied alike, and no scaler has to go along.
-    The optimizer begins at step 0.
+    multiplied by its column's factor, and its biases gain the shifts times the weights. Predictions
+    from unscaled columns equal the old net's from scaled ones, to rounding. The optimizer begins at
+    step 0.
 
     Parameters
     ----------
     model : MLP, estimator of fastmlp, Pipeline or TransformedTargetRegressor
-        Fitted; it stays as it is. A pipeline ends in an estimator of fastmlp, and its steps before
-        are StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines
-        of those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
+        Fitted; it does not change. A pipeline ends in an estimator of fastmlp, and its steps before
+        are StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines of
+        those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
         where the output activation is the identity.
     scaler : Standardizer, or one of those scalers, optional
         The scaler of X, for a model that is not a pipeline.
@@ -113,8 +111,8 @@ def fold(model: Any, scaler: Any = None) -> Any:
     Warns
     -----
     RuntimeWarning
-        If a column's values are so large, beside their spread, that rounding to the net's dtype
-        loses much of the differences.
+        If rounding to the net's dtype loses much of a column's differences, as of large values with
+        a small spread.
 
     See Also
     --------

@@ -47,9 +47,8 @@ def learner(
 
     `train_on_batch` and `train_on_gradient` take steps with the bits of `MLP.train_on_batch` and
     `MLP.train_on_gradient`, `vjp` has the bits of `MLP.vjp`, `predict` sees each step. Meanwhile
-    the net is in training, so that others' fits are refused, and `n_steps` of the net stays. When
-    the context ends, the net has all its steps and counts them; the handle trains no more. A
-    context lets the net go, which `compiled(training=True)` would not.
+    other fits of the net are refused, and its `n_steps` stays. When the context ends, the net
+    counts all steps; the handle trains no more.
 
     Parameters
     ----------
@@ -59,8 +58,8 @@ def learner(
     batch_size : int, rows of every step
     n_steps : int, optional
         Steps whose coefficients are computed ahead; later steps take the last coefficients. Without
-        it, as many as there are until they no longer change: with a constant rate, until Adam's
-        corrections of its bias are over, with a schedule, to its end. Dropout must have a number.
+        it, all steps until they no longer change: with a constant rate, until Adam's corrections of
+        its bias are over, with a schedule, to its end. Dropout needs a number.
 
     Raises
     ------
@@ -194,17 +193,15 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Return the public names, without what they are made of."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     """A handle of a model, by which compiled code predicts.
 
-    Hand it to compiled functions as an argument. A global would be frozen into their cached code,
-    and the next process would call an address that is not valid there. A copy of it, or a pickle,
-    holds addresses of another array: the functions refuse it with a ValueError. Hand workers the
-    model: each makes a handle.
+    Hand it to compiled functions as an argument. Cached code freezes a global, whose address is not
+    valid in the next process. A copy or a pickle holds addresses of another array: the functions
+    refuse it with a ValueError. Send workers the model: each makes a handle.
 
     Parameters
     ----------
@@ -214,15 +211,15 @@ def compiled(model: Any, *, raw: bool = False, freeze: bool = False) -> Any:
     raw : bool
         Predict the outputs before the link.
     freeze : bool
-        Predict by a copy of the parameters. Otherwise they are live: a step of the net's is seen by
-        the next prediction, and predictions during a fit read parameters while they change. A
-        further fit of an estimator makes new parameters, which the handle does not see.
+        Predict by a copy of the parameters. Otherwise predictions see each step, and read
+        parameters during a fit while they change. A further fit of an estimator makes new
+        parameters, which the handle does not see.
 
     Returns
     -------
     record array of shape (1,), of the Numba type `HANDLE`; of a list, shape (n_models, 1)
-        The same for every model, so that a function is compiled once. The handle keeps the model's
-        parameters alive.
+        All models share the type, so a function is compiled once. The handle keeps the parameters
+        alive.
 
     Raises
     ------

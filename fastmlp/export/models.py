@@ -48,7 +48,6 @@ class ModelParts(NamedTuple):
 
 
 def is_of_fastmlp(model: Any) -> bool:
-    """True for an object of one of fastmlp's classes, or of a subclass."""
     return any(kind.__module__.startswith("fastmlp.") for kind in type(model).__mro__)
 
 
@@ -92,7 +91,6 @@ def parts_of(model: Any, who: str) -> ModelParts:
 
 
 def has_several_labels(classifier: Any) -> bool:
-    """True for a classifier whose rows have any number of labels."""
     if hasattr(classifier, "_label_binarizer"):
         return bool(classifier._label_binarizer.y_type_.startswith("multilabel"))
     return bool(getattr(classifier, "_has_several_labels", False))

@@ -1,8 +1,8 @@
 """to_onnx: a model as an ONNX graph, node by node; converters of skl2onnx.
 
-The same code writes a graph for `to_onnx`, and to a graph of skl2onnx's. The converters of skl2onnx
-for scikit-learn's classes know four activations, one output of a regressor, and not exp. The
-converters here are registered when skl2onnx is imported, before fastmlp or after.
+The same code writes a graph for `to_onnx`, and to a graph of skl2onnx's, whose converters for
+scikit-learn's classes know four activations, one output of a regressor, and not exp. The converters
+here are registered when skl2onnx is imported, before fastmlp or after.
 """
 
 import math
@@ -127,7 +127,6 @@ class Graph:
         return self.node("Gather", [values, indices], axis=1)
 
     def predictions(self, rows: str, parts: ModelParts) -> str:
-        """Add the net of a model; return the name of its predictions, (n_rows, n_outputs)."""
         values = self.node("Cast", [rows], to=self.kind)
         return self._completed(self.net(values, parts.net, self.kind), parts)
 
@@ -213,7 +212,6 @@ class Graph:
         self.node("Gather", [self.constant(classes, kind), place], label, axis=0)
 
     def regressor(self, values: str, inputs: list["Graph.Input"], n_outputs: int) -> Outline:
-        """Add an output of numbers; return the outline of the whole graph."""
         name = self.output("variable")
         self.node("Cast", [values], name, to=self.kind)
         return Outline(inputs, [Output(name, self.kind, (None, n_outputs))])
@@ -351,11 +349,11 @@ def to_onnx(
     Returns
     -------
     onnx.ModelProto
-        Its input is "X", shape (n_rows, n_features); of a model of tables with names of columns,
-        one input for each column, shape (n_rows, 1): numbers, or texts. The outputs are, for a net,
-        "Y", shape (n_rows, n_outputs); for a regressor "variable", of that shape; for a classifier
-        "label", shape (n_rows,), or of several labels (n_rows, n_labels), and "probabilities",
-        shape (n_rows, n_classes); where a column has an output's name, "predicted_label" and so on.
+        Its input is "X", shape (n_rows, n_features); for a model of tables with names of columns,
+        one input a column, shape (n_rows, 1): numbers, or texts. The outputs are "Y", shape
+        (n_rows, n_outputs), for a net; "variable", of that shape, for a regressor; "label", shape
+        (n_rows,) or (n_rows, n_labels), and "probabilities", shape (n_rows, n_classes), for a
+        classifier; "predicted_label" and so on where a column has an output's name.
 
     Raises
     ------
@@ -423,7 +421,6 @@ def _values(scope: Any, operator: Any, container: Any) -> tuple[Graph, str]:
 
 
 def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
-    """Add a regressor: one output, shape (n_rows, n_outputs)."""
     graph, values = _values(scope, operator, container)
     graph.node("Cast", [values], operator.outputs[0].full_name, to=graph.kind)
 

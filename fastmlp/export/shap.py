@@ -59,10 +59,9 @@ def shap_values(
 ) -> Attribution:
     """Attribute predictions to columns: each row's difference from a background.
 
-    Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep
-    networks") along straight lines from each background row, averaged over them, by Gauss-Legendre
-    quadrature: Aumann-Shapley values. For smooth nets they are close to Shapley values. No number
-    is drawn.
+    Integrated gradients (Sundararajan, Taly & Yan, 2017, "Axiomatic attribution for deep networks")
+    along straight lines from each background row, averaged, by Gauss-Legendre quadrature:
+    Aumann-Shapley values, close to Shapley values for smooth nets. Nothing is random.
 
     A model of tables is attributed to its columns: lines go through the columns as nets see them,
     so that categories, missing values and dates have shares as numbers have.
@@ -78,8 +77,8 @@ def shap_values(
         Points of each line. The time is n_rows x n_background x n_steps gradients.
     raw : bool, optional
         Attribute raw outputs, before the output activation or link: a classifier's log odds. For a
-        model of tables: the log odds of two classes, or the logarithms of the probabilities of
-        several. None: True for classifiers.
+        model of tables: the log odds of two classes, or the logarithms of several classes'
+        probabilities. None: True for classifiers.
 
     Returns
     -------

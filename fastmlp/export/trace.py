@@ -1,8 +1,8 @@
 """Rules run on symbols: each operation on a symbol becomes a statement of another language.
 
-The rule of an activation, a link or a column, and the compiled form of an elementary function, is a
-straight line of arithmetic. Run once on symbols it gives the same operations in the same order. A
-`Trace` of a language says how numbers and operations are written in it.
+Rules, and compiled forms of elementary functions, are straight lines of arithmetic: run once on
+symbols they give the same operations in the same order. A `Trace` of a language says how numbers
+and operations are written in it.
 """
 
 import ast

@@ -427,7 +427,6 @@ def _text(numbers: Sequence[int]) -> str:
 
 
 def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
-    """Return the outcomes of tasks, which run at once on the threads of their group."""
     return Pool(share() or thread_limit()).run(tasks)
 
 

@@ -168,7 +168,6 @@ class Shared:
         return indices
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return the object made under this key; make it on the first call."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

@@ -82,13 +82,11 @@ def require_trained(network: Network, who: str) -> None:
 
 
 def trained_parameters(network: Network) -> NDArray[np.bool_]:
-    """Return True for each parameter that is trained, shape (n_parameters,)."""
     factors = [(layer.weights != 0, layer.biases != 0) for layer in network.factors]
     return spread(network.layout, *zip(*factors, strict=True)).astype(bool)
 
 
 def frozen(network: Network) -> list[tuple[bool, bool]]:
-    """Return for each layer if its weights are frozen, and if its biases are."""
     return [(factors.weights == 0, factors.biases == 0) for factors in network.factors]
 
 

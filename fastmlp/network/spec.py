@@ -275,7 +275,6 @@ class Network(NamedTuple):
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
 
     def without_output(self) -> "Network":
-        """Return the same network up to its raw outputs."""
         activations = (*self.activations[:-1], identity)
         return self._replace(activations=activations, link=LINKS["identity"])
 

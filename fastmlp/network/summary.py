@@ -57,7 +57,6 @@ class Description(NamedTuple):
         )
 
     def table(self) -> SummaryTable:
-        """Return the layers as a table, with the settings in a last line."""
         return SummaryTable(
             "\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"])
         )
@@ -156,7 +155,6 @@ def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> s
 
 
 def html_text(shown: str, *, strong: str = "") -> str:
-    """Return a line of text, after the word `strong` in bold type."""
     bold = f"<strong>{_escaped(strong)}</strong> " if strong else ""
     return f"<div>{bold}{_escaped(shown)}</div>"
 

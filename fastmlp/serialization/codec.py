@@ -218,7 +218,6 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
 
 
 def add_settings(name: str, kind: type[Any]) -> None:
-    """Let parameters be objects of a dataclass of settings."""
     _SPELLERS[kind] = lambda value: {name: asdict(value)}
     _READERS[name] = lambda content, own: kind(**content)
 

@@ -286,7 +286,6 @@ def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
 
 
 def shown(history: History) -> dict[str, str]:
-    """Return the last losses and metrics, as the bar shows them."""
     losses = {"loss": history.loss, "validation_loss": history.validation_loss}
     series = {**losses, **history.metrics}
     return {name: f"{values[-1]:.4g}" for name, values in series.items() if values}

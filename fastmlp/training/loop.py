@@ -227,7 +227,6 @@ class Calls:
         return request.window(max(1, self._pace.units // self._trainer.units_per_epoch))
 
     def completed_since(self, first_step: int) -> int:
-        """Return the number of epochs completed since the state had `first_step` steps."""
         trainer = self._trainer
         return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
 

@@ -238,7 +238,6 @@ class RanksFeed:
 
 
 def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Together":
-    """The ranks of a fit, by `communicator` as `MLP.fit` takes it."""
     checked = communicator_of(communicator, who)
     return ALONE if checked is None or checked.Get_size() == 1 else Together(checked, who)
 

@@ -202,7 +202,6 @@ class Marquardt:
 
     @property
     def slope(self) -> float:
-        """The largest number of the gradient."""
         return float(abs(self._gradient[self._trained]).max(initial=0.0))
 
     def load(self) -> None:

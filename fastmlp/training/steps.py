@@ -172,7 +172,6 @@ class Steps:
         return (gradient, by_inputs) if inputs else gradient
 
     def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
-        """The objective of rows and its gradient, without a step."""
         who, state = "MLP.loss_and_gradient", self._state
         data = self._engines["batch"].data(state.select(X, who), y, sample_weight, who)
         return self._differentiate("objective", data, state.trained())

@@ -189,7 +189,6 @@ def _brief(argument: object) -> str:
 
 
 def unnamed(y: object, who: str) -> None:
-    """Check that y is not the name of a column."""
     if isinstance(y, str):
         instead = f"for a column of X give target={y!r} in its place"
         raise TypeError(f"{who}: y must be an array, got {y!r}; {instead}")

@@ -118,12 +118,10 @@ class Expanded:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of rows, and of inputs that a row stands for."""
         return len(self.values), self.plain + sum(self.pieces) + sum(self.levels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the values."""
         return self.values.dtype
 
     @property

@@ -46,7 +46,6 @@ def is_table(X: object) -> bool:
 
 
 def is_lazy(X: object) -> bool:
-    """Return True for a LazyFrame of polars."""
     return hasattr(X, "collect") and hasattr(X, "collect_schema")
 
 
@@ -59,7 +58,6 @@ def is_frame(table: object) -> bool:
 
 
 def is_series(table: object) -> bool:
-    """Return True for one column: of pandas, polars or Arrow."""
     counts = hasattr(table, "isna") or hasattr(table, "null_count")
     return counts and hasattr(table, "to_numpy") and not is_frame(table)
 

@@ -34,22 +34,18 @@ def seconds(owner: str, name: str, value: object) -> float | None:
 
 
 def positive(owner: str, name: str, value: object) -> float:
-    """Check a finite number above zero."""
     return real(owner, name, value, "a finite number above 0", is_positive(value))
 
 
 def non_negative(owner: str, name: str, value: object) -> float:
-    """Check a finite number that is zero or more."""
     return real(owner, name, value, "a finite number of 0 or more", _compare(value, 0.0, math.inf))
 
 
 def fraction(owner: str, name: str, value: object) -> float:
-    """Check a number in [0, 1)."""
     return real(owner, name, value, "a number in [0, 1)", _compare(value, 0.0, 1.0))
 
 
 def inner_fraction(owner: str, name: str, value: object) -> float:
-    """Check a number in (0, 1)."""
     valid = _compare(value, 0.0, 1.0, closed=False)
     return real(owner, name, value, "a number in (0, 1)", valid)
 
@@ -79,7 +75,6 @@ def _integer(owner: str, name: str, value: object, least: int) -> int:
 
 
 def boolean(owner: str, name: str, value: object) -> bool:
-    """Check that `value` is True or False, not a number."""
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be True or False, got {value!r}")
     return value

@@ -171,7 +171,6 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _mantissa(kind: ir.Type) -> int:
-    """Return the number of mantissa bits."""
     return 23 if isinstance(kind, ir.FloatType) else 52
 
 
