@@ -8,10 +8,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.outputs import Form, kept_names, reader_of
-from fastmlp.validation import scalars
-from fastmlp.validation.calls import explained
-from fastmlp.validation.messages import listed
+from fastmlp import predict_arrow
+from fastmlp.extend import explained, messages, scalars
 
 __all__ = ["ThreadCommunicator", "predict", "threads"]
 Array = NDArray[Any]
@@ -81,7 +79,7 @@ def predict(
     if not hasattr(model, "predict") or isinstance(model, type):
         raise TypeError(f"{WHO}: model must be an MLP or a fitted estimator, got {model!r}")
     if _is(collection, "dask.dataframe", "DataFrame"):
-        form = Form(kept_names(keep, WHO), output, probabilities=probabilities)
+        form = {"keep": keep, "output": output, "probabilities": probabilities}
         return _of_frame(model, collection, form)
     if not _is(collection, "dask.array", "Array"):
         raise TypeError(
@@ -105,26 +103,26 @@ def _sent_once(model: Any) -> Any:
     return delayed(model, traverse=False)
 
 
-def _of_frame(model: Any, frame: Any, form: Form) -> Any:
+def _of_frame(model: Any, frame: Any, form: dict[str, Any]) -> Any:
     from dask.dataframe.utils import meta_nonempty
 
     names = list(frame.columns)
     unnamed = [repr(name) for name in names if not isinstance(name, str)]
     if unnamed:
-        raise TypeError(f"{WHO}: the names of columns must be str, got {listed(unnamed)}")
+        raise TypeError(f"{WHO}: the names of columns must be str, got {messages.listed(unnamed)}")
     # Predictions of two made-up rows also check the columns and the other arguments.
     meta = _frame_predictions(meta_nonempty(frame._meta), model, form, None).iloc[:0]
     return frame.map_partitions(_frame_predictions, _sent_once(model), form, meta, meta=meta)
 
 
-def _frame_predictions(frame: Any, model: Any, form: Form, none: Any) -> Any:
+def _frame_predictions(frame: Any, model: Any, form: dict[str, Any], none: Any) -> Any:
     """Return the predictions of a pandas frame. `none` are the predictions without rows."""
     if not len(frame):
         return none.set_axis(frame.index)
-    table = reader_of(model, frame, form._replace(rows=len(frame)), WHO).read_all().to_pandas()
+    table = predict_arrow(model, frame, batch_rows=len(frame), **form).read_all().to_pandas()
     table.index = frame.index
     # The columns of the frame: Arrow may return other dtypes.
-    return table.assign(**{name: frame[name] for name in form.keep})
+    return table.assign(**{name: frame[name] for name in table.columns if name in frame})
 
 
 def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:

@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.tuning import (
     TILED_ROWS,
 )
 from fastmlp.backends.shuffle import shuffle_again
-from fastmlp.compiler import INTERPRETED, block_of
+from fastmlp.compiler import INTERPRETED, block_of, cache
 from fastmlp.export import jit
 from fastmlp.export.derivatives import jacobian
 from fastmlp.model import MLP
@@ -105,6 +105,32 @@ def warmup(
         worker_pool.compile_all()
         dispatch.calibration_driver()
     return time.perf_counter() - start
+
+
+def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
+    """Compile by `warmup`; return the seconds, and the folder of the cache that keeps the code.
+
+    Parameters
+    ----------
+    shared : bool, default False
+        Let other users read the cache.
+    settings : of `warmup`
+
+    Raises
+    ------
+    OSError
+        If there is no folder, or not all code could be kept.
+    """
+    if (folder := cache.folder()) is None:
+        reason = cache.find()[1]
+        raise OSError(f"warmup has no cache folder to keep code in; the cache is {reason}")
+    if shared:
+        cache.share()
+    cache.failures.clear()
+    seconds = warmup(**settings)
+    if cache.failures:
+        raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
+    return seconds, str(folder)
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fastmlp import __version__
@@ -140,22 +141,14 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _warmup(arguments: argparse.Namespace) -> None:
-    from fastmlp.compiler import cache
-    from fastmlp.info import cache_state
-    from fastmlp.warmup import warmup
+    from fastmlp.warmup import fill_cache
 
-    if cache.folder() is None:
-        raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")
-    if arguments.shared:
-        cache.share()
-    cache.failures.clear()
     settings: Any = {"compute_dtype": arguments.compute_dtype}
     if arguments.dtype:
         settings["dtypes"] = [arguments.dtype]
-    seconds = warmup(report=lambda line: print(line, flush=True), **settings)
-    if cache.failures:
-        raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
-    print(f"{seconds:.1f} s, kept in {cache.folder()}")
+    report = partial(print, flush=True)
+    seconds, folder = fill_cache(shared=arguments.shared, report=report, **settings)
+    print(f"{seconds:.1f} s, kept in {folder}")
 
 
 # Line of the help, function that adds the options, function that runs.

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastmlp import CSVFile
-from fastmlp.data.arrow import ROWS
-from fastmlp.data.outputs import WRITERS
-from fastmlp.validation.messages import suggestion
+from fastmlp.extend import messages
 
 # Words of other programs, without hyphens, for an option or as advice.
 SYNONYMS = {
@@ -43,6 +41,8 @@ SYNONYMS = {
 VERBS = {"export": "convert to_c codegen dump"}
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
+# Endings of predictions, and rows of a batch of them.
+OUTPUTS, ROWS = (".parquet", ".csv", ".arrow", ".feather", ".ipc"), 65536
 # Presets and losses of estimators that import scikit-learn.
 PRESETS = ("fast", "balanced", "best")
 LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma", "tweedie")
@@ -62,7 +62,8 @@ class Parser(argparse.ArgumentParser):
             start, word, choices = choice.groups()
             known = [each.strip("' ") for each in choices.split(",")]
             verbs = {verb: words for verb, words in VERBS.items() if verb in known}
-            message = f"{start}{word!r}{suggestion(word, known, verbs)} known: {', '.join(known)}"
+            meant = messages.suggestion(word, known, verbs)
+            message = f"{start}{word!r}{meant} known: {', '.join(known)}"
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
@@ -86,7 +87,7 @@ def _unknown(extra: list[str], command: argparse.ArgumentParser) -> str:
     here: dict[str, Any] = {
         key: words for key, words in SYNONYMS.items() if key in options or " " in key
     }
-    return f"there is no option {word}{suggestion(word, options, here).rstrip(';')}"
+    return f"there is no option {word}{messages.suggestion(word, options, here).rstrip(';')}"
 
 
 class CommandError(Exception):
@@ -140,7 +141,7 @@ def add_predict(predict: Parser) -> None:
     predict.description = "Predict the rows of a table: columns are found by name."
     _add_model_and_data(predict)
     add = predict.add_argument
-    add("--output", metavar="PATH", help=f"{', '.join(WRITERS)}; default: CSV, to the screen")
+    add("--output", metavar="PATH", help=f"{', '.join(OUTPUTS)}; default: CSV, to the screen")
     add("--probabilities", action="store_true", help="add the probability of each class")
     add("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
     rows = f"rows to predict at a time, and of a row group; default: {ROWS}"
@@ -224,7 +225,7 @@ def names(text: str) -> tuple[str, ...]:
 
 def _known(text: str, table: Iterable[str]) -> str:
     if text not in table:
-        message = f"got {text!r}{suggestion(text, table)} known: {', '.join(table)}"
+        message = f"got {text!r}{messages.suggestion(text, table)} known: {', '.join(table)}"
         raise argparse.ArgumentTypeError(message)
     return text
 

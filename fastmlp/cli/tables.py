@@ -1,39 +1,37 @@
-"""The commands train, predict, score, show and export."""
+"""The commands train, predict, score, show and export, and the files that they read and write."""
 
 import argparse
+import atexit
+import glob
 import inspect
 import json
+import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastmlp
-from fastmlp.cli.files import data_of, require_new, write_rows
-from fastmlp.cli.options import EXPORTS, CommandError, UsageError, printable
-from fastmlp.data.arrow import ROWS, Place, imported
-from fastmlp.data.batches import Choice, PredictBatch, named_batches, names_of_model, predicted
-from fastmlp.data.columns import require_target
-from fastmlp.data.outputs import WRITERS, Form, reader_of
-from fastmlp.extend import read_table
-from fastmlp.serialization import safetensors_file
-from fastmlp.tabular import schema
-from fastmlp.tabular.arrow_tables import decoded, is_number, numbers, places
-from fastmlp.validation import scalars
-from fastmlp.validation.messages import listed, needs
+from fastmlp import CSVFile, predict_arrow, predict_parquet
+from fastmlp.cli.options import EXPORTS, OUTPUTS, CommandError, UsageError, printable
+from fastmlp.extend import messages, read_table, scalars
 
 Array = NDArray[Any]
-MODEL = ".safetensors"
+Task = Literal["classification", "regression"]
+MODEL, CSV = ".safetensors", (".csv", ".csv.gz")
 # Words of the command for words in errors of Python's API.
 IN_COMMANDS = {
     r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
+    r"^predict_(arrow|parquet): ": r"{}: ",
     r"\bsample_weight(_val)?\b": "--weight",
     r"\b[Xy]_val\b": "--valid",
     r"\by(?= (must|has|holds)\b)": "the target",
@@ -47,12 +45,16 @@ N_FOLDS = 5
 MOST_CLASSES = 20
 # Time limit of a fit that begins too late: one epoch.
 SHORTEST = 1e-3
+# A target of more classes is an id or free text: so many, and of this share of the rows.
+ID_LEVELS, ID_SHARE = 20, 0.5
+# The column of predictions beside a target.
+PREDICTION = "fastmlp: prediction"
 # Levels and classes that a line shows.
 MOST_SHOWN = 8
 # Keywords of these functions; the options of their names have no defaults here.
 KEYWORDS = ("prefix", "tests", "test_data", "dtype", "gradient", "opset")
 # Arguments: sklearn.metrics; places of classes and probabilities, or numbers and predictions.
-METRICS: dict[schema.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
+METRICS: dict[Task, dict[str, Callable[[Any, Array, Array], float]]] = {
     "classification": {
         "accuracy": lambda metrics, codes, p: metrics.accuracy_score(codes, p.argmax(axis=1)),
         "log_loss": lambda metrics, codes, p: metrics.log_loss(
@@ -71,7 +73,7 @@ METRICS: dict[schema.Task, dict[str, Callable[[Any, Array, Array], float]]] = {
         "r2": lambda metrics, y, result: metrics.r2_score(y, result),
     },
 }
-DEFAULTS: dict[schema.Task, tuple[str, ...]] = {
+DEFAULTS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
@@ -131,14 +133,13 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise UsageError(f"argument --{word}: {target!r} is the target")
     require_new(output, force=arguments.force, who=who)
     # Packages for the end of the command are checked before it reads.
-    imported("fastmlp train")
-    safetensors_file.safetensors()
-    try:
-        from fastmlp import TabularMLPClassifier, TabularMLPRegressor
-    except ImportError as error:
-        raise ImportError(needs("fastmlp train", "scikit-learn")) from error
+    messages.imported("pyarrow", "fastmlp train")
+    messages.imported("safetensors", "fastmlp train")
+    messages.imported("sklearn", "fastmlp train", "scikit-learn")
+    from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+
     with telling(who):
-        data = data_of(arguments.data, who, encoding=arguments.encoding)
+        data = data_of(arguments.data, who, arguments.encoding)
         others = [target, *([arguments.weight] if arguments.weight else [])]
         chosen = {"columns": arguments.features, "others": others, "ignore": arguments.ignore}
         table = read_table(data, who, arguments.seed, target=target, **chosen)
@@ -171,12 +172,12 @@ def run_train(arguments: argparse.Namespace) -> None:
     _print_scores(scores, as_json=arguments.json)
 
 
-def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
+def _task_of(column: Any, name: str, asked: Any) -> Task:
     import pyarrow.compute as compute
     import pyarrow.types as kinds
 
     task, type_, labels = asked, column.type, compute.unique(column)
-    n, first, of_numbers = len(labels), labels[0].as_py(), is_number(type_)
+    n, first, of_numbers = len(labels), labels[0].as_py(), _is_number(type_)
     if n == 1:
         raise ValueError(f"train: the target {name!r} has one value, {first!r}")
     if asked == "auto":
@@ -191,7 +192,7 @@ def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
         raise TypeError(f"train: the target {name!r} holds {type_}; a regression needs numbers")
     if task == "classification" and not isinstance(first, str | bool | int | float):
         raise TypeError(f"train: the target {name!r} holds {type_}, and not classes")
-    if task == "classification" and n > max(schema.ID_LEVELS, schema.ID_SHARE * len(column)):
+    if task == "classification" and n > max(ID_LEVELS, ID_SHARE * len(column)):
         hint = "; for numbers: --task regression" * of_numbers
         raise ValueError(
             f"train: the target {name!r} has {n} classes in {len(column)} rows, as an id or free "
@@ -201,7 +202,7 @@ def _task_of(column: Any, name: str, asked: Any) -> schema.Task:
 
 
 def _divided(
-    table: Any, others: list[str], task: schema.Task, arguments: argparse.Namespace
+    table: Any, others: list[str], task: Task, arguments: argparse.Namespace
 ) -> tuple[Any, Any, list[Any]]:
     """Return the rows to train on, the rows to validate on, and their places in the table.
 
@@ -212,7 +213,7 @@ def _divided(
         say(f"{table.num_rows} rows to train on")
         return table, None, []
     if isinstance(valid, str):
-        data = data_of([valid], "train", encoding=arguments.encoding)
+        data = data_of([valid], "train", arguments.encoding)
         columns = [name for name in table.column_names if name not in others]
         chosen: Any = {"columns": columns, "others": others, "texts": _text_names(table)}
         verb = {"target": others[0], "verb": "validated on"}
@@ -228,7 +229,7 @@ def _divided(
         # A class whose rows are all held out keeps the first for training.
         out[first[np.bincount(codes[out], minlength=len(labels)) == counts]] = False
         if single := labels[counts == 1].tolist():
-            names = listed([*map(repr, single)])
+            names = messages.listed([*map(repr, single)])
             say(f"note: classes of one row are trained on, and not validated on: {names}")
     n, n_out = len(out), int(out.sum())
     if n_out in (0, n):
@@ -274,27 +275,39 @@ def _seconds_until(ends: float | None) -> float | None:
 
 def _scores(model: Any, data: Any, who: str, names: Any = ()) -> dict[str, float]:
     target = model.training_["target"]
-    choice = Choice(model._read_names, [target], model._text_names, nulls=True)
-    return score(model, named_batches(data, choice, ROWS, who), target, who, names)
+    reader = predict_arrow(model, data, keep=target, output=PREDICTION)
+    return score(model, reader, target, who, names)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """Predict the rows of a table, and write them to a file or to standard output."""
     output, who = arguments.output, "predict"
     if output is not None:
-        if not output.lower().endswith(tuple(WRITERS)):
-            ends = ", ".join(WRITERS)
+        if not output.lower().endswith(OUTPUTS):
+            ends = ", ".join(OUTPUTS)
             raise UsageError(f"argument --output: must end in {ends}, got {output!r}")
         require_new(output, force=arguments.force, who=who)
     with telling(who):
         model = _loaded(arguments)
         if arguments.probabilities and not hasattr(model, "classes_"):
             raise UsageError("argument --probabilities: the model predicts numbers")
-        form = Form([*arguments.keep], rows=arguments.batch_rows)
-        form = form._replace(probabilities=arguments.probabilities)
-        reading = {"encoding": arguments.encoding, "nulls": False}
-        data = data_of(arguments.data, who, model._text_names, **reading)
-        write_rows(reader_of(model, data, form, who), output)
+        data = data_of(arguments.data, who, arguments.encoding)
+        form: Any = {"keep": arguments.keep, "batch_rows": arguments.batch_rows}
+        form["probabilities"] = arguments.probabilities
+        if output is not None:
+            predict_parquet(model, data, output, **form)
+        else:
+            _write_csv(predict_arrow(model, data, **form))
+
+
+def _write_csv(reader: Any) -> None:
+    """Write the batches of an Arrow reader to standard output."""
+    import pyarrow.csv
+
+    sys.stdout.flush()
+    with pyarrow.csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
 
 
 def run_score(arguments: argparse.Namespace) -> None:
@@ -303,8 +316,7 @@ def run_score(arguments: argparse.Namespace) -> None:
         model = _loaded(arguments)
         if "target" not in model.training_:
             raise ValueError(f"{arguments.model}: the model was fitted to a y without a name")
-        encoding = arguments.encoding
-        data = data_of(arguments.data, "score", model._text_names, encoding=encoding)
+        data = data_of(arguments.data, "score", arguments.encoding)
         scores = _scores(model, data, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 
@@ -365,15 +377,15 @@ def run_show(arguments: argparse.Namespace) -> None:
 
 
 def _listed(values: Any) -> str:
-    return listed([*map(str, values)], MOST_SHOWN)
+    return messages.listed([*map(str, values)], MOST_SHOWN)
 
 
-def task_of(model: Any) -> schema.Task:
+def task_of(model: Any) -> Task:
     return "classification" if hasattr(model, "classes_") else "regression"
 
 
 def score(
-    model: Any, batches: Iterable[PredictBatch], target: str, who: str, names: Sequence[str] = ()
+    model: Any, reader: Iterable[Any], target: str, who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows by metric, by default `DEFAULTS`.
 
@@ -381,44 +393,67 @@ def score(
 
     Parameters
     ----------
-    batches : rows with the column of the target among the kept ones
+    reader : record batches of `predict_arrow` with the target, and predictions as `PREDICTION`
     """
     from sklearn import metrics
 
-    task = task_of(model)
-    known, method = METRICS[task], model.predict if task == "regression" else model.predict_proba
+    task, known = task_of(model), METRICS[task_of(model)]
     for name in names:
         scalars.known(who, "metric", name, known, SYNONYMS)
-    targets, predictions = list[Array](), list[Array]()
-    for batch in batches:
-        if batch.rows.num_rows:
-            column, where = batch.kept.column(target), batch.where.by(who)
-            targets.append(_targets(model, column, target, where))
-            predictions.append(predicted(method, batch, named=True, who=who))
-    if not targets:
+    columns = [PREDICTION]
+    if task == "classification":
+        columns = [f"probability_{each}" for each in model.classes_]
+    targets, predictions, n = list[Array](), list[Array](), 0
+    for batch in reader:
+        targets.append(_targets(model, batch.column(target), target, who, n))
+        predictions.append(np.column_stack([batch.column(name).to_numpy() for name in columns]))
+        n += batch.num_rows
+    if not n:
         raise ValueError(f"{who}: there are no rows")
     y, values = np.concatenate(targets), np.concatenate(predictions).astype(np.float64)
     if task == "classification":
         values /= values.sum(axis=1, keepdims=True)
+    else:
+        values = values[:, 0]
     return {name: float(known[name](metrics, y, values)) for name in names or DEFAULTS[task]}
 
 
-def _targets(model: Any, column: Any, name: str, where: Place) -> Array:
+def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:
     """Return an Arrow column as numbers, or as places of classes, shape (n_rows,)."""
     import pyarrow
+    import pyarrow.compute as compute
 
-    require_target(column, name, where)
+    missing = compute.is_null(column, nan_is_null=True)
+    if "string" in str(column.type):
+        missing = compute.or_(missing, compute.equal(column, "")).fill_null(True)
+    if n := compute.sum(missing).as_py():
+        place = f"row {first + compute.index(missing, True).as_py()}"
+        raise ValueError(f"{who}: {messages.lacking(name, n, place)}")
     if not hasattr(model, "classes_"):
-        return numbers(column, name, where)
-    classes = tuple(model.classes_.tolist())
-    codes = places(decoded(column).cast(pyarrow.array(classes).type), classes)
+        if not _is_number(column.type):
+            raise TypeError(f"{who}: the target {name!r} must hold numbers, got {column.type}")
+        y: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+        return y
+    classes = pyarrow.array(model.classes_.tolist())
+    values = column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
+    places = compute.index_in(values.cast(classes.type), value_set=classes)
+    codes: Array = places.fill_null(-1).to_numpy(zero_copy_only=False)
     if (codes < 0).any():
         unknown = column[int(np.argmax(codes < 0))].as_py()
+        known = ", ".join(map(repr, classes.to_pylist()[:20]))
         raise ValueError(
-            f"{where}: the target {name!r} has the class {unknown!r}, which training did "
-            f"not have; known: {', '.join(map(repr, classes[:20]))}"
+            f"{who}: the target {name!r} has the class {unknown!r}, which training did not have; "
+            f"known: {known}"
         )
     return codes
+
+
+def _is_number(kind: Any) -> bool:
+    """Return True for a data type of Arrow of numbers, true and false too."""
+    import pyarrow.types as kinds
+
+    tests = (kinds.is_floating, kinds.is_integer, kinds.is_decimal, kinds.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def run_export(arguments: argparse.Namespace) -> None:
@@ -441,9 +476,69 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def _test_rows(model: Any, path: str, n: int) -> Any:
-    texts = getattr(model, "_text_names", ())
-    choice = Choice(names_of_model(model), (), texts, nulls=True)
-    rows = next(named_batches(data_of([path], "export", texts), choice, n, "export")).rows
-    if not rows.num_rows:
-        raise ValueError(f"export: {path!r} has no rows")
-    return rows
+    schema = getattr(model, "schema_", None)
+    if schema is None:
+        named = getattr(model, "feature_names", None)
+        columns, texts = getattr(model, "feature_names_in_", () if named is None else named), ()
+    else:
+        columns, texts = schema.read_names, schema.text_names
+    rows = read_table(data_of([path], "export"), "export", 0, columns=columns, texts=texts)
+    return rows.slice(0, n)
+
+
+def data_of(arguments: Sequence[str], who: str, encoding: str | None = None) -> Any:
+    """Return the data of the arguments DATA: paths, or a table.
+
+    Parameters
+    ----------
+    encoding : the encoding of CSV; None: UTF-8
+    """
+    messages.imported("pyarrow", f"fastmlp {who}")
+    if list(arguments) == ["-"]:
+        return _of_standard_input(encoding)
+    if all(path.lower().endswith(".npz") for path in arguments):
+        import pyarrow
+
+        paths = (file for path in arguments for file in sorted(glob.glob(path)) or [path])
+        return pyarrow.concat_tables([_of_arrays(path, who) for path in paths])
+    if encoding is None:
+        return list(arguments)
+    files = [os.path.join(each, "*.csv") if os.path.isdir(each) else each for each in arguments]
+    return [CSVFile(each, encoding) if each.lower().endswith(CSV) else each for each in files]
+
+
+def _of_standard_input(encoding: str | None) -> CSVFile:
+    """Return a file with all of standard input, which is left at the end of the program."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "standard input.csv")
+    with open(path, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return CSVFile(path, encoding or "utf-8")
+
+
+def _of_arrays(path: str, who: str) -> Any:
+    """Return the arrays of a .npz file as a table. Columns of X are x0, x1 and so on."""
+    import pyarrow
+
+    columns: dict[str, Any] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name, array in arrays.items():
+            if array.ndim not in (1, 2):
+                raise ValueError(f"{who}: {name!r} has {array.ndim} dimensions, not 1 or 2")
+            names = (
+                [f"{name.lower()}{j}" for j in range(array.shape[1])] if array.ndim > 1 else [name]
+            )
+            columns |= dict(zip(names, array.reshape(len(array), -1).T, strict=True))
+        return pyarrow.table(columns)
+
+
+def require_new(path: str, *, force: bool, who: str) -> None:
+    """Check before any work that an output can be written."""
+    if os.path.exists(path) and not force:
+        raise FileExistsError(f"{who}: {path!r} exists; --force overwrites it")
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{who}: there is no folder {str(Path(path).parent)!r}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{who}: the folder {str(folder)!r} cannot be written to")

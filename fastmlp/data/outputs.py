@@ -140,6 +140,7 @@ def predict_arrow(
     keep: str | Sequence[str] = (),
     output: str = "prediction",
     batch_rows: int = ROWS,
+    probabilities: bool = True,
     compute_dtype: ComputeDTypes | None = None,
 ) -> Any:
     """Return predictions of files or of a table as a stream of Arrow record batches.
@@ -167,6 +168,8 @@ def predict_arrow(
     output : str, default "prediction"
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch.
+    probabilities : bool, default True
+        False leaves the columns of the classes' probabilities out.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
         As for `MLP.predict`. It needs an `MLP`, such as an estimator's ``net_``.
 
@@ -199,7 +202,7 @@ def predict_arrow(
     ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
     """
     who = "predict_arrow"
-    form = Form(kept_names(keep, who), output, batch_rows, compute_dtype=compute_dtype)
+    form = Form(kept_names(keep, who), output, batch_rows, probabilities, compute_dtype)
     return reader_of(model, source, form, who)
 
 
@@ -212,6 +215,7 @@ def predict_parquet(
     keep: str | Sequence[str] = (),
     output: str = "prediction",
     batch_rows: int = ROWS,
+    probabilities: bool = True,
     compute_dtype: ComputeDTypes | None = None,
 ) -> int:
     """Write predictions of files or of a table to a file. It needs the extra `arrow`.
@@ -221,7 +225,7 @@ def predict_parquet(
 
     Parameters
     ----------
-    model, source, keep, output, compute_dtype
+    model, source, keep, output, probabilities, compute_dtype
         As for `predict_arrow`.
     path : path
         The ending decides the format: .parquet, .csv, .arrow, .feather or .ipc.
@@ -251,7 +255,7 @@ def predict_parquet(
     """
     who = "predict_parquet"
     writer = writer_of(path, who)
-    form = Form(kept_names(keep, who), output, batch_rows, compute_dtype=compute_dtype)
+    form = Form(kept_names(keep, who), output, batch_rows, probabilities, compute_dtype)
     reader = reader_of(model, source, form, who)
     return write(reader, path, writer)
 
@@ -313,6 +317,7 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     arrow = imported(who)
     keep, rows = list(dict.fromkeys(form.keep)), form.rows
     scalars.positive_integer(who, "batch_rows", rows)
+    scalars.boolean(who, "probabilities", form.probabilities)
     if not isinstance(form.output, str):
         raise TypeError(f"{who}: output must be a column's name, got {form.output!r}")
     if not hasattr(model, "predict") or isinstance(model, type):

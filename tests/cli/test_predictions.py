@@ -4,7 +4,6 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,8 @@ from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_sc
 
 import fastmlp
 from fastmlp.cli.main import main
-from fastmlp.cli.tables import METRICS, score
+from fastmlp.cli.tables import METRICS, PREDICTION, score
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.data.arrow import Place
-from fastmlp.data.batches import PredictBatch
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 FIT = ["--epochs", "1", "--seed", "3"]
@@ -185,22 +182,12 @@ def test_a_table_without_rows_has_no_predictions(
 N = 1003
 
 
-def batches(y: Any, predictions: Any) -> Iterator[PredictBatch]:
-    for first in range(0, N, 100):
-        part, where = slice(first, first + 100), Place("rows", first)
-        rows = pa.table({str(j): column for j, column in enumerate(predictions[part].T)})
-        yield PredictBatch(rows, where, pa.record_batch({"y": pa.array(y[part])}))
-
-
 def scored(y: Any, predictions: Any, **classes: Any) -> dict[str, float]:
-    def method(rows: Any) -> Any:
-        return np.column_stack([column.to_numpy() for column in rows.columns])
-
     task: Any = "classification" if classes else "regression"
-    model = SimpleNamespace(
-        predict_proba=method, predict=lambda rows: method(rows)[:, 0], **classes
-    )
-    return score(model, batches(y, predictions), "y", "score", [*METRICS[task]])
+    names = [f"probability_{each}" for each in classes.get("classes_", ())] or [PREDICTION]
+    columns = dict(zip(names, predictions.T, strict=True))
+    batches = pa.table({"y": y, **columns}).to_batches(max_chunksize=100)
+    return score(SimpleNamespace(**classes), batches, "y", "score", [*METRICS[task]])
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 30])

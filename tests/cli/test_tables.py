@@ -182,7 +182,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
         (["train", "a.csv", "--target", "y", "--loss", "bce"], 2, "got 'bce'; known: squared_er"),
         (["train", "a.csv", "--target", "t", "--loss", "poisson"], 2, "--loss: needs a regression"),
         (["train", "no.csv", "--target", "y"], 1, "there is no file 'no.csv'"),
-        (["train", "a.txt", "--target", "y"], 1, "must end in .parquet"),
+        (["train", "a.txt", "--target", "y"], 1, "files must be .parquet"),
         (["train", "a.csv", "--target", "y", "--time-limit", "0"], 2, "must be a number above 0"),
         (["train", "a.csv", "--target", "z"], 1, "there is no column 'z'"),
         (["train", "semi.csv", "--target", "y"], 1, "separated by ';', and must be by commas"),
