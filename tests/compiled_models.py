@@ -35,6 +35,8 @@ def digits(n_classes: int) -> Any:
 
 
 def expected_of(model: Any, X: Any) -> Any:
-    """Probabilities of classes, or predicted numbers, shape (n_rows, n_outputs)."""
-    predictions = getattr(model, "predict_proba", model.predict)(X)
+    """Probabilities of classes, or predicted numbers, shape (n_rows, n_outputs), of few rows at a
+    time."""
+    predict = getattr(model, "predict_proba", model.predict)
+    predictions = np.concatenate([predict(X[k : k + 100]) for k in range(0, len(X), 100)])
     return predictions.reshape(len(predictions), -1)

@@ -19,6 +19,8 @@ from fastmlp.tabular.settings import PackSettings
 from fastmlp.tabular.splits import Divided
 
 Array = NDArray[Any]
+# Rows of which a unit that is left out changes no prediction.
+IDLE_ROWS = 20_000
 
 
 class TableFit(NamedTuple):
@@ -239,7 +241,8 @@ def refitted_pack(
             raise NotRefitted("has nets that diverged")
         encodings.append(encoding)
         for net, same, n in zip(nets, groups, epochs, strict=True):
-            weight = sum(member.weight for member in same)
+            weight, recipe = sum(member.weight for member in same), same[0].recipe
+            net = pool.without_idle_units(net, recipe, encoding, of_nets, X[:IDLE_ROWS])
             members.append(same[0]._replace(net=net, encoding=place, weight=weight, epoch=n))
     return replace(pack, outputs=outputs, encodings=tuple(encodings), members=tuple(members))
 

@@ -16,8 +16,9 @@ from fastmlp.tabular.arrow_tables import Kind
 
 Array = NDArray[Any]
 Level = str | bool | int | float
-# Up to here a loop in Python is quicker than a library's call: 6 us, and 70 us, for 20 texts.
-FEW_ROWS = 64
+# Up to here a loop in Python is quicker than a library's calls for each column: 1.2 ms, and 3.7 ms,
+# for 100 rows of 13 numbers and 7 categories.
+FEW_ROWS = 256
 NUMBERS = (Real, Decimal, np.bool_)
 ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimensions, or a list "
 ACCEPTED += "of lists or of dicts"
@@ -379,7 +380,7 @@ def places_in(values: Any, levels: Sequence[Any]) -> Array | None:
 
 def _without_missing(codes: Array, values: list[Any]) -> LevelCodes:
     """Return the values with the code -1 for those that are None, NaN or alike."""
-    missing = [place for place, value in enumerate(values) if is_missing(value)]
+    missing = [k for k, value in enumerate(values) if type(value) is not str and is_missing(value)]
     return LevelCodes(np.where(np.isin(codes, missing), -1, codes) if missing else codes, values)
 
 
@@ -388,7 +389,7 @@ def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:
 
     Whole numbers have no point, so that 1 and 1.0 are one level.
     """
-    return [_level(value, numeric) for value in values]
+    return [value if type(value) is str else _level(value, numeric) for value in values]
 
 
 def _level(value: Any, numeric: bool) -> Level:

@@ -11,8 +11,18 @@ import pytest
 from numpy.typing import NDArray
 
 from fastmlp.tabular.encoding import Encoding
+from fastmlp.tabular.outputs import outputs_of
 from fastmlp.tabular.pack import Pack, train_pack
-from fastmlp.tabular.pool import FEWEST_ROWS, Limits, TableRows, inputs_of, joined
+from fastmlp.tabular.pool import (
+    FEWEST_ROWS,
+    Limits,
+    TableRows,
+    inputs_of,
+    joined,
+    net_settings,
+    new_net,
+    without_idle_units,
+)
 from fastmlp.tabular.schema import Values
 from fastmlp.tabular.settings import KINDS, PRESETS, PackSettings, draw, encodings_for
 from fastmlp.validation.expanded import Expanded
@@ -85,6 +95,23 @@ def test_nets_take_rows_in_short_where_that_is_faster() -> None:
     numbers = values._replace(codes=values.codes[:, :0])
     plain.fit(numbers, y, "regression", np.random.default_rng(0))
     assert isinstance(inputs_of(plain, numbers), np.ndarray)
+
+
+@pytest.mark.parametrize(("weight", "bias", "left"), [(1e-4, -9, 5), (1e-4, 9, 8), (0.1, -9, 8)])
+def test_units_that_no_prediction_depends_on_are_left_out(
+    weight: float, bias: float, left: int
+) -> None:
+    rows, _ = parts(90)
+    encoding = Encoding(n_bins=8).fit(rows.values, rows.y, "regression", 0)
+    settings = net_settings(outputs_of("regression", rows.y, None, 0), FEW)
+    recipe = draw(2, 0, ["pieces"])[1]._replace(hidden=(8, 8))
+    net, X = new_net(recipe, encoding, settings, 60), inputs_of(encoding, rows.values)
+    net.weights[1][:3] = weight
+    net.biases[0][:3] = bias
+    small = without_idle_units(net, recipe, encoding, settings, X)
+    assert small.layer_sizes == (encoding.n_inputs, left, 8, 1)
+    np.testing.assert_array_equal(small.predict(X), net.predict(X))
+    assert without_idle_units(net, recipe._replace(l1=0.0), encoding, settings, X) is net
 
 
 def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
