@@ -34,11 +34,8 @@ def digest(results: Record, parts: Iterable[Part], intro: str) -> Iterator[tuple
     heats, counts = training.heats(results), sorted({r["threads"] for r in results["peaks"]})
     for part in parts:
         lines = [*part.table(results, counts[-1])]
-        cases = [
-            {**case._asdict(), "group": f"{case.group}, {counted(n)}"}
-            for n in counts
-            for case in part.compared(results, n)
-        ]
+        every = ((n, case) for n in counts for case in part.compared(results, n))
+        cases = [{**case._asdict(), "group": f"{case.group}, {counted(n)}"} for n, case in every]
         if lines and cases:
             figures: Record = {"measured": intro, "lines": lines, "groups": []}
             for group, those in grouped(cases, "group").items():
@@ -46,7 +43,7 @@ def digest(results: Record, parts: Iterable[Part], intro: str) -> Iterator[tuple
                 figures["groups"].append([group, len(those), sorted(behind)])
             if part.name == TRAIN:
                 means = training.geometric_means(heats, counts[-1])
-                figures |= {"run": machine.short(results), "nets": means[training.BEST][2]}
+                figures |= {"run": machine.short(results), "nets": means[training.BEST][1]}
                 figures["means"] = {name: mean for name, (mean, *_) in means.items()}
             yield part.name, figures
 

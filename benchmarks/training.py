@@ -184,8 +184,8 @@ def _heat(results: Record, name: str, threads: int, records: list[Record]) -> He
     return Heat(load, threads, scores, absent)
 
 
-def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int, int]]:
-    """(mean ratio, wins, workloads) by contestant, and of the fastest peer."""
+def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[float, int]]:
+    """(mean ratio, workloads) of the fastest peer, and of those with most of the workloads."""
     ratios: dict[str, list[float]] = {}
     for heat in all_heats:
         if heat.threads != threads or not heat.ours:
@@ -194,7 +194,8 @@ def geometric_means(all_heats: list[Heat], threads: int) -> dict[str, tuple[floa
         peers += [(BEST, heat.fastest_peer)] if heat.fastest_peer else []
         for name, score in peers:
             ratios.setdefault(name, []).append(score.ratio.median)
-    return {n: (geometric(r), sum(x > 1 for x in r), len(r)) for n, r in ratios.items()}
+    most = 0.8 * len(ratios.get(BEST, ()))
+    return {n: (geometric(r), len(r)) for n, r in ratios.items() if len(r) >= most}
 
 
 def measure(race: Race, earlier: list[Record], form: str = "plain") -> list[Record]:
